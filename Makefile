@@ -1,0 +1,42 @@
+# make run    creates .venv, installs, runs the pipeline        make run ARGS="--limit 2000"   at toy size
+# make test   lint, types and the fast tests (under 10 minutes)  make test-all                  also what is slow
+#
+# CPU=1 takes PyTorch's CPU build from its own index: 200 MB instead of several GB of CUDA on Linux.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+# Windows keeps a venv's programs in Scripts.
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+INDEX := $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple)
+
+.PHONY: run test test-all lint clean
+
+run: $(VENV)/.installed
+	$(BIN)/python main.py $(ARGS)
+
+test: $(VENV)/.installed-test lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.installed-test lint
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+$(VENV)/bin-made:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin-made
+	$(BIN)/python -m pip install --quiet $(INDEX) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin-made
+	$(BIN)/python -m pip install --quiet $(INDEX) -e ".[test]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,125 @@
+"""Does distillation help the default pair? Paired seeds, each with its own teacher, through the pipeline's functions.
+
+    python benchmarks/default_pair.py --split val --seeds 0-9 --widths 32 64 128 256 --out val.json
+    python benchmarks/default_pair.py --split test --seeds 100-109 --widths 256 --out test.json
+
+For each seed: a teacher, then for each width a regular and a distilled student (same initial weights, same batches).
+Errors after the last epoch on the validation images (``val``: for choosing) or the test images (``test``: once, for
+confirming). One single-threaded process per core; a seed takes about three minutes.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from scipy.stats import t as student_t
+from scipy.stats import ttest_rel
+
+import config
+import kd
+import main as pipeline
+
+
+def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per width: errors of the teacher, the regular and the distilled student."""
+    torch.set_num_threads(1)
+    for name, value in overrides.items():
+        setattr(config, name, value)
+    config.SEED = seed
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        config.RESULTS_DIR = Path(folder)
+        data = pipeline.load_and_split_data()
+        teacher, *_ = pipeline.train_teacher(data.train_loader, data.val_loader)
+        loaders = pipeline.prepare_distillation_data(teacher, *data[:2], data.train_subset, data.val_subset)
+        judged = data.val_loader if split == "val" else data.test_loader
+        rows = []
+        for width in widths:
+            config.STUDENT_WIDTH = width
+            students = pipeline.train_students(teacher, *data[:2], *loaders)
+            models = {"teacher": teacher, "regular": students[0], "distilled": students[1]}
+            errors = {name: _errors(model, judged) for name, model in models.items()}
+            seconds = {"regular": students[2].seconds, "distilled": students[3].seconds}
+            rows.append({"seed": seed, "width": width, "errors": errors, "seconds": seconds})
+    return rows
+
+
+def _errors(model: torch.nn.Module, loader: Any) -> int:
+    logits, labels = kd.predict(model, loader)
+    return int((logits.argmax(dim=1) != labels).sum())
+
+
+def summarise(rows: list[dict[str, Any]], images: int) -> str:
+    """A Markdown table: mean ± standard deviation of errors, paired difference with 95 % t interval, p, by width."""
+    lines = [
+        "| student width | n | teacher errors | regular errors | distilled errors | difference (95 % interval) | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for width in dict.fromkeys(row["width"] for row in rows):
+        columns = {
+            name: [row["errors"][name] for row in rows if row["width"] == width]
+            for name in ("teacher", "regular", "distilled")
+        }
+        cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in columns.values()]
+        pairs = [d - r for r, d in zip(columns["regular"], columns["distilled"], strict=True)]
+        n, mean = len(pairs), statistics.mean(pairs)
+        half = float(student_t.ppf(0.975, n - 1)) * statistics.stdev(pairs) / n**0.5
+        p = float(ttest_rel(columns["distilled"], columns["regular"]).pvalue)
+        difference = f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+        lines.append(f"| {width} | {n} | {' | '.join(cells)} | {difference} | {p:.2g} |")
+    return "\n".join([*lines, f"\nErrors of {images:,} images; difference = distilled − regular, paired t."])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=("val", "test"), default="val")
+    parser.add_argument("--seeds", default="0-9", help="first-last, inclusive")
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--epochs", type=int, default=config.EPOCHS)
+    parser.add_argument("--limit", type=int, default=None, help="toy size, to try the script")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of all rows")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    first, last = map(int, arguments.seeds.split("-"))
+    overrides = {"EPOCHS": arguments.epochs, "LIMIT": arguments.limit, "DEVICE": torch.device("cpu")}
+    rows: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(run_seed, seed, arguments.widths, arguments.split, overrides) for seed in range(first, last + 1)
+        ]
+        for job in jobs:
+            rows.extend(job.result())
+            print(json.dumps(rows[-1]), flush=True)
+    images = 10_000 if arguments.split == "test" else round((arguments.limit or 60_000) * config.TEST_SIZE)
+    table = summarise(rows, images)
+    report = {
+        "split": arguments.split,
+        "epochs": arguments.epochs,
+        "temperature": config.TEMPERATURE,
+        "alpha": config.ALPHA,
+        "torch": torch.__version__,
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores, one thread per process",
+        "table": table,
+        "rows": rows,
+    }
+    kd.publish({arguments.out: (json.dumps(report, indent=1) + "\n").encode()})
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Every number this pipeline chooses. Edit here, set ``config.EPOCHS = 1`` in Python, or pass ``--epochs 1``.
+
+Each constant is read at the moment it is used, so a change counts everywhere. The text beside a constant says its
+meaning, unit and range, and is what ``python main.py --help`` prints.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+
+from kd.checks import require
+
+# Device configuration
+DEVICE: Annotated[torch.device, "where the models train: cpu, cuda, cuda:1, mps"] = torch.device(
+    "cuda" if torch.cuda.is_available() else "cpu"
+)
+
+# Training parameters
+BATCH_SIZE: Annotated[int, "images per training step, at least 1"] = 128
+TEST_SIZE: Annotated[
+    float, "fraction of the TRAINING images kept for validation, in (0, 1); named after scikit-learn's argument"
+] = 0.1
+RANDOM_STATE: Annotated[int, "seed of the split into training and validation images, at least 0"] = 42
+EPOCHS: Annotated[int, "passes over the training images, for each of the three models, at least 1"] = 10
+LEARNING_RATE: Annotated[float, "Adam's step size, above 0"] = 1e-3
+SEED: Annotated[int, "seed of initial weights, order of batches and dropout, at least 0"] = 0
+
+# Distillation parameters
+TEMPERATURE: Annotated[float, "softens teacher and student in the soft loss, above 0; 1 turns softening off"] = 5
+ALPHA: Annotated[
+    float, "weight of the labels against the teacher, in [0, 1]: loss = ALPHA * CE + (1 - ALPHA) * T^2 * KL"
+] = 0.5
+
+# Models
+STUDENT_WIDTH: Annotated[int, "hidden units of both students, at least 1"] = 256
+
+# Data and files
+LIMIT: Annotated[
+    int | None, "toy size: use only the first so many training images of the stratified order; None uses all"
+] = None
+DATA_DIR: Annotated[
+    Path | None, "a copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded one"
+] = None
+MODELS_DIR: Annotated[Path, "folder of the saved models"] = Path("models")
+RESULTS_DIR: Annotated[Path, "folder of metrics, predictions and plots"] = Path("results")
+
+
+def check() -> None:
+    """Refuse a value outside its range, before any work is done. Raises ValueError naming the constant."""
+    require(BATCH_SIZE >= 1, "BATCH_SIZE", BATCH_SIZE, "a whole number of at least 1")
+    require(0 < TEST_SIZE < 1, "TEST_SIZE", TEST_SIZE, "in (0, 1)", "0.1 keeps a tenth for validation")
+    require(RANDOM_STATE >= 0, "RANDOM_STATE", RANDOM_STATE, "a whole number of at least 0")
+    require(EPOCHS >= 1, "EPOCHS", EPOCHS, "a whole number of at least 1")
+    require(LEARNING_RATE > 0, "LEARNING_RATE", LEARNING_RATE, "above 0", "0.001 is usual for Adam")
+    require(SEED >= 0, "SEED", SEED, "a whole number of at least 0")
+    require(TEMPERATURE > 0, "TEMPERATURE", TEMPERATURE, "above 0", "4 to 10 is usual; 1 turns softening off")
+    require(0 <= ALPHA <= 1, "ALPHA", ALPHA, "in [0, 1]", "the weight of the labels; the teacher gets 1 - ALPHA")
+    require(STUDENT_WIDTH >= 1, "STUDENT_WIDTH", STUDENT_WIDTH, "a whole number of at least 1")
+    require(LIMIT is None or LIMIT >= 100, "LIMIT", LIMIT, "None or a whole number of at least 100")

@@ -1,0 +1,52 @@
+"""What a person sees while it runs: a live bar with the time left on a terminal, one plain line per epoch elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from kd.loop import History
+
+
+def say(text: str) -> None:
+    """Print one line or paragraph, unstyled where standard output is not a terminal."""
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+@contextmanager
+def progress(title: str, *, steps: int) -> Iterator[Callable[[], None]]:
+    """A bar over ``steps`` steps; yields the function that advances it by one. Silent where there is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(title, total=steps)
+        yield lambda: bars.advance(task)
+
+
+def epoch_line(title: str, epochs: int) -> Callable[[int, History], None]:
+    """An ``on_epoch`` hook that prints one line: losses and accuracies of training and validation, time so far."""
+
+    def on_epoch(done: int, history: History) -> None:
+        train, val = (
+            f"{split} loss {history[f'{split}_loss'][-1]:.4f} accuracy {history[f'{split}_acc'][-1]:.2%}"
+            for split in ("train", "val")
+        )
+        say(f"{title:<10} epoch {done:>{len(str(epochs))}}/{epochs}  {train}  {val}  {history.seconds:.0f} s")
+
+    return on_epoch
+
+
+def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """A table with a name at the head of each row and right-aligned cells."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    # Off the terminal rich assumes 80 columns and cuts the cells; a file has no width.
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 120).print(table)

@@ -1,0 +1,56 @@
+"""IDX, the file format of MNIST: read whole, checked by digest and header."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+UNSIGNED_BYTE = 0x08
+
+
+class DamagedDataError(OSError):
+    """A data file is missing, unreadable or not what it should be. The message names the file and the remedy."""
+
+
+def read_idx(path: Path, *, sha256: str, remedy: str) -> Tensor:
+    """The file's array as a uint8 tensor; gunzipped first if the name ends in ``.gz``.
+
+    Args:
+        sha256: of the uncompressed bytes.
+        remedy: what the user should do about a bad file; ends the error message.
+
+    Raises:
+        DamagedDataError: missing, unreadable, cut off, altered, or not IDX of unsigned bytes.
+    """
+    try:
+        content = path.read_bytes()
+        raw = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DamagedDataError(f"cannot read the data file {path}: {error}. {remedy}") from error
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != sha256:
+        raise DamagedDataError(
+            f"the data file {path} is damaged or another file: its SHA-256 should be {sha256}. Got {digest}. {remedy}"
+        )
+    return parse_idx(raw, path=path, remedy=remedy)
+
+
+def parse_idx(raw: bytes, *, path: Path, remedy: str) -> Tensor:
+    """Header: two zero bytes, the type, the number of dimensions, then each dimension as a big-endian uint32."""
+    if len(raw) < 4 or raw[:3] != bytes([0, 0, UNSIGNED_BYTE]) or len(raw) < 4 + 4 * raw[3]:
+        raise DamagedDataError(f"{path} is not an IDX file of unsigned bytes. Got the header {raw[:4].hex()}. {remedy}")
+    header = 4 + 4 * raw[3]
+    shape = struct.unpack(f">{raw[3]}I", raw[4:header])
+    count = torch.Size(shape).numel()
+    if len(raw) - header != count:
+        raise DamagedDataError(
+            f"{path} should hold {count} values for its shape {list(shape)}. Got {len(raw) - header}. {remedy}"
+        )
+    # bytearray: torch wants memory that it may write to, and bytes are read-only.
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=header).reshape(shape)

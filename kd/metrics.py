@@ -1,0 +1,27 @@
+"""Numbers about predictions and models."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kd.loop import device_of, evaluating
+
+
+def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
+    """[K, K] counts: row = true class, column = predicted class."""
+    classes = logits.shape[1]
+    return torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2).reshape(classes, classes)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of trainable values in the model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def multiply_adds(model: nn.Module, example: Tensor) -> int:
+    """Multiply-add operations of one forward pass on a batch of examples: matrix products and convolutions."""
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(example.to(device_of(model)))
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,63 @@
+"""Objectives: what a model is trained towards, as functions of (model, batch).
+
+An objective returns the model's output and its loss terms, weighted and by name. The loop adds them up; it knows no
+method. A new method is a new function here (or in the user's own file), never a change in the loop.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd.checks import require
+from kd.losses import kd_loss
+from kd.types import Batch, Objective
+
+
+def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy with the labels: ``{"hard": CE}``. Batch: input, label; anything after them is ignored."""
+    output = model(batch[0])
+    return output, {"hard": F.cross_entropy(output.float(), batch[1])}
+
+
+def distilled(*, temperature: float, alpha: float) -> Objective:
+    """``alpha · CE + (1 − alpha) · T² · KL(teacher ‖ student)`` as ``{"hard": …, "soft": …}``.
+
+    Batch: input, label, teacher logits [B, K].
+
+    Args:
+        temperature: T > 0, softens both distributions in the soft term; the hard term is taken at T = 1.
+        alpha: weight of the *hard* term, in [0, 1]. 1 trains exactly as ``supervised`` does, 0 on the teacher alone.
+
+    Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2 (which gives the hard term the smaller weight).
+    """
+    require(0 <= alpha <= 1, "alpha", alpha, "in [0, 1]", "the weight of the labels; the teacher gets 1 - alpha")
+    require(temperature > 0, "temperature", temperature, "a number above 0")
+
+    def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        if len(batch) < 3:
+            raise ValueError(
+                "distillation needs batches of (input, label, teacher logits). "
+                f"Got {len(batch)} items: pass a loader over a DistillDataset, or wrap the objective in live_teacher()."
+            )
+        output, terms = supervised(model, batch)
+        soft = kd_loss(output, batch[2], temperature=temperature)
+        return output, {"hard": alpha * terms["hard"], "soft": (1 - alpha) * soft}
+
+    return objective
+
+
+def live_teacher(teacher: nn.Module, objective: Objective) -> Objective:
+    """The same objective with the teacher asked at each step, for inputs that change (augmentation).
+
+    Puts the teacher into eval mode; its weights and buffers stay as they are.
+    """
+    teacher.eval()
+
+    def with_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            teacher_logits = teacher(batch[0]).float()
+        return objective(model, (*batch[:2], teacher_logits, *batch[2:]))
+
+    return with_logits

@@ -1,0 +1,177 @@
+"""What a run leaves on disk besides its plots: weights with a manifest, metrics, and every single prediction."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from kd.checkpoint import sha256, weights_bytes
+from kd.loop import History
+from kd.metrics import confusion_matrix, count_parameters, multiply_adds
+from kd.stats import mcnemar, proportion_interval
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the files of a run are made from. The three mappings have the same keys, the models' names.
+
+    Attributes:
+        histories: each model's curves.
+        logits: each model's answers to the test set, [N, K].
+        labels: the test set's labels, [N] int64.
+        test: the test set; row i of logits and labels belongs to ``test[i]``.
+        config: the settings it was run with.
+        toy: a stamp for every file if the run is too small to conclude anything from, else None.
+    """
+
+    histories: Mapping[str, History]
+    logits: Mapping[str, Tensor]
+    labels: Tensor
+    test: Dataset[Any]
+    config: Mapping[str, Any]
+    toy: str | None = None
+
+    def wrong(self, name: str) -> Tensor:
+        """[N] bool: the test images that this model gets wrong."""
+        return self.logits[name].argmax(dim=1) != self.labels
+
+
+def weight_files(folder: Path, models: Mapping[str, nn.Module], run: Run) -> dict[Path, bytes]:
+    """``NAME.pth`` for each model, and ``manifest.json`` with digest, size, shapes and test metrics of each.
+
+    Args:
+        models: by file name, in the order of the run's models.
+    """
+    example = run.test[0][0][None]
+    files: dict[Path, bytes] = {}
+    manifest: dict[str, Any] = {"toy": run.toy, "environment": environment(), "models": {}}
+    for (file_name, model), name in zip(models.items(), run.logits, strict=True):
+        content = weights_bytes(model)
+        files[folder / f"{file_name}.pth"] = content
+        manifest["models"][f"{file_name}.pth"] = {
+            "class": type(model).__name__,
+            "sha256": sha256(content),
+            "bytes": len(content),
+            "parameters": count_parameters(model),
+            "multiply_adds": multiply_adds(model, example),
+            "shapes": {key: list(tensor.shape) for key, tensor in model.state_dict().items()},
+            "test": _test_metrics(run, name),
+        }
+    files[folder / "manifest.json"] = _json(manifest)
+    return files
+
+
+def result_files(folder: Path, run: Run) -> dict[Path, bytes]:
+    """``metrics/`` (all as JSON, and tables as CSV) and ``predictions/`` (every test image, every model)."""
+    stamp = {"run": run.toy or "full"}
+    metrics = folder / "metrics"
+    return {
+        metrics / "metrics.json": _json(_summary(run)),
+        metrics / "test_metrics.csv": _csv({**stamp, "model": n, **_test_metrics(run, n)} for n in run.logits),
+        metrics / "curves.csv": _csv({**stamp, **row} for row in _curves(run)),
+        metrics / "per_class_accuracy.csv": _csv({**stamp, **row} for row in _per_class(run)),
+        metrics / "confusion_matrices.csv": _csv({**stamp, **row} for row in _confusions(run)),
+        folder / "predictions" / "test_predictions.csv": _csv({**stamp, **row} for row in _predictions(run)),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine: what else decides whether the same numbers come out again."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "numpy", "scikit-learn")},
+        "machine": platform.platform(),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    _, regular, distilled = run.logits
+    return {
+        "toy": run.toy,
+        "config": dict(run.config),
+        "environment": environment(),
+        "test": {name: _test_metrics(run, name) for name in run.logits},
+        "regular_against_distilled": mcnemar(run.wrong(regular), run.wrong(distilled))._asdict(),
+        "notes": sorted({note for history in run.histories.values() for note in history.notes}),
+        "training_seconds": {name: round(history.seconds, 3) for name, history in run.histories.items()},
+        "curves": run.histories,
+        "confusion_matrices": {name: confusion_matrix(run.logits[name], run.labels).tolist() for name in run.logits},
+        "per_class_accuracy": {
+            name: [row["accuracy"] for row in _per_class(run) if row["model"] == name] for name in run.logits
+        },
+    }
+
+
+def _test_metrics(run: Run, name: str) -> dict[str, Any]:
+    images, errors = len(run.labels), int(run.wrong(name).sum())
+    low, high = proportion_interval(images - errors, images)
+    return {
+        "accuracy": 1 - errors / images,
+        "accuracy_low_95": low,
+        "accuracy_high_95": high,
+        "errors": errors,
+        "images": images,
+    }
+
+
+def _curves(run: Run) -> list[dict[str, Any]]:
+    quantities = list(dict.fromkeys(q for history in run.histories.values() for q in history))
+    return [
+        {"model": name, "epoch": epoch + 1, **{q: history[q][epoch] if q in history else "" for q in quantities}}
+        for name, history in run.histories.items()
+        for epoch in range(len(history["train_loss"]))
+    ]
+
+
+def _per_class(run: Run) -> list[dict[str, Any]]:
+    rows = []
+    for name, logits in run.logits.items():
+        for label, counts in enumerate(confusion_matrix(logits, run.labels)):
+            images, correct = int(counts.sum()), int(counts[label])
+            share = correct / images if images else None
+            rows.append({"model": name, "class": label, "images": images, "correct": correct, "accuracy": share})
+    return rows
+
+
+def _confusions(run: Run) -> list[dict[str, Any]]:
+    return [
+        {"model": name, "true": true, "predicted": predicted, "count": int(count)}
+        for name, logits in run.logits.items()
+        for true, row in enumerate(confusion_matrix(logits, run.labels))
+        for predicted, count in enumerate(row)
+    ]
+
+
+def _predictions(run: Run) -> Iterable[dict[str, Any]]:
+    columns: dict[str, Sequence[Any]] = {"index": range(len(run.labels)), "label": run.labels.tolist()}
+    for name, logits in run.logits.items():
+        confidence, prediction = logits.softmax(dim=1).max(dim=1)
+        columns[f"{name}_prediction"] = prediction.tolist()
+        columns[f"{name}_confidence"] = [f"{c:.6f}" for c in confidence.tolist()]
+    return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    listed = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(listed[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return text.getvalue().encode()

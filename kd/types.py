@@ -1,0 +1,19 @@
+"""The whole vocabulary of the toolkit: three types and no base class.
+
+Axis letters used in every docstring: N samples, B batch, K classes, C channels, H × W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+# What a loader yields: input [B, ...], label [B] int64, then, where the method needs it, teacher logits [B, K].
+Batch = tuple[Tensor, ...]
+
+# (model, batch) → the model's output and its weighted loss terms by name; the loss is their sum.
+Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
+
+# (output, batch) → a scalar, averaged over the batch. Reported, never trained on.
+Metric = Callable[[Tensor, Batch], Tensor]
