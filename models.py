@@ -7,29 +7,28 @@ import config
 
 
 class TeacherModel(nn.Module):
-    """Three 3 × 3 convolutions (32, 64, 128), two poolings, 256 hidden units, dropout: 390,410 parameters."""
+    """Three 3 × 3 convolutions (32, 64, 128) with batch norm, 256 hidden units, dropout: 390,858 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3)
-        self.conv2 = nn.Conv2d(32, 64, 3)
-        self.conv3 = nn.Conv2d(64, 128, 3)
+        self.conv1, self.norm1 = nn.Conv2d(1, 32, 3), nn.BatchNorm2d(32)
+        self.conv2, self.norm2 = nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64)
+        self.conv3, self.norm3 = nn.Conv2d(64, 128, 3), nn.BatchNorm2d(128)
         self.pool = nn.MaxPool2d(2)
         self.hidden = nn.Linear(128 * 3 * 3, 256)
         self.output = nn.Linear(256, 10)
         self.dropout_conv = nn.Dropout(0.25)
         self.dropout_hidden = nn.Dropout(0.5)
-        # Channels last: on CPU the same step in 18 instead of 29 ms (benchmarks/teacher_step.py). Weights and results
-        # are the same numbers; only their order in memory differs.
+        # Channels last: the same step in a fraction of the time on a CPU (benchmarks/teacher_step.py). Weights and
+        # results are the same numbers; only their order in memory differs.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Pooling before ReLU gives the same values as after it, with a quarter of the ReLUs.
-        x = self.pool(self.conv1(images)).relu()
-        x = self.pool(self.conv2(x)).relu()
-        x = self.conv3(x).relu()
-        x = self.dropout_conv(x).flatten(1)
-        x = self.hidden(x).relu()
+        # Pooling comes right after the convolution: norm, ReLU and dropout then work on a quarter of the values.
+        x = self.dropout_conv(self.norm1(self.pool(self.conv1(images))).relu())
+        x = self.dropout_conv(self.norm2(self.pool(self.conv2(x))).relu())
+        x = self.dropout_conv(self.norm3(self.conv3(x)).relu())
+        x = self.hidden(x.flatten(1)).relu()
         logits: Tensor = self.output(self.dropout_hidden(x))
         return logits
 

@@ -27,7 +27,7 @@ def all_plots(run: Run) -> dict[Path, bytes]:
     panels = {
         "ce": "Cross-entropy with the labels, nats",
         "acc": "Accuracy, %",
-        "soft": "Soft term of the distilled student: (1 − α) · T² · KL",
+        "soft": "Soft term: (1 − α) · T² · KL, nats",
     }
     errors = {name: int(run.wrong(name).sum()) for name in run.logits}
     figures = {

@@ -32,7 +32,9 @@ def collect_logits(
 
     The teacher is asked in eval mode without gradient; its mode, weights and buffers are left as they were.
     """
-    return predict(teacher, DataLoader(dataset, batch_size=batch_size, collate_fn=collate), on_batch=on_batch)
+    # A generator of its own: without one, torch's loader draws from the caller's.
+    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, generator=torch.Generator())
+    return predict(teacher, loader, on_batch=on_batch)
 
 
 def verify_logits(
@@ -40,9 +42,9 @@ def verify_logits(
 ) -> None:
     """Refuse logits that are not this teacher's answers to this dataset's items, row by row.
 
-    Four checks: one finite row per item; items that stay the same from call to call; a random sample of rows equal
-    to the live teacher's answers; and the share of all rows whose largest logit is the label, which must be the live
-    teacher's accuracy as measured on the sample, within its sampling error.
+    The checks: one finite row per item; items that stay the same from call to call; for a random sample of rows, labels
+    equal to the dataset's and logits equal to the live teacher's answers; and the share of all rows whose largest logit
+    is the label, which must be the live teacher's accuracy as measured on the sample, within its sampling error.
 
     Args:
         cached: logits [N, K] and labels [N], as ``collect_logits`` returns them.
@@ -57,6 +59,8 @@ def verify_logits(
     inputs, labels = _stable_items(dataset, rows, seed)
     live = predict(teacher, [(inputs, labels)]).logits
     _require_equal_rows(live, cached.logits[rows], rows)
+    if not torch.equal(labels, cached.labels[rows]):
+        raise ValueError("the labels kept with the teacher logits are not the dataset's. Collect them again.")
     _require_same_accuracy(live, labels, cached)
 
 
@@ -89,6 +93,12 @@ def _stable_items(dataset: Dataset[Any], rows: Any, seed: int) -> Batch:
 
 
 def _require_equal_rows(live: Tensor, cached: Tensor, rows: Any) -> None:
+    if live.shape != cached.shape or not live.isfinite().all():
+        raise ValueError(
+            f"teacher logits cannot be compared with the live teacher: it answers {list(live.shape)}, "
+            f"{'all' if live.isfinite().all() else 'not all'} finite, where {list(cached.shape)} finite logits are "
+            "kept. Use the teacher that they were collected from."
+        )
     # Another batch size changes the order of summation, and a GPU may use TF32: 1 % of the logits' scale covers
     # both, and is far below the distance between two images' logits.
     tolerance = 0.01 * float(live.abs().max())

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, SubsetRandomSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    default_collate,
+)
 
 from kd.checks import require
 from kd.seeding import epoch_seed, seeded
@@ -53,6 +61,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
                 "ImageDataset needs images [N, C, H, W] of uint8 and labels [N]. "
                 f"Got {list(images.shape)} of {images.dtype} and {list(labels.shape)} instead."
             )
+        require(labels.dtype == torch.int64, "labels", labels.dtype, "of int64, from 0")
+        require(std > 0, "std", std, "above 0", "that of the training images")
         self.images, self.labels, self.mean, self.std = images, labels, mean, std
 
     def __len__(self) -> int:
@@ -122,7 +132,10 @@ def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[An
     """A loader over another dataset with this loader's batch size, drop_last, workers and, above all, order.
 
     The sampler itself is shared, so both loaders draw the same indices from the same seed. Only where the datasets
-    differ in length is a new one made, which shuffles if the old one did.
+    differ in length is a new one made, which shuffles unless the old one was sequential.
+
+    Raises:
+        ValueError: the lengths differ, and the loader has no batch size to copy.
     """
     settings: dict[str, Any] = {
         "collate_fn": collate,
@@ -130,28 +143,47 @@ def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[An
         "num_workers": loader.num_workers,
         "pin_memory": loader.pin_memory,
     }
-    same_length = _length(dataset) == _length(loader.dataset)
-    if same_length and loader.batch_size is None:
-        return DataLoader(dataset, batch_sampler=loader.batch_sampler, **settings)
-    settings |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
-    if same_length:
+    batches = loader.batch_sampler
+    if _length(dataset) == _length(loader.dataset):
+        if batches is None:  # torch's loading in bulk: the sampler hands out lists of indices
+            bulk = settings | {"batch_size": None, "collate_fn": loader.collate_fn}
+            return DataLoader(dataset, sampler=loader.sampler, **bulk)
+        if loader.batch_size is None:
+            return DataLoader(dataset, batch_sampler=batches, **settings)
+        settings |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
         return DataLoader(dataset, sampler=loader.sampler, **settings)
-    return DataLoader(dataset, shuffle=isinstance(loader.sampler, RandomSampler), **settings)
+    if not isinstance(batches, BatchSampler):
+        raise ValueError(
+            "the loader's own way of making batches cannot be copied to a dataset of another length "
+            f"({_length(dataset)} items instead of {_length(loader.dataset)}). Give the loader a batch_size, or make "
+            "the second one yourself."
+        )
+    shuffle = not isinstance(batches.sampler, SequentialSampler)
+    return DataLoader(dataset, batch_size=batches.batch_size, drop_last=batches.drop_last, shuffle=shuffle, **settings)
 
 
 def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A loader over the same samples, each once, in the dataset's own order: row i belongs to sample i."""
-    dataset = loader.dataset
-    if isinstance(loader.sampler, SubsetRandomSampler):
-        dataset = Subset(dataset, sorted(int(i) for i in loader.sampler.indices))
+    """A loader over the same samples, each once, in the dataset's own order: row i belongs to sample i.
+
+    A sampler other than torch's two that cover everything is asked which samples it means.
+    """
+    dataset, batches = loader.dataset, loader.batch_sampler
+    sampler = batches.sampler if isinstance(batches, BatchSampler) else batches or loader.sampler
+    if not isinstance(sampler, (RandomSampler, SequentialSampler)):
+        drawn = {int(i) for item in sampler for i in (item if isinstance(item, (list, tuple)) else [item])}
+        dataset = Subset(dataset, sorted(drawn))
     return DataLoader(
-        dataset, batch_size=loader.batch_size or 128, collate_fn=loader.collate_fn, num_workers=loader.num_workers
+        dataset,
+        batch_size=loader.batch_size or getattr(batches, "batch_size", None) or 128,
+        collate_fn=collate if batches is None else loader.collate_fn,
+        num_workers=loader.num_workers,
+        generator=torch.Generator(),  # without one, torch's loader draws from the caller's
     )
 
 
 def seed_loader(loader: DataLoader[Any], *, seed: int, epoch: int) -> None:
     """Make the order of the coming epoch a pure function of (seed, epoch), whatever was drawn before."""
-    for owner in (loader, loader.sampler, loader.batch_sampler):
+    for owner in (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)):
         generator = getattr(owner, "generator", None)
         if isinstance(generator, torch.Generator):
             generator.manual_seed(epoch_seed(seed, epoch))
@@ -180,7 +212,7 @@ def _epoch_indices(loader: DataLoader[Any], seed: int) -> list[Any]:
 def _first_batch(loader: DataLoader[Any], seed: int) -> Batch:
     with seeded(epoch_seed(seed, 0)):
         seed_loader(loader, seed=seed, epoch=0)
-        return tuple(next(iter(loader)))[:2]
+        return tuple(next(iter(loader), ()))[:2]
 
 
 def _length(dataset: Dataset[Any]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,12 +22,12 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
         temperature: T > 0; 1 leaves the distributions as they are, larger values flatten them.
 
     Raises:
-        ValueError: the shapes differ or are not [B, K], or the temperature is not positive.
+        ValueError: the shapes differ or are not [B, K], or the temperature is not positive and finite.
 
     Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2. They write a cross-entropy; the KL divergence
     differs from it by the teacher's entropy, a constant, so the gradient is the same and agreement reads 0.
     """
-    require(temperature > 0, "temperature", temperature, "a number above 0", "4 to 10 is usual; 1 turns softening off")
+    require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "4 to 10 is usual")
     if student_logits.shape != teacher_logits.shape or student_logits.ndim != 2:
         raise ValueError(
             "student_logits and teacher_logits must both be [batch, classes] and of one shape. "

@@ -16,7 +16,7 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of trainable values in the model."""
+    """The number of values in the model's parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

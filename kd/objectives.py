@@ -6,6 +6,8 @@ method. A new method is a new function here (or in the user's own file), never a
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ def distilled(*, temperature: float, alpha: float) -> Objective:
     Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2 (which gives the hard term the smaller weight).
     """
     require(0 <= alpha <= 1, "alpha", alpha, "in [0, 1]", "the weight of the labels; the teacher gets 1 - alpha")
-    require(temperature > 0, "temperature", temperature, "a number above 0")
+    require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "4 to 10 is usual")
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if len(batch) < 3:
@@ -51,11 +53,11 @@ def distilled(*, temperature: float, alpha: float) -> Objective:
 def live_teacher(teacher: nn.Module, objective: Objective) -> Objective:
     """The same objective with the teacher asked at each step, for inputs that change (augmentation).
 
-    Puts the teacher into eval mode; its weights and buffers stay as they are.
+    The teacher answers in eval mode; its weights and buffers stay as they are.
     """
-    teacher.eval()
 
     def with_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        teacher.eval()  # at every step: who trains the teacher further leaves it in training mode
         with torch.no_grad():
             teacher_logits = teacher(batch[0]).float()
         return objective(model, (*batch[:2], teacher_logits, *batch[2:]))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from kd.stats import proportion_interval
@@ -46,7 +47,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], pane
                     _curve(axes, history[f"{split}_{quantity}"], style, name, quantity == "acc")
         _tidy(axes, title)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     handles = {
         label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -75,7 +76,7 @@ def accuracy_comparison(errors: Mapping[str, int], images: int) -> Figure:
         axes.annotate(text, (100 * share, row), (0, 11), textcoords="offset points", ha="center", weight="bold")
     axes.set_yticks(range(len(errors)), [LABELS.get(name, name) for name in errors])
     axes.set_ylim(len(errors) - 0.5, -0.75)
-    axes.margins(x=0.12)
+    axes.margins(x=0.2)
     axes.set_xlabel(f"accuracy on {images:,} test images, %   (bar: 95 % interval for the choice of test images)")
     _tidy(axes, "Test accuracy")
     return figure
@@ -97,7 +98,10 @@ def prediction_examples(
         colours: one per column.
     """
     rows = len(images)
-    figure = Figure(figsize=(13.5, 1.3 + 1.75 * max(rows, 1)), layout="constrained")
+    figure = Figure(figsize=(13.5, 1.3 + 1.75 * rows), layout="constrained")
+    if not rows:
+        figure.suptitle("There is no test image on which a model errs", weight="bold")
+        return figure
     grid = figure.subplots(rows, 1 + len(probabilities), squeeze=False, width_ratios=[1] + [1.7] * len(probabilities))
     for row, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
         picture = grid[row, 0]

@@ -22,9 +22,13 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch's global generators inside the block and give the caller's states back after it.
 
     Args:
-        device: the CUDA device whose generator is used inside, if any; the CPU's is always covered.
+        device: the CUDA device whose generator is used inside, if any; the CPU's is always covered. No other device's
+            generator is touched.
     """
-    devices = [device.index or 0] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -47,10 +48,12 @@ def parse_idx(raw: bytes, *, path: Path, remedy: str) -> Tensor:
         raise DamagedDataError(f"{path} is not an IDX file of unsigned bytes. Got the header {raw[:4].hex()}. {remedy}")
     header = 4 + 4 * raw[3]
     shape = struct.unpack(f">{raw[3]}I", raw[4:header])
-    count = torch.Size(shape).numel()
+    count = math.prod(shape)
     if len(raw) - header != count:
         raise DamagedDataError(
             f"{path} should hold {count} values for its shape {list(shape)}. Got {len(raw) - header}. {remedy}"
         )
+    if not count:
+        return torch.empty(shape, dtype=torch.uint8)
     # bytearray: torch wants memory that it may write to, and bytes are read-only.
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=header).reshape(shape)
