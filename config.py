@@ -4,12 +4,14 @@ Each constant is read at the moment it is used, so a change counts everywhere. T
 meaning, unit and range, and is what ``python main.py --help`` prints.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 
 from kd.checks import require
+from kd.settings import check_constants
 
 # Device configuration
 DEVICE: Annotated[torch.device, "where the models train: cpu, cuda, cuda:1, mps"] = torch.device(
@@ -44,10 +46,22 @@ DATA_DIR: Annotated[
 ] = None
 MODELS_DIR: Annotated[Path, "folder of the saved models"] = Path("models")
 RESULTS_DIR: Annotated[Path, "folder of metrics, predictions and plots"] = Path("results")
+STATE_DIR: Annotated[Path, "folder of what an interrupted run goes on from: snapshots, finished stages, lock"] = Path(
+    ".kd"
+)
+SNAPSHOT_SECONDS: Annotated[float, "seconds between two snapshots of a training, at least 0"] = 30
+FRESH: Annotated[bool, "redo every stage; what was kept is put aside in STATE_DIR"] = False
 
 
 def check() -> None:
-    """Refuse a value outside its range, before any work is done. Raises ValueError naming the constant."""
+    """Refuse a value of the wrong type or outside its range, before any work is done; the error names the constant."""
+    check_constants(sys.modules[__name__])
+    device_works = True
+    try:
+        torch.empty(0, device=DEVICE)
+    except (RuntimeError, AssertionError):  # torch raises either, by how it was built
+        device_works = False
+    require(device_works, "DEVICE", str(DEVICE), "a device of this machine", "cpu always works")
     require(BATCH_SIZE >= 1, "BATCH_SIZE", BATCH_SIZE, "a whole number of at least 1")
     require(0 < TEST_SIZE < 1, "TEST_SIZE", TEST_SIZE, "in (0, 1)", "0.1 keeps a tenth for validation")
     require(RANDOM_STATE >= 0, "RANDOM_STATE", RANDOM_STATE, "a whole number of at least 0")
@@ -57,4 +71,5 @@ def check() -> None:
     require(TEMPERATURE > 0, "TEMPERATURE", TEMPERATURE, "above 0", "4 to 10 is usual; 1 turns softening off")
     require(0 <= ALPHA <= 1, "ALPHA", ALPHA, "in [0, 1]", "the weight of the labels; the teacher gets 1 - ALPHA")
     require(STUDENT_WIDTH >= 1, "STUDENT_WIDTH", STUDENT_WIDTH, "a whole number of at least 1")
+    require(SNAPSHOT_SECONDS >= 0, "SNAPSHOT_SECONDS", SNAPSHOT_SECONDS, "at least 0", "30 costs next to nothing")
     require(LIMIT is None or LIMIT >= 100, "LIMIT", LIMIT, "None or a whole number of at least 100")

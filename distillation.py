@@ -9,6 +9,7 @@ import config
 import kd
 from kd import DistillDataset as DistillDataset  # the documented place of this name
 from kd.console import progress
+from kd.run import stage
 
 
 def distillation_objective() -> kd.Objective:
@@ -22,10 +23,15 @@ def distillation_loader(
     """A loader like the given one over (image, label, teacher logits).
 
     The logits are taken from the subset in its own order, never from the loader, which may shuffle, and verified
-    against the live teacher.
+    against the live teacher before they are used or kept.
     """
     size = 512
-    with progress(title, steps=-(-len(subset) // size)) as advance:  # type: ignore[arg-type]  # Dataset has no __len__
-        cached = kd.collect_logits(teacher, subset, batch_size=size, on_batch=advance)
-    kd.verify_logits(teacher, subset, cached)
-    return kd.loader_like(loader, DistillDataset(subset, cached.logits))
+
+    def produce(_: object) -> dict[str, Any]:
+        with progress(title, steps=-(-len(subset) // size)) as advance:  # type: ignore[arg-type]  # has no __len__
+            cached = kd.collect_logits(teacher, subset, batch_size=size, on_batch=advance)
+        kd.verify_logits(teacher, subset, cached)
+        return cached._asdict()
+
+    inputs = {"teacher": teacher, "dataset": subset, "batch_size": size, "device": config.DEVICE}
+    return kd.loader_like(loader, DistillDataset(subset, stage(title, inputs, produce)["logits"]))

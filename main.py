@@ -5,7 +5,6 @@
 
 import copy
 import sys
-import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +22,10 @@ from distillation import distillation_loader, distillation_objective
 from kd.checkpoint import require_writable
 from kd.console import print_table, progress, say
 from kd.data import in_order
+from kd.program import exit_status
 from kd.results import Run, result_files, weight_files
-from kd.settings import check_names, command_line, current
+from kd.run import open_run, stage
+from kd.settings import command_line, current
 from kd.stats import mcnemar, verdict
 from models import StudentModel, TeacherModel
 from train import train_model
@@ -39,14 +40,22 @@ class Data(NamedTuple):
     test_dataset: Dataset[Any]
 
 
-class TeacherTraining(NamedTuple):
-    """The trained teacher and its curves: one entry per epoch, accuracies in [0, 1]."""
-
+class _TeacherTuple(NamedTuple):
     model: nn.Module
     train_loss: list[float]
     val_loss: list[float]
     train_acc: list[float]
     val_acc: list[float]
+
+
+class TeacherTraining(_TeacherTuple):
+    """The trained teacher and its curves: one entry per epoch, accuracies in [0, 1].
+
+    Attributes:
+        history: all curves and the time it took, for ``TrainMetrics``; beside the five documented items.
+    """
+
+    history: kd.History
 
 
 class DistillLoaders(NamedTuple):
@@ -92,9 +101,13 @@ def load_and_split_data() -> Data:
     training = kd.load_mnist(train=True, root=config.DATA_DIR)
     test = kd.load_mnist(train=False, root=config.DATA_DIR)
     chosen = kd.stratified_order(training.labels, seed=config.RANDOM_STATE)[: config.LIMIT]
-    train_indices, val_indices = train_test_split(
-        chosen, test_size=config.TEST_SIZE, random_state=config.RANDOM_STATE, stratify=training.labels[chosen]
-    )
+    try:
+        train_indices, val_indices = train_test_split(
+            chosen, test_size=config.TEST_SIZE, random_state=config.RANDOM_STATE, stratify=training.labels[chosen]
+        )
+    except ValueError as error:
+        size = f"TEST_SIZE = {config.TEST_SIZE} of {len(chosen):,} images"
+        raise ValueError(f"{size} cannot be split with every class in both parts: {error}") from error
     train_subset = Subset(training, train_indices.tolist())
     val_subset = Subset(training, val_indices.tolist())
     return Data(
@@ -113,9 +126,10 @@ def train_teacher(train_loader: DataLoader[Any], val_loader: DataLoader[Any]) ->
         teacher = TeacherModel().to(config.DEVICE)
     history = train_model("teacher", teacher, kd.supervised, train_loader, val_loader)
     kd.publish(visualization.teacher_plot(history))
-    return TeacherTraining(
-        teacher, history["train_loss"], history["val_loss"], history["train_acc"], history["val_acc"]
-    )
+    curves = (history[name] for name in ("train_loss", "val_loss", "train_acc", "val_acc"))
+    training = TeacherTraining(teacher, *curves)
+    training.history = history
+    return training
 
 
 def prepare_distillation_data(
@@ -130,8 +144,8 @@ def prepare_distillation_data(
     The logits are taken from the subsets in their own order and verified row by row against the teacher.
     """
     loaders = DistillLoaders(
-        distillation_loader("teacher logits, training", teacher, train_subset, train_loader),
-        distillation_loader("teacher logits, validation", teacher, val_subset, val_loader),
+        distillation_loader("logits-training", teacher, train_subset, train_loader),
+        distillation_loader("logits-validation", teacher, val_subset, val_loader),
     )
     rows = sum(len(loader.dataset) for loader in loaders)  # type: ignore[misc,arg-type]  # Dataset has no __len__
     say(f"teacher logits: {rows:,} rows collected by image and verified against the live teacher")
@@ -170,15 +184,16 @@ def evaluate_all_models(
     teacher: nn.Module, student_reg: nn.Module, student_dist: nn.Module, test_loader: DataLoader[Any]
 ) -> TestMetrics:
     """Evaluate the three on every test image, once; print accuracies, prediction distributions and one verdict."""
+    models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
     loader = in_order(test_loader)
-    results = []
-    for title, model in zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True):
-        with progress(f"testing the {title}", steps=len(loader)) as advance:
-            logits, labels = kd.predict(model, loader, on_batch=advance)
-        errors = int((logits.argmax(dim=1) != labels).sum())
-        results.append(Result(1 - errors / len(labels), errors, logits))
-    metrics = TestMetrics(*results)
-    _print_evaluation(metrics, labels)
+
+    def produce(_: object) -> dict[str, Any]:
+        with progress("evaluation", steps=len(models) * len(loader)) as advance:
+            return {name: kd.predict(model, loader, on_batch=advance)._asdict() for name, model in models.items()}
+
+    outcome = stage("evaluation", {"models": models, "test": loader, "device": config.DEVICE}, produce)
+    metrics = TestMetrics(*(_result(**outcome[name]) for name in TestMetrics._fields))
+    _print_evaluation(metrics, outcome["teacher"]["labels"])
     return metrics
 
 
@@ -199,7 +214,7 @@ def save_and_visualize_results(
         logits={name: result.logits for name, result in test_metrics._asdict().items()},
         labels=_labels(test_loader, test_metrics),
         test=in_order(test_loader).dataset,
-        config=current(config),
+        config=current(config, without=("FRESH", "SNAPSHOT_SECONDS")),
         toy=visualization.toy_stamp(),
     )
     models = {"teacher_model": teacher, "student_regular": student_reg, "student_distilled": student_dist}
@@ -213,26 +228,28 @@ def save_and_visualize_results(
 
 
 def main() -> None:
-    """Run the whole pipeline with the values of ``config``."""
-    check_names(config)
+    """Run the whole pipeline with the values of ``config``, from where an earlier run was interrupted."""
     config.check()
     initialize_directories()
-    data = load_and_split_data()
-    say(
-        f"MNIST: {len(data.train_subset):,} training, {len(data.val_subset):,} validation and "
-        f"{len(data.test_loader.dataset):,} test images; training on {config.DEVICE}"  # type: ignore[arg-type]
-    )
-    started = time.perf_counter()
-    teacher, *curves = train_teacher(data.train_loader, data.val_loader)
-    teacher_seconds = time.perf_counter() - started
-    loaders = prepare_distillation_data(teacher, *data[:2], data.train_subset, data.val_subset)
-    students = train_students(teacher, *data[:2], *loaders)
-    models = (teacher, students.student_regular, students.student_distilled)
-    test_metrics = evaluate_all_models(*models, data.test_loader)
-    teacher_history = kd.History(zip(("train_loss", "val_loss", "train_acc", "val_acc"), curves, strict=True))
-    teacher_history.seconds = teacher_seconds
-    train_metrics = TrainMetrics(teacher_history, students.regular_history, students.distilled_history)
-    save_and_visualize_results(*models, train_metrics, test_metrics, data.test_loader)
+    with open_run(config.STATE_DIR, fresh=config.FRESH, interval=config.SNAPSHOT_SECONDS):
+        data = load_and_split_data()
+        say(
+            f"MNIST: {len(data.train_subset):,} training, {len(data.val_subset):,} validation and "
+            f"{len(data.test_loader.dataset):,} test images; training on {config.DEVICE}"  # type: ignore[arg-type]
+        )
+        training = train_teacher(data.train_loader, data.val_loader)
+        teacher = training.model
+        loaders = prepare_distillation_data(teacher, *data[:2], data.train_subset, data.val_subset)
+        students = train_students(teacher, *data[:2], *loaders)
+        models = (teacher, students.student_regular, students.student_distilled)
+        test_metrics = evaluate_all_models(*models, data.test_loader)
+        train_metrics = TrainMetrics(training.history, students.regular_history, students.distilled_history)
+        save_and_visualize_results(*models, train_metrics, test_metrics, data.test_loader)
+
+
+def _result(logits: Tensor, labels: Tensor) -> Result:
+    errors = int((logits.argmax(dim=1) != labels).sum())
+    return Result(1 - errors / len(labels), errors, logits)
 
 
 def _labels(test_loader: DataLoader[Any], metrics: TestMetrics) -> Tensor:
@@ -255,9 +272,10 @@ def _print_evaluation(metrics: TestMetrics, labels: Tensor) -> None:
     }
     print_table(f"Test set{toy}", ("model", "accuracy", "errors", "images"), rows)
     classes = metrics.teacher.logits.shape[1]
-    counts = {"true": labels} | {name: result.logits.argmax(dim=1) for name, result in metrics._asdict().items()}
-    distribution = {name: [f"{n:,}" for n in torch.bincount(c, minlength=classes)] for name, c in counts.items()}
-    print_table("Predictions per class", ("", *map(str, range(classes))), distribution)
+    answers = {"true": labels} | {name: result.logits.argmax(dim=1) for name, result in metrics._asdict().items()}
+    counts = torch.stack([torch.bincount(answer, minlength=classes) for answer in answers.values()], dim=1)
+    distribution = {str(label): [f"{count:,}" for count in row] for label, row in enumerate(counts.tolist())}
+    print_table("Predictions per class", ("class", *answers), distribution)
     wrong = [result.logits.argmax(dim=1) != labels for result in (metrics.regular, metrics.distilled)]
     say(verdict(metrics.regular.errors, metrics.distilled.errors, mcnemar(*wrong)))
 
@@ -269,22 +287,12 @@ def _print_files(files: Mapping[Path, bytes]) -> None:
 
 
 def _cli(arguments: list[str]) -> int:
-    """Run from the command line: exit status 0, 1 on an error, 130 on Ctrl-C. Errors are one paragraph."""
-    command_line(
-        config,
-        arguments,
-        program="main.py",
-        description="Teacher, control and distilled student on MNIST, compared fairly.",
-    )
-    try:
+    def program() -> None:
+        description = "Teacher, control and distilled student on MNIST, compared fairly."
+        command_line(config, arguments, program="main.py", description=description)
         main()
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing was half-written, earlier results are as they were.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(program)
 
 
 if __name__ == "__main__":

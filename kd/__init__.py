@@ -7,7 +7,8 @@ from kd.cache import collect_logits, verify_logits
 from kd.checkpoint import load_weights, publish, weights_bytes
 from kd.data import DistillDataset, ImageDataset, batches_differ, loader_like, make_loader, stratified_order
 from kd.datasets import load_mnist
-from kd.loop import History, Predictions, evaluate, fit, predict
+from kd.history import History
+from kd.loop import Predictions, evaluate, fit, predict
 from kd.losses import kd_loss
 from kd.objectives import distilled, live_teacher, supervised
 from kd.seeding import seeded

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kd.loop import History
+from kd.history import History
 
 
-def say(text: str) -> None:
-    """Print one line or paragraph, unstyled where standard output is not a terminal."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+def say(text: str, *, to_stderr: bool = False) -> None:
+    """Print one line or paragraph, unstyled where the output is not a terminal."""
+    Console(highlight=False, soft_wrap=True, stderr=to_stderr).print(text, markup=False, emoji=False)
 
 
 @contextmanager
@@ -49,4 +49,4 @@ def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[s
         table.add_row(name, *cells)
     # Off the terminal rich assumes 80 columns and cuts the cells; a file has no width.
     console = Console(highlight=False)
-    Console(highlight=False, width=None if console.is_terminal else 120).print(table)
+    Console(highlight=False, width=None if console.is_terminal else 10_000).print(table)

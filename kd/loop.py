@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,22 +15,13 @@ from torch.utils.data import DataLoader
 
 from kd.checks import require
 from kd.data import seed_loader
+from kd.history import History, Means, Position
 from kd.seeding import epoch_seed, seeded
+from kd.stopping import stop_if_asked
 from kd.types import Batch, Metric, Objective
 
-
-class History(dict[str, list[float]]):
-    """One list per quantity, one entry per epoch: ``train_loss``, ``val_accuracy``, …; accuracies are in [0, 1].
-
-    Attributes:
-        seconds: wall time of the whole training.
-        notes: what a reader of these numbers must know, in plain sentences.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.seconds = 0.0
-        self.notes: list[str] = []
+if TYPE_CHECKING:
+    from kd.snapshots import Snapshots
 
 
 class Predictions(NamedTuple):
@@ -51,6 +41,7 @@ def cross_entropy(output: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(output.float(), batch[1])
 
 
+_REMEDY = "Look for non-finite inputs or logits, or lower the learning rate."
 METRICS: Mapping[str, Metric] = {"acc": accuracy, "ce": cross_entropy}
 
 
@@ -63,9 +54,11 @@ def fit(
     optimizer: torch.optim.Optimizer,
     epochs: int,
     seed: int,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     metrics: Mapping[str, Metric] = METRICS,
     on_batch: Callable[[], None] | None = None,
     on_epoch: Callable[[int, History], None] | None = None,
+    snapshots: Snapshots | None = None,
 ) -> History:
     """Train the model in place and return its history. The weights after the last epoch stand.
 
@@ -74,37 +67,65 @@ def fit(
     Args:
         epochs: passes over ``train_loader``, at least 1.
         seed: at least 0.
+        scheduler: stepped after each training step, not after each epoch.
         metrics: what to report besides the loss and its terms, by name.
         on_batch: called after each training step.
         on_epoch: called after each epoch with (epochs done, history so far).
+        snapshots: goes on from the newest, bit for bit as if never interrupted, and adds to them as time passes.
 
     Raises:
-        FloatingPointError: the loss is not finite; raised before the step, so the weights are still good.
+        FloatingPointError: the loss or a gradient is not finite; raised before the step, so the weights are still good.
     """
     require(epochs >= 1, "epochs", epochs, "a whole number of at least 1")
-    history = History()
-    started = time.perf_counter()
-    for epoch in range(epochs):
-        with seeded(epoch_seed(seed, epoch), device_of(model)):
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "objective": objective}
+    device, at = device_of(model), Position()
+    if snapshots:
+        snapshots.reserve(3 * sum(p.numel() * p.element_size() for p in model.parameters()))  # weights and two moments
+        at.restore(snapshots.state, parts)
+    started = time.perf_counter() - at.history.seconds
+
+    def after_step() -> None:
+        if scheduler:
+            scheduler.step()
+        if on_batch:
+            on_batch()
+        if snapshots and snapshots.due():
+            at.history.seconds = time.perf_counter() - started
+            snapshots.write(at.state(parts, device))
+        stop_if_asked()
+
+    for epoch in range(at.epoch, epochs):
+        where = f"epoch {epoch + 1} of {epochs}"
+        with seeded(epoch_seed(seed, epoch), device):
             seed_loader(train_loader, seed=seed, epoch=epoch)
             model.train()
-            where = f"epoch {epoch + 1} of {epochs}"
-            train = _epoch(model, objective, train_loader, metrics, where, optimizer=optimizer, on_batch=on_batch)
-            val = evaluate(model, objective, val_loader, metrics=metrics)
-        for name, value in [*_prefixed("train", train), *_prefixed("val", val)]:
-            history.setdefault(name, []).append(value)
-        history.seconds = time.perf_counter() - started
+            batches = at.remaining(train_loader, device)
+            train = _epoch(
+                model, objective, batches, metrics, where, at.means, optimizer=optimizer, after_step=after_step
+            )
+            val = evaluate(model, objective, val_loader, metrics=metrics, where=f"the validation after {where}")
+        at.next_epoch(dict([*_prefixed("train", train), *_prefixed("val", val)]))
+        at.history.seconds = time.perf_counter() - started
         if on_epoch:
-            on_epoch(epoch + 1, history)
-    return history
+            on_epoch(epoch + 1, at.history)
+    return at.history
 
 
 def evaluate(
-    model: nn.Module, objective: Objective, loader: DataLoader[Any], *, metrics: Mapping[str, Metric] = METRICS
+    model: nn.Module,
+    objective: Objective,
+    loader: DataLoader[Any],
+    *,
+    metrics: Mapping[str, Metric] = METRICS,
+    where: str = "evaluation",
 ) -> dict[str, float]:
-    """Loss, terms and metrics averaged over the loader's samples, in eval mode; the model's mode is restored."""
+    """Loss, terms and metrics averaged over the loader's samples, in eval mode; the model's mode is restored.
+
+    Args:
+        where: what an error message calls this pass.
+    """
     with evaluating(model):
-        return _epoch(model, objective, loader, metrics, "evaluation")
+        return _epoch(model, objective, loader, metrics, where, Means())
 
 
 def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], None] | None = None) -> Predictions:
@@ -114,9 +135,10 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
     with evaluating(model), torch.no_grad():
         for inputs, label, *_ in loader:
             logits.append(model(inputs.to(device)).float().cpu())
-            labels.append(label)
+            labels.append(label.cpu())
             if on_batch:
                 on_batch()
+            stop_if_asked()
     if not logits:
         raise ValueError("the loader yields no batch: there is nothing to predict on.")
     return Predictions(torch.cat(logits), torch.cat(labels))
@@ -125,51 +147,53 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
 def _epoch(
     model: nn.Module,
     objective: Objective,
-    loader: DataLoader[Any],
+    batches: Iterable[Any],
     metrics: Mapping[str, Metric],
     where: str,
+    means: Means,
     *,
     optimizer: torch.optim.Optimizer | None = None,
-    on_batch: Callable[[], None] | None = None,
+    after_step: Callable[[], None] = stop_if_asked,
 ) -> dict[str, float]:
-    """One pass over the loader, training if an optimizer is given; means over samples of the loss, terms, metrics."""
+    """One pass over the batches, training if an optimizer is given; adds to the means of loss, terms and metrics."""
     device = device_of(model)
-    totals: defaultdict[str, float] = defaultdict(float)
-    samples = 0
     with torch.set_grad_enabled(optimizer is not None):
-        for index, raw in enumerate(loader):
+        for raw in batches:
             batch = tuple(tensor.to(device, non_blocking=True) for tensor in raw)
             output, terms = objective(model, batch)
             loss = torch.stack(list(terms.values())).sum()
-            values = {
-                "loss": loss,
-                **terms,
-                **{name: metric(output.detach(), batch) for name, metric in metrics.items()},
-            }
-            # One transfer for all numbers: on a GPU the only point at which the CPU waits, and the price of
-            # knowing that the loss is finite before the weights are touched.
-            numbers = dict(zip(values, torch.stack([v.detach() for v in values.values()]).tolist(), strict=True))
-            if not math.isfinite(numbers["loss"]):
-                raise FloatingPointError(_not_finite(where, index, {name: numbers[name] for name in terms}))
+            values = {"loss": loss} | terms | {name: metric(output.detach(), batch) for name, metric in metrics.items()}
             if optimizer is not None:
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
+                values["gradient"] = gradient_norm(optimizer)
+            # One transfer for all numbers: on a GPU the only point at which the CPU waits, and the price of
+            # knowing that loss and gradient are finite before the weights are touched.
+            numbers = dict(zip(values, torch.stack([v.detach() for v in values.values()]).tolist(), strict=True))
+            shown = {name: numbers[name] for name in (*terms, "gradient") if name in numbers}
+            if not math.isfinite(numbers["loss"] + numbers.pop("gradient", 0.0)):
+                raise FloatingPointError(_not_finite(f"{where}, batch {means.batches + 1}", shown, optimizer))
+            if optimizer is not None:
                 optimizer.step()
-            for name, number in numbers.items():
-                totals[name] += number * len(batch[1])
-            samples += len(batch[1])
-            if on_batch:
-                on_batch()
-    if not samples:
-        raise ValueError("the loader yields no batch (too few samples for drop_last, or an empty dataset).")
-    return {name: total / samples for name, total in totals.items()}
+            means.add(numbers, len(batch[1]))
+            after_step()
+    return means.values()
 
 
-def _not_finite(where: str, batch: int, terms: dict[str, float]) -> str:
-    listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The Euclidean norm of the gradient of everything that the optimizer trains."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _not_finite(where: str, numbers: Mapping[str, float], optimizer: torch.optim.Optimizer | None) -> str:
+    listed = ", ".join(f"{name} = {value}" for name, value in numbers.items())
+    if optimizer is None:
+        return f"the loss is not finite in {where}: {listed}. {_REMEDY}"
+    rate = optimizer.param_groups[0]["lr"]
     return (
-        f"the loss is not finite in {where}, batch {batch + 1}: {listed}. Stopped before the step; no weight was "
-        "changed by it. Look for non-finite inputs or logits, or lower the learning rate."
+        f"the loss or its gradient is not finite in {where} at learning rate {rate:g}: {listed}. Stopped before the "
+        f"step; no weight was changed by it. {_REMEDY}"
     )
 
 

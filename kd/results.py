@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kd.checkpoint import sha256, weights_bytes
-from kd.loop import History
+from kd.history import History
 from kd.metrics import confusion_matrix, count_parameters, multiply_adds
 from kd.stats import mcnemar, proportion_interval
 
@@ -78,6 +78,7 @@ def result_files(folder: Path, run: Run) -> dict[Path, bytes]:
     metrics = folder / "metrics"
     return {
         metrics / "metrics.json": _json(_summary(run)),
+        metrics / "timings.json": _json(_timings(run)),
         metrics / "test_metrics.csv": _csv({**stamp, "model": n, **_test_metrics(run, n)} for n in run.logits),
         metrics / "curves.csv": _csv({**stamp, **row} for row in _curves(run)),
         metrics / "per_class_accuracy.csv": _csv({**stamp, **row} for row in _per_class(run)),
@@ -106,12 +107,19 @@ def _summary(run: Run) -> dict[str, Any]:
         "test": {name: _test_metrics(run, name) for name in run.logits},
         "regular_against_distilled": mcnemar(run.wrong(regular), run.wrong(distilled))._asdict(),
         "notes": sorted({note for history in run.histories.values() for note in history.notes}),
-        "training_seconds": {name: round(history.seconds, 3) for name, history in run.histories.items()},
         "curves": run.histories,
         "confusion_matrices": {name: confusion_matrix(run.logits[name], run.labels).tolist() for name in run.logits},
         "per_class_accuracy": {
             name: [row["accuracy"] for row in _per_class(run) if row["model"] == name] for name in run.logits
         },
+    }
+
+
+def _timings(run: Run) -> dict[str, Any]:
+    """In a file of its own: the one thing that is different each time the same run is done."""
+    return {
+        "toy": run.toy,
+        "training_seconds": {name: round(history.seconds, 3) for name, history in run.histories.items()},
     }
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -13,9 +14,9 @@ import torch
 import tyro
 
 
-def current(module: ModuleType) -> dict[str, Any]:
+def current(module: ModuleType, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """The module's constants as they stand now, by name, in a form that JSON knows."""
-    values = {name: getattr(module, name) for name in _constants(module)}
+    values = {name: getattr(module, name) for name in _constants(module) if name not in without}
     return {name: v if v is None or isinstance(v, (int, float, str)) else str(v) for name, v in values.items()}
 
 
@@ -24,7 +25,11 @@ def command_line(module: ModuleType, arguments: Sequence[str], *, program: str, 
 
     Args:
         module: its constants are the annotated names in capitals, ``NAME: Annotated[type, "meaning"] = default``.
+
+    Raises:
+        ValueError: a constant has the wrong type already, or a name that the module does not have.
     """
+    check_constants(module)
     fields = [
         (name.lower(), Annotated[_shown(hint), tyro.conf.arg(help=_meaning(hint))], _default(getattr(module, name)))
         for name, hint in _constants(module).items()
@@ -37,14 +42,21 @@ def command_line(module: ModuleType, arguments: Sequence[str], *, program: str, 
         setattr(module, name, _device(value) if _type(hint) is torch.device else value)
 
 
-def check_names(module: ModuleType) -> None:
-    """Refuse a constant that was set under a name the module does not have: it would silently count for nothing."""
+def check_constants(module: ModuleType) -> None:
+    """Refuse a constant of the wrong type, or set under a name the module does not have: it would count for nothing."""
     known = _constants(module)
     for name in vars(module):
         if name.isupper() and name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"{module.__name__}.{name} is not a setting.{hint} There are: {', '.join(known)}.")
+    for name, hint in known.items():
+        value, kind = getattr(module, name), _type(hint)
+        allowed = typing.get_args(kind) or (kind,)
+        fits = type(value) in allowed or (isinstance(value, Path) and Path in allowed)
+        if not fits and not (float in allowed and type(value) is int):
+            text = " or ".join("None" if k is type(None) else k.__name__ for k in allowed)
+            raise ValueError(f"{name} must be {text}. Got {value!r} ({type(value).__name__}) instead.")
 
 
 def _constants(module: ModuleType) -> dict[str, Any]:

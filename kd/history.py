@@ -1,0 +1,113 @@
+"""What a training has measured so far, and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class History(dict[str, list[float]]):
+    """One list per quantity, one entry per epoch: ``train_loss``, ``val_acc``, …; accuracies are in [0, 1].
+
+    Attributes:
+        seconds: wall time of the whole training.
+        notes: what a reader of these numbers must know, in plain sentences.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seconds = 0.0
+        self.notes: list[str] = []
+
+    def state(self) -> dict[str, Any]:
+        """As plain data, for a snapshot."""
+        return {"curves": dict(self), "seconds": self.seconds, "notes": self.notes}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> History:
+        """The inverse of ``state``."""
+        history = cls(state["curves"])
+        history.seconds, history.notes = state["seconds"], list(state["notes"])
+        return history
+
+
+@dataclass
+class Means:
+    """Running means over samples: each batch counts by its size."""
+
+    batches: int = 0
+    samples: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, numbers: Mapping[str, float], samples: int) -> None:
+        """Take in the means of one batch of so many samples."""
+        self.batches += 1
+        self.samples += samples
+        for name, number in numbers.items():
+            self.sums[name] = self.sums.get(name, 0.0) + number * samples
+
+    def values(self) -> dict[str, float]:
+        """The means so far. Raises ValueError if there was no sample."""
+        if not self.samples:
+            raise ValueError("the loader yields no batch (too few samples for drop_last, or an empty dataset).")
+        return {name: total / self.samples for name, total in self.sums.items()}
+
+
+@dataclass
+class Position:
+    """Where a training stands, between two steps. With the states of its parts, all that going on from here takes."""
+
+    epoch: int = 0
+    means: Means = field(default_factory=Means)
+    history: History = field(default_factory=History)
+    generators: tuple[Tensor, ...] = ()  # to be set before the next step; empty at the start of an epoch
+
+    def state(self, parts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+        """Everything as plain data.
+
+        Args:
+            parts: model, optimizer and what else has a ``state_dict``; the others are left out.
+            device: whose random generator counts besides the CPU's.
+        """
+        generators = [torch.get_rng_state()]
+        if device.type == "cuda":
+            generators.append(torch.cuda.get_rng_state(device))
+        return {
+            "where": f"epoch {self.epoch + 1}, batch {self.means.batches}",
+            "epoch": self.epoch,
+            "means": asdict(self.means),
+            "history": self.history.state(),
+            "generators": generators,
+            "parts": {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")},
+        }
+
+    def restore(self, state: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> None:
+        """Take over a state, in place, and give the parts theirs. None changes nothing."""
+        if state is None:
+            return
+        self.epoch, self.means = state["epoch"], Means(**state["means"])
+        self.history = History.from_state(state["history"])
+        self.generators = tuple(state["generators"])
+        for name, part in state["parts"].items():
+            parts[name].load_state_dict(part)
+
+    def remaining(self, loader: Iterable[Any], device: torch.device) -> Iterator[Any]:
+        """The epoch's batches from here on. Those already seen are drawn and dropped, as the order requires."""
+        batches = iter(loader)
+        for _ in range(self.means.batches):
+            next(batches)
+        if self.generators:
+            torch.set_rng_state(self.generators[0])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(self.generators[1], device)
+        return batches
+
+    def next_epoch(self, means: Mapping[str, float]) -> None:
+        """Note the means of the epoch that is over and go to the start of the next."""
+        for name, value in means.items():
+            self.history.setdefault(name, []).append(value)
+        self.epoch, self.means, self.generators = self.epoch + 1, Means(), ()

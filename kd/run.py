@@ -1,0 +1,180 @@
+"""The run folder: every stage is kept, resumed or done anew, and what was kept is never mixed.
+
+    with open_run(Path(".kd")):
+        outcome = stage("teacher", inputs={...}, produce=...)
+
+A stage's key is the digest of all that decides its outcome. Its states lie in a folder named after the key, so a
+changed setting meets an empty folder and what was there stays aside, untouched. Outside an open run a stage is simply
+done: functions called one by one read and write nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import torch
+
+from kd.checkpoint import publish, require_writable, sha256
+from kd.console import say
+from kd.describe import describe, differences, digest
+from kd.snapshots import INTERVAL, Snapshots
+from kd.stopping import stop_if_asked, stopping_when_asked
+
+State = dict[str, Any]
+
+
+class _Run(NamedTuple):
+    folder: Path
+    interval: float
+
+
+_open: ContextVar[_Run | None] = ContextVar("the open run", default=None)
+
+
+@contextmanager
+def open_run(folder: Path, *, fresh: bool = False, interval: float = INTERVAL) -> Iterator[None]:
+    """Open a run folder, for this process alone, until the block ends. For programs: it may set the number of threads.
+
+    SIGTERM and Ctrl-C inside the block finish the step in hand, keep the state and end the program (143, 130).
+
+    Args:
+        folder: made if it is not there.
+        fresh: put all earlier stages aside and start from nothing.
+        interval: seconds between two snapshots of a training.
+
+    Raises:
+        OSError: another process has the folder open, or it cannot be written to.
+    """
+    require_writable(folder)
+    with _locked(folder), stopping_when_asked():
+        if fresh:
+            _put_aside(folder)
+        _use_recorded_threads(folder)
+        token = _open.set(_Run(folder, interval))
+        try:
+            yield
+        finally:
+            _open.reset(token)
+
+
+def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | None], State]) -> State:
+    """The outcome of one stage: as kept from an earlier run, resumed from a snapshot, or produced anew.
+
+    Args:
+        name: short, for messages and for the name of a folder.
+        inputs: all that decides the outcome: settings, models as they start, datasets, loaders, functions. Versions,
+            threads and device are added.
+        produce: does the work, from ``snapshots.state`` on if that is not None; None stands for no run being open.
+            The outcome must be tensors, numbers, strings and containers of them.
+    """
+    run = _open.get()
+    if run is None:
+        return produce(None)
+    stop_if_asked()
+    description = {"inputs": describe(inputs), "environment": environment()}
+    key = digest(description)
+    snapshots = Snapshots(run.folder / "stages" / f"{name}-{key[:16]}", key=key, interval=run.interval)
+    if snapshots.done and snapshots.state is not None:
+        say(f"{name}: kept from an earlier run, nothing it depends on has changed")
+        return snapshots.state
+    if snapshots.state is not None:
+        say(f"{name}: interrupted earlier; goes on from its snapshot at {snapshots.state['where']}")
+    else:
+        _say_what_changed(run.folder, name, description)
+        publish({snapshots.folder / "description.json": json.dumps(description, indent=1).encode()})
+    outcome = produce(snapshots)
+    snapshots.write(outcome, done=True)
+    stop_if_asked()
+    return outcome
+
+
+def environment() -> dict[str, Any]:
+    """What else decides the bits of a result: versions, threads, processor."""
+    return {
+        "kd": f"{version('knowledge-distillation')} {_code()}",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
+def _code() -> str:
+    """Digest of the sources that decide what is computed. Plots and reports are not among them: they may change."""
+    modules = ("cache", "data", "loop", "losses", "objectives", "seeding")
+    return digest([Path(__file__).with_name(f"{module}.py").read_text() for module in modules])[:12]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process. The system frees the lock when the process ends, however it ends."""
+    owner = folder / "owner"
+    lock = filelock.FileLock(folder / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        process = owner.read_text() if owner.exists() else "unknown"
+        raise OSError(
+            f"another run (process {process}) is using {folder}. Wait for it to end, or choose another folder."
+        ) from error
+    try:
+        publish({owner: str(os.getpid()).encode()})
+        yield
+    finally:
+        lock.release()
+
+
+def _put_aside(folder: Path) -> None:
+    """Rename what there is; an earlier run put aside before keeps its place."""
+    stages = folder / "stages"
+    if stages.exists():
+        taken = {path.name for path in folder.iterdir()}
+        number = next(n for n in range(1, len(taken) + 2) if f"aside-{n}" not in taken)
+        stages.rename(folder / f"aside-{number}")
+        (folder / "run.json").unlink(missing_ok=True)
+        say(f"earlier stages were put aside in {folder / f'aside-{number}'}; delete it if you do not need it")
+
+
+def _use_recorded_threads(folder: Path) -> None:
+    """Another number of threads gives other bits: go on with the recorded one."""
+    record = folder / "run.json"
+    if not record.exists():
+        publish({record: json.dumps({"threads": torch.get_num_threads()}).encode()})
+        return
+    try:
+        threads = int(json.loads(record.read_text())["threads"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{record} is damaged: {error}. Delete it to go on with the present number of threads."
+        ) from error
+    if threads != torch.get_num_threads():
+        say(f"threads: {threads}, as in the earlier run, instead of {torch.get_num_threads()}; --fresh forgets it")
+        torch.set_num_threads(threads)
+
+
+def _say_what_changed(folder: Path, name: str, description: Mapping[str, Any]) -> None:
+    """Where there was an earlier outcome of this stage, say what is different now."""
+    earlier = list((folder / "stages").glob(f"{name}-*/description.json"))
+    if not earlier:
+        return
+    latest = max(earlier, key=lambda path: path.stat().st_mtime)
+    try:
+        changed = differences(json.loads(latest.read_text()), description)
+    except (OSError, ValueError):
+        changed = ["the earlier description cannot be read"]
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    say(f"{name}: starts anew; changed since the last run: {'; '.join(changed[:3])}{more} (the earlier state is kept)")
+
+
+def fingerprint(*folders: Path) -> str:
+    """SHA-256 over all that a run leaves in these folders, but for its timings: equal for equal weights and results."""
+    files = sorted((path.name, path) for folder in folders for path in folder.rglob("*") if path.is_file())
+    return digest([(name, sha256(path.read_bytes())) for name, path in files if name != "timings.json"])
