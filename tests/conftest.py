@@ -1,0 +1,107 @@
+"""What all tests share: a pipeline at toy size in a folder of its own, and a switch that makes a skip a failure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+import config
+import kd
+import main
+
+
+@pytest.fixture(autouse=True)
+def _constants_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test sets in ``config`` is undone after it."""
+    for name, value in vars(config).items():
+        if name.isupper():
+            monkeypatch.setattr(config, name, value)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> ModuleType:
+    """``config`` at toy size, writing into the test's own folder."""
+    _toy_size(tmp_path)
+    return config
+
+
+class ToyRun(NamedTuple):
+    folder: Path
+    data: main.Data
+    teacher: main.TeacherTraining
+    loaders: main.DistillLoaders
+    students: main.StudentTraining
+    test: main.TestMetrics
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
+    """One run of the seven documented functions at toy size, shared by all tests that only look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in vars(config).items():
+            if name.isupper():
+                patch.setattr(config, name, value)
+        folder = tmp_path_factory.mktemp("toy_run")
+        _toy_size(folder)
+        main.initialize_directories()
+        data = main.load_and_split_data()
+        teacher = main.train_teacher(data.train_loader, data.val_loader)
+        loaders = main.prepare_distillation_data(
+            teacher.model, data.train_loader, data.val_loader, data.train_subset, data.val_subset
+        )
+        students = main.train_students(teacher.model, data.train_loader, data.val_loader, *loaders)
+        models = (teacher.model, students.student_regular, students.student_distilled)
+        test = main.evaluate_all_models(*models, data.test_loader)
+        histories = main.TrainMetrics(teacher.history, students.regular_history, students.distilled_history)
+        main.save_and_visualize_results(*models, histories, test, data.test_loader)
+    return ToyRun(folder, data, teacher, loaders, students, test)
+
+
+def _toy_size(folder: Path) -> None:
+    config.LIMIT = 300
+    config.EPOCHS = 2
+    config.DEVICE = torch.device("cpu")
+    config.MODELS_DIR = folder / "models"
+    config.RESULTS_DIR = folder / "results"
+    config.STATE_DIR = folder / ".kd"
+
+
+CLASSES = 4
+
+
+@pytest.fixture
+def digits() -> kd.ImageDataset:
+    """96 random 1 × 6 × 6 images whose class, 0 to 3, shows as a brighter quadrant: quick to learn, never constant."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(96) % CLASSES
+    images = torch.randint(0, 100, (96, 1, 6, 6), generator=generator)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        row, column = divmod(label, 2)
+        image[0, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3] += 100
+    return kd.ImageDataset(images.to(torch.uint8), labels, mean=0.4, std=0.25)
+
+
+def tiny_model(seed: int = 0, *, dropout: float = 0.0, batch_norm: bool = False) -> nn.Module:
+    """A small network for the ``digits`` fixture."""
+    with kd.seeded(seed):
+        norm: list[nn.Module] = [nn.BatchNorm1d(16)] if batch_norm else []
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(36, 16), *norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, CLASSES)
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """With ``KD_NO_SKIPS`` set, as in CI, a test that cannot run has failed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("KD_NO_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be skipped (KD_NO_SKIPS): {call.excinfo and call.excinfo.value}"
+    return report

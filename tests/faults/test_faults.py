@@ -1,0 +1,191 @@
+"""The real pipeline is killed, starved of disk and handed damaged files; it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import harness
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("untouched") / "run"
+    ended = harness.run(folder)
+    assert ended.code == 0, ended.output
+    return folder
+
+
+def assert_goes_on(folder: Path, untouched: Path) -> str:
+    ended = harness.run(folder)
+    assert ended.code == 0, ended.output
+    assert harness.fingerprint(folder) == harness.fingerprint(untouched)
+    return ended.output
+
+
+needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (Debian package strace)")
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "fsync:signal=KILL:when=9",
+        "fsync:signal=KILL:when=45",
+        "rename:signal=KILL:when=21",
+        "unlink:signal=KILL:when=2",
+    ],
+)
+def test_a_kill_at_a_system_call_changes_nothing(fault: str, tmp_path: Path, untouched: Path) -> None:
+    assert harness.run(tmp_path, before=harness.strace(fault)).code in (-9, 137)
+    assert_goes_on(tmp_path, untouched)
+
+
+@needs_strace
+def test_a_kill_in_the_middle_of_publishing_the_results_is_made_good(tmp_path: Path, untouched: Path) -> None:
+    renames = harness.count_calls(tmp_path / "count", "rename")
+    run = tmp_path / "run"
+    assert harness.run(run, before=harness.strace(f"rename:signal=KILL:when={renames - 4}")).code in (-9, 137)
+    assert_goes_on(run, untouched)
+
+
+def test_kills_at_random_times_change_nothing(tmp_path: Path, untouched: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(3):
+        harness.run_and_kill(tmp_path, rng.uniform(2, 8))
+    assert_goes_on(tmp_path, untouched)
+
+
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [
+        (signal.SIGTERM, "MNIST:"),
+        (signal.SIGINT, "teacher    epoch 1/2"),
+        (signal.SIGTERM, "regular    epoch 1/2"),
+        (signal.SIGTERM, "Test set"),
+    ],
+)
+def test_a_signal_keeps_the_state_and_ends_with_its_status(
+    number: signal.Signals, when: str, tmp_path: Path, untouched: Path
+) -> None:
+    ended = harness.run_and_signal(tmp_path, number, when)
+    assert ended.code == 128 + number, ended.output
+    assert "the same command goes on from here" in ended.output
+    assert "Traceback" not in ended.output
+    assert_goes_on(tmp_path, untouched)
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_failing_disk_ends_the_run_with_one_paragraph(error: str, tmp_path: Path, untouched: Path) -> None:
+    ended = harness.run(tmp_path, before=harness.strace(f"fsync:error={error}:when=30"))
+    assert ended.code == 1
+    assert "Traceback" not in ended.output
+    assert "cannot write" in ended.output
+    assert "bytes are free there" in ended.output
+    assert_goes_on(tmp_path, untouched)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB: too small for the stages of a run."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_foreseen_or_reported_and_nothing_is_lost(small_disk: Path, untouched: Path) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(os.urandom(15 * 1024**2))
+    ended = harness.run(small_disk)
+    assert ended.code == 1
+    assert "bytes are free" in ended.output or "are free. Free space" in ended.output
+    assert "Traceback" not in ended.output
+    filler.unlink()
+    assert_goes_on(small_disk, untouched)
+
+
+def newest_snapshot(folder: Path) -> Path:
+    return max((folder / ".kd" / "stages").glob("regular-*/*.pt"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "zeroed", "empty", "foreign"])
+def test_a_damaged_snapshot_is_named_and_the_one_before_it_used(damage: str, tmp_path: Path, untouched: Path) -> None:
+    harness.run_and_signal(tmp_path, signal.SIGTERM, "regular    epoch 1/2")
+    victim = newest_snapshot(tmp_path)
+    content = bytearray(victim.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    other = next((tmp_path / ".kd" / "stages").glob("teacher-*/*.pt")).read_bytes()
+    victim.write_bytes(
+        {
+            "truncated": bytes(content[: len(content) // 2]),
+            "flipped": bytes(content),
+            "zeroed": bytes(len(content)),
+            "empty": b"",
+            "foreign": other,
+        }[damage]
+    )
+    output = assert_goes_on(tmp_path, untouched)
+    assert "skipped a snapshot: " in output
+    assert victim.name in output
+
+
+def test_where_no_snapshot_is_whole_the_run_refuses_to_start_over(tmp_path: Path) -> None:
+    harness.run_and_signal(tmp_path, signal.SIGTERM, "regular    epoch 1/2")
+    for victim in (tmp_path / ".kd" / "stages").glob("regular-*/*.pt"):
+        victim.write_bytes(b"")
+    ended = harness.run(tmp_path)
+    assert ended.code == 1
+    assert "Nothing was started over" in ended.output
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_a_dead_one_is_not_in_the_way(
+    tmp_path: Path, untouched: Path
+) -> None:
+    with harness.start(tmp_path) as first:
+        assert first.stdout is not None
+        next(line for line in first.stdout if line.startswith("MNIST:"))
+        second = harness.run(tmp_path)
+        assert second.code == 1
+        assert f"another run (process {first.pid}) is using" in second.output
+        first.kill()
+        first.communicate()
+    assert_goes_on(tmp_path, untouched)
+
+
+def test_another_temperature_keeps_teacher_logits_and_control(tmp_path: Path, untouched: Path) -> None:
+    shutil.copytree(untouched, tmp_path / "run")
+    ended = harness.run(tmp_path / "run", "--temperature", "4")
+    assert ended.code == 0
+    for stage in ("teacher", "logits-training", "logits-validation", "regular"):
+        assert f"{stage}: kept" in ended.output
+    assert "distilled: starts anew; changed since the last run: inputs.objective.closure.temperature" in ended.output
+    assert_goes_on(tmp_path / "run", untouched)  # the first outcome is still there: nothing is trained again
+
+
+def test_fresh_redoes_all_and_puts_the_rest_aside(tmp_path: Path, untouched: Path) -> None:
+    shutil.copytree(untouched, tmp_path / "run")
+    ended = harness.run(tmp_path / "run", "--fresh")
+    assert ended.code == 0
+    assert "kept" not in ended.output
+    assert (tmp_path / "run" / ".kd" / "aside-1").is_dir()
+    assert harness.fingerprint(tmp_path / "run") == harness.fingerprint(untouched)

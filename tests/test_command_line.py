@@ -1,0 +1,257 @@
+"""``python main.py``: every constant is a flag, a bad one is explained in a paragraph, and what is printed is plain."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+import config
+import main
+from tests.conftest import ToyRun
+
+CONSTANTS = inspect.get_annotations(config)
+PROGRAM = Path(main.__file__)
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Terminal:
+    """Calls the command line in this process, as the shell would see it."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self.capture = capture
+
+    def __call__(self, *arguments: str) -> Outcome:
+        message = ""
+        try:
+            code: Any = main._cli(list(arguments))
+        except SystemExit as end:  # what a number or a text means here is the interpreter's rule
+            code = 1 if isinstance(end.code, str) else (end.code or 0)
+            message = end.code if isinstance(end.code, str) else ""
+        out, err = self.capture.readouterr()
+        return Outcome(code, out, err + message)
+
+
+@pytest.fixture
+def terminal(toy: object, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    return Terminal(capsys)
+
+
+@pytest.fixture
+def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only parse: what the run would read stands in ``config`` afterwards."""
+    monkeypatch.setattr(main, "main", lambda: None)
+
+
+def _words(text: str) -> str:
+    """The text without the frames drawn around it and with single spaces."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+@pytest.mark.usefixtures("no_run")
+def test_a_flag_overrides_each_constant(terminal: Terminal) -> None:
+    given = {
+        "DEVICE": torch.device("cpu"),
+        "BATCH_SIZE": 64,
+        "TEST_SIZE": 0.2,
+        "RANDOM_STATE": 7,
+        "EPOCHS": 3,
+        "LEARNING_RATE": 0.01,
+        "SEED": 5,
+        "TEMPERATURE": 4.0,
+        "ALPHA": 0.25,
+        "STUDENT_WIDTH": 32,
+        "LIMIT": 2000,
+        "DATA_DIR": Path("copy"),
+        "MODELS_DIR": Path("m"),
+        "RESULTS_DIR": Path("r"),
+        "STATE_DIR": Path("s"),
+        "SNAPSHOT_SECONDS": 5.0,
+    }
+    assert set(given) == set(CONSTANTS) - {"FRESH"}  # a flag without a value
+    flags = [part for name, value in given.items() for part in (f"--{name.lower().replace('_', '-')}", str(value))]
+    assert terminal(*flags).code == 0
+    assert {name: getattr(config, name) for name in given} == given
+
+
+@pytest.mark.usefixtures("no_run")
+def test_what_is_not_given_stays_as_config_has_it(terminal: Terminal) -> None:
+    config.EPOCHS, config.LIMIT = 7, 500
+    assert terminal("--temperature", "4").code == 0
+    assert (config.EPOCHS, config.LIMIT, config.TEMPERATURE) == (7, 500, 4)
+
+
+def test_help_lists_every_constant_with_its_meaning_and_default(terminal: Terminal) -> None:
+    before = {name: getattr(config, name) for name in CONSTANTS}
+    code, out, err = terminal("--help")
+    text = _words(out)
+    assert (code, err) == (0, "")
+    for name, hint in CONSTANTS.items():
+        assert f"--{name.lower().replace('_', '-')}" in text
+        assert f"{hint.__metadata__[0]} (default: {_words(str(before[name]))})" in text or name.endswith("_DIR")
+    assert {name: getattr(config, name) for name in CONSTANTS} == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("--epoch", "--epochs"), ("--temprature", "--temperature"), ("--batchsize", "--batch-size")]
+)
+def test_an_unknown_flag_is_answered_with_the_right_one(terminal: Terminal, wrong: str, right: str) -> None:
+    code, out, err = terminal(wrong, "3")
+    assert code != 0
+    assert out == ""
+    assert f"Unrecognized options: {wrong}" in _words(err)
+    assert f"{right} " in _words(err).replace(wrong + " ", "")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--epochs", "three"), ("--alpha", "half"), ("--limit", "1.5")])
+def test_a_value_of_the_wrong_type_is_refused_by_the_flags_name(terminal: Terminal, flag: str, value: str) -> None:
+    code, out, err = terminal(flag, value)
+    assert code != 0
+    assert out == ""
+    assert flag in err
+    assert value in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--temperature", "0", "above 0"),
+        ("--temperature", "nan", "above 0"),
+        ("--alpha", "1.5", "in [0, 1]"),
+        ("--alpha", "-0.1", "in [0, 1]"),
+        ("--epochs", "0", "at least 1"),
+        ("--test-size", "1", "in (0, 1)"),
+        ("--test-size", "0", "in (0, 1)"),
+        ("--limit", "5", "None or a whole number of at least 100"),
+        ("--batch-size", "0", "at least 1"),
+        ("--learning-rate", "0", "above 0"),
+        ("--student-width", "0", "at least 1"),
+        ("--seed", "-1", "at least 0"),
+        ("--random-state", "-1", "at least 0"),
+        ("--device", "nonsense", "cpu, cuda, cuda:N or mps"),
+    ],
+)
+def test_a_value_out_of_range_is_one_paragraph_with_name_range_and_value(
+    terminal: Terminal, tmp_path: Path, flag: str, value: str, allowed: str
+) -> None:
+    code, out, err = terminal(flag, value)
+    assert code != 0
+    assert out == ""
+    (paragraph,) = err.strip().splitlines()
+    name = flag if flag == "--device" else flag[2:].upper().replace("-", "_")
+    assert re.match(rf"error: {name} must be .*{re.escape(allowed)}.* Got .*{re.escape(value)}.* instead", paragraph)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_this_machine_lacks_is_one_paragraph_too(terminal: Terminal) -> None:
+    code, _, err = terminal("--device", "cuda:99")
+    assert code == 1
+    assert "cuda:99" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("EPOCH", "EPOCHS"), ("TEMPRATURE", "TEMPERATURE")])
+def test_a_misspelt_constant_set_in_config_is_refused_with_the_right_name(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, right: str
+) -> None:
+    monkeypatch.setattr(config, wrong, 3, raising=False)
+    code, out, err = terminal()
+    assert (code, out) == (1, "")
+    assert f"config.{wrong} is not a setting. Did you mean {right}?" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("EPOCHS", "3"), ("EPOCHS", 2.5), ("ALPHA", None), ("MODELS_DIR", "models")]
+)
+def test_a_constant_of_the_wrong_type_set_in_config_is_refused_by_name(
+    terminal: Terminal, name: str, value: object
+) -> None:
+    setattr(config, name, value)
+    code, _, err = terminal()
+    assert code != 0
+    assert name in err
+    assert "Traceback" not in err
+
+
+def test_evaluation_prints_accuracies_distributions_and_one_honest_verdict(
+    toy_run: ToyRun, toy: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    students = toy_run.students[:2]
+    teacher, regular, distilled = main.evaluate_all_models(students[0], *students, toy_run.data.test_loader)
+    out = capsys.readouterr().out
+    for name, result in (("teacher", teacher), ("regular", regular), ("distilled", distilled)):
+        cells = [re.findall(r"[\w,.%]+", line) for line in out.splitlines() if re.match(rf"\W*{name}\b", line)]
+        assert [name, f"{result.accuracy:.2%}", f"{result.errors:,}", "10,000"] in cells
+    answers = [result.logits.argmax(dim=1) for result in (teacher, regular, distilled)]
+    for digit in range(10):
+        counts = [f"{int((answer == digit).sum()):,}" for answer in (toy_run.data.test_dataset.labels, *answers)]
+        assert [str(digit), *counts] in [re.findall(r"[\w,.%]+", line) for line in out.splitlines()]
+    verdict = out.strip().splitlines()[-1]
+    assert f"{distilled.errors:,} errors, the control {regular.errors:,}" in verdict
+    assert re.search(r"exact McNemar p = [\d.e-]+", verdict)
+    assert re.search("these two networks", verdict, flags=re.IGNORECASE)
+    assert "TOY RUN on 300 training images" in out
+
+
+def _written(folder: Path) -> list[Path]:
+    """The files of a run, without what it goes on from."""
+    return [path for path in folder.rglob("*") if path.is_file() and ".kd" not in path.parts]
+
+
+class Finished(NamedTuple):
+    folder: Path
+    outcome: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One real ``python main.py`` at toy size, in a folder of its own, with its output in a pipe."""
+    folder = tmp_path_factory.mktemp("shell")
+    environment = {key: value for key, value in os.environ.items() if key not in {"FORCE_COLOR", "TTY_COMPATIBLE"}}
+    command = [sys.executable, "-W", "error", str(PROGRAM), "--limit", "200", "--epochs", "1", "--temperature", "4"]
+    outcome = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=200, check=False
+    )
+    return Finished(folder, outcome)
+
+
+def test_the_program_succeeds_and_writes_into_the_folder_it_is_called_from(finished: Finished) -> None:
+    assert (finished.outcome.returncode, finished.outcome.stderr) == (0, "")
+    written = [path.relative_to(finished.folder) for path in _written(finished.folder)]
+    counted = {
+        str(parent.as_posix()): sum(path.parent == parent for path in written) for parent in {p.parent for p in written}
+    }
+    assert counted == {"models": 4, "results/metrics": 6, "results/plots": 5, "results/predictions": 1}
+    assert not [path for path in written if path.name.startswith(".")]
+    assert '"TEMPERATURE": 4' in (finished.folder / "results" / "metrics" / "metrics.json").read_text(encoding="utf-8")
+
+
+def test_off_the_terminal_there_is_one_plain_line_per_epoch(finished: Finished) -> None:
+    lines = finished.outcome.stdout.splitlines()
+    pattern = r"(\w+) +epoch 1/1  train loss [\d.]+ accuracy [\d.]+%  val loss [\d.]+ accuracy [\d.]+%  \d+ s"
+    epochs = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
+    assert epochs == ["teacher", "regular", "distilled"]
+    assert not set("\x1b\r\b") & set(finished.outcome.stdout)
+
+
+def test_the_program_says_where_each_file_is(finished: Finished) -> None:
+    for path in _written(finished.folder):
+        place = path.parent.relative_to(finished.folder)
+        (line,) = [
+            line for line in finished.outcome.stdout.splitlines() if re.match(rf"{place.as_posix()}[/\\]  ", line)
+        ]
+        assert path.name in line

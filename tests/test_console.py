@@ -1,0 +1,129 @@
+"""On the screen: a live bar on a terminal; elsewhere plain lines without control characters, and nothing cut."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import kd
+from kd.console import epoch_line, print_table, progress, say
+
+ESCAPE = "\x1b"
+DIGITS = [str(k) for k in range(10)]
+# The table of predictions per class on MNIST's 10,000 test images, as wide as it gets.
+DISTRIBUTION = {name: ["1,135"] * 10 for name in ("true", "teacher", "regular", "distilled")}
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tests themselves run in: no terminal, of no known size."""
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 100) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", str(columns)), ("LINES", "40")):
+        monkeypatch.setenv(name, value)
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of a printed table, without their frame."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    return [[cell.strip() for cell in re.split("[│┃|]", line)[1:-1]] for line in plain.splitlines() if "│" in line]
+
+
+def history() -> kd.History:
+    made = kd.History(train_loss=[0.9, 0.12345], train_acc=[0.5, 0.98765], val_loss=[0.8, 0.2], val_acc=[0.6, 0.97])
+    made.seconds = 83.4
+    return made
+
+
+@pytest.mark.parametrize(
+    "text", ["a [red]word[/red] in brackets", "C:\\results", "x" * 300, "α · CE, 99.30 % of [0, 1]"]
+)
+def test_say_prints_the_text_as_it_is_on_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    say(text)
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_say_prints_colons_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    say("results:key:/plots")
+    assert capsys.readouterr().out == "results:key:/plots\n"
+
+
+def test_an_epoch_is_one_plain_line_with_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    hook = epoch_line("distilled", 10)
+    hook(2, history())
+    hook(10, history())
+    printed = capsys.readouterr().out
+    first, second = printed.splitlines()
+    assert ESCAPE not in printed
+    assert "\r" not in printed
+    assert first.startswith("distilled")
+    for part in (" 2/10", "train loss 0.1235", "accuracy 98.77%", "val loss 0.2000", "accuracy 97.00%", "83 s"):
+        assert part in first
+    assert "10/10" in second
+    assert first.index("train") == second.index("train")
+
+
+def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("training", steps=3) as advance:
+        for _ in range(3):
+            advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_shows_percent_and_time_left_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_terminal(monkeypatch)
+    with progress("training the teacher", steps=4) as advance:
+        for _ in range(3):
+            advance()
+    shown = capsys.readouterr().out
+    assert ESCAPE in shown
+    for part in ("training the teacher", "75%"):
+        assert part in shown
+    assert re.search(r"\d:\d\d:\d\d|-:--:--", shown)
+
+
+def test_progress_ends_with_its_block_even_on_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_terminal(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), progress("training", steps=4):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().out.rindex("\x1b[?25h") >= 0, "the cursor is to be shown again"
+
+
+def test_a_table_is_plain_and_whole_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("Predictions per class", ("", *DIGITS), DISTRIBUTION)
+    printed = capsys.readouterr().out
+    assert ESCAPE not in printed
+    assert printed.startswith("Predictions per class")
+    assert cells(printed) == [[name, *row] for name, row in DISTRIBUTION.items()]
+    assert max(map(len, printed.splitlines())) > 80
+
+
+def test_numbers_stand_to_the_right_and_names_to_the_left(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("t", ("model", "errors"), {"a": ["1"], "longer": ["1,000"]})
+    printed = capsys.readouterr().out
+    assert "│ a      │      1 │" in printed
+    assert "│ longer │  1,000 │" in printed
+
+
+def test_a_table_of_26_classes_is_whole_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("Predictions per class", ("", *map(str, range(26))), {"distilled": ["1,135"] * 26})
+    assert cells(capsys.readouterr().out) == [["distilled", *["1,135"] * 26]]
+
+
+@pytest.mark.parametrize("columns", [100, 80])
+def test_the_table_of_ten_classes_is_whole_on_a_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_terminal(monkeypatch, columns)
+    print_table("Predictions per class", ("class", *DISTRIBUTION), {digit: ["1,135"] * 4 for digit in DIGITS})
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert printed.count("1,135") == 40

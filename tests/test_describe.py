@@ -1,0 +1,150 @@
+"""Two descriptions are equal exactly when the same would be computed: what must change them does, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+import kd
+from kd.describe import describe, differences, digest
+from tests.conftest import tiny_model
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(plain)
+def test_plain_data_is_described_as_json_and_equal_to_itself(value: Any) -> None:
+    assert digest(describe(value)) == digest(json.loads(json.dumps(describe(copy.deepcopy(value)))))
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=30), st.data())
+def test_one_changed_value_in_a_tensor_is_noticed(values: list[int], data: st.DataObject) -> None:
+    tensor = torch.tensor(values)
+    other = tensor.clone()
+    other[data.draw(st.integers(0, len(values) - 1))] += 1
+    assert describe(tensor) != describe(other)
+
+
+def test_shape_and_type_are_part_of_a_tensor() -> None:
+    zeros = torch.zeros(2, 3)
+    assert describe(zeros) != describe(torch.zeros(3, 2))
+    assert describe(zeros) != describe(torch.zeros(2, 3, dtype=torch.int32))
+
+
+def test_a_memory_format_changes_nothing() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    assert describe(images) == describe(images.contiguous(memory_format=torch.channels_last))
+
+
+def test_another_weight_another_class_or_another_forward_is_another_model() -> None:
+    model = tiny_model()
+    assert describe(model) == describe(copy.deepcopy(model))
+    assert describe(model) != describe(tiny_model(seed=1))
+
+    class Named(nn.Sequential):
+        pass
+
+    class Other(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(1)
+
+    named, other = Named(*model), Other(*model)
+    assert len({digest(describe(m)) for m in (model, named, other)}) == 3
+
+
+def test_a_changed_forward_deep_inside_is_noticed() -> None:
+    def block(source: str) -> nn.Module:
+        class Block(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x
+
+        class Changed(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x + 1
+
+        return Block() if source == "old" else Changed()
+
+    old, new = (nn.Sequential(nn.Sequential(block(source))) for source in ("old", "new"))
+    assert describe(old) != describe(new)
+
+
+@pytest.mark.parametrize("change", [{"temperature": 4.0}, {"alpha": 0.4}])
+def test_an_objective_is_described_with_its_settings(change: dict[str, float]) -> None:
+    setting = {"temperature": 5.0, "alpha": 0.5}
+    assert describe(kd.distilled(**setting)) == describe(kd.distilled(**setting))
+    assert describe(kd.distilled(**setting)) != describe(kd.distilled(**{**setting, **change}))
+
+
+def test_the_teacher_inside_an_objective_is_part_of_it() -> None:
+    objective = kd.distilled(temperature=5, alpha=0.5)
+    one, other = (describe(kd.live_teacher(tiny_model(seed), objective)) for seed in (0, 1))
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: Subset(data, [0, 2, 1]),
+        lambda data: Subset(data, [0, 1]),
+        lambda data: kd.ImageDataset(data.images, data.labels.flip(0), mean=data.mean, std=data.std),
+        lambda data: kd.ImageDataset(data.images, data.labels, mean=0.5, std=data.std),
+        lambda data: kd.DistillDataset(data, torch.zeros(len(data), 4)),
+    ],
+)
+def test_another_dataset_is_noticed(change: Callable[[kd.ImageDataset], Dataset[Any]], digits: kd.ImageDataset) -> None:
+    assert describe(Subset(digits, [0, 1, 2])) == describe(Subset(digits, [0, 1, 2]))
+    assert describe(change(digits)) not in (describe(digits), describe(Subset(digits, [0, 1, 2])))
+
+
+def test_batch_size_drop_last_and_order_are_part_of_a_loader(digits: kd.ImageDataset) -> None:
+    variants: list[dict[str, Any]] = [{}, {"batch_size": 2}, {"batch_size": 2, "drop_last": True}, {"shuffle": True}]
+    assert len({digest(describe(DataLoader(digits, **variant))) for variant in variants}) == len(variants)
+
+
+def test_the_optimizer_counts_with_its_settings_and_not_with_its_weights() -> None:
+    one, other = (describe(torch.optim.Adam(tiny_model(seed).parameters(), lr=0.1)) for seed in (0, 1))
+    assert one == other
+    assert one != describe(torch.optim.Adam(tiny_model().parameters(), lr=0.2))
+    assert one != describe(torch.optim.AdamW(tiny_model().parameters(), lr=0.1))
+
+
+def test_what_cannot_be_described_is_refused_with_a_remedy() -> None:
+    class Opaque(TensorDataset):
+        def __init__(self) -> None:
+            super().__init__(torch.zeros(1))
+            self.handle = object()
+
+    with pytest.raises(TypeError, match=r"whether a object has changed.*fingerprint\(\)"):
+        describe(Opaque())
+    Opaque.fingerprint = lambda self: "version 1"  # type: ignore[attr-defined]
+    assert describe(Opaque())["content"] == "version 1"
+
+
+def test_another_process_describes_the_same() -> None:
+    code = "import kd, kd.describe as d; print(d.digest(d.describe([kd.distilled(temperature=5, alpha=.5), {'b': 1}])))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert printed == digest(describe([kd.distilled(temperature=5, alpha=0.5), {"b": 1}]))
+
+
+def test_differences_name_the_place_and_show_short_values() -> None:
+    old = {"settings": {"epochs": 10, "seed": 0}, "model": {"weights": "a" * 64}}
+    new = {"settings": {"epochs": 2, "seed": 0}, "model": {"weights": "b" * 64}}
+    assert differences(old, new) == ["settings.epochs: was 10, is 2", "model.weights is another"]
+    assert differences(old, old) == []

@@ -1,0 +1,71 @@
+"""Importing has no effect: no file, no thread setting, no signal handler, no socket, no random number, no output."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import main
+
+ROOT = Path(main.__file__).parent
+
+# The audit hook sees what is really called, in any module: sockets made, and files opened for writing.
+CHECK = """
+import signal, sys, threading
+
+import matplotlib.font_manager, numpy, torch  # matplotlib makes its own cache, once per machine
+
+threads, random_state = torch.get_num_threads(), torch.get_rng_state()
+numpy_state = numpy.random.get_state()[1].tolist()
+determinism = torch.are_deterministic_algorithms_enabled()
+precision = torch.get_float32_matmul_precision()
+handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+seen = []
+
+
+def hook(event, arguments):
+    if event.split(".")[0] in {"socket", "subprocess", "urllib"} or event == "os.mkdir":
+        seen.append((event, arguments))
+    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        seen.append((event, arguments))
+
+
+sys.addaudithook(hook)
+__import__(sys.argv[1])
+assert not seen, seen
+assert torch.get_num_threads() == threads
+assert torch.equal(torch.get_rng_state(), random_state)
+assert numpy.random.get_state()[1].tolist() == numpy_state
+assert torch.are_deterministic_algorithms_enabled() == determinism
+assert torch.get_float32_matmul_precision() == precision
+assert [signal.getsignal(number) for number in signal.valid_signals()] == handlers
+assert threading.active_count() == 1
+assert not torch.cuda.is_initialized()
+"""
+
+
+@pytest.mark.parametrize("module", ["kd", "main"])
+def test_importing_has_no_effect(module: str, tmp_path: Path) -> None:
+    """``main`` imports config, models, train, distillation and visualization, so its import covers theirs."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", CHECK, module],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_main_imports_every_root_module() -> None:
+    modules = {path.stem for path in ROOT.glob("*.py")} - {"main"}
+    assert modules == {"config", "models", "train", "distillation", "visualization"}
+    assert modules <= set(sys.modules)

@@ -1,0 +1,189 @@
+"""What the documents tell a reader to type, open or import works, from a fresh clone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from tests.test_packaging import ROOT, clean_copy, repository_files, require_index
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md") for path in ROOT.glob(pattern))
+TOY = ("--limit", "200", "--epochs", "1")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The commands in its bash blocks, as words, without comments."""
+    lines = "".join(blocks(path, "bash")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def without_code(path: Path) -> str:
+    """The text of a document without code blocks and inline code."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`]*`", "", text)
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors that a renderer gives to a document's headings."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+def pipeline_arguments() -> list[list[str]]:
+    """Arguments for the pipeline in the documents: after ``main.py``, or to ``make run`` as ARGS. None is no case."""
+    found = []
+    for words in (words for document in DOCUMENTS for words in commands(document)):
+        if "main.py" in words:
+            found.append(words[words.index("main.py") + 1 :])
+        elif words[0] == "make" and "run" in words:
+            found.append(shlex.split("".join(word[5:] for word in words if word.startswith("ARGS="))))
+    return sorted({tuple(arguments): arguments for arguments in found if arguments}.values())
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command as a reader runs it: nothing of this environment or of a surrounding make is passed on."""
+    hidden = ("VIRTUAL_ENV", "PYTHONPATH", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "ARGS")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+def outputs(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for top in ("models", "results") for p in (folder / top).rglob("*.*")}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean copy, run with this environment's interpreter: a script's own folder comes first on its path."""
+    return clean_copy(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A clean copy without any environment: ``make`` has to install everything. Gigabytes, so removed afterwards."""
+    if not shutil.which("make"):
+        pytest.skip("needs make")
+    require_index(tmp_path_factory.mktemp("index"))
+    folder = clean_copy(tmp_path_factory.mktemp("fresh"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def make(folder: Path, target: str, arguments: str) -> subprocess.CompletedProcess[str]:
+    """``make target ARGS=…`` with this interpreter, and the CPU build of torch where this environment has it."""
+    build = ["CPU=1"] if torch.__version__.endswith("+cpu") else []
+    return run("make", target, f"ARGS={arguments}", f"PYTHON={sys.executable}", *build, cwd=folder)
+
+
+# --- what is written
+
+
+def test_the_readme_gives_the_two_commands() -> None:
+    given = [words[:2] for words in commands(ROOT / "README.md")]
+    assert ["make", "run"] in given
+    assert ["make", "test"] in given
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_make_target_exists(document: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = [
+        word for words in commands(document) if words[0] == "make" for word in words[1:] if re.match(r"\w[^=]*$", word)
+    ]
+    named += re.findall(r"`make ([\w-]+)", document.read_text(encoding="utf-8"))
+    assert set(named) <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_and_picture_is_there_for_a_reader_of_a_clone(document: Path) -> None:
+    files = {ROOT / name for name in repository_files()}
+    present = files | {parent for path in files for parent in path.parents}
+    broken = []
+    for link in re.findall(r"\]\(<?([^)>\s]+)>?(?: \"[^\"]*\")?\)", without_code(document)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        if target not in present or (anchor and target.suffix == ".md" and anchor not in headings(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_script_in_a_command_exists(document: Path) -> None:
+    files = set(repository_files())
+    scripts = {word for words in commands(document) for word in words if re.fullmatch(r"[\w./-]+\.(py|sh|toml)", word)}
+    assert scripts <= files
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_placeholder_is_left(document: Path) -> None:
+    text = without_code(document)
+    assert re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b|\bTODO\b|\bTBD\b|\bXXX\b", text) == []
+
+
+# --- what is run
+
+
+def test_the_readmes_python_runs_at_toy_size(toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blocks(ROOT / "README.md", "python")
+    assert found
+    monkeypatch.chdir(tmp_path)
+    for number, block in enumerate(found, start=1):
+        exec(compile(block, f"README.md, python block {number}", "exec"), {"__name__": "readme"})
+    assert {path.name for path in tmp_path.iterdir()} <= {toy.MODELS_DIR.name, toy.RESULTS_DIR.name}
+
+
+@pytest.mark.parametrize("arguments", pipeline_arguments(), ids=" ".join)
+def test_every_pipeline_command_runs_at_toy_size(copy: Path, arguments: list[str]) -> None:
+    ran = run(sys.executable, "main.py", *arguments, *TOY, cwd=copy)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "TOY RUN" in ran.stdout
+    assert "\x1b" not in ran.stdout
+    assert {"models/manifest.json", "results/metrics/metrics.json", "results/plots/training_curves.png"} <= outputs(
+        copy
+    )
+
+
+@pytest.mark.timeout(1500)
+def test_make_run_from_a_fresh_clone_installs_and_leaves_every_file_the_reference_names(fresh: Path) -> None:
+    ran = make(fresh, "run", " ".join(TOY))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    reference = (ROOT / "docs" / "pipeline.rst").read_text(encoding="utf-8")
+    promised = set(re.findall(r"- ``(\w+\.(?:pth|png))``", reference))
+    assert len(promised) == 7
+    assert promised <= {Path(name).name for name in outputs(fresh)}
+    assert (fresh / ".venv").is_dir()
+
+
+@pytest.mark.timeout(1500)
+def test_make_test_from_a_fresh_clone_installs_lints_checks_types_and_tests(fresh: Path) -> None:
+    ran = make(fresh, "test", "tests/test_stats.py")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "All checks passed" in ran.stdout
+    assert re.search(r"Success: no issues found in \d+ source files", ran.stdout)
+    assert re.search(r"\d+ passed", ran.stdout)

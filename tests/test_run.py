@@ -1,0 +1,143 @@
+"""The run folder: what has not changed is kept, what has changed starts anew, and nothing is mixed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd.run import fingerprint, open_run, stage
+from kd.snapshots import Snapshots
+from kd.stopping import Stopped, asked_to_stop, stop_if_asked, stopping_when_asked
+
+
+class Work:
+    """A stage's work that counts how often it is done."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def __call__(self, snapshots: Snapshots | None) -> dict[str, object]:
+        self.done += 1
+        return {"value": torch.tensor(self.done)}
+
+
+def outcome(work: Work, inputs: dict[str, object]) -> int:
+    return int(stage("work", inputs, work)["value"])
+
+
+def test_the_same_inputs_are_worked_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = Work()
+    for _ in range(3):
+        with open_run(tmp_path):
+            assert outcome(work, {"epochs": 2}) == 1
+    assert work.done == 1
+    assert "work: kept from an earlier run" in capsys.readouterr().out
+
+
+def test_changed_inputs_start_anew_say_why_and_leave_the_other_outcome(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = Work()
+    with open_run(tmp_path):
+        assert outcome(work, {"epochs": 2}) == 1
+        assert outcome(work, {"epochs": 3}) == 2
+        assert "work: starts anew; changed since the last run: inputs.epochs: was 2, is 3" in capsys.readouterr().out
+        assert outcome(work, {"epochs": 2}) == 1
+
+
+def test_without_an_open_run_nothing_is_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = Work()
+    assert [outcome(work, {}), outcome(work, {})] == [1, 2]
+    assert not list(tmp_path.iterdir())
+
+
+def test_fresh_works_again_and_puts_the_earlier_outcome_aside(tmp_path: Path) -> None:
+    work = Work()
+    for number, fresh in enumerate([False, True, True], start=1):
+        with open_run(tmp_path, fresh=fresh):
+            assert outcome(work, {}) == number
+    assert sorted(path.name for path in tmp_path.glob("aside-*")) == ["aside-1", "aside-2"]
+
+
+def test_work_that_fails_leaves_no_outcome(tmp_path: Path) -> None:
+    def fail(_: Snapshots | None) -> dict[str, object]:
+        raise FloatingPointError("the loss is not finite")
+
+    with open_run(tmp_path), pytest.raises(FloatingPointError):
+        stage("work", {}, fail)
+    with open_run(tmp_path):
+        assert outcome(Work(), {}) == 1
+
+
+def test_a_folder_in_use_is_refused_and_names_the_process(tmp_path: Path) -> None:
+    second = open_run(tmp_path)
+    with open_run(tmp_path), pytest.raises(OSError, match=rf"another run \(process {os.getpid()}\) is using"):
+        second.__enter__()
+
+
+def test_the_recorded_number_of_threads_is_used_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with open_run(tmp_path):
+            pass
+        torch.set_num_threads(2)
+        with open_run(tmp_path):
+            assert torch.get_num_threads() == 1
+        assert "threads: 1, as in the earlier run, instead of 2" in capsys.readouterr().out
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_damaged_record_of_threads_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"), open_run(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_waits_for_a_safe_point(number: signal.Signals, code: int) -> None:
+    def asked() -> None:
+        with stopping_when_asked():
+            os.kill(os.getpid(), number)
+            assert asked_to_stop()
+            stop_if_asked()
+            raise AssertionError("it went on")
+
+    earlier = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped:
+        asked()
+    assert stopped.value.code == code
+    assert not asked_to_stop()
+    assert signal.getsignal(number) is earlier
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from kd.stopping import stopping_when_asked\n"
+        "with stopping_when_asked():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert ended.returncode == 143
+    assert "finishing the step in hand" in ended.stderr
+
+
+def test_a_fingerprint_notices_every_file_but_the_timings(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("1")
+    (tmp_path / "timings.json").write_text("1")
+    before = fingerprint(tmp_path)
+    (tmp_path / "timings.json").write_text("2")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "metrics.json").write_text("2")
+    assert fingerprint(tmp_path) != before

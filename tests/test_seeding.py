@@ -1,0 +1,74 @@
+"""Randomness is a pure function of (seed, epoch) and leaves no trace in the caller's generators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import kd
+from kd.seeding import epoch_seed
+
+
+def draw(seed: int) -> Tensor:
+    with kd.seeded(seed):
+        return torch.rand(8)
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.integers(0, 2**31 - 1), st.integers(0, 10_000))
+def test_the_seed_of_an_epoch_is_pure_and_fits_every_generator(seed: int, epoch: int) -> None:
+    value = epoch_seed(seed, epoch)
+    torch.rand(1)
+    assert epoch_seed(seed, epoch) == value
+    assert 0 <= value < 2**63
+
+
+def test_neighbouring_seeds_and_epochs_share_no_stream() -> None:
+    values = {epoch_seed(seed, epoch) for seed in range(40) for epoch in range(40)}
+    assert len(values) == 40 * 40
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**40)])
+def test_a_negative_seed_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=rf"^seed must be a whole number of at least 0\. Got {seed} instead"):
+        epoch_seed(seed, 0)
+
+
+def test_inside_the_block_the_seed_alone_decides() -> None:
+    first = draw(5)
+    torch.rand(3)
+    assert torch.equal(draw(5), first)
+    assert not torch.equal(draw(6), first)
+
+
+def test_after_the_block_the_callers_state_is_back() -> None:
+    before = torch.get_rng_state()
+    draw(5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_state_is_back_after_an_error_too() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError), kd.seeded(5):
+        torch.rand(1 // 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_block_inside_a_block_leaves_the_outer_stream_alone() -> None:
+    with kd.seeded(1):
+        torch.rand(2)
+        draw(2)
+        interrupted = torch.rand(8)
+    with kd.seeded(1):
+        torch.rand(2)
+        assert torch.equal(torch.rand(8), interrupted)
+
+
+def test_without_a_cuda_device_no_cuda_generator_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    draw(5)
+    assert seeds == []

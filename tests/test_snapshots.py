@@ -1,0 +1,161 @@
+"""Training from a snapshot ends as if it had never been interrupted, and a damaged snapshot is never used."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import kd
+from kd.snapshots import Snapshots
+from tests.conftest import CLASSES, tiny_model
+
+
+class Cut(Exception):
+    """What interrupts a training here."""
+
+
+class Projected(nn.Module):
+    """An objective with weights and a memory of its own, as feature methods have."""
+
+    memory: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        with kd.seeded(9):
+            self.projector = nn.Linear(CLASSES, CLASSES)
+        self.register_buffer("memory", torch.zeros(CLASSES))
+
+    def forward(self, model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        output = model(batch[0])
+        self.memory = 0.9 * self.memory + output.detach().mean(dim=0)
+        target = nn.functional.cross_entropy(self.projector(output) + self.memory, batch[1])
+        return output, {"projected": target}
+
+
+def train(
+    digits: kd.ImageDataset, snapshots: Snapshots | None, *, cut_after: int | None = None
+) -> tuple[dict[str, Tensor], kd.History]:
+    """Three epochs of six steps with everything that has a state; cut off after so many steps if asked."""
+    model, objective = tiny_model(dropout=0.3, batch_norm=True), Projected()
+    optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=0.01)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=18)
+    loader = kd.make_loader(digits, batch_size=16, shuffle=True)
+    steps = itertools.count(1)
+
+    def cut() -> None:
+        if next(steps) == cut_after:
+            raise Cut
+
+    history = kd.fit(
+        model,
+        objective,
+        loader,
+        kd.make_loader(digits, batch_size=50),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        epochs=3,
+        seed=5,
+        on_batch=cut,
+        snapshots=snapshots,
+    )
+    return {**model.state_dict(), **objective.state_dict(prefix="objective.")}, history
+
+
+@settings(deadline=None, max_examples=18, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(1, 18), min_size=1, max_size=3))
+def test_cut_anywhere_and_again_it_ends_bit_identical(
+    cuts: list[int], digits: kd.ImageDataset, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    expected, curves = train(digits, None)
+    folder = tmp_path_factory.mktemp("cut")
+    for cut_after in cuts:
+        with contextlib.suppress(Cut):
+            train(digits, Snapshots(folder, key="k", interval=0), cut_after=cut_after)
+    weights, history = train(digits, Snapshots(folder, key="k", interval=0))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert history == curves
+
+
+def test_an_interrupted_training_is_not_begun_again(digits: kd.ImageDataset, tmp_path: Path) -> None:
+    with pytest.raises(Cut):
+        train(digits, Snapshots(tmp_path, key="k", interval=0), cut_after=15)
+    with pytest.raises(Cut):  # it stands at step 14: the snapshot of step 15 was never written
+        train(digits, Snapshots(tmp_path, key="k", interval=0), cut_after=4)
+
+
+def test_nothing_is_written_before_the_interval_has_passed(digits: kd.ImageDataset, tmp_path: Path) -> None:
+    train(digits, Snapshots(tmp_path, key="k", interval=3600))
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_generations_are_kept(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, key="k")
+    for value in range(5):
+        snapshots.write({"value": value})
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    assert Snapshots(tmp_path, key="k").state == {"value": 4}
+
+
+damages: dict[str, Any] = {
+    "truncated": lambda content, at: content[:at],
+    "flipped": lambda content, at: content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :],
+    "zeroed": lambda content, at: content[:at] + bytes(len(content) - at),
+}
+
+
+@settings(deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(damage=st.sampled_from(sorted(damages)), place=st.floats(0, 1, exclude_max=True))
+def test_a_damaged_generation_is_skipped_aloud(
+    damage: str, place: float, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    snapshots = Snapshots(folder, key="k")
+    snapshots.write({"value": torch.zeros(5)})
+    snapshots.write({"value": torch.ones(5)})
+    newest = max(folder.glob("*.pt"))
+    content = newest.read_bytes()
+    damaged = damages[damage](content, int(place * len(content)))
+    if damaged == content:
+        return
+    newest.write_bytes(damaged)
+    found = Snapshots(folder, key="k").state
+    assert found is not None
+    assert torch.equal(found["value"], torch.zeros(5))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "skipped a snapshot" in printed
+    assert newest.name in printed.replace(" ", "")
+
+
+def test_where_all_are_damaged_nothing_is_started_over(tmp_path: Path) -> None:
+    Snapshots(tmp_path, key="k").write({"value": 1})
+    for path in tmp_path.glob("*.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the 1 snapshots .* Nothing was started over.*--fresh"):
+        Snapshots(tmp_path, key="k")
+
+
+def test_a_snapshot_of_another_computation_is_refused(tmp_path: Path) -> None:
+    Snapshots(tmp_path, key="one").write({"value": 1})
+    with pytest.raises(ValueError, match="none of the 1"):
+        Snapshots(tmp_path, key="other")
+
+
+def test_too_little_space_is_said_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"not enough space.*bytes are needed.*are free.*Free space"):
+        Snapshots(tmp_path, key="k").reserve(10**18)
+
+
+def test_snapshots_open_with_weights_only(tmp_path: Path, digits: kd.ImageDataset) -> None:
+    with pytest.raises(Cut):
+        train(digits, Snapshots(tmp_path, key="k", interval=0), cut_after=8)
+    state = torch.load(max(tmp_path.glob("*.pt")), weights_only=True)["state"]
+    assert set(state["parts"]) == {"model", "optimizer", "scheduler", "objective"}
+    assert (state["epoch"], state["means"]["batches"]) == (1, 1)  # the cut came before the eighth snapshot
