@@ -1,5 +1,6 @@
 # make run    creates .venv, installs, runs the pipeline        make run ARGS="--limit 2000"   at toy size
 # make test   lint, types and the fast tests (under 10 minutes)  make test-all                  also what is slow
+# make torture  kills the pipeline 200 times and compares what comes out (half an hour; with strace at system calls too)
 #
 # CPU=1 takes PyTorch's CPU build from its own index: 200 MB instead of several GB of CUDA on Linux.
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INDEX := $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple)
 
-.PHONY: run test test-all lint clean
+.PHONY: run test test-all torture lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py $(ARGS)
@@ -20,6 +21,9 @@ test: $(VENV)/.installed-test lint
 
 test-all: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+torture: $(VENV)/.installed-test
+	$(BIN)/python tests/faults/torture.py $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
