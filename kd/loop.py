@@ -158,7 +158,7 @@ def _epoch(
     """One pass over the batches, training if an optimizer is given; adds to the means of loss, terms and metrics."""
     device = device_of(model)
     with torch.set_grad_enabled(optimizer is not None):
-        for raw in batches:
+        for raw in _drawn(batches, where):
             batch = tuple(tensor.to(device, non_blocking=True) for tensor in raw)
             output, terms = objective(model, batch)
             loss = torch.stack(list(terms.values())).sum()
@@ -178,6 +178,20 @@ def _epoch(
             means.add(numbers, len(batch[1]))
             after_step()
     return means.values()
+
+
+def _drawn(batches: Iterable[Any], where: str) -> Iterator[Any]:
+    """The batches, with a clear error where a worker process of the loader has died."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).split("\n", 1)[0]
+        raise OSError(
+            f"a worker process of the loader has died in {where} ({reason}): killed, or out of memory. No step was "
+            "taken after it. Run again to go on, with fewer workers if memory is short."
+        ) from error
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:

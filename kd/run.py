@@ -78,7 +78,7 @@ def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | N
     """
     run = _open.get()
     if run is None:
-        return produce(None)
+        return _produced(name, produce, None)
     stop_if_asked()
     description = {"inputs": describe(inputs), "environment": environment()}
     key = digest(description)
@@ -91,19 +91,27 @@ def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | N
     else:
         _say_what_changed(run.folder, name, description)
         publish({snapshots.folder / "description.json": json.dumps(description, indent=1).encode()})
-    outcome = produce(snapshots)
+    outcome = _produced(name, produce, snapshots)
     snapshots.write(outcome, done=True)
     stop_if_asked()
     return outcome
 
 
+def _produced(name: str, produce: Callable[[Snapshots | None], State], snapshots: Snapshots | None) -> State:
+    try:
+        return produce(snapshots)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{name}: {error}") from error
+
+
 def environment() -> dict[str, Any]:
-    """What else decides the bits of a result: versions, threads, processor."""
+    """What else decides the bits of a result: versions, threads, processor, GPU."""
     return {
         "kd": f"{version('knowledge-distillation')} {_code()}",
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
