@@ -96,7 +96,7 @@ def fit(
 
     for epoch in range(at.epoch, epochs):
         where = f"epoch {epoch + 1} of {epochs}"
-        with seeded(epoch_seed(seed, epoch), device):
+        with _naming_dead_workers(where), seeded(epoch_seed(seed, epoch), device):
             seed_loader(train_loader, seed=seed, epoch=epoch)
             model.train()
             batches = at.remaining(train_loader, device)
@@ -158,7 +158,7 @@ def _epoch(
     """One pass over the batches, training if an optimizer is given; adds to the means of loss, terms and metrics."""
     device = device_of(model)
     with torch.set_grad_enabled(optimizer is not None):
-        for raw in _drawn(batches, where):
+        for raw in batches:
             batch = tuple(tensor.to(device, non_blocking=True) for tensor in raw)
             output, terms = objective(model, batch)
             loss = torch.stack(list(terms.values())).sum()
@@ -180,17 +180,18 @@ def _epoch(
     return means.values()
 
 
-def _drawn(batches: Iterable[Any], where: str) -> Iterator[Any]:
-    """The batches, with a clear error where a worker process of the loader has died."""
+@contextmanager
+def _naming_dead_workers(where: str) -> Iterator[None]:
+    """A clear error where a worker process of the loader dies. torch raises at whatever line is running just then."""
     try:
-        yield from batches
+        yield
     except (ConnectionError, EOFError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         reason = str(error).split("\n", 1)[0]
         raise OSError(
-            f"a worker process of the loader has died in {where} ({reason}): killed, or out of memory. No step was "
-            "taken after it. Run again to go on, with fewer workers if memory is short."
+            f"a worker process of the loader has died in {where} ({reason}). The step in hand is lost, snapshots are "
+            "not: run again to go on, with fewer workers if memory is short."
         ) from error
 
 
