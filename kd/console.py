@@ -11,10 +11,13 @@ from rich.table import Table
 
 from kd.history import History
 
+_live: list[Console] = []  # the console of the bar on the screen: whoever prints past it writes into the bar
+
 
 def say(text: str, *, to_stderr: bool = False) -> None:
     """Print one line or paragraph, unstyled where the output is not a terminal."""
-    Console(highlight=False, soft_wrap=True, stderr=to_stderr).print(text, markup=False, emoji=False)
+    console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -24,7 +27,11 @@ def progress(title: str, *, steps: int) -> Iterator[Callable[[], None]]:
     console = Console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(title, total=steps)
-        yield lambda: bars.advance(task)
+        _live.append(console)
+        try:
+            yield lambda: bars.advance(task)
+        finally:
+            _live.pop()
 
 
 def epoch_line(title: str, epochs: int) -> Callable[[int, History], None]:

@@ -127,3 +127,15 @@ def test_the_table_of_ten_classes_is_whole_on_a_terminal(
     printed = capsys.readouterr().out
     assert "…" not in printed
     assert printed.count("1,135") == 40
+
+
+def test_a_line_printed_while_a_bar_is_shown_starts_on_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_terminal(monkeypatch)
+    with progress("training", steps=4) as advance:
+        advance()
+        say("epoch 1/2")
+    printed = capsys.readouterr().out
+    assert "training" in printed
+    assert re.search(r"\r\x1b\[2Kepoch 1/2\n", printed), "the bar was not wiped away before the line"
