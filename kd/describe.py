@@ -23,6 +23,7 @@ def describe(value: Any) -> Any:
     """The value as JSON data; equal for equal values, in any process.
 
     A dataset is described by its attributes, or by the string that its ``fingerprint()`` method returns if it has one.
+    A function is described by its source and what it closes over; what it calls is not followed.
 
     Raises:
         TypeError: nothing is known about this type, so a change in it would go unnoticed.
@@ -41,7 +42,9 @@ def describe(value: Any) -> Any:
         case list() | tuple() | range():
             return _sequence(value)
         case nn.Module():
-            return {"class": _sources(value), "weights": digest(describe(value.state_dict()))}
+            # The printed form shows what has no weights: the rate of a dropout, the stride of a convolution.
+            weights = digest(describe(value.state_dict()))
+            return {"class": _sources(value), "layers": digest(repr(value)), "weights": weights}
         case DataLoader():
             return _loader(value)
         case Dataset():

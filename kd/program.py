@@ -17,7 +17,7 @@ def exit_status(program: Callable[[], None]) -> int:
     try:
         program()
     except Stopped as stopped:
-        say("stopped: the state is kept, and the same command goes on from here.", to_stderr=True)
+        say("stopped: the state is kept. Run again, without --fresh, to go on from here.", to_stderr=True)
         return int(stopped.code or 1)
     except KeyboardInterrupt:
         say("\ninterrupted: nothing was half-written, earlier results are as they were.", to_stderr=True)

@@ -16,7 +16,6 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,7 +106,7 @@ def _produced(name: str, produce: Callable[[Snapshots | None], State], snapshots
 def environment() -> dict[str, Any]:
     """What else decides the bits of a result: versions, threads, processor, GPU."""
     return {
-        "kd": f"{version('knowledge-distillation')} {_code()}",
+        "kd": _code(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",

@@ -69,6 +69,10 @@ def test_another_weight_another_class_or_another_forward_is_another_model() -> N
     assert len({digest(describe(m)) for m in (model, named, other)}) == 3
 
 
+def test_a_setting_of_a_layer_without_weights_is_noticed() -> None:
+    assert describe(tiny_model(dropout=0.1)) != describe(tiny_model(dropout=0.2))
+
+
 def test_a_changed_forward_deep_inside_is_noticed() -> None:
     def block(source: str) -> nn.Module:
         class Block(nn.Module):
