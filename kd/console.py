@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kd.history import History
+if TYPE_CHECKING:  # importing torch would take seconds that an error message has no use for
+    from kd.history import History
 
 
 def say(text: str, *, to_stderr: bool = False) -> None:
     """Print one line or paragraph, unstyled where the output is not a terminal."""
     Console(highlight=False, soft_wrap=True, stderr=to_stderr).print(text, markup=False, emoji=False)
+
+
+def say_sizes(data: str, images: Mapping[str, int], device: object) -> None:
+    """What is there to learn from, by part, and where the models train."""
+    *most, last = (f"{count:,} {part}" for part, count in images.items())
+    say(f"{data}: {', '.join(most)} and {last} images; training on {device}")
 
 
 @contextmanager
