@@ -10,7 +10,8 @@ from typing import Annotated
 
 import torch
 
-from kd.checks import require
+from kd.devices import require_device
+from kd.ranges import check_ranges
 from kd.settings import check_constants
 
 # Device configuration
@@ -56,20 +57,6 @@ FRESH: Annotated[bool, "redo every stage; what was kept is put aside in STATE_DI
 def check() -> None:
     """Refuse a value of the wrong type or outside its range, before any work is done; the error names the constant."""
     check_constants(sys.modules[__name__])
-    device_works = True
-    try:
-        torch.empty(0, device=DEVICE)
-    except (RuntimeError, AssertionError):  # torch raises either, by how it was built
-        device_works = False
-    require(device_works, "DEVICE", str(DEVICE), "a device of this machine", "cpu always works")
-    require(BATCH_SIZE >= 1, "BATCH_SIZE", BATCH_SIZE, "a whole number of at least 1")
-    require(0 < TEST_SIZE < 1, "TEST_SIZE", TEST_SIZE, "in (0, 1)", "0.1 keeps a tenth for validation")
-    require(RANDOM_STATE >= 0, "RANDOM_STATE", RANDOM_STATE, "a whole number of at least 0")
-    require(EPOCHS >= 1, "EPOCHS", EPOCHS, "a whole number of at least 1")
-    require(LEARNING_RATE > 0, "LEARNING_RATE", LEARNING_RATE, "above 0", "0.001 is usual for Adam")
-    require(SEED >= 0, "SEED", SEED, "a whole number of at least 0")
-    require(TEMPERATURE > 0, "TEMPERATURE", TEMPERATURE, "above 0", "4 to 10 is usual; 1 turns softening off")
-    require(0 <= ALPHA <= 1, "ALPHA", ALPHA, "in [0, 1]", "the weight of the labels; the teacher gets 1 - ALPHA")
-    require(STUDENT_WIDTH >= 1, "STUDENT_WIDTH", STUDENT_WIDTH, "a whole number of at least 1")
-    require(SNAPSHOT_SECONDS >= 0, "SNAPSHOT_SECONDS", SNAPSHOT_SECONDS, "at least 0", "30 costs next to nothing")
-    require(LIMIT is None or LIMIT >= 100, "LIMIT", LIMIT, "None or a whole number of at least 100")
+    require_device(DEVICE, "DEVICE")
+    values = {name.lower(): value for name, value in globals().items() if name.isupper()}
+    check_ranges(values, shown=str.upper)

@@ -3,30 +3,25 @@
 ``python main.py`` runs it; ``python main.py --help`` lists what can be changed. The functions also work one by one.
 """
 
-import copy
 import sys
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import config
 import kd
 import visualization
-from distillation import distillation_loader, distillation_objective
-from kd.checkpoint import require_writable
-from kd.console import print_table, progress, say
-from kd.data import in_order
+from distillation import distillation_objective
+from kd import outcome, stages
+from kd.console import say_sizes
+from kd.data import in_order, stratified_split
+from kd.loop import Predictions
 from kd.program import exit_status
-from kd.results import Run, result_files, weight_files
-from kd.run import open_run, stage
+from kd.results import Run
+from kd.run import open_run
 from kd.settings import command_line, current
-from kd.stats import mcnemar, verdict
 from models import StudentModel, TeacherModel
 from train import train_model
 
@@ -92,24 +87,16 @@ class TestMetrics(NamedTuple):
 
 def initialize_directories() -> None:
     """Create ``models/`` and ``results/{metrics,predictions,plots}``; an unwritable one is an error now, not later."""
-    for folder in (config.MODELS_DIR, *(config.RESULTS_DIR / part for part in ("metrics", "predictions", "plots"))):
-        require_writable(folder)
+    outcome.make_folders(config.MODELS_DIR, config.RESULTS_DIR)
 
 
 def load_and_split_data() -> Data:
     """Load MNIST, hold ``TEST_SIZE`` of its training images back for validation (stratified), and make the loaders."""
     training = kd.load_mnist(train=True, root=config.DATA_DIR)
     test = kd.load_mnist(train=False, root=config.DATA_DIR)
-    chosen = kd.stratified_order(training.labels, seed=config.RANDOM_STATE)[: config.LIMIT]
-    try:
-        train_indices, val_indices = train_test_split(
-            chosen, test_size=config.TEST_SIZE, random_state=config.RANDOM_STATE, stratify=training.labels[chosen]
-        )
-    except ValueError as error:
-        size = f"TEST_SIZE = {config.TEST_SIZE} of {len(chosen):,} images"
-        raise ValueError(f"{size} cannot be split with every class in both parts: {error}") from error
-    train_subset = Subset(training, train_indices.tolist())
-    val_subset = Subset(training, val_indices.tolist())
+    train_subset, val_subset = stratified_split(
+        training, held_back=config.TEST_SIZE, seed=config.RANDOM_STATE, limit=config.LIMIT
+    )
     return Data(
         kd.make_loader(train_subset, batch_size=config.BATCH_SIZE, shuffle=True),
         kd.make_loader(val_subset, batch_size=config.BATCH_SIZE),
@@ -143,13 +130,8 @@ def prepare_distillation_data(
 
     The logits are taken from the subsets in their own order and verified row by row against the teacher.
     """
-    loaders = DistillLoaders(
-        distillation_loader("logits-training", teacher, train_subset, train_loader),
-        distillation_loader("logits-validation", teacher, val_subset, val_loader),
-    )
-    rows = sum(len(loader.dataset) for loader in loaders)  # type: ignore[misc,arg-type]  # Dataset has no __len__
-    say(f"teacher logits: {rows:,} rows collected by image and verified against the live teacher")
-    return loaders
+    parts = {"training": (train_subset, train_loader), "validation": (val_subset, val_loader)}
+    return DistillLoaders(*stages.with_teacher_logits(teacher, parts).values())
 
 
 def train_students(
@@ -165,19 +147,12 @@ def train_students(
     not show the same batches, a warning says why, and the histories' ``notes`` keep it.
     """
     with kd.seeded(config.SEED):
-        regular = StudentModel().to(config.DEVICE)
-    distilled = copy.deepcopy(regular)
-    difference = kd.batches_differ(train_loader, train_distill_loader, seed=config.SEED)
-    regular_history = train_model("regular", regular, kd.supervised, train_loader, val_loader)
-    distilled_history = train_model(
-        "distilled", distilled, distillation_objective(), train_distill_loader, val_distill_loader
+        student = StudentModel().to(config.DEVICE)
+    loaders, distill_loaders = (train_loader, val_loader), (train_distill_loader, val_distill_loader)
+    pair = stages.train_pair(
+        student, distillation_objective(), loaders, distill_loaders, train=train_model, seed=config.SEED
     )
-    if difference:
-        note = f"The control and the distilled student did not see the same batches: {difference}."
-        warnings.warn(f"{note} Their difference is not due to the objective alone.", stacklevel=2)
-        regular_history.notes.append(note)
-        distilled_history.notes.append(note)
-    return StudentTraining(regular, distilled, regular_history, distilled_history)
+    return StudentTraining(*pair)
 
 
 def evaluate_all_models(
@@ -185,16 +160,10 @@ def evaluate_all_models(
 ) -> TestMetrics:
     """Evaluate the three on every test image, once; print accuracies, prediction distributions and one verdict."""
     models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
-    loader = in_order(test_loader)
-
-    def produce(_: object) -> dict[str, Any]:
-        with progress("evaluation", steps=len(models) * len(loader)) as advance:
-            return {name: kd.predict(model, loader, on_batch=advance)._asdict() for name, model in models.items()}
-
-    outcome = stage("evaluation", {"models": models, "test": loader, "device": config.DEVICE}, produce)
-    metrics = TestMetrics(*(_result(**outcome[name]) for name in TestMetrics._fields))
-    _print_evaluation(metrics, outcome["teacher"]["labels"])
-    return metrics
+    answers = stages.predictions(models, in_order(test_loader))
+    logits = {name: answer.logits for name, answer in answers.items()}
+    outcome.print_evaluation(logits, answers["teacher"].labels, limit=config.LIMIT)
+    return TestMetrics(*map(_result, answers.values()))
 
 
 def save_and_visualize_results(
@@ -217,14 +186,9 @@ def save_and_visualize_results(
         config=current(config, without=("FRESH", "SNAPSHOT_SECONDS")),
         toy=visualization.toy_stamp(),
     )
-    models = {"teacher_model": teacher, "student_regular": student_reg, "student_distilled": student_dist}
-    files = (
-        weight_files(config.MODELS_DIR, models, run)
-        | result_files(config.RESULTS_DIR, run)
-        | visualization.all_plots(run)
-    )
-    kd.publish(files)
-    _print_files(files)
+    models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
+    plots = visualization.all_plots(run)
+    outcome.save(run, models, plots, models_dir=config.MODELS_DIR, results_dir=config.RESULTS_DIR)
 
 
 def main() -> None:
@@ -233,10 +197,9 @@ def main() -> None:
     initialize_directories()
     with open_run(config.STATE_DIR, fresh=config.FRESH, interval=config.SNAPSHOT_SECONDS):
         data = load_and_split_data()
-        say(
-            f"MNIST: {len(data.train_subset):,} training, {len(data.val_subset):,} validation and "
-            f"{len(data.test_loader.dataset):,} test images; training on {config.DEVICE}"  # type: ignore[arg-type]
-        )
+        tested = len(data.test_loader.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
+        sizes = {"training": len(data.train_subset), "validation": len(data.val_subset), "test": tested}
+        say_sizes("MNIST", sizes, config.DEVICE)
         training = train_teacher(data.train_loader, data.val_loader)
         teacher = training.model
         loaders = prepare_distillation_data(teacher, *data[:2], data.train_subset, data.val_subset)
@@ -247,9 +210,9 @@ def main() -> None:
         save_and_visualize_results(*models, train_metrics, test_metrics, data.test_loader)
 
 
-def _result(logits: Tensor, labels: Tensor) -> Result:
-    errors = int((logits.argmax(dim=1) != labels).sum())
-    return Result(1 - errors / len(labels), errors, logits)
+def _result(answers: Predictions) -> Result:
+    errors = int((answers.logits.argmax(dim=1) != answers.labels).sum())
+    return Result(1 - errors / len(answers.labels), errors, answers.logits)
 
 
 def _labels(test_loader: DataLoader[Any], metrics: TestMetrics) -> Tensor:
@@ -262,28 +225,6 @@ def _labels(test_loader: DataLoader[Any], metrics: TestMetrics) -> Tensor:
                 f"{result.errors} errors do not fit the {len(labels)} labels. Pass the loader that was evaluated."
             )
     return labels
-
-
-def _print_evaluation(metrics: TestMetrics, labels: Tensor) -> None:
-    toy = f", TOY RUN on {config.LIMIT:,} training images" if config.LIMIT is not None else ""
-    rows = {
-        name: (f"{result.accuracy:.2%}", f"{result.errors:,}", f"{len(labels):,}")
-        for name, result in metrics._asdict().items()
-    }
-    print_table(f"Test set{toy}", ("model", "accuracy", "errors", "images"), rows)
-    classes = metrics.teacher.logits.shape[1]
-    answers = {"true": labels} | {name: result.logits.argmax(dim=1) for name, result in metrics._asdict().items()}
-    counts = torch.stack([torch.bincount(answer, minlength=classes) for answer in answers.values()], dim=1)
-    distribution = {str(label): [f"{count:,}" for count in row] for label, row in enumerate(counts.tolist())}
-    print_table("Predictions per class", ("class", *answers), distribution)
-    wrong = [result.logits.argmax(dim=1) != labels for result in (metrics.regular, metrics.distilled)]
-    say(verdict(metrics.regular.errors, metrics.distilled.errors, mcnemar(*wrong)))
-
-
-def _print_files(files: Mapping[Path, bytes]) -> None:
-    for folder in sorted({path.parent for path in files}):
-        names = ", ".join(path.name for path in files if path.parent == folder)
-        say(f"{folder}/  {names}")
 
 
 def _cli(arguments: list[str]) -> int:

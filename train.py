@@ -8,9 +8,7 @@ from torch.utils.data import DataLoader
 
 import config
 import kd
-from kd.console import epoch_line, progress
-from kd.run import stage
-from kd.snapshots import Snapshots
+from kd import stages
 
 
 def train_model(
@@ -24,27 +22,14 @@ def train_model(
 
     Inside an open run (``python main.py``) this is a stage: kept, resumed or done anew as its inputs demand.
     """
-    settings = {"epochs": config.EPOCHS, "learning_rate": config.LEARNING_RATE, "seed": config.SEED}
-    loaders = {"train": train_loader, "validation": val_loader}
-
-    def produce(snapshots: Snapshots | None) -> dict[str, Any]:
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.LEARNING_RATE)
-        with progress(title, steps=config.EPOCHS * len(train_loader)) as advance:
-            history = kd.fit(
-                model,
-                objective,
-                train_loader,
-                val_loader,
-                optimizer=optimizer,
-                epochs=config.EPOCHS,
-                seed=config.SEED,
-                on_batch=advance,
-                on_epoch=epoch_line(title, config.EPOCHS),
-                snapshots=snapshots,
-            )
-        return {"model": model.state_dict(), "history": history.state()}
-
-    inputs = {"model": model, "objective": objective, "device": config.DEVICE, **settings, **loaders}
-    outcome = stage(title, inputs, produce)
-    model.load_state_dict(outcome["model"])
-    return kd.History.from_state(outcome["history"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.LEARNING_RATE)
+    return stages.train(
+        title,
+        model,
+        objective,
+        train_loader,
+        val_loader,
+        optimizer=optimizer,
+        epochs=config.EPOCHS,
+        seed=config.SEED,
+    )

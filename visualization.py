@@ -3,95 +3,21 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
-
 import config
-from kd import plots as draw
-from kd.metrics import confusion_matrix
+from kd import figures
 from kd.results import Run
-
-EXAMPLES = 6  # rows of prediction_examples.png
 
 
 def teacher_plot(history: Mapping[str, list[float]]) -> dict[Path, bytes]:
     """``teacher_training.png``: loss and accuracy of the teacher over the epochs."""
-    figure = draw.training_curves({"teacher": history}, {"loss": "Cross-entropy, nats", "acc": "Accuracy, %"})
-    return {_plot("teacher_training"): draw.png(figure, toy=toy_stamp())}
+    return figures.plot_files(config.RESULTS_DIR, figures.teacher_figure(history, toy_stamp()))
 
 
 def all_plots(run: Run) -> dict[Path, bytes]:
     """Every documented plot, and the confusion matrices, as file contents."""
-    students = {name: history for name, history in run.histories.items() if name != "teacher"}
-    panels = {
-        "ce": "Cross-entropy with the labels, nats",
-        "acc": "Accuracy, %",
-        "soft": "Soft term: (1 − α) · T² · KL, nats",
-    }
-    errors = {name: int(run.wrong(name).sum()) for name in run.logits}
-    figures = {
-        "training_curves": draw.training_curves(students, panels),
-        "accuracy_comparison": draw.accuracy_comparison(errors, len(run.labels)),
-        "prediction_examples": _prediction_examples(run),
-        "confusion_matrices": draw.confusion_matrices(
-            {name: confusion_matrix(logits, run.labels) for name, logits in run.logits.items()}
-        ),
-    }
-    files = {_plot(name): draw.png(figure, toy=run.toy) for name, figure in figures.items()}
-    return teacher_plot(run.histories["teacher"]) | files
+    return figures.plot_files(config.RESULTS_DIR, figures.run_figures(run, config.TEMPERATURE))
 
 
 def toy_stamp() -> str | None:
     """What is stamped on everything that a run at toy size writes."""
-    return None if config.LIMIT is None else f"LIMIT={config.LIMIT}"
-
-
-def _plot(name: str) -> Path:
-    return config.RESULTS_DIR / "plots" / f"{name}.png"
-
-
-def _prediction_examples(run: Run) -> Figure:
-    chosen = choose_examples({name: run.wrong(name) for name in run.logits}, run.logits)
-    rows = torch.tensor([index for index, _ in chosen], dtype=torch.long)
-    probabilities = {
-        "teacher": run.logits["teacher"][rows].softmax(dim=1),
-        f"teacher, softened (T = {config.TEMPERATURE:g})": (
-            (run.logits["teacher"][rows] / config.TEMPERATURE).softmax(dim=1)
-        ),
-        "regular student": run.logits["regular"][rows].softmax(dim=1),
-        "distilled student": run.logits["distilled"][rows].softmax(dim=1),
-    }
-    return draw.prediction_examples(
-        [run.test[int(index)][0] for index in rows],
-        run.labels[rows].tolist(),
-        [caption for _, caption in chosen],
-        probabilities,
-        [draw.COLOURS["teacher"], draw.GREY, draw.COLOURS["regular"], draw.COLOURS["distilled"]],
-    )
-
-
-def choose_examples(wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> list[tuple[int, str]]:
-    """Up to EXAMPLES test images that teach, as (index, what it shows): the kinds take turns, clearest cases first.
-
-    A kind is who errs. Within it the images on which the two students' probabilities are farthest apart come first;
-    among those where they agree, the ones on which the teacher is least sure.
-    """
-    teacher, regular, distilled = wrong["teacher"], wrong["regular"], wrong["distilled"]
-    kinds = {
-        "only the regular student errs": ~teacher & regular & ~distilled,
-        "only the distilled student errs": ~teacher & ~regular & distilled,
-        "both students err": ~teacher & regular & distilled,
-        "the teacher errs": teacher,
-    }
-    probabilities = {name: values.softmax(dim=1) for name, values in logits.items()}
-    distance = (probabilities["regular"] - probabilities["distilled"]).abs().sum(dim=1)
-    clarity = distance - 0.01 * probabilities["teacher"].amax(dim=1)
-    ranked = {
-        kind: sorted(member.nonzero().flatten().tolist(), key=lambda i: -float(clarity[i]))
-        for kind, member in kinds.items()
-    }
-    turns = [(rank, kind) for rank in range(EXAMPLES) for kind in kinds if rank < len(ranked[kind])]
-    chosen = [(ranked[kind][rank], kind) for rank, kind in turns[:EXAMPLES]]
-    order = list(kinds)
-    return sorted(chosen, key=lambda example: order.index(example[1]))
+    return figures.toy_stamp(config.LIMIT)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kd.history import History
+if TYPE_CHECKING:  # importing torch would take seconds that an error message has no use for
+    from kd.history import History
 
 _live: list[Console] = []  # the console of the bar on the screen: whoever prints past it writes into the bar
 
@@ -18,6 +20,12 @@ def say(text: str, *, to_stderr: bool = False) -> None:
     """Print one line or paragraph, unstyled where the output is not a terminal."""
     console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def say_sizes(data: str, images: Mapping[str, int], device: object) -> None:
+    """What is there to learn from, by part, and where the models train."""
+    *most, last = (f"{count:,} {part}" for part, count in images.items())
+    say(f"{data}: {', '.join(most)} and {last} images; training on {device}")
 
 
 @contextmanager

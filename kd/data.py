@@ -122,6 +122,30 @@ def stratified_order(labels: Tensor, *, seed: int) -> np.ndarray[Any, np.dtype[n
     return np.argsort(position, kind="stable")
 
 
+def stratified_split(
+    dataset: ImageDataset, *, held_back: float, seed: int, limit: int | None = None
+) -> tuple[Subset[tuple[Tensor, int]], Subset[tuple[Tensor, int]]]:
+    """Two parts in which the classes have their overall proportions: to train on, and to validate with.
+
+    Args:
+        held_back: fraction for validation, in (0, 1).
+        seed: at least 0.
+        limit: split only the first so many images of the stratified order; None splits all.
+
+    Raises:
+        ValueError: too few images for every class to be in both parts.
+    """
+    from sklearn.model_selection import train_test_split  # here: it takes a second to import, and only this needs it
+
+    chosen = stratified_order(dataset.labels, seed=seed)[:limit]
+    try:
+        train, held = train_test_split(chosen, test_size=held_back, random_state=seed, stratify=dataset.labels[chosen])
+    except ValueError as error:
+        size = f"holding back {held_back} of {len(chosen):,} images"
+        raise ValueError(f"{size} does not leave every class in both parts: {error}") from error
+    return Subset(dataset, train.tolist()), Subset(dataset, held.tolist())
+
+
 def make_loader(dataset: Dataset[Any], *, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
     """A loader with one gather per batch and a generator of its own, which ``seed_loader`` sets before each epoch."""
     require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")

@@ -69,6 +69,8 @@ def digest(description: Any) -> str:
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Where two descriptions differ, one line each: ``settings.epochs: was 10, is 2``."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*new, *(key for key in old if key not in new)]
         return [

@@ -116,7 +116,7 @@ def environment() -> dict[str, Any]:
 
 def _code() -> str:
     """Digest of the sources that decide what is computed. Plots and reports are not among them: they may change."""
-    modules = ("cache", "data", "loop", "losses", "objectives", "seeding")
+    modules = ("cache", "data", "loop", "losses", "objectives", "seeding", "stages")
     return digest([Path(__file__).with_name(f"{module}.py").read_text() for module in modules])[:12]
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from kd.devices import device_named
+
 
 def current(module: ModuleType, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """The module's constants as they stand now, by name, in a form that JSON knows."""
@@ -83,6 +85,6 @@ def _default(value: Any) -> Any:
 
 def _device(name: str) -> torch.device:
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise SystemExit(f"error: --device must be cpu, cuda, cuda:N or mps. Got {name!r} instead.") from error
+        return device_named(name)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -152,3 +152,11 @@ def test_differences_name_the_place_and_show_short_values() -> None:
     new = {"settings": {"epochs": 2, "seed": 0}, "model": {"weights": "b" * 64}}
     assert differences(old, new) == ["settings.epochs: was 10, is 2", "model.weights is another"]
     assert differences(old, old) == []
+
+
+def test_differences_inside_a_list_name_the_place_too() -> None:
+    optimizer = torch.optim.Adam(tiny_model().parameters(), lr=0.25)
+    old = {"optimizer": describe(optimizer)}
+    optimizer.param_groups[0]["lr"] = 0.5
+    assert differences(old, {"optimizer": describe(optimizer)}) == ["optimizer.groups.0.lr: was 0.25, is 0.5"]
+    assert differences({"layers": [1]}, {"layers": [1, 2]}) == ["layers: was [1], is [1, 2]"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_main_stands_at_the_top_and_config_at_the_bottom(name: str) -> None:
     assert _imports(ROOT / f"{name}.py") & set(ROOT_MODULES) <= allowed[name]
 
 
-@pytest.mark.parametrize("lower", ["losses", "types", "checks"])
+@pytest.mark.parametrize("lower", ["losses", "types", "checks", "models", "ranges", "devices"])
 def test_the_lowest_modules_import_nothing_above_them(lower: str) -> None:
     inside = {name for name in _imports(ROOT / "kd" / f"{lower}.py") if name.split(".")[0] == "kd"}
     assert inside <= {"kd.checks", "kd.checks.require"}
@@ -89,14 +90,21 @@ def test_the_public_names_are_few_sorted_and_there() -> None:
     assert all(hasattr(kd, name) for name in kd.__all__)
 
 
-def test_the_public_names_are_all_that_the_package_imports_for_its_users() -> None:
-    imported = {
-        alias.asname or alias.name
-        for node in _tree(ROOT / "kd" / "__init__.py").body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert imported == set(kd.__all__)
+def test_the_public_names_are_what_a_type_checker_sees_and_what_is_imported_on_use() -> None:
+    (shown,) = (node for node in _tree(ROOT / "kd" / "__init__.py").body if isinstance(node, ast.If))
+    imports = [node for node in shown.body if isinstance(node, ast.ImportFrom)]
+    assert len(imports) == len(shown.body)
+    homes = {alias.asname or alias.name: node.module for node in imports for alias in node.names}
+    assert set(homes) == set(kd.__all__)
+    assert homes == {name: f"kd.{module}" for module, names in kd._MODULES.items() for name in names}
+
+
+def test_a_public_name_is_the_one_of_its_module_and_another_is_refused() -> None:
+    for module, names in kd._MODULES.items():
+        assert all(getattr(kd, name) is getattr(importlib.import_module(f"kd.{module}"), name) for name in names)
+    assert set(kd.__all__) <= set(dir(kd))
+    with pytest.raises(AttributeError, match="module 'kd' has no attribute 'nonsense'"):
+        kd.nonsense  # noqa: B018
 
 
 def test_files_are_read_by_torch_in_one_place_and_safely() -> None:

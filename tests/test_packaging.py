@@ -124,6 +124,15 @@ def test_the_installed_package_trains(python: Path, tmp_path: Path) -> None:
     assert ran.stdout.strip() == "True", ran.stderr
 
 
+def test_the_installed_command_runs_the_pipeline(python: Path, wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    assert "kd = kd.cli:main" in wheel.read(name).decode()
+    ran = run(python, "-I", "-m", "kd", "run", "--limit", "200", "--epochs", "1", cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "models" / "student_distilled.pth").is_file()
+
+
 @pytest.mark.parametrize("module", ROOT_MODULES)
 def test_no_module_of_the_pipeline_is_installed(python: Path, tmp_path: Path, module: str) -> None:
     ran = run(python, "-I", "-c", f"import importlib.util; print(importlib.util.find_spec({module!r}))", cwd=tmp_path)

@@ -1,0 +1,55 @@
+"""The command ``kd``. What a command can be told is a dataclass; the work is imported only when it is to be done."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tyro.extras import subcommand_cli_from_dict
+
+from kd.console import say
+from kd.program import exit_status
+from kd.run_settings import RunSettings
+
+
+class Command(NamedTuple):
+    """The class of a command's settings, with a ``check()``, and the module whose ``run(settings)`` does the work."""
+
+    settings: type[RunSettings]
+    module: str
+
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command(RunSettings, "kd.pipeline"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit status as in ``kd.program``. A command line that is refused ends with 2.
+
+    Args:
+        arguments: those of the process unless given.
+    """
+
+    def program() -> None:
+        command, settings = _parsed(sys.argv[1:] if arguments is None else arguments)
+        importlib.import_module(command.module).run(settings)
+
+    return exit_status(program)
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[Command, RunSettings]:
+    settings = subcommand_cli_from_dict(
+        {name: command.settings for name, command in COMMANDS.items()},
+        prog="kd",
+        description="Knowledge distillation whose answer can be trusted.",
+        args=arguments,
+    )
+    try:
+        settings.check()  # before torch is imported: a mistake is answered at once
+    except ValueError as error:
+        say(f"error: {error}", to_stderr=True)
+        raise SystemExit(2) from error
+    return next(command for command in COMMANDS.values() if command.settings is type(settings)), settings

@@ -1,0 +1,63 @@
+"""The end of a run: what is printed about its models, and its files, written together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kd.checkpoint import publish, require_writable
+from kd.console import print_table, say
+from kd.results import Run, result_files, weight_files
+from kd.stats import mcnemar, verdict
+
+FILE_NAMES = {"teacher": "teacher_model", "regular": "student_regular", "distilled": "student_distilled"}
+
+
+def make_folders(models_dir: Path, results_dir: Path) -> None:
+    """Create the folders of a run's files; one that cannot be written to is an error now, not later."""
+    for folder in (models_dir, *(results_dir / part for part in ("metrics", "predictions", "plots"))):
+        require_writable(folder)
+
+
+def print_evaluation(logits: Mapping[str, Tensor], labels: Tensor, *, limit: int | None) -> None:
+    """Print accuracies, predictions per class and one verdict on the two students.
+
+    Args:
+        logits: of ``teacher``, ``regular`` and ``distilled`` on the test set, [N, K].
+        labels: [N].
+        limit: the number of training images if it was a toy run, else None.
+    """
+    answers = {name: values.argmax(dim=1) for name, values in logits.items()}
+    wrong = {name: answer != labels for name, answer in answers.items()}
+    errors = {name: int(mask.sum()) for name, mask in wrong.items()}
+    toy = f", TOY RUN on {limit:,} training images" if limit is not None else ""
+    rows = {name: (f"{1 - e / len(labels):.2%}", f"{e:,}", f"{len(labels):,}") for name, e in errors.items()}
+    print_table(f"Test set{toy}", ("model", "accuracy", "errors", "images"), rows)
+    _print_distribution({"true": labels} | answers, classes=logits["teacher"].shape[1])
+    say(verdict(errors["regular"], errors["distilled"], mcnemar(wrong["regular"], wrong["distilled"])))
+
+
+def save(
+    run: Run, models: Mapping[str, nn.Module], plots: Mapping[Path, bytes], *, models_dir: Path, results_dir: Path
+) -> None:
+    """Write weights, metrics, predictions and plots: all of them, or on an error none. Print where they are.
+
+    Args:
+        models: by the names of the run.
+        plots: as they are to be written.
+    """
+    named = {FILE_NAMES[name]: models[name] for name in run.logits}
+    files = weight_files(models_dir, named, run) | result_files(results_dir, run) | dict(plots)
+    publish(files)
+    for folder in sorted({path.parent for path in files}):
+        names = ", ".join(path.name for path in files if path.parent == folder)
+        say(f"{folder}/  {names}")
+
+
+def _print_distribution(answers: Mapping[str, Tensor], *, classes: int) -> None:
+    counts = torch.stack([torch.bincount(answer, minlength=classes) for answer in answers.values()], dim=1)
+    rows = {str(label): [f"{count:,}" for count in row] for label, row in enumerate(counts.tolist())}
+    print_table("Predictions per class", ("class", *answers), rows)

@@ -1,0 +1,153 @@
+"""``kd run``: the documented pipeline on the toolkit alone, with everything it writes under one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from kd import outcome, stages
+from kd.checkpoint import publish
+from kd.console import say_sizes
+from kd.data import ImageDataset, make_loader, stratified_split
+from kd.datasets import load_mnist
+from kd.devices import device_named, require_device
+from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
+from kd.history import History
+from kd.loop import Predictions
+from kd.models import MLP, ConvNet
+from kd.objectives import distilled, supervised
+from kd.results import Run
+from kd.run import open_run
+from kd.run_settings import RunSettings
+from kd.seeding import seeded
+from kd.types import Objective
+
+
+class _Data(NamedTuple):
+    train_set: Subset[Any]
+    val_set: Subset[Any]
+    test_set: ImageDataset
+    train_loader: DataLoader[Any]
+    val_loader: DataLoader[Any]
+    test_loader: DataLoader[Any]
+
+
+def run(settings: RunSettings) -> None:
+    """Train teacher, control and distilled student and save them with their results, going on where it was interrupted.
+
+    Raises:
+        ValueError: a setting is outside its range.
+        OSError: a folder cannot be written to or is in use by another run; data cannot be read.
+        FloatingPointError: a loss is not finite.
+    """
+    settings.check()
+    device = device_named(settings.device)
+    require_device(device, "--device")
+    outcome.make_folders(settings.models_dir, settings.results_dir)
+    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
+        data = _load(settings)
+        sizes = {"training": len(data.train_set), "validation": len(data.val_set), "test": len(data.test_set)}
+        say_sizes("MNIST", sizes, device)
+        teacher, history = _train_teacher(settings, data, device)
+        pair = _train_students(settings, data, teacher, device)
+        models = {"teacher": teacher, "regular": pair.regular, "distilled": pair.distilled}
+        histories = {"teacher": history, "regular": pair.regular_history, "distilled": pair.distilled_history}
+        answers = stages.predictions(models, data.test_loader)
+        finished = _summary(settings, device, data, histories, answers)
+        outcome.print_evaluation(finished.logits, finished.labels, limit=settings.limit)
+        _save(settings, finished, models)
+
+
+def _load(settings: RunSettings) -> _Data:
+    training, test = (load_mnist(train=train, root=settings.data_dir) for train in (True, False))
+    train_set, val_set = stratified_split(
+        training, held_back=settings.test_size, seed=settings.random_state, limit=settings.limit
+    )
+    return _Data(
+        train_set,
+        val_set,
+        test,
+        make_loader(train_set, batch_size=settings.batch_size, shuffle=True),
+        make_loader(val_set, batch_size=settings.batch_size),
+        make_loader(test, batch_size=settings.batch_size),
+    )
+
+
+def _train_teacher(settings: RunSettings, data: _Data, device: torch.device) -> tuple[nn.Module, History]:
+    with seeded(settings.seed):
+        teacher = ConvNet().to(device)
+    history = _trained(settings)("teacher", teacher, supervised, data.train_loader, data.val_loader)
+    publish(plot_files(settings.results_dir, teacher_figure(history, toy_stamp(settings.limit))))
+    return teacher, history
+
+
+def _train_students(settings: RunSettings, data: _Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
+    parts: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
+        "training": (data.train_set, data.train_loader),
+        "validation": (data.val_set, data.val_loader),
+    }
+    distill_loaders = stages.with_teacher_logits(teacher, parts)
+    with seeded(settings.seed):
+        student = MLP(settings.student_width).to(device)
+    return stages.train_pair(
+        student,
+        distilled(temperature=settings.temperature, alpha=settings.alpha),
+        (data.train_loader, data.val_loader),
+        (distill_loaders["training"], distill_loaders["validation"]),
+        train=_trained(settings),
+        seed=settings.seed,
+    )
+
+
+def _trained(settings: RunSettings) -> stages.Train:
+    """How each of the three is trained: Adam, with these settings."""
+
+    def train(
+        title: str, model: nn.Module, objective: Objective, train_loader: DataLoader[Any], val_loader: DataLoader[Any]
+    ) -> History:
+        return stages.train(
+            title,
+            model,
+            objective,
+            train_loader,
+            val_loader,
+            optimizer=torch.optim.Adam(model.parameters(), lr=settings.learning_rate),
+            epochs=settings.epochs,
+            seed=settings.seed,
+        )
+
+    return train
+
+
+def _summary(
+    settings: RunSettings,
+    device: torch.device,
+    data: _Data,
+    histories: dict[str, History],
+    answers: dict[str, Predictions],
+) -> Run:
+    return Run(
+        histories=histories,
+        logits={name: answer.logits for name, answer in answers.items()},
+        labels=answers["teacher"].labels,
+        test=data.test_set,
+        config=_recorded(settings, device),
+        toy=toy_stamp(settings.limit),
+    )
+
+
+def _recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
+    """The settings that count for a result, under the names by which ``python main.py`` records them."""
+    values = dataclasses.asdict(settings) | {"device": str(device)}
+    kept = {name: value for name, value in values.items() if name not in {"out", "fresh", "snapshot_seconds"}}
+    return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+
+
+def _save(settings: RunSettings, finished: Run, models: dict[str, nn.Module]) -> None:
+    plots = plot_files(settings.results_dir, run_figures(finished, settings.temperature))
+    outcome.save(finished, models, plots, models_dir=settings.models_dir, results_dir=settings.results_dir)

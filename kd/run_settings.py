@@ -1,0 +1,69 @@
+"""What ``kd run`` can be told. Importable in a moment, so that ``--help`` and a mistake are answered at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kd.ranges import check_ranges
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Train teacher, control and distilled student on MNIST and compare them fairly."""
+
+    # The text below each setting says its meaning, unit and range, and is what ``kd run --help`` prints.
+
+    out: Path = Path("run")
+    """folder of everything: models, results, and in OUT/.kd what an interrupted run goes on from"""
+
+    device: str = "auto"
+    """where the models train: cpu, cuda, cuda:1, mps; auto takes CUDA where there is one"""
+
+    # Training
+    batch_size: int = 128
+    """images per training step, at least 1"""
+    test_size: float = 0.1
+    """fraction of the TRAINING images kept for validation, in (0, 1); named after scikit-learn's argument"""
+    random_state: int = 42
+    """seed of the split into training and validation images, at least 0"""
+    epochs: int = 10
+    """passes over the training images, for each of the three models, at least 1"""
+    learning_rate: float = 1e-3
+    """Adam's step size, above 0"""
+    seed: int = 0
+    """seed of initial weights, order of batches and dropout, at least 0"""
+
+    # Distillation
+    temperature: float = 5
+    """softens teacher and student in the soft loss, above 0; 1 turns softening off"""
+    alpha: float = 0.5
+    """weight of the labels against the teacher, in [0, 1]: loss = alpha * CE + (1 - alpha) * T^2 * KL"""
+
+    # Models, data, files
+    student_width: int = 256
+    """hidden units of both students, at least 1"""
+    limit: int | None = None
+    """toy size: use only the first so many training images of the stratified order; None uses all"""
+    data_dir: Path | None = None
+    """a copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded one"""
+    snapshot_seconds: float = 30
+    """seconds between two snapshots of a training, at least 0"""
+    fresh: bool = False
+    """redo every stage; what was kept is put aside in OUT/.kd"""
+
+    @property
+    def models_dir(self) -> Path:
+        return self.out / "models"
+
+    @property
+    def results_dir(self) -> Path:
+        return self.out / "results"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.out / ".kd"
+
+    def check(self) -> None:
+        """Refuse a value outside its range; the error names the flag."""
+        check_ranges(vars(self), shown=lambda name: f"--{name.replace('_', '-')}")

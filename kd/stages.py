@@ -1,0 +1,148 @@
+"""The stages of a run, with plain arguments: training, a loader with verified teacher logits, predictions.
+
+Inside an open run (``kd.run``) each is kept, resumed or done anew as its inputs demand; elsewhere it is simply done.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from kd.cache import collect_logits, verify_logits
+from kd.console import epoch_line, progress, say
+from kd.data import DistillDataset, batches_differ, loader_like
+from kd.history import History
+from kd.loop import Predictions, device_of, fit, predict
+from kd.objectives import supervised
+from kd.run import stage
+from kd.snapshots import Snapshots
+from kd.types import Objective
+
+# (title, model, objective, training loader, validation loader) → the history of training the model in place.
+Train = Callable[[str, nn.Module, Objective, DataLoader[Any], DataLoader[Any]], History]
+
+
+class Pair(NamedTuple):
+    """The control and its distilled twin, trained."""
+
+    regular: nn.Module
+    distilled: nn.Module
+    regular_history: History
+    distilled_history: History
+
+
+def train(
+    title: str,
+    model: nn.Module,
+    objective: Objective,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any],
+    *,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    seed: int,
+) -> History:
+    """Train the model in place towards the objective, with progress on the screen; the last epoch's weights count."""
+    settings = {"epochs": epochs, "optimizer": optimizer, "seed": seed, "device": device_of(model)}
+    loaders = {"train": train_loader, "validation": val_loader}
+
+    def produce(snapshots: Snapshots | None) -> dict[str, Any]:
+        with progress(title, steps=epochs * len(train_loader)) as advance:
+            history = fit(
+                model,
+                objective,
+                train_loader,
+                val_loader,
+                optimizer=optimizer,
+                epochs=epochs,
+                seed=seed,
+                on_batch=advance,
+                on_epoch=epoch_line(title, epochs),
+                snapshots=snapshots,
+            )
+        return {"model": model.state_dict(), "history": history.state()}
+
+    outcome = stage(title, {"model": model, "objective": objective, **settings, **loaders}, produce)
+    model.load_state_dict(outcome["model"])
+    return History.from_state(outcome["history"])
+
+
+def with_teacher_logits(
+    teacher: nn.Module, parts: Mapping[str, tuple[Dataset[Any], DataLoader[Any]]]
+) -> dict[str, DataLoader[Any]]:
+    """For each part (training, validation) a loader like the given one over (input, label, teacher logits).
+
+    The logits are taken from the datasets in their own order, never from the loaders, which may shuffle, and verified
+    against the live teacher before they are used or kept.
+
+    Args:
+        parts: name → dataset, and the loader whose batch size, drop_last and order are taken over.
+    """
+    logits = {name: _teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
+    rows = sum(map(len, logits.values()))
+    say(f"teacher logits: {rows:,} rows collected by image and verified against the live teacher")
+    return {
+        name: loader_like(loader, DistillDataset(dataset, logits[name])) for name, (dataset, loader) in parts.items()
+    }
+
+
+def _teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
+    size = 512
+
+    def produce(_: object) -> dict[str, Any]:
+        with progress(title, steps=-(-len(dataset) // size)) as advance:  # type: ignore[arg-type]  # has no __len__
+            cached = collect_logits(teacher, dataset, batch_size=size, on_batch=advance)
+        verify_logits(teacher, dataset, cached)
+        return cached._asdict()
+
+    inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
+    logits: torch.Tensor = stage(title, inputs, produce)["logits"]
+    return logits
+
+
+def train_pair(
+    student: nn.Module,
+    objective: Objective,
+    loaders: tuple[DataLoader[Any], DataLoader[Any]],
+    distill_loaders: tuple[DataLoader[Any], DataLoader[Any]],
+    *,
+    train: Train,
+    seed: int,
+) -> Pair:
+    """Train the student on the labels, as the control, and a copy of it towards the objective: same weights at start.
+
+    Should the two training loaders not show the same batches, a warning says why, and the histories' ``notes`` keep it.
+
+    Args:
+        loaders, distill_loaders: training and validation; those of the copy carry what its objective needs.
+        train: how each of the two is trained.
+        seed: the one that ``train`` uses, to compare the order of the batches.
+    """
+    regular, distilled = student, copy.deepcopy(student)
+    difference = batches_differ(loaders[0], distill_loaders[0], seed=seed)
+    regular_history = train("regular", regular, supervised, *loaders)
+    distilled_history = train("distilled", distilled, objective, *distill_loaders)
+    if difference:
+        note = f"The control and the distilled student did not see the same batches: {difference}."
+        warnings.warn(f"{note} Their difference is not due to the objective alone.", stacklevel=3)
+        regular_history.notes.append(note)
+        distilled_history.notes.append(note)
+    return Pair(regular, distilled, regular_history, distilled_history)
+
+
+def predictions(models: Mapping[str, nn.Module], loader: DataLoader[Any]) -> dict[str, Predictions]:
+    """Each model's answers to every item of the loader, which must not shuffle (``kd.data.in_order``)."""
+
+    def produce(_: object) -> dict[str, Any]:
+        with progress("evaluation", steps=len(models) * len(loader)) as advance:
+            return {name: predict(model, loader, on_batch=advance)._asdict() for name, model in models.items()}
+
+    devices = sorted({str(device_of(model)) for model in models.values()})
+    outcome = stage("evaluation", {"models": models, "test": loader, "devices": devices}, produce)
+    return {name: Predictions(**outcome[name]) for name in models}

@@ -1,0 +1,299 @@
+"""The command ``kd``: help at once, mistakes in a sentence, and ``kd run`` the same run as ``python main.py``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import config
+import main as pipeline
+from kd import cli
+from kd.devices import device_named
+from kd.ranges import RANGES
+from kd.run import fingerprint
+from kd.run_settings import RunSettings
+from tests.test_pipeline import FILES
+
+ROOT = Path(pipeline.__file__).parent
+TOY = ("--limit", "200", "--epochs", "1")
+SETTINGS = {field.name: field.default for field in dataclasses.fields(RunSettings)}
+SHARED = [name for name in SETTINGS if name.upper() in inspect.get_annotations(config)]
+
+# Runs the command and then says on stderr which slow packages it has imported.
+WATCHED = """
+import sys
+from kd.cli import main
+
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+slow = {"torch", "numpy", "scipy", "sklearn", "matplotlib"} & set(sys.modules)
+sys.exit(f"imported {sorted(slow)}" if slow else code)
+"""
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A Python program in a process of its own, with this checkout's ``kd`` and its output in a pipe."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-W", "error", *command],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=200,
+        check=False,
+    )
+
+
+def words(text: str) -> str:
+    """The text without the frames drawn around it and with single spaces."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Calls the command in this process, in an empty folder: exit status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = cli.main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)  # an error in words would be a ValueError here
+        return code, *capsys.readouterr()
+
+    return call
+
+
+# --- settings
+
+
+def test_the_defaults_are_those_of_config() -> None:
+    folders = {"MODELS_DIR", "RESULTS_DIR", "STATE_DIR"}
+    assert {name.upper() for name in SHARED} == set(inspect.get_annotations(config)) - folders
+    assert set(SETTINGS) - set(SHARED) == {"out"}
+    given = {name: getattr(config, name.upper()) for name in SHARED if name != "device"}
+    assert {name: SETTINGS[name] for name in given} == given
+    assert device_named(RunSettings().device) == config.DEVICE
+
+
+def test_the_meanings_are_those_of_config(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    code, out, err = call("run", "--help")
+    assert (code, err) == (0, "")
+    for name in set(SHARED) - {"device", "fresh"}:  # "auto", and the folder's name, are said here alone
+        meaning = inspect.get_annotations(config)[name.upper()].__metadata__[0]
+        assert f"{meaning} (default: {SETTINGS[name]})".casefold() in words(out).casefold(), name
+
+
+def test_the_table_of_ranges_covers_every_number() -> None:
+    numbers = {name for name in SHARED if name not in {"device", "data_dir", "fresh"}}
+    assert set(RANGES) == numbers
+
+
+def test_everything_is_under_the_out_folder() -> None:
+    settings = RunSettings(out=Path("x"))
+    assert (settings.models_dir, settings.results_dir, settings.state_dir) == (
+        Path("x/models"),
+        Path("x/results"),
+        Path("x/.kd"),
+    )
+
+
+# --- help and mistakes
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("run", "--epochs", "0"), ("run", "--epoch")])
+def test_help_and_mistakes_are_answered_without_importing_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    ended = run("-c", WATCHED, *arguments, cwd=tmp_path)
+    assert ended.returncode == (0 if "--help" in arguments else 2), ended.stderr
+    assert "imported" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_the_commands_and_the_module_runs_as_the_command_does(tmp_path: Path) -> None:
+    ended = run("-m", "kd", "--help", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for name in cli.COMMANDS:
+        assert f"• {name} " in ended.stdout
+
+
+def test_the_installed_command_is_this_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {"kd": "kd.cli:main"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "Expected one of {run}"),
+        (("rum",), "Available subcommands: run"),
+        (("run", "--epoch", "3"), "Perhaps you meant: --epochs INT"),
+        (("run", "--temprature", "3"), "Perhaps you meant: --temperature FLOAT"),
+        (("run", "--epochs", "three"), "Error parsing --epochs"),
+        (("run", "--limit", "1.5"), "--limit"),
+    ],
+)
+def test_a_wrong_name_or_type_is_answered_with_the_right_one(
+    call: Call, tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert expected in words(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--temperature", "0", "a finite number above 0"),
+        ("--temperature", "nan", "a finite number above 0"),
+        ("--temperature", "inf", "a finite number above 0"),
+        ("--alpha", "1.5", "in [0, 1]"),
+        ("--epochs", "0", "a whole number of at least 1"),
+        ("--test-size", "1", "in (0, 1)"),
+        ("--limit", "5", "None or a whole number of at least 100"),
+        ("--batch-size", "0", "a whole number of at least 1"),
+        ("--learning-rate", "-1", "a finite number above 0"),
+        ("--student-width", "0", "a whole number of at least 1"),
+        ("--seed", "-1", "a whole number of at least 0"),
+        ("--random-state", "-1", "a whole number of at least 0"),
+        ("--snapshot-seconds", "-1", "at least 0"),
+    ],
+)
+def test_a_value_out_of_range_is_one_paragraph_by_the_flags_name(
+    call: Call, tmp_path: Path, flag: str, value: str, allowed: str
+) -> None:
+    code, out, err = call("run", flag, value)
+    assert (code, out) == (2, "")
+    (paragraph,) = err.strip().splitlines()
+    assert re.match(rf"error: {flag} must be {re.escape(allowed)}\. Got {re.escape(value)}.* instead", paragraph)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("gpu", "--device must be cpu, cuda"), ("cuda:99", "--device must be a device of this")]
+)
+def test_a_device_that_is_not_there_is_one_paragraph_before_any_file(
+    call: Call, tmp_path: Path, device: str, expected: str
+) -> None:
+    code, out, err = call("run", "--device", device)
+    assert (code, out) == (1, "")
+    (paragraph,) = err.strip().splitlines()
+    assert f"error: {expected}" in paragraph
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where a folder should be")
+    code, out, err = call("run", *TOY, "--out", "out")
+    assert (code, out) == (1, "")
+    assert f"cannot write into the folder {Path('out/models')}" in err
+
+
+# --- a run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``kd run`` at toy size."""
+    folder = tmp_path_factory.mktemp("kd")
+    ended = run("-m", "kd", "run", *TOY, "--out", "somewhere/else", cwd=folder)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [path.name for path in folder.iterdir()] == ["somewhere"]
+    return folder / "somewhere" / "else"
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """The files of a run, without what it goes on from."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if ".kd" not in path.parts}
+
+
+def test_a_run_writes_exactly_the_documented_layout_and_its_state(finished: Path) -> None:
+    assert sorted(outputs(finished)) == sorted(FILES)
+    assert (finished / ".kd" / "stages").is_dir()
+
+
+def test_a_run_is_bit_for_bit_the_run_of_main(finished: Path, tmp_path: Path) -> None:
+    ended = run(str(ROOT / "main.py"), *TOY, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    same, other = outputs(finished), outputs(tmp_path)
+    assert set(same) == set(other)
+    assert {name for name in same if same[name] != other[name]} <= {*RECORDS, "results/metrics/timings.json"}
+    for name in RECORDS:
+        assert comparable(same[name]) == comparable(other[name]), name
+
+
+RECORDS = ("models/manifest.json", "results/metrics/metrics.json")
+
+
+def comparable(record: bytes) -> dict[str, Any]:
+    """A JSON record without what may differ: the models' classes, and the folders of ``main.py``."""
+    content: dict[str, Any] = json.loads(record)
+    for entry in content.get("models", {}).values():
+        del entry["class"]
+    for folder in ("MODELS_DIR", "RESULTS_DIR", "STATE_DIR"):
+        content.get("config", {}).pop(folder, None)
+    return content
+
+
+def test_the_same_command_again_keeps_every_stage_and_changes_no_file(finished: Path) -> None:
+    before = outputs(finished)
+    ended = run("-m", "kd", "run", *TOY, "--out", str(finished), cwd=finished)
+    assert ended.returncode == 0, ended.stderr
+    kept = re.findall(r"^(\S+): kept from an earlier run", ended.stdout, flags=re.MULTILINE)
+    assert kept == ["teacher", "logits-training", "logits-validation", "regular", "distilled", "evaluation"]
+    assert outputs(finished) == before
+
+
+def test_the_settings_are_recorded_under_the_names_of_config(finished: Path) -> None:
+    recorded = json.loads((finished / "results" / "metrics" / "metrics.json").read_text(encoding="utf-8"))["config"]
+    assert set(recorded) == {name.upper() for name in SETTINGS} - {"OUT", "FRESH", "SNAPSHOT_SECONDS"}
+    assert (recorded["LIMIT"], recorded["EPOCHS"], recorded["TEMPERATURE"]) == (200, 1, 5)
+    assert recorded["DEVICE"] == str(config.DEVICE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM ends a Windows process at once")
+def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    command = ["-m", "kd", "run", *TOY, "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-u", *command],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("teacher  ") for line in process.stdout)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "the same command goes on from here" in err
+    ended = run(*command, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "teacher: kept from an earlier run" in ended.stdout
+    assert fingerprint(tmp_path / "run" / "models", tmp_path / "run" / "results") == fingerprint(
+        finished / "models", finished / "results"
+    )

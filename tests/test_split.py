@@ -1,0 +1,47 @@
+"""The split into training and validation images: disjoint, whole, in proportion, and a function of its seed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kd
+from kd.data import stratified_split
+
+
+def dataset(labels: list[int]) -> kd.ImageDataset:
+    images = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+    return kd.ImageDataset(images, torch.tensor(labels), mean=0.5, std=0.25)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(st.integers(20, 90), st.integers(2, 4), st.floats(0.2, 0.8), st.integers(0, 9))
+def test_the_parts_share_no_image_and_leave_none_out(n: int, classes: int, held_back: float, seed: int) -> None:
+    data = dataset([i % classes for i in range(n)])
+    train, held = stratified_split(data, held_back=held_back, seed=seed)
+    assert sorted([*train.indices, *held.indices]) == list(range(n))
+    assert abs(len(held) - held_back * n) < 1
+    for part in (train, held):
+        counts = torch.bincount(data.labels[list(part.indices)], minlength=classes)
+        assert int(counts.max() - counts.min()) <= 2
+    again = stratified_split(data, held_back=held_back, seed=seed)
+    assert [part.indices for part in again] == [train.indices, held.indices]
+
+
+def test_another_seed_splits_otherwise() -> None:
+    data = dataset([i % 3 for i in range(60)])
+    assert len({tuple(stratified_split(data, held_back=0.5, seed=seed)[1].indices) for seed in range(9)}) == 9
+
+
+def test_a_limit_splits_the_start_of_the_stratified_order() -> None:
+    data = dataset([i % 3 for i in range(60)])
+    train, held = stratified_split(data, held_back=0.5, seed=4, limit=12)
+    assert {*train.indices, *held.indices} == set(kd.stratified_order(data.labels, seed=4)[:12].tolist())
+
+
+def test_too_few_images_for_every_class_are_refused_with_the_reason() -> None:
+    expected = r"holding back 0\.2 of 10 images does not leave every class in both parts: .*classes = 5"
+    with pytest.raises(ValueError, match=expected):
+        stratified_split(dataset([i % 5 for i in range(10)]), held_back=0.2, seed=0)
