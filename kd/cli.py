@@ -27,10 +27,13 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; the exit status as in ``kd.program``. A command line that is refused ends with 2.
+    """Do what the command line says and return the exit status, as ``kd.program`` has it.
 
     Args:
         arguments: those of the process unless given.
+
+    Raises:
+        SystemExit: after ``--help`` (0), and for a command line that is refused (2), before anything is done.
     """
 
     def program() -> None:
