@@ -290,7 +290,7 @@ def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_on
         process.terminate()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "the same command goes on from here" in err
+    assert "Run again, without --fresh, to go on from here" in err
     ended = run(*command, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "teacher: kept from an earlier run" in ended.stdout
