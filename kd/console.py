@@ -29,12 +29,15 @@ def say_sizes(data: str, images: Mapping[str, int], device: object) -> None:
 
 
 @contextmanager
-def progress(title: str, *, steps: int) -> Iterator[Callable[[], None]]:
-    """A bar over ``steps`` steps; yields the function that advances it by one. Silent where there is no terminal."""
+def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Callable[[], None]]:
+    """A bar over ``steps`` steps, so many of them ``done`` before; yields the function that advances it by one.
+
+    Silent where there is no terminal.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(title, total=steps)
+        task = bars.add_task(title, total=steps, completed=done)
         _live.append(console)
         try:
             yield lambda: bars.advance(task)

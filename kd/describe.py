@@ -1,14 +1,16 @@
-"""What decides an outcome, as plain data: settings as they are, weights and data by digest, functions by their source.
+"""What decides an outcome, as plain data: settings as they are, weights and data by digest, functions by their code.
 
-Two descriptions are equal exactly when the same computation would be done on the same things. They are JSON, so that a
-difference can be shown to a person.
+Equal descriptions mean the same computation on the same things, as far as objects show it: what a function calls or
+reads from its module is not followed. They are JSON, so that a difference can be shown to a person.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+_FOREIGN = ("torch.", "builtins")
+
 
 def describe(value: Any) -> Any:
     """The value as JSON data; equal for equal values, in any process.
 
     A dataset is described by its attributes, or by the string that its ``fingerprint()`` method returns if it has one.
-    A function is described by its source and what it closes over; what it calls is not followed.
+    A function is described by its loaded code, its defaults and what it closes over; what it calls is not followed.
 
     Raises:
         TypeError: nothing is known about this type, so a change in it would go unnoticed.
@@ -31,8 +35,10 @@ def describe(value: Any) -> Any:
     match value:
         case None | bool() | int() | float() | str():
             return value
-        case Path() | torch.device() | torch.dtype():
+        case Path() | torch.dtype():
             return str(value)
+        case torch.device():
+            return f"{value} {torch.cuda.get_device_name(value)}" if value.type == "cuda" else str(value)
         case Tensor():
             return _array(value.detach().cpu())
         case np.ndarray():
@@ -42,20 +48,21 @@ def describe(value: Any) -> Any:
         case list() | tuple() | range():
             return _sequence(value)
         case nn.Module():
-            # The printed form shows what has no weights: the rate of a dropout, the stride of a convolution.
-            weights = digest(describe(value.state_dict()))
-            return {"class": _sources(value), "layers": digest(repr(value)), "weights": weights}
+            return _module(value)
         case DataLoader():
             return _loader(value)
         case Dataset():
             return _dataset(value)
-        case type():
-            return _source(value)
         case torch.optim.Optimizer():
-            groups = [{key: item for key, item in group.items() if key != "params"} for group in value.param_groups]
-            return {"class": _source(type(value)), "groups": describe(groups)}
-        case _ if inspect.isfunction(value):
-            return _function(value)
+            return _optimizer(value)
+        case functools.partial():
+            return {
+                "function": describe(value.func),
+                "args": describe(value.args),
+                "keywords": describe(value.keywords),
+            }
+        case _ if isinstance(value, type) or inspect.isfunction(value):
+            return _code(value)
     raise TypeError(
         f"cannot tell whether a {type(value).__name__} has changed since an earlier run. Use tensors, arrays, numbers, "
         "strings and containers of them, or give the dataset that holds it a fingerprint() method returning a string."
@@ -101,32 +108,83 @@ def _loader(loader: DataLoader[Any]) -> dict[str, Any]:
         "dataset": describe(loader.dataset),
         "batch_size": loader.batch_size,
         "drop_last": loader.drop_last,
-        "order": type(loader.sampler).__name__,
+        "sampler": _attributes(loader.sampler),
+        "batches": type(loader.batch_sampler).__qualname__,
+        "collate": getattr(loader.collate_fn, "__qualname__", type(loader.collate_fn).__qualname__),
     }
 
 
 def _dataset(dataset: Dataset[Any]) -> dict[str, Any]:
     fingerprint: Callable[[], str] | None = getattr(dataset, "fingerprint", None)
     content = fingerprint() if fingerprint else describe(vars(dataset))
-    return {"class": _source(type(dataset)), "content": content}
+    return {"class": _code(type(dataset)), "content": content}
 
 
-def _function(function: Any) -> dict[str, Any]:
-    """A function with the values that it closes over: the settings of an objective are among them."""
-    return {"source": _source(function), "closure": describe(inspect.getclosurevars(function).nonlocals)}
-
-
-def _sources(model: nn.Module) -> list[str]:
-    """Every class that the model is made of, but for torch's own, whose version is recorded elsewhere."""
+def _module(model: nn.Module) -> dict[str, Any]:
+    """Its classes (torch's own count by torch's version), the settings of every layer, and all weights and buffers."""
     classes = {cls for module in model.modules() for cls in type(module).__mro__}
-    return sorted(_source(cls) for cls in classes if not cls.__module__.startswith(("torch.", "builtins")))
+    own = [_code(cls) for cls in classes if not cls.__module__.startswith(_FOREIGN)]
+    layers = {path: _attributes(module) for path, module in model.named_modules()}
+    return {"classes": sorted(own), "layers": digest(layers), "weights": digest(describe(model.state_dict()))}
 
 
-def _source(thing: Any) -> str:
-    """The name and a digest of the source: who edits a model's ``forward`` has another model."""
-    name = f"{thing.__module__}.{thing.__qualname__}"
-    try:
-        source = inspect.getsource(thing)
-    except (OSError, TypeError):  # built in, or typed into a console
-        return name
-    return f"{name} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
+def _optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    state = optimizer.state_dict()
+    groups = [{name: item for name, item in group.items() if name != "params"} for group in state["param_groups"]]
+    trained = [[list(p.shape), p.requires_grad] for group in optimizer.param_groups for p in group["params"]]
+    return {
+        "class": _code(type(optimizer)),
+        "groups": describe(groups),
+        "trained": digest(trained),
+        "state": digest(describe(state["state"])),
+    }
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    """The type and the public attributes; one that cannot be described counts by its own name or type."""
+    described = {"type": type(thing).__qualname__}
+    for name, value in vars(thing).items():
+        if name.startswith("_") or name in ("training", "data_source", "generator"):
+            continue
+        try:
+            described[name] = describe(value)
+        except TypeError:
+            described[name] = getattr(value, "__qualname__", type(value).__qualname__)
+    return described
+
+
+def _code(thing: Any) -> str:
+    """Name and digest of the code as it was loaded, not of the file, which may have been edited since.
+
+    torch's own code counts by torch's version, which is recorded elsewhere.
+    """
+    if thing.__module__.startswith(_FOREIGN):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    return f"{thing.__module__}.{thing.__qualname__} {digest(_compiled(thing))[:12]}"
+
+
+def _compiled(thing: Any) -> Any:
+    """Whatever is code in a function or class, as JSON; None for what is not."""
+    if isinstance(thing, (staticmethod, classmethod)):
+        thing = thing.__func__
+    if isinstance(thing, property):
+        return [_compiled(part) for part in (thing.fget, thing.fset)]
+    if inspect.isfunction(thing):
+        nonlocals = inspect.getclosurevars(thing).nonlocals
+        closure = {name: describe(value) for name, value in nonlocals.items() if name != "__class__"}  # for super()
+        return [_instructions(thing.__code__), _constant(thing.__defaults__), repr(thing.__kwdefaults__), closure]
+    if isinstance(thing, type):
+        return {name: _compiled(member) for name, member in vars(thing).items() if not name.startswith("__abstract")}
+    return _constant(thing) if isinstance(thing, (bool, int, float, str, tuple)) else None
+
+
+def _instructions(code: types.CodeType) -> list[Any]:
+    return [code.co_code.hex(), list(code.co_names), [_constant(value) for value in code.co_consts]]
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, types.CodeType):
+        return _instructions(value)
+    if isinstance(value, frozenset):  # its own order differs from process to process
+        return sorted(map(repr, value))
+    return [_constant(item) for item in value] if isinstance(value, tuple) else repr(value)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd.seeding import generator_states, set_generator_states
+
 
 class History(dict[str, list[float]]):
     """One list per quantity, one entry per epoch: ``train_loss``, ``val_acc``, …; accuracies are in [0, 1].
@@ -73,15 +75,12 @@ class Position:
             parts: model, optimizer and what else has a ``state_dict``; the others are left out.
             device: whose random generator counts besides the CPU's.
         """
-        generators = [torch.get_rng_state()]
-        if device.type == "cuda":
-            generators.append(torch.cuda.get_rng_state(device))
         return {
             "where": f"epoch {self.epoch + 1}, batch {self.means.batches}",
             "epoch": self.epoch,
             "means": asdict(self.means),
             "history": self.history.state(),
-            "generators": generators,
+            "generators": generator_states(device),
             "parts": {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")},
         }
 
@@ -101,9 +100,7 @@ class Position:
         for _ in range(self.means.batches):
             next(batches)
         if self.generators:
-            torch.set_rng_state(self.generators[0])
-            if device.type == "cuda":
-                torch.cuda.set_rng_state(self.generators[1], device)
+            set_generator_states(self.generators, device)
         return batches
 
     def next_epoch(self, means: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from kd.checks import require
 from kd.data import seed_loader
 from kd.history import History, Means, Position
 from kd.seeding import epoch_seed, seeded
-from kd.stopping import stop_if_asked
+from kd.stopping import asked_to_stop, stop_if_asked
 from kd.types import Batch, Metric, Objective
 
 if TYPE_CHECKING:
@@ -84,26 +84,34 @@ def fit(
         at.restore(snapshots.state, parts)
     started = time.perf_counter() - at.history.seconds
 
+    def keep() -> None:
+        asked = asked_to_stop()  # read once: a signal may come in while a snapshot is written
+        if snapshots and (asked or snapshots.due()):
+            at.history.seconds = time.perf_counter() - started
+            snapshots.write(at.state(parts, device))
+        if asked:
+            stop_if_asked()
+
     def after_step() -> None:
         if scheduler:
             scheduler.step()
         if on_batch:
             on_batch()
-        if snapshots and snapshots.due():
-            at.history.seconds = time.perf_counter() - started
-            snapshots.write(at.state(parts, device))
-        stop_if_asked()
+        keep()
 
     for epoch in range(at.epoch, epochs):
         where = f"epoch {epoch + 1} of {epochs}"
-        with _naming_dead_workers(where), seeded(epoch_seed(seed, epoch), device):
+        with _naming_dead_workers(where, train_loader, val_loader), seeded(epoch_seed(seed, epoch), device):
             seed_loader(train_loader, seed=seed, epoch=epoch)
             model.train()
             batches = at.remaining(train_loader, device)
             train = _epoch(
                 model, objective, batches, metrics, where, at.means, optimizer=optimizer, after_step=after_step
             )
-            val = evaluate(model, objective, val_loader, metrics=metrics, where=f"the validation after {where}")
+            with evaluating(model):
+                val = _epoch(
+                    model, objective, val_loader, metrics, f"the validation after {where}", Means(), after_step=keep
+                )
         at.next_epoch(dict([*_prefixed("train", train), *_prefixed("val", val)]))
         at.history.seconds = time.perf_counter() - started
         if on_epoch:
@@ -112,20 +120,11 @@ def fit(
 
 
 def evaluate(
-    model: nn.Module,
-    objective: Objective,
-    loader: DataLoader[Any],
-    *,
-    metrics: Mapping[str, Metric] = METRICS,
-    where: str = "evaluation",
+    model: nn.Module, objective: Objective, loader: DataLoader[Any], *, metrics: Mapping[str, Metric] = METRICS
 ) -> dict[str, float]:
-    """Loss, terms and metrics averaged over the loader's samples, in eval mode; the model's mode is restored.
-
-    Args:
-        where: what an error message calls this pass.
-    """
-    with evaluating(model):
-        return _epoch(model, objective, loader, metrics, where, Means())
+    """Loss, terms and metrics averaged over the loader's samples, in eval mode; the model's mode is restored."""
+    with evaluating(model), _naming_dead_workers("evaluation", loader):
+        return _epoch(model, objective, loader, metrics, "evaluation", Means())
 
 
 def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], None] | None = None) -> Predictions:
@@ -181,12 +180,16 @@ def _epoch(
 
 
 @contextmanager
-def _naming_dead_workers(where: str) -> Iterator[None]:
-    """A clear error where a worker process of the loader dies. torch raises at whatever line is running just then."""
+def _naming_dead_workers(where: str, *loaders: DataLoader[Any]) -> Iterator[None]:
+    """A clear error where a worker process of a loader dies. torch raises at whatever line is running just then.
+
+    An exception that a living worker passes on ("Caught … in DataLoader worker") is left as it is.
+    """
     try:
         yield
     except (ConnectionError, EOFError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        died = "DataLoader worker (pid" in str(error) or not isinstance(error, RuntimeError)
+        if not any(loader.num_workers for loader in loaders) or not died or str(error).startswith("Caught"):
             raise
         reason = str(error).split("\n", 1)[0]
         raise OSError(

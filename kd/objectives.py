@@ -36,6 +36,7 @@ def distilled(*, temperature: float, alpha: float) -> Objective:
     """
     require(0 <= alpha <= 1, "alpha", alpha, "in [0, 1]", "the weight of the labels; the teacher gets 1 - alpha")
     require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "4 to 10 is usual")
+    temperature, alpha = float(temperature), float(alpha)  # 5 and 5.0 are one setting, and are to be described as one
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if len(batch) < 3:

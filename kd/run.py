@@ -10,6 +10,7 @@ done: functions called one by one read and write nothing here.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -58,6 +59,7 @@ def open_run(folder: Path, *, fresh: bool = False, interval: float = INTERVAL) -
         if fresh:
             _put_aside(folder)
         _use_recorded_threads(folder)
+        _code()
         token = _open.set(_Run(folder, interval))
         try:
             yield
@@ -73,7 +75,8 @@ def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | N
         inputs: all that decides the outcome: settings, models as they start, datasets, loaders, functions. Versions,
             threads and device are added.
         produce: does the work, from ``snapshots.state`` on if that is not None; None stands for no run being open.
-            The outcome must be tensors, numbers, strings and containers of them.
+            The outcome must be tensors, numbers, strings and containers of them; a snapshot's state also has
+            ``"where"``, which a person is told.
     """
     run = _open.get()
     if run is None:
@@ -82,14 +85,18 @@ def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | N
     description = {"inputs": describe(inputs), "environment": environment()}
     key = digest(description)
     snapshots = Snapshots(run.folder / "stages" / f"{name}-{key[:16]}", key=key, interval=run.interval)
+    note = snapshots.folder / "description.json"
     if snapshots.done and snapshots.state is not None:
+        note.touch()  # the newest is what the next change is told against
         say(f"{name}: kept from an earlier run, nothing it depends on has changed")
         return snapshots.state
     if snapshots.state is not None:
         say(f"{name}: interrupted earlier; goes on from its snapshot at {snapshots.state['where']}")
+    elif note.exists():
+        say(f"{name}: interrupted before its first snapshot; done again from its start")
     else:
         _say_what_changed(run.folder, name, description)
-        publish({snapshots.folder / "description.json": json.dumps(description, indent=1).encode()})
+        publish({note: json.dumps(description, indent=1).encode()})
     outcome = _produced(name, produce, snapshots)
     snapshots.write(outcome, done=True)
     stop_if_asked()
@@ -104,20 +111,39 @@ def _produced(name: str, produce: Callable[[Snapshots | None], State], snapshots
 
 
 def environment() -> dict[str, Any]:
-    """What else decides the bits of a result: versions, threads, processor, GPU."""
+    """What else decides the bits of a result. A GPU is part of a stage's own inputs: its device."""
     return {
         "kd": _code(),
         "torch": torch.__version__,
+        "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processor": _processor(),
+        "precision": f"{torch.get_default_dtype()} {torch.get_float32_matmul_precision()}",
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 
 
+# What may change without changing a result. A new module counts until it is named here: the safe way round.
+_NO_RESULTS = {"cli", "console", "devices", "figures", "outcome", "pipeline", "plots", "program", "ranges", "results"}
+_NO_RESULTS |= {"run_settings", "settings", "stats"}
+
+
+@functools.cache  # read once, when the run is opened: the files may be edited while it goes on
 def _code() -> str:
-    """Digest of the sources that decide what is computed. Plots and reports are not among them: they may change."""
-    modules = ("cache", "data", "loop", "losses", "objectives", "seeding", "stages")
-    return digest([Path(__file__).with_name(f"{module}.py").read_text() for module in modules])[:12]
+    """Digest of this package's sources, but for those that only print, draw, write or parse."""
+    folder = Path(__file__).parent
+    sources = sorted(path for path in folder.rglob("*.py") if path.stem not in _NO_RESULTS)
+    return digest([(path.relative_to(folder).as_posix(), sha256(path.read_bytes())) for path in sources])[:12]
+
+
+def _processor() -> str:
+    """As exactly as the system tells: math libraries choose their kernels by the model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor()
+    return f"{platform.machine()} {model} {torch.backends.cpu.get_cpu_capability()}"
 
 
 @contextmanager
@@ -142,11 +168,11 @@ def _locked(folder: Path) -> Iterator[None]:
 def _put_aside(folder: Path) -> None:
     """Rename what there is; an earlier run put aside before keeps its place."""
     stages = folder / "stages"
+    (folder / "run.json").unlink(missing_ok=True)
     if stages.exists():
         taken = {path.name for path in folder.iterdir()}
         number = next(n for n in range(1, len(taken) + 2) if f"aside-{n}" not in taken)
         stages.rename(folder / f"aside-{number}")
-        (folder / "run.json").unlink(missing_ok=True)
         say(f"earlier stages were put aside in {folder / f'aside-{number}'}; delete it if you do not need it")
 
 

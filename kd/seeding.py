@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kd.checks import require
 
@@ -22,13 +23,37 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch's global generators inside the block and give the caller's states back after it.
 
     Args:
-        device: the CUDA device whose generator is used inside, if any; the CPU's is always covered. No other device's
-            generator is touched.
+        device: the GPU (CUDA or MPS) whose generator is used inside, if any; the CPU's is always covered. No other
+            device's generator is touched.
     """
-    cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    device = device or torch.device("cpu")
+    before = generator_states(device)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    try:
         yield
+    finally:
+        set_generator_states(before, device)
+
+
+def generator_states(device: torch.device) -> list[Tensor]:
+    """The states of torch's global generators: the CPU's, then that of the GPU if the device is one."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return states
+
+
+def set_generator_states(states: Sequence[Tensor], device: torch.device) -> None:
+    """The inverse of ``generator_states``."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states[1])

@@ -18,7 +18,8 @@ from kd.devices import device_named
 
 def current(module: ModuleType, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """The module's constants as they stand now, by name, in a form that JSON knows."""
-    values = {name: getattr(module, name) for name in _constants(module) if name not in without}
+    hints = {name: hint for name, hint in _constants(module).items() if name not in without}
+    values = {n: float(getattr(module, n)) if _type(h) is float else getattr(module, n) for n, h in hints.items()}
     return {name: v if v is None or isinstance(v, (int, float, str)) else str(v) for name, v in values.items()}
 
 

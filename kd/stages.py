@@ -53,7 +53,7 @@ def train(
     loaders = {"train": train_loader, "validation": val_loader}
 
     def produce(snapshots: Snapshots | None) -> dict[str, Any]:
-        with progress(title, steps=epochs * len(train_loader)) as advance:
+        with progress(title, steps=epochs * len(train_loader), done=_done(snapshots, train_loader)) as advance:
             history = fit(
                 model,
                 objective,
@@ -71,6 +71,12 @@ def train(
     outcome = stage(title, {"model": model, "objective": objective, **settings, **loaders}, produce)
     model.load_state_dict(outcome["model"])
     return History.from_state(outcome["history"])
+
+
+def _done(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:
+    """Steps that an interrupted training has behind it."""
+    state = snapshots.state if snapshots else None
+    return int(state["epoch"] * len(loader) + state["means"]["batches"]) if state else 0
 
 
 def with_teacher_logits(

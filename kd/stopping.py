@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _asked: list[int] = []  # the signal that asked, if one did
@@ -22,14 +22,15 @@ class Stopped(SystemExit):
 @contextmanager
 def stopping_when_asked() -> Iterator[None]:
     """Inside the block SIGTERM and SIGINT only leave word, which ``stop_if_asked`` obeys at the next safe point."""
+    _asked.clear()
     earlier = {number: signal.signal(number, _ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
         stop_if_asked()
     finally:
-        _asked.clear()
         for number, handler in earlier.items():
             signal.signal(number, handler)
+        _asked.clear()
 
 
 def asked_to_stop() -> bool:
@@ -49,4 +50,5 @@ def _ask(number: int, frame: FrameType | None) -> None:
     _asked.append(number)
     name = signal.Signals(number).name
     # Not print: a handler may interrupt another print, which does not allow that.
-    os.write(2, f"\n{name}: finishing the step in hand, once more ends at once\n".encode())
+    with suppress(OSError):  # whoever read it may be gone: Ctrl-C reaches a whole pipeline of programs
+        os.write(2, f"\n{name}: finishing the step in hand, once more ends at once\n".encode())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,3 +162,45 @@ def test_differences_inside_a_list_name_the_place_too() -> None:
     optimizer.param_groups[0]["lr"] = 0.5
     assert differences(old, {"optimizer": describe(optimizer)}) == ["optimizer.groups.0.lr: was 0.25, is 0.5"]
     assert differences({"layers": [1]}, {"layers": [1, 2]}) == ["layers: was [1], is [1, 2]"]
+
+
+def test_defaults_of_a_function_and_plain_attributes_of_a_module_count() -> None:
+    def made(temperature: float) -> Callable[..., float]:
+        def objective(model: object, batch: object, temperature: float = temperature) -> float:
+            return temperature
+
+        return objective
+
+    class Soft(nn.Module):
+        def __init__(self, temperature: float) -> None:
+            super().__init__()
+            self.temperature = temperature
+
+    assert describe(made(4)) == describe(made(4))
+    assert describe(made(4)) != describe(made(5))
+    assert describe(Soft(4)) == describe(Soft(4))
+    assert describe(Soft(4)) != describe(Soft(5))
+
+
+def test_which_parameters_are_trained_counts() -> None:
+    model, frozen = tiny_model(), tiny_model()
+    next(iter(frozen.parameters())).requires_grad_(False)
+    described = [
+        describe(torch.optim.Adam(parameters))
+        for parameters in (model.parameters(), list(model.parameters())[2:], frozen.parameters())
+    ]
+    assert len({digest(description) for description in described}) == 3
+
+
+def test_a_whole_number_given_as_such_is_the_same_temperature() -> None:
+    assert describe(kd.distilled(temperature=5, alpha=1)) == describe(kd.distilled(temperature=5.0, alpha=1.0))
+
+
+def test_the_code_that_was_loaded_counts_and_not_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "edited_module.py"
+    source.write_text("def objective(model, batch):\n    return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    objective = importlib.import_module("edited_module").objective
+    before = describe(objective)
+    source.write_text("def objective(model, batch):\n    return 2\n")
+    assert describe(objective) == before

@@ -141,3 +141,29 @@ def test_a_fingerprint_notices_every_file_but_the_timings(tmp_path: Path) -> Non
     assert fingerprint(tmp_path) == before
     (tmp_path / "metrics.json").write_text("2")
     assert fingerprint(tmp_path) != before
+
+
+def test_a_stage_killed_before_its_first_snapshot_is_said_to_be_done_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(_: Snapshots | None) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path):
+        stage("work", {}, killed)
+    with open_run(tmp_path):
+        assert outcome(Work(), {}) == 1
+    assert "work: interrupted before its first snapshot; done again from its start" in capsys.readouterr().out
+
+
+def test_fresh_forgets_the_threads_of_a_run_that_kept_nothing(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with open_run(tmp_path):
+            pass
+        torch.set_num_threads(2)
+        with open_run(tmp_path, fresh=True):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
