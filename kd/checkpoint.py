@@ -7,9 +7,7 @@ import hashlib
 import io
 import os
 import shutil
-import stat
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SIZE_LIMIT = 8 * 1024**3  # bytes; no model or snapshot here comes near it
+from kd.reading import read_bytes, rebuilt_archive, require_plain_tensors
 
 
 def publish(files: Mapping[Path, bytes]) -> None:
@@ -43,7 +41,8 @@ def publish(files: Mapping[Path, bytes]) -> None:
                 temporary.replace(path)
     finally:
         for temporary in staged.values():
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # it would hide the error that is on its way
+                temporary.unlink(missing_ok=True)
     for folder in {path.parent for path in files}:
         with _naming(folder):
             _flush_folder(folder)
@@ -56,7 +55,9 @@ def require_writable(folder: Path) -> None:
         OSError: naming the folder and the reason.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for changed in _make_folder(folder):
+            with suppress(OSError):  # should the disk be failing, the first file that is published here says so
+                _flush_folder(changed)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -87,62 +88,56 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
         OSError: the file cannot be read.
         ValueError: it is damaged, hostile, not finite, or does not fit the model: names, shapes and types exactly.
     """
-    path = Path(path)
-    content = read_bytes(path)
+    path, expected = Path(path), model.state_dict()
     try:
-        state = load_tensors(content)
+        state = load_tensors(read_bytes(path, limit=_most_bytes(expected), because=", the model's own size and 1 MB"))
+        require_fitting(state, expected)
     except ValueError as error:
-        raise ValueError(_unfit(path, model, str(error))) from error
-    expected = model.state_dict()
-    if not isinstance(state, dict) or set(state) != set(expected):
-        got = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
-        raise ValueError(_unfit(path, model, f"it should hold {sorted(expected)}. Got {got} instead"))
-    for name, tensor in expected.items():
-        found = state[name]
-        if not isinstance(found, Tensor) or found.shape != tensor.shape or found.dtype != tensor.dtype:
-            got = f"{list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(_unfit(path, model, f"{name} should be {list(tensor.shape)} of {tensor.dtype}. Got {got}"))
-        if not found.isfinite().all():
-            raise ValueError(_unfit(path, model, f"{name} has values that are not finite"))
+        reason = str(error).removesuffix(".")
+        raise ValueError(
+            f"{path} does not hold weights of a {type(model).__name__}: {reason}. The model was not changed."
+        ) from error
     model.load_state_dict(state)
 
 
-def read_bytes(path: Path, *, sha256: str | None = None, limit: int = SIZE_LIMIT) -> bytes:
-    """The content of a regular file, no larger than ``limit`` bytes and with this digest if one is known.
+def require_fitting(found: object, expected: Mapping[str, Tensor]) -> None:
+    """What was found is a dictionary of tensors with these names, shapes and types exactly, all of it finite.
+
+    Args:
+        found: as ``load_tensors`` gives it.
+        expected: what it is to replace, such as a model's ``state_dict()``, on any device.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a regular file (a symbolic link is none), is too large, or its digest is another.
+        ValueError: saying what it should be, and what it is instead.
     """
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is not a regular file. Copy the file itself to that place.")
-    if status.st_size > limit:
-        raise ValueError(f"{path} is larger than {limit:,} bytes. Got {status.st_size:,}.")
-    content = path.read_bytes()
-    if sha256 is not None and (digest := hashlib.sha256(content).hexdigest()) != sha256:
-        raise ValueError(f"{path} is damaged: its SHA-256 should be {sha256}. Got {digest}.")
-    return content
+    if not isinstance(found, dict) or set(found) != set(expected):
+        got = sorted(map(_shown, found)) if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"it should hold {sorted(expected)}. Got {got} instead")
+    for name, tensor in expected.items():
+        value = found[name]
+        if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
+            got = f"{list(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} should be {list(tensor.shape)} of {tensor.dtype}. Got {got}")
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def load_tensors(content: bytes) -> Any:
     """What ``torch.save`` wrote: tensors, numbers, strings and containers of them, on the CPU. Nothing in it can run.
 
-    torch verifies neither the checksums inside the file nor that it unpacks to its own size; both are done here first.
+    torch never sees these bytes, only an archive that was built anew from what is in them.
 
     Raises:
-        ValueError: damaged, compressed, overlapping, with an object that is not data, or with a tensor that is a view
-            larger than what is stored.
+        ValueError: damaged, compressed, overlapping, with an object that is not data, or with a tensor that is not
+            dense or is a view larger than what is stored.
     """
     try:
-        _check_archive(content)
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        archive = io.BytesIO(rebuilt_archive(content))
+        loaded = torch.load(archive, map_location="cpu", weights_only=True)
+        require_plain_tensors(loaded)
     except Exception as error:  # zipfile and torch raise a different type for each kind of damage
         reason = str(error).split("\n", 1)[0]
         raise ValueError(f"it is damaged or not a file of tensors ({type(error).__name__}: {reason})") from error
-    for tensor in _tensors_in(loaded):
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError(f"a tensor {list(tensor.shape)} in it is larger than its stored data")
     return loaded
 
 
@@ -164,41 +159,31 @@ def require_space(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"not enough space in {folder}: {needs}. Free space or choose another folder.")
 
 
-def _check_archive(content: bytes) -> None:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("a member is compressed; torch.save stores them plainly")
-        if sum(member.file_size for member in members) > len(content):
-            raise ValueError("its members overlap: together they are larger than the file")
-        if len({member.filename for member in members}) < len(members):
-            raise ValueError("two members have one name")
-        damaged = archive.testzip()
-        if damaged:
-            raise ValueError(f"the checksum of {damaged} does not fit")
+def _most_bytes(state: Mapping[str, Tensor]) -> int:
+    """What a file of these tensors may take: a kilobyte each for name, shape and padding, and 1 MB for all else."""
+    return 1_000_000 + sum(tensor.numel() * tensor.element_size() + 1000 for tensor in state.values())
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_in(item)
+def _shown(key: object) -> str:
+    return key if isinstance(key, str) else type(key).__name__  # whatever else it is may be long to print
 
 
-def _unfit(path: Path, model: nn.Module, reason: str) -> str:
-    return f"{path} does not hold weights of a {type(model).__name__}: {reason}. The model was not changed."
+def _make_folder(folder: Path) -> list[Path]:
+    """Make the folder and those above it. Returns the folders in which one is new, the highest first, to be flushed."""
+    changed = [part.parent for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return changed[::-1]
 
 
 def _stage(path: Path, content: bytes) -> Path:
-    # A fixed name: what a kill leaves behind, the next run overwrites instead of adding to it.
+    # Named after its target: what a kill leaves behind, the next write to that target removes. Whoever never writes to
+    # a name twice has to remove it himself, as kd.snapshots does.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        for changed in _make_folder(path.parent):
+            _flush_folder(changed)
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link that somebody has put there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -236,11 +221,14 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the renames durable. Windows cannot open a folder, and needs no such call."""
+    """Make the names in it durable. Windows cannot open a folder, and needs no such call; some mounts have none."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)

@@ -84,20 +84,17 @@ def fit(
         at.restore(snapshots.state, parts)
     started = time.perf_counter() - at.history.seconds
 
-    def keep() -> None:
+    def after_step() -> None:
+        if scheduler:
+            scheduler.step()
+        if on_batch:
+            on_batch()
         asked = asked_to_stop()  # read once: a signal may come in while a snapshot is written
         if snapshots and (asked or snapshots.due()):
             at.history.seconds = time.perf_counter() - started
             snapshots.write(at.state(parts, device))
         if asked:
             stop_if_asked()
-
-    def after_step() -> None:
-        if scheduler:
-            scheduler.step()
-        if on_batch:
-            on_batch()
-        keep()
 
     for epoch in range(at.epoch, epochs):
         where = f"epoch {epoch + 1} of {epochs}"
@@ -109,9 +106,10 @@ def fit(
                 model, objective, batches, metrics, where, at.means, optimizer=optimizer, after_step=after_step
             )
             with evaluating(model):
-                val = _epoch(
-                    model, objective, val_loader, metrics, f"the validation after {where}", Means(), after_step=keep
-                )
+                # A signal waits for the next training step: an objective with a memory may change it in validation,
+                # so a state taken in the middle of one could not be gone on from.
+                after = f"the validation after {where}"
+                val = _epoch(model, objective, val_loader, metrics, after, Means(), after_step=lambda: None)
         at.next_epoch(dict([*_prefixed("train", train), *_prefixed("val", val)]))
         at.history.seconds = time.perf_counter() - started
         if on_epoch:

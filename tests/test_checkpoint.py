@@ -284,3 +284,16 @@ def test_a_refused_file_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_os_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         load_weights(CannotLoad(), tmp_path / "absent.pth")
+
+
+def test_new_folders_are_flushed_from_the_highest_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr("kd.checkpoint._flush_folder", flushed.append)
+    publish({tmp_path / "a" / "b" / "c": b""})
+    assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_mount_that_flushes_no_folders_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(os, "fsync", failing_at(1, os.fsync, OSError(number, "not here")))  # 0 is the file
+    publish({tmp_path / "a": b"new"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import shutil
 import struct
 import tempfile
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kd
+from kd.datasets import idx as idx_module
 from kd.datasets.idx import DamagedDataError, parse_idx, read_idx
 from kd.datasets.mnist import EMBEDDED
 
@@ -217,3 +219,33 @@ def test_a_wrong_header_is_refused(content: bytes) -> None:
 def test_a_wrong_number_of_values_is_refused(content: bytes) -> None:
     with pytest.raises(DamagedDataError, match=r"x should hold 24 values for its shape \[2, 3, 4\]. Got 2[35]"):
         parse_idx(content, path=Path("x"), remedy=REMEDY)
+
+
+def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    path, piece = tmp_path / "bomb.gz", gzip.compress(bytes(64 * 1024**2))
+    path.write_bytes(piece * 160)  # 10 GB in 10 MB: a file may have many members
+    with pytest.raises(DamagedDataError, match=rf"{path}: it unpacks to more than 268,435,456 bytes. {REMEDY}"):
+        read_idx(path, sha256=DIGEST, remedy=REMEDY)
+
+
+@pytest.mark.parametrize(("suffix", "limit"), [("", "LIMIT"), (".gz", "COMPRESSED_LIMIT"), (".gz", "LIMIT")])
+def test_a_file_over_a_limit_is_refused(suffix: str, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idx_module, limit, 20)
+    with pytest.raises(DamagedDataError, match=rf"cannot read the data file .* more|larger than 20 bytes.*{REMEDY}"):
+        read(gzip.compress(SMALL) if suffix else SMALL, suffix)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gz")
+    with pytest.raises(DamagedDataError, match=rf"cannot read .*pipe\.gz.* is not a regular file.*{REMEDY}"):
+        read_idx(tmp_path / "pipe.gz", sha256=DIGEST, remedy=REMEDY)
+
+
+def test_a_link_to_the_right_file_is_read_and_a_circle_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(gzip.compress(SMALL))
+    (tmp_path / "link.gz").symlink_to("real")
+    assert np.array_equal(read_idx(tmp_path / "link.gz", sha256=DIGEST, remedy=REMEDY).numpy(), VALUES)
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(DamagedDataError, match=rf"cannot read the data file .*circle.*{REMEDY}"):
+        read_idx(tmp_path / "circle", sha256=DIGEST, remedy=REMEDY)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import kd
+from kd.checkpoint import publish, sha256
 from kd.snapshots import Snapshots
 from tests.conftest import CLASSES, tiny_model
 
@@ -159,3 +162,66 @@ def test_snapshots_open_with_weights_only(tmp_path: Path, digits: kd.ImageDatase
     state = torch.load(max(tmp_path.glob("*.pt")), weights_only=True)["state"]
     assert set(state["parts"]) == {"model", "optimizer", "scheduler", "objective"}
     assert (state["epoch"], state["means"]["batches"]) == (1, 1)  # the cut came before the eighth snapshot
+
+
+def values(folder: Path) -> list[int]:
+    """What the files hold, oldest first; a file that cannot be read raises."""
+    return [torch.load(path, weights_only=True)["state"]["value"] for path in sorted(folder.glob("*.pt"))]
+
+
+def test_a_damaged_generation_is_not_one_of_the_two(tmp_path: Path) -> None:
+    for value in range(2):
+        Snapshots(tmp_path, key="k").write({"value": value})
+    max(tmp_path.glob("*.pt")).write_bytes(b"damaged")
+    snapshots = Snapshots(tmp_path, key="k")
+    assert snapshots.state == {"value": 0}
+    snapshots.write({"value": 2})
+    assert values(tmp_path) == [0, 2]
+    snapshots.write({"value": 3})
+    assert values(tmp_path) == [2, 3]
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    Snapshots(tmp_path, key="k").write({"value": 1})
+    (tmp_path / f".000002-{'0' * 64}.pt.tmp").write_bytes(b"half")
+    (tmp_path / "description.json").write_bytes(b"{}")
+    assert Snapshots(tmp_path, key="k").state == {"value": 1}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pt", ".json"}
+
+
+FORMS: list[Any] = [
+    [1],
+    {"value": 1},
+    {"key": "k", "done": False},
+    {"key": "k", "done": False, "state": {}, "more": 1},
+    {"key": torch.zeros(2), "done": False, "state": {}},
+    {"key": "k", "done": 1, "state": {}},
+    {"key": "k", "done": True, "state": [1]},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_of_another_form_is_skipped(form: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Snapshots(tmp_path, key="k").write({"value": 1})
+    buffer = io.BytesIO()
+    torch.save(form, buffer)
+    publish({tmp_path / f"000002-{sha256(buffer.getvalue())}.pt": buffer.getvalue()})
+    assert Snapshots(tmp_path, key="k").state == {"value": 1}
+    assert "skipped a snapshot" in capsys.readouterr().out
+
+
+def test_a_link_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+    Snapshots(tmp_path / "real", key="k").write({"value": 1})
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / 'link'))} is a symbolic link"):
+        Snapshots(tmp_path / "link", key="k")
+
+
+def test_the_millionth_generation_follows_the_one_before(tmp_path: Path) -> None:
+    Snapshots(tmp_path, key="k").write({"value": 1})
+    (path,) = tmp_path.glob("*.pt")
+    path.rename(path.with_name(path.name.replace("000001-", "999999-")))
+    for value in (2, 3):
+        Snapshots(tmp_path, key="k").write({"value": value})
+    assert {path.name.split("-")[0] for path in tmp_path.glob("*.pt")} == {"1000000", "1000001"}
+    assert Snapshots(tmp_path, key="k").state == {"value": 3}

@@ -1,4 +1,4 @@
-"""Asked to stop, a training keeps its state at the very next step, even of validation, and goes on from it."""
+"""Asked to stop, a training keeps its state after the step in hand, and goes on from it as if nothing had been."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fit(model: nn.Module, digits: kd.ImageDataset, snapshots: Snapshots | None) 
 
 @pytest.mark.parametrize(
     ("at_call", "where"),
-    [(1, "epoch 1, batch 1"), (4, "epoch 1, batch 4"), (7, "epoch 1, batch 6"), (12, "epoch 2, batch 4")],
+    [(1, "epoch 1, batch 1"), (4, "epoch 1, batch 4"), (7, "epoch 2, batch 1"), (12, "epoch 2, batch 4")],
 )
 def test_a_signal_in_any_step_keeps_the_state_and_the_end_is_the_same(
     at_call: int, where: str, digits: kd.ImageDataset, tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import struct
 import zlib
@@ -12,7 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kd.reading import read_bytes
+
 UNSIGNED_BYTE = 0x08
+COMPRESSED_LIMIT, LIMIT = 64 * 1024**2, 256 * 1024**2  # bytes; MNIST's largest file has 10 and 47 million
 
 
 class DamagedDataError(OSError):
@@ -27,13 +31,14 @@ def read_idx(path: Path, *, sha256: str, remedy: str) -> Tensor:
         remedy: what the user should do about a bad file; ends the error message.
 
     Raises:
-        DamagedDataError: missing, unreadable, cut off, altered, or not IDX of unsigned bytes.
+        DamagedDataError: missing, unreadable, no regular file, too large, cut off, altered, or not IDX of unsigned
+            bytes.
     """
     try:
-        content = path.read_bytes()
-        raw = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise DamagedDataError(f"cannot read the data file {path}: {error}. {remedy}") from error
+        raw = _unpacked(path)
+    except (OSError, EOFError, zlib.error, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        reason = str(error).removesuffix(".")
+        raise DamagedDataError(f"cannot read the data file {path}: {reason}. {remedy}") from error
     digest = hashlib.sha256(raw).hexdigest()
     if digest != sha256:
         raise DamagedDataError(
@@ -57,3 +62,15 @@ def parse_idx(raw: bytes, *, path: Path, remedy: str) -> Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     # bytearray: torch wants memory that it may write to, and bytes are read-only.
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=header).reshape(shape)
+
+
+def _unpacked(path: Path) -> bytes:
+    file = path.resolve()  # a data folder may be made of links: what is read is checked by its digest
+    if path.suffix != ".gz":
+        return read_bytes(file, limit=LIMIT)
+    packed = io.BytesIO(read_bytes(file, limit=COMPRESSED_LIMIT))
+    with gzip.GzipFile(fileobj=packed) as archive:
+        raw = archive.read(LIMIT + 1)
+    if len(raw) > LIMIT:
+        raise ValueError(f"it unpacks to more than {LIMIT:,} bytes")
+    return raw
