@@ -37,6 +37,15 @@ class History(dict[str, list[float]]):
         return history
 
 
+def load_state(part: Any, state: Mapping[str, Any], name: str) -> None:
+    """``part.load_state_dict(state)``, and ValueError for whatever is wrong with the state."""
+    try:
+        part.load_state_dict(state)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(f"what was kept of the {name} does not fit it: {reason} Use --fresh to start anew.") from error
+
+
 @dataclass
 class Means:
     """Running means over samples: each batch counts by its size."""
@@ -92,7 +101,7 @@ class Position:
         self.history = History.from_state(state["history"])
         self.generators = tuple(state["generators"])
         for name, part in state["parts"].items():
-            parts[name].load_state_dict(part)
+            load_state(parts[name], part, name)
 
     def remaining(self, loader: Iterable[Any], device: torch.device) -> Iterator[Any]:
         """The epoch's batches from here on. Those already seen are drawn and dropped, as the order requires."""

@@ -43,8 +43,9 @@ class Snapshots:
         self.state: dict[str, Any] | None = None
         self._written = time.monotonic()  # never the wall clock, which may go backwards
         self._skipped: set[Path] = set()
-        if folder.is_symlink():  # files are deleted in it
-            raise ValueError(f"{folder} is a symbolic link. Put the folder itself there, or delete the link.")
+        for place in (folder, folder.parent):  # files are written and deleted in it
+            if place.is_symlink():
+                raise ValueError(f"{place} is a symbolic link. Put the folder itself there, or delete the link.")
         self._remove_leftovers()
         self._read_newest()
 

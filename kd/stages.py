@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from kd.cache import collect_logits, verify_logits
 from kd.console import epoch_line, progress, say
 from kd.data import DistillDataset, batches_differ, loader_like
-from kd.history import History
+from kd.history import History, load_state
 from kd.loop import Predictions, device_of, fit, predict
 from kd.objectives import supervised
 from kd.run import stage
@@ -69,7 +69,7 @@ def train(
         return {"model": model.state_dict(), "history": history.state()}
 
     outcome = stage(title, {"model": model, "objective": objective, **settings, **loaders}, produce)
-    model.load_state_dict(outcome["model"])
+    load_state(model, outcome["model"], title)
     return History.from_state(outcome["history"])
 
 
@@ -109,6 +109,8 @@ def _teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> to
 
     inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
     logits: torch.Tensor = stage(title, inputs, produce)["logits"]
+    if not logits.isfinite().all():  # as produced they are; a cache from elsewhere may say anything
+        raise ValueError(f"the kept {title} are not all finite. Use --fresh to collect them again.")
     return logits
 
 

@@ -225,3 +225,13 @@ def test_the_millionth_generation_follows_the_one_before(tmp_path: Path) -> None
         Snapshots(tmp_path, key="k").write({"value": value})
     assert {path.name.split("-")[0] for path in tmp_path.glob("*.pt")} == {"1000000", "1000001"}
     assert Snapshots(tmp_path, key="k").state == {"value": 3}
+
+
+def test_a_state_that_does_not_fit_is_refused_in_one_sentence(digits: kd.ImageDataset, tmp_path: Path) -> None:
+    with pytest.raises(Cut):
+        train(digits, Snapshots(tmp_path, key="k", interval=0), cut_after=8)
+    foreign = Snapshots(tmp_path, key="k", interval=0)
+    assert foreign.state is not None
+    foreign.state["parts"]["model"].popitem()
+    with pytest.raises(ValueError, match=r"what was kept of the model does not fit it: .* Use --fresh to start anew"):
+        train(digits, foreign)
