@@ -61,8 +61,10 @@ def describe(value: Any) -> Any:
                 "args": describe(value.args),
                 "keywords": describe(value.keywords),
             }
-        case _ if isinstance(value, type) or inspect.isfunction(value):
+        case type():
             return _code(value)
+        case _ if inspect.isfunction(value):
+            return {"code": _code(value), "closure": _closure(value)}
     raise TypeError(
         f"cannot tell whether a {type(value).__name__} has changed since an earlier run. Use tensors, arrays, numbers, "
         "strings and containers of them, or give the dataset that holds it a fingerprint() method returning a string."
@@ -170,12 +172,20 @@ def _compiled(thing: Any) -> Any:
     if isinstance(thing, property):
         return [_compiled(part) for part in (thing.fget, thing.fset)]
     if inspect.isfunction(thing):
-        nonlocals = inspect.getclosurevars(thing).nonlocals
-        closure = {name: describe(value) for name, value in nonlocals.items() if name != "__class__"}  # for super()
-        return [_instructions(thing.__code__), _constant(thing.__defaults__), repr(thing.__kwdefaults__), closure]
+        return [_instructions(thing.__code__), _constant(thing.__defaults__), repr(thing.__kwdefaults__)]
     if isinstance(thing, type):
-        return {name: _compiled(member) for name, member in vars(thing).items() if not name.startswith("__abstract")}
+        # Dunder values say where a class was written; later Pythons put its line number there.
+        members = {name: m for name, m in vars(thing).items() if inspect.isroutine(m) or not name.startswith("__")}
+        return {name: [_compiled(member), _closure(member)] for name, member in members.items()}
     return _constant(thing) if isinstance(thing, (bool, int, float, str, tuple)) else None
+
+
+def _closure(thing: Any) -> dict[str, Any]:
+    """What a function closes over, by name: the settings of an objective are among it."""
+    if not inspect.isfunction(thing):
+        return {}
+    nonlocals = inspect.getclosurevars(thing).nonlocals
+    return {name: describe(value) for name, value in nonlocals.items() if name != "__class__"}  # that is super()'s
 
 
 def _instructions(code: types.CodeType) -> list[Any]:

@@ -192,6 +192,11 @@ def test_which_parameters_are_trained_counts() -> None:
     assert len({digest(description) for description in described}) == 3
 
 
+def test_a_changed_setting_of_an_objective_is_shown_by_name() -> None:
+    old, new = (describe(kd.distilled(temperature=t, alpha=0.5)) for t in (5, 4))
+    assert differences(old, new) == ["closure.temperature: was 5.0, is 4.0"]
+
+
 def test_a_whole_number_given_as_such_is_the_same_temperature() -> None:
     assert describe(kd.distilled(temperature=5, alpha=1)) == describe(kd.distilled(temperature=5.0, alpha=1.0))
 
