@@ -19,7 +19,15 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from kd.plots import accuracy_comparison, confusion_matrices, png, prediction_examples, training_curves
+from kd.calibration import Bin
+from kd.plots import (
+    accuracy_comparison,
+    confusion_matrices,
+    png,
+    prediction_examples,
+    reliability_diagram,
+    training_curves,
+)
 from kd.stats import proportion_interval
 
 MODELS = ("teacher", "regular", "distilled")
@@ -68,6 +76,19 @@ def matrices(classes: int = 10, mistakes: int = 40, models: int = 3) -> Figure:
     return confusion_matrices({name: count + 900 * torch.eye(classes).long() for name, count in counts.items()})
 
 
+def reliability_bins(seed: int, images: int, empty: int = 3) -> list[Bin]:
+    """15 bins that a real model might have: the lowest are empty, most images are in the last."""
+    accuracies = (torch.rand(15, generator=torch.Generator().manual_seed(seed)) * 4).round() / 4
+    counts = [0] * empty + [4 * (i + 1) for i in range(14 - empty)] + [images]
+    middles = [(i + 0.5) / 15 for i in range(15)]
+    rows = zip(counts, middles, accuracies.tolist(), strict=True)
+    return [Bin(n, c, a) if n else Bin(0, None, None) for n, c, a in rows]
+
+
+def diagram(models: tuple[str, ...] = MODELS, images: int = 9_876) -> Figure:
+    return reliability_diagram({name: reliability_bins(seed, images) for seed, name in enumerate(models)})
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "teacher": teacher_curves,
     "students": curves,
@@ -82,6 +103,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "matrices": matrices,
     "matrices, 26 classes": lambda: matrices(classes=26, models=2),
     "matrices without mistakes": lambda: matrices(mistakes=0),
+    "reliability": diagram,
+    "reliability of one model": lambda: diagram(("distilled",)),
+    "reliability of many images": lambda: diagram(images=1_281_167),
+    "reliability of five models": lambda: diagram((*MODELS, "seed 1", "seed 2")),
 }
 TOY = "LIMIT=2000"
 
@@ -132,7 +157,7 @@ def outside(figure: Figure, boxes: list[tuple[str, Bbox]]) -> list[str]:
     return [text for text, box in boxes if min(box.extents) < 0 or box.x1 > width or box.y1 > height]
 
 
-STAMPED = ("teacher", "accuracy", "examples")
+STAMPED = ("teacher", "accuracy", "examples", "reliability")
 
 
 @pytest.mark.parametrize(("name", "toy"), [*((name, None) for name in FIGURES), *((name, TOY) for name in STAMPED)])
@@ -159,7 +184,7 @@ def test_the_soft_terms_title_is_there_in_full() -> None:
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(PANELS.values())
 
 
-@pytest.mark.parametrize("name", ["teacher", "students", "accuracy", "examples", "matrices"])
+@pytest.mark.parametrize("name", ["teacher", "students", "accuracy", "examples", "matrices", "reliability"])
 def test_the_same_numbers_give_the_same_decodable_bytes(name: str) -> None:
     _, content = drawn(name)
     image = Image.open(io.BytesIO(content))
@@ -273,3 +298,55 @@ def test_the_heat_map_shows_mistakes_only() -> None:
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["3"]
     assert "3 errors" in figure.axes[0].get_title()
     assert matrix.tolist() == [[50, 3], [0, 40]]
+
+
+def error_bars(figure: Figure) -> list[ErrorbarContainer]:
+    return [container for container in figure.axes[0].containers if isinstance(container, ErrorbarContainer)]
+
+
+def test_a_reliability_point_is_accuracy_at_confidence_in_percent_and_an_empty_bin_has_none() -> None:
+    figure, _ = drawn("reliability")
+    for seed, bars in enumerate(error_bars(figure)):
+        assert not bars.lines[0].get_clip_on()  # at 100 % half of a marker is beyond the axes
+        full = [b for b in reliability_bins(seed, 9_876) if b.images]
+        assert len(full) == 12
+        for which, values in ((0, [b.confidence for b in full]), (1, [b.accuracy for b in full])):
+            assert np.asarray(bars.lines[0].get_data()[which]) == pytest.approx([100 * (v or 0) for v in values])
+        for segment, (n, _, a) in zip(bars.lines[2][0].get_segments(), full, strict=True):
+            low, high = proportion_interval(round(n * (a or 0)), n)
+            assert [y / 100 for _, y in segment] == pytest.approx([low, high], abs=1e-9)
+
+
+def test_models_in_the_reliability_diagram_are_told_apart_without_colour() -> None:
+    bars = error_bars(drawn("reliability")[0])
+    assert len({container.lines[0].get_marker() for container in bars}) == 3
+    joined = [line for line in drawn("reliability")[0].axes[0].lines if line.get_linestyle() in {"-", "--", ":"}]
+    assert len({line.get_linestyle() for line in joined}) == 3
+
+
+def test_only_points_of_enough_images_are_joined() -> None:
+    """Bins of 4 and 8 images stay alone; those of 12 and more are joined."""
+    figure, _ = drawn("reliability of one model")
+    (line,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "None"]
+    assert list(np.asarray(line.get_xdata())) == pytest.approx([100 * (i + 0.5) / 15 for i in range(5, 15)])
+
+
+def test_the_reliability_diagram_tells_every_count_and_every_error() -> None:
+    figure, _ = drawn("reliability of one model")
+    counts = [text.get_text() for text in figure.axes[1].texts]
+    assert counts == [f"{b.images:,}" for b in reliability_bins(0, 9_876)]
+    bins = reliability_bins(0, 9_876)
+    error = sum(n * abs((a or 0) - (c or 0)) for n, c, a in bins) / sum(n for n, _, _ in bins)
+    (legend,) = figure.legends
+    expected = ["perfectly calibrated", f"distilled student: ECE {100 * error:.2f} %"]
+    assert sorted(text.get_text() for text in legend.get_texts()) == sorted(expected)
+    assert "1,281k" in [text.get_text() for text in drawn("reliability of many images")[0].axes[1].texts]
+
+
+def test_counts_stand_below_their_bins() -> None:
+    figure, _ = drawn("reliability")
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim() == (0, 100)
+    rows = {text.get_position()[1] for text in figure.axes[1].texts}
+    assert len(rows) == 3
+    for text, column in zip(figure.axes[1].texts, itertools.cycle(range(15))):
+        assert text.get_position()[0] == pytest.approx(100 * (column + 0.5) / 15)
