@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 import kd
-from kd.data import collate, in_order, seed_loader
+from kd.data import Split, collate, in_order, seed_loader
 from kd.seeding import epoch_seed
 
 exactly = settings(deadline=None, max_examples=40, derandomize=True)
@@ -293,3 +293,20 @@ def test_worker_processes_change_nothing() -> None:
         seed_loader(loader, seed=1, epoch=0)
     assert same_batches(alone, helped)
     assert kd.loader_like(helped, dataset).num_workers == 2
+
+
+@given(st.lists(st.integers(-30, 29), min_size=1, max_size=40))
+def test_a_batch_of_a_split_is_its_items_also_counted_from_the_end(indices: list[int]) -> None:
+    data = numbered()
+    rows = np.random.default_rng(0).permutation(len(data))[:30]
+    images, labels = collate(Split(data, rows.tolist()).__getitems__(indices))
+    plain = Subset(data, rows.tolist())
+    assert torch.equal(images, torch.stack([plain[index][0] for index in indices]))
+    assert labels.tolist() == [plain[index][1] for index in indices]
+
+
+def test_an_index_that_is_not_there_is_refused() -> None:
+    data = numbered()
+    for asked, wrong in ((data, len(data)), (data, -len(data) - 1), (Split(data, range(3)), 3)):
+        with pytest.raises(IndexError):
+            asked.__getitems__([0, wrong])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from torch import Tensor
 
 from kd.stats import McNemar, mcnemar, proportion_interval, verdict
@@ -46,6 +47,14 @@ def test_swapping_the_networks_swaps_the_counts_and_keeps_the_p_value(shared: in
     one, other = mcnemar(first, second), mcnemar(second, first)
     assert other[:2] == one[1::-1]
     assert other.p_value == pytest.approx(one.p_value, rel=1e-12)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.integers(1, 20_000), st.floats(0, 1), st.sampled_from([0.9, 0.95, 0.99]))
+def test_the_numbers_are_those_of_scipy_stats(n: int, share: float, confidence: float) -> None:
+    successes = round(share * n)
+    expected = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    assert proportion_interval(successes, n, confidence=confidence) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 @pytest.mark.parametrize("shared", [0, 7])

@@ -47,7 +47,7 @@ def read_idx(path: Path, *, sha256: str, remedy: str) -> Tensor:
     return parse_idx(raw, path=path, remedy=remedy)
 
 
-def parse_idx(raw: bytes, *, path: Path, remedy: str) -> Tensor:
+def parse_idx(raw: bytes | bytearray, *, path: Path, remedy: str) -> Tensor:
     """Header: two zero bytes, the type, the number of dimensions, then each dimension as a big-endian uint32."""
     if len(raw) < 4 or raw[:3] != bytes([0, 0, UNSIGNED_BYTE]) or len(raw) < 4 + 4 * raw[3]:
         raise DamagedDataError(f"{path} is not an IDX file of unsigned bytes. Got the header {raw[:4].hex()}. {remedy}")
@@ -60,17 +60,20 @@ def parse_idx(raw: bytes, *, path: Path, remedy: str) -> Tensor:
         )
     if not count:
         return torch.empty(shape, dtype=torch.uint8)
-    # bytearray: torch wants memory that it may write to, and bytes are read-only.
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=header).reshape(shape)
+    # torch wants memory that it may write to: a bytearray is taken as it is, bytes are copied into one.
+    writable = raw if isinstance(raw, bytearray) else bytearray(raw)
+    return torch.frombuffer(writable, dtype=torch.uint8, offset=header).reshape(shape)
 
 
-def _unpacked(path: Path) -> bytes:
+def _unpacked(path: Path) -> bytes | bytearray:
     file = path.resolve()  # a data folder may be made of links: what is read is checked by its digest
     if path.suffix != ".gz":
         return read_bytes(file, limit=LIMIT)
     packed = io.BytesIO(read_bytes(file, limit=COMPRESSED_LIMIT))
+    raw = bytearray()  # grown piece by piece, so that the images are in memory once
     with gzip.GzipFile(fileobj=packed) as archive:
-        raw = archive.read(LIMIT + 1)
-    if len(raw) > LIMIT:
-        raise ValueError(f"it unpacks to more than {LIMIT:,} bytes")
+        while piece := archive.read(2**20):
+            raw += piece
+            if len(raw) > LIMIT:
+                raise ValueError(f"it unpacks to more than {LIMIT:,} bytes")
     return raw
