@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -36,13 +36,14 @@ def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
     }
     errors = {name: int(run.wrong(name).sum()) for name in run.logits}
     matrices = {name: confusion_matrix(logits, run.labels) for name, logits in run.logits.items()}
-    figures = {
-        "training_curves": draw.training_curves(students, panels),
-        "accuracy_comparison": draw.accuracy_comparison(errors, len(run.labels)),
-        "prediction_examples": prediction_examples(run, temperature),
-        "confusion_matrices": draw.confusion_matrices(matrices),
+    figures: dict[str, Callable[[], Figure]] = {
+        "training_curves": lambda: draw.training_curves(students, panels),
+        "accuracy_comparison": lambda: draw.accuracy_comparison(errors, len(run.labels)),
+        "prediction_examples": lambda: prediction_examples(run, temperature),
+        "confusion_matrices": lambda: draw.confusion_matrices(matrices),
     }
-    drawn = {name: draw.png(figure, toy=run.toy) for name, figure in figures.items()}
+    # One after another: as figures they take megabytes each, as PNG next to nothing.
+    drawn = {name: draw.png(figure(), toy=run.toy) for name, figure in figures.items()}
     return teacher_figure(run.histories["teacher"], run.toy) | drawn
 
 

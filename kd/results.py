@@ -177,9 +177,11 @@ def _json(content: Any) -> bytes:
 
 
 def _csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    listed = list(rows)
+    remaining = iter(rows)
+    first = next(remaining)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(listed[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(listed)
+    writer.writerow(first)
+    writer.writerows(remaining)
     return text.getvalue().encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 import kd
 from tests.conftest import CLASSES, tiny_model
@@ -271,3 +271,37 @@ def test_predictions_are_in_the_loaders_order_in_single_precision(digits: kd.Ima
     assert len(steps) == 5
     with torch.no_grad():
         torch.testing.assert_close(logits, model.eval()(images).float(), rtol=1e-2, atol=1e-2)
+
+
+class Promising(Sampler[int]):
+    """Hands out so many indices, and says that it is another number."""
+
+    def __init__(self, count: int, promised: int) -> None:
+        self.count, self.promised = count, promised
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.count))
+
+    def __len__(self) -> int:
+        return self.promised
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), promised=st.none() | st.integers(1, 60))
+def test_predictions_are_the_batches_put_together_whatever_a_loader_says_of_its_length(
+    sizes: list[int], promised: int | None
+) -> None:
+    batches = [(torch.randn(size, 6), torch.randint(4, (size,))) for size in sizes]
+    model = nn.Linear(6, 4)
+    loader: Any = batches
+    if promised is not None:  # torch believes a sampler's length too, and so may be wrong
+        loader = DataLoader(batches, batch_size=None, sampler=Promising(len(batches), promised))  # type: ignore[arg-type]
+    logits, labels = kd.predict(model, loader)
+    with torch.no_grad():
+        assert torch.equal(logits, torch.cat([model(inputs) for inputs, _ in batches]))
+    assert torch.equal(labels, torch.cat([label for _, label in batches]))
+    assert logits.untyped_storage().nbytes() == logits.nbytes  # nothing is held beyond what is said
+
+
+def test_predictions_of_a_loader_that_drops_the_last_batch_are_of_the_others(digits: kd.ImageDataset) -> None:
+    loader = DataLoader(digits, batch_size=50, drop_last=True)
+    assert len(kd.predict(tiny_model(), loader).logits) == 50
