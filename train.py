@@ -1,14 +1,14 @@
-"""How this pipeline trains: Adam at config.LEARNING_RATE for config.EPOCHS epochs, with progress on the screen."""
+"""How this pipeline trains: Adam, from config.LEARNING_RATE down to 0 in config.EPOCHS epochs, with progress shown."""
 
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 import config
 import kd
 from kd import stages
+from kd.optimizers import adam
 
 
 def train_model(
@@ -22,7 +22,8 @@ def train_model(
 
     Inside an open run (``python main.py``) this is a stage: kept, resumed or done anew as its inputs demand.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.LEARNING_RATE)
+    steps = config.EPOCHS * len(train_loader)
+    optimizer, scheduler = adam(model, learning_rate=config.LEARNING_RATE, steps=steps)
     return stages.train(
         title,
         model,
@@ -30,6 +31,7 @@ def train_model(
         train_loader,
         val_loader,
         optimizer=optimizer,
+        scheduler=scheduler,
         epochs=config.EPOCHS,
         seed=config.SEED,
     )

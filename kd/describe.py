@@ -55,6 +55,8 @@ def describe(value: Any) -> Any:
             return _dataset(value)
         case torch.optim.Optimizer():
             return _optimizer(value)
+        case torch.optim.lr_scheduler.LRScheduler():
+            return {"class": _code(type(value)), "settings": _attributes(value)}
         case functools.partial():
             return {
                 "function": describe(value.func),

@@ -21,6 +21,7 @@ from kd.history import History
 from kd.loop import Predictions
 from kd.models import MLP, ConvNet
 from kd.objectives import distilled, supervised
+from kd.optimizers import adam
 from kd.results import Run
 from kd.run import open_run
 from kd.run_settings import RunSettings
@@ -110,13 +111,16 @@ def _trained(settings: RunSettings) -> stages.Train:
     def train(
         title: str, model: nn.Module, objective: Objective, train_loader: DataLoader[Any], val_loader: DataLoader[Any]
     ) -> History:
+        steps = settings.epochs * len(train_loader)
+        optimizer, scheduler = adam(model, learning_rate=settings.learning_rate, steps=steps)
         return stages.train(
             title,
             model,
             objective,
             train_loader,
             val_loader,
-            optimizer=torch.optim.Adam(model.parameters(), lr=settings.learning_rate),
+            optimizer=optimizer,
+            scheduler=scheduler,
             epochs=settings.epochs,
             seed=settings.seed,
         )

@@ -15,6 +15,7 @@ import kd.stages
 import main
 import train
 from kd.data import seed_loader
+from kd.optimizers import adam
 from models import StudentModel
 from tests.conftest import ToyRun
 
@@ -84,11 +85,14 @@ def test_cached_and_live_distillation_agree(toy_run: ToyRun) -> None:
     objective = kd.distilled(temperature=config.TEMPERATURE, alpha=config.ALPHA)
     with kd.seeded(config.SEED):
         student = StudentModel()
+    steps = config.EPOCHS * len(toy_run.data.train_loader)
+    optimizer, scheduler = adam(student, learning_rate=config.LEARNING_RATE, steps=steps)
     history = kd.fit(
         student,
         kd.live_teacher(toy_run.teacher.model, objective),
         *toy_run.data[:2],
-        optimizer=torch.optim.Adam(student.parameters(), lr=config.LEARNING_RATE),
+        optimizer=optimizer,
+        scheduler=scheduler,
         epochs=config.EPOCHS,
         seed=config.SEED,
     )
