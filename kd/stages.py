@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.cache import collect_logits, verify_logits
 from kd.console import epoch_line, progress, say
+from kd.contention import watched
 from kd.data import DistillDataset, batches_differ, loader_like
 from kd.history import History, load_state
 from kd.loop import Predictions, device_of, fit, predict
@@ -47,9 +48,20 @@ def train(
     optimizer: torch.optim.Optimizer,
     epochs: int,
     seed: int,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> History:
-    """Train the model in place towards the objective, with progress on the screen; the last epoch's weights count."""
-    settings = {"epochs": epochs, "optimizer": optimizer, "seed": seed, "device": device_of(model)}
+    """Train the model in place towards the objective, with progress on the screen; the last epoch's weights count.
+
+    Args:
+        scheduler: stepped after each training step.
+    """
+    settings = {
+        "epochs": epochs,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "seed": seed,
+        "device": device_of(model),
+    }
     loaders = {"train": train_loader, "validation": val_loader}
 
     def produce(snapshots: Snapshots | None) -> dict[str, Any]:
@@ -60,10 +72,11 @@ def train(
                 train_loader,
                 val_loader,
                 optimizer=optimizer,
+                scheduler=scheduler,
                 epochs=epochs,
                 seed=seed,
                 on_batch=advance,
-                on_epoch=epoch_line(title, epochs),
+                on_epoch=watched(epoch_line(title, epochs)),
                 snapshots=snapshots,
             )
         return {"model": model.state_dict(), "history": history.state()}
@@ -99,7 +112,7 @@ def with_teacher_logits(
 
 
 def _teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
-    size = 512
+    size = 256  # as fast as larger ones, at less memory (benchmarks/epochs.py)
 
     def produce(_: object) -> dict[str, Any]:
         with progress(title, steps=-(-len(dataset) // size)) as advance:  # type: ignore[arg-type]  # has no __len__
@@ -109,7 +122,8 @@ def _teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> to
 
     inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
     logits: torch.Tensor = stage(title, inputs, produce)["logits"]
-    if not logits.isfinite().all():  # as produced they are; a cache from elsewhere may say anything
+    # As produced they are finite; a cache from elsewhere may say anything.
+    if not all(bound.isfinite() for bound in logits.aminmax()):
         raise ValueError(f"the kept {title} are not all finite. Use --fresh to collect them again.")
     return logits
 
