@@ -1,6 +1,7 @@
 # make run    creates .venv, installs, runs the pipeline        make run ARGS="--limit 2000"   at toy size
 # make test   lint, types and the fast tests (under 10 minutes)  make test-all                  also what is slow
 # make torture  kills the pipeline 200 times and compares what comes out (half an hour; with strace at system calls too)
+# make bench   every claim of speed, measured here (15 minutes)  make bench-full                all of it (hours)
 #
 # CPU=1 takes PyTorch's CPU build from its own index: 200 MB instead of several GB of CUDA on Linux.
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INDEX := $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple)
 
-.PHONY: run test test-all torture lint clean
+.PHONY: run test test-all torture bench bench-full lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py $(ARGS)
@@ -24,6 +25,13 @@ test-all: $(VENV)/.installed-test lint
 
 torture: $(VENV)/.installed-test
 	$(BIN)/python tests/faults/torture.py $(ARGS)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-full: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench.py --full $(ARGS)
+	$(BIN)/python benchmarks/growth.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
@@ -41,6 +49,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin-made
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin-made
 	$(BIN)/python -m pip install --quiet $(INDEX) -e ".[test]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin-made
+	$(BIN)/python -m pip install --quiet $(INDEX) -e ".[bench]"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

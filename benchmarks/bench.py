@@ -1,0 +1,97 @@
+"""Every claim of speed, measured in one run: beside the limit, beside a tutorial's pipeline, beside other libraries.
+
+    make bench                                  # a quarter of an hour: one epoch of the whole pipeline
+    make bench-full                             # hours: all ten epochs, more rounds, and how cost grows
+    python benchmarks/bench.py --out bench.json
+
+The parts are scripts of their own, each with its own explanation: epochs.py, against_others.py, growth.py. Prints
+Markdown tables as they stand in docs/performance.md; ``--out`` keeps every figure as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import against_others
+import measuring
+
+# torch stays out of this process: it does nothing but start others, and must not take memory or cores from them.
+
+
+def epochs(rounds: int, limit: int | None, *flags: str) -> dict[str, Any]:
+    """``epochs.py`` in a process of its own."""
+    sizes = () if limit is None else ("--limit", str(limit))
+    return measuring.fresh_process("epochs.py", "--rounds", str(rounds), *sizes, *flags)
+
+
+def beyond_training(pipeline: Mapping[str, Any], contender: str) -> float:
+    """Seconds of a whole process that are not training or teacher logits: start, data, evaluation, plots, saving."""
+    parts = pipeline["parts"][contender]
+    return float(pipeline["seconds"][contender] - sum(parts[name] for name in ("teacher", "regular", "distilled")))
+
+
+def summary(limits: Mapping[str, Any], pipeline: Mapping[str, Any], students: Mapping[str, Any]) -> str:
+    """What was aimed at beside what was measured, one line each."""
+    aims = ["at most 2.0", "", "at most 1.25", "", "at most 1.15", "at most 1.11 (a tenth)", "at most 1.05"]
+    rows = [[f"{row[0]} / {row[2]}", row[4], aim] for row, aim in zip(limits["rows"], aims, strict=True)]
+    plain = students["epoch_seconds"][against_others.PLAIN]
+    memory = pipeline["peak_rss"]
+    rows += [
+        ["whole pipeline, obvious / ours", f"{pipeline['ratio']['obvious']:.2f}", "at least 4"],
+        ["peak memory, ours / obvious", f"{memory['ours'] / memory['obvious']:.2f}", "at most 1"],
+        ["student epoch, obvious / ours", f"{plain['obvious'] / plain['ours']:.2f}", "at least 10"],
+        ["beyond training, ours", f"{beyond_training(pipeline, 'ours'):.1f} s", "at most 10 s"],
+    ]
+    return measuring.table(["what", "measured", "aim"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="ten epochs, five rounds, and how cost grows")
+    parser.add_argument("--limit", type=int, default=None, help="toy size, to try the script")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file of everything measured")
+    arguments = parser.parse_args()
+    rounds, limit = (5, arguments.limit) if arguments.full else (3, arguments.limit)
+    limits = epochs(rounds, limit)
+    plain_malloc = epochs(rounds, limit or 12_800, "--malloc")
+    same_size = epochs(rounds, limit or 12_800)
+    pipeline = against_others.whole_pipeline(rounds, 10 if arguments.full else 1, limit, cached=arguments.full)
+    students = against_others.student_epochs(rounds, limit=limit if arguments.full else limit or 12_800)
+    result = {
+        "machine": limits["machine"],
+        "epochs": limits,
+        "malloc": {"kept": same_size, "as it comes": plain_malloc},
+        "whole_pipeline": pipeline,
+        "student_epochs": students,
+    }
+    print(summary(limits, pipeline, students), end="\n\n")
+    print(measuring.table(["what", "takes", "against", "takes", "ratio"], limits["rows"]), end="\n\n")
+    print(malloc_table(same_size, plain_malloc), end="\n\n")
+    print(against_others.pipeline_table(pipeline), against_others.epochs_table(students), sep="\n\n", end="\n\n")
+    print(json.dumps(result["machine"]))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def malloc_table(kept: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+    """What keeping freed memory is worth, by ``epochs.py`` with and without."""
+    names = ("teacher", "regular", "distilled")
+    rows = [
+        [
+            name,
+            *(f"{1000 * run['figures'][name] / run['steps']:.2f} ms" for run in (kept, plain)),
+            f"{plain['figures'][name] / kept['figures'][name]:.2f}",
+        ]
+        for name in names
+    ]
+    faults = [f"{run['figures']['page_faults']:.0f}" for run in (kept, plain)]
+    rows.append(["page faults of a teacher step", *faults, ""])
+    return measuring.table(["a step of an epoch", "freed memory kept", "malloc as it comes", "ratio"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""The embedded MNIST as a folder that torchvision reads: FOLDER/MNIST/raw with the four unpacked files.
+
+    python benchmarks/contenders/mnist_folder.py FOLDER
+
+Unpacking is not timed in any comparison: who has used torchvision before has the folder already.
+"""
+
+import argparse
+import gzip
+from pathlib import Path
+
+EMBEDDED = Path(__file__).parent.parent.parent / "kd" / "datasets" / "mnist_idx"
+
+
+def prepare(folder: Path) -> Path:
+    """Unpack what is not there yet, and return the folder. Imports nothing heavy: see ``against_others``."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for packed in EMBEDDED.glob("*.gz"):
+        target = raw / packed.stem
+        if not target.exists():
+            target.write_bytes(gzip.decompress(packed.read_bytes()))
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    print(prepare(parser.parse_args().folder))

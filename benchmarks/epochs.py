@@ -1,0 +1,179 @@
+"""An epoch beside its limit: what data, bookkeeping and checks cost on top of the bare arithmetic.
+
+    python benchmarks/epochs.py --rounds 5
+    python benchmarks/epochs.py --rounds 5 --malloc      with glibc's malloc as it comes
+
+The same steps (model, optimizer, batch size) four ways, alternating, medians: through ``kd.fit``, as a bare loop over
+one batch that is ready in memory, and, computed, as floating-point operations at the rate of a matrix product measured
+in the same rounds. The last line is all figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from torch.utils.flop_counter import FlopCounterMode
+
+import config
+import kd
+from distillation import distillation_objective
+from kd.data import stratified_split
+from kd.memory import keep_freed_memory
+from kd.optimizers import adam
+from measuring import alternating, machine, report, seconds, table
+from models import StudentModel, TeacherModel
+
+Loaders = tuple[DataLoader[Any], DataLoader[Any]]
+
+
+class Work(NamedTuple):
+    """What is trained on: the pipeline's split, with and without (random) teacher logits."""
+
+    training: Subset[Any]
+    plain: Loaders
+    distill: Loaders
+
+    @property
+    def steps(self) -> int:
+        return len(self.plain[0])
+
+
+def load(limit: int | None) -> Work:
+    """The pipeline's own data and loaders. The logits are random: their values cost the same time."""
+    parts = stratified_split(kd.load_mnist(train=True), held_back=config.TEST_SIZE, seed=0, limit=limit)
+    plain = (
+        kd.make_loader(parts[0], batch_size=config.BATCH_SIZE, shuffle=True),
+        kd.make_loader(parts[1], batch_size=config.BATCH_SIZE),
+    )
+    with_logits = [kd.DistillDataset(part, torch.randn(len(part), 10)) for part in parts]
+    distill = (kd.loader_like(plain[0], with_logits[0]), kd.loader_like(plain[1], with_logits[1]))
+    return Work(parts[0], plain, distill)
+
+
+def fitted(make: Callable[[], nn.Module], objective: kd.Objective, loaders: Loaders, **settings: Any) -> float:
+    """Seconds of one epoch as the pipeline trains it: batches, metrics, checks, validation."""
+    model = make()
+    optimizer, scheduler = adam(model, learning_rate=config.LEARNING_RATE, steps=len(loaders[0]))
+    settings |= {"optimizer": optimizer, "scheduler": scheduler}
+    return seconds(lambda: kd.fit(model, objective, *loaders, epochs=1, seed=0, **settings))
+
+
+def bare(make: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> float:
+    """Seconds of one epoch over tensors, already normalised, in a random order; nothing is measured or checked."""
+    model = make()
+    optimizer, _ = adam(model, learning_rate=config.LEARNING_RATE, steps=1000)
+
+    def loop() -> None:
+        for rows in torch.randperm(len(images)).split(config.BATCH_SIZE):  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    return seconds(loop)
+
+
+def bare_forward(teacher: nn.Module, images: Tensor) -> float:
+    """Seconds of the teacher's answers to images that lie ready, in batches as ``kd.collect_logits`` makes them."""
+
+    def loop() -> None:
+        with torch.no_grad():
+            for batch in images.split(256):  # type: ignore[no-untyped-call]
+                teacher(batch)
+
+    return seconds(loop)
+
+
+def product_rate(size: int = 1024, times: int = 20) -> float:
+    """Floating-point operations a second of a square float32 matrix product: what this machine can do at best."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    left @ right
+
+    def multiply() -> None:
+        for _ in range(times):
+            left @ right
+
+    return 2 * size**3 * times / seconds(multiply)
+
+
+def operations(make: Callable[[], nn.Module]) -> int:
+    """Floating-point operations of one training step's matrix products and convolutions, forward and backward."""
+    images, labels = torch.randn(config.BATCH_SIZE, 1, 28, 28), torch.randint(10, (config.BATCH_SIZE,))
+    model = make()
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops())
+
+
+def measure(work: Work, rounds: int) -> dict[str, float]:
+    """Medians in seconds by name, and the two rates."""
+    teacher, no_validation = TeacherModel().eval(), (work.plain[0], [next(iter(work.plain[1]))])
+    images, labels = kd.data.collate(work.training.__getitems__(list(range(len(work.training)))))
+    return alternating(
+        {
+            "product_rate": product_rate,
+            "teacher": lambda: fitted(TeacherModel, kd.supervised, work.plain),
+            "teacher_bare": lambda: bare(TeacherModel, images, labels),
+            "regular": lambda: fitted(StudentModel, kd.supervised, work.plain),
+            "regular_unmeasured": lambda: fitted(StudentModel, kd.supervised, no_validation, metrics={}),  # type: ignore[arg-type]
+            "distilled": lambda: fitted(StudentModel, distillation_objective(), work.distill),
+            "student_bare": lambda: bare(StudentModel, images, labels),
+            "cache": lambda: seconds(lambda: kd.collect_logits(teacher, work.training)),
+            "cache_bare": lambda: bare_forward(teacher, images),
+        },
+        rounds=rounds,
+    )
+
+
+def rows(figures: dict[str, float], steps: int) -> list[list[str]]:
+    """What the issue of speed asks for, each with its ratio."""
+    bound = {name: figures[f"{name}_operations"] * steps / figures["product_rate"] for name in ("teacher", "student")}
+
+    def row(what: str, seconds: float, against: str, limit: float) -> list[str]:
+        return [what, f"{seconds:.3f} s", against, f"{limit:.3f} s", f"{seconds / limit:.2f}"]
+
+    unmeasured = figures["regular_unmeasured"]
+    return [
+        row("teacher epoch", figures["teacher"], "arithmetic bound", bound["teacher"]),
+        row("teacher epoch", figures["teacher"], "bare loop", figures["teacher_bare"]),
+        row("student epoch, regular", figures["regular"], "bare loop", figures["student_bare"]),
+        row("student epoch, regular", figures["regular"], "arithmetic bound", bound["student"]),
+        row("student epoch, distilled", figures["distilled"], "regular student epoch", figures["regular"]),
+        row("student epoch, regular", figures["regular"], "without validation and metrics", unmeasured),
+        row("caching teacher logits", figures["cache"], "bare forward pass", figures["cache_bare"]),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each")
+    parser.add_argument("--limit", type=int, default=None, help="training images; all unless given")
+    parser.add_argument("--malloc", action="store_true", help="leave glibc's malloc as it comes")
+    arguments = parser.parse_args()
+    kept = not arguments.malloc and keep_freed_memory()
+    work = load(arguments.limit)
+    with kd.seeded(0):
+        figures = measure(work, arguments.rounds)
+        figures |= {"teacher_operations": operations(TeacherModel), "student_operations": operations(StudentModel)}
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        images = torch.randn(20 * config.BATCH_SIZE, 1, 28, 28)
+        bare(TeacherModel, images, torch.randint(10, (len(images),)))
+        figures["page_faults"] = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / 20
+    lines = rows(figures, work.steps)
+    print(table(["what", "takes", "against", "takes", "ratio"], lines))
+    print(f"\n{figures['page_faults']:.0f} page faults a teacher step; freed memory is kept: {kept}")
+    report(figures=figures, rows=lines, steps=work.steps, rounds=arguments.rounds, kept=kept, machine=machine())
+
+
+if __name__ == "__main__":
+    main()
