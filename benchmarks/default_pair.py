@@ -25,13 +25,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from scipy.stats import t as student_t
-from scipy.stats import ttest_rel
 
 import config
 import kd
 import main as pipeline
 from kd.memory import keep_freed_memory
+from kd.paired import paired
 
 
 def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
@@ -75,12 +74,10 @@ def summarise(rows: list[dict[str, Any]], images: int) -> str:
             for name in ("teacher", "regular", "distilled")
         }
         cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in columns.values()]
-        pairs = [d - r for r, d in zip(columns["regular"], columns["distilled"], strict=True)]
-        n, mean = len(pairs), statistics.mean(pairs)
-        half = float(student_t.ppf(0.975, n - 1)) * statistics.stdev(pairs) / n**0.5
-        p = float(ttest_rel(columns["distilled"], columns["regular"]).pvalue)
-        difference = f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
-        lines.append(f"| {width} | {n} | {' | '.join(cells)} | {difference} | {p:.2g} |")
+        pairs = paired(columns["regular"], columns["distilled"], images)
+        interval = f"{pairs.interval.low:+.1f} to {pairs.interval.high:+.1f}" if pairs.interval else "none"
+        n, difference = len(pairs.differences), f"{pairs.mean:+.1f} ({interval})"
+        lines.append(f"| {width} | {n} | {' | '.join(cells)} | {difference} | {pairs.t_p:.2g} |")
     return "\n".join([*lines, f"\nErrors of {images:,} images; difference = distilled − regular, paired t."])
 
 

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import config
 import kd
 from distillation import distillation_objective
+from kd.cache import ASKED_AT_ONCE
 from kd.data import stratified_split
 from kd.memory import keep_freed_memory
 from kd.optimizers import adam
@@ -88,7 +89,7 @@ def bare_forward(teacher: nn.Module, images: Tensor) -> float:
 
     def loop() -> None:
         with torch.no_grad():
-            for batch in images.split(256):  # type: ignore[no-untyped-call]
+            for batch in images.split(ASKED_AT_ONCE):  # type: ignore[no-untyped-call]
                 teacher(batch)
 
     return seconds(loop)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, RandomSampler, Subset
 
 import config
 import kd
+from kd.cache import ASKED_AT_ONCE
 from kd.data import collate
 from kd.history import Position
 from kd.metrics import count_parameters
@@ -31,7 +32,6 @@ from kd.snapshots import Snapshots
 from measuring import machine, peak_rss, seconds
 
 BATCH = config.BATCH_SIZE
-COLLECTED = 512  # rows per batch of collecting, as in kd.stages
 TRIAL = 20  # batches timed to foresee how long a whole pass takes
 ROUNDS = 5  # at most; the median counts
 WIDTH_STEPS = 200  # a width's steps are timed on a set of so many batches
@@ -165,13 +165,13 @@ def student(width: int, classes: int) -> nn.Module:
 def _collect(dataset: kd.ImageDataset, classes: int, budget: float) -> tuple[Pass, Tensor]:
     """A linear teacher's logits of all images; where collecting had to be cut short, random ones that take as much."""
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, classes))
-    count, trial = len(dataset), min(len(dataset), TRIAL * COLLECTED)
+    count, trial = len(dataset), min(len(dataset), TRIAL * ASKED_AT_ONCE)
 
     def collected(rows: int) -> Tensor:
         part = dataset if rows == count else Subset(dataset, range(rows))
-        return kd.collect_logits(teacher, part, batch_size=COLLECTED).logits
+        return kd.collect_logits(teacher, part).logits
 
-    collected(min(trial, COLLECTED))  # warms up
+    collected(min(trial, ASKED_AT_ONCE))  # warms up
     first = seconds(lambda: collected(trial))
     rows = min(count, max(trial, int(trial * budget / first)))
     started = time.perf_counter()

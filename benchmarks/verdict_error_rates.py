@@ -147,9 +147,8 @@ def family_table(methods: int, runs: int) -> str:
         rng = np.random.default_rng([methods, n])
         arms = 14 * rng.standard_normal((methods + 1, runs, n))
         differences = np.rint(arms[1:] - arms[0])
-        for row, level in zip(
-            cells, (0.05, 0.05 / methods), strict=True
-        ):  # Holm's first step: all is null, so its last
+        levels = (0.05, 0.05 / methods)  # the latter is Holm's first step: all is null, so what it rejects is wrong
+        for row, level in zip(cells, levels, strict=True):
             wrong = [verdicts(one, MARGIN, level) < 2 for one in differences]
             row.append(_percent(np.any(wrong, axis=0).mean()))
     return table(["any of four wrong", *(f"{n} pairs" for n in SIZES)], cells)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from kd.cache import collect_logits, verify_logits
+from kd.cache import ASKED_AT_ONCE, collect_logits, verify_logits
 from kd.console import epoch_line, progress, say
 from kd.contention import watched
 from kd.data import DistillDataset, batches_differ, loader_like
@@ -112,7 +112,7 @@ def with_teacher_logits(
 
 
 def _teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
-    size = 256  # as fast as larger ones, at less memory (benchmarks/epochs.py)
+    size = ASKED_AT_ONCE
 
     def produce(_: object) -> dict[str, Any]:
         with progress(title, steps=-(-len(dataset) // size)) as advance:  # type: ignore[arg-type]  # has no __len__

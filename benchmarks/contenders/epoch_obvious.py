@@ -19,7 +19,7 @@ def main() -> None:
         started = time.perf_counter()
         train_one_epoch(student, batches, loss, optimizer)
         seconds.append(time.perf_counter() - started)
-    samples = len(batches.dataset)  # type: ignore[arg-type]  # torch\'s Dataset leaves __len__ undeclared
+    samples = len(batches.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
     report(seconds, samples, torch.__version__)
 
 

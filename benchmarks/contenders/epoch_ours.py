@@ -44,7 +44,7 @@ def main() -> None:
 
 def _with_logits(teacher: nn.Module, images: Dataset[Any]) -> Dataset[Any]:
     """Collected and verified, as ``kd.stages`` does it."""
-    collected = kd.collect_logits(teacher, images, batch_size=256)
+    collected = kd.collect_logits(teacher, images)
     kd.verify_logits(teacher, images, collected)
     return kd.DistillDataset(images, collected.logits)
 

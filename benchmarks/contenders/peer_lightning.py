@@ -56,7 +56,7 @@ def main() -> None:
     )
     trainer.fit(model, batches)
     loss = float(trainer.callback_metrics["train_loss"])
-    samples = len(batches.dataset)  # type: ignore[arg-type]  # torch\'s Dataset leaves __len__ undeclared
+    samples = len(batches.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
     report(clock.seconds, samples, version("lightning"), loss=loss)
 
 
