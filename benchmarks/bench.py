@@ -22,10 +22,10 @@ import measuring
 # torch stays out of this process: it does nothing but start others, and must not take memory or cores from them.
 
 
-def epochs(rounds: int, limit: int | None, *flags: str) -> dict[str, Any]:
+def epochs(rounds: int, limit: int | None) -> dict[str, Any]:
     """``epochs.py`` in a process of its own."""
     sizes = () if limit is None else ("--limit", str(limit))
-    return measuring.fresh_process("epochs.py", "--rounds", str(rounds), *sizes, *flags)
+    return measuring.fresh_process("epochs.py", "--rounds", str(rounds), *sizes)
 
 
 def beyond_training(pipeline: Mapping[str, Any], contender: str) -> float:
@@ -57,40 +57,20 @@ def main() -> None:
     arguments = parser.parse_args()
     rounds, limit = (5, arguments.limit) if arguments.full else (3, arguments.limit)
     limits = epochs(rounds, limit)
-    plain_malloc = epochs(rounds, limit or 12_800, "--malloc")
-    same_size = epochs(rounds, limit or 12_800)
     pipeline = against_others.whole_pipeline(rounds, 10 if arguments.full else 1, limit, cached=arguments.full)
     students = against_others.student_epochs(rounds, limit=limit if arguments.full else limit or 12_800)
     result = {
         "machine": limits["machine"],
         "epochs": limits,
-        "malloc": {"kept": same_size, "as it comes": plain_malloc},
         "whole_pipeline": pipeline,
         "student_epochs": students,
     }
     print(summary(limits, pipeline, students), end="\n\n")
     print(measuring.table(["what", "takes", "against", "takes", "ratio"], limits["rows"]), end="\n\n")
-    print(malloc_table(same_size, plain_malloc), end="\n\n")
     print(against_others.pipeline_table(pipeline), against_others.epochs_table(students), sep="\n\n", end="\n\n")
     print(json.dumps(result["machine"]))
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def malloc_table(kept: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
-    """What keeping freed memory is worth, by ``epochs.py`` with and without."""
-    names = ("teacher", "regular", "distilled")
-    rows = [
-        [
-            name,
-            *(f"{1000 * run['figures'][name] / run['steps']:.2f} ms" for run in (kept, plain)),
-            f"{plain['figures'][name] / kept['figures'][name]:.2f}",
-        ]
-        for name in names
-    ]
-    faults = [f"{run['figures']['page_faults']:.0f}" for run in (kept, plain)]
-    rows.append(["page faults of a teacher step", *faults, ""])
-    return measuring.table(["a step of an epoch", "freed memory kept", "malloc as it comes", "ratio"], rows)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,12 @@ import torch
 import config
 import kd
 import main as pipeline
-from kd.memory import keep_freed_memory
 from kd.paired import paired
 
 
 def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per width: errors of the teacher, the regular and the distilled student."""
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the commands do
     for name, value in overrides.items():
         setattr(config, name, value)
     config.SEED = seed

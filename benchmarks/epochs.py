@@ -1,7 +1,6 @@
 """An epoch beside its limit: what data, bookkeeping and checks cost on top of the bare arithmetic.
 
     python benchmarks/epochs.py --rounds 5
-    python benchmarks/epochs.py --rounds 5 --malloc      with glibc's malloc as it comes
 
 The same steps (model, optimizer, batch size) four ways, alternating, medians: through ``kd.fit``, as a bare loop over
 one batch that is ready in memory, and, computed, as floating-point operations at the rate of a matrix product measured
@@ -30,7 +29,6 @@ import kd
 from distillation import distillation_objective
 from kd.cache import ASKED_AT_ONCE
 from kd.data import stratified_split
-from kd.memory import keep_freed_memory
 from kd.optimizers import adam
 from measuring import alternating, machine, report, seconds, table
 from models import StudentModel, TeacherModel
@@ -159,9 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each")
     parser.add_argument("--limit", type=int, default=None, help="training images; all unless given")
-    parser.add_argument("--malloc", action="store_true", help="leave glibc's malloc as it comes")
     arguments = parser.parse_args()
-    kept = not arguments.malloc and keep_freed_memory()
     work = load(arguments.limit)
     with kd.seeded(0):
         figures = measure(work, arguments.rounds)
@@ -172,8 +168,8 @@ def main() -> None:
         figures["page_faults"] = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / 20
     lines = rows(figures, work.steps)
     print(table(["what", "takes", "against", "takes", "ratio"], lines))
-    print(f"\n{figures['page_faults']:.0f} page faults a teacher step; freed memory is kept: {kept}")
-    report(figures=figures, rows=lines, steps=work.steps, rounds=arguments.rounds, kept=kept, machine=machine())
+    print(f"\n{figures['page_faults']:.0f} page faults a teacher step")
+    report(figures=figures, rows=lines, steps=work.steps, rounds=arguments.rounds, machine=machine())
 
 
 if __name__ == "__main__":

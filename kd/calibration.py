@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from kd.checks import require, require_labels, require_logits
@@ -178,6 +177,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
 
     Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
     """
+    from scipy.optimize import brentq  # 25 MB, which a run that fits no temperature does not need
+
     scores = _scaled(logits, labels, 1.0)
     scores = scores - scores.amax(dim=1, keepdim=True)
     if not scores.any():

@@ -1,11 +1,10 @@
-"""What every command does around its work: memory kept, its exit status, one paragraph for what a user can mend."""
+"""What every command does around its work: its exit status, one paragraph for what a user can mend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from kd.console import say
-from kd.memory import keep_freed_memory
 from kd.stopping import Stopped
 
 
@@ -15,7 +14,6 @@ def exit_status(program: Callable[[], None]) -> int:
     An error of ours, in ValueError, OSError or FloatingPointError, is printed as it is. Any other is a fault in the
     program and keeps its traceback.
     """
-    keep_freed_memory()
     try:
         program()
     except Stopped as stopped:

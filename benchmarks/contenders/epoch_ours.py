@@ -18,7 +18,6 @@ from student_epoch import parser, report
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import config
 import kd
-from kd.memory import keep_freed_memory
 from kd.optimizers import adam
 from models import StudentModel, TeacherModel
 
@@ -27,7 +26,6 @@ def main() -> None:
     known = parser(__doc__)
     known.add_argument("--cached", action="store_true", help="the teacher's logits are collected once, before")
     arguments = known.parse_args()
-    keep_freed_memory()  # as the commands do
     images: Dataset[Any] = kd.load_mnist(train=True)
     if arguments.limit is not None:
         images = Subset(images, range(arguments.limit))
