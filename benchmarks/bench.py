@@ -1,6 +1,6 @@
 """Every claim of speed, measured in one run: beside the limit, beside a tutorial's pipeline, beside other libraries.
 
-    make bench                                  # a quarter of an hour: one epoch of the whole pipeline
+    make bench                                  # ten minutes: one epoch of the whole pipeline
     make bench-full                             # hours: all ten epochs, more rounds, and how cost grows
     python benchmarks/bench.py --out bench.json
 

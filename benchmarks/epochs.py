@@ -10,7 +10,6 @@ in the same rounds. The last line is all figures as JSON.
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,13 +161,8 @@ def main() -> None:
     with kd.seeded(0):
         figures = measure(work, arguments.rounds)
         figures |= {"teacher_operations": operations(TeacherModel), "student_operations": operations(StudentModel)}
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        images = torch.randn(20 * config.BATCH_SIZE, 1, 28, 28)
-        bare(TeacherModel, images, torch.randint(10, (len(images),)))
-        figures["page_faults"] = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / 20
     lines = rows(figures, work.steps)
     print(table(["what", "takes", "against", "takes", "ratio"], lines))
-    print(f"\n{figures['page_faults']:.0f} page faults a teacher step")
     report(figures=figures, rows=lines, steps=work.steps, rounds=arguments.rounds, machine=machine())
 
 
