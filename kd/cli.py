@@ -5,24 +5,31 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tyro.extras import subcommand_cli_from_dict
 
+from kd.compare_settings import CompareSettings
 from kd.console import say
 from kd.program import exit_status
 from kd.run_settings import RunSettings
 
 
-class Command(NamedTuple):
-    """The class of a command's settings, with a ``check()``, and the module whose ``run(settings)`` does the work."""
+class Settings(Protocol):
+    def check(self) -> None:
+        """Raise ValueError for a value outside its range."""
 
-    settings: type[RunSettings]
+
+class Command(NamedTuple):
+    """The class of a command's settings, and the module whose ``run(settings)`` does the work."""
+
+    settings: type[Settings]
     module: str
 
 
 COMMANDS: Mapping[str, Command] = {
     "run": Command(RunSettings, "kd.pipeline"),
+    "compare": Command(CompareSettings, "kd.compare"),
 }
 
 
@@ -43,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(program)
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[Command, RunSettings]:
-    settings = subcommand_cli_from_dict(
+def _parsed(arguments: Sequence[str]) -> tuple[Command, Settings]:
+    settings: Settings = subcommand_cli_from_dict(
         {name: command.settings for name, command in COMMANDS.items()},
         prog="kd",
         description="Knowledge distillation whose answer can be trusted.",

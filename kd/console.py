@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -14,10 +14,13 @@ if TYPE_CHECKING:  # importing torch would take seconds that an error message ha
     from kd.history import History
 
 _live: list[Console] = []  # the console of the bar on the screen: whoever prints past it writes into the bar
+_relays: list[Callable[[int], None]] = []  # in a worker process: where steps are counted instead
 
 
 def say(text: str, *, to_stderr: bool = False) -> None:
     """Print one line or paragraph, unstyled where the output is not a terminal."""
+    if _relays and not to_stderr:
+        return
     console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
@@ -29,18 +32,37 @@ def say_sizes(data: str, images: Mapping[str, int], device: object) -> None:
 
 
 @contextmanager
-def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Callable[[], None]]:
-    """A bar over ``steps`` steps, so many of them ``done`` before; yields the function that advances it by one.
+def relayed(advance: Callable[[int], None]) -> Iterator[None]:
+    """Inside the block only errors are printed, and a bar's steps are told to ``advance``: for a worker process."""
+    _relays.append(advance)
+    try:
+        yield
+    finally:
+        _relays.pop()
+
+
+class Advance(Protocol):
+    def __call__(self, steps: int = 1, /) -> None:
+        """Move the bar on by so many steps."""
+
+
+@contextmanager
+def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
+    """A bar over ``steps`` steps, so many of them ``done`` before; yields the function that advances it.
 
     Silent where there is no terminal.
     """
+    if _relays:
+        _relays[-1](done)
+        yield lambda steps=1: _relays[-1](steps)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(title, total=steps, completed=done)
         _live.append(console)
         try:
-            yield lambda: bars.advance(task)
+            yield lambda steps=1: bars.advance(task, steps)
         finally:
             _live.pop()
 

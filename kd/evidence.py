@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Literal, NamedTuple
 
 from kd.checks import require
@@ -36,6 +37,34 @@ def judge(pairs: Pairs, *, margin: float = 0.1, level: float = 0.05) -> Judgemen
     return judge_all({"method": pairs}, margin=margin, level=level)["method"]
 
 
+class Across(NamedTuple):
+    """A verdict over several teachers, and what it was read from; means and intervals in errors."""
+
+    verdict: Verdict
+    means: tuple[float, ...]
+    mean: float
+    margin: float
+    interval: Interval | None
+    inner: Interval | None
+
+
+def judge_across(teachers: Sequence[Pairs], *, margin: float = 0.1, level: float = 0.05) -> Across:
+    """One verdict on a method under several teachers: each teacher counts once, by the mean difference of its pairs.
+
+    Students of one teacher share its luck, so more of them make its mean surer and no other teacher's. What speaks for
+    teachers in general is the number of teachers: the t interval has one degree of freedom less than there are.
+
+    Args:
+        teachers: the pairs of each, at least two, all on the same number of test images.
+    """
+    require(len(teachers) >= 2, "teachers", len(teachers), "at least 2", "one teacher says nothing of others")
+    _require_rule(margin, level)
+    means = tuple(pairs.mean for pairs in teachers)
+    errors = margin / 100 * teachers[0].images
+    interval, inner = t_interval(means, level), t_interval(means, 2 * level)
+    return Across(decide(interval, inner, errors), means, fmean(means), errors, interval, inner)
+
+
 def judge_all(methods: Mapping[str, Pairs], *, margin: float = 0.1, level: float = 0.05) -> dict[str, Judgement]:
     """The verdicts on several methods, such as share a control, with Holm's adjustment for their number.
 
@@ -48,8 +77,7 @@ def judge_all(methods: Mapping[str, Pairs], *, margin: float = 0.1, level: float
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure"; equivalence by two one-sided tests:
     Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power approach".
     """
-    require(0 < margin <= 100, "margin", margin, "above 0 and at most 100 percentage points of the test images")
-    require(0 < level < 0.5, "level", level, "above 0 and below 0.5")
+    _require_rule(margin, level)
     p_values = [pairs.t_p for pairs in methods.values()]
     adjusted, levels = holm(p_values), _levels(p_values, level)
     judged = {}
@@ -96,6 +124,27 @@ def sentence(
     seeds = f"{len(pairs.differences)} paired {_plural(len(pairs.differences), 'seed')}, {pairs.images:,} test images"
     parts = [f"{_headline(judgement, method)} {_difference(judgement)}", _remark(judgement)]
     return " ".join([*(part for part in parts if part), f"From {seeds}; given {given}."])
+
+
+def sentence_across(across: Across) -> str:
+    """One paragraph on a verdict over several teachers."""
+    margin = f"{across.margin:,g} {_plural(across.margin, 'error')}"
+    headline = {
+        "helps": "Over teachers like these, distillation helps:",
+        "hurts": "Over teachers like these, distillation hurts:",
+        "no difference larger than d": f"Over teachers like these, no difference larger than {margin}:",
+        "inconclusive": "Over teachers like these: inconclusive;",
+    }[across.verdict]
+    means = ", ".join(f"{mean:+,.1f}" for mean in across.means)
+    return (
+        f"{headline} on average {across.mean:+,.1f} errors against the control ({_interval(across.interval, 0.95)}), "
+        f"from {len(across.means)} teachers that count once each: {means}."
+    )
+
+
+def _require_rule(margin: float, level: float) -> None:
+    require(0 < margin <= 100, "margin", margin, "above 0 and at most 100 percentage points of the test images")
+    require(0 < level < 0.5, "level", level, "above 0 and below 0.5")
 
 
 def _levels(p_values: Sequence[float], level: float) -> list[float]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import torch
 from torch import Tensor, nn
 
 from kd.loop import device_of, evaluating
+from kd.types import Batch, Objective
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
@@ -17,6 +21,21 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
 def count_parameters(model: nn.Module) -> int:
     """The number of values in the model's parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def training_multiply_adds(model: nn.Module, objective: Objective, batch: Batch) -> int:
+    """Multiply-add operations of one training step on a batch, forward and backward; the optimizer's are not counted.
+
+    The model's gradients are left as they were.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # here: as below
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = device_of(model)
+    with evaluating(model), FlopCounterMode(display=False) as counter:
+        _, terms = objective(model, tuple(tensor.to(device) for tensor in batch))
+        torch.autograd.grad(functools.reduce(operator.add, terms.values()), trained)
+    return int(counter.get_total_flops()) // 2
 
 
 def multiply_adds(model: nn.Module, example: Tensor) -> int:

@@ -23,6 +23,26 @@ def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor
     return output, {"hard": F.cross_entropy(output.float(), batch[1])}
 
 
+def smoothed(*, smoothing: float) -> Objective:
+    """Cross-entropy with smoothed labels, ``{"hard": CE}``: 1 − ε on the label and ε spread over all K classes.
+
+    What is left of distillation when the teacher knows nothing of the image: a control for it.
+
+    Args:
+        smoothing: ε in [0, 1). 0 trains exactly as ``supervised`` does.
+
+    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7; as a teacher, Yuan et al. 2020, arXiv:1909.11723.
+    """
+    require(0 <= smoothing < 1, "smoothing", smoothing, "in [0, 1)", "0.1 is usual")
+    smoothing = float(smoothing)
+
+    def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        output = model(batch[0])
+        return output, {"hard": F.cross_entropy(output.float(), batch[1], label_smoothing=smoothing)}
+
+    return objective
+
+
 def distilled(*, temperature: float, alpha: float) -> Objective:
     """``alpha · CE + (1 − alpha) · T² · KL(teacher ‖ student)`` as ``{"hard": …, "soft": …}``.
 

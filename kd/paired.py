@@ -75,7 +75,7 @@ def paired(control: Sequence[int], distilled: Sequence[int], images: int) -> Pai
     )
 
 
-def t_interval(differences: Sequence[int], level: float = 0.05) -> Interval | None:
+def t_interval(differences: Sequence[float], level: float = 0.05) -> Interval | None:
     """The paired t interval of the mean difference, with confidence 1 − ``level``; None where the pairs give none.
 
     One pair has no spread. Neither have pairs that all differ by the same count: t would call them certain, although
@@ -91,7 +91,7 @@ def t_interval(differences: Sequence[int], level: float = 0.05) -> Interval | No
     return Interval(mean - half, mean + half)
 
 
-def t_test(differences: Sequence[int]) -> float:
+def t_test(differences: Sequence[float]) -> float:
     """The two-sided p-value of the paired t test: below a level exactly where the interval of that level excludes zero.
 
     Where the differences have no spread it is the sign test's, as in ``t_interval``; 1 for a single pair.
@@ -123,7 +123,7 @@ def bootstrap_interval(differences: Sequence[int], level: float = 0.05) -> Inter
     return Interval(lowest + low / n, lowest + high / n)
 
 
-def sign_test(differences: Sequence[int]) -> float:
+def sign_test(differences: Sequence[float]) -> float:
     """The two-sided p-value of the exact sign test. Pairs that do not differ say nothing and are left out."""
     fewer, more = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
     return float(binomtest(fewer, fewer + more).pvalue) if fewer + more else 1.0
@@ -147,7 +147,7 @@ def wilcoxon_test(differences: Sequence[int]) -> float:
     return min(1.0, 2 * float(tail))
 
 
-def _all_equal(differences: Sequence[int]) -> bool:
+def _all_equal(differences: Sequence[float]) -> bool:
     return min(differences) == max(differences)
 
 

@@ -29,13 +29,20 @@ from kd.seeding import seeded
 from kd.types import Objective
 
 
-class _Data(NamedTuple):
+class Data(NamedTuple):
+    """The three parts of the data, and a loader for each; only the training loader shuffles."""
+
     train_set: Subset[Any]
     val_set: Subset[Any]
     test_set: ImageDataset
     train_loader: DataLoader[Any]
     val_loader: DataLoader[Any]
     test_loader: DataLoader[Any]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images by part."""
+        return {"training": len(self.train_set), "validation": len(self.val_set), "test": len(self.test_set)}
 
 
 def run(settings: RunSettings) -> None:
@@ -51,10 +58,10 @@ def run(settings: RunSettings) -> None:
     require_device(device, "--device")
     outcome.make_folders(settings.models_dir, settings.results_dir)
     with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
-        data = _load(settings)
-        sizes = {"training": len(data.train_set), "validation": len(data.val_set), "test": len(data.test_set)}
-        say_sizes("MNIST", sizes, device)
-        teacher, history = _train_teacher(settings, data, device)
+        data = load(settings)
+        say_sizes("MNIST", data.sizes, device)
+        teacher, history = train_teacher(settings, data, device)
+        publish(plot_files(settings.results_dir, teacher_figure(history, toy_stamp(settings.limit))))
         pair = _train_students(settings, data, teacher, device)
         models = {"teacher": teacher, "regular": pair.regular, "distilled": pair.distilled}
         histories = {"teacher": history, "regular": pair.regular_history, "distilled": pair.distilled_history}
@@ -64,12 +71,13 @@ def run(settings: RunSettings) -> None:
         _save(settings, finished, models)
 
 
-def _load(settings: RunSettings) -> _Data:
+def load(settings: RunSettings) -> Data:
+    """MNIST, its training images split in two, and a loader for each part."""
     training, test = (load_mnist(train=train, root=settings.data_dir) for train in (True, False))
     train_set, val_set = stratified_split(
         training, held_back=settings.test_size, seed=settings.random_state, limit=settings.limit
     )
-    return _Data(
+    return Data(
         train_set,
         val_set,
         test,
@@ -79,34 +87,39 @@ def _load(settings: RunSettings) -> _Data:
     )
 
 
-def _train_teacher(settings: RunSettings, data: _Data, device: torch.device) -> tuple[nn.Module, History]:
+def train_teacher(
+    settings: RunSettings, data: Data, device: torch.device, *, title: str = "teacher"
+) -> tuple[nn.Module, History]:
+    """A ConvNet trained on the labels, and its curves."""
     with seeded(settings.seed):
         teacher = ConvNet().to(device)
-    history = _trained(settings)("teacher", teacher, supervised, data.train_loader, data.val_loader)
-    publish(plot_files(settings.results_dir, teacher_figure(history, toy_stamp(settings.limit))))
-    return teacher, history
+    return teacher, trained_as(settings)(title, teacher, supervised, data.train_loader, data.val_loader)
 
 
-def _train_students(settings: RunSettings, data: _Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
+def new_student(settings: RunSettings, device: torch.device) -> nn.Module:
+    """An MLP as it starts: the same for the same seed."""
+    with seeded(settings.seed):
+        return MLP(settings.student_width).to(device)
+
+
+def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
     parts: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
         "training": (data.train_set, data.train_loader),
         "validation": (data.val_set, data.val_loader),
     }
     distill_loaders = stages.with_teacher_logits(teacher, parts)
-    with seeded(settings.seed):
-        student = MLP(settings.student_width).to(device)
     return stages.train_pair(
-        student,
+        new_student(settings, device),
         distilled(temperature=settings.temperature, alpha=settings.alpha),
         (data.train_loader, data.val_loader),
         (distill_loaders["training"], distill_loaders["validation"]),
-        train=_trained(settings),
+        train=trained_as(settings),
         seed=settings.seed,
     )
 
 
-def _trained(settings: RunSettings) -> stages.Train:
-    """How each of the three is trained: Adam, with these settings."""
+def trained_as(settings: RunSettings) -> stages.Train:
+    """How every model is trained: Adam, with these settings."""
 
     def train(
         title: str, model: nn.Module, objective: Objective, train_loader: DataLoader[Any], val_loader: DataLoader[Any]
@@ -131,7 +144,7 @@ def _trained(settings: RunSettings) -> stages.Train:
 def _summary(
     settings: RunSettings,
     device: torch.device,
-    data: _Data,
+    data: Data,
     histories: dict[str, History],
     answers: dict[str, Predictions],
 ) -> Run:
@@ -140,12 +153,12 @@ def _summary(
         logits={name: answer.logits for name, answer in answers.items()},
         labels=answers["teacher"].labels,
         test=data.test_set,
-        config=_recorded(settings, device),
+        config=recorded(settings, device),
         toy=toy_stamp(settings.limit),
     )
 
 
-def _recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
+def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     """The settings that count for a result, under the names by which ``python main.py`` records them."""
     values = dataclasses.asdict(settings) | {"device": str(device)}
     kept = {name: value for name, value in values.items() if name not in {"out", "fresh", "snapshot_seconds"}}

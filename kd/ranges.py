@@ -30,6 +30,12 @@ RANGES: Mapping[str, Range] = {
     "alpha": Range(lambda x: 0 <= x <= 1, "in [0, 1]", "the weight of the labels; the teacher gets the rest"),
     "student_width": Range(lambda n: n >= 1, "a whole number of at least 1"),
     "snapshot_seconds": Range(lambda x: x >= 0, "at least 0", "30 costs next to nothing"),
+    "pairs": Range(lambda n: n >= 2, "a whole number of at least 2", "10 is usual; one pair has no spread"),
+    "margin": Range(lambda x: 0 < x <= 100, "above 0 and at most 100 percentage points", "0.1 is 10 of 10,000 images"),
+    "teachers": Range(lambda n: n >= 1, "a whole number of at least 1"),
+    "splits": Range(lambda n: n >= 1, "a whole number of at least 1"),
+    "smoothing": Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.1 is usual; 0 leaves that control out"),
+    "processes": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1"),
     "limit": Range(lambda n: n is None or n >= 100, "None or a whole number of at least 100"),
 }
 

@@ -68,7 +68,7 @@ def weight_files(folder: Path, models: Mapping[str, nn.Module], run: Run) -> dic
             "shapes": {key: list(tensor.shape) for key, tensor in model.state_dict().items()},
             "test": _test_metrics(run, name),
         }
-    files[folder / "manifest.json"] = _json(manifest)
+    files[folder / "manifest.json"] = json_bytes(manifest)
     return files
 
 
@@ -77,13 +77,13 @@ def result_files(folder: Path, run: Run) -> dict[Path, bytes]:
     stamp = {"run": run.toy or "full"}
     metrics = folder / "metrics"
     return {
-        metrics / "metrics.json": _json(_summary(run)),
-        metrics / "timings.json": _json(_timings(run)),
-        metrics / "test_metrics.csv": _csv({**stamp, "model": n, **_test_metrics(run, n)} for n in run.logits),
-        metrics / "curves.csv": _csv({**stamp, **row} for row in _curves(run)),
-        metrics / "per_class_accuracy.csv": _csv({**stamp, **row} for row in _per_class(run)),
-        metrics / "confusion_matrices.csv": _csv({**stamp, **row} for row in _confusions(run)),
-        folder / "predictions" / "test_predictions.csv": _csv({**stamp, **row} for row in _predictions(run)),
+        metrics / "metrics.json": json_bytes(_summary(run)),
+        metrics / "timings.json": json_bytes(_timings(run)),
+        metrics / "test_metrics.csv": csv_bytes({**stamp, "model": n, **_test_metrics(run, n)} for n in run.logits),
+        metrics / "curves.csv": csv_bytes({**stamp, **row} for row in _curves(run)),
+        metrics / "per_class_accuracy.csv": csv_bytes({**stamp, **row} for row in _per_class(run)),
+        metrics / "confusion_matrices.csv": csv_bytes({**stamp, **row} for row in _confusions(run)),
+        folder / "predictions" / "test_predictions.csv": csv_bytes({**stamp, **row} for row in _predictions(run)),
     }
 
 
@@ -172,11 +172,13 @@ def _predictions(run: Run) -> Iterable[dict[str, Any]]:
     return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
-def _json(content: Any) -> bytes:
+def json_bytes(content: Any) -> bytes:
+    """Indented JSON; a number that is not finite is an error, for JSON has none."""
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def csv_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """A table with a header, from at least one row; all have the same keys."""
     remaining = iter(rows)
     first = next(remaining)
     text = io.StringIO()

@@ -32,12 +32,14 @@ from kd.stopping import stop_if_asked, stopping_when_asked
 State = dict[str, Any]
 
 
-class _Run(NamedTuple):
+class OpenRun(NamedTuple):
+    """A folder that this process, or the one that has started it, holds locked; seconds between two snapshots."""
+
     folder: Path
     interval: float
 
 
-_open: ContextVar[_Run | None] = ContextVar("the open run", default=None)
+_open: ContextVar[OpenRun | None] = ContextVar("the open run", default=None)
 
 
 @contextmanager
@@ -60,11 +62,21 @@ def open_run(folder: Path, *, fresh: bool = False, interval: float = INTERVAL) -
             _put_aside(folder)
         _use_recorded_threads(folder)
         _code()
-        token = _open.set(_Run(folder, interval))
+        token = _open.set(OpenRun(folder, interval))
         try:
             yield
         finally:
             _open.reset(token)
+
+
+def opened_run() -> OpenRun | None:
+    """The run that is open here, for a worker process to join; None where there is none."""
+    return _open.get()
+
+
+def join_run(run: OpenRun | None) -> None:
+    """Let this process's stages be those of the run that its parent has open. For the rest of the process."""
+    _open.set(run)
 
 
 def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | None], State]) -> State:
@@ -125,9 +137,9 @@ def environment() -> dict[str, Any]:
 
 # What may change without changing a result. A new module counts until it is named here: the safe way round.
 _NO_RESULTS = (
-    *("calibration", "cli", "console", "contention", "devices", "evidence", "fidelity", "figures"),
-    *("outcome", "paired", "pipeline", "plots", "power", "program", "ranges", "results", "run_settings"),
-    *("settings", "stats"),
+    *("calibration", "cli", "compare", "compare_settings", "comparison", "comparison_files", "comparison_text"),
+    *("console", "contention", "cost", "devices", "evidence", "fidelity", "figures", "outcome", "paired", "pipeline"),
+    *("plots", "pool", "power", "program", "ranges", "results", "run_settings", "settings", "stats", "students"),
 )
 
 

@@ -38,6 +38,12 @@ def asked_to_stop() -> bool:
     return bool(_asked)
 
 
+def ask_to_stop() -> None:
+    """Leave word as SIGTERM does; once more changes nothing. For a worker process, which its parent tells to stop."""
+    if not _asked:
+        _asked.append(signal.SIGTERM)
+
+
 def stop_if_asked() -> None:
     """A safe point: raise ``Stopped`` if a signal has come in since the block was entered."""
     if _asked:

@@ -1,0 +1,171 @@
+"""``kd compare``: did distillation help? Paired seeds from one teacher's logits, further controls, one verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from kd import pipeline, stages
+from kd.checkpoint import publish, require_writable
+from kd.compare_settings import CompareSettings
+from kd.comparison import CONTROL, DISTILLED, Answers, Comparison
+from kd.comparison_files import comparison_files
+from kd.comparison_text import print_comparison
+from kd.console import say, say_sizes
+from kd.cost import Cost, cost
+from kd.data import make_loader
+from kd.devices import device_named, require_device
+from kd.objectives import distilled, smoothed, supervised
+from kd.run import open_run
+from kd.students import Lessons, Student, Trained, train_students
+from kd.types import Objective
+
+
+class Teacher(NamedTuple):
+    """A teacher with its split: the settings it was trained with, what it teaches, and its own answers."""
+
+    settings: CompareSettings
+    model: nn.Module
+    lessons: Lessons
+    answers: Answers
+
+
+class Arm(NamedTuple):
+    """One way to train a student."""
+
+    objective: Objective
+    epochs: int
+
+
+def run(settings: CompareSettings) -> None:
+    """Train the pairs and the further controls, or take up what is kept of them; print and save what they say.
+
+    Raises:
+        ValueError: a setting is outside its range.
+        OSError: a folder cannot be written to or is in use by another run; a process was killed.
+        FloatingPointError: a loss is not finite.
+    """
+    settings.check()
+    device = device_named(settings.device)
+    require_device(device, "--device")
+    require_writable(settings.results_dir / "metrics")
+    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
+        teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
+        spent = _cost(settings, teachers[0])
+        arms = _arms(settings, spent)
+        seeds = [_seeds(settings, number) for number in range(len(teachers))]
+        trained = _train(settings, teachers, dict(_students(teachers, arms, seeds, device)))
+        comparison = _comparison(settings, teachers, arms, seeds, trained)
+        print_comparison(comparison, spent, limit=settings.limit)
+        config = pipeline.recorded(settings, device)
+        files = comparison_files(settings.results_dir, comparison, trained, spent, config, limit=settings.limit)
+        publish(files)
+        say(f"{settings.results_dir / 'metrics'}/  {', '.join(path.name for path in files)}")
+
+
+def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Teacher:
+    """Train the number-th teacher on its split, or take up the kept one; that of ``kd run`` in this folder, too."""
+    own = dataclasses.replace(
+        settings,
+        seed=settings.seed + number % settings.teachers,
+        random_state=settings.random_state + number % settings.splits,
+    )
+    data = pipeline.load(own)
+    if not number:
+        say_sizes("MNIST", data.sizes, device)
+    suffix = f"-{number}" if number else ""
+    model, _ = pipeline.train_teacher(own, data, device, title=f"teacher{suffix}")
+    parts = {
+        f"training{suffix}": (data.train_set, data.train_loader),
+        f"validation{suffix}": (data.val_set, data.val_loader),
+    }
+    training, validation = (loader.dataset for loader in stages.with_teacher_logits(model, parts).values())
+    own_answers = [stages.predictions({"teacher": model}, part) for part in (data.val_loader, data.test_loader)]
+    lessons = Lessons(training, validation, data.test_set, settings.batch_size)
+    return Teacher(own, model, lessons, Answers(*(answers["teacher"] for answers in own_answers)))
+
+
+def _cost(settings: CompareSettings, teacher: Teacher) -> Cost:
+    training = teacher.lessons.training
+    return cost(
+        teacher.model,
+        pipeline.new_student(settings, torch.device("cpu")),
+        next(iter(make_loader(training, batch_size=settings.batch_size))),
+        images=len(training),  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
+        epochs=settings.epochs,
+        served=settings.pairs,
+    )
+
+
+def _arms(settings: CompareSettings, spent: Cost) -> dict[str, Arm]:
+    arms = {
+        CONTROL: Arm(supervised, settings.epochs),
+        DISTILLED: Arm(distilled(temperature=settings.temperature, alpha=settings.alpha), settings.epochs),
+    }
+    if settings.smoothing:
+        arms["smoothed"] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)
+    if settings.longer:
+        arms["longer"] = Arm(supervised, spent.longer_epochs)
+    return arms
+
+
+def _seeds(settings: CompareSettings, teacher: int) -> list[int]:
+    """Seeds of this teacher's pairs: no two teachers share one, so that their students do not either."""
+    first = settings.seed + teacher * settings.pairs
+    return list(range(first, first + settings.pairs))
+
+
+def _name(arm: str, teacher: int, seed: int) -> str:
+    return f"{arm}-seed-{seed}" + (f"-teacher-{teacher}" if teacher else "")
+
+
+def _students(
+    teachers: Sequence[Teacher], arms: Mapping[str, Arm], seeds: Sequence[Sequence[int]], device: torch.device
+) -> Iterator[tuple[str, Student]]:
+    """All of one seed start from the same weights and see the same batches."""
+    for number, teacher in enumerate(teachers):
+        for seed in seeds[number]:
+            for name, arm in arms.items():
+                own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
+                model, train = pipeline.new_student(own, device), pipeline.trained_as(own)
+                yield _name(name, number, seed), Student(model, arm.objective, train, arm.epochs, number)
+
+
+def _train(
+    settings: CompareSettings, teachers: Sequence[Teacher], students: Mapping[str, Student]
+) -> dict[str, Trained]:
+    trained: dict[str, Trained] = {}
+    lessons = [teacher.lessons for teacher in teachers]
+    for name, student in train_students(lessons, students, processes=settings.processes):
+        trained[name] = student
+        seconds, accuracy = student.history.seconds, student.history["val_acc"][-1]
+        say(f"{len(trained):>3}/{len(students)}  {name}: validation accuracy {accuracy:.2%}, {seconds:.0f} s")
+    return {name: trained[name] for name in students}  # in the order of seeds, not that in which they were done
+
+
+def _comparison(
+    settings: CompareSettings,
+    teachers: Sequence[Teacher],
+    arms: Mapping[str, Arm],
+    seeds: Sequence[Sequence[int]],
+    trained: Mapping[str, Trained],
+) -> Comparison:
+    def group(arm: str, teacher: int) -> list[Answers]:
+        return [_answers(trained[_name(arm, teacher, seed)]) for seed in seeds[teacher]]
+
+    return Comparison(
+        teachers=[teacher.answers for teacher in teachers],
+        students={arm: [group(arm, number) for number in range(len(teachers))] for arm in arms},
+        seeds=seeds,
+        margin=settings.margin,
+        temperature=settings.temperature,
+    )
+
+
+def _answers(student: Trained) -> Answers:
+    assert student.test is not None
+    return Answers(student.validation, student.test)

@@ -1,0 +1,32 @@
+"""What ``kd compare`` can be told: all that ``kd run`` can, and how many pairs under which conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kd.run_settings import RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(RunSettings):
+    """Did distillation help? Many pairs of control and distilled student from one teacher, and a verdict.
+
+    In the folder of a finished ``kd run`` with the same settings, its teacher and its logits are used.
+    """
+
+    # Evidence
+    pairs: int = 10
+    """pairs of control and distilled student for each teacher, at least 2; their seeds count up from SEED"""
+    margin: float = 0.1
+    """what counts as no difference, in percentage points of the test images, in (0, 100]"""
+    teachers: int = 1
+    """teachers, at least 1, with seeds counting up from SEED; the verdict then speaks of more than one teacher"""
+    splits: int = 1
+    """splits into training and validation images, at least 1, counting up from RANDOM_STATE; a teacher for each"""
+    smoothing: float = 0.1
+    """label smoothing of a further control, in [0, 1): is it the teacher, or just softer targets? 0 leaves it out"""
+    longer: bool = True
+    """a further control, trained on the labels until its multiply-adds equal those of the distilled student and its
+    share of the teacher: is it the teacher, or just more computation?"""
+    processes: int | None = None
+    """students trained at once, each with one thread, at least 1; None takes one for each core"""

@@ -1,0 +1,107 @@
+"""Students trained side by side from the kept logits of their teachers, and asked when they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from kd.data import make_loader
+from kd.history import History
+from kd.loop import Predictions
+from kd.pool import in_pool
+from kd.stages import Train, predictions
+from kd.types import Objective
+
+
+class Lessons(NamedTuple):
+    """What the students of one teacher have in common.
+
+    Attributes:
+        training, validation: items (input, label, teacher logits).
+        test: items (input, label).
+        batch_size: of the training; batches come in an order that is a function of the student's seed alone.
+    """
+
+    training: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
+    batch_size: int
+
+
+class Student(NamedTuple):
+    """A student as it starts, and how it is trained.
+
+    Attributes:
+        model: its initial weights count; it is not changed.
+        train: seed, epochs and optimizer are in it.
+        epochs: for the progress bar.
+        teacher: whose lessons it takes, by their number.
+    """
+
+    model: nn.Module
+    objective: Objective
+    train: Train
+    epochs: int
+    teacher: int = 0
+
+
+class Trained(NamedTuple):
+    """A student when it is done.
+
+    Attributes:
+        weights: its state dict.
+        validation, test: its answers, in the order of the datasets; ``test`` is None where it was not asked.
+    """
+
+    weights: dict[str, Any]
+    history: History
+    validation: Predictions
+    test: Predictions | None
+
+
+def train_students(
+    lessons: Sequence[Lessons],
+    students: Mapping[str, Student],
+    *,
+    tested: bool = True,
+    processes: int | None = None,
+) -> Iterator[tuple[str, Trained]]:
+    """Train each student in a process of one thread, several at once; yields each by its name as it is done.
+
+    In an open run (``kd.run``) what is finished is kept, and what was interrupted goes on from its snapshot.
+
+    Args:
+        tested: ask each for the test set, once, after its last epoch. Not while anything is still being chosen.
+        processes: as ``kd.pool.in_pool`` has it.
+    """
+    steps = {
+        name: student.epochs * len(make_loader(lessons[student.teacher].training, batch_size=lessons[0].batch_size))
+        for name, student in students.items()
+    }
+    named = {name: (name, student) for name, student in students.items()}
+    work = _trained_and_tested if tested else _trained
+    return in_pool(work, lessons, named, steps=steps, title="students", processes=processes)
+
+
+def trained(lessons: Lessons, name: str, student: Student, *, tested: bool = True) -> Trained:
+    """Train one student in this process, with the threads it has, and ask it."""
+    training = make_loader(lessons.training, batch_size=lessons.batch_size, shuffle=True)
+    validation = make_loader(lessons.validation, batch_size=lessons.batch_size)
+    history = student.train(name, student.model, student.objective, training, validation)
+    answers = {
+        part: predictions({name: student.model}, make_loader(dataset, batch_size=lessons.batch_size))[name]
+        for part, dataset in {"validation": lessons.validation, "test": lessons.test}.items()
+        if tested or part != "test"
+    }
+    return Trained(student.model.state_dict(), history, answers["validation"], answers.get("test"))
+
+
+def _trained_and_tested(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained:
+    return trained(lessons[named[1].teacher], *named)
+
+
+def _trained(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained:
+    return trained(lessons[named[1].teacher], *named, tested=False)
