@@ -1,0 +1,91 @@
+"""Figures of ``kd compare``: every student's errors, and every pair's difference beside the interval that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kd.comparison import CONTROL, Comparison
+from kd.comparison_text import LABELS
+from kd.paired import Interval, Pairs
+from kd.plots import COLOURS, GREY, tidy
+
+OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # of Okabe and Ito's palette, for further controls
+
+
+def errors_by_arm(comparison: Comparison) -> Figure:
+    """One row per arm: each student's test errors as a dot, their mean as a bar; the teachers' on top."""
+    rows: dict[str, list[int]] = {"teacher": [teacher.errors for teacher in comparison.teachers]}
+    for arm, groups in comparison.students.items():
+        rows[arm] = [answers.errors for group in groups for answers in group]
+    figure = Figure(figsize=(8.4, 1.5 + 0.62 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for row, (arm, errors) in enumerate(rows.items()):
+        _dots(axes, errors, row, _colour(arm, list(comparison.students)))
+    axes.set_yticks(range(len(rows)), [f"{LABELS.get(arm, arm)}\nn = {len(errors)}" for arm, errors in rows.items()])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(f"errors on {comparison.images:,} test images   (bar: mean)")
+    tidy(axes, "Test errors of every student")
+    return figure
+
+
+def paired_differences(comparison: Comparison) -> Figure:
+    """One row per control and teacher: each pair's difference, and the mean with its 95 % t interval.
+
+    The band is what was stated as no difference; the first row of each teacher is the one that decides.
+    """
+    rows = dict(_contrasts(comparison))
+    figure = Figure(figsize=(8.4, 1.7 + 0.72 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    margin = comparison.margin / 100 * comparison.images
+    axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=f"no difference: within ±{margin:,g} errors")
+    axes.axvline(0, color=GREY, lw=1)
+    for row, (title, pairs) in enumerate(rows.items()):
+        decides = title.startswith(LABELS[CONTROL])
+        colour = COLOURS["distilled"] if decides else GREY
+        _dots(axes, pairs.differences, row + 0.17, colour, mean=False)
+        _mean_with_interval(axes, pairs.mean, pairs.interval, row - 0.17, colour)
+    axes.set_yticks(range(len(rows)), [f"minus {title}" for title in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.set_xlabel("distilled student: fewer errors  ←   difference in test errors   →  more errors")
+    tidy(axes, "Paired differences, and the mean with its 95 % interval")
+    figure.legend(loc="outside lower center", frameon=False)
+    return figure
+
+
+def _contrasts(comparison: Comparison) -> Sequence[tuple[str, Pairs]]:
+    several = len(comparison.teachers) > 1
+    found = []
+    for number in range(len(comparison.teachers)):
+        suffix = f"\nteacher {number}" if several else ""
+        found.append((f"{LABELS[CONTROL]}{suffix}", comparison.pairs(number)))
+        further: Mapping[str, Sequence[Pairs]] = comparison.further()
+        found += [(f"{LABELS.get(arm, arm)}{suffix}", groups[number]) for arm, groups in further.items()]
+    return found
+
+
+def _dots(axes: Axes, values: Sequence[int], row: float, colour: str, *, mean: bool = True) -> None:
+    """A dot for each value, equal ones stacked, and a bar at their mean."""
+    seen: dict[int, int] = {}
+    heights = []
+    for value in values:
+        heights.append(row - 0.07 * seen.get(value, 0))
+        seen[value] = seen.get(value, 0) + 1
+    axes.plot(values, heights, "o", ms=5.5, color=colour, alpha=0.65, mew=0)
+    if mean:
+        axes.plot([np.mean(values)] * 2, [row - 0.28, row + 0.28], color=colour, lw=2.2)
+
+
+def _mean_with_interval(axes: Axes, mean: float, interval: Interval | None, row: float, colour: str) -> None:
+    spread = [[mean - interval.low], [interval.high - mean]] if interval else None
+    axes.errorbar(mean, row, xerr=spread, fmt="D", ms=6, capsize=5, lw=2, color=colour)
+    text = f"{mean:+,.1f}" + (f"  ({interval.low:+,.1f} to {interval.high:+,.1f})" if interval else "")
+    axes.annotate(text, (mean, row), (0, 7), textcoords="offset points", ha="center", fontsize=9, weight="bold")
+
+
+def _colour(arm: str, arms: Sequence[str]) -> str:
+    others = [name for name in arms if name not in COLOURS]
+    return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)]
