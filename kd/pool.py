@@ -71,8 +71,8 @@ def in_pool(
             yield from _finished(futures, done, [steps[name] for name in order], advance)
     except BrokenProcessPool as error:
         raise OSError(
-            f"{title}: one of {processes} processes was killed, perhaps because memory ran out. What was finished is "
-            "kept: run again to go on, with fewer --processes if memory is short."
+            f"{title}: one of {processes} processes was killed, perhaps because memory ran out, or could not start. "
+            "What was finished is kept: run again to go on, with fewer --processes if memory is short."
         ) from error
     finally:
         ours.close()  # the word for all to stop; if this process dies, the system says it

@@ -225,4 +225,4 @@ def _say_what_changed(folder: Path, name: str, description: Mapping[str, Any]) -
 def fingerprint(*folders: Path) -> str:
     """SHA-256 over all that a run leaves in these folders, but for its timings: equal for equal weights and results."""
     files = sorted((path.name, path) for folder in folders for path in folder.rglob("*") if path.is_file())
-    return digest([(name, sha256(path.read_bytes())) for name, path in files if name != "timings.json"])
+    return digest([(name, sha256(path.read_bytes())) for name, path in files if not name.endswith("timings.json")])

@@ -1,0 +1,195 @@
+"""The numbers of ``kd compare``, from answers made up here: each against a plain count, and what may not matter."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+
+from kd.comparison import Answers, Comparison, power_of, spread
+from kd.comparison_files import arm_summaries, comparison_files, student_rows
+from kd.comparison_plots import errors_by_arm, paired_differences
+from kd.comparison_text import lines, print_comparison
+from kd.cost import Cost
+from kd.history import History
+from kd.loop import Predictions
+from kd.plots import png
+from kd.students import Trained
+
+IMAGES, CLASSES = 400, 5
+SPENT = Cost(teacher=10**9, cache=10**7, student=10**8, epochs=10, served=3)
+
+
+def answers(seed: int, errors: int, images: int = IMAGES) -> Answers:
+    """Confident logits with so many errors on the test images; labels are the same for every seed."""
+    labels = torch.arange(images) % CLASSES
+    generator = torch.Generator().manual_seed(seed)
+
+    def predictions(wrong: int) -> Predictions:
+        named = labels.clone()
+        chosen = torch.randperm(images, generator=generator)[:wrong]
+        named[chosen] = (named[chosen] + 1) % CLASSES
+        logits = 4 * torch.nn.functional.one_hot(named, CLASSES) + torch.rand(images, CLASSES, generator=generator)
+        return Predictions(logits.float(), labels)
+
+    return Answers(predictions(errors), predictions(errors))
+
+
+def comparison(teachers: int = 1, *, gain: int = 8) -> Comparison:
+    """Controls with 40 to 43 errors, distilled students with ``gain`` fewer, label smoothing in between."""
+    seeds = [[100 * teacher + seed for seed in range(4)] for teacher in range(teachers)]
+    errors = {
+        "regular": [40, 41, 42, 43],
+        "distilled": [40 - gain, 40 - gain, 42 - gain, 42 - gain],
+        "smoothed": [38, 39, 40, 41],
+    }
+    students = {
+        arm: [
+            [answers(seed + 1000 * len(arm), count) for seed, count in zip(group, own, strict=True)] for group in seeds
+        ]
+        for arm, own in errors.items()
+    }
+    return Comparison([answers(-1 - teacher, 5 + teacher) for teacher in range(teachers)], students, seeds, 0.5, 4.0)
+
+
+def trained(of: Comparison) -> dict[str, Trained]:
+    history = History({"val_acc": [0.5]})
+    return {
+        f"{arm}-{teacher}-{seed}": Trained({}, history, *own)
+        for arm, groups in of.students.items()
+        for teacher, group in enumerate(groups)
+        for seed, own in enumerate(group)
+    }
+
+
+def files(of: Comparison, limit: int | None = None) -> dict[str, bytes]:
+    made = comparison_files(Path("results"), of, trained(of), SPENT, {"SEED": 0}, limit=limit)
+    return {path.name: content for path, content in made.items()}
+
+
+def test_errors_and_pairs_are_plain_counts() -> None:
+    of = comparison()
+    counted = {
+        arm: [int((own.test.logits.argmax(1) != own.test.labels).sum()) for own in groups[0]]
+        for arm, groups in of.students.items()
+    }
+    assert counted["regular"] == [40, 41, 42, 43]
+    assert counted["distilled"] == [32, 32, 34, 34]
+    assert of.pairs(0).differences == (-8, -9, -8, -9)
+    assert of.pairs(0, against="smoothed").differences == tuple(
+        d - s for d, s in zip(counted["distilled"], counted["smoothed"], strict=True)
+    )
+    assert [test.only_first_wrong - test.only_second_wrong for test in of.mcnemars(0)] == [8, 9, 8, 9]
+
+
+def test_swapping_the_arms_turns_the_verdict_round() -> None:
+    of = comparison()
+    swapped = dataclasses.replace(
+        of, students={"regular": of.students["distilled"], "distilled": of.students["regular"]}
+    )
+    (judged,), (mirrored,) = of.judgements(), swapped.judgements()
+    assert (judged.verdict, mirrored.verdict) == ("helps", "hurts")
+    assert judged.pairs.mean == -mirrored.pairs.mean
+
+
+def test_the_order_of_the_seeds_does_not_matter_as_long_as_pairs_stay_together() -> None:
+    of = comparison()
+    turned = dataclasses.replace(
+        of,
+        students={arm: [group[::-1] for group in groups] for arm, groups in of.students.items()},
+        seeds=[group[::-1] for group in of.seeds],
+    )
+    assert turned.judgements()[0].interval == of.judgements()[0].interval
+    assert sorted(map(str, student_rows(turned))) == sorted(map(str, student_rows(of)))
+
+
+def test_one_teacher_has_no_verdict_across_teachers_and_several_count_once_each() -> None:
+    assert comparison().across() is None
+    of = comparison(teachers=3)
+    across = of.across()
+    assert across is not None
+    assert across.means == tuple(of.pairs(number).mean for number in range(3))
+    assert across.mean == pytest.approx(fmean(across.means))
+    assert across.verdict == "helps"
+    doubled = dataclasses.replace(
+        of,
+        students={arm: [group * 2 for group in groups] for arm, groups in of.students.items()},
+        seeds=[group * 2 for group in of.seeds],
+    )
+    repeated = doubled.across()
+    assert repeated is not None
+    assert repeated.interval == across.interval  # more students of the same teachers say nothing of other teachers
+
+
+def test_the_further_controls_are_shown_and_decide_nothing() -> None:
+    of = comparison()
+    without = dataclasses.replace(of, students={arm: of.students[arm] for arm in ("regular", "distilled")})
+    assert list(of.further()) == ["smoothed"]
+    assert without.further() == {}
+    assert without.judgements() == of.judgements()
+
+
+def test_every_student_has_a_row_and_the_summary_is_that_of_the_rows() -> None:
+    of = comparison(teachers=2)
+    rows = list(student_rows(of))
+    assert len(rows) == 3 * 2 * 4
+    summaries = arm_summaries(rows)
+    own = [row["test_errors"] for row in rows if row["arm"] == "smoothed"]
+    assert summaries["smoothed"]["test_errors"] == spread(own)._asdict()
+    assert summaries["smoothed"]["test_errors"]["n"] == 8
+
+
+def test_the_files_hold_what_was_found_and_stamp_a_toy_run() -> None:
+    of = comparison(teachers=2)
+    made = files(of, limit=300)
+    assert set(made) == {"comparison.json", "comparison_students.csv", "comparison_timings.json"}
+    summary: dict[str, Any] = json.loads(made["comparison.json"])
+    assert summary["toy"] == "LIMIT=300"
+    assert [verdict["verdict"] for verdict in summary["verdicts"]] == ["helps", "helps"]
+    assert summary["verdicts"][0]["pairs"]["differences"] == list(of.pairs(0).differences)
+    assert summary["across_teachers"]["means"] == [of.pairs(0).mean, of.pairs(1).mean]
+    assert summary["multiply_adds"]["longer_epochs"] == SPENT.longer_epochs
+    rows = list(csv.DictReader(io.StringIO(made["comparison_students.csv"].decode())))
+    assert len(rows) == 24
+    assert {row["run"] for row in rows} == {"LIMIT=300"}
+    assert json.loads(files(of)["comparison.json"])["toy"] is None
+    assert files(of) == files(of)
+
+
+def test_what_is_printed_ends_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    print_comparison(comparison(), SPENT, limit=300)
+    printed = capsys.readouterr().out
+    assert "TOY RUN on 300 training images" in printed
+    assert "label smoothing" in printed
+    last = printed.rstrip().splitlines()[-1]
+    assert last.startswith("Distillation helps: 8.5 errors fewer than the control on average")
+    assert last.endswith("given this teacher, this split and this test set.")
+    across = lines(comparison(teachers=2), SPENT)[-1]
+    assert across.startswith("Over teachers like these")
+
+
+def test_how_many_pairs_it_takes_is_unknown_without_a_spread() -> None:
+    of = comparison()
+    assert power_of(of.pairs(0), 2.0).for_margin is not None
+    same = dataclasses.replace(of, students={arm: [[groups[0][0]] * 4] for arm, groups in of.students.items()})
+    assert power_of(same.pairs(0), 2.0) == (None, None, None)
+
+
+@pytest.mark.parametrize("teachers", [1, 3])
+def test_both_figures_show_every_student(teachers: int) -> None:
+    of = comparison(teachers)
+    shown = errors_by_arm(of).axes[0]
+    dots = [line for line in shown.lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in dots] == [teachers, *[4 * teachers] * 3]
+    differences = paired_differences(of).axes[0]
+    dots = [line for line in differences.lines if line.get_marker() == "o"]
+    assert [list(line.get_xdata()) for line in dots[:1]] == [list(of.pairs(0).differences)]
+    assert len(dots) == 2 * teachers
+    assert png(errors_by_arm(of)) == png(errors_by_arm(of))
