@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kd.comparison import CONTROL, Comparison
-from kd.comparison_text import LABELS
-from kd.paired import Interval, Pairs
+from kd.comparison_text import LABELS, contrasts
+from kd.paired import Interval
 from kd.plots import COLOURS, GREY, tidy
 
 OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # of Okabe and Ito's palette, for further controls
@@ -37,7 +37,7 @@ def paired_differences(comparison: Comparison) -> Figure:
 
     The band is what was stated as no difference; the first row of each teacher is the one that decides.
     """
-    rows = dict(_contrasts(comparison))
+    rows = dict(contrasts(comparison))
     figure = Figure(figsize=(8.4, 1.7 + 0.72 * len(rows)), layout="constrained")
     axes = figure.subplots()
     margin = comparison.margin / 100 * comparison.images
@@ -54,17 +54,6 @@ def paired_differences(comparison: Comparison) -> Figure:
     tidy(axes, "Paired differences, and the mean with its 95 % interval")
     figure.legend(loc="outside lower center", frameon=False)
     return figure
-
-
-def _contrasts(comparison: Comparison) -> Sequence[tuple[str, Pairs]]:
-    several = len(comparison.teachers) > 1
-    found = []
-    for number in range(len(comparison.teachers)):
-        suffix = f"\nteacher {number}" if several else ""
-        found.append((f"{LABELS[CONTROL]}{suffix}", comparison.pairs(number)))
-        further: Mapping[str, Sequence[Pairs]] = comparison.further()
-        found += [(f"{LABELS.get(arm, arm)}{suffix}", groups[number]) for arm, groups in further.items()]
-    return found
 
 
 def _dots(axes: Axes, values: Sequence[int], row: float, colour: str, *, mean: bool = True) -> None:

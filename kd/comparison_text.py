@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from kd.comparison import CONTROL, DISTILLED, Comparison, Spread, power_of, spread
 from kd.comparison_files import arm_summaries, student_rows
 from kd.console import print_table, say
@@ -76,32 +78,47 @@ def _print_arms(comparison: Comparison, title: str) -> None:
 
 
 def _print_differences(comparison: Comparison) -> None:
-    header = ("distilled minus", "mean", "95 % t", "bootstrap", "t p", "Wilcoxon p", "sign p")
-    rows = {}
+    rows = {title: difference_cells(pairs) for title, pairs in contrasts(comparison)}
+    print_table("Paired differences in test errors (only the first line's t interval decides)", DIFFERENCES, rows)
+    for line in power_sentences(comparison):
+        say(line)
+
+
+DIFFERENCES = ("distilled minus", "mean", "95 % t", "bootstrap", "t p", "Wilcoxon p", "sign p")
+
+
+def contrasts(comparison: Comparison) -> list[tuple[str, Pairs]]:
+    """What the distilled students are compared with, and how: for each teacher the control, then the further ones."""
+    further, several = comparison.further(), len(comparison.teachers) > 1
+    found = []
     for number in range(len(comparison.teachers)):
-        suffix = f", teacher {number}" if len(comparison.teachers) > 1 else ""
-        rows[f"{LABELS[CONTROL]}{suffix}"] = _difference(comparison.pairs(number))
-        for arm, groups in comparison.further().items():
-            rows[f"{LABELS.get(arm, arm)}{suffix}"] = _difference(groups[number])
-    print_table("Paired differences in test errors (only the first line's t interval decides)", header, rows)
-    for number, judgement in enumerate(comparison.judgements()):
-        power = power_of(judgement.pairs, judgement.margin)
-        significant = sum(test.p_value < 0.05 for test in comparison.mcnemars(number))
-        if power.detectable is not None:
-            say(
-                f"So many pairs show a difference of {power.detectable:.1f} errors in 80 % of cases; one of "
-                f"{judgement.margin:,g} takes {power.for_margin:,} pairs. McNemar's test, which judges two networks "
-                f"and not the method, is below 0.05 for {significant} of {len(judgement.pairs.differences)} pairs."
-            )
+        suffix = f", teacher {number}" if several else ""
+        found.append((f"{LABELS[CONTROL]}{suffix}", comparison.pairs(number)))
+        found += [(f"{LABELS.get(arm, arm)}{suffix}", groups[number]) for arm, groups in further.items()]
+    return found
 
 
-def _difference(pairs: Pairs) -> list[str]:
+def difference_cells(pairs: Pairs) -> list[str]:
+    """A row of ``DIFFERENCES`` after its name."""
     return [
         f"{pairs.mean:+.1f}",
         _interval(pairs.interval),
         _interval(pairs.bootstrap),
         *(f"{p:.2g}" for p in (pairs.t_p, pairs.wilcoxon_p, pairs.sign_p)),
     ]
+
+
+def power_sentences(comparison: Comparison) -> Iterator[str]:
+    """For each teacher what so many pairs can show, how many more it would take, and McNemar's test of each pair."""
+    for number, judgement in enumerate(comparison.judgements()):
+        power, n = power_of(judgement.pairs, judgement.margin), len(judgement.pairs.differences)
+        significant = sum(test.p_value < 0.05 for test in comparison.mcnemars(number))
+        if power.detectable is not None:
+            yield (
+                f"With this spread {n} pairs show a true difference of {power.detectable:,.1f} errors in 80 % of "
+                f"cases; one of {judgement.margin:,g} takes {power.for_margin:,} pairs. McNemar's exact test, which "
+                f"judges two networks and not the method, is below 0.05 for {significant} of the {n} pairs."
+            )
 
 
 def _interval(interval: Interval | None) -> str:
