@@ -34,8 +34,10 @@ CPU = torch.device("cpu")
 def lessons(settings: RunSettings) -> Lessons:
     """The pipeline's own data, with random teacher logits."""
     data = load(settings)
-    parts = [kd.DistillDataset(part, torch.randn(len(part), 10)) for part in (data.train_set, data.val_set)]
-    return Lessons(*parts, data.test_set, settings.batch_size)
+    training, validation = (
+        kd.DistillDataset(part, torch.randn(len(part), 10)) for part in (data.train_set, data.val_set)
+    )
+    return Lessons(training, validation, data.test_set, settings.batch_size)
 
 
 def students(settings: RunSettings, count: int) -> dict[str, Student]:

@@ -43,18 +43,23 @@ def answers(seed: int, errors: int, images: int = IMAGES) -> Answers:
 
 
 def comparison(teachers: int = 1, *, gain: int = 8) -> Comparison:
-    """Controls with 40 to 43 errors, distilled students with ``gain`` fewer, label smoothing in between."""
+    """Controls with 40 to 43 errors, distilled students with ``gain`` fewer, label smoothing in between; the last
+    distilled student makes one error more with each further teacher."""
     seeds = [[100 * teacher + seed for seed in range(4)] for teacher in range(teachers)]
-    errors = {
-        "regular": [40, 41, 42, 43],
-        "distilled": [40 - gain, 40 - gain, 42 - gain, 42 - gain],
-        "smoothed": [38, 39, 40, 41],
-    }
+    errors = [
+        {
+            "regular": [40, 41, 42, 43],
+            "distilled": [40 - gain, 40 - gain, 42 - gain, 42 - gain + teacher],
+            "smoothed": [38, 39, 40, 41],
+        }
+        for teacher in range(teachers)
+    ]
     students = {
         arm: [
-            [answers(seed + 1000 * len(arm), count) for seed, count in zip(group, own, strict=True)] for group in seeds
+            [answers(seed + 1000 * len(arm), count) for seed, count in zip(group, own[arm], strict=True)]
+            for group, own in zip(seeds, errors, strict=True)
         ]
-        for arm, own in errors.items()
+        for arm in errors[0]
     }
     return Comparison([answers(-1 - teacher, 5 + teacher) for teacher in range(teachers)], students, seeds, 0.5, 4.0)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import kd
 import main as pipeline
@@ -90,10 +91,20 @@ def test_every_student_is_bit_for_bit_what_one_thread_alone_makes_of_it(lessons:
         assert_same(together[name], trained(lessons, name, each))
 
 
+class Untouchable(Dataset[Any]):
+    """As long as a dataset, and an error where an item is asked for."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError(f"item {index} of the test set was asked for")
+
+
 def test_a_finished_student_is_kept_and_the_test_set_is_left_alone_where_it_is_not_to_be_asked(
     lessons: Lessons, tmp_path: Path
 ) -> None:
-    untouchable = lessons._replace(test=kd.ImageDataset(torch.zeros(0, 1, 6, 6, dtype=torch.uint8), *NOTHING))
+    untouchable = lessons._replace(test=Untouchable())
     students = {"only": student(3, kd.supervised)}
     with open_run(tmp_path):
         (first,) = dict(train_students([untouchable], students, tested=False, processes=1)).values()
@@ -102,9 +113,6 @@ def test_a_finished_student_is_kept_and_the_test_set_is_left_alone_where_it_is_n
     assert first.test is None
     assert_same(first, second)
     assert sorted(path.name for path in (tmp_path / "stages").rglob("*.pt")) == generations
-
-
-NOTHING: Any = (torch.zeros(0, dtype=torch.int64),)
 
 
 def diverging(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
