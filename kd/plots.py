@@ -48,7 +48,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], pane
             for split, style in (("train", "--"), ("val", "-")):
                 if f"{split}_{quantity}" in history:
                     _curve(axes, history[f"{split}_{quantity}"], style, name, quantity == "acc")
-        _tidy(axes, title)
+        tidy(axes, title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     handles = {
@@ -81,7 +81,7 @@ def accuracy_comparison(errors: Mapping[str, int], images: int) -> Figure:
     axes.set_ylim(len(errors) - 0.5, -0.75)
     axes.margins(x=0.2)
     axes.set_xlabel(f"accuracy on {images:,} test images, %   (bar: 95 % interval for the choice of test images)")
-    _tidy(axes, "Test accuracy")
+    tidy(axes, "Test accuracy")
     return figure
 
 
@@ -191,7 +191,7 @@ def reliability_diagram(reliabilities: Mapping[str, Sequence[Bin]]) -> Figure:
             text = f"{images:,}" if images < 1e5 else f"{images / 1000:,.0f}k"
             colour = "black" if images else GREY
             table.text(100 * (column + 0.5) / bins, row, text, ha="center", va="center", fontsize=8, color=colour)
-    _tidy(axes, "Reliability: how often a model is right when it is this sure")
+    tidy(axes, "Reliability: how often a model is right when it is this sure")
     axes.set_ylabel("accuracy, %   (bar: 95 % interval)")
     axes.set_ylim(-4, 104)
     _count_table(table, list(reliabilities), bins)
@@ -236,7 +236,8 @@ def _count_table(axes: Axes, names: Sequence[str], bins: int) -> None:
     axes.set_xlabel("confidence: probability of the predicted class, %")
 
 
-def _tidy(axes: Axes, title: str) -> None:
+def tidy(axes: Axes, title: str) -> None:
+    """A bold title on the left, a faint grid, and no frame on the right and at the top."""
     axes.set_title(title, weight="bold", loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -124,18 +124,18 @@ def environment() -> dict[str, Any]:
 
 
 # What may change without changing a result. A new module counts until it is named here: the safe way round.
-_NO_RESULTS = (
-    *("calibration", "cli", "console", "contention", "devices", "evidence", "fidelity", "figures"),
-    *("outcome", "paired", "pipeline", "plots", "power", "program", "ranges", "results", "run_settings"),
-    *("settings", "stats"),
-)
+_NO_RESULTS = """
+calibration cli console contention devices evidence fidelity figures latency outcome paired pipeline plots power program
+ranges results run_settings settings stats
+report report_check report_gallery report_html report_plots report_provenance report_run report_students report_svg
+"""
 
 
 @functools.cache  # read once, when the run is opened: the files may be edited while it goes on
 def _code() -> str:
     """Digest of this package's sources, but for those that only print, draw, write or parse."""
     folder = Path(__file__).parent
-    sources = sorted(path for path in folder.rglob("*.py") if path.stem not in _NO_RESULTS)
+    sources = sorted(path for path in folder.rglob("*.py") if path.stem not in _NO_RESULTS.split())
     return digest([(path.relative_to(folder).as_posix(), sha256(path.read_bytes())) for path in sources])[:12]
 
 
@@ -210,7 +210,13 @@ def _say_what_changed(folder: Path, name: str, description: Mapping[str, Any]) -
     say(f"{name}: starts anew; changed since the last run: {'; '.join(changed[:3])}{more} (the earlier state is kept)")
 
 
+TIMED = ("timings.json", "report.html")  # files with measured times, which are others each time
+
+
 def fingerprint(*folders: Path) -> str:
-    """SHA-256 over all that a run leaves in these folders, but for its timings: equal for equal weights and results."""
+    """SHA-256 over all that a run leaves in these folders, but for its timings: equal for equal weights and results.
+
+    ``report.html`` is left out as well: it shows timings, beside numbers that the other files have too.
+    """
     files = sorted((path.name, path) for folder in folders for path in folder.rglob("*") if path.is_file())
-    return digest([(name, sha256(path.read_bytes())) for name, path in files if name != "timings.json"])
+    return digest([(name, sha256(path.read_bytes())) for name, path in files if not name.endswith(TIMED)])
