@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-_NUMBER = re.compile(r"[-+−±<>≈]?\s?\d[\d.,\s]*[%a-zA-Zµ/]{0,6}(\s?\(.*\))?")
+_NUMBER = re.compile(r"[-+−±<>≈]?\s?\d[\d.,\s]*(e[-+]?\d+)?(±\s?[\d.,]+\s?)?[%a-zA-Zµ/]{0,6}(\s?\(.*\))?")
 _DIGEST = re.compile(r"[0-9a-f]{12,}")
 _NOTHING = ("", "–")
 
@@ -17,8 +17,9 @@ def paragraph(text: str) -> str:
 
 
 def inline(text: object) -> str:
-    """The text escaped, with `backticks` as code: for use inside an element."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(str(text)))
+    """The text escaped, with `backticks` as code and no line broken between "5" and "%": for use inside an element."""
+    unbroken = re.sub(r"(?<=\d) (?=%)|(?<=\w) (?== \d)|(?<= =) (?=\d)", "\u00a0", escape(str(text)))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", unbroken)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> str:

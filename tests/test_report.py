@@ -91,11 +91,11 @@ def test_code_in_a_text_is_set_as_code() -> None:
 
 
 def test_a_table_has_heads_for_columns_and_rows_and_numbers_to_the_right() -> None:
-    rows = [("a", "1,234 %", "0a1b" * 16, None), ("b", "−0.5 ms (2)", "11bc" * 16, "")]
+    rows = [("a", "1,234 %", "0a1b" * 16, None), ("b", "−0.5 ms (2)", "11bc" * 16, ""), ("c", "16.2 ± 7.5", "x", "")]
     found = parsed(table(("name", "number", "digest", "nothing"), rows))
-    assert [a["scope"] for a in found.all("th")] == ["col"] * 4 + ["row"] * 2
-    assert [a.get("class") for a in found.all("td")] == ["number", None, None] * 2
-    assert found.text.count("–") == 2
+    assert [a["scope"] for a in found.all("th")] == ["col"] * 4 + ["row"] * 3
+    assert [a.get("class") for a in found.all("td")] == ["number", None, None] * 3
+    assert found.text.count("–") == 3
     (region,) = found.all("div")
     assert (region["role"], region["tabindex"], region["aria-label"]) == (
         "region",
