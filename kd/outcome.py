@@ -69,9 +69,9 @@ def save(
     latencies = {name: latency(models[name], run.test[0][0][None]) for name in run.logits}
     part = run_part(run, weights=entries, latencies=latencies, temperature=temperature, command=typed())
     files = weights | result_files(results_dir, run) | dict(plots)
-    publish(files | report_files(part, results_dir=results_dir, state_dir=state_dir))
-    say(f"{results_dir / 'report.html'}  everything on one page, for any browser")
-    for folder in sorted({path.parent for path in files}):
+    files |= report_files(part, results_dir=results_dir, state_dir=state_dir)
+    publish(files)
+    for folder in sorted({path.parent for path in files if state_dir not in path.parents}):
         names = ", ".join(path.name for path in files if path.parent == folder)
         say(f"{folder}/  {names}")
 
