@@ -174,7 +174,7 @@ def save_and_visualize_results(
     test_metrics: TestMetrics,
     test_loader: DataLoader[Any],
 ) -> None:
-    """Save models, metrics, predictions and plots: all of them, or on an error none.
+    """Save models, metrics, predictions, plots and the report on them: all of them, or on an error none.
 
     Everything is drawn from the two metrics; of ``test_loader`` only the images and labels are used.
     """
@@ -188,7 +188,8 @@ def save_and_visualize_results(
     )
     models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
     plots = visualization.all_plots(run)
-    outcome.save(run, models, plots, models_dir=config.MODELS_DIR, results_dir=config.RESULTS_DIR)
+    folders = {"models_dir": config.MODELS_DIR, "results_dir": config.RESULTS_DIR, "state_dir": config.STATE_DIR}
+    outcome.save(run, models, plots, temperature=config.TEMPERATURE, **folders)
 
 
 def main() -> None:
@@ -233,7 +234,7 @@ def _cli(arguments: list[str]) -> int:
         command_line(config, arguments, program="main.py", description=description)
         main()
 
-    return exit_status(program)
+    return exit_status(program, command=("python", "main.py", *arguments))
 
 
 if __name__ == "__main__":

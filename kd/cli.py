@@ -43,11 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: after ``--help`` (0), and for a command line that is refused (2), before anything is done.
     """
 
+    words = sys.argv[1:] if arguments is None else arguments
+
     def program() -> None:
-        command, settings = _parsed(sys.argv[1:] if arguments is None else arguments)
+        command, settings = _parsed(words)
         importlib.import_module(command.module).run(settings)
 
-    return exit_status(program)
+    return exit_status(program, command=("kd", *words))
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[Command, Settings]:

@@ -92,11 +92,21 @@ def choose_examples(wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -
     probabilities = {name: values.softmax(dim=1) for name, values in logits.items()}
     distance = (probabilities["regular"] - probabilities["distilled"]).abs().sum(dim=1)
     clarity = distance - 0.01 * probabilities["teacher"].amax(dim=1)
+    return in_turns(kinds, clarity, places=EXAMPLES)
+
+
+def in_turns(kinds: Mapping[str, Tensor], clarity: Tensor, *, places: int) -> list[tuple[int, str]]:
+    """(index, kind) of so many members at most: the kinds take turns, each with its clearest member left; by kind.
+
+    Args:
+        kinds: name → [N] bool, its members.
+        clarity: [N], higher is clearer.
+    """
     ranked = {
         kind: sorted(member.nonzero().flatten().tolist(), key=lambda i: -float(clarity[i]))
         for kind, member in kinds.items()
     }
-    turns = [(rank, kind) for rank in range(EXAMPLES) for kind in kinds if rank < len(ranked[kind])]
-    chosen = [(ranked[kind][rank], kind) for rank, kind in turns[:EXAMPLES]]
+    turns = [(rank, kind) for rank in range(places) for kind in kinds if rank < len(ranked[kind])]
+    chosen = [(ranked[kind][rank], kind) for rank, kind in turns[:places]]
     order = list(kinds)
     return sorted(chosen, key=lambda example: order.index(example[1]))

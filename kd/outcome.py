@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 
 from kd.checkpoint import publish, require_writable
 from kd.console import print_table, say
+from kd.latency import latency
+from kd.program import typed
+from kd.report import report_files
+from kd.report_run import run_part
 from kd.results import Run, result_files, weight_files
 from kd.stats import mcnemar, verdict
 
@@ -41,18 +46,32 @@ def print_evaluation(logits: Mapping[str, Tensor], labels: Tensor, *, limit: int
 
 
 def save(
-    run: Run, models: Mapping[str, nn.Module], plots: Mapping[Path, bytes], *, models_dir: Path, results_dir: Path
+    run: Run,
+    models: Mapping[str, nn.Module],
+    plots: Mapping[Path, bytes],
+    *,
+    models_dir: Path,
+    results_dir: Path,
+    state_dir: Path,
+    temperature: float,
 ) -> None:
-    """Write weights, metrics, predictions and plots: all of them, or on an error none. Print where they are.
+    """Write weights, metrics, predictions, plots and report: all of them, or on an error none. Print where they are.
 
     Args:
         models: by the names of the run.
         plots: as they are to be written.
+        state_dir: where the run's part of the report is kept, and other commands have put theirs.
+        temperature: that of the distillation.
     """
     named = {FILE_NAMES[name]: models[name] for name in run.logits}
-    files = weight_files(models_dir, named, run) | result_files(results_dir, run) | dict(plots)
+    weights = weight_files(models_dir, named, run)
+    entries = json.loads(weights[models_dir / "manifest.json"])["models"]
+    latencies = {name: latency(models[name], run.test[0][0][None]) for name in run.logits}
+    part = run_part(run, weights=entries, latencies=latencies, temperature=temperature, command=typed())
+    files = weights | result_files(results_dir, run) | dict(plots)
+    files |= report_files(part, results_dir=results_dir, state_dir=state_dir)
     publish(files)
-    for folder in sorted({path.parent for path in files}):
+    for folder in sorted({path.parent for path in files if state_dir not in path.parents}):
         names = ", ".join(path.name for path in files if path.parent == folder)
         say(f"{folder}/  {names}")
 

@@ -167,4 +167,12 @@ def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
 
 def _save(settings: RunSettings, finished: Run, models: dict[str, nn.Module]) -> None:
     plots = plot_files(settings.results_dir, run_figures(finished, settings.temperature))
-    outcome.save(finished, models, plots, models_dir=settings.models_dir, results_dir=settings.results_dir)
+    outcome.save(
+        finished,
+        models,
+        plots,
+        models_dir=settings.models_dir,
+        results_dir=settings.results_dir,
+        state_dir=settings.state_dir,
+        temperature=settings.temperature,
+    )

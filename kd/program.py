@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 from kd.console import say
 from kd.stopping import Stopped
 
+_typed: ContextVar[str] = ContextVar("the command that is being done", default="")
 
-def exit_status(program: Callable[[], None]) -> int:
+
+def typed() -> str:
+    """The command that is being done, as a person would type it again; "" where functions are called from Python."""
+    return _typed.get()
+
+
+def exit_status(program: Callable[[], None], *, command: Sequence[str] = ()) -> int:
     """Run the program; 0 if it went well, 1 on an error, 130 or 143 where Ctrl-C or SIGTERM ended it.
 
     An error of ours, in ValueError, OSError or FloatingPointError, is printed as it is. Any other is a fault in the
     program and keeps its traceback.
+
+    Args:
+        command: the words that were typed, for ``typed``.
     """
+    token = _typed.set(shlex.join(command))
     try:
         program()
     except Stopped as stopped:
@@ -25,4 +38,6 @@ def exit_status(program: Callable[[], None]) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         say(f"\nerror: {error}", to_stderr=True)
         return 1
+    finally:
+        _typed.reset(token)
     return 0

@@ -138,8 +138,9 @@ def environment() -> dict[str, Any]:
 # What may change without changing a result. A new module counts until it is named here: the safe way round.
 _NO_RESULTS = """
 calibration cli compare compare_settings comparison comparison_files comparison_plots comparison_text console
-contention cost devices evidence fidelity figures outcome paired pipeline plots pool power program ranges
-results run_settings settings stats students
+contention cost devices evidence fidelity figures latency outcome paired pipeline plots pool power program ranges
+report report_check report_compare report_gallery report_html report_plots report_provenance report_run
+report_students report_svg results run_settings settings stats students
 """
 
 
@@ -222,7 +223,13 @@ def _say_what_changed(folder: Path, name: str, description: Mapping[str, Any]) -
     say(f"{name}: starts anew; changed since the last run: {'; '.join(changed[:3])}{more} (the earlier state is kept)")
 
 
+TIMED = ("timings.json", "report.html")  # files with measured times, which are others each time
+
+
 def fingerprint(*folders: Path) -> str:
-    """SHA-256 over all that a run leaves in these folders, but for its timings: equal for equal weights and results."""
+    """SHA-256 over all that a run leaves in these folders, but for its timings: equal for equal weights and results.
+
+    ``report.html`` is left out as well: it shows timings, beside numbers that the other files have too.
+    """
     files = sorted((path.name, path) for folder in folders for path in folder.rglob("*") if path.is_file())
-    return digest([(name, sha256(path.read_bytes())) for name, path in files if not name.endswith("timings.json")])
+    return digest([(name, sha256(path.read_bytes())) for name, path in files if not name.endswith(TIMED)])

@@ -24,6 +24,7 @@ from kd.ranges import RANGES
 from kd.run import fingerprint
 from kd.run_settings import RunSettings
 from tests.test_pipeline import FILES
+from tests.test_report import sections
 
 ROOT = Path(pipeline.__file__).parent
 TOY = ("--limit", "200", "--epochs", "1")
@@ -236,11 +237,18 @@ def test_a_run_is_bit_for_bit_the_run_of_main(finished: Path, tmp_path: Path) ->
     assert (ended.returncode, ended.stderr) == (0, "")
     same, other = outputs(finished), outputs(tmp_path)
     assert set(same) == set(other)
-    assert {name for name in same if same[name] != other[name]} <= {*RECORDS, "results/metrics/timings.json"}
+    timed = {"results/metrics/timings.json", REPORT}
+    assert {name for name in same if same[name] != other[name]} <= {*RECORDS, *timed}
     for name in RECORDS:
         assert comparable(same[name]) == comparable(other[name]), name
+    one, two = sections(same[REPORT]), sections(other[REPORT])
+    assert list(one) == list(two)
+    assert {name for name in one if one[name] != two[name]} <= {"cost", "provenance"}  # times; command and folders
+    assert f"kd run {' '.join(TOY)} --out somewhere/else" in one["provenance"]
+    assert f"python main.py {' '.join(TOY)}<" in two["provenance"]
 
 
+REPORT = "results/report.html"
 RECORDS = ("models/manifest.json", "results/metrics/metrics.json")
 
 
@@ -260,7 +268,13 @@ def test_the_same_command_again_keeps_every_stage_and_changes_no_file(finished: 
     assert ended.returncode == 0, ended.stderr
     kept = re.findall(r"^(\S+): kept from an earlier run", ended.stdout, flags=re.MULTILINE)
     assert kept == ["teacher", "logits-training", "logits-validation", "regular", "distilled", "evaluation"]
-    assert outputs(finished) == before
+    after = outputs(finished)
+    reports = [sections(files.pop(REPORT)) for files in (before, after)]
+    assert after == before
+    for report in reports:
+        assert report.pop("cost")  # latencies are measured anew
+        report.pop("provenance")  # the folder was given as another path
+    assert reports[0] == reports[1]
 
 
 def test_the_settings_are_recorded_under_the_names_of_config(finished: Path) -> None:

@@ -235,7 +235,7 @@ def test_the_program_succeeds_and_writes_into_the_folder_it_is_called_from(finis
     counted = {
         str(parent.as_posix()): sum(path.parent == parent for path in written) for parent in {p.parent for p in written}
     }
-    assert counted == {"models": 4, "results/metrics": 6, "results/plots": 5, "results/predictions": 1}
+    assert counted == {"models": 4, "results/metrics": 6, "results/plots": 5, "results/predictions": 1, "results": 1}
     assert not [path for path in written if path.name.startswith(".")]
     assert '"TEMPERATURE": 4' in (finished.folder / "results" / "metrics" / "metrics.json").read_text(encoding="utf-8")
 

@@ -55,7 +55,7 @@ results/plots/prediction_examples.png results/plots/confusion_matrices.png
 results/metrics/metrics.json results/metrics/timings.json results/metrics/test_metrics.csv
 results/metrics/curves.csv
 results/metrics/per_class_accuracy.csv results/metrics/confusion_matrices.csv
-results/predictions/test_predictions.csv
+results/predictions/test_predictions.csv results/report.html
 """
 FILES = _FILES.split()
 
@@ -232,7 +232,7 @@ def test_the_reference_names_only_files_that_a_run_writes(toy_run: ToyRun) -> No
 
 def test_a_run_writes_exactly_these_files(toy_run: ToyRun) -> None:
     files = (path.relative_to(toy_run.folder).as_posix() for path in toy_run.folder.rglob("*") if path.is_file())
-    assert sorted(files) == sorted(FILES)
+    assert sorted(files) == sorted([*FILES, ".kd/report/run.json"])  # the last for the reports of later commands
 
 
 def test_the_pictures_open_and_carry_the_red_stamp_of_a_toy_run(toy_run: ToyRun) -> None:
@@ -248,6 +248,8 @@ def test_every_table_and_record_carries_the_toy_stamp(toy_run: ToyRun) -> None:
             assert {row["run"] for row in _rows(path)} == {"LIMIT=300"}
         if path.suffix == ".json":
             assert _json(path)["toy"] == "LIMIT=300"
+        if path.suffix == ".html":
+            assert "<strong>Toy run</strong> (the run: LIMIT=300)" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("index", range(3), ids=NAMES)

@@ -136,8 +136,10 @@ def test_a_second_signal_ends_at_once() -> None:
 def test_a_fingerprint_notices_every_file_but_the_timings(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("1")
     (tmp_path / "timings.json").write_text("1")
+    (tmp_path / "report.html").write_text("1")
     before = fingerprint(tmp_path)
     (tmp_path / "timings.json").write_text("2")
+    (tmp_path / "report.html").write_text("2")
     assert fingerprint(tmp_path) == before
     (tmp_path / "metrics.json").write_text("2")
     assert fingerprint(tmp_path) != before

@@ -1,0 +1,244 @@
+"""The report: one page on all that the commands have found so far, each with its part, put together anew by each.
+
+    files = report_files(Part("run", verdict, None, sections), results_dir=…, state_dir=…)
+    kd.checkpoint.publish(files)
+
+The page is one file that loads nothing: it opens from a disk, and a browser runs no script in it. A part is kept as
+JSON in the state folder, so that a later command can put its own beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
+
+from kd.console import say
+from kd.reading import read_bytes
+from kd.report_check import require_plain_html
+from kd.report_html import card as card
+from kd.report_html import code as code
+from kd.report_html import fold as fold
+from kd.report_html import grid as grid
+from kd.report_html import paragraph as paragraph
+from kd.report_html import table as table
+from kd.report_html import warning as warning
+from kd.report_svg import figure as figure
+
+# A name can be told without colour, and so can a sign.
+TONES = {
+    "better": ("▲", "Better"),
+    "worse": ("▼", "Worse"),
+    "equal": ("=", "No difference that matters"),
+    "open": ("?", "Not decided"),
+}
+Tone = Literal["better", "worse", "equal", "open"]
+
+ORDER = (
+    *("verdict", "table", "curves", "comparison", "fidelity", "reliability", "confusions", "gallery", "map", "cost"),
+    "provenance",
+)
+# Several seeds say more than one, and a search says least: the first that has a verdict gives the page's.
+SOURCES = {"compare": "kd compare", "run": "the run", "sweep": "kd sweep"}
+FORMAT = 1  # of a kept part; another one is left out
+LARGEST = 20_000_000  # bytes of a kept part
+
+
+class Section(NamedTuple):
+    """A chapter of the page, or what one command has to say in it.
+
+    Attributes:
+        name: its place and its address in the page, small letters; unique within a part. Those of ``ORDER`` come in
+            that order, others before ``provenance``.
+        title: as a heading.
+        html: made by the helpers of this module, so that all text in it is escaped.
+    """
+
+    name: str
+    title: str
+    html: str
+
+
+class Part(NamedTuple):
+    """What one command has found.
+
+    Attributes:
+        source: the command's name, small letters: ``run``, ``compare``, ``sweep``.
+        verdict: one paragraph for the top of the page; "" if it has none.
+        toy: the stamp of a run too small to conclude from, else None.
+        sections: in whatever order.
+        tone: of the verdict, for its colour, sign and heading.
+        settings: those that must be equal for two parts to speak of the same models. Where they are not, the page says
+            so. What a command varies itself does not belong here.
+    """
+
+    source: str
+    verdict: str
+    toy: str | None
+    sections: tuple[Section, ...]
+    tone: Tone = "open"
+    settings: Mapping[str, str] = MappingProxyType({})
+
+
+def report_files(part: Part, *, results_dir: Path, state_dir: Path) -> dict[Path, bytes]:
+    """The part as it is kept, and ``report.html`` from it and the kept parts of other commands: to be published.
+
+    A kept part that is damaged or none of ours is left out, and the page says so.
+    """
+    folder = state_dir / "report"
+    others, notes = _kept(folder, without=part.source)
+    kept = folder / f"{part.source}.json"
+    return {kept: _to_json(part), results_dir / "report.html": page([part, *others], notes=notes)}
+
+
+def page(parts: Sequence[Part], *, notes: Sequence[str] = ()) -> bytes:
+    """The whole page.
+
+    Args:
+        notes: what its reader must know about the page itself, in plain sentences.
+
+    Raises:
+        ValueError: a name is not in small letters or comes twice, or a section's HTML was not made by the helpers.
+    """
+    for part in parts:
+        _require_sound(part)
+    ordered = sorted(parts, key=lambda part: _place(part.source, tuple(SOURCES)))
+    verdicts = [_shown(part) for part in ordered if part.verdict]
+    text: str = _template().render(
+        toys=[f"{_label(part.source)}: {part.toy}" for part in ordered if part.toy],
+        lead=verdicts[0] if verdicts else None,
+        others=verdicts[1:],
+        notes=[*notes, *_conflicts(ordered)],
+        chapters=_chapters(ordered),
+    )
+    return text.encode()
+
+
+def _require_sound(part: Part) -> None:
+    names = [section.name for section in part.sections]
+    for name in (part.source, *names):
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) or names.count(name) > 1:
+            raise ValueError(f"a part's and a section's name must be in small letters and unique. Got {name!r}.")
+    if part.tone not in TONES:
+        raise ValueError(f"a verdict's tone must be one of {', '.join(TONES)}. Got {part.tone!r}.")
+    for section in part.sections:
+        require_plain_html(section.html, f"the section {section.name} of {_label(part.source)}")
+
+
+def _shown(part: Part) -> dict[str, str]:
+    sign, heading = TONES[part.tone]
+    if part.source == "run":  # whatever it is, it is said of two networks
+        heading += ", in this one pair"
+    return {"tone": part.tone, "sign": sign, "heading": heading, "text": part.verdict, "from": _label(part.source)}
+
+
+def _chapters(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """The sections of all parts by name, in the page's order."""
+    chapters: dict[str, dict[str, Any]] = {"verdict": {"name": "verdict", "title": "Verdict", "pieces": []}}
+    for part in parts:
+        for section in part.sections:
+            chapter = chapters.setdefault(
+                section.name, {"name": section.name, "title": section.title, "pieces": list[dict[str, str]]()}
+            )
+            chapter["pieces"].append(
+                {"from": _label(part.source), "title": section.title, "html": _markup(section.html)}
+            )
+    return sorted(chapters.values(), key=lambda chapter: _place(chapter["name"], ORDER))
+
+
+def _place(name: str, order: Sequence[str]) -> tuple[float, str]:
+    """For sorting: known names in their order, unknown ones by the alphabet before the last known one."""
+    return (order.index(name), "") if name in order else (len(order) - 1.5, name)
+
+
+def _label(source: str) -> str:
+    return SOURCES.get(source, f"kd {source}")
+
+
+def _conflicts(parts: Sequence[Part]) -> list[str]:
+    """One sentence if parts were made with different settings: side by side they would be read as one result."""
+    told: dict[str, dict[str, str]] = {}
+    for part in parts:
+        for name, value in part.settings.items():
+            told.setdefault(name, {})[_label(part.source)] = value
+    different = [
+        f"{name} is {' and '.join(f'{value} in {source}' for source, value in values.items())}"
+        for name, values in told.items()
+        if len(set(values.values())) > 1
+    ]
+    if not different:
+        return []
+    found = "; ".join(different)
+    return [f"The parts of this page speak of different models: {found}. Run the commands with equal settings."]
+
+
+def _markup(html: str) -> Any:
+    from markupsafe import Markup  # with the template engine, at the end of a command only
+
+    return Markup(html)
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    folder = Path(__file__).parent
+    environment.globals["style"] = _markup((folder / "report.css").read_text(encoding="utf-8"))
+    return environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
+
+
+def _to_json(part: Part) -> bytes:
+    sections = [section._asdict() for section in part.sections]
+    content = {"format": FORMAT, **part._asdict(), "settings": dict(part.settings), "sections": sections}
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _kept(folder: Path, *, without: str) -> tuple[list[Part], list[str]]:
+    """The parts of the other commands, and a sentence on each file that is none."""
+    parts, notes = [], []
+    for path in sorted(folder.glob("*.json")):
+        if path.stem == without:
+            continue
+        try:
+            part = _from_json(read_bytes(path, limit=LARGEST))
+            if part.source != path.stem:
+                raise ValueError(f"it is the part of {part.source!r}")
+            _require_sound(part)
+            parts.append(part)
+        except (OSError, ValueError, RecursionError) as error:
+            reason = str(error).replace(f"{path}", path.name).removesuffix(".")
+            notes.append(f"{path.name}, kept for this page by another command, was left out: {reason}.")
+            say(f"report: {notes[-1]}")
+    return parts, notes
+
+
+def _from_json(content: bytes) -> Part:
+    """The inverse of ``_to_json``; ValueError for anything else."""
+    found = json.loads(content)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"it is not a part of format {FORMAT}")
+    kinds = {"source": str, "verdict": str, "toy": str | None, "tone": str, "settings": dict, "sections": list}
+    _require_kinds(found, kinds)
+    for section in found["sections"]:
+        _require_kinds(section, dict.fromkeys(Section._fields, str))
+    if found["tone"] not in get_args(Tone) or not all(isinstance(value, str) for value in found["settings"].values()):
+        raise ValueError("its tone or settings are not as they are written")
+    sections = tuple(Section(*(section[name] for name in Section._fields)) for section in found["sections"])
+    return Part(**{name: found[name] for name in kinds if name != "sections"}, sections=sections)
+
+
+def _require_kinds(found: object, kinds: Mapping[str, Any]) -> None:
+    fits = isinstance(found, dict) and all(
+        name in found and isinstance(found[name], kind) for name, kind in kinds.items()
+    )
+    if not fits:
+        raise ValueError(f"it should have {_listed(kinds)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,169 @@
+"""The images on which the two students disagree, with every model's probabilities.
+
+There it can be seen what the teacher's softened answer, the "dark knowledge", adds to a label.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+import torch
+from matplotlib.image import imsave
+from torch import Tensor
+
+from kd.figures import in_turns
+from kd.report_html import fold, grid, inline, paragraph, table
+from kd.results import Run
+
+PLACES = 12
+CLASSES = 12  # drawn for one image; of more, those that a model finds likely
+_LEFT, _WIDTH, _ROW, _BAR, _ANSWER = 78, 320, 34, 28, 62  # the drawing of one image, in units of its view box
+
+
+class Case(NamedTuple):
+    """The test image of this number; ``rows`` are the probabilities [K] to show, by ``teacher``, ``softened``, …"""
+
+    number: int
+    label: int
+    kind: str
+    rows: dict[str, Tensor]
+
+
+def gallery(run: Run, temperature: float) -> str:
+    """HTML of up to PLACES test images on which control and distilled student name different classes.
+
+    Args:
+        temperature: T > 0 of the distillation.
+    """
+    kinds = disagreements(run)
+    total = int(sum(member.sum() for member in kinds.values()))
+    if not total:
+        return paragraph("The two students give the same answer to every test image: there is nothing to show.")
+    counts = "; ".join(f"{kind}: {int(member.sum()):,}" for kind, member in kinds.items())
+    control, distilled = (run.logits[name].softmax(dim=1) for name in ("regular", "distilled"))
+    chosen = in_turns(kinds, (control - distilled).abs().sum(dim=1), places=PLACES)
+    cases = [_case(run, index, kind, temperature) for index, kind in chosen]
+    names = ["teacher", f"… at T = {temperature:g}", "control", "distilled"]
+    intro = (
+        f"The students' answers differ on {total:,} of {len(run.labels):,} test images ({counts}). Shown are "
+        f"{len(cases)}: the kinds in turn, and of each those on which the students' probabilities are farthest apart."
+    )
+    lesson = (
+        "The second row of each is the teacher's answer softened by the temperature: what else the image looks like, "
+        "which a label does not tell. Of such answers, to training images, the distilled student's lesson consists."
+    )
+    numbers = table(
+        ("test image", "label", "who errs", *names),
+        [(f"{case.number:,}", case.label, case.kind, *map(said, case.rows.values())) for case in cases],
+        caption="The two likeliest classes of each model",
+    )
+    drawn = (_shown(case, picture(run.test[case.number][0]), names) for case in cases)
+    return (
+        paragraph(intro)
+        + paragraph(lesson)
+        + grid(*drawn, of="cases")
+        + fold("The same probabilities as a table", numbers)
+    )
+
+
+def disagreements(run: Run) -> dict[str, Tensor]:
+    """[N] masks of the test images on which the students' answers differ, by who errs. No image is in two."""
+    control, distilled = run.wrong("regular"), run.wrong("distilled")
+    differ = run.logits["regular"].argmax(dim=1) != run.logits["distilled"].argmax(dim=1)
+    return {
+        "only the control errs": differ & control & ~distilled,
+        "only the distilled student errs": differ & ~control & distilled,
+        "both err, differently": differ & control & distilled,
+    }
+
+
+def picture(image: Tensor) -> str:
+    """The image as an ``img`` element that has its PNG inside.
+
+    One channel becomes dark ink on nothing, which the page turns into light ink where it is dark; three are colours.
+
+    Args:
+        image: [C, H, W] of any scale. With other than three channels their mean is shown.
+    """
+    image = image.detach().cpu().double()
+    image = (image - image.min()) / max(float(image.max() - image.min()), 1e-12)
+    channels, kind = image, "colours"
+    if len(image) != 3:
+        channels, kind = torch.zeros(4, *image.shape[1:], dtype=torch.double), "ink"
+        channels[3] = image.mean(dim=0)
+    buffer = io.BytesIO()
+    pixels = channels.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    # Without the version of the software, so that equal images are equal bytes; the stubs know of texts only.
+    imsave(buffer, pixels, format="png", metadata={"Software": None})  # type: ignore[dict-item]
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img class="{kind}" alt="the test image" src="data:image/png;base64,{content}">'
+
+
+def said(probabilities: Tensor) -> str:
+    """The two likeliest classes of [K]: "9 (71 %), 4 (20 %)"."""
+    values, classes = probabilities.topk(2)
+    pairs = zip(classes.tolist(), values.tolist(), strict=True)
+    return ", ".join(f"{label} ({100 * value:.0f} %)" for label, value in pairs)
+
+
+def classes_shown(case: Case) -> list[int]:
+    """All classes where there are few; else the true one and those to which a model gives most, CLASSES together."""
+    highest = torch.stack([*case.rows.values()]).amax(dim=0)
+    if len(highest) <= CLASSES:
+        return list(range(len(highest)))
+    highest[case.label] = 2.0  # above any probability
+    return sorted(highest.topk(CLASSES).indices.tolist())
+
+
+def _case(run: Run, index: int, kind: str, temperature: float) -> Case:
+    logits = {name: values[index].double() for name, values in run.logits.items()}
+    rows = {
+        "teacher": logits["teacher"].softmax(dim=0),
+        "softened": (logits["teacher"] / temperature).softmax(dim=0),
+        "regular": logits["regular"].softmax(dim=0),
+        "distilled": logits["distilled"].softmax(dim=0),
+    }
+    return Case(index, int(run.labels[index]), kind, rows)
+
+
+def _shown(case: Case, image: str, names: Sequence[str]) -> str:
+    head = f"<strong>Label {case.label}</strong><br>{inline(case.kind)}<br>test image {case.number:,}"
+    return f'<figure class="case"><div class="head">{image}<p>{head}</p></div>{_drawing(case, names)}</figure>\n'
+
+
+def _drawing(case: Case, names: Sequence[str]) -> str:
+    """A row of bars per model, a column per class, the true one on a band; on the right each row's answer."""
+    classes, height = classes_shown(case), _ROW * len(case.rows) + 16
+    step = (_WIDTH - _LEFT - _ANSWER) / len(classes)
+    left = {label: _LEFT + step * place for place, label in enumerate(classes)}
+    parts = [f'<rect class="of-label" x="{left[case.label]:.1f}" y="0" width="{step:.1f}" height="{height}"/>']
+    for row, (model, values) in enumerate(case.rows.items()):
+        base = _ROW * (row + 1) - 4
+        parts += [_text(0, base - 4, names[row], "of-quiet" if model == "softened" else f"of-{model}")]
+        parts += [f'<rect class="of-line" x="{_LEFT}" y="{base}" width="{step * len(classes):.1f}" height="0.6"/>']
+        for label in classes:
+            tall = _BAR * float(values[label])
+            if tall >= 0.1:
+                corner = f'x="{left[label] + 0.12 * step:.1f}" y="{base - tall:.1f}"'
+                parts += [f'<rect class="of-{model}" {corner} width="{0.76 * step:.1f}" height="{tall:.1f}"/>']
+        top = int(values.argmax())
+        answer = f"{top} {'✓' if top == case.label else '✗'} {100 * float(values[top]):.0f} %"
+        parts += [_text(_WIDTH, base - 4, answer, "of-ink", anchor="end")]
+    for label in classes:
+        parts += [_text(left[label] + step / 2, height - 4, label, "of-quiet", anchor="middle", size=9.5)]
+    told = "; ".join(f"{name}: {said(values)}" for name, values in zip(names, case.rows.values(), strict=True))
+    name = f"case-{case.number}"
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d">'
+        f'<title id="{name}-t">Probabilities for test image {case.number:,}</title>'
+        f'<desc id="{name}-d">{escape(f"Label {case.label}. {told}.")}</desc>{"".join(parts)}</svg>'
+    )
+
+
+def _text(x: float, y: float, text: object, kind: str, *, anchor: str = "start", size: float = 11) -> str:
+    style = f"font-size: {size}px; text-anchor: {anchor}"
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" style="{style}">{escape(str(text))}</text>'

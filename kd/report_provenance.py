@@ -1,0 +1,57 @@
+"""Where numbers came from: command, settings, digests, versions. What it takes to get them once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kd.describe import describe, digest
+from kd.report_html import code, paragraph, table
+from kd.results import environment
+from kd.run import environment as deciding
+
+
+def provenance(
+    config: Mapping[str, Any], weights: Mapping[str, Mapping[str, Any]], dataset: object, command: str
+) -> str:
+    """As HTML, the same for the same run on the same machine: no date, no times.
+
+    Args:
+        config: the settings by name.
+        weights: file name → its entry in ``manifest.json``.
+        dataset: what was tested on.
+        command: as it was typed, "" if there was none.
+    """
+    settings = [(name, shown(value)) for name, value in config.items()]
+    files = [(name, entry["sha256"], f"{entry['bytes']:,}") for name, entry in weights.items()]
+    versions = {**environment(), "processor": deciding()["processor"], "kd, its code": deciding()["kd"]}
+    return (
+        (code(command) if command else paragraph("No command: its functions were called from Python."))
+        + table(("setting", "value"), settings, caption="Settings, seeds among them (RANDOM_STATE splits, SEED trains)")
+        + table(("weights file", "SHA-256", "bytes"), files)
+        + table(("test data", "SHA-256"), _digests(dataset))
+        + table(("version", "value"), [*versions.items()], caption="Versions and machine")
+        + paragraph("The same settings, code and machine give the same digests; `timings.json` and the costs differ.")
+    )
+
+
+def shown(value: object) -> str:
+    """A setting as text: 5.0 as 5, so that a number given as either counts as one."""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _digests(dataset: object) -> list[tuple[str, str]]:
+    """What the data set holds, by name and SHA-256. One that cannot be described is told as such: a run may have it."""
+    try:
+        found = list(_found("", describe(dataset)))
+    except TypeError:
+        return [(type(dataset).__name__, "none: its content cannot be told")]
+    return found or [(type(dataset).__name__, digest(describe(dataset)))]
+
+
+def _found(name: str, description: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(description, dict):
+        if "sha256" in description:
+            yield name, description["sha256"]
+        for key, value in description.items():
+            yield from _found(name if key == "content" else f"{name} {key}".strip(), value)

@@ -1,0 +1,80 @@
+"""A matplotlib figure as SVG inside the page: its colours follow the page's, light or dark, and so does its font."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from html import escape
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from kd.report_html import inline
+
+# matplotlib's colours → what the page's style sheet calls them. kd.plots chooses them for white paper.
+_THEME = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--paper)",
+    "#d55e00": "var(--regular)",
+    "#0072b2": "var(--distilled)",
+    "#666666": "var(--quiet)",
+    "#b0b0b0": "var(--line)",
+    "#dddddd": "var(--line)",
+    "#eeeeee": "var(--line)",
+    "#cc0000": "var(--alarm)",
+}
+_BARE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # nothing that changes from day to day
+
+
+def figure(drawn: Figure, *, alt: str, caption: str = "") -> str:
+    """The figure as HTML: inline SVG without fixed colours of ink and paper, with its text as text.
+
+    The same figure gives the same bytes. Its layout becomes a constrained one, its background transparent.
+
+    Args:
+        drawn: text in it may not be mathematical (``$…$``).
+        alt: what somebody who does not see it should know.
+        caption: shown below it.
+    """
+    svg = inline_svg(svg_text(drawn), alt=alt, title=caption or "Figure")
+    below = f"<figcaption>{inline(caption)}</figcaption>" if caption else ""
+    return f'<figure><div class="scroll chart" tabindex="0">{svg}</div>{below}</figure>\n'
+
+
+def svg_text(drawn: Figure) -> str:
+    """What matplotlib writes, reproducibly, with text as text: a file of its own."""
+    drawn.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd"}):
+        drawn.savefig(buffer, format="svg", transparent=True, metadata=_BARE)
+    return buffer.getvalue()
+
+
+def inline_svg(text: str, *, alt: str, title: str) -> str:
+    """An SVG file of matplotlib's made a part of a page: themed, named for readers who do not see it, and small."""
+    opening, body = re.split(r"(?<=>)", text[text.index("<svg") :], maxsplit=1)
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # would hold for the whole page
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = body.replace("xlink:href", "href")
+    body = re.sub(r"#[0-9a-f]{6}\b", lambda colour: _THEME.get(colour[0], colour[0]), body)
+    body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
+    body = re.sub(r"font: ([^;\"']*)'[^;\"]*", r"font: \1var(--sans)", body)  # as matplotlib before 3.10 has it
+    # A hundredth of a point is enough, and half the bytes.
+    body = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda a: re.sub(r"(\.\d\d)\d+", r"\1", a[0]), body)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    prefix = "f" + hashlib.sha256((alt + title + body).encode()).hexdigest()[:10]
+    box = re.search(r'viewBox="([\d. ]+)"', opening)
+    assert box, "matplotlib's SVG has a view box"
+    return (
+        f'<svg viewBox="{box[1]}" style="--width: {float(box[1].split()[2]):.0f}px" role="img" '
+        f'aria-labelledby="{prefix}-t {prefix}-d"><title id="{prefix}-t">{escape(title)}</title>'
+        f'<desc id="{prefix}-d">{escape(alt)}</desc>{_own_ids(body, prefix)}'
+    )
+
+
+def _own_ids(body: str, prefix: str) -> str:
+    """Names that nothing refers to are dropped; the others get a prefix, so that two figures cannot share one."""
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda name: f' id="{prefix}-{name[1]}"' if name[1] in used else "", body)
+    return re.sub(r'(url\(#|href="#)([^")]+)', rf"\1{prefix}-\2", body)

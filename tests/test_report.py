@@ -1,0 +1,317 @@
+"""The page that several commands share: in order, escaped, complete in itself, the same bytes for the same findings."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from kd.report import ORDER, Part, Section, code, figure, fold, page, paragraph, report_files, table, warning
+
+EVIL = "<script>alert('x')</script><img src=x onerror=\"alert('y')\"> & `code`"
+
+
+@dataclass
+class Found(HTMLParser):
+    """What a browser would make of a page: its elements with their attributes, and its text."""
+
+    elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    text: str = ""
+    inside: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self.inside.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.inside[-1:] != ["style"]:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def parsed(content: bytes | str) -> Found:
+    found = Found()
+    found.feed(content.decode() if isinstance(content, bytes) else content)
+    return found
+
+
+def sections(content: bytes) -> dict[str, str]:
+    """The HTML of each section of a page."""
+    return dict(re.findall(r'<section id="([\w-]+)".*?>\n(.*?)</section>', content.decode(), re.DOTALL))
+
+
+def a_part(source: str = "run", *names: str, **changed: object) -> Part:
+    made = tuple(Section(name, f"About {name}", paragraph(f"{name} by {source}")) for name in names or ("table",))
+    return Part(source, f"What {source} says.", None, made)._replace(**changed)
+
+
+def a_plot() -> Figure:
+    made = Figure(figsize=(4, 3))
+    axes = made.subplots()
+    axes.plot([0, 1, 2], [1, 0, 1], marker="o", color="#0072B2", label=EVIL)
+    axes.plot([0, 1], [0, 1], color="#000000")
+    made.legend()
+    return made
+
+
+# --- helpers
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        paragraph(EVIL),
+        warning(EVIL),
+        code(EVIL),
+        table([EVIL, EVIL], [[EVIL, EVIL]], caption=EVIL),
+        fold(EVIL, ""),
+        figure(a_plot(), alt=EVIL, caption=EVIL),
+    ],
+    ids=["paragraph", "warning", "code", "table", "fold", "figure"],
+)
+def test_every_text_is_escaped_and_arrives_as_it_was(made: str) -> None:
+    found = parsed(made)
+    assert not {tag for tag, _ in found.elements} & {"script", "img"}
+    assert not [attributes for _, attributes in found.elements if "onerror" in attributes]
+    assert EVIL.replace("`", "") in found.text.replace("`", "")
+
+
+def test_code_in_a_text_is_set_as_code() -> None:
+    assert paragraph("Try `kd <x>`.") == "<p>Try <code>kd &lt;x&gt;</code>.</p>"
+
+
+def test_a_table_has_heads_for_columns_and_rows_and_numbers_to_the_right() -> None:
+    rows = [("a", "1,234 %", "0a1b" * 16, None), ("b", "−0.5 ms (2)", "11bc" * 16, ""), ("c", "16.2 ± 7.5", "x", "")]
+    found = parsed(table(("name", "number", "digest", "nothing"), rows))
+    assert [a["scope"] for a in found.all("th")] == ["col"] * 4 + ["row"] * 3
+    assert [a.get("class") for a in found.all("td")] == ["number", None, None] * 3
+    assert found.text.count("–") == 3
+    (region,) = found.all("div")
+    assert (region["role"], region["tabindex"], region["aria-label"]) == (
+        "region",
+        "0",
+        "Table: name, number, digest, nothing",
+    )
+
+
+def test_a_row_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"each row of a table needs 2 cells.* Got \['a'\]"):
+        table(("x", "y"), [("a",)])
+
+
+# --- figures
+
+
+def test_a_figure_names_itself_and_has_no_address_and_no_name_that_another_could_have() -> None:
+    first, second = (figure(a_plot(), alt=alt, caption="A plot") for alt in ("one", "another"))
+    for made, alt in ((first, "one"), (second, "another")):
+        found = parsed(made)
+        (svg,) = found.all("svg")
+        title, description = svg["aria-labelledby"].split()
+        assert (svg["role"], found.all("title"), found.all("desc")) == ("img", [{"id": title}], [{"id": description}])
+        assert alt in found.text
+        assert "http" not in made
+    names = [[a["id"] for _, a in parsed(made).elements if "id" in a] for made in (first, second)]
+    assert not set(names[0]) & set(names[1])
+    assert all(len(set(own)) == len(own) for own in names)
+    for made, own in zip((first, second), names, strict=True):
+        assert set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', made)) <= {(n, "") for n in own} | {
+            ("", n) for n in own
+        }
+
+
+def test_a_figure_takes_ink_paper_and_the_models_colours_from_the_page() -> None:
+    made = figure(a_plot(), alt="x")
+    assert "var(--distilled)" in made
+    assert "currentColor" in made
+    assert not re.search(r"#0{6}|#f{6}|#0072b2|DejaVu", made, re.IGNORECASE)
+    assert "<style" not in made
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    assert figure(a_plot(), alt="x") == figure(a_plot(), alt="x")
+
+
+# --- the page
+
+
+def test_the_page_is_complete_in_itself_and_forbids_what_it_does_not_need() -> None:
+    content = page([a_part()])
+    found = parsed(content)
+    assert not {tag for tag, _ in found.elements} & {"script", "link", "iframe", "object"}
+    assert b"http://" not in content
+    assert b"https://" not in content
+    (policy,) = (a["content"] for a in found.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.split("; ")[0] == "default-src 'none'"
+    assert "script-src" not in policy
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in found.all("meta")
+
+
+def test_sections_come_in_the_pages_order_and_the_contents_lead_to_each() -> None:
+    names = [*reversed(ORDER), "zebra", "apples"]
+    content = page([a_part("run", *names)])
+    expected = [*ORDER[:-1], "apples", "zebra", ORDER[-1]]
+    assert list(sections(content)) == expected
+    links = [a["href"] for a in parsed(content).all("a")]
+    assert links == ["#top", *(f"#{name}" for name in expected)]
+
+
+def test_sections_of_one_name_share_a_place_and_tell_their_command() -> None:
+    content = page([a_part("run", "table", "cost"), a_part("sweep", "map", "cost"), a_part("compare", "table")])
+    found = sections(content)
+    assert list(found) == ["verdict", "table", "map", "cost", "provenance"][:4]
+    assert parsed(found["table"]).text.split() == [
+        *("About", "table", "About", "table", "by", "kd", "compare", "table", "by", "compare"),
+        *("About", "table", "by", "the", "run", "table", "by", "run"),
+    ]
+    assert "by the run" not in found["map"]
+
+
+@pytest.mark.parametrize("order", [("run", "compare", "sweep"), ("sweep", "compare", "run")])
+def test_the_verdict_of_several_seeds_leads_and_the_others_stand_below(order: tuple[str, ...]) -> None:
+    parts = [a_part(source, tone="better" if source == "compare" else "open") for source in order]
+    verdict = sections(page(parts))["verdict"]
+    assert verdict.index("What compare says.") < verdict.index("What run says.") < verdict.index("What sweep says.")
+    (box,) = [a for a in parsed(verdict).all("div") if "verdict" in a["class"].split()]
+    assert box["class"] == "verdict better"
+    assert "Better" in verdict
+
+
+def test_a_part_without_a_verdict_gives_none() -> None:
+    assert "No command has come to a verdict yet." in sections(page([a_part(verdict="")]))["verdict"]
+    verdict = sections(page([a_part("compare", verdict=""), a_part("run")]))["verdict"]
+    assert "What run says." in verdict
+
+
+def test_a_toy_run_is_stamped_and_a_full_one_is_not() -> None:
+    assert 'class="toy"' not in page([a_part()]).decode()
+    content = page([a_part(toy="LIMIT=300"), a_part("compare")]).decode()
+    assert '<p class="toy"' in content
+    assert "(the run: LIMIT=300): too small to conclude anything from" in parsed(content).text
+    assert "<title>Toy run" in content
+
+
+def test_parts_of_other_settings_are_told_apart() -> None:
+    same = {"EPOCHS": "10", "ALPHA": "0.5"}
+    one, other = a_part("run", settings=same), a_part("compare", settings={"EPOCHS": "10", "SEEDS": "5"})
+    assert "different models" not in page([one, other]).decode()
+    other = other._replace(settings={"EPOCHS": "3", "ALPHA": "0.5"})
+    assert "speak of different models: EPOCHS is 3 in kd compare and 10 in the run." in parsed(page([one, other])).text
+
+
+def test_whatever_a_part_says_is_escaped() -> None:
+    part = a_part(verdict=EVIL, toy=EVIL, sections=(Section("table", EVIL, paragraph(EVIL)),), settings={EVIL: "a"})
+    content = page([part, a_part("compare", settings={EVIL: "b"})], notes=[EVIL])
+    assert not parsed(content).all("script")
+    assert not parsed(content).all("img")
+    assert parsed(content).text.count(EVIL) == 5  # stamp, note, conflict, verdict, title
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (a_part("../run"), "Got '../run'"),
+        (a_part("run", "A table"), "Got 'A table'"),
+        (a_part("run", "table", "table"), "unique. Got 'table'"),
+        (a_part(tone="good"), "tone must be one of better, worse, equal, open. Got 'good'"),
+        (a_part(sections=(Section("table", "x", "<script></script>"),)), "the section table of the run is not HTML as"),
+    ],
+)
+def test_a_part_that_is_not_as_agreed_is_refused(part: Part, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        page([part])
+
+
+# --- parts that are kept
+
+
+def publish(part: Part, folder: Path) -> bytes:
+    """The page after this part was written, as a command does it."""
+    files = report_files(part, results_dir=folder / "results", state_dir=folder / ".kd")
+    kept = folder / ".kd" / "report" / f"{part.source}.json"
+    assert set(files) == {kept, folder / "results" / "report.html"}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(files[kept])
+    return files[folder / "results" / "report.html"]
+
+
+def test_each_command_adds_its_part_and_replaces_its_earlier_one(tmp_path: Path) -> None:
+    parts = [
+        a_part("run", "table", toy="LIMIT=1", settings={"A": "1"}),
+        a_part("compare", "comparison", tone="worse"),
+        a_part("sweep", "map", "table"),
+    ]
+    for number, part in enumerate(parts):
+        assert publish(part, tmp_path) == page(parts[: number + 1])
+    newer = a_part("run", "curves")
+    assert publish(newer, tmp_path) == page([newer, *parts[1:]])
+
+
+DAMAGES = {
+    "empty": b"",
+    "cut off": json.dumps({"format": 1, "source": "compare"}).encode()[:-5],
+    "not JSON": b"\x80\x00\xff",
+    "a list": b"[]",
+    "nested too deep": b"[" * 100_000,
+    "of another format": json.dumps({"format": 2}).encode(),
+    "without sections": json.dumps({"format": 1, "source": "compare"}).encode(),
+}
+
+
+def kept(**changed: object) -> bytes:
+    section = {"name": "map", "title": "A map", "html": "<p>a map</p>"}
+    content = {"format": 1, "source": "compare", "verdict": "x", "toy": None, "tone": "open", "settings": {}}
+    return json.dumps({**content, "sections": [section], **changed}).encode()
+
+
+DAMAGES |= {
+    "of another command": kept(source="sweep"),
+    "with a wrong kind": kept(verdict=3),
+    "with a wrong tone": kept(tone="good"),
+    "with a wrong setting": kept(settings={"A": 1}),
+    "with a section of a wrong kind": kept(sections=["map"]),
+    "with a section without HTML": kept(sections=[{"name": "map", "title": "A map"}]),
+    "with a script": kept(sections=[{"name": "map", "title": "A map", "html": "<script>alert(1)</script>"}]),
+    "with an end of the page": kept(sections=[{"name": "map", "title": "A map", "html": "</section></main>"}]),
+    "with a name that is none": kept(sections=[{"name": '"><b', "title": "A map", "html": ""}]),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_or_foreign_part_is_left_out_with_a_note_and_never_an_error(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / ".kd" / "report"
+    folder.mkdir(parents=True)
+    (folder / "compare.json").write_bytes(content)
+    made = publish(a_part(), tmp_path)
+    assert "compare.json, kept for this page by another command, was left out: " in parsed(made).text
+    assert "compare.json, kept for this page" in capsys.readouterr().out
+    assert list(sections(made)) == ["verdict", "table"]
+    assert not parsed(made).all("script")
+    assert str(tmp_path) not in made.decode()
+    assert (folder / "compare.json").read_bytes() == content
+
+
+def test_a_whole_part_of_a_command_of_later_days_is_shown(tmp_path: Path) -> None:
+    (tmp_path / ".kd" / "report").mkdir(parents=True)
+    (tmp_path / ".kd" / "report" / "export.json").write_bytes(kept(source="export"))
+    assert list(sections(publish(a_part(), tmp_path))) == ["verdict", "table", "map"]
+
+
+def test_a_link_in_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
+    folder = tmp_path / ".kd" / "report"
+    folder.mkdir(parents=True)
+    (tmp_path / "elsewhere.json").write_bytes(kept())
+    (folder / "compare.json").symlink_to(tmp_path / "elsewhere.json")
+    assert "compare.json is not a regular file" in parsed(publish(a_part(), tmp_path)).text
