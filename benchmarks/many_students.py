@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import kd
-from kd.pipeline import load, new_student, trained_as
+from kd.pipeline import load_data, new_student, trained_as
 from kd.pool import in_pool, usable_cores
 from kd.run_settings import RunSettings
 from kd.students import Lessons, Student, train_students, trained
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 def lessons(settings: RunSettings) -> Lessons:
     """The pipeline's own data, with random teacher logits."""
-    data = load(settings)
+    data = load_data(settings)
     training, validation = (
         kd.DistillDataset(part, torch.randn(len(part), 10)) for part in (data.train_set, data.val_set)
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from tyro.extras import subcommand_cli_from_dict
 
-from kd.compare_settings import CompareSettings
+from kd.compare.settings import CompareSettings
 from kd.console import say
 from kd.program import exit_status
 from kd.run_settings import RunSettings
@@ -29,7 +29,7 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = {
     "run": Command(RunSettings, "kd.pipeline"),
-    "compare": Command(CompareSettings, "kd.compare"),
+    "compare": Command(CompareSettings, "kd.compare.command"),
 }
 
 

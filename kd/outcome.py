@@ -13,8 +13,8 @@ from kd.checkpoint import publish, require_writable
 from kd.console import print_table, say
 from kd.latency import latency
 from kd.program import typed
-from kd.report import report_files
-from kd.report_run import run_part
+from kd.report.page import report_files
+from kd.report.run import run_part
 from kd.results import Run, result_files, weight_files
 from kd.stats import mcnemar, verdict
 

@@ -58,7 +58,7 @@ def run(settings: RunSettings) -> None:
     require_device(device, "--device")
     outcome.make_folders(settings.models_dir, settings.results_dir)
     with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
-        data = load(settings)
+        data = load_data(settings)
         say_sizes("MNIST", data.sizes, device)
         teacher, history = train_teacher(settings, data, device)
         publish(plot_files(settings.results_dir, teacher_figure(history, toy_stamp(settings.limit))))
@@ -71,7 +71,7 @@ def run(settings: RunSettings) -> None:
         _save(settings, finished, models)
 
 
-def load(settings: RunSettings) -> Data:
+def load_data(settings: RunSettings) -> Data:
     """MNIST, its training images split in two, and a loader for each part."""
     training, test = (load_mnist(train=train, root=settings.data_dir) for train in (True, False))
     train_set, val_set = stratified_split(

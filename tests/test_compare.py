@@ -13,7 +13,7 @@ import torch
 
 import kd
 from kd import cli, compare, pipeline
-from kd.compare_settings import CompareSettings
+from kd.compare.settings import CompareSettings
 from kd.cost import Cost
 from kd.run import fingerprint
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from kd.report import ORDER, Part, Section, code, figure, fold, page, paragraph, report_files, table, warning
+from kd.report.html import code, fold, paragraph, table, warning
+from kd.report.page import ORDER, Part, Section, page, report_files
+from kd.report.svg import figure
 
 EVIL = "<script>alert('x')</script><img src=x onerror=\"alert('y')\"> & `code`"
 

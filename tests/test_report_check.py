@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from matplotlib.figure import Figure
 
-from kd.report import card, code, figure, fold, grid, paragraph, table, warning
-from kd.report_check import require_plain_html
+from kd.report.check import require_plain_html
+from kd.report.html import card, code, fold, grid, paragraph, table, warning
+from kd.report.svg import figure
 
 UNWANTED = {
     "a script": "<script>alert(1)</script>",

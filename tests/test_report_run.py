@@ -21,12 +21,12 @@ import kd
 from kd.fidelity import fidelity
 from kd.latency import Latency
 from kd.metrics import confusion_matrix
-from kd.report import ORDER, Part, page
-from kd.report_gallery import CLASSES, PLACES, Case, classes_shown, disagreements, gallery, picture, said
-from kd.report_plots import confusion_difference
-from kd.report_provenance import provenance
-from kd.report_run import run_part
-from kd.report_students import comparison, confusion, confusions, faithfulness
+from kd.report.gallery import CLASSES, PLACES, Case, classes_shown, disagreements, gallery, picture, said
+from kd.report.page import ORDER, Part, page
+from kd.report.plots import confusion_difference
+from kd.report.provenance import provenance
+from kd.report.run import run_part
+from kd.report.students import comparison, confusion, confusions, faithfulness
 from kd.results import Run, weight_files
 from kd.stats import mcnemar, verdict
 from tests.test_report import EVIL, parsed, sections

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from kd.calibration import BINS, Bin, reliability
-from kd.comparison import Comparison, Spread, spread
-from kd.comparison_files import arm_summaries, student_rows
-from kd.comparison_plots import errors_by_arm, paired_differences
-from kd.comparison_text import (
+from kd.compare.comparison import Comparison, Spread, spread
+from kd.compare.files import arm_summaries, student_rows
+from kd.compare.plots import errors_by_arm, paired_differences
+from kd.compare.text import (
     DIFFERENCES,
     LABELS,
     contrasts,
@@ -24,7 +24,9 @@ from kd.comparison_text import (
 from kd.cost import Cost
 from kd.figures import toy_stamp
 from kd.plots import reliability_diagram
-from kd.report import Part, Section, figure, paragraph, table
+from kd.report.html import paragraph, table
+from kd.report.page import Part, Section
+from kd.report.svg import figure
 from kd.results import environment
 
 Summaries = Mapping[str, Mapping[str, Spread]]

@@ -10,7 +10,7 @@ from html import escape
 import matplotlib
 from matplotlib.figure import Figure
 
-from kd.report_html import inline
+from kd.report.html import inline
 
 # matplotlib's colours → what the page's style sheet calls them. kd.plots chooses them for white paper.
 _THEME = {

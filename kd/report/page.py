@@ -18,15 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from kd.console import say
 from kd.reading import read_bytes
-from kd.report_check import require_plain_html
-from kd.report_html import card as card
-from kd.report_html import code as code
-from kd.report_html import fold as fold
-from kd.report_html import grid as grid
-from kd.report_html import paragraph as paragraph
-from kd.report_html import table as table
-from kd.report_html import warning as warning
-from kd.report_svg import figure as figure
+from kd.report.check import require_plain_html
 
 # A name can be told without colour, and so can a sign.
 TONES = {
@@ -188,8 +180,8 @@ def _template() -> Any:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     folder = Path(__file__).parent
-    environment.globals["style"] = _markup((folder / "report.css").read_text(encoding="utf-8"))
-    return environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
+    environment.globals["style"] = _markup((folder / "page.css").read_text(encoding="utf-8"))
+    return environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
 
 
 def _to_json(part: Part) -> bytes:

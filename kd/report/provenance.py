@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kd.describe import describe, digest
-from kd.report_html import code, paragraph, table
+from kd.report.html import code, paragraph, table
 from kd.results import environment
 from kd.run import environment as deciding
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from kd.fidelity import Fidelity, Match, fidelity
 from kd.metrics import confusion_matrix
-from kd.report_html import paragraph, table
-from kd.report_plots import confusion_difference, paired_errors
-from kd.report_svg import figure
+from kd.report.html import paragraph, table
+from kd.report.plots import confusion_difference, paired_errors
+from kd.report.svg import figure
 from kd.results import Run
 from kd.stats import mcnemar, proportion_interval
 

@@ -8,11 +8,13 @@ from typing import Any
 from kd.calibration import BINS, Calibration, Chance, calibration, error_by_chance, reliability
 from kd.latency import Latency
 from kd.plots import LABELS, accuracy_comparison, reliability_diagram
-from kd.report import Part, Section, Tone, card, figure, fold, grid, paragraph, table, warning
-from kd.report_gallery import gallery
-from kd.report_plots import SHORT, curve_panel
-from kd.report_provenance import provenance, shown
-from kd.report_students import comparison, confusions, faithfulness
+from kd.report.gallery import gallery
+from kd.report.html import card, fold, grid, paragraph, table, warning
+from kd.report.page import Part, Section, Tone
+from kd.report.plots import SHORT, curve_panel
+from kd.report.provenance import provenance, shown
+from kd.report.students import comparison, confusions, faithfulness
+from kd.report.svg import figure
 from kd.results import Run
 from kd.run import environment as deciding
 from kd.stats import mcnemar, proportion_interval, verdict

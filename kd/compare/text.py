@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kd.comparison import CONTROL, DISTILLED, Comparison, Spread, power_of, spread
-from kd.comparison_files import arm_summaries, student_rows
+from kd.compare.comparison import CONTROL, DISTILLED, Comparison, Spread, power_of, spread
+from kd.compare.files import arm_summaries, student_rows
 from kd.console import print_table, say
 from kd.cost import Cost
 from kd.evidence import sentence, sentence_across

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd.comparison import Comparison, power_of, spread
+from kd.compare.comparison import Comparison, power_of, spread
 from kd.cost import Cost
 from kd.evidence import sentence, sentence_across
 from kd.figures import toy_stamp

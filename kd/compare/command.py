@@ -11,10 +11,10 @@ from torch import nn
 
 from kd import pipeline, stages
 from kd.checkpoint import publish, require_writable
-from kd.compare_settings import CompareSettings
-from kd.comparison import CONTROL, DISTILLED, Answers, Comparison
-from kd.comparison_files import comparison_files
-from kd.comparison_text import print_comparison
+from kd.compare.comparison import CONTROL, DISTILLED, Answers, Comparison
+from kd.compare.files import comparison_files
+from kd.compare.settings import CompareSettings
+from kd.compare.text import print_comparison
 from kd.console import say, say_sizes
 from kd.cost import Cost, cost
 from kd.data import make_loader
@@ -74,7 +74,7 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
         seed=settings.seed + number % settings.teachers,
         random_state=settings.random_state + number % settings.splits,
     )
-    data = pipeline.load(own)
+    data = pipeline.load_data(own)
     if not number:
         say_sizes("MNIST", data.sizes, device)
     suffix = f"-{number}" if number else ""

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kd.comparison import CONTROL, Comparison
-from kd.comparison_text import LABELS, contrasts
+from kd.compare.comparison import CONTROL, Comparison
+from kd.compare.text import LABELS, contrasts
 from kd.paired import Interval
 from kd.plots import COLOURS, GREY, tidy
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from kd.comparison import Answers, Comparison, power_of, spread
-from kd.comparison_files import arm_summaries, comparison_files, student_rows
-from kd.comparison_plots import errors_by_arm, paired_differences
-from kd.comparison_text import lines, print_comparison
+from kd.compare.comparison import Answers, Comparison, power_of, spread
+from kd.compare.files import arm_summaries, comparison_files, student_rows
+from kd.compare.plots import errors_by_arm, paired_differences
+from kd.compare.text import lines, print_comparison
 from kd.cost import Cost
 from kd.history import History
 from kd.loop import Predictions

@@ -16,7 +16,7 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from kd.figures import in_turns
-from kd.report_html import fold, grid, inline, paragraph, table
+from kd.report.html import fold, grid, inline, paragraph, table
 from kd.results import Run
 
 PLACES = 12

@@ -1,0 +1,1 @@
+"""``kd compare``: did distillation help? Paired seeds, further controls, one verdict."""
