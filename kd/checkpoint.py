@@ -66,18 +66,20 @@ def require_writable(folder: Path) -> None:
 
 
 def weights_bytes(model: nn.Module) -> bytes:
-    """The model's plain ``state_dict`` as the bytes of a ``.pth`` file; the same weights give the same bytes.
+    """The model's plain ``state_dict`` as the bytes of a ``.pth`` file; the same weights give the same bytes."""
+    return state_bytes(model.state_dict())
+
+
+def state_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """A ``state_dict`` as the bytes of a ``.pth`` file.
 
     Through a buffer, because ``torch.save`` puts the file's own name into the file. Contiguous copies on the CPU, so
     that neither a memory format nor a device of the training is carried over (``contiguous()`` would not do: it keeps
     the strides of dimensions of size 1).
     """
-    state = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in model.state_dict().items()
-    }
+    plain = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(plain, buffer)
     return buffer.getvalue()
 
 

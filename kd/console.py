@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
@@ -29,6 +30,19 @@ def say_sizes(data: str, images: Mapping[str, int], device: object) -> None:
     """What is there to learn from, by part, and where the models train."""
     *most, last = (f"{count:,} {part}" for part, count in images.items())
     say(f"{data}: {', '.join(most)} and {last} images; training on {device}")
+
+
+def say_files(files: Iterable[Path], *, but: Path) -> None:
+    """Which files there are now, by folder.
+
+    Args:
+        but: a folder whose own are not worth telling.
+    """
+    names: dict[Path, list[str]] = {}
+    for path in sorted(path for path in files if but not in path.parents):
+        names.setdefault(path.parent, []).append(path.name)
+    for folder, own in names.items():
+        say(f"{folder}/  {', '.join(own)}")
 
 
 @contextmanager

@@ -1,17 +1,21 @@
-"""What teaching costs in multiply-adds, and what the same amount pays for without a teacher."""
+"""What teaching costs, what the same amount pays for without a teacher, and what a model costs where it is used."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from kd.metrics import multiply_adds, training_multiply_adds
+from kd.checkpoint import weights_bytes
+from kd.latency import Latency, latency
+from kd.metrics import count_parameters, multiply_adds, training_multiply_adds
 from kd.objectives import supervised
 from kd.types import Batch
 
 
-class Cost(NamedTuple):
+class TrainingCost(NamedTuple):
     """Multiply-adds of training; those of the optimizer, the loss and validation are not counted.
 
     Attributes:
@@ -44,7 +48,9 @@ class Cost(NamedTuple):
         return self.student * self.longer_epochs / self.epochs
 
 
-def cost(teacher: nn.Module, student: nn.Module, batch: Batch, *, images: int, epochs: int, served: int) -> Cost:
+def training_cost(
+    teacher: nn.Module, student: nn.Module, batch: Batch, *, images: int, epochs: int, served: int
+) -> TrainingCost:
     """Count both trainings on one batch of the training images, and scale up.
 
     Args:
@@ -53,4 +59,65 @@ def cost(teacher: nn.Module, student: nn.Module, batch: Batch, *, images: int, e
     seen = epochs * images
     per_image = [training_multiply_adds(model, supervised, batch) / len(batch[0]) for model in (teacher, student)]
     training = [round(each * seen) for each in per_image]
-    return Cost(training[0], images * multiply_adds(teacher, batch[0][:1]), training[1], epochs, served)
+    return TrainingCost(training[0], images * multiply_adds(teacher, batch[0][:1]), training[1], epochs, served)
+
+
+class Footprint(NamedTuple):
+    """What a model takes where it is used.
+
+    Attributes:
+        multiply_adds: for one input.
+        bytes: of its weights file.
+        latency: of one input's answer, with a single thread.
+    """
+
+    parameters: int
+    multiply_adds: int
+    bytes: int
+    latency: Latency
+
+
+def footprint(model: nn.Module, example: Tensor) -> Footprint:
+    """Count, and time on this machine.
+
+    Args:
+        example: [1, …], a batch of one.
+    """
+    return Footprint(
+        count_parameters(model), multiply_adds(model, example), len(weights_bytes(model)), latency(model, example)
+    )
+
+
+class Saved(NamedTuple):
+    """The teacher's time that keeping its answers saves: without them each epoch of each student asks for all of them.
+
+    Attributes:
+        seconds: of the teacher for its answers to all training images, once, in batches as the students see them.
+        passes: that would have been needed: students times epochs.
+    """
+
+    seconds: float
+    passes: int
+
+    @property
+    def total(self) -> float:
+        """Seconds saved: all passes but the one that is kept."""
+        return self.seconds * (self.passes - 1)
+
+
+def saved(teacher: nn.Module, batch: Batch, *, images: int, students: int, epochs: int) -> Saved:
+    """Time the teacher on one batch, with the threads that torch has, and scale up."""
+    once = latency(teacher, batch[0], threads=torch.get_num_threads()).median
+    return Saved(once * images / len(batch[0]), students * epochs)
+
+
+class Cost(NamedTuple):
+    """All of it. Only ``training`` comes out the same each time; the rest has times in it.
+
+    Attributes:
+        models: ``teacher`` and ``student``.
+    """
+
+    training: TrainingCost
+    models: Mapping[str, Footprint]
+    saved: Saved

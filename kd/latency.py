@@ -1,4 +1,4 @@
-"""How long one answer takes: a single input through one model, as it is asked where it is used."""
+"""How long an answer takes: a single input through one model, as it is asked where it is used, or a batch of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FEWEST = 3  # timed even where one call takes longer than all the time there is
 
 
 class Latency(NamedTuple):
-    """Wall time from an input on the model's device to its answer on the CPU, batch of one.
+    """Wall time from an input, or a batch, on the model's device to the answer on the CPU.
 
     Attributes:
         median, p90: in seconds; nine calls of ten are no slower than p90.
@@ -42,12 +42,11 @@ def latency(model: nn.Module, example: Tensor, *, threads: int = 1, seconds: flo
     is what stays comparable between machines. The number of threads is as before afterwards.
 
     Args:
-        example: [1, …], a batch of one.
+        example: [N, …]; a batch of one is what is usually meant.
         threads: at least 1.
         seconds: after so many no further call is begun, above 0; 200 calls and more fit into the usual 0.3 s unless one
             takes longer than a millisecond.
     """
-    require(len(example) == 1, "example", list(example.shape), "a batch of one, [1, …]")
     require(threads >= 1, "threads", threads, "a whole number of at least 1")
     inputs, before = example.to(device_of(model)), torch.get_num_threads()
     torch.set_num_threads(threads)

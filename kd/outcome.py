@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.checkpoint import publish, require_writable
-from kd.console import print_table, say
+from kd.console import print_table, say, say_files
 from kd.latency import latency
 from kd.program import typed
 from kd.report.page import report_files
@@ -71,9 +71,7 @@ def save(
     files = weights | result_files(results_dir, run) | dict(plots)
     files |= report_files(part, results_dir=results_dir, state_dir=state_dir)
     publish(files)
-    for folder in sorted({path.parent for path in files if state_dir not in path.parents}):
-        names = ", ".join(path.name for path in files if path.parent == folder)
-        say(f"{folder}/  {names}")
+    say_files(files, but=state_dir)
 
 
 def _print_distribution(answers: Mapping[str, Tensor], *, classes: int) -> None:

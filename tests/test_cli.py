@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -104,8 +104,9 @@ def test_the_meanings_are_those_of_config(call: Call, monkeypatch: pytest.Monkey
 
 
 def test_the_table_of_ranges_covers_every_number() -> None:
-    numbers = {name for name in SHARED if name not in {"device", "data_dir", "fresh"}}
-    assert set(RANGES) == numbers
+    """Of every command: a setting whose type is a number has a range, and each range has a setting."""
+    kinds = {name: kind for command in cli.COMMANDS.values() for name, kind in get_type_hints(command.settings).items()}
+    assert set(RANGES) == {name for name, kind in kinds.items() if {int, float} & {kind, *get_args(kind)}}
 
 
 def test_everything_is_under_the_out_folder() -> None:
@@ -143,8 +144,8 @@ def test_the_installed_command_is_this_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "Expected one of {run}"),
-        (("rum",), "Available subcommands: run"),
+        ((), "Expected one of {run, compare}"),
+        (("rum",), "Available subcommands: run, compare"),
         (("run", "--epoch", "3"), "Perhaps you meant: --epochs INT"),
         (("run", "--temprature", "3"), "Perhaps you meant: --temperature FLOAT"),
         (("run", "--epochs", "three"), "Error parsing --epochs"),

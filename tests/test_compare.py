@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import kd
-from kd import cli, compare, pipeline
+from kd import cli, pipeline
+from kd.compare import command as compare
 from kd.compare.settings import CompareSettings
-from kd.cost import Cost
+from kd.cost import Cost, Saved, TrainingCost
 from kd.run import fingerprint
 
 CPU = torch.device("cpu")
 TOY = ("--limit", "300", "--epochs", "1", "--student-width", "16", "--device", "cpu")
 SETTINGS = CompareSettings(limit=300, epochs=1, student_width=16, pairs=3)
-SPENT = Cost(teacher=300, cache=0, student=10, epochs=1, served=3)
+SPENT = Cost(TrainingCost(teacher=300, cache=0, student=10, epochs=1, served=3), {}, Saved(1.0, 3))
 
 
 def kd_command(*arguments: str) -> int:
@@ -47,7 +48,7 @@ def test_all_students_of_a_seed_start_from_the_same_weights_and_other_seeds_from
         "regular": 1,
         "distilled": 1,
         "smoothed": 1,
-        "longer": SPENT.longer_epochs,
+        "longer": SPENT.training.longer_epochs,
     }
 
 
@@ -151,11 +152,11 @@ def test_several_teachers_have_a_verdict_each_and_one_across(
 def test_each_teacher_has_its_own_seed_and_its_own_split(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def load(settings: CompareSettings) -> None:
+    def load_data(settings: CompareSettings) -> None:
         seen.append((settings.seed, settings.random_state))
         raise StopIteration
 
-    monkeypatch.setattr(pipeline, "load", load)
+    monkeypatch.setattr(pipeline, "load_data", load_data)
     settings = dataclasses.replace(SETTINGS, teachers=3, splits=2)
     for number in range(3):
         with pytest.raises(StopIteration):

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+from html import unescape
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,18 +14,29 @@ from typing import Any
 import pytest
 import torch
 
+from kd.compare.arms import student_rows, summaries
 from kd.compare.comparison import Answers, Comparison, power_of, spread
-from kd.compare.files import arm_summaries, comparison_files, student_rows
+from kd.compare.files import comparison_files
 from kd.compare.plots import errors_by_arm, paired_differences
-from kd.compare.text import lines, print_comparison
-from kd.cost import Cost
+from kd.compare.report import compare_part
+from kd.compare.text import print_comparison, verdict_lines
+from kd.cost import Cost, Footprint, Saved, TrainingCost
 from kd.history import History
+from kd.latency import Latency
 from kd.loop import Predictions
 from kd.plots import png
+from kd.report.page import Part, page
 from kd.students import Trained
 
 IMAGES, CLASSES = 400, 5
-SPENT = Cost(teacher=10**9, cache=10**7, student=10**8, epochs=10, served=3)
+SPENT = Cost(
+    TrainingCost(teacher=10**9, cache=10**7, student=10**8, epochs=10, served=3),
+    {
+        "teacher": Footprint(1000, 5000, 4400, Latency(2e-3, 3e-3, 100, 1, "cpu")),
+        "student": Footprint(100, 200, 2400, Latency(1e-4, 2e-4, 1000, 1, "cpu")),
+    },
+    Saved(2.5, 30),
+)
 
 
 def answers(seed: int, errors: int, images: int = IMAGES) -> Answers:
@@ -67,7 +79,7 @@ def comparison(teachers: int = 1, *, gain: int = 8) -> Comparison:
 def trained(of: Comparison) -> dict[str, Trained]:
     history = History({"val_acc": [0.5]})
     return {
-        f"{arm}-{teacher}-{seed}": Trained({}, history, *own)
+        f"{arm}-{teacher}-{seed}": Trained({}, history, own.validation, own.test)
         for arm, groups in of.students.items()
         for teacher, group in enumerate(groups)
         for seed, own in enumerate(group)
@@ -145,25 +157,27 @@ def test_every_student_has_a_row_and_the_summary_is_that_of_the_rows() -> None:
     of = comparison(teachers=2)
     rows = list(student_rows(of))
     assert len(rows) == 3 * 2 * 4
-    summaries = arm_summaries(rows)
     own = [row["test_errors"] for row in rows if row["arm"] == "smoothed"]
-    assert summaries["smoothed"]["test_errors"] == spread(own)._asdict()
-    assert summaries["smoothed"]["test_errors"]["n"] == 8
+    assert summaries(of)["smoothed"]["test_errors"] == spread(own)
+    assert len(own) == 8
 
 
 def test_the_files_hold_what_was_found_and_stamp_a_toy_run() -> None:
     of = comparison(teachers=2)
     made = files(of, limit=300)
-    assert set(made) == {"comparison.json", "comparison_students.csv", "comparison_timings.json"}
+    plots = {"comparison_errors.png", "comparison_differences.png", "comparison_reliability.png"}
+    assert set(made) == {"comparison.json", "comparison_students.csv", "comparison_timings.json", *plots}
     summary: dict[str, Any] = json.loads(made["comparison.json"])
     assert summary["toy"] == "LIMIT=300"
     assert [verdict["verdict"] for verdict in summary["verdicts"]] == ["helps", "helps"]
     assert summary["verdicts"][0]["pairs"]["differences"] == list(of.pairs(0).differences)
     assert summary["across_teachers"]["means"] == [of.pairs(0).mean, of.pairs(1).mean]
-    assert summary["multiply_adds"]["longer_epochs"] == SPENT.longer_epochs
+    assert summary["training_multiply_adds"]["longer_epochs"] == SPENT.training.longer_epochs
     rows = list(csv.DictReader(io.StringIO(made["comparison_students.csv"].decode())))
     assert len(rows) == 24
     assert {row["run"] for row in rows} == {"LIMIT=300"}
+    times = json.loads(made["comparison_timings.json"])
+    assert times["teacher_seconds_saved"] == {"seconds": 2.5, "passes": 30, "total": 72.5}
     assert json.loads(files(of)["comparison.json"])["toy"] is None
     assert files(of) == files(of)
 
@@ -176,7 +190,7 @@ def test_what_is_printed_ends_with_the_verdict(capsys: pytest.CaptureFixture[str
     last = printed.rstrip().splitlines()[-1]
     assert last.startswith("Distillation helps: 8.5 errors fewer than the control on average")
     assert last.endswith("given this teacher, this split and this test set.")
-    across = lines(comparison(teachers=2), SPENT)[-1]
+    across = verdict_lines(comparison(teachers=2))[-1]
     assert across.startswith("Over teachers like these")
 
 
@@ -198,3 +212,31 @@ def test_both_figures_show_every_student(teachers: int) -> None:
     assert [list(line.get_xdata()) for line in dots[:1]] == [list(of.pairs(0).differences)]
     assert len(dots) == 2 * teachers
     assert png(errors_by_arm(of)) == png(errors_by_arm(of))
+
+
+def part(of: Comparison, limit: int | None = None) -> Part:
+    config = {"SEED": 0, "TEMPERATURE": 4.0, "DEVICE": "cpu"}
+    return compare_part(of, SPENT, config, test=[1, 2], command="kd compare --pairs 4", limit=limit)
+
+
+def told(of: Part) -> str:
+    return unescape(page([of]).decode()).replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize(("gain", "tone"), [(8, "better"), (-8, "worse")])
+def test_the_report_starts_with_the_verdict_and_says_what_the_files_say(gain: int, tone: str) -> None:
+    of = comparison(gain=gain)
+    made, html = part(of), told(part(of))
+    assert (made.tone, made.verdict) == (tone, verdict_lines(of)[-1])
+    assert made.verdict in html
+    assert made.settings == {"SEED": "0", "TEMPERATURE": "4"}
+    for text in ("kd compare --pairs 4", "72 s saved", "label smoothing"):
+        assert text in html, text
+
+
+def test_the_report_of_several_teachers_has_the_verdict_over_all_and_each_of_them() -> None:
+    of = comparison(teachers=2)
+    html = told(part(of, limit=300))
+    for line in verdict_lines(of):
+        assert line in html
+    assert "Toy run" in html

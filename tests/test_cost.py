@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import kd
-from kd.cost import Cost, cost
+from kd.cost import TrainingCost, footprint, saved, training_cost
 from kd.metrics import training_multiply_adds
 from kd.models import MLP
 from tests.conftest import tiny_model
@@ -36,7 +36,7 @@ def test_counting_leaves_the_model_as_it_was() -> None:
 
 def test_the_whole_training_is_epochs_times_images() -> None:
     teacher, student = nn.Sequential(nn.Flatten(), nn.Linear(36, 100), nn.Linear(100, 4)), tiny_model()
-    found = cost(teacher, student, batch(), images=1000, epochs=3, served=5)
+    found = training_cost(teacher, student, batch(), images=1000, epochs=3, served=5)
     assert found.student == 3 * 1000 * (3 * (36 * 16 + 16 * 4) - 36 * 16)
     assert found.teacher == 3 * 1000 * (3 * (36 * 100 + 100 * 4) - 36 * 100)
     assert found.cache == 1000 * (36 * 100 + 100 * 4)
@@ -49,10 +49,10 @@ def test_the_whole_training_is_epochs_times_images() -> None:
 def test_the_longer_control_has_the_same_multiply_adds_to_half_an_epoch(
     teacher: int, cache: int, student: int, epochs: int, served: int
 ) -> None:
-    found = Cost(teacher, cache, student, epochs, served)
+    found = TrainingCost(teacher, cache, student, epochs, served)
     assert found.longer_epochs >= epochs
     assert abs(found.longer - found.distilled) <= student / epochs / 2 * (1 + 1e-9)
-    assert Cost(teacher, cache, student, epochs, served + 1).longer_epochs <= found.longer_epochs
+    assert TrainingCost(teacher, cache, student, epochs, served + 1).longer_epochs <= found.longer_epochs
 
 
 def test_the_documented_student_costs_what_its_layers_say() -> None:
@@ -65,3 +65,20 @@ def test_the_documented_student_costs_what_its_layers_say() -> None:
 def test_smoothing_outside_its_range_is_refused(smoothing: float) -> None:
     with pytest.raises(ValueError, match=r"smoothing must be in \[0, 1\)"):
         kd.objectives.smoothed(smoothing=smoothing)
+
+
+def test_a_footprint_is_the_file_and_one_answer() -> None:
+    model = tiny_model()
+    found = footprint(model, batch(1)[0])
+    assert found.bytes == len(kd.weights_bytes(model))
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert found.multiply_adds == 36 * 16 + 16 * 4
+    assert 0 < found.latency.median <= found.latency.p90
+    assert found.latency.threads == 1
+
+
+def test_what_is_saved_is_every_pass_but_the_first() -> None:
+    found = saved(tiny_model(), batch(8), images=800, students=5, epochs=4)
+    assert found.passes == 20
+    assert found.seconds > 0
+    assert found.total == pytest.approx(19 * found.seconds)

@@ -22,6 +22,12 @@ INSIDE: Mapping[str, tuple[object, ...]] = {
     "alpha": (0, 0.5, 1),
     "student_width": (1, 10**6),
     "snapshot_seconds": (0, 30, math.inf),
+    "pairs": (2, 10**6),
+    "margin": (1e-9, 100),
+    "teachers": (1, 10**6),
+    "splits": (1, 10**6),
+    "smoothing": (0, 0.1, 0.999),
+    "processes": (None, 1, 10**6),
     "limit": (None, 100, 60_000),
 }
 OUTSIDE: Mapping[str, tuple[object, ...]] = {
@@ -35,6 +41,12 @@ OUTSIDE: Mapping[str, tuple[object, ...]] = {
     "alpha": (-0.01, 1.01, math.nan),
     "student_width": (0,),
     "snapshot_seconds": (-1, math.nan),
+    "pairs": (1, 0),
+    "margin": (0, 100.1, -0.1, math.nan),
+    "teachers": (0,),
+    "splits": (0,),
+    "smoothing": (1, -0.1, math.nan),
+    "processes": (0, -1),
     "limit": (0, 99),
 }
 

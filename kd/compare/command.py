@@ -10,16 +10,19 @@ import torch
 from torch import nn
 
 from kd import pipeline, stages
-from kd.checkpoint import publish, require_writable
+from kd.checkpoint import publish, require_writable, sha256, state_bytes, weights_bytes
 from kd.compare.comparison import CONTROL, DISTILLED, Answers, Comparison
 from kd.compare.files import comparison_files
+from kd.compare.report import compare_part
 from kd.compare.settings import CompareSettings
 from kd.compare.text import print_comparison
-from kd.console import say, say_sizes
-from kd.cost import Cost, cost
+from kd.console import say, say_files, say_sizes
+from kd.cost import Cost, footprint, saved, training_cost
 from kd.data import make_loader
 from kd.devices import device_named, require_device
 from kd.objectives import distilled, smoothed, supervised
+from kd.program import typed
+from kd.report.page import report_files
 from kd.run import open_run
 from kd.students import Lessons, Student, Trained, train_students
 from kd.types import Objective
@@ -52,19 +55,22 @@ def run(settings: CompareSettings) -> None:
     settings.check()
     device = device_named(settings.device)
     require_device(device, "--device")
-    require_writable(settings.results_dir / "metrics")
+    for folder in ("metrics", "plots"):
+        require_writable(settings.results_dir / folder)
     with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
         teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
-        spent = _cost(settings, teachers[0])
+        spent = _cost(settings, teachers[0], device)
         arms = _arms(settings, spent)
         seeds = [_seeds(settings, number) for number in range(len(teachers))]
         trained = _train(settings, teachers, dict(_students(teachers, arms, seeds, device)))
         comparison = _comparison(settings, teachers, arms, seeds, trained)
         print_comparison(comparison, spent, limit=settings.limit)
-        config = pipeline.recorded(settings, device)
+        config, test = pipeline.recorded(settings, device), teachers[0].lessons.test
         files = comparison_files(settings.results_dir, comparison, trained, spent, config, limit=settings.limit)
+        part = compare_part(comparison, spent, config, test=test, command=typed(), limit=settings.limit)
+        files |= report_files(part, results_dir=settings.results_dir, state_dir=settings.state_dir)
         publish(files)
-        say(f"{settings.results_dir / 'metrics'}/  {', '.join(path.name for path in files)}")
+        say_files(files, but=settings.state_dir)
 
 
 def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Teacher:
@@ -84,20 +90,23 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
         f"validation{suffix}": (data.val_set, data.val_loader),
     }
     training, validation = (loader.dataset for loader in stages.with_teacher_logits(model, parts).values())
-    own_answers = [stages.predictions({"teacher": model}, part) for part in (data.val_loader, data.test_loader)]
+    on_validation, on_test = (
+        stages.predictions({"teacher": model}, part)["teacher"] for part in (data.val_loader, data.test_loader)
+    )
     lessons = Lessons(training, validation, data.test_set, settings.batch_size)
-    return Teacher(own, model, lessons, Answers(*(answers["teacher"] for answers in own_answers)))
+    return Teacher(own, model, lessons, Answers(on_validation, on_test, sha256(weights_bytes(model))))
 
 
-def _cost(settings: CompareSettings, teacher: Teacher) -> Cost:
+def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
     training = teacher.lessons.training
-    return cost(
-        teacher.model,
-        pipeline.new_student(settings, torch.device("cpu")),
-        next(iter(make_loader(training, batch_size=settings.batch_size))),
-        images=len(training),  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
-        epochs=settings.epochs,
-        served=settings.pairs,
+    batch = next(iter(make_loader(training, batch_size=settings.batch_size)))
+    student = pipeline.new_student(settings, device)
+    models = {"teacher": teacher.model, "student": student}
+    images: int = len(training)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
+    return Cost(
+        training_cost(teacher.model, student, batch, images=images, epochs=settings.epochs, served=settings.pairs),
+        {name: footprint(model, batch[0][:1]) for name, model in models.items()},
+        saved(teacher.model, batch, images=images, students=settings.pairs, epochs=settings.epochs),
     )
 
 
@@ -109,7 +118,7 @@ def _arms(settings: CompareSettings, spent: Cost) -> dict[str, Arm]:
     if settings.smoothing:
         arms["smoothed"] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)
     if settings.longer:
-        arms["longer"] = Arm(supervised, spent.longer_epochs)
+        arms["longer"] = Arm(supervised, spent.training.longer_epochs)
     return arms
 
 
@@ -168,4 +177,4 @@ def _comparison(
 
 def _answers(student: Trained) -> Answers:
     assert student.test is not None
-    return Answers(student.validation, student.test)
+    return Answers(student.validation, student.test, sha256(state_bytes(student.weights)))

@@ -20,10 +20,15 @@ CONTROL, DISTILLED = "regular", "distilled"
 
 
 class Answers(NamedTuple):
-    """One network's logits and the labels of the validation and of the test images, in the order of the datasets."""
+    """One network's logits and the labels of the validation and of the test images, in the order of the datasets.
+
+    Attributes:
+        weights: SHA-256 of the network's weights as a file.
+    """
 
     validation: Predictions
     test: Predictions
+    weights: str = ""
 
     @property
     def errors(self) -> int:

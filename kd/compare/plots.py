@@ -5,15 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kd.calibration import Bin, reliability
+from kd.compare.arms import contrasts, label
 from kd.compare.comparison import CONTROL, Comparison
-from kd.compare.text import LABELS, contrasts
 from kd.paired import Interval
-from kd.plots import COLOURS, GREY, tidy
+from kd.plots import COLOURS, GREY, reliability_diagram, tidy
 
 OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # of Okabe and Ito's palette, for further controls
+
+
+def figures(comparison: Comparison) -> dict[str, Figure]:
+    """All of them, by the names of their files."""
+    return {
+        "comparison_errors": errors_by_arm(comparison),
+        "comparison_differences": paired_differences(comparison),
+        "comparison_reliability": arms_reliability(comparison),
+    }
+
+
+def arms_reliability(comparison: Comparison) -> Figure:
+    """Accuracy against confidence of every arm, all its students together."""
+    return reliability_diagram({label(arm): _pooled_reliability(comparison, arm) for arm in comparison.students})
 
 
 def errors_by_arm(comparison: Comparison) -> Figure:
@@ -25,7 +41,7 @@ def errors_by_arm(comparison: Comparison) -> Figure:
     axes = figure.subplots()
     for row, (arm, errors) in enumerate(rows.items()):
         _dots(axes, errors, row, _colour(arm, list(comparison.students)))
-    axes.set_yticks(range(len(rows)), [f"{LABELS.get(arm, arm)}\nn = {len(errors)}" for arm, errors in rows.items()])
+    axes.set_yticks(range(len(rows)), [f"{label(arm)}\nn = {len(errors)}" for arm, errors in rows.items()])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"errors on {comparison.images:,} test images   (bar: mean)")
     tidy(axes, "Test errors of every student")
@@ -44,7 +60,7 @@ def paired_differences(comparison: Comparison) -> Figure:
     axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=f"no difference: within ±{margin:,g} errors")
     axes.axvline(0, color=GREY, lw=1)
     for row, (title, pairs) in enumerate(rows.items()):
-        decides = title.startswith(LABELS[CONTROL])
+        decides = title.startswith(label(CONTROL))
         colour = COLOURS["distilled"] if decides else GREY
         _dots(axes, pairs.differences, row + 0.17, colour, mean=False)
         _mean_with_interval(axes, pairs.mean, pairs.interval, row - 0.17, colour)
@@ -78,3 +94,9 @@ def _mean_with_interval(axes: Axes, mean: float, interval: Interval | None, row:
 def _colour(arm: str, arms: Sequence[str]) -> str:
     others = [name for name in arms if name not in COLOURS]
     return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)]
+
+
+def _pooled_reliability(comparison: Comparison, arm: str) -> Sequence[Bin]:
+    """The bins of all students of an arm together."""
+    tested = [answers.test for group in comparison.students[arm] for answers in group]
+    return reliability(torch.cat([own.logits for own in tested]), torch.cat([own.labels for own in tested]))

@@ -2,63 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from kd.calibration import BINS, Bin, reliability
+from kd.calibration import BINS
+from kd.compare.arms import contrasts, label, summaries
 from kd.compare.comparison import Comparison, Spread, spread
-from kd.compare.files import arm_summaries, student_rows
-from kd.compare.plots import errors_by_arm, paired_differences
+from kd.compare.plots import arms_reliability, errors_by_arm, paired_differences
 from kd.compare.text import (
     DIFFERENCES,
-    LABELS,
-    contrasts,
+    MODEL_CELLS,
     cost_sentence,
     difference_cells,
-    lines,
+    model_cells,
     power_sentences,
+    saved_sentence,
     shown,
+    verdict_lines,
 )
 from kd.cost import Cost
+from kd.evidence import Verdict
 from kd.figures import toy_stamp
-from kd.plots import reliability_diagram
 from kd.report.html import paragraph, table
-from kd.report.page import Part, Section
+from kd.report.page import Part, Section, Tone
+from kd.report.provenance import provenance, telling
 from kd.report.svg import figure
-from kd.results import environment
 
-Summaries = Mapping[str, Mapping[str, Spread]]
+Arms = Mapping[str, Mapping[str, Spread]]
+
+_TONES: Mapping[Verdict, Tone] = {
+    "helps": "better",
+    "hurts": "worse",
+    "no difference larger than d": "equal",
+    "inconclusive": "open",
+}
 
 
-def compare_part(comparison: Comparison, spent: Cost, config: Mapping[str, Any], *, limit: int | None) -> Part:
+def compare_part(
+    comparison: Comparison, spent: Cost, config: Mapping[str, Any], *, test: object, command: str, limit: int | None
+) -> Part:
     """All sections of a comparison.
 
     Args:
         config: the settings it was run with.
+        test: the data set that was tested on.
+        command: as it was typed, "" if there was none.
         limit: the number of training images if it was a toy run, else None.
     """
-    summaries = {
-        arm: {name: Spread(**value) for name, value in numbers.items()}
-        for arm, numbers in arm_summaries(list(student_rows(comparison))).items()
-    }
-    *others, verdict = lines(comparison, spent)
+    arms = summaries(comparison)
+    *others, verdict = verdict_lines(comparison)
     sections = (
-        Section("table", "Every way to train the student", _arms(comparison, summaries)),
+        Section("table", "Every way to train the student", _arms(comparison, arms)),
         Section("comparison", "Pair by pair", _pairs(comparison) + "".join(map(paragraph, others))),
-        Section("reliability", "Calibration", _calibration(comparison, summaries)),
-        Section("fidelity", "Does the student do what its teacher does?", _fidelity(comparison, summaries)),
+        Section("reliability", "Calibration", _calibration(comparison, arms)),
+        Section("fidelity", "Does the student do what its teacher does?", _fidelity(comparison, arms)),
         Section("cost", "What it costs", _cost(spent)),
-        Section("provenance", "Where this comes from", _provenance(comparison, config)),
+        Section("provenance", "Where this comes from", _provenance(comparison, spent, config, test, command)),
     )
-    return Part("compare", verdict, toy_stamp(limit), sections)
+    judged = comparison.across() or comparison.judgements()[0]
+    return Part("compare", verdict, toy_stamp(limit), sections, _TONES[judged.verdict], telling(config))
 
 
-def _arms(comparison: Comparison, summaries: Summaries) -> str:
+def _arms(comparison: Comparison, arms: Arms) -> str:
     rows = [
         (label(arm), own["test_errors"].n, shown(own["test_errors"], ".1f"), f"{own['test_accuracy'].mean:.2%}")
-        for arm, own in summaries.items()
+        for arm, own in arms.items()
     ]
     teachers = spread([teacher.errors for teacher in comparison.teachers])
     rows.append(("teacher", teachers.n, shown(teachers, ".1f"), f"{1 - teachers.mean / comparison.images:.2%}"))
@@ -88,25 +96,18 @@ _CALIBRATION = (
 )
 
 
-def _calibration(comparison: Comparison, summaries: Summaries) -> str:
+def _calibration(comparison: Comparison, arms: Arms) -> str:
     header = ("student", "NLL", "Brier", "ECE, %", "adaptive ECE, %", "fitted T", "NLL at it", "ECE at it, %")
     rows = [
         (label(arm), *(shown(own[name], form, scale=scale) for name, form, scale in _CALIBRATION))
-        for arm, own in summaries.items()
+        for arm, own in arms.items()
     ]
     caption = f"{BINS} bins; T is fitted on the validation images. Mean ± standard deviation over the seeds."
-    diagrams = {label(arm): pooled_reliability(comparison, arm) for arm in comparison.students}
     alt = "Accuracy against confidence of every arm, all its students together, in bins of equal width."
-    return figure(reliability_diagram(diagrams), alt=alt) + table(header, rows, caption=caption)
+    return figure(arms_reliability(comparison), alt=alt) + table(header, rows, caption=caption)
 
 
-def pooled_reliability(comparison: Comparison, arm: str) -> Sequence[Bin]:
-    """The bins of all students of an arm together."""
-    tested = [answers.test for group in comparison.students[arm] for answers in group]
-    return reliability(torch.cat([own.logits for own in tested]), torch.cat([own.labels for own in tested]))
-
-
-def _fidelity(comparison: Comparison, summaries: Summaries) -> str:
+def _fidelity(comparison: Comparison, arms: Arms) -> str:
     percent = ("agreement_with_teacher", "agreement_where_teacher_right", "agreement_where_teacher_wrong")
     header = (
         "student",
@@ -117,7 +118,7 @@ def _fidelity(comparison: Comparison, summaries: Summaries) -> str:
         f"KL at T = {comparison.temperature:g}",
     )
     rows = []
-    for arm, own in summaries.items():
+    for arm, own in arms.items():
         shares = [f"{own[name].mean:.2%}" if name in own else "none" for name in percent]
         divergences = [shown(own[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
         rows.append((label(arm), *shares, *divergences))
@@ -131,22 +132,29 @@ def _fidelity(comparison: Comparison, summaries: Summaries) -> str:
 
 
 def _cost(spent: Cost) -> str:
+    used = [(name, *model_cells(model)) for name, model in spent.models.items()]
+    own = spent.training
     rows = [
-        ("teacher, its whole training", f"{spent.teacher:.4g}"),
-        ("teacher, its answers to all training images", f"{spent.cache:.4g}"),
-        ("one student, regular or distilled", f"{spent.student:.4g}"),
-        (f"one distilled student with 1/{spent.served} of the teacher", f"{spent.distilled:.4g}"),
-        (f"a control trained for {spent.longer_epochs} epochs", f"{spent.longer:.4g}"),
+        ("teacher, its whole training", f"{own.teacher:.4g}"),
+        ("teacher, its answers to all training images", f"{own.cache:.4g}"),
+        ("one student, regular or distilled", f"{own.student:.4g}"),
+        (f"one distilled student with 1/{own.served} of the teacher", f"{own.distilled:.4g}"),
+        (f"a control trained for {own.longer_epochs} epochs", f"{own.longer:.4g}"),
     ]
-    return table(("training", "multiply-adds"), rows) + paragraph(cost_sentence(spent))
+    return (
+        table(MODEL_CELLS, used, caption="Where it is used: one input, one thread, on this machine")
+        + table(("training", "multiply-adds"), rows, caption="To train it")
+        + paragraph(cost_sentence(own))
+        + paragraph(saved_sentence(spent.saved))
+    )
 
 
-def _provenance(comparison: Comparison, config: Mapping[str, Any]) -> str:
+def _provenance(comparison: Comparison, spent: Cost, config: Mapping[str, Any], test: object, command: str) -> str:
+    size = spent.models["teacher"].bytes
+    weights = {
+        f"teacher {number}": {"sha256": teacher.weights, "bytes": size}
+        for number, teacher in enumerate(comparison.teachers)
+    }
     seeds = "; ".join(f"{own[0]} to {own[-1]}" for own in comparison.seeds)
-    rows = [("seeds of the pairs", seeds), *config.items(), *environment().items()]
-    return table(("what", "value"), [(str(name), str(value)) for name, value in rows])
-
-
-def label(arm: str) -> str:
-    """An arm's name for a reader."""
-    return LABELS.get(arm, arm)
+    students = f"Seeds of the pairs: {seeds}. Each student's digest is in `metrics/comparison_students.csv`."
+    return provenance(config, weights, test, command) + paragraph(students)

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kd.compare.comparison import CONTROL, DISTILLED, Comparison, Spread, power_of, spread
-from kd.compare.files import arm_summaries, student_rows
+from kd.compare.arms import contrasts, label, summaries
+from kd.compare.comparison import Comparison, Spread, power_of, spread
 from kd.console import print_table, say
-from kd.cost import Cost
+from kd.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evidence import sentence, sentence_across
 from kd.paired import Interval, Pairs
-
-LABELS = {
-    CONTROL: "regular (control)",
-    DISTILLED: "distilled",
-    "smoothed": "label smoothing",
-    "longer": "longer on labels",
-}
 
 
 def print_comparison(comparison: Comparison, spent: Cost, *, limit: int | None) -> None:
@@ -28,23 +21,47 @@ def print_comparison(comparison: Comparison, spent: Cost, *, limit: int | None) 
     toy = f", TOY RUN on {limit:,} training images" if limit is not None else ""
     _print_arms(comparison, f"{comparison.images:,} test images{toy}")
     _print_differences(comparison)
-    for line in lines(comparison, spent):
+    print_table(
+        "What it takes to use them", MODEL_CELLS, {name: model_cells(own) for name, own in spent.models.items()}
+    )
+    longer = [cost_sentence(spent.training)] if "longer" in comparison.students else []
+    for line in [*longer, saved_sentence(spent.saved), *verdict_lines(comparison)]:
         say(line)
 
 
-def lines(comparison: Comparison, spent: Cost) -> list[str]:
-    """Costs, and the verdicts, as sentences; the verdict that counts comes last."""
+def verdict_lines(comparison: Comparison) -> list[str]:
+    """The verdicts as sentences; the one that counts comes last."""
     judgements, across = comparison.judgements(), comparison.across()
-    told = []
-    if "longer" in comparison.students:
-        told.append(cost_sentence(spent))
-    for number, judgement in enumerate(judgements):
-        own = sentence(judgement)
-        told.append(f"Teacher {number}: {own}" if across else own)
-    return [*told, sentence_across(across)] if across else told
+    if across is None:
+        return [sentence(judgement) for judgement in judgements]
+    told = [f"Teacher {number}: {sentence(judgement)}" for number, judgement in enumerate(judgements)]
+    return [*told, sentence_across(across)]
 
 
-def cost_sentence(spent: Cost) -> str:
+MODEL_CELLS = ("model", "parameters", "multiply-adds", "file, kB", "latency, ms", "90 % below, ms")
+
+
+def model_cells(model: Footprint) -> list[str]:
+    """A row of ``MODEL_CELLS`` after its name."""
+    return [
+        f"{model.parameters:,}",
+        f"{model.multiply_adds:,}",
+        f"{model.bytes / 1000:,.1f}",
+        f"{1000 * model.latency.median:.3f}",
+        f"{1000 * model.latency.p90:.3f}",
+    ]
+
+
+def saved_sentence(saved: Saved) -> str:
+    """How much of the teacher's time its kept answers have saved."""
+    return (
+        f"The teacher takes {saved.seconds:,.1f} s for its answers to all training images. They were kept, so it gave "
+        f"them once and not {saved.passes:,} times, once in each epoch of each distilled student: {saved.total:,.0f} s "
+        "saved."
+    )
+
+
+def cost_sentence(spent: TrainingCost) -> str:
     """What a distilled student costs with its share of the teacher, and what the longer control has of it."""
     return (
         f"Multiply-adds: a distilled student takes {spent.student:.3g} and 1/{spent.served} of its teacher's training "
@@ -56,9 +73,8 @@ def cost_sentence(spent: Cost) -> str:
 def _print_arms(comparison: Comparison, title: str) -> None:
     header = ("student", "n", "errors", "accuracy", "NLL", "ECE, %", "agrees with teacher")
     rows = {}
-    for arm, numbers in arm_summaries(list(student_rows(comparison))).items():
-        own = {name: Spread(**value) for name, value in numbers.items()}
-        rows[LABELS.get(arm, arm)] = [
+    for arm, own in summaries(comparison).items():
+        rows[label(arm)] = [
             str(own["test_errors"].n),
             shown(own["test_errors"], ".1f"),
             f"{own['test_accuracy'].mean:.2%}",
@@ -85,17 +101,6 @@ def _print_differences(comparison: Comparison) -> None:
 
 
 DIFFERENCES = ("distilled minus", "mean", "95 % t", "bootstrap", "t p", "Wilcoxon p", "sign p")
-
-
-def contrasts(comparison: Comparison) -> list[tuple[str, Pairs]]:
-    """What the distilled students are compared with, and how: for each teacher the control, then the further ones."""
-    further, several = comparison.further(), len(comparison.teachers) > 1
-    found = []
-    for number in range(len(comparison.teachers)):
-        suffix = f", teacher {number}" if several else ""
-        found.append((f"{LABELS[CONTROL]}{suffix}", comparison.pairs(number)))
-        found += [(f"{LABELS.get(arm, arm)}{suffix}", groups[number]) for arm, groups in further.items()]
-    return found
 
 
 def difference_cells(pairs: Pairs) -> list[str]:

@@ -10,6 +10,14 @@ from kd.report.html import code, paragraph, table
 from kd.results import environment
 from kd.run import environment as deciding
 
+# Where files lie and where it was computed do not make two results differ in what they speak of.
+_APART = ("DEVICE", "DATA_DIR", "MODELS_DIR", "RESULTS_DIR", "STATE_DIR")
+
+
+def telling(config: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that must be equal for two results to speak of the same models, as text."""
+    return {name: shown(value) for name, value in config.items() if name not in _APART}
+
 
 def provenance(
     config: Mapping[str, Any], weights: Mapping[str, Mapping[str, Any]], dataset: object, command: str

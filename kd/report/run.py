@@ -12,7 +12,7 @@ from kd.report.gallery import gallery
 from kd.report.html import card, fold, grid, paragraph, table, warning
 from kd.report.page import Part, Section, Tone
 from kd.report.plots import SHORT, curve_panel
-from kd.report.provenance import provenance, shown
+from kd.report.provenance import provenance, telling
 from kd.report.students import comparison, confusions, faithfulness
 from kd.report.svg import figure
 from kd.results import Run
@@ -27,8 +27,6 @@ PANELS = {
 }
 NOUNS = {"regular": "control", "distilled": "distilled student"}
 TERMS = {"ce": "cross-entropy", "acc": "accuracy", "soft": "soft term"}  # in the heads of tables
-# Where files lie and where it was computed do not make two results differ in what they speak of.
-_APART = ("DEVICE", "DATA_DIR", "MODELS_DIR", "RESULTS_DIR", "STATE_DIR")
 
 
 def run_part(
@@ -70,7 +68,7 @@ def run_part(
         run.toy,
         sections,
         _tone(test.only_first_wrong, test.only_second_wrong, test.p_value),
-        {name: shown(value) for name, value in run.config.items() if name not in _APART},
+        telling(run.config),
     )
 
 
