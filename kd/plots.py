@@ -16,8 +16,20 @@ from kd.calibration import Bin, calibration_error
 from kd.stats import proportion_interval
 
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey by lightness.
-COLOURS = {"teacher": "#000000", "regular": "#D55E00", "distilled": "#0072B2"}
-LABELS = {"teacher": "teacher", "regular": "regular student (control)", "distilled": "distilled student"}
+COLOURS = {
+    "teacher": "#000000",
+    "regular": "#D55E00",
+    "distilled": "#0072B2",
+    "smoothed": "#009E73",
+    "longer": "#CC79A7",
+}
+LABELS = {
+    "teacher": "teacher",
+    "regular": "regular student (control)",
+    "distilled": "distilled student",
+    "smoothed": "label smoothing",
+    "longer": "longer on the labels",
+}
 GREY = "#666666"
 MARKS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"))  # without colour
 JOINED = 10  # images that a bin must have for its point to be joined to others

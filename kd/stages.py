@@ -158,13 +158,15 @@ def train_pair(
     return Pair(regular, distilled, regular_history, distilled_history)
 
 
-def predictions(models: Mapping[str, nn.Module], loader: DataLoader[Any]) -> dict[str, Predictions]:
+def predictions(
+    models: Mapping[str, nn.Module], loader: DataLoader[Any], *, title: str = "evaluation"
+) -> dict[str, Predictions]:
     """Each model's answers to every item of the loader, which must not shuffle (``kd.data.in_order``)."""
 
     def produce(_: object) -> dict[str, Any]:
-        with progress("evaluation", steps=len(models) * len(loader)) as advance:
+        with progress(title, steps=len(models) * len(loader)) as advance:
             return {name: predict(model, loader, on_batch=advance)._asdict() for name, model in models.items()}
 
     devices = sorted({str(device_of(model)) for model in models.values()})
-    outcome = stage("evaluation", {"models": models, "test": loader, "devices": devices}, produce)
+    outcome = stage(title, {"models": models, "test": loader, "devices": devices}, produce)
     return {name: Predictions(**outcome[name]) for name in models}

@@ -92,11 +92,16 @@ def trained(lessons: Lessons, name: str, student: Student, *, tested: bool = Tru
     validation = make_loader(lessons.validation, batch_size=lessons.batch_size)
     history = student.train(name, student.model, student.objective, training, validation)
     answers = {
-        part: predictions({name: student.model}, make_loader(dataset, batch_size=lessons.batch_size))[name]
+        part: answers_of(student.model, dataset, batch_size=lessons.batch_size, title=f"{name}-{part}")
         for part, dataset in {"validation": lessons.validation, "test": lessons.test}.items()
         if tested or part != "test"
     }
     return Trained(student.model.state_dict(), history, answers["validation"], answers.get("test"))
+
+
+def answers_of(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, title: str) -> Predictions:
+    """A single model's answers to every item of the dataset, in its order."""
+    return predictions({"model": model}, make_loader(dataset, batch_size=batch_size), title=title)["model"]
 
 
 def _trained_and_tested(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained:

@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from kd.compare.comparison import CONTROL, DISTILLED, Comparison, Spread, spread
+from kd.compare.comparison import CONTROL, Comparison, Spread, spread
 from kd.paired import Pairs
-
-_LABELS = {
-    CONTROL: "regular (control)",
-    DISTILLED: "distilled",
-    "smoothed": "label smoothing",
-    "longer": "longer on labels",
-}
-
-
-def label(arm: str) -> str:
-    """An arm's name for a reader."""
-    return _LABELS.get(arm, arm)
+from kd.plots import LABELS
 
 
 def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
@@ -67,6 +56,6 @@ def contrasts(comparison: Comparison) -> list[tuple[str, Pairs]]:
     found = []
     for number in range(len(comparison.teachers)):
         suffix = f", teacher {number}" if several else ""
-        found.append((f"{label(CONTROL)}{suffix}", comparison.pairs(number)))
-        found += [(f"{label(arm)}{suffix}", groups[number]) for arm, groups in further.items()]
+        found.append((f"{LABELS[CONTROL]}{suffix}", comparison.pairs(number)))
+        found += [(f"{LABELS[arm]}{suffix}", groups[number]) for arm, groups in further.items()]
     return found

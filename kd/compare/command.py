@@ -24,7 +24,7 @@ from kd.objectives import distilled, smoothed, supervised
 from kd.program import typed
 from kd.report.page import report_files
 from kd.run import open_run
-from kd.students import Lessons, Student, Trained, train_students
+from kd.students import Lessons, Student, Trained, answers_of, train_students
 from kd.types import Objective
 
 
@@ -91,7 +91,8 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
     }
     training, validation = (loader.dataset for loader in stages.with_teacher_logits(model, parts).values())
     on_validation, on_test = (
-        stages.predictions({"teacher": model}, part)["teacher"] for part in (data.val_loader, data.test_loader)
+        answers_of(model, dataset, batch_size=settings.batch_size, title=f"teacher{suffix}-{part}")
+        for part, dataset in {"validation": data.val_set, "test": data.test_set}.items()
     )
     lessons = Lessons(training, validation, data.test_set, settings.batch_size)
     return Teacher(own, model, lessons, Answers(on_validation, on_test, sha256(weights_bytes(model))))

@@ -10,12 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kd.calibration import Bin, reliability
-from kd.compare.arms import contrasts, label
+from kd.compare.arms import contrasts
 from kd.compare.comparison import CONTROL, Comparison
 from kd.paired import Interval
-from kd.plots import COLOURS, GREY, reliability_diagram, tidy
-
-OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # of Okabe and Ito's palette, for further controls
+from kd.plots import COLOURS, GREY, LABELS, reliability_diagram, tidy
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -29,7 +27,7 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
 
 def arms_reliability(comparison: Comparison) -> Figure:
     """Accuracy against confidence of every arm, all its students together."""
-    return reliability_diagram({label(arm): _pooled_reliability(comparison, arm) for arm in comparison.students})
+    return reliability_diagram({arm: _pooled_reliability(comparison, arm) for arm in comparison.students})
 
 
 def errors_by_arm(comparison: Comparison) -> Figure:
@@ -40,8 +38,8 @@ def errors_by_arm(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(8.4, 1.5 + 0.62 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for row, (arm, errors) in enumerate(rows.items()):
-        _dots(axes, errors, row, _colour(arm, list(comparison.students)))
-    axes.set_yticks(range(len(rows)), [f"{label(arm)}\nn = {len(errors)}" for arm, errors in rows.items()])
+        _dots(axes, errors, row, COLOURS[arm])
+    axes.set_yticks(range(len(rows)), [f"{LABELS[arm]}\nn = {len(errors)}" for arm, errors in rows.items()])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"errors on {comparison.images:,} test images   (bar: mean)")
     tidy(axes, "Test errors of every student")
@@ -60,7 +58,7 @@ def paired_differences(comparison: Comparison) -> Figure:
     axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=f"no difference: within ±{margin:,g} errors")
     axes.axvline(0, color=GREY, lw=1)
     for row, (title, pairs) in enumerate(rows.items()):
-        decides = title.startswith(label(CONTROL))
+        decides = title.startswith(LABELS[CONTROL])
         colour = COLOURS["distilled"] if decides else GREY
         _dots(axes, pairs.differences, row + 0.17, colour, mean=False)
         _mean_with_interval(axes, pairs.mean, pairs.interval, row - 0.17, colour)
@@ -89,11 +87,6 @@ def _mean_with_interval(axes: Axes, mean: float, interval: Interval | None, row:
     axes.errorbar(mean, row, xerr=spread, fmt="D", ms=6, capsize=5, lw=2, color=colour)
     text = f"{mean:+,.1f}" + (f"  ({interval.low:+,.1f} to {interval.high:+,.1f})" if interval else "")
     axes.annotate(text, (mean, row), (0, 7), textcoords="offset points", ha="center", fontsize=9, weight="bold")
-
-
-def _colour(arm: str, arms: Sequence[str]) -> str:
-    others = [name for name in arms if name not in COLOURS]
-    return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)]
 
 
 def _pooled_reliability(comparison: Comparison, arm: str) -> Sequence[Bin]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd.calibration import BINS
-from kd.compare.arms import contrasts, label, summaries
+from kd.compare.arms import contrasts, summaries
 from kd.compare.comparison import Comparison, Spread, spread
 from kd.compare.plots import arms_reliability, errors_by_arm, paired_differences
 from kd.compare.text import (
@@ -23,6 +23,7 @@ from kd.compare.text import (
 from kd.cost import Cost
 from kd.evidence import Verdict
 from kd.figures import toy_stamp
+from kd.plots import LABELS
 from kd.report.html import paragraph, table
 from kd.report.page import Part, Section, Tone
 from kd.report.provenance import provenance, telling
@@ -65,11 +66,11 @@ def compare_part(
 
 def _arms(comparison: Comparison, arms: Arms) -> str:
     rows = [
-        (label(arm), own["test_errors"].n, shown(own["test_errors"], ".1f"), f"{own['test_accuracy'].mean:.2%}")
+        (LABELS[arm], own["test_errors"].n, shown(own["test_errors"], ".1f"), _percent(own["test_accuracy"].mean))
         for arm, own in arms.items()
     ]
     teachers = spread([teacher.errors for teacher in comparison.teachers])
-    rows.append(("teacher", teachers.n, shown(teachers, ".1f"), f"{1 - teachers.mean / comparison.images:.2%}"))
+    rows.append(("teacher", teachers.n, shown(teachers, ".1f"), _percent(1 - teachers.mean / comparison.images)))
     caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test images."
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
     drawn = figure(errors_by_arm(comparison), alt=f"Test errors of every student. {alt}.")
@@ -99,7 +100,7 @@ _CALIBRATION = (
 def _calibration(comparison: Comparison, arms: Arms) -> str:
     header = ("student", "NLL", "Brier", "ECE, %", "adaptive ECE, %", "fitted T", "NLL at it", "ECE at it, %")
     rows = [
-        (label(arm), *(shown(own[name], form, scale=scale) for name, form, scale in _CALIBRATION))
+        (LABELS[arm], *(shown(own[name], form, scale=scale) for name, form, scale in _CALIBRATION))
         for arm, own in arms.items()
     ]
     caption = f"{BINS} bins; T is fitted on the validation images. Mean ± standard deviation over the seeds."
@@ -119,13 +120,14 @@ def _fidelity(comparison: Comparison, arms: Arms) -> str:
     )
     rows = []
     for arm, own in arms.items():
-        shares = [f"{own[name].mean:.2%}" if name in own else "none" for name in percent]
+        shares = [_percent(own[name].mean) if name in own else "none" for name in percent]
         divergences = [shown(own[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
-        rows.append((label(arm), *shares, *divergences))
+        rows.append((LABELS[arm], *shares, *divergences))
     baseline = spread(comparison.baseline_agreement())
     told = (
-        f"Two controls of different seeds, of which neither taught the other, agree on {baseline.mean:.2%} of the test "
-        "images: what lies above that is what a student has taken from its teacher."
+        "The control was never shown the teacher: what another student agrees with beyond it comes from its training. "
+        f"Two controls of different seeds, neither of which taught the other, agree on {_percent(baseline.mean)} of "
+        "the test images."
     )
     caption = "Agreement with the teacher's predictions, and KL(teacher ‖ student) in nats, on the test images."
     return table(header, rows, caption=caption) + paragraph(told)
@@ -158,3 +160,7 @@ def _provenance(comparison: Comparison, spent: Cost, config: Mapping[str, Any], 
     seeds = "; ".join(f"{own[0]} to {own[-1]}" for own in comparison.seeds)
     students = f"Seeds of the pairs: {seeds}. Each student's digest is in `metrics/comparison_students.csv`."
     return provenance(config, weights, test, command) + paragraph(students)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

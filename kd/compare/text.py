@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kd.compare.arms import contrasts, label, summaries
+from kd.compare.arms import contrasts, summaries
 from kd.compare.comparison import Comparison, Spread, power_of, spread
 from kd.console import print_table, say
 from kd.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evidence import sentence, sentence_across
 from kd.paired import Interval, Pairs
+from kd.plots import LABELS
 
 
 def print_comparison(comparison: Comparison, spent: Cost, *, limit: int | None) -> None:
@@ -74,7 +75,7 @@ def _print_arms(comparison: Comparison, title: str) -> None:
     header = ("student", "n", "errors", "accuracy", "NLL", "ECE, %", "agrees with teacher")
     rows = {}
     for arm, own in summaries(comparison).items():
-        rows[label(arm)] = [
+        rows[LABELS[arm]] = [
             str(own["test_errors"].n),
             shown(own["test_errors"], ".1f"),
             f"{own['test_accuracy'].mean:.2%}",
