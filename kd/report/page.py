@@ -29,10 +29,21 @@ TONES = {
 }
 Tone = Literal["better", "worse", "equal", "open"]
 
-ORDER = (
-    *("verdict", "table", "curves", "comparison", "fidelity", "reliability", "confusions", "gallery", "map", "cost"),
-    "provenance",
-)
+# In their order, with the title that a chapter has where several commands have a section in it.
+CHAPTERS = {
+    "verdict": "Verdict",
+    "table": "Results",
+    "curves": "Training",
+    "comparison": "Control against distilled",
+    "fidelity": "Student beside teacher",
+    "reliability": "Reliability",
+    "confusions": "Confusions",
+    "gallery": "Where the students disagree",
+    "map": "Settings that were tried",
+    "cost": "Cost",
+    "provenance": "Provenance",
+}
+ORDER = tuple(CHAPTERS)
 # Several seeds say more than one, and a search says least: the first that has a verdict gives the page's.
 SOURCES = {"compare": "kd compare", "run": "the run", "sweep": "kd sweep"}
 FORMAT = 1  # of a kept part; another one is left out
@@ -138,6 +149,9 @@ def _chapters(parts: Sequence[Part]) -> list[dict[str, Any]]:
             chapter["pieces"].append(
                 {"from": _label(part.source), "title": section.title, "html": _markup(section.html)}
             )
+    for name, chapter in chapters.items():
+        if len(chapter["pieces"]) > 1:
+            chapter["title"] = CHAPTERS.get(name, chapter["title"])
     return sorted(chapters.values(), key=lambda chapter: _place(chapter["name"], ORDER))
 
 
