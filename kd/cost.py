@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from kd.checkpoint import weights_bytes
@@ -92,7 +91,7 @@ class Saved(NamedTuple):
     """The teacher's time that keeping its answers saves: without them each epoch of each student asks for all of them.
 
     Attributes:
-        seconds: of the teacher for its answers to all training images, once, in batches as the students see them.
+        seconds: of one thread, which is what a student has, for the teacher's answers to all training images, once.
         passes: that would have been needed: students times epochs.
     """
 
@@ -106,8 +105,8 @@ class Saved(NamedTuple):
 
 
 def saved(teacher: nn.Module, batch: Batch, *, images: int, students: int, epochs: int) -> Saved:
-    """Time the teacher on one batch, with the threads that torch has, and scale up."""
-    once = latency(teacher, batch[0], threads=torch.get_num_threads()).median
+    """Time the teacher on one batch, as the students see them, and scale up."""
+    once = latency(teacher, batch[0]).median
     return Saved(once * images / len(batch[0]), students * epochs)
 
 

@@ -12,7 +12,7 @@ from kd.plots import LABELS
 
 def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """One row per student: errors, calibration and fidelity on the test images."""
-    fidelities, scalings = comparison.fidelities(), comparison.scalings()
+    fidelities, scalings = comparison.fidelities, comparison.scalings
     for arm, groups in comparison.students.items():
         for teacher, group in enumerate(groups):
             for index, answers in enumerate(group):

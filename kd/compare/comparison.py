@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -87,6 +88,7 @@ class Comparison:
         ]
         return [mcnemar(control, distilled) for control, distilled in zip(*wrong, strict=True)]
 
+    @cached_property  # each is asked for by table, files and report, and takes seconds
     def fidelities(self) -> dict[str, list[list[Fidelity]]]:
         """How closely each student matches its teacher on the test images: arm → by teacher → by seed."""
         return self._each(
@@ -95,6 +97,7 @@ class Comparison:
             )
         )
 
+    @cached_property
     def scalings(self) -> dict[str, list[list[Scaling]]]:
         """Calibration of each student on the test images, before and after one temperature fitted on validation."""
         return self._each(lambda answers, _: scaling(answers))

@@ -56,9 +56,9 @@ def model_cells(model: Footprint) -> list[str]:
 def saved_sentence(saved: Saved) -> str:
     """How much of the teacher's time its kept answers have saved."""
     return (
-        f"The teacher takes {saved.seconds:,.1f} s for its answers to all training images. They were kept, so it gave "
-        f"them once and not {saved.passes:,} times, once in each epoch of each distilled student: {saved.total:,.0f} s "
-        "saved."
+        f"With one thread the teacher takes {saved.seconds:,.1f} s for its answers to all training images. They were "
+        f"kept, so it gave them once and not {saved.passes:,} times, once in each epoch of each distilled student: "
+        f"{saved.total:,.0f} s saved."
     )
 
 
