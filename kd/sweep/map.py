@@ -1,0 +1,175 @@
+"""The map of a sweep: errors of the validation images over temperature and alpha, with two points marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from kd.plots import GREY
+from kd.sweep.points import Tried, label, plain, point
+from kd.sweep.results import Sweep
+
+# Dark blue is good and yellow is bad: told apart with every common colour blindness, and in grey.
+COLOURS = colormaps["cividis"]
+INK, PAPER = "#010101", "#FEFEFE"  # on coloured ground; not pure black and white, which a dark page turns round
+# Each over a wider dark line, so that it stands out from every ground.
+LINES: Mapping[str, dict[str, Any]] = {
+    "chosen": {"ls": "-", "lw": 3, "ec": "#E69F00"},
+    "documented": {"ls": (0, (2.2, 1.4)), "lw": 2.2, "ec": "#FEFEFE"},
+}
+LEGEND: dict[str, Any] = {
+    "loc": "outside lower center",
+    "ncols": 2,
+    "frameon": False,
+    "handlelength": 2.6,
+    "handleheight": 1.6,
+}
+LEVELS = 8  # colours of a search's map, which has no room for numbers
+
+
+def sweep_map(sweep: Sweep) -> Figure:
+    """A heat map of the combinations of values, or the proposed points where they are."""
+    return search_map(sweep) if sweep.searched else heat_map(sweep)
+
+
+def heat_map(sweep: Sweep) -> Figure:
+    """Mean errors over temperature and alpha, with their standard deviation over the seeds, at the best of the others.
+
+    Alpha 1 is the control and has no temperature: one column of equal cells. What was not tried is left blank.
+    """
+    others = sweep.roles["chosen"].others
+    shown = {each.point: each for each in sweep.tried if each.point.others == others}
+    own = {each.temperature for each in shown if each.temperature is not None}
+    temperatures = sorted(own or {sweep.documented.temperature or 1.0})  # controls alone have none
+    alphas = sorted({each.alpha for each in shown})
+    figure = Figure(figsize=(max(7.2, 2.6 + 1.25 * len(alphas)), 2.5 + 0.72 * len(temperatures)), layout="constrained")
+    axes = figure.subplots()
+    norm = _scale([each.mean for each in shown.values() if each.finite])
+    for row, temperature in enumerate(temperatures):
+        for column, alpha in enumerate(alphas):
+            tried = shown.get(point(temperature, alpha, dict(others)))
+            if tried:
+                _cell(axes, row, column, tried, norm)
+    marked = {role: sweep.roles[role] for role in LINES if sweep.roles[role] in shown}
+    for role, its in marked.items():
+        rows = [temperatures.index(its.temperature)] if its.temperature is not None else range(len(temperatures))
+        _frame(axes, rows, alphas.index(its.alpha), role)
+    _axes_of_values(axes, temperatures, alphas)
+    mean = "Mean errors (± sd)" if len(sweep.seeds) > 1 else "Errors"
+    at = "".join(f"at {name.replace('_', ' ')} {plain(value)}; " for name, value in others)
+    _titles(axes, sweep, mean, f"{at}fewer is better")
+    handles: list[Any] = [_lines((0, 0), (1, 1), role) for role in marked]
+    figure.legend(handles, [f"{role}: {label(its, others=False)}" for role, its in marked.items()], **LEGEND)
+    return figure
+
+
+def _scale(means: Sequence[float]) -> Normalize:
+    """From the best to as far beyond the median as that is beyond the best: a bad corner takes no colours."""
+    low = min(means)
+    return Normalize(low, max(low + 1, min(max(means), low + 2 * (median(means) - low))), clip=True)
+
+
+def _cell(axes: Axes, row: int, column: int, tried: Tried, norm: Normalize) -> None:
+    if not tried.finite:
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc="none", ec=GREY, hatch="////", lw=0))
+        axes.text(column, row, "not\nfinite", ha="center", va="center", fontsize=9, color=GREY)
+        return
+    share = float(norm(tried.mean))
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=COLOURS(share), ec=PAPER, lw=1))
+    ink = PAPER if share < 0.467 else INK  # where both have a contrast of 4.5 on this ground
+    spread = "" if tried.sd is None else f"± {tried.sd:.1f}"
+    style: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
+    axes.text(column, row + (0.1 if spread else 0), f"{tried.mean:.1f}", fontsize=11, **style)
+    if spread:
+        axes.text(column, row - 0.2, spread, fontsize=8, **style)
+
+
+def _frame(axes: Axes, rows: Sequence[int], column: int, role: str) -> None:
+    """Around the cells of a role; the chosen one's lies outside, should both be the same."""
+    inset = 0.035 if role == "chosen" else 0.1
+    corner = (column - 0.5 + inset, rows[0] - 0.5 + inset)
+    size = (1 - 2 * inset, len(rows) - 2 * inset)
+    for line in _lines(corner, size, role):
+        axes.add_patch(line)
+
+
+def _lines(corner: tuple[float, float], size: tuple[float, float], role: str) -> tuple[Rectangle, Rectangle]:
+    own = LINES[role]
+    under = Rectangle(corner, *size, fc="none", zorder=3, gid="under", ec=INK, lw=own["lw"] + 2)
+    return under, Rectangle(corner, *size, fc="none", zorder=3, gid=role, **own)
+
+
+def _axes_of_values(axes: Axes, temperatures: Sequence[float], alphas: Sequence[float]) -> None:
+    names = {1.0: "1\n(control)", 0.0: "0\n(teacher alone)"}
+    axes.set_xticks(range(len(alphas)), [names.get(alpha, plain(alpha)) for alpha in alphas])
+    axes.set_yticks(range(len(temperatures)), [plain(temperature) for temperature in temperatures])
+    axes.set_xlim(-0.5, len(alphas) - 0.5)
+    axes.set_ylim(-0.5, len(temperatures) - 0.5)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _titles(axes: Axes, sweep: Sweep, what: str, more: str) -> None:
+    axes.set_xlabel("alpha: weight of the labels")
+    axes.set_ylabel("temperature")
+    seeds = f"{len(sweep.seeds)} seed{'' if len(sweep.seeds) == 1 else 's'}"
+    axes.set_title(f"{what} of {sweep.images[0]:,} validation images, {seeds}\n{more}", loc="left", fontsize=11)
+
+
+def search_map(sweep: Sweep) -> Figure:
+    """Every point that was proposed, coloured by its mean errors. Further settings differ from point to point."""
+    shown = [each for each in sweep.tried if each.finite and each.point.temperature is not None]
+    figure = Figure(figsize=(8.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    norm = _scale([each.mean for each in sweep.tried if each.finite])
+    levels = MaxNLocator(LEVELS, integer=True).tick_values(norm.vmin or 0, norm.vmax or 1)
+    steps = BoundaryNorm(levels, COLOURS.N, extend="max")
+    drawn = axes.scatter(
+        [each.point.alpha for each in shown],
+        [each.point.temperature or 1 for each in shown],
+        c=[each.mean for each in shown],
+        norm=steps,
+        cmap=COLOURS,
+        s=90,
+        edgecolors=GREY,
+        linewidths=0.6,
+    )
+    figure.colorbar(drawn, ax=axes, label="mean errors")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(MaxNLocator(7))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(-0.04, 1.04)
+    _mark_points(figure, axes, sweep)
+    _titles(axes, sweep, "Mean errors", f"{len(shown)} proposed points; fewer is better")
+    return figure
+
+
+def _mark_points(figure: Figure, axes: Axes, sweep: Sweep) -> None:
+    handles = []
+    for role, marker in (("chosen", "*"), ("documented", "D"), ("control", "")):
+        own = sweep.roles[role]
+        name = f"{role}: {label(own, others=False)}, {sweep.found(own).mean:.1f} errors"
+        if own.temperature is None:  # it has no temperature: it lies along the whole edge
+            dashes = {"chosen": "-", "documented": "--", "control": ":"}[role]
+            handles.append(axes.axvline(1, color=GREY, ls=dashes, lw=2, label=name))
+        else:
+            style: dict[str, Any] = {"ms": 22 if marker == "*" else 14, "mfc": "none", "mec": "#D55E00", "mew": 2}
+            (line,) = axes.plot(own.alpha, own.temperature, marker, label=name, **style)
+            handles.append(line)
+    figure.legend(handles=handles, **LEGEND | {"ncols": 1, "labelspacing": 0.9})
+
+
+def report_map(sweep: Sweep) -> tuple[Figure, list[str], list[list[str]]]:
+    """For the report's section "map": the figure, and the header and rows of the table that holds every point."""
+    from kd.sweep.text import POINTS, point_rows
+
+    return sweep_map(sweep), list(POINTS), point_rows(sweep)
