@@ -21,9 +21,9 @@ from PIL import Image
 
 from kd.plots import png
 from kd.sweep.files import student_rows, sweep_files
-from kd.sweep.map import LINES, report_map, sweep_map
+from kd.sweep.map import LINES, sweep_map
 from kd.sweep.points import Point, Score, Tried, choose, grid, point, with_controls
-from kd.sweep.results import Final, Sweep, roles
+from kd.sweep.results import Final, Images, Sweep, roles
 from kd.sweep.settings import SweepSettings
 from kd.sweep.text import lines, print_sweep
 from tests.test_plots import clashes, outside, texts
@@ -58,7 +58,7 @@ def found(
         at: [Final(Score(errors(at, s) + 4, 0.1), Score(2 * errors(at, s) - s % 3, 0.1)) for s in final_seeds]
         for at in roles(tried, documented).values()
     }
-    return Sweep(tried, documented, list(range(seeds)), (6000, 10_000), final_seeds, finals, 0.1, searched)
+    return Sweep(tried, documented, list(range(seeds)), Images(6000, 10_000), final_seeds, finals, 0.1, searched)
 
 
 def searched_points() -> list[Point]:
@@ -311,10 +311,3 @@ def test_the_screen_shows_the_best_points_and_always_those_of_a_role(capsys: pyt
     assert "21 points with 2 seeds each; the 10 best, and those of a role" in out
     assert "documented" in out
     assert "T = 1, alpha = 0.75" not in out
-
-
-def test_the_reports_part_has_a_row_for_every_point() -> None:
-    figure, header, rows = report_map(SWEEPS["default"]())
-    assert isinstance(figure, Figure)
-    assert len(rows) == 21
-    assert {len(row) for row in rows} == {len(header)}

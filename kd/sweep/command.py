@@ -10,18 +10,21 @@ import torch
 import torch.nn.functional as F
 
 from kd import pipeline
-from kd.checkpoint import publish, require_writable
+from kd.checkpoint import publish, require_writable, weights_bytes
 from kd.compare.comparison import CONTROL, DISTILLED
-from kd.console import say
+from kd.console import say, say_files
 from kd.describe import describe, digest
 from kd.devices import device_named, require_device
 from kd.loop import Predictions
 from kd.objectives import distilled, supervised
+from kd.program import typed
+from kd.report.page import report_files
 from kd.run import environment, open_run
 from kd.students import Lessons, Student, Trained, attempt_students, train_students
 from kd.sweep.files import sweep_files
 from kd.sweep.points import Point, Score, Tried, documented, grid, plain, with_controls
-from kd.sweep.results import Final, Sweep, roles
+from kd.sweep.report import sweep_part
+from kd.sweep.results import Final, Images, Sweep, roles
 from kd.sweep.settings import SweepSettings
 from kd.sweep.text import print_sweep
 from kd.teaching import Taught, teach
@@ -33,14 +36,13 @@ class Bench(NamedTuple):
 
     Attributes:
         lessons: of the one teacher, for each size of batches.
-        images: how many validation and test images there are.
         seconds: what each student's training took, by its name; filled as they are made.
     """
 
     settings: SweepSettings
     device: torch.device
     lessons: list[Lessons]
-    images: tuple[int, int]
+    images: Images
     seconds: dict[str, float]
 
 
@@ -58,20 +60,17 @@ def run(settings: SweepSettings) -> None:
     for part in ("metrics", "plots"):
         require_writable(settings.results_dir / part)
     with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
-        bench = _bench(settings, teach(settings, device), device)
-        tried = explore(bench)
-        sweep = _tested(bench, tried)
+        taught = teach(settings, device)
+        bench = _bench(settings, taught, device)
+        sweep = _tested(bench, explore(bench))
         print_sweep(sweep, limit=settings.limit)
-        config = pipeline.recorded(settings, device)
-        files = sweep_files(settings.results_dir, sweep, config, bench.seconds, limit=settings.limit)
-        publish(files)
-        for folder in sorted({path.parent for path in files}):
-            say(f"{folder}/  {', '.join(path.name for path in files if path.parent == folder)}")
+        _publish(bench, taught, sweep)
 
 
 def _bench(settings: SweepSettings, taught: Taught, device: torch.device) -> Bench:
     lessons = [taught.lessons._replace(batch_size=size) for size in _batch_sizes(settings)]
-    return Bench(settings, device, lessons, (taught.data.sizes["validation"], taught.data.sizes["test"]), {})
+    images = Images(taught.data.sizes["validation"], taught.data.sizes["test"])
+    return Bench(settings, device, lessons, images, {})
 
 
 def _batch_sizes(settings: SweepSettings) -> list[int]:
@@ -94,7 +93,7 @@ def explore(bench: Bench) -> list[Tried]:
         # Beside the stages, so that --fresh puts it aside with them.
         file = settings.state_dir / "stages" / "search.db"
         file.parent.mkdir(exist_ok=True)
-        trials = search(settings, file, _key(bench), attempt, worst=bench.images[0])
+        trials = search(settings, file, _key(bench), attempt, worst=bench.images.validation)
         known.update((each.point, each) for each in trials)
         attempt([documented(settings), *(each.point for each in trials)])
     return list(known.values())
@@ -135,6 +134,23 @@ def _tested(bench: Bench, tried: Sequence[Tried]) -> Sweep:
         margin=settings.margin,
         searched=settings.trials is not None,
     )
+
+
+def _publish(bench: Bench, taught: Taught, sweep: Sweep) -> None:
+    """Write the files and the report, all of them or none, and say where they are."""
+    settings, config = bench.settings, pipeline.recorded(bench.settings, bench.device)
+    part = sweep_part(
+        sweep,
+        config,
+        teacher=weights_bytes(taught.model),
+        test=taught.data.test_set,
+        command=typed(),
+        limit=settings.limit,
+    )
+    files = sweep_files(settings.results_dir, sweep, config, bench.seconds, limit=settings.limit)
+    files |= report_files(part, results_dir=settings.results_dir, state_dir=settings.state_dir)
+    publish(files)
+    say_files(files, but=settings.state_dir)
 
 
 def _seeds(settings: SweepSettings) -> list[int]:

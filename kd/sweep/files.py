@@ -11,7 +11,7 @@ from kd.figures import plot_files, toy_stamp
 from kd.plots import png
 from kd.results import csv_bytes, environment, json_bytes
 from kd.sweep.map import sweep_map
-from kd.sweep.points import Point, Tried, ranked
+from kd.sweep.points import Point, Score, Tried
 from kd.sweep.results import Sweep
 from kd.sweep.text import lines
 
@@ -55,30 +55,27 @@ def student_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
 
 
 def _named(sweep: Sweep, point: Point) -> dict[str, Any]:
-    roles = " ".join(role for role, own in sweep.roles.items() if own == point)
     temperature = "" if point.temperature is None else point.temperature
-    return {"roles": roles, "temperature": temperature, "alpha": point.alpha, **dict(point.others)}
+    return {
+        "roles": " ".join(sweep.roles_of(point)),
+        "temperature": temperature,
+        "alpha": point.alpha,
+        **dict(point.others),
+    }
 
 
-def _scores(part: str, score: Any) -> dict[str, Any]:
+def _scores(part: str, score: Score | None) -> dict[str, Any]:
     """Empty where the loss was not finite."""
     return {f"{part}_{name}": getattr(score, name, "") for name in ("errors", "cross_entropy")}
 
 
 def _summary(sweep: Sweep) -> dict[str, Any]:
-    finite = ranked(sweep.tried, sweep.documented)
-    failed = [each for each in sweep.tried if not each.finite]
     judgement = sweep.judgement()
     return {
         "environment": environment(),
         "lines": lines(sweep),
         "roles": {role: _point(point) for role, point in sweep.roles.items()},
-        "rates": {
-            role: dict(
-                zip(("validation_when_tried", "validation_fresh_seeds", "test"), sweep.rates(point), strict=True)
-            )
-            for role, point in sweep.roles.items()
-        },
+        "rates": {role: sweep.rates(point)._asdict() for role, point in sweep.roles.items()},
         "verdict": judgement
         and {
             "on": sweep.judged(),
@@ -95,7 +92,7 @@ def _summary(sweep: Sweep) -> dict[str, Any]:
             for role, point in sweep.roles.items()
         },
         "seeds": list(sweep.seeds),
-        "points": [_tried(each) for each in (*finite, *failed)],
+        "points": [_tried(each) for each in sweep.ordered],
     }
 
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from kd.plots import GREY
 from kd.sweep.points import Tried, label, plain, point
 from kd.sweep.results import Sweep
+from kd.sweep.text import counted
 
 # Dark blue is good and yellow is bad: told apart with every common colour blindness, and in grey.
 COLOURS = colormaps["cividis"]
@@ -120,8 +121,8 @@ def _axes_of_values(axes: Axes, temperatures: Sequence[float], alphas: Sequence[
 def _titles(axes: Axes, sweep: Sweep, what: str, more: str) -> None:
     axes.set_xlabel("alpha: weight of the labels")
     axes.set_ylabel("temperature")
-    seeds = f"{len(sweep.seeds)} seed{'' if len(sweep.seeds) == 1 else 's'}"
-    axes.set_title(f"{what} of {sweep.images[0]:,} validation images, {seeds}\n{more}", loc="left", fontsize=11)
+    judged_by = f"{sweep.images.validation:,} validation images, {counted(len(sweep.seeds), 'seed')}"
+    axes.set_title(f"{what} of {judged_by}\n{more}", loc="left", fontsize=11)
 
 
 def search_map(sweep: Sweep) -> Figure:
@@ -166,10 +167,3 @@ def _mark_points(figure: Figure, axes: Axes, sweep: Sweep) -> None:
             (line,) = axes.plot(own.alpha, own.temperature, marker, label=name, **style)
             handles.append(line)
     figure.legend(handles=handles, **LEGEND | {"ncols": 1, "labelspacing": 0.9})
-
-
-def report_map(sweep: Sweep) -> tuple[Figure, list[str], list[list[str]]]:
-    """For the report's section "map": the figure, and the header and rows of the table that holds every point."""
-    from kd.sweep.text import POINTS, point_rows
-
-    return sweep_map(sweep), list(POINTS), point_rows(sweep)

@@ -5,13 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import NamedTuple
 
 from kd.evidence import Judgement, judge
 from kd.paired import Pairs, paired
-from kd.sweep.points import Point, Score, Tried, choose, choose_control
+from kd.sweep.points import Point, Score, Tried, choose, choose_control, ranked
 
 ROLES = ("chosen", "documented", "control")
+
+
+class Images(NamedTuple):
+    """How many there are of each kind."""
+
+    validation: int
+    test: int
+
+
+class Rates(NamedTuple):
+    """Shares of images that the students of a point get wrong, on average.
+
+    Attributes:
+        validation_when_tried: for the chosen point too good, because it is the best of many.
+        validation_fresh_seeds: of the same images.
+    """
+
+    validation_when_tried: float
+    validation_fresh_seeds: float
+    test: float
 
 
 class Final(NamedTuple):
@@ -35,7 +56,6 @@ class Sweep:
         tried: every point, with students of the same seeds.
         documented: the point that the settings describe.
         seeds: of the students by which the points were judged.
-        images: how many validation and test images there are.
         finals: the points of all roles → their students in the order of ``final_seeds``, none of which is in ``seeds``.
         margin: what counts as no difference, in percentage points of the test images.
         searched: whether the points were proposed one after another; else they are combinations of given values.
@@ -44,7 +64,7 @@ class Sweep:
     tried: Sequence[Tried]
     documented: Point
     seeds: Sequence[int]
-    images: tuple[int, int]
+    images: Images
     final_seeds: Sequence[int]
     finals: Mapping[Point, Sequence[Final]]
     margin: float
@@ -54,28 +74,32 @@ class Sweep:
     def roles(self) -> dict[str, Point]:
         return roles(self.tried, self.documented)
 
+    @cached_property
+    def ordered(self) -> list[Tried]:
+        """Every point, best first, and last those with a loss that was not finite."""
+        return [*ranked(self.tried, self.documented), *(each for each in self.tried if not each.finite)]
+
+    def roles_of(self, point: Point) -> list[str]:
+        """What the point is: nothing, for most."""
+        return [role for role, own in self.roles.items() if own == point]
+
     def found(self, point: Point) -> Tried:
         """How the point did when points were tried."""
         return next(each for each in self.tried if each.point == point)
 
-    def rates(self, point: Point) -> tuple[float, float, float]:
-        """Shares of images that the point's students get wrong: when it was tried, with fresh seeds, and of the test.
-
-        For the chosen point the first is too good: it is the best of many.
-        """
-        validation, test = self.images
+    def rates(self, point: Point) -> Rates:
+        """How the point's students did: by those it was judged by, and by those of fresh seeds. Only for a role's."""
         finals = self.finals[point]
-        fresh, tested = (sum(getattr(each, part).errors for each in finals) for part in ("validation", "test"))
-        return (
-            self.found(point).mean / validation,
-            fresh / len(finals) / validation,
-            tested / len(finals) / test,
+        return Rates(
+            self.found(point).mean / self.images.validation,
+            fmean(each.validation.errors for each in finals) / self.images.validation,
+            fmean(each.test.errors for each in finals) / self.images.test,
         )
 
     def pairs(self, ours: Point, theirs: Point) -> Pairs:
         """Test errors of one point's students against those of another's, paired by seed."""
         control, other = ([each.test.errors for each in self.finals[point]] for point in (theirs, ours))
-        return paired(control, other, self.images[1])
+        return paired(control, other, self.images.test)
 
     def judged(self) -> str | None:
         """The role that is held against the control: the chosen point, or the documented one if no teacher was chosen.

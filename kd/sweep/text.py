@@ -7,7 +7,7 @@ from kd.compare.text import shown
 from kd.console import print_table, say
 from kd.evidence import sentence
 from kd.paired import Interval
-from kd.sweep.points import Tried, label, ranked
+from kd.sweep.points import Tried, label
 from kd.sweep.results import Sweep
 
 BEST = 10  # points that are printed; the files have all
@@ -20,12 +20,9 @@ def print_sweep(sweep: Sweep, *, limit: int | None) -> None:
         limit: the number of training images if it was a toy run, else None.
     """
     toy = f", TOY RUN on {limit:,} training images" if limit is not None else ""
-    rows = point_rows(sweep)
-    left_out = f"; the {BEST} best, and those of a role" if len(rows) > BEST else ""
-    named = {row[0]: row[1:] for rank, row in enumerate(rows) if rank < BEST or row[1]}
-    title = f"{len(rows)} points with {_counted(len(sweep.seeds), 'seed')} each{left_out}{toy}"
-    print_table(f"Errors of {sweep.images[0]:,} validation images: {title}", POINTS, named)
-    print_table(f"{_counted(len(sweep.final_seeds), 'fresh seed')}, paired{toy}", FINALS, final_rows(sweep))
+    print_table(f"{tried_title(sweep)}{toy}", POINTS, {row[0]: row[1:] for row in best_rows(sweep)})
+    finals = {row[0]: row[1:] for row in final_rows(sweep)}
+    print_table(f"{counted(len(sweep.final_seeds), 'fresh seed')}, paired{toy}", FINALS, finals)
     for line in lines(sweep):
         say(line)
 
@@ -34,28 +31,41 @@ POINTS = ("point", "role", "errors", "cross-entropy")
 FINALS = ("point", "validation when tried", "validation", "test", "test errors")
 
 
+def tried_title(sweep: Sweep) -> str:
+    """What ``best_rows`` are."""
+    left_out = f"; the {BEST} best, and those of a role" if len(sweep.tried) > BEST else ""
+    seeds = counted(len(sweep.seeds), "seed")
+    images = f"{sweep.images.validation:,} validation images"
+    return f"Errors of {images}: {len(sweep.tried)} points with {seeds} each{left_out}"
+
+
+def best_rows(sweep: Sweep) -> list[list[str]]:
+    """The best points, and those of a role wherever they are; all of them where they are few."""
+    return [row for rank, row in enumerate(point_rows(sweep)) if rank < BEST or row[1]]
+
+
 def point_rows(sweep: Sweep) -> list[list[str]]:
-    """Every point, best first and those last that were not finite: its settings, its role, errors, cross-entropy."""
-    finite = ranked(sweep.tried, sweep.documented)
-    return [_point_row(sweep, each) for each in (*finite, *(each for each in sweep.tried if not each.finite))]
+    """Every point, best first: its settings, its role, errors, cross-entropy."""
+    return [_point_row(sweep, each) for each in sweep.ordered]
 
 
 def _point_row(sweep: Sweep, tried: Tried) -> list[str]:
-    role = ", ".join(role for role, point in sweep.roles.items() if point == tried.point)
+    role = ", ".join(sweep.roles_of(tried.point))
     if not tried.finite:
         return [label(tried.point), role, "loss not finite", ""]
     return [label(tried.point), role, shown(spread(tried.errors), ".1f"), f"{tried.cross_entropy:.4f}"]
 
 
-def final_rows(sweep: Sweep) -> dict[str, list[str]]:
-    """For each role the shares of images its students get wrong, and their test errors."""
-    return {
-        f"{role}: {label(point)}": [
+def final_rows(sweep: Sweep) -> list[list[str]]:
+    """For each point that has a role the shares of images its students get wrong, and their test errors."""
+    return [
+        [
+            f"{', '.join(sweep.roles_of(point))}: {label(point)}",
             *(f"{rate:.2%}" for rate in sweep.rates(point)),
-            shown(spread([final.test.errors for final in sweep.finals[point]]), ".1f"),
+            shown(spread([final.test.errors for final in finals]), ".1f"),
         ]
-        for role, point in sweep.roles.items()
-    }
+        for point, finals in sweep.finals.items()
+    ]
 
 
 def lines(sweep: Sweep) -> list[str]:
@@ -67,10 +77,10 @@ def _choice(sweep: Sweep) -> str:
     chosen = sweep.roles["chosen"]
     tried, fresh, test = sweep.rates(chosen)
     return (
-        f"Chosen on {sweep.images[0]:,} validation images among {len(sweep.tried)} points with "
-        f"{_counted(len(sweep.seeds), 'seed')} each: {label(chosen)}, with {tried:.2%} errors. That is the best of "
+        f"Chosen on {sweep.images.validation:,} validation images among {len(sweep.tried)} points with "
+        f"{counted(len(sweep.seeds), 'seed')} each: {label(chosen)}, with {tried:.2%} errors. That is the best of "
         f"many and so partly luck: {len(sweep.final_seeds)} fresh seeds get {fresh:.2%} of the same images wrong, and "
-        f"{test:.2%} of the {sweep.images[1]:,} test images."
+        f"{test:.2%} of the {sweep.images.test:,} test images."
     )
 
 
@@ -100,5 +110,6 @@ def _shown(interval: Interval | None) -> str:
     return f"95 % interval {interval.low:+,.1f} to {interval.high:+,.1f}" if interval else "no interval"
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
