@@ -28,6 +28,8 @@ from kd.sweep.settings import SweepSettings
 from kd.teaching import Taught, teach
 from tests.test_cli import ROOT
 from tests.test_compare import kd_command
+from tests.test_report import sections
+from tests.test_sweep_map import found
 
 CPU = torch.device("cpu")
 SETTINGS = SweepSettings(
@@ -256,6 +258,26 @@ def test_the_key_of_a_search_knows_teacher_settings_and_seeds_but_not_what_does_
 # --- the command
 
 
+def test_files_and_report_are_published_together(
+    taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published: list[Mapping[Path, bytes]] = []
+    monkeypatch.setattr(command, "publish", published.append)
+    settings = dataclasses.replace(SETTINGS, out=tmp_path)
+    command._publish(bench(taught, settings), taught, found(grid(settings)))
+    (files,) = published
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in files) == [
+        ".kd/report/sweep.json",
+        "results/metrics/sweep.csv",
+        "results/metrics/sweep.json",
+        "results/metrics/sweep_timings.json",
+        "results/plots/sweep.png",
+        "results/report.html",
+    ]
+    assert b"TOY RUN" in files[tmp_path / "results" / "report.html"].upper()
+    assert ".kd" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_no_process_of_the_pool_asks_a_test_image(taught: Taught) -> None:
     tried = explore(bench(taught, dataclasses.replace(SETTINGS, processes=2, seeds=1)))
@@ -279,6 +301,9 @@ def test_a_sweep_uses_what_run_and_compare_have_left_and_again_trains_nothing(
     assert summary["toy"] == "LIMIT=300"
     assert summary["config"]["ALPHAS"] == [0.5, 1]
     assert (summary["seeds"], summary["final_seeds"]) == ([0], [1, 2])
+    page = sections((tmp_path / "results" / "report.html").read_bytes())
+    assert {"curves", "comparison", "fidelity", "map", "provenance"} <= set(page)
+    assert "speak of different models" not in page["verdict"]
     before = fingerprint(tmp_path / "results")
     assert kd_command("sweep", *out, *TOY, *FEW, "--processes", "1") == 0
     assert fingerprint(tmp_path / "results") == before

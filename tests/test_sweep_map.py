@@ -31,8 +31,10 @@ from tests.test_plots import clashes, outside, texts
 DEFAULT = SweepSettings()
 
 
-def errors(at: Point, seed: int) -> int:
-    """A valley at T = 10, alpha = 0.25, with some luck."""
+def errors(at: Point, seed: int, control: int | None = None) -> int:
+    """A valley at T = 10, alpha = 0.25, with some luck; the control's may be given."""
+    if at.is_control and control is not None:
+        return control + seed % 2
     distance = abs(np.log2((at.temperature or 40) / 10)) * 6 + abs(at.alpha - 0.25) * 30
     return round(85 + distance + 3 * (seed % 2) + sum(value for _, value in at.others) % 7)
 
@@ -44,18 +46,22 @@ def found(
     pairs: int = 3,
     documented: Point | None = None,
     failed: Sequence[Point] = (),
+    control: int | None = None,
     searched: bool = False,
 ) -> Sweep:
     """A finished sweep over these points, with made-up students."""
 
     def score(at: Point, seed: int) -> Score | None:
-        return None if at in failed else Score(errors(at, seed), errors(at, seed) / 1000)
+        return None if at in failed else Score(errors(at, seed, control), errors(at, seed, control) / 1000)
 
     documented = documented or point(5, 0.5, dict(points[0].others))
     tried = [Tried(each, tuple(score(each, s) for s in range(seeds))) for each in with_controls([documented, *points])]
     final_seeds = list(range(seeds, seeds + pairs))
     finals = {
-        at: [Final(Score(errors(at, s) + 4, 0.1), Score(2 * errors(at, s) - s % 3, 0.1)) for s in final_seeds]
+        at: [
+            Final(Score(errors(at, s, control) + 4, 0.1), Score(2 * errors(at, s, control) - s % 3, 0.1))
+            for s in final_seeds
+        ]
         for at in roles(tried, documented).values()
     }
     return Sweep(tried, documented, list(range(seeds)), Images(6000, 10_000), final_seeds, finals, 0.1, searched)
@@ -82,12 +88,12 @@ SWEEPS: dict[str, Callable[[], Sweep]] = {
     "two settings more": lambda: found(grid(VARIED), documented=USUAL),
     "documented off the grid": lambda: found(grid(OFF)),
     "controls alone": lambda: found(grid(CONTROLS), documented=point(5, 1)),
-    "the control is best": lambda: found(grid(DEFAULT), failed=DISTILLED),
+    "the control is best": lambda: found(grid(DEFAULT), control=60),
     "documented is best": lambda: found(grid(DEFAULT), documented=point(10, 0.25)),
     "some not finite": lambda: found(grid(DEFAULT), failed=DISTILLED[:5]),
     "many values": lambda: found(grid(MANY)),
     "search": lambda: found(searched_points(), searched=True),
-    "search, control best": lambda: found(searched_points(), searched=True, failed=searched_points()),
+    "search, control best": lambda: found(searched_points(), searched=True, control=60),
 }
 
 
@@ -232,6 +238,30 @@ def test_a_search_is_drawn_where_its_points_are() -> None:
     assert axes.get_yscale() == "log"
 
 
+@pytest.mark.parametrize(("low", "high"), [(1, 20), (0.5, 300), (6, 9), (1, 4.9), (5, 5)])
+def test_whatever_the_temperatures_are_some_are_written_at_the_axis(low: float, high: float) -> None:
+    points = [point(low, 0.2), point(high, 0.8), point((low * high) ** 0.5, 0.5)]
+    figure = sweep_map(found(points, documented=points[0], searched=True))
+    FigureCanvasAgg(figure).draw()
+    axes = figure.axes[0]
+    bottom, top = axes.get_ylim()
+    shown = [text.get_text() for text in axes.get_yticklabels() if bottom <= text.get_position()[1] <= top]
+    assert 1 <= len(shown) <= 10
+    assert len(set(shown)) == len(shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "marks"),
+    [("search", ["chosen: T", "documented: T", "control: a"]), ("search, control best", ["chosen, control: a", "doc"])],
+)
+def test_a_search_marks_the_points_of_a_role_and_a_control_once(name: str, marks: list[str]) -> None:
+    (legend,) = drawn(name)[0].legends
+    told = [text.get_text() for text in legend.get_texts()]
+    assert [text[: len(mark)] for text, mark in zip(told, marks, strict=True)] == marks
+    at_the_edge = [line for line in drawn(name)[0].axes[0].lines if set(line.get_xdata()) == {1}]
+    assert len(at_the_edge) == 1
+
+
 # --- files and sentences
 
 
@@ -298,6 +328,13 @@ def test_the_sentences_say_what_was_chosen_and_what_was_judged(name: str, parts:
     told = lines(SWEEPS[name]())
     for part in parts:
         assert any(part in line for line in told), told
+
+
+def test_a_documented_point_whose_loss_is_not_finite_is_an_error_that_names_it() -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"documented point \(T = 5, alpha = 0\.5\) was not trained to its end"
+    ):
+        found(grid(DEFAULT), failed=[point(5, 0.5)])
 
 
 def test_the_verdict_is_the_last_line_and_speaks_of_the_test_images() -> None:

@@ -52,7 +52,7 @@ def run(settings: SweepSettings) -> None:
     Raises:
         ValueError: a setting is outside its range; a search without Optuna.
         OSError: a folder cannot be written to or is in use by another run; a process was killed.
-        FloatingPointError: no point was trained to its end, or a fresh seed of a chosen one was not.
+        FloatingPointError: the loss of a point that has to be tested is not finite.
     """
     settings.check()
     device = device_named(settings.device)

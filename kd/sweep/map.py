@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from kd.plots import GREY
 from kd.sweep.points import Tried, label, plain, point
@@ -80,7 +80,8 @@ def _scale(means: Sequence[float]) -> Normalize:
 
 def _cell(axes: Axes, row: int, column: int, tried: Tried, norm: Normalize) -> None:
     if not tried.finite:
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc="none", ec=GREY, hatch="////", lw=0))
+        # Not hatched: the report's page takes no patterns in a drawing.
+        axes.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, fc="none", ec=GREY, ls=(0, (2, 2)), lw=0.8))
         axes.text(column, row, "not\nfinite", ha="center", va="center", fontsize=9, color=GREY)
         return
     share = float(norm(tried.mean))
@@ -140,12 +141,14 @@ def search_map(sweep: Sweep) -> Figure:
         norm=steps,
         cmap=COLOURS,
         s=90,
-        edgecolors=GREY,
-        linewidths=0.6,
+        edgecolors="#000000",  # a page's ink: the best points are as dark as a dark page, the worst as bright as paper
+        linewidths=0.8,
     )
     figure.colorbar(drawn, ax=axes, label="mean errors")
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(MaxNLocator(7))
+    low, high = axes.get_ylim()
+    narrow = high < 5 * low  # 1, 2, 5, 10, … could leave it without a number
+    axes.yaxis.set_major_locator(MaxNLocator(7) if narrow else LogLocator(subs=(1, 2, 5), numticks=20))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(-0.04, 1.04)
@@ -155,15 +158,16 @@ def search_map(sweep: Sweep) -> Figure:
 
 
 def _mark_points(figure: Figure, axes: Axes, sweep: Sweep) -> None:
+    """A mark for each role; one line for a point on the labels alone, which has no temperature, whatever its roles."""
     handles = []
-    for role, marker in (("chosen", "*"), ("documented", "D"), ("control", "")):
-        own = sweep.roles[role]
-        name = f"{role}: {label(own, others=False)}, {sweep.found(own).mean:.1f} errors"
-        if own.temperature is None:  # it has no temperature: it lies along the whole edge
-            dashes = {"chosen": "-", "documented": "--", "control": ":"}[role]
-            handles.append(axes.axvline(1, color=GREY, ls=dashes, lw=2, label=name))
-        else:
-            style: dict[str, Any] = {"ms": 22 if marker == "*" else 14, "mfc": "none", "mec": "#D55E00", "mew": 2}
-            (line,) = axes.plot(own.alpha, own.temperature, marker, label=name, **style)
-            handles.append(line)
+    for own in sweep.finals:
+        roles, told = sweep.roles_of(own), f"{label(own, others=False)}, {sweep.found(own).mean:.1f} errors"
+        if own.temperature is None:
+            dashes = {"chosen": "-", "documented": "--", "control": ":"}[roles[0]]
+            handles.append(axes.axvline(1, color=GREY, ls=dashes, lw=2, label=f"{', '.join(roles)}: {told}"))
+            continue
+        for role in roles:
+            shape: dict[str, Any] = {"marker": "*", "ms": 22} if role == "chosen" else {"marker": "D", "ms": 14}
+            style: dict[str, Any] = {"ls": "", "mfc": "none", "mec": "#D55E00", "mew": 2, "label": f"{role}: {told}"}
+            handles += axes.plot(own.alpha, own.temperature, **shape, **style)
     figure.legend(handles=handles, **LEGEND | {"ncols": 1, "labelspacing": 0.9})

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kd.evidence import Judgement, judge
 from kd.paired import Pairs, paired
-from kd.sweep.points import Point, Score, Tried, choose, choose_control, ranked
+from kd.sweep.points import Point, Score, Tried, choose, choose_control, label, ranked
 
 ROLES = ("chosen", "documented", "control")
 
@@ -43,8 +43,17 @@ class Final(NamedTuple):
 
 
 def roles(tried: Sequence[Tried], documented: Point) -> dict[str, Point]:
-    """The points that are to be tested, by role; one point may have several."""
+    """The points that are to be tested, by role; one point may have several.
+
+    Raises:
+        FloatingPointError: there is none for a role, because a loss was not finite.
+    """
     chosen = choose(tried, documented).point
+    if not next(each for each in tried if each.point == documented).finite:
+        raise FloatingPointError(
+            f"the documented point ({label(documented)}) was not trained to its end: a loss was not finite. It is what "
+            "the chosen one is held against; set --temperature, --alpha or --learning-rate to values that train."
+        )
     return dict(zip(ROLES, (chosen, documented, choose_control(tried, chosen, documented).point), strict=True))
 
 
