@@ -22,7 +22,7 @@ from PIL import Image
 from kd.plots import png
 from kd.sweep.files import student_rows, sweep_files
 from kd.sweep.map import LINES, sweep_map
-from kd.sweep.points import Point, Score, Tried, choose, grid, point, with_controls
+from kd.sweep.points import Point, Score, Tried, grid, point, with_controls
 from kd.sweep.results import Final, Images, Sweep, roles
 from kd.sweep.settings import SweepSettings
 from kd.sweep.text import lines, print_sweep
@@ -189,12 +189,15 @@ def test_what_was_not_tried_is_blank_and_what_was_not_finite_says_so() -> None:
     assert [text for own in cells("some not finite").values() for text in own].count("not\nfinite") == 5
 
 
-def test_the_map_is_that_of_the_best_other_settings_and_says_which() -> None:
-    sweep = SWEEPS["two settings more"]()
-    title = drawn("two settings more")[0].axes[0].get_title(loc="left")
-    for name, value in choose(sweep.tried, sweep.documented).point.others:
-        assert f"{name.replace('_', ' ')} {value:g}" in title
-    assert len(cells("two settings more")) == 25
+def test_where_other_settings_are_better_there_is_a_map_for_them_and_one_for_the_documented_point() -> None:
+    sweep, figure = SWEEPS["two settings more"](), drawn("two settings more")[0]
+    assert sweep.roles["chosen"].others != sweep.roles["documented"].others
+    for axes, role in zip(figure.axes, ("chosen", "documented"), strict=True):
+        for name, value in sweep.roles[role].others:
+            assert f"{name.replace('_', ' ')} {value:g}" in axes.get_title(loc="left")
+        assert {str(patch.get_gid()) for patch in axes.patches} & set(LINES) == {role}
+        assert len(axes.texts) == 2 * 25
+    assert len(drawn("default")[0].axes) == 1
 
 
 def test_one_seed_has_no_deviation() -> None:

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from kd.plots import GREY
-from kd.sweep.points import Tried, label, plain, point
+from kd.sweep.points import Point, Tried, label, plain
 from kd.sweep.results import Sweep
 from kd.sweep.text import counted
 
@@ -42,31 +42,29 @@ def sweep_map(sweep: Sweep) -> Figure:
 
 
 def heat_map(sweep: Sweep) -> Figure:
-    """Mean errors over temperature and alpha, with their standard deviation over the seeds, at the best of the others.
+    """Mean errors over temperature and alpha, with their standard deviation over the seeds.
 
-    Alpha 1 is the control and has no temperature: one column of equal cells. What was not tried is left blank.
+    One map at the chosen point's further settings and one at those of the documented point, if they are others, in the
+    same colours. Alpha 1 is the control and has no temperature: one column of equal cells. What was not tried is left
+    blank.
     """
-    others = sweep.roles["chosen"].others
-    shown = {each.point: each for each in sweep.tried if each.point.others == others}
-    own = {each.temperature for each in shown if each.temperature is not None}
+    marked = {role: sweep.roles[role] for role in LINES}
+    parts = list(dict.fromkeys(its.others for its in marked.values()))
+    shown = [each for each in sweep.tried if each.point.others in parts]
+    own = {each.point.temperature for each in shown if each.point.temperature is not None}
     temperatures = sorted(own or {sweep.documented.temperature or 1.0})  # controls alone have none
-    alphas = sorted({each.alpha for each in shown})
-    figure = Figure(figsize=(max(7.2, 2.6 + 1.25 * len(alphas)), 2.5 + 0.72 * len(temperatures)), layout="constrained")
-    axes = figure.subplots()
-    norm = _scale([each.mean for each in shown.values() if each.finite])
-    for row, temperature in enumerate(temperatures):
-        for column, alpha in enumerate(alphas):
-            tried = shown.get(point(temperature, alpha, dict(others)))
-            if tried:
-                _cell(axes, row, column, tried, norm)
-    marked = {role: sweep.roles[role] for role in LINES if sweep.roles[role] in shown}
-    for role, its in marked.items():
-        rows = [temperatures.index(its.temperature)] if its.temperature is not None else range(len(temperatures))
-        _frame(axes, rows, alphas.index(its.alpha), role)
-    _axes_of_values(axes, temperatures, alphas)
-    mean = "Mean errors (± sd)" if len(sweep.seeds) > 1 else "Errors"
-    at = "".join(f"at {name.replace('_', ' ')} {plain(value)}; " for name, value in others)
-    _titles(axes, sweep, mean, f"{at}fewer is better")
+    alphas = sorted({each.point.alpha for each in shown})
+    size = (max(7.2, 2.6 + 1.25 * len(alphas)), 1 + len(parts) * (1.5 + 0.72 * len(temperatures)))
+    figure = Figure(figsize=size, layout="constrained")
+    norm = _scale([each.mean for each in shown if each.finite])
+    for axes, others in zip(figure.subplots(len(parts), squeeze=False)[:, 0], parts, strict=True):
+        _cells(axes, [each for each in shown if each.point.others == others], temperatures, alphas, norm)
+        for role, its in marked.items():
+            if its.others == others:
+                _frame(axes, its, temperatures, alphas, role)
+        mean = "Mean errors (± sd)" if len(sweep.seeds) > 1 else "Errors"
+        at = "".join(f"at {name.replace('_', ' ')} {plain(value)}; " for name, value in others)
+        _titles(axes, sweep, mean, f"{at}fewer is better")
     handles: list[Any] = [_lines((0, 0), (1, 1), role) for role in marked]
     figure.legend(handles, [f"{role}: {label(its, others=False)}" for role, its in marked.items()], **LEGEND)
     return figure
@@ -76,6 +74,26 @@ def _scale(means: Sequence[float]) -> Normalize:
     """From the best to as far beyond the median as that is beyond the best: a bad corner takes no colours."""
     low = min(means)
     return Normalize(low, max(low + 1, min(max(means), low + 2 * (median(means) - low))), clip=True)
+
+
+def _cells(
+    axes: Axes, shown: Sequence[Tried], temperatures: Sequence[float], alphas: Sequence[float], norm: Normalize
+) -> None:
+    """A cell for each point; for a control one at every temperature."""
+    for each in shown:
+        for row in _rows(each.point, temperatures):
+            _cell(axes, row, alphas.index(each.point.alpha), each, norm)
+    names = {1.0: "1\n(control)", 0.0: "0\n(teacher alone)"}
+    axes.set_xticks(range(len(alphas)), [names.get(alpha, plain(alpha)) for alpha in alphas])
+    axes.set_yticks(range(len(temperatures)), [plain(temperature) for temperature in temperatures])
+    axes.set_xlim(-0.5, len(alphas) - 0.5)
+    axes.set_ylim(-0.5, len(temperatures) - 0.5)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _rows(own: Point, temperatures: Sequence[float]) -> Sequence[int]:
+    return range(len(temperatures)) if own.temperature is None else [temperatures.index(own.temperature)]
 
 
 def _cell(axes: Axes, row: int, column: int, tried: Tried, norm: Normalize) -> None:
@@ -94,12 +112,11 @@ def _cell(axes: Axes, row: int, column: int, tried: Tried, norm: Normalize) -> N
         axes.text(column, row - 0.2, spread, fontsize=8, **style)
 
 
-def _frame(axes: Axes, rows: Sequence[int], column: int, role: str) -> None:
+def _frame(axes: Axes, own: Point, temperatures: Sequence[float], alphas: Sequence[float], role: str) -> None:
     """Around the cells of a role; the chosen one's lies outside, should both be the same."""
-    inset = 0.035 if role == "chosen" else 0.1
-    corner = (column - 0.5 + inset, rows[0] - 0.5 + inset)
-    size = (1 - 2 * inset, len(rows) - 2 * inset)
-    for line in _lines(corner, size, role):
+    rows, inset = _rows(own, temperatures), 0.035 if role == "chosen" else 0.1
+    corner = (alphas.index(own.alpha) - 0.5 + inset, rows[0] - 0.5 + inset)
+    for line in _lines(corner, (1 - 2 * inset, len(rows) - 2 * inset), role):
         axes.add_patch(line)
 
 
@@ -107,16 +124,6 @@ def _lines(corner: tuple[float, float], size: tuple[float, float], role: str) ->
     own = LINES[role]
     under = Rectangle(corner, *size, fc="none", zorder=3, gid="under", ec=INK, lw=own["lw"] + 2)
     return under, Rectangle(corner, *size, fc="none", zorder=3, gid=role, **own)
-
-
-def _axes_of_values(axes: Axes, temperatures: Sequence[float], alphas: Sequence[float]) -> None:
-    names = {1.0: "1\n(control)", 0.0: "0\n(teacher alone)"}
-    axes.set_xticks(range(len(alphas)), [names.get(alpha, plain(alpha)) for alpha in alphas])
-    axes.set_yticks(range(len(temperatures)), [plain(temperature) for temperature in temperatures])
-    axes.set_xlim(-0.5, len(alphas) - 0.5)
-    axes.set_ylim(-0.5, len(temperatures) - 0.5)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
 
 
 def _titles(axes: Axes, sweep: Sweep, what: str, more: str) -> None:
