@@ -313,7 +313,7 @@ def test_the_rates_of_the_chosen_point_show_what_its_luck_was_worth() -> None:
     assert test == pytest.approx(((2 * 85 - 2) + (2 * 88 - 0) + (2 * 85 - 1)) / 3 / 10_000)
     (choice, *_) = lines(sweep)
     for rate in (tried, fresh, test):
-        assert f"{rate:.2%}" in choice
+        assert f"{100 * rate:.2f} %" in choice
     assert "partly luck" in choice
 
 

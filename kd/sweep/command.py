@@ -169,6 +169,7 @@ def _students(bench: Bench, points: Iterable[Point], seeds: Sequence[int]) -> di
     students = {}
     for each in points:
         for name, seed in zip(_names(bench.settings, each, seeds), seeds, strict=True):
+            # Each value is of its setting's type, which a point does not know.
             own = dataclasses.replace(bench.settings, seed=seed, **dict(each.others))  # type: ignore[arg-type]
             model, train = pipeline.new_student(own, bench.device), pipeline.trained_as(own)
             students[name] = Student(model, objective(each), train, own.epochs, sizes.index(own.batch_size))

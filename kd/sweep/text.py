@@ -61,7 +61,7 @@ def final_rows(sweep: Sweep) -> list[list[str]]:
     return [
         [
             f"{', '.join(sweep.roles_of(point))}: {label(point)}",
-            *(f"{rate:.2%}" for rate in sweep.rates(point)),
+            *map(_percent, sweep.rates(point)),
             shown(spread([final.test.errors for final in finals]), ".1f"),
         ]
         for point, finals in sweep.finals.items()
@@ -75,12 +75,12 @@ def lines(sweep: Sweep) -> list[str]:
 
 def _choice(sweep: Sweep) -> str:
     chosen = sweep.roles["chosen"]
-    tried, fresh, test = sweep.rates(chosen)
+    tried, fresh, test = map(_percent, sweep.rates(chosen))
     return (
         f"Chosen on {sweep.images.validation:,} validation images among {len(sweep.tried)} points with "
-        f"{counted(len(sweep.seeds), 'seed')} each: {label(chosen)}, with {tried:.2%} errors. That is the best of "
-        f"many and so partly luck: {len(sweep.final_seeds)} fresh seeds get {fresh:.2%} of the same images wrong, and "
-        f"{test:.2%} of the {sweep.images.test:,} test images."
+        f"{counted(len(sweep.seeds), 'seed')} each: {label(chosen)}, with {tried} errors. That is the best of "
+        f"many and so partly luck: {len(sweep.final_seeds)} fresh seeds get {fresh} of the same images wrong, and "
+        f"{test} of the {sweep.images.test:,} test images."
     )
 
 
@@ -108,6 +108,10 @@ def _verdict(sweep: Sweep) -> list[str]:
 
 def _shown(interval: Interval | None) -> str:
     return f"95 % interval {interval.low:+,.1f} to {interval.high:+,.1f}" if interval else "no interval"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def counted(count: int, noun: str) -> str:
