@@ -93,6 +93,9 @@ SWEEPS: dict[str, Callable[[], Sweep]] = {
     "some not finite": lambda: found(grid(DEFAULT), failed=DISTILLED[:5]),
     "many values": lambda: found(grid(MANY)),
     "search": lambda: found(searched_points(), searched=True),
+    "search, nothing finite": lambda: found(
+        searched_points(), searched=True, documented=point(5, 1), failed=searched_points()
+    ),
     "search, control best": lambda: found(searched_points(), searched=True, control=60),
 }
 
@@ -323,7 +326,7 @@ def test_the_rates_of_the_chosen_point_show_what_its_luck_was_worth() -> None:
         ("default", ["Against the documented point (T = 5, alpha = 0.5)", "Distillation at the chosen point (T = 10"]),
         ("documented is best", ["No point did better than the documented one.", "Distillation at the chosen point"]),
         ("the control is best", ["No point did better than the labels alone.", "Distillation at the documented point"]),
-        ("controls alone", ["No point did better", "nothing to judge: the documented point is the control"]),
+        ("controls alone", ["No point did better", "nothing to judge: neither the chosen nor the documented point"]),
         ("two settings more", ["The control is the best of its kind on the same images: alpha = 1 (labels alone), "]),
     ],
 )

@@ -26,6 +26,7 @@ from kd.sweep.points import (
     ranked,
     with_controls,
 )
+from kd.sweep.results import roles
 from kd.sweep.settings import SweepSettings
 from tests.test_compare import kd_command
 
@@ -111,6 +112,18 @@ def test_the_control_is_the_best_of_the_same_width_whatever_the_method_chose_bes
     ]
     reference = sweep[0].point
     assert choose_control(sweep, reference, reference) == sweep[2]
+
+
+def test_if_a_control_wins_the_documented_point_is_held_against_the_control_of_its_own_width() -> None:
+    sweep = [
+        tried(5, 0.5, 5, student_width=256),
+        tried(5, 1, 6, student_width=256),
+        tried(5, 0.5, 4, student_width=64),
+        tried(5, 1, 3, student_width=64),
+    ]
+    points = [each.point for each in sweep]
+    found = roles(sweep, points[0])
+    assert found == {"chosen": points[3], "documented": points[0], "control": points[1]}
 
 
 # --- points

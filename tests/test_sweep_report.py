@@ -81,7 +81,7 @@ def test_pairs_are_those_of_the_verdict_and_of_the_documented_point() -> None:
     assert pairs("documented is best") == ["chosen minus control"]
     assert pairs("the control is best") == ["documented minus control"]
     assert pairs("controls alone") == []
-    assert "there are no pairs" in told(SWEEPS["controls alone"]())["comparison"]
+    assert "there are no pairs to judge" in told(SWEEPS["controls alone"]())["comparison"]
 
 
 def test_it_says_what_it_takes_to_get_it_once_more() -> None:

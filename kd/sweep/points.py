@@ -136,9 +136,9 @@ def choose(tried: Sequence[Tried], reference: Point) -> Tried:
     return best[0]
 
 
-def choose_control(tried: Sequence[Tried], chosen: Point, reference: Point) -> Tried:
-    """The best of the controls with as many hidden units as the chosen point: tuned as the method was."""
-    controls = [each for each in tried if each.point.is_control and each.point.width == chosen.width]
+def choose_control(tried: Sequence[Tried], judged: Point, reference: Point) -> Tried:
+    """The best of the controls with as many hidden units as the judged point: tuned as the method was."""
+    controls = [each for each in tried if each.point.is_control and each.point.width == judged.width]
     return choose(controls, reference)
 
 

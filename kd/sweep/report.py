@@ -64,7 +64,7 @@ def _pairs(sweep: Sweep) -> str:
     """What is judged first; then the chosen point against the documented one, where that is something else."""
     judged, roles = sweep.judged(), sweep.roles
     if judged is None:
-        return paragraph("The chosen point, the documented one and the control are the same: there are no pairs.")
+        return paragraph("Neither the chosen nor the documented point has a teacher: there are no pairs to judge.")
     compared = [(judged, "control")]
     if judged == "chosen" and roles["documented"] not in {roles["chosen"], roles["control"]}:
         compared.append(("chosen", "documented"))

@@ -45,6 +45,9 @@ class Final(NamedTuple):
 def roles(tried: Sequence[Tried], documented: Point) -> dict[str, Point]:
     """The points that are to be tested, by role; one point may have several.
 
+    The control is that of the chosen point, or of the documented one if the chosen one is itself a control: of another
+    width it would be another network.
+
     Raises:
         FloatingPointError: there is none for a role, because a loss was not finite.
     """
@@ -54,7 +57,8 @@ def roles(tried: Sequence[Tried], documented: Point) -> dict[str, Point]:
             f"the documented point ({label(documented)}) was not trained to its end: a loss was not finite. It is what "
             "the chosen one is held against; set --temperature, --alpha or --learning-rate to values that train."
         )
-    return dict(zip(ROLES, (chosen, documented, choose_control(tried, chosen, documented).point), strict=True))
+    judged = documented if chosen.is_control else chosen
+    return dict(zip(ROLES, (chosen, documented, choose_control(tried, judged, documented).point), strict=True))
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,11 @@ class Sweep:
         return paired(control, other, self.images.test)
 
     def judged(self) -> str | None:
-        """The role that is held against the control: the chosen point, or the documented one if no teacher was chosen.
+        """The role that is held against the control: the chosen point, or the documented one if that has no teacher.
 
-        None where that one is the control as well.
+        None where both are on the labels alone.
         """
-        candidates = (role for role in ("chosen", "documented") if self.roles[role] != self.roles["control"])
-        return next(candidates, None)
+        return next((role for role in ("chosen", "documented") if not self.roles[role].is_control), None)
 
     def judgement(self) -> Judgement | None:
         """The verdict on the point of the role ``judged``."""

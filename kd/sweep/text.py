@@ -86,7 +86,7 @@ def _choice(sweep: Sweep) -> str:
 
 def _against_documented(sweep: Sweep) -> list[str]:
     chosen, documented = sweep.roles["chosen"], sweep.roles["documented"]
-    if chosen == sweep.roles["control"]:
+    if chosen.is_control:
         return ["No point did better than the labels alone."]
     if chosen == documented:
         return ["No point did better than the documented one."]
@@ -100,7 +100,7 @@ def _against_documented(sweep: Sweep) -> list[str]:
 def _verdict(sweep: Sweep) -> list[str]:
     role, judgement = sweep.judged(), sweep.judgement()
     if role is None or judgement is None:
-        return ["There is nothing to judge: the documented point is the control."]
+        return ["There is nothing to judge: neither the chosen nor the documented point has a teacher."]
     control = sweep.roles["control"]
     tuned = [f"The control is the best of its kind on the same images: {label(control)}."] if control.others else []
     return [*tuned, sentence(judgement, method=f"Distillation at the {role} point ({label(sweep.roles[role])})")]
