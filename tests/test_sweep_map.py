@@ -323,7 +323,10 @@ def test_the_rates_of_the_chosen_point_show_what_its_luck_was_worth() -> None:
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("default", ["Against the documented point (T = 5, alpha = 0.5)", "Distillation at the chosen point (T = 10"]),
+        (
+            "default",
+            ["errors fewer than the documented one (T = 5, alpha = 0.5)", "Distillation at the chosen point (T = 10"],
+        ),
         ("documented is best", ["No point did better than the documented one.", "Distillation at the chosen point"]),
         ("the control is best", ["No point did better than the labels alone.", "Distillation at the documented point"]),
         ("controls alone", ["No point did better", "nothing to judge: neither the chosen nor the documented point"]),

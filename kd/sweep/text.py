@@ -91,9 +91,10 @@ def _against_documented(sweep: Sweep) -> list[str]:
     if chosen == documented:
         return ["No point did better than the documented one."]
     pairs = sweep.pairs(chosen, documented)
+    more = f"{abs(pairs.mean):,.1f} errors {'fewer' if pairs.mean < 0 else 'more'}"
     return [
-        f"Against the documented point ({label(documented)}) the chosen one makes {pairs.mean:+,.1f} errors on the "
-        f"test images ({_shown(pairs.interval)}); this decides nothing."
+        f"On the test images the chosen point makes {more} than the documented one ({label(documented)}) on average "
+        f"({_shown(pairs.interval)}); this decides nothing."
     ]
 
 
