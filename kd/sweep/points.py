@@ -157,8 +157,9 @@ def _order(point: Point) -> tuple[float, ...]:
 
 def label(point: Point, *, others: bool = True) -> str:
     """For people: ``T = 5, alpha = 0.5, student width 32``."""
-    own = "alpha = 1 (labels alone)" if point.temperature is None else f"T = {plain(point.temperature)}, alpha = "
-    own += "" if point.temperature is None else plain(point.alpha)
+    own = "alpha = 1 (labels alone)"
+    if point.temperature is not None:
+        own = f"T = {plain(point.temperature)}, alpha = {plain(point.alpha)}"
     further = [f"{name.replace('_', ' ')} {plain(value)}" for name, value in point.others] if others else []
     return ", ".join([own, *further])
 

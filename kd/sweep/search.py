@@ -128,8 +128,8 @@ def _point(params: Params) -> Point:
 
 
 def _params(reference: Point) -> Params:
-    own = {"alpha": reference.alpha, **dict(reference.others)}
-    return own if reference.temperature is None else {"temperature": reference.temperature, **own}
+    own = {"temperature": reference.temperature, "alpha": reference.alpha, **dict(reference.others)}
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def _recorded(trial: Trial, space: Space, worst: int) -> FrozenTrial:
