@@ -29,6 +29,7 @@ TONES = {
     "open": ("?", "Not decided"),
 }
 Tone = Literal["better", "worse", "equal", "open"]
+# Of the verdicts on paired seeds, whichever command has them.
 TONE_OF: Mapping[Verdict, Tone] = {
     "helps": "better",
     "hurts": "worse",
