@@ -13,6 +13,7 @@ from kd.compare.settings import CompareSettings
 from kd.console import say
 from kd.program import exit_status
 from kd.run_settings import RunSettings
+from kd.sweep.settings import SweepSettings
 
 
 class Settings(Protocol):
@@ -30,6 +31,7 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command] = {
     "run": Command(RunSettings, "kd.pipeline"),
     "compare": Command(CompareSettings, "kd.compare.command"),
+    "sweep": Command(SweepSettings, "kd.sweep.command"),
 }
 
 

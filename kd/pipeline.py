@@ -161,7 +161,8 @@ def _summary(
 def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     """The settings that count for a result, under the names by which ``python main.py`` records them."""
     values = dataclasses.asdict(settings) | {"device": str(device)}
-    kept = {name: value for name, value in values.items() if name not in {"out", "fresh", "snapshot_seconds"}}
+    uncounted = {"out", "fresh", "snapshot_seconds", "processes"}
+    kept = {name: value for name, value in values.items() if name not in uncounted}
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in kept.items()}
 
 

@@ -35,6 +35,9 @@ RANGES: Mapping[str, Range] = {
     "teachers": Range(lambda n: n >= 1, "a whole number of at least 1"),
     "splits": Range(lambda n: n >= 1, "a whole number of at least 1"),
     "smoothing": Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.1 is usual; 0 leaves that control out"),
+    "seeds": Range(lambda n: n >= 1, "a whole number of at least 1", "the spread of a point takes 2"),
+    "trials": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1", "30 is usual"),
+    "final_pairs": Range(lambda n: n >= 2, "a whole number of at least 2", "one pair has no spread"),
     "processes": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1"),
     "limit": Range(lambda n: n is None or n >= 100, "None or a whole number of at least 100"),
 }

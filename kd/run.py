@@ -139,7 +139,7 @@ def environment() -> dict[str, Any]:
 # way round.
 _NO_RESULTS = """
 calibration cli compare console contention cost devices evidence fidelity figures latency outcome paired pipeline plots
-pool power program ranges report results run_settings settings stats students
+pool power program ranges report results run_settings settings stats students sweep teaching
 """
 
 

@@ -77,13 +77,18 @@ def train_students(
         tested: ask each for the test set, once, after its last epoch. Not while anything is still being chosen.
         processes: as ``kd.pool.in_pool`` has it.
     """
-    steps = {
-        name: student.epochs * len(make_loader(lessons[student.teacher].training, batch_size=lessons[0].batch_size))
-        for name, student in students.items()
-    }
-    named = {name: (name, student) for name, student in students.items()}
     work = _trained_and_tested if tested else _trained
+    steps, named = _steps(lessons, students), {name: (name, student) for name, student in students.items()}
     return in_pool(work, lessons, named, steps=steps, title="students", processes=processes)
+
+
+def attempt_students(
+    lessons: Sequence[Lessons], students: Mapping[str, Student], *, processes: int | None = None
+) -> Iterator[tuple[str, Trained | FloatingPointError]]:
+    """As ``train_students``, for settings that nobody has tried yet: no test image is asked, and a loss that is not
+    finite is that student's outcome instead of the end of all."""
+    steps, named = _steps(lessons, students), {name: (name, student) for name, student in students.items()}
+    return in_pool(_attempted, lessons, named, steps=steps, title="students", processes=processes)
 
 
 def trained(lessons: Lessons, name: str, student: Student, *, tested: bool = True) -> Trained:
@@ -104,9 +109,22 @@ def answers_of(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, titl
     return predictions({"model": model}, make_loader(dataset, batch_size=batch_size), title=title)["model"]
 
 
+def _steps(lessons: Sequence[Lessons], students: Mapping[str, Student]) -> dict[str, int]:
+    """Training steps of each student."""
+    batches = [len(make_loader(own.training, batch_size=own.batch_size)) for own in lessons]
+    return {name: student.epochs * batches[student.teacher] for name, student in students.items()}
+
+
 def _trained_and_tested(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained:
     return trained(lessons[named[1].teacher], *named)
 
 
 def _trained(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained:
     return trained(lessons[named[1].teacher], *named, tested=False)
+
+
+def _attempted(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained | FloatingPointError:
+    try:
+        return _trained(lessons, named)
+    except FloatingPointError as error:
+        return error

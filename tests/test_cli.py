@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -40,7 +40,7 @@ try:
     code = main(sys.argv[1:])
 except SystemExit as end:
     code = end.code
-slow = {"torch", "numpy", "scipy", "sklearn", "matplotlib"} & set(sys.modules)
+slow = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "optuna"} & set(sys.modules)
 sys.exit(f"imported {sorted(slow)}" if slow else code)
 """
 
@@ -104,9 +104,13 @@ def test_the_meanings_are_those_of_config(call: Call, monkeypatch: pytest.Monkey
 
 
 def test_the_table_of_ranges_covers_every_number() -> None:
-    """Of every command: a setting whose type is a number has a range, and each range has a setting."""
+    """Of every command: a setting whose type is a number has a range, and each range has a setting.
+
+    The numbers of a list are checked as what they are values of: ``--temperatures`` as ``--temperature``.
+    """
     kinds = {name: kind for command in cli.COMMANDS.values() for name, kind in get_type_hints(command.settings).items()}
-    assert set(RANGES) == {name for name, kind in kinds.items() if {int, float} & {kind, *get_args(kind)}}
+    single = {name: kind for name, kind in kinds.items() if get_origin(kind) is not tuple}
+    assert set(RANGES) == {name for name, kind in single.items() if {int, float} & {kind, *get_args(kind)}}
 
 
 def test_everything_is_under_the_out_folder() -> None:
@@ -121,7 +125,19 @@ def test_everything_is_under_the_out_folder() -> None:
 # --- help and mistakes
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("run", "--epochs", "0"), ("run", "--epoch")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("run", "--help"),
+        ("compare", "--help"),
+        ("sweep", "--help"),
+        ("run", "--epochs", "0"),
+        ("run", "--epoch"),
+        ("sweep", "--vary", "student_width"),
+        ("sweep", "--trials", "0"),
+    ],
+)
 def test_help_and_mistakes_are_answered_without_importing_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
     ended = run("-c", WATCHED, *arguments, cwd=tmp_path)
     assert ended.returncode == (0 if "--help" in arguments else 2), ended.stderr
@@ -144,8 +160,8 @@ def test_the_installed_command_is_this_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "Expected one of {run, compare}"),
-        (("rum",), "Available subcommands: run, compare"),
+        ((), "Expected one of {run, compare, sweep}"),
+        (("rum",), "Available subcommands: run, compare, sweep"),
         (("run", "--epoch", "3"), "Perhaps you meant: --epochs INT"),
         (("run", "--temprature", "3"), "Perhaps you meant: --temperature FLOAT"),
         (("run", "--epochs", "three"), "Error parsing --epochs"),

@@ -27,6 +27,9 @@ INSIDE: Mapping[str, tuple[object, ...]] = {
     "teachers": (1, 10**6),
     "splits": (1, 10**6),
     "smoothing": (0, 0.1, 0.999),
+    "seeds": (1, 10**6),
+    "trials": (None, 1, 10**6),
+    "final_pairs": (2, 10**6),
     "processes": (None, 1, 10**6),
     "limit": (None, 100, 60_000),
 }
@@ -46,6 +49,9 @@ OUTSIDE: Mapping[str, tuple[object, ...]] = {
     "teachers": (0,),
     "splits": (0,),
     "smoothing": (1, -0.1, math.nan),
+    "seeds": (0, -1),
+    "trials": (0, -1),
+    "final_pairs": (1, 0),
     "processes": (0, -1),
     "limit": (0, 99),
 }

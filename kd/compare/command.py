@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from kd import pipeline, stages
+from kd import pipeline
 from kd.checkpoint import publish, require_writable, sha256, state_bytes, weights_bytes
 from kd.compare.comparison import CONTROL, DISTILLED, Answers, Comparison
 from kd.compare.files import comparison_files
 from kd.compare.report import compare_part
 from kd.compare.settings import CompareSettings
 from kd.compare.text import print_comparison
-from kd.console import say, say_files, say_sizes
+from kd.console import say, say_files
 from kd.cost import Cost, footprint, saved, training_cost
 from kd.data import make_loader
 from kd.devices import device_named, require_device
@@ -25,6 +25,7 @@ from kd.program import typed
 from kd.report.page import report_files
 from kd.run import open_run
 from kd.students import Lessons, Student, Trained, answers_of, train_students
+from kd.teaching import teach
 from kd.types import Objective
 
 
@@ -80,22 +81,13 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
         seed=settings.seed + number % settings.teachers,
         random_state=settings.random_state + number % settings.splits,
     )
-    data = pipeline.load_data(own)
-    if not number:
-        say_sizes("MNIST", data.sizes, device)
-    suffix = f"-{number}" if number else ""
-    model, _ = pipeline.train_teacher(own, data, device, title=f"teacher{suffix}")
-    parts = {
-        f"training{suffix}": (data.train_set, data.train_loader),
-        f"validation{suffix}": (data.val_set, data.val_loader),
-    }
-    training, validation = (loader.dataset for loader in stages.with_teacher_logits(model, parts).values())
+    taught, title = teach(own, device, number=number), f"teacher-{number}" if number else "teacher"
     on_validation, on_test = (
-        answers_of(model, dataset, batch_size=settings.batch_size, title=f"teacher{suffix}-{part}")
-        for part, dataset in {"validation": data.val_set, "test": data.test_set}.items()
+        answers_of(taught.model, dataset, batch_size=settings.batch_size, title=f"{title}-{part}")
+        for part, dataset in {"validation": taught.data.val_set, "test": taught.data.test_set}.items()
     )
-    lessons = Lessons(training, validation, data.test_set, settings.batch_size)
-    return Teacher(own, model, lessons, Answers(on_validation, on_test, sha256(weights_bytes(model))))
+    answers = Answers(on_validation, on_test, sha256(weights_bytes(taught.model)))
+    return Teacher(own, taught.model, taught.lessons, answers)
 
 
 def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:

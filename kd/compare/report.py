@@ -21,22 +21,14 @@ from kd.compare.text import (
     verdict_lines,
 )
 from kd.cost import Cost
-from kd.evidence import Verdict
 from kd.figures import toy_stamp
 from kd.plots import LABELS
 from kd.report.html import paragraph, table
-from kd.report.page import Part, Section, Tone
+from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance, telling
 from kd.report.svg import figure
 
 Arms = Mapping[str, Mapping[str, Spread]]
-
-_TONES: Mapping[Verdict, Tone] = {
-    "helps": "better",
-    "hurts": "worse",
-    "no difference larger than d": "equal",
-    "inconclusive": "open",
-}
 
 
 def compare_part(
@@ -61,7 +53,7 @@ def compare_part(
         Section("provenance", "Where this comes from", _provenance(comparison, spent, config, test, command)),
     )
     judged = comparison.across() or comparison.judgements()[0]
-    return Part("compare", verdict, toy_stamp(limit), sections, _TONES[judged.verdict], telling(config))
+    return Part("compare", verdict, toy_stamp(limit), sections, TONE_OF[judged.verdict], telling(config))
 
 
 def _arms(comparison: Comparison, arms: Arms) -> str:

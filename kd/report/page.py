@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 from kd.console import say
+from kd.evidence import Verdict
 from kd.reading import read_bytes
 from kd.report.check import require_plain_html
 
@@ -28,6 +29,13 @@ TONES = {
     "open": ("?", "Not decided"),
 }
 Tone = Literal["better", "worse", "equal", "open"]
+# Of the verdicts on paired seeds, whichever command has them.
+TONE_OF: Mapping[Verdict, Tone] = {
+    "helps": "better",
+    "hurts": "worse",
+    "no difference larger than d": "equal",
+    "inconclusive": "open",
+}
 
 # In their order, with the title that a chapter has where several commands have a section in it.
 CHAPTERS = {
