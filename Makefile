@@ -32,6 +32,7 @@ bench: $(VENV)/.installed-bench
 bench-full: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py --full $(ARGS)
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/many_students.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
