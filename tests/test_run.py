@@ -51,6 +51,13 @@ def test_changed_inputs_start_anew_say_why_and_leave_the_other_outcome(
         assert outcome(work, {"epochs": 2}) == 1
 
 
+def test_a_stage_whose_name_goes_on_is_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_run(tmp_path):
+        stage("work-2", {"epochs": 2}, Work())
+        stage("work", {"epochs": 3}, Work())
+    assert "starts anew" not in capsys.readouterr().out
+
+
 def test_without_an_open_run_nothing_is_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     work = Work()
