@@ -27,6 +27,9 @@ TEST_SIZE: Annotated[
 RANDOM_STATE: Annotated[int, "seed of the split into training and validation images, at least 0"] = 42
 EPOCHS: Annotated[int, "passes over the training images, for each of the three models, at least 1"] = 10
 LEARNING_RATE: Annotated[float, "Adam's step size at the first step, above 0; it falls linearly to 0"] = 4e-3
+BFLOAT16: Annotated[
+    bool, "train the teacher with products in bfloat16: faster with Intel AMX or a new GPU, with other rounding"
+] = False
 SEED: Annotated[int, "seed of initial weights, order of batches and dropout, at least 0"] = 0
 
 # Distillation parameters

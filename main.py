@@ -18,6 +18,7 @@ from kd import outcome, stages
 from kd.console import say_sizes
 from kd.data import in_order, stratified_split
 from kd.loop import Predictions
+from kd.objectives import in_bfloat16
 from kd.program import exit_status
 from kd.results import Run
 from kd.run import open_run
@@ -111,7 +112,8 @@ def train_teacher(train_loader: DataLoader[Any], val_loader: DataLoader[Any]) ->
     """Train a ``TeacherModel`` with Adam and cross-entropy, and save its curves as ``teacher_training.png``."""
     with kd.seeded(config.SEED):
         teacher = TeacherModel().to(config.DEVICE)
-    history = train_model("teacher", teacher, kd.supervised, train_loader, val_loader)
+    objective = in_bfloat16(kd.supervised) if config.BFLOAT16 else kd.supervised
+    history = train_model("teacher", teacher, objective, train_loader, val_loader)
     kd.publish(visualization.teacher_plot(history))
     curves = (history[name] for name in ("train_loss", "val_loss", "train_acc", "val_acc"))
     training = TeacherTraining(teacher, *curves)

@@ -28,6 +28,7 @@ import kd
 from distillation import distillation_objective
 from kd.cache import ASKED_AT_ONCE
 from kd.data import stratified_split
+from kd.objectives import in_bfloat16
 from kd.optimizers import adam
 from measuring import alternating, machine, report, seconds, table
 from models import StudentModel, TeacherModel
@@ -121,6 +122,7 @@ def measure(work: Work, rounds: int) -> dict[str, float]:
         {
             "product_rate": product_rate,
             "teacher": lambda: fitted(TeacherModel, kd.supervised, work.plain),
+            "teacher_bfloat16": lambda: fitted(TeacherModel, in_bfloat16(kd.supervised), work.plain),
             "teacher_bare": lambda: bare(TeacherModel, images, labels),
             "regular": lambda: fitted(StudentModel, kd.supervised, work.plain),
             "regular_unmeasured": lambda: fitted(StudentModel, kd.supervised, no_validation, metrics={}),  # type: ignore[arg-type]
@@ -144,6 +146,7 @@ def rows(figures: dict[str, float], steps: int) -> list[list[str]]:
     return [
         row("teacher epoch", figures["teacher"], "arithmetic bound", bound["teacher"]),
         row("teacher epoch", figures["teacher"], "bare loop", figures["teacher_bare"]),
+        row("teacher epoch, bfloat16", figures["teacher_bfloat16"], "teacher epoch", figures["teacher"]),
         row("student epoch, regular", figures["regular"], "bare loop", figures["student_bare"]),
         row("student epoch, regular", figures["regular"], "arithmetic bound", bound["student"]),
         row("student epoch, distilled", figures["distilled"], "regular student epoch", figures["regular"]),

@@ -20,7 +20,7 @@ from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
 from kd.history import History
 from kd.loop import Predictions
 from kd.models import MLP, ConvNet
-from kd.objectives import distilled, supervised
+from kd.objectives import distilled, in_bfloat16, supervised
 from kd.optimizers import adam
 from kd.results import Run
 from kd.run import open_run
@@ -93,7 +93,8 @@ def train_teacher(
     """A ConvNet trained on the labels, and its curves."""
     with seeded(settings.seed):
         teacher = ConvNet().to(device)
-    return teacher, trained_as(settings)(title, teacher, supervised, data.train_loader, data.val_loader)
+    objective = in_bfloat16(supervised) if settings.bfloat16 else supervised
+    return teacher, trained_as(settings)(title, teacher, objective, data.train_loader, data.val_loader)
 
 
 def new_student(settings: RunSettings, device: torch.device) -> nn.Module:

@@ -31,6 +31,8 @@ class RunSettings:
     """passes over the training images, for each of the three models, at least 1"""
     learning_rate: float = 4e-3
     """Adam's step size at the first step, above 0; it falls linearly to 0"""
+    bfloat16: bool = False
+    """train the teacher with products in bfloat16: faster with Intel AMX or a new GPU, with other rounding"""
     seed: int = 0
     """seed of initial weights, order of batches and dropout, at least 0"""
 

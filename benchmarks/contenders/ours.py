@@ -25,7 +25,7 @@ import measuring
 IMPORTED = time.perf_counter()
 
 
-def run(folder: Path, epochs: int, limit: int | None) -> dict[str, Any]:
+def run(folder: Path, epochs: int, limit: int | None, *, bfloat16: bool) -> dict[str, Any]:
     """Run the command; the figures that ``measuring.report`` prints.
 
     ``distilled`` counts collecting and verifying the teacher's logits; its epochs, being a mean, do not.
@@ -38,7 +38,8 @@ def run(folder: Path, epochs: int, limit: int | None) -> dict[str, Any]:
         **({} if limit is None else {"limit": limit}),
     }
     spent = _timed("prepare_distillation_data", "evaluate_all_models", "save_and_visualize_results")
-    status = pipeline._cli([part for name, value in settings.items() for part in (f"--{name}", str(value))])
+    words = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    status = pipeline._cli([*words, "--bfloat16"] if bfloat16 else words)
     if status:
         raise SystemExit(status)
     total = time.perf_counter() - STARTED
@@ -80,9 +81,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--limit", type=int, default=None, help="toy size: so many training images")
+    parser.add_argument("--bfloat16", action="store_true", help="as for main.py: in the teacher's training")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = run(Path(folder), arguments.epochs, arguments.limit)
+        figures = run(Path(folder), arguments.epochs, arguments.limit, bfloat16=arguments.bfloat16)
     measuring.report(**figures)
 
 
