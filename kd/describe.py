@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -174,7 +175,7 @@ def _compiled(thing: Any) -> Any:
     if isinstance(thing, property):
         return [_compiled(part) for part in (thing.fget, thing.fset)]
     if inspect.isfunction(thing):
-        return [_instructions(thing.__code__), _constant(thing.__defaults__), repr(thing.__kwdefaults__)]
+        return [_instructions(thing.__code__), _constant(thing.__defaults__), _shown(thing.__kwdefaults__)]
     if isinstance(thing, type):
         # Dunder values say where a class was written; later Pythons put its line number there.
         members = {name: m for name, m in vars(thing).items() if inspect.isroutine(m) or not name.startswith("__")}
@@ -198,5 +199,10 @@ def _constant(value: Any) -> Any:
     if isinstance(value, types.CodeType):
         return _instructions(value)
     if isinstance(value, frozenset):  # its own order differs from process to process
-        return sorted(map(repr, value))
-    return [_constant(item) for item in value] if isinstance(value, tuple) else repr(value)
+        return sorted(map(_shown, value))
+    return [_constant(item) for item in value] if isinstance(value, tuple) else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    """Its repr without addresses, which differ from process to process: a function may be another one's default."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import kd
-from kd.describe import describe, differences, digest
+from kd.describe import _compiled, describe, differences, digest
 from tests.conftest import tiny_model
 
 plain = st.recursive(
@@ -209,3 +209,14 @@ def test_the_code_that_was_loaded_counts_and_not_the_file(tmp_path: Path, monkey
     before = describe(objective)
     source.write_text("def objective(model, batch):\n    return 2\n")
     assert describe(objective) == before
+
+
+def test_a_function_that_is_a_default_is_described_by_its_name_and_not_by_its_address() -> None:
+    def first(x: int) -> int:
+        return x
+
+    def with_default(x: int, inner: object = first, *, other: object = first) -> object:
+        return x, inner, other
+
+    assert " at 0x" in repr(first)
+    assert " at 0x" not in str(_compiled(with_default))
