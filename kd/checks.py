@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch takes seconds to import, and settings are checked without it
@@ -13,6 +15,12 @@ def require(condition: bool, name: str, got: object, allowed: str, advice: str =
     if not condition:
         hint = f" ({advice})" if advice else ""
         raise ValueError(f"{name} must be {allowed}. Got {got!r} instead{hint}.")
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """``Did you mean a or b?`` with the known names that look most like this one; where none does, what else to say."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"Did you mean {' or '.join(close)}?" if close else otherwise
 
 
 def require_logits(name: str, logits: Tensor) -> None:

@@ -1,0 +1,120 @@
+"""A model from a user's own file: what it may be, what is said, and every way in which it can go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import cloudpickle
+import pytest
+import torch
+
+from kd.architectures import build
+from kd.describe import describe, digest
+
+CODE = """
+from __future__ import annotations
+import dataclasses
+from torch import nn
+
+@dataclasses.dataclass
+class Width:
+    value: int = 3
+
+class Told(nn.Sequential):
+    def __init__(self, input_shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(input_shape[0], classes))
+
+def half_told(classes, width=Width()):
+    return nn.Sequential(nn.LazyLinear(width.value), nn.Linear(width.value, classes))
+
+class Alone(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(6, 4))
+
+def asks_more(input_shape, depth): ...
+def fails(): raise KeyError("inside")
+def no_module(): return 3
+instance, number = Alone(), 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "random.py"  # which must not become everyone's random
+    path.write_text(CODE)
+    return path
+
+
+@pytest.mark.parametrize("name", ["Told", "half_told", "Alone"])
+def test_a_class_or_function_is_told_what_it_asks_for(
+    file: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (build(f"{file}:{name}", input_shape=(6,), classes=4, seed=5) for _ in range(2))
+    assert first(torch.randn(3, 6)).shape == (3, 4)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert f"{file}: running its code for {name}" in " ".join(capsys.readouterr().out.split("\n"))
+    assert [path.name for path in file.parent.iterdir()] == ["random.py"]
+    assert sys.modules["random"] is random
+
+
+def test_an_edit_counts_at_once_and_is_another_description(file: Path) -> None:
+    before = build(f"{file}:Told", input_shape=(6,), classes=4, seed=0)
+    file.write_text(CODE.replace("nn.Flatten(), nn.Linear", "nn.Identity(), nn.Linear"))
+    after = build(f"{file}:Told", input_shape=(6,), classes=4, seed=0)
+    assert type(after[0]).__name__ == "Identity"  # type: ignore[index]
+    assert digest(describe(before)) != digest(describe(after))
+
+
+def test_its_models_can_be_sent_to_another_process(file: Path) -> None:
+    model = build(f"{file}:Told", input_shape=(6,), classes=4, seed=0)
+    sent = file.parent / "model.bin"
+    sent.write_bytes(cloudpickle.dumps(model))
+    program = f"import pickle, torch; print(pickle.load(open({str(sent)!r}, 'rb'))(torch.ones(1, 6)).shape)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "torch.Size([1, 4])", ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", r"must be FILE.py:NAME, a Python file and what to take from it"),
+        ("Tolt", r"random.py defines no 'Tolt'\. Did you mean Told\?"),
+        ("qqqq", r"random.py defines no 'qqqq'\. Define it there; found: .*Told"),
+        (
+            "asks_more",
+            r"random.py:asks_more must take \(input_shape, classes\) or no arguments\. Got \(input_shape, depth",
+        ),
+        ("fails", r"random.py:fails failed as it was called \(KeyError: 'inside'\)\. Correct the file"),
+        ("no_module", r"random.py:no_module must make a torch.nn.Module\. Got a int instead"),
+        ("instance", r"must be a class or a function that makes a model\. Got a Alone instead"),
+        ("number", r"must be a class or a function that makes a model\. Got a int instead"),
+        ("Alone", r"Alone was tried on one example \[1, 7\] and failed"),
+    ],
+)
+def test_what_is_no_model_is_refused(file: Path, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(f"{file}:{name}", input_shape=(7,), classes=4, seed=0)
+
+
+def test_a_file_alone_names_nothing(file: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be FILE.py:NAME.*as in net.py:Student"):
+        build(str(file), input_shape=(7,), classes=4, seed=0)
+
+
+def test_a_file_that_is_not_there_or_does_not_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*net.py, from which 'Net' was to be taken\. Give"):
+        build(f"{tmp_path / 'net.py'}:Net", input_shape=(7,), classes=4, seed=0)
+    for code, reason in (("def", "SyntaxError"), ("import nothing_of_that_name", "ModuleNotFoundError: No module")):
+        (tmp_path / "net.py").write_text(code)
+        with pytest.raises(ValueError, match=rf"net.py failed while its code ran \({reason}.*\)\. Correct it"):
+            build(f"{tmp_path / 'net.py'}:Net", input_shape=(7,), classes=4, seed=0)
+        assert "kd_plugin_net" not in sys.modules
+
+
+def test_a_dataclass_of_the_file_can_be_made(file: Path) -> None:
+    build(f"{file}:half_told", input_shape=(6,), classes=4, seed=0)
+    assert dataclasses.is_dataclass(sys.modules["kd_plugin_random"].Width)
