@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd.reading import read_bytes, rebuilt_archive, require_plain_tensors
+from kd.reading import read_bytes, rebuilt_archive, require_plain_tensors, safetensors_in
 
 
 def publish(files: Mapping[Path, bytes]) -> None:
@@ -86,20 +86,47 @@ def state_bytes(state: Mapping[str, Tensor]) -> bytes:
 def load_weights(model: nn.Module, path: Path | str) -> None:
     """Load a ``state_dict`` file into the model, in place. Everything is checked before a single weight is changed.
 
+    Args:
+        path: as ``torch.save`` has written it, or ``.safetensors`` (extra ``safetensors``).
+
     Raises:
         OSError: the file cannot be read.
         ValueError: it is damaged, hostile, not finite, or does not fit the model: names, shapes and types exactly.
+        ImportError: it is a ``.safetensors`` file, and the extra is not installed.
     """
-    path, expected = Path(path), model.state_dict()
+    with naming_weights(model, path):
+        state = read_state(path, model.state_dict())
+        require_fitting(state, model.state_dict())
+    model.load_state_dict(state)
+
+
+@contextmanager
+def naming_weights(model: nn.Module, path: Path | str) -> Iterator[None]:
+    """Say in a ``ValueError`` which file is refused, for which model. Nothing inside the block changes the model."""
     try:
-        state = load_tensors(read_bytes(path, limit=_most_bytes(expected), because=", the model's own size and 1 MB"))
-        require_fitting(state, expected)
+        yield
     except ValueError as error:
         reason = str(error).removesuffix(".")
         raise ValueError(
             f"{path} does not hold weights of a {type(model).__name__}: {reason}. The model was not changed."
         ) from error
-    model.load_state_dict(state)
+
+
+def read_state(path: Path | str, expected: Mapping[str, Tensor], *, spare: int = 1) -> Any:
+    """What is in a file of weights, not yet compared with what is expected; only its size is.
+
+    Args:
+        spare: megabytes that it may have beyond those of the tensors expected.
+
+    Raises:
+        OSError, ValueError, ImportError: as ``load_weights``.
+    """
+    names = 1000 * len(expected) + 1_000_000 * spare
+    limit = names + sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    content = read_bytes(Path(path), limit=limit, because=f", the model's own size and {spare} MB")
+    if Path(path).suffix == ".safetensors":
+        return safetensors_in(content, header_limit=names)
+    return load_tensors(content)
 
 
 def require_fitting(found: object, expected: Mapping[str, Tensor]) -> None:
@@ -112,9 +139,10 @@ def require_fitting(found: object, expected: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: saying what it should be, and what it is instead.
     """
-    if not isinstance(found, dict) or set(found) != set(expected):
-        got = sorted(map(_shown, found)) if isinstance(found, dict) else type(found).__name__
-        raise ValueError(f"it should hold {sorted(expected)}. Got {got} instead")
+    if not isinstance(found, dict):
+        raise ValueError(f"it should hold {sorted(expected)}. Got {type(found).__name__} instead")
+    if set(found) != set(expected):
+        raise ValueError(_other_names(found, expected))
     for name, tensor in expected.items():
         value = found[name]
         if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
@@ -161,9 +189,22 @@ def require_space(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"not enough space in {folder}: {needs}. Free space or choose another folder.")
 
 
-def _most_bytes(state: Mapping[str, Tensor]) -> int:
-    """What a file of these tensors may take: a kilobyte each for name, shape and padding, and 1 MB for all else."""
-    return 1_000_000 + sum(tensor.numel() * tensor.element_size() + 1000 for tensor in state.values())
+def _other_names(found: Mapping[object, object], expected: Mapping[str, Tensor]) -> str:
+    """What it should hold and what it does instead: all names of a small model, the differing ones of a large one."""
+    wanted, got = sorted(expected), sorted(map(_shown, found))
+    if len(wanted) > 12:
+        wanted, got = ([name for name in one if name not in other] for one, other in ((wanted, got), (got, wanted)))
+    message = f"it should hold {_some(wanted)}. Got {_some(got)} instead"
+    for name, value in found.items():
+        if isinstance(value, Mapping) and set(value) == set(expected):
+            return f"{message}. Its entry {_shown(name)!r} has these: save that alone"
+    if {f"module.{name}" for name in expected} == set(found):
+        return f"{message}. It is that of an nn.DataParallel: save model.module.state_dict()"
+    return message
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[:12]} and {len(names) - 12} more" if len(names) > 12 else str(names)
 
 
 def _shown(key: object) -> str:

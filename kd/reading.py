@@ -78,6 +78,32 @@ def rebuilt_archive(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def safetensors_in(content: bytes, *, header_limit: int) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file by name. The format holds no code; its own library checks every offset.
+
+    Args:
+        header_limit: bytes that the header, a JSON text, may have.
+
+    Raises:
+        ImportError: the library is not installed.
+        ValueError: the header is larger, or the file is damaged or of another format.
+    """
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        install = "Install it: pip install 'knowledge-distillation[safetensors]'."
+        raise ImportError(f"a .safetensors file needs safetensors, which is not installed. {install}") from error
+    header = int.from_bytes(content[:8], "little")
+    if header > header_limit:
+        raise ValueError(f"its header should have at most {header_limit:,} bytes. Got {header:,}")
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(f"it is damaged or not a safetensors file ({type(error).__name__}: {reason})") from error
+    return tensors
+
+
 def require_plain_tensors(value: Any) -> None:
     """Every tensor in these containers is dense, on the CPU, and no larger than what is stored of it.
 
