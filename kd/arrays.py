@@ -71,7 +71,9 @@ def _npz(content: bytes, name: str, id_column: str | None) -> Table:
             wanted = others[0] if len(others) == 1 else name
             for needed in filter(None, (wanted, id_column)):
                 if needed not in members:
-                    raise ValueError(f"it should hold an array {needed!r}. Got {', '.join(members) or 'none'} instead")
+                    raise ValueError(
+                        f"it should hold an array {needed!r}. Got {', '.join([*members][:12]) or 'none'} instead"
+                    )
             values = _member(archive, members[wanted], "fiu")
             ids = _member(archive, members[id_column], "USiu") if id_column else None
     except ValueError:  # told already
@@ -102,14 +104,13 @@ def _array(stream: IO[bytes], size: int, kinds: str) -> Array:
         version = np.lib.format.read_magic(stream)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, columns_first, dtype = header[version](stream)
-        if dtype.kind not in kinds:
-            raise ValueError(f"its values are of type {dtype}, which is not one of numbers or ids")
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - stream.tell():
-            raise ValueError(
-                f"a shape {list(shape)} of {dtype} does not go with {size - stream.tell():,} bytes of values"
-            )
-        values = np.frombuffer(stream.read(), dtype=dtype)
-        return values.reshape(shape, order="F" if columns_first else "C")
+        left = size - stream.tell()
+    if dtype.kind not in kinds:
+        raise ValueError(f"its values are of type {dtype}, which is not one of numbers or ids")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
+        raise ValueError(f"a shape {list(shape)} of {dtype} does not go with {left:,} bytes of values")
+    with _saying_npy():
+        return np.frombuffer(stream.read(), dtype=dtype).reshape(shape, order="F" if columns_first else "C")
 
 
 @contextlib.contextmanager

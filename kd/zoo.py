@@ -77,7 +77,7 @@ def _require_large(spec: str, input_shape: Sequence[int]) -> None:
             f"{spec} is made for images of about 224 × 224 pixels; these have {height} × {width}. Most such networks "
             "shrink each side 32-fold, so little of the image is left at their end, and batch norm over a single pixel "
             "fails on a last batch of one image. cnn:32 keeps more of a small image.",
-            stacklevel=2,
+            stacklevel=5,  # whoever has called build()
         )
 
 

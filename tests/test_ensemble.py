@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import kd
+from kd.describe import describe, digest
 from kd.ensemble import Ensemble, average_logits
 from tests.conftest import tiny_model
 
@@ -98,6 +99,18 @@ def test_an_ensemble_is_a_teacher_whose_cache_is_the_average_of_the_caches(how: 
     kd.verify_logits(ensemble, digits, cached)
     caches = [kd.collect_logits(teacher, digits).logits for teacher in teachers]
     torch.testing.assert_close(cached.logits, average_logits(caches, how=how, temperature=4.0, weights=[1, 3]))
+
+
+def test_what_decides_an_average_decides_the_key_of_its_cache() -> None:
+    teachers = [tiny_model(1), tiny_model(2)]
+    ensembles = [
+        Ensemble(teachers, temperature=4.0),
+        Ensemble(teachers, temperature=5.0),
+        Ensemble(teachers, temperature=4.0, weights=[1, 2]),
+        Ensemble(teachers, temperature=4.0, how="logits"),
+        Ensemble(teachers[::-1], temperature=4.0),
+    ]
+    assert len({digest(describe(ensemble)) for ensemble in ensembles}) == len(ensembles)
 
 
 def test_distilling_from_two_teachers_is_distilling_from_their_mean(digits: kd.ImageDataset) -> None:

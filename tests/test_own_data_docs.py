@@ -1,0 +1,47 @@
+"""The page about own models: what it tells a reader to write runs, in its order, and says what is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Subset
+
+import kd
+from kd.architectures import build
+from kd.checkpoint import weights_bytes
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "own_data.md"
+
+
+@pytest.fixture
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the page takes for granted: data, and in the folder a teacher and a table of its answers."""
+    monkeypatch.chdir(tmp_path)
+    mnist = kd.load_mnist(train=True)
+    training, validation = Subset(mnist, range(200)), Subset(mnist, range(200, 400))
+    teacher = build("mlp:64", input_shape=(1, 28, 28), classes=10, seed=0)
+    loader = kd.make_loader(training, batch_size=20, shuffle=True)
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-3)
+    kd.fit(teacher, kd.supervised, loader, loader, optimizer=optimizer, epochs=5, seed=0)
+    Path("teacher.pth").write_bytes(weights_bytes(teacher))
+    files = [f"{i}.png" for i in range(200)]
+    rows = zip(files, kd.collect_logits(teacher, training).logits.tolist(), strict=True)
+    lines = [",".join([file, *map(repr, row)]) for file, row in rows]
+    Path("teacher.csv").write_text("\n".join(["file," + ",".join("0123456789"), *lines[::-1]]))
+    return {"training": training, "validation": validation, "labels": mnist.labels[:200], "names": files}
+
+
+def test_the_pages_python_runs_in_its_order(names: dict[str, Any]) -> None:
+    (section,) = re.findall(r"^## Models\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    for number, block in enumerate(blocks, start=1):
+        exec(compile(block, f"own_data.md, python block {number}", "exec"), names)
+    teacher, lessons = names["teacher"], names["lessons"]
+    np.testing.assert_allclose(lessons.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
+    torch.testing.assert_close(names["cached"].logits, names["same"])
