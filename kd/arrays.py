@@ -155,7 +155,9 @@ def _numbers(rows: list[tuple[int, list[str]]], width: int) -> Array:
     for into, (line, row) in zip(values, rows, strict=True):
         bad = next((cell for cell in row if not _is_number(cell)), None)
         if bad is not None:
-            raise ValueError(f"line {line} should hold numbers. Got {bad[:40]!r}")
+            raise ValueError(
+                f"line {line} should hold numbers. Got {bad[:40]!r}; one column may be of ids, if ids are given"
+            )
         if len(row) != width:
             raise ValueError(f"line {line} should hold {width} numbers, as the first line. Got {len(row)}")
         into[:] = [float(cell) for cell in row]

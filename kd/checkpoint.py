@@ -191,9 +191,9 @@ def require_space(folder: Path, size: int) -> None:
 
 def _other_names(found: Mapping[object, object], expected: Mapping[str, Tensor]) -> str:
     """What it should hold and what it does instead: all names of a small model, the differing ones of a large one."""
-    wanted, got = sorted(expected), sorted(map(_shown, found))
-    if len(wanted) > 12:
-        wanted, got = ([name for name in one if name not in other] for one, other in ((wanted, got), (got, wanted)))
+    large = len(expected) > 12
+    wanted = sorted(name for name in expected if not large or name not in found)
+    got = sorted(_shown(name) for name in found if not large or name not in expected)
     message = f"it should hold {_some(wanted)}. Got {_some(got)} instead"
     for name, value in found.items():
         if isinstance(value, Mapping) and set(value) == set(expected):

@@ -102,10 +102,11 @@ def _require_classes(state: object, expected: Mapping[str, Tensor], classes: int
     if not isinstance(state, dict) or set(state) != set(expected):
         return
     pairs = [(state[name], tensor) for name, tensor in expected.items() if isinstance(state[name], Tensor)]
-    other = [(found.shape, tensor.shape) for found, tensor in pairs if found.shape != tensor.shape]
-    heads = {found[0] for found, wanted in other if found[1:] == wanted[1:] and wanted[:1] == (classes,)}
-    if len(heads) == 1 and all(found[:1] == (*heads,) for found, _ in other):
+    other = [(tuple(found.shape), tuple(wanted.shape)) for found, wanted in pairs if found.shape != wanted.shape]
+    heads = {found[:1] for found, wanted in other if found[:1] and wanted == (classes, *found[1:])}
+    if len(heads) == 1 and all(found[:1] in heads for found, _ in other):
+        ((answered,),) = heads
         raise ValueError(
-            f"its head answers for {heads.pop()} classes, the data has {classes}. Take the teacher that was trained on "
+            f"its head answers for {answered} classes, the data has {classes}. Take the teacher that was trained on "
             "these classes, or train its head anew"
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import kd
@@ -201,6 +204,24 @@ def test_a_safetensors_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content[:end])
         with pytest.raises(ValueError, match="does not hold weights of a MLP"):
             load(path)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(data=st.data())
+def test_a_safetensors_file_with_other_bytes_is_refused_or_fits_and_is_finite(data: st.DataObject) -> None:
+    pytest.importorskip("safetensors", reason="needs the safetensors extra")
+    content = bytearray(good_safetensors())
+    place = st.integers(0, 299) | st.integers(0, len(content) - 1)  # the first 300 bytes are the header's
+    for at in data.draw(st.lists(place, min_size=1, max_size=3)):
+        content[at] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "teacher.safetensors"
+        path.write_bytes(content)
+        try:
+            teacher = load(path)
+        except ValueError:
+            return
+    assert all(tensor.isfinite().all() for tensor in teacher.state_dict().values())
 
 
 def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
