@@ -41,12 +41,41 @@ def load_plugin(spec: str) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}, from which {name!r} was to be taken. Give its path.")
     say(f"{path}: running its code for {name}")
-    module = _run(path)
+    module = run_file(path)
     if name not in vars(module):
         public = [known for known in vars(module) if not known.startswith("_")]
         meant = did_you_mean(name, public, f"Define it there; found: {', '.join(public) or 'nothing'}.")
         raise ValueError(f"{path} defines no {name!r}. {meant}")
     return getattr(module, name)
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Leaves no ``__pycache__`` beside a user's file, and never takes code from one that an edit has made old."""
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError(f"{path} is compiled anew each time")
+
+
+def run_file(path: Path) -> ModuleType:
+    """A Python file as a module, its code run anew; what it defines can be sent to other processes.
+
+    Raises:
+        ValueError: its code fails.
+    """
+    # A name that no installed module has: a file called random.py is not to become everyone's random.
+    name = f"kd_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses, among others, look their module up while they are made
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # anyone's code
+        del sys.modules[name]
+        raise ValueError(f"{path} failed while its code ran ({type(error).__name__}: {error}). Correct it.") from error
+    cloudpickle.register_pickle_by_value(module)  # no other process can import it by that name
+    return module
 
 
 def made_by(maker: Any, spec: str, *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -73,30 +102,6 @@ def made_by(maker: Any, spec: str, *, input_shape: tuple[int, ...], classes: int
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} must make a torch.nn.Module. Got a {type(model).__name__} instead.")
     return model
-
-
-class _Loader(importlib.machinery.SourceFileLoader):
-    """Leaves no ``__pycache__`` beside a user's file, and never takes code from one that an edit has made old."""
-
-    def path_stats(self, path: str) -> Any:
-        raise OSError(f"{path} is compiled anew each time")
-
-
-def _run(path: Path) -> ModuleType:
-    # A name that no installed module has: a file called random.py is not to become everyone's random.
-    name = f"kd_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses, among others, look their module up while they are made
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # anyone's code
-        del sys.modules[name]
-        raise ValueError(f"{path} failed while its code ran ({type(error).__name__}: {error}). Correct it.") from error
-    cloudpickle.register_pickle_by_value(module)  # no other process can import it by that name
-    return module
 
 
 def _signature(maker: Any, spec: str) -> inspect.Signature:
