@@ -16,13 +16,14 @@ import visualization
 from distillation import distillation_objective
 from kd import outcome, stages
 from kd.console import say_sizes
-from kd.data import in_order, stratified_split
+from kd.data import in_order
 from kd.loop import Predictions
 from kd.objectives import in_bfloat16
 from kd.program import exit_status
 from kd.results import Run
 from kd.run import open_run
 from kd.settings import command_line, current
+from kd.splits import stratified_split
 from models import StudentModel, TeacherModel
 from train import train_model
 

@@ -27,9 +27,9 @@ import config
 import kd
 from distillation import distillation_objective
 from kd.cache import ASKED_AT_ONCE
-from kd.data import stratified_split
 from kd.objectives import in_bfloat16
 from kd.optimizers import adam
+from kd.splits import stratified_split
 from measuring import alternating, machine, report, seconds, table
 from models import StudentModel, TeacherModel
 

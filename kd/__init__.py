@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time a name is imported when it is first used
     from kd.cache import collect_logits, verify_logits
     from kd.checkpoint import load_weights, publish, weights_bytes
-    from kd.data import DistillDataset, ImageDataset, batches_differ, loader_like, make_loader, stratified_order
+    from kd.data import DistillDataset, ImageDataset, batches_differ, loader_like, make_loader
     from kd.datasets import load_mnist
     from kd.history import History
     from kd.loop import Predictions, evaluate, fit, predict
     from kd.losses import kd_loss
     from kd.objectives import distilled, live_teacher, supervised
     from kd.seeding import seeded
+    from kd.splits import stratified_order
     from kd.types import Batch, Metric, Objective
 
 __all__ = [
@@ -49,13 +50,14 @@ __all__ = [
 _MODULES = {
     "cache": ("collect_logits", "verify_logits"),
     "checkpoint": ("load_weights", "publish", "weights_bytes"),
-    "data": ("DistillDataset", "ImageDataset", "batches_differ", "loader_like", "make_loader", "stratified_order"),
+    "data": ("DistillDataset", "ImageDataset", "batches_differ", "loader_like", "make_loader"),
     "datasets": ("load_mnist",),
     "history": ("History",),
     "loop": ("Predictions", "evaluate", "fit", "predict"),
     "losses": ("kd_loss",),
     "objectives": ("distilled", "live_teacher", "supervised"),
     "seeding": ("seeded",),
+    "splits": ("stratified_order",),
     "types": ("Batch", "Metric", "Objective"),
 }
 

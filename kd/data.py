@@ -1,8 +1,7 @@
-"""In-memory datasets, splits and loaders. A batch is one gather: no per-sample Python work on the training path."""
+"""In-memory datasets and loaders. A batch is one gather: no per-sample Python work on the training path."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,8 @@ from torch.utils.data import (
 from kd.checks import require
 from kd.seeding import epoch_seed, seeded
 from kd.types import Batch
+
+KEPT = (torch.uint8, torch.float32, torch.int64)  # what inputs in memory may be
 
 
 class Gathered(Sequence[tuple[Tensor, ...]]):
@@ -45,10 +46,63 @@ def collate(samples: Any) -> Batch:
     return samples.tensors if isinstance(samples, Gathered) else tuple(default_collate(samples))
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Images kept in memory as bytes; items are (normalised float32 image [C, H, W], label).
+class ArrayDataset(Dataset[tuple[Tensor, int]]):
+    """Inputs of any shape kept in memory as they came; items are (input as a model sees it, label).
 
-    Bytes, not floats: a quarter of the memory, and converting one batch costs less than fetching four times as much.
+    Bytes, where they came as bytes, not floats: a quarter of the memory, and converting one batch costs less than
+    fetching four times as much.
+
+    Args:
+        inputs: [N, ...] of uint8, of which an item is scaled to [0, 1]; of float32; or of int64, which stand for tokens
+            and stay as they are.
+        labels: [N] int64, from 0.
+        mean, std: of the training inputs, scaled to [0, 1] where they are bytes: numbers, or tensors that broadcast to
+            the shape of one input. An item is ``(input − mean) / std``, or just the input where they are None.
+    """
+
+    def __init__(
+        self, inputs: Tensor, labels: Tensor, *, mean: float | Tensor | None = None, std: float | Tensor | None = None
+    ) -> None:
+        if inputs.dtype not in KEPT or inputs.ndim < 2 or labels.shape != inputs.shape[:1]:
+            raise ValueError(
+                f"{type(self).__name__} needs inputs [N, ...] of uint8, float32 or int64 and labels [N]. "
+                f"Got {list(inputs.shape)} of {inputs.dtype} and {list(labels.shape)} instead."
+            )
+        require(labels.dtype == torch.int64, "labels", labels.dtype, "of int64, from 0")
+        self.inputs, self.labels, self.mean, self.std = inputs, labels, mean, std
+        self._scale, self._shift = self._factors()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._normalised(self.inputs[index]), int(self.labels[index])
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> Gathered:
+        rows = _rows(indices, len(self))
+        return Gathered(self._normalised(self.inputs.index_select(0, rows)), self.labels.index_select(0, rows))
+
+    def _normalised(self, inputs: Tensor) -> Tensor:
+        if inputs.dtype == torch.int64:
+            return inputs
+        return inputs.to(torch.float32, copy=True).mul_(self._scale).sub_(self._shift)
+
+    def _factors(self) -> tuple[Any, Any]:
+        """What an input is multiplied by, and what is taken off then: computed in double, once."""
+        mean, std = (0.0 if self.mean is None else self.mean), (1.0 if self.std is None else self.std)
+        require(bool((torch.as_tensor(std) > 0).all()), "std", std, "above 0", "that of the training inputs")
+        for name, value in (("mean", mean), ("std", std)):
+            shape, allowed = list(torch.as_tensor(value).shape), self.inputs.shape[1:]
+            require(
+                _broadcasts(shape, allowed), name, shape, f"a number or of a shape that fits inputs {list(allowed)}"
+            )
+        largest = 255 if self.inputs.dtype == torch.uint8 else 1
+        factors = 1 / (largest * std), mean / std
+        return tuple(f.float() if isinstance(f, Tensor) else f for f in factors)  # type: ignore[return-value]
+
+
+class ImageDataset(ArrayDataset):
+    """Images kept in memory as bytes; items are (normalised float32 image [C, H, W], label).
 
     Args:
         images: [N, C, H, W] uint8.
@@ -62,22 +116,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
                 "ImageDataset needs images [N, C, H, W] of uint8 and labels [N]. "
                 f"Got {list(images.shape)} of {images.dtype} and {list(labels.shape)} instead."
             )
-        require(labels.dtype == torch.int64, "labels", labels.dtype, "of int64, from 0")
-        require(std > 0, "std", std, "above 0", "that of the training images")
-        self.images, self.labels, self.mean, self.std = images, labels, mean, std
+        super().__init__(images, labels, mean=mean, std=std)
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._normalised(self.images[index]), int(self.labels[index])
-
-    def __getitems__(self, indices: Sequence[int] | Tensor) -> Gathered:
-        rows = _rows(indices, len(self))
-        return Gathered(self._normalised(self.images.index_select(0, rows)), self.labels.index_select(0, rows))
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
+    @property
+    def images(self) -> Tensor:
+        """[N, C, H, W] uint8."""
+        return self.inputs
 
 
 class DistillDataset(Dataset[tuple[Any, ...]]):
@@ -105,7 +149,7 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
 
     def __getitems__(self, indices: Sequence[int]) -> Gathered:
         rows = _rows(indices, len(self))
-        if isinstance(self.dataset, (ImageDataset, Split)):
+        if isinstance(self.dataset, (ArrayDataset, Split)):
             samples: Any = self.dataset.__getitems__(rows)  # once made, the tensor serves for both
         elif fetch := getattr(self.dataset, "__getitems__", None):
             samples = fetch(indices)
@@ -142,47 +186,11 @@ def _rows(indices: Sequence[int] | Tensor, length: int) -> Tensor:
     return torch.tensor([index if index >= 0 else index + length for index in indices])
 
 
-def stratified_order(labels: Tensor, *, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """A shuffled order of all samples in which every prefix has the classes in their overall proportions.
-
-    Each class is shuffled by itself and spread evenly over [0, 1); the order is that of the positions.
-    """
-    rng = np.random.default_rng(seed)
-    classes = labels.numpy()
-    position = np.empty(len(classes))
-    by_class = np.argsort(classes, kind="stable")
-    for indices in np.split(by_class, np.unique(classes[by_class], return_index=True)[1][1:]):
-        members = rng.permutation(indices)
-        position[members] = (np.arange(len(members)) + rng.random()) / len(members)
-    return np.argsort(position, kind="stable")
-
-
-def stratified_split(
-    dataset: ImageDataset, *, held_back: float, seed: int, limit: int | None = None
-) -> tuple[Split, Split]:
-    """Two parts in which the classes have their overall proportions: to train on, and to validate with.
-
-    The end of the stratified order is held back: the same as scikit-learn's stratified ``train_test_split`` in all but
-    the images drawn, without the second and the 75 MB that importing it takes.
-
-    Args:
-        held_back: fraction for validation, in (0, 1), rounded up to whole images.
-        seed: at least 0.
-        limit: split only the first so many images of the stratified order; None splits all.
-
-    Raises:
-        ValueError: too few images for every class to be in both parts.
-    """
-    chosen = stratified_order(dataset.labels, seed=seed)[:limit]
-    training = len(chosen) - math.ceil(held_back * len(chosen))
-    classes, *parts = (set(dataset.labels[rows].tolist()) for rows in (chosen, chosen[:training], chosen[training:]))
-    if not all(part == classes for part in parts):
-        found = " and ".join(str(len(part)) for part in parts)
-        raise ValueError(
-            f"holding back {held_back} of {len(chosen):,} images does not leave every class in both parts: of "
-            f"{len(classes)} classes, {found} are. Take more images, or hold back another share."
-        )
-    return Split(dataset, chosen[:training].tolist()), Split(dataset, chosen[training:].tolist())
+def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
+    try:
+        return np.broadcast_shapes(tuple(shape), tuple(target)) == tuple(target)
+    except ValueError:
+        return False
 
 
 def make_loader(dataset: Dataset[Any], *, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:

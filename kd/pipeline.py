@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from kd import outcome, stages
 from kd.checkpoint import publish
 from kd.console import say_sizes
-from kd.data import ImageDataset, make_loader, stratified_split
+from kd.data import ImageDataset, make_loader
 from kd.datasets import load_mnist
 from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
@@ -26,6 +26,7 @@ from kd.results import Run
 from kd.run import open_run
 from kd.run_settings import RunSettings
 from kd.seeding import seeded
+from kd.splits import stratified_split
 from kd.types import Objective
 
 

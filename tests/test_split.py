@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kd
-from kd.data import stratified_split
+from kd.splits import stratified_parts, stratified_split
 
 
 def dataset(labels: list[int]) -> kd.ImageDataset:
@@ -45,3 +47,19 @@ def test_too_few_images_for_every_class_are_refused_with_the_reason() -> None:
     expected = r"holding back 0\.2 of 10 images does not leave every class in both parts: of 5 classes, 5 and 2 are\."
     with pytest.raises(ValueError, match=expected):
         stratified_split(dataset([i % 5 for i in range(10)]), held_back=0.2, seed=0)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(st.integers(40, 90), st.integers(2, 4), st.integers(0, 9))
+def test_several_shares_are_cut_from_the_end_of_one_order(n: int, classes: int, seed: int) -> None:
+    labels = torch.arange(n) % classes
+    train, val, test = stratified_parts(labels, [0.25, 0.2], seed=seed)
+    assert [*train, *val, *test] == kd.stratified_order(labels, seed=seed).tolist()
+    assert len(test) == math.ceil(0.2 * n)
+    assert len(val) == math.ceil(0.25 * (n - len(test)))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
+def test_a_share_outside_its_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"a share that is held back must be in \(0, 1\). Got {share} instead"):
+        stratified_split(dataset([0, 1] * 9), held_back=share, seed=0)
