@@ -82,6 +82,10 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         rows = _rows(indices, len(self))
         return Gathered(self._normalised(self.inputs.index_select(0, rows)), self.labels.index_select(0, rows))
 
+    def normalised(self, mean: float | Tensor, std: float | Tensor) -> ArrayDataset:
+        """The same data, in the same memory, normalised with these."""
+        return ArrayDataset(self.inputs, self.labels, mean=mean, std=std)
+
     def _normalised(self, inputs: Tensor) -> Tensor:
         if inputs.dtype == torch.int64:
             return inputs

@@ -23,11 +23,11 @@ class DamagedDataError(OSError):
     """A data file is missing, unreadable or not what it should be. The message names the file and the remedy."""
 
 
-def read_idx(path: Path, *, sha256: str, remedy: str) -> Tensor:
+def read_idx(path: Path, *, sha256: str | None = None, remedy: str) -> Tensor:
     """The file's array as a uint8 tensor; gunzipped first if the name ends in ``.gz``.
 
     Args:
-        sha256: of the uncompressed bytes.
+        sha256: of the uncompressed bytes, where it is known.
         remedy: what the user should do about a bad file; ends the error message.
 
     Raises:
@@ -39,8 +39,7 @@ def read_idx(path: Path, *, sha256: str, remedy: str) -> Tensor:
     except (OSError, EOFError, zlib.error, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         reason = str(error).removesuffix(".")
         raise DamagedDataError(f"cannot read the data file {path}: {reason}. {remedy}") from error
-    digest = hashlib.sha256(raw).hexdigest()
-    if digest != sha256:
+    if sha256 is not None and (digest := hashlib.sha256(raw).hexdigest()) != sha256:
         raise DamagedDataError(
             f"the data file {path} is damaged or another file: its SHA-256 should be {sha256}. Got {digest}. {remedy}"
         )
