@@ -60,7 +60,7 @@ def stratified_parts(labels: Tensor, shares: Sequence[float], *, seed: int, limi
         limit: as ``stratified_split`` has it.
 
     Raises:
-        ValueError: too few images for every class to be in every part.
+        ValueError: too few items for every class to be in every part.
     """
     left = chosen = stratified_order(labels, seed=seed)[:limit]
     parts: list[Rows] = []
@@ -72,12 +72,13 @@ def stratified_parts(labels: Tensor, shares: Sequence[float], *, seed: int, limi
     classes, *found = (len(np.unique(labels.numpy()[rows])) for rows in (chosen, *parts))
     if found != [classes] * len(parts):
         raise ValueError(
-            f"holding back {_listed(shares)} of {len(chosen):,} images does not leave every class in "
+            f"holding back {_listed(shares)} of {len(chosen):,} items does not leave every class in "
             f"{'both' if len(parts) == 2 else 'all'} parts: of {classes} classes, {_listed(found)} are. "
-            "Take more images, or hold back another share."
+            "Take more items, or hold back another share."
         )
     return parts
 
 
 def _listed(values: Sequence[object]) -> str:
-    return " and ".join(map(str, values))
+    *most, last = map(str, values)
+    return f"{', '.join(most)} and {last}" if most else last

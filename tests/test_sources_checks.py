@@ -62,12 +62,12 @@ def test_a_single_item_to_test_with_is_told_of() -> None:
 )
 def test_a_class_without_items_to_learn_from_is_refused(labels: list[int], got: str) -> None:
     with pytest.raises(ValueError, match=f"train must have items of every class.*Got {got}.*labels count from 0"):
-        checks.check_classes(torch.tensor(labels), CLASSES, "train")
+        checks.require_classes(torch.tensor(labels), CLASSES)
 
 
 def test_a_single_class_to_learn_is_refused() -> None:
     with pytest.raises(ValueError, match=r"of two classes at least\. Got 1 of 1 classes"):
-        checks.check_classes(torch.zeros(5).long(), CLASSES[:1], "train")
+        checks.require_classes(torch.zeros(5).long(), CLASSES[:1])
 
 
 @pytest.mark.parametrize(

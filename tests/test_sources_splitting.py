@@ -135,7 +135,7 @@ def test_a_split_of_other_data_is_refused() -> None:
 
 def test_a_class_too_rare_for_every_part_is_refused() -> None:
     rare = ArrayDataset(table(30).inputs, torch.tensor([0, 1] * 14 + [0, 2]))
-    with pytest.raises(ValueError, match=r"holding back 0.1 and 0.2 of 30 images does not leave every class in all"):
+    with pytest.raises(ValueError, match=r"holding back 0.1 and 0.2 of 30 items does not leave every class in all"):
         split_source(source(train=rare))
 
 

@@ -44,7 +44,7 @@ def test_a_limit_splits_the_start_of_the_stratified_order() -> None:
 
 
 def test_too_few_images_for_every_class_are_refused_with_the_reason() -> None:
-    expected = r"holding back 0\.2 of 10 images does not leave every class in both parts: of 5 classes, 5 and 2 are\."
+    expected = r"holding back 0\.2 of 10 items does not leave every class in both parts: of 5 classes, 5 and 2 are\."
     with pytest.raises(ValueError, match=expected):
         stratified_split(dataset([i % 5 for i in range(10)]), held_back=0.2, seed=0)
 

@@ -25,6 +25,8 @@ def check_parts(parts: Mapping[str, Facts], classes: Sequence[str]) -> None:
     for part, facts in parts.items():
         require_label_range(facts.labels, classes, part)
         check_count(facts.labels, part)
+        if part == "train":
+            require_classes(facts.labels, classes)
         check_classes(facts.labels, classes, part)
         require_finite(facts.broken, part)
     require_equal_shapes(parts)
@@ -51,18 +53,22 @@ def check_count(labels: Tensor, part: str) -> None:
     warnings.warn(f"{part} has 1 item: no number about it means anything.", stacklevel=2)
 
 
-def check_classes(labels: Tensor, classes: Sequence[str], part: str) -> None:
-    """Two classes at least to learn, and items of every class; what is missing elsewhere, or rare, is told of."""
-    counts = torch.bincount(labels, minlength=len(classes))
-    empty, rare = ((counts == number).nonzero().flatten().tolist() for number in (0, 1))
+def require_classes(labels: Tensor, classes: Sequence[str]) -> None:
+    """Two classes at least to learn, and items of each to learn it from. Labels are within the classes."""
+    empty = _with_count(labels, classes, 0)
     present = len(classes) - len(empty)
-    if part == "train" and (present < 2 or empty):
+    if present < 2 or empty:
         missing = f", none of {_names(classes, empty)}" if empty else ""
         raise ValueError(
             f"train must have items of every class, and of two classes at least. Got {present} of {len(classes)} "
             f"classes{missing}. Take what is missing out of the classes, or add items of it; labels count from 0."
         )
-    if present == 1:
+
+
+def check_classes(labels: Tensor, classes: Sequence[str], part: str) -> None:
+    """What a part lacks, or has a single item of to learn from, is told of. Labels are within the classes."""
+    empty, rare = (_with_count(labels, classes, count) for count in (0, 1))
+    if len(empty) == len(classes) - 1:
         warnings.warn(f"{part} has items of one class only: {_names(classes, labels[:1].tolist())}.", stacklevel=2)
     elif empty:
         warnings.warn(f"{part} has no item of {_names(classes, empty)}.", stacklevel=2)
@@ -111,6 +117,10 @@ def check_duplicates(digests: Mapping[str, Sequence[bytes]]) -> None:
             if len(rows) == len(digests[second]):
                 raise ValueError(f"{where}: it would be judged by what it has learned. Give it data of its own.")
             warnings.warn(f"{where}, at {_indices(rows)}: they say nothing about new data.", stacklevel=3)
+
+
+def _with_count(labels: Tensor, classes: Sequence[str], count: int) -> list[int]:
+    return (torch.bincount(labels, minlength=len(classes)) == count).nonzero().flatten().tolist()
 
 
 def _names(classes: Sequence[str], labels: Sequence[int]) -> str:

@@ -13,6 +13,8 @@ KINDS = (
     ".npz file, or a .py file with a function load()"
 )
 
+_NOTHING = f"no data set can be opened from '{{where}}'. Name one of these: {KINDS}."
+
 
 def open_source(
     where: str | Path,
@@ -46,18 +48,32 @@ def open_source(
         from kd.sources.bundled import open_bundled
 
         return open_bundled(rest)
-    return _open_path(Path(where), names)
+    if colon and kind == "torchvision":
+        from kd.sources.vision import open_torchvision
+
+        if root is None:
+            raise ValueError(f"root must be the folder in which torchvision's {rest} lies. Got None instead.")
+        return open_torchvision(rest, Path(root), size=size)
+    if not str(where):
+        raise ValueError(_NOTHING.format(where=""))
+    return _open_path(Path(where), size, names)
 
 
 DIGITS = tuple("0123456789")
 
 
-def _open_path(path: Path, classes: list[str] | None) -> Source:
+def _open_path(path: Path, size: int | tuple[int, int] | None, classes: list[str] | None) -> Source:
+    from kd.sources.folder import open_folder
     from kd.sources.idx_folder import is_idx_folder, open_idx_folder
     from kd.sources.npz import open_npz
+    from kd.sources.plugin import open_plugin
 
     if path.suffix == ".npz":
         return open_npz(path, classes)
+    if path.suffix == ".py":
+        return open_plugin(path)
     if path.is_dir() and is_idx_folder(path):
         return open_idx_folder(path, classes)
-    raise ValueError(f"no data set can be opened from {str(path)!r}. Name one of these: {KINDS}.")
+    if path.is_dir():
+        return open_folder(path, size=size, classes=classes)
+    raise ValueError(_NOTHING.format(where=path))

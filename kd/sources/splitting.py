@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from kd.data import ArrayDataset, Split
-from kd.sources.checks import check_parts, require_label_range
+from kd.sources.checks import check_parts, require_classes, require_label_range
 from kd.sources.facts import Facts, Raw, facts_of
 from kd.sources.normalising import normalised
 from kd.sources.source import Source
@@ -57,6 +57,7 @@ def split_source(
     for part, found in facts.items():
         require_label_range(found.labels, source.classes, part)
     pool = facts["train"]
+    require_classes(pool.labels, source.classes)
     shares = {"val": held_back, "test": test_share}
     cut = {part: share for part, share in shares.items() if part not in facts}
     if chosen is None:
