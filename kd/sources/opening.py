@@ -23,8 +23,9 @@ def open_source(
     size: int | tuple[int, int] | None = None,
     columns: tuple[str, str] | None = None,
     classes: Sequence[str] | None = None,
+    download: bool = False,
 ) -> Source:
-    """The data set that ``where`` names, with the parts that it came with. Never touches the network.
+    """The data set that ``where`` names, with the parts that it came with.
 
     Args:
         where: what ``KINDS`` says.
@@ -34,6 +35,7 @@ def open_source(
             must have one size. For image files, ``torchvision:`` and ``hf:``.
         columns: the names of the inputs' and the labels' column, for ``hf:``.
         classes: names in label order, where the data do not tell them.
+        download: let ``hf:`` fetch what is not on this disk. Nothing else, and nothing without it, uses the network.
 
     Raises:
         ValueError: the string names nothing that can be opened, or the content does not fit.
@@ -54,6 +56,10 @@ def open_source(
         if root is None:
             raise ValueError(f"root must be the folder in which torchvision's {rest} lies. Got None instead.")
         return open_torchvision(rest, Path(root), size=size)
+    if colon and kind == "hf":
+        from kd.sources.hub import open_hub
+
+        return open_hub(rest, columns=columns, size=size, classes=names, download=download)
     if not str(where):
         raise ValueError(_NOTHING.format(where=""))
     return _open_path(Path(where), size, names)
