@@ -71,6 +71,12 @@ def test_the_loop_knows_no_method() -> None:
     assert not inside & {"losses", "objectives", "cache", "results", "plots", "console"}
 
 
+def test_data_sources_know_data_and_nothing_that_learns_from_it() -> None:
+    paths = [path for path in PACKAGE if path.parent.name == "sources"]
+    inside = {name.split(".")[1] for path in paths for name in _imports(path) if name.startswith("kd.")}
+    assert inside <= {"console", "data", "datasets", "describe", "reading", "seeding", "sources", "splits"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=_id)
 def test_a_constant_is_read_at_use_never_frozen_by_a_from_import(path: Path) -> None:
     assert not [name for name in _imports(path) if name.startswith("config.")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import pickle
@@ -22,10 +21,8 @@ from hypothesis.extra import numpy as numpy_strategies
 
 from kd.data import ArrayDataset
 from kd.datasets.idx import DamagedDataError
-from kd.sources import Source, npz, open_source, split_source
+from kd.sources import npz, open_source
 from kd.sources.arrays import from_arrays, to_inputs
-from kd.sources.labels import numbered
-from tests.test_datasets import idx
 
 exactly = settings(deadline=None, max_examples=60, derandomize=True)
 Array = np.ndarray[Any, Any]
@@ -49,7 +46,7 @@ def stored(part: Any) -> ArrayDataset:
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_an_npz_gives_its_parts(save: Callable[..., None], tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
-    save(path, x_train=X, y_train=Y, x_val=X + 100, y_val=Y, x_test=X + 200, y_test=Y, classes=["a", "b", "c"], more=X)
+    save(path, x_train=X, y_train=Y, x_val=X + 100, y_val=Y, x_test=X + 200, y_test=Y, classes=["a", "b", "c"])
     source = open_source(str(path))
     assert (source.name, source.classes, list(source.parts)) == ("own", ("a", "b", "c"), ["train", "val", "test"])
     assert torch.equal(stored(source.test).inputs, torch.from_numpy(X + 200))
@@ -62,12 +59,20 @@ def test_x_and_y_alone_are_the_training_data(tmp_path: Path) -> None:
     assert (list(source.parts), source.classes) == (["train"], ("0", "1", "2"))
 
 
+def test_arrays_that_are_not_used_are_told_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"own\.npz has arrays that are not used: x_valid, y_valid\."):
+        assert list(open_source(saved(tmp_path, x=X, y=Y, x_valid=X, y_valid=Y)).parts) == ["train"]
+
+
 def test_a_link_to_an_npz_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.npz").symlink_to(saved(tmp_path, x=X, y=Y))
     assert len(stored(open_source(tmp_path / "link.npz").train)) == 12
 
 
-@pytest.mark.parametrize("names", [("x",), ("y",), ("x_train",), ("x_test", "y_test"), ("x", "y", "x_test"), ("z",)])
+@pytest.mark.parametrize(
+    "names",
+    [("x",), ("y",), ("x_train",), ("x_test", "y_test"), ("x", "y", "x_test"), ("x", "y", "x_train", "y_train")],
+)
 def test_arrays_that_are_missing_are_named(names: tuple[str, ...], tmp_path: Path) -> None:
     path = saved(tmp_path, **{name: X if name[0] == "x" else Y for name in names})
     with pytest.raises(ValueError, match=r"own.npz must hold x_train and y_train \(or x and y\).*numpy.savez"):
@@ -219,134 +224,3 @@ def test_tokens_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         "text: whole numbers are taken for tokens and stay as they are; store quantities as" in capsys.readouterr().out
     )
-
-
-# --- labels
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "numbers"),
-    [
-        (np.array(["owl", "cat", "owl"]), ("cat", "owl"), [1, 0, 1]),
-        (np.array([b"owl", b"cat", b"owl"]), ("cat", "owl"), [1, 0, 1]),
-        (np.array(["10", "9", "10"]), ("9", "10"), [1, 0, 1]),
-        (np.array([True, False, True]), ("False", "True"), [1, 0, 1]),
-        (np.array([1.0, 0.0, 1.0]), ("0", "1"), [1, 0, 1]),
-        (np.array([[1], [0], [1]], dtype=np.uint8), ("0", "1"), [1, 0, 1]),
-    ],
-)
-def test_labels_of_every_kind_are_numbered(labels: Array, classes: tuple[str, ...], numbers: list[int]) -> None:
-    found, names = numbered({"train": labels, "test": labels[:1]})
-    assert (found["train"].tolist(), found["test"].tolist(), names) == (numbers, numbers[:1], classes)
-    assert found["train"].dtype == torch.int64
-
-
-@exactly
-@given(st.lists(st.text("abcé", min_size=1), min_size=1, max_size=30))
-def test_a_name_stands_at_its_number_among_the_classes(names: list[str]) -> None:
-    found, classes = numbered({"train": np.array(names)})
-    assert [classes[number] for number in found["train"].tolist()] == names
-    assert list(classes) == sorted(set(names))
-
-
-def test_names_and_floats_that_become_numbers_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
-    numbered({"train": np.array(["b", "a"])})
-    numbered({"train": np.array([0.0, 1.0])})
-    out = capsys.readouterr().out
-    assert "labels: 2 names are numbered from 0 in this order: 'a', 'b'" in out
-    assert "labels of train: whole numbers stored as float64 are taken as class numbers" in out
-
-
-def test_the_order_of_given_classes_counts() -> None:
-    assert numbered({"train": np.array(["b", "a"])}, ["b", "a"])[0]["train"].tolist() == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "message"),
-    [
-        ({"train": np.eye(3)}, None, r"labels of train must be \[N\], .* Got \[3, 3\] .*store its argmax\(axis=1\)"),
-        ({"train": np.array([0.5, 1])}, None, r"Got 0.5 at index 0 and 1 such labels in all. Only classes"),
-        ({"train": np.array([0, np.nan])}, None, "Got nan at index 1"),
-        ({"train": np.array([1j])}, None, r"whole numbers from 0 or strings. Got an array of complex128 .*astype"),
-        ({"train": np.array([0, -1])}, None, "labels of train must be within 0 … 0, .* Got -1 at index 1"),
-        ({"train": np.array([0, 1]), "val": np.array([2])}, None, "labels of val must be within 0 … 1"),
-        (
-            {"train": np.array(["a"]), "val": np.array(["b"])},
-            None,
-            "val must be among the 1 classes 'a'. Got 'b'",
-        ),
-        (
-            {"train": np.array([0, 1]), "val": np.array(["0"])},
-            None,
-            "of one kind .* numbers in train, names in val",
-        ),
-        ({"train": np.array([0, 1, 2])}, ["a", "b"], "labels of train must be within 0 … 1, the 2 classes"),
-        ({"train": np.array([0])}, ["a", "a"], r"class names must differ from each other. Got \['a', 'a'\]"),
-    ],
-)
-def test_labels_that_are_no_classes_are_refused(labels: Any, classes: list[str] | None, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        numbered(labels, classes)
-
-
-# --- IDX folders, scikit-learn's tables, and what is none of them
-
-
-def idx_folder(folder: Path, *, pack: Callable[[bytes], bytes] = gzip.compress, suffix: str = ".gz") -> Path:
-    images = np.random.default_rng(0).integers(0, 256, (40, 5, 4), dtype=np.uint8)
-    labels = (np.arange(40) % 2).astype(np.uint8)
-    for start, rows in (("train", slice(0, 30)), ("t10k", slice(30, 40))):
-        (folder / f"{start}-images-idx3-ubyte{suffix}").write_bytes(pack(idx(images[rows])))
-        (folder / f"{start}-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(labels[rows])))
-    return folder
-
-
-@pytest.mark.parametrize(("pack", "suffix"), [(gzip.compress, ".gz"), (bytes, "")])
-def test_a_folder_of_idx_files_gives_its_parts(pack: Callable[[bytes], bytes], suffix: str, tmp_path: Path) -> None:
-    source = open_source(idx_folder(tmp_path, pack=pack, suffix=suffix), classes=["even", "odd"])
-    assert (list(source.parts), source.classes) == (["train", "test"], ("even", "odd"))
-    assert stored(source.train).inputs.shape == (30, 1, 5, 4)
-    assert stored(source.test).labels.tolist() == [0, 1] * 5
-
-
-def test_a_missing_or_damaged_idx_file_is_named(tmp_path: Path) -> None:
-    labels = idx_folder(tmp_path) / "t10k-labels-idx1-ubyte.gz"
-    labels.write_bytes(labels.read_bytes()[:-9])
-    with pytest.raises(DamagedDataError, match=r"cannot read the data file .*t10k-labels-idx1-ubyte\.gz.*Fetch"):
-        open_source(tmp_path)
-    labels.unlink()
-    with pytest.raises(DamagedDataError, match=r"there is no .*t10k-labels-idx1-ubyte and no .*gz beside it"):
-        open_source(tmp_path)
-
-
-@pytest.mark.filterwarnings("ignore:. of .* inputs of .* are also in")  # iris has one flower twice
-@pytest.mark.parametrize(
-    ("name", "shape", "classes"),
-    [("iris", (4,), 3), ("wine", (13,), 3), ("breast_cancer", (30,), 2), ("digits", (1, 8, 8), 10)],
-)
-def test_scikit_learns_tables_become_parts(name: str, shape: tuple[int, ...], classes: int) -> None:
-    source = open_source(f"sklearn:{name}")
-    parts = split_source(source)
-    assert (source.name, len(source.classes), list(source.parts)) == (name, classes, ["train"])
-    assert parts.train[0][0].shape == shape
-
-
-@pytest.mark.parametrize("name", ["", "boston", "iris.csv", "__class__"])
-def test_another_name_of_scikit_learn_is_refused(name: str) -> None:
-    message = f"sklearn: must be followed by one of breast_cancer, digits, iris, wine. Got {name!r} instead"
-    with pytest.raises(ValueError, match=message):
-        open_source(f"sklearn:{name}")
-
-
-def test_the_embedded_mnist_is_a_source() -> None:
-    source = open_source("mnist")
-    assert isinstance(source, Source)
-    assert [len(stored(part)) for part in source.parts.values()] == [60_000, 10_000]
-
-
-@pytest.mark.parametrize("where", ["", "Mnist", "own.csv", "https://example.org/x.npz2"])
-def test_what_names_nothing_is_refused_with_what_may_be_named(where: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"no data set can be opened from .* Name one of these: mnist, torchvision:NAME"
-    ):
-        open_source(where)

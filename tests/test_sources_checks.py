@@ -189,3 +189,13 @@ def test_a_stream_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"must have a length and items by index\. Got a Stream instead\. Give it"):
         facts_of(Stream())
+
+
+def test_reading_a_users_items_leaves_the_random_state_alone() -> None:
+    class Noisy(Listed):
+        def __getitem__(self, index: int) -> object:
+            return torch.rand(2), 0
+
+    before = torch.get_rng_state()
+    facts_of(Noisy(1, 2, 3))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -121,6 +121,8 @@ def test_numbers_and_names_in_columns_that_are_named(package: StandIn) -> None:
 def test_usual_names_of_columns_are_found(package: StandIn) -> None:
     package.loaded = {"train": table(x=[[1.0], [2.0]], y=[0, 1])}
     assert stored(open_source("hf:lines").train).inputs.tolist() == [[1], [2]]
+    with pytest.raises(ValueError, match=r"hf:lines has numbers in 'x', which have no size\. Leave size away"):
+        open_source("hf:lines", size=8)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_what_does_not_fit_is_refused(
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"hf:mine needs the package datasets.*'knowledge-distillation\[hf\]'"):
+    with pytest.raises(ValueError, match=r"hf:mine needs Hugging Face datasets, .*'knowledge-distillation\[hf\]'"):
         open_source("hf:mine")
 
 

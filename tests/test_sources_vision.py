@@ -83,6 +83,11 @@ def test_cifar_with_colours_and_names(tmp_path: Path, monkeypatch: pytest.Monkey
         open_source("torchvision:CIFAR10", root=tmp_path)
 
 
+def test_a_size_for_arrays_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"torchvision's KMNIST consists of arrays, which keep their size\. Leave"):
+        open_source("torchvision:KMNIST", root=fashion(tmp_path, "KMNIST"), size=14)
+
+
 def eurosat(root: Path, count: int = 5) -> Path:
     for name in ("Forest", "River"):
         for number in range(count):

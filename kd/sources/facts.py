@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from kd.data import ArrayDataset, collate
+from kd.seeding import seeded
 
 AT_ONCE = 1024  # items: more save no time, and of large images they take the memory
 
@@ -93,7 +94,8 @@ def unwrapped(dataset: Dataset[Any]) -> tuple[Dataset[Any], Tensor]:
 def _items(dataset: Dataset[Any], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     name = type(dataset).__name__
     try:
-        inputs, labels = collate([tuple(dataset[row])[:2] for row in rows])
+        with seeded(0):  # a user's items may draw random numbers: not the caller's
+            inputs, labels = collate([tuple(dataset[row])[:2] for row in rows])
         if not (isinstance(inputs, Tensor) and isinstance(labels, Tensor)):
             raise TypeError("they are no tensors and no numbers")
     except (TypeError, ValueError, RuntimeError) as error:

@@ -54,9 +54,8 @@ def open_hub(
         classes: names in label order, where the column does not know them.
 
     Raises:
-        ImportError: the package is not installed.
         DamagedDataError: there is no such data set, or it cannot be read.
-        ValueError: the columns are not to be told, have no such names, or hold something else.
+        ValueError: the package is not installed; the columns cannot be told, are not there, or hold something else.
     """
     parts = _splits(_loaded(where, download))
     features = parts["train"].features
@@ -68,6 +67,8 @@ def open_hub(
     names = classes or getattr(features[target], "names", None)
     name = Path(where).name
     if type(features[inputs]).__name__ != "Image":
+        if size is not None:
+            raise ValueError(f"hf:{where} has numbers in {inputs!r}, which have no size. Leave size away.")
         return from_arrays(name, {part: _array(rows, inputs) for part, rows in parts.items()}, labels, names)
     numbers, found = numbered(labels, names)
     images = {
@@ -81,9 +82,8 @@ def _loaded(where: str, download: bool) -> Any:
     try:
         package = importlib.import_module("datasets")
     except ImportError as error:
-        raise ImportError(
-            f"hf:{where} needs the package datasets, which is not installed. Install the extra hf: "
-            "pip install 'knowledge-distillation[hf]'."
+        raise ValueError(
+            f"hf:{where} needs Hugging Face datasets, which is not installed: pip install 'knowledge-distillation[hf]'."
         ) from error
     saved = any((Path(where) / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:

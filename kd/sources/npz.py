@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def open_npz(path: Path, classes: list[str] | None = None) -> Source:
     except Exception as error:  # zipfile, zlib and numpy's parser have a dozen kinds for what is damaged
         reason = str(error).removesuffix(".")
         raise DamagedDataError(f"cannot read the data file {path}: {reason}. {_HINT}") from error
+    _require_pairs(path, arrays)
     if "x" in arrays:
         arrays = {f"{name}_train" if name in "xy" else name: values for name, values in arrays.items()}
-    _require_pairs(path, arrays)
     parts = [part for part in ("train", "val", "test") if f"x_{part}" in arrays]
     inputs, labels = ({part: arrays[f"{axis}_{part}"] for part in parts} for axis in "xy")
     named = arrays["classes"].astype(str).ravel().tolist() if "classes" in arrays else None
@@ -60,7 +61,11 @@ def read_npz(path: Path) -> dict[str, Array]:
             raise ValueError(f"it unpacks to more than {LIMIT:,} bytes. Got {unpacked:,}")
         if len({member.filename.removesuffix(".npy") for member in members}) < len(members):
             raise ValueError("two arrays in it have one name")
-        return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+        found = {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+        unused = sorted({name.removesuffix(".npy") for name in archive.namelist()} - set(found))
+    if unused:
+        warnings.warn(f"{path} has arrays that are not used: {', '.join(unused[:10])}.", stacklevel=3)
+    return found
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
@@ -82,7 +87,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 
 def _require_pairs(path: Path, arrays: dict[str, Array]) -> None:
     alone = [name for name in arrays if name[0] in "xy" and {"x": "y", "y": "x"}[name[0]] + name[1:] not in arrays]
-    if "x_train" not in arrays or alone:
+    if ("x" in arrays) == ("x_train" in arrays) or alone:
         raise ValueError(
             f"{path} must hold x_train and y_train (or x and y), and x_val with y_val, x_test with y_test. Got "
             f"{', '.join(arrays) or 'none of them'} instead. {_HINT}"

@@ -6,21 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kd.datasets import load_mnist
+from kd.sources.bundled import open_bundled
+from kd.sources.folder import open_folder
+from kd.sources.hub import open_hub
+from kd.sources.idx_folder import is_idx_folder, open_idx_folder
+from kd.sources.images import Size
+from kd.sources.npz import open_npz
+from kd.sources.plugin import open_plugin
 from kd.sources.source import Source
+from kd.sources.vision import open_torchvision
 
 KINDS = (
     "mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, a folder of images (train/CLASS/…) or of IDX files, a "
     ".npz file, or a .py file with a function load()"
 )
 
-_NOTHING = f"no data set can be opened from '{{where}}'. Name one of these: {KINDS}."
-
 
 def open_source(
     where: str | Path,
     *,
     root: Path | str | None = None,
-    size: int | tuple[int, int] | None = None,
+    size: int | Size | None = None,
     columns: tuple[str, str] | None = None,
     classes: Sequence[str] | None = None,
     download: bool = False,
@@ -28,58 +34,70 @@ def open_source(
     """The data set that ``where`` names, with the parts that it came with.
 
     Args:
-        where: what ``KINDS`` says.
-        root: the folder in which torchvision's data sets lie; for ``mnist`` a copy of one's own instead of the
+        where: what ``KINDS`` says; a path is never taken for a name.
+        root: the folder in which torchvision's data sets lie; for ``mnist``, a copy of one's own instead of the
             embedded one.
-        size: of images, height and width or both in one number, to which they are scaled and cropped. Without it they
+        size: of images, height and width or both in one number, to which they are scaled and cropped; without it they
             must have one size. For image files, ``torchvision:`` and ``hf:``.
         columns: the names of the inputs' and the labels' column, for ``hf:``.
-        classes: names in label order, where the data do not tell them.
+        classes: names in label order, for files, folders and ``hf:``, where the data do not tell them.
         download: let ``hf:`` fetch what is not on this disk. Nothing else, and nothing without it, uses the network.
 
     Raises:
-        ValueError: the string names nothing that can be opened, or the content does not fit.
+        ValueError: the string names nothing that can be opened, the content does not fit, or a package is missing.
         OSError: what it names is not there or is damaged.
-        ImportError: a package is missing; names the extra that brings it.
     """
-    kind, colon, rest = str(where).partition(":")
+    kind, name = _kind(where)
+    given = {"root": root, "size": size, "columns": columns, "classes": classes, "download": download or None}
+    unused = [argument for argument, value in given.items() if value is not None and argument not in _TAKES[kind]]
+    if unused:
+        raise ValueError(f"{unused[0]} says nothing about {str(where)!r}. Leave it away.")
     names = None if classes is None else [str(name) for name in classes]
-    if where == "mnist":
-        return Source("mnist", load_mnist(train=True, root=root), None, load_mnist(train=False, root=root), DIGITS)
-    if colon and kind == "sklearn":
-        from kd.sources.bundled import open_bundled
-
-        return open_bundled(rest)
-    if colon and kind == "torchvision":
-        from kd.sources.vision import open_torchvision
-
-        if root is None:
-            raise ValueError(f"root must be the folder in which torchvision's {rest} lies. Got None instead.")
-        return open_torchvision(rest, Path(root), size=size)
-    if colon and kind == "hf":
-        from kd.sources.hub import open_hub
-
-        return open_hub(rest, columns=columns, size=size, classes=names, download=download)
-    if not str(where):
-        raise ValueError(_NOTHING.format(where=""))
-    return _open_path(Path(where), size, names)
+    match kind:
+        case "mnist":
+            return _mnist(root)
+        case "torchvision":
+            return open_torchvision(name, root, size=size)
+        case "sklearn":
+            return open_bundled(name)
+        case "hf":
+            return open_hub(name, columns=columns, size=size, classes=names, download=download)
+        case ".npz":
+            return open_npz(Path(name), names)
+        case ".py":
+            return open_plugin(Path(name))
+        case "IDX":
+            return open_idx_folder(Path(name), names)
+    return open_folder(Path(name), size=size, classes=names)
 
 
-DIGITS = tuple("0123456789")
+# By kind of source, which arguments it has a use for.
+_TAKES: dict[str, set[str]] = {
+    "mnist": {"root"},
+    "torchvision": {"root", "size"},
+    "sklearn": set(),
+    "hf": {"columns", "size", "classes", "download"},
+    ".npz": {"classes"},
+    ".py": set(),
+    "IDX": {"classes"},
+    "folder": {"size", "classes"},
+}
 
 
-def _open_path(path: Path, size: int | tuple[int, int] | None, classes: list[str] | None) -> Source:
-    from kd.sources.folder import open_folder
-    from kd.sources.idx_folder import is_idx_folder, open_idx_folder
-    from kd.sources.npz import open_npz
-    from kd.sources.plugin import open_plugin
+def _kind(where: str | Path) -> tuple[str, str]:
+    """One of ``_TAKES``, and the name or path that goes with it."""
+    if isinstance(where, str):
+        kind, colon, name = where.partition(":")
+        if where == "mnist" or (colon and kind in {"torchvision", "sklearn", "hf"}):
+            return kind, name
+    path = Path(where)
+    if path.suffix in {".npz", ".py"}:
+        return path.suffix, str(path)
+    if where and path.is_dir():
+        return "IDX" if is_idx_folder(path) else "folder", str(path)
+    raise ValueError(f"no data set can be opened from {str(where)!r}. Name one of these: {KINDS}.")
 
-    if path.suffix == ".npz":
-        return open_npz(path, classes)
-    if path.suffix == ".py":
-        return open_plugin(path)
-    if path.is_dir() and is_idx_folder(path):
-        return open_idx_folder(path, classes)
-    if path.is_dir():
-        return open_folder(path, size=size, classes=classes)
-    raise ValueError(_NOTHING.format(where=path))
+
+def _mnist(root: Path | str | None) -> Source:
+    train, test = (load_mnist(train=train, root=root) for train in (True, False))
+    return Source("mnist", train, None, test, tuple("0123456789"))

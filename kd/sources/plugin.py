@@ -27,10 +27,10 @@ def open_plugin(path: Path) -> Source:
         ValueError: it has no ``load``, or that returns something else.
     """
     say(f"data: this runs the code in {path.resolve()}")
-    load = getattr(_loaded(path), "load", None)
-    if not callable(load):
+    make = getattr(_loaded(path), "load", None)
+    if not callable(make):
         raise ValueError(f"{path} must define a function load(). Got none instead. {_HINT}")
-    result = load()
+    result = make()
     if isinstance(result, Source):
         return result
     if not (isinstance(result, tuple) and len(result) == 2 and all(hasattr(part, "__getitem__") for part in result)):

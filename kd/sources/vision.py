@@ -40,22 +40,27 @@ class Items(NamedTuple):
         return image
 
 
-def open_torchvision(name: str, root: Path, *, size: int | Size | None = None) -> Source:
+def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | None = None) -> Source:
     """The parts that torchvision has of this data set, with its class names.
 
     Args:
         name: of the class in ``torchvision.datasets``.
         root: the folder that its constructor takes.
-        size: as ``kd.sources.image_files.from_pictures`` has it; for those that are not arrays already.
+        size: as ``kd.sources.image_files.from_pictures`` has it; not for those that are arrays already.
 
     Raises:
-        ValueError: no such data set, or one that needs more than a name, or whose items are no images with classes.
+        ValueError: no root, no such data set, one that needs more than a name or whose items are no images with
+            classes, or a size for one of arrays.
         DamagedDataError: its files are not there, or not those that torchvision knows.
     """
-    found = _found(name, _class(name), root)
+    if root is None:
+        raise ValueError(f"root must be the folder in which torchvision's {name} lies. Got None instead.")
+    found = _found(name, _class(name), Path(root))
     classes = _classes(found["train"])
     labels = {part: _labels(dataset) for part, dataset in found.items()}
     if all(isinstance(getattr(dataset, "data", None), (np.ndarray, Tensor)) for dataset in found.values()):
+        if size is not None:
+            raise ValueError(f"torchvision's {name} consists of arrays, which keep their size. Leave size away.")
         return from_arrays(name, {part: np.asarray(dataset.data) for part, dataset in found.items()}, labels, classes)
     numbers, names = numbered(labels, classes)
     items = {part: Items([f"{part} item {row}" for row in range(len(some))], some) for part, some in found.items()}
