@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,22 @@ def test_links_inside_the_folder_are_followed_but_none_in_a_circle(tmp_path: Pat
         open_source(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tree(tmp_path) / "bee" / "pipe.png")
+    with pytest.raises(DamagedDataError, match=r"1 of 13 images .*pipe\.png \(it is not a regular file\)"):
+        open_source(tmp_path)
+
+
 # --- layout
+
+
+@pytest.mark.parametrize("name", ["Training", "val", "test"])
+def test_parts_are_not_taken_for_classes(name: str, tmp_path: Path) -> None:
+    tree(tmp_path, name, "more")
+    message = rf"must have a folder train where it has parts\. Got \['{name.lower()}'\] instead"
+    with pytest.raises(ValueError, match=message):
+        open_source(tmp_path)
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:

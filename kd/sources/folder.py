@@ -16,6 +16,7 @@ from kd.sources.source import Source
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision has them
 PARTS = ("train", "val", "test")
+MISNAMED = {"training", "val", "valid", "validation", "dev", "test", "testing"}  # no classes, where train is missing
 _SHOWN = 3
 
 
@@ -47,12 +48,15 @@ def open_folder(folder: Path, *, size: int | Size | None = None, classes: list[s
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    if not (folder / "train").is_dir():
+    present = _folders(folder)
+    if "train" not in present:
+        if parts := sorted(MISNAMED.intersection(map(str.lower, present))):
+            raise ValueError(f"{folder} must have a folder train where it has parts. Got {parts} instead. Rename them.")
         return {"train": folder}
-    ignored = sorted(set(_folders(folder)) - set(PARTS))
+    ignored = sorted(set(present) - set(PARTS))
     if ignored:
         warnings.warn(f"{folder} has folders beside train, val and test that are not used: {ignored}.", stacklevel=4)
-    return {part: folder / part for part in PARTS if (folder / part).is_dir()}
+    return {part: folder / part for part in PARTS if part in present}
 
 
 def _classes(train: Path, classes: list[str] | None) -> list[str]:

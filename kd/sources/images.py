@@ -43,7 +43,13 @@ class Files:
         self.names = [str(path) for path in paths]
 
     def open(self, row: int) -> Image.Image:
-        """Only the header is read."""
+        """Only the header is read.
+
+        Raises:
+            OSError: no regular file: a named pipe would be waited for without end.
+        """
+        if not Path(self.names[row]).is_file():
+            raise OSError("it is not a regular file")
         return Image.open(self.names[row])
 
     def digest(self, row: int) -> str:

@@ -86,8 +86,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 
 
 def _require_pairs(path: Path, arrays: dict[str, Array]) -> None:
-    alone = [name for name in arrays if name[0] in "xy" and {"x": "y", "y": "x"}[name[0]] + name[1:] not in arrays]
-    if ("x" in arrays) == ("x_train" in arrays) or alone:
+    inputs, labels = ({name[1:] for name in arrays if name[0] == axis} for axis in "xy")
+    if inputs != labels or ("" in inputs) == ("_train" in inputs):
         raise ValueError(
             f"{path} must hold x_train and y_train (or x and y), and x_val with y_val, x_test with y_test. Got "
             f"{', '.join(arrays) or 'none of them'} instead. {_HINT}"
