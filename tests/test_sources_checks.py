@@ -106,6 +106,24 @@ def test_parts_of_different_shapes_or_types_are_refused() -> None:
         checks.require_equal_shapes({"train": facts(), "val": other})
 
 
+@pytest.mark.parametrize(
+    ("test", "got"),
+    [
+        (["cat", "owl", "dog"], "'dog' in train and 'owl' in test for label 1"),
+        (["cat", "dog"], "'owl' in train and None in test for label 2"),
+        (["cat", "dog", "owl", "yak"], "None in train and 'yak' in test for label 3"),
+    ],
+)
+def test_another_order_or_number_of_classes_is_refused(test: list[str], got: str) -> None:
+    with pytest.raises(ValueError, match=rf"same order, in all parts\. Got {got}.*Number the labels of test as"):
+        checks.require_equal_classes({"train": CLASSES, "val": None, "test": test})
+
+
+def test_classes_that_are_the_same_or_have_no_names_pass() -> None:
+    checks.require_equal_classes({"train": CLASSES, "val": None, "test": list(CLASSES)})
+    checks.require_equal_classes({"train": None, "test": list(CLASSES)})
+
+
 def test_an_input_in_two_parts_is_told_of_with_its_index() -> None:
     message = r"1 of 6 inputs of test are also in train, at index 0: they say nothing about new data"
     with pytest.warns(UserWarning, match=message):  # rows 0-1, 2-3, …: the last of train is the first of test

@@ -74,6 +74,13 @@ def test_class_names_are_taken_from_the_data_set(tmp_path: Path) -> None:
     assert open_source(written(tmp_path, code)).classes == ("x", "y", "z")
 
 
+def test_data_sets_with_their_classes_in_another_order_are_refused(tmp_path: Path) -> None:
+    named = "    train.classes, test.classes = ['x', 'y', 'z'], ['y', 'x', 'z']\n    return train, test\n"
+    code = CODE + f"\n\ndef load():\n    train, test = Squares(0, 60), Squares(100, 12)\n{named}"
+    with pytest.raises(ValueError, match="Got 'x' in train and 'y' in test for label 0"):
+        open_source(written(tmp_path, code))
+
+
 def test_a_process_that_cannot_import_the_file_gets_its_data_sets(tmp_path: Path) -> None:
     sent = cloudpickle.dumps(open_source(written(tmp_path, PAIR)).train)
     del sys.modules["kd_plugin_my_data"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -96,6 +97,19 @@ def require_equal_shapes(parts: Mapping[str, Facts]) -> None:
                 f"inputs must have the same shape and type in all parts. Got {shapes} instead. Convert {part} as the "
                 "training data were."
             )
+
+
+def require_equal_classes(classes: Mapping[str, Sequence[str] | None]) -> None:
+    """Label k stands for the same class in all parts, as far as they name their classes in label order."""
+    named = {part: list(names) for part, names in classes.items() if names is not None}
+    for part, names in named.items():
+        pairs = zip_longest(named.get("train", names), names)
+        for label, (known, other) in enumerate(pairs):
+            if known != other:
+                raise ValueError(
+                    f"classes must be the same, in the same order, in all parts. Got {known!r} in train and {other!r} "
+                    f"in {part} for label {label}. Number the labels of {part} as the training data have them."
+                )
 
 
 def check_duplicates(digests: Mapping[str, Sequence[bytes]]) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from kd.datasets.idx import DamagedDataError
 from kd.sources.arrays import Array, from_arrays
+from kd.sources.checks import require_equal_classes
 from kd.sources.image_files import from_pictures
 from kd.sources.images import Size
 from kd.sources.labels import numbered
@@ -64,7 +65,9 @@ def open_hub(
     if missing:
         raise ValueError(f"columns must be among {list(features)}. Got {missing[0]!r} instead.")
     labels = {part: np.asarray(rows[target][:]) for part, rows in parts.items()}
-    names = classes or getattr(features[target], "names", None)
+    known = {part: getattr(rows.features[target], "names", None) for part, rows in parts.items()}
+    require_equal_classes(known)
+    names = classes or known["train"]
     name = Path(where).name
     if type(features[inputs]).__name__ != "Image":
         if size is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 
 from kd.console import say
+from kd.sources.checks import require_equal_classes
 from kd.sources.facts import facts_of
 from kd.sources.source import Source
 
@@ -36,6 +37,7 @@ def open_plugin(path: Path) -> Source:
     if not (isinstance(result, tuple) and len(result) == 2 and all(hasattr(part, "__getitem__") for part in result)):
         raise ValueError(f"load() in {path} returned a {type(result).__name__}. {_HINT}")
     train, test = result
+    require_equal_classes({part: _named(data) for part, data in (("train", train), ("test", test))})
     return Source(path.stem, train, None, test, _classes(train))
 
 
@@ -58,9 +60,14 @@ def _loaded(path: Path) -> ModuleType:
     return module
 
 
+def _named(data: Any) -> list[str] | None:
+    names = getattr(data, "classes", None)
+    return None if names is None else [str(name) for name in names]
+
+
 def _classes(train: Any) -> tuple[str, ...]:
     """As the data set names them, in torchvision's way, or the numbers that its labels are."""
-    names = getattr(train, "classes", None)
+    names = _named(train)
     if names is not None:
-        return tuple(map(str, names))
+        return tuple(names)
     return tuple(map(str, range(int(facts_of(train).labels.max()) + 1)))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kd.datasets.idx import DamagedDataError
 from kd.sources.arrays import from_arrays
+from kd.sources.checks import require_equal_classes
 from kd.sources.image_files import from_pictures
 from kd.sources.images import Size
 from kd.sources.labels import numbered
@@ -56,13 +57,16 @@ def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | N
     if root is None:
         raise ValueError(f"root must be the folder in which torchvision's {name} lies. Got None instead.")
     found = _found(name, _class(name), Path(root))
-    classes = _classes(found["train"])
+    classes = {part: _classes(dataset) for part, dataset in found.items()}
+    require_equal_classes(classes)
     labels = {part: _labels(dataset) for part, dataset in found.items()}
     if all(isinstance(getattr(dataset, "data", None), (np.ndarray, Tensor)) for dataset in found.values()):
         if size is not None:
             raise ValueError(f"torchvision's {name} consists of arrays, which keep their size. Leave size away.")
-        return from_arrays(name, {part: np.asarray(dataset.data) for part, dataset in found.items()}, labels, classes)
-    numbers, names = numbered(labels, classes)
+        return from_arrays(
+            name, {part: np.asarray(dataset.data) for part, dataset in found.items()}, labels, classes["train"]
+        )
+    numbers, names = numbered(labels, classes["train"])
     items = {part: Items([f"{part} item {row}" for row in range(len(some))], some) for part, some in found.items()}
     data = from_pictures(items, numbers, size=size)
     return Source(name, data["train"], data.get("val"), data.get("test"), names)
