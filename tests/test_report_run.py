@@ -307,7 +307,7 @@ class Named(Unknown):
 def test_data_is_told_by_its_digests_wherever_it_lies(run: Run) -> None:
     assert isinstance(run.test, kd.ImageDataset)
     plain, inside = digests(run.test), digests(Subset(run.test, range(30)))
-    assert plain[2::2] == ["images", "labels"]
+    assert plain[2::2] == ["inputs", "labels"]
     assert set(plain[3::2]) <= set(inside)
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in plain[3::2])
 

@@ -21,11 +21,12 @@ from hypothesis.extra import numpy as numpy_strategies
 
 from kd.data import ArrayDataset
 from kd.datasets.idx import DamagedDataError
-from kd.sources import npz, open_source
+from kd.sources import npz, open_source, split_source
 from kd.sources.arrays import from_arrays, to_inputs
 
 exactly = settings(deadline=None, max_examples=60, derandomize=True)
 Array = np.ndarray[Any, Any]
+PARTS = ("train", "val", "test")
 X, Y = np.arange(24, dtype=np.float32).reshape(12, 2), np.arange(12) % 3
 
 
@@ -212,6 +213,20 @@ def test_inputs_keep_their_values_and_only_images_change_their_axes(values: Arra
 def test_inputs_that_are_no_rows_of_numbers_are_refused(values: Array, got: str) -> None:
     with pytest.raises(ValueError, match=rf"inputs of test must be numbers \[N, ...\], .* Got {got} instead\. Give a"):
         to_inputs("test", values)
+
+
+def test_a_number_too_large_for_float32_is_refused_as_infinite() -> None:
+    values = X.astype(np.float64)
+    values[4, 1] = 1e300
+    source = from_arrays("own", {"train": values, "val": X + 50, "test": X + 99}, dict.fromkeys(PARTS, Y))
+    with pytest.raises(ValueError, match=r"inputs of train must be finite\. Got NaN or infinity in 1 of 12 items"):
+        split_source(source)
+
+
+@pytest.mark.parametrize(("rows", "message"), [(0, "own, train: a part must have items"), (1, "Got 1 of 1 classes")])
+def test_no_or_a_single_item_is_refused(rows: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_source(from_arrays("own", {"train": X[:rows]}, {"train": Y[:rows]}))
 
 
 def test_another_number_of_labels_than_inputs_is_refused() -> None:

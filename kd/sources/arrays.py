@@ -65,6 +65,7 @@ def to_inputs(part: str, values: Array) -> Tensor:
     elif values.ndim == 4 and values.shape[-1] in CHANNELS and values.shape[1] not in CHANNELS:
         values = np.moveaxis(values, -1, 1)
     if values.dtype != np.uint8:
-        values = values.astype(np.int64 if values.dtype.kind in "ui" else np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which a check refuses
+            values = values.astype(np.int64 if values.dtype.kind in "ui" else np.float32, copy=False)
     values = np.ascontiguousarray(values)
     return torch.from_numpy(values if values.flags.writeable else values.copy())
