@@ -48,7 +48,9 @@ assert not torch.cuda.is_initialized()
 """
 
 
-@pytest.mark.parametrize("module", ["kd", "kd.cli", "kd.pipeline", "kd.sources", "kd.teachers", "kd.logit_files", "main"])
+@pytest.mark.parametrize(
+    "module", ["kd", "kd.cli", "kd.pipeline", "kd.sources", "kd.teachers", "kd.logit_files", "main"]
+)
 def test_importing_has_no_effect(module: str, tmp_path: Path) -> None:
     """``main`` imports config, models, train, distillation and visualization, so its import covers theirs."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}

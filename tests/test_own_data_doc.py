@@ -1,4 +1,4 @@
-"""docs/own_data.md: its examples print what stands below them, and it names every kind of source there is."""
+"""docs/own_data.md, on data: its example prints what stands below it, and every kind of source is named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import main
 from kd.sources import opening
 
-TEXT = (Path(main.__file__).parent / "docs" / "own_data.md").read_text(encoding="utf-8")
+PAGE = (Path(main.__file__).parent / "docs" / "own_data.md").read_text(encoding="utf-8")
+(TEXT,) = re.findall(r"^## Data .*?(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def test_the_example_prints_what_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_two_data_sets_become_a_source_and_the_console_says_that_code_runs(
 ) -> None:
     path = written(tmp_path, PAIR)
     source = open_source(path)
-    assert capsys.readouterr().out == f"data: this runs the code in {path}\n"
+    assert capsys.readouterr().out == f"{path}: running its code for load\n"
     assert (source.name, source.classes, list(source.parts)) == ("my_data", ("0", "1", "2"), ["train", "test"])
     parts = split_source(source)
     assert [len(part) for part in parts[:3]] == [54, 6, 12]  # type: ignore[arg-type]
@@ -90,8 +90,11 @@ def test_a_process_that_cannot_import_the_file_gets_its_data_sets(tmp_path: Path
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("x = 1\n", r"my_data\.py must define a function load\(\)\. Got none instead\. It must return a kd\.sources\."),
-        ("load = 1\n", r"must define a function load\(\)"),
+        ("x = 1\n", r"my_data\.py defines no 'load'"),
+        (
+            "load = 1\n",
+            r"load in .*my_data\.py must be a function\. Got a int instead\. It must return a kd\.sources\.",
+        ),
         ("def load():\n    return 1\n", r"load\(\) in .*my_data\.py returned a int\. It must return"),
         ("def load():\n    return [], [], []\n", "returned a tuple"),
     ],
@@ -101,12 +104,11 @@ def test_a_file_that_breaks_its_promise_is_refused(code: str, message: str, tmp_
         open_source(written(tmp_path, code))
 
 
-def test_an_error_in_the_file_is_its_own_and_leaves_no_module(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError):
-        open_source(written(tmp_path, "1 / 0\n"))
-    assert "kd_plugin_my_data" not in sys.modules
+def test_an_error_in_the_users_code_is_told_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"load\(\) in .*my_data\.py failed \(ZeroDivisionError: .*\)\. Correct it"):
+        open_source(written(tmp_path, "def load():\n    return 1 / 0\n"))
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no file none\.py to load the data from\. Check its path"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file none\.py"):
         open_source("none.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,7 +14,8 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 from kd.data import ArrayDataset, collate
 from kd.seeding import seeded
 
-AT_ONCE = 1024  # items: more save no time, and of large images they take the memory
+AT_ONCE = 1024  # items: more save no time
+VALUES = 2**22  # of all items at once: large ones would take the memory, as double 8 bytes each
 
 
 @runtime_checkable
@@ -68,14 +70,22 @@ def facts_of(dataset: Dataset[Any]) -> Facts:
 def raw_batches(dataset: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     """(inputs as they are stored, labels), in order, as many at once as is good for the memory."""
     base, rows = unwrapped(dataset)
-    for start in range(0, len(rows), AT_ONCE):
-        chosen = rows[start : start + AT_ONCE]
+    step = max(1, min(AT_ONCE, VALUES // _values(base))) if len(rows) else 1
+    for start in range(0, len(rows), step):
+        chosen = rows[start : start + step]
         if isinstance(base, ArrayDataset):
             yield base.inputs.index_select(0, chosen), base.labels.index_select(0, chosen)
         elif isinstance(base, Raw):
             yield base.raw(chosen), base.labels.index_select(0, chosen)
         else:
             yield _items(base, chosen.tolist())
+
+
+def _values(base: Dataset[Any]) -> int:
+    """How many numbers one input has; of a user's own, whose first item is not asked for twice, a guess."""
+    if isinstance(base, ArrayDataset):
+        return math.prod(base.inputs.shape[1:])
+    return base.raw(torch.zeros(1, dtype=torch.int64)).numel() if isinstance(base, Raw) else 3 * 224 * 224
 
 
 def unwrapped(dataset: Dataset[Any]) -> tuple[Dataset[Any], Tensor]:
