@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time a name is imported when it is first used
     from kd.cache import collect_logits, verify_logits
     from kd.checkpoint import load_weights, publish, weights_bytes
+    from kd.classifier import DistilledClassifier
     from kd.data import DistillDataset, ImageDataset, batches_differ, loader_like, make_loader, stratified_order
     from kd.datasets import load_mnist
     from kd.history import History
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time a name is import
 __all__ = [
     "Batch",
     "DistillDataset",
+    "DistilledClassifier",
     "History",
     "ImageDataset",
     "Metric",
@@ -49,6 +51,7 @@ __all__ = [
 _MODULES = {
     "cache": ("collect_logits", "verify_logits"),
     "checkpoint": ("load_weights", "publish", "weights_bytes"),
+    "classifier": ("DistilledClassifier",),
     "data": ("DistillDataset", "ImageDataset", "batches_differ", "loader_like", "make_loader", "stratified_order"),
     "datasets": ("load_mnist",),
     "history": ("History",),
