@@ -15,6 +15,7 @@ import main
 ROOT = Path(main.__file__).parent
 PACKAGE = sorted((ROOT / "kd").rglob("*.py"))
 ROOT_MODULES = ("main", "config", "models", "train", "distillation", "visualization")
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 SOURCES = [*PACKAGE, *(ROOT / f"{name}.py" for name in ROOT_MODULES)]
 
 
@@ -45,6 +46,11 @@ def _id(path: Path) -> str:
 
 @pytest.mark.parametrize("path", PACKAGE, ids=_id)
 def test_the_package_knows_nothing_of_the_pipeline(path: Path) -> None:
+    assert not {name.split(".")[0] for name in _imports(path)} & set(ROOT_MODULES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=_id)
+def test_a_recipe_needs_the_toolkit_and_never_the_pipeline(path: Path) -> None:
     assert not {name.split(".")[0] for name in _imports(path)} & set(ROOT_MODULES)
 
 
@@ -116,7 +122,7 @@ def test_files_are_read_by_torch_in_one_place_and_safely() -> None:
         ] == [True]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_id)
+@pytest.mark.parametrize("path", [*SOURCES, *RECIPES], ids=_id)
 def test_no_device_is_written_into_the_code_and_nothing_unsafe_is_called(path: Path) -> None:
     names = [name for name, _ in _calls(path)]
     assert not [name for name in names if name.endswith(".cuda")]
@@ -139,6 +145,6 @@ def test_a_module_only_defines_at_import(path: Path) -> None:
         assert isinstance(node, allowed) or docstring or guard, ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_id)
+@pytest.mark.parametrize("path", [*SOURCES, *RECIPES], ids=_id)
 def test_a_file_fits_into_one_sitting(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
