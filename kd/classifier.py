@@ -62,9 +62,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         temperature: T > 0, softens teacher and student in the second term.
         alpha: weight of the *labels*, in [0, 1]. 1 gives the control to the bit, 0 the teacher alone.
         cv: of a teacher that is fitted here, which answers are taught. None: those of the fitted teacher to the rows it
-            has learned from. A forest knows these by heart: fully grown and without bootstrap, it repeats the labels
-            and has nothing to teach. A number of folds, or a splitter: each row is answered for by a clone that has not
-            learned from it, as ``StackingClassifier`` does; ``teacher_`` has still learned from all.
+            has learned from. A forest knows these by heart: fully grown and without bootstrap, it repeats the labels,
+            and all that its student gets is labels that the temperature has smoothed. A number of folds, or a splitter:
+            each row is answered for by a clone that has not learned from it, as ``StackingClassifier`` does;
+            ``teacher_`` has still learned from all.
         epochs: passes over the rows, at least 1; the weights after the last count.
         batch_size: rows a training step, at least 1.
         learning_rate: of Adam at the first step, above 0; it falls linearly to 0.
@@ -80,7 +81,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes_: [K] labels, sorted.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn; the latter if the columns have names.
         teacher_: the one that was asked: the fitted clone, or ``teacher`` itself.
-        student_: the trained ``nn.Module``; its input are rows as ``scaler_`` gives them.
+        student_: the trained ``nn.Module``, in eval mode; its input are rows as ``scaler_`` gives them.
         scaler_: the fitted ``StandardScaler``, None without ``standardize``.
         history_: ``kd.History`` of the training.
     """
@@ -139,11 +140,12 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.teacher_ is not None:
             lessons = DistillDataset(lessons, self._answers(X, rows, targets))
         self.history_ = self._train(objective, make_loader(lessons, batch_size=self.batch_size, shuffle=True), seed)
+        self.student_.eval()  # for whoever takes it out of here and asks it directly
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probabilities [N, K] of the classes in the order of ``classes_``; each row adds up to 1."""
-        check_is_fitted(self, "student_")
+        check_is_fitted(self, "history_")  # a training that was broken off has left a student, but no history
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         logits = network_logits(self.student_, self._inputs(rows))
         probabilities: NDArray[np.float64] = logits.double().softmax(dim=1).numpy()

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -264,6 +265,21 @@ def test_it_prints_nothing_unless_asked(capsys: pytest.CaptureFixture[str]) -> N
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("student    epoch 1/2  train loss ")
     assert "epoch 2/2" in second
+
+
+def test_the_student_can_be_taken_out_and_asked_directly() -> None:
+    model = quick(None, dropout_network).fit(X, y)
+    with torch.no_grad():
+        logits = model.student_(torch.tensor(model.scaler_.transform(X), dtype=torch.float32))
+    assert logits.double().softmax(dim=1).numpy() == pytest.approx(model.predict_proba(X), abs=1e-6)
+
+
+def test_a_training_that_was_broken_off_is_no_fit() -> None:
+    model = quick(learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        model.fit(X, y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
 
 
 def test_a_lazy_student_gets_its_sizes_and_still_repeats_itself() -> None:
