@@ -25,12 +25,13 @@ from kd.data import DistillDataset, make_loader
 from kd.devices import device_named, require_device
 from kd.history import History
 from kd.loop import fit
+from kd.models import MLP
 from kd.objectives import distilled, supervised
 from kd.optimizers import adam
 from kd.ranges import check_ranges
 from kd.seeding import seeded
-from kd.tabular import TableDataset, mlp
 from kd.table_teachers import network_logits, ready, teacher_logits, unseen_logits
+from kd.tabular import TableDataset
 from kd.types import Objective
 
 # (features, classes) → a network with input [B, features] and output logits [B, classes].
@@ -178,7 +179,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The student as it starts, shown one row to see that it has an answer of the right shape."""
         features, classes = self.n_features_in_, len(self.classes_)
         with seeded(seed):
-            made = self.student(features, classes) if callable(self.student) else mlp(features, self.student, classes)
+            if callable(self.student):
+                made = self.student(features, classes)
+            else:
+                made = MLP(*self.student, input_shape=(features,), classes=classes)
             shape = list(network_logits(made, self._inputs(row)).shape)
         require(shape == [1, classes], "the student's answer to one row", shape, f"[1, {classes}], a logit per class")
         return made

@@ -1,12 +1,11 @@
-"""Tables: rows of numbers kept in memory, and the fully connected network that reads them."""
+"""Tables: rows of numbers kept in memory."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from kd.checks import require
@@ -41,18 +40,3 @@ class TableDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Gathered:
         chosen = torch.as_tensor(indices)
         return Gathered(self.rows[chosen], self.labels[chosen])
-
-
-def mlp(features: int, hidden: Sequence[int], classes: int) -> nn.Sequential:
-    """Fully connected layers with ReLU between them: input [B, ``features``], output logits [B, ``classes``].
-
-    Args:
-        hidden: units of each hidden layer; none make it logistic regression.
-    """
-    sizes = [features, *hidden]
-    for size in sizes:
-        require(size >= 1, "layer sizes", tuple(sizes), "at least 1 each")
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))

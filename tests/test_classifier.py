@@ -26,7 +26,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from torch import nn
 
 import kd
-from kd.tabular import mlp
+from kd.models import MLP
 
 X, y = sklearn.datasets.load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[y]
@@ -59,7 +59,7 @@ def teacher_network() -> nn.Module:
 
 CHECKED = [
     quick(),
-    quick(LINEAR, student=(), temperature=1, random_state=None),
+    quick(LINEAR, temperature=1, random_state=None),
     quick(DecisionTreeClassifier(), student=dropout_network, alpha=0.9, cv=2),
     quick(quick(student=(16, 16)), standardize=False),
 ]
@@ -302,8 +302,11 @@ def test_a_lazy_student_gets_its_sizes_and_still_repeats_itself() -> None:
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0"),
         ({"student": 64}, r"student must be hidden sizes such as \(64,\), or a function .*Got 64 instead"),
-        ({"student": mlp(4, (), 3)}, "a network itself is no student; a function makes a new one"),
-        ({"student": (0,)}, r"layer sizes must be at least 1 each\. Got \(4, 0\)"),
+        (
+            {"student": MLP(8, input_shape=(4,), classes=3)},
+            "a network itself is no student; a function makes a new one",
+        ),
+        ({"student": (0,)}, r"widths of an MLP must be one or more whole numbers above 0\. Got \(0,\)"),
         (
             {"student": lambda features, classes: nn.Linear(features, 7)},
             r"must be \[1, 3\], a logit per class\. Got \[1, 7\]",

@@ -1,4 +1,4 @@
-"""The page about own data, models and teachers: what it tells a reader to write runs, in its order, and says what is true."""
+"""The page about own data: what it tells a reader to write runs, in its order, and says what is true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables in memory: a batch is the rows that were asked for; the network has the layers that were asked for."""
+"""Tables in memory: a batch is the rows that were asked for, each with its own label and its own teacher's answer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import kd
-from kd.tabular import TableDataset, mlp
+from kd.tabular import TableDataset
 
 
 @pytest.fixture
@@ -48,19 +47,3 @@ def test_indices_may_count_from_the_end(table: TableDataset) -> None:
 def test_what_is_no_table_is_refused(rows: Any, labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TableDataset(rows, labels)
-
-
-@pytest.mark.parametrize(
-    ("hidden", "sizes"), [((), [(5, 3)]), ((8,), [(5, 8), (8, 3)]), ([8, 4], [(5, 8), (8, 4), (4, 3)])]
-)
-def test_the_network_has_these_layers_and_a_relu_between_them(hidden: Any, sizes: list[tuple[int, int]]) -> None:
-    network = mlp(5, hidden, 3)
-    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
-    assert [(layer.in_features, layer.out_features) for layer in layers] == sizes
-    assert [type(layer) for layer in network] == [nn.Linear, *[nn.ReLU, nn.Linear] * len(hidden)]
-    assert network(torch.zeros(2, 5)).shape == (2, 3)
-
-
-def test_a_layer_without_units_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"layer sizes must be at least 1 each\. Got \(5, 0\) instead"):
-        mlp(5, (0,), 3)
