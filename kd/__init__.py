@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time a name is imported when it is first used
     from kd.cache import collect_logits, verify_logits
     from kd.checkpoint import load_weights, publish, weights_bytes
+    from kd.classifier import DistilledClassifier
     from kd.data import DistillDataset, ImageDataset, batches_differ, loader_like, make_loader
     from kd.datasets import load_mnist
     from kd.history import History
@@ -16,12 +17,12 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time a name is import
     from kd.losses import kd_loss
     from kd.objectives import distilled, live_teacher, supervised
     from kd.seeding import seeded
-    from kd.splits import stratified_order
     from kd.types import Batch, Metric, Objective
 
 __all__ = [
     "Batch",
     "DistillDataset",
+    "DistilledClassifier",
     "History",
     "ImageDataset",
     "Metric",
@@ -41,7 +42,6 @@ __all__ = [
     "predict",
     "publish",
     "seeded",
-    "stratified_order",
     "supervised",
     "verify_logits",
     "weights_bytes",
@@ -50,6 +50,7 @@ __all__ = [
 _MODULES = {
     "cache": ("collect_logits", "verify_logits"),
     "checkpoint": ("load_weights", "publish", "weights_bytes"),
+    "classifier": ("DistilledClassifier",),
     "data": ("DistillDataset", "ImageDataset", "batches_differ", "loader_like", "make_loader"),
     "datasets": ("load_mnist",),
     "history": ("History",),
@@ -57,7 +58,6 @@ _MODULES = {
     "losses": ("kd_loss",),
     "objectives": ("distilled", "live_teacher", "supervised"),
     "seeding": ("seeded",),
-    "splits": ("stratified_order",),
     "types": ("Batch", "Metric", "Objective"),
 }
 

@@ -82,14 +82,15 @@ def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
 
 
 def epoch_line(title: str, epochs: int) -> Callable[[int, History], None]:
-    """An ``on_epoch`` hook that prints one line: losses and accuracies of training and validation, time so far."""
+    """An ``on_epoch`` hook that prints one line: losses and accuracies of training and any validation, time so far."""
 
     def on_epoch(done: int, history: History) -> None:
-        train, val = (
+        parts = (
             f"{split} loss {history[f'{split}_loss'][-1]:.4f} accuracy {history[f'{split}_acc'][-1]:.2%}"
             for split in ("train", "val")
+            if f"{split}_loss" in history
         )
-        say(f"{title:<10} epoch {done:>{len(str(epochs))}}/{epochs}  {train}  {val}  {history.seconds:.0f} s")
+        say(f"{title:<10} epoch {done:>{len(str(epochs))}}/{epochs}  {'  '.join(parts)}  {history.seconds:.0f} s")
 
     return on_epoch
 

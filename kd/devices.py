@@ -7,8 +7,11 @@ import torch
 from kd.checks import require
 
 
-def device_named(name: str) -> torch.device:
+def device_named(name: str, *, setting: str = "--device") -> torch.device:
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is CUDA where there is one, else the CPU.
+
+    Args:
+        setting: what the error calls it.
 
     Raises:
         ValueError: there is no such kind of device.
@@ -18,7 +21,7 @@ def device_named(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device must be cpu, cuda, cuda:N or mps. Got {name!r} instead.") from error
+        raise ValueError(f"{setting} must be cpu, cuda, cuda:N or mps. Got {name!r} instead.") from error
 
 
 def require_device(device: torch.device, name: str) -> None:

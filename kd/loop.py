@@ -51,7 +51,7 @@ def fit(
     model: nn.Module,
     objective: Objective,
     train_loader: DataLoader[Any],
-    val_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
     *,
     optimizer: torch.optim.Optimizer,
     epochs: int,
@@ -67,6 +67,7 @@ def fit(
     Order of batches and dropout are a pure function of (seed, epoch); the caller's random state is left as it was.
 
     Args:
+        val_loader: what is measured on after each epoch; None measures nothing, and the history has no ``val_`` curves.
         epochs: passes over ``train_loader``, at least 1.
         seed: at least 0.
         scheduler: stepped after each training step, not after each epoch.
@@ -107,11 +108,13 @@ def fit(
             train = _epoch(
                 model, objective, batches, metrics, where, at.means, optimizer=optimizer, after_step=after_step
             )
-            with evaluating(model):
+            val: dict[str, float] = {}
+            if val_loader is not None:
                 # A signal waits for the next training step: an objective with a memory may change it in validation,
                 # so a state taken in the middle of one could not be gone on from.
                 after = f"the validation after {where}"
-                val = _epoch(model, objective, val_loader, metrics, after, Means(), after_step=lambda: None)
+                with evaluating(model):
+                    val = _epoch(model, objective, val_loader, metrics, after, Means(), after_step=lambda: None)
         at.next_epoch(dict([*_prefixed("train", train), *_prefixed("val", val)]))
         at.history.seconds = time.perf_counter() - started
         if on_epoch:
@@ -213,7 +216,7 @@ def _epoch(
 
 
 @contextmanager
-def _naming_dead_workers(where: str, *loaders: DataLoader[Any]) -> Iterator[None]:
+def _naming_dead_workers(where: str, *loaders: DataLoader[Any] | None) -> Iterator[None]:
     """A clear error where a worker process of a loader dies. torch raises at whatever line is running just then.
 
     An exception that a living worker passes on ("Caught … in DataLoader worker") is left as it is.
@@ -222,7 +225,8 @@ def _naming_dead_workers(where: str, *loaders: DataLoader[Any]) -> Iterator[None
         yield
     except (ConnectionError, EOFError, RuntimeError) as error:
         died = "DataLoader worker (pid" in str(error) or not isinstance(error, RuntimeError)
-        if not any(loader.num_workers for loader in loaders) or not died or str(error).startswith("Caught"):
+        workers = sum(loader.num_workers for loader in loaders if loader is not None)
+        if not workers or not died or str(error).startswith("Caught"):
             raise
         reason = str(error).split("\n", 1)[0]
         raise OSError(

@@ -67,6 +67,12 @@ def test_an_epoch_is_one_plain_line_with_its_numbers(capsys: pytest.CaptureFixtu
     assert first.index("train") == second.index("train")
 
 
+def test_an_epoch_without_validation_says_nothing_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    curves = {name: values for name, values in history().items() if not name.startswith("val_")}
+    epoch_line("student", 10)(2, kd.History(curves))
+    assert capsys.readouterr().out == "student    epoch  2/10  train loss 0.1235 accuracy 98.77%  0 s\n"
+
+
 def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("training", steps=3) as advance:
         for _ in range(3):

@@ -24,6 +24,7 @@ from torch.utils.data import (
 import kd
 from kd.data import Split, collate, in_order, seed_loader
 from kd.seeding import epoch_seed
+from kd.splits import stratified_order
 
 exactly = settings(deadline=None, max_examples=40, derandomize=True)
 N = 42
@@ -154,9 +155,9 @@ def test_logits_of_another_length_are_refused(rows: int) -> None:
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(0, 100))
 def test_every_prefix_of_the_stratified_order_has_the_classes_in_proportion(classes: list[int], seed: int) -> None:
     labels = torch.tensor(classes)
-    indices = kd.stratified_order(labels, seed=seed)
+    indices = stratified_order(labels, seed=seed)
     assert sorted(indices.tolist()) == list(range(len(classes)))
-    assert indices.tolist() == kd.stratified_order(labels, seed=seed).tolist()
+    assert indices.tolist() == stratified_order(labels, seed=seed).tolist()
     for label in set(classes):
         share = classes.count(label) / len(classes)
         counts = np.cumsum(labels.numpy()[indices] == label)
@@ -166,7 +167,7 @@ def test_every_prefix_of_the_stratified_order_has_the_classes_in_proportion(clas
 
 
 def test_another_seed_gives_another_stratified_order() -> None:
-    assert len({tuple(kd.stratified_order(torch.arange(60) % 3, seed=seed).tolist()) for seed in range(9)}) == 9
+    assert len({tuple(stratified_order(torch.arange(60) % 3, seed=seed).tolist()) for seed in range(9)}) == 9
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])

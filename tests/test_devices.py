@@ -22,6 +22,8 @@ def test_auto_is_cuda_where_there_is_one(available: bool, expected: str, monkeyp
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"--device must be cpu, cuda, cuda:N or mps\. Got 'gpu' instead\."):
         device_named("gpu")
+    with pytest.raises(ValueError, match=r"^device must be cpu, cuda, cuda:N or mps\. Got 'gpu' instead\."):
+        device_named("gpu", setting="device")
 
 
 def test_a_device_that_this_machine_lacks_is_refused_by_the_settings_name() -> None:

@@ -15,6 +15,7 @@ import main
 ROOT = Path(main.__file__).parent
 PACKAGE = sorted((ROOT / "kd").rglob("*.py"))
 ROOT_MODULES = ("main", "config", "models", "train", "distillation", "visualization")
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 SOURCES = [*PACKAGE, *(ROOT / f"{name}.py" for name in ROOT_MODULES)]
 
 
@@ -45,6 +46,11 @@ def _id(path: Path) -> str:
 
 @pytest.mark.parametrize("path", PACKAGE, ids=_id)
 def test_the_package_knows_nothing_of_the_pipeline(path: Path) -> None:
+    assert not {name.split(".")[0] for name in _imports(path)} & set(ROOT_MODULES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=_id)
+def test_a_recipe_needs_the_toolkit_and_never_the_pipeline(path: Path) -> None:
     assert not {name.split(".")[0] for name in _imports(path)} & set(ROOT_MODULES)
 
 
@@ -91,7 +97,7 @@ def test_no_file_that_hides_or_gathers() -> None:
 
 
 def test_the_public_names_are_few_sorted_and_there() -> None:
-    assert len(kd.__all__) <= 25
+    assert len(kd.__all__) <= 26
     assert kd.__all__ == sorted(kd.__all__)
     assert all(hasattr(kd, name) for name in kd.__all__)
 
@@ -122,7 +128,7 @@ def test_files_are_read_by_torch_in_one_place_and_safely() -> None:
         ] == [True]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_id)
+@pytest.mark.parametrize("path", [*SOURCES, *RECIPES], ids=_id)
 def test_no_device_is_written_into_the_code_and_nothing_unsafe_is_called(path: Path) -> None:
     names = [name for name, _ in _calls(path)]
     assert not [name for name in names if name.endswith(".cuda")]
@@ -145,6 +151,6 @@ def test_a_module_only_defines_at_import(path: Path) -> None:
         assert isinstance(node, allowed) or docstring or guard, ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_id)
+@pytest.mark.parametrize("path", [*SOURCES, *RECIPES], ids=_id)
 def test_a_file_fits_into_one_sitting(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300

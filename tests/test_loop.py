@@ -51,6 +51,20 @@ def test_fit_learns(digits: kd.ImageDataset) -> None:
     assert history["val_ce"][-1] < 0.5 * history["val_ce"][0]
 
 
+def test_fit_without_validation_trains_the_same_and_has_no_curves_of_it(digits: kd.ImageDataset) -> None:
+    loader = kd.make_loader(digits, batch_size=20, shuffle=True)
+    validated, alone = tiny_model(dropout=0.3), tiny_model(dropout=0.3)
+    histories = [
+        kd.fit(
+            model, kd.supervised, loader, val, optimizer=torch.optim.SGD(model.parameters(), lr=0.2), epochs=2, seed=0
+        )
+        for model, val in ((validated, loader), (alone, None))
+    ]
+    assert kd.weights_bytes(alone) == kd.weights_bytes(validated)
+    assert set(histories[1]) == {"train_loss", "train_hard", "train_acc", "train_ce"}
+    assert all(histories[1][name] == histories[0][name] for name in histories[1])
+
+
 def test_fit_is_the_textbook_loop(digits: kd.ImageDataset) -> None:
     loader, fitted, by_hand = kd.make_loader(digits, batch_size=20), tiny_model(), tiny_model()
     for model in (fitted, by_hand):  # a gradient left over from before must not count

@@ -1,4 +1,4 @@
-"""The page about own models: what it tells a reader to write runs, in its order, and says what is true."""
+"""The page about own data: what it tells a reader to write runs, in its order, and says what is true."""
 
 from __future__ import annotations
 
@@ -36,12 +36,26 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"training": training, "validation": validation, "labels": mnist.labels[:200], "names": files}
 
 
+def run_section(title: str, names: dict[str, Any], *, blocks: int) -> None:
+    """Run the python of one chapter, of so many blocks."""
+    text = PAGE.read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(found) == blocks
+    for number, block in enumerate(found, start=1):
+        exec(compile(block, f"own_data.md, {title}, python block {number}", "exec"), names)
+
+
 def test_the_pages_python_runs_in_its_order(names: dict[str, Any]) -> None:
-    (section,) = re.findall(r"^## Models\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
-    for number, block in enumerate(blocks, start=1):
-        exec(compile(block, f"own_data.md, python block {number}", "exec"), names)
+    run_section("Models", names, blocks=4)
     teacher, lessons = names["teacher"], names["lessons"]
     np.testing.assert_allclose(lessons.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
     torch.testing.assert_close(names["cached"].logits, names["same"])
+
+
+def test_its_python_for_scikit_learn_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    run_section("scikit-learn", names, blocks=2)
+    scores = capsys.readouterr().out.splitlines()[0].split()
+    assert min(map(float, scores)) > 0.9
+    assert names["search"].score(names["X_test"], names["y_test"]) > 0.9

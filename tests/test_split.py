@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kd
-from kd.splits import stratified_parts, stratified_split
+from kd.splits import stratified_order, stratified_parts, stratified_split
 
 
 def dataset(labels: list[int]) -> kd.ImageDataset:
@@ -40,7 +40,7 @@ def test_another_seed_splits_otherwise() -> None:
 def test_a_limit_splits_the_start_of_the_stratified_order() -> None:
     data = dataset([i % 3 for i in range(60)])
     train, held = stratified_split(data, held_back=0.5, seed=4, limit=12)
-    assert {*train.indices, *held.indices} == set(kd.stratified_order(data.labels, seed=4)[:12].tolist())
+    assert {*train.indices, *held.indices} == set(stratified_order(data.labels, seed=4)[:12].tolist())
 
 
 def test_too_few_images_for_every_class_are_refused_with_the_reason() -> None:
@@ -54,7 +54,7 @@ def test_too_few_images_for_every_class_are_refused_with_the_reason() -> None:
 def test_several_shares_are_cut_from_the_end_of_one_order(n: int, classes: int, seed: int) -> None:
     labels = torch.arange(n) % classes
     train, val, test = stratified_parts(labels, [0.25, 0.2], seed=seed)
-    assert [*train, *val, *test] == kd.stratified_order(labels, seed=seed).tolist()
+    assert [*train, *val, *test] == stratified_order(labels, seed=seed).tolist()
     assert len(test) == math.ceil(0.2 * n)
     assert len(val) == math.ceil(0.25 * (n - len(test)))
 
