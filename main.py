@@ -15,6 +15,7 @@ import kd
 import visualization
 from distillation import distillation_objective
 from kd import outcome, stages
+from kd.checkpoint import require_writable
 from kd.console import say_sizes
 from kd.data import in_order
 from kd.loop import Predictions
@@ -89,7 +90,8 @@ class TestMetrics(NamedTuple):
 
 def initialize_directories() -> None:
     """Create ``models/`` and ``results/{metrics,predictions,plots}``; an unwritable one is an error now, not later."""
-    outcome.make_folders(config.MODELS_DIR, config.RESULTS_DIR)
+    for folder in outcome.folders(config.MODELS_DIR, config.RESULTS_DIR):
+        require_writable(folder)
 
 
 def load_and_split_data() -> Data:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import kd
+from kd.devices import using_threads
 from kd.pipeline import load_data, new_student, trained_as
 from kd.pool import in_pool, usable_cores
 from kd.run_settings import RunSettings
@@ -51,20 +51,10 @@ def students(settings: RunSettings, count: int) -> dict[str, Student]:
     return made
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def one_by_one(own: Lessons, make: Callable[[], Mapping[str, Student]], count: int) -> float:
     """Seconds for all, in this process."""
     fresh = make()
-    with threads(count):
+    with using_threads(count):
         return seconds(lambda: [trained(own, name, student, tested=False) for name, student in fresh.items()])
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.checks import require
 from kd.console import epoch_line
-from kd.data import DistillDataset, make_loader
+from kd.data import ArrayDataset, DistillDataset, make_loader
 from kd.devices import device_named, require_device
 from kd.history import History
 from kd.loop import fit
@@ -31,7 +31,6 @@ from kd.optimizers import adam
 from kd.ranges import check_ranges
 from kd.seeding import seeded
 from kd.table_teachers import network_logits, ready, teacher_logits, unseen_logits
-from kd.tabular import TableDataset
 from kd.types import Objective
 
 # (features, classes) → a network with input [B, features] and output logits [B, classes].
@@ -137,7 +136,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.scaler_ = StandardScaler().fit(rows) if self.standardize else None
         self.student_ = self._untrained(seed, rows[:1]).to(device)
         self.teacher_ = ready(self.teacher, X, targets, random)
-        lessons: Dataset[Any] = TableDataset(self._inputs(rows), torch.tensor(labels))
+        lessons: Dataset[Any] = ArrayDataset(self._inputs(rows), torch.tensor(labels))
         if self.teacher_ is not None:
             lessons = DistillDataset(lessons, self._answers(X, rows, targets))
         self.history_ = self._train(objective, make_loader(lessons, batch_size=self.batch_size, shuffle=True), seed)

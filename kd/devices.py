@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from kd.checks import require
@@ -32,3 +35,15 @@ def require_device(device: torch.device, name: str) -> None:
     except (RuntimeError, AssertionError):  # torch raises either, by how it was built
         works = False
     require(works, name, str(device), "a device of this machine", "cpu always works")
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside the block, at least 1; afterwards as many as before."""
+    require(count >= 1, "threads", count, "a whole number of at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kd.checks import require
+from kd.devices import using_threads
 from kd.loop import device_of, evaluating
 
 SECONDS = 0.3  # that measuring one model may take
@@ -47,15 +47,10 @@ def latency(model: nn.Module, example: Tensor, *, threads: int = 1, seconds: flo
         seconds: after so many no further call is begun, above 0; 200 calls and more fit into the usual 0.3 s unless one
             takes longer than a millisecond.
     """
-    require(threads >= 1, "threads", threads, "a whole number of at least 1")
-    inputs, before = example.to(device_of(model)), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with evaluating(model), torch.no_grad():
-            # To the CPU: on a GPU a call returns before its work is done, and its answer is what is waited for.
-            times = _times(lambda: model(inputs).cpu(), seconds)
-    finally:
-        torch.set_num_threads(before)
+    inputs = example.to(device_of(model))
+    with using_threads(threads), evaluating(model), torch.no_grad():
+        # To the CPU: on a GPU a call returns before its work is done, and its answer is what is waited for.
+        times = _times(lambda: model(inputs).cpu(), seconds)
     p90 = sorted(times)[-(-9 * len(times) // 10) - 1]
     return Latency(statistics.median(times), p90, len(times), threads, str(device_of(model)))
 

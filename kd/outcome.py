@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kd.checkpoint import publish, require_writable
+from kd.checkpoint import publish
 from kd.console import print_table, say, say_files
 from kd.latency import latency
 from kd.program import typed
-from kd.report.page import report_files
+from kd.report.page import Part, report_files
 from kd.report.run import run_part
 from kd.results import Run, result_files, weight_files
 from kd.stats import mcnemar, verdict
@@ -21,10 +21,9 @@ from kd.stats import mcnemar, verdict
 FILE_NAMES = {"teacher": "teacher_model", "regular": "student_regular", "distilled": "student_distilled"}
 
 
-def make_folders(models_dir: Path, results_dir: Path) -> None:
-    """Create the folders of a run's files; one that cannot be written to is an error now, not later."""
-    for folder in (models_dir, *(results_dir / part for part in ("metrics", "predictions", "plots"))):
-        require_writable(folder)
+def folders(models_dir: Path, results_dir: Path) -> list[Path]:
+    """Those of a run's files."""
+    return [models_dir, *(results_dir / part for part in ("metrics", "predictions", "plots"))]
 
 
 def print_evaluation(logits: Mapping[str, Tensor], labels: Tensor, *, limit: int | None) -> None:
@@ -69,9 +68,14 @@ def save(
     latencies = {name: latency(models[name], run.test[0][0][None]) for name in run.logits}
     part = run_part(run, weights=entries, latencies=latencies, temperature=temperature, command=typed())
     files = weights | result_files(results_dir, run) | dict(plots)
-    files |= report_files(part, results_dir=results_dir, state_dir=state_dir)
-    publish(files)
-    say_files(files, but=state_dir)
+    publish_with_report(files, part, results_dir=results_dir, state_dir=state_dir)
+
+
+def publish_with_report(files: Mapping[Path, bytes], part: Part, *, results_dir: Path, state_dir: Path) -> None:
+    """Write a command's files, its part of the report and the page: all of them, or none. Print where they are."""
+    written = {**files, **report_files(part, results_dir=results_dir, state_dir=state_dir)}
+    publish(written)
+    say_files(written, but=state_dir)
 
 
 def _print_distribution(answers: Mapping[str, Tensor], *, classes: int) -> None:

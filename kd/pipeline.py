@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from kd import outcome, stages
-from kd.checkpoint import publish
+from kd.checkpoint import publish, require_writable
 from kd.console import say_sizes
 from kd.data import ImageDataset, make_loader
 from kd.datasets import load_mnist
@@ -54,11 +56,7 @@ def run(settings: RunSettings) -> None:
         OSError: a folder cannot be written to or is in use by another run; data cannot be read.
         FloatingPointError: a loss is not finite.
     """
-    settings.check()
-    device = device_named(settings.device)
-    require_device(device, "--device")
-    outcome.make_folders(settings.models_dir, settings.results_dir)
-    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
+    with opened(settings, *outcome.folders(settings.models_dir, settings.results_dir)) as device:
         data = load_data(settings)
         say_sizes("MNIST", data.sizes, device)
         teacher, history = train_teacher(settings, data, device)
@@ -70,6 +68,23 @@ def run(settings: RunSettings) -> None:
         finished = _summary(settings, device, data, histories, answers)
         outcome.print_evaluation(finished.logits, finished.labels, limit=settings.limit)
         _save(settings, finished, models)
+
+
+@contextmanager
+def opened(settings: RunSettings, *folders: Path) -> Iterator[torch.device]:
+    """What a command starts with: settings checked, folders that can be written to, its run folder open. The device.
+
+    Raises:
+        ValueError: a setting is outside its range.
+        OSError: a folder cannot be written to or is in use by another run.
+    """
+    settings.check()
+    device = device_named(settings.device)
+    require_device(device, "--device")
+    for folder in folders:
+        require_writable(folder)
+    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
+        yield device
 
 
 def load_data(settings: RunSettings) -> Data:
@@ -98,6 +113,17 @@ def train_teacher(
     return teacher, trained_as(settings)(title, teacher, objective, data.train_loader, data.val_loader)
 
 
+def with_logits(teacher: nn.Module, data: Data, *, suffix: str = "") -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """The loaders to train and to validate with, with the teacher's logits. ``suffix`` tells one teacher's from
+    another's in the run folder."""
+    parts: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
+        f"training{suffix}": (data.train_set, data.train_loader),
+        f"validation{suffix}": (data.val_set, data.val_loader),
+    }
+    training, validation = stages.with_teacher_logits(teacher, parts).values()
+    return training, validation
+
+
 def new_student(settings: RunSettings, device: torch.device) -> nn.Module:
     """An MLP as it starts: the same for the same seed."""
     with seeded(settings.seed):
@@ -105,16 +131,11 @@ def new_student(settings: RunSettings, device: torch.device) -> nn.Module:
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
-    parts: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
-        "training": (data.train_set, data.train_loader),
-        "validation": (data.val_set, data.val_loader),
-    }
-    distill_loaders = stages.with_teacher_logits(teacher, parts)
     return stages.train_pair(
         new_student(settings, device),
         distilled(temperature=settings.temperature, alpha=settings.alpha),
         (data.train_loader, data.val_loader),
-        (distill_loaders["training"], distill_loaders["validation"]),
+        with_logits(teacher, data),
         train=trained_as(settings),
         seed=settings.seed,
     )

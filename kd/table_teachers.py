@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kd.cache import collect_logits
 from kd.checks import require
-from kd.tabular import TableDataset
+from kd.data import ArrayDataset
 
 # A forest gives many classes a probability of exactly 0, whose logarithm no student can follow. Below this, to a
 # teacher that counts leaves or neighbours, it is all "never seen".
@@ -76,7 +76,7 @@ def unseen_logits(teacher: Any, X: Any, y: NDArray[Any], cv: Any) -> Tensor:
 
 def network_logits(network: nn.Module, rows: Tensor) -> Tensor:
     """A network's answers [N, K] float32 to rows [N, F] float32, on the CPU; the network is left as it was."""
-    return collect_logits(network, TableDataset(rows, torch.zeros(len(rows), dtype=torch.int64))).logits
+    return collect_logits(network, ArrayDataset(rows, torch.zeros(len(rows), dtype=torch.int64))).logits
 
 
 def _logarithms(probabilities: NDArray[np.float64]) -> Tensor:

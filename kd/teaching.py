@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from kd import pipeline, stages
+from kd import pipeline
 from kd.console import say_sizes
 from kd.run_settings import RunSettings
 from kd.students import Lessons
@@ -32,9 +32,5 @@ def teach(settings: RunSettings, device: torch.device, *, number: int = 0) -> Ta
         say_sizes("MNIST", data.sizes, device)
     suffix = f"-{number}" if number else ""
     model, _ = pipeline.train_teacher(settings, data, device, title=f"teacher{suffix}")
-    parts = {
-        f"training{suffix}": (data.train_set, data.train_loader),
-        f"validation{suffix}": (data.val_set, data.val_loader),
-    }
-    training, validation = (loader.dataset for loader in stages.with_teacher_logits(model, parts).values())
+    training, validation = (loader.dataset for loader in pipeline.with_logits(model, data, suffix=suffix))
     return Taught(model, data, Lessons(training, validation, data.test_set, settings.batch_size))

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 import kd
-from kd import students
+from kd import outcome, students
 from kd.loop import Predictions
 from kd.run import fingerprint, open_run
 from kd.stages import predictions
@@ -262,7 +262,7 @@ def test_files_and_report_are_published_together(
     taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published: list[Mapping[Path, bytes]] = []
-    monkeypatch.setattr(command, "publish", published.append)
+    monkeypatch.setattr(outcome, "publish", published.append)
     settings = dataclasses.replace(SETTINGS, out=tmp_path)
     command._publish(bench(taught, settings), taught, found(grid(settings)))
     (files,) = published

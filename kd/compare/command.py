@@ -10,20 +10,18 @@ import torch
 from torch import nn
 
 from kd import pipeline
-from kd.checkpoint import publish, require_writable, sha256, state_bytes, weights_bytes
+from kd.checkpoint import sha256, state_bytes, weights_bytes
 from kd.compare.comparison import CONTROL, DISTILLED, Answers, Comparison
 from kd.compare.files import comparison_files
 from kd.compare.report import compare_part
 from kd.compare.settings import CompareSettings
 from kd.compare.text import print_comparison
-from kd.console import say, say_files
+from kd.console import say
 from kd.cost import Cost, footprint, saved, training_cost
 from kd.data import make_loader
-from kd.devices import device_named, require_device
 from kd.objectives import distilled, smoothed, supervised
+from kd.outcome import publish_with_report
 from kd.program import typed
-from kd.report.page import report_files
-from kd.run import open_run
 from kd.students import Lessons, Student, Trained, answers_of, train_students
 from kd.teaching import teach
 from kd.types import Objective
@@ -53,12 +51,7 @@ def run(settings: CompareSettings) -> None:
         OSError: a folder cannot be written to or is in use by another run; a process was killed.
         FloatingPointError: a loss is not finite.
     """
-    settings.check()
-    device = device_named(settings.device)
-    require_device(device, "--device")
-    for folder in ("metrics", "plots"):
-        require_writable(settings.results_dir / folder)
-    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
+    with pipeline.opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
         teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
         spent = _cost(settings, teachers[0], device)
         arms = _arms(settings, spent)
@@ -69,9 +62,7 @@ def run(settings: CompareSettings) -> None:
         config, test = pipeline.recorded(settings, device), teachers[0].lessons.test
         files = comparison_files(settings.results_dir, comparison, trained, spent, config, limit=settings.limit)
         part = compare_part(comparison, spent, config, test=test, command=typed(), limit=settings.limit)
-        files |= report_files(part, results_dir=settings.results_dir, state_dir=settings.state_dir)
-        publish(files)
-        say_files(files, but=settings.state_dir)
+        publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
 
 
 def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Teacher:

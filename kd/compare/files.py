@@ -10,7 +10,7 @@ from kd.compare.arms import student_rows, summaries
 from kd.compare.comparison import Comparison, power_of, spread
 from kd.compare.plots import figures
 from kd.cost import Cost, Footprint, TrainingCost
-from kd.evidence import sentence, sentence_across
+from kd.evidence import Judgement, sentence, sentence_across
 from kd.figures import plot_files, toy_stamp
 from kd.plots import png
 from kd.results import csv_bytes, environment, json_bytes
@@ -86,14 +86,21 @@ def _verdicts(comparison: Comparison) -> list[dict[str, Any]]:
         {
             "verdict": judgement.verdict,
             "sentence": sentence(judgement),
-            "margin_errors": judgement.margin,
-            "interval_95": judgement.interval,
-            "interval_90": judgement.inner,
-            "pairs": judgement.pairs._asdict(),
+            **judged_by(judgement),
             "power": power_of(judgement.pairs, judgement.margin)._asdict(),
         }
         for judgement in comparison.judgements()
     ]
+
+
+def judged_by(judgement: Judgement) -> dict[str, Any]:
+    """What a verdict was read from."""
+    return {
+        "margin_errors": judgement.margin,
+        "interval_95": judgement.interval,
+        "interval_90": judgement.inner,
+        "pairs": judgement.pairs._asdict(),
+    }
 
 
 def _across(comparison: Comparison) -> dict[str, Any] | None:

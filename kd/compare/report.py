@@ -15,6 +15,7 @@ from kd.compare.text import (
     cost_sentence,
     difference_cells,
     model_cells,
+    percent,
     power_sentences,
     saved_sentence,
     shown,
@@ -58,11 +59,11 @@ def compare_part(
 
 def _arms(comparison: Comparison, arms: Arms) -> str:
     rows = [
-        (LABELS[arm], own["test_errors"].n, shown(own["test_errors"], ".1f"), _percent(own["test_accuracy"].mean))
+        (LABELS[arm], own["test_errors"].n, shown(own["test_errors"], ".1f"), percent(own["test_accuracy"].mean))
         for arm, own in arms.items()
     ]
     teachers = spread([teacher.errors for teacher in comparison.teachers])
-    rows.append(("teacher", teachers.n, shown(teachers, ".1f"), _percent(1 - teachers.mean / comparison.images)))
+    rows.append(("teacher", teachers.n, shown(teachers, ".1f"), percent(1 - teachers.mean / comparison.images)))
     caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test images."
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
     drawn = figure(errors_by_arm(comparison), alt=f"Test errors of every student. {alt}.")
@@ -101,7 +102,7 @@ def _calibration(comparison: Comparison, arms: Arms) -> str:
 
 
 def _fidelity(comparison: Comparison, arms: Arms) -> str:
-    percent = ("agreement_with_teacher", "agreement_where_teacher_right", "agreement_where_teacher_wrong")
+    shares_of = ("agreement_with_teacher", "agreement_where_teacher_right", "agreement_where_teacher_wrong")
     header = (
         "student",
         "agrees",
@@ -112,13 +113,13 @@ def _fidelity(comparison: Comparison, arms: Arms) -> str:
     )
     rows = []
     for arm, own in arms.items():
-        shares = [_percent(own[name].mean) if name in own else "none" for name in percent]
+        shares = [percent(own[name].mean) if name in own else "none" for name in shares_of]
         divergences = [shown(own[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
         rows.append((LABELS[arm], *shares, *divergences))
     baseline = spread(comparison.baseline_agreement())
     told = (
         "The control was never shown the teacher: what another student agrees with beyond it comes from its training. "
-        f"Two controls of different seeds, neither of which taught the other, agree on {_percent(baseline.mean)} of "
+        f"Two controls of different seeds, neither of which taught the other, agree on {percent(baseline.mean)} of "
         "the test images."
     )
     caption = "Agreement with the teacher's predictions, and KL(teacher ‖ student) in nats, on the test images."
@@ -152,7 +153,3 @@ def _provenance(comparison: Comparison, spent: Cost, config: Mapping[str, Any], 
     seeds = "; ".join(f"{own[0]} to {own[-1]}" for own in comparison.seeds)
     students = f"Seeds of the pairs: {seeds}. Each student's digest is in `metrics/comparison_students.csv`."
     return provenance(config, weights, test, command) + paragraph(students)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"

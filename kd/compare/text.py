@@ -135,3 +135,8 @@ def shown(value: Spread, form: str, *, scale: float = 1) -> str:
     """Mean ± standard deviation."""
     deviation = "" if value.sd is None else f" ± {scale * value.sd:{form}}"
     return f"{scale * value.mean:{form}}{deviation}"
+
+
+def percent(share: float) -> str:
+    """A share of images: ``98.53 %``."""
+    return f"{100 * share:.2f} %"

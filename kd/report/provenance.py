@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,14 +10,16 @@ from kd.describe import describe, digest
 from kd.report.html import code, paragraph, table
 from kd.results import environment
 from kd.run import environment as deciding
+from kd.run_settings import RunSettings
 
-# Where files lie and where it was computed do not make two results differ in what they speak of.
-_APART = ("DEVICE", "DATA_DIR", "MODELS_DIR", "RESULTS_DIR", "STATE_DIR")
+# What decides the models: all settings of a run, but for where the data lie and where it was computed. Numbers of
+# seeds and margins are each command's own.
+_TELLING = {field.name.upper() for field in dataclasses.fields(RunSettings)} - {"DEVICE", "DATA_DIR"}
 
 
 def telling(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings that must be equal for two results to speak of the same models, as text."""
-    return {name: shown(value) for name, value in config.items() if name not in _APART}
+    return {name: shown(value) for name, value in config.items() if name in _TELLING}
 
 
 def provenance(

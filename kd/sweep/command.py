@@ -10,16 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from kd import pipeline
-from kd.checkpoint import publish, require_writable, weights_bytes
+from kd.checkpoint import weights_bytes
 from kd.compare.comparison import CONTROL, DISTILLED
-from kd.console import say, say_files
+from kd.console import say
 from kd.describe import describe, digest
-from kd.devices import device_named, require_device
 from kd.loop import Predictions
 from kd.objectives import distilled, supervised
+from kd.outcome import publish_with_report
 from kd.program import typed
-from kd.report.page import report_files
-from kd.run import environment, open_run
+from kd.run import environment
 from kd.students import Lessons, Student, Trained, attempt_students, train_students
 from kd.sweep.files import sweep_files
 from kd.sweep.points import Point, Score, Tried, documented, grid, plain, with_controls
@@ -54,12 +53,7 @@ def run(settings: SweepSettings) -> None:
         OSError: a folder cannot be written to or is in use by another run; a process was killed.
         FloatingPointError: the loss of a point that has to be tested is not finite.
     """
-    settings.check()
-    device = device_named(settings.device)
-    require_device(device, "--device")
-    for part in ("metrics", "plots"):
-        require_writable(settings.results_dir / part)
-    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
+    with pipeline.opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
         taught = teach(settings, device)
         bench = _bench(settings, taught, device)
         sweep = _tested(bench, explore(bench))
@@ -148,9 +142,7 @@ def _publish(bench: Bench, taught: Taught, sweep: Sweep) -> None:
         limit=settings.limit,
     )
     files = sweep_files(settings.results_dir, sweep, config, bench.seconds, limit=settings.limit)
-    files |= report_files(part, results_dir=settings.results_dir, state_dir=settings.state_dir)
-    publish(files)
-    say_files(files, but=settings.state_dir)
+    publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
 
 
 def _seeds(settings: SweepSettings) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.compare.comparison import spread
+from kd.compare.files import judged_by
 from kd.figures import plot_files, toy_stamp
 from kd.plots import png
 from kd.results import csv_bytes, environment, json_bytes
@@ -76,15 +77,7 @@ def _summary(sweep: Sweep) -> dict[str, Any]:
         "lines": lines(sweep),
         "roles": {role: _point(point) for role, point in sweep.roles.items()},
         "rates": {role: sweep.rates(point)._asdict() for role, point in sweep.roles.items()},
-        "verdict": judgement
-        and {
-            "on": sweep.judged(),
-            "verdict": judgement.verdict,
-            "margin_errors": judgement.margin,
-            "interval_95": judgement.interval,
-            "interval_90": judgement.inner,
-            "pairs": judgement.pairs._asdict(),
-        },
+        "verdict": judgement and {"on": sweep.judged(), "verdict": judgement.verdict, **judged_by(judgement)},
         "chosen_against_documented": sweep.pairs(sweep.roles["chosen"], sweep.roles["documented"])._asdict(),
         "final_seeds": list(sweep.final_seeds),
         "test_errors": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,6 @@ from kd.report.html import fold, paragraph, table
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance, telling
 from kd.report.svg import figure
-from kd.run_settings import RunSettings
 from kd.sweep.map import sweep_map
 from kd.sweep.results import Sweep
 from kd.sweep.text import BEST, FINALS, POINTS, best_rows, counted, final_rows, lines, point_rows, tried_title
@@ -33,8 +31,6 @@ def sweep_part(
     """
     choice, *against, verdict = lines(sweep)
     judgement = sweep.judgement()
-    # What decides the models that other parts speak of, too. Numbers of seeds and margins are each command's own.
-    models = {field.name.upper() for field in dataclasses.fields(RunSettings)}
     sections = (
         Section("table", "The chosen point, tested once", _finals(sweep) + "".join(map(paragraph, against))),
         Section("comparison", "Pair by pair", _pairs(sweep)),
@@ -47,7 +43,7 @@ def sweep_part(
         toy_stamp(limit),
         sections,
         TONE_OF[judgement.verdict] if judgement else "open",
-        telling({name: value for name, value in config.items() if name in models}),
+        telling(config),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kd.compare.comparison import spread
-from kd.compare.text import shown
+from kd.compare.text import percent, shown
 from kd.console import print_table, say
 from kd.evidence import sentence
 from kd.paired import Interval
@@ -61,7 +61,7 @@ def final_rows(sweep: Sweep) -> list[list[str]]:
     return [
         [
             f"{', '.join(sweep.roles_of(point))}: {label(point)}",
-            *map(_percent, sweep.rates(point)),
+            *map(percent, sweep.rates(point)),
             shown(spread([final.test.errors for final in finals]), ".1f"),
         ]
         for point, finals in sweep.finals.items()
@@ -75,7 +75,7 @@ def lines(sweep: Sweep) -> list[str]:
 
 def _choice(sweep: Sweep) -> str:
     chosen = sweep.roles["chosen"]
-    tried, fresh, test = map(_percent, sweep.rates(chosen))
+    tried, fresh, test = map(percent, sweep.rates(chosen))
     return (
         f"Chosen on {sweep.images.validation:,} validation images among {len(sweep.tried)} points with "
         f"{counted(len(sweep.seeds), 'seed')} each: {label(chosen)}, with {tried} errors. That is the best of "
@@ -109,10 +109,6 @@ def _verdict(sweep: Sweep) -> list[str]:
 
 def _shown(interval: Interval | None) -> str:
     return f"95 % interval {interval.low:+,.1f} to {interval.high:+,.1f}" if interval else "no interval"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
 
 
 def counted(count: int, noun: str) -> str:

@@ -8,28 +8,28 @@ import pytest
 import torch
 
 import kd
-from kd.tabular import TableDataset
+from kd.data import ArrayDataset
 
 
 @pytest.fixture
-def table() -> TableDataset:
-    return TableDataset(torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
+def table() -> ArrayDataset:
+    return ArrayDataset(torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
 
 
-def test_a_batch_is_the_items_put_below_each_other(table: TableDataset) -> None:
+def test_a_batch_is_the_items_put_below_each_other(table: ArrayDataset) -> None:
     (rows, labels), *_ = kd.make_loader(table, batch_size=6)
     assert torch.equal(rows, torch.stack([table[i][0] for i in range(6)]))
     assert labels.tolist() == [int(table[i][1]) for i in range(len(table))]
 
 
-def test_with_teacher_logits_each_row_keeps_its_own(table: TableDataset) -> None:
-    logits = 10 * table.rows[:, :1] + torch.arange(3.0)
+def test_with_teacher_logits_each_row_keeps_its_own(table: ArrayDataset) -> None:
+    logits = 10 * table.inputs[:, :1] + torch.arange(3.0)
     loader = kd.make_loader(kd.DistillDataset(table, logits), batch_size=4, shuffle=True)
     for rows, _, beside in loader:
         assert torch.equal(beside, 10 * rows[:, :1] + torch.arange(3.0))
 
 
-def test_indices_may_count_from_the_end(table: TableDataset) -> None:
+def test_indices_may_count_from_the_end(table: ArrayDataset) -> None:
     rows, labels = table.__getitems__([-1, 0]).tensors
     assert rows.tolist() == [[10, 11], [0, 1]]
     assert labels.tolist() == [2, 0]
@@ -46,4 +46,4 @@ def test_indices_may_count_from_the_end(table: TableDataset) -> None:
 )
 def test_what_is_no_table_is_refused(rows: Any, labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TableDataset(rows, labels)
+        ArrayDataset(rows, labels)
