@@ -22,7 +22,7 @@ from kd.describe import describe, digest
 from kd.models import CNN, MLP, ConvNet
 
 ROOT = Path(__file__).resolve().parent.parent
-some = settings(deadline=None, max_examples=40, derandomize=True)
+some = settings(max_examples=40)
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=3)
 
 SPECS = [

@@ -103,7 +103,7 @@ def test_the_teacher_is_left_as_it_was(digits: kd.ImageDataset, training: bool) 
     assert len(steps) == 4
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
+@settings(max_examples=20)
 @given(st.integers(0, 50), st.integers(1, 200), st.booleans())
 def test_right_logits_are_accepted_whatever_the_sample(seed: int, sample: int, good: bool) -> None:
     images = torch.randint(0, 256, (64, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
@@ -146,7 +146,7 @@ def test_another_datasets_logits_are_refused(digits: kd.ImageDataset) -> None:
         kd.verify_logits(good_teacher(), digits, kd.collect_logits(good_teacher(), brighter))
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(st.integers(0, 63), st.integers(0, CLASSES - 1), st.sampled_from([-0.1, 0.1, 3.0]))
 def test_a_single_wrong_value_among_the_sampled_rows_is_found_and_its_row_named(
     row: int, column: int, error: float

@@ -30,7 +30,7 @@ from kd.calibration import (
     temperature_scaling,
 )
 
-exactly = settings(deadline=None, max_examples=40, derandomize=True)
+exactly = settings(max_examples=40)
 
 
 def generator(seed: int) -> torch.Generator:

@@ -26,7 +26,7 @@ from kd.data import Split, collate, in_order, seed_loader
 from kd.seeding import epoch_seed
 from kd.splits import stratified_order
 
-exactly = settings(deadline=None, max_examples=40, derandomize=True)
+exactly = settings(max_examples=40)
 N = 42
 EVENS, ALL = list(range(0, N, 2)), list(range(N))
 

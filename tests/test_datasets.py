@@ -22,7 +22,7 @@ from kd.datasets import idx as idx_module
 from kd.datasets.idx import DamagedDataError, parse_idx, read_idx
 from kd.datasets.mnist import EMBEDDED
 
-exactly = settings(deadline=None, max_examples=50, derandomize=True)
+exactly = settings(max_examples=50)
 REMEDY = "Fetch it again."
 PARTS = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 VALUES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)

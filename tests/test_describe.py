@@ -29,13 +29,13 @@ plain = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(plain)
 def test_plain_data_is_described_as_json_and_equal_to_itself(value: Any) -> None:
     assert digest(describe(value)) == digest(json.loads(json.dumps(describe(copy.deepcopy(value)))))
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=30), st.data())
 def test_one_changed_value_in_a_tensor_is_noticed(values: list[int], data: st.DataObject) -> None:
     tensor = torch.tensor(values)

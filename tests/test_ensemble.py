@@ -16,7 +16,7 @@ from kd.describe import describe, digest
 from kd.ensemble import Ensemble, average_logits
 from tests.conftest import tiny_model
 
-some = settings(deadline=None, max_examples=60, derandomize=True)
+some = settings(max_examples=60)
 seeds, temperatures = st.integers(0, 999), st.floats(0.1, 50)
 shares = st.lists(st.floats(0, 9), min_size=3, max_size=3).filter(lambda given: sum(given) > 0.01)
 

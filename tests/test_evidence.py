@@ -25,7 +25,7 @@ IMAGES = 10_000
 MIRROR = {"helps": "hurts", "hurts": "helps"}
 DIFFERENCES = st.lists(st.integers(-40, 40), min_size=1, max_size=10)
 P_VALUES = st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.012, 0.02, 0.03, 0.05, 0.2, 1.0]), min_size=1, max_size=6)
-examples = settings(deadline=None, max_examples=100, derandomize=True)
+examples = settings(max_examples=100)
 
 
 def pairs_of(differences: list[int]) -> Pairs:

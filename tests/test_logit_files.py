@@ -22,7 +22,7 @@ from kd.logit_files import FLOOR, read_logits
 from kd.plausible import NOT_VERIFIED
 from tests.test_cache import good_teacher
 
-some = settings(deadline=None, max_examples=30, derandomize=True)
+some = settings(max_examples=30)
 N, K = 60, 3
 LABELS = torch.arange(N) % K
 NAMES = ["ant", "bee", "cat"]

@@ -18,7 +18,7 @@ ANSWERS = st.integers(2, 12).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(ANSWERS)
 def test_the_confusion_matrix_is_scikit_learns(answers: tuple[int, list[tuple[int, int]]]) -> None:
     classes, pairs = answers

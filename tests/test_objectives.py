@@ -17,7 +17,7 @@ import kd
 from kd.objectives import in_bfloat16
 from tests.conftest import CLASSES, tiny_model
 
-exactly = settings(deadline=None, max_examples=20, derandomize=True)
+exactly = settings(max_examples=20)
 alphas = st.floats(0, 1)
 temperatures = st.floats(0.5, 20)
 

@@ -12,7 +12,7 @@ from scipy import integrate, stats
 
 from kd.power import detectable, power, seeds_needed
 
-examples = settings(deadline=None, max_examples=40, derandomize=True)
+examples = settings(max_examples=40)
 
 
 def power_by_integral(n: int, effect: float, level: float = 0.05) -> float:

@@ -72,7 +72,7 @@ def train(
     return {**model.state_dict(), **objective.state_dict(prefix="objective.")}, history
 
 
-@settings(deadline=None, max_examples=18, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=18, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 18), min_size=1, max_size=3))
 def test_cut_anywhere_and_again_it_ends_bit_identical(
     cuts: list[int], digits: kd.ImageDataset, tmp_path_factory: pytest.TempPathFactory
@@ -114,7 +114,7 @@ damages: dict[str, Any] = {
 }
 
 
-@settings(deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.sampled_from(sorted(damages)), place=st.floats(0, 1, exclude_max=True))
 def test_a_damaged_generation_is_skipped_aloud(
     damage: str, place: float, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kd.sources.labels import numbered
 
-exactly = settings(deadline=None, max_examples=60, derandomize=True)
+exactly = settings(max_examples=60)
 Array = np.ndarray[Any, Any]
 
 

@@ -19,7 +19,7 @@ from kd.sources.normalising import moments_of
 from kd.splits import stratified_split
 from tests.test_sources_checks import Listed
 
-exactly = settings(deadline=None, max_examples=40, derandomize=True)
+exactly = settings(max_examples=40)
 
 
 def table(rows: int, start: int = 0, width: int = 3) -> ArrayDataset:

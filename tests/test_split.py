@@ -18,7 +18,7 @@ def dataset(labels: list[int]) -> kd.ImageDataset:
     return kd.ImageDataset(images, torch.tensor(labels), mean=0.5, std=0.25)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(20, 90), st.integers(2, 4), st.floats(0.2, 0.8), st.integers(0, 9))
 def test_the_parts_share_no_image_and_leave_none_out(n: int, classes: int, held_back: float, seed: int) -> None:
     data = dataset([i % classes for i in range(n)])
@@ -49,7 +49,7 @@ def test_too_few_images_for_every_class_are_refused_with_the_reason() -> None:
         stratified_split(dataset([i % 5 for i in range(10)]), held_back=0.2, seed=0)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(40, 90), st.integers(2, 4), st.integers(0, 9))
 def test_several_shares_are_cut_from_the_end_of_one_order(n: int, classes: int, seed: int) -> None:
     labels = torch.arange(n) % classes

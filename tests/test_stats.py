@@ -32,7 +32,7 @@ def two_sided_tail(b: int, c: int) -> float:
     return min(1.0, 2 * tail)
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(COUNTS, COUNTS, COUNTS)
 def test_mcnemar_is_the_exact_binomial_tail(shared: int, only_first: int, only_second: int) -> None:
     result = mcnemar(*wrong_masks(shared, only_first, only_second))
@@ -40,7 +40,7 @@ def test_mcnemar_is_the_exact_binomial_tail(shared: int, only_first: int, only_s
     assert result.p_value == pytest.approx(two_sided_tail(only_first, only_second), rel=1e-9)
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(COUNTS, COUNTS, COUNTS)
 def test_swapping_the_networks_swaps_the_counts_and_keeps_the_p_value(shared: int, b: int, c: int) -> None:
     first, second = wrong_masks(shared, b, c)
@@ -49,7 +49,7 @@ def test_swapping_the_networks_swaps_the_counts_and_keeps_the_p_value(shared: in
     assert other.p_value == pytest.approx(one.p_value, rel=1e-12)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(st.integers(1, 20_000), st.floats(0, 1), st.sampled_from([0.9, 0.95, 0.99]))
 def test_the_numbers_are_those_of_scipy_stats(n: int, share: float, confidence: float) -> None:
     successes = round(share * n)
@@ -84,7 +84,7 @@ def wilson(successes: int, n: int, z: float) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(st.integers(1, 20_000), st.floats(0, 1))
 def test_the_interval_is_wilsons_and_contains_the_estimate(n: int, share: float) -> None:
     successes = round(share * n)

@@ -206,7 +206,7 @@ def test_a_safetensors_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
             load(path)
 
 
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_safetensors_file_with_other_bytes_is_refused_or_fits_and_is_finite(data: st.DataObject) -> None:
     pytest.importorskip("safetensors", reason="needs the safetensors extra")
