@@ -43,7 +43,7 @@ def train(
     model: nn.Module,
     objective: Objective,
     train_loader: DataLoader[Any],
-    val_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
     *,
     optimizer: torch.optim.Optimizer,
     epochs: int,
@@ -53,6 +53,7 @@ def train(
     """Train the model in place towards the objective, with progress on the screen; the last epoch's weights count.
 
     Args:
+        val_loader: None measures nothing but the training.
         scheduler: stepped after each training step.
     """
     settings = {
