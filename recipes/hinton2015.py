@@ -52,7 +52,7 @@ class Settings:
     """of the last table: units in each of two hidden layers"""
     teacher_width: int = 1200
     """units in each of the teacher's hidden layers"""
-    teacher_epochs: int = 120
+    teacher_epochs: int = 240
     """passes over the training images"""
     epochs: int = 60
     """of every student"""
