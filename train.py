@@ -23,7 +23,7 @@ def train_model(
     Inside an open run (``python main.py``) this is a stage: kept, resumed or done anew as its inputs demand.
     """
     steps = config.EPOCHS * len(train_loader)
-    optimizer, scheduler = adam(model, learning_rate=config.LEARNING_RATE, steps=steps)
+    optimizer, scheduler = adam(model, learning_rate=config.LEARNING_RATE, steps=steps, objective=objective)
     return stages.train(
         title,
         model,

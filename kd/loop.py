@@ -66,6 +66,10 @@ def fit(
 
     Order of batches and dropout are a pure function of (seed, epoch); the caller's random state is left as it was.
 
+    An objective that is an ``nn.Module`` is put into training and eval mode with the model and lies in the same
+    snapshots; its parameters are trained if the optimizer has them. One with a method ``set_epoch(epoch, epochs)`` is
+    told before each epoch, counted from 0.
+
     Args:
         val_loader: what is measured on after each epoch; None measures nothing, and the history has no ``val_`` curves.
         epochs: passes over ``train_loader``, at least 1.
@@ -103,7 +107,7 @@ def fit(
         where = f"epoch {epoch + 1} of {epochs}"
         with _naming_dead_workers(where, train_loader, val_loader), seeded(epoch_seed(seed, epoch), device):
             seed_loader(train_loader, seed=seed, epoch=epoch)
-            model.train()
+            _start_epoch(model, objective, epoch, epochs)
             batches = at.remaining(train_loader, device)
             train = _epoch(
                 model, objective, batches, metrics, where, at.means, optimizer=optimizer, after_step=after_step
@@ -113,7 +117,7 @@ def fit(
                 # A signal waits for the next training step: an objective with a memory may change it in validation,
                 # so a state taken in the middle of one could not be gone on from.
                 after = f"the validation after {where}"
-                with evaluating(model):
+                with evaluating(model, *_modules(objective)):
                     val = _epoch(model, objective, val_loader, metrics, after, Means(), after_step=lambda: None)
         at.next_epoch(dict([*_prefixed("train", train), *_prefixed("val", val)]))
         at.history.seconds = time.perf_counter() - started
@@ -126,7 +130,7 @@ def evaluate(
     model: nn.Module, objective: Objective, loader: DataLoader[Any], *, metrics: Mapping[str, Metric] = METRICS
 ) -> dict[str, float]:
     """Loss, terms and metrics averaged over the loader's samples, in eval mode; the model's mode is restored."""
-    with evaluating(model), _naming_dead_workers("evaluation", loader):
+    with evaluating(model, *_modules(objective)), _naming_dead_workers("evaluation", loader):
         return _epoch(model, objective, loader, metrics, "evaluation", Means())
 
 
@@ -257,11 +261,25 @@ def _prefixed(split: str, means: dict[str, float]) -> Iterator[tuple[str, float]
     return ((f"{split}_{name}", value) for name, value in means.items())
 
 
+def _start_epoch(model: nn.Module, objective: Objective, epoch: int, epochs: int) -> None:
+    """Training mode, and the word to an objective that wants to know where the training stands."""
+    for module in (model, *_modules(objective)):
+        module.train()
+    if tell := getattr(objective, "set_epoch", None):
+        tell(epoch, epochs)
+
+
+def _modules(objective: Objective) -> tuple[nn.Module, ...]:
+    """The objective, where it has parameters or a memory of its own."""
+    return (objective,) if isinstance(objective, nn.Module) else ()
+
+
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(*models: nn.Module) -> Iterator[None]:
     """Eval mode inside the block; afterwards every submodule is back in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
     try:
         yield
     finally:

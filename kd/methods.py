@@ -5,9 +5,16 @@ Importable in a moment, without torch: a factory is a dotted name, resolved when
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kd.types import Batch, Objective
 
 Setting = float | int | str
 
@@ -32,14 +39,161 @@ class Method(NamedTuple):
     reference: str
 
 
+_LOGITS = ("labels", "logits")
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "kd": Method(
             factory="kd.response_methods:kd",
-            needs=("labels", "logits"),
+            needs=_LOGITS,
             settings={"temperature": 5.0, "alpha": 0.5},
             paper="Hinton, Vinyals, Dean 2015, arXiv:1503.02531",
             reference="RepDistiller distiller_zoo/KD.py (BSD-2-Clause)",
         ),
+        "soft-labels": Method(
+            factory="kd.response_methods:soft_labels",
+            needs=_LOGITS,
+            settings={"temperature": 1.0, "alpha": 0.0},
+            paper="Hinton, Vinyals, Dean 2015, arXiv:1503.02531",
+            reference="big_vision trainers/proj/distill/distill.py (Apache-2.0)",
+        ),
+        "dkd": Method(
+            factory="kd.response_methods:dkd",
+            needs=_LOGITS,
+            settings={"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "warmup": 1 / 12},
+            paper="Zhao et al. 2022, arXiv:2203.08679",
+            reference="mdistiller distillers/DKD.py (MIT)",
+        ),
+        "nkd": Method(
+            factory="kd.response_methods:nkd",
+            needs=_LOGITS,
+            settings={"temperature": 1.0, "gamma": 1.5},
+            paper="Yang et al. 2023, arXiv:2303.13005",
+            reference="cls_KD mmcls/models/dis_losses/nkd.py (Apache-2.0)",
+        ),
+        "dist": Method(
+            factory="kd.response_methods:dist",
+            needs=_LOGITS,
+            settings={"temperature": 1.0, "beta": 1.0, "gamma": 1.0},
+            paper="Huang et al. 2022, arXiv:2205.10536",
+            reference="mmrazor losses/dist_loss.py (Apache-2.0)",
+        ),
+        "lskd": Method(
+            factory="kd.response_methods:lskd",
+            needs=_LOGITS,
+            settings={"temperature": 2.0, "hard": 0.1, "soft": 9.0},
+            paper="Sun et al. 2024, arXiv:2403.01427",
+            reference="torchdistill losses/mid_level.py (MIT); the authors' code has no licence",
+        ),
+        "lskd-dkd": Method(
+            factory="kd.response_methods:lskd_dkd",
+            needs=_LOGITS,
+            settings={"temperature": 2.0, "hard": 0.1, "alpha": 9.0, "beta": 72.0, "warmup": 1 / 12},
+            paper="Sun et al. 2024, arXiv:2403.01427",
+            reference="the authors' code has no licence",
+        ),
+        "ttm": Method(
+            factory="kd.response_methods:ttm",
+            needs=_LOGITS,
+            settings={"gamma": 0.1, "soft": 45.0},
+            paper="Zheng, Yang 2024, arXiv:2402.11148",
+            reference="TTM distiller_zoo/ttm.py (MIT)",
+        ),
+        "wttm": Method(
+            factory="kd.response_methods:wttm",
+            needs=_LOGITS,
+            settings={"gamma": 0.2, "soft": 4.0},
+            paper="Zheng, Yang 2024, arXiv:2402.11148",
+            reference="TTM distiller_zoo/wttm.py (MIT)",
+        ),
+        "wsld": Method(
+            factory="kd.response_methods:wsld",
+            needs=_LOGITS,
+            settings={"temperature": 2.0, "soft": 2.5},
+            paper="Zhou et al. 2021, arXiv:2102.00650",
+            reference="mmrazor losses/weighted_soft_label_distillation.py (Apache-2.0)",
+        ),
+        "label-smoothing": Method(
+            factory="kd.response_methods:label_smoothing",
+            needs=("labels",),
+            settings={"smoothing": 0.1},
+            paper="Szegedy et al. 2016, arXiv:1512.00567",
+            reference="torch.nn.functional.cross_entropy (BSD-3-Clause)",
+        ),
+        "teacher-free": Method(
+            factory="kd.response_methods:teacher_free",
+            needs=("labels",),
+            settings={"correct": 0.99, "temperature": 20.0, "alpha": 0.5},
+            paper="Yuan et al. 2020, arXiv:1909.11723",
+            reference="none: the published code softens twice",
+        ),
     }
 )
+
+
+def method_named(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        ValueError: there is none; the error names those that are called nearly so, or else all.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    near = difflib.get_close_matches(name, METHODS, n=3) or sorted(METHODS)
+    raise ValueError(f"there is no method {name!r}. There is {', '.join(near)}.")
+
+
+def settings_of(name: str, given: Mapping[str, Setting] | None = None) -> dict[str, Setting]:
+    """All settings of a method: its defaults, and what is given in their place.
+
+    Args:
+        given: values of the default's type, or texts that say one.
+
+    Raises:
+        ValueError: the method has no such setting, or the value is not of its type.
+    """
+    method, given = method_named(name), given or {}
+    for key in given:
+        if key not in method.settings:
+            raise ValueError(f"{name} has no setting {key!r}. It has {', '.join(method.settings)}.")
+    return {key: _converted(key, given.get(key, value), type(value)) for key, value in method.settings.items()}
+
+
+def given_settings(texts: Sequence[str]) -> dict[str, Setting]:
+    """``("beta=8", "warmup=0")`` by name.
+
+    Raises:
+        ValueError: one is not of that form, or a name comes twice.
+    """
+    given: dict[str, Setting] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (name and sign and value) or name in given:
+            raise ValueError(f"a setting of the method must be given once, as NAME=VALUE. Got {text!r} instead.")
+        given[name] = value
+    return given
+
+
+def make(
+    name: str, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting] | None = None
+) -> Objective:
+    """The method's objective for this pair.
+
+    Args:
+        batch: an example of what the training loader yields, on the models' device.
+        settings: as ``settings_of`` takes them.
+
+    Raises:
+        ValueError: no such method or setting, a value outside its range, or a pair that the method cannot work on.
+    """
+    module, _, function = method_named(name).factory.partition(":")
+    factory = getattr(importlib.import_module(module), function)
+    objective: Objective = factory(student, teacher, batch, **settings_of(name, settings))
+    return objective
+
+
+def _converted(name: str, value: Setting, kind: type[Setting]) -> Setting:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a {kind.__name__}. Got {value!r} instead.") from error

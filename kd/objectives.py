@@ -73,16 +73,21 @@ def distilled(*, temperature: float, alpha: float) -> Objective:
     temperature, alpha = float(temperature), float(alpha)  # 5 and 5.0 are one setting, and are to be described as one
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        if len(batch) < 3:
-            raise ValueError(
-                "distillation needs batches of (input, label, teacher logits). "
-                f"Got {len(batch)} items: pass a loader over a DistillDataset, or wrap the objective in live_teacher()."
-            )
+        require_logits(batch)
         output, terms = supervised(model, batch)
         soft = kd_loss(output, batch[2], temperature=temperature)
         return output, {"hard": alpha * terms["hard"], "soft": (1 - alpha) * soft}
 
     return objective
+
+
+def require_logits(batch: Batch) -> None:
+    """Raise ``ValueError`` for a batch that does not carry the teacher's logits after input and label."""
+    if len(batch) < 3:
+        raise ValueError(
+            "distillation needs batches of (input, label, teacher logits). "
+            f"Got {len(batch)} items: pass a loader over a DistillDataset, or wrap the objective in live_teacher()."
+        )
 
 
 def live_teacher(teacher: nn.Module, objective: Objective) -> Objective:

@@ -148,7 +148,7 @@ def trained_as(settings: RunSettings) -> stages.Train:
         title: str, model: nn.Module, objective: Objective, train_loader: DataLoader[Any], val_loader: DataLoader[Any]
     ) -> History:
         steps = settings.epochs * len(train_loader)
-        optimizer, scheduler = adam(model, learning_rate=settings.learning_rate, steps=steps)
+        optimizer, scheduler = adam(model, learning_rate=settings.learning_rate, steps=steps, objective=objective)
         return stages.train(
             title,
             model,

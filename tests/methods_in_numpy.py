@@ -1,0 +1,177 @@
+"""The methods as their papers write them, in NumPy's float64, row by row: to hold ``kd.losses`` against.
+
+Each function takes the student's and the teacher's logits [B, K], labels [B] and the method's settings, and returns its
+whole loss. Nothing here is made for speed or for extreme logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def softmax(row: Logits, temperature: float = 1.0) -> Logits:
+    powers = np.exp(row / temperature - np.max(row / temperature))
+    return np.asarray(powers / powers.sum())
+
+
+def kl(p: Logits, q: Logits) -> float:
+    return float(sum(a * (np.log(a) - np.log(b)) for a, b in zip(p, q, strict=True) if a > 0))
+
+
+def cross_entropy(p: Logits, q: Logits) -> float:
+    return float(-sum(a * np.log(b) for a, b in zip(p, q, strict=True)))
+
+
+def hard(row: Logits, label: int) -> float:
+    return float(-np.log(softmax(row)[label]))
+
+
+def mean(each: Callable[[Logits, Logits, int], float], student: Logits, teacher: Logits, labels: Labels) -> float:
+    return float(np.mean([each(s, t, int(y)) for s, t, y in zip(student, teacher, labels, strict=True)]))
+
+
+def kd(student: Logits, teacher: Logits, labels: Labels, temperature: float, alpha: float) -> float:
+    def each(s: Logits, t: Logits, y: int) -> float:
+        soft = temperature**2 * kl(softmax(t, temperature), softmax(s, temperature))
+        return alpha * hard(s, y) + (1 - alpha) * soft
+
+    return mean(each, student, teacher, labels)
+
+
+def soft_labels(student: Logits, teacher: Logits, labels: Labels, temperature: float, alpha: float) -> float:
+    def each(s: Logits, t: Logits, y: int) -> float:
+        soft = temperature**2 * cross_entropy(softmax(t, temperature), softmax(s, temperature))
+        return alpha * hard(s, y) + (1 - alpha) * soft
+
+    return mean(each, student, teacher, labels)
+
+
+def decoupled(row: Logits, label: int, temperature: float) -> tuple[Logits, Logits]:
+    """(label or not, which of the others)"""
+    p = softmax(row, temperature)
+    others = np.delete(p, label)
+    return np.array([p[label], others.sum()]), others / others.sum()
+
+
+def dkd(
+    student: Logits, teacher: Logits, labels: Labels, temperature: float, alpha: float, beta: float, warmup: float
+) -> float:
+    def each(s: Logits, t: Logits, y: int) -> float:
+        (bs, os), (bt, ot) = decoupled(s, y, temperature), decoupled(t, y, temperature)
+        return hard(s, y) + temperature**2 * (alpha * kl(bt, bs) + beta * kl(ot, os))
+
+    return mean(each, student, teacher, labels)
+
+
+def nkd(student: Logits, teacher: Logits, labels: Labels, temperature: float, gamma: float) -> float:
+    def each(s: Logits, t: Logits, y: int) -> float:
+        (_, os), (_, ot) = decoupled(s, y, temperature), decoupled(t, y, temperature)
+        target = -softmax(t)[y] * np.log(softmax(s)[y])
+        return float(hard(s, y) + target + gamma * temperature**2 * cross_entropy(ot, os))
+
+    return mean(each, student, teacher, labels)
+
+
+def dist(student: Logits, teacher: Logits, labels: Labels, temperature: float, beta: float, gamma: float) -> float:
+    q, p = (np.array([softmax(row, temperature) for row in logits]) for logits in (student, teacher))
+
+    def far(a: Logits, b: Logits) -> float:
+        return 1 - float(np.corrcoef(a, b)[0, 1])
+
+    between = np.mean([far(a, b) for a, b in zip(q, p, strict=True)])
+    within = np.mean([far(a, b) for a, b in zip(q.T, p.T, strict=True)])
+    labelled = mean(lambda s, _, y: hard(s, y), student, teacher, labels)
+    return float(labelled + temperature**2 * (beta * between + gamma * within))
+
+
+def z_scores(logits: Logits) -> Logits:
+    return np.array([(row - row.mean()) / (row.std(ddof=1) + 1e-7) for row in logits])
+
+
+def lskd(student: Logits, teacher: Logits, labels: Labels, temperature: float, hard: float, soft: float) -> float:
+    labelled = kd(student, teacher, labels, temperature=1, alpha=1)
+    return hard * labelled + soft * kd(z_scores(student), z_scores(teacher), labels, temperature=temperature, alpha=0)
+
+
+def lskd_dkd(
+    student: Logits,
+    teacher: Logits,
+    labels: Labels,
+    temperature: float,
+    hard: float,
+    alpha: float,
+    beta: float,
+    warmup: float,
+) -> float:
+    own, other = z_scores(student), z_scores(teacher)
+    decoupled_alone = dkd(own, other, labels, temperature, alpha, beta, warmup) - kd(own, other, labels, 1, 1)
+    return hard * kd(student, teacher, labels, 1, 1) + decoupled_alone
+
+
+def ttm(student: Logits, teacher: Logits, labels: Labels, gamma: float, soft: float) -> float:
+    def each(s: Logits, t: Logits, y: int) -> float:
+        power = softmax(t) ** gamma
+        return hard(s, y) + soft * kl(power / power.sum(), softmax(s))
+
+    return mean(each, student, teacher, labels)
+
+
+def wttm(student: Logits, teacher: Logits, labels: Labels, gamma: float, soft: float) -> float:
+    def each(s: Logits, t: Logits, y: int) -> float:
+        power = softmax(t) ** gamma
+        return float(hard(s, y) + soft * power.sum() * kl(power / power.sum(), softmax(s)))
+
+    return mean(each, student, teacher, labels)
+
+
+def wsld(student: Logits, teacher: Logits, labels: Labels, temperature: float, soft: float) -> float:
+    def each(s: Logits, t: Logits, y: int) -> float:
+        weight = 1 - np.exp(-hard(s, y) / (hard(t, y) + 1e-7))
+        softened = temperature**2 * cross_entropy(softmax(t, temperature), softmax(s, temperature))
+        return float(hard(s, y) + soft * weight * softened)
+
+    return mean(each, student, teacher, labels)
+
+
+def label_smoothing(student: Logits, teacher: Logits, labels: Labels, smoothing: float) -> float:
+    def each(s: Logits, t: Logits, y: int) -> float:
+        target = np.full(len(s), smoothing / len(s))
+        target[y] += 1 - smoothing
+        return cross_entropy(target, softmax(s))
+
+    return mean(each, student, teacher, labels)
+
+
+def teacher_free(
+    student: Logits, teacher: Logits, labels: Labels, correct: float, temperature: float, alpha: float
+) -> float:
+    def each(s: Logits, t: Logits, y: int) -> float:
+        virtual = np.full(len(s), (1 - correct) / (len(s) - 1))
+        virtual[y] = correct
+        softened = virtual ** (1 / temperature)
+        soft = temperature**2 * kl(softened / softened.sum(), softmax(s, temperature))
+        return alpha * hard(s, y) + (1 - alpha) * soft
+
+    return mean(each, student, teacher, labels)
+
+
+WRITTEN: Mapping[str, Callable[..., float]] = {
+    "kd": kd,
+    "soft-labels": soft_labels,
+    "dkd": dkd,
+    "nkd": nkd,
+    "dist": dist,
+    "lskd": lskd,
+    "lskd-dkd": lskd_dkd,
+    "ttm": ttm,
+    "wttm": wttm,
+    "wsld": wsld,
+    "label-smoothing": label_smoothing,
+    "teacher-free": teacher_free,
+}

@@ -1,0 +1,83 @@
+"""The table of methods: what it says is so, without torch, and a mistake is answered with what there is."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from kd.methods import METHODS, given_settings, make, method_named, settings_of
+
+every = pytest.mark.parametrize("name", METHODS)
+
+
+@every
+def test_a_factory_takes_just_the_settings_that_the_table_names(name: str) -> None:
+    module, _, function = METHODS[name].factory.partition(":")
+    signature = inspect.signature(getattr(importlib.import_module(module), function))
+    positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert positional == ["student", "teacher", "batch"]
+    assert keywords == list(METHODS[name].settings)
+    assert all(p.default is p.empty for p in signature.parameters.values())  # they stand in the table, and only there
+
+
+@every
+def test_what_it_needs_is_of_the_vocabulary_and_its_paper_can_be_found(name: str) -> None:
+    assert set(METHODS[name].needs) <= {"labels", "logits", "teacher", "ids"}
+    assert len({"logits", "teacher"} & set(METHODS[name].needs)) <= 1
+    assert "arXiv:" in METHODS[name].paper
+    assert METHODS[name].reference
+
+
+def test_the_table_is_there_without_torch() -> None:
+    program = "import sys, kd.methods; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_plain_distillation_is_the_pipelines() -> None:
+    import config
+
+    assert settings_of("kd") == {"temperature": config.TEMPERATURE, "alpha": config.ALPHA}
+
+
+def test_an_unknown_method_is_answered_with_those_that_are_nearly_called_so() -> None:
+    with pytest.raises(ValueError, match=r"no method 'dkdd'\. There is dkd"):
+        method_named("dkdd")
+    with pytest.raises(ValueError, match="kd, label-smoothing"):
+        method_named("???")
+
+
+def test_a_setting_that_the_method_lacks_is_answered_with_those_it_has() -> None:
+    with pytest.raises(ValueError, match=r"nkd has no setting 'beta'\. It has temperature, gamma"):
+        settings_of("nkd", {"beta": 1})
+
+
+def test_given_settings_take_the_place_of_defaults_as_what_the_defaults_are() -> None:
+    assert settings_of("dkd", {"beta": "2"}) == {**METHODS["dkd"].settings, "beta": 2.0}
+    assert list(settings_of("dkd", {"warmup": 0})) == list(METHODS["dkd"].settings)
+    with pytest.raises(ValueError, match=r"beta must be a float\. Got 'many'"):
+        settings_of("dkd", {"beta": "many"})
+
+
+@pytest.mark.parametrize("texts", [["beta"], ["=3"], ["beta="], ["beta=1", "beta=2"]])
+def test_a_setting_is_given_once_with_its_name_and_value(texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="once, as NAME=VALUE"):
+        given_settings(texts)
+
+
+def test_texts_become_settings() -> None:
+    assert given_settings(["beta=8", "layers=a,b=c"]) == {"beta": "8", "layers": "a,b=c"}
+
+
+def test_a_method_is_made_with_its_settings() -> None:
+    model, batch = nn.Identity(), (torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 5))
+    logits, labels = torch.randn(3, 5), torch.tensor([0, 1, 2])
+    _, terms = make("kd", model, model, batch, {"alpha": "1"})(model, (logits, labels, torch.randn(3, 5)))
+    assert terms["hard"].item() == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    assert terms["soft"].item() == 0
