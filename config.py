@@ -6,11 +6,12 @@ meaning, unit and range, and is what ``python main.py --help`` prints.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 
 from kd.devices import require_device
+from kd.methods import chosen
 from kd.ranges import check_ranges
 from kd.settings import check_constants
 
@@ -37,9 +38,14 @@ TEMPERATURE: Annotated[float, "softens teacher and student in the soft loss, abo
 ALPHA: Annotated[
     float, "weight of the labels against the teacher, in [0, 1]: loss = ALPHA * CE + (1 - ALPHA) * T^2 * KL"
 ] = 0.5
+METHOD: Annotated[str, "how the distilled student learns, by its name in docs/methods.md"] = "kd"
+SET: Annotated[tuple[str, ...], "NAME=VALUE, a setting of a method other than kd; may be given several times"] = ()
 
 # Models
-STUDENT_WIDTH: Annotated[int, "hidden units of both students, at least 1"] = 256
+STUDENT: Annotated[
+    Literal["mlp", "cnn"], "kind of both students: STUDENT_WIDTH hidden units, or three stages of 8, 16 and 32 maps"
+] = "mlp"
+STUDENT_WIDTH: Annotated[int, "hidden units of both students where they are mlp, at least 1"] = 256
 
 # Data and files
 LIMIT: Annotated[
@@ -63,3 +69,4 @@ def check() -> None:
     require_device(DEVICE, "DEVICE")
     values = {name.lower(): value for name, value in globals().items() if name.isupper()}
     check_ranges(values, shown=str.upper)
+    chosen(METHOD, SET, temperature=TEMPERATURE, alpha=ALPHA)

@@ -1,10 +1,26 @@
 """This pipeline's distillation: its objective, and the dataset that carries the teacher's logits."""
 
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
 import config
 import kd
 from kd import DistillDataset as DistillDataset  # the documented place of this name
+from kd.data import first_batch
+from kd.methods import Setting, chosen, make
 
 
-def distillation_objective() -> kd.Objective:
-    """``ALPHA · CE + (1 − ALPHA) · T² · KL(teacher ‖ student)``."""
-    return kd.distilled(temperature=config.TEMPERATURE, alpha=config.ALPHA)
+def distillation_objective(student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> kd.Objective:
+    """What ``METHOD`` trains the student towards; ``kd`` is ``ALPHA · CE + (1 − ALPHA) · T² · KL(teacher ‖ student)``.
+
+    Args:
+        loader: over (image, label, teacher logits).
+    """
+    return make(config.METHOD, student, teacher, first_batch(loader), method_settings())
+
+
+def method_settings() -> dict[str, Setting]:
+    """All settings of ``METHOD``: its defaults, and what ``SET``, or for ``kd`` TEMPERATURE and ALPHA, say instead."""
+    return chosen(config.METHOD, config.SET, temperature=config.TEMPERATURE, alpha=config.ALPHA)

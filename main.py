@@ -13,19 +13,20 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import config
 import kd
 import visualization
-from distillation import distillation_objective
+from distillation import distillation_objective, method_settings
 from kd import outcome, stages
 from kd.checkpoint import require_writable
-from kd.console import say_sizes
+from kd.console import say_method, say_sizes
 from kd.data import in_order
 from kd.loop import Predictions
+from kd.methods import shown
 from kd.objectives import in_bfloat16
 from kd.program import exit_status
 from kd.results import Run
 from kd.run import open_run
 from kd.settings import command_line, current
 from kd.splits import stratified_split
-from models import StudentModel, TeacherModel
+from models import TeacherModel, new_student
 from train import train_model
 
 
@@ -152,11 +153,11 @@ def train_students(
     not show the same batches, a warning says why, and the histories' ``notes`` keep it.
     """
     with kd.seeded(config.SEED):
-        student = StudentModel().to(config.DEVICE)
+        student: nn.Module = new_student().to(config.DEVICE)
+    say_method(config.METHOD, shown(method_settings()))
+    objective = distillation_objective(student, teacher, train_distill_loader)
     loaders, distill_loaders = (train_loader, val_loader), (train_distill_loader, val_distill_loader)
-    pair = stages.train_pair(
-        student, distillation_objective(), loaders, distill_loaders, train=train_model, seed=config.SEED
-    )
+    pair = stages.train_pair(student, objective, loaders, distill_loaders, train=train_model, seed=config.SEED)
     return StudentTraining(*pair)
 
 
@@ -188,7 +189,7 @@ def save_and_visualize_results(
         logits={name: result.logits for name, result in test_metrics._asdict().items()},
         labels=_labels(test_loader, test_metrics),
         test=in_order(test_loader).dataset,
-        config=current(config, without=("FRESH", "SNAPSHOT_SECONDS")),
+        config=current(config, without=("FRESH", "SNAPSHOT_SECONDS")) | {"SET": shown(method_settings())},
         toy=visualization.toy_stamp(),
     )
     models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))

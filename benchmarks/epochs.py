@@ -25,7 +25,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import config
 import kd
-from distillation import distillation_objective
 from kd.cache import ASKED_AT_ONCE
 from kd.objectives import in_bfloat16
 from kd.optimizers import adam
@@ -117,6 +116,7 @@ def operations(make: Callable[[], nn.Module]) -> int:
 def measure(work: Work, rounds: int) -> dict[str, float]:
     """Medians in seconds by name, and the two rates."""
     teacher, no_validation = TeacherModel().eval(), (work.plain[0], [next(iter(work.plain[1]))])
+    objective = kd.distilled(temperature=config.TEMPERATURE, alpha=config.ALPHA)
     images, labels = kd.data.collate(work.training.__getitems__(list(range(len(work.training)))))
     return alternating(
         {
@@ -126,7 +126,7 @@ def measure(work: Work, rounds: int) -> dict[str, float]:
             "teacher_bare": lambda: bare(TeacherModel, images, labels),
             "regular": lambda: fitted(StudentModel, kd.supervised, work.plain),
             "regular_unmeasured": lambda: fitted(StudentModel, kd.supervised, no_validation, metrics={}),  # type: ignore[arg-type]
-            "distilled": lambda: fitted(StudentModel, distillation_objective(), work.distill),
+            "distilled": lambda: fitted(StudentModel, objective, work.distill),
             "student_bare": lambda: bare(StudentModel, images, labels),
             "cache": lambda: seconds(lambda: kd.collect_logits(teacher, work.training)),
             "cache_bare": lambda: bare_forward(teacher, images),

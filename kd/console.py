@@ -60,6 +60,11 @@ class Advance(Protocol):
         """Move the bar on by so many steps."""
 
 
+def say_method(method: str, settings: Sequence[str]) -> None:
+    """How the distilled student is going to learn."""
+    say(f"method: {method} with {', '.join(settings)}")
+
+
 @contextmanager
 def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
     """A bar over ``steps`` steps, so many of them ``done`` before; yields the function that advances it.

@@ -272,7 +272,7 @@ def batches_differ(first: DataLoader[Any], second: DataLoader[Any], *, seed: int
     """
     if _epoch_indices(first, seed) != _epoch_indices(second, seed):
         return "their samplers draw different indices"
-    one, other = _first_batch(first, seed), _first_batch(second, seed)
+    one, other = (first_batch(loader, seed=seed)[:2] for loader in (first, second))
     if not all(torch.equal(a, b) for a, b in zip(one, other, strict=True)):
         return "their items differ (another dataset, or random augmentation)"
     return None
@@ -284,10 +284,11 @@ def _epoch_indices(loader: DataLoader[Any], seed: int) -> list[Any]:
         return list(loader.batch_sampler if loader.batch_sampler is not None else loader.sampler)
 
 
-def _first_batch(loader: DataLoader[Any], seed: int) -> Batch:
+def first_batch(loader: DataLoader[Any], *, seed: int = 0) -> Batch:
+    """The first batch of the first epoch, () where there is none; the caller's random state is left as it was."""
     with seeded(epoch_seed(seed, 0)):
         seed_loader(loader, seed=seed, epoch=0)
-        return tuple(next(iter(loader), ()))[:2]
+        return tuple(next(iter(loader), ()))
 
 
 def _length(dataset: Dataset[Any]) -> int:

@@ -174,6 +174,37 @@ def given_settings(texts: Sequence[str]) -> dict[str, Setting]:
     return given
 
 
+def chosen(name: str, texts: Sequence[str], *, temperature: float, alpha: float) -> dict[str, Setting]:
+    """All settings of the method that a command line has chosen: ``kd`` has flags of its own, others have ``--set``.
+
+    Args:
+        texts: what ``--set`` was given, each NAME=VALUE.
+        temperature, alpha: those of ``kd``.
+
+    Raises:
+        ValueError: no such method or setting, or one that belongs to another method.
+    """
+    defaults, given = METHODS["kd"].settings, {"temperature": temperature, "alpha": alpha}
+    if name == "kd":
+        if texts:
+            raise ValueError(f"kd is set by --temperature and --alpha. Got --set {' '.join(texts)} instead.")
+        return dict(given)
+    settings = settings_of(name, given_settings(texts))
+    if given != defaults:
+        raise ValueError(
+            f"--temperature and --alpha are settings of kd, and the method is {name}. It takes --set with "
+            f"{', '.join(shown(settings))}."
+        )
+    return settings
+
+
+def shown(settings: Mapping[str, Setting]) -> list[str]:
+    """Each as ``--set`` takes it."""
+    return [
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
+    ]
+
+
 def make(
     name: str, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting] | None = None
 ) -> Objective:

@@ -14,15 +14,16 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from kd import outcome, stages
 from kd.checkpoint import publish, require_writable
-from kd.console import say_sizes
-from kd.data import ImageDataset, make_loader
+from kd.console import say_method, say_sizes
+from kd.data import ImageDataset, first_batch, make_loader
 from kd.datasets import load_mnist
 from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
 from kd.history import History
 from kd.loop import Predictions
-from kd.models import MLP, ConvNet
-from kd.objectives import distilled, in_bfloat16, supervised
+from kd.methods import make, shown
+from kd.models import CNN, MLP, MNIST_SHAPE, ConvNet
+from kd.objectives import in_bfloat16, supervised
 from kd.optimizers import adam
 from kd.results import Run
 from kd.run import open_run
@@ -125,20 +126,28 @@ def with_logits(teacher: nn.Module, data: Data, *, suffix: str = "") -> tuple[Da
 
 
 def new_student(settings: RunSettings, device: torch.device) -> nn.Module:
-    """An MLP as it starts: the same for the same seed."""
+    """A student as it starts: the same for the same seed."""
     with seeded(settings.seed):
-        return MLP(settings.student_width).to(device)
+        student = MLP(settings.student_width) if settings.student == "mlp" else CNN(8, MNIST_SHAPE, classes=10)
+        return student.to(device)
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
+    student, loaders = new_student(settings, device), with_logits(teacher, data)
+    say_method(settings.method, shown(settings.method_settings))
     return stages.train_pair(
-        new_student(settings, device),
-        distilled(temperature=settings.temperature, alpha=settings.alpha),
+        student,
+        objective_of(settings, student, teacher, loaders[0]),
         (data.train_loader, data.val_loader),
-        with_logits(teacher, data),
+        loaders,
         train=trained_as(settings),
         seed=settings.seed,
     )
+
+
+def objective_of(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
+    """What the settings' method trains the student towards, on batches like those of the loader."""
+    return make(settings.method, student, teacher, first_batch(loader), settings.method_settings)
 
 
 def trained_as(settings: RunSettings) -> stages.Train:
@@ -184,6 +193,7 @@ def _summary(
 def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     """The settings that count for a result, under the names by which ``python main.py`` records them."""
     values = dataclasses.asdict(settings) | {"device": str(device)}
+    values["set"] = shown(settings.method_settings)
     uncounted = {"out", "fresh", "snapshot_seconds", "processes"}
     kept = {name: value for name, value in values.items() if name not in uncounted}
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in kept.items()}

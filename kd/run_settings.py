@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from tyro.conf import UseAppendAction
+
+from kd.methods import Setting, chosen
 from kd.ranges import check_ranges
 
 
@@ -42,9 +46,16 @@ class RunSettings:
     alpha: float = 0.5
     """weight of the labels against the teacher, in [0, 1]: loss = alpha * CE + (1 - alpha) * T^2 * KL"""
 
+    method: str = "kd"
+    """how the distilled student learns, by its name in docs/methods.md"""
+    set: UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE, a setting of a method other than kd; may be given several times"""
+
     # Models, data, files
+    student: Literal["mlp", "cnn"] = "mlp"
+    """kind of both students: STUDENT_WIDTH hidden units, or three stages of 8, 16 and 32 maps"""
     student_width: int = 256
-    """hidden units of both students, at least 1"""
+    """hidden units of both students where they are mlp, at least 1"""
     limit: int | None = None
     """toy size: use only the first so many training images of the stratified order; None uses all"""
     data_dir: Path | None = None
@@ -69,3 +80,13 @@ class RunSettings:
     def check(self) -> None:
         """Refuse a value outside its range; the error names the flag."""
         check_ranges(vars(self), shown=lambda name: f"--{name.replace('_', '-')}")
+        _ = self.method_settings
+
+    @property
+    def method_settings(self) -> dict[str, Setting]:
+        """All settings of the method, given or not.
+
+        Raises:
+            ValueError: there is no such method or setting.
+        """
+        return chosen(self.method, self.set, temperature=self.temperature, alpha=self.alpha)

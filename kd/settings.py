@@ -20,7 +20,7 @@ def current(module: ModuleType, *, without: Sequence[str] = ()) -> dict[str, Any
     """The module's constants as they stand now, by name, in a form that JSON knows."""
     hints = {name: hint for name, hint in _constants(module).items() if name not in without}
     values = {n: float(getattr(module, n)) if _type(h) is float else getattr(module, n) for n, h in hints.items()}
-    return {name: v if v is None or isinstance(v, (int, float, str)) else str(v) for name, v in values.items()}
+    return {name: v if v is None or isinstance(v, (int, float, str, tuple)) else str(v) for name, v in values.items()}
 
 
 def command_line(module: ModuleType, arguments: Sequence[str], *, program: str, description: str | None) -> None:
@@ -55,11 +55,29 @@ def check_constants(module: ModuleType) -> None:
             raise ValueError(f"{module.__name__}.{name} is not a setting.{hint} There are: {', '.join(known)}.")
     for name, hint in known.items():
         value, kind = getattr(module, name), _type(hint)
-        allowed = typing.get_args(kind) or (kind,)
-        fits = type(value) in allowed or (isinstance(value, Path) and Path in allowed)
-        if not fits and not (float in allowed and type(value) is int):
-            text = " or ".join("None" if k is type(None) else k.__name__ for k in allowed)
-            raise ValueError(f"{name} must be {text}. Got {value!r} ({type(value).__name__}) instead.")
+        if not _fits(value, kind):
+            raise ValueError(f"{name} must be {_said(kind)}. Got {value!r} ({type(value).__name__}) instead.")
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of an annotated type: plain, or a choice of types or values, or a tuple of one type."""
+    allowed = typing.get_args(kind) or (kind,)
+    if typing.get_origin(kind) is typing.Literal:
+        return value in allowed
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, allowed[0]) for item in value)
+    is_path = isinstance(value, Path) and Path in allowed
+    return type(value) in allowed or is_path or (float in allowed and type(value) is int)
+
+
+def _said(kind: Any) -> str:
+    """The type in words."""
+    allowed = typing.get_args(kind) or (kind,)
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(repr, allowed))
+    if typing.get_origin(kind) is tuple:
+        return f"a tuple of {_said(allowed[0])}"
+    return " or ".join("None" if k is type(None) else k.__name__ for k in allowed)
 
 
 def _constants(module: ModuleType) -> dict[str, Any]:
@@ -76,7 +94,11 @@ def _meaning(hint: Any) -> str:
 
 
 def _shown(hint: Any) -> Any:
-    return str if _type(hint) is torch.device else _type(hint)
+    """The type as the command line takes it: a device by its name, a tuple by giving the flag several times."""
+    kind = _type(hint)
+    if typing.get_origin(kind) is tuple:
+        return Annotated[kind, tyro.conf.UseAppendAction]
+    return str if kind is torch.device else kind
 
 
 def _default(value: Any) -> Any:

@@ -16,10 +16,11 @@ from kd.compare.files import comparison_files
 from kd.compare.report import compare_part
 from kd.compare.settings import CompareSettings
 from kd.compare.text import print_comparison
-from kd.console import say
+from kd.console import say, say_method
 from kd.cost import Cost, footprint, saved, training_cost
 from kd.data import make_loader
-from kd.objectives import distilled, smoothed, supervised
+from kd.methods import shown
+from kd.objectives import smoothed, supervised
 from kd.outcome import publish_with_report
 from kd.program import typed
 from kd.students import Lessons, Student, Trained, answers_of, train_students
@@ -54,7 +55,7 @@ def run(settings: CompareSettings) -> None:
     with pipeline.opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
         teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
         spent = _cost(settings, teachers[0], device)
-        arms = _arms(settings, spent)
+        arms = _arms(settings, spent, _distilled(settings, teachers[0], device))
         seeds = [_seeds(settings, number) for number in range(len(teachers))]
         trained = _train(settings, teachers, dict(_students(teachers, arms, seeds, device)))
         comparison = _comparison(settings, teachers, arms, seeds, trained)
@@ -94,10 +95,18 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
     )
 
 
-def _arms(settings: CompareSettings, spent: Cost) -> dict[str, Arm]:
+def _distilled(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Objective:
+    """What every distilled student is trained towards, whichever teacher's logits it is given."""
+    loader = make_loader(teacher.lessons.training, batch_size=settings.batch_size)
+    student = pipeline.new_student(settings, device)
+    say_method(settings.method, shown(settings.method_settings))
+    return pipeline.objective_of(settings, student, teacher.model, loader)
+
+
+def _arms(settings: CompareSettings, spent: Cost, objective: Objective) -> dict[str, Arm]:
     arms = {
         CONTROL: Arm(supervised, settings.epochs),
-        DISTILLED: Arm(distilled(temperature=settings.temperature, alpha=settings.alpha), settings.epochs),
+        DISTILLED: Arm(objective, settings.epochs),
     }
     if settings.smoothing:
         arms["smoothed"] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)

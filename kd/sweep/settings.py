@@ -68,6 +68,7 @@ class SweepSettings(RunSettings):
     def check(self) -> None:
         """Refuse a value outside its range, or a search without Optuna; the error names the flag."""
         super().check()
+        require(self.method == "kd", "--method of kd sweep", self.method, "kd, whose temperature and alpha are varied")
         for name, values in {"temperatures": self.temperatures, "alphas": self.alphas}.items():
             require(len(values) >= 1, f"--{name}", values, "at least one number")
             _check_each(name.removesuffix("s"), values, f"--{name}")
