@@ -100,7 +100,8 @@ def test_the_meanings_are_those_of_config(call: Call, monkeypatch: pytest.Monkey
     assert (code, err) == (0, "")
     for name in set(SHARED) - {"device", "fresh"}:  # "auto", and the folder's name, are said here alone
         meaning = inspect.get_annotations(config)[name.upper()].__metadata__[0]
-        assert f"{meaning} (default: {SETTINGS[name]})".casefold() in words(out).casefold(), name
+        default = "repeatable" if SETTINGS[name] == () else f"default: {SETTINGS[name]}"
+        assert f"{meaning} ({default})".casefold() in words(out).casefold(), name
 
 
 def test_the_table_of_ranges_covers_every_number() -> None:

@@ -72,6 +72,7 @@ def test_a_flag_overrides_each_constant(terminal: Terminal) -> None:
         "SEED": 5,
         "TEMPERATURE": 4.0,
         "ALPHA": 0.25,
+        "STUDENT": "cnn",
         "STUDENT_WIDTH": 32,
         "LIMIT": 2000,
         "DATA_DIR": Path("copy"),
@@ -80,10 +81,32 @@ def test_a_flag_overrides_each_constant(terminal: Terminal) -> None:
         "STATE_DIR": Path("s"),
         "SNAPSHOT_SECONDS": 5.0,
     }
-    assert set(given) == set(CONSTANTS) - {"FRESH", "BFLOAT16"}  # flags without a value
+    without_value, chosen = {"FRESH", "BFLOAT16"}, {"METHOD", "SET"}  # a test of its own
+    assert set(given) == set(CONSTANTS) - without_value - chosen
     flags = [part for name, value in given.items() for part in (f"--{name.lower().replace('_', '-')}", str(value))]
     assert terminal(*flags).code == 0
     assert {name: getattr(config, name) for name in given} == given
+
+
+@pytest.mark.usefixtures("no_run")
+def test_a_method_and_its_settings_are_given_one_by_one(terminal: Terminal) -> None:
+    assert terminal("--method", "dkd", "--set", "beta=2", "--set", "warmup=0").code == 0
+    assert (config.METHOD, config.SET) == ("dkd", ("beta=2", "warmup=0"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--method", "dkdd"), "there is no method 'dkdd'. There is dkd"),
+        (("--method", "nkd", "--set", "beta=2"), "nkd has no setting 'beta'. It has temperature, gamma"),
+        (("--method", "nkd", "--temperature", "4"), "are settings of kd, and the method is nkd. It takes --set with"),
+        (("--set", "beta=2"), "kd is set by --temperature and --alpha. Got --set beta=2"),
+    ],
+)
+def test_a_setting_of_another_method_is_refused(terminal: Terminal, flags: tuple[str, ...], message: str) -> None:
+    code, _, err = terminal(*flags)
+    assert code != 0
+    assert message in err
 
 
 @pytest.mark.usefixtures("no_run")
@@ -100,7 +123,8 @@ def test_help_lists_every_constant_with_its_meaning_and_default(terminal: Termin
     assert (code, err) == (0, "")
     for name, hint in CONSTANTS.items():
         assert f"--{name.lower().replace('_', '-')}" in text
-        assert f"{hint.__metadata__[0]} (default: {_words(str(before[name]))})" in text or name.endswith("_DIR")
+        default = "repeatable" if before[name] == () else f"default: {_words(str(before[name]))}"
+        assert f"{hint.__metadata__[0]} ({default})" in text or name.endswith("_DIR")
     assert {name: getattr(config, name) for name in CONSTANTS} == before
 
 

@@ -21,6 +21,7 @@ from kd.run import fingerprint
 CPU = torch.device("cpu")
 TOY = ("--limit", "300", "--epochs", "1", "--student-width", "16", "--device", "cpu")
 SETTINGS = CompareSettings(limit=300, epochs=1, student_width=16, pairs=3)
+OBJECTIVE = kd.distilled(temperature=5, alpha=0.5)
 SPENT = Cost(TrainingCost(teacher=300, cache=0, student=10, epochs=1, served=3), {}, Saved(1.0, 3))
 
 
@@ -34,7 +35,7 @@ def kd_command(*arguments: str) -> int:
 def students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any]:
     given: Any = [compare.Teacher(settings, None, None, None)] * teachers  # type: ignore[arg-type]
     seeds = [compare._seeds(settings, number) for number in range(teachers)]
-    return dict(compare._students(given, compare._arms(settings, SPENT), seeds, CPU))
+    return dict(compare._students(given, compare._arms(settings, SPENT, OBJECTIVE), seeds, CPU))
 
 
 def test_all_students_of_a_seed_start_from_the_same_weights_and_other_seeds_from_others() -> None:
@@ -69,7 +70,7 @@ def test_teachers_share_no_seed_and_no_student() -> None:
     ],
 )
 def test_further_controls_can_be_left_out(change: dict[str, Any], arms: list[str]) -> None:
-    assert list(compare._arms(dataclasses.replace(SETTINGS, **change), SPENT)) == arms
+    assert list(compare._arms(dataclasses.replace(SETTINGS, **change), SPENT, OBJECTIVE)) == arms
 
 
 @pytest.mark.parametrize(
