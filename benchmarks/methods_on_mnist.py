@@ -1,0 +1,103 @@
+"""The methods of the table on MNIST at equal budget: paired seeds, one teacher, the control and plain distillation.
+
+    python benchmarks/methods_on_mnist.py --out run-methods                  # MLP students, 5 seeds: 20 minutes
+    python benchmarks/methods_on_mnist.py --out run-methods --student cnn    # CNN students
+
+Every student of a seed starts from the same weights, sees the same batches for the same number of epochs, and is asked
+for the test images once, after its last epoch. Each method has its authors' settings; none was tuned on these data.
+Goes on where it was interrupted. OUT/methods-STUDENT.json has the errors; docs/methods.md is made from it by
+benchmarks/methods_page.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+import tyro
+
+import kd
+from kd.console import say
+from kd.data import make_loader
+from kd.methods import METHODS, settings_of, shown
+from kd.objectives import supervised
+from kd.pipeline import new_student, objective_of, opened, recorded, trained_as
+from kd.run_settings import RunSettings
+from kd.students import Student, train_students
+from kd.teaching import Taught, teach
+from measuring import machine
+
+CONTROL = "control"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(RunSettings):
+    """Methods at equal budget on MNIST."""
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    """to be compared, by name"""
+    pairs: int = 5
+    """students of each method; their seeds count up from SEED"""
+    seed: int = 300
+    """of the teacher and of the first student"""
+    processes: int | None = None
+    """students trained at once, one thread each; one for each core unless given"""
+
+    def check(self) -> None:
+        super().check()
+        for name in self.methods:
+            settings_of(name)
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Errors on the test images by method and seed, and what they were measured with."""
+    with opened(settings) as device:
+        taught = teach(settings, device)
+        students = dict(planned(settings, taught, device))
+        errors: dict[str, dict[int, int]] = {}
+        for name, done in train_students([taught.lessons], students, processes=settings.processes):
+            method, _, seed = name.rpartition("-seed-")
+            assert done.test is not None
+            wrong = int((done.test.logits.argmax(dim=1) != done.test.labels).sum())
+            errors.setdefault(method, {})[int(seed)] = wrong
+            say(f"{sum(map(len, errors.values()))}/{len(students)}  {name}: {wrong} errors")
+    answers = kd.predict(taught.model, make_loader(taught.data.test_set, batch_size=500))
+    return {
+        "teacher": int((answers.logits.argmax(dim=1) != answers.labels).sum()),
+        "images": len(answers.labels),
+        "errors": {
+            name: [errors[name][seed] for seed in sorted(errors[name])] for name in [CONTROL, *settings.methods]
+        },
+        "settings": {name: shown(settings_of(name)) for name in settings.methods},
+        "config": recorded(settings, device),
+        "machine": machine(),
+    }
+
+
+def planned(settings: Settings, taught: Taught, device: torch.device) -> Iterator[tuple[str, Student]]:
+    """The control and every method's student, for each seed from the same weights."""
+    loader = make_loader(taught.lessons.training, batch_size=settings.batch_size)
+    for seed in range(settings.seed, settings.seed + settings.pairs):
+        for name in (CONTROL, *settings.methods):
+            own = dataclasses.replace(settings, seed=seed, method="kd" if name == CONTROL else name)
+            student = new_student(own, device)
+            objective = supervised if name == CONTROL else objective_of(own, student, taught.model, loader)
+            yield f"{name}-seed-{seed}", Student(student, objective, trained_as(own), own.epochs)
+
+
+def save(results: Mapping[str, Any], settings: Settings) -> None:
+    """Publish them in the run's folder."""
+    content = (json.dumps(results, indent=1) + "\n").encode()
+    kd.publish({settings.out / f"methods-{settings.student}.json": content})
+
+
+if __name__ == "__main__":
+    asked = tyro.cli(Settings, description=__doc__)
+    save(run(asked), asked)

@@ -1,0 +1,89 @@
+"""The tables of docs/methods.md: what there is, from ``kd.methods.METHODS``, and what it is worth on MNIST.
+
+python benchmarks/methods_page.py   # puts them between the page's markers, from docs/methods-*.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from kd.evidence import Judgement, judge_all
+from kd.methods import METHODS, shown
+from kd.paired import paired
+from methods_on_mnist import CONTROL
+
+PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
+
+
+def main() -> None:
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def filled(text: str) -> str:
+    """The page's text with its tables made anew, each between ``<!-- NAME -->`` and ``<!-- end -->``."""
+    tables = {"methods": what_there_is()}
+    for results in sorted(PAGE.parent.glob("methods-*.json")):
+        tables[results.stem] = comparison(json.loads(results.read_text(encoding="utf-8")))
+    for name, lines in tables.items():
+        between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if len(between.findall(text)) != 1:
+            raise ValueError(f"the page must have the markers <!-- {name} --> and <!-- end --> once.")
+        table = "\n".join(lines) + "\n"
+        text = between.sub(rf"\g<1>{table}\g<2>", text)  # a table has no backslash
+    return text
+
+
+def what_there_is() -> list[str]:
+    """A line for each method."""
+    lines = _head("method", "needs", "settings", "paper", "to be held against")
+    for name, method in METHODS.items():
+        settings = ", ".join(shown(method.settings))
+        lines.append(_line(f"`{name}`", ", ".join(method.needs), settings, method.paper, method.reference))
+    return lines
+
+
+def comparison(results: Mapping[str, Any]) -> list[str]:
+    """Errors of each method, and its paired differences to the control and to plain distillation."""
+    errors, images = results["errors"], results["images"]
+    lines = _head("student", "errors", "− control", "verdict", "− kd", "verdict")
+    against = {base: _judged(errors, base, images) for base in (CONTROL, "kd") if base in errors}
+    for name, own in errors.items():
+        cells = [cell for judged in against.values() for cell in _cells(judged.get(name))]
+        mean = sum(own) / len(own)
+        sd = (sum((each - mean) ** 2 for each in own) / (len(own) - 1)) ** 0.5
+        lines.append(_line(name, f"{mean:.1f} ± {sd:.1f}", *cells))
+    return lines
+
+
+def _judged(errors: Mapping[str, Sequence[int]], base: str, images: int) -> dict[str, Judgement]:
+    """The verdicts on all methods against one of them, with Holm's adjustment for their number."""
+    others = {name: own for name, own in errors.items() if name not in (base, CONTROL)}
+    return judge_all({name: paired(errors[base], own, images) for name, own in others.items()})
+
+
+def _cells(judgement: Judgement | None) -> list[str]:
+    if judgement is None:
+        return ["", ""]
+    interval = judgement.interval
+    between = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
+    verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:g} errors")
+    return [f"{judgement.pairs.mean:+.1f} ({between})", verdict]
+
+
+def _head(*names: str) -> list[str]:
+    return [_line(*names), _line(*("---" for _ in names))]
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

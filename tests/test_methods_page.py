@@ -1,0 +1,78 @@
+"""docs/methods.md: its tables are those that the script makes, and the script counts and judges as it says."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import kd
+from kd.methods import METHODS
+
+BENCHMARKS = Path(kd.__file__).parent.parent / "benchmarks"
+ERRORS = {"control": [20, 22, 24], "kd": [18, 21, 21], "dkd": [10, 12, 13], "dist": [20, 21, 25]}
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+        yield importlib.import_module("methods_page")
+
+
+def test_the_page_has_the_tables_that_the_script_makes(page: ModuleType) -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(text) == text
+
+
+def test_every_method_has_its_line_and_its_paragraph(page: ModuleType) -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    for name in METHODS:
+        assert f"| `{name}` |" in text
+        assert f"**{name}**" in text
+
+
+def test_a_page_without_its_markers_is_refused(page: ModuleType) -> None:
+    with pytest.raises(ValueError, match="<!-- methods -->"):
+        page.filled("nothing")
+
+
+def test_methods_are_compared_with_the_control_and_with_plain_distillation(page: ModuleType) -> None:
+    lines = page.comparison({"errors": ERRORS, "images": 1000, "teacher": 5})
+    rows: dict[str, Any] = {
+        cells[0]: cells[1:] for cells in ([c.strip() for c in line[1:-1].split("|")] for line in lines)
+    }
+    assert rows["control"] == ["22.0 ± 2.0", "", "", "", ""]
+    assert rows["kd"][0].startswith("20.0")
+    assert rows["kd"][1].startswith("-2.0")
+    assert rows["kd"][3:] == ["", ""]
+    assert rows["dkd"][1].startswith("-10.3")
+    assert rows["dkd"][3].startswith("-8.3")
+    assert rows["dkd"][2] == "helps"
+    assert rows["dist"][4] == "inconclusive" or rows["dist"][4].startswith("no difference")
+
+
+@pytest.mark.slow  # a teacher and a pool of processes
+def test_at_toy_size_every_student_of_a_seed_is_counted_once(
+    page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("methods_on_mnist")
+    settings = module.Settings(out=tmp_path, limit=200, epochs=1, pairs=2, methods=("kd", "dkd"), processes=1)
+    settings.check()
+    results = module.run(settings)
+    module.save(results, settings)
+    assert {name: len(own) for name, own in results["errors"].items()} == {"control": 2, "kd": 2, "dkd": 2}
+    assert results["images"] == 10_000
+    assert (tmp_path / "methods-mlp.json").exists()
+    assert len(page.comparison(results)) == 2 + 3
+
+
+def test_an_unknown_method_is_refused_before_anything_is_trained(page: ModuleType, tmp_path: Path) -> None:
+    module = importlib.import_module("methods_on_mnist")
+    with pytest.raises(ValueError, match="no method 'dkdd'"):
+        module.Settings(out=tmp_path, methods=("dkdd",)).check()
