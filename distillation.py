@@ -10,6 +10,7 @@ import kd
 from kd import DistillDataset as DistillDataset  # the documented place of this name
 from kd.data import first_batch
 from kd.methods import Setting, chosen, make
+from models import TeacherModel, new_student
 
 
 def distillation_objective(student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> kd.Objective:
@@ -19,6 +20,16 @@ def distillation_objective(student: nn.Module, teacher: nn.Module, loader: DataL
         loader: over (image, label, teacher logits).
     """
     return make(config.METHOD, student, teacher, first_batch(loader), method_settings())
+
+
+def require_method(loader: DataLoader[Any]) -> None:
+    """Refuse, before anything is trained, a ``METHOD`` that cannot work on this pair of models.
+
+    Raises:
+        ValueError: as the method's factory has it.
+    """
+    with kd.seeded(config.SEED):
+        distillation_objective(new_student(), TeacherModel(), loader)
 
 
 def method_settings() -> dict[str, Setting]:

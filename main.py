@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import config
 import kd
 import visualization
-from distillation import distillation_objective, method_settings
+from distillation import distillation_objective, method_settings, require_method
 from kd import outcome, stages
 from kd.checkpoint import require_writable
 from kd.console import say_method, say_sizes
@@ -207,6 +207,7 @@ def main() -> None:
         tested = len(data.test_loader.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
         sizes = {"training": len(data.train_subset), "validation": len(data.val_subset), "test": tested}
         say_sizes("MNIST", sizes, config.DEVICE)
+        require_method(data.val_loader)
         training = train_teacher(data.train_loader, data.val_loader)
         teacher = training.model
         loaders = prepare_distillation_data(teacher, *data[:2], data.train_subset, data.val_subset)

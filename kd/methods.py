@@ -39,7 +39,8 @@ class Method(NamedTuple):
     reference: str
 
 
-_LOGITS = ("labels", "logits")
+_LOGITS, _FEATURES = ("labels", "logits"), ("labels", "teacher")
+_LAYERS: Mapping[str, Setting] = {"student_layers": "", "teacher_layers": ""}  # "" takes those that are found
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -112,6 +113,41 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"temperature": 2.0, "soft": 2.5},
             paper="Zhou et al. 2021, arXiv:2102.00650",
             reference="mmrazor losses/weighted_soft_label_distillation.py (Apache-2.0)",
+        ),
+        "fitnet": Method(
+            factory="kd.feature_methods:fitnet",
+            needs=_FEATURES,
+            settings={"weight": 100.0, **_LAYERS},
+            paper="Romero et al. 2015, arXiv:1412.6550",
+            reference="RepDistiller distiller_zoo/FitNet.py (BSD-2-Clause)",
+        ),
+        "at": Method(
+            factory="kd.feature_methods:at",
+            needs=_FEATURES,
+            settings={"weight": 1000.0, "form": "code", **_LAYERS},
+            paper="Zagoruyko, Komodakis 2017, arXiv:1612.03928",
+            reference="RepDistiller distiller_zoo/AT.py (BSD-2-Clause)",
+        ),
+        "sp": Method(
+            factory="kd.feature_methods:sp",
+            needs=_FEATURES,
+            settings={"weight": 3000.0, **_LAYERS},
+            paper="Tung, Mori 2019, arXiv:1907.09682",
+            reference="RepDistiller distiller_zoo/SP.py (BSD-2-Clause)",
+        ),
+        "rkd": Method(
+            factory="kd.feature_methods:rkd",
+            needs=_FEATURES,
+            settings={"distance": 25.0, "angle": 50.0, **_LAYERS},
+            paper="Park et al. 2019, arXiv:1904.05068",
+            reference="RepDistiller distiller_zoo/RKD.py (BSD-2-Clause)",
+        ),
+        "pkt": Method(
+            factory="kd.feature_methods:pkt",
+            needs=_FEATURES,
+            settings={"weight": 30000.0, **_LAYERS},
+            paper="Passalis, Tefas 2018, arXiv:1803.10837",
+            reference="RepDistiller distiller_zoo/PKT.py (BSD-2-Clause)",
         ),
         "label-smoothing": Method(
             factory="kd.response_methods:label_smoothing",

@@ -60,6 +60,7 @@ def run(settings: RunSettings) -> None:
     with opened(settings, *outcome.folders(settings.models_dir, settings.results_dir)) as device:
         data = load_data(settings)
         say_sizes("MNIST", data.sizes, device)
+        require_method(settings, data)
         teacher, history = train_teacher(settings, data, device)
         publish(plot_files(settings.results_dir, teacher_figure(history, toy_stamp(settings.limit))))
         pair = _train_students(settings, data, teacher, device)
@@ -148,6 +149,17 @@ def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, devic
 def objective_of(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
     """What the settings' method trains the student towards, on batches like those of the loader."""
     return make(settings.method, student, teacher, first_batch(loader), settings.method_settings)
+
+
+def require_method(settings: RunSettings, data: Data) -> None:
+    """Refuse, before anything is trained, a method that cannot work on this pair.
+
+    Raises:
+        ValueError: as the method's factory has it.
+    """
+    cpu = torch.device("cpu")
+    with seeded(settings.seed):
+        objective_of(settings, new_student(settings, cpu), ConvNet(), data.val_loader)
 
 
 def trained_as(settings: RunSettings) -> stages.Train:

@@ -30,6 +30,7 @@ def teach(settings: RunSettings, device: torch.device, *, number: int = 0) -> Ta
     data = pipeline.load_data(settings)
     if not number:
         say_sizes("MNIST", data.sizes, device)
+        pipeline.require_method(settings, data)
     suffix = f"-{number}" if number else ""
     model, _ = pipeline.train_teacher(settings, data, device, title=f"teacher{suffix}")
     training, validation = (loader.dataset for loader in pipeline.with_logits(model, data, suffix=suffix))

@@ -18,7 +18,6 @@ from kd.objectives import distilled
 from models import StudentCNN, StudentModel, new_student
 
 SIZE = ("--limit", "200", "--epochs", "1")
-LOGITS = [name for name, method in METHODS.items() if "logits" in method.needs]
 
 
 def weights(folder: Path, name: str) -> bytes:
@@ -86,10 +85,20 @@ def test_main_and_kd_run_are_the_same_run_with_any_method(tmp_path: Path, monkey
 
 
 @pytest.mark.slow  # a training each
-@pytest.mark.parametrize("name", LOGITS)
-def test_every_method_that_learns_from_logits_runs(name: str, tmp_path: Path) -> None:
-    assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--method", name]) == 0
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs(name: str, tmp_path: Path) -> None:
+    assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--student", "cnn", "--method", name]) == 0
     assert recorded(tmp_path)["METHOD"] == name
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_method_that_cannot_work_on_the_pair_is_refused_before_anything_is_trained(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--out", str(tmp_path), *SIZE, "--method", "at"]) == 1
+    out, err = capsys.readouterr()
+    assert "the student, MLP, has none. A student with --student cnn has." in err
+    assert "epoch" not in out
 
 
 @pytest.mark.slow  # a teacher and two pairs

@@ -1,5 +1,11 @@
 """Losses as pure functions of tensors, one per paper. No config, no model, no device."""
 
+from kd.losses.maps import at_loss as at_loss
+from kd.losses.maps import hint_loss as hint_loss
+from kd.losses.relations import pkt_loss as pkt_loss
+from kd.losses.relations import rkd_angle_loss as rkd_angle_loss
+from kd.losses.relations import rkd_distance_loss as rkd_distance_loss
+from kd.losses.relations import sp_loss as sp_loss
 from kd.losses.response import dist_loss as dist_loss
 from kd.losses.response import dkd_loss as dkd_loss
 from kd.losses.response import kd_loss as kd_loss

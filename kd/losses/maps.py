@@ -1,0 +1,61 @@
+"""Losses of feature maps [B, C, H, W] at one stage of each model. Averaged over the batch, in float32 or better; none
+lets a gradient reach the teacher. They raise ``ValueError`` for shapes that cannot be compared."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd.checks import require
+
+
+def hint_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
+    """Mean squared difference of maps of one shape [B, C, H, W], the student's after its projector. Zero at agreement.
+
+    Source: Romero et al. 2015, arXiv:1412.6550, equation 3, which has half the sum in place of the mean.
+    """
+    if student_maps.shape != teacher_maps.shape:
+        raise ValueError(
+            "the student's maps must have the teacher's shape, by a projector. "
+            f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
+        )
+    return F.mse_loss(_wide(student_maps), _wide(teacher_maps.detach()))
+
+
+def at_loss(student_maps: Tensor, teacher_maps: Tensor, *, form: str = "code") -> Tensor:
+    """Difference of attention: where the maps' squares, averaged over the channels, are large. Zero at agreement.
+
+    Each sample's attention is scaled to a length of 1. Larger maps are pooled to the size of the smaller ones, and the
+    channels need not be as many.
+
+    Args:
+        form: ``code``, the mean of the squared differences, as the authors' program has it; or ``paper``, the length of
+            the difference. The former shrinks with the number of pixels, so weights belong to one or the other.
+
+    Source: Zagoruyko, Komodakis 2017, arXiv:1612.03928, equation 2, without its factor 1/2.
+    """
+    require(form in ("code", "paper"), "form", form, "code or paper")
+    student, teacher = same_size(_wide(student_maps), _wide(teacher_maps.detach()))
+    difference = _attention(student) - _attention(teacher)
+    return difference.square().mean() if form == "code" else torch.linalg.vector_norm(difference, dim=1).mean()
+
+
+def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, with the larger maps averaged to the size of the smaller ones."""
+    if first.ndim != 4 or second.ndim != 4 or len(first) != len(second):
+        raise ValueError(
+            f"maps must be [B, C, H, W] with one B. Got {list(first.shape)} and {list(second.shape)} instead."
+        )
+    height, width = (min(sizes) for sizes in zip(first.shape[2:], second.shape[2:], strict=True))
+    one, other = (F.adaptive_avg_pool2d(maps, (height, width)) for maps in (first, second))
+    return one, other
+
+
+def _attention(maps: Tensor) -> Tensor:
+    """[B, H · W], each row of length 1."""
+    return F.normalize(maps.square().mean(dim=1).flatten(1), dim=1)
+
+
+def _wide(maps: Tensor) -> Tensor:
+    return maps if maps.dtype.itemsize >= 4 else maps.float()

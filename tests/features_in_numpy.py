@@ -1,0 +1,83 @@
+"""The feature methods' losses as their papers write them, in NumPy's float64: to hold ``kd.losses`` against."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def huber(difference: float) -> float:
+    return 0.5 * difference**2 if abs(difference) < 1 else abs(difference) - 0.5
+
+
+def hint(student: Array, teacher: Array) -> float:
+    return float(np.mean((student - teacher) ** 2))
+
+
+def attention(maps: Array) -> Array:
+    """Of one sample, [C, H, W]."""
+    flat = (maps**2).sum(axis=0).ravel()
+    return np.asarray(flat / np.sqrt((flat**2).sum()))
+
+
+def at_code(student: Array, teacher: Array) -> float:
+    differences = [attention(s) - attention(t) for s, t in zip(student, teacher, strict=True)]
+    return float(np.mean(np.concatenate([d**2 for d in differences])))
+
+
+def at_paper(student: Array, teacher: Array) -> float:
+    differences = [attention(s) - attention(t) for s, t in zip(student, teacher, strict=True)]
+    return float(np.mean([np.sqrt((d**2).sum()) for d in differences]))
+
+
+def sp(student: Array, teacher: Array) -> float:
+    def relation(rows: Array) -> Array:
+        products = rows @ rows.T
+        return np.array([row / np.sqrt((row**2).sum()) for row in products])
+
+    return float(((relation(student) - relation(teacher)) ** 2).sum() / len(student) ** 2)
+
+
+def rkd_distance(student: Array, teacher: Array) -> float:
+    def relation(rows: Array) -> Array:
+        count = len(rows)
+        distances = np.array([[np.sqrt(((a - b) ** 2).sum()) for b in rows] for a in rows])
+        pairs = [distances[i, j] for i, j in itertools.permutations(range(count), 2)]
+        return np.asarray(distances / np.mean(pairs))
+
+    return float(np.mean([huber(d) for d in (relation(student) - relation(teacher)).ravel()]))
+
+
+def rkd_angle(student: Array, teacher: Array) -> float:
+    def cosine(rows: Array, i: int, j: int, k: int) -> float:
+        if i in (j, k):
+            return 0.0
+        one, other = rows[j] - rows[i], rows[k] - rows[i]
+        return float(one @ other / np.sqrt((one @ one) * (other @ other)))
+
+    triples = itertools.product(range(len(student)), repeat=3)
+    return float(np.mean([huber(cosine(student, *t) - cosine(teacher, *t)) for t in triples]))
+
+
+def pkt(student: Array, teacher: Array) -> float:
+    def relation(rows: Array) -> Array:
+        unit = [row / np.sqrt((row**2).sum()) for row in rows]
+        near = np.array([[(a @ b + 1) / 2 for b in unit] for a in unit])
+        return np.array([row / row.sum() for row in near])
+
+    q, p = relation(student), relation(teacher)
+    return float(np.mean(p * np.log((p + 1e-7) / (q + 1e-7))))
+
+
+MAPS: Mapping[str, Callable[[Array, Array], float]] = {"hint": hint, "at code": at_code, "at paper": at_paper}
+ROWS: Mapping[str, Callable[[Array, Array], float]] = {
+    "sp": sp,
+    "rkd distance": rkd_distance,
+    "rkd angle": rkd_angle,
+    "pkt": pkt,
+}

@@ -1,0 +1,180 @@
+"""Methods that learn from features: the teacher stays as it is, the student learns, a run knows what counts."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kd
+from kd.describe import describe, digest
+from kd.methods import METHODS, make, settings_of
+from kd.models import CNN, MLP, ConvNet
+from kd.optimizers import adam
+from kd.snapshots import Snapshots
+
+SHAPE = (1, 24, 24)
+FEATURE = [name for name, method in METHODS.items() if "teacher" in method.needs]
+MAPS = ["fitnet", "at"]
+every = pytest.mark.parametrize("name", FEATURE)
+
+
+class Cut(Exception):
+    pass
+
+
+def images(count: int = 48) -> kd.ImageDataset:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 4
+    pixels = torch.randint(0, 100, (count, *SHAPE), generator=generator)
+    pixels += 30 * labels.view(-1, 1, 1, 1)
+    return kd.ImageDataset(pixels.to(torch.uint8), labels, mean=0.4, std=0.25)
+
+
+def pair(*, maps: bool = True) -> tuple[nn.Module, nn.Module]:
+    """A student and a teacher as they start."""
+    with kd.seeded(1):
+        return (CNN(4, SHAPE, 4) if maps else MLP(8, input_shape=SHAPE, classes=4)), ConvNet(SHAPE, 4)
+
+
+def made(name: str, student: nn.Module, teacher: nn.Module, **given: Any) -> kd.Objective:
+    return make(name, student, teacher, first(), given)
+
+
+def first() -> kd.Batch:
+    return next(iter(kd.make_loader(images(), batch_size=8)))
+
+
+def fit(name: str, *, epochs: int = 2, cut_after: int = 0, snapshots: Snapshots | None = None) -> dict[str, Tensor]:
+    student, teacher = pair()
+    objective = made(name, student, teacher)
+    loader = kd.make_loader(images(), batch_size=8, shuffle=True)
+    optimizer, scheduler = adam(student, learning_rate=0.01, steps=epochs * len(loader), objective=objective)
+    steps = iter(range(1, 1000))
+
+    def cut() -> None:
+        if next(steps) == cut_after:
+            raise Cut
+
+    kd.fit(
+        student,
+        objective,
+        loader,
+        None,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        epochs=epochs,
+        seed=0,
+        on_batch=cut,
+        snapshots=snapshots,
+    )
+    own = objective.state_dict(prefix="objective.") if isinstance(objective, nn.Module) else {}
+    return {**student.state_dict(), **own}
+
+
+@every
+def test_an_epoch_leaves_the_teacher_as_it_was_and_asks_it_in_eval_mode(name: str) -> None:
+    student, teacher = pair()
+    modes: list[tuple[bool, bool]] = []
+    teacher.register_forward_hook(lambda *_: modes.append((teacher.training, student.training)))
+    before = kd.weights_bytes(teacher)
+    objective = made(name, student, teacher)
+    modes.clear()
+    loader = kd.make_loader(images(), batch_size=8, shuffle=True)
+    optimizer, _ = adam(student, learning_rate=0.01, steps=6, objective=objective)
+    kd.fit(student, objective, loader, None, optimizer=optimizer, epochs=1, seed=0)
+    assert modes == [(False, True)] * 6
+    assert kd.weights_bytes(teacher) == before
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@every
+def test_its_own_term_teaches_and_the_teacher_is_no_part_of_the_objective(name: str) -> None:
+    student, teacher = pair()
+    objective = made(name, student, teacher)
+    _, terms = objective(student, first())
+    assert list(terms) == ["hard", "feature"]
+    terms["feature"].backward()  # type: ignore[no-untyped-call]
+    trained = [p for p in student.parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)]
+    assert trained
+    assert isinstance(objective, nn.Module)
+    theirs = {id(p) for p in teacher.parameters()}
+    assert not theirs & {id(p) for p in objective.parameters()}
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@every
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_features(name: str) -> None:
+    _, teacher = pair()
+    student = copy.deepcopy(teacher).eval()
+    _, terms = made(name, student, teacher)(student, first())
+    if name == "fitnet":  # its projector is not the identity
+        assert terms["feature"].item() > 0
+    else:
+        assert terms["feature"].item() == pytest.approx(0, abs=1e-4)
+
+
+@every
+def test_settings_and_teacher_count_for_what_a_run_knows_it_by(name: str) -> None:
+    student, teacher = pair()
+    known = digest(describe(made(name, student, teacher)))
+    assert known == digest(describe(made(name, *pair())))
+    assert known == digest(describe(cloudpickle.loads(cloudpickle.dumps(made(name, student, teacher)))))
+    for setting, value in settings_of(name).items():
+        if isinstance(value, float):
+            assert digest(describe(made(name, student, teacher, **{setting: value / 2}))) != known
+    with torch.no_grad():
+        next(teacher.parameters()).add_(1)
+    assert digest(describe(made(name, student, teacher))) != known
+
+
+@every
+def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+    whole = fit(name)
+    with pytest.raises(Cut):
+        fit(name, cut_after=7, snapshots=Snapshots(tmp_path, key="k", interval=0))
+    resumed = fit(name, snapshots=Snapshots(tmp_path, key="k", interval=0))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+
+
+@every
+def test_the_named_layers_are_those_that_are_compared(name: str) -> None:
+    student, teacher = pair()
+    objective: Any = made(name, student, teacher, student_layers="layer2", teacher_layers="norm2")
+    assert (objective.student_layers, objective.teacher_layers) == (["layer2"], ["norm2"])
+    _, terms = objective(student, first())
+    assert terms["feature"].item() > 0
+    with pytest.raises(ValueError, match="has no layer 'layer9'"):
+        made(name, student, teacher, student_layers="layer9", teacher_layers="norm3")(student, first())
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_student_without_maps_is_told_which_one_has_some(name: str) -> None:
+    with pytest.raises(ValueError, match=r"MLP, has none\. A student with --student cnn has"):
+        made(name, *pair(maps=False))
+
+
+@pytest.mark.parametrize("name", sorted(set(FEATURE) - set(MAPS)))
+def test_relations_among_samples_need_no_maps(name: str) -> None:
+    student, teacher = pair(maps=False)
+    _, terms = made(name, student, teacher)(student, first())
+    assert terms["feature"].item() > 0
+
+
+def test_the_projector_learns_with_the_student() -> None:
+    student, teacher = pair()
+    objective = made("fitnet", student, teacher)
+    assert isinstance(objective, nn.Module)
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    assert {name: list(value.shape) for name, value in before.items()} == {
+        "loss.projector.weight": [64, 8, 1, 1],
+        "loss.projector.bias": [64],
+    }
+    after = {name.removeprefix("objective."): v for name, v in fit("fitnet").items() if name.startswith("objective.")}
+    assert all(not torch.equal(before[name], after[name]) for name in before)
