@@ -16,6 +16,7 @@ from kd import cli, pipeline
 from kd.compare import command as compare
 from kd.compare.settings import CompareSettings
 from kd.cost import Cost, Saved, TrainingCost
+from kd.describe import describe
 from kd.run import fingerprint
 
 CPU = torch.device("cpu")
@@ -35,7 +36,8 @@ def kd_command(*arguments: str) -> int:
 def students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any]:
     given: Any = [compare.Teacher(settings, None, None, None)] * teachers  # type: ignore[arg-type]
     seeds = [compare._seeds(settings, number) for number in range(teachers)]
-    return dict(compare._students(given, compare._arms(settings, SPENT, OBJECTIVE), seeds, CPU))
+    objectives = [kd.distilled(temperature=5, alpha=(1 + number) / 10) for number in range(teachers)]
+    return dict(compare._students(given, compare._arms(settings, SPENT, OBJECTIVE), objectives, seeds, CPU))
 
 
 def test_all_students_of_a_seed_start_from_the_same_weights_and_other_seeds_from_others() -> None:
@@ -59,6 +61,13 @@ def test_teachers_share_no_seed_and_no_student() -> None:
     assert len({kd.weights_bytes(student.model) for student in made.values()}) == 6
     assert compare._seeds(SETTINGS, 0) == [0, 1, 2]
     assert compare._seeds(SETTINGS, 1) == [3, 4, 5]
+
+
+def test_distilled_students_have_the_objective_of_their_own_teacher() -> None:
+    made = students(SETTINGS, teachers=2)
+    first, second = (made[name].objective for name in ("distilled-seed-0", "distilled-seed-3-teacher-1"))
+    assert describe(first) != describe(second)
+    assert all(describe(made[f"distilled-seed-{seed}"].objective) == describe(first) for seed in (1, 2))
 
 
 @pytest.mark.parametrize(

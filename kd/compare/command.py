@@ -55,9 +55,11 @@ def run(settings: CompareSettings) -> None:
     with pipeline.opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
         teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
         spent = _cost(settings, teachers[0], device)
-        arms = _arms(settings, spent, _distilled(settings, teachers[0], device))
+        say_method(settings.method, shown(settings.method_settings))
+        objectives = [_distilled(settings, teacher, device) for teacher in teachers]
+        arms = _arms(settings, spent, objectives[0])
         seeds = [_seeds(settings, number) for number in range(len(teachers))]
-        trained = _train(settings, teachers, dict(_students(teachers, arms, seeds, device)))
+        trained = _train(settings, teachers, dict(_students(teachers, arms, objectives, seeds, device)))
         comparison = _comparison(settings, teachers, arms, seeds, trained)
         print_comparison(comparison, spent, limit=settings.limit)
         config, test = pipeline.recorded(settings, device), teachers[0].lessons.test
@@ -96,10 +98,9 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
 
 
 def _distilled(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Objective:
-    """What every distilled student is trained towards, whichever teacher's logits it is given."""
+    """What the distilled students of this teacher are trained towards."""
     loader = make_loader(teacher.lessons.training, batch_size=settings.batch_size)
     student = pipeline.new_student(settings, device)
-    say_method(settings.method, shown(settings.method_settings))
     return pipeline.objective_of(settings, student, teacher.model, loader)
 
 
@@ -126,15 +127,24 @@ def _name(arm: str, teacher: int, seed: int) -> str:
 
 
 def _students(
-    teachers: Sequence[Teacher], arms: Mapping[str, Arm], seeds: Sequence[Sequence[int]], device: torch.device
+    teachers: Sequence[Teacher],
+    arms: Mapping[str, Arm],
+    objectives: Sequence[Objective],
+    seeds: Sequence[Sequence[int]],
+    device: torch.device,
 ) -> Iterator[tuple[str, Student]]:
-    """All of one seed start from the same weights and see the same batches."""
+    """All of one seed start from the same weights and see the same batches.
+
+    Args:
+        objectives: of the distilled students, by teacher.
+    """
     for number, teacher in enumerate(teachers):
         for seed in seeds[number]:
             for name, arm in arms.items():
                 own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
                 model, train = pipeline.new_student(own, device), pipeline.trained_as(own)
-                yield _name(name, number, seed), Student(model, arm.objective, train, arm.epochs, number)
+                objective = objectives[number] if name == DISTILLED else arm.objective
+                yield _name(name, number, seed), Student(model, objective, train, arm.epochs, number)
 
 
 def _train(
