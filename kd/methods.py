@@ -247,15 +247,18 @@ def make(
     """The method's objective for this pair.
 
     Args:
-        batch: an example of what the training loader yields, on the models' device.
+        batch: an example of what the training loader yields, on whatever device.
         settings: as ``settings_of`` takes them.
 
     Raises:
         ValueError: no such method or setting, a value outside its range, or a pair that the method cannot work on.
     """
+    from kd.loop import device_of  # with torch, which the table does without
+
     module, _, function = method_named(name).factory.partition(":")
     factory = getattr(importlib.import_module(module), function)
-    objective: Objective = factory(student, teacher, batch, **settings_of(name, settings))
+    moved = tuple(tensor.to(device_of(student)) for tensor in batch)
+    objective: Objective = factory(student, teacher, moved, **settings_of(name, settings))
     return objective
 
 
