@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from kd.evidence import Judgement, judge_all
 from kd.methods import METHODS, shown
 from kd.paired import paired
+from measuring import table
 from methods_on_mnist import CONTROL
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
@@ -35,31 +37,32 @@ def filled(text: str) -> str:
         between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if len(between.findall(text)) != 1:
             raise ValueError(f"the page must have the markers <!-- {name} --> and <!-- end --> once.")
-        table = "\n".join(lines) + "\n"
-        text = between.sub(rf"\g<1>{table}\g<2>", text)  # a table has no backslash
+        text = between.sub(rf"\g<1>{lines}\n\g<2>", text)  # a table has no backslash
     return text
 
 
-def what_there_is() -> list[str]:
+def what_there_is() -> str:
     """A line for each method."""
-    lines = _head("method", "needs", "settings", "paper", "to be held against")
-    for name, method in METHODS.items():
-        settings = ", ".join(shown(method.settings))
-        lines.append(_line(f"`{name}`", ", ".join(method.needs), settings, method.paper, method.reference))
-    return lines
+    rows = [
+        (f"`{name}`", ", ".join(method.needs), ", ".join(shown(method.settings)), method.paper, method.reference)
+        for name, method in METHODS.items()
+    ]
+    return table(("method", "needs", "settings", "paper", "to be held against"), rows)
 
 
-def comparison(results: Mapping[str, Any]) -> list[str]:
+def comparison(results: Mapping[str, Any]) -> str:
     """Errors of each method, and its paired differences to the control and to plain distillation."""
     errors, images = results["errors"], results["images"]
-    lines = _head("student", "errors", "− control", "verdict", "− kd", "verdict")
     against = {base: _judged(errors, base, images) for base in (CONTROL, "kd") if base in errors}
-    for name, own in errors.items():
-        cells = [cell for judged in against.values() for cell in _cells(judged.get(name))]
-        mean = sum(own) / len(own)
-        sd = (sum((each - mean) ** 2 for each in own) / (len(own) - 1)) ** 0.5
-        lines.append(_line(name, f"{mean:.1f} ± {sd:.1f}", *cells))
-    return lines
+    rows = [
+        (
+            name,
+            f"{statistics.mean(own):.1f} ± {statistics.stdev(own):.1f}",
+            *(cell for judged in against.values() for cell in _cells(judged.get(name))),
+        )
+        for name, own in errors.items()
+    ]
+    return table(("student", "errors", "− control", "verdict", "− kd", "verdict"), rows)
 
 
 def _judged(errors: Mapping[str, Sequence[int]], base: str, images: int) -> dict[str, Judgement]:
@@ -75,14 +78,6 @@ def _cells(judgement: Judgement | None) -> list[str]:
     between = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
     verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:g} errors")
     return [f"{judgement.pairs.mean:+.1f} ({between})", verdict]
-
-
-def _head(*names: str) -> list[str]:
-    return [_line(*names), _line(*("---" for _ in names))]
-
-
-def _line(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -101,11 +101,9 @@ def sp(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
     """``CE + weight · sp_loss`` of what the last linear layers are given, or of the named layers."""
-
-    def loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        return weight * sp_loss(ours[0], theirs[0])
-
-    return FromFeatures(teacher, _rows(student, teacher, batch, student_layers, teacher_layers), loss)
+    return FromFeatures(
+        teacher, _rows(student, teacher, batch, student_layers, teacher_layers), _times(weight, sp_loss)
+    )
 
 
 def rkd(
@@ -131,11 +129,16 @@ def pkt(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
     """``CE + weight · pkt_loss``, layers as in ``sp``."""
+    return FromFeatures(
+        teacher, _rows(student, teacher, batch, student_layers, teacher_layers), _times(weight, pkt_loss)
+    )
 
-    def loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        return weight * pkt_loss(ours[0], theirs[0])
 
-    return FromFeatures(teacher, _rows(student, teacher, batch, student_layers, teacher_layers), loss)
+def _times(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLoss:
+    def weighted(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+        return weight * loss(ours[0], theirs[0])
+
+    return weighted
 
 
 def _rows(
