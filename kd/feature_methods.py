@@ -6,13 +6,16 @@ cross-entropy with the labels, and a ``feature`` one, the method's own, weighted
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd.checks import require
 from kd.features import capture, matched_stages, penultimate, shapes
-from kd.losses.maps import at_loss, hint_loss, same_size
+from kd.losses.maps import at_loss, hint_loss, same_size, vid_loss
 from kd.losses.relations import pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.objectives import supervised
 from kd.seeding import seeded
@@ -72,9 +75,43 @@ def fitnet(
     """``CE + weight · hint_loss`` at the middle one of the stages, or at the named ones, with a projector."""
     pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     middle = pairs[len(pairs) // 2]
-    channels = [shapes(model, [layer], batch[0])[0][0] for model, layer in zip((student, teacher), middle, strict=True)]
-    projected = Projected((channels[0], channels[1]), weight).to(batch[0].device)
-    return FromFeatures(teacher, [middle], projected)
+    (channels,) = _channels(student, teacher, batch, [middle])
+    return FromFeatures(teacher, [middle], Projected(channels, weight).to(batch[0].device))
+
+
+class Foretold(nn.Module):
+    """``weight · vid_loss`` summed over stages: three 1 × 1 convolutions foretell the means, a parameter each variance.
+
+    Args:
+        channels: of the student and of the teacher, for each stage.
+    """
+
+    START, LEAST = 5.0, 1e-5  # of the variances, the authors'
+
+    def __init__(self, channels: Sequence[tuple[int, int]], weight: float) -> None:
+        super().__init__()
+        with seeded(0):
+            self.means = nn.ModuleList(_foreteller(*pair) for pair in channels)
+        start = math.log(math.expm1(self.START - self.LEAST))
+        self.scales = nn.ParameterList(torch.full((theirs,), start) for _, theirs in channels)
+        self.weight = weight
+
+    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+        pairs = [same_size(*pair) for pair in zip(ours, theirs, strict=True)]
+        terms = [
+            vid_loss(foretell(student), teacher, F.softplus(scale) + self.LEAST)
+            for foretell, scale, (student, teacher) in zip(self.means, self.scales, pairs, strict=True)
+        ]
+        return self.weight * torch.stack(terms).sum()
+
+
+def vid(
+    student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
+) -> Objective:
+    """``CE + weight · vid_loss`` summed over all stages that both have, from the last one back."""
+    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    foretold = Foretold(_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
+    return FromFeatures(teacher, pairs, foretold)
 
 
 def at(
@@ -132,6 +169,28 @@ def pkt(
     return FromFeatures(
         teacher, _rows(student, teacher, batch, student_layers, teacher_layers), _times(weight, pkt_loss)
     )
+
+
+def _foreteller(ours: int, theirs: int) -> nn.Sequential:
+    """Maps of the teacher's number from the student's, pixel by pixel."""
+    first, second, third = (nn.Conv2d(inputs, theirs, 1, bias=False) for inputs in (ours, theirs, theirs))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+
+
+def _channels(
+    student: nn.Module, teacher: nn.Module, batch: Batch, pairs: Sequence[tuple[str, str]]
+) -> list[tuple[int, int]]:
+    """Of the student's layer and of the teacher's, for each pair of layers that answer with maps.
+
+    Raises:
+        ValueError: one does not answer with maps.
+    """
+    models, named = (student, teacher), zip(*pairs, strict=True)
+    found = [shapes(model, layers, batch[0]) for model, layers in zip(models, named, strict=True)]
+    for layers in zip(pairs, zip(*found, strict=True), strict=True):
+        for name, shape in zip(*layers, strict=True):
+            require(len(shape) == 3, f"what {name} answers with", list(shape), "maps [C, H, W]", "name another layer")
+    return [(ours[0], theirs[0]) for ours, theirs in zip(*found, strict=True)]
 
 
 def _times(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLoss:

@@ -149,6 +149,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="Passalis, Tefas 2018, arXiv:1803.10837",
             reference="RepDistiller distiller_zoo/PKT.py (BSD-2-Clause)",
         ),
+        "vid": Method(
+            factory="kd.feature_methods:vid",
+            needs=_FEATURES,
+            settings={"weight": 1.0, **_LAYERS},
+            paper="Ahn et al. 2019, arXiv:1904.05835",
+            reference="RepDistiller distiller_zoo/VID.py (BSD-2-Clause)",
+        ),
         "label-smoothing": Method(
             factory="kd.response_methods:label_smoothing",
             needs=("labels",),

@@ -74,7 +74,20 @@ def pkt(student: Array, teacher: Array) -> float:
     return float(np.mean(p * np.log((p + 1e-7) / (q + 1e-7))))
 
 
-MAPS: Mapping[str, Callable[[Array, Array], float]] = {"hint": hint, "at code": at_code, "at paper": at_paper}
+def vid(means: Array, teacher: Array, variances: tuple[float, ...] = (0.5, 1.0, 2.0)) -> float:
+    each = [
+        0.5 * ((teacher[i] - means[i]) ** 2 / variances[i[1]] + np.log(variances[i[1]]))
+        for i in np.ndindex(means.shape)
+    ]
+    return float(np.mean(each))
+
+
+MAPS: Mapping[str, Callable[[Array, Array], float]] = {
+    "hint": hint,
+    "at code": at_code,
+    "at paper": at_paper,
+    "vid": vid,
+}
 ROWS: Mapping[str, Callable[[Array, Array], float]] = {
     "sp": sp,
     "rkd distance": rkd_distance,

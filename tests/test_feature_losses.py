@@ -12,12 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd.losses import at_loss, hint_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
+from kd.losses import at_loss, hint_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss, vid_loss
 from kd.losses.relations import neighbours, similarities
 from tests.features_in_numpy import MAPS, ROWS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-OF_MAPS: Mapping[str, Loss] = {"hint": hint_loss, "at code": at_loss, "at paper": partial(at_loss, form="paper")}
+VARIANCES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)  # their logarithms add up to 0, so agreement reads 0
+OF_MAPS: Mapping[str, Loss] = {
+    "hint": hint_loss,
+    "at code": at_loss,
+    "at paper": partial(at_loss, form="paper"),
+    "vid": partial(vid_loss, variances=VARIANCES),
+}
 OF_ROWS: Mapping[str, Loss] = {
     "sp": sp_loss,
     "rkd distance": rkd_distance_loss,
@@ -103,6 +109,8 @@ def test_features_need_not_be_as_wide_but_one_for_each_sample(name: str) -> None
 def test_maps_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(ValueError, match=r"by a projector\. Got \[2, 3, 4, 4\] and \[2, 5, 4, 4\]"):
         hint_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4))
+    with pytest.raises(ValueError, match=r"variances be \[C\]\. Got \[2, 3, 4, 4\], \[2, 3, 4, 4\] and \[4\]"):
+        vid_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.ones(4))
     with pytest.raises(ValueError, match=r"\[B, C, H, W\]"):
         at_loss(torch.randn(2, 3), torch.randn(2, 3))
     with pytest.raises(ValueError, match="form must be code or paper"):
@@ -117,6 +125,16 @@ def test_attention_does_not_know_the_order_of_channels_their_number_or_scale(see
     order = torch.randperm(student.shape[1], generator=torch.Generator().manual_seed(seed))
     assert at_loss(scale * student[:, order], teacher).item() == pytest.approx(expected)
     assert at_loss(torch.cat([student, student], dim=1), teacher).item() == pytest.approx(expected)
+
+
+@some
+@given(seeds, st.sampled_from([0.5, 0.9, 1.1, 2.0]))
+def test_the_best_variance_of_vid_is_the_mean_squared_error_of_its_channel(seed: int, factor: float) -> None:
+    student, teacher = features("vid", seed)
+    best = (student - teacher).square().mean(dim=(0, 2, 3))
+    least = vid_loss(student, teacher, best).item()
+    assert least == pytest.approx((1 + best.log().mean().item()) / 2)
+    assert vid_loss(student, teacher, factor * best).item() > least
 
 
 def test_larger_maps_are_averaged_to_the_size_of_the_smaller() -> None:

@@ -20,7 +20,8 @@ from kd.snapshots import Snapshots
 
 SHAPE = (1, 24, 24)
 FEATURE = [name for name, method in METHODS.items() if "teacher" in method.needs]
-MAPS = ["fitnet", "at"]
+MAPS = ["fitnet", "at", "vid"]
+PROJECTED = ["fitnet", "vid"]  # weights of their own, which are no identity at the start
 every = pytest.mark.parametrize("name", FEATURE)
 
 
@@ -113,7 +114,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_features(name: 
     _, teacher = pair()
     student = copy.deepcopy(teacher).eval()
     _, terms = made(name, student, teacher)(student, first())
-    if name == "fitnet":  # its projector is not the identity
+    if name in PROJECTED:
         assert terms["feature"].item() > 0
     else:
         assert terms["feature"].item() == pytest.approx(0, abs=1e-4)
@@ -178,3 +179,21 @@ def test_the_projector_learns_with_the_student() -> None:
     }
     after = {name.removeprefix("objective."): v for name, v in fit("fitnet").items() if name.startswith("objective.")}
     assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_variances_of_vid_start_at_five_and_learn_with_what_foretells_the_means() -> None:
+    student, teacher = pair()
+    objective: Any = made("vid", student, teacher)
+    scales = [nn.functional.softplus(scale) + 1e-5 for scale in objective.loss.scales]
+    assert [list(scale.shape) for scale in scales] == [[32], [64], [64]]  # the teacher's channels at three stages
+    assert all(torch.allclose(scale, torch.tensor(5.0)) for scale in scales)
+    before = {f"objective.{name}": value.clone() for name, value in objective.state_dict().items()}
+    after = fit("vid")
+    assert len(before) == 3 * 4
+    assert all(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("name", PROJECTED)
+def test_a_layer_without_maps_is_refused_when_the_method_is_made(name: str) -> None:
+    with pytest.raises(ValueError, match=r"what output answers with must be maps \[C, H, W\].*Got \[4\]"):
+        made(name, *pair(), student_layers="layer3", teacher_layers="output")

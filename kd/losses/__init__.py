@@ -2,6 +2,7 @@
 
 from kd.losses.maps import at_loss as at_loss
 from kd.losses.maps import hint_loss as hint_loss
+from kd.losses.maps import vid_loss as vid_loss
 from kd.losses.relations import pkt_loss as pkt_loss
 from kd.losses.relations import rkd_angle_loss as rkd_angle_loss
 from kd.losses.relations import rkd_distance_loss as rkd_distance_loss

@@ -41,6 +41,28 @@ def at_loss(student_maps: Tensor, teacher_maps: Tensor, *, form: str = "code") -
     return difference.square().mean() if form == "code" else torch.linalg.vector_norm(difference, dim=1).mean()
 
 
+def vid_loss(means: Tensor, teacher_maps: Tensor, variances: Tensor) -> Tensor:
+    """``½ · mean((F − μ)² / σ² + log σ²)``: how unlikely the teacher's maps F are under what the student foretells.
+
+    A Gaussian for each value, without its constant ½ log 2π. The variance of a channel costs the logarithm of what it
+    forgives, so agreement reads not 0 but ½ · mean log σ², and the best σ² is the channel's mean squared error.
+
+    Args:
+        means: μ of the shape of the teacher's maps [B, C, H, W], foretold from the student's.
+        variances: σ² [C], above 0.
+
+    Source: Ahn et al. 2019, arXiv:1904.05835, equations 5 and 6; averaged over all values as in later code.
+    """
+    if means.shape != teacher_maps.shape or variances.shape != means.shape[1:2]:
+        raise ValueError(
+            "means must have the shape [B, C, H, W] of the teacher's maps, and variances be [C]. "
+            f"Got {list(means.shape)}, {list(teacher_maps.shape)} and {list(variances.shape)} instead."
+        )
+    error = (_wide(means) - _wide(teacher_maps.detach())).square().mean(dim=(0, 2, 3))
+    wide = _wide(variances)
+    return (error / wide + wide.log()).mean() / 2
+
+
 def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both, with the larger maps averaged to the size of the smaller ones."""
     if first.ndim != 4 or second.ndim != 4 or len(first) != len(second):
