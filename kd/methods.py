@@ -114,6 +114,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="Zhou et al. 2021, arXiv:2102.00650",
             reference="mmrazor losses/weighted_soft_label_distillation.py (Apache-2.0)",
         ),
+        "ofa": Method(
+            factory="kd.ofa:ofa",
+            needs=_LOGITS,
+            settings={"gamma": 1.0, "soft": 1.0, "exits": 1.0, "student_layers": ""},
+            paper="Hao et al. 2023, arXiv:2310.19444",
+            reference="none: the authors' code has no licence",
+        ),
         "fitnet": Method(
             factory="kd.feature_methods:fitnet",
             needs=_FEATURES,

@@ -161,6 +161,19 @@ def teacher_free(
     return mean(each, student, teacher, labels)
 
 
+def ofa(
+    student: Logits, teacher: Logits, labels: Labels, gamma: float, soft: float, exits: float, student_layers: str
+) -> float:
+    """Of a student without exits."""
+    assert not student_layers
+
+    def each(s: Logits, t: Logits, y: int) -> float:
+        asked = [(p + (k == y)) ** gamma - (k == y) for k, p in enumerate(softmax(t))]
+        return hard(s, y) + soft * cross_entropy(np.array(asked), softmax(s))
+
+    return mean(each, student, teacher, labels)
+
+
 WRITTEN: Mapping[str, Callable[..., float]] = {
     "kd": kd,
     "soft-labels": soft_labels,
@@ -172,6 +185,7 @@ WRITTEN: Mapping[str, Callable[..., float]] = {
     "ttm": ttm,
     "wttm": wttm,
     "wsld": wsld,
+    "ofa": ofa,
     "label-smoothing": label_smoothing,
     "teacher-free": teacher_free,
 }

@@ -37,6 +37,11 @@ def images(count: int = 48) -> kd.ImageDataset:
     return kd.ImageDataset(pixels.to(torch.uint8), labels, mean=0.4, std=0.25)
 
 
+def lessons() -> kd.DistillDataset:
+    """The images with logits, which some methods ask for and the others pass over."""
+    return kd.DistillDataset(images(), torch.randn(48, 4, generator=torch.Generator().manual_seed(0)))
+
+
 def pair(*, maps: bool = True) -> tuple[nn.Module, nn.Module]:
     """A student and a teacher as they start."""
     with kd.seeded(1):
@@ -48,13 +53,13 @@ def made(name: str, student: nn.Module, teacher: nn.Module, **given: Any) -> kd.
 
 
 def first() -> kd.Batch:
-    return next(iter(kd.make_loader(images(), batch_size=8)))
+    return next(iter(kd.make_loader(lessons(), batch_size=8)))
 
 
 def fit(name: str, *, epochs: int = 2, cut_after: int = 0, snapshots: Snapshots | None = None) -> dict[str, Tensor]:
     student, teacher = pair()
     objective = made(name, student, teacher)
-    loader = kd.make_loader(images(), batch_size=8, shuffle=True)
+    loader = kd.make_loader(lessons(), batch_size=8, shuffle=True)
     optimizer, scheduler = adam(student, learning_rate=0.01, steps=epochs * len(loader), objective=objective)
     steps = iter(range(1, 1000))
 
@@ -86,7 +91,7 @@ def test_an_epoch_leaves_the_teacher_as_it_was_and_asks_it_in_eval_mode(name: st
     before = kd.weights_bytes(teacher)
     objective = made(name, student, teacher)
     modes.clear()
-    loader = kd.make_loader(images(), batch_size=8, shuffle=True)
+    loader = kd.make_loader(lessons(), batch_size=8, shuffle=True)
     optimizer, _ = adam(student, learning_rate=0.01, steps=6, objective=objective)
     kd.fit(student, objective, loader, None, optimizer=optimizer, epochs=1, seed=0)
     assert modes == [(False, True)] * 6
@@ -134,7 +139,7 @@ def test_settings_and_teacher_count_for_what_a_run_knows_it_by(name: str) -> Non
     assert digest(describe(made(name, student, teacher))) != known
 
 
-@every
+@pytest.mark.parametrize("name", [*FEATURE, "ofa"])
 def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole = fit(name)
     with pytest.raises(Cut):
@@ -166,6 +171,34 @@ def test_relations_among_samples_need_no_maps(name: str) -> None:
     student, teacher = pair(maps=False)
     _, terms = made(name, student, teacher)(student, first())
     assert terms["feature"].item() > 0
+
+
+def test_ofa_has_an_exit_at_each_stage_which_teaches_and_learns() -> None:
+    student, teacher = pair()
+    objective: Any = made("ofa", student, teacher)
+    assert objective.layers == ["layer1", "layer2", "layer3"]
+    _, terms = objective(student, first())
+    assert list(terms) == ["hard", "soft", "exits"]
+    _, without = made("ofa", student, teacher, student_layers="layer2", soft=0.0)(student, first())
+    assert without["soft"].item() == 0
+    assert 0 < without["exits"].item() < terms["exits"].item()
+    terms["exits"].backward()
+    assert bool(student.get_parameter("layer1.0.weight").grad.abs().sum() > 0)  # type: ignore[union-attr]
+    assert student.get_parameter("output.weight").grad is None
+    assert [branch(torch.zeros(2, 4 * 2**i, 5, 5)).shape for i, branch in enumerate(objective.branches)] == [(2, 4)] * 3
+    before = {f"objective.{name}": parameter.clone() for name, parameter in objective.named_parameters()}
+    after = fit("ofa")
+    assert all(not torch.equal(parameter, after[name]) for name, parameter in before.items())
+
+
+def test_a_student_without_maps_has_exits_where_they_are_named() -> None:
+    student, teacher = pair(maps=False)
+    _, terms = made("ofa", student, teacher)(student, first())
+    assert list(terms) == ["hard", "soft"]
+    _, terms = made("ofa", student, teacher, student_layers="hidden")(student, first())
+    assert terms["exits"].item() > 0
+    with pytest.raises(ValueError, match=r"MLP has no layer 'hiden'\. It has hidden"):
+        made("ofa", student, teacher, student_layers="hiden")
 
 
 def test_the_projector_learns_with_the_student() -> None:

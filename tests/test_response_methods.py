@@ -22,7 +22,7 @@ every = pytest.mark.parametrize("name", RESPONSE)
 some = settings(max_examples=25)
 
 # What these leave at agreement is an entropy, of the teacher's answer or of the virtual teacher's.
-NOT_ZERO_AT_AGREEMENT = {"soft-labels", "nkd", "wsld", "label-smoothing", "teacher-free"}
+NOT_ZERO_AT_AGREEMENT = {"soft-labels", "nkd", "wsld", "ofa", "label-smoothing", "teacher-free"}
 
 Logits = tuple[Tensor, Tensor, Tensor]
 
@@ -49,6 +49,11 @@ def loss_of(name: str, student: Tensor, teacher: Tensor, labels: Tensor, **given
     return torch.stack([term.double() for term in terms.values()]).sum()
 
 
+def numbers_of(name: str) -> dict[str, float]:
+    """Its settings that are numbers."""
+    return {key: value for key, value in settings_of(name).items() if isinstance(value, float)}
+
+
 @every
 @some
 @given(batches())
@@ -56,6 +61,20 @@ def test_the_loss_is_the_written_formula(name: str, batch: Logits) -> None:
     student, teacher, labels = batch
     written = WRITTEN[name](student.numpy(), teacher.numpy(), labels.numpy(), **settings_of(name))
     assert loss_of(name, *batch).item() == pytest.approx(written, rel=1e-6, abs=1e-6)
+
+
+@some
+@given(batches(), st.sampled_from([0.5, 1.2, 1.5, 3.0]))
+def test_ofa_is_the_written_formula_with_any_gamma_and_the_soft_cross_entropy_with_1(
+    batch: Logits, gamma: float
+) -> None:
+    student, teacher, labels = batch
+    arrays = student.numpy(), teacher.numpy(), labels.numpy()
+    written = WRITTEN["ofa"](*arrays, gamma=gamma, soft=1.0, exits=1.0, student_layers="")
+    hard = nn.functional.cross_entropy(student, labels).item()
+    assert hard + kd.losses.ofa_loss(*batch, gamma=gamma).item() == pytest.approx(written, rel=1e-6)
+    expected = kd.losses.soft_cross_entropy(student, teacher, temperature=1).item()
+    assert kd.losses.ofa_loss(*batch, gamma=1).item() == pytest.approx(expected, rel=1e-9)
 
 
 @every
@@ -151,15 +170,15 @@ def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
 def test_each_setting_counts_and_is_part_of_what_a_run_knows_the_method_by(name: str) -> None:
     known = digest(describe(objective_of(name)))
     assert known == digest(describe(objective_of(name)))
-    for setting, value in settings_of(name).items():
-        other = float(value) * 0.5 + 0.01
+    for setting, value in numbers_of(name).items():
+        other = value * 0.5 + 0.01
         assert digest(describe(objective_of(name, **{setting: other}))) != known, setting
 
 
 @every
 def test_a_setting_outside_its_range_is_refused_at_the_latest_when_it_is_used(name: str) -> None:
     batch = torch.randn(4, 5), torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
-    for setting in set(settings_of(name)) - {"soft", "hard"}:
+    for setting in set(numbers_of(name)) - {"soft", "hard"}:
         with pytest.raises(ValueError, match=r"must be .* Got"):
             loss_of(name, *batch, **{setting: -1.0})
 

@@ -11,6 +11,7 @@ from kd.losses.response import dist_loss as dist_loss
 from kd.losses.response import dkd_loss as dkd_loss
 from kd.losses.response import kd_loss as kd_loss
 from kd.losses.response import nkd_loss as nkd_loss
+from kd.losses.response import ofa_loss as ofa_loss
 from kd.losses.response import soft_cross_entropy as soft_cross_entropy
 from kd.losses.response import standardised as standardised
 from kd.losses.response import ttm_loss as ttm_loss

@@ -170,6 +170,27 @@ def wsld_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
     return temperature**2 * (-torch.expm1(-ahead) * _cross_entropies(log_q, log_p)).mean()
 
 
+def ofa_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, gamma: float) -> Tensor:
+    """``−Σ ((p + y)^γ − y) log q`` at T = 1, y one-hot: the surer the teacher, the more is asked of the label.
+
+    γ = 1 leaves the soft cross-entropy with the teacher; a larger γ raises the label's weight, the more the larger p,
+    and lowers that of the other classes. It is no divergence, and agreement reads not 0.
+
+    Args:
+        labels: [B] int64.
+        gamma: above 0; the authors take 1 to 1.5.
+
+    Source: Hao et al. 2023, arXiv:2310.19444, the modulated target of its section 3; with a log-softmax, where the
+    authors' code has the logarithm of a softmax.
+    """
+    require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors take 1 to 1.5")
+    student, teacher = _pair(student_logits, teacher_logits)
+    _check_labels(labels, student)
+    one_hot = F.one_hot(labels, student.shape[1])
+    weights = (teacher.softmax(dim=1) + one_hot) ** gamma - one_hot
+    return -(weights * F.log_softmax(student, dim=1)).sum(dim=1).mean()
+
+
 def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) -> Tensor:
     """Logits of a teacher who knows the labels and nothing else: ``correct`` for each, the rest shared evenly.
 
