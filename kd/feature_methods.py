@@ -75,7 +75,7 @@ def fitnet(
     """``CE + weight · hint_loss`` at the middle one of the stages, or at the named ones, with a projector."""
     pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     middle = pairs[len(pairs) // 2]
-    (channels,) = _channels(student, teacher, batch, [middle])
+    (channels,) = channels_of(student, teacher, batch, [middle])
     return FromFeatures(teacher, [middle], Projected(channels, weight).to(batch[0].device))
 
 
@@ -110,7 +110,7 @@ def vid(
 ) -> Objective:
     """``CE + weight · vid_loss`` summed over all stages that both have, from the last one back."""
     pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    foretold = Foretold(_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
+    foretold = Foretold(channels_of(student, teacher, batch, pairs), weight).to(batch[0].device)
     return FromFeatures(teacher, pairs, foretold)
 
 
@@ -177,7 +177,7 @@ def _foreteller(ours: int, theirs: int) -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
 
 
-def _channels(
+def channels_of(
     student: nn.Module, teacher: nn.Module, batch: Batch, pairs: Sequence[tuple[str, str]]
 ) -> list[tuple[int, int]]:
     """Of the student's layer and of the teacher's, for each pair of layers that answer with maps.

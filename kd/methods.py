@@ -163,6 +163,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="Ahn et al. 2019, arXiv:1904.05835",
             reference="RepDistiller distiller_zoo/VID.py (BSD-2-Clause)",
         ),
+        "reviewkd": Method(
+            factory="kd.reviewkd:reviewkd",
+            needs=_FEATURES,
+            settings={"weight": 5.0, "warmup": 1 / 12, **_LAYERS},
+            paper="Chen et al. 2021, arXiv:2104.09044",
+            reference="mdistiller distillers/ReviewKD.py (MIT)",
+        ),
         "label-smoothing": Method(
             factory="kd.response_methods:label_smoothing",
             needs=("labels",),

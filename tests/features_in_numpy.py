@@ -82,11 +82,30 @@ def vid(means: Array, teacher: Array, variances: tuple[float, ...] = (0.5, 1.0, 
     return float(np.mean(each))
 
 
+def hcl(student: Array, teacher: Array) -> float:
+    def means(maps: Array, side: int) -> Array:
+        height, width = maps.shape[2:]
+
+        def field(at: int, pixels: int) -> slice:  # neighbouring ones overlap where the pixels cannot be shared evenly
+            return slice(at * pixels // side, -(-(at + 1) * pixels // side))
+
+        rows = [
+            [maps[:, :, field(i, height), field(j, width)].mean(axis=(2, 3)) for j in range(side)] for i in range(side)
+        ]
+        return np.asarray(rows)
+
+    sides = [side for side in (4, 2, 1) if side < min(student.shape[2:])]
+    levels = [hint(student, teacher), *(hint(means(student, side), means(teacher, side)) for side in sides)]
+    weights = [0.5**level for level in range(len(levels))]
+    return float(np.average(levels, weights=weights))
+
+
 MAPS: Mapping[str, Callable[[Array, Array], float]] = {
     "hint": hint,
     "at code": at_code,
     "at paper": at_paper,
     "vid": vid,
+    "hcl": hcl,
 }
 ROWS: Mapping[str, Callable[[Array, Array], float]] = {
     "sp": sp,

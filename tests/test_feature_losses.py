@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd.losses import at_loss, hint_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss, vid_loss
+from kd.losses import at_loss, hcl_loss, hint_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss, vid_loss
 from kd.losses.relations import neighbours, similarities
 from tests.features_in_numpy import MAPS, ROWS
 
@@ -22,6 +22,7 @@ OF_MAPS: Mapping[str, Loss] = {
     "hint": hint_loss,
     "at code": at_loss,
     "at paper": partial(at_loss, form="paper"),
+    "hcl": hcl_loss,
     "vid": partial(vid_loss, variances=VARIANCES),
 }
 OF_ROWS: Mapping[str, Loss] = {
@@ -135,6 +136,18 @@ def test_the_best_variance_of_vid_is_the_mean_squared_error_of_its_channel(seed:
     least = vid_loss(student, teacher, best).item()
     assert least == pytest.approx((1 + best.log().mean().item()) / 2)
     assert vid_loss(student, teacher, factor * best).item() > least
+
+
+@pytest.mark.parametrize(("size", "levels"), [((5, 4), 3), ((9, 3), 3), ((2, 2), 2), ((1, 6), 1)])
+def test_hcl_takes_the_levels_that_are_coarser_than_the_maps(size: tuple[int, int], levels: int) -> None:
+    student, teacher = torch.randn(2, 3, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert hcl_loss(student, teacher).item() == pytest.approx(WRITTEN["hcl"](student.numpy(), teacher.numpy()))
+    # A difference that is the same everywhere is as large at each level, and so is their weighted mean.
+    assert hcl_loss(teacher + 3, teacher).item() == pytest.approx(9)
+    # One that no mean shows is left with the weight of the finest level.
+    unseen = torch.zeros(1, 1, 8, 8)
+    unseen[..., ::2], unseen[..., 1::2] = 1, -1
+    assert hcl_loss(unseen, torch.zeros_like(unseen)).item() == pytest.approx(1 / (1 + 1 / 2 + 1 / 4 + 1 / 8))
 
 
 def test_larger_maps_are_averaged_to_the_size_of_the_smaller() -> None:

@@ -20,8 +20,8 @@ from kd.snapshots import Snapshots
 
 SHAPE = (1, 24, 24)
 FEATURE = [name for name, method in METHODS.items() if "teacher" in method.needs]
-MAPS = ["fitnet", "at", "vid"]
-PROJECTED = ["fitnet", "vid"]  # weights of their own, which are no identity at the start
+MAPS = ["fitnet", "at", "vid", "reviewkd"]
+PROJECTED = ["fitnet", "vid", "reviewkd"]  # weights of their own, which are no identity at the start
 every = pytest.mark.parametrize("name", FEATURE)
 
 
@@ -153,7 +153,8 @@ def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name: str, tmp_path: Pa
 def test_the_named_layers_are_those_that_are_compared(name: str) -> None:
     student, teacher = pair()
     objective: Any = made(name, student, teacher, student_layers="layer2", teacher_layers="norm2")
-    assert (objective.student_layers, objective.teacher_layers) == (["layer2"], ["norm2"])
+    compared = getattr(objective, "objective", objective)  # inside of what warms it up
+    assert (compared.student_layers, compared.teacher_layers) == (["layer2"], ["norm2"])
     _, terms = objective(student, first())
     assert terms["feature"].item() > 0
     with pytest.raises(ValueError, match="has no layer 'layer9'"):
@@ -171,6 +172,31 @@ def test_relations_among_samples_need_no_maps(name: str) -> None:
     student, teacher = pair(maps=False)
     _, terms = made(name, student, teacher)(student, first())
     assert terms["feature"].item() > 0
+
+
+def test_reviewkd_fuses_from_the_deepest_stage_on_and_grows_with_the_epochs() -> None:
+    student, teacher = pair()
+    objective: Any = made("reviewkd", student, teacher, warmup=0.5)
+    fusions = objective.objective.loss.fusions
+    assert [fusion.attention is None for fusion in fusions] == [False, False, True]
+    assert [fusion.leave[0].weight.shape[:2] for fusion in fusions] == [(32, 16), (64, 16), (64, 16)]
+    losses = []
+    for epoch in (0, 1, 2, 3):
+        objective.set_epoch(epoch, 4)
+        losses.append(objective(student, first())[1]["feature"].item())
+    assert losses[0] == pytest.approx(losses[1] / 2)
+    assert losses[1] == losses[2] == losses[3]
+    # What is compared at the shallowest stage hangs on the deepest one too.
+    maps = [torch.randn(2, channels, 6, 6, requires_grad=True) for channels in (4, 8, 16)]
+    fused, answer = fusions[2](maps[2], None, (6, 6))
+    for fusion, own in ((fusions[1], maps[1]), (fusions[0], maps[0])):
+        fused, answer = fusion(own, fused, (3, 3))
+    assert answer.shape == (2, 32, 3, 3)
+    answer.square().sum().backward()
+    assert all(own.grad is not None and bool(own.grad.abs().sum() > 0) for own in maps)
+    before = {f"objective.{name}": parameter.clone() for name, parameter in objective.named_parameters()}
+    after = fit("reviewkd")
+    assert all(not torch.equal(parameter, after[name]) for name, parameter in before.items())
 
 
 def test_ofa_has_an_exit_at_each_stage_which_teaches_and_learns() -> None:

@@ -1,6 +1,7 @@
 """Losses as pure functions of tensors, one per paper. No config, no model, no device."""
 
 from kd.losses.maps import at_loss as at_loss
+from kd.losses.maps import hcl_loss as hcl_loss
 from kd.losses.maps import hint_loss as hint_loss
 from kd.losses.maps import vid_loss as vid_loss
 from kd.losses.relations import pkt_loss as pkt_loss

@@ -63,6 +63,23 @@ def vid_loss(means: Tensor, teacher_maps: Tensor, variances: Tensor) -> Tensor:
     return (error / wide + wide.log()).mean() / 2
 
 
+def hcl_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
+    """Mean squared difference of maps of one shape [B, C, H, W] as they are, and of their means in 4², 2², 1 fields.
+
+    The weights are 1, ½, ¼, ⅛, divided by their sum; fields of no more than a pixel are left out. Zero at agreement.
+
+    Source: Chen et al. 2021, arXiv:2104.09044, the hierarchical context loss of section 3; levels and weights are those
+    of the authors' code.
+    """
+    levels = [side for side in (4, 2, 1) if side < min(student_maps.shape[2:])]
+    total, weights = hint_loss(student_maps, teacher_maps), 1.0
+    for halvings, side in enumerate(levels, start=1):
+        ours, theirs = (F.adaptive_avg_pool2d(_wide(maps), side) for maps in (student_maps, teacher_maps))
+        total = total + hint_loss(ours, theirs) / 2**halvings
+        weights += 1 / 2**halvings
+    return total / weights
+
+
 def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both, with the larger maps averaged to the size of the smaller ones."""
     if first.ndim != 4 or second.ndim != 4 or len(first) != len(second):
