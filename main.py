@@ -19,7 +19,7 @@ from kd.checkpoint import require_writable
 from kd.console import say_method, say_sizes
 from kd.data import in_order
 from kd.loop import Predictions
-from kd.methods import shown
+from kd.methods import METHODS, shown
 from kd.objectives import in_bfloat16
 from kd.program import exit_status
 from kd.results import Run
@@ -136,8 +136,9 @@ def prepare_distillation_data(
 
     The logits are taken from the subsets in their own order and verified row by row against the teacher.
     """
+    ids = "ids" in METHODS[config.METHOD].needs  # as a fourth item, for a method that keeps something about each image
     parts = {"training": (train_subset, train_loader), "validation": (val_subset, val_loader)}
-    return DistillLoaders(*stages.with_teacher_logits(teacher, parts).values())
+    return DistillLoaders(*stages.with_teacher_logits(teacher, parts, ids=ids).values())
 
 
 def train_students(

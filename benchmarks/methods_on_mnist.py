@@ -50,6 +50,11 @@ class Settings(RunSettings):
     processes: int | None = None
     """students trained at once, one thread each; one for each core unless given"""
 
+    @property
+    def ids(self) -> bool:
+        """All methods have the same lessons, so they carry what any one of them needs."""
+        return any("ids" in METHODS[name].needs for name in self.methods)
+
     def check(self) -> None:
         super().check()
         for name in self.methods:

@@ -129,7 +129,7 @@ class ImageDataset(ArrayDataset):
 
 
 class DistillDataset(Dataset[tuple[Any, ...]]):
-    """A dataset with the teacher's logits beside each item: (image, label, teacher logits).
+    """A dataset with the teacher's logits beside each item: (image, label, teacher logits), and its id where asked for.
 
     A plain container: it believes what it is given. ``kd.collect_logits`` and ``kd.verify_logits`` see to it that
     row i is the teacher's answer to ``dataset[i]``.
@@ -137,19 +137,21 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
     Args:
         dataset: items (image, label).
         logits: [N, K] float32, one row per item.
+        ids: add the number of the item, from 0, as a fourth; some methods keep something about each sample.
     """
 
-    def __init__(self, dataset: Dataset[Any], logits: Tensor) -> None:
+    def __init__(self, dataset: Dataset[Any], logits: Tensor, *, ids: bool = False) -> None:
         items = _length(dataset)
         if len(logits) != items:
             raise ValueError(f"logits must have one row per item. Got {len(logits)} rows for {items} items.")
-        self.dataset, self.logits = dataset, logits
+        self.dataset, self.logits, self.ids = dataset, logits, ids
 
     def __len__(self) -> int:
         return len(self.logits)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return (*self.dataset[index], self.logits[index])
+        item = (*self.dataset[index], self.logits[index])
+        return (*item, index % len(self)) if self.ids else item
 
     def __getitems__(self, indices: Sequence[int]) -> Gathered:
         rows = _rows(indices, len(self))
@@ -159,7 +161,7 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
             samples = fetch(indices)
         else:
             samples = [self.dataset[index] for index in indices]
-        return Gathered(*collate(samples), self.logits.index_select(0, rows))
+        return Gathered(*collate(samples), self.logits.index_select(0, rows), *([rows] if self.ids else []))
 
 
 class Split(Subset[Any]):

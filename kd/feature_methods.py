@@ -42,13 +42,20 @@ class FromFeatures(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
-        teacher.eval()
-        with torch.no_grad(), capture(teacher, *self.teacher_layers) as theirs:
-            teacher(batch[0])
-        with capture(model, *self.student_layers) as ours:
-            output, terms = supervised(model, batch)
-        features = [ours[name] for name in self.student_layers], [theirs[name] for name in self.teacher_layers]
+        output, terms, *features = features_of_both(model, teacher, batch, self.student_layers, self.teacher_layers)
         return output, {"hard": terms["hard"], "feature": self.loss(*features)}
+
+
+def features_of_both(
+    model: nn.Module, teacher: nn.Module, batch: Batch, student_layers: Sequence[str], teacher_layers: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor], list[Tensor], list[Tensor]]:
+    """What ``supervised`` returns, and what the layers of the student and of the teacher answer with on the way."""
+    teacher.eval()  # at every step: who trains the teacher further leaves it in training mode
+    with torch.no_grad(), capture(teacher, *teacher_layers) as theirs:
+        teacher(batch[0])
+    with capture(model, *student_layers) as ours:
+        output, terms = supervised(model, batch)
+    return output, terms, [ours[name] for name in student_layers], [theirs[name] for name in teacher_layers]
 
 
 class Projected(nn.Module):
@@ -139,7 +146,7 @@ def sp(
 ) -> Objective:
     """``CE + weight · sp_loss`` of what the last linear layers are given, or of the named layers."""
     return FromFeatures(
-        teacher, _rows(student, teacher, batch, student_layers, teacher_layers), _times(weight, sp_loss)
+        teacher, rows_of_both(student, teacher, batch, student_layers, teacher_layers), _times(weight, sp_loss)
     )
 
 
@@ -159,7 +166,7 @@ def rkd(
         distances = distance * rkd_distance_loss(ours[0], theirs[0])
         return distances + angle * rkd_angle_loss(ours[0], theirs[0]) if angle else distances
 
-    return FromFeatures(teacher, _rows(student, teacher, batch, student_layers, teacher_layers), loss)
+    return FromFeatures(teacher, rows_of_both(student, teacher, batch, student_layers, teacher_layers), loss)
 
 
 def pkt(
@@ -167,7 +174,7 @@ def pkt(
 ) -> Objective:
     """``CE + weight · pkt_loss``, layers as in ``sp``."""
     return FromFeatures(
-        teacher, _rows(student, teacher, batch, student_layers, teacher_layers), _times(weight, pkt_loss)
+        teacher, rows_of_both(student, teacher, batch, student_layers, teacher_layers), _times(weight, pkt_loss)
     )
 
 
@@ -200,7 +207,7 @@ def _times(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLo
     return weighted
 
 
-def _rows(
+def rows_of_both(
     student: nn.Module, teacher: nn.Module, batch: Batch, student_layers: str, teacher_layers: str
 ) -> list[tuple[str, str]]:
     """One layer of each whose values are a row for each sample."""

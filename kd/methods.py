@@ -26,7 +26,7 @@ class Method(NamedTuple):
         factory: ``module:function`` of ``make(student, teacher, example_batch, **settings) -> Objective``. It builds
             whatever parameters the method has, from the two models and the shapes of one batch.
         needs: of ``labels``; ``logits`` (the teacher's, from its cache, third in the batch); ``teacher`` (the live
-            model, for its features); ``ids`` (of samples, after input, label and logits if there are any).
+            model, for its features); ``ids`` (of samples, last in the batch).
         settings: the factory's keyword arguments, with the authors' defaults.
         paper: authors, year and arXiv number.
         reference: a public implementation to hold against ours, and its licence.
@@ -169,6 +169,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"weight": 5.0, "warmup": 1 / 12, **_LAYERS},
             paper="Chen et al. 2021, arXiv:2104.09044",
             reference="mdistiller distillers/ReviewKD.py (MIT)",
+        ),
+        "crd": Method(
+            factory="kd.crd:crd",
+            needs=(*_FEATURES, "ids"),
+            settings={"weight": 0.8, "temperature": 0.07, "momentum": 0.5, "negatives": 16384, "dim": 128, **_LAYERS},
+            paper="Tian, Krishnan, Isola 2020, arXiv:1910.10699",
+            reference="RepDistiller crd/criterion.py, crd/memory.py (BSD-2-Clause)",
         ),
         "label-smoothing": Method(
             factory="kd.response_methods:label_smoothing",

@@ -115,14 +115,16 @@ def train_teacher(
     return teacher, trained_as(settings)(title, teacher, objective, data.train_loader, data.val_loader)
 
 
-def with_logits(teacher: nn.Module, data: Data, *, suffix: str = "") -> tuple[DataLoader[Any], DataLoader[Any]]:
+def with_logits(
+    teacher: nn.Module, data: Data, *, suffix: str = "", ids: bool = False
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """The loaders to train and to validate with, with the teacher's logits. ``suffix`` tells one teacher's from
     another's in the run folder."""
     parts: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
         f"training{suffix}": (data.train_set, data.train_loader),
         f"validation{suffix}": (data.val_set, data.val_loader),
     }
-    training, validation = stages.with_teacher_logits(teacher, parts).values()
+    training, validation = stages.with_teacher_logits(teacher, parts, ids=ids).values()
     return training, validation
 
 
@@ -134,7 +136,7 @@ def new_student(settings: RunSettings, device: torch.device) -> nn.Module:
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
-    student, loaders = new_student(settings, device), with_logits(teacher, data)
+    student, loaders = new_student(settings, device), with_logits(teacher, data, ids=settings.ids)
     say_method(settings.method, shown(settings.method_settings))
     return stages.train_pair(
         student,

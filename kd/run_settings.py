@@ -8,7 +8,7 @@ from typing import Literal
 
 from tyro.conf import UseAppendAction
 
-from kd.methods import Setting, chosen
+from kd.methods import METHODS, Setting, chosen
 from kd.ranges import check_ranges
 
 
@@ -81,6 +81,11 @@ class RunSettings:
         """Refuse a value outside its range; the error names the flag."""
         check_ranges(vars(self), shown=lambda name: f"--{name.replace('_', '-')}")
         _ = self.method_settings
+
+    @property
+    def ids(self) -> bool:
+        """Whether the method needs to know which samples a batch holds."""
+        return "ids" in METHODS[self.method].needs
 
     @property
     def method_settings(self) -> dict[str, Setting]:

@@ -94,7 +94,7 @@ def _done(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:
 
 
 def with_teacher_logits(
-    teacher: nn.Module, parts: Mapping[str, tuple[Dataset[Any], DataLoader[Any]]]
+    teacher: nn.Module, parts: Mapping[str, tuple[Dataset[Any], DataLoader[Any]]], *, ids: bool = False
 ) -> dict[str, DataLoader[Any]]:
     """For each part (training, validation) a loader like the given one over (input, label, teacher logits).
 
@@ -103,12 +103,14 @@ def with_teacher_logits(
 
     Args:
         parts: name → dataset, and the loader whose batch size, drop_last and order are taken over.
+        ids: add the number of each item in its dataset, for a method that needs ids.
     """
     logits = {name: _teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
     rows = sum(map(len, logits.values()))
     say(f"teacher logits: {rows:,} rows collected by image and verified against the live teacher")
     return {
-        name: loader_like(loader, DistillDataset(dataset, logits[name])) for name, (dataset, loader) in parts.items()
+        name: loader_like(loader, DistillDataset(dataset, logits[name], ids=ids))
+        for name, (dataset, loader) in parts.items()
     }
 
 

@@ -33,5 +33,6 @@ def teach(settings: RunSettings, device: torch.device, *, number: int = 0) -> Ta
         pipeline.require_method(settings, data)
     suffix = f"-{number}" if number else ""
     model, _ = pipeline.train_teacher(settings, data, device, title=f"teacher{suffix}")
-    training, validation = (loader.dataset for loader in pipeline.with_logits(model, data, suffix=suffix))
+    loaders = pipeline.with_logits(model, data, suffix=suffix, ids=settings.ids)
+    training, validation = (loader.dataset for loader in loaders)
     return Taught(model, data, Lessons(training, validation, data.test_set, settings.batch_size))

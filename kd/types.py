@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-# What a loader yields: input [B, ...], label [B] int64, then, where the method needs it, teacher logits [B, K].
+# What a loader yields: input [B, ...], label [B] int64, then, where the method needs it, teacher logits [B, K], and
+# last ids [B] int64 of the samples.
 Batch = tuple[Tensor, ...]
 
 # (model, batch) → the model's output and its weighted loss terms by name; the loss is their sum.

@@ -100,6 +100,20 @@ def hcl(student: Array, teacher: Array) -> float:
     return float(np.average(levels, weights=weights))
 
 
+def crd(anchors: Array, positives: Array, negatives: Array, allowed: NDArray[np.bool_], *, temperature: float) -> float:
+    partition = np.exp(1 / (2 * anchors.shape[1] * temperature**2))
+    losses = []
+    for anchor, positive, counts in zip(anchors, positives, allowed, strict=True):
+
+        def of_one_sample(other: Array, own: Array = anchor, drawn: int = int(counts.sum())) -> float:
+            density = np.exp(own @ other / temperature) / partition
+            return float(density / (density + drawn))
+
+        others = [np.log(1 - of_one_sample(row)) for row, counted in zip(negatives, counts, strict=True) if counted]
+        losses.append(-np.log(of_one_sample(positive)) - sum(others))
+    return float(np.mean(losses))
+
+
 MAPS: Mapping[str, Callable[[Array, Array], float]] = {
     "hint": hint,
     "at code": at_code,

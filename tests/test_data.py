@@ -311,3 +311,17 @@ def test_an_index_that_is_not_there_is_refused() -> None:
     for asked, wrong in ((data, len(data)), (data, -len(data) - 1), (Split(data, range(3)), 3)):
         with pytest.raises(IndexError):
             asked.__getitems__([0, wrong])
+
+
+def test_ids_are_asked_for_and_are_the_numbers_of_the_items() -> None:
+    plain, asked = (kd.DistillDataset(numbered(), torch.zeros(N, 3), ids=ids) for ids in (False, True))
+    assert len(plain[3]) == 3
+    assert (asked[3][3], asked[-1][3]) == (3, N - 1)
+    for dataset in (asked, kd.DistillDataset(Plain(numbered()), torch.zeros(N, 3), ids=True)):
+        seen = []
+        for _, labels, _, ids in kd.make_loader(dataset, batch_size=5, shuffle=True):
+            assert torch.equal(ids, labels)  # the label of an item is its number
+            seen += ids.tolist()
+        assert sorted(seen) == ALL
+    with_ids = next(iter(DataLoader(asked, batch_size=4)))  # torch's own collate
+    assert with_ids[3].tolist() == [0, 1, 2, 3]

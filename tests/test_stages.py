@@ -66,6 +66,9 @@ def test_each_loader_gets_the_logits_of_its_own_dataset(
 ) -> None:
     teacher = tiny_model(3)
     parts = {"training": (digits, loader), "validation": (digits, kd.make_loader(digits, batch_size=50))}
+    with_ids = stages.with_teacher_logits(teacher, parts, ids=True)
+    assert [len(next(iter(loader))) for loader in with_ids.values()] == [4, 4]
+    assert "teacher logits: 192 rows" in capsys.readouterr().out
     made = stages.with_teacher_logits(teacher, parts)
     assert list(made) == ["training", "validation"]
     assert [item.batch_size for item in made.values()] == [32, 50]

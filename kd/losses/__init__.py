@@ -1,5 +1,6 @@
 """Losses as pure functions of tensors, one per paper. No config, no model, no device."""
 
+from kd.losses.contrast import crd_loss as crd_loss
 from kd.losses.maps import at_loss as at_loss
 from kd.losses.maps import hcl_loss as hcl_loss
 from kd.losses.maps import hint_loss as hint_loss
