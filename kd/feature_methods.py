@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kd.checks import require
 from kd.features import capture, matched_stages, penultimate, shapes
-from kd.losses.maps import at_loss, hint_loss, same_size, vid_loss
+from kd.losses.maps import at_loss, hint_loss, mgd_loss, same_size, vid_loss, without_some
 from kd.losses.relations import pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.objectives import supervised
 from kd.seeding import seeded
@@ -119,6 +119,47 @@ def vid(
     pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     foretold = Foretold(channels_of(student, teacher, batch, pairs), weight).to(batch[0].device)
     return FromFeatures(teacher, pairs, foretold)
+
+
+class Generated(nn.Module):
+    """``weight · mgd_loss`` of maps that two 3 × 3 convolutions make of the student's, of which some are missing.
+
+    Args:
+        channels: of the student and of the teacher.
+        mask: the share of channels that is missing in training; none is where it is only measured.
+    """
+
+    def __init__(self, channels: tuple[int, int], weight: float, mask: float) -> None:
+        super().__init__()
+        require(0 <= mask < 1, "mask", mask, "in [0, 1)", "the authors take 0.15")
+        ours, theirs = channels
+        with seeded(0):
+            self.projector = nn.Conv2d(ours, theirs, 1) if ours != theirs else nn.Identity()
+            first, second = (nn.Conv2d(theirs, theirs, 3, padding=1) for _ in range(2))
+        self.generator = nn.Sequential(first, nn.ReLU(), second)
+        self.weight, self.mask = weight, mask
+
+    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+        student, teacher = same_size(ours[0], theirs[0])
+        projected = self.projector(student)
+        seen = without_some(projected, self.mask) if self.training else projected
+        return self.weight * mgd_loss(self.generator(seen), teacher)
+
+
+def mgd(
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Batch,
+    *,
+    weight: float,
+    mask: float,
+    student_layers: str,
+    teacher_layers: str,
+) -> Objective:
+    """``CE + weight · mgd_loss`` at the last of the stages, or at the last of the named layers."""
+    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    (channels,) = channels_of(student, teacher, batch, pairs[-1:])
+    return FromFeatures(teacher, pairs[-1:], Generated(channels, weight, mask).to(batch[0].device))
 
 
 def at(

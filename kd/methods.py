@@ -177,6 +177,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="Tian, Krishnan, Isola 2020, arXiv:1910.10699",
             reference="RepDistiller crd/criterion.py, crd/memory.py (BSD-2-Clause)",
         ),
+        "mgd": Method(
+            factory="kd.feature_methods:mgd",
+            needs=_FEATURES,
+            settings={"weight": 7e-5, "mask": 0.15, **_LAYERS},
+            paper="Yang et al. 2022, arXiv:2205.01529",
+            reference="cls_KD mmcls/models/dis_losses/mgd.py (Apache-2.0)",
+        ),
         "label-smoothing": Method(
             factory="kd.response_methods:label_smoothing",
             needs=("labels",),
@@ -224,11 +231,7 @@ def settings_of(name: str, given: Mapping[str, Setting] | None = None) -> dict[s
 
 
 def given_settings(texts: Sequence[str]) -> dict[str, Setting]:
-    """``("beta=8", "warmup=0")`` by name.
-
-    Raises:
-        ValueError: one is not of that form, or a name comes twice.
-    """
+    """``("beta=8", "warmup=0")`` by name; ``ValueError`` where one is not of that form, or a name comes twice."""
     given: dict[str, Setting] = {}
     for text in texts:
         name, sign, value = text.partition("=")

@@ -82,6 +82,10 @@ def vid(means: Array, teacher: Array, variances: tuple[float, ...] = (0.5, 1.0, 
     return float(np.mean(each))
 
 
+def mgd(generated: Array, teacher: Array) -> float:
+    return float(np.mean([((g - t) ** 2).sum() for g, t in zip(generated, teacher, strict=True)]))
+
+
 def hcl(student: Array, teacher: Array) -> float:
     def means(maps: Array, side: int) -> Array:
         height, width = maps.shape[2:]
@@ -120,6 +124,7 @@ MAPS: Mapping[str, Callable[[Array, Array], float]] = {
     "at paper": at_paper,
     "vid": vid,
     "hcl": hcl,
+    "mgd": mgd,
 }
 ROWS: Mapping[str, Callable[[Array, Array], float]] = {
     "sp": sp,

@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd.losses import at_loss, hcl_loss, hint_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss, vid_loss
+from kd.losses import (
+    at_loss,
+    hcl_loss,
+    hint_loss,
+    mgd_loss,
+    pkt_loss,
+    rkd_angle_loss,
+    rkd_distance_loss,
+    sp_loss,
+    vid_loss,
+)
+from kd.losses.maps import without_some
 from kd.losses.relations import neighbours, similarities
 from tests.features_in_numpy import MAPS, ROWS
 
@@ -23,6 +34,7 @@ OF_MAPS: Mapping[str, Loss] = {
     "at code": at_loss,
     "at paper": partial(at_loss, form="paper"),
     "hcl": hcl_loss,
+    "mgd": mgd_loss,
     "vid": partial(vid_loss, variances=VARIANCES),
 }
 OF_ROWS: Mapping[str, Loss] = {
@@ -148,6 +160,17 @@ def test_hcl_takes_the_levels_that_are_coarser_than_the_maps(size: tuple[int, in
     unseen = torch.zeros(1, 1, 8, 8)
     unseen[..., ::2], unseen[..., 1::2] = 1, -1
     assert hcl_loss(unseen, torch.zeros_like(unseen)).item() == pytest.approx(1 / (1 + 1 / 2 + 1 / 4 + 1 / 8))
+
+
+def test_mgd_leaves_out_whole_channels_of_each_sample_and_the_others_as_they_are() -> None:
+    torch.manual_seed(0)
+    maps = torch.rand(50, 40, 2, 3) + 1
+    left = without_some(maps, 0.15)
+    missing = (left == 0).all(dim=(2, 3))
+    assert torch.equal(left[~missing], maps[~missing])
+    assert missing.float().mean().item() == pytest.approx(0.15, abs=0.03)
+    assert len({tuple(row.tolist()) for row in missing}) > 40  # other channels of each sample
+    assert torch.equal(without_some(maps, 0.0), maps)
 
 
 def test_larger_maps_are_averaged_to_the_size_of_the_smaller() -> None:

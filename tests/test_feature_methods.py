@@ -20,8 +20,8 @@ from kd.snapshots import Snapshots
 
 SHAPE = (1, 24, 24)
 FEATURE = [name for name, method in METHODS.items() if "teacher" in method.needs]
-MAPS = ["fitnet", "at", "vid", "reviewkd"]
-PROJECTED = ["fitnet", "vid", "reviewkd", "crd"]  # weights of their own, which are no identity at the start
+MAPS = ["fitnet", "at", "vid", "reviewkd", "mgd"]
+PROJECTED = ["fitnet", "vid", "reviewkd", "crd", "mgd"]  # weights of their own, which are no identity at the start
 every = pytest.mark.parametrize("name", FEATURE)
 
 
@@ -199,6 +199,20 @@ def test_reviewkd_fuses_from_the_deepest_stage_on_and_grows_with_the_epochs() ->
     before = {f"objective.{name}": parameter.clone() for name, parameter in objective.named_parameters()}
     after = fit("reviewkd")
     assert all(not torch.equal(parameter, after[name]) for name, parameter in before.items())
+
+
+def test_mgd_masks_in_training_alone_and_at_the_last_stage() -> None:
+    student, teacher = pair()
+    objective: Any = made("mgd", student, teacher, mask=0.5)
+    assert (objective.student_layers, objective.teacher_layers) == (["layer3"], ["norm2"])
+    student.eval()
+    values = [objective(student, first())[1]["feature"].item() for _ in range(2)]
+    assert values[0] != values[1]
+    objective.eval()
+    values = [objective(student, first())[1]["feature"].item() for _ in range(2)]
+    assert values[0] == values[1]
+    with pytest.raises(ValueError, match=r"mask must be in \[0, 1\)\. Got 1\.0"):
+        made("mgd", student, teacher, mask=1.0)
 
 
 def test_ofa_has_an_exit_at_each_stage_which_teaches_and_learns() -> None:

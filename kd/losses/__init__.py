@@ -4,6 +4,7 @@ from kd.losses.contrast import crd_loss as crd_loss
 from kd.losses.maps import at_loss as at_loss
 from kd.losses.maps import hcl_loss as hcl_loss
 from kd.losses.maps import hint_loss as hint_loss
+from kd.losses.maps import mgd_loss as mgd_loss
 from kd.losses.maps import vid_loss as vid_loss
 from kd.losses.relations import pkt_loss as pkt_loss
 from kd.losses.relations import rkd_angle_loss as rkd_angle_loss

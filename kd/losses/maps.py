@@ -80,6 +80,27 @@ def hcl_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     return total / weights
 
 
+def mgd_loss(generated: Tensor, teacher_maps: Tensor) -> Tensor:
+    """Squared difference of maps of one shape [B, C, H, W], summed over each sample's values. Zero at agreement.
+
+    ``hint_loss`` times C · H · W: a weight for maps of one size is none for those of another.
+
+    Args:
+        generated: from the student's maps, of which some channels are missing (``without_some``).
+
+    Source: Yang et al. 2022, arXiv:2205.01529, equation 4; averaged over the batch as in the authors' code.
+    """
+    return hint_loss(generated, teacher_maps) * teacher_maps[0].numel()
+
+
+def without_some(maps: Tensor, share: float) -> Tensor:
+    """The maps [B, C, H, W] with about this share of the channels of each sample at 0, drawn anew at each call.
+
+    What stays is not made larger, as dropout would. Drawn from torch's generator of the maps' device.
+    """
+    return maps * (torch.rand(*maps.shape[:2], 1, 1, device=maps.device) >= share)
+
+
 def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both, with the larger maps averaged to the size of the smaller ones."""
     if first.ndim != 4 or second.ndim != 4 or len(first) != len(second):
