@@ -15,6 +15,7 @@ import main
 from kd import cli
 from kd.methods import METHODS
 from kd.objectives import distilled
+from kd.run_settings import RunSettings
 from models import StudentCNN, StudentModel, new_student
 
 SIZE = ("--limit", "200", "--epochs", "1")
@@ -89,6 +90,10 @@ def test_main_and_kd_run_are_the_same_run_with_any_method(tmp_path: Path, monkey
 def test_every_method_runs(name: str, tmp_path: Path) -> None:
     assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--student", "cnn", "--method", name]) == 0
     assert recorded(tmp_path)["METHOD"] == name
+
+
+def test_batches_carry_ids_for_a_method_that_needs_them() -> None:
+    assert {name for name in METHODS if RunSettings(out=Path("x"), method=name).ids} == {"crd"}
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])
