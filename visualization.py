@@ -10,7 +10,7 @@ from kd.results import Run
 
 def teacher_plot(history: Mapping[str, list[float]]) -> dict[Path, bytes]:
     """``teacher_training.png``: loss and accuracy of the teacher over the epochs."""
-    return figures.plot_files(config.RESULTS_DIR, figures.teacher_figure(history, toy_stamp()))
+    return figures.plot_files(config.RESULTS_DIR, figures.teacher_figure({"teacher": history}, toy_stamp()))
 
 
 def all_plots(run: Run) -> dict[Path, bytes]:

@@ -22,12 +22,15 @@ import torch
 
 import kd
 from kd.devices import using_threads
-from kd.pipeline import load_data, new_student, trained_as
+from kd.pipeline import trained_as
 from kd.pool import in_pool, usable_cores
+from kd.run_data import Task, load_data
+from kd.run_models import new_student
 from kd.run_settings import RunSettings
 from kd.students import Lessons, Student, train_students, trained
 from measuring import alternating, machine, report, seconds, table
 
+MNIST = Task((1, 28, 28), tuple("0123456789"))
 CPU = torch.device("cpu")
 
 
@@ -35,7 +38,8 @@ def lessons(settings: RunSettings) -> Lessons:
     """The pipeline's own data, with random teacher logits."""
     data = load_data(settings)
     training, validation = (
-        kd.DistillDataset(part, torch.randn(len(part), 10)) for part in (data.train_set, data.val_set)
+        kd.DistillDataset(part, torch.randn(data.sizes[name], 10))
+        for name, part in {"training": data.train_set, "validation": data.val_set}.items()
     )
     return Lessons(training, validation, data.test_set, settings.batch_size)
 
@@ -46,7 +50,7 @@ def students(settings: RunSettings, count: int) -> dict[str, Student]:
     made = {}
     for number in range(count):
         own = dataclasses.replace(settings, seed=number // 2)
-        student = Student(new_student(own, CPU), objectives[number % 2], trained_as(own), settings.epochs)
+        student = Student(new_student(own, MNIST, CPU), objectives[number % 2], trained_as(own), settings.epochs)
         made[f"student-{number}"] = student
     return made
 

@@ -28,7 +28,8 @@ from kd.console import say
 from kd.data import make_loader
 from kd.methods import METHODS, settings_of, shown
 from kd.objectives import supervised
-from kd.pipeline import new_student, objective_of, opened, recorded, trained_as
+from kd.pipeline import objective_of, opened, recorded, trained_as
+from kd.run_models import new_student
 from kd.run_settings import RunSettings
 from kd.students import Student, train_students
 from kd.teaching import Taught, teach
@@ -92,7 +93,7 @@ def planned(settings: Settings, taught: Taught, device: torch.device) -> Iterato
     for seed in range(settings.seed, settings.seed + settings.pairs):
         for name in (CONTROL, *settings.methods):
             own = dataclasses.replace(settings, seed=seed, method="kd" if name == CONTROL else name)
-            student = new_student(own, device)
+            student = new_student(own, taught.data.task, device)
             objective = supervised if name == CONTROL else objective_of(own, student, taught.model, loader)
             yield f"{name}-seed-{seed}", Student(student, objective, trained_as(own), own.epochs)
 

@@ -16,9 +16,16 @@ from kd.results import Run
 EXAMPLES = 6  # rows of prediction_examples
 
 
-def teacher_figure(history: Mapping[str, list[float]], toy: str | None) -> dict[str, bytes]:
-    """``teacher_training`` as PNG: loss and accuracy of the teacher over the epochs, stamped if it is a toy run."""
-    figure = draw.training_curves({"teacher": history}, {"loss": "Cross-entropy, nats", "acc": "Accuracy, %"})
+def teacher_figure(histories: Mapping[str, Mapping[str, list[float]]], toy: str | None) -> dict[str, bytes]:
+    """``teacher_training`` as PNG: loss and accuracy of the teacher over the epochs, stamped if it is a toy run.
+
+    Nothing where it was not trained here.
+    """
+    if "teacher" not in histories:
+        return {}
+    figure = draw.training_curves(
+        {"teacher": histories["teacher"]}, {"loss": "Cross-entropy, nats", "acc": "Accuracy, %"}
+    )
     return {"teacher_training": draw.png(figure, toy=toy)}
 
 
@@ -39,12 +46,18 @@ def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
     figures: dict[str, Callable[[], Figure]] = {
         "training_curves": lambda: draw.training_curves(students, panels),
         "accuracy_comparison": lambda: draw.accuracy_comparison(errors, len(run.labels)),
-        "prediction_examples": lambda: prediction_examples(run, temperature),
         "confusion_matrices": lambda: draw.confusion_matrices(matrices),
     }
+    if is_image(run.test[0][0]):
+        figures["prediction_examples"] = lambda: prediction_examples(run, temperature)
     # One after another: as figures they take megabytes each, as PNG next to nothing.
     drawn = {name: draw.png(figure(), toy=run.toy) for name, figure in figures.items()}
-    return teacher_figure(run.histories["teacher"], run.toy) | drawn
+    return teacher_figure(run.histories, run.toy) | drawn
+
+
+def is_image(example: Tensor) -> bool:
+    """Whether it can be shown as a picture: [C, H, W]."""
+    return example.ndim == 3
 
 
 def plot_files(results_dir: Path, figures: Mapping[str, bytes]) -> dict[Path, bytes]:

@@ -6,47 +6,31 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from kd import outcome, stages
 from kd.checkpoint import publish, require_writable
 from kd.console import say_method, say_sizes
-from kd.data import ImageDataset, first_batch, make_loader
-from kd.datasets import load_mnist
+from kd.data import first_batch
 from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
 from kd.history import History
 from kd.loop import Predictions
 from kd.methods import make, shown
-from kd.models import CNN, MLP, MNIST_SHAPE, ConvNet
 from kd.objectives import in_bfloat16, supervised
 from kd.optimizers import adam
 from kd.results import Run
 from kd.run import open_run
-from kd.run_settings import RunSettings
+from kd.run_data import Data, load_data
+from kd.run_models import as_one, new_student, new_teacher, untrained_pair
+from kd.run_settings import FLAGS_ALONE, RunSettings
 from kd.seeding import seeded
-from kd.splits import stratified_split
+from kd.teachers import teacher_accuracy
 from kd.types import Objective
-
-
-class Data(NamedTuple):
-    """The three parts of the data, and a loader for each; only the training loader shuffles."""
-
-    train_set: Subset[Any]
-    val_set: Subset[Any]
-    test_set: ImageDataset
-    train_loader: DataLoader[Any]
-    val_loader: DataLoader[Any]
-    test_loader: DataLoader[Any]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Images by part."""
-        return {"training": len(self.train_set), "validation": len(self.val_set), "test": len(self.test_set)}
 
 
 def run(settings: RunSettings) -> None:
@@ -59,13 +43,14 @@ def run(settings: RunSettings) -> None:
     """
     with opened(settings, *outcome.folders(settings.models_dir, settings.results_dir)) as device:
         data = load_data(settings)
-        say_sizes("MNIST", data.sizes, device)
+        say_sizes(data.name, data.sizes, device)
         require_method(settings, data)
         teacher, history = train_teacher(settings, data, device)
-        publish(plot_files(settings.results_dir, teacher_figure(history, toy_stamp(settings.limit))))
+        histories = {} if history is None else {"teacher": history}
+        publish(plot_files(settings.results_dir, teacher_figure(histories, toy_stamp(settings.limit))))
         pair = _train_students(settings, data, teacher, device)
         models = {"teacher": teacher, "regular": pair.regular, "distilled": pair.distilled}
-        histories = {"teacher": history, "regular": pair.regular_history, "distilled": pair.distilled_history}
+        histories |= {"regular": pair.regular_history, "distilled": pair.distilled_history}
         answers = stages.predictions(models, data.test_loader)
         finished = _summary(settings, device, data, histories, answers)
         outcome.print_evaluation(finished.logits, finished.labels, limit=settings.limit)
@@ -89,30 +74,30 @@ def opened(settings: RunSettings, *folders: Path) -> Iterator[torch.device]:
         yield device
 
 
-def load_data(settings: RunSettings) -> Data:
-    """MNIST, its training images split in two, and a loader for each part."""
-    training, test = (load_mnist(train=train, root=settings.data_dir) for train in (True, False))
-    train_set, val_set = stratified_split(
-        training, held_back=settings.test_size, seed=settings.random_state, limit=settings.limit
-    )
-    return Data(
-        train_set,
-        val_set,
-        test,
-        make_loader(train_set, batch_size=settings.batch_size, shuffle=True),
-        make_loader(val_set, batch_size=settings.batch_size),
-        make_loader(test, batch_size=settings.batch_size),
-    )
-
-
 def train_teacher(
-    settings: RunSettings, data: Data, device: torch.device, *, title: str = "teacher"
-) -> tuple[nn.Module, History]:
-    """A ConvNet trained on the labels, and its curves."""
-    with seeded(settings.seed):
-        teacher = ConvNet().to(device)
+    settings: RunSettings, data: Data, device: torch.device, *, suffix: str = ""
+) -> tuple[nn.Module, History | None]:
+    """The teacher that the settings name: trained on the labels, or loaded and measured anew; several as one.
+
+    Args:
+        suffix: tells one teacher's stages from another's in the run folder.
+
+    Returns:
+        the model, and its curves if it is one teacher that was trained here.
+    """
     objective = in_bfloat16(supervised) if settings.bfloat16 else supervised
-    return teacher, trained_as(settings)(title, teacher, objective, data.train_loader, data.val_loader)
+    models: list[nn.Module] = []
+    histories: list[History] = []
+    for number, choice in enumerate(settings.teachers_chosen):
+        title = f"teacher{suffix}" + (f"-of-several-{number}" if number else "")
+        model, trained = new_teacher(settings, choice, data.task)
+        models.append(model.to(device))
+        if trained:
+            teacher_accuracy(model, data.val_set, name=title)
+        else:
+            train = trained_as(settings)
+            histories.append(train(title, model, objective, data.train_loader, data.val_loader))
+    return as_one(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
 
 def with_logits(
@@ -128,15 +113,8 @@ def with_logits(
     return training, validation
 
 
-def new_student(settings: RunSettings, device: torch.device) -> nn.Module:
-    """A student as it starts: the same for the same seed."""
-    with seeded(settings.seed):
-        student = MLP(settings.student_width) if settings.student == "mlp" else CNN(8, MNIST_SHAPE, classes=10)
-        return student.to(device)
-
-
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
-    student, loaders = new_student(settings, device), with_logits(teacher, data, ids=settings.ids)
+    student, loaders = new_student(settings, data.task, device), with_logits(teacher, data, ids=settings.ids)
     say_method(settings.method, shown(settings.method_settings))
     return stages.train_pair(
         student,
@@ -159,9 +137,9 @@ def require_method(settings: RunSettings, data: Data) -> None:
     Raises:
         ValueError: as the method's factory has it.
     """
-    cpu = torch.device("cpu")
+    student, teacher = untrained_pair(settings, data.task)
     with seeded(settings.seed):
-        objective_of(settings, new_student(settings, cpu), ConvNet(), data.val_loader)
+        objective_of(settings, student, teacher, data.val_loader)
 
 
 def trained_as(settings: RunSettings) -> stages.Train:
@@ -209,6 +187,9 @@ def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     values = dataclasses.asdict(settings) | {"device": str(device)}
     values["set"] = shown(settings.method_settings)
     uncounted = {"out", "fresh", "snapshot_seconds", "processes"}
+    # What is a flag alone, and not a constant of the documented pipeline, is told where it was given.
+    defaults = {field.name: field.default for field in dataclasses.fields(RunSettings) if field.name in FLAGS_ALONE}
+    uncounted |= {name for name, default in defaults.items() if values[name] == default}
     kept = {name: value for name, value in values.items() if name not in uncounted}
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in kept.items()}
 

@@ -20,6 +20,8 @@ class Range(NamedTuple):
 RANGES: Mapping[str, Range] = {
     "batch_size": Range(lambda n: n >= 1, "a whole number of at least 1"),
     "test_size": Range(lambda x: 0 < x < 1, "in (0, 1)", "0.1 keeps a tenth for validation"),
+    "test_share": Range(lambda x: 0 < x < 1, "in (0, 1)", "0.2 keeps a fifth to test with"),
+    "image_size": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1"),
     "random_state": Range(lambda n: n >= 0, "a whole number of at least 0"),
     "epochs": Range(lambda n: n >= 1, "a whole number of at least 1"),
     "learning_rate": Range(lambda x: 0 < x < math.inf, "a finite number above 0", "0.001 is usual for Adam"),

@@ -24,10 +24,10 @@ from kd.stats import mcnemar, proportion_interval
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that the files of a run are made from. The three mappings have the same keys, the models' names.
+    """Everything that the files of a run are made from. The mappings' keys are the models' names.
 
     Attributes:
-        histories: each model's curves.
+        histories: the curves of each model that was trained in this run; a teacher may come trained.
         logits: each model's answers to the test set, [N, K].
         labels: the test set's labels, [N] int64.
         test: the test set; row i of logits and labels belongs to ``test[i]``.

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 from tyro.conf import UseAppendAction
 
 from kd.methods import METHODS, Setting, chosen
 from kd.ranges import check_ranges
+
+# Settings of the commands that are no constants of the documented pipeline.
+FLAGS_ALONE = frozenset(
+    {"data", "test_share", "image_size", "columns", "class_names", "download", "teacher", "label_order"}
+)
+
+
+class TeacherChoice(NamedTuple):
+    """A teacher as the command line names it: an architecture, and the file of its weights where it is trained."""
+
+    spec: str
+    weights: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +64,27 @@ class RunSettings:
     """NAME=VALUE, a setting of a method other than kd; may be given several times"""
 
     # Models, data, files
-    student: Literal["mlp", "cnn"] = "mlp"
-    """kind of both students: STUDENT_WIDTH hidden units, or three stages of 8, 16 and 32 maps"""
+    data: str = "mnist"
+    """what to learn from: mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, a folder of images or of IDX
+    files, a .npz file, or a .py file with load(), which is run"""
+    test_share: float = 0.2
+    """share of the data to test with where they come without a test part, in (0, 1)"""
+    image_size: int | None = None
+    """pixels of each side to which image files are scaled and cropped, at least 1; None takes them as they are"""
+    columns: tuple[str, str] | None = None
+    """names of the columns with inputs and labels, for hf: data"""
+    class_names: tuple[str, ...] = ()
+    """the classes in label order, where the data do not tell it"""
+    download: bool = False
+    """let hf: fetch data that are not on this disk; nothing else ever uses the network"""
+    teacher: UseAppendAction[tuple[str, ...]] = ()
+    """a model's name to train, or NAME=FILE for trained weights (.pth, .safetensors); given several times, they answer
+    as one; none stands for convnet"""
+    label_order: tuple[str, ...] = ()
+    """the classes in the order of a loaded teacher's outputs, where it is not the data's"""
+    student: str = "mlp"
+    """kind of both students: STUDENT_WIDTH hidden units, or three stages of 8, 16 and 32 maps; or a model's name,
+    as mlp:64,32, cnn:16, torchvision:resnet18, timm:NAME or FILE.py:NAME"""
     student_width: int = 256
     """hidden units of both students where they are mlp, at least 1"""
     limit: int | None = None
@@ -80,7 +111,25 @@ class RunSettings:
     def check(self) -> None:
         """Refuse a value outside its range; the error names the flag."""
         check_ranges(vars(self), shown=lambda name: f"--{name.replace('_', '-')}")
-        _ = self.method_settings
+        _ = self.method_settings, self.teachers_chosen
+
+    @property
+    def teachers_chosen(self) -> list[TeacherChoice]:
+        """The teachers, at least one.
+
+        Raises:
+            ValueError: a file of weights without its model's name.
+        """
+        found = []
+        for text in self.teacher or ("convnet",):
+            spec, sign, file = text.partition("=")
+            if not spec or (sign and not file) or spec.endswith((".pth", ".pt", ".safetensors")):
+                raise ValueError(
+                    f"--teacher must be NAME, or NAME=FILE for trained weights. Got {text!r} instead. "
+                    "Say of which model the weights are, as in --teacher cnn:32=teacher.pth."
+                )
+            found.append(TeacherChoice(spec, Path(file) if sign else None))
+        return found
 
     @property
     def ids(self) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 
 from kd import pipeline
 from kd.console import say_sizes
+from kd.run_data import Data, load_data
 from kd.run_settings import RunSettings
 from kd.students import Lessons
 
@@ -17,7 +18,7 @@ class Taught(NamedTuple):
     """A trained teacher, the data it was trained on, and its logits as lessons for students."""
 
     model: nn.Module
-    data: pipeline.Data
+    data: Data
     lessons: Lessons
 
 
@@ -27,12 +28,12 @@ def teach(settings: RunSettings, device: torch.device, *, number: int = 0) -> Ta
     Args:
         number: which one it is where there are several; 0 is that of ``kd run`` in the same folder.
     """
-    data = pipeline.load_data(settings)
+    data = load_data(settings)
     if not number:
-        say_sizes("MNIST", data.sizes, device)
+        say_sizes(data.name, data.sizes, device)
         pipeline.require_method(settings, data)
     suffix = f"-{number}" if number else ""
-    model, _ = pipeline.train_teacher(settings, data, device, title=f"teacher{suffix}")
+    model, _ = pipeline.train_teacher(settings, data, device, suffix=suffix)
     loaders = pipeline.with_logits(model, data, suffix=suffix, ids=settings.ids)
     training, validation = (loader.dataset for loader in loaders)
     return Taught(model, data, Lessons(training, validation, data.test_set, settings.batch_size))

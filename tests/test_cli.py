@@ -22,7 +22,7 @@ from kd import cli
 from kd.devices import device_named
 from kd.ranges import RANGES
 from kd.run import fingerprint
-from kd.run_settings import RunSettings
+from kd.run_settings import FLAGS_ALONE, RunSettings
 from tests.test_pipeline import FILES
 from tests.test_report import sections
 
@@ -88,7 +88,7 @@ def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 def test_the_defaults_are_those_of_config() -> None:
     folders = {"MODELS_DIR", "RESULTS_DIR", "STATE_DIR"}
     assert {name.upper() for name in SHARED} == set(inspect.get_annotations(config)) - folders
-    assert set(SETTINGS) - set(SHARED) == {"out"}
+    assert set(SETTINGS) - set(SHARED) == {"out"} | FLAGS_ALONE
     given = {name: getattr(config, name.upper()) for name in SHARED if name != "device"}
     assert {name: SETTINGS[name] for name in given} == given
     assert device_named(RunSettings().device) == config.DEVICE
@@ -98,7 +98,7 @@ def test_the_meanings_are_those_of_config(call: Call, monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", "300")
     code, out, err = call("run", "--help")
     assert (code, err) == (0, "")
-    for name in set(SHARED) - {"device", "fresh"}:  # "auto", and the folder's name, are said here alone
+    for name in set(SHARED) - {"device", "fresh", "student"}:  # what is said of them here alone
         meaning = inspect.get_annotations(config)[name.upper()].__metadata__[0]
         default = "repeatable" if SETTINGS[name] == () else f"default: {SETTINGS[name]}"
         assert f"{meaning} ({default})".casefold() in words(out).casefold(), name
@@ -297,7 +297,9 @@ def test_the_same_command_again_keeps_every_stage_and_changes_no_file(finished: 
 
 def test_the_settings_are_recorded_under_the_names_of_config(finished: Path) -> None:
     recorded = json.loads((finished / "results" / "metrics" / "metrics.json").read_text(encoding="utf-8"))["config"]
-    assert set(recorded) == {name.upper() for name in SETTINGS} - {"OUT", "FRESH", "SNAPSHOT_SECONDS"}
+    assert set(recorded) == {name.upper() for name in SETTINGS} - {"OUT", "FRESH", "SNAPSHOT_SECONDS"} - {
+        name.upper() for name in FLAGS_ALONE
+    }
     assert (recorded["LIMIT"], recorded["EPOCHS"], recorded["TEMPERATURE"]) == (200, 1, 5)
     assert recorded["DEVICE"] == str(config.DEVICE)
 

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import kd
-from kd import cli, pipeline
+from kd import cli, teaching
 from kd.compare import command as compare
 from kd.compare.settings import CompareSettings
 from kd.cost import Cost, Saved, TrainingCost
 from kd.describe import describe
 from kd.run import fingerprint
+from kd.run_data import Task
 
+MNIST = Task((1, 28, 28), tuple("0123456789"))
 CPU = torch.device("cpu")
 TOY = ("--limit", "300", "--epochs", "1", "--student-width", "16", "--device", "cpu")
 SETTINGS = CompareSettings(limit=300, epochs=1, student_width=16, pairs=3)
@@ -34,7 +36,7 @@ def kd_command(*arguments: str) -> int:
 
 
 def students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any]:
-    given: Any = [compare.Teacher(settings, None, None, None)] * teachers  # type: ignore[arg-type]
+    given: Any = [compare.Teacher(settings, None, MNIST, None, None)] * teachers  # type: ignore[arg-type]
     seeds = [compare._seeds(settings, number) for number in range(teachers)]
     objectives = [kd.distilled(temperature=5, alpha=(1 + number) / 10) for number in range(teachers)]
     return dict(compare._students(given, compare._arms(settings, SPENT, OBJECTIVE), objectives, seeds, CPU))
@@ -166,7 +168,7 @@ def test_each_teacher_has_its_own_seed_and_its_own_split(monkeypatch: pytest.Mon
         seen.append((settings.seed, settings.random_state))
         raise StopIteration
 
-    monkeypatch.setattr(pipeline, "load_data", load_data)
+    monkeypatch.setattr(teaching, "load_data", load_data)
     settings = dataclasses.replace(SETTINGS, teachers=3, splits=2)
     for number in range(3):
         with pytest.raises(StopIteration):

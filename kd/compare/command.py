@@ -23,6 +23,8 @@ from kd.methods import shown
 from kd.objectives import smoothed, supervised
 from kd.outcome import publish_with_report
 from kd.program import typed
+from kd.run_data import Task
+from kd.run_models import new_student
 from kd.students import Lessons, Student, Trained, answers_of, train_students
 from kd.teaching import teach
 from kd.types import Objective
@@ -33,6 +35,7 @@ class Teacher(NamedTuple):
 
     settings: CompareSettings
     model: nn.Module
+    task: Task
     lessons: Lessons
     answers: Answers
 
@@ -81,13 +84,13 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
         for part, dataset in {"validation": taught.data.val_set, "test": taught.data.test_set}.items()
     )
     answers = Answers(on_validation, on_test, sha256(weights_bytes(taught.model)))
-    return Teacher(own, taught.model, taught.lessons, answers)
+    return Teacher(own, taught.model, taught.data.task, taught.lessons, answers)
 
 
 def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
     training = teacher.lessons.training
     batch = next(iter(make_loader(training, batch_size=settings.batch_size)))
-    student = pipeline.new_student(settings, device)
+    student = new_student(settings, teacher.task, device)
     models = {"teacher": teacher.model, "student": student}
     images: int = len(training)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
     return Cost(
@@ -100,7 +103,7 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
 def _distilled(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Objective:
     """What the distilled students of this teacher are trained towards."""
     loader = make_loader(teacher.lessons.training, batch_size=settings.batch_size)
-    student = pipeline.new_student(settings, device)
+    student = new_student(settings, teacher.task, device)
     return pipeline.objective_of(settings, student, teacher.model, loader)
 
 
@@ -142,7 +145,7 @@ def _students(
         for seed in seeds[number]:
             for name, arm in arms.items():
                 own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
-                model, train = pipeline.new_student(own, device), pipeline.trained_as(own)
+                model, train = new_student(own, teacher.task, device), pipeline.trained_as(own)
                 objective = objectives[number] if name == DISTILLED else arm.objective
                 yield _name(name, number, seed), Student(model, objective, train, arm.epochs, number)
 

@@ -15,7 +15,7 @@ import torch
 from matplotlib.image import imsave
 from torch import Tensor
 
-from kd.figures import in_turns
+from kd.figures import in_turns, is_image
 from kd.report.html import fold, grid, inline, paragraph, table
 from kd.results import Run
 
@@ -46,6 +46,7 @@ def gallery(run: Run, temperature: float) -> str:
     counts = "; ".join(f"{kind}: {int(member.sum()):,}" for kind, member in kinds.items())
     control, distilled = (run.logits[name].softmax(dim=1) for name in ("regular", "distilled"))
     chosen = in_turns(kinds, (control - distilled).abs().sum(dim=1), places=PLACES)
+    shown = is_image(run.test[0][0])
     cases = [_case(run, index, kind, temperature) for index, kind in chosen]
     names = ["teacher", f"… at T = {temperature:g}", "control", "distilled"]
     intro = (
@@ -61,7 +62,7 @@ def gallery(run: Run, temperature: float) -> str:
         [(f"{case.number:,}", case.label, case.kind, *map(said, case.rows.values())) for case in cases],
         caption="The two likeliest classes of each model",
     )
-    drawn = (_shown(case, picture(run.test[case.number][0]), names) for case in cases)
+    drawn = (_shown(case, picture(run.test[case.number][0]) if shown else "", names) for case in cases)
     return (
         paragraph(intro)
         + paragraph(lesson)

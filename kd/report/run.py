@@ -169,7 +169,7 @@ def _curves(run: Run) -> str:
     last = [(title, *(_at(history, q, -1) for history in run.histories.values())) for title, q in rows.items()]
     every = [
         (f"{epoch + 1}: {title}", *(_at(history, quantity, epoch) for history in run.histories.values()))
-        for epoch in range(len(run.histories["teacher"]["train_loss"]))
+        for epoch in range(len(next(iter(run.histories.values()))["train_loss"]))
         for title, quantity in rows.items()
     ]
     return (
@@ -236,12 +236,16 @@ def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, Ch
     )
 
 
+def _seconds(run: Run, name: str) -> str:
+    return f"{run.histories[name].seconds:,.1f}" if name in run.histories else "came trained"
+
+
 def _cost(run: Run, entries: Mapping[str, Mapping[str, Any]], latencies: Mapping[str, Latency]) -> str:
     rows = [
         ("parameters", *(f"{entry['parameters']:,}" for entry in entries.values())),
         ("multiply-adds an image", *(f"{entry['multiply_adds']:,}" for entry in entries.values())),
         ("weights file, kB", *(f"{entry['bytes'] / 1000:,.1f}" for entry in entries.values())),
-        ("training, s", *(f"{history.seconds:,.1f}" for history in run.histories.values())),
+        ("training, s", *(_seconds(run, name) for name in run.logits)),
         ("latency, median, ms", *(f"{1000 * found.median:.3f}" for found in latencies.values())),
         ("latency, 90 % below, ms", *(f"{1000 * found.p90:.3f}" for found in latencies.values())),
         ("calls timed", *(f"{found.calls:,}" for found in latencies.values())),

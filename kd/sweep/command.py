@@ -19,6 +19,8 @@ from kd.objectives import distilled, supervised
 from kd.outcome import publish_with_report
 from kd.program import typed
 from kd.run import environment
+from kd.run_data import Task
+from kd.run_models import new_student
 from kd.students import Lessons, Student, Trained, attempt_students, train_students
 from kd.sweep.files import sweep_files
 from kd.sweep.points import Point, Score, Tried, documented, grid, plain, with_controls
@@ -40,6 +42,7 @@ class Bench(NamedTuple):
 
     settings: SweepSettings
     device: torch.device
+    task: Task
     lessons: list[Lessons]
     images: Images
     seconds: dict[str, float]
@@ -64,7 +67,7 @@ def run(settings: SweepSettings) -> None:
 def _bench(settings: SweepSettings, taught: Taught, device: torch.device) -> Bench:
     lessons = [taught.lessons._replace(batch_size=size) for size in _batch_sizes(settings)]
     images = Images(taught.data.sizes["validation"], taught.data.sizes["test"])
-    return Bench(settings, device, lessons, images, {})
+    return Bench(settings, device, taught.data.task, lessons, images, {})
 
 
 def _batch_sizes(settings: SweepSettings) -> list[int]:
@@ -163,7 +166,7 @@ def _students(bench: Bench, points: Iterable[Point], seeds: Sequence[int]) -> di
         for name, seed in zip(_names(bench.settings, each, seeds), seeds, strict=True):
             # Each value is of its setting's type, which a point does not know.
             own = dataclasses.replace(bench.settings, seed=seed, **dict(each.others))  # type: ignore[arg-type]
-            model, train = pipeline.new_student(own, bench.device), pipeline.trained_as(own)
+            model, train = new_student(own, bench.task, bench.device), pipeline.trained_as(own)
             students[name] = Student(model, objective(each), train, own.epochs, sizes.index(own.batch_size))
     return students
 

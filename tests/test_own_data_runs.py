@@ -1,0 +1,105 @@
+"""``kd run``, ``kd compare`` and ``kd sweep`` on data and models of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd import cli
+from kd.architectures import build
+from kd.run_data import Task, load_data
+from kd.run_models import new_student, new_teacher
+from kd.run_settings import RunSettings, TeacherChoice
+
+DIGITS = ("--data", "sklearn:digits", "--teacher", "mlp:32", "--student", "mlp:8", "--epochs", "1")
+CPU = torch.device("cpu")
+
+
+def metrics(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    content: dict[str, dict[str, dict[str, float]]] = json.loads((folder / "results/metrics/metrics.json").read_text())
+    return content
+
+
+def test_a_table_is_distilled_with_models_that_were_named(tmp_path: Path) -> None:
+    assert cli.main(["run", *DIGITS, "--out", str(tmp_path)]) == 0
+    recorded = metrics(tmp_path)
+    assert recorded["config"]["DATA"] == "sklearn:digits"  # type: ignore[comparison-overlap]
+    assert recorded["test"]["distilled"]["images"] == 360
+    manifest = json.loads((tmp_path / "models/manifest.json").read_text())["models"]
+    assert manifest["student_regular.pth"]["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    plots = {path.name for path in (tmp_path / "results/plots").iterdir()}
+    assert "teacher_training.png" in plots
+    report = (tmp_path / "results/report.html").read_text()
+    assert "Where the students disagree" in report
+
+
+def test_a_trained_teacher_is_loaded_measured_and_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", *DIGITS, "--out", str(tmp_path / "first")]) == 0
+    weights = tmp_path / "first/models/teacher_model.pth"
+    given = ("--teacher", f"mlp:32={weights}")
+    arguments = [each for each in DIGITS if each not in ("--teacher", "mlp:32")]
+    assert cli.main(["run", *arguments, *given, "--out", str(tmp_path / "second")]) == 0
+    assert "measured now" in capsys.readouterr().out
+    assert (tmp_path / "second/models/teacher_model.pth").read_bytes() == weights.read_bytes()
+    # The same teacher, so the same lesson; and the control does not depend on it.
+    for name in ("student_regular.pth", "student_distilled.pth"):
+        one, other = ((tmp_path / run / "models" / name).read_bytes() for run in ("first", "second"))
+        assert one == other, name
+    second = tmp_path / "second/results"
+    assert not (second / "plots/teacher_training.png").exists()
+    assert "came trained" in (second / "report.html").read_text()
+    assert list(metrics(tmp_path / "second")["curves"]) == ["regular", "distilled"]
+
+
+def test_several_teachers_answer_as_one(tmp_path: Path) -> None:
+    assert cli.main(["run", *DIGITS, "--teacher", "mlp:16", "--out", str(tmp_path)]) == 0
+    states = torch.load(tmp_path / "models/teacher_model.pth", weights_only=True)
+    assert {name.split(".")[1] for name in states} == {"0", "1"}
+    assert (tmp_path / "results/report.html").exists()
+
+
+def test_compare_takes_the_same_flags(tmp_path: Path) -> None:
+    few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
+    assert cli.main(["compare", *DIGITS, *few, "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "results/metrics/comparison.json").read_text())
+    assert len(summary["verdicts"]) == 1
+
+
+def test_a_model_that_does_not_take_the_data_is_told_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "--data", "sklearn:digits", "--out", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert "convnet" in captured.err.lower()
+    assert "epoch" not in captured.out
+    assert not (tmp_path / "models").exists() or not any((tmp_path / "models").iterdir())
+
+
+@pytest.mark.parametrize("text", ["teacher.pth", "=x.pth", "mlp:3=", "own.safetensors"])
+def test_weights_without_their_model_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["run", "--teacher", text])
+    assert end.value.code == 2
+    assert "Say of which model the weights are" in capsys.readouterr().err
+
+
+def test_names_give_the_models_of_the_documented_pipeline() -> None:
+    task = Task((1, 28, 28), tuple("0123456789"))
+    settings = RunSettings(seed=3)
+    student = new_student(settings, task, CPU)
+    same = build("mlp:256", input_shape=(1, 28, 28), classes=10, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), same.parameters(), strict=True))
+    teacher, trained = new_teacher(settings, TeacherChoice("convnet", None), task)
+    assert not trained
+    assert type(teacher).__name__ == "ConvNet"
+
+
+def test_parts_of_a_table_are_split_by_the_settings() -> None:
+    data = load_data(RunSettings(data="sklearn:wine", test_share=0.5, test_size=0.25))
+    assert data.sizes == {"training": 66, "validation": 23, "test": 89}
+    assert data.task == Task((13,), ("class_0", "class_1", "class_2"))
