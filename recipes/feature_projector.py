@@ -1,6 +1,6 @@
 """A hint: the student's maps, through a projector, are pulled towards the teacher's (FitNets).
 
-    python recipes/feature_projector.py                          # 5 students of each kind
+    python recipes/feature_projector.py                          # 4 students of each kind: TIME
     python recipes/feature_projector.py --limit 500 --pairs 2    # at toy size
 
 What to look at: ``Hint`` is a whole method in thirty lines. ``kd.features.capture`` reads a layer of any model, so that
@@ -39,9 +39,9 @@ STUDENT_LAYER, TEACHER_LAYER = "layer2", "norm2"
 class Settings:
     """A hint beside the labels alone."""
 
-    pairs: int = 5
+    pairs: int = 4
     """students of each kind"""
-    epochs: int = 3
+    epochs: int = 2
     """of the teacher and of every student"""
     weight: float = 1.0
     """of the hint, beside the cross-entropy with the labels"""
@@ -85,7 +85,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {"labels": [], "hint": []}
     for seed in range(settings.pairs):
         with kd.seeded(seed):
-            start = CNN(4, MNIST_SHAPE, 10)
+            start = CNN(8, MNIST_SHAPE, 10)
             hint = Hint(start, teacher, training[0][0][None], weight=settings.weight)
         for name, objective in (("labels", kd.supervised), ("hint", hint)):
             student = trained(start, objective, training, seed=seed, epochs=settings.epochs)
