@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kd.features import capture, matched_stages, penultimate, shapes
 from kd.losses.maps import at_loss, hint_loss, same_size
 from kd.losses.relations import pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
-from kd.objectives import supervised
+from kd.objectives import supervised_where_labelled
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -43,7 +43,7 @@ class FromFeatures(nn.Module):
         with torch.no_grad(), capture(teacher, *self.teacher_layers) as theirs:
             teacher(batch[0])
         with capture(model, *self.student_layers) as ours:
-            output, terms = supervised(model, batch)
+            output, terms = supervised_where_labelled(model, batch)
         features = [ours[name] for name in self.student_layers], [theirs[name] for name in self.teacher_layers]
         return output, {"hard": terms["hard"], "feature": self.loss(*features)}
 
