@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from kd.data import collate
 from kd.loop import Predictions, predict
 from kd.seeding import seeded
-from kd.types import Batch
+from kd.types import UNLABELLED, Batch
 
 ASKED_AT_ONCE = 256  # images: as fast as more of them, at less memory
 
@@ -46,7 +46,8 @@ def verify_logits(
 
     The checks: one finite row per item; items that stay the same from call to call; for a random sample of rows, labels
     equal to the dataset's and logits equal to the live teacher's answers; and the share of all rows whose largest logit
-    is the label, which must be the live teacher's accuracy as measured on the sample, within its sampling error.
+    is the label, which must be the live teacher's accuracy as measured on the sample, within its sampling error. Rows
+    without a label (−1) have no part in the last one.
 
     Args:
         cached: logits [N, K] and labels [N], as ``collect_logits`` returns them.
@@ -116,9 +117,12 @@ def _require_equal_rows(live: Tensor, cached: Tensor, rows: Any) -> None:
 
 
 def _require_same_accuracy(live: Tensor, labels: Tensor, cached: Predictions) -> None:
-    n = len(labels)
-    live_accuracy = float((live.argmax(dim=1) == labels).float().mean())
-    agreement = float((cached.logits.argmax(dim=1) == cached.labels).float().mean())
+    n = int((labels != UNLABELLED).sum())
+    if not n:
+        return  # what has no label cannot be held against one: the recomputed rows are all the proof there is
+    live_accuracy = int((live.argmax(dim=1) == labels).sum()) / n
+    labelled = int((cached.labels != UNLABELLED).sum())
+    agreement = int((cached.logits.argmax(dim=1) == cached.labels).sum()) / labelled
     # Five standard errors of the sampled accuracy, taken at (hits + 1) / (n + 2) so that a perfect sample has one.
     p = (live_accuracy * n + 1) / (n + 2)
     allowed = 5 * (p * (1 - p) / n) ** 0.5

@@ -17,7 +17,7 @@ from kd.checks import require
 from kd.features import capture, matched_stages, penultimate, shapes
 from kd.losses.maps import at_loss, hint_loss, mgd_loss, same_size, vid_loss, without_some
 from kd.losses.relations import pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
-from kd.objectives import supervised
+from kd.objectives import supervised_where_labelled
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -49,12 +49,12 @@ class FromFeatures(nn.Module):
 def features_of_both(
     model: nn.Module, teacher: nn.Module, batch: Batch, student_layers: Sequence[str], teacher_layers: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor], list[Tensor], list[Tensor]]:
-    """What ``supervised`` returns, and what the layers of the student and of the teacher answer with on the way."""
+    """What ``supervised_where_labelled`` returns, and what the layers of student and teacher answer with on the way."""
     teacher.eval()  # at every step: who trains the teacher further leaves it in training mode
     with torch.no_grad(), capture(teacher, *teacher_layers) as theirs:
         teacher(batch[0])
     with capture(model, *student_layers) as ours:
-        output, terms = supervised(model, batch)
+        output, terms = supervised_where_labelled(model, batch)
     return output, terms, [ours[name] for name in student_layers], [theirs[name] for name in teacher_layers]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -48,24 +49,32 @@ def load_state(part: Any, state: Mapping[str, Any], name: str) -> None:
 
 @dataclass
 class Means:
-    """Running means over samples: each batch counts by its size."""
+    """Running means over samples: each batch counts by its size, or by as many of its samples as a number is of."""
 
     batches: int = 0
     samples: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)  # by number, the samples that it is not of
 
-    def add(self, numbers: Mapping[str, float], samples: int) -> None:
-        """Take in the means of one batch of so many samples."""
+    def add(self, numbers: Mapping[str, float], samples: int, fewer: Mapping[str, int] | None = None) -> None:
+        """Take in the means of one batch of so many samples.
+
+        Args:
+            fewer: of how many samples a number is the mean, by name, where not of all; that of none does not count.
+        """
         self.batches += 1
         self.samples += samples
         for name, number in numbers.items():
-            self.sums[name] = self.sums.get(name, 0.0) + number * samples
+            count = samples if fewer is None else fewer.get(name, samples)
+            self.sums[name] = self.sums.get(name, 0.0) + (number * count if count else 0.0)
+            self.missing[name] = self.missing.get(name, 0) + samples - count
 
     def values(self) -> dict[str, float]:
-        """The means so far. Raises ValueError if there was no sample."""
+        """The means so far, NaN for what is the mean of no sample. Raises ValueError if there was none at all."""
         if not self.samples:
             raise ValueError("the loader yields no batch (too few samples for drop_last, or an empty dataset).")
-        return {name: total / self.samples for name, total in self.sums.items()}
+        counts = {name: self.samples - self.missing.get(name, 0) for name in self.sums}
+        return {name: total / counts[name] if counts[name] else math.nan for name, total in self.sums.items()}
 
 
 @dataclass

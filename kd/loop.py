@@ -20,7 +20,7 @@ from kd.data import seed_loader
 from kd.history import History, Means, Position
 from kd.seeding import epoch_seed, seeded
 from kd.stopping import asked_to_stop, stop_if_asked
-from kd.types import Batch, Metric, Objective
+from kd.types import UNLABELLED, Batch, Metric, Objective
 
 if TYPE_CHECKING:
     from kd.snapshots import Snapshots
@@ -34,13 +34,13 @@ class Predictions(NamedTuple):
 
 
 def accuracy(output: Tensor, batch: Batch) -> Tensor:
-    """Share of the batch whose largest logit is the label's, in [0, 1]."""
-    return (output.argmax(dim=1) == batch[1]).mean(dtype=torch.float32)
+    """Share of the batch's labelled items whose largest logit is the label's, in [0, 1]; NaN without any."""
+    return (output.argmax(dim=1) == batch[1]).sum() / _labelled(batch[1])
 
 
 def cross_entropy(output: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy with the labels in nats, unweighted: comparable between any two objectives."""
-    return F.cross_entropy(output.float(), batch[1])
+    """Cross-entropy with the labels in nats, unweighted: comparable between any two objectives. NaN without a label."""
+    return F.cross_entropy(output.float(), batch[1], ignore_index=UNLABELLED)
 
 
 _REMEDY = "Look for non-finite inputs or logits, or lower the learning rate."
@@ -207,16 +207,23 @@ def _epoch(
                 gradients = gradient_norms(trained)
             # One transfer for all numbers: on a GPU the only point at which the CPU waits, and the price of
             # knowing that loss and gradient are finite before the weights are touched.
-            row = torch.stack([v.detach() for v in (*values.values(), *gradients)]).tolist()
-            numbers, gradient = dict(zip(values, row, strict=False)), math.hypot(*row[len(values) :])
+            transferred = (*values.values(), *gradients, _labelled(batch[1]).float())
+            row = torch.stack([v.detach() for v in transferred]).tolist()
+            numbers, gradient = dict(zip(values, row, strict=False)), math.hypot(*row[len(values) : -1])
             if not math.isfinite(numbers["loss"] + gradient):
                 shown = {name: numbers[name] for name in terms} | ({"gradient": gradient} if optimizer else {})
                 raise FloatingPointError(_not_finite(f"{where}, batch {means.batches + 1}", shown, optimizer))
             if optimizer is not None:
                 optimizer.step()
-            means.add(numbers, len(batch[1]))
+            means.add(numbers, len(batch[1]), dict.fromkeys(metrics, int(row[-1])))
             after_step()
     return means.values()
+
+
+def _labelled(labels: Tensor) -> Tensor:
+    """How many items of the batch have a label; all of them, where labels are no class indices."""
+    whole = labels.dtype == torch.int64 and labels.ndim == 1
+    return (labels != UNLABELLED).sum() if whole else torch.tensor(len(labels), device=labels.device)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class Method(NamedTuple):
         settings: the factory's keyword arguments, with the authors' defaults.
         paper: authors, year and arXiv number.
         reference: a public implementation to hold against ours, and its licence.
+        unlabelled: it also learns from items without a label: its own loss reads none.
     """
 
     factory: str
@@ -37,6 +38,7 @@ class Method(NamedTuple):
     settings: Mapping[str, Setting]
     paper: str
     reference: str
+    unlabelled: bool = True
 
 
 _LOGITS, _FEATURES = ("labels", "logits"), ("labels", "teacher")
@@ -64,6 +66,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "warmup": 1 / 12},
             paper="Zhao et al. 2022, arXiv:2203.08679",
             reference="mdistiller distillers/DKD.py (MIT)",
+            unlabelled=False,
         ),
         "nkd": Method(
             factory="kd.response_methods:nkd",
@@ -71,6 +74,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"temperature": 1.0, "gamma": 1.5},
             paper="Yang et al. 2023, arXiv:2303.13005",
             reference="cls_KD mmcls/models/dis_losses/nkd.py (Apache-2.0)",
+            unlabelled=False,
         ),
         "dist": Method(
             factory="kd.response_methods:dist",
@@ -92,6 +96,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"temperature": 2.0, "hard": 0.1, "alpha": 9.0, "beta": 72.0, "warmup": 1 / 12},
             paper="Sun et al. 2024, arXiv:2403.01427",
             reference="the authors' code has no licence",
+            unlabelled=False,
         ),
         "ttm": Method(
             factory="kd.response_methods:ttm",
@@ -113,6 +118,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"temperature": 2.0, "soft": 2.5},
             paper="Zhou et al. 2021, arXiv:2102.00650",
             reference="mmrazor losses/weighted_soft_label_distillation.py (Apache-2.0)",
+            unlabelled=False,
         ),
         "ofa": Method(
             factory="kd.ofa:ofa",
@@ -120,6 +126,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"gamma": 1.0, "soft": 1.0, "exits": 1.0, "student_layers": ""},
             paper="Hao et al. 2023, arXiv:2310.19444",
             reference="none: the authors' code has no licence",
+            unlabelled=False,
         ),
         "fitnet": Method(
             factory="kd.feature_methods:fitnet",
@@ -176,6 +183,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"weight": 0.8, "temperature": 0.07, "momentum": 0.5, "negatives": 16384, "dim": 128, **_LAYERS},
             paper="Tian, Krishnan, Isola 2020, arXiv:1910.10699",
             reference="RepDistiller crd/criterion.py, crd/memory.py (BSD-2-Clause)",
+            unlabelled=False,
         ),
         "mgd": Method(
             factory="kd.feature_methods:mgd",
@@ -190,6 +198,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"smoothing": 0.1},
             paper="Szegedy et al. 2016, arXiv:1512.00567",
             reference="torch.nn.functional.cross_entropy (BSD-3-Clause)",
+            unlabelled=False,
         ),
         "teacher-free": Method(
             factory="kd.response_methods:teacher_free",
@@ -197,6 +206,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"correct": 0.99, "temperature": 20.0, "alpha": 0.5},
             paper="Yuan et al. 2020, arXiv:1909.11723",
             reference="none: the published code softens twice",
+            unlabelled=False,
         ),
     }
 )

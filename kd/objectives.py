@@ -7,6 +7,7 @@ method. A new method is a new function here (or in the user's own file), never a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,37 @@ from torch import Tensor, nn
 
 from kd.checks import require
 from kd.losses import kd_loss
-from kd.types import Batch, Objective
+from kd.types import UNLABELLED, Batch, Objective
 
 
 def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy with the labels: ``{"hard": CE}``. Batch: input, label; anything after them is ignored."""
+    """Cross-entropy with the labels: ``{"hard": CE}``. Batch: input, label; anything after them is ignored.
+
+    Every item has a label here: without a teacher, one that has none teaches nothing.
+    """
     output = model(batch[0])
-    return output, {"hard": F.cross_entropy(output.float(), batch[1])}
+    return output, {"hard": _cross_entropy(output, batch[1])}
+
+
+def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """``supervised`` on those items of the batch whose label is not ``UNLABELLED`` (−1); ``{"hard": 0}`` without any.
+
+    The labelled part of every distillation: where all items have a label it is ``supervised``, bit for bit.
+    """
+    output, labels = model(batch[0]), batch[1]
+    total = _cross_entropy(output, labels, ignore_index=UNLABELLED, reduction="sum")
+    # A sum divided by a tensor: no mean of nothing, which is NaN, and no number for which a GPU would be waited for.
+    return output, {"hard": total / (labels != UNLABELLED).sum().clamp(min=1)}
+
+
+def _cross_entropy(output: Tensor, labels: Tensor, **how: Any) -> Tensor:
+    try:
+        return F.cross_entropy(output.float(), labels, **how)
+    except IndexError as error:  # torch has looked at the labels already: a look of our own would take time
+        raise ValueError(
+            f"labels must be within 0 … {output.shape[1] - 1}, the columns of logits. Got {int(labels.min())} … "
+            f"{int(labels.max())} instead. Items without a label ({UNLABELLED}) are for distillation: kd.unlabelled."
+        ) from error
 
 
 def in_bfloat16(objective: Objective) -> Objective:
@@ -52,7 +77,7 @@ def smoothed(*, smoothing: float) -> Objective:
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = model(batch[0])
-        return output, {"hard": F.cross_entropy(output.float(), batch[1], label_smoothing=smoothing)}
+        return output, {"hard": _cross_entropy(output, batch[1], label_smoothing=smoothing)}
 
     return objective
 
@@ -60,7 +85,8 @@ def smoothed(*, smoothing: float) -> Objective:
 def distilled(*, temperature: float, alpha: float) -> Objective:
     """``alpha · CE + (1 − alpha) · T² · KL(teacher ‖ student)`` as ``{"hard": …, "soft": …}``.
 
-    Batch: input, label, teacher logits [B, K].
+    Batch: input, label, teacher logits [B, K]. Items without a label (−1) count in the soft term alone; the hard one is
+    averaged over the others (``kd.unlabelled``).
 
     Args:
         temperature: T > 0, softens both distributions in the soft term; the hard term is taken at T = 1.
@@ -74,7 +100,7 @@ def distilled(*, temperature: float, alpha: float) -> Objective:
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         require_logits(batch)
-        output, terms = supervised(model, batch)
+        output, terms = supervised_where_labelled(model, batch)
         soft = kd_loss(output, batch[2], temperature=temperature)
         return output, {"hard": alpha * terms["hard"], "soft": (1 - alpha) * soft}
 

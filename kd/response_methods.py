@@ -22,7 +22,7 @@ from kd.losses import (
     virtual_logits,
     wsld_loss,
 )
-from kd.objectives import distilled, require_logits, smoothed, supervised
+from kd.objectives import distilled, require_logits, smoothed, supervised, supervised_where_labelled
 from kd.types import Batch, Objective
 
 # (student logits, batch of input, label, teacher logits) → the method's own loss, weighted.
@@ -181,7 +181,7 @@ def _with_labels(soft: Soft, *, weight: float = 1.0) -> Objective:
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         require_logits(batch)
-        output, terms = supervised(model, batch)
+        output, terms = supervised_where_labelled(model, batch)
         return output, {"hard": weight * terms["hard"], "soft": soft(output, batch)}
 
     return objective

@@ -105,7 +105,7 @@ def with_teacher_logits(
         parts: name → dataset, and the loader whose batch size, drop_last and order are taken over.
         ids: add the number of each item in its dataset, for a method that needs ids.
     """
-    logits = {name: _teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
+    logits = {name: teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
     rows = sum(map(len, logits.values()))
     say(f"teacher logits: {rows:,} rows collected by image and verified against the live teacher")
     return {
@@ -114,7 +114,16 @@ def with_teacher_logits(
     }
 
 
-def _teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
+def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
+    """The teacher's answers [N, K] float32, row i to ``dataset[i]``, verified against the live teacher.
+
+    Args:
+        title: under which an open run keeps them.
+        dataset: items (input, label); −1 stands for no label.
+
+    Raises:
+        ValueError: as ``kd.verify_logits`` has it, or what was kept is not finite.
+    """
     size = ASKED_AT_ONCE
 
     def produce(_: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The whole vocabulary of the toolkit: three types and no base class.
+"""The whole vocabulary of the toolkit: three types, one number, and no base class.
 
 Axis letters used in every docstring: N samples, B batch, K classes, C channels, H × W pixels.
 """
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 # last ids [B] int64 of the samples.
 Batch = tuple[Tensor, ...]
 
+# The label of an item that has none: distillation learns from its input and the teacher alone.
+UNLABELLED = -1
+
 # (model, batch) → the model's output and its weighted loss terms by name; the loss is their sum.
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
-# (output, batch) → a scalar, averaged over the batch. Reported, never trained on.
+# (output, batch) → a scalar, averaged over the batch's items with a label. Reported, never trained on.
 Metric = Callable[[Tensor, Batch], Tensor]

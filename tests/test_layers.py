@@ -92,7 +92,18 @@ def test_the_loop_knows_no_method() -> None:
 def test_data_sources_know_data_and_nothing_that_learns_from_it() -> None:
     paths = [path for path in PACKAGE if path.parent.name == "sources"]
     inside = {name.split(".")[1] for path in paths for name in _imports(path) if name.startswith("kd.")}
-    assert inside <= {"console", "data", "datasets", "describe", "plugins", "reading", "seeding", "sources", "splits"}
+    assert inside <= {
+        "console",
+        "data",
+        "datasets",
+        "describe",
+        "plugins",
+        "reading",
+        "seeding",
+        "sources",
+        "splits",
+        "types",
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_id)

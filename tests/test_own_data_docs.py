@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 import kd
 from kd.architectures import build
 from kd.checkpoint import weights_bytes
+from kd.methods import METHODS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "own_data.md"
 
@@ -51,6 +52,30 @@ def test_the_pages_python_runs_in_its_order(names: dict[str, Any]) -> None:
     teacher, lessons = names["teacher"], names["lessons"]
     np.testing.assert_allclose(lessons.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
     torch.testing.assert_close(names["cached"].logits, names["same"])
+
+
+def test_its_python_for_unlabelled_data_runs(names: dict[str, Any]) -> None:
+    images = kd.load_mnist(train=True).images[400:430]
+    np.savez("more.npz", x=images.numpy(), y="nobody reads this")
+    teacher = build("mlp:64", input_shape=(1, 28, 28), classes=10, seed=0)
+    names |= {"kd": kd, "teacher": teacher}
+    run_section("Unlabelled data", names, blocks=1)
+    _, labels, logits = next(iter(kd.make_loader(names["lessons"], batch_size=230)))
+    assert labels.tolist() == [*names["labels"].tolist(), *[-1] * 30]
+    rows = kd.collect_logits(teacher, Subset(kd.load_mnist(train=True), [*range(200), *range(400, 430)]))
+    torch.testing.assert_close(logits, rows.logits)
+    assert len(names["loader"]) == len(names["for_the_control"])
+
+
+def test_the_methods_for_unlabelled_data_are_those_that_the_page_names() -> None:
+    (line,) = re.findall(
+        r"^- \*\*Methods\*\*: (.*?)(?=^- )", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    able, unable = (set(re.findall("`([a-z-]+)`", part)) for part in line.split("those that\n", 1))
+    logits = {name for name, method in METHODS.items() if "logits" in method.needs}
+    assert able == {name for name in logits if METHODS[name].unlabelled}
+    assert unable == {name for name in logits if not METHODS[name].unlabelled}
+    assert all(method.unlabelled for method in METHODS.values() if "teacher" in method.needs)
 
 
 def test_its_python_for_scikit_learn_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -238,7 +238,7 @@ def test_links_inside_the_folder_are_followed_but_none_in_a_circle(tmp_path: Pat
     with pytest.raises(ValueError, match=r"13 of 13 inputs of val are also in train: it would be judged by what"):
         split_source(source._replace(val=source.test, test=source.test))
     (tmp_path / "train" / "bee" / "circle").symlink_to(tmp_path)
-    with pytest.raises(DamagedDataError, match=r"bee.circle is a link inside a class\. Copy the folder to its"):
+    with pytest.raises(DamagedDataError, match=r"bee.circle is a link to a folder\. Copy that folder to its"):
         open_source(tmp_path)
 
 

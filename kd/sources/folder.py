@@ -39,10 +39,10 @@ def open_folder(folder: Path, *, size: int | Size | None = None, classes: list[s
     labels: dict[str, Tensor] = {}
     for part, place in parts.items():
         _require_no_other_classes(part, place, names)
-        found = [(path, number) for number, name in enumerate(names) for path in _images(place / name)]
+        found = [(path, number) for number, name in enumerate(names) for path in images_below(place / name)]
         files[part] = [path for path, _ in found]
         labels[part] = torch.tensor([number for _, number in found], dtype=torch.int64)
-    _require_inside(folder, [path for some in files.values() for path in some])
+    require_inside(folder, [path for some in files.values() for path in some])
     data = from_pictures({part: Files(some) for part, some in files.items()}, labels, size=size)
     return Source(folder.name, data["train"], data.get("val"), data.get("test"), tuple(names))
 
@@ -84,18 +84,24 @@ def _require_no_other_classes(part: str, place: Path, classes: list[str]) -> Non
         )
 
 
-def _images(place: Path) -> list[Path]:
-    """All image files below, by their names, in one order on every system."""
+def images_below(place: Path) -> list[Path]:
+    """All image files below, by their names, in one order on every system; names beginning with a dot do not count.
+
+    Raises:
+        DamagedDataError: a link to a folder, which may lead in a circle.
+    """
     found = []
-    for folder, subfolders, names in os.walk(place):  # a link on the way down is not followed: it may lead in a circle
+    for folder, subfolders, names in os.walk(place):
+        subfolders[:] = [name for name in subfolders if name[0] != "."]
         links = [name for name in subfolders if Path(folder, name).is_symlink()]
         if links:
-            raise DamagedDataError(f"{Path(folder, links[0])} is a link inside a class. Copy the folder to its place.")
+            raise DamagedDataError(f"{Path(folder, links[0])} is a link to a folder. Copy that folder to its place.")
         found += [Path(folder, name) for name in names if name.lower().endswith(EXTENSIONS) and name[0] != "."]
     return sorted(found)
 
 
-def _require_inside(folder: Path, paths: list[Path]) -> None:
+def require_inside(folder: Path, paths: list[Path]) -> None:
+    """Raise ``DamagedDataError`` for files that are links to something outside of the folder."""
     root = folder.resolve()
     outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(root)]
     if outside:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -72,7 +71,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
 def from_pictures(
     parts: Mapping[str, Pictures], labels: Mapping[str, Tensor], *, size: int | Size | None
-) -> dict[str, Dataset[Any]]:
+) -> dict[str, ArrayDataset | ImageFiles]:
     """Each part in memory, or as ``ImageFiles`` where all parts together would take more than ``IN_MEMORY`` bytes.
 
     Args:
@@ -84,7 +83,13 @@ def from_pictures(
         ValueError: images of several sizes, or too many of what cannot be read a second time.
         DamagedDataError: images that cannot be decoded; names the first of them.
     """
-    form = common_form(parts, (size, size) if isinstance(size, int) else size)
+    return held(parts, labels, common_form(parts, (size, size) if isinstance(size, int) else size))
+
+
+def held(
+    parts: Mapping[str, Pictures], labels: Mapping[str, Tensor], form: Form
+) -> dict[str, ArrayDataset | ImageFiles]:
+    """As ``from_pictures``, in a form that is given."""
     needed = sum(len(pictures.names) for pictures in parts.values()) * math.prod(form.shape)
     if needed <= IN_MEMORY:
         return {part: ArrayDataset(decoded(pictures, form), labels[part]) for part, pictures in parts.items()}

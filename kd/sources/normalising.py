@@ -18,8 +18,9 @@ class Normalisable(Protocol):
     """A data set of this package that can show its inputs normalised."""
 
     mean: float | Tensor | None
+    std: float | Tensor | None
 
-    def normalised(self, mean: Tensor, std: Tensor) -> Dataset[Any]:
+    def normalised(self, mean: float | Tensor, std: float | Tensor) -> Dataset[Any]:
         """The same data, sharing their memory, as (input − mean) / std."""
 
 

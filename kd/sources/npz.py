@@ -30,11 +30,7 @@ def open_npz(path: Path, classes: list[str] | None = None) -> Source:
         DamagedDataError: the file is missing, no archive, damaged, too large, or holds what is not plain arrays.
         ValueError: arrays are missing, or are no inputs and labels.
     """
-    try:
-        arrays = read_npz(path)
-    except Exception as error:  # zipfile, zlib and numpy's parser have a dozen kinds for what is damaged
-        reason = str(error).removesuffix(".")
-        raise DamagedDataError(f"cannot read the data file {path}: {reason}. {_HINT}") from error
+    arrays = arrays_in(path, _HINT)
     _require_pairs(path, arrays)
     if "x" in arrays:
         arrays = {f"{name}_train" if name in "xy" else name: values for name, values in arrays.items()}
@@ -42,6 +38,15 @@ def open_npz(path: Path, classes: list[str] | None = None) -> Source:
     inputs, labels = ({part: arrays[f"{axis}_{part}"] for part in parts} for axis in "xy")
     named = arrays["classes"].astype(str).ravel().tolist() if "classes" in arrays else None
     return from_arrays(path.stem, inputs, labels, classes or named)
+
+
+def arrays_in(path: Path, hint: str) -> dict[str, Array]:
+    """What ``read_npz`` reads; a ``DamagedDataError`` that ends with the hint where it cannot."""
+    try:
+        return read_npz(path)
+    except Exception as error:  # zipfile, zlib and numpy's parser have a dozen kinds for what is damaged
+        reason = str(error).removesuffix(".")
+        raise DamagedDataError(f"cannot read the data file {path}: {reason}. {hint}") from error
 
 
 def read_npz(path: Path) -> dict[str, Array]:
