@@ -1,6 +1,6 @@
 """1,000 labelled digits and 59,000 unlabelled ones: what is a teacher's answer worth where nobody has given a label?
 
-    python recipes/unlabelled.py             # 8 students of each kind: ten minutes on one core
+    python recipes/unlabelled.py             # 8 students of each kind: six minutes on one core
     python recipes/unlabelled.py --quick     # at toy size, to try the script
 
 Three kinds of student for each seed, from the same weights and with the same number of steps: on the 1,000 labels alone
