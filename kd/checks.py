@@ -42,3 +42,12 @@ def require_labels(labels: Tensor, logits: Tensor) -> None:
     require(
         low >= 0 and high < classes, "labels", f"{low} … {high}", f"within 0 … {classes - 1}, the columns of logits"
     )
+
+
+def require_every_label(labels: Tensor) -> None:
+    """Raise ``ValueError`` where an item has no label; on a CPU alone: a GPU would be waited for, and refuses later."""
+    if labels.device.type == "cpu" and bool((labels < 0).any()):
+        raise ValueError(
+            f"this loss needs the label of every item. Got {int((labels < 0).sum())} of {len(labels)} without one. "
+            "Learn from unlabelled items with a method whose own loss reads no labels, such as kd."
+        )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.checks import require
+from kd.checks import require, require_every_label
 from kd.feature_methods import features_of_both, rows_of_both
 from kd.features import shapes
 from kd.losses import crd_loss
@@ -102,6 +102,7 @@ class Contrasted(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         ids, labels = _ids(batch), batch[1]
+        require_every_label(labels)
         (teacher,) = self.teacher
         output, terms, *features = features_of_both(model, teacher, batch, self.student_layers, self.teacher_layers)
         embedded = self._embedded([feature for (feature,) in features])

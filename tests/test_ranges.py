@@ -32,6 +32,8 @@ INSIDE: Mapping[str, tuple[object, ...]] = {
     "final_pairs": (2, 10**6),
     "processes": (None, 1, 10**6),
     "limit": (None, 100, 60_000),
+    "test_share": (1e-9, 0.5, 0.999),
+    "image_size": (None, 1, 224),
 }
 OUTSIDE: Mapping[str, tuple[object, ...]] = {
     "batch_size": (0, -1),
@@ -54,6 +56,8 @@ OUTSIDE: Mapping[str, tuple[object, ...]] = {
     "final_pairs": (1, 0),
     "processes": (0, -1),
     "limit": (0, 99),
+    "test_share": (0, 1, -0.1, math.nan),
+    "image_size": (0, -1),
 }
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.checks import require
+from kd.checks import require, require_every_label
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -239,11 +239,7 @@ def _check_labels(labels: Tensor, logits: Tensor) -> None:
             f"labels must be int64, one for each of {len(logits)} rows of logits. "
             f"Got {list(labels.shape)} of {labels.dtype} instead."
         )
-    if labels.device.type == "cpu" and bool((labels < 0).any()):  # a GPU would be waited for, and refuses by itself
-        raise ValueError(
-            f"this loss needs the label of every item. Got {int((labels < 0).sum())} of {len(labels)} without one. "
-            "Learn from unlabelled items with a method whose own loss reads no labels, such as kd."
-        )
+    require_every_label(labels)
 
 
 def _float(logits: Tensor) -> Tensor:
