@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -238,48 +238,6 @@ def settings_of(name: str, given: Mapping[str, Setting] | None = None) -> dict[s
         if key not in method.settings:
             raise ValueError(f"{name} has no setting {key!r}. It has {', '.join(method.settings)}.")
     return {key: _converted(key, given.get(key, value), type(value)) for key, value in method.settings.items()}
-
-
-def given_settings(texts: Sequence[str]) -> dict[str, Setting]:
-    """``("beta=8", "warmup=0")`` by name; ``ValueError`` where one is not of that form, or a name comes twice."""
-    given: dict[str, Setting] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not (name and sign and value) or name in given:
-            raise ValueError(f"a setting of the method must be given once, as NAME=VALUE. Got {text!r} instead.")
-        given[name] = value
-    return given
-
-
-def chosen(name: str, texts: Sequence[str], *, temperature: float, alpha: float) -> dict[str, Setting]:
-    """All settings of the method that a command line has chosen: ``kd`` has flags of its own, others have ``--set``.
-
-    Args:
-        texts: what ``--set`` was given, each NAME=VALUE.
-        temperature, alpha: those of ``kd``.
-
-    Raises:
-        ValueError: no such method or setting, or one that belongs to another method.
-    """
-    defaults, given = METHODS["kd"].settings, {"temperature": temperature, "alpha": alpha}
-    if name == "kd":
-        if texts:
-            raise ValueError(f"kd is set by --temperature and --alpha. Got --set {' '.join(texts)} instead.")
-        return dict(given)
-    settings = settings_of(name, given_settings(texts))
-    if given != defaults:
-        raise ValueError(
-            f"--temperature and --alpha are settings of kd, and the method is {name}. It takes --set with "
-            f"{', '.join(shown(settings))}."
-        )
-    return settings
-
-
-def shown(settings: Mapping[str, Setting]) -> list[str]:
-    """Each as ``--set`` takes it."""
-    return [
-        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
-    ]
 
 
 def make(

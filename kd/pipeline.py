@@ -20,7 +20,8 @@ from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
 from kd.history import History
 from kd.loop import Predictions
-from kd.methods import make, shown
+from kd.method_flags import shown
+from kd.methods import make
 from kd.objectives import in_bfloat16, supervised
 from kd.optimizers import adam
 from kd.results import Run

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from tyro.conf import UseAppendAction
 
-from kd.methods import METHODS, Setting, chosen
+from kd.method_flags import chosen
+from kd.methods import METHODS, Setting
 from kd.ranges import check_ranges
 
 # Settings of the commands that are no constants of the documented pipeline.

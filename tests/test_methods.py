@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from kd.methods import METHODS, given_settings, make, method_named, settings_of
+from kd.method_flags import given_settings
+from kd.methods import METHODS, make, method_named, settings_of
 
 every = pytest.mark.parametrize("name", METHODS)
 

@@ -19,7 +19,7 @@ from kd.compare.text import print_comparison
 from kd.console import say, say_method
 from kd.cost import Cost, footprint, saved, training_cost
 from kd.data import make_loader
-from kd.methods import shown
+from kd.method_flags import shown
 from kd.objectives import smoothed, supervised
 from kd.outcome import publish_with_report
 from kd.program import typed
