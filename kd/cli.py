@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from tyro.extras import subcommand_cli_from_dict
 
 from kd.compare.settings import CompareSettings
 from kd.console import say
+from kd.parts.settings import CacheSettings, DistillSettings, EvaluateSettings, ReportSettings
 from kd.program import exit_status
+from kd.run_file import with_file
 from kd.run_settings import RunSettings
 from kd.sweep.settings import SweepSettings
 
@@ -32,6 +34,10 @@ COMMANDS: Mapping[str, Command] = {
     "run": Command(RunSettings, "kd.pipeline"),
     "compare": Command(CompareSettings, "kd.compare.command"),
     "sweep": Command(SweepSettings, "kd.sweep.command"),
+    "distill": Command(DistillSettings, "kd.parts.distill"),
+    "evaluate": Command(EvaluateSettings, "kd.parts.evaluate"),
+    "report": Command(ReportSettings, "kd.parts.report"),
+    "cache": Command(CacheSettings, "kd.parts.cache"),
 }
 
 
@@ -49,21 +55,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def program() -> None:
         command, settings = _parsed(words)
-        importlib.import_module(command.module).run(settings)
+        module = "kd.plan" if getattr(settings, "dry_run", False) else command.module
+        importlib.import_module(module).run(settings)
 
     return exit_status(program, command=("kd", *words))
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[Command, Settings]:
-    settings: Settings = subcommand_cli_from_dict(
-        {name: command.settings for name, command in COMMANDS.items()},
-        prog="kd",
-        description="Knowledge distillation whose answer can be trusted.",
-        args=arguments,
-    )
+    kinds: dict[str, Callable[..., Settings]] = {name: command.settings for name, command in COMMANDS.items()}
     try:
+        settings: Settings = subcommand_cli_from_dict(
+            kinds,
+            prog="kd",
+            description="Knowledge distillation whose answer can be trusted.",
+            args=with_file(arguments, kinds),
+        )
         settings.check()  # before torch is imported: a mistake is answered at once
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         say(f"error: {error}", to_stderr=True)
         raise SystemExit(2) from error
     return next(command for command in COMMANDS.values() if command.settings is type(settings)), settings

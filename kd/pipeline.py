@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -27,11 +27,24 @@ from kd.optimizers import adam
 from kd.results import Run
 from kd.run import open_run
 from kd.run_data import Data, load_data
+from kd.run_file import to_toml
 from kd.run_models import as_one, new_student, new_teacher, untrained_pair
 from kd.run_settings import FLAGS_ALONE, RunSettings
 from kd.seeding import seeded
 from kd.teachers import teacher_accuracy
 from kd.types import Objective
+
+
+class Trained(NamedTuple):
+    """What is there before the test items are asked. The mappings' keys are the models' names.
+
+    Attributes:
+        histories: of the models that were trained here.
+    """
+
+    data: Data
+    models: dict[str, nn.Module]
+    histories: dict[str, History]
 
 
 def run(settings: RunSettings) -> None:
@@ -43,24 +56,37 @@ def run(settings: RunSettings) -> None:
         FloatingPointError: a loss is not finite.
     """
     with opened(settings, *outcome.folders(settings.models_dir, settings.results_dir)) as device:
-        data = load_data(settings)
-        say_sizes(data.name, data.sizes, device)
-        require_method(settings, data)
-        teacher, history = train_teacher(settings, data, device)
-        histories = {} if history is None else {"teacher": history}
-        publish(plot_files(settings.results_dir, teacher_figure(histories, toy_stamp(settings.limit))))
-        pair = _train_students(settings, data, teacher, device)
-        models = {"teacher": teacher, "regular": pair.regular, "distilled": pair.distilled}
-        histories |= {"regular": pair.regular_history, "distilled": pair.distilled_history}
-        answers = stages.predictions(models, data.test_loader)
-        finished = _summary(settings, device, data, histories, answers)
-        outcome.print_evaluation(finished.logits, finished.labels, limit=settings.limit)
-        _save(settings, finished, models)
+        publish({settings.file: to_toml(settings, command=settings.command)})
+        finish(settings, device, train(settings, device))
+
+
+def train(settings: RunSettings, device: torch.device) -> Trained:
+    """All up to the last epoch of the students; no test item is asked."""
+    data = load_data(settings)
+    say_sizes(data.name, data.sizes, device)
+    require_method(settings, data)
+    teacher, history = train_teacher(settings, data, device)
+    histories = {} if history is None else {"teacher": history}
+    publish(plot_files(settings.results_dir, teacher_figure(histories, toy_stamp(settings.limit))))
+    pair = _train_students(settings, data, teacher, device)
+    models = {"teacher": teacher, "regular": pair.regular, "distilled": pair.distilled}
+    return Trained(data, models, histories | {"regular": pair.regular_history, "distilled": pair.distilled_history})
+
+
+def finish(settings: RunSettings, device: torch.device, trained: Trained) -> None:
+    """Ask the models for the test items, once; print and save everything."""
+    answers = stages.predictions(trained.models, trained.data.test_loader)
+    finished = _summary(settings, device, trained.data, trained.histories, answers)
+    outcome.print_evaluation(finished.logits, finished.labels, limit=settings.limit)
+    _save(settings, finished, trained.models)
 
 
 @contextmanager
-def opened(settings: RunSettings, *folders: Path) -> Iterator[torch.device]:
+def opened(settings: RunSettings, *folders: Path, made: Sequence[str] | None = None) -> Iterator[torch.device]:
     """What a command starts with: settings checked, folders that can be written to, its run folder open. The device.
+
+    Args:
+        made: as ``kd.run.open_run`` has it.
 
     Raises:
         ValueError: a setting is outside its range.
@@ -71,7 +97,7 @@ def opened(settings: RunSettings, *folders: Path) -> Iterator[torch.device]:
     require_device(device, "--device")
     for folder in folders:
         require_writable(folder)
-    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds):
+    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds, made=made):
         yield device
 
 
@@ -187,7 +213,7 @@ def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     """The settings that count for a result, under the names by which ``python main.py`` records them."""
     values = dataclasses.asdict(settings) | {"device": str(device)}
     values["set"] = shown(settings.method_settings)
-    uncounted = {"out", "fresh", "snapshot_seconds", "processes"}
+    uncounted = {"out", "config", "fresh", "snapshot_seconds", "processes"}
     # What is a flag alone, and not a constant of the documented pipeline, is told where it was given.
     defaults = {field.name: field.default for field in dataclasses.fields(RunSettings) if field.name in FLAGS_ALONE}
     uncounted |= {name for name, default in defaults.items() if values[name] == default}

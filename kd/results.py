@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,10 +54,29 @@ def weight_files(folder: Path, models: Mapping[str, nn.Module], run: Run) -> dic
     Args:
         models: by file name, in the order of the run's models.
     """
-    example = run.test[0][0][None]
+    tests = {file: _test_metrics(run, name) for file, name in zip(models, run.logits, strict=True)}
+    return untested_weight_files(folder, models, run.test[0][0][None], toy=run.toy, tests=tests)
+
+
+def untested_weight_files(
+    folder: Path,
+    models: Mapping[str, nn.Module],
+    example: Tensor,
+    *,
+    toy: str | None,
+    tests: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> dict[Path, bytes]:
+    """As ``weight_files``, where no test item was asked.
+
+    Args:
+        models: by file name.
+        example: [1, …], a batch of one.
+        toy: as ``Run`` has it.
+        tests: metrics on the test set, by file name, where there are any.
+    """
     files: dict[Path, bytes] = {}
-    manifest: dict[str, Any] = {"toy": run.toy, "environment": environment(), "models": {}}
-    for (file_name, model), name in zip(models.items(), run.logits, strict=True):
+    manifest: dict[str, Any] = {"toy": toy, "environment": environment(), "models": {}}
+    for file_name, model in models.items():
         content = weights_bytes(model)
         files[folder / f"{file_name}.pth"] = content
         manifest["models"][f"{file_name}.pth"] = {
@@ -66,7 +86,7 @@ def weight_files(folder: Path, models: Mapping[str, nn.Module], run: Run) -> dic
             "parameters": count_parameters(model),
             "multiply_adds": multiply_adds(model, example),
             "shapes": {key: list(tensor.shape) for key, tensor in model.state_dict().items()},
-            "test": _test_metrics(run, name),
+            **({"test": tests[file_name]} if file_name in tests else {}),
         }
     files[folder / "manifest.json"] = json_bytes(manifest)
     return files

@@ -14,7 +14,7 @@ import functools
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -35,17 +35,25 @@ KEY = 16  # hexadecimal digits of a stage's key in its folder's name
 
 
 class OpenRun(NamedTuple):
-    """A folder that this process, or the one that has started it, holds locked; seconds between two snapshots."""
+    """A folder that this process, or the one that has started it, holds locked.
+
+    Attributes:
+        interval: seconds between two snapshots.
+        made: the stages that may be done in it, by name; any others must be kept already. None: all may.
+    """
 
     folder: Path
     interval: float
+    made: tuple[str, ...] | None = None
 
 
 _open: ContextVar[OpenRun | None] = ContextVar("the open run", default=None)
 
 
 @contextmanager
-def open_run(folder: Path, *, fresh: bool = False, interval: float = INTERVAL) -> Iterator[None]:
+def open_run(
+    folder: Path, *, fresh: bool = False, interval: float = INTERVAL, made: Sequence[str] | None = None
+) -> Iterator[None]:
     """Open a run folder, for this process alone, until the block ends. For programs: it may set the number of threads.
 
     SIGTERM and Ctrl-C inside the block finish the step in hand, keep the state and end the program (143, 130).
@@ -54,6 +62,7 @@ def open_run(folder: Path, *, fresh: bool = False, interval: float = INTERVAL) -
         folder: made if it is not there.
         fresh: put all earlier stages aside and start from nothing.
         interval: seconds between two snapshots of a training.
+        made: the stages that may be done, by name; ``stage`` refuses others that are not kept. None: all may.
 
     Raises:
         OSError: another process has the folder open, or it cannot be written to.
@@ -64,7 +73,7 @@ def open_run(folder: Path, *, fresh: bool = False, interval: float = INTERVAL) -
             _put_aside(folder)
         _use_recorded_threads(folder)
         _code()
-        token = _open.set(OpenRun(folder, interval))
+        token = _open.set(OpenRun(folder, interval, None if made is None else tuple(made)))
         try:
             yield
         finally:
@@ -91,6 +100,9 @@ def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | N
         produce: does the work, from ``snapshots.state`` on if that is not None; None stands for no run being open.
             The outcome must be tensors, numbers, strings and containers of them; a snapshot's state also has
             ``"where"``, which a person is told.
+
+    Raises:
+        ValueError: it is not kept, and the run was opened for other stages alone.
     """
     run = _open.get()
     if run is None:
@@ -104,6 +116,8 @@ def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | N
         note.touch()  # the newest is what the next change is told against
         say(f"{name}: kept from an earlier run, nothing it depends on has changed")
         return snapshots.state
+    if run.made is not None and name not in run.made:
+        raise ValueError(f"{name}: there is none with these settings in {run.folder}. kd run and kd distill make it.")
     if snapshots.state is not None:
         say(f"{name}: interrupted earlier; goes on from its snapshot at {snapshots.state['where']}")
     elif note.exists():
@@ -140,8 +154,9 @@ def environment() -> dict[str, Any]:
 # Modules and packages that may change without changing a result. A new one counts until it is named here: the safe
 # way round.
 _NO_RESULTS = """
-calibration cli compare console contention cost devices evidence fidelity figures latency outcome paired pipeline plots
-pool power program ranges report results run_settings settings stats students sweep teaching
+calibration cli compare console contention cost devices evidence fidelity figures latency method_flags outcome paired
+parts pipeline plan plots pool power program ranges report results run_file run_settings settings stats students sweep
+teaching
 """
 
 

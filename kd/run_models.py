@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kd.architectures import build
+from kd.checkpoint import load_weights
 from kd.ensemble import Ensemble
 from kd.run_data import Task
 from kd.run_settings import RunSettings, TeacherChoice
@@ -53,6 +54,17 @@ def as_one(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:
     if len(teachers) == 1:
         return teachers[0]
     return Ensemble(teachers, how=TEACHERS_ANSWER, temperature=settings.temperature)
+
+
+def saved_teacher(settings: RunSettings, task: Task) -> nn.Module:
+    """The teacher that a run has saved, on the CPU.
+
+    Raises:
+        ValueError, OSError: as ``kd.checkpoint.load_weights`` has it.
+    """
+    model = as_one([new_teacher(settings, choice, task).model for choice in settings.teachers_chosen], settings)
+    load_weights(model, settings.models_dir / "teacher_model.pth")
+    return model
 
 
 def untrained_pair(settings: RunSettings, task: Task) -> tuple[nn.Module, nn.Module]:

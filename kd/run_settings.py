@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tyro.conf import UseAppendAction
 
@@ -14,7 +14,18 @@ from kd.ranges import check_ranges
 
 # Settings of the commands that are no constants of the documented pipeline.
 FLAGS_ALONE = frozenset(
-    {"data", "test_share", "image_size", "columns", "class_names", "download", "teacher", "label_order"}
+    {
+        "config",
+        "dry_run",
+        "data",
+        "test_share",
+        "image_size",
+        "columns",
+        "class_names",
+        "download",
+        "teacher",
+        "label_order",
+    }
 )
 
 
@@ -25,14 +36,24 @@ class TeacherChoice(NamedTuple):
     weights: Path | None
 
 
+def flag(name: str) -> str:
+    """A setting's name as the command line has it."""
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Train teacher, control and distilled student on MNIST and compare them fairly."""
 
     # The text below each setting says its meaning, unit and range, and is what ``kd run --help`` prints.
 
+    command: ClassVar[str] = "run"
+    own_file: ClassVar[bool] = False  # whether OUT/run.toml counts unless --config says another file
+
     out: Path = Path("run")
     """folder of everything: models, results, and in OUT/.kd what an interrupted run goes on from"""
+    config: Path | None = None
+    """settings to start from, as a run leaves them in OUT/run.toml; flags given beside it win"""
 
     device: str = "auto"
     """where the models train: cpu, cuda, cuda:1, mps; auto takes CUDA where there is one"""
@@ -54,7 +75,7 @@ class RunSettings:
     """seed of initial weights, order of batches and dropout, at least 0"""
 
     # Distillation
-    temperature: float = 5
+    temperature: float = 5.0
     """softens teacher and student in the soft loss, above 0; 1 turns softening off"""
     alpha: float = 0.5
     """weight of the labels against the teacher, in [0, 1]: loss = alpha * CE + (1 - alpha) * T^2 * KL"""
@@ -92,8 +113,10 @@ class RunSettings:
     """toy size: use only the first so many training images of the stratified order; None uses all"""
     data_dir: Path | None = None
     """a copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded one"""
-    snapshot_seconds: float = 30
+    snapshot_seconds: float = 30.0
     """seconds between two snapshots of a training, at least 0"""
+    dry_run: bool = False
+    """print what it would take (models, memory, disk, and time from a few measured steps) and write nothing"""
     fresh: bool = False
     """redo every stage; what was kept is put aside in OUT/.kd"""
 
@@ -109,10 +132,24 @@ class RunSettings:
     def state_dir(self) -> Path:
         return self.out / ".kd"
 
+    @property
+    def file(self) -> Path:
+        """Where these settings are saved."""
+        return self.out / f"{self.command}.toml"
+
     def check(self) -> None:
         """Refuse a value outside its range; the error names the flag."""
-        check_ranges(vars(self), shown=lambda name: f"--{name.replace('_', '-')}")
+        check_ranges(vars(self), shown=flag)
         _ = self.method_settings, self.teachers_chosen
+
+    @property
+    def trainings(self) -> dict[str, int]:
+        """How many models are trained, by kind."""
+        return {"teacher": self._teachers(), "control": 1, "distilled": 1}
+
+    def _teachers(self) -> int:
+        """0 where they come trained."""
+        return int(any(choice.weights is None for choice in self.teachers_chosen))
 
     @property
     def teachers_chosen(self) -> list[TeacherChoice]:

@@ -31,6 +31,7 @@ INSIDE: Mapping[str, tuple[object, ...]] = {
     "trials": (None, 1, 10**6),
     "final_pairs": (2, 10**6),
     "processes": (None, 1, 10**6),
+    "rows": (1, 10_000),
     "limit": (None, 100, 60_000),
     "test_share": (1e-9, 0.5, 0.999),
     "image_size": (None, 1, 224),
@@ -56,6 +57,7 @@ OUTSIDE: Mapping[str, tuple[object, ...]] = {
     "final_pairs": (1, 0),
     "processes": (0, -1),
     "limit": (0, 99),
+    "rows": (0, -1),
     "test_share": (0, 1, -0.1, math.nan),
     "image_size": (0, -1),
 }

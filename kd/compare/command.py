@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kd import pipeline
-from kd.checkpoint import sha256, state_bytes, weights_bytes
+from kd.checkpoint import publish, sha256, state_bytes, weights_bytes
 from kd.compare.comparison import CONTROL, DISTILLED, Answers, Comparison
 from kd.compare.files import comparison_files
 from kd.compare.report import compare_part
@@ -24,6 +24,7 @@ from kd.objectives import smoothed, supervised
 from kd.outcome import publish_with_report
 from kd.program import typed
 from kd.run_data import Task
+from kd.run_file import to_toml
 from kd.run_models import new_student
 from kd.students import Lessons, Student, Trained, answers_of, train_students
 from kd.teaching import teach
@@ -56,6 +57,7 @@ def run(settings: CompareSettings) -> None:
         FloatingPointError: a loss is not finite.
     """
     with pipeline.opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
+        publish({settings.file: to_toml(settings, command=settings.command)})
         teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
         spent = _cost(settings, teachers[0], device)
         say_method(settings.method, shown(settings.method_settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kd.run_settings import RunSettings
 
@@ -13,6 +14,8 @@ class CompareSettings(RunSettings):
 
     In the folder of a finished ``kd run`` with the same settings, its teacher and its logits are used.
     """
+
+    command: ClassVar[str] = "compare"
 
     # Evidence
     pairs: int = 10
@@ -30,3 +33,11 @@ class CompareSettings(RunSettings):
     share of the teacher: is it the teacher, or just more computation?"""
     processes: int | None = None
     """students trained at once, each with one thread, at least 1; None takes one for each core"""
+
+    @property
+    def trainings(self) -> dict[str, int]:
+        """How many models are trained, by kind; those of ``longer`` take more epochs."""
+        teachers = max(self.teachers, self.splits)
+        further = {"smoothed": bool(self.smoothing), "longer": self.longer}
+        arms = ["control", "distilled", *(name for name, wanted in further.items() if wanted)]
+        return {"teacher": teachers * self._teachers(), **dict.fromkeys(arms, teachers * self.pairs)}

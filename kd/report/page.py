@@ -100,7 +100,7 @@ def report_files(part: Part, *, results_dir: Path, state_dir: Path) -> dict[Path
     A kept part that is damaged or none of ours is left out, and the page says so.
     """
     folder = state_dir / "report"
-    others, notes = _kept(folder, without=part.source)
+    others, notes = kept_parts(folder, without=part.source)
     kept = folder / f"{part.source}.json"
     return {kept: _to_json(part), results_dir / "report.html": page([part, *others], notes=notes)}
 
@@ -212,8 +212,12 @@ def _to_json(part: Part) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _kept(folder: Path, *, without: str) -> tuple[list[Part], list[str]]:
-    """The parts of the other commands, and a sentence on each file that is none."""
+def kept_parts(folder: Path, *, without: str = "") -> tuple[list[Part], list[str]]:
+    """The parts that commands have left in this folder, and a sentence on each file that is none.
+
+    Args:
+        without: the command whose own is not wanted.
+    """
     parts, notes = [], []
     for path in sorted(folder.glob("*.json")):
         if path.stem == without:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kd import pipeline
-from kd.checkpoint import weights_bytes
+from kd.checkpoint import publish, weights_bytes
 from kd.compare.comparison import CONTROL, DISTILLED
 from kd.console import say
 from kd.describe import describe, digest
@@ -20,6 +20,7 @@ from kd.outcome import publish_with_report
 from kd.program import typed
 from kd.run import environment
 from kd.run_data import Task
+from kd.run_file import to_toml
 from kd.run_models import new_student
 from kd.students import Lessons, Student, Trained, attempt_students, train_students
 from kd.sweep.files import sweep_files
@@ -57,6 +58,7 @@ def run(settings: SweepSettings) -> None:
         FloatingPointError: the loss of a point that has to be tested is not finite.
     """
     with pipeline.opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
+        publish({settings.file: to_toml(settings, command=settings.command)})
         taught = teach(settings, device)
         bench = _bench(settings, taught, device)
         sweep = _tested(bench, explore(bench))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import UseAppendAction
 
@@ -31,10 +32,12 @@ class SweepSettings(RunSettings):
     teacher and its logits are used.
     """
 
+    command: ClassVar[str] = "sweep"
+
     # Points
-    temperatures: tuple[float, ...] = (1, 2, 5, 10, 20)
+    temperatures: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0)
     """temperatures to try, each above 0"""
-    alphas: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1)
+    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """weights of the labels to try, each in [0, 1]; 1 is the control, which is always tried"""
     vary: Annotated[tuple[str, ...], UseAppendAction] = ()
     """one more setting of the students alone, and values: student_width=64,256; learning_rate, epochs, batch_size"""
@@ -50,6 +53,18 @@ class SweepSettings(RunSettings):
     """what counts as no difference, in percentage points of the test images, in (0, 100]"""
     processes: int | None = None
     """students trained at once, each with one thread, at least 1; None takes one for each core"""
+
+    @property
+    def trainings(self) -> dict[str, int]:
+        """How many models are trained, by kind: at most, for points that are the same are tried once."""
+        others = math.prod(len(values) for values in self.varied.values())
+        points = self.trials or len(self.temperatures) * len(self.alphas) * others
+        controls = min(self.trials or others, others)
+        return {
+            "teacher": self._teachers(),
+            "control": controls * self.seeds + self.final_pairs,
+            "distilled": points * self.seeds + 2 * self.final_pairs,
+        }
 
     @property
     def varied(self) -> dict[str, tuple[float, ...]]:
