@@ -136,7 +136,7 @@ def _csv(content: bytes, id_column: str | None) -> Table:
         rows = [(lines.line_num, row) for row in lines if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"it is not a table of text in UTF-8 with commas ({error})") from error
-    heading = rows.pop(0)[1] if rows and not all(map(_is_number, rows[0][1])) else None
+    heading = rows.pop(0)[1] if rows and _is_heading(rows[0][1]) else None
     if not rows:
         raise ValueError("it has no rows")
     if id_column is None:
@@ -162,6 +162,12 @@ def _numbers(rows: list[tuple[int, list[str]]], width: int) -> Array:
             raise ValueError(f"line {line} should hold {width} numbers, as the first line. Got {len(row)}")
         into[:] = [float(cell) for cell in row]
     return values
+
+
+def _is_heading(row: list[str]) -> bool:
+    """Names, or 0, 1, 2, … as pandas numbers columns. Two columns 0, 1 may as well be a row of probabilities."""
+    numbered = len(row) > 2 and row == [str(number) for number in range(len(row))]
+    return numbered or not all(map(_is_number, row))
 
 
 def _is_number(cell: str) -> bool:

@@ -48,16 +48,25 @@ class TrainingCost(NamedTuple):
 
 
 def training_cost(
-    teacher: nn.Module, student: nn.Module, batch: Batch, *, images: int, epochs: int, served: int
+    teacher: nn.Module,
+    student: nn.Module,
+    batch: Batch,
+    *,
+    images: int,
+    epochs: int,
+    served: int,
+    labelled: int | None = None,
 ) -> TrainingCost:
     """Count both trainings on one batch of the training images, and scale up.
 
     Args:
         images: training images of an epoch.
+        labelled: those that the teacher was trained with, where the student has unlabelled ones as well.
     """
-    seen = epochs * images
-    per_image = [training_multiply_adds(model, supervised, batch) / len(batch[0]) for model in (teacher, student)]
-    training = [round(each * seen) for each in per_image]
+    seen = {teacher: epochs * (labelled or images), student: epochs * images}
+    training = [
+        round(training_multiply_adds(model, supervised, batch) / len(batch[0]) * items) for model, items in seen.items()
+    ]
     return TrainingCost(training[0], images * multiply_adds(teacher, batch[0][:1]), training[1], epochs, served)
 
 

@@ -224,6 +224,15 @@ def method_named(name: str) -> Method:
     raise ValueError(f"there is no method {name!r}. There is {', '.join(near)}.")
 
 
+def require_unlabelled_method(name: str) -> None:
+    """Raise ``ValueError`` for a method whose own loss reads labels; the error names those that need none."""
+    if not method_named(name).unlabelled:
+        able = ", ".join(other for other, method in METHODS.items() if method.unlabelled)
+        raise ValueError(
+            f"{name} needs the label of every item: its own loss reads them. With unlabelled items there is {able}."
+        )
+
+
 def settings_of(name: str, given: Mapping[str, Setting] | None = None) -> dict[str, Setting]:
     """All settings of a method: its defaults, and what is given in their place.
 

@@ -34,7 +34,8 @@ def training_multiply_adds(model: nn.Module, objective: Objective, batch: Batch)
     device = device_of(model)
     with evaluating(model), FlopCounterMode(display=False) as counter:
         _, terms = objective(model, tuple(tensor.to(device) for tensor in batch))
-        torch.autograd.grad(functools.reduce(operator.add, terms.values()), trained)
+        if trained:
+            torch.autograd.grad(functools.reduce(operator.add, terms.values()), trained)
     return int(counter.get_total_flops()) // 2
 
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd import outcome, stages
 from kd.checkpoint import publish, require_writable
-from kd.console import say_method, say_sizes
-from kd.data import first_batch
+from kd.console import say, say_method, say_sizes
+from kd.data import first_batch, loader_like
 from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
 from kd.history import History
@@ -28,11 +28,17 @@ from kd.results import Run
 from kd.run import open_run
 from kd.run_data import Data, load_data
 from kd.run_file import to_toml
-from kd.run_models import as_one, new_student, new_teacher, untrained_pair
+from kd.run_models import NamedTeacher, as_one, new_student, new_teachers
 from kd.run_settings import FLAGS_ALONE, RunSettings
 from kd.seeding import seeded
 from kd.teachers import teacher_accuracy
 from kd.types import Objective
+from kd.unlabelled import repeated, with_unlabelled
+
+UNLABELLED_TOO = (
+    "the control has the labelled items, over and over, in as many steps as the distilled student takes with the "
+    "unlabelled ones as well"
+)
 
 
 class Trained(NamedTuple):
@@ -63,9 +69,10 @@ def run(settings: RunSettings) -> None:
 def train(settings: RunSettings, device: torch.device) -> Trained:
     """All up to the last epoch of the students; no test item is asked."""
     data = load_data(settings)
-    say_sizes(data.name, data.sizes, device)
-    require_method(settings, data)
-    teacher, history = train_teacher(settings, data, device)
+    say_data(data, device)
+    teachers = new_teachers(settings, data)
+    require_method(settings, data, teachers)
+    teacher, history = train_teacher(settings, data, teachers, device)
     histories = {} if history is None else {"teacher": history}
     publish(plot_files(settings.results_dir, teacher_figure(histories, toy_stamp(settings.limit))))
     pair = _train_students(settings, data, teacher, device)
@@ -101,43 +108,67 @@ def opened(settings: RunSettings, *folders: Path, made: Sequence[str] | None = N
         yield device
 
 
+def say_data(data: Data, device: torch.device) -> None:
+    """What there is to learn from."""
+    say_sizes(data.name, data.sizes, device)
+    if data.unlabelled is not None:
+        say(f"{len(data.unlabelled):,} unlabelled items for the distilled student")  # type: ignore[arg-type]
+
+
 def train_teacher(
-    settings: RunSettings, data: Data, device: torch.device, *, suffix: str = ""
+    settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher], device: torch.device, *, suffix: str = ""
 ) -> tuple[nn.Module, History | None]:
-    """The teacher that the settings name: trained on the labels, or loaded and measured anew; several as one.
+    """The teacher of the settings: trained on the labels, or loaded and measured anew; several as one.
 
     Args:
+        teachers: as they start, those of the settings.
         suffix: tells one teacher's stages from another's in the run folder.
 
     Returns:
         the model, and its curves if it is one teacher that was trained here.
     """
     objective = in_bfloat16(supervised) if settings.bfloat16 else supervised
-    models: list[nn.Module] = []
+    models = [teacher.model.to(device) for teacher in teachers]
     histories: list[History] = []
-    for number, choice in enumerate(settings.teachers_chosen):
+    for number, (model, (_, trained)) in enumerate(zip(models, teachers, strict=True)):
         title = f"teacher{suffix}" + (f"-of-several-{number}" if number else "")
-        model, trained = new_teacher(settings, choice, data.task)
-        models.append(model.to(device))
         if trained:
             teacher_accuracy(model, data.val_set, name=title)
         else:
-            train = trained_as(settings)
-            histories.append(train(title, model, objective, data.train_loader, data.val_loader))
+            histories.append(trained_as(settings)(title, model, objective, data.train_loader, data.val_loader))
     return as_one(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
 
 def with_logits(
     teacher: nn.Module, data: Data, *, suffix: str = "", ids: bool = False
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """The loaders to train and to validate with, with the teacher's logits. ``suffix`` tells one teacher's from
-    another's in the run folder."""
+    """The loaders to train and to validate with, with the teacher's logits; unlabelled items are in the former.
+
+    Args:
+        suffix: tells one teacher's from another's in the run folder.
+    """
     parts: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
         f"training{suffix}": (data.train_set, data.train_loader),
         f"validation{suffix}": (data.val_set, data.val_loader),
     }
+    if data.unlabelled is not None:
+        lessons = with_unlabelled(teacher, data.train_set, data.unlabelled, suffix=suffix)
+        del parts[f"training{suffix}"]
+        (validation,) = stages.with_teacher_logits(teacher, parts).values()
+        return loader_like(data.train_loader, lessons), validation
     training, validation = stages.with_teacher_logits(teacher, parts, ids=ids).values()
     return training, validation
+
+
+def for_the_control(data: Data, lessons: DataLoader[Any]) -> DataLoader[Any]:
+    """What the control is trained with: the labelled items, over and over where the other has unlabelled ones as well.
+
+    Args:
+        lessons: what the distilled student is trained with.
+    """
+    if data.unlabelled is None:
+        return data.train_loader
+    return loader_like(data.train_loader, repeated(data.train_set, len(lessons.dataset)))  # type: ignore[arg-type]
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
@@ -146,10 +177,11 @@ def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, devic
     return stages.train_pair(
         student,
         objective_of(settings, student, teacher, loaders[0]),
-        (data.train_loader, data.val_loader),
+        (for_the_control(data, loaders[0]), data.val_loader),
         loaders,
         train=trained_as(settings),
         seed=settings.seed,
+        on_purpose=None if data.unlabelled is None else UNLABELLED_TOO,
     )
 
 
@@ -158,15 +190,15 @@ def objective_of(settings: RunSettings, student: nn.Module, teacher: nn.Module, 
     return make(settings.method, student, teacher, first_batch(loader), settings.method_settings)
 
 
-def require_method(settings: RunSettings, data: Data) -> None:
+def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher]) -> None:
     """Refuse, before anything is trained, a method that cannot work on this pair.
 
     Raises:
         ValueError: as the method's factory has it.
     """
-    student, teacher = untrained_pair(settings, data.task)
+    student = new_student(settings, data.task, torch.device("cpu"))
     with seeded(settings.seed):
-        objective_of(settings, student, teacher, data.val_loader)
+        objective_of(settings, student, as_one([teacher.model for teacher in teachers], settings), data.val_loader)
 
 
 def trained_as(settings: RunSettings) -> stages.Train:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from kd.cache import collect_logits
-from kd.console import print_table, say, say_method, say_sizes
+from kd.console import print_table, say, say_method
 from kd.cost import training_cost
 from kd.data import DistillDataset, first_batch, make_loader
 from kd.devices import device_named, require_device
@@ -27,10 +27,10 @@ from kd.method_flags import shown
 from kd.metrics import count_parameters, multiply_adds
 from kd.objectives import in_bfloat16, supervised
 from kd.optimizers import adam
-from kd.pipeline import objective_of, require_method
+from kd.pipeline import objective_of, require_method, say_data
 from kd.pool import usable_cores
 from kd.run_data import Data, load_data
-from kd.run_models import untrained_pair
+from kd.run_models import as_one, new_student, new_teachers
 from kd.run_settings import RunSettings
 from kd.types import Objective
 
@@ -98,15 +98,16 @@ def run(settings: RunSettings) -> None:
     device = device_named(settings.device)
     require_device(device, "--device")
     data = load_data(settings)
-    say_sizes(data.name, data.sizes, device)
-    require_method(settings, data)
+    say_data(data, device)
+    require_method(settings, data, new_teachers(settings, data))
     say_method(settings.method, shown(settings.method_settings))
     _print(settings, plan(settings, data, device))
 
 
 def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     """Count and measure. The models are made for it and thrown away."""
-    student, teacher = (model.to(device) for model in untrained_pair(settings, data.task))
+    teacher = as_one([each.model for each in new_teachers(settings, data)], settings).to(device)
+    student = new_student(settings, data.task, device)
     batch, steps = first_batch(data.train_loader), len(data.train_loader)
     items, classes = data.sizes["training"], len(data.task.classes)
     cost = training_cost(
@@ -156,7 +157,7 @@ def _seconds(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.
     answers = collect_logits(teacher, few)
     teacher_answer = (time.perf_counter() - started) / len(rows)
     labelled = in_bfloat16(supervised) if settings.bfloat16 else supervised
-    teacher_step = _step(teacher, labelled, loader)
+    teacher_step = _step(teacher, labelled, loader) if settings.trainings["teacher"] else 0.0
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if _processes(settings) == 1 else 1)
     try:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kd.data import make_loader
 from kd.run_settings import RunSettings
-from kd.sources import open_source, split_source
+from kd.sources import open_source, open_unlabelled, split_source
+from kd.sources.facts import facts_of
+from kd.sources.source import Source
+from kd.sources.splitting import Parts
 
 
 class Task(NamedTuple):
@@ -19,7 +26,14 @@ class Task(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The three parts of the data, and a loader for each; only the training loader shuffles."""
+    """The three parts of the data, and a loader for each; only the training loader shuffles.
+
+    Attributes:
+        source: all of the data as they come.
+        rows: of each part's items among all items of the data as they come: those of its training part, then those of
+            any validation and test part. By ``train``, ``val`` and ``test``.
+        unlabelled: items (input, −1), where the settings name some.
+    """
 
     name: str
     task: Task
@@ -29,12 +43,19 @@ class Data(NamedTuple):
     train_loader: DataLoader[Any]
     val_loader: DataLoader[Any]
     test_loader: DataLoader[Any]
+    source: Source
+    rows: Mapping[str, Sequence[int]]
+    unlabelled: Dataset[Any] | None
 
     @property
     def sizes(self) -> dict[str, int]:
         """Items by part."""
         parts = {"training": self.train_set, "validation": self.val_set, "test": self.test_set}
         return {name: len(part) for name, part in parts.items()}  # type: ignore[arg-type]  # has no __len__
+
+    def all_labels(self) -> Tensor:
+        """[R] int64, of all items as they come. Reads them once more."""
+        return torch.cat([facts_of(part).labels for part in self.source.parts.values()])
 
 
 def load_data(settings: RunSettings) -> Data:
@@ -59,6 +80,10 @@ def load_data(settings: RunSettings) -> Data:
         seed=settings.random_state,
         limit=settings.limit,
     )
+    more = None
+    if settings.unlabelled is not None:
+        labelled = {"train": parts.train, "val": parts.val, "test": parts.test}
+        more = open_unlabelled(settings.unlabelled, **labelled, size=settings.image_size)
     example, _ = parts.train[0]
     name = "MNIST" if settings.data == "mnist" else source.name
     return Data(
@@ -70,4 +95,18 @@ def load_data(settings: RunSettings) -> Data:
         make_loader(parts.train, batch_size=settings.batch_size, shuffle=True),
         make_loader(parts.val, batch_size=settings.batch_size),
         make_loader(parts.test, batch_size=settings.batch_size),
+        source,
+        _rows(source, parts),
+        more,
     )
+
+
+def _rows(source: Source, parts: Parts) -> dict[str, Sequence[int]]:
+    found: dict[str, Sequence[int]] = dict(json.loads(parts.chosen)["rows"])  # of its training part, which is first
+    start = 0
+    for name, dataset in source.parts.items():
+        items = len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
+        if name != "train":
+            found[name] = range(start, start + items)
+        start += items
+    return found

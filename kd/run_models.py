@@ -10,7 +10,9 @@ from torch import nn
 from kd.architectures import build
 from kd.checkpoint import load_weights
 from kd.ensemble import Ensemble
-from kd.run_data import Task
+from kd.file_teacher import file_teacher
+from kd.logit_files import read_logits
+from kd.run_data import Data, Task
 from kd.run_settings import RunSettings, TeacherChoice
 from kd.teachers import load_teacher
 
@@ -32,21 +34,42 @@ def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.M
     return model.to(device)
 
 
-def new_teacher(settings: RunSettings, choice: TeacherChoice, task: Task) -> NamedTeacher:
-    """A teacher by its name, with the weights of its file where it has one."""
-    shape, classes = task.input_shape, len(task.classes)
-    if choice.weights is None:
-        return NamedTeacher(build(choice.spec, input_shape=shape, classes=classes, seed=settings.seed), False)
+def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> NamedTeacher:
+    """A teacher by its name, with the weights or the answers of its file where it has one.
+
+    Raises:
+        ValueError, OSError, ImportError: as ``kd.architectures.build``, ``kd.teachers.load_teacher`` and
+            ``kd.logit_files.read_logits`` have it.
+    """
+    shape, names = data.task.input_shape, data.task.classes
+    if choice.file is None:
+        return NamedTeacher(build(choice.spec, input_shape=shape, classes=len(names), seed=settings.seed), False)
     order = settings.label_order or None
+    if choice.is_answers:
+        answers = read_logits(
+            choice.file,
+            labels=data.all_labels(),
+            classes=len(names),
+            kind=choice.spec,
+            label_order=order,
+            class_names=names,
+        )
+        parts = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
+        return NamedTeacher(file_teacher([(part, data.rows[n]) for n, part in parts.items()], answers.logits), True)
     model = load_teacher(
         choice.spec,
-        choice.weights,
+        choice.file,
         input_shape=shape,
-        classes=classes,
+        classes=len(names),
         label_order=order,
-        class_names=task.classes if order else None,
+        class_names=names if order else None,
     )
     return NamedTeacher(model, True)
+
+
+def new_teachers(settings: RunSettings, data: Data) -> list[NamedTeacher]:
+    """All teachers of the settings as they start, at least one."""
+    return [new_teacher(settings, choice, data) for choice in settings.teachers_chosen]
 
 
 def as_one(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:
@@ -56,21 +79,12 @@ def as_one(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:
     return Ensemble(teachers, how=TEACHERS_ANSWER, temperature=settings.temperature)
 
 
-def saved_teacher(settings: RunSettings, task: Task) -> nn.Module:
+def saved_teacher(settings: RunSettings, data: Data) -> nn.Module:
     """The teacher that a run has saved, on the CPU.
 
     Raises:
         ValueError, OSError: as ``kd.checkpoint.load_weights`` has it.
     """
-    model = as_one([new_teacher(settings, choice, task).model for choice in settings.teachers_chosen], settings)
+    model = as_one([teacher.model for teacher in new_teachers(settings, data)], settings)
     load_weights(model, settings.models_dir / "teacher_model.pth")
     return model
-
-
-def untrained_pair(settings: RunSettings, task: Task) -> tuple[nn.Module, nn.Module]:
-    """Student and teacher on the CPU, of which only the architecture counts."""
-    teachers = [
-        build(choice.spec, input_shape=task.input_shape, classes=len(task.classes), seed=settings.seed)
-        for choice in settings.teachers_chosen
-    ]
-    return new_student(settings, task, torch.device("cpu")), as_one(teachers, settings)

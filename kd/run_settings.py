@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 from tyro.conf import UseAppendAction
 
 from kd.method_flags import chosen
-from kd.methods import METHODS, Setting
+from kd.methods import METHODS, Setting, require_unlabelled_method
 from kd.ranges import check_ranges
 
 # Settings of the commands that are no constants of the documented pipeline.
@@ -25,15 +25,27 @@ FLAGS_ALONE = frozenset(
         "download",
         "teacher",
         "label_order",
+        "unlabelled",
     }
 )
 
 
+ANSWERS = ("logits", "probabilities")  # what stands in place of a model's name where there are only answers
+_FILES = (".pth", ".pt", ".safetensors", ".npy", ".npz", ".csv")
+
+
 class TeacherChoice(NamedTuple):
-    """A teacher as the command line names it: an architecture, and the file of its weights where it is trained."""
+    """A teacher as the command line names it: a model, and the file of its weights where it is trained.
+
+    Or the kind of its answers, and their file.
+    """
 
     spec: str
-    weights: Path | None
+    file: Path | None
+
+    @property
+    def is_answers(self) -> bool:
+        return self.spec in ANSWERS
 
 
 def flag(name: str) -> str:
@@ -100,10 +112,14 @@ class RunSettings:
     download: bool = False
     """let hf: fetch data that are not on this disk; nothing else ever uses the network"""
     teacher: UseAppendAction[tuple[str, ...]] = ()
-    """a model's name to train, or NAME=FILE for trained weights (.pth, .safetensors); given several times, they answer
-    as one; none stands for convnet"""
+    """a model's name to train, or NAME=FILE for trained weights (.pth, .safetensors), or logits=FILE or
+    probabilities=FILE for the answers alone (.npy, .npz, .csv); given several times, they answer as one; none stands
+    for convnet"""
     label_order: tuple[str, ...] = ()
     """the classes in the order of a loaded teacher's outputs, where it is not the data's"""
+    unlabelled: Path | None = None
+    """a folder of images, or an .npz file with an array x, without labels: the distilled student learns from them what
+    the teacher says"""
     student: str = "mlp"
     """kind of both students: STUDENT_WIDTH hidden units, or three stages of 8, 16 and 32 maps; or a model's name,
     as mlp:64,32, cnn:16, torchvision:resnet18, timm:NAME or FILE.py:NAME"""
@@ -140,7 +156,10 @@ class RunSettings:
     def check(self) -> None:
         """Refuse a value outside its range; the error names the flag."""
         check_ranges(vars(self), shown=flag)
-        _ = self.method_settings, self.teachers_chosen
+        _ = self.method_settings
+        self._require_a_teacher_that_answers()
+        if self.unlabelled is not None:
+            require_unlabelled_method(self.method)
 
     @property
     def trainings(self) -> dict[str, int]:
@@ -149,22 +168,38 @@ class RunSettings:
 
     def _teachers(self) -> int:
         """0 where they come trained."""
-        return int(any(choice.weights is None for choice in self.teachers_chosen))
+        return int(any(choice.file is None for choice in self.teachers_chosen))
+
+    def _require_a_teacher_that_answers(self) -> None:
+        """A file of answers has none for further items, and no features."""
+        if not any(choice.is_answers for choice in self.teachers_chosen):
+            return
+        if "teacher" in METHODS[self.method].needs:
+            raise ValueError(
+                f"{self.method} learns from the teacher's features, and --teacher logits=FILE has its answers alone. "
+                "Give --teacher NAME=WEIGHTS, or choose a method that needs only logits, such as kd."
+            )
+        if self.unlabelled is not None:
+            raise ValueError(
+                "--unlabelled needs a teacher that can be asked, and --teacher logits=FILE has no answers to these "
+                "items. Give --teacher NAME=WEIGHTS."
+            )
 
     @property
     def teachers_chosen(self) -> list[TeacherChoice]:
         """The teachers, at least one.
 
         Raises:
-            ValueError: a file of weights without its model's name.
+            ValueError: a file without the name of its model or of its kind.
         """
         found = []
         for text in self.teacher or ("convnet",):
             spec, sign, file = text.partition("=")
-            if not spec or (sign and not file) or spec.endswith((".pth", ".pt", ".safetensors")):
+            if not spec or bool(sign) != bool(file) or spec.endswith(_FILES) or (spec in ANSWERS and not file):
                 raise ValueError(
-                    f"--teacher must be NAME, or NAME=FILE for trained weights. Got {text!r} instead. "
-                    "Say of which model the weights are, as in --teacher cnn:32=teacher.pth."
+                    "--teacher must be NAME, NAME=FILE for trained weights, or logits=FILE or probabilities=FILE for "
+                    f"answers alone. Got {text!r} instead. Say of which model the weights are, as in --teacher "
+                    "cnn:32=teacher.pth."
                 )
             found.append(TeacherChoice(spec, Path(file) if sign else None))
         return found

@@ -148,23 +148,27 @@ def train_pair(
     *,
     train: Train,
     seed: int,
+    on_purpose: str | None = None,
 ) -> Pair:
     """Train the student on the labels, as the control, and a copy of it towards the objective: same weights at start.
 
     Should the two training loaders not show the same batches, a warning says why, and the histories' ``notes`` keep it.
+    Where that is wanted, it is a note alone.
 
     Args:
         loaders, distill_loaders: training and validation; those of the copy carry what its objective needs.
         train: how each of the two is trained.
         seed: the one that ``train`` uses, to compare the order of the batches.
+        on_purpose: why the batches differ, where they are meant to.
     """
     regular, distilled = student, copy.deepcopy(student)
     difference = batches_differ(loaders[0], distill_loaders[0], seed=seed)
     regular_history = train("regular", regular, supervised, *loaders)
     distilled_history = train("distilled", distilled, objective, *distill_loaders)
     if difference:
-        note = f"The control and the distilled student did not see the same batches: {difference}."
-        warnings.warn(f"{note} Their difference is not due to the objective alone.", stacklevel=3)
+        note = f"The control and the distilled student did not see the same batches: {on_purpose or difference}."
+        if on_purpose is None:
+            warnings.warn(f"{note} Their difference is not due to the objective alone.", stacklevel=3)
         regular_history.notes.append(note)
         distilled_history.notes.append(note)
     return Pair(regular, distilled, regular_history, distilled_history)

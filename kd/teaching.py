@@ -8,18 +8,23 @@ import torch
 from torch import nn
 
 from kd import pipeline
-from kd.console import say_sizes
 from kd.run_data import Data, load_data
+from kd.run_models import new_teachers
 from kd.run_settings import RunSettings
 from kd.students import Lessons
 
 
 class Taught(NamedTuple):
-    """A trained teacher, the data it was trained on, and its logits as lessons for students."""
+    """A trained teacher, the data it was trained on, and its logits as lessons for students.
+
+    Attributes:
+        control: lessons for students that learn from the labels alone.
+    """
 
     model: nn.Module
     data: Data
     lessons: Lessons
+    control: Lessons
 
 
 def teach(settings: RunSettings, device: torch.device, *, number: int = 0) -> Taught:
@@ -30,10 +35,15 @@ def teach(settings: RunSettings, device: torch.device, *, number: int = 0) -> Ta
     """
     data = load_data(settings)
     if not number:
-        say_sizes(data.name, data.sizes, device)
-        pipeline.require_method(settings, data)
+        pipeline.say_data(data, device)
+    teachers = new_teachers(settings, data)
+    if not number:
+        pipeline.require_method(settings, data, teachers)
     suffix = f"-{number}" if number else ""
-    model, _ = pipeline.train_teacher(settings, data, device, suffix=suffix)
+    model, _ = pipeline.train_teacher(settings, data, teachers, device, suffix=suffix)
     loaders = pipeline.with_logits(model, data, suffix=suffix, ids=settings.ids)
     training, validation = (loader.dataset for loader in loaders)
-    return Taught(model, data, Lessons(training, validation, data.test_set, settings.batch_size))
+    lessons = Lessons(training, validation, data.test_set, settings.batch_size)
+    if data.unlabelled is None:
+        return Taught(model, data, lessons, lessons)
+    return Taught(model, data, lessons, lessons._replace(training=pipeline.for_the_control(data, loaders[0]).dataset))

@@ -20,7 +20,6 @@ from torch.utils.data import Dataset, Subset
 from kd.checks import require
 from kd.console import say
 from kd.data import ArrayDataset, DistillDataset, Gathered, Split, collate
-from kd.methods import METHODS, method_named
 from kd.stages import teacher_logits
 from kd.types import UNLABELLED, Batch
 
@@ -116,15 +115,6 @@ def repeated(dataset: Dataset[Any], items: int) -> Dataset[Any]:
     require(items >= own >= 1, "items", items, f"at least {own}, the dataset's own, of which there is at least one")
     rows = [row % own for row in range(items)]
     return Split(dataset, rows) if isinstance(dataset, _TAKES_ROWS) else Subset(dataset, rows)
-
-
-def require_unlabelled_method(name: str) -> None:
-    """Raise ``ValueError`` for a method whose own loss reads labels; the error names those that need none."""
-    if not method_named(name).unlabelled:
-        able = ", ".join(other for other, method in METHODS.items() if method.unlabelled)
-        raise ValueError(
-            f"{name} needs the label of every item: its own loss reads them. With unlabelled items there is {able}."
-        )
 
 
 def _batch(dataset: Dataset[Any], rows: Tensor) -> Batch:

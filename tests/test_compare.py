@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ def kd_command(*arguments: str) -> int:
 
 
 def students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any]:
-    given: Any = [compare.Teacher(settings, None, MNIST, None, None)] * teachers  # type: ignore[arg-type]
+    taught: Any = SimpleNamespace(data=SimpleNamespace(task=MNIST))
+    given: Any = [compare.Teacher(settings, taught, None)] * teachers  # type: ignore[arg-type]
     seeds = [compare._seeds(settings, number) for number in range(teachers)]
     objectives = [kd.distilled(temperature=5, alpha=(1 + number) / 10) for number in range(teachers)]
     return dict(compare._students(given, compare._arms(settings, SPENT, OBJECTIVE), objectives, seeds, CPU))

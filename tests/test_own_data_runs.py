@@ -80,7 +80,7 @@ def test_a_model_that_does_not_take_the_data_is_told_before_anything_is_trained(
     assert not (tmp_path / "models").exists() or not any((tmp_path / "models").iterdir())
 
 
-@pytest.mark.parametrize("text", ["teacher.pth", "=x.pth", "mlp:3=", "own.safetensors"])
+@pytest.mark.parametrize("text", ["teacher.pth", "=x.pth", "mlp:3=", "own.safetensors", "p.csv", "logits", "logits="])
 def test_weights_without_their_model_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["run", "--teacher", text])
@@ -94,7 +94,7 @@ def test_names_give_the_models_of_the_documented_pipeline() -> None:
     student = new_student(settings, task, CPU)
     same = build("mlp:256", input_shape=(1, 28, 28), classes=10, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), same.parameters(), strict=True))
-    teacher, trained = new_teacher(settings, TeacherChoice("convnet", None), task)
+    teacher, trained = new_teacher(settings, TeacherChoice("convnet", None), load_data(settings))
     assert not trained
     assert type(teacher).__name__ == "ConvNet"
 

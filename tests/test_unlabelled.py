@@ -17,10 +17,10 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 import kd
 from kd.data import ArrayDataset, Split, collate
 from kd.loop import METRICS
-from kd.methods import METHODS, make
+from kd.methods import METHODS, make, require_unlabelled_method
 from kd.objectives import supervised_where_labelled
 from kd.types import UNLABELLED
-from kd.unlabelled import Joined, Unlabelled, repeated, require_unlabelled_method, with_unlabelled
+from kd.unlabelled import Joined, Unlabelled, repeated, with_unlabelled
 from tests.conftest import CLASSES, tiny_model
 
 ABLE = sorted(name for name, method in METHODS.items() if method.unlabelled)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from kd import pipeline
 from kd.checkpoint import publish, sha256, state_bytes, weights_bytes
@@ -27,7 +26,7 @@ from kd.run_data import Task
 from kd.run_file import to_toml
 from kd.run_models import new_student
 from kd.students import Lessons, Student, Trained, answers_of, train_students
-from kd.teaching import teach
+from kd.teaching import Taught, teach
 from kd.types import Objective
 
 
@@ -35,10 +34,16 @@ class Teacher(NamedTuple):
     """A teacher with its split: the settings it was trained with, what it teaches, and its own answers."""
 
     settings: CompareSettings
-    model: nn.Module
-    task: Task
-    lessons: Lessons
+    taught: Taught
     answers: Answers
+
+    @property
+    def task(self) -> Task:
+        return self.taught.data.task
+
+    @property
+    def lessons(self) -> Lessons:
+        return self.taught.lessons
 
 
 class Arm(NamedTuple):
@@ -86,19 +91,27 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
         for part, dataset in {"validation": taught.data.val_set, "test": taught.data.test_set}.items()
     )
     answers = Answers(on_validation, on_test, sha256(weights_bytes(taught.model)))
-    return Teacher(own, taught.model, taught.data.task, taught.lessons, answers)
+    return Teacher(own, taught, answers)
 
 
 def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
     training = teacher.lessons.training
     batch = next(iter(make_loader(training, batch_size=settings.batch_size)))
     student = new_student(settings, teacher.task, device)
-    models = {"teacher": teacher.model, "student": student}
+    models = {"teacher": teacher.taught.model, "student": student}
     images: int = len(training)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
     return Cost(
-        training_cost(teacher.model, student, batch, images=images, epochs=settings.epochs, served=settings.pairs),
+        training_cost(
+            models["teacher"],
+            student,
+            batch,
+            images=images,
+            labelled=teacher.taught.data.sizes["training"],
+            epochs=settings.epochs,
+            served=settings.pairs,
+        ),
         {name: footprint(model, batch[0][:1]) for name, model in models.items()},
-        saved(teacher.model, batch, images=images, students=settings.pairs, epochs=settings.epochs),
+        saved(models["teacher"], batch, images=images, students=settings.pairs, epochs=settings.epochs),
     )
 
 
@@ -106,7 +119,7 @@ def _distilled(settings: CompareSettings, teacher: Teacher, device: torch.device
     """What the distilled students of this teacher are trained towards."""
     loader = make_loader(teacher.lessons.training, batch_size=settings.batch_size)
     student = new_student(settings, teacher.task, device)
-    return pipeline.objective_of(settings, student, teacher.model, loader)
+    return pipeline.objective_of(settings, student, teacher.taught.model, loader)
 
 
 def _arms(settings: CompareSettings, spent: Cost, objective: Objective) -> dict[str, Arm]:
@@ -116,7 +129,7 @@ def _arms(settings: CompareSettings, spent: Cost, objective: Objective) -> dict[
     }
     if settings.smoothing:
         arms["smoothed"] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)
-    if settings.longer:
+    if settings.longer and spent.training.longer_epochs > settings.epochs:  # a teacher from a file costs nothing here
         arms["longer"] = Arm(supervised, spent.training.longer_epochs)
     return arms
 
@@ -148,15 +161,18 @@ def _students(
             for name, arm in arms.items():
                 own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
                 model, train = new_student(own, teacher.task, device), pipeline.trained_as(own)
-                objective = objectives[number] if name == DISTILLED else arm.objective
-                yield _name(name, number, seed), Student(model, objective, train, arm.epochs, number)
+                # Lessons are those of all teachers, and after them those without unlabelled items, for the controls.
+                objective, lessons = (
+                    (objectives[number], number) if name == DISTILLED else (arm.objective, len(teachers) + number)
+                )
+                yield _name(name, number, seed), Student(model, objective, train, arm.epochs, lessons)
 
 
 def _train(
     settings: CompareSettings, teachers: Sequence[Teacher], students: Mapping[str, Student]
 ) -> dict[str, Trained]:
     trained: dict[str, Trained] = {}
-    lessons = [teacher.lessons for teacher in teachers]
+    lessons = [teacher.lessons for teacher in teachers] + [teacher.taught.control for teacher in teachers]
     for name, student in train_students(lessons, students, processes=settings.processes):
         trained[name] = student
         seconds, accuracy = student.history.seconds, student.history["val_acc"][-1]

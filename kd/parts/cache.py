@@ -83,7 +83,7 @@ def _print(found: list[Kept]) -> None:
 
 def _verify(saved: RunSettings, found: list[Kept], *, rows: int) -> None:
     data = load_data(saved)
-    teacher = saved_teacher(saved, data.task).to(device_named(saved.device))
+    teacher = saved_teacher(saved, data).to(device_named(saved.device))
     asked = 0
     for each, dataset in _belonging(found, teacher, data):
         verify_logits(teacher, dataset, each.answers, sample=rows)

@@ -84,6 +84,9 @@ class SweepSettings(RunSettings):
         """Refuse a value outside its range, or a search without Optuna; the error names the flag."""
         super().check()
         require(self.method == "kd", "--method of kd sweep", self.method, "kd, whose temperature and alpha are varied")
+        require(
+            self.unlabelled is None, "--unlabelled", str(self.unlabelled), "left out", "kd run and kd compare take it"
+        )
         for name, values in {"temperatures": self.temperatures, "alphas": self.alphas}.items():
             require(len(values) >= 1, f"--{name}", values, "at least one number")
             _check_each(name.removesuffix("s"), values, f"--{name}")
