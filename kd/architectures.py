@@ -40,7 +40,7 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
 
     Raises:
         ValueError: the spec is none of these, or the model does not answer one example with K finite logits.
-        ImportError: an extra is not installed.
+        MissingExtraError: a library of an extra is not installed.
         OSError: the user's file cannot be read.
     """
     shape = tuple(input_shape)

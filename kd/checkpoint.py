@@ -92,7 +92,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     Raises:
         OSError: the file cannot be read.
         ValueError: it is damaged, hostile, not finite, or does not fit the model: names, shapes and types exactly.
-        ImportError: it is a ``.safetensors`` file, and the extra is not installed.
+        MissingExtraError: it is a ``.safetensors`` file, and the extra is not installed.
     """
     with naming_weights(model, path):
         state = read_state(path, model.state_dict())
@@ -119,7 +119,7 @@ def read_state(path: Path | str, expected: Mapping[str, Tensor], *, spare: int =
         spare: megabytes that it may have beyond those of the tensors expected.
 
     Raises:
-        OSError, ValueError, ImportError: as ``load_weights``.
+        OSError, ValueError, MissingExtraError: as ``load_weights``.
     """
     names = 1000 * len(expected) + 1_000_000 * spare
     limit = names + sum(tensor.numel() * tensor.element_size() for tensor in expected.values())

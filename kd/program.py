@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
 from kd.console import say
+from kd.extras import MissingExtraError
 from kd.stopping import Stopped
 
 _typed: ContextVar[str] = ContextVar("the command that is being done", default="")
@@ -20,8 +21,8 @@ def typed() -> str:
 def exit_status(program: Callable[[], None], *, command: Sequence[str] = ()) -> int:
     """Run the program; 0 if it went well, 1 on an error, 130 or 143 where Ctrl-C or SIGTERM ended it.
 
-    An error of ours, in ValueError, OSError or FloatingPointError, is printed as it is. Any other is a fault in the
-    program and keeps its traceback.
+    An error of ours, in ValueError, OSError, FloatingPointError or MissingExtraError, is printed as it is. Any other is
+    a fault in the program and keeps its traceback.
 
     Args:
         command: the words that were typed, for ``typed``.
@@ -35,7 +36,7 @@ def exit_status(program: Callable[[], None], *, command: Sequence[str] = ()) -> 
     except KeyboardInterrupt:
         say("\ninterrupted: nothing was half-written, earlier results are as they were.", to_stderr=True)
         return 130
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MissingExtraError) as error:
         say(f"\nerror: {error}", to_stderr=True)
         return 1
     finally:

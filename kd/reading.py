@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd.extras import extra
+
 SIZE_LIMIT = 8 * 1024**3  # bytes; no model or snapshot here comes near it
 
 # Windows has neither of the first two, and only Windows has the third: without it, it would change line ends.
@@ -85,19 +87,18 @@ def safetensors_in(content: bytes, *, header_limit: int) -> dict[str, Tensor]:
         header_limit: bytes that the header, a JSON text, may have.
 
     Raises:
-        ImportError: the library is not installed.
+        MissingExtraError: the library is not installed.
         ValueError: the header is larger, or the file is damaged or of another format.
     """
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        install = "Install it: pip install 'knowledge-distillation[safetensors]'."
-        raise ImportError(f"a .safetensors file needs safetensors, which is not installed. {install}") from error
+    safetensors, its_torch = (
+        extra(module, library="safetensors", name="safetensors", needed_for="a .safetensors file")
+        for module in ("safetensors", "safetensors.torch")
+    )
     header = int.from_bytes(content[:8], "little")
     if header > header_limit:
         raise ValueError(f"its header should have at most {header_limit:,} bytes. Got {header:,}")
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(content)
+        tensors: dict[str, Tensor] = its_torch.load(content)
     except (safetensors.SafetensorError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
         raise ValueError(f"it is damaged or not a safetensors file ({type(error).__name__}: {reason})") from error

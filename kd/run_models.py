@@ -38,7 +38,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
     """A teacher by its name, with the weights or the answers of its file where it has one.
 
     Raises:
-        ValueError, OSError, ImportError: as ``kd.architectures.build``, ``kd.teachers.load_teacher`` and
+        ValueError, OSError, MissingExtraError: as ``kd.architectures.build``, ``kd.teachers.load_teacher`` and
             ``kd.logit_files.read_logits`` have it.
     """
     shape, names = data.task.input_shape, data.task.classes

@@ -65,7 +65,7 @@ def load_teacher(
         ValueError: no such architecture, the file does not fit it exactly, its head has another number of classes, or
             the names of the classes are not the same.
         OSError: the file cannot be read.
-        ImportError: an extra is not installed.
+        MissingExtraError: a library of an extra is not installed.
     """
     columns = columns_for(label_order, class_names, classes=classes)
     model = build(spec, input_shape=input_shape, classes=classes, seed=0)  # the weights are replaced

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from kd.checks import did_you_mean
+from kd.extras import extra
 from kd.models import require_images
 
 SMALL = 64  # pixels; below, a network made for 224 × 224 has next to nothing left at its end
@@ -46,15 +47,10 @@ def timm_model(name: str, input_shape: Sequence[int], classes: int) -> nn.Module
     """A model of timm's with random weights, for these channels and classes.
 
     Raises:
-        ImportError: timm is not installed.
+        MissingExtraError: timm is not installed.
         ValueError: no such model, or no image.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(
-            f"timm:{name} needs timm, which is not installed. Install it: pip install 'knowledge-distillation[timm]'."
-        ) from error
+    timm = extra("timm", library="timm", name="timm", needed_for=f"timm:{name}")
     # Its plain names only: timm also takes addresses, from which it would download.
     _require_known("timm", name, timm.list_models())
     _require_large(f"timm:{name}", input_shape)

@@ -333,3 +333,13 @@ def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_on
     assert fingerprint(tmp_path / "run" / "models", tmp_path / "run" / "results") == fingerprint(
         finished / "models", finished / "results"
     )
+
+
+def test_a_library_that_is_not_installed_is_one_paragraph(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    code, _, err = call("run", "--data", "sklearn:digits", "--teacher", "timm:resnet18")
+    assert code == 1
+    (paragraph,) = err.strip().splitlines()
+    assert paragraph.startswith("error: timm:resnet18 needs timm, which is not installed: pip install")

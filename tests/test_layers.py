@@ -97,6 +97,7 @@ def test_data_sources_know_data_and_nothing_that_learns_from_it() -> None:
         "data",
         "datasets",
         "describe",
+        "extras",
         "plugins",
         "reading",
         "seeding",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kd.datasets.idx import DamagedDataError
+from kd.extras import extra
 from kd.sources.arrays import Array, from_arrays
 from kd.sources.checks import require_equal_classes
 from kd.sources.image_files import from_pictures
@@ -82,12 +82,7 @@ def open_hub(
 
 
 def _loaded(where: str, download: bool) -> Any:
-    try:
-        package = importlib.import_module("datasets")
-    except ImportError as error:
-        raise ValueError(
-            f"hf:{where} needs Hugging Face datasets, which is not installed: pip install 'knowledge-distillation[hf]'."
-        ) from error
+    package = extra("datasets", library="Hugging Face datasets", name="hf", needed_for=f"hf:{where}")
     saved = any((Path(where) / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         with _offline(package, unless=download):
