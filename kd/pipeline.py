@@ -19,10 +19,10 @@ from kd.data import first_batch, loader_like
 from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
 from kd.history import History
-from kd.loop import Predictions
+from kd.loop import Predictions, device_of, evaluating
 from kd.method_flags import shown
-from kd.methods import make
-from kd.objectives import in_bfloat16, supervised
+from kd.methods import METHODS, make
+from kd.objectives import in_bfloat16, live_teacher, supervised
 from kd.optimizers import adam
 from kd.results import Run
 from kd.run import open_run
@@ -140,15 +140,19 @@ def train_teacher(
 
 
 def with_logits(
-    teacher: nn.Module, data: Data, *, suffix: str = "", ids: bool = False
+    settings: RunSettings, teacher: nn.Module, data: Data, *, suffix: str = ""
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """The loaders to train and to validate with, with the teacher's logits; unlabelled items are in the former.
+
+    Where the teacher has to be asked at each step, they are the data's own.
 
     Args:
         suffix: tells one teacher's from another's in the run folder.
     """
+    if settings.live:
+        return data.train_loader, data.val_loader
     parts: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
-        f"training{suffix}": (data.train_set, data.train_loader),
+        f"training{suffix}": (data.train_loader.dataset, data.train_loader),
         f"validation{suffix}": (data.val_set, data.val_loader),
     }
     if data.unlabelled is not None:
@@ -156,7 +160,7 @@ def with_logits(
         del parts[f"training{suffix}"]
         (validation,) = stages.with_teacher_logits(teacher, parts).values()
         return loader_like(data.train_loader, lessons), validation
-    training, validation = stages.with_teacher_logits(teacher, parts, ids=ids).values()
+    training, validation = stages.with_teacher_logits(teacher, parts, ids=settings.ids).values()
     return training, validation
 
 
@@ -172,7 +176,7 @@ def for_the_control(data: Data, lessons: DataLoader[Any]) -> DataLoader[Any]:
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
-    student, loaders = new_student(settings, data.task, device), with_logits(teacher, data, ids=settings.ids)
+    student, loaders = new_student(settings, data.task, device), with_logits(settings, teacher, data)
     say_method(settings.method, shown(settings.method_settings))
     return stages.train_pair(
         student,
@@ -187,7 +191,12 @@ def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, devic
 
 def objective_of(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
     """What the settings' method trains the student towards, on batches like those of the loader."""
-    return make(settings.method, student, teacher, first_batch(loader), settings.method_settings)
+    example, ask = first_batch(loader), settings.live and "logits" in METHODS[settings.method].needs
+    if ask:
+        with torch.no_grad(), evaluating(teacher):
+            example = (*example, teacher(example[0].to(device_of(teacher))).float().cpu())
+    objective = make(settings.method, student, teacher, example, settings.method_settings)
+    return live_teacher(teacher, objective) if ask else objective
 
 
 def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher]) -> None:

@@ -121,7 +121,8 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     if "longer" in trainings:
         trainings["longer"] *= cost.longer_epochs / settings.epochs
     each = _seconds(settings, data, teacher, student)
-    logits = max(1, trainings["teacher"]) * (items + data.sizes["validation"]) * (4 * classes + 8)
+    cached = 0 if settings.live else items * data.views + data.sizes["validation"]
+    logits = max(1, trainings["teacher"]) * cached * (4 * classes + 8)
     trained = trainings["teacher"] * models["teacher"].bytes + _students(trainings) * models["student"].bytes
     answers = (1 + _students(trainings)) * data.sizes["test"] * (4 * classes + 8)
     return Plan(
@@ -151,7 +152,7 @@ def _seconds(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.
     """Time a few steps of each kind of training, with as many threads as it will have."""
     size = settings.batch_size
     rows = range(min(STEPS * size, data.sizes["training"]))
-    few = Subset(data.train_set, rows)
+    few = Subset(data.train_loader.dataset, [row * data.views for row in rows])
     loader = make_loader(few, batch_size=size)
     started = time.perf_counter()
     answers = collect_logits(teacher, few)
@@ -161,7 +162,8 @@ def _seconds(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if _processes(settings) == 1 else 1)
     try:
-        with_logits = make_loader(DistillDataset(few, answers.logits, ids=settings.ids), batch_size=size)
+        lessons = few if settings.live else DistillDataset(few, answers.logits, ids=settings.ids)
+        with_logits = make_loader(lessons, batch_size=size)
         control = _step(student, supervised, loader)
         distilled = _step(student, objective_of(settings, student, teacher, with_logits), with_logits)
         started = time.perf_counter()
@@ -194,7 +196,8 @@ def _all_seconds(settings: RunSettings, data: Data, each: Seconds, trainings: Ma
     steps, sizes = settings.epochs * len(data.train_loader), data.sizes
     checked = settings.epochs * sizes["validation"]
     teachers = trainings["teacher"] * (steps * each.teacher + checked * each.teacher_answer)
-    logits = max(1, trainings["teacher"]) * (sizes["training"] + sizes["validation"]) * each.teacher_answer
+    cached = 0 if settings.live else sizes["training"] * data.views + sizes["validation"]
+    logits = max(1, trainings["teacher"]) * cached * each.teacher_answer
     kinds = {kind: count for kind, count in trainings.items() if kind != "teacher"}
     per_step = {kind: each.distilled if kind == "distilled" else each.control for kind in kinds}
     students = sum(

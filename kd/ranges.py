@@ -41,6 +41,7 @@ RANGES: Mapping[str, Range] = {
     "trials": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1", "30 is usual"),
     "final_pairs": Range(lambda n: n >= 2, "a whole number of at least 2", "one pair has no spread"),
     "processes": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1"),
+    "views": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1", "8 is a beginning"),
     "rows": Range(lambda n: n >= 1, "a whole number of at least 1"),
     "limit": Range(lambda n: n is None or n >= 100, "None or a whole number of at least 100"),
 }

@@ -16,6 +16,7 @@ from kd.sources import open_source, open_unlabelled, split_source
 from kd.sources.facts import facts_of
 from kd.sources.source import Source
 from kd.sources.splitting import Parts
+from kd.views import one_view_each
 
 
 class Task(NamedTuple):
@@ -26,7 +27,7 @@ class Task(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The three parts of the data, and a loader for each; only the training loader shuffles.
+    """The three parts of the data, and a loader for each; only the training loader shuffles, and may show views.
 
     Attributes:
         source: all of the data as they come.
@@ -52,6 +53,11 @@ class Data(NamedTuple):
         """Items by part."""
         parts = {"training": self.train_set, "validation": self.val_set, "test": self.test_set}
         return {name: len(part) for name, part in parts.items()}  # type: ignore[arg-type]  # has no __len__
+
+    @property
+    def views(self) -> int:
+        """Views of each training item that the training loader chooses from; an epoch shows one."""
+        return len(self.train_loader.dataset) // self.sizes["training"]  # type: ignore[arg-type]  # as above
 
     def all_labels(self) -> Tensor:
         """[R] int64, of all items as they come. Reads them once more."""
@@ -92,13 +98,23 @@ def load_data(settings: RunSettings) -> Data:
         parts.train,
         parts.val,
         parts.test,
-        make_loader(parts.train, batch_size=settings.batch_size, shuffle=True),
+        _training_loader(settings, parts.train, tuple(example.shape)),
         make_loader(parts.val, batch_size=settings.batch_size),
         make_loader(parts.test, batch_size=settings.batch_size),
         source,
         _rows(source, parts),
         more,
     )
+
+
+def _training_loader(settings: RunSettings, train: Dataset[Any], shape: tuple[int, ...]) -> DataLoader[Any]:
+    if not settings.augment:
+        return make_loader(train, batch_size=settings.batch_size, shuffle=True)
+    from kd.augmentation import EVERY, AugmentedImages, augmentation  # with torchvision, which takes a second
+
+    transform = augmentation(settings.augment, shape)
+    views = AugmentedImages(train, transform, views=settings.views or EVERY, seed=settings.seed)
+    return one_view_each(views, views.views, batch_size=settings.batch_size)
 
 
 def _rows(source: Source, parts: Parts) -> dict[str, Sequence[int]]:

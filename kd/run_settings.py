@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 
 from tyro.conf import UseAppendAction
 
+from kd.checks import require
 from kd.method_flags import chosen
 from kd.methods import METHODS, Setting, require_unlabelled_method
 from kd.ranges import check_ranges
@@ -26,6 +27,8 @@ FLAGS_ALONE = frozenset(
         "teacher",
         "label_order",
         "unlabelled",
+        "augment",
+        "views",
     }
 )
 
@@ -117,6 +120,12 @@ class RunSettings:
     for convnet"""
     label_order: tuple[str, ...] = ()
     """the classes in the order of a loaded teacher's outputs, where it is not the data's"""
+    augment: UseAppendAction[tuple[str, ...]] = ()
+    """how training images are changed at random: flip, crop:PIXELS, rotate:DEGREES, zoom:SHARE, colour:SHARE, or
+    FILE.py:NAME; may be given several times"""
+    views: int | None = None
+    """views of each image, at least 1, that --augment draws once, with the teacher's answer to each kept; None draws
+    new ones in each epoch and asks the teacher at each step"""
     unlabelled: Path | None = None
     """a folder of images, or an .npz file with an array x, without labels: the distilled student learns from them what
     the teacher says"""
@@ -160,6 +169,7 @@ class RunSettings:
         self._require_a_teacher_that_answers()
         if self.unlabelled is not None:
             require_unlabelled_method(self.method)
+        self._require_items_that_can_change()
 
     @property
     def trainings(self) -> dict[str, int]:
@@ -169,6 +179,24 @@ class RunSettings:
     def _teachers(self) -> int:
         """0 where they come trained."""
         return int(any(choice.file is None for choice in self.teachers_chosen))
+
+    @property
+    def live(self) -> bool:
+        """Whether the teacher is asked at each step, because no answer of it can be kept."""
+        return bool(self.augment) and self.views is None
+
+    def _require_items_that_can_change(self) -> None:
+        """Each view of an image is an item of its own, which not everything knows of."""
+        if not self.augment:
+            require(self.views is None, "--views", self.views, "left out", "without --augment there is one of each")
+            return
+        clash = {
+            "--unlabelled": self.unlabelled is not None,
+            f"--method {self.method}, which remembers each image": self.ids,
+            "a teacher of answers alone, which knows no views": any(c.is_answers for c in self.teachers_chosen),
+        }
+        for name, there in clash.items():
+            require(not there, "--augment", " ".join(self.augment), f"left out with {name}")
 
     def _require_a_teacher_that_answers(self) -> None:
         """A file of answers has none for further items, and no features."""

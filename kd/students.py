@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from kd.data import make_loader
 from kd.history import History
@@ -14,6 +14,7 @@ from kd.loop import Predictions
 from kd.pool import in_pool
 from kd.stages import Train, predictions
 from kd.types import Objective
+from kd.views import one_view_each
 
 
 class Lessons(NamedTuple):
@@ -23,12 +24,20 @@ class Lessons(NamedTuple):
         training, validation: items (input, label, teacher logits).
         test: items (input, label).
         batch_size: of the training; batches come in an order that is a function of the student's seed alone.
+        views: of each sample, of which an epoch shows one (``kd.views``).
     """
 
     training: Dataset[Any]
     validation: Dataset[Any]
     test: Dataset[Any]
     batch_size: int
+    views: int = 1
+
+    def training_loader(self) -> DataLoader[Any]:
+        """One epoch of it in an order that ``kd.fit`` seeds."""
+        if self.views == 1:
+            return make_loader(self.training, batch_size=self.batch_size, shuffle=True)
+        return one_view_each(self.training, self.views, batch_size=self.batch_size)
 
 
 class Student(NamedTuple):
@@ -93,7 +102,7 @@ def attempt_students(
 
 def trained(lessons: Lessons, name: str, student: Student, *, tested: bool = True) -> Trained:
     """Train one student in this process, with the threads it has, and ask it."""
-    training = make_loader(lessons.training, batch_size=lessons.batch_size, shuffle=True)
+    training = lessons.training_loader()
     validation = make_loader(lessons.validation, batch_size=lessons.batch_size)
     history = student.train(name, student.model, student.objective, training, validation)
     answers = {
@@ -111,7 +120,7 @@ def answers_of(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, titl
 
 def _steps(lessons: Sequence[Lessons], students: Mapping[str, Student]) -> dict[str, int]:
     """Training steps of each student."""
-    batches = [len(make_loader(own.training, batch_size=own.batch_size)) for own in lessons]
+    batches = [len(own.training_loader()) for own in lessons]
     return {name: student.epochs * batches[student.teacher] for name, student in students.items()}
 
 

@@ -41,9 +41,9 @@ def teach(settings: RunSettings, device: torch.device, *, number: int = 0) -> Ta
         pipeline.require_method(settings, data, teachers)
     suffix = f"-{number}" if number else ""
     model, _ = pipeline.train_teacher(settings, data, teachers, device, suffix=suffix)
-    loaders = pipeline.with_logits(model, data, suffix=suffix, ids=settings.ids)
+    loaders = pipeline.with_logits(settings, model, data, suffix=suffix)
     training, validation = (loader.dataset for loader in loaders)
-    lessons = Lessons(training, validation, data.test_set, settings.batch_size)
+    lessons = Lessons(training, validation, data.test_set, settings.batch_size, data.views)
     if data.unlabelled is None:
         return Taught(model, data, lessons, lessons)
     return Taught(model, data, lessons, lessons._replace(training=pipeline.for_the_control(data, loaders[0]).dataset))

@@ -32,6 +32,7 @@ INSIDE: Mapping[str, tuple[object, ...]] = {
     "final_pairs": (2, 10**6),
     "processes": (None, 1, 10**6),
     "rows": (1, 10_000),
+    "views": (None, 1, 25),
     "limit": (None, 100, 60_000),
     "test_share": (1e-9, 0.5, 0.999),
     "image_size": (None, 1, 224),
@@ -58,6 +59,7 @@ OUTSIDE: Mapping[str, tuple[object, ...]] = {
     "processes": (0, -1),
     "limit": (0, 99),
     "rows": (0, -1),
+    "views": (0, -1),
     "test_share": (0, 1, -0.1, math.nan),
     "image_size": (0, -1),
 }

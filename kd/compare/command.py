@@ -99,7 +99,7 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
     batch = next(iter(make_loader(training, batch_size=settings.batch_size)))
     student = new_student(settings, teacher.task, device)
     models = {"teacher": teacher.taught.model, "student": student}
-    images: int = len(training)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
+    images: int = len(training) // teacher.lessons.views  # type: ignore[arg-type]  # torch leaves __len__ undeclared
     return Cost(
         training_cost(
             models["teacher"],

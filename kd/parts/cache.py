@@ -110,7 +110,7 @@ def _belonging(found: list[Kept], teacher: nn.Module, data: Data) -> Iterator[tu
 
 
 def _parts(data: Data) -> dict[str, Dataset[Any]]:
-    return {"training": data.train_set, "validation": data.val_set}
+    return {"training": data.train_loader.dataset, "validation": data.val_set}
 
 
 def _short(teacher: Mapping[str, Any]) -> str:
