@@ -124,8 +124,9 @@ class Cost(NamedTuple):
 
     Attributes:
         models: ``teacher`` and ``student``.
+        saved: None where the teacher is asked at each step, or is only its answers.
     """
 
     training: TrainingCost
     models: Mapping[str, Footprint]
-    saved: Saved
+    saved: Saved | None

@@ -46,7 +46,7 @@ def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
     figures: dict[str, Callable[[], Figure]] = {
         "training_curves": lambda: draw.training_curves(students, panels),
         "accuracy_comparison": lambda: draw.accuracy_comparison(errors, len(run.labels)),
-        "confusion_matrices": lambda: draw.confusion_matrices(matrices),
+        "confusion_matrices": lambda: draw.confusion_matrices(matrices, run.classes),
     }
     if is_image(run.test[0][0]):
         figures["prediction_examples"] = lambda: prediction_examples(run, temperature)
@@ -86,6 +86,7 @@ def prediction_examples(run: Run, temperature: float) -> Figure:
         [caption for _, caption in chosen],
         probabilities,
         [draw.COLOURS["teacher"], draw.GREY, draw.COLOURS["regular"], draw.COLOURS["distilled"]],
+        run.classes,
     )
 
 

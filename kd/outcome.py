@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,13 +26,16 @@ def folders(models_dir: Path, results_dir: Path) -> list[Path]:
     return [models_dir, *(results_dir / part for part in ("metrics", "predictions", "plots"))]
 
 
-def print_evaluation(logits: Mapping[str, Tensor], labels: Tensor, *, limit: int | None) -> None:
+def print_evaluation(
+    logits: Mapping[str, Tensor], labels: Tensor, *, limit: int | None, classes: Sequence[str] = ()
+) -> None:
     """Print accuracies, predictions per class and one verdict on the two students.
 
     Args:
         logits: of ``teacher``, ``regular`` and ``distilled`` on the test set, [N, K].
         labels: [N].
         limit: the number of training images if it was a toy run, else None.
+        classes: their names, where they are more than numbers.
     """
     answers = {name: values.argmax(dim=1) for name, values in logits.items()}
     wrong = {name: answer != labels for name, answer in answers.items()}
@@ -40,14 +43,15 @@ def print_evaluation(logits: Mapping[str, Tensor], labels: Tensor, *, limit: int
     toy = f", TOY RUN on {limit:,} training images" if limit is not None else ""
     rows = {name: (f"{1 - e / len(labels):.2%}", f"{e:,}", f"{len(labels):,}") for name, e in errors.items()}
     print_table(f"Test set{toy}", ("model", "accuracy", "errors", "images"), rows)
-    _print_distribution({"true": labels} | answers, classes=logits["teacher"].shape[1])
+    names = classes or [str(label) for label in range(logits["teacher"].shape[1])]
+    _print_distribution({"true": labels} | answers, names)
     say(verdict(errors["regular"], errors["distilled"], mcnemar(wrong["regular"], wrong["distilled"])))
 
 
 def save(
     run: Run,
     models: Mapping[str, nn.Module],
-    plots: Mapping[Path, bytes],
+    further: Mapping[Path, bytes],
     *,
     models_dir: Path,
     results_dir: Path,
@@ -58,7 +62,7 @@ def save(
 
     Args:
         models: by the names of the run.
-        plots: as they are to be written.
+        further: plots and whatever else is to be written with them.
         state_dir: where the run's part of the report is kept, and other commands have put theirs.
         temperature: that of the distillation.
     """
@@ -67,7 +71,7 @@ def save(
     entries = json.loads(weights[models_dir / "manifest.json"])["models"]
     latencies = {name: latency(models[name], run.test[0][0][None]) for name in run.logits}
     part = run_part(run, weights=entries, latencies=latencies, temperature=temperature, command=typed())
-    files = weights | result_files(results_dir, run) | dict(plots)
+    files = weights | result_files(results_dir, run) | dict(further)
     publish_with_report(files, part, results_dir=results_dir, state_dir=state_dir)
 
 
@@ -78,7 +82,7 @@ def publish_with_report(files: Mapping[Path, bytes], part: Part, *, results_dir:
     say_files(written, but=state_dir)
 
 
-def _print_distribution(answers: Mapping[str, Tensor], *, classes: int) -> None:
-    counts = torch.stack([torch.bincount(answer, minlength=classes) for answer in answers.values()], dim=1)
-    rows = {str(label): [f"{count:,}" for count in row] for label, row in enumerate(counts.tolist())}
+def _print_distribution(answers: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    counts = torch.stack([torch.bincount(answer, minlength=len(names)) for answer in answers.values()], dim=1)
+    rows = {name: [f"{count:,}" for count in row] for name, row in zip(names, counts.tolist(), strict=True)}
     print_table("Predictions per class", ("class", *answers), rows)

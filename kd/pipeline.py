@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,8 +84,10 @@ def finish(settings: RunSettings, device: torch.device, trained: Trained) -> Non
     """Ask the models for the test items, once; print and save everything."""
     answers = stages.predictions(trained.models, trained.data.test_loader)
     finished = _summary(settings, device, trained.data, trained.histories, answers)
-    outcome.print_evaluation(finished.logits, finished.labels, limit=settings.limit)
-    _save(settings, finished, trained.models)
+    outcome.print_evaluation(finished.logits, finished.labels, limit=settings.limit, classes=finished.classes)
+    # The documented pipeline's list of files is closed, and its split is a function of RANDOM_STATE alone.
+    split = {} if settings.data == "mnist" else {settings.results_dir / "metrics" / "split.json": trained.data.chosen}
+    _save(settings, finished, trained.models, split)
 
 
 @contextmanager
@@ -247,6 +249,7 @@ def _summary(
         test=data.test_set,
         config=recorded(settings, device),
         toy=toy_stamp(settings.limit),
+        classes=data.task.names,
     )
 
 
@@ -262,12 +265,12 @@ def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in kept.items()}
 
 
-def _save(settings: RunSettings, finished: Run, models: dict[str, nn.Module]) -> None:
+def _save(settings: RunSettings, finished: Run, models: dict[str, nn.Module], further: Mapping[Path, bytes]) -> None:
     plots = plot_files(settings.results_dir, run_figures(finished, settings.temperature))
     outcome.save(
         finished,
         models,
-        plots,
+        {**plots, **further},
         models_dir=settings.models_dir,
         results_dir=settings.results_dir,
         state_dir=settings.state_dir,

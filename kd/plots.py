@@ -33,6 +33,7 @@ LABELS = {
 GREY = "#666666"
 MARKS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"))  # without colour
 JOINED = 10  # images that a bin must have for its point to be joined to others
+TICKS = 25  # classes of which each can have a tick, and its counts a place
 
 
 def png(figure: Figure, *, toy: str | None = None) -> bytes:
@@ -103,6 +104,7 @@ def prediction_examples(
     captions: Sequence[str],
     probabilities: Mapping[str, Tensor],
     colours: Sequence[str],
+    classes: Sequence[str] = (),
 ) -> Figure:
     """One row per image: the image, then each model's probabilities over the classes as bars.
 
@@ -111,6 +113,7 @@ def prediction_examples(
         labels, captions: the true class and what the row shows.
         probabilities: column title → [rows, K].
         colours: one per column.
+        classes: their names, where they are more than numbers.
     """
     rows = len(images)
     figure = Figure(figsize=(13.5, 1.3 + 1.75 * rows), layout="constrained")
@@ -121,22 +124,23 @@ def prediction_examples(
     for row, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
         picture = grid[row, 0]
         picture.imshow(image.mean(dim=0).numpy(), cmap="gray_r")
-        picture.set_title(f"label {label}: {caption}", fontsize=9.5, loc="left")
+        named = short(classes[label]) if classes else str(label)
+        picture.set_title(f"label {named}: {caption}", fontsize=9.5, loc="left")
         picture.set_axis_off()
         for axes, (title, values), colour in zip(grid[row, 1:], probabilities.items(), colours, strict=True):
-            _probability_bars(axes, values[row], label, colour)
+            _probability_bars(axes, values[row], label, colour, classes)
             if row == 0:
                 axes.set_title(title, fontsize=11, weight="bold", pad=16)
     figure.suptitle("Where the models disagree: probability of each class (hatched: the true one)", weight="bold")
     return figure
 
 
-def _probability_bars(axes: Axes, values: Tensor, label: int, colour: str) -> None:
+def _probability_bars(axes: Axes, values: Tensor, label: int, colour: str, classes: Sequence[str]) -> None:
     bars = axes.bar(range(len(values)), (100 * values).tolist(), color=colour)
     bars[label].set(hatch="///", edgecolor="white")
     top = int(values.argmax())
     axes.annotate(
-        f"{top}: {values[top]:.0%}",
+        f"{short(classes[top]) if classes else top}: {values[top]:.0%}",
         (top, 100 * float(values[top])),
         (0, 2),
         textcoords="offset points",
@@ -147,13 +151,21 @@ def _probability_bars(axes: Axes, values: Tensor, label: int, colour: str) -> No
     axes.set_ylim(0, 125)
     axes.set_xlim(-1.3, len(values) + 0.3)
     axes.set_yticks([0, 50, 100], ["0 %", "", "100 %"], fontsize=8)
-    axes.set_xticks(range(len(values)) if len(values) <= 12 else [])
-    axes.tick_params(axis="x", labelsize=8, length=0)
+    places = range(len(values)) if len(values) <= 12 else []
+    if classes:
+        axes.set_xticks(places, [short(classes[place], 8) for place in places], rotation=60)
+    else:
+        axes.set_xticks(places)
+    axes.tick_params(axis="x", labelsize=6 if classes else 8, length=0)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def confusion_matrices(matrices: Mapping[str, Tensor]) -> Figure:
-    """Errors per (true, predicted) class for each model, on one colour scale; the diagonal is left blank."""
+def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = ()) -> Figure:
+    """Errors per (true, predicted) class for each model, on one colour scale; the diagonal is left blank.
+
+    Args:
+        classes: their names, where they are more than numbers.
+    """
     figure = Figure(figsize=(5.4 * len(matrices), 5.3), layout="constrained")
     mistakes = {name: matrix.numpy().copy() for name, matrix in matrices.items()}
     for matrix in mistakes.values():
@@ -161,6 +173,7 @@ def confusion_matrices(matrices: Mapping[str, Tensor]) -> Figure:
     ceiling = max(1, *(int(matrix.max()) for matrix in mistakes.values()))
     for axes, (name, matrix) in zip(np.atleast_1d(figure.subplots(1, len(matrices))), mistakes.items(), strict=True):
         _heatmap(axes, matrix, ceiling)
+        label_classes(axes, len(matrix), classes)
         axes.set_title(f"{LABELS.get(name, name)}: {matrix.sum():,} errors", weight="bold", color=COLOURS.get(name))
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
@@ -172,16 +185,15 @@ def _heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
 
     In matplotlib alone: seaborn's heatmap looks the same, and costs a second and 190 MB to import.
     """
-    classes = range(len(counts))
     blank = np.eye(len(counts), dtype=bool)
     axes.imshow(np.ma.masked_array(counts, blank), cmap="Blues", vmin=0, vmax=ceiling)
-    for true, predicted in np.argwhere(~blank & (counts > 0)):
+    legible = len(counts) <= TICKS
+    for true, predicted in np.argwhere(~blank & (counts > 0) & legible):
         colour = "white" if counts[true, predicted] > 0.6 * ceiling else "black"
         axes.text(predicted, true, f"{counts[true, predicted]}", ha="center", va="center", color=colour)
-    axes.set_xticks(classes)
-    axes.set_yticks(classes)
-    axes.set_xticks(np.arange(len(counts) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(counts) + 1) - 0.5, minor=True)
+    edges: Any = np.arange(len(counts) + 1) - 0.5 if legible else []
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
     axes.grid(which="minor", color="#EEEEEE", lw=0.5)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
@@ -246,6 +258,20 @@ def _count_table(axes: Axes, names: Sequence[str], bins: int) -> None:
     title = f"Images in each of the {bins} bins   (points of fewer than {JOINED} images are not joined)"
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("confidence: probability of the predicted class, %")
+
+
+def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
+    """A tick for each class on both axes, of many for some: its number, or its name cut to fit."""
+    places = range(0, count, -(-count // TICKS))
+    texts = [short(names[place]) if names else str(place) for place in places]
+    turned = any(len(text) > 3 for text in texts)
+    axes.set_xticks(places, texts, rotation=45 if turned else 0, ha="right" if turned else "center")
+    axes.set_yticks(places, texts)
+
+
+def short(name: str, most: int = 14) -> str:
+    """A name with so many characters at most."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def tidy(axes: Axes, title: str) -> None:

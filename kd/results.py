@@ -34,6 +34,7 @@ class Run:
         test: the test set; row i of logits and labels belongs to ``test[i]``.
         config: the settings it was run with.
         toy: a stamp for every file if the run is too small to conclude anything from, else None.
+        classes: their names in label order, where they have other names than their numbers.
     """
 
     histories: Mapping[str, History]
@@ -42,6 +43,11 @@ class Run:
     test: Dataset[Any]
     config: Mapping[str, Any]
     toy: str | None = None
+    classes: Sequence[str] = ()
+
+    def named(self, label: int) -> str:
+        """The class of this label as a person knows it."""
+        return self.classes[label] if self.classes else str(label)
 
     def wrong(self, name: str) -> Tensor:
         """[N] bool: the test images that this model gets wrong."""
@@ -126,6 +132,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "environment": environment(),
         "test": {name: _test_metrics(run, name) for name in run.logits},
         "regular_against_distilled": mcnemar(run.wrong(regular), run.wrong(distilled))._asdict(),
+        **({"classes": list(run.classes)} if run.classes else {}),
         "notes": sorted({note for history in run.histories.values() for note in history.notes}),
         "curves": run.histories,
         "confusion_matrices": {name: confusion_matrix(run.logits[name], run.labels).tolist() for name in run.logits},
@@ -170,13 +177,21 @@ def _per_class(run: Run) -> list[dict[str, Any]]:
         for label, counts in enumerate(confusion_matrix(logits, run.labels)):
             images, correct = int(counts.sum()), int(counts[label])
             share = correct / images if images else None
-            rows.append({"model": name, "class": label, "images": images, "correct": correct, "accuracy": share})
+            counted = {"images": images, "correct": correct, "accuracy": share}
+            rows.append({"model": name, "class": label, **_name(run, "class_name", label), **counted})
     return rows
 
 
 def _confusions(run: Run) -> list[dict[str, Any]]:
     return [
-        {"model": name, "true": true, "predicted": predicted, "count": int(count)}
+        {
+            "model": name,
+            "true": true,
+            **_name(run, "true_name", true),
+            "predicted": predicted,
+            **_name(run, "predicted_name", predicted),
+            "count": int(count),
+        }
         for name, logits in run.logits.items()
         for true, row in enumerate(confusion_matrix(logits, run.labels))
         for predicted, count in enumerate(row)
@@ -185,11 +200,20 @@ def _confusions(run: Run) -> list[dict[str, Any]]:
 
 def _predictions(run: Run) -> Iterable[dict[str, Any]]:
     columns: dict[str, Sequence[Any]] = {"index": range(len(run.labels)), "label": run.labels.tolist()}
+    if run.classes:
+        columns["label_name"] = [run.named(label) for label in columns["label"]]
     for name, logits in run.logits.items():
         confidence, prediction = logits.softmax(dim=1).max(dim=1)
         columns[f"{name}_prediction"] = prediction.tolist()
+        if run.classes:
+            columns[f"{name}_prediction_name"] = [run.named(label) for label in prediction.tolist()]
         columns[f"{name}_confidence"] = [f"{c:.6f}" for c in confidence.tolist()]
     return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+
+def _name(run: Run, column: str, label: int) -> dict[str, str]:
+    """A column with the class's name, where it has one."""
+    return {column: run.named(label)} if run.classes else {}
 
 
 def json_bytes(content: Any) -> bytes:

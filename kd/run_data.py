@@ -25,12 +25,18 @@ class Task(NamedTuple):
     input_shape: tuple[int, ...]
     classes: tuple[str, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the classes, or none where they are their numbers."""
+        return () if self.classes == tuple(map(str, range(len(self.classes)))) else self.classes
+
 
 class Data(NamedTuple):
     """The three parts of the data, and a loader for each; only the training loader shuffles, and may show views.
 
     Attributes:
         source: all of the data as they come.
+        chosen: the split, as ``kd.sources.split_source`` takes it again.
         rows: of each part's items among all items of the data as they come: those of its training part, then those of
             any validation and test part. By ``train``, ``val`` and ``test``.
         unlabelled: items (input, −1), where the settings name some.
@@ -45,6 +51,7 @@ class Data(NamedTuple):
     val_loader: DataLoader[Any]
     test_loader: DataLoader[Any]
     source: Source
+    chosen: bytes
     rows: Mapping[str, Sequence[int]]
     unlabelled: Dataset[Any] | None
 
@@ -102,6 +109,7 @@ def load_data(settings: RunSettings) -> Data:
         make_loader(parts.val, batch_size=settings.batch_size),
         make_loader(parts.test, batch_size=settings.batch_size),
         source,
+        parts.chosen,
         _rows(source, parts),
         more,
     )

@@ -185,6 +185,11 @@ class RunSettings:
         """Whether the teacher is asked at each step, because no answer of it can be kept."""
         return bool(self.augment) and self.views is None
 
+    @property
+    def asked_at_each_step(self) -> bool:
+        """Whether the teacher is needed in every step of a student, for its answers or for its features."""
+        return self.live or "teacher" in METHODS[self.method].needs
+
     def _require_items_that_can_change(self) -> None:
         """Each view of an image is an item of its own, which not everything knows of."""
         if not self.augment:

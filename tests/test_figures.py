@@ -132,7 +132,8 @@ def test_the_examples_show_the_chosen_images_with_all_models_probabilities(monke
     run = a_run(some_logits(30), torch.arange(30) % 5)
     prediction_examples(run, temperature=3)
     rows = [index for index, _ in choose_examples({name: run.wrong(name) for name in NAMES}, run.logits)]
-    ((_, labels, captions, probabilities, colours),) = calls
+    ((_, labels, captions, probabilities, colours, classes),) = calls
+    assert classes == run.classes
     assert labels == run.labels[rows].tolist()
     assert len(captions) == len(rows) == EXAMPLES
     assert len(colours) == len(probabilities)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ from kd.architectures import build
 from kd.run_data import Task, load_data
 from kd.run_models import new_student, new_teacher
 from kd.run_settings import RunSettings, TeacherChoice
+from kd.sources import open_source, split_source
+from kd.sources.facts import facts_of
 
 DIGITS = ("--data", "sklearn:digits", "--teacher", "mlp:32", "--student", "mlp:8", "--epochs", "1")
 CPU = torch.device("cpu")
@@ -103,3 +107,60 @@ def test_parts_of_a_table_are_split_by_the_settings() -> None:
     data = load_data(RunSettings(data="sklearn:wine", test_share=0.5, test_size=0.25))
     assert data.sizes == {"training": 66, "validation": 23, "test": 89}
     assert data.task == Task((13,), ("class_0", "class_1", "class_2"))
+
+
+def test_the_classes_of_own_data_have_their_names_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["<b>cultivar & sons</b>", "class_1", "class_2 with a name that is far too long for an axis"]
+    generator = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    inputs = generator.normal(size=(150, 2)) + labels[:, None]
+    np.savez(tmp_path / "own.npz", x_train=inputs.astype("float32"), y_train=np.array(names)[labels])
+    data, models = ("--data", str(tmp_path / "own.npz")), ("--teacher", "mlp:8", "--student", "mlp:2")
+    assert cli.main(["run", *data, *models, "--epochs", "2", "--out", str(tmp_path)]) == 0
+    assert f"│ {names[0]} " in capsys.readouterr().out
+    recorded = json.loads((tmp_path / "results/metrics/metrics.json").read_text())
+    assert recorded["classes"] == names
+    tables = {path.name: list(csv.DictReader(path.open())) for path in tmp_path.glob("results/*/*.csv")}
+    for row in tables["test_predictions.csv"]:
+        assert row["label_name"] == names[int(row["label"])]
+        assert row["regular_prediction_name"] == names[int(row["regular_prediction"])]
+    for row in tables["per_class_accuracy.csv"]:
+        assert row["class_name"] == names[int(row["class"])]
+    for row in tables["confusion_matrices.csv"]:
+        assert (row["true_name"], row["predicted_name"]) == (names[int(row["true"])], names[int(row["predicted"])])
+    report = (tmp_path / "results/report.html").read_text()
+    assert "&lt;b&gt;cultivar &amp; sons&lt;/b&gt;" in report
+    assert "<b>cultivar" not in report
+
+
+def test_numbered_classes_have_no_names_beside_them(tmp_path: Path) -> None:
+    assert cli.main(["run", *DIGITS, "--out", str(tmp_path)]) == 0
+    assert "classes" not in json.loads((tmp_path / "results/metrics/metrics.json").read_text())
+    with (tmp_path / "results/predictions/test_predictions.csv").open() as opened:
+        assert "label_name" not in next(csv.reader(opened))
+
+
+def test_the_split_is_published_and_gives_the_same_parts_again(tmp_path: Path) -> None:
+    assert cli.main(["run", *DIGITS, "--out", str(tmp_path)]) == 0
+    parts = split_source(
+        open_source("sklearn:digits"), chosen=(tmp_path / "results/metrics/split.json").read_bytes(), seed=7
+    )
+    own = load_data(RunSettings(data="sklearn:digits"))
+    for one, other in ((parts.train, own.train_set), (parts.val, own.val_set), (parts.test, own.test_set)):
+        assert torch.equal(facts_of(one).labels, facts_of(other).labels)
+        assert facts_of(one).digests == facts_of(other).digests
+
+
+def test_a_comparison_says_what_was_saved_only_where_answers_were_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
+    assert cli.main(["compare", *DIGITS, *few, "--out", str(tmp_path)]) == 0
+    assert "s saved" in capsys.readouterr().out
+    assert cli.main(["compare", *DIGITS, *few, "--method", "sp", "--out", str(tmp_path)]) == 0
+    assert "saved" not in capsys.readouterr().out
+    assert (
+        json.loads((tmp_path / "results/metrics/comparison_timings.json").read_text())["teacher_seconds_saved"] is None
+    )

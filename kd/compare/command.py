@@ -19,6 +19,7 @@ from kd.console import say, say_method
 from kd.cost import Cost, footprint, saved, training_cost
 from kd.data import make_loader
 from kd.method_flags import shown
+from kd.metrics import count_parameters
 from kd.objectives import smoothed, supervised
 from kd.outcome import publish_with_report
 from kd.program import typed
@@ -111,7 +112,9 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
             served=settings.pairs,
         ),
         {name: footprint(model, batch[0][:1]) for name, model in models.items()},
-        saved(models["teacher"], batch, images=images, students=settings.pairs, epochs=settings.epochs),
+        None
+        if settings.asked_at_each_step or not count_parameters(models["teacher"])
+        else saved(models["teacher"], batch, images=images, students=settings.pairs, epochs=settings.epochs),
     )
 
 

@@ -76,7 +76,7 @@ def _timings(trained: Mapping[str, Trained], spent: Cost) -> dict[str, Any]:
     return {
         "training_seconds": {name: round(student.history.seconds, 3) for name, student in trained.items()},
         "latency_seconds": {name: model.latency._asdict() for name, model in spent.models.items()},
-        "teacher_seconds_saved": spent.saved._asdict() | {"total": spent.saved.total},
+        "teacher_seconds_saved": spent.saved._asdict() | {"total": spent.saved.total} if spent.saved else None,
     }
 
 

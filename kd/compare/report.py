@@ -12,12 +12,11 @@ from kd.compare.plots import arms_reliability, errors_by_arm, paired_differences
 from kd.compare.text import (
     DIFFERENCES,
     MODEL_CELLS,
-    cost_sentence,
+    cost_sentences,
     difference_cells,
     model_cells,
     percent,
     power_sentences,
-    saved_sentence,
     shown,
     verdict_lines,
 )
@@ -50,7 +49,7 @@ def compare_part(
         Section("comparison", "Pair by pair", _pairs(comparison) + "".join(map(paragraph, others))),
         Section("reliability", "Calibration", _calibration(comparison, arms)),
         Section("fidelity", "Does the student do what its teacher does?", _fidelity(comparison, arms)),
-        Section("cost", "What it costs", _cost(spent)),
+        Section("cost", "What it costs", _cost(comparison, spent)),
         Section("provenance", "Where this comes from", _provenance(comparison, spent, config, test, command)),
     )
     judged = comparison.across() or comparison.judgements()[0]
@@ -126,7 +125,7 @@ def _fidelity(comparison: Comparison, arms: Arms) -> str:
     return table(header, rows, caption=caption) + paragraph(told)
 
 
-def _cost(spent: Cost) -> str:
+def _cost(comparison: Comparison, spent: Cost) -> str:
     used = [(name, *model_cells(model)) for name, model in spent.models.items()]
     own = spent.training
     rows = [
@@ -134,13 +133,13 @@ def _cost(spent: Cost) -> str:
         ("teacher, its answers to all training images", f"{own.cache:.4g}"),
         ("one student, regular or distilled", f"{own.student:.4g}"),
         (f"one distilled student with 1/{own.served} of the teacher", f"{own.distilled:.4g}"),
-        (f"a control trained for {own.longer_epochs} epochs", f"{own.longer:.4g}"),
     ]
+    if "longer" in comparison.students:
+        rows.append((f"a control trained for {own.longer_epochs} epochs", f"{own.longer:.4g}"))
     return (
         table(MODEL_CELLS, used, caption="Where it is used: one input, one thread, on this machine")
         + table(("training", "multiply-adds"), rows, caption="To train it")
-        + paragraph(cost_sentence(own))
-        + paragraph(saved_sentence(spent.saved))
+        + "".join(map(paragraph, cost_sentences(comparison, spent)))
     )
 
 

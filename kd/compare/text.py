@@ -25,8 +25,7 @@ def print_comparison(comparison: Comparison, spent: Cost, *, limit: int | None) 
     print_table(
         "What it takes to use them", MODEL_CELLS, {name: model_cells(own) for name, own in spent.models.items()}
     )
-    longer = [cost_sentence(spent.training)] if "longer" in comparison.students else []
-    for line in [*longer, saved_sentence(spent.saved), *verdict_lines(comparison)]:
+    for line in [*cost_sentences(comparison, spent), *verdict_lines(comparison)]:
         say(line)
 
 
@@ -43,7 +42,9 @@ MODEL_CELLS = ("model", "parameters", "multiply-adds", "file, kB", "latency, ms"
 
 
 def model_cells(model: Footprint) -> list[str]:
-    """A row of ``MODEL_CELLS`` after its name."""
+    """A row of ``MODEL_CELLS`` after its name. A teacher of answers alone has no costs that would say anything."""
+    if not model.parameters:
+        return ["–", "–", f"{model.bytes / 1000:,.1f}", "–", "–"]
     return [
         f"{model.parameters:,}",
         f"{model.multiply_adds:,}",
@@ -51,6 +52,12 @@ def model_cells(model: Footprint) -> list[str]:
         f"{1000 * model.latency.median:.3f}",
         f"{1000 * model.latency.p90:.3f}",
     ]
+
+
+def cost_sentences(comparison: Comparison, spent: Cost) -> list[str]:
+    """What there is to say of the cost: of a control that was trained longer, and of answers that were kept."""
+    longer = [cost_sentence(spent.training)] if "longer" in comparison.students else []
+    return [*longer, saved_sentence(spent.saved)] if spent.saved else longer
 
 
 def saved_sentence(saved: Saved) -> str:

@@ -16,21 +16,33 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from kd.figures import in_turns, is_image
+from kd.plots import short
 from kd.report.html import fold, grid, inline, paragraph, table
 from kd.results import Run
 
 PLACES = 12
 CLASSES = 12  # drawn for one image; of more, those that a model finds likely
 _LEFT, _WIDTH, _ROW, _BAR, _ANSWER = 78, 320, 34, 28, 62  # the drawing of one image, in units of its view box
+_NAMED_ANSWER, _NAMES = 104, 36  # where classes have names: the room for an answer, and below the columns
 
 
 class Case(NamedTuple):
-    """The test image of this number; ``rows`` are the probabilities [K] to show, by ``teacher``, ``softened``, …"""
+    """The test image of this number.
+
+    Attributes:
+        rows: the probabilities [K] to show, by ``teacher``, ``softened``, …
+        classes: their names, where they are more than numbers.
+    """
 
     number: int
     label: int
     kind: str
     rows: dict[str, Tensor]
+    classes: Sequence[str] = ()
+
+    def named(self, label: int) -> str:
+        """The class of this label as a person knows it."""
+        return self.classes[label] if self.classes else str(label)
 
 
 def gallery(run: Run, temperature: float) -> str:
@@ -59,7 +71,15 @@ def gallery(run: Run, temperature: float) -> str:
     )
     numbers = table(
         ("test image", "label", "who errs", *names),
-        [(f"{case.number:,}", case.label, case.kind, *map(said, case.rows.values())) for case in cases],
+        [
+            (
+                f"{case.number:,}",
+                case.named(case.label),
+                case.kind,
+                *(said(row, case.classes) for row in case.rows.values()),
+            )
+            for case in cases
+        ],
         caption="The two likeliest classes of each model",
     )
     drawn = (_shown(case, picture(run.test[case.number][0]) if shown else "", names) for case in cases)
@@ -104,11 +124,11 @@ def picture(image: Tensor) -> str:
     return f'<img class="{kind}" alt="the test image" src="data:image/png;base64,{content}">'
 
 
-def said(probabilities: Tensor) -> str:
-    """The two likeliest classes of [K]: "9 (71 %), 4 (20 %)"."""
+def said(probabilities: Tensor, names: Sequence[str] = ()) -> str:
+    """The two likeliest classes of [K]: "9 (71 %), 4 (20 %)", by their names where they have some."""
     values, classes = probabilities.topk(2)
     pairs = zip(classes.tolist(), values.tolist(), strict=True)
-    return ", ".join(f"{label} ({100 * value:.0f} %)" for label, value in pairs)
+    return ", ".join(f"{names[label] if names else label} ({100 * value:.0f} %)" for label, value in pairs)
 
 
 def classes_shown(case: Case) -> list[int]:
@@ -128,18 +148,21 @@ def _case(run: Run, index: int, kind: str, temperature: float) -> Case:
         "regular": logits["regular"].softmax(dim=0),
         "distilled": logits["distilled"].softmax(dim=0),
     }
-    return Case(index, int(run.labels[index]), kind, rows)
+    return Case(index, int(run.labels[index]), kind, rows, run.classes)
 
 
 def _shown(case: Case, image: str, names: Sequence[str]) -> str:
-    head = f"<strong>Label {case.label}</strong><br>{inline(case.kind)}<br>test image {case.number:,}"
+    head = (
+        f"<strong>Label {escape(case.named(case.label))}</strong><br>{inline(case.kind)}<br>test image {case.number:,}"
+    )
     return f'<figure class="case"><div class="head">{image}<p>{head}</p></div>{_drawing(case, names)}</figure>\n'
 
 
 def _drawing(case: Case, names: Sequence[str]) -> str:
     """A row of bars per model, a column per class, the true one on a band; on the right each row's answer."""
-    classes, height = classes_shown(case), _ROW * len(case.rows) + 16
-    step = (_WIDTH - _LEFT - _ANSWER) / len(classes)
+    classes, bottom = classes_shown(case), _ROW * len(case.rows)
+    height = bottom + (_NAMES if case.classes else 16)
+    step = (_WIDTH - _LEFT - (_NAMED_ANSWER if case.classes else _ANSWER)) / len(classes)
     left = {label: _LEFT + step * place for place, label in enumerate(classes)}
     parts = [f'<rect class="of-label" x="{left[case.label]:.1f}" y="0" width="{step:.1f}" height="{height}"/>']
     for row, (model, values) in enumerate(case.rows.items()):
@@ -152,17 +175,26 @@ def _drawing(case: Case, names: Sequence[str]) -> str:
                 corner = f'x="{left[label] + 0.12 * step:.1f}" y="{base - tall:.1f}"'
                 parts += [f'<rect class="of-{model}" {corner} width="{0.76 * step:.1f}" height="{tall:.1f}"/>']
         top = int(values.argmax())
-        answer = f"{top} {'✓' if top == case.label else '✗'} {100 * float(values[top]):.0f} %"
+        answer = f"{short(case.named(top), 9)} {'✓' if top == case.label else '✗'} {100 * float(values[top]):.0f} %"
         parts += [_text(_WIDTH, base - 4, answer, "of-ink", anchor="end")]
     for label in classes:
-        parts += [_text(left[label] + step / 2, height - 4, label, "of-quiet", anchor="middle", size=9.5)]
-    told = "; ".join(f"{name}: {said(values)}" for name, values in zip(names, case.rows.values(), strict=True))
+        parts += [_class_name(left[label] + step / 2, bottom, case, label)]
+    rows = zip(names, case.rows.values(), strict=True)
+    told = "; ".join(f"{name}: {said(values, case.classes)}" for name, values in rows)
     name = f"case-{case.number}"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d">'
         f'<title id="{name}-t">Probabilities for test image {case.number:,}</title>'
-        f'<desc id="{name}-d">{escape(f"Label {case.label}. {told}.")}</desc>{"".join(parts)}</svg>'
+        f'<desc id="{name}-d">{escape(f"Label {case.named(case.label)}. {told}.")}</desc>{"".join(parts)}</svg>'
     )
+
+
+def _class_name(x: float, bottom: float, case: Case, label: int) -> str:
+    """Below its column: a number as it is, a name upwards to it."""
+    if not case.classes:
+        return _text(x, bottom + 12, label, "of-quiet", anchor="middle", size=9.5)
+    place = f"translate({x + 2:.1f} {bottom + 6:.1f}) rotate(-55)"
+    return f'<g transform="{place}">{_text(0, 0, short(case.named(label), 9), "of-quiet", anchor="end", size=7)}</g>'
 
 
 def _text(x: float, y: float, text: object, kind: str, *, anchor: str = "start", size: float = 11) -> str:

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from kd.plots import COLOURS, GREY, MARKS, tidy
+from kd.plots import COLOURS, GREY, MARKS, label_classes, tidy
 
 SHORT = {"teacher": "teacher", "regular": "control", "distilled": "distilled"}
 
@@ -62,13 +62,14 @@ def paired_errors(both: int, only_control: int, only_distilled: int) -> Figure:
     return figure
 
 
-def confusion_difference(difference: Tensor) -> Figure:
+def confusion_difference(difference: Tensor, names: Sequence[str] = ()) -> Figure:
     """Errors of the distilled student minus the control's per (true, predicted) class; the diagonal is left blank.
 
     Signs tell what colours tell: blue with a minus for fewer errors, orange with a plus for more.
 
     Args:
         difference: [K, K] whole numbers.
+        names: of the classes, where they are more than numbers.
     """
     classes = len(difference)
     figure = Figure(figsize=(5.0, 4.6), layout="constrained")
@@ -85,8 +86,7 @@ def confusion_difference(difference: Tensor) -> Figure:
     for label in range(classes):
         axes.plot([label - 0.3, label + 0.3], [label + 0.3, label - 0.3], color="#b0b0b0", lw=0.8)
     axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted class", ylabel="true class")
-    axes.set_xticks(range(classes))
-    axes.set_yticks(range(classes))
+    label_classes(axes, classes, names)
     axes.set_aspect("equal")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -47,7 +47,9 @@ def provenance(
 
 
 def shown(value: object) -> str:
-    """A setting as text: 5.0 as 5, so that a number given as either counts as one."""
+    """A setting as text: 5.0 as 5, so that a number given as either counts as one; several with commas between."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 

@@ -93,13 +93,18 @@ def _at_a_glance(run: Run, errors: Mapping[str, int], entries: Mapping[str, Mapp
         facts = {
             "95 % interval": f"{low:.2f} to {high:.2f} %",
             "errors": f"{count:,} of {len(run.labels):,}",
-            "parameters": f"{entries[name]['parameters']:,}",
-            "multiply-adds": f"{entries[name]['multiply_adds']:,}",
+            "parameters": _counted(entries[name], "parameters"),
+            "multiply-adds": _counted(entries[name], "multiply_adds"),
             "of the teacher's work": f"{100 * entries[name]['multiply_adds'] / work:.3g} %" if work else "–",
         }
         accuracy = f"{100 * (1 - count / len(run.labels)):.2f} %"
         cards.append(card(LABELS.get(name, name), accuracy, "test accuracy", facts, colour=name))
     return "".join(map(warning, notes)) + grid(*cards, of="cards") + paragraph(hint)
+
+
+def _counted(entry: Mapping[str, Any], what: str) -> str:
+    """A teacher of answers alone has neither parameters nor work that would say anything."""
+    return f"{entry[what]:,}" if entry["parameters"] else "–"
 
 
 def _interval(errors: int, images: int) -> tuple[float, float]:
@@ -130,8 +135,8 @@ def _table(
         ("95 % interval, low", *(f"{low:.2f} %" for low, _ in intervals.values())),
         ("95 % interval, high", *(f"{high:.2f} %" for _, high in intervals.values())),
         (f"errors, of {images:,} images", *(f"{count:,}" for count in errors.values())),
-        ("parameters", *(f"{entry['parameters']:,}" for entry in entries.values())),
-        ("multiply-adds an image", *(f"{entry['multiply_adds']:,}" for entry in entries.values())),
+        ("parameters", *(_counted(entry, "parameters") for entry in entries.values())),
+        ("multiply-adds an image", *(_counted(entry, "multiply_adds") for entry in entries.values())),
         ("NLL, nats", *(f"{m.nll:.4f}" for m in measured.values())),
         ("Brier score", *(f"{m.brier:.4f}" for m in measured.values())),
         (f"ECE, {BINS} bins", *(f"{100 * m.ece:.2f} %" for m in measured.values())),
@@ -242,8 +247,8 @@ def _seconds(run: Run, name: str) -> str:
 
 def _cost(run: Run, entries: Mapping[str, Mapping[str, Any]], latencies: Mapping[str, Latency]) -> str:
     rows = [
-        ("parameters", *(f"{entry['parameters']:,}" for entry in entries.values())),
-        ("multiply-adds an image", *(f"{entry['multiply_adds']:,}" for entry in entries.values())),
+        ("parameters", *(_counted(entry, "parameters") for entry in entries.values())),
+        ("multiply-adds an image", *(_counted(entry, "multiply_adds") for entry in entries.values())),
         ("weights file, kB", *(f"{entry['bytes'] / 1000:,.1f}" for entry in entries.values())),
         ("training, s", *(_seconds(run, name) for name in run.logits)),
         ("latency, median, ms", *(f"{1000 * found.median:.3f}" for found in latencies.values())),

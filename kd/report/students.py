@@ -129,7 +129,7 @@ def confusions(run: Run, temperature: float) -> str:
         "Mended: the control erred so, the distilled student is right. New: the reverse. The last column is what the "
         "teacher, softened, gives to the wrong class on these images: where it is high, it too finds the two alike."
     )
-    return paragraph(text) + _drawn(difference, found) + _confusion_table(found, temperature)
+    return paragraph(text) + _drawn(run, difference, found) + _confusion_table(run, found, temperature)
 
 
 def confusion(run: Run, true: int, predicted: int, temperature: float) -> Confusion:
@@ -148,21 +148,25 @@ def confusion(run: Run, true: int, predicted: int, temperature: float) -> Confus
     )
 
 
-def _drawn(difference: Tensor, found: list[Confusion]) -> str:
+def _taken(run: Run, found: Confusion) -> str:
+    return f"{run.named(found.true)} taken for {run.named(found.predicted)}"
+
+
+def _drawn(run: Run, difference: Tensor, found: list[Confusion]) -> str:
     if len(difference) > DRAWN_CLASSES:
         return ""
-    told = "; ".join(f"{c.true} taken for {c.predicted}: {c.distilled - c.control:+d}" for c in found[:PAIRS])
+    told = "; ".join(f"{_taken(run, c)}: {c.distilled - c.control:+d}" for c in found[:PAIRS])
     return figure(
-        confusion_difference(difference),
+        confusion_difference(difference, run.classes),
         alt=f"Matrix of differences in errors by true and predicted class. The largest: {told}.",
         caption="Blue with a minus: the distilled student makes fewer of these errors. Orange with a plus: more.",
     )
 
 
-def _confusion_table(found: list[Confusion], temperature: float) -> str:
+def _confusion_table(run: Run, found: list[Confusion], temperature: float) -> str:
     rows = [
         (
-            f"{c.true} taken for {c.predicted}",
+            _taken(run, c),
             c.control,
             c.distilled,
             f"{c.distilled - c.control:+d}".replace("-", "−"),
