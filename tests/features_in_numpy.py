@@ -86,22 +86,34 @@ def mgd(generated: Array, teacher: Array) -> float:
     return float(np.mean([((g - t) ** 2).sum() for g, t in zip(generated, teacher, strict=True)]))
 
 
+def fields(maps: Array, side: int) -> Array:
+    """[B, C, side, side]: the mean of each field; neighbours overlap where the pixels cannot be shared evenly."""
+    height, width = maps.shape[2:]
+
+    def field(at: int, pixels: int) -> slice:
+        return slice(at * pixels // side, -(-(at + 1) * pixels // side))
+
+    rows = [[maps[:, :, field(i, height), field(j, width)].mean(axis=(2, 3)) for j in range(side)] for i in range(side)]
+    return np.asarray(rows).transpose(2, 3, 0, 1)
+
+
 def hcl(student: Array, teacher: Array) -> float:
-    def means(maps: Array, side: int) -> Array:
-        height, width = maps.shape[2:]
-
-        def field(at: int, pixels: int) -> slice:  # neighbouring ones overlap where the pixels cannot be shared evenly
-            return slice(at * pixels // side, -(-(at + 1) * pixels // side))
-
-        rows = [
-            [maps[:, :, field(i, height), field(j, width)].mean(axis=(2, 3)) for j in range(side)] for i in range(side)
-        ]
-        return np.asarray(rows)
-
     sides = [side for side in (4, 2, 1) if side < min(student.shape[2:])]
-    levels = [hint(student, teacher), *(hint(means(student, side), means(teacher, side)) for side in sides)]
+    levels = [hint(student, teacher), *(hint(fields(student, side), fields(teacher, side)) for side in sides)]
     weights = [0.5**level for level in range(len(levels))]
     return float(np.average(levels, weights=weights))
+
+
+def cat(student: Array, teacher: Array) -> float:
+    return hint(fields(student, 2), fields(teacher, 2))
+
+
+def cat_normalised(student: Array, teacher: Array) -> float:
+    def scaled(maps: Array) -> Array:
+        each = fields(maps, 2)
+        return np.array([[one / np.sqrt((one**2).sum()) for one in sample] for sample in each])
+
+    return hint(scaled(student), scaled(teacher))
 
 
 def crd(anchors: Array, positives: Array, negatives: Array, allowed: NDArray[np.bool_], *, temperature: float) -> float:
@@ -124,6 +136,8 @@ MAPS: Mapping[str, Callable[[Array, Array], float]] = {
     "at paper": at_paper,
     "vid": vid,
     "hcl": hcl,
+    "cat": cat,
+    "cat normalised": cat_normalised,
     "mgd": mgd,
 }
 ROWS: Mapping[str, Callable[[Array, Array], float]] = {

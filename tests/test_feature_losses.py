@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kd.losses import (
     at_loss,
+    cat_loss,
     hcl_loss,
     hint_loss,
     mgd_loss,
@@ -34,6 +35,8 @@ OF_MAPS: Mapping[str, Loss] = {
     "at code": at_loss,
     "at paper": partial(at_loss, form="paper"),
     "hcl": hcl_loss,
+    "cat": cat_loss,
+    "cat normalised": partial(cat_loss, normalise=True),
     "mgd": mgd_loss,
     "vid": partial(vid_loss, variances=VARIANCES),
 }
@@ -126,6 +129,10 @@ def test_maps_that_cannot_be_compared_are_refused() -> None:
         vid_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.ones(4))
     with pytest.raises(ValueError, match=r"\[B, C, H, W\]"):
         at_loss(torch.randn(2, 3), torch.randn(2, 3))
+    with pytest.raises(ValueError, match=r"one K\. Got \[2, 3, 4, 4\] and \[2, 5, 4, 4\]"):
+        cat_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4))
+    with pytest.raises(ValueError, match="side must be a whole number of at least 1"):
+        cat_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), side=0)
     with pytest.raises(ValueError, match="form must be code or paper"):
         at_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), form="other")
 
@@ -160,6 +167,21 @@ def test_hcl_takes_the_levels_that_are_coarser_than_the_maps(size: tuple[int, in
     unseen = torch.zeros(1, 1, 8, 8)
     unseen[..., ::2], unseen[..., 1::2] = 1, -1
     assert hcl_loss(unseen, torch.zeros_like(unseen)).item() == pytest.approx(1 / (1 + 1 / 2 + 1 / 4 + 1 / 8))
+
+
+@some
+@given(seeds, st.floats(0.1, 100))
+def test_cat_in_one_field_compares_logits_and_normalised_does_not_know_a_maps_scale(seed: int, scale: float) -> None:
+    student, teacher = features("cat", seed)
+    logits = [maps.mean(dim=(2, 3)) for maps in (student, teacher)]
+    expected = (logits[0] - logits[1]).square().mean().item()
+    assert cat_loss(student, teacher, side=1).item() == pytest.approx(expected)
+    scaled = cat_loss(scale * student, teacher, normalise=True).item()
+    assert scaled == pytest.approx(cat_loss(student, teacher, normalise=True).item())
+    # Maps of which each pixel has become four say the same in 2 × 2 fields that part evenly.
+    small = student[:, :, :4, :4]
+    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert cat_loss(large, teacher).item() == pytest.approx(cat_loss(small, teacher).item())
 
 
 def test_mgd_leaves_out_whole_channels_of_each_sample_and_the_others_as_they_are() -> None:

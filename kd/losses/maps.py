@@ -93,6 +93,34 @@ def mgd_loss(generated: Tensor, teacher_maps: Tensor) -> Tensor:
     return hint_loss(generated, teacher_maps) * teacher_maps[0].numel()
 
 
+def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, normalise: bool = False) -> Tensor:
+    """Mean squared difference of class activation maps [B, K, H, W], averaged in side × side fields. Zero at agreement.
+
+    Heights and widths need not be the same on both sides. With ``side=1`` and maps whose means are the logits it is the
+    mean squared difference of the logits.
+
+    Args:
+        side: at least 1; the authors take 2. Neighbouring fields overlap where the pixels cannot be shared evenly.
+        normalise: scale each map's fields to a length of 1 first, as the paper's formula does. Its own programs do not
+            when the labels are learned from as well (CAT-KD), and weights belong to one or the other.
+
+    Source: Guo et al. 2023, arXiv:2304.12777, section 3; a mean over the fields too, as in the authors' code, where the
+    paper has their sum.
+    """
+    require(side >= 1, "side", side, "a whole number of at least 1", "the authors take 2")
+    if student_maps.ndim != 4 or student_maps.shape[:2] != teacher_maps.shape[:2] or teacher_maps.ndim != 4:
+        raise ValueError(
+            "class activation maps must be [B, K, H, W] with one B and one K. "
+            f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
+        )
+    ours, theirs = (
+        F.adaptive_avg_pool2d(_wide(maps), side).flatten(2) for maps in (student_maps, teacher_maps.detach())
+    )
+    if normalise:
+        ours, theirs = F.normalize(ours, dim=2), F.normalize(theirs, dim=2)
+    return F.mse_loss(ours, theirs)
+
+
 def without_some(maps: Tensor, share: float) -> Tensor:
     """The maps [B, C, H, W] with about this share of the channels of each sample at 0, drawn anew at each call.
 
