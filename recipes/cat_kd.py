@@ -62,7 +62,7 @@ class Settings:
 
 
 class ByMaps(nn.Module):
-    """The network with its linear layer as a 1 × 1 convolution: ``maps`` answers with a map for each class [B, K, h, w].
+    """The network with its linear layer as a 1 × 1 convolution: ``maps`` answers with a map for each class.
 
     Input [B, C, H, W], output their means, the logits [B, K]: those that the network gave.
     """
