@@ -1,6 +1,6 @@
 """Every method by its name: one literal table, from which the command line, the tests and the docs follow.
 
-Importable in a moment, without torch: a factory is a dotted name, resolved when a method is to be used (``kd.methods``).
+Importable in a moment, without torch: a factory is a dotted name, resolved by ``kd.methods`` when it is to be used.
 """
 
 from __future__ import annotations
@@ -134,6 +134,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"weight": 1000.0, "form": "code", **_LAYERS},
             paper="Zagoruyko, Komodakis 2017, arXiv:1612.03928",
             reference="RepDistiller distiller_zoo/AT.py (BSD-2-Clause)",
+        ),
+        "nst": Method(
+            factory="kd.feature_methods:nst",
+            needs=_FEATURES,
+            settings={"weight": 50.0, **_LAYERS},
+            paper="Huang, Wang 2017, arXiv:1707.01219",
+            reference="RepDistiller distiller_zoo/NST.py (BSD-2-Clause)",
         ),
         "sp": Method(
             factory="kd.feature_methods:sp",

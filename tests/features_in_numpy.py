@@ -35,6 +35,17 @@ def at_paper(student: Array, teacher: Array) -> float:
     return float(np.mean([np.sqrt((d**2).sum()) for d in differences]))
 
 
+def nst(student: Array, teacher: Array) -> float:
+    def patterns(sample: Array) -> list[Array]:
+        return [one.ravel() / np.sqrt((one**2).sum()) for one in sample]
+
+    def kernel(first: list[Array], second: list[Array]) -> float:
+        return float(np.mean([(a @ b) ** 2 for a in first for b in second]))
+
+    both = [(patterns(s), patterns(t)) for s, t in zip(student, teacher, strict=True)]
+    return float(np.mean([kernel(s, s) + kernel(t, t) - 2 * kernel(s, t) for s, t in both]))
+
+
 def sp(student: Array, teacher: Array) -> float:
     def relation(rows: Array) -> Array:
         products = rows @ rows.T
@@ -136,6 +147,7 @@ MAPS: Mapping[str, Callable[[Array, Array], float]] = {
     "at paper": at_paper,
     "vid": vid,
     "hcl": hcl,
+    "nst": nst,
     "cat": cat,
     "cat normalised": cat_normalised,
     "mgd": mgd,

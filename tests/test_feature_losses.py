@@ -18,6 +18,7 @@ from kd.losses import (
     hcl_loss,
     hint_loss,
     mgd_loss,
+    nst_loss,
     pkt_loss,
     rkd_angle_loss,
     rkd_distance_loss,
@@ -35,6 +36,7 @@ OF_MAPS: Mapping[str, Loss] = {
     "at code": at_loss,
     "at paper": partial(at_loss, form="paper"),
     "hcl": hcl_loss,
+    "nst": nst_loss,
     "cat": cat_loss,
     "cat normalised": partial(cat_loss, normalise=True),
     "mgd": mgd_loss,
@@ -182,6 +184,36 @@ def test_cat_in_one_field_compares_logits_and_normalised_does_not_know_a_maps_sc
     small = student[:, :, :4, :4]
     large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     assert cat_loss(large, teacher).item() == pytest.approx(cat_loss(small, teacher).item())
+
+
+@some
+@given(seeds, st.sampled_from([-3.0, 0.2, 5.0]))
+def test_nst_knows_a_set_of_patterns_and_not_their_order_number_scale_or_sign(seed: int, factor: float) -> None:
+    student, teacher = features("nst", seed)
+    expected = nst_loss(student, teacher).item()
+    assert expected > 0
+    order = torch.randperm(student.shape[1], generator=torch.Generator().manual_seed(seed))
+    scaled = torch.cat([factor * student[:, :1], student[:, 1:]], dim=1)
+    for same in (student[:, order], torch.cat([student, student], dim=1), scaled):
+        assert nst_loss(same, teacher).item() == pytest.approx(expected, rel=1e-9)
+    assert nst_loss(teacher, student).item() == pytest.approx(expected, rel=1e-9)
+
+
+@some
+@given(seeds)
+def test_nst_by_products_of_matrices_is_the_broadcast_form_and_a_difference_of_gram_matrices(seed: int) -> None:
+    student, teacher = features("nst", seed)
+    teacher = torch.cat([teacher, student.flip(0)], dim=1)  # other channels than the student's
+    s, t = (torch.nn.functional.normalize(maps.flatten(2), dim=2) for maps in (student, teacher))
+
+    def broadcast(one: Tensor, other: Tensor) -> Tensor:
+        return (one.unsqueeze(1) * other.unsqueeze(2)).sum(dim=-1).square().mean()
+
+    written = broadcast(s, s) + broadcast(t, t) - 2 * broadcast(s, t)
+    assert nst_loss(student, teacher).item() == pytest.approx(written.item(), abs=1e-12)
+    grams = [rows.transpose(1, 2) @ rows / rows.shape[1] for rows in (s, t)]
+    square = (grams[0] - grams[1]).square().sum(dim=(1, 2)).mean()
+    assert nst_loss(student, teacher).item() == pytest.approx(square.item(), abs=1e-12)
 
 
 def test_mgd_leaves_out_whole_channels_of_each_sample_and_the_others_as_they_are() -> None:

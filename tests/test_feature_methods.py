@@ -20,7 +20,7 @@ from kd.snapshots import Snapshots
 
 SHAPE = (1, 24, 24)
 FEATURE = [name for name, method in METHODS.items() if "teacher" in method.needs]
-MAPS = ["fitnet", "at", "vid", "reviewkd", "mgd"]
+MAPS = ["fitnet", "at", "nst", "vid", "reviewkd", "mgd"]
 PROJECTED = ["fitnet", "vid", "reviewkd", "crd", "mgd"]  # weights of their own, which are no identity at the start
 every = pytest.mark.parametrize("name", FEATURE)
 

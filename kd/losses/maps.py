@@ -93,6 +93,23 @@ def mgd_loss(generated: Tensor, teacher_maps: Tensor) -> Tensor:
     return hint_loss(generated, teacher_maps) * teacher_maps[0].numel()
 
 
+def nst_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
+    """How far apart both models' maps lie as sets of patterns: ``k(s, s) + k(t, t) − 2 · k(s, t)``. Zero at agreement.
+
+    k is the mean of ⟨a, b⟩² over all maps a of one and b of the other, each scaled to a length of 1: the maximum mean
+    discrepancy, squared, with the polynomial kernel of degree 2. Larger maps are averaged to the size of the smaller
+    ones, and the channels need not be as many. In float32 or better, inside autocast too.
+
+    Source: Huang, Wang 2017, arXiv:1707.01219, the kernel of degree 2 without offset; averaged over the batch. By
+    products of matrices, where the authors' formula as it is written takes B · C · C · H · W numbers.
+    """
+    with torch.autocast(student_maps.device.type, enabled=False):
+        ours, theirs = (
+            F.normalize(maps.flatten(2), dim=2) for maps in same_size(_wide(student_maps), _wide(teacher_maps.detach()))
+        )
+        return _alike(ours, ours) + _alike(theirs, theirs) - 2 * _alike(ours, theirs)
+
+
 def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, normalise: bool = False) -> Tensor:
     """Mean squared difference of class activation maps [B, K, H, W], averaged in side × side fields. Zero at agreement.
 
@@ -143,6 +160,11 @@ def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def _attention(maps: Tensor) -> Tensor:
     """[B, H · W], each row of length 1."""
     return F.normalize(maps.square().mean(dim=1).flatten(1), dim=1)
+
+
+def _alike(first: Tensor, second: Tensor) -> Tensor:
+    """The mean of the squared products of all rows of [B, C, D] with all of another such, sample by sample."""
+    return torch.bmm(first, second.transpose(1, 2)).square().mean()
 
 
 def _wide(maps: Tensor) -> Tensor:
