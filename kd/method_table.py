@@ -142,6 +142,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="Huang, Wang 2017, arXiv:1707.01219",
             reference="RepDistiller distiller_zoo/NST.py (BSD-2-Clause)",
         ),
+        "fsp": Method(
+            factory="kd.fsp:fsp",
+            needs=_FEATURES,
+            settings={"weight": 50.0, **_LAYERS},
+            paper="Yim et al. 2017, doi:10.1109/CVPR.2017.754",
+            reference="RepDistiller distiller_zoo/FSP.py (BSD-2-Clause)",
+        ),
         "sp": Method(
             factory="kd.feature_methods:sp",
             needs=_FEATURES,

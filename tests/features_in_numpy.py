@@ -46,6 +46,22 @@ def nst(student: Array, teacher: Array) -> float:
     return float(np.mean([kernel(s, s) + kernel(t, t) - 2 * kernel(s, t) for s, t in both]))
 
 
+def layers(maps: Array) -> list[Array]:
+    """Three layers of two, two and one maps, and of two sizes, from maps of three channels."""
+    return [maps[:, :2], maps[:, 1:, :4, :3], maps[:, :1, :4, :3]]
+
+
+def fsp(student: Array, teacher: Array) -> float:
+    def flows(sample: Array) -> list[Array]:
+        first, second, third = layers(sample)
+        rows, columns = [slice(0, 2), slice(1, 3), slice(2, 4), slice(3, 5)], [slice(0, 2), slice(1, 4), slice(3, 5)]
+        smaller = np.array([[first[..., r, c].mean(axis=(2, 3)) for c in columns] for r in rows]).transpose(2, 3, 0, 1)
+        pairs = [(smaller, second), (second, third)]
+        return [np.einsum("bihw,bjhw->bij", one, other) / (4 * 3) for one, other in pairs]
+
+    return sum(hint(s, t) for s, t in zip(flows(student), flows(teacher), strict=True))
+
+
 def sp(student: Array, teacher: Array) -> float:
     def relation(rows: Array) -> Array:
         products = rows @ rows.T
@@ -148,6 +164,7 @@ MAPS: Mapping[str, Callable[[Array, Array], float]] = {
     "vid": vid,
     "hcl": hcl,
     "nst": nst,
+    "fsp": fsp,
     "cat": cat,
     "cat normalised": cat_normalised,
     "mgd": mgd,

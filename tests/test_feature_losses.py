@@ -15,6 +15,7 @@ from torch import Tensor
 from kd.losses import (
     at_loss,
     cat_loss,
+    fsp_loss,
     hcl_loss,
     hint_loss,
     mgd_loss,
@@ -25,11 +26,18 @@ from kd.losses import (
     sp_loss,
     vid_loss,
 )
-from kd.losses.maps import without_some
+from kd.losses.maps import flow, without_some
 from kd.losses.relations import neighbours, similarities
 from tests.features_in_numpy import MAPS, ROWS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def layers(maps: Tensor) -> list[Tensor]:
+    """As ``tests.features_in_numpy`` has them."""
+    return [maps[:, :2], maps[:, 1:, :4, :3], maps[:, :1, :4, :3]]
+
+
 VARIANCES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)  # their logarithms add up to 0, so agreement reads 0
 OF_MAPS: Mapping[str, Loss] = {
     "hint": hint_loss,
@@ -37,6 +45,7 @@ OF_MAPS: Mapping[str, Loss] = {
     "at paper": partial(at_loss, form="paper"),
     "hcl": hcl_loss,
     "nst": nst_loss,
+    "fsp": lambda student, teacher: fsp_loss(layers(student), layers(teacher)),
     "cat": cat_loss,
     "cat normalised": partial(cat_loss, normalise=True),
     "mgd": mgd_loss,
@@ -133,6 +142,10 @@ def test_maps_that_cannot_be_compared_are_refused() -> None:
         at_loss(torch.randn(2, 3), torch.randn(2, 3))
     with pytest.raises(ValueError, match=r"one K\. Got \[2, 3, 4, 4\] and \[2, 5, 4, 4\]"):
         cat_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4))
+    with pytest.raises(ValueError, match=r"both sides\. Got \[3, 3\] channels and \[3, 4\] instead"):
+        fsp_loss([torch.randn(2, 3, 4, 4)] * 2, [torch.randn(2, 3, 4, 4), torch.randn(2, 4, 4, 4)])
+    with pytest.raises(ValueError, match=r"two or more layers.*Got \[3\] channels"):
+        fsp_loss([torch.randn(2, 3, 4, 4)], [torch.randn(2, 3, 4, 4)])
     with pytest.raises(ValueError, match="side must be a whole number of at least 1"):
         cat_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), side=0)
     with pytest.raises(ValueError, match="form must be code or paper"):
@@ -214,6 +227,22 @@ def test_nst_by_products_of_matrices_is_the_broadcast_form_and_a_difference_of_g
     grams = [rows.transpose(1, 2) @ rows / rows.shape[1] for rows in (s, t)]
     square = (grams[0] - grams[1]).square().sum(dim=(1, 2)).mean()
     assert nst_loss(student, teacher).item() == pytest.approx(square.item(), abs=1e-12)
+
+
+@some
+@given(seeds, st.sampled_from([0.5, 2.0]))
+def test_a_flow_does_not_know_where_its_maps_are_active_but_how_strongly_together(seed: int, factor: float) -> None:
+    first, second = features("fsp", seed)
+    order = torch.randperm(25, generator=torch.Generator().manual_seed(seed))
+    moved = [maps.flatten(2)[..., order].view_as(maps) for maps in (first, second)]
+    assert torch.allclose(flow(*moved), flow(first, second))
+    assert torch.allclose(flow(factor * first, second / factor), flow(first, second))
+    assert torch.allclose(flow(second, first), flow(first, second).transpose(1, 2))
+    # So a student whose first layer is twice as strong and whose next one is half as strong agrees with its teacher.
+    assert fsp_loss([factor * first, second / factor], [first, second]).item() == pytest.approx(0, abs=1e-12)
+    whole = fsp_loss([first, second, first], [second, second, second]).item()
+    parts = [fsp_loss(pair, [second, second]).item() for pair in ([first, second], [second, first])]
+    assert whole == pytest.approx(sum(parts))
 
 
 def test_mgd_leaves_out_whole_channels_of_each_sample_and_the_others_as_they_are() -> None:

@@ -3,6 +3,7 @@
 from kd.losses.contrast import crd_loss as crd_loss
 from kd.losses.maps import at_loss as at_loss
 from kd.losses.maps import cat_loss as cat_loss
+from kd.losses.maps import fsp_loss as fsp_loss
 from kd.losses.maps import hcl_loss as hcl_loss
 from kd.losses.maps import hint_loss as hint_loss
 from kd.losses.maps import mgd_loss as mgd_loss

@@ -3,6 +3,9 @@ lets a gradient reach the teacher. They raise ``ValueError`` for shapes that can
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -108,6 +111,36 @@ def nst_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
             F.normalize(maps.flatten(2), dim=2) for maps in same_size(_wide(student_maps), _wide(teacher_maps.detach()))
         )
         return _alike(ours, ours) + _alike(theirs, theirs) - 2 * _alike(ours, theirs)
+
+
+def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+    """Mean squared difference of how maps flow on, ``flow`` from each layer to the next, summed. Zero at agreement.
+
+    In float32 or better, inside autocast too.
+
+    Args:
+        student_maps, teacher_maps: [B, C, H, W] of two or more layers in the order of the pass. The channels must be as
+            many at the same place on both sides; sizes may differ.
+
+    Source: Yim et al. 2017, doi:10.1109/CVPR.2017.754, equations 1 and 2 with all weights 1; a mean over the C · C′
+    values too, as in later code, and larger maps are averaged to the size of smaller ones, where they take maxima.
+    """
+    channels = [[maps.shape[1] for maps in each if maps.ndim == 4] for each in (student_maps, teacher_maps)]
+    if len(channels[0]) < 2 or channels[0] != channels[1]:
+        raise ValueError(
+            "maps must be [B, C, H, W] of two or more layers, with as many channels on both sides. "
+            f"Got {channels[0]} channels and {channels[1]} instead."
+        )
+    with torch.autocast(student_maps[0].device.type, enabled=False):
+        ours = [flow(*pair) for pair in itertools.pairwise(student_maps)]
+        theirs = [flow(*pair) for pair in itertools.pairwise(maps.detach() for maps in teacher_maps)]
+        return torch.stack([F.mse_loss(*pair) for pair in zip(ours, theirs, strict=True)]).sum()
+
+
+def flow(first: Tensor, second: Tensor) -> Tensor:
+    """[B, C, C′]: the mean over all pixels of the product of each map of one layer with each one of another."""
+    one, other = (maps.flatten(2) for maps in same_size(_wide(first), _wide(second)))
+    return torch.bmm(one, other.transpose(1, 2)) / one.shape[2]
 
 
 def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, normalise: bool = False) -> Tensor:
