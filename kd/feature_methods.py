@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.features import capture, matched_stages, penultimate, shapes
 from kd.losses.maps import at_loss, hint_loss, mgd_loss, nst_loss, same_size, vid_loss, without_some
-from kd.losses.relations import pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
+from kd.losses.relations import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.objectives import supervised_where_labelled
 from kd.seeding import seeded
 from kd.types import Batch, Objective
@@ -221,6 +221,22 @@ def pkt(
     return FromFeatures(
         teacher, rows_of_both(student, teacher, batch, student_layers, teacher_layers), _times(weight, pkt_loss)
     )
+
+
+def cc(
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Batch,
+    *,
+    weight: float,
+    gamma: float,
+    order: int,
+    student_layers: str,
+    teacher_layers: str,
+) -> Objective:
+    """``CE + weight · cc_loss``, layers as in ``sp``."""
+    rows = rows_of_both(student, teacher, batch, student_layers, teacher_layers)
+    return FromFeatures(teacher, rows, _times(weight, partial(cc_loss, gamma=gamma, order=order)))
 
 
 def _foreteller(ours: int, theirs: int) -> nn.Sequential:

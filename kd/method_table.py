@@ -170,6 +170,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="Passalis, Tefas 2018, arXiv:1803.10837",
             reference="RepDistiller distiller_zoo/PKT.py (BSD-2-Clause)",
         ),
+        "cc": Method(
+            factory="kd.feature_methods:cc",
+            needs=_FEATURES,
+            settings={"weight": 100.0, "gamma": 0.4, "order": 2, **_LAYERS},
+            paper="Peng et al. 2019, arXiv:1904.01802",
+            reference="torchdistill losses/mid_level.py (MIT)",
+        ),
         "vid": Method(
             factory="kd.feature_methods:vid",
             needs=_FEATURES,

@@ -46,7 +46,9 @@ class Settings:
     pairs: int = 4
     """seeds"""
     epochs: int = 2
-    """of the teacher and of every student"""
+    """of every student"""
+    teacher_epochs: int = 8
+    """of the teacher"""
     teacher: int = 16
     """maps of the teacher's first stage"""
     student: int = 4
@@ -100,7 +102,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
         start = ByMaps(CNN(settings.teacher, MNIST_SHAPE, 10))
-    teacher = trained(start, kd.supervised, training, seed=0, epochs=settings.epochs)
+    teacher = trained(start, kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
     by_maps = cat_kd(teacher, beta=settings.beta, side=settings.side)
     arms: dict[str, kd.Objective] = {
         "labels": kd.supervised,

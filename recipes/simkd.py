@@ -48,7 +48,9 @@ class Settings:
     pairs: int = 4
     """seeds"""
     epochs: int = 2
-    """of the teacher and of every student"""
+    """of every student"""
+    teacher_epochs: int = 8
+    """of the teacher"""
     teacher: int = 16
     """maps of the teacher's first stage"""
     student: int = 4
@@ -112,7 +114,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
         start = CNN(settings.teacher, MNIST_SHAPE, 10)
-    teacher = trained(start, kd.supervised, training, seed=0, epochs=settings.epochs)
+    teacher = trained(start, kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
     found: dict[str, list[int]] = {name: [] for name in ("labels", "kd", "same on labels", "simkd")}
     for seed in range(settings.pairs):
         with kd.seeded(seed):

@@ -101,6 +101,17 @@ def pkt(student: Array, teacher: Array) -> float:
     return float(np.mean(p * np.log((p + 1e-7) / (q + 1e-7))))
 
 
+def cc(student: Array, teacher: Array) -> float:
+    gamma = 0.4
+
+    def kernel(rows: Array) -> Array:
+        unit = [row / np.sqrt((row**2).sum()) for row in rows]
+        series = [[1 + 2 * gamma * (a @ b) + 2 * gamma**2 * (a @ b) ** 2 for b in unit] for a in unit]
+        return np.exp(-2 * gamma) * np.array(series)
+
+    return float(((kernel(student) - kernel(teacher)) ** 2).sum() / len(student) ** 2)
+
+
 def vid(means: Array, teacher: Array, variances: tuple[float, ...] = (0.5, 1.0, 2.0)) -> float:
     each = [
         0.5 * ((teacher[i] - means[i]) ** 2 / variances[i[1]] + np.log(variances[i[1]]))
@@ -174,4 +185,5 @@ ROWS: Mapping[str, Callable[[Array, Array], float]] = {
     "rkd distance": rkd_distance,
     "rkd angle": rkd_angle,
     "pkt": pkt,
+    "cc": cc,
 }

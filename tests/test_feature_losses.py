@@ -15,6 +15,7 @@ from torch import Tensor
 from kd.losses import (
     at_loss,
     cat_loss,
+    cc_loss,
     fsp_loss,
     hcl_loss,
     hint_loss,
@@ -26,8 +27,8 @@ from kd.losses import (
     sp_loss,
     vid_loss,
 )
-from kd.losses.maps import flow, without_some
-from kd.losses.relations import neighbours, similarities
+from kd.losses.maps import without_some
+from kd.losses.relations import kernels, neighbours, similarities
 from tests.features_in_numpy import MAPS, ROWS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -56,6 +57,7 @@ OF_ROWS: Mapping[str, Loss] = {
     "rkd distance": rkd_distance_loss,
     "rkd angle": rkd_angle_loss,
     "pkt": pkt_loss,
+    "cc": cc_loss,
 }
 ALL = {**OF_MAPS, **OF_ROWS}
 WRITTEN = {**MAPS, **ROWS}
@@ -184,67 +186,6 @@ def test_hcl_takes_the_levels_that_are_coarser_than_the_maps(size: tuple[int, in
     assert hcl_loss(unseen, torch.zeros_like(unseen)).item() == pytest.approx(1 / (1 + 1 / 2 + 1 / 4 + 1 / 8))
 
 
-@some
-@given(seeds, st.floats(0.1, 100))
-def test_cat_in_one_field_compares_logits_and_normalised_does_not_know_a_maps_scale(seed: int, scale: float) -> None:
-    student, teacher = features("cat", seed)
-    logits = [maps.mean(dim=(2, 3)) for maps in (student, teacher)]
-    expected = (logits[0] - logits[1]).square().mean().item()
-    assert cat_loss(student, teacher, side=1).item() == pytest.approx(expected)
-    scaled = cat_loss(scale * student, teacher, normalise=True).item()
-    assert scaled == pytest.approx(cat_loss(student, teacher, normalise=True).item())
-    # Maps of which each pixel has become four say the same in 2 × 2 fields that part evenly.
-    small = student[:, :, :4, :4]
-    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    assert cat_loss(large, teacher).item() == pytest.approx(cat_loss(small, teacher).item())
-
-
-@some
-@given(seeds, st.sampled_from([-3.0, 0.2, 5.0]))
-def test_nst_knows_a_set_of_patterns_and_not_their_order_number_scale_or_sign(seed: int, factor: float) -> None:
-    student, teacher = features("nst", seed)
-    expected = nst_loss(student, teacher).item()
-    assert expected > 0
-    order = torch.randperm(student.shape[1], generator=torch.Generator().manual_seed(seed))
-    scaled = torch.cat([factor * student[:, :1], student[:, 1:]], dim=1)
-    for same in (student[:, order], torch.cat([student, student], dim=1), scaled):
-        assert nst_loss(same, teacher).item() == pytest.approx(expected, rel=1e-9)
-    assert nst_loss(teacher, student).item() == pytest.approx(expected, rel=1e-9)
-
-
-@some
-@given(seeds)
-def test_nst_by_products_of_matrices_is_the_broadcast_form_and_a_difference_of_gram_matrices(seed: int) -> None:
-    student, teacher = features("nst", seed)
-    teacher = torch.cat([teacher, student.flip(0)], dim=1)  # other channels than the student's
-    s, t = (torch.nn.functional.normalize(maps.flatten(2), dim=2) for maps in (student, teacher))
-
-    def broadcast(one: Tensor, other: Tensor) -> Tensor:
-        return (one.unsqueeze(1) * other.unsqueeze(2)).sum(dim=-1).square().mean()
-
-    written = broadcast(s, s) + broadcast(t, t) - 2 * broadcast(s, t)
-    assert nst_loss(student, teacher).item() == pytest.approx(written.item(), abs=1e-12)
-    grams = [rows.transpose(1, 2) @ rows / rows.shape[1] for rows in (s, t)]
-    square = (grams[0] - grams[1]).square().sum(dim=(1, 2)).mean()
-    assert nst_loss(student, teacher).item() == pytest.approx(square.item(), abs=1e-12)
-
-
-@some
-@given(seeds, st.sampled_from([0.5, 2.0]))
-def test_a_flow_does_not_know_where_its_maps_are_active_but_how_strongly_together(seed: int, factor: float) -> None:
-    first, second = features("fsp", seed)
-    order = torch.randperm(25, generator=torch.Generator().manual_seed(seed))
-    moved = [maps.flatten(2)[..., order].view_as(maps) for maps in (first, second)]
-    assert torch.allclose(flow(*moved), flow(first, second))
-    assert torch.allclose(flow(factor * first, second / factor), flow(first, second))
-    assert torch.allclose(flow(second, first), flow(first, second).transpose(1, 2))
-    # So a student whose first layer is twice as strong and whose next one is half as strong agrees with its teacher.
-    assert fsp_loss([factor * first, second / factor], [first, second]).item() == pytest.approx(0, abs=1e-12)
-    whole = fsp_loss([first, second, first], [second, second, second]).item()
-    parts = [fsp_loss(pair, [second, second]).item() for pair in ([first, second], [second, first])]
-    assert whole == pytest.approx(sum(parts))
-
-
 def test_mgd_leaves_out_whole_channels_of_each_sample_and_the_others_as_they_are() -> None:
     torch.manual_seed(0)
     maps = torch.rand(50, 40, 2, 3) + 1
@@ -283,3 +224,26 @@ def test_rows_of_sp_have_a_length_of_one_and_those_of_pkt_a_sum_of_one(seed: int
     assert torch.allclose(neighbours(rows).sum(dim=1), torch.ones(4, dtype=torch.float64))
     scales = torch.rand(4, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
     assert torch.allclose(neighbours(scales * rows), neighbours(rows))
+
+
+@some
+@given(seeds, st.floats(0.05, 1.5))
+def test_the_series_of_cc_becomes_the_gaussian_kernel_and_begins_with_the_cosines(seed: int, gamma: float) -> None:
+    rows, other = features("cc", seed)
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    gaussian = (-gamma * torch.cdist(unit, unit).square()).exp()
+    assert torch.allclose(kernels(rows, gamma=gamma, order=25), gaussian, atol=1e-6)
+    cosines = [each @ each.T for each in (unit, torch.nn.functional.normalize(other, dim=1))]
+    bilinear = (cosines[0] - cosines[1]).square().mean() * (2 * gamma * math.exp(-2 * gamma)) ** 2
+    assert cc_loss(rows, other, gamma=gamma, order=1).item() == pytest.approx(bilinear.item())
+    # Neither a turn of all rows nor the length of any says anything.
+    generator = torch.Generator().manual_seed(seed)
+    turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))
+    scales = torch.rand(4, 1, generator=generator, dtype=torch.float64) + 0.1
+    assert cc_loss(scales * rows @ turn, other).item() == pytest.approx(cc_loss(rows, other).item())
+
+
+@pytest.mark.parametrize("given", [{"gamma": 0.0}, {"gamma": math.inf}, {"order": 0}])
+def test_a_kernel_that_is_none_is_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))} must be .*the authors take"):
+        cc_loss(torch.randn(4, 3), torch.randn(4, 3), **given)

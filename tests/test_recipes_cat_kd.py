@@ -86,7 +86,7 @@ def test_without_weight_it_is_the_control(recipe: dict[str, Any]) -> None:
 def test_at_toy_size_it_is_the_same_twice_and_what_is_saved_is_what_was_evaluated(
     recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    toy = {"pairs": 2, "epochs": 1, "limit": 200, "teacher": 4, "student": 2}
+    toy = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 200, "teacher": 4, "student": 2}
     found = recipe["main"](recipe["Settings"](**toy, out=tmp_path))
     assert {name: len(own) for name, own in found.items()} == {"labels": 2, "kd": 2, "cat-kd": 2}
     assert recipe["main"](recipe["Settings"](**toy)) == found

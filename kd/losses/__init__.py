@@ -9,6 +9,7 @@ from kd.losses.maps import hint_loss as hint_loss
 from kd.losses.maps import mgd_loss as mgd_loss
 from kd.losses.maps import nst_loss as nst_loss
 from kd.losses.maps import vid_loss as vid_loss
+from kd.losses.relations import cc_loss as cc_loss
 from kd.losses.relations import pkt_loss as pkt_loss
 from kd.losses.relations import rkd_angle_loss as rkd_angle_loss
 from kd.losses.relations import rkd_distance_loss as rkd_distance_loss
