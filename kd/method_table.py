@@ -113,6 +113,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             reference="mmrazor losses/weighted_soft_label_distillation.py (Apache-2.0)",
             unlabelled=False,
         ),
+        "ctkd": Method(
+            factory="kd.ctkd:ctkd",
+            needs=_LOGITS,
+            settings={"start": 1.0, "span": 20.0, "warmup": 1 / 24, "hard": 0.1, "soft": 0.9},
+            paper="Li et al. 2023, arXiv:2211.16231",
+            reference="CTKD models/temp_global.py, helper/loops.py (Apache-2.0)",
+        ),
         "ofa": Method(
             factory="kd.ofa:ofa",
             needs=_LOGITS,
