@@ -150,11 +150,18 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             reference="RepDistiller distiller_zoo/NST.py (BSD-2-Clause)",
         ),
         "fsp": Method(
-            factory="kd.fsp:fsp",
+            factory="kd.staged_methods:fsp",
             needs=_FEATURES,
-            settings={"weight": 50.0, **_LAYERS},
+            settings={"weight": 50.0, "alone": 1 / 9, **_LAYERS},
             paper="Yim et al. 2017, doi:10.1109/CVPR.2017.754",
             reference="RepDistiller distiller_zoo/FSP.py (BSD-2-Clause)",
+        ),
+        "ab": Method(
+            factory="kd.staged_methods:ab",
+            needs=_FEATURES,
+            settings={"weight": 0.003, "margin": 1.0, "alone": 1 / 9, **_LAYERS},
+            paper="Heo et al. 2019, arXiv:1811.03233",
+            reference="RepDistiller distiller_zoo/AB.py (BSD-2-Clause)",
         ),
         "sp": Method(
             factory="kd.feature_methods:sp",

@@ -62,6 +62,16 @@ def fsp(student: Array, teacher: Array) -> float:
     return sum(hint(s, t) for s, t in zip(flows(student), flows(teacher), strict=True))
 
 
+def ab(student: Array, teacher: Array, margin: float = 1.0) -> float:
+    total = 0.0
+    for own, other in zip(student.ravel(), teacher.ravel(), strict=True):
+        if other > 0 and own < margin:
+            total += (own - margin) ** 2
+        if other <= 0 and own > -margin:
+            total += (own + margin) ** 2
+    return total / len(student)
+
+
 def sp(student: Array, teacher: Array) -> float:
     def relation(rows: Array) -> Array:
         products = rows @ rows.T

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd.losses import cat_loss, fsp_loss, nst_loss
+from kd.losses import ab_loss, cat_loss, fsp_loss, nst_loss
 from kd.losses.maps import flow
+from tests.features_in_numpy import ab
 
 some = settings(max_examples=20)
 seeds = st.integers(0, 2**31)
@@ -82,3 +83,36 @@ def test_a_flow_does_not_know_where_its_maps_are_active_but_how_strongly_togethe
     whole = fsp_loss([first, second, first], [second, second, second]).item()
     parts = [fsp_loss(pair, [second, second]).item() for pair in ([first, second], [second, first])]
     assert whole == pytest.approx(sum(parts))
+
+
+@some
+@given(seeds, st.sampled_from([0.3, 1.0, 2.5]), st.sampled_from([0.1, 1.0, 10.0]))
+def test_ab_is_the_written_formula_and_knows_of_the_teacher_only_what_is_active(
+    seed: int, margin: float, scale: float
+) -> None:
+    student, teacher = maps(seed)
+    student = scale * student
+    loss = ab_loss(student, teacher, margin=margin)
+    assert loss.item() == pytest.approx(ab(student.numpy(), teacher.numpy(), margin), rel=1e-9)
+    for same in (teacher.relu(), 100 * teacher, teacher.sign()):
+        assert torch.equal(ab_loss(student, same, margin=margin), loss)
+    order = torch.randperm(4, generator=torch.Generator().manual_seed(seed))
+    assert ab_loss(student[order], teacher[order], margin=margin).item() == pytest.approx(loss.item())
+    assert ab_loss(margin * teacher.sign(), teacher, margin=margin).item() == 0
+    assert ab_loss(7 * margin * teacher.sign(), teacher, margin=margin).item() == 0
+    assert ab_loss(-margin * teacher.sign(), teacher, margin=margin).item() == pytest.approx(75 * (2 * margin) ** 2)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e-4, 0.0])
+def test_ab_sends_a_finite_gradient_to_the_student_alone_and_refuses_what_does_not_fit(scale: float) -> None:
+    student, teacher = ((scale * each.float()).requires_grad_() for each in maps(1))
+    ab_loss(student, teacher).backward()  # type: ignore[no-untyped-call]
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert bool(student.grad.isfinite().all())
+    assert bool(student.grad.abs().sum() > 0)
+    assert ab_loss(student.half(), teacher.half()).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"by a connector\. Got \[4, 2, 5, 5\] and \[4, 3, 5, 5\]"):
+        ab_loss(student[:, :2], teacher)
+    with pytest.raises(ValueError, match="margin must be a finite number above 0"):
+        ab_loss(student, teacher, margin=0.0)

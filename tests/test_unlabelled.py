@@ -86,7 +86,7 @@ def test_without_any_label_only_the_teacher_teaches() -> None:
 def test_a_method_that_reads_no_labels_learns_from_a_mixture(name: str) -> None:
     student, teacher = tiny_model(0, batch_norm=False), tiny_model(1)
     layers = {"student_layers": "2", "teacher_layers": "2"} if METHODS[name].needs == ("labels", "teacher") else {}
-    if name in {"fitnet", "at", "nst", "fsp", "vid", "reviewkd", "mgd"}:
+    if name in {"fitnet", "at", "nst", "fsp", "ab", "vid", "reviewkd", "mgd"}:
         named = "0,1" if name == "fsp" else "0"
         student, teacher, layers = maps(0), maps(1), {"student_layers": named, "teacher_layers": named}
     objective = make(name, student, teacher, batch(), layers)

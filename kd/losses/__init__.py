@@ -1,6 +1,7 @@
 """Losses as pure functions of tensors, one per paper. No config, no model, no device."""
 
 from kd.losses.contrast import crd_loss as crd_loss
+from kd.losses.maps import ab_loss as ab_loss
 from kd.losses.maps import at_loss as at_loss
 from kd.losses.maps import cat_loss as cat_loss
 from kd.losses.maps import fsp_loss as fsp_loss

@@ -4,6 +4,7 @@ lets a gradient reach the teacher. They raise ``ValueError`` for shapes that can
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -94,6 +95,28 @@ def mgd_loss(generated: Tensor, teacher_maps: Tensor) -> Tensor:
     Source: Yang et al. 2022, arXiv:2205.01529, equation 4; averaged over the batch as in the authors' code.
     """
     return hint_loss(generated, teacher_maps) * teacher_maps[0].numel()
+
+
+def ab_loss(student_maps: Tensor, teacher_maps: Tensor, *, margin: float = 1.0) -> Tensor:
+    """Are the same neurons active? Squared distance from the right side of 0, ``margin`` beyond, summed over a sample.
+
+    Where the teacher's value is above 0, the student's is to be ``margin`` or more, and elsewhere ``−margin`` or less.
+    So it reads 0 where all are, and not at agreement; and the teacher's maps are the same lesson before and after a ReLU.
+
+    Args:
+        student_maps: of the shape of the teacher's [B, C, H, W], after a connector and before any ReLU.
+        margin: above 0.
+
+    Source: Heo et al. 2019, arXiv:1811.03233, the loss of section 3 with its margin of 1; averaged over the batch.
+    """
+    require(0 < margin < math.inf, "margin", margin, "a finite number above 0", "the authors take 1")
+    if student_maps.shape != teacher_maps.shape:
+        raise ValueError(
+            "the student's maps must have the teacher's shape, by a connector. "
+            f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
+        )
+    side = (teacher_maps.detach() > 0).to(torch.int8) * 2 - 1
+    return (margin - side * _wide(student_maps)).relu().square().flatten(1).sum(dim=1).mean()
 
 
 def nst_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
