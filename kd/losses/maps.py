@@ -98,7 +98,7 @@ def mgd_loss(generated: Tensor, teacher_maps: Tensor) -> Tensor:
 
 
 def ab_loss(student_maps: Tensor, teacher_maps: Tensor, *, margin: float = 1.0) -> Tensor:
-    """Are the same neurons active? Squared distance from the right side of 0, ``margin`` beyond, summed over a sample.
+    """Are the same neurons active? Squared distance from the right side of 0, ``margin`` beyond, in all of a sample.
 
     Where the teacher's value is above 0, the student's is to be ``margin`` or more, and elsewhere ``−margin`` or less.
     So it reads 0 where all are, and not at agreement; and the teacher's maps are the same lesson before and after a ReLU.
