@@ -101,7 +101,7 @@ def ab_loss(student_maps: Tensor, teacher_maps: Tensor, *, margin: float = 1.0) 
     """Are the same neurons active? Squared distance from the right side of 0, ``margin`` beyond, in all of a sample.
 
     Where the teacher's value is above 0, the student's is to be ``margin`` or more, and elsewhere ``−margin`` or less.
-    So it reads 0 where all are, and not at agreement; and the teacher's maps are the same lesson before and after a ReLU.
+    So it reads 0 where all are, and not at agreement; the teacher's maps are one lesson before and after a ReLU.
 
     Args:
         student_maps: of the shape of the teacher's [B, C, H, W], after a connector and before any ReLU.
