@@ -11,9 +11,9 @@ before they are trained, and stay so: they are what is evaluated and saved.
 
 Controls, from the same weights and on the same batches: the converted student on the labels, and distilled as usual.
 
-Source: Guo et al. 2023, "Class Attention Transfer Based Knowledge Distillation", arXiv:2304.12777. β = 15 and fields of
-2 × 2 are theirs for ResNets on CIFAR-100, where they advise to choose β so that the term is 1 to 50 after an epoch; it
-is printed here. Their program has no licence, and nothing here is from it.
+Source: Guo et al. 2023, "Class Attention Transfer Based Knowledge Distillation", arXiv:2304.12777. Fields of 2 × 2 are
+theirs. They take β = 15 for ResNets on CIFAR-100, and advise to choose it so that the term is 1 to 50 after an epoch;
+here 15 makes it 300, so it is 1, and the term is printed. Their program has no licence, and nothing here is from it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Settings:
     """maps of the teacher's first stage"""
     student: int = 4
     """maps of the student's first stage"""
-    beta: float = 15.0
+    beta: float = 1.0
     """weight of the maps, beside the cross-entropy with the labels"""
     side: int = 2
     """maps are compared in side × side fields"""
