@@ -116,3 +116,12 @@ def test_ab_sends_a_finite_gradient_to_the_student_alone_and_refuses_what_does_n
         ab_loss(student[:, :2], teacher)
     with pytest.raises(ValueError, match="margin must be a finite number above 0"):
         ab_loss(student, teacher, margin=0.0)
+
+
+def test_half_precision_around_products_of_maps_changes_nothing() -> None:
+    student, teacher = (100 * each.float() for each in maps(2))
+    losses = [nst_loss(student, teacher), fsp_loss([student, student], [teacher, teacher])]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(nst_loss(student, teacher), losses[0])
+        assert torch.equal(fsp_loss([student, student], [teacher, teacher]), losses[1])
+    assert nst_loss(student.half(), teacher.half()).dtype == torch.float32
