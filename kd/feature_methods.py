@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from kd.checks import require
 from kd.features import capture, matched_stages, penultimate, shapes
-from kd.losses.maps import at_loss, hint_loss, mgd_loss, same_size, vid_loss, without_some
-from kd.losses.relations import pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
+from kd.losses.maps import at_loss, hint_loss, mgd_loss, nst_loss, same_size, vid_loss, without_some
+from kd.losses.relations import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.objectives import supervised_where_labelled
 from kd.seeding import seeded
 from kd.types import Batch, Objective
@@ -174,12 +175,15 @@ def at(
 ) -> Objective:
     """``CE + weight · at_loss`` summed over all stages that both have, from the last one back."""
     pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    return FromFeatures(teacher, pairs, _over_stages(weight, partial(at_loss, form=form)))
 
-    def loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        terms = [at_loss(one, other, form=form) for one, other in zip(ours, theirs, strict=True)]
-        return weight * torch.stack(terms).sum()
 
-    return FromFeatures(teacher, pairs, loss)
+def nst(
+    student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
+) -> Objective:
+    """``CE + weight · nst_loss`` summed over all stages that both have, from the last one back."""
+    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    return FromFeatures(teacher, pairs, _over_stages(weight, nst_loss))
 
 
 def sp(
@@ -219,6 +223,22 @@ def pkt(
     )
 
 
+def cc(
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Batch,
+    *,
+    weight: float,
+    gamma: float,
+    order: int,
+    student_layers: str,
+    teacher_layers: str,
+) -> Objective:
+    """``CE + weight · cc_loss``, layers as in ``sp``."""
+    rows = rows_of_both(student, teacher, batch, student_layers, teacher_layers)
+    return FromFeatures(teacher, rows, _times(weight, partial(cc_loss, gamma=gamma, order=order)))
+
+
 def _foreteller(ours: int, theirs: int) -> nn.Sequential:
     """Maps of the teacher's number from the student's, pixel by pixel."""
     first, second, third = (nn.Conv2d(inputs, theirs, 1, bias=False) for inputs in (ours, theirs, theirs))
@@ -239,6 +259,13 @@ def channels_of(
         for name, shape in zip(*layers, strict=True):
             require(len(shape) == 3, f"what {name} answers with", list(shape), "maps [C, H, W]", "name another layer")
     return [(ours[0], theirs[0]) for ours, theirs in zip(*found, strict=True)]
+
+
+def _over_stages(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLoss:
+    def summed(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+        return weight * torch.stack([loss(one, other) for one, other in zip(ours, theirs, strict=True)]).sum()
+
+    return summed
 
 
 def _times(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLoss:

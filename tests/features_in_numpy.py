@@ -35,6 +35,43 @@ def at_paper(student: Array, teacher: Array) -> float:
     return float(np.mean([np.sqrt((d**2).sum()) for d in differences]))
 
 
+def nst(student: Array, teacher: Array) -> float:
+    def patterns(sample: Array) -> list[Array]:
+        return [one.ravel() / np.sqrt((one**2).sum()) for one in sample]
+
+    def kernel(first: list[Array], second: list[Array]) -> float:
+        return float(np.mean([(a @ b) ** 2 for a in first for b in second]))
+
+    both = [(patterns(s), patterns(t)) for s, t in zip(student, teacher, strict=True)]
+    return float(np.mean([kernel(s, s) + kernel(t, t) - 2 * kernel(s, t) for s, t in both]))
+
+
+def layers(maps: Array) -> list[Array]:
+    """Three layers of two, two and one maps, and of two sizes, from maps of three channels."""
+    return [maps[:, :2], maps[:, 1:, :4, :3], maps[:, :1, :4, :3]]
+
+
+def fsp(student: Array, teacher: Array) -> float:
+    def flows(sample: Array) -> list[Array]:
+        first, second, third = layers(sample)
+        rows, columns = [slice(0, 2), slice(1, 3), slice(2, 4), slice(3, 5)], [slice(0, 2), slice(1, 4), slice(3, 5)]
+        smaller = np.array([[first[..., r, c].mean(axis=(2, 3)) for c in columns] for r in rows]).transpose(2, 3, 0, 1)
+        pairs = [(smaller, second), (second, third)]
+        return [np.einsum("bihw,bjhw->bij", one, other) / (4 * 3) for one, other in pairs]
+
+    return sum(hint(s, t) for s, t in zip(flows(student), flows(teacher), strict=True))
+
+
+def ab(student: Array, teacher: Array, margin: float = 1.0) -> float:
+    total = 0.0
+    for own, other in zip(student.ravel(), teacher.ravel(), strict=True):
+        if other > 0 and own < margin:
+            total += (own - margin) ** 2
+        if other <= 0 and own > -margin:
+            total += (own + margin) ** 2
+    return total / len(student)
+
+
 def sp(student: Array, teacher: Array) -> float:
     def relation(rows: Array) -> Array:
         products = rows @ rows.T
@@ -74,6 +111,17 @@ def pkt(student: Array, teacher: Array) -> float:
     return float(np.mean(p * np.log((p + 1e-7) / (q + 1e-7))))
 
 
+def cc(student: Array, teacher: Array) -> float:
+    gamma = 0.4
+
+    def kernel(rows: Array) -> Array:
+        unit = [row / np.sqrt((row**2).sum()) for row in rows]
+        series = [[1 + 2 * gamma * (a @ b) + 2 * gamma**2 * (a @ b) ** 2 for b in unit] for a in unit]
+        return np.exp(-2 * gamma) * np.array(series)
+
+    return float(((kernel(student) - kernel(teacher)) ** 2).sum() / len(student) ** 2)
+
+
 def vid(means: Array, teacher: Array, variances: tuple[float, ...] = (0.5, 1.0, 2.0)) -> float:
     each = [
         0.5 * ((teacher[i] - means[i]) ** 2 / variances[i[1]] + np.log(variances[i[1]]))
@@ -86,22 +134,34 @@ def mgd(generated: Array, teacher: Array) -> float:
     return float(np.mean([((g - t) ** 2).sum() for g, t in zip(generated, teacher, strict=True)]))
 
 
+def fields(maps: Array, side: int) -> Array:
+    """[B, C, side, side]: the mean of each field; neighbours overlap where the pixels cannot be shared evenly."""
+    height, width = maps.shape[2:]
+
+    def field(at: int, pixels: int) -> slice:
+        return slice(at * pixels // side, -(-(at + 1) * pixels // side))
+
+    rows = [[maps[:, :, field(i, height), field(j, width)].mean(axis=(2, 3)) for j in range(side)] for i in range(side)]
+    return np.asarray(rows).transpose(2, 3, 0, 1)
+
+
 def hcl(student: Array, teacher: Array) -> float:
-    def means(maps: Array, side: int) -> Array:
-        height, width = maps.shape[2:]
-
-        def field(at: int, pixels: int) -> slice:  # neighbouring ones overlap where the pixels cannot be shared evenly
-            return slice(at * pixels // side, -(-(at + 1) * pixels // side))
-
-        rows = [
-            [maps[:, :, field(i, height), field(j, width)].mean(axis=(2, 3)) for j in range(side)] for i in range(side)
-        ]
-        return np.asarray(rows)
-
     sides = [side for side in (4, 2, 1) if side < min(student.shape[2:])]
-    levels = [hint(student, teacher), *(hint(means(student, side), means(teacher, side)) for side in sides)]
+    levels = [hint(student, teacher), *(hint(fields(student, side), fields(teacher, side)) for side in sides)]
     weights = [0.5**level for level in range(len(levels))]
     return float(np.average(levels, weights=weights))
+
+
+def cat(student: Array, teacher: Array) -> float:
+    return hint(fields(student, 2), fields(teacher, 2))
+
+
+def cat_normalised(student: Array, teacher: Array) -> float:
+    def scaled(maps: Array) -> Array:
+        each = fields(maps, 2)
+        return np.array([[one / np.sqrt((one**2).sum()) for one in sample] for sample in each])
+
+    return hint(scaled(student), scaled(teacher))
 
 
 def crd(anchors: Array, positives: Array, negatives: Array, allowed: NDArray[np.bool_], *, temperature: float) -> float:
@@ -124,6 +184,10 @@ MAPS: Mapping[str, Callable[[Array, Array], float]] = {
     "at paper": at_paper,
     "vid": vid,
     "hcl": hcl,
+    "nst": nst,
+    "fsp": fsp,
+    "cat": cat,
+    "cat normalised": cat_normalised,
     "mgd": mgd,
 }
 ROWS: Mapping[str, Callable[[Array, Array], float]] = {
@@ -131,4 +195,5 @@ ROWS: Mapping[str, Callable[[Array, Array], float]] = {
     "rkd distance": rkd_distance,
     "rkd angle": rkd_angle,
     "pkt": pkt,
+    "cc": cc,
 }

@@ -44,6 +44,15 @@ def kd(student: Logits, teacher: Logits, labels: Labels, temperature: float, alp
     return mean(each, student, teacher, labels)
 
 
+def ctkd(
+    student: Logits, teacher: Logits, labels: Labels, start: float, span: float, warmup: float, hard: float, soft: float
+) -> float:
+    """At the start, before any step of the temperature; ``warmup`` is of its gradient."""
+    temperature = start + span / (1 + np.exp(-1.0))
+    labelled, taught = (kd(student, teacher, labels, temperature, alpha) for alpha in (1.0, 0.0))
+    return hard * labelled + soft * taught
+
+
 def soft_labels(student: Logits, teacher: Logits, labels: Labels, temperature: float, alpha: float) -> float:
     def each(s: Logits, t: Logits, y: int) -> float:
         soft = temperature**2 * cross_entropy(softmax(t, temperature), softmax(s, temperature))
@@ -185,6 +194,7 @@ WRITTEN: Mapping[str, Callable[..., float]] = {
     "ttm": ttm,
     "wttm": wttm,
     "wsld": wsld,
+    "ctkd": ctkd,
     "ofa": ofa,
     "label-smoothing": label_smoothing,
     "teacher-free": teacher_free,

@@ -14,9 +14,13 @@ from torch import Tensor
 
 from kd.losses import (
     at_loss,
+    cat_loss,
+    cc_loss,
+    fsp_loss,
     hcl_loss,
     hint_loss,
     mgd_loss,
+    nst_loss,
     pkt_loss,
     rkd_angle_loss,
     rkd_distance_loss,
@@ -24,16 +28,27 @@ from kd.losses import (
     vid_loss,
 )
 from kd.losses.maps import without_some
-from kd.losses.relations import neighbours, similarities
+from kd.losses.relations import kernels, neighbours, similarities
 from tests.features_in_numpy import MAPS, ROWS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def layers(maps: Tensor) -> list[Tensor]:
+    """As ``tests.features_in_numpy`` has them."""
+    return [maps[:, :2], maps[:, 1:, :4, :3], maps[:, :1, :4, :3]]
+
+
 VARIANCES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)  # their logarithms add up to 0, so agreement reads 0
 OF_MAPS: Mapping[str, Loss] = {
     "hint": hint_loss,
     "at code": at_loss,
     "at paper": partial(at_loss, form="paper"),
     "hcl": hcl_loss,
+    "nst": nst_loss,
+    "fsp": lambda student, teacher: fsp_loss(layers(student), layers(teacher)),
+    "cat": cat_loss,
+    "cat normalised": partial(cat_loss, normalise=True),
     "mgd": mgd_loss,
     "vid": partial(vid_loss, variances=VARIANCES),
 }
@@ -42,6 +57,7 @@ OF_ROWS: Mapping[str, Loss] = {
     "rkd distance": rkd_distance_loss,
     "rkd angle": rkd_angle_loss,
     "pkt": pkt_loss,
+    "cc": cc_loss,
 }
 ALL = {**OF_MAPS, **OF_ROWS}
 WRITTEN = {**MAPS, **ROWS}
@@ -126,6 +142,14 @@ def test_maps_that_cannot_be_compared_are_refused() -> None:
         vid_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.ones(4))
     with pytest.raises(ValueError, match=r"\[B, C, H, W\]"):
         at_loss(torch.randn(2, 3), torch.randn(2, 3))
+    with pytest.raises(ValueError, match=r"one K\. Got \[2, 3, 4, 4\] and \[2, 5, 4, 4\]"):
+        cat_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4))
+    with pytest.raises(ValueError, match=r"both sides\. Got \[3, 3\] channels and \[3, 4\] instead"):
+        fsp_loss([torch.randn(2, 3, 4, 4)] * 2, [torch.randn(2, 3, 4, 4), torch.randn(2, 4, 4, 4)])
+    with pytest.raises(ValueError, match=r"two or more layers.*Got \[3\] channels"):
+        fsp_loss([torch.randn(2, 3, 4, 4)], [torch.randn(2, 3, 4, 4)])
+    with pytest.raises(ValueError, match="side must be a whole number of at least 1"):
+        cat_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), side=0)
     with pytest.raises(ValueError, match="form must be code or paper"):
         at_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), form="other")
 
@@ -200,3 +224,26 @@ def test_rows_of_sp_have_a_length_of_one_and_those_of_pkt_a_sum_of_one(seed: int
     assert torch.allclose(neighbours(rows).sum(dim=1), torch.ones(4, dtype=torch.float64))
     scales = torch.rand(4, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
     assert torch.allclose(neighbours(scales * rows), neighbours(rows))
+
+
+@some
+@given(seeds, st.floats(0.05, 1.5))
+def test_the_series_of_cc_becomes_the_gaussian_kernel_and_begins_with_the_cosines(seed: int, gamma: float) -> None:
+    rows, other = features("cc", seed)
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    gaussian = (-gamma * torch.cdist(unit, unit).square()).exp()
+    assert torch.allclose(kernels(rows, gamma=gamma, order=25), gaussian, atol=1e-6)
+    cosines = [each @ each.T for each in (unit, torch.nn.functional.normalize(other, dim=1))]
+    bilinear = (cosines[0] - cosines[1]).square().mean() * (2 * gamma * math.exp(-2 * gamma)) ** 2
+    assert cc_loss(rows, other, gamma=gamma, order=1).item() == pytest.approx(bilinear.item())
+    # Neither a turn of all rows nor the length of any says anything.
+    generator = torch.Generator().manual_seed(seed)
+    turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))
+    scales = torch.rand(4, 1, generator=generator, dtype=torch.float64) + 0.1
+    assert cc_loss(scales * rows @ turn, other).item() == pytest.approx(cc_loss(rows, other).item())
+
+
+@pytest.mark.parametrize("given", [{"gamma": 0.0}, {"gamma": math.inf}, {"order": 0}])
+def test_a_kernel_that_is_none_is_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))} must be .*the authors take"):
+        cc_loss(torch.randn(4, 3), torch.randn(4, 3), **given)

@@ -20,8 +20,15 @@ from kd.snapshots import Snapshots
 
 SHAPE = (1, 24, 24)
 FEATURE = [name for name, method in METHODS.items() if "teacher" in method.needs]
-MAPS = ["fitnet", "at", "vid", "reviewkd", "mgd"]
-PROJECTED = ["fitnet", "vid", "reviewkd", "crd", "mgd"]  # weights of their own, which are no identity at the start
+MAPS = ["fitnet", "at", "nst", "fsp", "ab", "vid", "reviewkd", "mgd"]
+PROJECTED = [
+    "fitnet",
+    "ab",
+    "vid",
+    "reviewkd",
+    "crd",
+    "mgd",
+]  # weights of their own, which are no identity at the start
 every = pytest.mark.parametrize("name", FEATURE)
 
 
@@ -42,10 +49,11 @@ def lessons() -> kd.DistillDataset:
     return kd.DistillDataset(images(), torch.randn(48, 4, generator=torch.Generator().manual_seed(0)), ids=True)
 
 
-def pair(*, maps: bool = True) -> tuple[nn.Module, nn.Module]:
-    """A student and a teacher as they start."""
+def pair(name: str = "", *, maps: bool = True) -> tuple[nn.Module, nn.Module]:
+    """A student and a teacher as they start, such as the method can work on."""
     with kd.seeded(1):
-        return (CNN(4, SHAPE, 4) if maps else MLP(8, input_shape=SHAPE, classes=4)), ConvNet(SHAPE, 4)
+        student = CNN(4, SHAPE, 4) if maps else MLP(8, input_shape=SHAPE, classes=4)
+        return student, CNN(4, SHAPE, 4) if name == "fsp" else ConvNet(SHAPE, 4)  # as many channels
 
 
 def made(name: str, student: nn.Module, teacher: nn.Module, **given: Any) -> kd.Objective:
@@ -59,7 +67,7 @@ def first() -> kd.Batch:
 def fit(
     name: str, *, epochs: int = 2, cut_after: int = 0, snapshots: Snapshots | None = None, **given: Any
 ) -> dict[str, Tensor]:
-    student, teacher = pair()
+    student, teacher = pair(name)
     objective = made(name, student, teacher, **given)
     loader = kd.make_loader(lessons(), batch_size=8, shuffle=True)
     optimizer, scheduler = adam(student, learning_rate=0.01, steps=epochs * len(loader), objective=objective)
@@ -87,7 +95,7 @@ def fit(
 
 @every
 def test_an_epoch_leaves_the_teacher_as_it_was_and_asks_it_in_eval_mode(name: str) -> None:
-    student, teacher = pair()
+    student, teacher = pair(name)
     modes: list[tuple[bool, bool]] = []
     teacher.register_forward_hook(lambda *_: modes.append((teacher.training, student.training)))
     before = kd.weights_bytes(teacher)
@@ -103,7 +111,7 @@ def test_an_epoch_leaves_the_teacher_as_it_was_and_asks_it_in_eval_mode(name: st
 
 @every
 def test_its_own_term_teaches_and_the_teacher_is_no_part_of_the_objective(name: str) -> None:
-    student, teacher = pair()
+    student, teacher = pair(name)
     objective = made(name, student, teacher)
     _, terms = objective(student, first())
     assert list(terms) == ["hard", "feature"]
@@ -118,7 +126,7 @@ def test_its_own_term_teaches_and_the_teacher_is_no_part_of_the_objective(name: 
 
 @every
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_features(name: str) -> None:
-    _, teacher = pair()
+    _, teacher = pair(name)
     student = copy.deepcopy(teacher).eval()
     _, terms = made(name, student, teacher)(student, first())
     if name in PROJECTED:
@@ -129,9 +137,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_features(name: 
 
 @every
 def test_settings_and_teacher_count_for_what_a_run_knows_it_by(name: str) -> None:
-    student, teacher = pair()
+    student, teacher = pair(name)
     known = digest(describe(made(name, student, teacher)))
-    assert known == digest(describe(made(name, *pair())))
+    assert known == digest(describe(made(name, *pair(name))))
     assert known == digest(describe(cloudpickle.loads(cloudpickle.dumps(made(name, student, teacher)))))
     for setting, value in settings_of(name).items():
         if isinstance(value, float):
@@ -153,10 +161,11 @@ def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name: str, tmp_path: Pa
 
 @every
 def test_the_named_layers_are_those_that_are_compared(name: str) -> None:
-    student, teacher = pair()
-    objective: Any = made(name, student, teacher, student_layers="layer2", teacher_layers="norm2")
+    student, teacher = pair(name)
+    ours, theirs = ("layer1,layer2", "layer1,layer2") if name == "fsp" else ("layer2", "norm2")
+    objective: Any = made(name, student, teacher, student_layers=ours, teacher_layers=theirs)
     compared = getattr(objective, "objective", objective)  # inside of what warms it up
-    assert (compared.student_layers, compared.teacher_layers) == (["layer2"], ["norm2"])
+    assert (compared.student_layers, compared.teacher_layers) == (ours.split(","), theirs.split(","))
     _, terms = objective(student, first())
     assert terms["feature"].item() > 0
     with pytest.raises(ValueError, match="has no layer 'layer9'"):

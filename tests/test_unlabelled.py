@@ -86,8 +86,9 @@ def test_without_any_label_only_the_teacher_teaches() -> None:
 def test_a_method_that_reads_no_labels_learns_from_a_mixture(name: str) -> None:
     student, teacher = tiny_model(0, batch_norm=False), tiny_model(1)
     layers = {"student_layers": "2", "teacher_layers": "2"} if METHODS[name].needs == ("labels", "teacher") else {}
-    if name in {"fitnet", "at", "vid", "reviewkd", "mgd"}:
-        student, teacher, layers = maps(0), maps(1), {"student_layers": "0", "teacher_layers": "0"}
+    if name in {"fitnet", "at", "nst", "fsp", "ab", "vid", "reviewkd", "mgd"}:
+        named = "0,1" if name == "fsp" else "0"
+        student, teacher, layers = maps(0), maps(1), {"student_layers": named, "teacher_layers": named}
     objective = make(name, student, teacher, batch(), layers)
     for unlabelled in (0, 3, ITEMS):
         hard, own, *gradients = outcome(objective, student, batch(2, unlabelled))

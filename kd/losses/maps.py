@@ -3,6 +3,10 @@ lets a gradient reach the teacher. They raise ``ValueError`` for shapes that can
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,6 +97,103 @@ def mgd_loss(generated: Tensor, teacher_maps: Tensor) -> Tensor:
     return hint_loss(generated, teacher_maps) * teacher_maps[0].numel()
 
 
+def ab_loss(student_maps: Tensor, teacher_maps: Tensor, *, margin: float = 1.0) -> Tensor:
+    """Are the same neurons active? Squared distance from the right side of 0, ``margin`` beyond, in all of a sample.
+
+    Where the teacher's value is above 0, the student's is to be ``margin`` or more, and elsewhere ``−margin`` or less.
+    So it reads 0 where all are, and not at agreement; the teacher's maps are one lesson before and after a ReLU.
+
+    Args:
+        student_maps: of the shape of the teacher's [B, C, H, W], after a connector and before any ReLU.
+        margin: above 0.
+
+    Source: Heo et al. 2019, arXiv:1811.03233, the loss of section 3 with its margin of 1; averaged over the batch.
+    """
+    require(0 < margin < math.inf, "margin", margin, "a finite number above 0", "the authors take 1")
+    if student_maps.shape != teacher_maps.shape:
+        raise ValueError(
+            "the student's maps must have the teacher's shape, by a connector. "
+            f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
+        )
+    side = (teacher_maps.detach() > 0).to(torch.int8) * 2 - 1
+    return (margin - side * _wide(student_maps)).relu().square().flatten(1).sum(dim=1).mean()
+
+
+def nst_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
+    """How far apart both models' maps lie as sets of patterns: ``k(s, s) + k(t, t) − 2 · k(s, t)``. Zero at agreement.
+
+    k is the mean of ⟨a, b⟩² over all maps a of one and b of the other, each scaled to a length of 1: the maximum mean
+    discrepancy, squared, with the polynomial kernel of degree 2. Larger maps are averaged to the size of the smaller
+    ones, and the channels need not be as many. In float32 or better, inside autocast too.
+
+    Source: Huang, Wang 2017, arXiv:1707.01219, the kernel of degree 2 without offset; averaged over the batch. By
+    products of matrices, where the authors' formula as it is written takes B · C · C · H · W numbers.
+    """
+    with torch.autocast(student_maps.device.type, enabled=False):
+        ours, theirs = (
+            F.normalize(maps.flatten(2), dim=2) for maps in same_size(_wide(student_maps), _wide(teacher_maps.detach()))
+        )
+        return _alike(ours, ours) + _alike(theirs, theirs) - 2 * _alike(ours, theirs)
+
+
+def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+    """Mean squared difference of how maps flow on, ``flow`` from each layer to the next, summed. Zero at agreement.
+
+    In float32 or better, inside autocast too.
+
+    Args:
+        student_maps, teacher_maps: [B, C, H, W] of two or more layers in the order of the pass. The channels must be as
+            many at the same place on both sides; sizes may differ.
+
+    Source: Yim et al. 2017, doi:10.1109/CVPR.2017.754, equations 1 and 2 with all weights 1; a mean over the C · C′
+    values too, as in later code, and larger maps are averaged to the size of smaller ones, where they take maxima.
+    """
+    channels = [[maps.shape[1] for maps in each if maps.ndim == 4] for each in (student_maps, teacher_maps)]
+    if len(channels[0]) < 2 or channels[0] != channels[1]:
+        raise ValueError(
+            "maps must be [B, C, H, W] of two or more layers, with as many channels on both sides. "
+            f"Got {channels[0]} channels and {channels[1]} instead."
+        )
+    with torch.autocast(student_maps[0].device.type, enabled=False):
+        ours = [flow(*pair) for pair in itertools.pairwise(student_maps)]
+        theirs = [flow(*pair) for pair in itertools.pairwise(maps.detach() for maps in teacher_maps)]
+        return torch.stack([F.mse_loss(*pair) for pair in zip(ours, theirs, strict=True)]).sum()
+
+
+def flow(first: Tensor, second: Tensor) -> Tensor:
+    """[B, C, C′]: the mean over all pixels of the product of each map of one layer with each one of another."""
+    one, other = (maps.flatten(2) for maps in same_size(_wide(first), _wide(second)))
+    return torch.bmm(one, other.transpose(1, 2)) / one.shape[2]
+
+
+def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, normalise: bool = False) -> Tensor:
+    """Mean squared difference of class activation maps [B, K, H, W], averaged in side × side fields. Zero at agreement.
+
+    Heights and widths need not be the same on both sides. With ``side=1`` and maps whose means are the logits it is the
+    mean squared difference of the logits.
+
+    Args:
+        side: at least 1; the authors take 2. Neighbouring fields overlap where the pixels cannot be shared evenly.
+        normalise: scale each map's fields to a length of 1 first, as the paper's formula does. Its own programs do not
+            when the labels are learned from as well (CAT-KD), and weights belong to one or the other.
+
+    Source: Guo et al. 2023, arXiv:2304.12777, section 3; a mean over the fields too, as in the authors' code, where the
+    paper has their sum.
+    """
+    require(side >= 1, "side", side, "a whole number of at least 1", "the authors take 2")
+    if student_maps.ndim != 4 or student_maps.shape[:2] != teacher_maps.shape[:2] or teacher_maps.ndim != 4:
+        raise ValueError(
+            "class activation maps must be [B, K, H, W] with one B and one K. "
+            f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
+        )
+    ours, theirs = (
+        F.adaptive_avg_pool2d(_wide(maps), side).flatten(2) for maps in (student_maps, teacher_maps.detach())
+    )
+    if normalise:
+        ours, theirs = F.normalize(ours, dim=2), F.normalize(theirs, dim=2)
+    return F.mse_loss(ours, theirs)
+
+
 def without_some(maps: Tensor, share: float) -> Tensor:
     """The maps [B, C, H, W] with about this share of the channels of each sample at 0, drawn anew at each call.
 
@@ -115,6 +216,11 @@ def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def _attention(maps: Tensor) -> Tensor:
     """[B, H · W], each row of length 1."""
     return F.normalize(maps.square().mean(dim=1).flatten(1), dim=1)
+
+
+def _alike(first: Tensor, second: Tensor) -> Tensor:
+    """The mean of the squared products of all rows of [B, C, D] with all of another such, sample by sample."""
+    return torch.bmm(first, second.transpose(1, 2)).square().mean()
 
 
 def _wide(maps: Tensor) -> Tensor:

@@ -6,11 +6,15 @@ teacher. They raise ``ValueError`` for features that are not one row per sample 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kd.checks import require
 
 Relation = Callable[[Tensor], Tensor]
 
@@ -49,6 +53,25 @@ def pkt_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     return (p * ((p + 1e-7) / (q + 1e-7)).log()).mean()
 
 
+def cc_loss(student_features: Tensor, teacher_features: Tensor, *, gamma: float = 0.4, order: int = 2) -> Tensor:
+    """``‖K_s − K_t‖² / B²``, K the Gaussian kernel of all pairs of samples, rows scaled to length 1. Zero at agreement.
+
+    The kernel is its series up to ``order``: with rows of length 1, exp(−γ‖x − y‖²) = e^−2γ · Σ (2γ · x·y)^p / p!.
+
+    Args:
+        gamma: γ > 0; large ones look at near neighbours alone.
+        order: of the series, at least 1; 1 compares cosines, as the bilinear kernel does.
+
+    Source: Peng et al. 2019, arXiv:1904.01802, section 3, with their γ and order. They embed both models' features by
+    linear layers first; here there are none, because an embedding of the teacher's that is trained too can make both
+    agree by saying nothing.
+    """
+    require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors take 0.4")
+    require(order >= 1, "order", order, "a whole number of at least 1", "the authors take 2")
+    ours, theirs = _both(student_features, teacher_features, partial(kernels, gamma=gamma, order=order))
+    return (ours - theirs).square().mean()
+
+
 def similarities(features: Tensor) -> Tensor:
     """[B, B]: products of all pairs, each row of length 1."""
     return F.normalize(features @ features.T, dim=1)
@@ -73,6 +96,14 @@ def neighbours(features: Tensor) -> Tensor:
     unit = F.normalize(features, dim=1, eps=1e-7)
     near = (unit @ unit.T + 1) / 2
     return near / near.sum(dim=1, keepdim=True)
+
+
+def kernels(features: Tensor, *, gamma: float, order: int) -> Tensor:
+    """[B, B]: the Gaussian kernel of all pairs of rows, each of length 1, by its series up to ``order``."""
+    unit = F.normalize(features, dim=1)
+    cosines = unit @ unit.T
+    terms = [(2 * gamma) ** power / math.factorial(power) * cosines**power for power in range(order + 1)]
+    return math.exp(-2 * gamma) * torch.stack(terms).sum(dim=0)
 
 
 def _both(student_features: Tensor, teacher_features: Tensor, relation: Relation) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from kd.checks import require, require_every_label
 
 
-def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float | Tensor) -> Tensor:
     """The soft-target loss ``T² · KL(p ‖ q)`` with both softened by the temperature T.
 
     Summed over the classes and averaged over the batch, in float32 or better. Zero if and only if the two
@@ -25,7 +25,8 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     Args:
         student_logits: [B, K], before any softmax.
         teacher_logits: [B, K], likewise; the same classes in the same order.
-        temperature: T > 0; 1 leaves the distributions as they are, larger values flatten them.
+        temperature: T > 0; 1 leaves the distributions as they are, larger values flatten them. A scalar tensor may have
+            a gradient, through both distributions and T²; its value is not checked, which would wait for a GPU.
 
     Raises:
         ValueError: the shapes differ or are not [B, K], or the temperature is not positive and finite.
@@ -211,9 +212,10 @@ def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) ->
     return others.scatter(1, labels.unsqueeze(1), math.log(correct))
 
 
-def _softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
     """log q and log p at the temperature."""
-    _checked(temperature)
+    if not isinstance(temperature, Tensor):
+        _checked(temperature)
     student, teacher = _pair(student_logits, teacher_logits)
     return F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
 

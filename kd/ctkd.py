@@ -1,0 +1,72 @@
+"""CTKD: a temperature that is trained against the student, so that the lessons grow harder."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from kd.checks import require
+from kd.losses import kd_loss
+from kd.objectives import require_logits, supervised_where_labelled
+from kd.types import Batch, Objective
+
+
+class Curriculum(nn.Module):
+    """``hard · CE + soft · T² · KL`` with T = start + span · sigmoid(θ): the student lowers the loss, and θ raises it.
+
+    θ starts at 1. Its gradient is turned round and grows to its full size, by half a cosine, in the first ``warmup`` of
+    the epochs. T moves, so the teacher's logits are needed, and no probabilities at one temperature would do.
+
+    Args:
+        start: the lowest temperature, above 0.
+        span: from the lowest to the highest one, above 0.
+        warmup: share of the epochs in which the turned gradient grows, in [0, 1]; 0 has it full at once.
+        hard, soft: weights of the labels and of the teacher.
+
+    Source: Li et al. 2023, arXiv:2211.16231, the global temperature of section 3. The authors step θ by SGD with the
+    student's settings. Adam, which divides each gradient by its usual size, cares for its sign and little for its size,
+    so there the growth says less.
+    """
+
+    def __init__(self, *, start: float, span: float, warmup: float, hard: float, soft: float) -> None:
+        super().__init__()
+        require(0 < start < math.inf, "start", start, "a finite number above 0", "the authors take 1")
+        require(0 < span < math.inf, "span", span, "a finite number above 0", "the authors take 20")
+        require(0 <= warmup <= 1, "warmup", warmup, "in [0, 1], a share of the epochs")
+        self.start, self.span, self.warmup, self.hard, self.soft = start, span, warmup, hard, soft
+        self.theta = nn.Parameter(torch.ones(()))
+        self._strength = 1.0
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Take the strength of this epoch, counted from 0."""
+        progress = min(1.0, (epoch + 1) / (self.warmup * epochs)) if self.warmup else 1.0
+        self._strength = (1 - math.cos(math.pi * progress)) / 2
+
+    def temperature(self) -> Tensor:
+        """T, whose gradient comes to θ turned round."""
+        fixed = self.theta.detach()
+        turned = fixed + self._strength * (fixed - self.theta)  # the value of θ, bit for bit
+        return self.start + self.span * turned.sigmoid()
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        require_logits(batch)
+        output, terms = supervised_where_labelled(model, batch)
+        soft = kd_loss(output, batch[2], temperature=self.temperature())
+        return output, {"hard": self.hard * terms["hard"], "soft": self.soft * soft}
+
+
+def ctkd(
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Batch,
+    *,
+    start: float,
+    span: float,
+    warmup: float,
+    hard: float,
+    soft: float,
+) -> Objective:
+    """``kd`` with a temperature of its own that is trained against the student."""
+    return Curriculum(start=start, span=span, warmup=warmup, hard=hard, soft=soft).to(batch[0].device)

@@ -1,0 +1,240 @@
+"""Every method by its name: one literal table, from which the command line, the tests and the docs follow.
+
+Importable in a moment, without torch: a factory is a dotted name, resolved by ``kd.methods`` when it is to be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+Setting = float | int | str
+
+
+class Method(NamedTuple):
+    """What is to be known of a method before it is used.
+
+    Attributes:
+        factory: ``module:function`` of ``make(student, teacher, example_batch, **settings) -> Objective``. It builds
+            whatever parameters the method has, from the two models and the shapes of one batch.
+        needs: of ``labels``; ``logits`` (the teacher's, from its cache, third in the batch); ``teacher`` (the live
+            model, for its features); ``ids`` (of samples, last in the batch).
+        settings: the factory's keyword arguments, with the authors' defaults.
+        paper: authors, year and arXiv number, or DOI where there is none.
+        reference: a public implementation to hold against ours, and its licence.
+        unlabelled: it also learns from items without a label: its own loss reads none.
+    """
+
+    factory: str
+    needs: tuple[str, ...]
+    settings: Mapping[str, Setting]
+    paper: str
+    reference: str
+    unlabelled: bool = True
+
+
+_LOGITS, _FEATURES = ("labels", "logits"), ("labels", "teacher")
+_LAYERS: Mapping[str, Setting] = {"student_layers": "", "teacher_layers": ""}  # "" takes those that are found
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "kd": Method(
+            factory="kd.response_methods:kd",
+            needs=_LOGITS,
+            settings={"temperature": 5.0, "alpha": 0.5},
+            paper="Hinton, Vinyals, Dean 2015, arXiv:1503.02531",
+            reference="RepDistiller distiller_zoo/KD.py (BSD-2-Clause)",
+        ),
+        "soft-labels": Method(
+            factory="kd.response_methods:soft_labels",
+            needs=_LOGITS,
+            settings={"temperature": 1.0, "alpha": 0.0},
+            paper="Hinton, Vinyals, Dean 2015, arXiv:1503.02531",
+            reference="big_vision trainers/proj/distill/distill.py (Apache-2.0)",
+        ),
+        "dkd": Method(
+            factory="kd.response_methods:dkd",
+            needs=_LOGITS,
+            settings={"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "warmup": 1 / 12},
+            paper="Zhao et al. 2022, arXiv:2203.08679",
+            reference="mdistiller distillers/DKD.py (MIT)",
+            unlabelled=False,
+        ),
+        "nkd": Method(
+            factory="kd.response_methods:nkd",
+            needs=_LOGITS,
+            settings={"temperature": 1.0, "gamma": 1.5},
+            paper="Yang et al. 2023, arXiv:2303.13005",
+            reference="cls_KD mmcls/models/dis_losses/nkd.py (Apache-2.0)",
+            unlabelled=False,
+        ),
+        "dist": Method(
+            factory="kd.response_methods:dist",
+            needs=_LOGITS,
+            settings={"temperature": 1.0, "beta": 1.0, "gamma": 1.0},
+            paper="Huang et al. 2022, arXiv:2205.10536",
+            reference="mmrazor losses/dist_loss.py (Apache-2.0)",
+        ),
+        "lskd": Method(
+            factory="kd.response_methods:lskd",
+            needs=_LOGITS,
+            settings={"temperature": 2.0, "hard": 0.1, "soft": 9.0},
+            paper="Sun et al. 2024, arXiv:2403.01427",
+            reference="torchdistill losses/mid_level.py (MIT); the authors' code has no licence",
+        ),
+        "lskd-dkd": Method(
+            factory="kd.response_methods:lskd_dkd",
+            needs=_LOGITS,
+            settings={"temperature": 2.0, "hard": 0.1, "alpha": 9.0, "beta": 72.0, "warmup": 1 / 12},
+            paper="Sun et al. 2024, arXiv:2403.01427",
+            reference="the authors' code has no licence",
+            unlabelled=False,
+        ),
+        "ttm": Method(
+            factory="kd.response_methods:ttm",
+            needs=_LOGITS,
+            settings={"gamma": 0.1, "soft": 45.0},
+            paper="Zheng, Yang 2024, arXiv:2402.11148",
+            reference="TTM distiller_zoo/ttm.py (MIT)",
+        ),
+        "wttm": Method(
+            factory="kd.response_methods:wttm",
+            needs=_LOGITS,
+            settings={"gamma": 0.2, "soft": 4.0},
+            paper="Zheng, Yang 2024, arXiv:2402.11148",
+            reference="TTM distiller_zoo/wttm.py (MIT)",
+        ),
+        "wsld": Method(
+            factory="kd.response_methods:wsld",
+            needs=_LOGITS,
+            settings={"temperature": 2.0, "soft": 2.5},
+            paper="Zhou et al. 2021, arXiv:2102.00650",
+            reference="mmrazor losses/weighted_soft_label_distillation.py (Apache-2.0)",
+            unlabelled=False,
+        ),
+        "ctkd": Method(
+            factory="kd.ctkd:ctkd",
+            needs=_LOGITS,
+            settings={"start": 1.0, "span": 20.0, "warmup": 1 / 24, "hard": 0.1, "soft": 0.9},
+            paper="Li et al. 2023, arXiv:2211.16231",
+            reference="CTKD models/temp_global.py, helper/loops.py (Apache-2.0)",
+        ),
+        "ofa": Method(
+            factory="kd.ofa:ofa",
+            needs=_LOGITS,
+            settings={"gamma": 1.0, "soft": 1.0, "exits": 1.0, "student_layers": ""},
+            paper="Hao et al. 2023, arXiv:2310.19444",
+            reference="none: the authors' code has no licence",
+            unlabelled=False,
+        ),
+        "fitnet": Method(
+            factory="kd.feature_methods:fitnet",
+            needs=_FEATURES,
+            settings={"weight": 100.0, **_LAYERS},
+            paper="Romero et al. 2015, arXiv:1412.6550",
+            reference="RepDistiller distiller_zoo/FitNet.py (BSD-2-Clause)",
+        ),
+        "at": Method(
+            factory="kd.feature_methods:at",
+            needs=_FEATURES,
+            settings={"weight": 1000.0, "form": "code", **_LAYERS},
+            paper="Zagoruyko, Komodakis 2017, arXiv:1612.03928",
+            reference="RepDistiller distiller_zoo/AT.py (BSD-2-Clause)",
+        ),
+        "nst": Method(
+            factory="kd.feature_methods:nst",
+            needs=_FEATURES,
+            settings={"weight": 50.0, **_LAYERS},
+            paper="Huang, Wang 2017, arXiv:1707.01219",
+            reference="RepDistiller distiller_zoo/NST.py (BSD-2-Clause)",
+        ),
+        "fsp": Method(
+            factory="kd.staged_methods:fsp",
+            needs=_FEATURES,
+            settings={"weight": 50.0, "alone": 1 / 9, **_LAYERS},
+            paper="Yim et al. 2017, doi:10.1109/CVPR.2017.754",
+            reference="RepDistiller distiller_zoo/FSP.py (BSD-2-Clause)",
+        ),
+        "ab": Method(
+            factory="kd.staged_methods:ab",
+            needs=_FEATURES,
+            settings={"weight": 0.003, "margin": 1.0, "alone": 1 / 9, **_LAYERS},
+            paper="Heo et al. 2019, arXiv:1811.03233",
+            reference="RepDistiller distiller_zoo/AB.py (BSD-2-Clause)",
+        ),
+        "sp": Method(
+            factory="kd.feature_methods:sp",
+            needs=_FEATURES,
+            settings={"weight": 3000.0, **_LAYERS},
+            paper="Tung, Mori 2019, arXiv:1907.09682",
+            reference="RepDistiller distiller_zoo/SP.py (BSD-2-Clause)",
+        ),
+        "rkd": Method(
+            factory="kd.feature_methods:rkd",
+            needs=_FEATURES,
+            settings={"distance": 25.0, "angle": 50.0, **_LAYERS},
+            paper="Park et al. 2019, arXiv:1904.05068",
+            reference="RepDistiller distiller_zoo/RKD.py (BSD-2-Clause)",
+        ),
+        "pkt": Method(
+            factory="kd.feature_methods:pkt",
+            needs=_FEATURES,
+            settings={"weight": 30000.0, **_LAYERS},
+            paper="Passalis, Tefas 2018, arXiv:1803.10837",
+            reference="RepDistiller distiller_zoo/PKT.py (BSD-2-Clause)",
+        ),
+        "cc": Method(
+            factory="kd.feature_methods:cc",
+            needs=_FEATURES,
+            settings={"weight": 100.0, "gamma": 0.4, "order": 2, **_LAYERS},
+            paper="Peng et al. 2019, arXiv:1904.01802",
+            reference="torchdistill losses/mid_level.py (MIT)",
+        ),
+        "vid": Method(
+            factory="kd.feature_methods:vid",
+            needs=_FEATURES,
+            settings={"weight": 1.0, **_LAYERS},
+            paper="Ahn et al. 2019, arXiv:1904.05835",
+            reference="RepDistiller distiller_zoo/VID.py (BSD-2-Clause)",
+        ),
+        "reviewkd": Method(
+            factory="kd.reviewkd:reviewkd",
+            needs=_FEATURES,
+            settings={"weight": 5.0, "warmup": 1 / 12, **_LAYERS},
+            paper="Chen et al. 2021, arXiv:2104.09044",
+            reference="mdistiller distillers/ReviewKD.py (MIT)",
+        ),
+        "crd": Method(
+            factory="kd.crd:crd",
+            needs=(*_FEATURES, "ids"),
+            settings={"weight": 0.8, "temperature": 0.07, "momentum": 0.5, "negatives": 16384, "dim": 128, **_LAYERS},
+            paper="Tian, Krishnan, Isola 2020, arXiv:1910.10699",
+            reference="RepDistiller crd/criterion.py, crd/memory.py (BSD-2-Clause)",
+            unlabelled=False,
+        ),
+        "mgd": Method(
+            factory="kd.feature_methods:mgd",
+            needs=_FEATURES,
+            settings={"weight": 7e-5, "mask": 0.15, **_LAYERS},
+            paper="Yang et al. 2022, arXiv:2205.01529",
+            reference="cls_KD mmcls/models/dis_losses/mgd.py (Apache-2.0)",
+        ),
+        "label-smoothing": Method(
+            factory="kd.response_methods:label_smoothing",
+            needs=("labels",),
+            settings={"smoothing": 0.1},
+            paper="Szegedy et al. 2016, arXiv:1512.00567",
+            reference="torch.nn.functional.cross_entropy (BSD-3-Clause)",
+            unlabelled=False,
+        ),
+        "teacher-free": Method(
+            factory="kd.response_methods:teacher_free",
+            needs=("labels",),
+            settings={"correct": 0.99, "temperature": 20.0, "alpha": 0.5},
+            paper="Yuan et al. 2020, arXiv:1909.11723",
+            reference="none: the published code softens twice",
+            unlabelled=False,
+        ),
+    }
+)
