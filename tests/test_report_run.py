@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -68,6 +69,20 @@ def cells(html: str) -> list[str]:
     return [
         parsed(cell).text.replace("\u00a0", " ") for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", html, re.DOTALL)
     ]
+
+
+# --- names of classes
+
+
+def test_classes_have_their_names_and_these_are_escaped(run: Run) -> None:
+    classes = [f"<b>class & {label}</b>" for label in range(run.logits["teacher"].shape[1])]
+    torch.manual_seed(0)
+    html = {section.name: section.html for section in a_part(dataclasses.replace(run, classes=classes)).sections}
+    assert any(
+        cell.startswith("<b>class & ") and " taken for <b>class & " in cell for cell in cells(html["confusions"])
+    )
+    assert "Label &lt;b&gt;class &amp; " in html["gallery"]
+    assert not any("<b>class" in text for text in html.values())
 
 
 # --- the whole part
