@@ -164,3 +164,51 @@ def test_a_comparison_says_what_was_saved_only_where_answers_were_kept(
     assert (
         json.loads((tmp_path / "results/metrics/comparison_timings.json").read_text())["teacher_seconds_saved"] is None
     )
+
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, input_shape, classes):
+        super().__init__()
+        self.memory = nn.LSTM(input_shape[-1], 8, batch_first=True)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, sequences):
+        return self.head(self.memory(sequences)[0][:, -1])
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small pictures in colour and with sequences, as arrays, and a network in a Python file."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    labels = np.arange(200) % 3  # 144 to train with: no batch of one, over which batch norm fails
+    pictures = generator.integers(0, 120, (200, 32, 32, 3)) + 40 * labels[:, None, None, None]
+    np.savez("pictures.npz", x_train=pictures.astype("uint8"), y_train=labels)
+    waves = np.sin((labels[:, None] + 1) * np.arange(12) / 3) + 0.1 * generator.normal(size=(200, 12))
+    np.savez("waves.npz", x_train=waves[..., None].astype("float32"), y_train=labels)
+    (tmp_path / "net.py").write_text(NET)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is made for:UserWarning")  # of models for larger pictures
+@pytest.mark.parametrize(
+    ("data", "teacher", "student"),
+    [
+        ("pictures.npz", "torchvision:resnet18", "torchvision:mobilenet_v3_small"),
+        ("pictures.npz", "timm:resnet10t", "cnn:4"),
+        ("waves.npz", "net.py:Net", "mlp:8"),
+        ("waves.npz", "mlp:16", "net.py:Net"),
+    ],
+)
+def test_pairs_of_all_kinds_are_distilled(data: str, teacher: str, student: str, own: Path) -> None:
+    models = ("--teacher", teacher, "--student", student)
+    assert cli.main(["run", "--data", data, *models, "--epochs", "1", "--batch-size", "32", "--out", "run"]) == 0
+    assert cli.main(["cache", "verify", "--out", "run"]) == 0
+    few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--epochs", "1", "--batch-size", "32")
+    assert cli.main(["compare", "--data", data, *models, *few, "--out", "run"]) == 0
+    assert (own / "run/results/report.html").exists()
