@@ -60,7 +60,7 @@ def test_what_is_written_is_read_as_the_same_settings(settings: SweepSettings, t
 
 @pytest.mark.parametrize("command", KINDS)
 def test_a_file_tells_every_setting_of_its_command_but_what_is_done_once(command: str) -> None:
-    own = KINDS[command](limit=300, columns=("a", "b"), image_size=8, data_dir=Path("x"), fresh=True)
+    own = KINDS[command](limit=300, columns=("a", "b"), image_size=8, data_dir=Path("x"), unlabelled=Path("y"), views=2)
     told = set(tomllib.loads(to_toml(own, command=command).decode()))
     optional = {"processes", "trials"}
     assert told | optional == {field.name for field in dataclasses.fields(own)} - UNSAVED | optional

@@ -33,7 +33,7 @@ def test_only_the_distilled_student_sees_them_and_both_take_as_many_steps(more: 
     settings = RunSettings(limit=200, unlabelled=more, teacher=("mlp:16",))
     data = load_data(settings)
     teacher = as_one([each.model for each in new_teachers(settings, data)], settings)
-    lessons, validation = with_logits(teacher, data)
+    lessons, validation = with_logits(settings, teacher, data)
     control = for_the_control(data, lessons)
     assert len(lessons.dataset) == len(control.dataset) == 180 + 300  # type: ignore[arg-type]
     assert len(lessons) == len(control)
