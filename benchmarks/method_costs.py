@@ -64,6 +64,16 @@ def objective_named(name: str, batch_size: int) -> tuple[nn.Module, Objective, t
     return student, supervised if name == CONTROL else make(name, student, teacher, batch), batch
 
 
+def works(name: str) -> bool:
+    """Whether the method can work on this pair; why it cannot is said."""
+    try:
+        objective_named(name, 2)
+    except ValueError as error:
+        say(f"{name} is left out: {error}")
+        return False
+    return True
+
+
 def stepping(name: str, batch_size: int) -> Callable[[], None]:
     """One training step of the method, to be repeated."""
     student, objective, batch = objective_named(name, batch_size)
@@ -92,7 +102,7 @@ def parameters(name: str, batch_size: int) -> dict[str, int]:
 
 def measured(settings: Settings) -> dict[str, Any]:
     """All methods, as JSON."""
-    names = list(dict.fromkeys([CONTROL, "kd", *settings.methods]))
+    names = [name for name in dict.fromkeys([CONTROL, "kd", *settings.methods]) if works(name)]
 
     def timed(name: str) -> Callable[[], float]:
         step = stepping(name, settings.batch_size)

@@ -1,6 +1,6 @@
-"""The tables of docs/methods.md: what there is, from ``kd.methods.METHODS``, and what it is worth on MNIST.
+"""The tables of docs/methods.md: what there is, from ``kd.methods.METHODS``, what it costs and is worth on MNIST.
 
-python benchmarks/methods_page.py   # puts them between the page's markers, from docs/methods-*.json
+python benchmarks/methods_page.py   # puts them between the page's markers, from docs/method-costs.json, methods-*.json
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def filled(text: str) -> str:
     tables = {"methods": what_there_is()}
     for results in sorted(PAGE.parent.glob("methods-*.json")):
         tables[results.stem] = comparison(json.loads(results.read_text(encoding="utf-8")))
+    tables["costs"] = costs(json.loads((PAGE.parent / "method-costs.json").read_text(encoding="utf-8"))["costs"])
     for name, lines in tables.items():
         between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if len(between.findall(text)) != 1:
@@ -49,6 +50,22 @@ def what_there_is() -> str:
         for name, method in METHODS.items()
     ]
     return table(("method", "needs", "settings", "paper", "to be held against"), rows)
+
+
+def costs(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """What a training step of each method takes, beside one of plain distillation."""
+    kd = measured["kd"]
+    rows = [
+        (
+            f"`{name}`" if name in METHODS else name,
+            f"{own['seconds'] / kd['seconds']:.2f}",
+            f"{(own['peak_rss'] - kd['peak_rss']) / 1e6:+.0f}",
+            f"{own['trained']:,}",
+            f"{own['remembered']:,}",
+        )
+        for name, own in measured.items()
+    ]
+    return table(("method", "time of a step, × kd", "memory, MB more", "parameters of its own", "kept numbers"), rows)
 
 
 def comparison(results: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,3 +77,16 @@ def test_an_unknown_method_is_refused_before_anything_is_trained(page: ModuleTyp
     module = importlib.import_module("methods_on_mnist")
     with pytest.raises(ValueError, match="no method 'dkdd'"):
         module.Settings(out=tmp_path, methods=("dkdd",)).check()
+
+
+def test_costs_are_told_beside_plain_distillation(page: ModuleType) -> None:
+    own = {"seconds": 0.03, "peak_rss": 760e6, "trained": 1234, "remembered": 5}
+    kd = {"seconds": 0.02, "peak_rss": 750e6, "trained": 0, "remembered": 0}
+    *_, first, second = page.costs({"kd": kd, "fitnet": own}).splitlines()
+    assert first == "| `kd` | 1.00 | +0 | 0 | 0 |"
+    assert second == "| `fitnet` | 1.50 | +10 | 1,234 | 5 |"
+
+
+def test_every_method_has_its_costs(page: ModuleType) -> None:
+    measured = json.loads((page.PAGE.parent / "method-costs.json").read_text(encoding="utf-8"))["costs"]
+    assert set(measured) == {"control", *METHODS} - {"fsp"}  # it wants a student with its teacher's channels
