@@ -68,7 +68,7 @@ class Plan(NamedTuple):
 
     Attributes:
         sizes: items by part.
-        steps: of one training.
+        steps: of one training, of ``teacher`` and ``student``.
         trainings: how many of each kind; ``longer`` ones count by their epochs.
         logits: bytes of the teacher's, all parts together.
         disk: bytes under OUT, at most, while it runs.
@@ -78,7 +78,7 @@ class Plan(NamedTuple):
 
     sizes: Mapping[str, int]
     models: Mapping[str, Model]
-    steps: int
+    steps: Mapping[str, int]
     trainings: Mapping[str, float]
     logits: int
     disk: int
@@ -108,10 +108,15 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     """Count and measure. The models are made for it and thrown away."""
     teacher = as_one([each.model for each in new_teachers(settings, data)], settings).to(device)
     student = new_student(settings, data.task, device)
-    batch, steps = first_batch(data.train_loader), len(data.train_loader)
-    items, classes = data.sizes["training"], len(data.task.classes)
+    batch, classes = first_batch(data.train_loader), len(data.task.classes)
     cost = training_cost(
-        teacher, student, batch, images=items, epochs=settings.epochs, served=settings.trainings.get("distilled", 1)
+        teacher,
+        student,
+        batch,
+        images=data.lessons,
+        labelled=data.sizes["training"],
+        epochs=settings.epochs,
+        served=settings.trainings["distilled"],
     )
     models = {
         "teacher": _model(teacher, batch[0][:1], cost.teacher),
@@ -121,14 +126,13 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     if "longer" in trainings:
         trainings["longer"] *= cost.longer_epochs / settings.epochs
     each = _seconds(settings, data, teacher, student)
-    cached = 0 if settings.live else items * data.views + data.sizes["validation"]
-    logits = max(1, trainings["teacher"]) * cached * (4 * classes + 8)
+    logits = _asked(settings, data, trainings) * (4 * classes + 8)
     trained = trainings["teacher"] * models["teacher"].bytes + _students(trainings) * models["student"].bytes
     answers = (1 + _students(trainings)) * data.sizes["test"] * (4 * classes + 8)
     return Plan(
         data.sizes,
         models,
-        settings.epochs * steps,
+        _steps(settings, data),
         trainings,
         round(logits),
         # Of each model its outcome, and before it two snapshots with two moments of every weight; predictions as text.
@@ -137,6 +141,17 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
         _all_seconds(settings, data, each, trainings),
         each,
     )
+
+
+def _asked(settings: RunSettings, data: Data, trainings: Mapping[str, float]) -> float:
+    """Answers of all teachers together that are kept."""
+    rows = data.sizes["training"] * data.views + data.lessons - data.sizes["training"] + data.sizes["validation"]
+    return 0 if settings.live else max(1, trainings["teacher"]) * rows
+
+
+def _steps(settings: RunSettings, data: Data) -> dict[str, int]:
+    per_epoch = {"teacher": len(data.train_loader), "student": -(-data.lessons // settings.batch_size)}
+    return {kind: settings.epochs * steps for kind, steps in per_epoch.items()}
 
 
 def _students(trainings: Mapping[str, float]) -> float:
@@ -193,15 +208,14 @@ def _step(model: nn.Module, objective: Objective, loader: DataLoader[Any]) -> fl
 
 
 def _all_seconds(settings: RunSettings, data: Data, each: Seconds, trainings: Mapping[str, float]) -> float:
-    steps, sizes = settings.epochs * len(data.train_loader), data.sizes
+    steps, sizes = _steps(settings, data), data.sizes
     checked = settings.epochs * sizes["validation"]
-    teachers = trainings["teacher"] * (steps * each.teacher + checked * each.teacher_answer)
-    cached = 0 if settings.live else sizes["training"] * data.views + sizes["validation"]
-    logits = max(1, trainings["teacher"]) * cached * each.teacher_answer
+    teachers = trainings["teacher"] * (steps["teacher"] * each.teacher + checked * each.teacher_answer)
+    logits = _asked(settings, data, trainings) * each.teacher_answer
     kinds = {kind: count for kind, count in trainings.items() if kind != "teacher"}
     per_step = {kind: each.distilled if kind == "distilled" else each.control for kind in kinds}
     students = sum(
-        count * (steps * per_step[kind] + (checked + sizes["test"]) * each.student_answer)
+        count * (steps["student"] * per_step[kind] + (checked + sizes["test"]) * each.student_answer)
         for kind, count in kinds.items()
     )
     return teachers + logits + sizes["test"] * each.teacher_answer + students / _processes(settings)
@@ -234,7 +248,7 @@ def _print(settings: RunSettings, found: Plan) -> None:
         "multiply-adds a training, 10⁹": (f"{teacher.training / 1e9:,.1f}", f"{student.training / 1e9:,.1f}"),
         "weights, MB": (f"{teacher.bytes / 1e6:,.2f}", f"{student.bytes / 1e6:,.2f}"),
         "trainings": tuple(f"{count:,.4g}" for count in own.values()),
-        "steps of each": (f"{found.steps:,}", f"{found.steps:,}"),
+        "steps of each": tuple(f"{steps:,}" for steps in found.steps.values()),
         "a step, ms": (
             f"{1000 * found.each.teacher:.2f}",
             f"{1000 * found.each.control:.2f} alone, {1000 * found.each.distilled:.2f} distilled",

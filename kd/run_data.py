@@ -62,6 +62,12 @@ class Data(NamedTuple):
         return {name: len(part) for name, part in parts.items()}  # type: ignore[arg-type]  # has no __len__
 
     @property
+    def lessons(self) -> int:
+        """Items of an epoch of the distilled student: those to train with, and any unlabelled ones."""
+        further = 0 if self.unlabelled is None else len(self.unlabelled)  # type: ignore[arg-type]  # as above
+        return self.sizes["training"] + further
+
+    @property
     def views(self) -> int:
         """Views of each training item that the training loader chooses from; an epoch shows one."""
         return len(self.train_loader.dataset) // self.sizes["training"]  # type: ignore[arg-type]  # as above

@@ -98,7 +98,9 @@ def read(file: Path) -> dict[str, Value]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not a TOML file of settings: {error}.") from error
     for name, value in settings.items():
-        if not all(isinstance(item, (bool, int, float, str)) for item in (value if _is_list(value) else [value])):
+        if not all(
+            isinstance(item, (bool, int, float, str)) for item in (value if isinstance(value, list) else [value])
+        ):
             raise ValueError(
                 f"{file}: {name} must be a truth value, a number, a text or a list of them. Got {value!r}."
             )
@@ -125,10 +127,6 @@ def _flags(flag: str, value: Value, *, repeated: bool) -> list[str]:
     if not isinstance(value, list):
         return [f"{flag}={value}"]
     return [f"{flag}={item}" for item in value] if repeated else [flag, *map(str, value)]
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
 
 
 def _toml(value: Any) -> str:

@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import kd
 from kd import cli
 from kd.compare.settings import CompareSettings
 from kd.plan import Plan, plan
@@ -50,7 +52,7 @@ def test_the_counts_and_the_room_are_those_of_the_run(tmp_path: Path) -> None:
     kept = sum(path.stat().st_size for path in tmp_path.glob(".kd/stages/logits-*/*.pt"))
     assert found.logits <= kept <= found.logits + 20_000  # of the file around them
     assert found.sizes == {"training": 180, "validation": 20, "test": 10_000}
-    assert found.steps == 2
+    assert found.steps == {"teacher": 2, "student": 2}
 
 
 @pytest.mark.slow
@@ -78,10 +80,25 @@ def test_the_trainings_are_those_that_are_done(
 
 def test_twice_the_epochs_take_about_twice_the_steps_and_the_work() -> None:
     one, two = (planned(RunSettings(limit=200, epochs=epochs)) for epochs in (3, 6))
-    assert two.steps == 2 * one.steps
+    assert two.steps == {kind: 2 * steps for kind, steps in one.steps.items()}
     for name, model in one.models.items():
         assert two.models[name].training == 2 * model.training
     assert one.disk == two.disk
+
+
+def test_unlabelled_items_and_views_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "more.npz"
+    np.savez(file, x=kd.load_mnist(train=True).images[-500:].numpy())
+    plain = planned(RunSettings(**TOY))
+    more = planned(RunSettings(**TOY, unlabelled=file))
+    views = planned(RunSettings(**TOY, augment=("crop:2",), views=4))
+    live = planned(RunSettings(**TOY, augment=("crop:2",)))
+    row = plain.logits // 200  # 180 to train with, 20 to validate
+    left_out = 500 - (more.logits // row - 200)  # those that are in the training part already
+    assert 0 <= left_out < 10
+    assert more.steps == {"teacher": 2, "student": -(-(680 - left_out) // 128)}
+    assert more.models["teacher"].training == plain.models["teacher"].training
+    assert (views.logits, live.logits) == (row * (4 * 180 + 20), 0)
 
 
 def test_a_teacher_that_comes_trained_is_not_counted_as_a_training() -> None:
