@@ -110,7 +110,7 @@ def _require_equal_rows(live: Tensor, cached: Tensor, rows: Any) -> None:
     wrong = ((live - cached).abs().amax(dim=1) > tolerance).nonzero().flatten().tolist()
     if wrong:
         raise ValueError(
-            f"teacher logits do not belong to their images: {len(wrong)} of {len(rows)} recomputed rows differ from "
+            f"teacher logits do not belong to their items: {len(wrong)} of {len(rows)} recomputed rows differ from "
             f"the live teacher, the first at row {rows[wrong[0]]}. They were collected in another order (a shuffled "
             "loader?), from other data or by another teacher. Collect them again with kd.collect_logits()."
         )
@@ -129,6 +129,6 @@ def _require_same_accuracy(live: Tensor, labels: Tensor, cached: Predictions) ->
     if abs(live_accuracy - agreement) > allowed:
         raise ValueError(
             f"teacher logits do not belong to their labels: the largest logit is the label in {agreement:.1%} of all "
-            f"rows, but the live teacher is right on {live_accuracy:.1%} of {n} sampled images "
+            f"rows, but the live teacher is right on {live_accuracy:.1%} of {n} sampled items "
             f"(allowed difference {allowed:.1%}). Collect them again with kd.collect_logits()."
         )

@@ -26,10 +26,14 @@ def say(text: str, *, to_stderr: bool = False) -> None:
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def say_sizes(data: str, images: Mapping[str, int], device: object) -> None:
-    """What is there to learn from, by part, and where the models train."""
-    *most, last = (f"{count:,} {part}" for part, count in images.items())
-    say(f"{data}: {', '.join(most)} and {last} images; training on {device}")
+def say_sizes(data: str, sizes: Mapping[str, int], device: object, *, noun: str = "images") -> None:
+    """What is there to learn from, by part, and where the models train.
+
+    Args:
+        noun: what the items are called.
+    """
+    *most, last = (f"{count:,} {part}" for part, count in sizes.items())
+    say(f"{data}: {', '.join(most)} and {last} {noun}; training on {device}")
 
 
 def say_files(files: Iterable[Path], *, but: Path) -> None:

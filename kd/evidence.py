@@ -114,15 +114,17 @@ def sentence(
     *,
     method: str = "Distillation",
     given: str = "this teacher, this split and this test set",
+    noun: str = "images",
 ) -> str:
     """One paragraph for people: the verdict, the difference with its interval, what was measured, what it holds for.
 
     Args:
         given: what all pairs had in common, and the verdict therefore does not speak beyond.
+        noun: what the items are called.
     """
     pairs = judgement.pairs
-    seeds = f"{len(pairs.differences)} paired {_plural(len(pairs.differences), 'seed')}, {pairs.images:,} test images"
-    parts = [f"{_headline(judgement, method)} {_difference(judgement)}", _remark(judgement)]
+    seeds = f"{len(pairs.differences)} paired {_plural(len(pairs.differences), 'seed')}, {pairs.images:,} test {noun}"
+    parts = [f"{_headline(judgement, method)} {_difference(judgement, noun)}", _remark(judgement)]
     return " ".join([*(part for part in parts if part), f"From {seeds}; given {given}."])
 
 
@@ -168,14 +170,14 @@ def _headline(judgement: Judgement, method: str) -> str:
     }[judgement.verdict]
 
 
-def _difference(judgement: Judgement) -> str:
+def _difference(judgement: Judgement, noun: str) -> str:
     pairs = judgement.pairs
     if pairs.mean == 0:
         return f"as many errors as the control on average ({_intervals(judgement)})."
     more = "more" if pairs.mean > 0 else "fewer"
     share = f" and {abs(100 * pairs.relative):.1f} % of the control's" if pairs.relative is not None else ""
     errors = f"{abs(pairs.mean):,.1f} errors {more} than the control on average ({_intervals(judgement)})"
-    return f"{errors}, which is {abs(pairs.points):.3g} percentage points of the images{share}."
+    return f"{errors}, which is {abs(pairs.points):.3g} percentage points of the {noun}{share}."
 
 
 def _intervals(judgement: Judgement) -> str:

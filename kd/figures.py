@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kd import plots as draw
 from kd.metrics import confusion_matrix
-from kd.results import Run
+from kd.results import Run, is_image
 
 EXAMPLES = 6  # rows of prediction_examples
 
@@ -45,7 +45,7 @@ def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
     matrices = {name: confusion_matrix(logits, run.labels) for name, logits in run.logits.items()}
     figures: dict[str, Callable[[], Figure]] = {
         "training_curves": lambda: draw.training_curves(students, panels),
-        "accuracy_comparison": lambda: draw.accuracy_comparison(errors, len(run.labels)),
+        "accuracy_comparison": lambda: draw.accuracy_comparison(errors, len(run.labels), noun=run.noun),
         "confusion_matrices": lambda: draw.confusion_matrices(matrices, run.classes),
     }
     if is_image(run.test[0][0]):
@@ -53,11 +53,6 @@ def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
     # One after another: as figures they take megabytes each, as PNG next to nothing.
     drawn = {name: draw.png(figure(), toy=run.toy) for name, figure in figures.items()}
     return teacher_figure(run.histories, run.toy) | drawn
-
-
-def is_image(example: Tensor) -> bool:
-    """Whether it can be shown as a picture: [C, H, W]."""
-    return example.ndim == 3
 
 
 def plot_files(results_dir: Path, figures: Mapping[str, bytes]) -> dict[Path, bytes]:

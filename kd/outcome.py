@@ -27,7 +27,12 @@ def folders(models_dir: Path, results_dir: Path) -> list[Path]:
 
 
 def print_evaluation(
-    logits: Mapping[str, Tensor], labels: Tensor, *, limit: int | None, classes: Sequence[str] = ()
+    logits: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    limit: int | None,
+    classes: Sequence[str] = (),
+    noun: str = "images",
 ) -> None:
     """Print accuracies, predictions per class and one verdict on the two students.
 
@@ -36,16 +41,18 @@ def print_evaluation(
         labels: [N].
         limit: the number of training images if it was a toy run, else None.
         classes: their names, where they are more than numbers.
+        noun: what the items are called.
     """
     answers = {name: values.argmax(dim=1) for name, values in logits.items()}
     wrong = {name: answer != labels for name, answer in answers.items()}
     errors = {name: int(mask.sum()) for name, mask in wrong.items()}
-    toy = f", TOY RUN on {limit:,} training images" if limit is not None else ""
+    toy = f", TOY RUN on {limit:,} training {noun}" if limit is not None else ""
     rows = {name: (f"{1 - e / len(labels):.2%}", f"{e:,}", f"{len(labels):,}") for name, e in errors.items()}
-    print_table(f"Test set{toy}", ("model", "accuracy", "errors", "images"), rows)
+    print_table(f"Test set{toy}", ("model", "accuracy", "errors", noun), rows)
     names = classes or [str(label) for label in range(logits["teacher"].shape[1])]
     _print_distribution({"true": labels} | answers, names)
-    say(verdict(errors["regular"], errors["distilled"], mcnemar(wrong["regular"], wrong["distilled"])))
+    test = mcnemar(wrong["regular"], wrong["distilled"])
+    say(verdict(errors["regular"], errors["distilled"], test, noun=noun))
 
 
 def save(

@@ -84,7 +84,9 @@ def finish(settings: RunSettings, device: torch.device, trained: Trained) -> Non
     """Ask the models for the test items, once; print and save everything."""
     answers = stages.predictions(trained.models, trained.data.test_loader)
     finished = _summary(settings, device, trained.data, trained.histories, answers)
-    outcome.print_evaluation(finished.logits, finished.labels, limit=settings.limit, classes=finished.classes)
+    outcome.print_evaluation(
+        finished.logits, finished.labels, limit=settings.limit, classes=finished.classes, noun=finished.noun
+    )
     # The documented pipeline's list of files is closed, and its split is a function of RANDOM_STATE alone.
     split = {} if settings.data == "mnist" else {settings.results_dir / "metrics" / "split.json": trained.data.chosen}
     _save(settings, finished, trained.models, split)
@@ -112,7 +114,7 @@ def opened(settings: RunSettings, *folders: Path, made: Sequence[str] | None = N
 
 def say_data(data: Data, device: torch.device) -> None:
     """What there is to learn from."""
-    say_sizes(data.name, data.sizes, device)
+    say_sizes(data.name, data.sizes, device, noun=data.task.noun)
     if data.unlabelled is not None:
         say(f"{len(data.unlabelled):,} unlabelled items for the distilled student")  # type: ignore[arg-type]
 

@@ -79,7 +79,7 @@ def _curve(axes: Axes, values: Sequence[float], style: str, name: str, percent: 
     axes.plot(epochs, [scale * v for v in values], style, color=COLOURS.get(name), label=label, marker=marker, lw=1.8)
 
 
-def accuracy_comparison(errors: Mapping[str, int], images: int) -> Figure:
+def accuracy_comparison(errors: Mapping[str, int], images: int, *, noun: str = "images") -> Figure:
     """Test accuracy of each model as a dot with Wilson's 95 % interval, on an axis that shows the differences."""
     figure = Figure(figsize=(8.4, 1.7 + 0.75 * len(errors)), layout="constrained")
     axes = figure.subplots()
@@ -93,7 +93,7 @@ def accuracy_comparison(errors: Mapping[str, int], images: int) -> Figure:
     axes.set_yticks(range(len(errors)), [LABELS.get(name, name) for name in errors])
     axes.set_ylim(len(errors) - 0.5, -0.75)
     axes.margins(x=0.2)
-    axes.set_xlabel(f"accuracy on {images:,} test images, %   (bar: 95 % interval for the choice of test images)")
+    axes.set_xlabel(f"accuracy on {images:,} test {noun}, %   (bar: 95 % interval for the choice of test {noun})")
     tidy(axes, "Test accuracy")
     return figure
 
@@ -199,7 +199,7 @@ def _heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
     axes.spines[:].set_visible(False)
 
 
-def reliability_diagram(reliabilities: Mapping[str, Sequence[Bin]]) -> Figure:
+def reliability_diagram(reliabilities: Mapping[str, Sequence[Bin]], *, noun: str = "images") -> Figure:
     """Accuracy against confidence for each model, with Wilson's 95 % intervals, above the number of images in each bin.
 
     Args:
@@ -218,7 +218,7 @@ def reliability_diagram(reliabilities: Mapping[str, Sequence[Bin]]) -> Figure:
     tidy(axes, "Reliability: how often a model is right when it is this sure")
     axes.set_ylabel("accuracy, %   (bar: 95 % interval)")
     axes.set_ylim(-4, 104)
-    _count_table(table, list(reliabilities), bins)
+    _count_table(table, list(reliabilities), bins, noun)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -246,7 +246,7 @@ def _reliability_points(axes: Axes, bins: Sequence[Bin], name: str, marker: str,
     )
 
 
-def _count_table(axes: Axes, names: Sequence[str], bins: int) -> None:
+def _count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -> None:
     """The frame around the counts: a row per model, a column per bin, the shared axis of confidence below."""
     axes.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -255,7 +255,7 @@ def _count_table(axes: Axes, names: Sequence[str], bins: int) -> None:
     axes.grid(which="minor", axis="x", color="#DDDDDD", lw=0.8)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    title = f"Images in each of the {bins} bins   (points of fewer than {JOINED} images are not joined)"
+    title = f"{noun.capitalize()} in each of the {bins} bins   (points of fewer than {JOINED} {noun} are not joined)"
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("confidence: probability of the predicted class, %")
 

@@ -45,6 +45,11 @@ class Run:
     toy: str | None = None
     classes: Sequence[str] = ()
 
+    @property
+    def noun(self) -> str:
+        """What the items are called."""
+        return "images" if is_image(self.test[0][0]) else "items"
+
     def named(self, label: int) -> str:
         """The class of this label as a person knows it."""
         return self.classes[label] if self.classes else str(label)
@@ -52,6 +57,11 @@ class Run:
     def wrong(self, name: str) -> Tensor:
         """[N] bool: the test images that this model gets wrong."""
         return self.logits[name].argmax(dim=1) != self.labels
+
+
+def is_image(example: Tensor) -> bool:
+    """Whether it can be shown as a picture: [C, H, W]."""
+    return example.ndim == 3
 
 
 def weight_files(folder: Path, models: Mapping[str, nn.Module], run: Run) -> dict[Path, bytes]:

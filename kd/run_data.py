@@ -26,6 +26,11 @@ class Task(NamedTuple):
     classes: tuple[str, ...]
 
     @property
+    def noun(self) -> str:
+        """What the items are called."""
+        return "images" if len(self.input_shape) == 3 else "items"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Those of the classes, or none where they are their numbers."""
         return () if self.classes == tuple(map(str, range(len(self.classes)))) else self.classes

@@ -107,7 +107,7 @@ def with_teacher_logits(
     """
     logits = {name: teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
     rows = sum(map(len, logits.values()))
-    say(f"teacher logits: {rows:,} rows collected by image and verified against the live teacher")
+    say(f"teacher logits: {rows:,} rows collected by sample and verified against the live teacher")
     return {
         name: loader_like(loader, DistillDataset(dataset, logits[name], ids=ids))
         for name, (dataset, loader) in parts.items()

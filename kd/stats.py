@@ -51,11 +51,17 @@ def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> 
     return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
-def verdict(control_errors: int, distilled_errors: int, test: McNemar, *, level: float = 0.05) -> str:
-    """One honest sentence on whether the distilled student differs from its control, and what it speaks of."""
+def verdict(
+    control_errors: int, distilled_errors: int, test: McNemar, *, level: float = 0.05, noun: str = "images"
+) -> str:
+    """One honest sentence on whether the distilled student differs from its control, and what it speaks of.
+
+    Args:
+        noun: what the items are called.
+    """
     counts = (
         f"the distilled student makes {distilled_errors:,} errors, the control {control_errors:,} "
-        f"(only the control is wrong on {test.only_first_wrong:,} images, only the distilled student on "
+        f"(only the control is wrong on {test.only_first_wrong:,} {noun}, only the distilled student on "
         f"{test.only_second_wrong:,}; exact McNemar p = {test.p_value:.2g})"
     )
     if test.p_value >= level:

@@ -123,26 +123,26 @@ def test_verifying_leaves_the_callers_random_state(digits: kd.ImageDataset) -> N
 @pytest.mark.parametrize("fault", [rolled, shuffled_within_classes], ids=["shifted by one", "shuffled in class"])
 def test_rows_of_other_images_are_refused(digits: kd.ImageDataset, fault: Fault) -> None:
     cached = fault(kd.collect_logits(good_teacher(), digits))
-    with pytest.raises(ValueError, match=r"do not belong to their images: 96 of 96 recomputed .*kd\.collect_logits"):
+    with pytest.raises(ValueError, match=r"do not belong to their items: 96 of 96 recomputed .*kd\.collect_logits"):
         kd.verify_logits(good_teacher(), digits, cached)
 
 
 def test_logits_collected_by_walking_a_shuffled_loader_are_refused(digits: kd.ImageDataset) -> None:
     loader = DataLoader(digits, batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0))
     walked = kd.predict(good_teacher(), loader)
-    with pytest.raises(ValueError, match=r"do not belong to their images: .* in another order \(a shuffled loader"):
+    with pytest.raises(ValueError, match=r"do not belong to their items: .* in another order \(a shuffled loader"):
         kd.verify_logits(good_teacher(), digits, walked._replace(labels=digits.labels))
 
 
 def test_another_teachers_logits_are_refused(digits: kd.ImageDataset) -> None:
     cached = kd.collect_logits(good_teacher(), digits)
-    with pytest.raises(ValueError, match=r"do not belong to their images: .* by another teacher"):
+    with pytest.raises(ValueError, match=r"do not belong to their items: .* by another teacher"):
         kd.verify_logits(tiny_model(1), digits, cached)
 
 
 def test_another_datasets_logits_are_refused(digits: kd.ImageDataset) -> None:
     brighter = kd.ImageDataset(digits.images + 20, digits.labels, mean=digits.mean, std=digits.std)
-    with pytest.raises(ValueError, match=r"do not belong to their images: .* from other data"):
+    with pytest.raises(ValueError, match=r"do not belong to their items: .* from other data"):
         kd.verify_logits(good_teacher(), digits, kd.collect_logits(good_teacher(), brighter))
 
 
@@ -221,5 +221,5 @@ def test_a_teacher_that_now_answers_nan_is_refused(digits: kd.ImageDataset) -> N
             return logits
 
     cached = shuffled_within_classes(kd.collect_logits(good_teacher(), digits))
-    with pytest.raises(ValueError, match=r"do not belong to their images|finite"):
+    with pytest.raises(ValueError, match=r"do not belong to their items|finite"):
         kd.verify_logits(Broken(), digits, cached)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,16 @@ def test_pairs_of_all_kinds_are_distilled(data: str, teacher: str, student: str,
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--epochs", "1", "--batch-size", "32")
     assert cli.main(["compare", "--data", data, *models, *few, "--out", "run"]) == 0
     assert (own / "run/results/report.html").exists()
+
+
+def test_what_is_no_image_is_called_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--pairs", "2", "--smoothing", "0", "--processes", "1")
+    points = ("--temperatures", "2", "--alphas", "0.5", "--seeds", "1", "--final-pairs", "2", "--processes", "1")
+    wine = ("--data", "sklearn:wine", "--teacher", "mlp:8", "--student", "mlp:2", "--epochs", "2", f"--out={tmp_path}")
+    for command, flags in {"run": (), "compare": few, "sweep": points}.items():
+        assert cli.main([command, *wine, *flags]) == 0
+    assert not re.findall(r".*\bimages?\b.*", capsys.readouterr().out)
+    page = (tmp_path / "results/report.html").read_text()
+    told = re.sub(r"<[^>]*>", " ", re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL))
+    assert "test items" in told
+    assert not re.findall(r".*\bimages?\b.*", told)

@@ -195,7 +195,7 @@ def test_logits_of_unlabelled_items_are_verified_against_the_teacher_alone(digit
     cached = kd.collect_logits(tiny_model(1), hidden)
     assert cached.labels.tolist() == [UNLABELLED] * 96
     kd.verify_logits(tiny_model(1), hidden, cached)  # right on few: but there is nothing to be right on
-    with pytest.raises(ValueError, match="do not belong to their images"):
+    with pytest.raises(ValueError, match="do not belong to their items"):
         kd.verify_logits(tiny_model(1), hidden, cached._replace(logits=cached.logits.roll(1, 0)))
     mixed = Joined(digits, hidden)
     kd.verify_logits(tiny_model(1), mixed, kd.collect_logits(tiny_model(1), mixed), sample=64)

@@ -86,7 +86,7 @@ def test_the_logits_of_another_view_are_refused(images: ImageDataset) -> None:
         teacher = MLP(8, input_shape=(1, 6, 5), classes=3)
     cached = kd.collect_logits(teacher, views)
     other = cached.logits.view(7, 25, 3).roll(1, dims=1).reshape(-1, 3)
-    with pytest.raises(ValueError, match="do not belong to their images"):
+    with pytest.raises(ValueError, match="do not belong to their items"):
         kd.verify_logits(teacher, views, Predictions(other, cached.labels))
 
 

@@ -199,6 +199,7 @@ def _comparison(
         seeds=seeds,
         margin=settings.margin,
         temperature=settings.temperature,
+        noun=teachers[0].task.noun,
     )
 
 

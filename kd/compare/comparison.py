@@ -48,6 +48,7 @@ class Comparison:
         seeds: for each teacher, of its pairs.
         margin: what counts as no difference, in percentage points.
         temperature: of the distillation, for fidelity.
+        noun: what the items are called.
     """
 
     teachers: Sequence[Answers]
@@ -55,6 +56,7 @@ class Comparison:
     seeds: Sequence[Sequence[int]]
     margin: float
     temperature: float
+    noun: str = "images"
 
     @property
     def images(self) -> int:

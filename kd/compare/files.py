@@ -85,7 +85,7 @@ def _verdicts(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
             "verdict": judgement.verdict,
-            "sentence": sentence(judgement),
+            "sentence": sentence(judgement, noun=comparison.noun),
             **judged_by(judgement),
             "power": power_of(judgement.pairs, judgement.margin)._asdict(),
         }

@@ -27,7 +27,8 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
 
 def arms_reliability(comparison: Comparison) -> Figure:
     """Accuracy against confidence of every arm, all its students together."""
-    return reliability_diagram({arm: _pooled_reliability(comparison, arm) for arm in comparison.students})
+    pooled = {arm: _pooled_reliability(comparison, arm) for arm in comparison.students}
+    return reliability_diagram(pooled, noun=comparison.noun)
 
 
 def errors_by_arm(comparison: Comparison) -> Figure:
@@ -41,7 +42,7 @@ def errors_by_arm(comparison: Comparison) -> Figure:
         _dots(axes, errors, row, COLOURS[arm])
     axes.set_yticks(range(len(rows)), [f"{LABELS[arm]}\nn = {len(errors)}" for arm, errors in rows.items()])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel(f"errors on {comparison.images:,} test images   (bar: mean)")
+    axes.set_xlabel(f"errors on {comparison.images:,} test {comparison.noun}   (bar: mean)")
     tidy(axes, "Test errors of every student")
     return figure
 

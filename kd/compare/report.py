@@ -63,7 +63,7 @@ def _arms(comparison: Comparison, arms: Arms) -> str:
     ]
     teachers = spread([teacher.errors for teacher in comparison.teachers])
     rows.append(("teacher", teachers.n, shown(teachers, ".1f"), percent(1 - teachers.mean / comparison.images)))
-    caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test images."
+    caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test {comparison.noun}."
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
     drawn = figure(errors_by_arm(comparison), alt=f"Test errors of every student. {alt}.")
     return table(("student", "n", "test errors", "accuracy"), rows, caption=caption) + drawn
@@ -95,7 +95,7 @@ def _calibration(comparison: Comparison, arms: Arms) -> str:
         (LABELS[arm], *(shown(own[name], form, scale=scale) for name, form, scale in _CALIBRATION))
         for arm, own in arms.items()
     ]
-    caption = f"{BINS} bins; T is fitted on the validation images. Mean ± standard deviation over the seeds."
+    caption = f"{BINS} bins; T is fitted on the validation {comparison.noun}. Mean ± standard deviation over the seeds."
     alt = "Accuracy against confidence of every arm, all its students together, in bins of equal width."
     return figure(arms_reliability(comparison), alt=alt) + table(header, rows, caption=caption)
 
@@ -119,9 +119,11 @@ def _fidelity(comparison: Comparison, arms: Arms) -> str:
     told = (
         "The control was never shown the teacher: what another student agrees with beyond it comes from its training. "
         f"Two controls of different seeds, neither of which taught the other, agree on {percent(baseline.mean)} of "
-        "the test images."
+        f"the test {comparison.noun}."
     )
-    caption = "Agreement with the teacher's predictions, and KL(teacher ‖ student) in nats, on the test images."
+    caption = (
+        f"Agreement with the teacher's predictions, and KL(teacher ‖ student) in nats, on the test {comparison.noun}."
+    )
     return table(header, rows, caption=caption) + paragraph(told)
 
 
@@ -130,7 +132,7 @@ def _cost(comparison: Comparison, spent: Cost) -> str:
     own = spent.training
     rows = [
         ("teacher, its whole training", f"{own.teacher:.4g}"),
-        ("teacher, its answers to all training images", f"{own.cache:.4g}"),
+        (f"teacher, its answers to all training {comparison.noun}", f"{own.cache:.4g}"),
         ("one student, regular or distilled", f"{own.student:.4g}"),
         (f"one distilled student with 1/{own.served} of the teacher", f"{own.distilled:.4g}"),
     ]

@@ -19,8 +19,8 @@ def print_comparison(comparison: Comparison, spent: Cost, *, limit: int | None) 
     Args:
         limit: the number of training images if it was a toy run, else None.
     """
-    toy = f", TOY RUN on {limit:,} training images" if limit is not None else ""
-    _print_arms(comparison, f"{comparison.images:,} test images{toy}")
+    toy = f", TOY RUN on {limit:,} training {comparison.noun}" if limit is not None else ""
+    _print_arms(comparison, f"{comparison.images:,} test {comparison.noun}{toy}")
     _print_differences(comparison)
     print_table(
         "What it takes to use them", MODEL_CELLS, {name: model_cells(own) for name, own in spent.models.items()}
@@ -33,8 +33,10 @@ def verdict_lines(comparison: Comparison) -> list[str]:
     """The verdicts as sentences; the one that counts comes last."""
     judgements, across = comparison.judgements(), comparison.across()
     if across is None:
-        return [sentence(judgement) for judgement in judgements]
-    told = [f"Teacher {number}: {sentence(judgement)}" for number, judgement in enumerate(judgements)]
+        return [sentence(judgement, noun=comparison.noun) for judgement in judgements]
+    told = [
+        f"Teacher {number}: {sentence(judgement, noun=comparison.noun)}" for number, judgement in enumerate(judgements)
+    ]
     return [*told, sentence_across(across)]
 
 
@@ -57,13 +59,13 @@ def model_cells(model: Footprint) -> list[str]:
 def cost_sentences(comparison: Comparison, spent: Cost) -> list[str]:
     """What there is to say of the cost: of a control that was trained longer, and of answers that were kept."""
     longer = [cost_sentence(spent.training)] if "longer" in comparison.students else []
-    return [*longer, saved_sentence(spent.saved)] if spent.saved else longer
+    return [*longer, saved_sentence(spent.saved, comparison.noun)] if spent.saved else longer
 
 
-def saved_sentence(saved: Saved) -> str:
+def saved_sentence(saved: Saved, noun: str = "images") -> str:
     """How much of the teacher's time its kept answers have saved."""
     return (
-        f"With one thread the teacher takes {saved.seconds:,.1f} s for its answers to all training images. They were "
+        f"With one thread the teacher takes {saved.seconds:,.1f} s for its answers to all training {noun}. They were "
         f"kept, so it gave them once and not {saved.passes:,} times, once in each epoch of each distilled student: "
         f"{saved.total:,.0f} s saved."
     )
@@ -98,7 +100,7 @@ def _print_arms(comparison: Comparison, title: str) -> None:
     ]
     print_table(f"Mean ± standard deviation on {title}", header, rows)
     baseline = spread(comparison.baseline_agreement())
-    say(f"Two controls of different seeds agree on {baseline.mean:.2%} of the images.")
+    say(f"Two controls of different seeds agree on {baseline.mean:.2%} of the {comparison.noun}.")
 
 
 def _print_differences(comparison: Comparison) -> None:

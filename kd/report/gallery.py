@@ -15,10 +15,10 @@ import torch
 from matplotlib.image import imsave
 from torch import Tensor
 
-from kd.figures import in_turns, is_image
+from kd.figures import in_turns
 from kd.plots import short
 from kd.report.html import fold, grid, inline, paragraph, table
-from kd.results import Run
+from kd.results import Run, is_image
 
 PLACES = 12
 CLASSES = 12  # drawn for one image; of more, those that a model finds likely
@@ -27,11 +27,12 @@ _NAMED_ANSWER, _NAMES = 104, 36  # where classes have names: the room for an ans
 
 
 class Case(NamedTuple):
-    """The test image of this number.
+    """The test item of this number.
 
     Attributes:
         rows: the probabilities [K] to show, by ``teacher``, ``softened``, …
         classes: their names, where they are more than numbers.
+        noun: what the items are called.
     """
 
     number: int
@@ -39,6 +40,12 @@ class Case(NamedTuple):
     kind: str
     rows: dict[str, Tensor]
     classes: Sequence[str] = ()
+    noun: str = "images"
+
+    @property
+    def title(self) -> str:
+        """Which item it is."""
+        return f"test {self.noun[:-1]} {self.number:,}"
 
     def named(self, label: int) -> str:
         """The class of this label as a person knows it."""
@@ -54,7 +61,9 @@ def gallery(run: Run, temperature: float) -> str:
     kinds = disagreements(run)
     total = int(sum(member.sum() for member in kinds.values()))
     if not total:
-        return paragraph("The two students give the same answer to every test image: there is nothing to show.")
+        return paragraph(
+            f"The two students give the same answer to every test {run.noun[:-1]}: there is nothing to show."
+        )
     counts = "; ".join(f"{kind}: {int(member.sum()):,}" for kind, member in kinds.items())
     control, distilled = (run.logits[name].softmax(dim=1) for name in ("regular", "distilled"))
     chosen = in_turns(kinds, (control - distilled).abs().sum(dim=1), places=PLACES)
@@ -62,15 +71,16 @@ def gallery(run: Run, temperature: float) -> str:
     cases = [_case(run, index, kind, temperature) for index, kind in chosen]
     names = ["teacher", f"… at T = {temperature:g}", "control", "distilled"]
     intro = (
-        f"The students' answers differ on {total:,} of {len(run.labels):,} test images ({counts}). Shown are "
+        f"The students' answers differ on {total:,} of {len(run.labels):,} test {run.noun} ({counts}). Shown are "
         f"{len(cases)}: the kinds in turn, and of each those on which the students' probabilities are farthest apart."
     )
     lesson = (
-        "The second row of each is the teacher's answer softened by the temperature: what else the image looks like, "
-        "which a label does not tell. Of such answers, to training images, the distilled student's lesson consists."
+        "The second row of each is the teacher's answer softened by the temperature: what else the "
+        f"{run.noun[:-1]} looks like, which a label does not tell. Of such answers, to training {run.noun}, the "
+        "distilled student's lesson consists."
     )
     numbers = table(
-        ("test image", "label", "who errs", *names),
+        (f"test {run.noun[:-1]}", "label", "who errs", *names),
         [
             (
                 f"{case.number:,}",
@@ -148,13 +158,11 @@ def _case(run: Run, index: int, kind: str, temperature: float) -> Case:
         "regular": logits["regular"].softmax(dim=0),
         "distilled": logits["distilled"].softmax(dim=0),
     }
-    return Case(index, int(run.labels[index]), kind, rows, run.classes)
+    return Case(index, int(run.labels[index]), kind, rows, run.classes, run.noun)
 
 
 def _shown(case: Case, image: str, names: Sequence[str]) -> str:
-    head = (
-        f"<strong>Label {escape(case.named(case.label))}</strong><br>{inline(case.kind)}<br>test image {case.number:,}"
-    )
+    head = f"<strong>Label {escape(case.named(case.label))}</strong><br>{inline(case.kind)}<br>{case.title}"
     return f'<figure class="case"><div class="head">{image}<p>{head}</p></div>{_drawing(case, names)}</figure>\n'
 
 
@@ -184,7 +192,7 @@ def _drawing(case: Case, names: Sequence[str]) -> str:
     name = f"case-{case.number}"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d">'
-        f'<title id="{name}-t">Probabilities for test image {case.number:,}</title>'
+        f'<title id="{name}-t">Probabilities for {case.title}</title>'
         f'<desc id="{name}-d">{escape(f"Label {case.named(case.label)}. {told}.")}</desc>{"".join(parts)}</svg>'
     )
 

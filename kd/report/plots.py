@@ -43,7 +43,7 @@ def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity
     return figure
 
 
-def paired_errors(both: int, only_control: int, only_distilled: int) -> Figure:
+def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: str = "images") -> Figure:
     """Bars of the test images that both students, or only one of them, get wrong."""
     figure = Figure(figsize=(4.9, 2.1), layout="constrained")
     axes = figure.subplots()
@@ -55,7 +55,7 @@ def paired_errors(both: int, only_control: int, only_distilled: int) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    tidy(axes, "Test images answered wrong by")
+    tidy(axes, f"Test {noun} answered wrong by")
     axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)

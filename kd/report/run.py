@@ -64,7 +64,7 @@ def run_part(
     )
     return Part(
         "run",
-        verdict(errors["regular"], errors["distilled"], test),
+        verdict(errors["regular"], errors["distilled"], test, noun=run.noun),
         run.toy,
         sections,
         _tone(test.only_first_wrong, test.only_second_wrong, test.p_value),
@@ -126,17 +126,17 @@ def _table(
         f"{LABELS.get(n, n)} {accuracies[n]:.2f} %, {low:.2f} to {high:.2f}" for n, (low, high) in intervals.items()
     )
     drawn = figure(
-        accuracy_comparison(errors, images),
+        accuracy_comparison(errors, images, noun=run.noun),
         alt=f"Test accuracy with 95 % intervals: {told}.",
-        caption="The bars are for the choice of test images alone. They do not say what another seed would give.",
+        caption=f"The bars are for the choice of test {run.noun} alone. They do not say what another seed would give.",
     )
     rows = [
         ("accuracy", *(f"{accuracy:.2f} %" for accuracy in accuracies.values())),
         ("95 % interval, low", *(f"{low:.2f} %" for low, _ in intervals.values())),
         ("95 % interval, high", *(f"{high:.2f} %" for _, high in intervals.values())),
-        (f"errors, of {images:,} images", *(f"{count:,}" for count in errors.values())),
+        (f"errors, of {images:,} {run.noun}", *(f"{count:,}" for count in errors.values())),
         ("parameters", *(_counted(entry, "parameters") for entry in entries.values())),
-        ("multiply-adds an image", *(_counted(entry, "multiply_adds") for entry in entries.values())),
+        (f"multiply-adds an {run.noun[:-1]}", *(_counted(entry, "multiply_adds") for entry in entries.values())),
         ("NLL, nats", *(f"{m.nll:.4f}" for m in measured.values())),
         ("Brier score", *(f"{m.brier:.4f}" for m in measured.values())),
         (f"ECE, {BINS} bins", *(f"{100 * m.ece:.2f} %" for m in measured.values())),
@@ -196,7 +196,7 @@ def _reliability(run: Run, measured: Mapping[str, Calibration]) -> str:
     chances = {name: error_by_chance(logits, draws=DRAWS) for name, logits in run.logits.items()}
     told = "; ".join(f"{LABELS.get(name, name)} ECE {100 * m.ece:.2f} %" for name, m in measured.items())
     drawn = figure(
-        reliability_diagram(bins),
+        reliability_diagram(bins, noun=run.noun),
         alt=f"Accuracy against confidence in {BINS} bins: {told}. The table below has every bin.",
         caption="Below the diagonal a model is too sure of itself, above it not sure enough.",
     )
@@ -216,8 +216,8 @@ def _reliability(run: Run, measured: Mapping[str, Calibration]) -> str:
     return (
         drawn
         + table(("measure", *map(_short, bins)), rows)
-        + paragraph(_miscalibrated(measured, chances))
-        + fold("Every bin as a table", table(("confidence", "model", "images", "mean confidence", "accuracy"), each))
+        + paragraph(_miscalibrated(measured, chances, run.noun))
+        + fold("Every bin as a table", table(("confidence", "model", run.noun, "mean confidence", "accuracy"), each))
     )
 
 
@@ -227,7 +227,7 @@ def _bin(found: Any) -> tuple[str, str, str]:
     return f"{found.images:,}", f"{100 * found.confidence:.1f} %", f"{100 * found.accuracy:.1f} %"
 
 
-def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, Chance]) -> str:
+def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, Chance], noun: str) -> str:
     """Which models are not as often right as they say, beyond what chance makes of perfect calibration."""
     beyond = [
         f"the {NOUNS.get(name, name)} is too {'sure' if m.confidence > m.accuracy else 'cautious'}"
@@ -237,7 +237,7 @@ def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, Ch
     found = f"Here {', '.join(beyond)}." if beyond else "Here no model's ECE is above what chance gives."
     return (
         "A perfectly calibrated model has an ECE above 0 as well, by chance: up to the last row in 95 of 100 cases. "
-        f"{found} What one temperature, fitted on validation images, mends of it is in the part of `kd compare`."
+        f"{found} What one temperature, fitted on validation {noun}, mends of it is in the part of `kd compare`."
     )
 
 
@@ -248,7 +248,7 @@ def _seconds(run: Run, name: str) -> str:
 def _cost(run: Run, entries: Mapping[str, Mapping[str, Any]], latencies: Mapping[str, Latency]) -> str:
     rows = [
         ("parameters", *(_counted(entry, "parameters") for entry in entries.values())),
-        ("multiply-adds an image", *(_counted(entry, "multiply_adds") for entry in entries.values())),
+        (f"multiply-adds an {run.noun[:-1]}", *(_counted(entry, "multiply_adds") for entry in entries.values())),
         ("weights file, kB", *(f"{entry['bytes'] / 1000:,.1f}" for entry in entries.values())),
         ("training, s", *(_seconds(run, name) for name in run.logits)),
         ("latency, median, ms", *(f"{1000 * found.median:.3f}" for found in latencies.values())),
@@ -258,8 +258,8 @@ def _cost(run: Run, entries: Mapping[str, Mapping[str, Any]], latencies: Mapping
     one = next(iter(latencies.values()))
     threads = "1 thread" if one.threads == 1 else f"{one.threads} threads"
     text = (
-        f"Latency: from one image on {one.device} to its answer, {threads}, after a warm-up. The times are those of "
-        f"this machine ({deciding()['processor']}), with whatever else it was doing. All else that the run says here "
-        "comes out the same when it is repeated; times do not."
+        f"Latency: from one {run.noun[:-1]} on {one.device} to its answer, {threads}, after a warm-up. The times are "
+        f"those of this machine ({deciding()['processor']}), with whatever else it was doing. All else that the run "
+        "says here comes out the same when it is repeated; times do not."
     )
     return table(("cost", *map(_short, entries)), rows) + paragraph(text)

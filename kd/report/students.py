@@ -28,27 +28,27 @@ def comparison(run: Run) -> str:
         ("control right", f"{test.only_second_wrong:,}", f"{int((~control & ~distilled).sum()):,}"),
     ]
     drawn = figure(
-        paired_errors(both, test.only_first_wrong, test.only_second_wrong),
-        alt=f"Bars: both students err on {both:,} test images, only the control on {test.only_first_wrong:,}, "
+        paired_errors(both, test.only_first_wrong, test.only_second_wrong, noun=run.noun),
+        alt=f"Bars: both students err on {both:,} test {run.noun}, only the control on {test.only_first_wrong:,}, "
         f"only the distilled student on {test.only_second_wrong:,}.",
         caption="Errors that the students share tell nothing of their difference.",
     )
     return (
         drawn
-        + table(("test images", "distilled wrong", "distilled right"), rows)
-        + paragraph(_odds(test.only_first_wrong, single, test.p_value))
+        + table((f"test {run.noun}", "distilled wrong", "distilled right"), rows)
+        + paragraph(_odds(test.only_first_wrong, single, test.p_value, run.noun))
     )
 
 
-def _odds(only_control: int, single: int, p_value: float) -> str:
+def _odds(only_control: int, single: int, p_value: float, noun: str) -> str:
     if not single:
-        return "There is no image on which exactly one of the two errs."
+        return f"There is no {noun[:-1]} on which exactly one of the two errs."
     low, high = proportion_interval(only_control, single)
     share = 100 * only_control / single
     return (
-        f"On {single:,} images exactly one of the two errs, on {share:.0f} % of these the control "
+        f"On {single:,} {noun} exactly one of the two errs, on {share:.0f} % of these the control "
         f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %; 50 % is a draw; exact McNemar p = {p_value:.2g}). "
-        "The interval is for the choice of test images. Another seed gives two other networks."
+        f"The interval is for the choice of test {noun}. Another seed gives two other networks."
     )
 
 
@@ -66,9 +66,9 @@ def faithfulness(run: Run, temperature: float) -> str:
     rows: list[tuple[str, ...]] = []
     for part, title in (("overall", "all"), ("teacher_right", "teacher right"), ("teacher_wrong", "teacher wrong")):
         rows += [_match_row(title, name, getattr(matched[key], part)) for key, name in _SHORT.items()]
-    header = ("test images", "student", "agreement", "KL", f"KL at T = {temperature:g}")
+    header = (f"test {run.noun}", "student", "agreement", "KL", f"KL at T = {temperature:g}")
     caption = "Agreement: the teacher's answer. KL(teacher ‖ student) in nats: 0 for a copy; compare within one column"
-    return paragraph(_faithful_sentence(matched)) + table(header, rows, caption=caption)
+    return paragraph(_faithful_sentence(matched, run.noun)) + table(header, rows, caption=caption)
 
 
 _SHORT = {"regular": "control", "distilled": "distilled"}
@@ -81,16 +81,16 @@ def _match_row(title: str, student: str, match: Match | None) -> tuple[str, ...]
     return (f"{title}: {match.images:,}", student, agreement, kl, softened)
 
 
-def _faithful_sentence(matched: dict[str, Fidelity]) -> str:
+def _faithful_sentence(matched: dict[str, Fidelity], noun: str) -> str:
     control, distilled = (matched[name].overall for name in ("regular", "distilled"))
     temperature = matched["distilled"].temperature
     closer = "closer" if distilled.softened_kl < control.softened_kl else "not closer"
     return (
-        f"The distilled student gives the teacher's answer to {100 * distilled.agreement:.2f} % of the test images, "
+        f"The distilled student gives the teacher's answer to {100 * distilled.agreement:.2f} % of the test {noun}, "
         f"the control, which never saw the teacher, to {100 * control.agreement:.2f} %. Softened by "
         f"T = {temperature:g}, as in training, its probabilities are {closer} to the teacher's (KL "
         f"{distilled.softened_kl:.4f} against {control.softened_kl:.4f} nats). To be like the teacher is not to be "
-        "right: the last rows are the images on which the teacher errs."
+        f"right: the last rows are the {noun} on which the teacher errs."
     )
 
 
@@ -127,7 +127,8 @@ def confusions(run: Run, temperature: float) -> str:
     text = (
         f"By pairs of classes the distilled student has {-fewer:,} errors fewer and {more:,} more than the control. "
         "Mended: the control erred so, the distilled student is right. New: the reverse. The last column is what the "
-        "teacher, softened, gives to the wrong class on these images: where it is high, it too finds the two alike."
+        f"teacher, softened, gives to the wrong class on these {run.noun}: where it is high, it too finds the two "
+        "alike."
     )
     return paragraph(text) + _drawn(run, difference, found) + _confusion_table(run, found, temperature)
 

@@ -68,7 +68,7 @@ def run(settings: SweepSettings) -> None:
 
 def _bench(settings: SweepSettings, taught: Taught, device: torch.device) -> Bench:
     lessons = [taught.lessons._replace(batch_size=size) for size in _batch_sizes(settings)]
-    images = Images(taught.data.sizes["validation"], taught.data.sizes["test"])
+    images = Images(taught.data.sizes["validation"], taught.data.sizes["test"], taught.data.task.noun)
     return Bench(settings, device, taught.data.task, lessons, images, {})
 
 

@@ -129,7 +129,7 @@ def _lines(corner: tuple[float, float], size: tuple[float, float], role: str) ->
 def _titles(axes: Axes, sweep: Sweep, what: str, more: str) -> None:
     axes.set_xlabel("alpha: weight of the labels")
     axes.set_ylabel("temperature")
-    judged_by = f"{sweep.images.validation:,} validation images, {counted(len(sweep.seeds), 'seed')}"
+    judged_by = f"{sweep.images.validation:,} validation {sweep.images.noun}, {counted(len(sweep.seeds), 'seed')}"
     axes.set_title(f"{what} of {judged_by}\n{more}", loc="left", fontsize=11)
 
 

@@ -48,10 +48,11 @@ def sweep_part(
 
 
 def _finals(sweep: Sweep) -> str:
+    validation, test, noun = sweep.images
     caption = (
-        f"Shares of images with a wrong answer: of the {sweep.images.validation:,} validation images by the "
+        f"Shares of {noun} with a wrong answer: of the {validation:,} validation {noun} by the "
         f"{counted(len(sweep.seeds), 'seed')} that judged every point, then by {len(sweep.final_seeds)} fresh ones, of "
-        f"the same images and of the {sweep.images.test:,} test images. Test errors: mean ± standard deviation"
+        f"the same {noun} and of the {test:,} test {noun}. Test errors: mean ± standard deviation"
     )
     return table(FINALS, final_rows(sweep), caption=caption)
 
@@ -74,10 +75,11 @@ def _pairs(sweep: Sweep) -> str:
 
 def _map(sweep: Sweep) -> str:
     told = "; ".join(f"{row[1]}: {row[0]}: {row[2]}" for row in best_rows(sweep) if row[1])
+    noun = sweep.images.noun
     drawn = figure(
         sweep_map(sweep),
-        alt=f"Mean errors on the validation images over temperature and alpha. {told}. The numbers are in the table.",
-        caption="Every point on the validation images; the chosen and the documented one are marked",
+        alt=f"Mean errors on the validation {noun} over temperature and alpha. {told}. The numbers are in the table.",
+        caption=f"Every point on the validation {noun}; the chosen and the documented one are marked",
     )
     caption = f"{tried_title(sweep)}. Mean ± standard deviation; cross-entropy with the labels, nats"
     every = fold(f"All {len(sweep.tried)} points", table(POINTS, point_rows(sweep))) if len(sweep.tried) > BEST else ""

@@ -16,10 +16,11 @@ ROLES = ("chosen", "documented", "control")
 
 
 class Images(NamedTuple):
-    """How many there are of each kind."""
+    """How many there are of each kind, and what they are called."""
 
     validation: int
     test: int
+    noun: str = "images"
 
 
 class Rates(NamedTuple):

@@ -19,7 +19,7 @@ def print_sweep(sweep: Sweep, *, limit: int | None) -> None:
     Args:
         limit: the number of training images if it was a toy run, else None.
     """
-    toy = f", TOY RUN on {limit:,} training images" if limit is not None else ""
+    toy = f", TOY RUN on {limit:,} training {sweep.images.noun}" if limit is not None else ""
     print_table(f"{tried_title(sweep)}{toy}", POINTS, {row[0]: row[1:] for row in best_rows(sweep)})
     finals = {row[0]: row[1:] for row in final_rows(sweep)}
     print_table(f"{counted(len(sweep.final_seeds), 'fresh seed')}, paired{toy}", FINALS, finals)
@@ -35,7 +35,7 @@ def tried_title(sweep: Sweep) -> str:
     """What ``best_rows`` are."""
     left_out = f"; the {BEST} best, and those of a role" if len(sweep.tried) > BEST else ""
     seeds = counted(len(sweep.seeds), "seed")
-    images = f"{sweep.images.validation:,} validation images"
+    images = f"{sweep.images.validation:,} validation {sweep.images.noun}"
     return f"Errors of {images}: {len(sweep.tried)} points with {seeds} each{left_out}"
 
 
@@ -76,11 +76,12 @@ def lines(sweep: Sweep) -> list[str]:
 def _choice(sweep: Sweep) -> str:
     chosen = sweep.roles["chosen"]
     tried, fresh, test = map(percent, sweep.rates(chosen))
+    validation_items, test_items, noun = sweep.images
     return (
-        f"Chosen on {sweep.images.validation:,} validation images among {len(sweep.tried)} points with "
+        f"Chosen on {validation_items:,} validation {noun} among {len(sweep.tried)} points with "
         f"{counted(len(sweep.seeds), 'seed')} each: {label(chosen)}, with {tried} errors. That is the best of "
-        f"many and so partly luck: {len(sweep.final_seeds)} fresh seeds get {fresh} of the same images wrong, and "
-        f"{test} of the {sweep.images.test:,} test images."
+        f"many and so partly luck: {len(sweep.final_seeds)} fresh seeds get {fresh} of the same {noun} wrong, and "
+        f"{test} of the {test_items:,} test {noun}."
     )
 
 
@@ -93,8 +94,8 @@ def _against_documented(sweep: Sweep) -> list[str]:
     pairs = sweep.pairs(chosen, documented)
     more = f"{abs(pairs.mean):,.1f} errors {'fewer' if pairs.mean < 0 else 'more'}"
     return [
-        f"On the test images the chosen point makes {more} than the documented one ({label(documented)}) on average "
-        f"({_shown(pairs.interval)}); this decides nothing."
+        f"On the test {sweep.images.noun} the chosen point makes {more} than the documented one ({label(documented)}) "
+        f"on average ({_shown(pairs.interval)}); this decides nothing."
     ]
 
 
@@ -103,8 +104,13 @@ def _verdict(sweep: Sweep) -> list[str]:
     if role is None or judgement is None:
         return ["There is nothing to judge: neither the chosen nor the documented point has a teacher."]
     control = sweep.roles["control"]
-    tuned = [f"The control is the best of its kind on the same images: {label(control)}."] if control.others else []
-    return [*tuned, sentence(judgement, method=f"Distillation at the {role} point ({label(sweep.roles[role])})")]
+    tuned = (
+        [f"The control is the best of its kind on the same {sweep.images.noun}: {label(control)}."]
+        if control.others
+        else []
+    )
+    method = f"Distillation at the {role} point ({label(sweep.roles[role])})"
+    return [*tuned, sentence(judgement, method=method, noun=sweep.images.noun)]
 
 
 def _shown(interval: Interval | None) -> str:
