@@ -58,7 +58,7 @@ def flag(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Train teacher, control and distilled student on MNIST and compare them fairly."""
+    """Train teacher, control and distilled student, on MNIST or data of your own, and compare them fairly."""
 
     # The text below each setting says its meaning, unit and range, and is what ``kd run --help`` prints.
 

@@ -1,6 +1,6 @@
 """A hint: the student's maps, through a projector, are pulled towards the teacher's (FitNets).
 
-    python recipes/feature_projector.py                          # 4 students of each kind: TIME
+    python recipes/feature_projector.py                          # 4 students of each kind
     python recipes/feature_projector.py --limit 500 --pairs 2    # at toy size
 
 What to look at: ``Hint`` is a whole method in thirty lines. ``kd.features.capture`` reads a layer of any model, so that
