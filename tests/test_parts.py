@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kd import cli
-from kd.run import fingerprint
+from kd.run import fingerprint, open_run
 
 TOY = ("--limit", "200", "--epochs", "1")
 
@@ -124,6 +124,16 @@ def test_a_run_without_kept_logits_is_told(copy: Path, capsys: pytest.CaptureFix
         shutil.rmtree(folder)
     assert cli.main(["cache", "info", f"--out={copy}"]) == 1
     assert "no logits are kept" in capsys.readouterr().err
+
+
+def test_a_run_in_progress_is_left_alone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder,) = copy.glob(".kd/stages/logits-training-*")
+    half_written = folder / ".000002-x.pt.tmp"
+    half_written.touch()
+    with open_run(copy / ".kd"):
+        assert cli.main(["cache", "info", f"--out={copy}"]) == 1
+    assert "is using" in capsys.readouterr().err
+    assert half_written.exists()
 
 
 def test_a_damaged_note_of_a_cache_is_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

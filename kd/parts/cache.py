@@ -19,6 +19,7 @@ from kd.loop import Predictions
 from kd.parts.saved import saved_settings
 from kd.parts.settings import CacheSettings
 from kd.plausible import measured
+from kd.run import open_run
 from kd.run_data import Data, load_data
 from kd.run_models import saved_teacher
 from kd.run_settings import RunSettings
@@ -40,15 +41,16 @@ def run(settings: CacheSettings) -> None:
 
     Raises:
         ValueError: kept logits are damaged, or are not this teacher's; or none are.
-        OSError: no such run.
+        OSError: no such run, or one that is in progress.
     """
     saved = saved_settings(settings.out)
-    found = sorted(kept(saved.state_dir), key=lambda each: each.name)
-    if not found:
-        raise ValueError(f"no logits are kept in {saved.state_dir}. kd run and kd distill collect them.")
-    _print(found)
-    if settings.action == "verify":
-        _verify(saved, found, rows=settings.rows)
+    with open_run(saved.state_dir, made=()):  # a run in progress writes where this looks
+        found = sorted(kept(saved.state_dir), key=lambda each: each.name)
+        if not found:
+            raise ValueError(f"no logits are kept in {saved.state_dir}. kd run and kd distill collect them.")
+        _print(found)
+        if settings.action == "verify":
+            _verify(saved, found, rows=settings.rows)
 
 
 def kept(state_dir: Path) -> Iterator[Kept]:
