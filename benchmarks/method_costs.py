@@ -25,6 +25,7 @@ import tyro
 from torch import nn
 
 from kd.console import say
+from kd.crd import Contrasted
 from kd.methods import METHODS, make
 from kd.models import CNN, ConvNet
 from kd.objectives import supervised
@@ -33,6 +34,7 @@ from kd.types import Objective
 from measuring import alternating, fresh_process, machine, report, seconds
 
 CONTROL = "control"
+SEEN = 54_000  # samples that a memory has met: the training images of MNIST without those held back
 OUT = Path(__file__).parent.parent / "docs" / "method-costs.json"
 
 
@@ -61,7 +63,11 @@ def objective_named(name: str, batch_size: int) -> tuple[nn.Module, Objective, t
     images, labels = torch.rand(batch_size, 1, 28, 28), torch.randint(10, (batch_size,))
     with torch.no_grad():
         batch = (images, labels, teacher(images), torch.arange(batch_size))
-    return student, supervised if name == CONTROL else make(name, student, teacher, batch), batch
+    objective = supervised if name == CONTROL else make(name, student, teacher, batch)
+    if isinstance(objective, Contrasted):  # as it is from the second epoch on
+        rows = torch.nn.functional.normalize(torch.randn(2, SEEN, objective.memory.rows.shape[2]), dim=2)
+        objective.memory.meet(torch.arange(SEEN), torch.randint(10, (SEEN,)), rows)
+    return student, objective, batch
 
 
 def works(name: str) -> bool:

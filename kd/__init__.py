@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time a name is import
     from kd.classifier import DistilledClassifier
     from kd.data import DistillDataset, ImageDataset, batches_differ, loader_like, make_loader
     from kd.datasets import load_mnist
+    from kd.features import capture
     from kd.history import History
     from kd.loop import Predictions, evaluate, fit, predict
     from kd.losses import kd_loss
@@ -29,6 +30,7 @@ __all__ = [
     "Objective",
     "Predictions",
     "batches_differ",
+    "capture",
     "collect_logits",
     "distilled",
     "evaluate",
@@ -53,6 +55,7 @@ _MODULES = {
     "classifier": ("DistilledClassifier",),
     "data": ("DistillDataset", "ImageDataset", "batches_differ", "loader_like", "make_loader"),
     "datasets": ("load_mnist",),
+    "features": ("capture",),
     "history": ("History",),
     "loop": ("Predictions", "evaluate", "fit", "predict"),
     "losses": ("kd_loss",),

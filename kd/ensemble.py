@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.checks import require
+from kd.checks import require, require_every_label
 
 HOWS = ("probabilities", "logits")
 
@@ -57,6 +57,29 @@ def average_logits(
     assert temperature is not None
     counted = [(math.log(w), z) for w, z in zip(shares, precise, strict=True) if w > 0]
     return temperature * torch.stack([w + F.log_softmax(z / temperature, dim=1) for w, z in counted]).logsumexp(dim=0)
+
+
+def confidences(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """[M, N]: how much each of M teachers is to count for each of N items, the more the better it knows the label.
+
+        wₘ = (1 − softmaxₘ(CEₘ)) / (M − 1)
+
+    of the teachers' cross-entropies with the label. They add up to 1 for each item, and no teacher has more than
+    1 / (M − 1): the better ones are not told apart by much, and the worst one is left out.
+
+    Args:
+        logits: one tensor [N, K] per teacher, at least two.
+        labels: [N] int64, of every item.
+
+    Source: Zhang, Chen, Wang 2022, "Confidence-aware multi-teacher knowledge distillation", arXiv:2201.00007,
+    equations 2 and 3.
+    """
+    require(len(logits) >= 2, "the number of teachers", len(logits), "at least 2", "one has all the confidence")
+    _check("logits", None, [list(one.shape) for one in logits])
+    require_every_label(labels)
+    precise = [one.detach() if one.dtype.itemsize >= 4 else one.detach().float() for one in logits]
+    losses = torch.stack([F.cross_entropy(one, labels, reduction="none") for one in precise])
+    return (1 - losses.softmax(dim=0)) / (len(logits) - 1)
 
 
 class Ensemble(nn.Module):

@@ -163,6 +163,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="Heo et al. 2019, arXiv:1811.03233",
             reference="RepDistiller distiller_zoo/AB.py (BSD-2-Clause)",
         ),
+        "ft": Method(
+            factory="kd.ft:ft",
+            needs=_FEATURES,
+            settings={"weight": 500.0, "rate": 0.5, "alone": 1 / 9, **_LAYERS},
+            paper="Kim, Park, Kwak 2018, arXiv:1802.04977",
+            reference="trailmet algorithms/distill/factor_transfer.py (MIT)",
+        ),
         "sp": Method(
             factory="kd.feature_methods:sp",
             needs=_FEATURES,
@@ -219,6 +226,21 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"weight": 7e-5, "mask": 0.15, **_LAYERS},
             paper="Yang et al. 2022, arXiv:2205.01529",
             reference="cls_KD mmcls/models/dis_losses/mgd.py (Apache-2.0)",
+        ),
+        "semckd": Method(
+            factory="kd.semckd:semckd",
+            needs=_FEATURES,
+            settings={"weight": 400.0, **_LAYERS},
+            paper="Chen et al. 2021, arXiv:2012.03236",
+            reference="SimKD distiller_zoo/SemCKD.py, models/util.py (no licence file found)",
+        ),
+        "sdd": Method(
+            factory="kd.sdd:sdd",
+            needs=_FEATURES,
+            settings={"temperature": 4.0, "scales": "1,2,4", "hard": 0.1, "soft": 0.9, **_LAYERS},
+            paper="Wei, Luo, Luo 2024, arXiv:2403.13512",
+            reference="SDD-CVPR2024 mdistiller/distillers/KD.py (MIT)",
+            unlabelled=False,
         ),
         "label-smoothing": Method(
             factory="kd.response_methods:label_smoothing",

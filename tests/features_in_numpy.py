@@ -72,6 +72,45 @@ def ab(student: Array, teacher: Array, margin: float = 1.0) -> float:
     return total / len(student)
 
 
+def ft(student: Array, teacher: Array) -> float:
+    def scaled(sample: Array) -> Array:
+        return sample.ravel() / np.sqrt((sample**2).sum())
+
+    return float(np.mean([np.abs(scaled(s) - scaled(t)).mean() for s, t in zip(student, teacher, strict=True)]))
+
+
+ATTENTION = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])  # of two layers of the student to three of the teacher
+
+
+def semckd_layers(maps: Array) -> list[Array]:
+    """Maps for six pairs of layers, from maps of three channels."""
+    return [maps, maps[:, :2], maps[:, 1:], maps[..., :3, :], maps[..., 1:], maps[:, :1]]
+
+
+def semckd(student: Array, teacher: Array) -> float:
+    total = 0.0
+    for sample in range(len(student)):
+        for index, weight in enumerate(ATTENTION.ravel()):
+            ours, theirs = (semckd_layers(each[sample : sample + 1])[index] for each in (student, teacher))
+            total += weight * ((ours - theirs) ** 2).mean()
+    return float(total / (2 * len(student)))
+
+
+def sdd(student: Array, teacher: Array, labels: NDArray[np.int64], temperature: float) -> float:
+    def softmax(row: Array) -> Array:
+        powers = np.exp((row - row.max()) / temperature)
+        return np.asarray(powers / powers.sum())
+
+    total = 0.0
+    for ours, theirs, label in zip(student, teacher, labels, strict=True):
+        whole = theirs[0].argmax() == label
+        for own, other in zip(ours, theirs, strict=True):
+            q, p = softmax(own), softmax(other)
+            consistent = (other.argmax() == label) == whole
+            total += (1 if consistent else 2) * (p * np.log(p / q)).sum()
+    return float(temperature**2 * total / (student.shape[0] * student.shape[1]))
+
+
 def sp(student: Array, teacher: Array) -> float:
     def relation(rows: Array) -> Array:
         products = rows @ rows.T
@@ -186,6 +225,8 @@ MAPS: Mapping[str, Callable[[Array, Array], float]] = {
     "hcl": hcl,
     "nst": nst,
     "fsp": fsp,
+    "ft": ft,
+    "semckd": semckd,
     "cat": cat,
     "cat normalised": cat_normalised,
     "mgd": mgd,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import kd
 from kd.describe import describe, digest
-from kd.ensemble import Ensemble, average_logits
+from kd.ensemble import Ensemble, average_logits, confidences
 from tests.conftest import tiny_model
 
 some = settings(max_examples=60)
@@ -155,3 +155,28 @@ def test_no_teacher_and_other_shapes_are_refused() -> None:
             average_logits([torch.zeros(6, 4), other], how="logits")
     with pytest.raises(ValueError, match=r"Got \[\[4\]\] instead"):
         average_logits([torch.zeros(4)], how="logits")
+
+
+@some
+@given(seed=seeds)
+def test_confidences_are_the_written_formula_and_follow_their_teachers(seed: int) -> None:
+    logits, labels = some_logits(seed), torch.arange(6) % 4
+    losses = np.array([-np.log(softmax(one.numpy()))[range(6), labels] for one in logits])
+    powers = np.exp(losses - losses.max(axis=0))
+    written = (1 - powers / powers.sum(axis=0)) / 2
+    found = confidences(logits, labels)
+    assert found.numpy() == pytest.approx(written, abs=1e-6)
+    assert torch.allclose(found.sum(dim=0), torch.ones(6, dtype=torch.float64))
+    assert torch.allclose(confidences(logits[::-1], labels), found.flip(0))
+    assert torch.allclose(confidences([logits[0]] * 3, labels), torch.full((3, 6), 1 / 3, dtype=torch.float64))
+
+
+def test_confidence_is_larger_where_the_label_is_known_and_needs_two_teachers_and_every_label() -> None:
+    right, wrong = torch.tensor([[9.0, 0, 0, 0]]), torch.tensor([[0, 9.0, 0, 0]])
+    assert confidences([right, wrong], torch.tensor([0])).flatten().tolist() == pytest.approx([1, 0], abs=1e-3)
+    with pytest.raises(ValueError, match="number of teachers must be at least 2"):
+        confidences([right], torch.tensor([0]))
+    with pytest.raises(ValueError, match="needs the label of every item"):
+        confidences([right, wrong], torch.tensor([-1]))
+    with pytest.raises(ValueError, match="of one shape"):
+        confidences([right, wrong[:, :3]], torch.tensor([0]))

@@ -17,6 +17,7 @@ from kd.losses import (
     cat_loss,
     cc_loss,
     fsp_loss,
+    ft_loss,
     hcl_loss,
     hint_loss,
     mgd_loss,
@@ -24,12 +25,13 @@ from kd.losses import (
     pkt_loss,
     rkd_angle_loss,
     rkd_distance_loss,
+    semckd_loss,
     sp_loss,
     vid_loss,
 )
 from kd.losses.maps import without_some
 from kd.losses.relations import kernels, neighbours, similarities
-from tests.features_in_numpy import MAPS, ROWS
+from tests.features_in_numpy import ATTENTION, MAPS, ROWS, semckd_layers
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,6 +39,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def layers(maps: Tensor) -> list[Tensor]:
     """As ``tests.features_in_numpy`` has them."""
     return [maps[:, :2], maps[:, 1:, :4, :3], maps[:, :1, :4, :3]]
+
+
+def semckd(student: Tensor, teacher: Tensor) -> Tensor:
+    attention = torch.from_numpy(ATTENTION).expand(len(student), 2, 3)
+    return semckd_loss(*(semckd_layers(each) for each in (student, teacher)), attention)  # type: ignore[arg-type]
 
 
 VARIANCES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)  # their logarithms add up to 0, so agreement reads 0
@@ -47,6 +54,8 @@ OF_MAPS: Mapping[str, Loss] = {
     "hcl": hcl_loss,
     "nst": nst_loss,
     "fsp": lambda student, teacher: fsp_loss(layers(student), layers(teacher)),
+    "ft": ft_loss,
+    "semckd": semckd,
     "cat": cat_loss,
     "cat normalised": partial(cat_loss, normalise=True),
     "mgd": mgd_loss,

@@ -89,8 +89,9 @@ def test_main_and_kd_run_are_the_same_run_with_any_method(tmp_path: Path, monkey
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs(name: str, tmp_path: Path) -> None:
     layers = ("student_layers=layer1,layer2,layer3", "teacher_layers=conv1,norm2,norm3")  # of as many channels
-    fitting = ["cnn:32", "--set", layers[0], "--set", layers[1]] if name == "fsp" else ["cnn"]
-    assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--method", name, "--student", *fitting]) == 0
+    fitting = {"fsp": ["cnn:32", "--set", layers[0], "--set", layers[1]], "sdd": ["cnn", "--teacher", "cnn:16"]}
+    own = fitting.get(name, ["cnn"])
+    assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--method", name, "--student", *own]) == 0
     assert recorded(tmp_path)["METHOD"] == name
 
 

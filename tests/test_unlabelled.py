@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -18,6 +19,7 @@ import kd
 from kd.data import ArrayDataset, Split, collate
 from kd.loop import METRICS
 from kd.methods import METHODS, make, require_unlabelled_method
+from kd.models import CNN
 from kd.objectives import supervised_where_labelled
 from kd.types import UNLABELLED
 from kd.unlabelled import Joined, Unlabelled, repeated, with_unlabelled
@@ -86,7 +88,7 @@ def test_without_any_label_only_the_teacher_teaches() -> None:
 def test_a_method_that_reads_no_labels_learns_from_a_mixture(name: str) -> None:
     student, teacher = tiny_model(0, batch_norm=False), tiny_model(1)
     layers = {"student_layers": "2", "teacher_layers": "2"} if METHODS[name].needs == ("labels", "teacher") else {}
-    if name in {"fitnet", "at", "nst", "fsp", "ab", "vid", "reviewkd", "mgd"}:
+    if name in {"fitnet", "at", "nst", "fsp", "ab", "ft", "vid", "reviewkd", "mgd", "semckd"}:
         named = "0,1" if name == "fsp" else "0"
         student, teacher, layers = maps(0), maps(1), {"student_layers": named, "teacher_layers": named}
     objective = make(name, student, teacher, batch(), layers)
@@ -111,15 +113,16 @@ def settings_weigh_labels(name: str) -> bool:
 def test_a_method_that_reads_labels_says_so(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} needs the label of every item.* there is kd, soft-labels, dist"):
         require_unlabelled_method(name)
-    model = tiny_model()
+    model = CNN(4, (1, 6, 6), CLASSES) if name == "sdd" else tiny_model()
     ids = (torch.arange(ITEMS),) if "ids" in METHODS[name].needs else ()
-    objective = make(name, model, tiny_model(1), (*batch(), *ids))
+    teacher = copy.deepcopy(model) if name == "sdd" else tiny_model(1)
+    objective = make(name, model, teacher, (*batch(), *ids))
     with pytest.raises(ValueError, match=r"needs the label of every item|labels must be within 0 … 3"):
         objective(model, (*batch(unlabelled=1), *ids))
 
 
 def test_what_can_and_what_cannot() -> None:
-    assert UNABLE == ["crd", "dkd", "label-smoothing", "lskd-dkd", "nkd", "ofa", "teacher-free", "wsld"]
+    assert UNABLE == ["crd", "dkd", "label-smoothing", "lskd-dkd", "nkd", "ofa", "sdd", "teacher-free", "wsld"]
     for name in ABLE:
         require_unlabelled_method(name)
     with pytest.raises(ValueError, match="there is no method 'kdd'"):

@@ -5,11 +5,14 @@ from kd.losses.maps import ab_loss as ab_loss
 from kd.losses.maps import at_loss as at_loss
 from kd.losses.maps import cat_loss as cat_loss
 from kd.losses.maps import fsp_loss as fsp_loss
+from kd.losses.maps import ft_loss as ft_loss
 from kd.losses.maps import hcl_loss as hcl_loss
 from kd.losses.maps import hint_loss as hint_loss
 from kd.losses.maps import mgd_loss as mgd_loss
 from kd.losses.maps import nst_loss as nst_loss
+from kd.losses.maps import semckd_loss as semckd_loss
 from kd.losses.maps import vid_loss as vid_loss
+from kd.losses.regions import sdd_loss as sdd_loss
 from kd.losses.relations import cc_loss as cc_loss
 from kd.losses.relations import pkt_loss as pkt_loss
 from kd.losses.relations import rkd_angle_loss as rkd_angle_loss

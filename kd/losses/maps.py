@@ -194,6 +194,51 @@ def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, norma
     return F.mse_loss(ours, theirs)
 
 
+def ft_loss(student_factors: Tensor, teacher_factors: Tensor) -> Tensor:
+    """Mean absolute difference of factors of one shape [B, C, H, W], each sample's scaled to a length of 1.
+
+    Zero at agreement, also up to a sample's scale. All of a sample's values are one vector, as the paper has it; later
+    code averages the squared channels first, which is another loss, with weights of its own.
+
+    Args:
+        student_factors: the translator's, from the student's maps.
+        teacher_factors: the paraphraser's, from the teacher's.
+
+    Source: Kim, Park, Kwak 2018, arXiv:1802.04977, equation 4 with p = 1; a mean over the values as in the authors'
+    code, so that it shrinks with the root of their number.
+    """
+    if student_factors.shape != teacher_factors.shape:
+        raise ValueError(
+            "the student's factors must have the shape of the teacher's, by a translator. "
+            f"Got {list(student_factors.shape)} and {list(teacher_factors.shape)} instead."
+        )
+    ours, theirs = (
+        F.normalize(_wide(factors).flatten(1), dim=1) for factors in (student_factors, teacher_factors.detach())
+    )
+    return F.l1_loss(ours, theirs)
+
+
+def semckd_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], attention: Tensor) -> Tensor:
+    """Mean squared differences of all pairs of layers, by each sample's attention, averaged over the student's layers.
+
+    Zero where all agree. A gradient goes through the attention too: it moves to what can be agreed upon.
+
+    Args:
+        student_maps: [B, C, H, W] of each pair, the student's after a projector of its own: S · T of them, of the
+            student's first layer with each of the teacher's, then of its second one.
+        teacher_maps: their partners, each of one shape with its own.
+        attention: [B, S, T], weights of the teacher's layers, which add up to 1 for each of a sample's S.
+
+    Source: Chen et al. 2021, arXiv:2012.03236, equation 8.
+    """
+    own, pairs = list(attention.shape[1:]), len(student_maps)
+    require(
+        len(own) == 2 and own[0] * own[1] == pairs, "attention", list(attention.shape), f"[B, S, T] of {pairs} pairs"
+    )
+    each = [_each(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]
+    return (_wide(attention).flatten(1) * torch.stack(each, dim=1)).sum(dim=1).mean() / own[0]
+
+
 def without_some(maps: Tensor, share: float) -> Tensor:
     """The maps [B, C, H, W] with about this share of the channels of each sample at 0, drawn anew at each call.
 
@@ -221,6 +266,16 @@ def _attention(maps: Tensor) -> Tensor:
 def _alike(first: Tensor, second: Tensor) -> Tensor:
     """The mean of the squared products of all rows of [B, C, D] with all of another such, sample by sample."""
     return torch.bmm(first, second.transpose(1, 2)).square().mean()
+
+
+def _each(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
+    """The mean squared difference [B] of each sample's maps."""
+    if student_maps.shape != teacher_maps.shape:
+        raise ValueError(
+            "the student's maps must have the teacher's shape, by a projector. "
+            f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
+        )
+    return (_wide(student_maps) - _wide(teacher_maps.detach())).square().flatten(1).mean(dim=1)
 
 
 def _wide(maps: Tensor) -> Tensor:

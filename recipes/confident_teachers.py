@@ -1,0 +1,143 @@
+"""Several teachers, each heard as much as it is right about the image at hand (CA-MKD).
+
+    python recipes/confident_teachers.py                         # 4 students of each kind
+    python recipes/confident_teachers.py --limit 500 --pairs 2   # at toy size
+
+What to look at: three teachers answer at every step, with their logits and their last maps, and ``confidences`` of
+``kd.ensemble`` weighs them anew for each image by what they make of its label. One of them has learned from labels of
+which a part is wrong: without such a teacher there is little to weigh. The objective is a module, because it has a
+projector for each teacher, and ``kd.optimizers.adam`` trains them with the student.
+
+Two questions: are they worth more than the labels, and is weighing them worth more than hearing all alike?
+
+Source: Zhang, Chen, Wang 2022, "Confidence-aware multi-teacher knowledge distillation", arXiv:2201.00007. Where the
+paper weighs the maps by other confidences than the logits, the authors' program takes the same, and so does this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+import kd
+from kd.data import Split
+from kd.ensemble import confidences
+from kd.losses.maps import same_size
+from kd.models import CNN, MNIST_SHAPE, ConvNet
+from kd.splits import stratified_split
+from kd.trials import errors, judged, trained
+
+STUDENT_LAYER, TEACHER_LAYER = "layer3", "norm3"  # the last maps of each
+STUDENT_MAPS, TEACHER_MAPS = 32, 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Teachers by their confidence beside all alike and the labels."""
+
+    pairs: int = 4
+    """students of each kind"""
+    epochs: int = 2
+    """of the teachers and of every student"""
+    wrong: float = 0.3
+    """share of the labels that are wrong for the last of the three teachers"""
+    temperature: float = 4.0
+    """at which the logits are compared"""
+    weight: float = 50.0
+    """of the maps, divided by the number of teachers as in the authors' program"""
+    limit: int | None = None
+    """use only so many training images"""
+
+
+class Weighed(nn.Module):
+    """Cross-entropy with the labels, and the teachers' logits and maps, each by its weight for each image."""
+
+    def __init__(self, teachers: Sequence[nn.Module], *, temperature: float, weight: float, alike: bool) -> None:
+        super().__init__()
+        with kd.seeded(0):
+            self.projectors = nn.ModuleList(nn.Conv2d(STUDENT_MAPS, TEACHER_MAPS, 1) for _ in teachers)
+        self.teachers = tuple(teachers)  # in a tuple, where torch does not look for modules: they are not to be trained
+        self.temperature, self.weight, self.alike = temperature, weight, alike
+
+    def forward(self, model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        answers = [_answer(teacher, batch[0]) for teacher in self.teachers]
+        with kd.capture(model, STUDENT_LAYER) as ours:
+            output, terms = kd.supervised(model, batch)
+        logits = [own for own, _ in answers]
+        weights = torch.ones(len(logits), 1) / len(logits) if self.alike else confidences(logits, batch[1])
+        soft = torch.stack([self._divergences(output, own) for own in logits])
+        pairs = [same_size(ours[STUDENT_LAYER], maps) for _, maps in answers]
+        far = [
+            (project(student) - teacher).square().flatten(1).mean(dim=1)
+            for project, (student, teacher) in zip(self.projectors, pairs, strict=True)
+        ]
+        weights = weights.to(output.device)
+        terms["soft"] = (weights * soft).sum(dim=0).mean()
+        terms["maps"] = self.weight * (weights * torch.stack(far)).mean(dim=1).sum() / len(far)
+        return output, terms
+
+    def _divergences(self, output: Tensor, logits: Tensor) -> Tensor:
+        """T² · KL of each image."""
+        log_q, log_p = (F.log_softmax(each / self.temperature, dim=1) for each in (output, logits))
+        return self.temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
+def _answer(teacher: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Its logits and its last maps."""
+    teacher.eval()
+    with torch.no_grad(), kd.capture(teacher, TEACHER_LAYER) as found:
+        return teacher(images), found[TEACHER_LAYER]
+
+
+def mislabelled(training: Split, share: float) -> TensorDataset:
+    """The same images, of which this share has another label than its own."""
+    items = [training[row] for row in range(len(training))]
+    images, labels = torch.stack([item[0] for item in items]), torch.tensor([int(item[1]) for item in items])
+    with kd.seeded(0):
+        wrong = torch.rand(len(labels)) < share
+        return TensorDataset(images, torch.where(wrong, (labels + torch.randint(1, 10, labels.shape)) % 10, labels))
+
+
+def new_teacher(lessons: Dataset[Any], *, seed: int, epochs: int) -> ConvNet:
+    """A teacher of its own: other weights at the start, other batches."""
+    with kd.seeded(seed):
+        start = ConvNet()
+    return trained(start, kd.supervised, lessons, seed=seed, epochs=epochs)
+
+
+def weighed(teachers: Sequence[nn.Module], settings: Settings, *, alike: bool) -> Weighed:
+    """A new one for each student, because its projectors are trained."""
+    return Weighed(teachers, temperature=settings.temperature, weight=settings.weight, alike=alike)
+
+
+def main(settings: Settings) -> dict[str, list[int]]:
+    """Errors by kind of student, in the order of the seeds."""
+    training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
+    lessons = (training, training, mislabelled(training, settings.wrong))
+    teachers = [new_teacher(own, seed=1000 + row, epochs=settings.epochs) for row, own in enumerate(lessons)]
+    found: dict[str, list[int]] = {"labels": [], "alike": [], "by confidence": []}
+    for seed in range(settings.pairs):
+        with kd.seeded(seed):
+            start = CNN(8, MNIST_SHAPE, 10)
+        for name, counts in found.items():
+            objective = kd.supervised if name == "labels" else weighed(teachers, settings, alike=name == "alike")
+            counts.append(errors(trained(start, objective, training, seed=seed, epochs=settings.epochs), held_back))
+    own = ", ".join(str(errors(teacher, held_back)) for teacher in teachers)
+    against = [("by confidence", "labels"), ("by confidence", "alike")]
+    judged(found, against, images=len(held_back), title=f"the teachers have {own} errors; of a student's")
+    return found
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
