@@ -1,11 +1,13 @@
 """The methods of the table on MNIST at equal budget: paired seeds, one teacher, the control and plain distillation.
 
-    python benchmarks/methods_on_mnist.py --out run-methods                  # MLP students, 5 seeds: 20 minutes
-    python benchmarks/methods_on_mnist.py --out run-methods --student cnn    # CNN students
+    python benchmarks/methods_on_mnist.py --out run-methods                             # MLP students
+    python benchmarks/methods_on_mnist.py --out run-methods --student cnn --epochs 4    # CNN students
+    python benchmarks/methods_on_mnist.py --out run-same --student cnn --epochs 4 \
+        --teacher cnn:8 --block same --methods kd fsp sdd                               # a teacher of their kind
 
 Every student of a seed starts from the same weights, sees the same batches for the same number of epochs, and is asked
 for the test images once, after its last epoch. Each method has its authors' settings; none was tuned on these data.
-Goes on where it was interrupted. OUT/methods-STUDENT.json has the errors; docs/methods.md is made from it by
+Goes on where it was interrupted. OUT/methods-BLOCK.json has the errors; docs/methods.md is made from it by
 benchmarks/methods_page.py.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,10 @@ CONTROL = "control"
 class Settings(RunSettings):
     """Methods at equal budget on MNIST."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
-    """to be compared, by name"""
+    methods: tuple[str, ...] = ()
+    """to be compared, by name; all that can work on the pair unless given"""
+    block: str | None = None
+    """name of the results; the student's kind unless given"""
     pairs: int = 5
     """students of each method; their seeds count up from SEED"""
     seed: int = 300
@@ -55,7 +59,7 @@ class Settings(RunSettings):
     @property
     def ids(self) -> bool:
         """All methods have the same lessons, so they carry what any one of them needs."""
-        return any("ids" in METHODS[name].needs for name in self.methods)
+        return any("ids" in METHODS[name].needs for name in self.methods or METHODS)
 
     def check(self) -> None:
         super().check()
@@ -67,7 +71,8 @@ def run(settings: Settings) -> dict[str, Any]:
     """Errors on the test images by method and seed, and what they were measured with."""
     with opened(settings) as device:
         taught = teach(settings, device)
-        students = dict(planned(settings, taught, device))
+        methods = list(settings.methods) or able(settings, taught, device)
+        students = dict(planned(settings, methods, taught, device))
         errors: dict[str, dict[int, int]] = {}
         for name, done in train_students([taught.lessons], students, processes=settings.processes):
             method, _, seed = name.rpartition("-seed-")
@@ -79,20 +84,33 @@ def run(settings: Settings) -> dict[str, Any]:
     return {
         "teacher": int((answers.logits.argmax(dim=1) != answers.labels).sum()),
         "images": len(answers.labels),
-        "errors": {
-            name: [errors[name][seed] for seed in sorted(errors[name])] for name in [CONTROL, *settings.methods]
-        },
-        "settings": {name: shown(settings_of(name)) for name in settings.methods},
+        "errors": {name: [errors[name][seed] for seed in sorted(errors[name])] for name in [CONTROL, *methods]},
+        "settings": {name: shown(settings_of(name)) for name in methods},
         "config": recorded(settings, device),
         "machine": machine(),
     }
 
 
-def planned(settings: Settings, taught: Taught, device: torch.device) -> Iterator[tuple[str, Student]]:
+def able(settings: Settings, taught: Taught, device: torch.device) -> list[str]:
+    """The methods that can work on the pair; why the others cannot is said."""
+    found = []
+    for name in METHODS:
+        try:
+            list(planned(dataclasses.replace(settings, pairs=1), [name], taught, device))
+        except ValueError as error:
+            say(f"{name} is left out: {error}")
+        else:
+            found.append(name)
+    return found
+
+
+def planned(
+    settings: Settings, methods: Sequence[str], taught: Taught, device: torch.device
+) -> Iterator[tuple[str, Student]]:
     """The control and every method's student, for each seed from the same weights."""
     loader = make_loader(taught.lessons.training, batch_size=settings.batch_size)
     for seed in range(settings.seed, settings.seed + settings.pairs):
-        for name in (CONTROL, *settings.methods):
+        for name in (CONTROL, *methods):
             own = dataclasses.replace(settings, seed=seed, method="kd" if name == CONTROL else name)
             student = new_student(own, taught.data.task, device)
             objective = supervised if name == CONTROL else objective_of(own, student, taught.model, loader)
@@ -102,7 +120,7 @@ def planned(settings: Settings, taught: Taught, device: torch.device) -> Iterato
 def save(results: Mapping[str, Any], settings: Settings) -> None:
     """Publish them in the run's folder."""
     content = (json.dumps(results, indent=1) + "\n").encode()
-    kd.publish({settings.out / f"methods-{settings.student}.json": content})
+    kd.publish({settings.out / f"methods-{settings.block or settings.student}.json": content})
 
 
 if __name__ == "__main__":
