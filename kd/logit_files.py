@@ -66,6 +66,11 @@ def read_logits(
         values = table.values if ids is None else table.values[_rows_of(ids, table.ids or [], path)]
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told as that
             logits = _as_logits(torch.from_numpy(values.astype(np.float32)), kind, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(
+            f"cannot read the teacher's {kind} in {path}: {reason}. Give an .npy, .npz or .csv file."
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path} cannot be used as the teacher's {kind}: {str(error).removesuffix('.')}.") from error
     if label_order is None and class_names and set(class_names) & set(table.columns or ()):
