@@ -1,9 +1,9 @@
 """The methods of the table on MNIST at equal budget: paired seeds, one teacher, the control and plain distillation.
 
-    python benchmarks/methods_on_mnist.py --out run-methods                             # MLP students
-    python benchmarks/methods_on_mnist.py --out run-methods --student cnn --epochs 4    # CNN students
-    python benchmarks/methods_on_mnist.py --out run-same --student cnn --epochs 4 \
-        --teacher cnn:8 --block same --methods kd fsp sdd                               # a teacher of their kind
+    python benchmarks/methods_on_mnist.py --out run-methods                                     # MLP students
+    python benchmarks/methods_on_mnist.py --out run-methods --student cnn --student-epochs 4    # CNN students
+    python benchmarks/methods_on_mnist.py --out run-same --student cnn --student-epochs 4 \
+        --teacher cnn:8 --block same --methods kd fsp sdd                                       # a teacher of their kind
 
 Every student of a seed starts from the same weights, sees the same batches for the same number of epochs, and is asked
 for the test images once, after its last epoch. Each method has its authors' settings; none was tuned on these data.
@@ -49,6 +49,8 @@ class Settings(RunSettings):
     """to be compared, by name; all that can work on the pair unless given"""
     block: str | None = None
     """name of the results; the student's kind unless given"""
+    student_epochs: int | None = None
+    """of each student; as many as the teacher has unless given"""
     pairs: int = 5
     """students of each method; their seeds count up from SEED"""
     seed: int = 300
@@ -108,10 +110,11 @@ def planned(
     settings: Settings, methods: Sequence[str], taught: Taught, device: torch.device
 ) -> Iterator[tuple[str, Student]]:
     """The control and every method's student, for each seed from the same weights."""
+    of_students = dataclasses.replace(settings, epochs=settings.student_epochs or settings.epochs)
     loader = make_loader(taught.lessons.training, batch_size=settings.batch_size)
     for seed in range(settings.seed, settings.seed + settings.pairs):
         for name in (CONTROL, *methods):
-            own = dataclasses.replace(settings, seed=seed, method="kd" if name == CONTROL else name)
+            own = dataclasses.replace(of_students, seed=seed, method="kd" if name == CONTROL else name)
             student = new_student(own, taught.data.task, device)
             objective = supervised if name == CONTROL else objective_of(own, student, taught.model, loader)
             yield f"{name}-seed-{seed}", Student(student, objective, trained_as(own), own.epochs)
