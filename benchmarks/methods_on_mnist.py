@@ -1,9 +1,9 @@
 """The methods of the table on MNIST at equal budget: paired seeds, one teacher, the control and plain distillation.
 
-    python benchmarks/methods_on_mnist.py --out run-methods    # MLP students
-    python benchmarks/methods_on_mnist.py --out run-methods --student cnn --student-epochs 4
+    python benchmarks/methods_on_mnist.py --out run-mlp    # MLP students
+    python benchmarks/methods_on_mnist.py --out run-cnn --student cnn --student-epochs 3
     python benchmarks/methods_on_mnist.py --out run-same --student cnn --student-epochs 4 \
-        --teacher cnn:8 --block same --methods kd fsp sdd      # a teacher of the students' kind
+        --teacher cnn:8 --block same --methods kd fsp sdd  # a teacher of the students' kind
 
 Every student of a seed starts from the same weights, sees the same batches for the same number of epochs, and is asked
 for the test images once, after its last epoch. Each method has its authors' settings; none was tuned on these data.

@@ -151,6 +151,17 @@ def test_settings_and_teacher_count_for_what_a_run_knows_it_by(name: str) -> Non
     assert digest(describe(made(name, student, teacher))) != known
 
 
+@pytest.mark.parametrize("name", sorted(n for n in FEATURE if "weight" in settings_of(n)))
+def test_without_weight_the_student_is_the_one_that_learns_from_the_labels_bit_for_bit(name: str) -> None:
+    student, _ = pair(name)
+    loader = kd.make_loader(lessons(), batch_size=8, shuffle=True)
+    optimizer, scheduler = adam(student, learning_rate=0.01, steps=2 * len(loader))
+    kd.fit(student, kd.supervised, loader, None, optimizer=optimizer, scheduler=scheduler, epochs=2, seed=0)
+    alone = {"alone": 0.0} if "alone" in settings_of(name) else {}
+    found = fit(name, weight=0.0, **alone)
+    assert all(torch.equal(tensor, found[key]) for key, tensor in student.state_dict().items())
+
+
 @pytest.mark.parametrize("name", [*FEATURE, "ofa"])
 def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole = fit(name)
