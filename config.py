@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 
 from kd.devices import require_device
-from kd.method_flags import chosen
+from kd.methods.flags import chosen
 from kd.ranges import check_ranges
 from kd.settings import check_constants
 

@@ -9,8 +9,8 @@ import config
 import kd
 from kd import DistillDataset as DistillDataset  # the documented place of this name
 from kd.data import first_batch
-from kd.method_flags import chosen
 from kd.methods import Setting, make
+from kd.methods.flags import chosen
 from models import TeacherModel, new_student
 
 

@@ -19,8 +19,8 @@ from kd.checkpoint import require_writable
 from kd.console import say_method, say_sizes
 from kd.data import in_order
 from kd.loop import Predictions
-from kd.method_flags import shown
 from kd.methods import METHODS
+from kd.methods.flags import shown
 from kd.objectives import in_bfloat16
 from kd.program import exit_status
 from kd.results import Run

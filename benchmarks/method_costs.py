@@ -25,8 +25,8 @@ import tyro
 from torch import nn
 
 from kd.console import say
-from kd.crd import Contrasted
 from kd.methods import METHODS, make
+from kd.methods.crd import Contrasted
 from kd.models import CNN, ConvNet
 from kd.objectives import supervised
 from kd.optimizers import adam

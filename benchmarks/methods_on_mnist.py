@@ -28,8 +28,8 @@ import tyro
 import kd
 from kd.console import say
 from kd.data import make_loader
-from kd.method_flags import shown
 from kd.methods import METHODS, settings_of
+from kd.methods.flags import shown
 from kd.objectives import supervised
 from kd.pipeline import objective_of, opened, recorded, trained_as
 from kd.run_models import new_student

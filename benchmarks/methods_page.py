@@ -16,8 +16,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from kd.evidence import Judgement, judge_all
-from kd.method_flags import shown
 from kd.methods import METHODS
+from kd.methods.flags import shown
 from kd.paired import paired
 from measuring import table
 from methods_on_mnist import CONTROL

@@ -20,8 +20,8 @@ from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
 from kd.history import History
 from kd.loop import Predictions, device_of, evaluating
-from kd.method_flags import shown
 from kd.methods import METHODS, make
+from kd.methods.flags import shown
 from kd.objectives import in_bfloat16, live_teacher, supervised
 from kd.optimizers import adam
 from kd.results import Run

@@ -23,7 +23,7 @@ from kd.cost import training_cost
 from kd.data import DistillDataset, first_batch, make_loader
 from kd.devices import device_named, require_device
 from kd.loop import fit
-from kd.method_flags import shown
+from kd.methods.flags import shown
 from kd.metrics import count_parameters, multiply_adds
 from kd.objectives import in_bfloat16, supervised
 from kd.optimizers import adam

@@ -154,9 +154,8 @@ def environment() -> dict[str, Any]:
 # Modules and packages that may change without changing a result. A new one counts until it is named here: the safe
 # way round.
 _NO_RESULTS = """
-calibration cli compare console contention cost devices evidence fidelity figures latency method_flags outcome paired
-parts pipeline plan plots pool power program ranges report results run_file run_settings settings stats students sweep
-teaching
+calibration cli compare console contention cost devices evidence fidelity figures latency outcome paired parts pipeline
+plan plots pool power program ranges report results run_file run_settings settings stats students sweep teaching
 """
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import kd
-from kd.crd import Memory
 from kd.losses import crd_loss
+from kd.methods.crd import Memory
 from kd.optimizers import adam
 from kd.snapshots import Snapshots
 from tests.features_in_numpy import crd

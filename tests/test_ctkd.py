@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import kd
-from kd.ctkd import Curriculum
 from kd.methods import METHODS, make
+from kd.methods.ctkd import Curriculum
 from kd.optimizers import adam
 from tests.conftest import CLASSES, tiny_model
 

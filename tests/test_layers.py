@@ -79,10 +79,11 @@ def test_the_lowest_modules_import_nothing_above_them(path: Path) -> None:
 
 
 def test_the_table_of_methods_names_what_it_does_not_import() -> None:
-    assert not {name for name in _imports(ROOT / "kd" / "method_table.py") if name.split(".")[0] in ("kd", "torch")}
-    inside = {name for name in _imports(ROOT / "kd" / "methods.py") if name.split(".")[0] == "kd"}
+    folder = ROOT / "kd" / "methods"
+    assert not {name for name in _imports(folder / "table.py") if name.split(".")[0] in ("kd", "torch")}
+    inside = {name for name in _imports(folder / "named.py") if name.split(".")[0] == "kd"}
     for_type_checkers, on_use = {"kd.types", "kd.types.Batch", "kd.types.Objective"}, {"kd.loop", "kd.loop.device_of"}
-    assert {name for name in inside if not name.startswith("kd.method_table")} <= for_type_checkers | on_use
+    assert {name for name in inside if not name.startswith("kd.methods.table")} <= for_type_checkers | on_use
 
 
 def test_the_loop_knows_no_method() -> None:

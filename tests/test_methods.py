@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from kd.method_flags import given_settings
 from kd.methods import METHODS, make, method_named, settings_of
+from kd.methods.flags import given_settings
 
 every = pytest.mark.parametrize("name", METHODS)
 

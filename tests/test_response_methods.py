@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import kd
 from kd.describe import describe, digest
 from kd.methods import METHODS, make, settings_of
-from kd.response_methods import WarmedUp
+from kd.methods.response import WarmedUp
 from tests.methods_in_numpy import WRITTEN
 
 RESPONSE = [name for name, method in METHODS.items() if set(method.needs) <= {"labels", "logits"}]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import kd
 from kd.losses import kd_loss, sdd_loss
+from kd.methods.sdd import of_regions
 from kd.models import CNN
-from kd.sdd import of_regions
 from tests.features_in_numpy import sdd
 from tests.test_feature_methods import SHAPE, first, made, pair
 

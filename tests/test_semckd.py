@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd.losses import semckd_loss
-from kd.semckd import Attended
+from kd.methods.semckd import Attended
 from tests.test_feature_methods import made, pair
 
 CHANNELS = [(4, 6), (8, 3)]

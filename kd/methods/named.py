@@ -7,9 +7,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from kd.method_table import METHODS as METHODS
-from kd.method_table import Method as Method
-from kd.method_table import Setting as Setting
+from kd.methods.table import METHODS, Method, Setting
 
 if TYPE_CHECKING:
     from torch import nn

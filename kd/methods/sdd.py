@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.feature_methods import features_of_both
 from kd.features import capture, matched_stages, penultimate
 from kd.loop import evaluating
 from kd.losses import sdd_loss
+from kd.methods.feature import features_of_both
 from kd.types import Batch, Objective
 
 
@@ -20,7 +20,7 @@ class OfRegions(nn.Module):
     """``hard · CE + soft · sdd_loss`` of the logits that the last linear layer makes of the mean of a region's maps.
 
     Args:
-        teacher: asked at each step, as in ``kd.feature_methods.FromFeatures``.
+        teacher: asked at each step, as in ``kd.methods.feature.FromFeatures``.
         layers: of the student and of the teacher, whose maps the last linear layer is given the means of.
         classifiers: those last linear layers.
         scales: regions along a side; 1 is the whole picture and comes first.

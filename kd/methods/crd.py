@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require, require_every_label
-from kd.feature_methods import features_of_both, rows_of_both
 from kd.features import shapes
 from kd.losses import crd_loss
+from kd.methods.feature import features_of_both, rows_of_both
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -74,7 +74,7 @@ class Contrasted(nn.Module):
     positive is the other model's embedding itself, its negatives are the training's, and the memory stays as it is.
 
     Args:
-        teacher, layers: as ``kd.feature_methods.FromFeatures`` has them, one pair of layers.
+        teacher, layers: as ``kd.methods.feature.FromFeatures`` has them, one pair of layers.
         widths: of what the two layers answer with, flattened.
         dim: of an embedding.
         negatives: rows of the memory drawn for each batch; those of a sample's own class do not count for it.

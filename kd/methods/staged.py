@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.feature_methods import FromFeatures, channels_of
 from kd.features import matched_stages
 from kd.losses import ab_loss, fsp_loss
 from kd.losses.maps import same_size
+from kd.methods.feature import FromFeatures, channels_of
 from kd.objectives import supervised_where_labelled
 from kd.seeding import seeded
 from kd.types import Batch, Objective

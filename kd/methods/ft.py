@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.feature_methods import channels_of, features_of_both
 from kd.features import matched_stages
 from kd.losses import ft_loss
 from kd.losses.maps import same_size
+from kd.methods.feature import channels_of, features_of_both
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -27,7 +27,7 @@ class Factors(nn.Module):
     """``CE + weight · ft_loss``, and while the paraphraser learns its own ``paraphraser`` term, which moves it alone.
 
     Args:
-        teacher: asked at each step, as in ``kd.feature_methods.FromFeatures``.
+        teacher: asked at each step, as in ``kd.methods.feature.FromFeatures``.
         layers: one of the student and one of the teacher.
         channels: of their maps.
         rate: factors for each of the teacher's maps, above 0.

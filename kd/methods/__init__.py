@@ -1,0 +1,12 @@
+"""The methods of distillation, each by its name: the table of them, and the factories that the table names.
+
+objective = kd.methods.make("dkd", student, teacher, batch, {"beta": 2})
+"""
+
+from kd.methods.named import make as make
+from kd.methods.named import method_named as method_named
+from kd.methods.named import require_unlabelled_method as require_unlabelled_method
+from kd.methods.named import settings_of as settings_of
+from kd.methods.table import METHODS as METHODS
+from kd.methods.table import Method as Method
+from kd.methods.table import Setting as Setting
