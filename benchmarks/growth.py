@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from growth_tables import INDEX, tables
 from measuring import fresh_process, report
 
 GIB, MIB = 2**30, 2**20
 BASE = 700 * MIB  # Python and torch before any data, to plan with; what it really is is measured
 PIXELS = 28 * 28
-INDEX = 8 + 8 + 32  # per sample and epoch: torch's permutation, a list's pointer, the int that it points to
 MACHINES = (8, 16, 24, 64)  # GiB
 
 SAMPLES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -161,8 +161,6 @@ def main() -> None:
     if arguments.point:
         _point(json.loads(arguments.point))
         return
-    from growth_tables import tables
-
     budget = Budget(arguments.seconds_per_point, int(arguments.memory_gib * GIB))
     cut = _QUICK if arguments.quick else {}
     results = {

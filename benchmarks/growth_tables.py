@@ -7,6 +7,8 @@ from typing import Any
 
 from measuring import table
 
+INDEX = 8 + 8 + 32  # bytes per sample and epoch: torch's permutation, a list's pointer, the int that it points to
+
 Row = Mapping[str, Any]
 Show = Callable[[float], str]
 
@@ -67,8 +69,6 @@ def _samples(rows: Sequence[Row]) -> str:
 
 def _samples_bytes(rows: Sequence[Row]) -> str:
     """Where the bytes are. The indices are torch's: counted, not measured."""
-    from growth import INDEX
-
     kinds = ("images", "labels", "logits")
     lines = [
         [
