@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,6 +48,38 @@ def test_fused_steps_are_those_of_the_plain_adam_within_rounding() -> None:
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not torch.equal(model.hidden.weight, _model().hidden.weight)
+
+
+def test_a_process_that_trains_leaves_torchs_compiler_alone() -> None:
+    program = """
+import sys, torch, kd
+from kd.optimizers import adam
+model = torch.nn.Linear(3, 2)
+data = torch.utils.data.TensorDataset(torch.randn(8, 3), torch.randint(2, (8,)))
+loader = kd.make_loader(data, batch_size=4, shuffle=True)
+optimizer, scheduler = adam(model, learning_rate=0.1, steps=4)
+kd.fit(model, kd.supervised, loader, loader, optimizer=optimizer, scheduler=scheduler, epochs=2, seed=0)
+optimizer.load_state_dict(optimizer.state_dict())
+optimizer.zero_grad()
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_step_takes_no_gradient_and_asks_its_closure_with_one() -> None:
+    model = _model()
+    optimizer, _ = adam(model, learning_rate=1e-4, steps=4)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 1, 28, 28)).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss  # type: ignore[no-any-return]
+
+    loss = optimizer.step(closure)
+    assert loss is not None
+    assert all(p.is_leaf and p.requires_grad and p.grad is not None for p in model.parameters())
+    assert loss.item() > model(torch.ones(2, 1, 28, 28)).square().sum().item()
 
 
 def test_what_decides_the_rates_is_in_the_description_of_a_stage() -> None:
