@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.loop import device_of, evaluating
+from kd.operations import MultiplyAdds
 from kd.types import Batch, Objective
 
 
@@ -28,21 +29,19 @@ def training_multiply_adds(model: nn.Module, objective: Objective, batch: Batch)
 
     The model's gradients are left as they were.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # here: as below
-
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = device_of(model)
-    with evaluating(model), FlopCounterMode(display=False) as counter:
+    counter = MultiplyAdds()
+    with evaluating(model), counter:
         _, terms = objective(model, tuple(tensor.to(device) for tensor in batch))
         if trained:
             torch.autograd.grad(functools.reduce(operator.add, terms.values()), trained)
-    return int(counter.get_total_flops()) // 2
+    return counter.total
 
 
 def multiply_adds(model: nn.Module, example: Tensor) -> int:
-    """Multiply-add operations of one forward pass on a batch of examples: matrix products and convolutions."""
-    from torch.utils.flop_counter import FlopCounterMode  # here: it takes 80 MB of memory, at the end of a run only
-
-    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    """Multiply-add operations of one forward pass on a batch of examples: products, convolutions and attention."""
+    counter = MultiplyAdds()
+    with evaluating(model), torch.no_grad(), counter:
         model(example.to(device_of(model)))
-    return int(counter.get_total_flops()) // 2
+    return counter.total
