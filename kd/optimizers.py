@@ -17,7 +17,7 @@ _STEP: Any = inspect.unwrap(torch.optim.Adam.step)
 class _Adam(torch.optim.Adam):
     """torch's own, whose methods do not ask torch.compile whether they are being compiled.
 
-    To ask, they import the compiler when they are first called: 158 MB and a second in every process that trains, and
+    To ask, they import the compiler when they are first called: 164 MB and 1.2 s in every process that trains, and
     nothing is compiled here (benchmarks/start.py). What they do is the same.
     """
 
