@@ -3,7 +3,7 @@
     python benchmarks/methods_on_mnist.py --out run-mlp    # MLP students
     python benchmarks/methods_on_mnist.py --out run-cnn --student cnn --student-epochs 3 --without semckd
     python benchmarks/methods_on_mnist.py --out run-same --student cnn --student-epochs 4 \
-        --teacher cnn:8 --block same --methods kd fsp sdd  # a teacher of the students' kind
+        --teacher cnn:8 --block same --methods kd fsp semckd sdd  # a teacher of the students' kind
 
 Every student of a seed starts from the same weights, sees the same batches for the same number of epochs, and is asked
 for the test images once, after its last epoch. Each method has its authors' settings; none was tuned on these data.
