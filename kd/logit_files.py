@@ -68,7 +68,7 @@ def read_logits(
             logits = _as_logits(torch.from_numpy(values.astype(np.float32)), kind, path)
     except OSError as error:
         reason = error.strerror or error
-        raise OSError(
+        raise type(error)(
             f"cannot read the teacher's {kind} in {path}: {reason}. Give an .npy, .npz or .csv file."
         ) from error
     except ValueError as error:

@@ -397,5 +397,7 @@ def test_a_large_table_of_text_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"cannot read the teacher's logits in .*none\.npy: No such file.* Give an \.npy"):
+    with pytest.raises(
+        FileNotFoundError, match=r"cannot read the teacher's logits in .*none\.npy: No such file.* Give an \.npy"
+    ):
         read_logits(tmp_path / "none.npy", labels=LABELS, classes=K)

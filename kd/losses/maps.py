@@ -19,11 +19,7 @@ def hint_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
 
     Source: Romero et al. 2015, arXiv:1412.6550, equation 3, which has half the sum in place of the mean.
     """
-    if student_maps.shape != teacher_maps.shape:
-        raise ValueError(
-            "the student's maps must have the teacher's shape, by a projector. "
-            f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
-        )
+    _require_one_shape(student_maps, teacher_maps, "maps", by="projector")
     return F.mse_loss(_wide(student_maps), _wide(teacher_maps.detach()))
 
 
@@ -110,11 +106,7 @@ def ab_loss(student_maps: Tensor, teacher_maps: Tensor, *, margin: float = 1.0) 
     Source: Heo et al. 2019, arXiv:1811.03233, the loss of section 3 with its margin of 1; averaged over the batch.
     """
     require(0 < margin < math.inf, "margin", margin, "a finite number above 0", "the authors take 1")
-    if student_maps.shape != teacher_maps.shape:
-        raise ValueError(
-            "the student's maps must have the teacher's shape, by a connector. "
-            f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
-        )
+    _require_one_shape(student_maps, teacher_maps, "maps", by="connector")
     side = (teacher_maps.detach() > 0).to(torch.int8) * 2 - 1
     return (margin - side * _wide(student_maps)).relu().square().flatten(1).sum(dim=1).mean()
 
@@ -207,11 +199,7 @@ def ft_loss(student_factors: Tensor, teacher_factors: Tensor) -> Tensor:
     Source: Kim, Park, Kwak 2018, arXiv:1802.04977, equation 4 with p = 1; a mean over the values as in the authors'
     code, so that it shrinks with the root of their number.
     """
-    if student_factors.shape != teacher_factors.shape:
-        raise ValueError(
-            "the student's factors must have the shape of the teacher's, by a translator. "
-            f"Got {list(student_factors.shape)} and {list(teacher_factors.shape)} instead."
-        )
+    _require_one_shape(student_factors, teacher_factors, "factors", by="translator")
     ours, theirs = (
         F.normalize(_wide(factors).flatten(1), dim=1) for factors in (student_factors, teacher_factors.detach())
     )
@@ -268,13 +256,18 @@ def _alike(first: Tensor, second: Tensor) -> Tensor:
     return torch.bmm(first, second.transpose(1, 2)).square().mean()
 
 
+def _require_one_shape(student: Tensor, teacher: Tensor, what: str, *, by: str) -> None:
+    """Raise ``ValueError`` unless both have one shape, to which ``by`` brings the student's."""
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"the student's {what} must have the teacher's shape, by a {by}. "
+            f"Got {list(student.shape)} and {list(teacher.shape)} instead."
+        )
+
+
 def _each(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     """The mean squared difference [B] of each sample's maps."""
-    if student_maps.shape != teacher_maps.shape:
-        raise ValueError(
-            "the student's maps must have the teacher's shape, by a projector. "
-            f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
-        )
+    _require_one_shape(student_maps, teacher_maps, "maps", by="projector")
     return (_wide(student_maps) - _wide(teacher_maps.detach())).square().flatten(1).mean(dim=1)
 
 

@@ -17,6 +17,7 @@ from kd.features import matched_stages
 from kd.losses import ft_loss
 from kd.losses.maps import same_size
 from kd.methods.feature import channels_of, features_of_both
+from kd.methods.staged import epochs_alone, require_alone
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -48,7 +49,7 @@ class Factors(nn.Module):
     ) -> None:
         super().__init__()
         require(0 < rate < math.inf, "rate", rate, "a finite number above 0", "the authors take 0.5")
-        require(0 <= alone < 1, "alone", alone, "in [0, 1), a share of the epochs", "0 has all terms all along")
+        require_alone(alone)
         ours, theirs = channels
         factors = max(1, round(rate * theirs))
         with seeded(0):
@@ -61,7 +62,7 @@ class Factors(nn.Module):
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Take the terms of this epoch, counted from 0."""
-        first = min(math.ceil(self.alone * epochs), epochs - 1)
+        first = epochs_alone(self.alone, epochs)
         self._paraphrases, self._translates = not first or epoch < first, epoch >= first
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

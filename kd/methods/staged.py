@@ -21,6 +21,16 @@ from kd.seeding import seeded
 from kd.types import Batch, Objective
 
 
+def require_alone(alone: float) -> None:
+    """Raise ``ValueError`` for what is no share of the epochs that leaves some."""
+    require(0 <= alone < 1, "alone", alone, "in [0, 1), a share of the epochs", "0 has all terms all along")
+
+
+def epochs_alone(alone: float, epochs: int) -> int:
+    """How many of the epochs this share is: rounded up, but one is left at least."""
+    return min(math.ceil(alone * epochs), epochs - 1)
+
+
 class Staged(nn.Module):
     """The ``feature`` term alone in the first epochs, and after them the ``hard`` one alone, without the teacher.
 
@@ -31,13 +41,13 @@ class Staged(nn.Module):
 
     def __init__(self, objective: FromFeatures, alone: float) -> None:
         super().__init__()
-        require(0 <= alone < 1, "alone", alone, "in [0, 1), a share of the epochs", "0 has both terms all along")
+        require_alone(alone)
         self.objective, self.alone = objective, alone
         self._wanted = {"hard", "feature"}
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Take the terms of this epoch, counted from 0."""
-        first = min(math.ceil(self.alone * epochs), epochs - 1)
+        first = epochs_alone(self.alone, epochs)
         self._wanted = {"hard", "feature"} if not first else {"feature"} if epoch < first else {"hard"}
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
