@@ -9,7 +9,7 @@ import config
 import kd
 from kd import DistillDataset as DistillDataset  # the documented place of this name
 from kd.data import first_batch
-from kd.methods import Setting, make
+from kd.methods import Setting, make, try_method
 from kd.methods.flags import chosen
 from models import TeacherModel, new_student
 
@@ -27,10 +27,10 @@ def require_method(loader: DataLoader[Any]) -> None:
     """Refuse, before anything is trained, a ``METHOD`` that cannot work on this pair of models.
 
     Raises:
-        ValueError: as the method's factory has it.
+        ValueError: as the method has it.
     """
     with kd.seeded(config.SEED):
-        distillation_objective(new_student(), TeacherModel(), loader)
+        try_method(config.METHOD, new_student(), TeacherModel(), first_batch(loader), method_settings())
 
 
 def method_settings() -> dict[str, Setting]:

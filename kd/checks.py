@@ -44,8 +44,15 @@ def require_labels(labels: Tensor, logits: Tensor) -> None:
     )
 
 
-def require_every_label(labels: Tensor) -> None:
-    """Raise ``ValueError`` where an item has no label; on a CPU alone: a GPU would be waited for, and refuses later."""
+def require_every_label(labels: Tensor, rows: int) -> None:
+    """Raise ``ValueError`` unless labels are [rows] int64, and where an item has none.
+
+    The latter on a CPU alone: a GPU would be waited for, and refuses later.
+    """
+    if list(labels.shape) != [rows] or str(labels.dtype) != "torch.int64":
+        raise ValueError(
+            f"labels must be int64, one for each of {rows} rows. Got {list(labels.shape)} of {labels.dtype} instead."
+        )
     if labels.device.type == "cpu" and bool((labels < 0).any()):
         raise ValueError(
             f"this loss needs the label of every item. Got {int((labels < 0).sum())} of {len(labels)} without one. "

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require, require_every_label
+from kd.losses.precision import wide
 
 HOWS = ("probabilities", "logits")
 
@@ -43,7 +44,7 @@ def average_logits(
         weights: wₘ ≥ 0, one per teacher, scaled to sum to 1; equal unless given.
 
     Raises:
-        ValueError: any of these does not hold.
+        ValueError: any of these does not hold, except that logits are not looked through for what is not finite.
 
     Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2, "an arithmetic or geometric mean of their
     individual predictive distributions"; the arithmetic one taken at T, as You et al. 2017, "Learning from multiple
@@ -51,7 +52,7 @@ def average_logits(
     """
     shares = _shares(weights, len(logits))
     _check(how, temperature, [list(one.shape) for one in logits])
-    precise = [one if one.dtype.itemsize >= 4 else one.float() for one in logits]
+    precise = [wide(one) for one in logits]
     if how == "logits":
         return functools.reduce(operator.add, (w * z for w, z in zip(shares, precise, strict=True)))
     assert temperature is not None
@@ -76,8 +77,8 @@ def confidences(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """
     require(len(logits) >= 2, "the number of teachers", len(logits), "at least 2", "one has all the confidence")
     _check("logits", None, [list(one.shape) for one in logits])
-    require_every_label(labels)
-    precise = [one.detach() if one.dtype.itemsize >= 4 else one.detach().float() for one in logits]
+    require_every_label(labels, len(logits[0]))
+    precise = [wide(one.detach()) for one in logits]
     losses = torch.stack([F.cross_entropy(one, labels, reduction="none") for one in precise])
     return (1 - losses.softmax(dim=0)) / (len(logits) - 1)
 

@@ -48,18 +48,35 @@ def _cross_entropy(output: Tensor, labels: Tensor, **how: Any) -> Tensor:
         ) from error
 
 
+class Around(nn.Module):
+    """What an objective made of another one starts from: the other's parameters are its own, and it hears of epochs.
+
+    A function around an objective with parameters would hide them from the optimizer, and the epochs from a warm-up.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Tell the objective inside, if it wants to know."""
+        if tell := getattr(self.objective, "set_epoch", None):
+            tell(epoch, epochs)
+
+
 def in_bfloat16(objective: Objective) -> Objective:
     """The same objective, with the model's matrix products and convolutions in bfloat16 in training steps.
 
     Weights, gradients, optimizer and loss stay float32, and so does everything outside of training. It is worth it
     where the processor has units for it (Intel AMX, CUDA from compute capability 8.0); elsewhere it is slower.
     """
+    return _InBfloat16(objective)
 
-    def mixed(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+
+class _InBfloat16(Around):
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=model.training):
-            return objective(model, batch)
-
-    return mixed
+            return self.objective(model, batch)
 
 
 def smoothed(*, smoothing: float) -> Objective:
@@ -121,11 +138,17 @@ def live_teacher(teacher: nn.Module, objective: Objective) -> Objective:
 
     The teacher answers in eval mode; its weights and buffers stay as they are.
     """
+    return _LiveTeacher(teacher, objective)
 
-    def with_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+
+class _LiveTeacher(Around):
+    def __init__(self, teacher: nn.Module, objective: Objective) -> None:
+        super().__init__(objective)
+        self.teacher = (teacher,)  # in a tuple, where torch does not look for modules: it is not to be trained
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        (teacher,) = self.teacher
         teacher.eval()  # at every step: who trains the teacher further leaves it in training mode
         with torch.no_grad():
             teacher_logits = teacher(batch[0]).float()
-        return objective(model, (*batch[:2], teacher_logits, *batch[2:]))
-
-    return with_logits
+        return self.objective(model, (*batch[:2], teacher_logits, *batch[2:]))

@@ -20,7 +20,7 @@ from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
 from kd.history import History
 from kd.loop import Predictions, device_of, evaluating
-from kd.methods import METHODS, make
+from kd.methods import METHODS, make, try_method
 from kd.methods.flags import shown
 from kd.objectives import in_bfloat16, live_teacher, supervised
 from kd.optimizers import adam
@@ -207,11 +207,12 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTe
     """Refuse, before anything is trained, a method that cannot work on this pair.
 
     Raises:
-        ValueError: as the method's factory has it.
+        ValueError: as the method has it.
     """
     student = new_student(settings, data.task, torch.device("cpu"))
+    teacher = as_one([teacher.model for teacher in teachers], settings)
     with seeded(settings.seed):
-        objective_of(settings, student, as_one([teacher.model for teacher in teachers], settings), data.val_loader)
+        try_method(settings.method, student, teacher, first_batch(data.val_loader), settings.method_settings)
 
 
 def trained_as(settings: RunSettings) -> stages.Train:

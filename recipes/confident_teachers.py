@@ -6,17 +6,18 @@
 What to look at: three teachers answer at every step, with their logits and their last maps, and ``confidences`` of
 ``kd.ensemble`` weighs them anew for each image by what they make of its label. One of them has learned from labels of
 which a part is wrong: without such a teacher there is little to weigh. The objective is a module, because it has a
-projector for each teacher, and ``kd.optimizers.adam`` trains them with the student.
+projector for each teacher, and ``kd.optimizers.adam`` trains them with the student. Two questions: are the teachers
+worth more than the labels, and is weighing them worth more than hearing all alike?
 
-Two questions: are they worth more than the labels, and is weighing them worth more than hearing all alike?
-
-Source: Zhang, Chen, Wang 2022, "Confidence-aware multi-teacher knowledge distillation", arXiv:2201.00007. Where the
-paper weighs the maps by other confidences than the logits, the authors' program takes the same, and so does this.
+Source: Zhang, Chen, Wang 2022, "Confidence-aware multi-teacher knowledge distillation", arXiv:2201.00007. A teacher's
+maps are weighed by what its own classifier makes of the student's projected ones, and both terms are divided by the
+number of teachers, as in the authors' program.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,6 @@ from torch.utils.data import Dataset, TensorDataset
 import kd
 from kd.data import Split
 from kd.ensemble import confidences
-from kd.losses.maps import same_size
 from kd.models import CNN, MNIST_SHAPE, ConvNet
 from kd.splits import stratified_split
 from kd.trials import errors, judged, trained
@@ -55,7 +55,7 @@ class Settings:
     temperature: float = 4.0
     """at which the logits are compared"""
     weight: float = 50.0
-    """of the maps, divided by the number of teachers as in the authors' program"""
+    """of the maps"""
     limit: int | None = None
     """use only so many training images"""
 
@@ -63,7 +63,7 @@ class Settings:
 class Weighed(nn.Module):
     """Cross-entropy with the labels, and the teachers' logits and maps, each by its weight for each image."""
 
-    def __init__(self, teachers: Sequence[nn.Module], *, temperature: float, weight: float, alike: bool) -> None:
+    def __init__(self, teachers: Sequence[ConvNet], *, temperature: float, weight: float, alike: bool) -> None:
         super().__init__()
         with kd.seeded(0):
             self.projectors = nn.ModuleList(nn.Conv2d(STUDENT_MAPS, TEACHER_MAPS, 1) for _ in teachers)
@@ -71,21 +71,24 @@ class Weighed(nn.Module):
         self.temperature, self.weight, self.alike = temperature, weight, alike
 
     def forward(self, model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        answers = [_answer(teacher, batch[0]) for teacher in self.teachers]
-        with kd.capture(model, STUDENT_LAYER) as ours:
+        logits, theirs = zip(*(_answer(teacher, batch[0]) for teacher in self.teachers), strict=True)
+        with kd.capture(model, STUDENT_LAYER) as found:
             output, terms = kd.supervised(model, batch)
-        logits = [own for own, _ in answers]
-        weights = torch.ones(len(logits), 1) / len(logits) if self.alike else confidences(logits, batch[1])
+        pooled = F.adaptive_avg_pool2d(found[STUDENT_LAYER], theirs[0].shape[2:])
+        ours = [project(pooled) for project in self.projectors]
         soft = torch.stack([self._divergences(output, own) for own in logits])
-        pairs = [same_size(ours[STUDENT_LAYER], maps) for _, maps in answers]
-        far = [
-            (project(student) - teacher).square().flatten(1).mean(dim=1)
-            for project, (student, teacher) in zip(self.projectors, pairs, strict=True)
-        ]
-        weights = weights.to(output.device)
-        terms["soft"] = (weights * soft).sum(dim=0).mean()
-        terms["maps"] = self.weight * (weights * torch.stack(far)).mean(dim=1).sum() / len(far)
+        far = torch.stack(
+            [(own - maps).square().flatten(1).mean(dim=1) for own, maps in zip(ours, theirs, strict=True)]
+        )
+        judged = [_classified(teacher, own) for teacher, own in zip(self.teachers, ours, strict=True)]
+        terms["soft"] = self._heard(soft, logits, batch[1])
+        terms["maps"] = self.weight * self._heard(far, judged, batch[1])
         return output, terms
+
+    def _heard(self, losses: Tensor, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The mean over images of losses [M, B], each teacher's by its weight, divided by their number."""
+        weights = torch.full_like(losses, 1 / len(losses)) if self.alike else confidences(logits, labels)
+        return (weights * losses).sum(dim=0).mean() / len(losses)
 
     def _divergences(self, output: Tensor, logits: Tensor) -> Tensor:
         """T² · KL of each image."""
@@ -98,6 +101,14 @@ def _answer(teacher: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     teacher.eval()
     with torch.no_grad(), kd.capture(teacher, TEACHER_LAYER) as found:
         return teacher(images), found[TEACHER_LAYER]
+
+
+@torch.no_grad()
+def _classified(teacher: ConvNet, maps: Tensor) -> Tensor:
+    """Logits that a teacher makes of its last maps, or of what is to be like them."""
+    hidden = teacher.hidden(maps.relu().flatten(1)).relu()
+    logits: Tensor = teacher.output(hidden)
+    return logits
 
 
 def mislabelled(training: Split, share: float) -> TensorDataset:
@@ -116,22 +127,18 @@ def new_teacher(lessons: Dataset[Any], *, seed: int, epochs: int) -> ConvNet:
     return trained(start, kd.supervised, lessons, seed=seed, epochs=epochs)
 
 
-def weighed(teachers: Sequence[nn.Module], settings: Settings, *, alike: bool) -> Weighed:
-    """A new one for each student, because its projectors are trained."""
-    return Weighed(teachers, temperature=settings.temperature, weight=settings.weight, alike=alike)
-
-
 def main(settings: Settings) -> dict[str, list[int]]:
     """Errors by kind of student, in the order of the seeds."""
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     lessons = (training, training, mislabelled(training, settings.wrong))
     teachers = [new_teacher(own, seed=1000 + row, epochs=settings.epochs) for row, own in enumerate(lessons)]
+    weighed = functools.partial(Weighed, teachers, temperature=settings.temperature, weight=settings.weight)
     found: dict[str, list[int]] = {"labels": [], "alike": [], "by confidence": []}
     for seed in range(settings.pairs):
         with kd.seeded(seed):
             start = CNN(8, MNIST_SHAPE, 10)
         for name, counts in found.items():
-            objective = kd.supervised if name == "labels" else weighed(teachers, settings, alike=name == "alike")
+            objective = kd.supervised if name == "labels" else weighed(alike=name == "alike")
             counts.append(errors(trained(start, objective, training, seed=seed, epochs=settings.epochs), held_back))
     own = ", ".join(str(errors(teacher, held_back)) for teacher in teachers)
     against = [("by confidence", "labels"), ("by confidence", "alike")]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import sys
 from collections.abc import Sized
 from pathlib import Path
@@ -57,7 +58,7 @@ class Settings:
     activation: float = 0.1
     """weight of strong features"""
     balance: float = 5.0
-    """weight of all classes coming up as often"""
+    """weight of all classes coming up as often, whose entropy is taken to base 10 as in the authors' program"""
     temperature: float = 4.0
     """of the student's lesson"""
     limit: int | None = None
@@ -91,12 +92,12 @@ class DataFree(nn.Module):
         pictures = self.generator(batch[0])
         with capture(teacher, self.features) as found:
             answers = teacher(pictures)
-        share = answers.softmax(dim=1).mean(dim=0)
+        log_share = answers.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(answers))  # of each class in the batch
         output = student(pictures.detach())
         return output, {
             "sure": F.cross_entropy(answers, answers.argmax(dim=1)),
             "activation": -self.settings.activation * found[self.features].abs().mean(),
-            "balance": self.settings.balance * (share * share.log()).sum(),
+            "balance": self.settings.balance * (log_share.exp() * log_share).sum() / math.log(10),
             "soft": kd.kd_loss(output, answers, temperature=self.settings.temperature),
         }
 

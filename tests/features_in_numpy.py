@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 Array = NDArray[np.float64]
 
@@ -204,7 +205,8 @@ def cat_normalised(student: Array, teacher: Array) -> float:
 
 
 def crd(anchors: Array, positives: Array, negatives: Array, allowed: NDArray[np.bool_], *, temperature: float) -> float:
-    partition = np.exp(1 / (2 * anchors.shape[1] * temperature**2))
+    order, kappa = anchors.shape[1] / 2 - 1, 1 / temperature
+    partition = special.gamma(order + 1) * (2 / kappa) ** order * special.iv(order, kappa)
     losses = []
     for anchor, positive, counts in zip(anchors, positives, allowed, strict=True):
 

@@ -6,16 +6,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 from torch import Tensor
 
 import kd
 from kd.losses import crd_loss
-from kd.methods.crd import Memory
+from kd.losses.contrast import log_partition
+from kd.methods.crd import Memory, _ids
 from kd.optimizers import adam
 from kd.snapshots import Snapshots
 from tests.features_in_numpy import crd
@@ -42,9 +45,28 @@ def test_the_loss_is_the_written_formula(seed: int, temperature: float) -> None:
     assert crd_loss(*tensors, temperature=temperature).item() == pytest.approx(written, rel=1e-6)
 
 
-def test_what_is_taken_for_the_partition_is_its_mean_over_random_directions() -> None:
-    cosines = unit(0, 400, 128) @ unit(1, 400, 128).T
-    assert (cosines / 0.07).exp().mean().log().item() == pytest.approx(1 / (2 * 128 * 0.07**2), abs=0.03)
+@pytest.mark.parametrize(("dimensions", "temperature"), [(128, 0.07), (8, 0.3), (2, 1.0)])
+def test_what_is_taken_for_the_partition_is_its_mean_over_random_directions(
+    dimensions: int, temperature: float
+) -> None:
+    cosines = unit(0, 2000, dimensions) @ unit(1, 2000, dimensions).T
+    measured = (cosines / temperature).exp().mean().log().item()
+    assert log_partition(dimensions, temperature) == pytest.approx(measured, abs=0.01)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0, 100.0])
+def test_the_partition_is_that_of_the_von_mises_fisher_distribution(temperature: float) -> None:
+    for dimensions in (1, 2, 3, 16, 128):
+        order, kappa = dimensions / 2 - 1, 1 / temperature
+        log_bessel = np.log(special.ive(order, kappa)) + kappa  # scaled, where it would overflow
+        written = special.gammaln(order + 1) + order * np.log(2 / kappa) + log_bessel
+        assert log_partition(dimensions, temperature) == pytest.approx(written, rel=1e-9, abs=1e-12)
+
+
+def test_ids_below_0_are_refused() -> None:
+    batch = torch.rand(2, 1, 24, 24), torch.tensor([0, 1]), torch.tensor([-1, 0])
+    with pytest.raises(ValueError, match=r"int64 \[B\] from 0"):
+        _ids(batch)
 
 
 def test_only_the_anchor_learns_and_a_better_pair_costs_less() -> None:

@@ -295,3 +295,13 @@ def test_the_variances_of_vid_start_at_five_and_learn_with_what_foretells_the_me
 def test_a_layer_without_maps_is_refused_when_the_method_is_made(name: str) -> None:
     with pytest.raises(ValueError, match=r"what output answers with must be maps \[C, H, W\].*Got \[4\]"):
         made(name, *pair(), student_layers="layer3", teacher_layers="output")
+
+
+@pytest.mark.parametrize(("maps", "layers"), [(True, ("layer3", "norm2")), (False, ("output:input", "output:input"))])
+def test_sp_compares_last_maps_where_both_have_some(maps: bool, layers: tuple[str, str]) -> None:
+    objective: Any = made("sp", *pair(maps=maps))
+    assert (*objective.student_layers, *objective.teacher_layers) == layers
+    student, teacher = pair(maps=maps)
+    named: Any = made("sp", student, teacher, student_layers="output:input", teacher_layers="hidden")
+    assert (*named.student_layers, *named.teacher_layers) == ("output:input", "hidden")
+    assert named(student, first())[1]["feature"].item() > 0

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from kd.methods import METHODS, make, method_named, settings_of
-from kd.methods.flags import given_settings
+import kd
+from kd.methods import METHODS, make, method_named, settings_of, try_method
+from kd.methods.flags import given_settings, shown
+from kd.models import CNN, MNIST_SHAPE
 
 every = pytest.mark.parametrize("name", METHODS)
 
@@ -66,7 +68,7 @@ def test_given_settings_take_the_place_of_defaults_as_what_the_defaults_are() ->
         settings_of("dkd", {"beta": "many"})
 
 
-@pytest.mark.parametrize("texts", [["beta"], ["=3"], ["beta="], ["beta=1", "beta=2"]])
+@pytest.mark.parametrize("texts", [["beta"], ["=3"], ["beta=1", "beta=2"]])
 def test_a_setting_is_given_once_with_its_name_and_value(texts: list[str]) -> None:
     with pytest.raises(ValueError, match="once, as NAME=VALUE"):
         given_settings(texts)
@@ -74,6 +76,66 @@ def test_a_setting_is_given_once_with_its_name_and_value(texts: list[str]) -> No
 
 def test_texts_become_settings() -> None:
     assert given_settings(["beta=8", "layers=a,b=c"]) == {"beta": "8", "layers": "a,b=c"}
+
+
+@every
+def test_settings_as_they_are_shown_can_be_given_back(name: str) -> None:
+    again = settings_of(name, given_settings(shown(settings_of(name))))
+    assert shown(again) == shown(METHODS[name].settings)
+
+
+def test_no_text_is_a_setting_of_text_alone() -> None:
+    assert settings_of("at", given_settings(["student_layers="]))["student_layers"] == ""
+    with pytest.raises(ValueError, match=r"beta must be a float\. Got '' instead"):
+        settings_of("dkd", given_settings(["beta="]))
+
+
+@every
+@pytest.mark.parametrize("value", [-1, -0.5, float("nan"), float("inf"), "-1", "nan"])
+def test_numbers_are_finite_and_not_negative(name: str, value: float | str) -> None:
+    for setting, default in METHODS[name].settings.items():
+        if not isinstance(default, str):
+            with pytest.raises(ValueError, match=rf"^{setting} must be .* Got {value!r} instead"):
+                settings_of(name, {setting: value})
+
+
+def test_whole_numbers_are_not_cut_to_size() -> None:
+    for value in (100.9, "100.9", None):
+        with pytest.raises(ValueError, match=rf"negatives must be an? .* Got {value!r} instead"):
+            settings_of("crd", {"negatives": value})  # type: ignore[dict-item]
+    assert settings_of("crd", {"negatives": 100.0})["negatives"] == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {"temperature": 0}) for name, method in METHODS.items() if "temperature" in method.settings),
+        ("ttm", {"gamma": 0}),
+        ("wttm", {"gamma": 0}),
+        ("ofa", {"gamma": 0}),
+        ("teacher-free", {"correct": 2}),
+        ("at", {"form": "other"}),
+        ("cc", {"order": 0}),
+    ],
+)
+def test_what_is_outside_its_range_is_told_before_anything_is_trained(name: str, settings: dict[str, float]) -> None:
+    with kd.seeded(0):
+        student, teacher = CNN(4, MNIST_SHAPE, 10), CNN(8, MNIST_SHAPE, 10)
+        batch = torch.rand(8, *MNIST_SHAPE), torch.randint(10, (8,))
+        before = [kd.weights_bytes(model) for model in (student, teacher)]
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            try_method(name, student, teacher, batch, settings)
+    assert [kd.weights_bytes(model) for model in (student, teacher)] == before
+
+
+@every
+def test_every_method_can_be_tried(name: str) -> None:
+    with kd.seeded(0):
+        student, teacher = CNN(4, MNIST_SHAPE, 10), CNN(4, MNIST_SHAPE, 10)
+        batch = torch.rand(8, *MNIST_SHAPE), torch.randint(10, (8,))
+        try_method(name, student, teacher, batch)
+    assert student.training
+    assert teacher.training
 
 
 def test_a_method_is_made_with_its_settings() -> None:

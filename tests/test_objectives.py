@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import kd
+from kd.methods.ctkd import Curriculum
 from kd.objectives import in_bfloat16
+from kd.optimizers import adam
 from tests.conftest import CLASSES, tiny_model
 
 exactly = settings(max_examples=20)
@@ -210,3 +213,22 @@ def test_in_bfloat16_validates_in_single_precision() -> None:
     (output, terms), (other, same) = kd.supervised(model, batch), in_bfloat16(kd.supervised)(model, batch)
     assert torch.equal(output, other)
     assert torch.equal(terms["hard"], same["hard"])
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: kd.live_teacher(tiny_model(1), inner), in_bfloat16])
+def test_what_an_objective_inside_another_has_is_trained_told_the_epoch_and_kept(
+    wrap: Callable[[kd.Objective], nn.Module], digits: kd.ImageDataset
+) -> None:
+    inner = Curriculum(start=1.0, span=20.0, warmup=0.5, hard=0.1, soft=0.9)
+    outer, model = wrap(inner), tiny_model()
+    loader = kd.make_loader(kd.DistillDataset(digits, torch.randn(len(digits), CLASSES)), batch_size=16)
+    optimizer, _ = adam(model, learning_rate=0.1, steps=100, objective=outer)
+    kd.fit(model, outer, loader, None, optimizer=optimizer, epochs=2, seed=0)
+    assert list(outer.parameters()) == [inner.theta]  # the teacher's are not among them
+    assert inner.theta.item() != 1.0
+    assert outer.state_dict() == {"objective.theta": inner.theta}
+    strengths = []
+    for epoch in range(4):
+        outer.set_epoch(epoch, 4)  # type: ignore[operator]
+        strengths.append(inner._strength)
+    assert strengths == pytest.approx([0.5, 1, 1, 1])

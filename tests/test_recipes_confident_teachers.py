@@ -45,9 +45,23 @@ def test_weighed_are_divergences_and_maps_image_by_image(recipe: dict[str, Any])
         (own[row] * kd.kd_loss(output[row : row + 1], answers[row : row + 1], temperature=4)).item()
         for own, answers in zip(weights, logits, strict=True)
         for row in range(len(labels))
-    ) / len(labels)
+    ) / (2 * len(labels))
     assert terms["soft"].item() == pytest.approx(expected, rel=1e-4)
-    assert terms["maps"].item() > 0
+    with torch.no_grad(), kd.capture(student, "layer3") as ours:
+        student(images)
+    pooled, far, judged = F.adaptive_avg_pool2d(ours["layer3"], (2, 2)), [], []
+    for teacher, project in zip(teachers, objective.projectors, strict=True):
+        with torch.no_grad(), kd.capture(teacher, "norm3") as theirs:
+            teacher(images)
+            own = project(pooled)
+            far.append((own - theirs["norm3"]).square().mean(dim=(1, 2, 3)))
+            handle = teacher.norm3.register_forward_hook(lambda *_, own=own: own)  # the classifier on the student's
+            judged.append(F.cross_entropy(teacher(images), labels, reduction="none"))
+            handle.remove()
+    weights = 1 - torch.stack(judged).softmax(dim=0)
+    assert terms["maps"].item() == pytest.approx(
+        50 * (weights * torch.stack(far)).sum(dim=0).mean().item() / 2, rel=1e-4
+    )
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     assert all(bool(p.grad.abs().sum() > 0) for p in objective.projectors.parameters())
     assert all(p.grad is None for teacher in teachers for p in teacher.parameters())
@@ -58,6 +72,9 @@ def test_teachers_that_are_one_are_heard_alike(recipe: dict[str, Any]) -> None:
     with kd.seeded(1):
         student = CNN(8, MNIST_SHAPE, 10).eval()
     both = [recipe["Weighed"]([teacher] * 3, temperature=4.0, weight=50.0, alike=alike) for alike in (True, False)]
+    for objective in both:
+        for projector in objective.projectors:
+            projector.load_state_dict(objective.projectors[0].state_dict())
     (_, first), (_, second) = (objective(student, given) for objective in both)
     assert all(first[name].item() == pytest.approx(second[name].item(), rel=1e-5) for name in first)
 

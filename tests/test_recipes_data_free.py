@@ -54,11 +54,21 @@ def test_the_terms_are_the_written_formulas(recipe: dict[str, Any]) -> None:
     written = {
         "sure": -np.mean(np.log(p.max(axis=1))),
         "activation": -0.3 * np.mean(np.abs(found["output:input"].numpy())),
-        "balance": 2.0 * np.sum(p.mean(axis=0) * np.log(p.mean(axis=0))),
+        "balance": 2.0 * np.sum(p.mean(axis=0) * np.log10(p.mean(axis=0))),
         "soft": 16 * np.mean(lesson),
     }
     assert list(terms) == list(written)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(written, rel=1e-6)
+
+
+def test_a_class_that_never_comes_up_leaves_all_finite(recipe: dict[str, Any]) -> None:
+    _, student, objective, batch = made(recipe)
+    with torch.no_grad():
+        objective.teacher[0].output.weight *= 1e4
+    _, terms = objective(student, batch)
+    assert all(bool(term.isfinite()) for term in terms.values())
+    terms["balance"].backward()
+    assert all(bool(p.grad.isfinite().all()) for p in objective.generator.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("term", ["sure", "activation", "balance"])

@@ -37,6 +37,15 @@ def test_it_is_the_written_formula(seed: int, temperature: float) -> None:
     assert sdd_loss(student, teacher, labels, temperature=temperature).item() == pytest.approx(written, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(6, 1, dtype=torch.int64), torch.zeros(6), torch.zeros(5, dtype=torch.int64)]
+)
+def test_labels_of_another_shape_or_kind_are_refused(wrong: Tensor) -> None:
+    student, teacher, _ = logits(0)
+    with pytest.raises(ValueError, match="labels must be int64, one for each of 6 rows"):
+        sdd_loss(student, teacher, wrong, temperature=4)
+
+
 @some
 @given(seeds)
 def test_with_one_region_it_is_plain_distillation(seed: int) -> None:
@@ -86,7 +95,7 @@ def test_agreement_is_zero_the_teacher_has_no_gradient_and_large_gaps_are_finite
 
 def test_what_does_not_fit_is_refused() -> None:
     student, teacher, labels = logits(0)
-    with pytest.raises(ValueError, match=r"must both be \[B, N, K\].*Got \[6, 5, 3\], \[6, 4, 3\] and \[6\]"):
+    with pytest.raises(ValueError, match=r"must both be \[B, N, K\].*Got \[6, 5, 3\] and \[6, 4, 3\] instead"):
         sdd_loss(student, teacher[:, 1:], labels, temperature=4)
     with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
         sdd_loss(student, teacher, labels, temperature=0)

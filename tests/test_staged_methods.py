@@ -81,4 +81,4 @@ def test_ab_has_a_connector_for_each_stage_and_halves_the_weight_of_each_shallow
     each = [ab_loss(c(s), t).item() for c, s, t in zip(bounded.connectors, ours, theirs, strict=True)]
     assert bounded(ours, theirs).item() == pytest.approx(0.003 * (each[0] / 4 + each[1] / 2 + each[2]), rel=1e-5)
     with pytest.raises(ValueError, match="margin must be a finite number above 0"):
-        made("ab", *pair(), margin=-1.0)
+        made("ab", *pair(), margin=0.0)

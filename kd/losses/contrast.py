@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -9,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.checks import require
+from kd.losses.precision import wide
 
 
 def crd_loss(anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Tensor, *, temperature: float) -> Tensor:
     """``log(1 + e^−l⁺) + Σ log(1 + e^l⁻)``, averaged over the batch: are two of one sample, or met at random?
 
     One model's embedding is the anchor; the others are the other model's, and get no gradient. l is the pair's cosine
-    divided by τ, less log m and log Z: m is the anchor's number of negatives, and Z = e^(1 / 2Dτ²) what the exponential
-    of the cosine over τ is on average for random directions in D dimensions. In float32 or better, inside autocast too.
+    divided by τ, less log m and log Z: m is the anchor's number of negatives, and Z what the exponential of the cosine
+    over τ is on average for random directions in D dimensions. In float32 or better, inside autocast too.
 
     Args:
         anchors, positives: [B, D], rows of length 1; row i of both is of one sample.
@@ -37,12 +39,20 @@ def crd_loss(anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Ten
     expected = [len(anchors), len(negatives)]
     require(list(allowed.shape) == expected, "allowed", list(allowed.shape), f"{expected}, a row for each anchor")
     with torch.autocast(anchors.device.type, enabled=False):
-        own, other, others = (_wide(rows) for rows in (anchors, positives.detach(), negatives.detach()))
-        noise = allowed.sum(dim=1).clamp(min=1).to(own.dtype).log() + 1 / (2 * own.shape[1] * temperature**2)
+        own, other, others = (wide(rows) for rows in (anchors, positives.detach(), negatives.detach()))
+        noise = allowed.sum(dim=1).clamp(min=1).to(own.dtype).log() + log_partition(own.shape[1], temperature)
         same = (own * other).sum(dim=1) / temperature - noise
         different = own @ others.T / temperature - noise.unsqueeze(1)
         return (F.softplus(-same) + (F.softplus(different) * allowed).sum(dim=1)).mean()
 
 
-def _wide(rows: Tensor) -> Tensor:
-    return rows if rows.dtype.itemsize >= 4 else rows.float()
+@functools.cache
+def log_partition(dimensions: int, temperature: float) -> float:
+    """log Z = log E e^(cosine / τ) of two random directions in D dimensions; about 1 / 2Dτ² where D τ² is not small.
+
+    Its power series, Σₖ (1 / 2τ)²ᵏ Γ(D / 2) / (k! Γ(k + D / 2)), whose terms are largest before k = 1 / 2τ.
+    """
+    half, terms = dimensions / 2, math.ceil(2 / temperature) + 100
+    k = torch.arange(terms, dtype=torch.float64)
+    logs = -2 * k * math.log(2 * temperature) + math.lgamma(half) - torch.lgamma(k + 1) - torch.lgamma(k + half)
+    return float(logs.logsumexp(dim=0))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.checks import require
+from kd.losses.precision import wide
 
 
 def hint_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def hint_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     Source: Romero et al. 2015, arXiv:1412.6550, equation 3, which has half the sum in place of the mean.
     """
     _require_one_shape(student_maps, teacher_maps, "maps", by="projector")
-    return F.mse_loss(_wide(student_maps), _wide(teacher_maps.detach()))
+    return F.mse_loss(wide(student_maps), wide(teacher_maps.detach()))
 
 
 def at_loss(student_maps: Tensor, teacher_maps: Tensor, *, form: str = "code") -> Tensor:
@@ -36,7 +37,7 @@ def at_loss(student_maps: Tensor, teacher_maps: Tensor, *, form: str = "code") -
     Source: Zagoruyko, Komodakis 2017, arXiv:1612.03928, equation 2, without its factor 1/2.
     """
     require(form in ("code", "paper"), "form", form, "code or paper")
-    student, teacher = same_size(_wide(student_maps), _wide(teacher_maps.detach()))
+    student, teacher = same_size(wide(student_maps), wide(teacher_maps.detach()))
     difference = _attention(student) - _attention(teacher)
     return difference.square().mean() if form == "code" else torch.linalg.vector_norm(difference, dim=1).mean()
 
@@ -58,9 +59,9 @@ def vid_loss(means: Tensor, teacher_maps: Tensor, variances: Tensor) -> Tensor:
             "means must have the shape [B, C, H, W] of the teacher's maps, and variances be [C]. "
             f"Got {list(means.shape)}, {list(teacher_maps.shape)} and {list(variances.shape)} instead."
         )
-    error = (_wide(means) - _wide(teacher_maps.detach())).square().mean(dim=(0, 2, 3))
-    wide = _wide(variances)
-    return (error / wide + wide.log()).mean() / 2
+    error = (wide(means) - wide(teacher_maps.detach())).square().mean(dim=(0, 2, 3))
+    spread = wide(variances)
+    return (error / spread + spread.log()).mean() / 2
 
 
 def hcl_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def hcl_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     levels = [side for side in (4, 2, 1) if side < min(student_maps.shape[2:])]
     total, weights = hint_loss(student_maps, teacher_maps), 1.0
     for halvings, side in enumerate(levels, start=1):
-        ours, theirs = (F.adaptive_avg_pool2d(_wide(maps), side) for maps in (student_maps, teacher_maps))
+        ours, theirs = (F.adaptive_avg_pool2d(wide(maps), side) for maps in (student_maps, teacher_maps))
         total = total + hint_loss(ours, theirs) / 2**halvings
         weights += 1 / 2**halvings
     return total / weights
@@ -108,7 +109,7 @@ def ab_loss(student_maps: Tensor, teacher_maps: Tensor, *, margin: float = 1.0) 
     require(0 < margin < math.inf, "margin", margin, "a finite number above 0", "the authors take 1")
     _require_one_shape(student_maps, teacher_maps, "maps", by="connector")
     side = (teacher_maps.detach() > 0).to(torch.int8) * 2 - 1
-    return (margin - side * _wide(student_maps)).relu().square().flatten(1).sum(dim=1).mean()
+    return (margin - side * wide(student_maps)).relu().square().flatten(1).sum(dim=1).mean()
 
 
 def nst_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ def nst_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     """
     with torch.autocast(student_maps.device.type, enabled=False):
         ours, theirs = (
-            F.normalize(maps.flatten(2), dim=2) for maps in same_size(_wide(student_maps), _wide(teacher_maps.detach()))
+            F.normalize(maps.flatten(2), dim=2) for maps in same_size(wide(student_maps), wide(teacher_maps.detach()))
         )
         return _alike(ours, ours) + _alike(theirs, theirs) - 2 * _alike(ours, theirs)
 
@@ -154,7 +155,7 @@ def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
     """[B, C, C′]: the mean over all pixels of the product of each map of one layer with each one of another."""
-    one, other = (maps.flatten(2) for maps in same_size(_wide(first), _wide(second)))
+    one, other = (maps.flatten(2) for maps in same_size(wide(first), wide(second)))
     return torch.bmm(one, other.transpose(1, 2)) / one.shape[2]
 
 
@@ -179,7 +180,7 @@ def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, norma
             f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
         )
     ours, theirs = (
-        F.adaptive_avg_pool2d(_wide(maps), side).flatten(2) for maps in (student_maps, teacher_maps.detach())
+        F.adaptive_avg_pool2d(wide(maps), side).flatten(2) for maps in (student_maps, teacher_maps.detach())
     )
     if normalise:
         ours, theirs = F.normalize(ours, dim=2), F.normalize(theirs, dim=2)
@@ -201,7 +202,7 @@ def ft_loss(student_factors: Tensor, teacher_factors: Tensor) -> Tensor:
     """
     _require_one_shape(student_factors, teacher_factors, "factors", by="translator")
     ours, theirs = (
-        F.normalize(_wide(factors).flatten(1), dim=1) for factors in (student_factors, teacher_factors.detach())
+        F.normalize(wide(factors).flatten(1), dim=1) for factors in (student_factors, teacher_factors.detach())
     )
     return F.l1_loss(ours, theirs)
 
@@ -224,7 +225,7 @@ def semckd_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], 
         len(own) == 2 and own[0] * own[1] == pairs, "attention", list(attention.shape), f"[B, S, T] of {pairs} pairs"
     )
     each = [_each(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]
-    return (_wide(attention).flatten(1) * torch.stack(each, dim=1)).sum(dim=1).mean() / own[0]
+    return (wide(attention).flatten(1) * torch.stack(each, dim=1)).sum(dim=1).mean() / own[0]
 
 
 def without_some(maps: Tensor, share: float) -> Tensor:
@@ -268,8 +269,4 @@ def _require_one_shape(student: Tensor, teacher: Tensor, what: str, *, by: str) 
 def _each(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     """The mean squared difference [B] of each sample's maps."""
     _require_one_shape(student_maps, teacher_maps, "maps", by="projector")
-    return (_wide(student_maps) - _wide(teacher_maps.detach())).square().flatten(1).mean(dim=1)
-
-
-def _wide(maps: Tensor) -> Tensor:
-    return maps if maps.dtype.itemsize >= 4 else maps.float()
+    return (wide(student_maps) - wide(teacher_maps.detach())).square().flatten(1).mean(dim=1)

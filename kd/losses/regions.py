@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.checks import require, require_every_label
+from kd.losses.precision import wide
 
 
 def sdd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
@@ -25,15 +26,13 @@ def sdd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
     a divergence that is not a number into 0, which hides that something has gone wrong; this one does not.
     """
     require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "the authors take 4")
-    if student_logits.ndim != 3 or student_logits.shape != teacher_logits.shape or len(labels) != len(student_logits):
+    if student_logits.shape != teacher_logits.shape or student_logits.ndim != 3:
         raise ValueError(
-            "logits of regions must both be [B, N, K] of one shape, with a label for each of B. "
-            f"Got {list(student_logits.shape)}, {list(teacher_logits.shape)} and {list(labels.shape)} instead."
+            "logits of regions must both be [B, N, K] of one shape. "
+            f"Got {list(student_logits.shape)} and {list(teacher_logits.shape)} instead."
         )
-    require_every_label(labels)
-    ours, theirs = (
-        logits if logits.dtype.itemsize >= 4 else logits.float() for logits in (student_logits, teacher_logits.detach())
-    )
+    require_every_label(labels, len(student_logits))
+    ours, theirs = wide(student_logits), wide(teacher_logits.detach())
     log_q, log_p = F.log_softmax(ours / temperature, dim=2), F.log_softmax(theirs / temperature, dim=2)
     divergences = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2)
     right = theirs.argmax(dim=2) == labels.unsqueeze(1)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.checks import require
+from kd.losses.precision import wide
 
 Relation = Callable[[Tensor], Tensor]
 
@@ -115,7 +116,6 @@ def _both(student_features: Tensor, teacher_features: Tensor, relation: Relation
         )
     with torch.autocast(student_features.device.type, enabled=False):
         ours, theirs = (
-            relation(rows if rows.dtype.itemsize >= 4 else rows.float())
-            for rows in (student_features.flatten(1), teacher_features.detach().flatten(1))
+            relation(wide(rows)) for rows in (student_features.flatten(1), teacher_features.detach().flatten(1))
         )
     return ours, theirs

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.checks import require, require_every_label
+from kd.losses.precision import wide
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float | Tensor) -> Tensor:
@@ -90,7 +91,7 @@ def nkd_loss(
     """
     require(gamma >= 0, "gamma", gamma, "at least 0", "the authors take 1.5")
     student, teacher = _pair(student_logits, teacher_logits)
-    _check_labels(labels, student)
+    require_every_label(labels, len(student))
     log_q, p = F.log_softmax(student, dim=1), teacher.softmax(dim=1)
     target = -(_at(p, labels) * _at(log_q, labels)).mean()
     (_, others_q), (_, others_p) = (_decoupled(logits / _checked(temperature), labels) for logits in (student, teacher))
@@ -126,8 +127,8 @@ def standardised(logits: Tensor) -> Tensor:
     Source: Sun et al. 2024, arXiv:2403.01427, algorithm 1: the unbiased deviation, and 1e-7 added to it.
     """
     require(logits.ndim == 2 and logits.shape[1] > 2, "logits to standardise", list(logits.shape), "[B, K] with K > 2")
-    wide = _float(logits)
-    return (wide - wide.mean(dim=1, keepdim=True)) / (wide.std(dim=1, keepdim=True) + 1e-7)
+    rows = wide(logits)
+    return (rows - rows.mean(dim=1, keepdim=True)) / (rows.std(dim=1, keepdim=True) + 1e-7)
 
 
 def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, *, gamma: float, weighted: bool = False) -> Tensor:
@@ -164,7 +165,7 @@ def wsld_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
     """
     log_q, log_p = _softened(student_logits, teacher_logits, temperature)
     student, teacher = _pair(student_logits.detach(), teacher_logits)
-    _check_labels(labels, student)
+    require_every_label(labels, len(student))
     ahead = F.cross_entropy(student, labels, reduction="none") / (
         F.cross_entropy(teacher, labels, reduction="none") + 1e-7
     )
@@ -186,7 +187,7 @@ def ofa_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
     """
     require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors take 1 to 1.5")
     student, teacher = _pair(student_logits, teacher_logits)
-    _check_labels(labels, student)
+    require_every_label(labels, len(student))
     one_hot = F.one_hot(labels, student.shape[1])
     weights = (teacher.softmax(dim=1) + one_hot) ** gamma - one_hot
     return -(weights * F.log_softmax(student, dim=1)).sum(dim=1).mean()
@@ -207,8 +208,8 @@ def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) ->
     """
     classes = student_logits.shape[1]
     require(1 / classes < correct < 1, "correct", correct, f"in (1/{classes}, 1)", "the authors take 0.99")
-    _check_labels(labels, student_logits)
-    others = torch.full_like(_float(student_logits.detach()), math.log((1 - correct) / (classes - 1)))
+    require_every_label(labels, len(student_logits))
+    others = torch.full_like(wide(student_logits.detach()), math.log((1 - correct) / (classes - 1)))
     return others.scatter(1, labels.unsqueeze(1), math.log(correct))
 
 
@@ -227,7 +228,7 @@ def _pair(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tenso
             "student_logits and teacher_logits must both be [batch, classes] and of one shape. "
             f"Got {list(student_logits.shape)} and {list(teacher_logits.shape)} instead."
         )
-    return _float(student_logits), _float(teacher_logits.detach())
+    return wide(student_logits), wide(teacher_logits.detach())
 
 
 def _checked(temperature: float) -> float:
@@ -235,23 +236,9 @@ def _checked(temperature: float) -> float:
     return temperature
 
 
-def _check_labels(labels: Tensor, logits: Tensor) -> None:
-    if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels must be int64, one for each of {len(logits)} rows of logits. "
-            f"Got {list(labels.shape)} of {labels.dtype} instead."
-        )
-    require_every_label(labels)
-
-
-def _float(logits: Tensor) -> Tensor:
-    """Half precision is not enough for a log-softmax; double stays double, for tests against the written formula."""
-    return logits if logits.dtype.itemsize >= 4 else logits.float()
-
-
 def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of "the label" and "any other" [B, 2], and those among the others [B, K − 1]."""
-    _check_labels(labels, logits)
+    require_every_label(labels, len(logits))
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = logits.gather(1, columns + (columns >= labels.unsqueeze(1)))
     of_others = others.logsumexp(dim=1)

@@ -7,6 +7,7 @@ from kd.methods.named import make as make
 from kd.methods.named import method_named as method_named
 from kd.methods.named import require_unlabelled_method as require_unlabelled_method
 from kd.methods.named import settings_of as settings_of
+from kd.methods.named import try_method as try_method
 from kd.methods.table import METHODS as METHODS
 from kd.methods.table import Method as Method
 from kd.methods.table import Setting as Setting

@@ -102,7 +102,7 @@ class Contrasted(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         ids, labels = _ids(batch), batch[1]
-        require_every_label(labels)
+        require_every_label(labels, len(batch[0]))
         (teacher,) = self.teacher
         output, terms, *features = features_of_both(model, teacher, batch, self.student_layers, self.teacher_layers)
         embedded = self._embedded([feature for (feature,) in features])
@@ -163,9 +163,9 @@ def crd(
 def _ids(batch: Batch) -> Tensor:
     """The samples' ids [B], the last of a batch."""
     ids = batch[-1]
-    if len(batch) < 3 or ids.shape != batch[1].shape or ids.dtype != torch.int64:
+    if len(batch) < 3 or ids.shape != batch[1].shape or ids.dtype != torch.int64 or int(ids.min()) < 0:
         raise ValueError(
-            "this method needs batches that end with the ids of their samples, int64 [B]. Got "
+            "this method needs batches that end with the ids of their samples, int64 [B] from 0. Got "
             f"{len(batch)} items, the last {list(ids.shape)} of {ids.dtype}: pass a loader over "
             "kd.DistillDataset(dataset, logits, ids=True)."
         )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.features import capture, matched_stages, penultimate, shapes
+from kd.features import capture, matched_stages, penultimate, shapes, stages
 from kd.losses.maps import at_loss, hint_loss, mgd_loss, nst_loss, same_size, vid_loss, without_some
 from kd.losses.relations import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.objectives import supervised_where_labelled
@@ -189,10 +189,14 @@ def nst(
 def sp(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
-    """``CE + weight · sp_loss`` of what the last linear layers are given, or of the named layers."""
-    return FromFeatures(
-        teacher, rows_of_both(student, teacher, batch, student_layers, teacher_layers), _times(weight, sp_loss)
-    )
+    """``CE + weight · sp_loss`` of the last maps, or where one has none of what the last linear layers are given."""
+    found = [stages(model, batch[0]) for model in (student, teacher)]
+    if all(found):  # the authors' layers: where both end with maps, these, though they need not be of one size
+        student_layers, teacher_layers = (
+            named or own[-1].layer for named, own in zip((student_layers, teacher_layers), found, strict=True)
+        )
+    rows = rows_of_both(student, teacher, batch, student_layers, teacher_layers)
+    return FromFeatures(teacher, rows, _times(weight, sp_loss))
 
 
 def rkd(
@@ -205,7 +209,7 @@ def rkd(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + distance · rkd_distance_loss + angle · rkd_angle_loss``, layers as in ``sp``; angle 0 saves memory."""
+    """``CE + distance · rkd_distance_loss + angle · rkd_angle_loss`` of what the last linear layers are given."""
 
     def loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
         distances = distance * rkd_distance_loss(ours[0], theirs[0])
@@ -217,7 +221,7 @@ def rkd(
 def pkt(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
-    """``CE + weight · pkt_loss``, layers as in ``sp``."""
+    """``CE + weight · pkt_loss``, layers as in ``rkd``."""
     return FromFeatures(
         teacher, rows_of_both(student, teacher, batch, student_layers, teacher_layers), _times(weight, pkt_loss)
     )
@@ -234,7 +238,7 @@ def cc(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + weight · cc_loss``, layers as in ``sp``."""
+    """``CE + weight · cc_loss``, layers as in ``rkd``."""
     rows = rows_of_both(student, teacher, batch, student_layers, teacher_layers)
     return FromFeatures(teacher, rows, _times(weight, partial(cc_loss, gamma=gamma, order=order)))
 

@@ -12,7 +12,7 @@ def given_settings(texts: Sequence[str]) -> dict[str, Setting]:
     given: dict[str, Setting] = {}
     for text in texts:
         name, sign, value = text.partition("=")
-        if not (name and sign and value) or name in given:
+        if not (name and sign) or name in given:
             raise ValueError(f"a setting of the method must be given once, as NAME=VALUE. Got {text!r} instead.")
         given[name] = value
     return given

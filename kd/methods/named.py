@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from kd.checks import require
 from kd.methods.table import METHODS, Method, Setting
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def settings_of(name: str, given: Mapping[str, Setting] | None = None) -> dict[s
         given: values of the default's type, or texts that say one.
 
     Raises:
-        ValueError: the method has no such setting, or the value is not of its type.
+        ValueError: the method has no such setting, or the value is not of its type, or is a number below 0 or infinite.
     """
     method, given = method_named(name), given or {}
     for key in given:
@@ -62,7 +64,8 @@ def make(
         settings: as ``settings_of`` takes them.
 
     Raises:
-        ValueError: no such method or setting, a value outside its range, or a pair that the method cannot work on.
+        ValueError: no such method or setting, or a pair that the method cannot work on. Some ranges are looked at by
+            the loss alone, with the first batch: ``try_method`` tells them before.
     """
     from kd.loop import device_of  # with torch, which the table does without
 
@@ -73,8 +76,38 @@ def make(
     return objective
 
 
+def try_method(
+    name: str, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting] | None = None
+) -> None:
+    """Make the method's objective and ask it once: what it cannot work with is told before anything is trained.
+
+    Args:
+        batch: inputs and labels; teacher logits and ids are added here, where the method needs them.
+
+    Raises:
+        ValueError: as ``make`` has it, or as the objective has it at its first batch.
+    """
+    import torch
+    from torch import nn
+
+    from kd.loop import device_of, evaluating
+
+    inputs, labels, *_ = (tensor.to(device_of(student)) for tensor in batch)
+    with torch.no_grad(), evaluating(student, teacher):
+        needs = method_named(name).needs
+        logits = [teacher(inputs).float()] if "logits" in needs else []
+        ids = [torch.arange(len(labels), device=labels.device)] if "ids" in needs else []
+        objective = make(name, student, teacher, (inputs, labels, *logits, *ids), settings)
+        with evaluating(*[objective] if isinstance(objective, nn.Module) else []):
+            objective(student, (inputs, labels, *logits, *ids))
+
+
 def _converted(name: str, value: Setting, kind: type[Setting]) -> Setting:
     try:
-        return kind(value)
-    except ValueError as error:
+        converted = kind(value)
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a {kind.__name__}. Got {value!r} instead.") from error
+    if not isinstance(converted, str):
+        require(0 <= converted < math.inf, name, value, "a finite number of at least 0")
+        require(converted == float(value), name, value, "a whole number")
+    return converted

@@ -22,7 +22,7 @@ from kd.losses import (
     virtual_logits,
     wsld_loss,
 )
-from kd.objectives import distilled, require_logits, smoothed, supervised, supervised_where_labelled
+from kd.objectives import Around, distilled, require_logits, smoothed, supervised, supervised_where_labelled
 from kd.types import Batch, Objective
 
 # (student logits, batch of input, label, teacher logits) → the method's own loss, weighted.
@@ -154,7 +154,7 @@ def teacher_free(
     return objective
 
 
-class WarmedUp(nn.Module):
+class WarmedUp(Around):
     """An objective all of whose terms but the ``hard`` one grow evenly from nothing to their full weight.
 
     Args:
@@ -162,13 +162,14 @@ class WarmedUp(nn.Module):
     """
 
     def __init__(self, objective: Objective, share: float) -> None:
-        super().__init__()
+        super().__init__(objective)
         require(0 <= share <= 1, "warmup", share, "in [0, 1], a share of the epochs")
-        self.objective, self.share = objective, share
+        self.share = share
         self._weight = 1.0
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Take the weight of this epoch, counted from 0."""
+        super().set_epoch(epoch, epochs)
         self._weight = min(1.0, (epoch + 1) / (self.share * epochs)) if self.share else 1.0
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -86,7 +86,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "lskd-dkd": Method(
             factory="kd.methods.response:lskd_dkd",
             needs=_LOGITS,
-            settings={"temperature": 2.0, "hard": 0.1, "alpha": 9.0, "beta": 72.0, "warmup": 1 / 12},
+            settings={"temperature": 2.0, "hard": 1.0, "alpha": 9.0, "beta": 72.0, "warmup": 1 / 12},
             paper="Sun et al. 2024, arXiv:2403.01427",
             reference="the authors' code has no licence",
             unlabelled=False,
