@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 import config
 import kd
 from kd import DistillDataset as DistillDataset  # the documented place of this name
+from kd.console import say_layers
 from kd.data import first_batch
 from kd.methods import Setting, make, try_method
 from kd.methods.flags import chosen
@@ -24,13 +25,14 @@ def distillation_objective(student: nn.Module, teacher: nn.Module, loader: DataL
 
 
 def require_method(loader: DataLoader[Any]) -> None:
-    """Refuse, before anything is trained, a ``METHOD`` that cannot work on this pair of models.
+    """Refuse, before anything is trained, a ``METHOD`` that cannot work on this pair; say which layers it compares.
 
     Raises:
         ValueError: as the method has it.
     """
     with kd.seeded(config.SEED):
-        try_method(config.METHOD, new_student(), TeacherModel(), first_batch(loader), method_settings())
+        layers = try_method(config.METHOD, new_student(), TeacherModel(), first_batch(loader), method_settings())
+    say_layers(layers)
 
 
 def method_settings() -> dict[str, Setting]:

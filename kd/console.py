@@ -69,6 +69,12 @@ def say_method(method: str, settings: Sequence[str]) -> None:
     say(f"method: {method} with {', '.join(settings)}")
 
 
+def say_layers(pairs: Sequence[tuple[str, str]]) -> None:
+    """Which layers' answers are compared, the student's and the teacher's, where any are."""
+    if pairs:
+        say(f"layers compared, student – teacher: {', '.join(f'{own} – {other}' for own, other in pairs)}")
+
+
 @contextmanager
 def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
     """A bar over ``steps`` steps, so many of them ``done`` before; yields the function that advances it.

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd import outcome, stages
 from kd.checkpoint import publish, require_writable
-from kd.console import say, say_method, say_sizes
+from kd.console import say, say_layers, say_method, say_sizes
 from kd.data import first_batch, loader_like
 from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
@@ -204,7 +204,7 @@ def objective_of(settings: RunSettings, student: nn.Module, teacher: nn.Module, 
 
 
 def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher]) -> None:
-    """Refuse, before anything is trained, a method that cannot work on this pair.
+    """Refuse, before anything is trained, a method that cannot work on this pair; say which layers it compares.
 
     Raises:
         ValueError: as the method has it.
@@ -212,7 +212,8 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTe
     student = new_student(settings, data.task, torch.device("cpu"))
     teacher = as_one([teacher.model for teacher in teachers], settings)
     with seeded(settings.seed):
-        try_method(settings.method, student, teacher, first_batch(data.val_loader), settings.method_settings)
+        layers = try_method(settings.method, student, teacher, first_batch(data.val_loader), settings.method_settings)
+    say_layers(layers)
 
 
 def trained_as(settings: RunSettings) -> stages.Train:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,13 @@ from torch.utils.data import Subset, TensorDataset
 import kd
 from kd import cli
 from kd.augmentation import EVERY, AugmentedImages, augmentation
-from kd.data import ArrayDataset, Split, collate
+from kd.data import ArrayDataset, Split, collate, first_batch
+from kd.loop import fit
 from kd.models import MLP
+from kd.optimizers import adam
+from kd.pipeline import objective_of, require_method
 from kd.run_data import load_data
+from kd.run_models import new_student, new_teachers
 from kd.run_settings import RunSettings
 from kd.views import one_view_each
 
@@ -175,6 +180,33 @@ def test_new_views_ask_the_teacher_at_each_step(method: str, tmp_path: Path) -> 
     assert cli.main(["run", *flags, f"--out={tmp_path}"]) == 0
     assert not list(tmp_path.glob(".kd/stages/logits-*"))
     assert json.loads((tmp_path / "results/metrics/metrics.json").read_bytes())["notes"] == []
+
+
+@pytest.mark.parametrize(("method", "own"), [("ctkd", 1), ("ofa", 15), ("dkd", 0)])
+def test_what_a_method_trains_or_warms_up_does_so_with_new_views_too(method: str, own: int) -> None:
+    settings = RunSettings(limit=200, augment=("crop:2",), method=method, student="cnn:4")
+    data, cpu = load_data(settings), torch.device("cpu")
+    student, teacher = new_student(settings, data.task, cpu), new_teachers(settings, data)[0].model
+    objective: Any = objective_of(settings, student, teacher, data.train_loader)
+    optimizer, _ = adam(student, learning_rate=0.01, steps=2, objective=objective)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == own + len(list(student.parameters()))
+    before = [parameter.clone() for parameter in objective.parameters()]
+    fit(student, objective, data.train_loader, None, optimizer=optimizer, epochs=2, seed=0)
+    assert not any(torch.equal(one, other) for one, other in zip(before, objective.parameters(), strict=True))
+    if method == "dkd":
+        soft = []
+        for epoch in (0, 23):
+            objective.set_epoch(epoch, 24)
+            soft.append(objective(student.eval(), first_batch(data.train_loader))[1]["soft"].item())
+        assert 2 * soft[0] == pytest.approx(soft[1])
+
+
+def test_the_layers_that_are_compared_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = RunSettings(limit=200, method="at", student="cnn:4")
+    data = load_data(settings)
+    require_method(settings, data, new_teachers(settings, data))
+    said = "layers compared, student – teacher: layer1 – conv2, layer2 – norm2, layer3 – norm3\n"
+    assert capsys.readouterr().out.endswith(said)
 
 
 def test_a_comparison_trains_on_the_same_views_as_a_run(tmp_path: Path) -> None:

@@ -133,7 +133,9 @@ def test_every_method_can_be_tried(name: str) -> None:
     with kd.seeded(0):
         student, teacher = CNN(4, MNIST_SHAPE, 10), CNN(4, MNIST_SHAPE, 10)
         batch = torch.rand(8, *MNIST_SHAPE), torch.randint(10, (8,))
-        try_method(name, student, teacher, batch)
+        pairs = try_method(name, student, teacher, batch)
+    assert bool(pairs) == ("teacher" in METHODS[name].needs)
+    assert {layer for pair in pairs for layer in pair} <= {"layer1", "layer2", "layer3", "output:input"}
     assert student.training
     assert teacher.training
 

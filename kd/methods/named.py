@@ -78,11 +78,14 @@ def make(
 
 def try_method(
     name: str, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting] | None = None
-) -> None:
+) -> list[tuple[str, str]]:
     """Make the method's objective and ask it once: what it cannot work with is told before anything is trained.
 
     Args:
         batch: inputs and labels; teacher logits and ids are added here, where the method needs them.
+
+    Returns:
+        the layers whose answers it compares, the student's and the teacher's in pairs; none for most methods of logits.
 
     Raises:
         ValueError: as ``make`` has it, or as the objective has it at its first batch.
@@ -98,8 +101,14 @@ def try_method(
         logits = [teacher(inputs).float()] if "logits" in needs else []
         ids = [torch.arange(len(labels), device=labels.device)] if "ids" in needs else []
         objective = make(name, student, teacher, (inputs, labels, *logits, *ids), settings)
-        with evaluating(*[objective] if isinstance(objective, nn.Module) else []):
+        parts = [*objective.modules()] if isinstance(objective, nn.Module) else []
+        with evaluating(*parts[:1]):
             objective(student, (inputs, labels, *logits, *ids))
+    return [
+        pair
+        for part in parts
+        for pair in zip(getattr(part, "student_layers", ()), getattr(part, "teacher_layers", ()), strict=True)
+    ]
 
 
 def _converted(name: str, value: Setting, kind: type[Setting]) -> Setting:

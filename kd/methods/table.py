@@ -51,7 +51,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=_LOGITS,
             settings={"temperature": 1.0, "alpha": 0.0},
             paper="Hinton, Vinyals, Dean 2015, arXiv:1503.02531",
-            reference="big_vision trainers/proj/distill/distill.py (Apache-2.0)",
+            reference="big_vision trainers/proj/distill/distill.py (Apache-2.0), whose loss is the divergence",
         ),
         "dkd": Method(
             factory="kd.methods.response:dkd",
