@@ -189,7 +189,7 @@ def nst(
 def sp(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
-    """``CE + weight · sp_loss`` of the last maps, or where one has none of what the last linear layers are given."""
+    """``CE + weight · sp_loss`` of the last maps, of the last linear layers' inputs where one has none, or as named."""
     found = [stages(model, batch[0]) for model in (student, teacher)]
     if all(found):  # the authors' layers: where both end with maps, these, though they need not be of one size
         student_layers, teacher_layers = (
@@ -209,7 +209,10 @@ def rkd(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + distance · rkd_distance_loss + angle · rkd_angle_loss`` of what the last linear layers are given."""
+    """``CE + distance · rkd_distance_loss + angle · rkd_angle_loss``, of what the last linear layers are given.
+
+    Or of the named layers. ``angle=0`` saves memory.
+    """
 
     def loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
         distances = distance * rkd_distance_loss(ours[0], theirs[0])
