@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -258,9 +258,10 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
     )
 
 
-def seed_loader(loader: DataLoader[Any], *, seed: int, epoch: int) -> None:
+def seed_loader(loader: Iterable[Any] | None, *, seed: int, epoch: int) -> None:
     """Make the order of the coming epoch a pure function of (seed, epoch), whatever was drawn before."""
-    for owner in (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)):
+    sampler, batches = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
+    for owner in (loader, sampler, batches, getattr(batches, "sampler", None)):
         generator = getattr(owner, "generator", None)
         if isinstance(generator, torch.Generator):
             generator.manual_seed(epoch_seed(seed, epoch))

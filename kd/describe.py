@@ -6,6 +6,8 @@ reads from its module is not followed. They are JSON, so that a difference can b
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
 import hashlib
 import inspect
@@ -13,28 +15,50 @@ import json
 import re
 import types
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 _FOREIGN = ("torch.", "builtins")
+_MODULES_OWN = frozenset(vars(nn.Module()))
+_UNDERWAY: ContextVar[tuple[int, ...]] = ContextVar("_UNDERWAY", default=())  # ids of what is being described
+_LENIENT: ContextVar[bool] = ContextVar("_LENIENT", default=False)
 
 
 def describe(value: Any) -> Any:
     """The value as JSON data; equal for equal values, in any process.
 
     A dataset is described by its attributes, or by the string that its ``fingerprint()`` method returns if it has one.
-    A function is described by its loaded code, its defaults and what it closes over; what it calls is not followed.
+    A function is described by its loaded code, its defaults and what it closes over; what it calls is not followed. A
+    callable object, or one of a dataclass, is its class and its attributes. Of the attributes of models, samplers and
+    schedulers, what cannot be described counts by its type; whatever lies beside it counts in full.
 
     Raises:
         TypeError: nothing is known about this type, so a change in it would go unnoticed.
     """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if id(value) in _UNDERWAY.get():
+        return {"again": type(value).__qualname__}  # what holds itself, as a recursive closure does
+    token = _UNDERWAY.set((*_UNDERWAY.get(), id(value)))
+    try:
+        return _described(value)
+    finally:
+        _UNDERWAY.reset(token)
+
+
+def _described(value: Any) -> Any:
     match value:
-        case None | bool() | int() | float() | str():
+        case enum.Enum():
+            return f"{type(value).__qualname__}.{value.name}"
+        case np.generic():
+            return {"type": type(value).__name__, "value": str(value)}
+        case bool() | int() | float() | str():
             return value
         case Path() | torch.dtype():
             return str(value)
@@ -48,6 +72,8 @@ def describe(value: Any) -> Any:
             return {str(key): describe(item) for key, item in value.items()}
         case list() | tuple() | range():
             return _sequence(value)
+        case set() | frozenset():
+            return {"set": sorted(digest(describe(item)) for item in value)}
         case nn.Module():
             return _module(value)
         case DataLoader():
@@ -56,7 +82,7 @@ def describe(value: Any) -> Any:
             return _dataset(value)
         case torch.optim.Optimizer():
             return _optimizer(value)
-        case torch.optim.lr_scheduler.LRScheduler():
+        case torch.optim.lr_scheduler.LRScheduler() | Sampler():
             return {"class": _code(type(value)), "settings": _attributes(value)}
         case functools.partial():
             return {
@@ -68,6 +94,18 @@ def describe(value: Any) -> Any:
             return _code(value)
         case _ if inspect.isfunction(value):
             return {"code": _code(value), "closure": _closure(value)}
+        case types.MethodType():
+            return {"method": describe(value.__func__), "of": describe(value.__self__)}
+        case types.BuiltinFunctionType() | types.MethodDescriptorType():
+            return f"{value.__module__}.{value.__qualname__}"
+        case _ if callable(value) and type(value).__module__.startswith(_FOREIGN):
+            return {"class": _code(type(value)), "settings": _shown(value)}
+        case _ if hasattr(value, "__dict__") and (callable(value) or dataclasses.is_dataclass(value)):
+            return {"class": _code(type(value)), "settings": describe(vars(value))}
+        case types.SimpleNamespace():
+            return {"class": "types.SimpleNamespace", "settings": describe(vars(value))}
+    if _LENIENT.get():
+        return {"type": type(value).__qualname__}
     raise TypeError(
         f"cannot tell whether a {type(value).__name__} has changed since an earlier run. Use tensors, arrays, numbers, "
         "strings and containers of them, or give the dataset that holds it a fingerprint() method returning a string."
@@ -113,9 +151,7 @@ def _loader(loader: DataLoader[Any]) -> dict[str, Any]:
         "dataset": describe(loader.dataset),
         "batch_size": loader.batch_size,
         "drop_last": loader.drop_last,
-        "sampler": _attributes(loader.sampler),
-        "batches": type(loader.batch_sampler).__qualname__,
-        "collate": getattr(loader.collate_fn, "__qualname__", type(loader.collate_fn).__qualname__),
+        **_leniently({"sampler": loader.sampler, "batches": loader.batch_sampler, "collate": loader.collate_fn}),
     }
 
 
@@ -130,7 +166,8 @@ def _module(model: nn.Module) -> dict[str, Any]:
     classes = {cls for module in model.modules() for cls in type(module).__mro__}
     own = [_code(cls) for cls in classes if not cls.__module__.startswith(_FOREIGN)]
     layers = {path: _attributes(module) for path, module in model.named_modules()}
-    return {"classes": sorted(own), "layers": digest(layers), "weights": digest(describe(model.state_dict()))}
+    weights = dict(model.named_buffers()) | model.state_dict()  # buffers that are not saved count as well
+    return {"classes": sorted(own), "layers": digest(layers), "weights": digest(describe(weights))}
 
 
 def _optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -146,16 +183,20 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
-    """The type and the public attributes; one that cannot be described counts by its own name or type."""
-    described = {"type": type(thing).__qualname__}
-    for name, value in vars(thing).items():
-        if name.startswith("_") or name in ("training", "data_source", "generator"):
-            continue
-        try:
-            described[name] = describe(value)
-        except TypeError:
-            described[name] = getattr(value, "__qualname__", type(value).__qualname__)
-    return described
+    """The type and the attributes, but for a module's own machinery and for data that are described by themselves."""
+    passed_over = {"training", "data_source", "generator", "optimizer"}
+    passed_over |= _MODULES_OWN if isinstance(thing, nn.Module) else set()
+    own = {name: value for name, value in vars(thing).items() if name not in passed_over}
+    return {"type": type(thing).__qualname__} | _leniently(own)
+
+
+def _leniently(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Described, and what cannot be by its type: a lock or a file does not decide what a model answers."""
+    token = _LENIENT.set(True)
+    try:
+        return {name: describe(value) for name, value in values.items()}
+    finally:
+        _LENIENT.reset(token)
 
 
 def _code(thing: Any) -> str:
@@ -175,11 +216,13 @@ def _compiled(thing: Any) -> Any:
     if isinstance(thing, property):
         return [_compiled(part) for part in (thing.fget, thing.fset)]
     if inspect.isfunction(thing):
-        return [_instructions(thing.__code__), _constant(thing.__defaults__), _shown(thing.__kwdefaults__)]
+        return [_instructions(thing.__code__), _leniently({"": thing.__defaults__, "*": thing.__kwdefaults__})]
     if isinstance(thing, type):
         # Dunder values say where a class was written; later Pythons put its line number there.
         members = {name: m for name, m in vars(thing).items() if inspect.isroutine(m) or not name.startswith("__")}
         return {name: [_compiled(member), _closure(member)] for name, member in members.items()}
+    if isinstance(thing, (list, dict, set, Tensor, np.ndarray)):
+        return _leniently({"": thing})
     return _constant(thing) if isinstance(thing, (bool, int, float, str, tuple)) else None
 
 

@@ -39,7 +39,7 @@ def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
     panels = {
         "ce": "Cross-entropy with the labels, nats",
         "acc": "Accuracy, %",
-        "soft": "Soft term: (1 − α) · T² · KL, nats",
+        "soft": run.soft_term,
     }
     errors = {name: int(run.wrong(name).sum()) for name in run.logits}
     matrices = {name: confusion_matrix(logits, run.labels) for name, logits in run.logits.items()}

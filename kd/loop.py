@@ -106,7 +106,8 @@ def fit(
     for epoch in range(at.epoch, epochs):
         where = f"epoch {epoch + 1} of {epochs}"
         with _naming_dead_workers(where, train_loader, val_loader), seeded(epoch_seed(seed, epoch), device):
-            seed_loader(train_loader, seed=seed, epoch=epoch)
+            for loader in (train_loader, val_loader):
+                seed_loader(loader, seed=seed, epoch=epoch)
             _start_epoch(model, objective, epoch, epochs)
             batches = at.remaining(train_loader, device)
             train = _epoch(

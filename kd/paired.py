@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -79,14 +80,20 @@ def t_interval(differences: Sequence[float], level: float = 0.05) -> Interval | 
     """The paired t interval of the mean difference, with confidence 1 − ``level``; None where the pairs give none.
 
     One pair has no spread. Neither have pairs that all differ by the same count: t would call them certain, although
-    rounded counts repeat by chance. If that count is zero, the interval is zero. Otherwise it is the exact one from
-    the smallest to the largest difference, where the sign test grants it (six pairs for 95 %), and else None.
+    counts repeat by chance. If that count is not zero, the interval is the exact one from the smallest to the largest
+    difference, where the sign test grants it (six pairs for 95 %), and else None. If it is zero, the interval reaches
+    as far as a true difference may be and yet show nothing in n pairs with a probability of ``level`` / 2:
+    log(2 / ``level``) / n errors, the "rule of three". (Of counts of rare events that differ by δ in the mean, a pair
+    is equal with a probability of at most e^−δ.)
     """
     n, mean = len(differences), fmean(differences)
     if n < 2:
         return None
     if _all_equal(differences):
-        return Interval(mean, mean) if mean == 0 or t_test(differences) < level else None
+        if mean == 0:
+            unseen = math.log(2 / level) / n
+            return Interval(-unseen, unseen)
+        return Interval(mean, mean) if t_test(differences) < level else None
     half = float(t.isf(level / 2, n - 1)) * stdev(differences) / n**0.5
     return Interval(mean - half, mean + half)
 

@@ -124,7 +124,7 @@ def prediction_examples(
     for row, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
         picture = grid[row, 0]
         picture.imshow(image.mean(dim=0).numpy(), cmap="gray_r")
-        named = short(classes[label]) if classes else str(label)
+        named = drawn(classes[label]) if classes else str(label)
         picture.set_title(f"label {named}: {caption}", fontsize=9.5, loc="left")
         picture.set_axis_off()
         for axes, (title, values), colour in zip(grid[row, 1:], probabilities.items(), colours, strict=True):
@@ -140,7 +140,7 @@ def _probability_bars(axes: Axes, values: Tensor, label: int, colour: str, class
     bars[label].set(hatch="///", edgecolor="white")
     top = int(values.argmax())
     axes.annotate(
-        f"{short(classes[top]) if classes else top}: {values[top]:.0%}",
+        f"{drawn(classes[top]) if classes else top}: {values[top]:.0%}",
         (top, 100 * float(values[top])),
         (0, 2),
         textcoords="offset points",
@@ -153,7 +153,7 @@ def _probability_bars(axes: Axes, values: Tensor, label: int, colour: str, class
     axes.set_yticks([0, 50, 100], ["0 %", "", "100 %"], fontsize=8)
     places = range(len(values)) if len(values) <= 12 else []
     if classes:
-        axes.set_xticks(places, [short(classes[place], 8) for place in places], rotation=60)
+        axes.set_xticks(places, [drawn(classes[place], 8) for place in places], rotation=60)
     else:
         axes.set_xticks(places)
     axes.tick_params(axis="x", labelsize=6 if classes else 8, length=0)
@@ -199,12 +199,17 @@ def _heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
     axes.spines[:].set_visible(False)
 
 
-def reliability_diagram(reliabilities: Mapping[str, Sequence[Bin]], *, noun: str = "images") -> Figure:
+def reliability_diagram(
+    reliabilities: Mapping[str, Sequence[Bin]], *, noun: str = "images", students: int = 1
+) -> Figure:
     """Accuracy against confidence for each model, with Wilson's 95 % intervals, above the number of images in each bin.
 
     Args:
         reliabilities: by model name, from ``kd.calibration.reliability`` with bins of equal width, as many for each.
+        students: how many were asked the same images in each. Their answers are no images more: counts and intervals
+            are for one of them on average.
     """
+    reliabilities = {name: [_each(one, students) for one in own] for name, own in reliabilities.items()}
     bins = len(next(iter(reliabilities.values())))
     figure = Figure(figsize=(8.4, 6.6 + 0.28 * len(reliabilities)), layout="constrained")
     axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[6, 0.25 + 0.28 * len(reliabilities)])
@@ -221,6 +226,10 @@ def reliability_diagram(reliabilities: Mapping[str, Sequence[Bin]], *, noun: str
     _count_table(table, list(reliabilities), bins, noun)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _each(pooled: Bin, students: int) -> Bin:
+    return pooled if students == 1 else pooled._replace(images=-(-pooled.images // students))
 
 
 def _reliability_points(axes: Axes, bins: Sequence[Bin], name: str, marker: str, style: str) -> None:
@@ -263,7 +272,7 @@ def _count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -> None
 def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
     """A tick for each class on both axes, of many for some: its number, or its name cut to fit."""
     places = range(0, count, -(-count // TICKS))
-    texts = [short(names[place]) if names else str(place) for place in places]
+    texts = [drawn(names[place]) if names else str(place) for place in places]
     turned = any(len(text) > 3 for text in texts)
     axes.set_xticks(places, texts, rotation=45 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(places, texts)
@@ -272,6 +281,11 @@ def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
 def short(name: str, most: int = 14) -> str:
     """A name with so many characters at most."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def drawn(name: str, most: int = 14) -> str:
+    """A short name for a figure, in which a dollar is a dollar: matplotlib reads a formula between two."""
+    return short(name, most).replace("$", r"\$")
 
 
 def tidy(axes: Axes, title: str) -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import pickletools
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -68,7 +69,8 @@ def rebuilt_archive(content: bytes) -> bytes:
     checksums verified, which torch does not do.
 
     Raises:
-        ValueError: compressed, overlapping, twice there, not in one folder, or not at the file's beginning.
+        ValueError: compressed, overlapping, twice there, not in one folder, or not at the file's beginning; or it
+            would have memory made of nothing.
         Exception: whatever zipfile raises for what is not an archive, is cut off or has a wrong checksum.
     """
     buffer = io.BytesIO()
@@ -76,7 +78,10 @@ def rebuilt_archive(content: bytes) -> bytes:
         members = old.infolist()
         _check_members(members, len(content))
         for member in members:
-            new.writestr(zipfile.ZipInfo(member.filename), old.read(member))
+            read = old.read(member)
+            if member.filename.endswith("/data.pkl"):
+                _check_calls(read)
+            new.writestr(zipfile.ZipInfo(member.filename), read)
     return buffer.getvalue()
 
 
@@ -140,6 +145,13 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
         raise ValueError("its members should lie in one folder")
     if min(member.header_offset for member in members) != 0:
         raise ValueError("something stands before its first member")
+
+
+def _check_calls(pickled: bytes) -> None:
+    """None of what torch would call makes memory of nothing: 386 bytes can ask for a ``bytearray`` of a gigabyte."""
+    for opcode, called, _ in pickletools.genops(pickled):
+        if opcode.name == "STACK_GLOBAL" or called in ("builtins bytearray", "__builtin__ bytearray", "_codecs encode"):
+            raise ValueError(f"it would call {called or 'what it names as it goes'}, which no tensor needs")
 
 
 def _require_plain(tensor: Tensor) -> None:

@@ -50,6 +50,16 @@ class Run:
         """What the items are called."""
         return "images" if is_image(self.test[0][0]) else "items"
 
+    @property
+    def plain(self) -> bool:
+        """Whether the distilled student learned by plain distillation, from answers softened as they are shown."""
+        return bool(self.config.get("METHOD", "kd") == "kd")
+
+    @property
+    def soft_term(self) -> str:
+        """What the soft term of the loss is, for the head of its curves."""
+        return "Soft term: (1 − α) · T² · KL, nats" if self.plain else "Soft term of the method"
+
     def named(self, label: int) -> str:
         """The class of this label as a person knows it."""
         return self.classes[label] if self.classes else str(label)
@@ -213,7 +223,8 @@ def _predictions(run: Run) -> Iterable[dict[str, Any]]:
     if run.classes:
         columns["label_name"] = [run.named(label) for label in columns["label"]]
     for name, logits in run.logits.items():
-        confidence, prediction = logits.softmax(dim=1).max(dim=1)
+        prediction = logits.argmax(dim=1)  # as errors are counted: two logits may be one probability
+        confidence = logits.softmax(dim=1).max(dim=1).values
         columns[f"{name}_prediction"] = prediction.tolist()
         if run.classes:
             columns[f"{name}_prediction_name"] = [run.named(label) for label in prediction.tolist()]

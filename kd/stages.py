@@ -122,22 +122,26 @@ def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> tor
         dataset: items (input, label); −1 stands for no label.
 
     Raises:
-        ValueError: as ``kd.verify_logits`` has it, or what was kept is not finite.
+        ValueError: as ``kd.verify_logits`` has it, which looks at what was kept as well.
     """
-    size = ASKED_AT_ONCE
+    size, verified = ASKED_AT_ONCE, False
 
     def produce(_: object) -> dict[str, Any]:
+        nonlocal verified
         with progress(title, steps=-(-len(dataset) // size)) as advance:  # type: ignore[arg-type]  # has no __len__
             cached = collect_logits(teacher, dataset, batch_size=size, on_batch=advance)
         verify_logits(teacher, dataset, cached)
+        verified = True
         return cached._asdict()
 
     inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
-    logits: torch.Tensor = stage(title, inputs, produce)["logits"]
-    # As produced they are finite; a cache from elsewhere may say anything.
-    if not all(bound.isfinite() for bound in logits.aminmax()):
-        raise ValueError(f"the kept {title} are not all finite. Use --fresh to collect them again.")
-    return logits
+    kept = Predictions(**stage(title, inputs, produce))
+    if not verified:  # a cache from elsewhere may say anything, and what decides a teacher's answers may not be seen
+        try:
+            verify_logits(teacher, dataset, kept)
+        except ValueError as error:
+            raise ValueError(f"the kept {title} are refused: {error} Use --fresh to collect them again.") from error
+    return kept.logits
 
 
 def train_pair(

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from html import unescape
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +19,7 @@ from kd.compare.arms import student_rows, summaries
 from kd.compare.comparison import Answers, Comparison, power_of, spread
 from kd.compare.files import comparison_files
 from kd.compare.plots import errors_by_arm, paired_differences
-from kd.compare.report import compare_part
+from kd.compare.report import _calibration, compare_part
 from kd.compare.text import print_comparison, verdict_lines
 from kd.cost import Cost, Footprint, Saved, TrainingCost
 from kd.history import History
@@ -240,3 +241,15 @@ def test_the_report_of_several_teachers_has_the_verdict_over_all_and_each_of_the
     for line in verdict_lines(of):
         assert line in html
     assert "Toy run" in html
+
+
+def test_a_fitted_temperature_at_the_end_of_its_range_is_left_out() -> None:
+    of = comparison()
+    sure = torch.nn.functional.one_hot(torch.arange(IMAGES) % CLASSES, CLASSES).float()
+    right = Predictions(sure, torch.arange(IMAGES) % CLASSES)
+    for groups in of.students.values():
+        groups[0][:] = [Answers(right, own.test, own.weights) for own in groups[0]]
+    rows = list(student_rows(of))
+    assert {row["fitted_temperature"] for row in rows} == {row["nll_after_scaling"] for row in rows} == {None}
+    assert all("fitted_temperature" not in own for own in summaries(of).values())
+    assert re.search(r"<td[^>]*>none</td>", _calibration(of, summaries(of)))

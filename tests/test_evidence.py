@@ -272,3 +272,8 @@ def test_a_scenario_has_no_effect_of_its_own_and_the_spread_it_names(scenario: s
     assert differences.mean() == pytest.approx(0, abs=4 * sd / math.sqrt(differences.size))
     assert differences.std() == pytest.approx(sd, rel=0.1 if "heavy" in scenario else 0.03)
     assert (differences == np.rint(differences)).all()
+
+
+def test_no_difference_in_few_items_is_no_claim_of_none() -> None:
+    assert judge(paired([1, 1], [1, 1], 36)).verdict == "inconclusive"  # d is 0.04 errors
+    assert judge(paired([1, 1], [1, 1], 10_000)).verdict == "no difference larger than d"

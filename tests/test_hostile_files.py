@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -272,3 +274,23 @@ def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path: Path) -> 
     kd.publish({tmp_path / "w.pth": b"new"})
     assert (tmp_path / "victim").read_bytes() == b"kept"
     assert (tmp_path / "w.pth").read_bytes() == b"new"
+
+
+class Called:
+    """Unpickled, it would have this called."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize(("function", "argument"), [(bytearray, 1_500_000_000), (codecs.encode, "x" * 1000)])
+def test_a_small_file_cannot_have_a_large_memory_made(function: Any, argument: Any) -> None:
+    content = saved({"weight": Called(function, argument)})
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"it would call (__builtin__|builtins|_codecs) .*, which no tensor needs"):
+        load_tensors(content)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()

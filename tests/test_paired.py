@@ -117,8 +117,6 @@ def test_the_bootstrap_interval_of_large_counts_is_quick_and_close_to_normal() -
     [
         ([-5], None, 1.0),
         ([0], None, 1.0),
-        ([0, 0], (0, 0), 1.0),
-        ([0, 0, 0], (0, 0), 1.0),
         ([-5, -5], None, 0.5),
         ([3] * 5, None, 0.0625),
         ([3] * 6, (3, 3), 0.03125),
@@ -129,6 +127,18 @@ def test_differences_without_spread_claim_no_more_than_the_sign_test(
 ) -> None:
     assert t_interval(differences) == interval
     assert t_test(differences) == p
+
+
+@pytest.mark.parametrize("level", [0.05, 0.1])
+@pytest.mark.parametrize("pairs", [2, 10])
+def test_differences_of_zero_leave_room_for_what_would_hardly_have_shown(pairs: int, level: float) -> None:
+    """A count with mean nδ is 0 with probability e^−nδ, and the interval ends where that is level / 2."""
+    interval = t_interval([0] * pairs, level)
+    assert interval is not None
+    assert interval.low == -interval.high
+    assert math.exp(-pairs * interval.high) == pytest.approx(level / 2)
+    assert t_test([0] * pairs) == 1.0
+    assert t_interval([0]) is None
 
 
 def test_five_equal_differences_have_an_interval_of_ninety_per_cent() -> None:

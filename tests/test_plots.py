@@ -350,3 +350,19 @@ def test_counts_stand_below_their_bins() -> None:
     assert len(rows) == 3
     for text, column in zip(figure.axes[1].texts, itertools.cycle(range(15))):
         assert text.get_position()[0] == pytest.approx(100 * (column + 0.5) / 15)
+
+
+def test_a_dollar_in_the_name_of_a_class_is_a_dollar() -> None:
+    classes = ("$1m_$2m", "$10^$20", "$$", "a$b")
+    figure = confusion_matrices({"teacher": torch.eye(4, dtype=torch.int64)}, classes)
+    png(figure)
+    labels = [text.get_text().replace(r"\$", "$") for text in figure.axes[0].get_xticklabels()]
+    assert labels == list(classes)
+
+
+def test_students_asked_the_same_images_have_the_intervals_of_one() -> None:
+    bins = [Bin(4000, 0.95, 0.9)]
+    figures = [reliability_diagram({"regular": own}, students=n) for own, n in ((bins, 10), ([Bin(400, 0.95, 0.9)], 1))]
+    segments = [error_bars(figure)[0].lines[2][0].get_segments()[0] for figure in figures]
+    assert np.array_equal(*segments)
+    assert [figure.axes[1].texts[0].get_text() for figure in figures] == ["400", "400"]

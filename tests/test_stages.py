@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import kd
 from kd import stages
@@ -116,3 +116,33 @@ def test_predictions_are_each_models_own_and_kept_in_an_open_run(
                 assert torch.equal(answers[name].logits, logits)
                 assert torch.equal(answers[name].labels, labels)
     assert "evaluation: kept from an earlier run" in capsys.readouterr().out
+
+
+def test_kept_logits_are_verified_again(digits: kd.ImageDataset, tmp_path: Path) -> None:
+    teacher = tiny_model()
+    with open_run(tmp_path):
+        logits = stages.teacher_logits("logits", teacher, digits)
+        assert torch.equal(stages.teacher_logits("logits", teacher, digits), logits)
+        secret = {"shift": 0.0}  # decides what the teacher answers, and nothing shows it
+        teacher.register_forward_hook(lambda _, __, output: output + secret["shift"])
+        assert torch.equal(stages.teacher_logits("logits", teacher, digits), logits)
+        secret["shift"] = 1.0
+        with pytest.raises(ValueError, match=r"the kept logits are refused: .* Use --fresh to collect them again"):
+            stages.teacher_logits("logits", teacher, digits)
+
+
+def test_a_validation_loader_that_shuffles_does_so_by_seed_and_epoch(digits: kd.ImageDataset) -> None:
+    orders: list[list[int]] = [[], []]
+    for order in orders:
+        numbered = TensorDataset(digits.images.float(), digits.labels, torch.arange(len(digits)))
+        shuffled = kd.make_loader(numbered, batch_size=32, shuffle=True)
+        next(iter(shuffled))  # whatever was drawn before
+
+        def noting(model: nn.Module, batch: kd.Batch, order: list[int] = order) -> Any:
+            order += [] if model.training else batch[2].tolist()
+            return kd.supervised(model, batch)
+
+        model = tiny_model()
+        kd.fit(model, noting, shuffled, shuffled, optimizer=adam(model), epochs=2, seed=5)
+    assert orders[0] == orders[1]
+    assert orders[0][: len(digits)] != orders[0][len(digits) :]

@@ -17,7 +17,7 @@ def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
         for teacher, group in enumerate(groups):
             for index, answers in enumerate(group):
                 match, scaled = fidelities[arm][teacher][index], scalings[arm][teacher][index]
-                validation = answers.validation
+                validation, bounded = answers.validation, scaled.temperature.at_bound
                 yield {
                     "arm": arm,
                     "teacher": teacher,
@@ -27,9 +27,10 @@ def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                     "weights_sha256": answers.weights,
                     "validation_errors": int((validation.logits.argmax(dim=1) != validation.labels).sum()),
                     **{name: getattr(scaled.before, name) for name in ("nll", "brier", "ece", "adaptive_ece")},
-                    "fitted_temperature": scaled.temperature.value,
-                    "nll_after_scaling": scaled.after.nll,
-                    "ece_after_scaling": scaled.after.ece,
+                    # A temperature at the end of its range is no optimum: there is none, and nothing to tell of it.
+                    "fitted_temperature": None if bounded else scaled.temperature.value,
+                    "nll_after_scaling": None if bounded else scaled.after.nll,
+                    "ece_after_scaling": None if bounded else scaled.after.ece,
                     "agreement_with_teacher": match.overall.agreement,
                     "kl_to_teacher": match.overall.kl,
                     "softened_kl_to_teacher": match.overall.softened_kl,

@@ -28,7 +28,7 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
 def arms_reliability(comparison: Comparison) -> Figure:
     """Accuracy against confidence of every arm, all its students together."""
     pooled = {arm: _pooled_reliability(comparison, arm) for arm in comparison.students}
-    return reliability_diagram(pooled, noun=comparison.noun)
+    return reliability_diagram(pooled, noun=comparison.noun, students=sum(map(len, comparison.students[CONTROL])))
 
 
 def errors_by_arm(comparison: Comparison) -> Figure:
@@ -50,7 +50,8 @@ def errors_by_arm(comparison: Comparison) -> Figure:
 def paired_differences(comparison: Comparison) -> Figure:
     """One row per control and teacher: each pair's difference, and the mean with its 95 % t interval.
 
-    The band is what was stated as no difference; the first row of each teacher is the one that decides.
+    The band is what was stated as no difference. The row that decides, with one teacher, is the first; with several it
+    is their means (``judge_across``), and the first row of each shows what they are made of.
     """
     rows = dict(contrasts(comparison))
     figure = Figure(figsize=(8.4, 1.7 + 0.72 * len(rows)), layout="constrained")

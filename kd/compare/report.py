@@ -92,10 +92,16 @@ _CALIBRATION = (
 def _calibration(comparison: Comparison, arms: Arms) -> str:
     header = ("student", "NLL", "Brier", "ECE, %", "adaptive ECE, %", "fitted T", "NLL at it", "ECE at it, %")
     rows = [
-        (LABELS[arm], *(shown(own[name], form, scale=scale) for name, form, scale in _CALIBRATION))
+        (
+            LABELS[arm],
+            *(shown(own[name], form, scale=scale) if name in own else "none" for name, form, scale in _CALIBRATION),
+        )
         for arm, own in arms.items()
     ]
-    caption = f"{BINS} bins; T is fitted on the validation {comparison.noun}. Mean ± standard deviation over the seeds."
+    caption = (
+        f"{BINS} bins; T is fitted on the validation {comparison.noun}, and left out where none fits best (a student "
+        "without an error there). Mean ± standard deviation over the seeds."
+    )
     alt = "Accuracy against confidence of every arm, all its students together, in bins of equal width."
     return figure(arms_reliability(comparison), alt=alt) + table(header, rows, caption=caption)
 

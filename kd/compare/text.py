@@ -105,7 +105,10 @@ def _print_arms(comparison: Comparison, title: str) -> None:
 
 def _print_differences(comparison: Comparison) -> None:
     rows = {title: difference_cells(pairs) for title, pairs in contrasts(comparison)}
-    print_table("Paired differences in test errors (only the first line's t interval decides)", DIFFERENCES, rows)
+    decides = (
+        "only the first line's t interval decides" if len(comparison.teachers) == 1 else "the teachers' means decide"
+    )
+    print_table(f"Paired differences in test errors ({decides})", DIFFERENCES, rows)
     for line in power_sentences(comparison):
         say(line)
 

@@ -76,9 +76,10 @@ def gallery(run: Run, temperature: float) -> str:
     )
     lesson = (
         "The second row of each is the teacher's answer softened by the temperature: what else the "
-        f"{run.noun[:-1]} looks like, which a label does not tell. Of such answers, to training {run.noun}, the "
-        "distilled student's lesson consists."
+        f"{run.noun[:-1]} looks like, which a label does not tell."
     )
+    if run.plain:
+        lesson += f" Of such answers, to training {run.noun}, the distilled student's lesson consists."
     numbers = table(
         (f"test {run.noun[:-1]}", "label", "who errs", *names),
         [

@@ -23,7 +23,6 @@ DRAWS = 200  # of error_by_chance: its mean is then known to a tenth of itself, 
 PANELS = {
     "ce": "Cross-entropy with the labels, nats",
     "acc": "Accuracy, %",
-    "soft": "Soft term: (1 − α) · T² · KL, nats",
 }
 NOUNS = {"regular": "control", "distilled": "distilled student"}
 TERMS = {"ce": "cross-entropy", "acc": "accuracy", "soft": "soft term"}  # in the heads of tables
@@ -151,6 +150,7 @@ def _short(name: str) -> str:
 
 
 def _curves(run: Run) -> str:
+    quantities = {**PANELS, "soft": run.soft_term}
     found = {quantity for history in run.histories.values() for quantity in history}
     panels = [
         figure(
@@ -161,12 +161,12 @@ def _curves(run: Run) -> str:
                 for name, history in run.histories.items()
             ),
         )
-        for quantity, title in PANELS.items()
+        for quantity, title in quantities.items()
         if f"val_{quantity}" in found
     ]
     rows = {
         f"{TERMS[quantity]}, {meaning}": f"{split}_{quantity}"
-        for quantity in PANELS
+        for quantity in quantities
         for split, meaning in (("train", "training"), ("val", "validation"))
         if f"val_{quantity}" in found
     }
@@ -230,15 +230,21 @@ def _bin(found: Any) -> tuple[str, str, str]:
 def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, Chance], noun: str) -> str:
     """Which models are not as often right as they say, beyond what chance makes of perfect calibration."""
     beyond = [
-        f"the {NOUNS.get(name, name)} is too {'sure' if m.confidence > m.accuracy else 'cautious'}"
-        for name, m in measured.items()
-        if m.ece > chances[name].high
+        f"the {NOUNS.get(name, name)} is {_bias(m)}" for name, m in measured.items() if m.ece > chances[name].high
     ]
     found = f"Here {', '.join(beyond)}." if beyond else "Here no model's ECE is above what chance gives."
     return (
         "A perfectly calibrated model has an ECE above 0 as well, by chance: up to the last row in 95 of 100 cases. "
-        f"{found} What one temperature, fitted on validation {noun}, mends of it is in the part of `kd compare`."
+        f"{found} What one temperature, fitted on validation {noun}, mends of it is measured by `kd compare`."
     )
+
+
+def _bias(measured: Calibration) -> str:
+    """Which way a model's confidence errs, where most of its ECE is that one way."""
+    gap = measured.confidence - measured.accuracy
+    if abs(gap) < measured.ece / 2:
+        return "too sure of some answers and too cautious of others"
+    return "too sure" if gap > 0 else "too cautious"
 
 
 def _seconds(run: Run, name: str) -> str:

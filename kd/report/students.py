@@ -68,7 +68,7 @@ def faithfulness(run: Run, temperature: float) -> str:
         rows += [_match_row(title, name, getattr(matched[key], part)) for key, name in _SHORT.items()]
     header = (f"test {run.noun}", "student", "agreement", "KL", f"KL at T = {temperature:g}")
     caption = "Agreement: the teacher's answer. KL(teacher ‖ student) in nats: 0 for a copy; compare within one column"
-    return paragraph(_faithful_sentence(matched, run.noun)) + table(header, rows, caption=caption)
+    return paragraph(_faithful_sentence(matched, run.noun, trained=run.plain)) + table(header, rows, caption=caption)
 
 
 _SHORT = {"regular": "control", "distilled": "distilled"}
@@ -81,14 +81,14 @@ def _match_row(title: str, student: str, match: Match | None) -> tuple[str, ...]
     return (f"{title}: {match.images:,}", student, agreement, kl, softened)
 
 
-def _faithful_sentence(matched: dict[str, Fidelity], noun: str) -> str:
+def _faithful_sentence(matched: dict[str, Fidelity], noun: str, *, trained: bool) -> str:
     control, distilled = (matched[name].overall for name in ("regular", "distilled"))
     temperature = matched["distilled"].temperature
     closer = "closer" if distilled.softened_kl < control.softened_kl else "not closer"
     return (
         f"The distilled student gives the teacher's answer to {100 * distilled.agreement:.2f} % of the test {noun}, "
         f"the control, which never saw the teacher, to {100 * control.agreement:.2f} %. Softened by "
-        f"T = {temperature:g}, as in training, its probabilities are {closer} to the teacher's (KL "
+        f"T = {temperature:g}{', as in training,' * trained} its probabilities are {closer} to the teacher's (KL "
         f"{distilled.softened_kl:.4f} against {control.softened_kl:.4f} nats). To be like the teacher is not to be "
         f"right: the last rows are the {noun} on which the teacher errs."
     )
