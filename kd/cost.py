@@ -19,7 +19,7 @@ class TrainingCost(NamedTuple):
 
     Attributes:
         teacher: its whole training.
-        cache: its answers to all training images, once.
+        cache: its answers to all training images, as often as it is asked for them.
         student: the whole training of one student, regular or distilled.
         epochs: of each of these trainings.
         served: students that share the teacher and its answers, at least 1.
@@ -56,18 +56,22 @@ def training_cost(
     epochs: int,
     served: int,
     labelled: int | None = None,
+    asked: int = 1,
 ) -> TrainingCost:
     """Count both trainings on one batch of the training images, and scale up.
 
     Args:
         images: training images of an epoch.
         labelled: those that the teacher was trained with, where the student has unlabelled ones as well.
+        asked: times that the teacher answers to each image, for all students together: once where answers are kept,
+            and where they cannot be, in each epoch of each student.
     """
     seen = {teacher: epochs * (labelled or images), student: epochs * images}
     training = [
         round(training_multiply_adds(model, supervised, batch) / len(batch[0]) * items) for model, items in seen.items()
     ]
-    return TrainingCost(training[0], images * multiply_adds(teacher, batch[0][:1]), training[1], epochs, served)
+    answers = asked * images * multiply_adds(teacher, batch[0][:1])
+    return TrainingCost(training[0], answers, training[1], epochs, served)
 
 
 class Footprint(NamedTuple):

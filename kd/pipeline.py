@@ -28,7 +28,7 @@ from kd.results import Run
 from kd.run import open_run
 from kd.run_data import Data, load_data
 from kd.run_file import to_toml
-from kd.run_models import NamedTeacher, as_one, new_student, new_teachers
+from kd.run_models import NamedTeacher, as_one, new_student, new_teachers, with_seed_of
 from kd.run_settings import FLAGS_ALONE, RunSettings
 from kd.seeding import seeded
 from kd.teachers import teacher_accuracy
@@ -139,7 +139,8 @@ def train_teacher(
         if trained:
             teacher_accuracy(model, data.val_set, name=title)
         else:
-            histories.append(trained_as(settings)(title, model, objective, data.train_loader, data.val_loader))
+            train = trained_as(with_seed_of(settings, number))
+            histories.append(train(title, model, objective, data.train_loader, data.val_loader))
     return as_one(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
 

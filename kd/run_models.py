@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -69,14 +70,21 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
 
 def new_teachers(settings: RunSettings, data: Data) -> list[NamedTeacher]:
     """All teachers of the settings as they start, at least one."""
-    return [new_teacher(settings, choice, data) for choice in settings.teachers_chosen]
+    chosen = enumerate(settings.teachers_chosen)
+    return [new_teacher(with_seed_of(settings, number), choice, data) for number, choice in chosen]
+
+
+def with_seed_of(settings: RunSettings, number: int) -> RunSettings:
+    """The settings of the number-th of several teachers: with one seed, two of one name would be one teacher."""
+    return dataclasses.replace(settings, seed=settings.seed + 1_000_003 * number) if number else settings
 
 
 def as_one(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:
-    """The one teacher there is; several answer with the mean of their probabilities at the temperature."""
+    """The one teacher there is; several answer with the mean of their probabilities at the method's temperature."""
     if len(teachers) == 1:
         return teachers[0]
-    return Ensemble(teachers, how=TEACHERS_ANSWER, temperature=settings.temperature)
+    temperature = float(settings.method_settings.get("temperature", settings.temperature))
+    return Ensemble(teachers, how=TEACHERS_ANSWER, temperature=temperature)
 
 
 def saved_teacher(settings: RunSettings, data: Data) -> nn.Module:

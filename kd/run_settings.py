@@ -167,6 +167,9 @@ class RunSettings:
         check_ranges(vars(self), shown=flag)
         _ = self.method_settings
         self._require_a_teacher_that_answers()
+        several = len(self.teachers_chosen) > 1 and "teacher" in METHODS[self.method].needs
+        advice = f"{self.method} learns from the features of one"
+        require(not several, "--teacher", " ".join(self.teacher), "given once", advice)
         if self.unlabelled is not None:
             require_unlabelled_method(self.method)
         self._require_items_that_can_change()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import kd
 from kd import cli
 from kd.architectures import build
 from kd.run_data import Task, load_data
-from kd.run_models import new_student, new_teacher
+from kd.run_models import as_one, new_student, new_teacher, new_teachers, with_seed_of
 from kd.run_settings import RunSettings, TeacherChoice
 from kd.sources import open_source, split_source
 from kd.sources.facts import facts_of
@@ -226,3 +229,57 @@ def test_what_is_no_image_is_called_none(tmp_path: Path, capsys: pytest.CaptureF
     told = re.sub(r"<[^>]*>", " ", re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL))
     assert "test items" in told
     assert not re.findall(r".*\bimages?\b.*", told)
+
+
+# --- what would not do what it says is refused, before anything is trained
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "expected"),
+    [
+        ("run", ("--teacher", "mlp:8", "--teacher", "mlp:9", "--method", "rkd"), "rkd learns from the features of one"),
+        ("sweep", ("--teacher", "mlp:8", "--teacher", "mlp:9"), "several are averaged at one temperature"),
+        ("sweep", ("--augment", "flip"), "given with --views V"),
+        (
+            "sweep",
+            ("--vary", "student_width=2,256", "--student", "cnn:2"),
+            "--vary student_width must be of --student mlp",
+        ),
+        ("compare", ("--teacher", "mlp:8=t.pth", "--teachers", "2"), "the same with every seed"),
+    ],
+)
+def test_combinations_that_would_say_something_else_are_refused(
+    command: str, flags: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, *flags])
+    assert end.value.code == 2
+    assert expected in " ".join(capsys.readouterr().err.split())
+
+
+def test_teachers_of_one_name_start_apart_and_the_first_as_it_would_alone() -> None:
+    settings = RunSettings(limit=200, teacher=("mlp:16", "mlp:16"))
+    data = load_data(settings)
+    first, second = (teacher.model for teacher in new_teachers(settings, data))
+    alone = new_teachers(dataclasses.replace(settings, teacher=("mlp:16",)), data)[0].model
+    assert kd.weights_bytes(first) == kd.weights_bytes(alone)
+    assert kd.weights_bytes(first) != kd.weights_bytes(second)
+    assert [with_seed_of(settings, number).seed for number in (0, 1)] != [settings.seed] * 2
+
+
+@pytest.mark.parametrize(("method", "temperature"), [("kd", 3.0), ("dkd", 4.0), ("soft-labels", 1.0), ("ttm", 5.0)])
+def test_several_teachers_are_averaged_at_the_temperature_of_the_method(method: str, temperature: float) -> None:
+    settings = RunSettings(method=method, temperature=3.0 if method == "kd" else 5.0)
+    both: Any = as_one([build("mlp:4", input_shape=(3,), classes=2, seed=n) for n in (0, 1)], settings)
+    assert both.temperature == temperature
+
+
+def test_more_unlabelled_than_labelled_items_can_be_compared(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(400, 5)).astype("float32")
+    labels = (inputs[:, 0] > 0).astype("int64")
+    np.savez(tmp_path / "own.npz", x_train=inputs[:60], y_train=labels[:60], x_test=inputs[300:], y_test=labels[300:])
+    np.savez(tmp_path / "more.npz", x=inputs[60:300])
+    flags = ("--data", str(tmp_path / "own.npz"), "--unlabelled", str(tmp_path / "more.npz"), "--teacher", "mlp:8")
+    few = ("--student", "mlp:2", "--epochs", "1", "--pairs", "2", "--smoothing", "0", "--processes", "1")
+    assert cli.main(["compare", *flags, *few, "--out", str(tmp_path)]) == 0

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.sources.labels import numbered
+from kd.sources.labels import _ordered, numbered
 
 exactly = settings(max_examples=60)
 Array = np.ndarray[Any, Any]
@@ -79,3 +79,9 @@ def test_the_order_of_given_classes_counts() -> None:
 def test_labels_that_are_no_classes_are_refused(labels: Any, classes: list[str] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         numbered(labels, classes)
+
+
+def test_two_names_of_one_number_have_an_order_of_their_own() -> None:
+    assert _ordered({"1", "01", "001", "2"}) == ["001", "01", "1", "2"]
+    assert _ordered({"10", "9"}) == ["9", "10"]
+    assert _ordered({"10", "9", "a"}) == ["10", "9", "a"]

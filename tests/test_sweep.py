@@ -252,7 +252,8 @@ def test_the_key_of_a_search_knows_teacher_settings_and_seeds_but_not_what_does_
     different = [key(epochs=2), key(seed=1), key(seeds=3), key(temperature=4), key(alphas=(0, 1)), key(batch_size=64)]
     lessons = taught.lessons._replace(training=taught.lessons.validation)
     different.append(command._key(bench(taught._replace(lessons=lessons))))
-    assert len({key(), *different}) == 8
+    different.append(key(student="mlp:64,64"))
+    assert len({key(), *different}) == 9
 
 
 # --- the command

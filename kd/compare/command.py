@@ -97,7 +97,7 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
 
 def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
     training = teacher.lessons.training
-    batch = next(iter(make_loader(training, batch_size=settings.batch_size)))
+    batch = next(iter(make_loader(teacher.taught.control.training, batch_size=settings.batch_size)))  # all with labels
     student = new_student(settings, teacher.task, device)
     models = {"teacher": teacher.taught.model, "student": student}
     images: int = len(training) // teacher.lessons.views  # type: ignore[arg-type]  # torch leaves __len__ undeclared
@@ -110,6 +110,7 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
             labelled=teacher.taught.data.sizes["training"],
             epochs=settings.epochs,
             served=settings.pairs,
+            asked=settings.epochs * settings.pairs if settings.asked_at_each_step else teacher.lessons.views,
         ),
         {name: footprint(model, batch[0][:1]) for name, model in models.items()},
         None

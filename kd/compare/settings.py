@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from kd.checks import require
 from kd.run_settings import RunSettings
 
 
@@ -33,6 +34,13 @@ class CompareSettings(RunSettings):
     share of the teacher: is it the teacher, or just more computation?"""
     processes: int | None = None
     """students trained at once, each with one thread, at least 1; None takes one for each core"""
+
+    def check(self) -> None:
+        """Refuse a value outside its range; the error names the flag."""
+        super().check()
+        several = self.teachers > 1 and not self._teachers()
+        advice = "a teacher that comes trained is the same with every seed"
+        require(not several, "--teachers", self.teachers, "1 where none is trained here", advice)
 
     @property
     def trainings(self) -> dict[str, int]:

@@ -98,7 +98,9 @@ def _by_name(labels: dict[str, Array], classes: Sequence[str] | None) -> tuple[d
 
 
 def _ordered(names: set[str]) -> list[str]:
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))  # "01" and "1" are two names of one number
+    return sorted(names)
 
 
 def _some(names: Sequence[str]) -> str:

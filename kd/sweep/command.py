@@ -201,6 +201,7 @@ def _key(bench: Bench) -> str:
         "ranges": {"temperature": settings.temperatures, "alpha": settings.alphas, **settings.varied},
         "documented": documented(settings),
         "students": [settings.student_width, settings.learning_rate, settings.epochs, settings.batch_size],
+        "student": new_student(settings, bench.task, torch.device("cpu")),
         "seeds": _seeds(settings),
         "lessons": [bench.lessons[0].training, bench.lessons[0].validation],
         "device": bench.device,

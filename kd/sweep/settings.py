@@ -87,9 +87,18 @@ class SweepSettings(RunSettings):
         require(
             self.unlabelled is None, "--unlabelled", str(self.unlabelled), "left out", "kd run and kd compare take it"
         )
+        require(
+            not self.live, "--augment", " ".join(self.augment), "given with --views V", "kd sweep keeps all answers"
+        )
+        advice = "several are averaged at one temperature, and a sweep varies it"
+        require(len(self.teachers_chosen) == 1, "--teacher of kd sweep", " ".join(self.teacher), "given once", advice)
         for name, values in {"temperatures": self.temperatures, "alphas": self.alphas}.items():
             require(len(values) >= 1, f"--{name}", values, "at least one number")
             _check_each(name.removesuffix("s"), values, f"--{name}")
+        fixed = "student_width" in self.varied and self.student != "mlp"
+        require(
+            not fixed, "--vary student_width", self.student, "of --student mlp", "another student has no such width"
+        )
         for name, own in self.varied.items():
             _check_each(name, own, f"--vary {name}")
             self._require_documented(name, own)
