@@ -29,6 +29,7 @@ Noise = Callable[[np.random.Generator, tuple[int, int]], Floats]  # differences 
 
 VERDICTS = ("helps", "hurts", "no difference larger than d", "inconclusive")
 SIZES = (3, 5, 10, 20)
+ITEMS = (36, 150, 360, 1_000, 3_000)
 EFFECTS = (0.0, 0.5, 1.0, 2.0)
 MARGIN = 10.0
 
@@ -39,7 +40,8 @@ def t_intervals(differences: Floats, level: float) -> tuple[Floats, Floats]:
     mean, sd = differences.mean(axis=1), differences.std(axis=1, ddof=1)
     half = t.isf(level / 2, n - 1) * sd / n**0.5
     equal = np.ptp(differences, axis=1) == 0
-    half = np.where(equal, 0.0 if 2.0 ** (1 - n) < level else np.where(mean == 0, 0.0, np.nan), half)
+    half = np.where(equal, 0.0 if 2.0 ** (1 - n) < level else np.nan, half)
+    half = np.where(equal & (mean == 0), np.log(2 / level) / n, half)
     return mean - half, mean + half
 
 
@@ -140,6 +142,23 @@ def coverage_table(runs: int) -> str:
     return table(["differences", *(f"{n} pairs" for n in SIZES)], rows)
 
 
+def few_items_table(runs: int) -> str:
+    """Few errors: the control makes none, or one in a thousand items, and the student d more. Is that denied?"""
+    rows = []
+    for items in ITEMS:
+        margin = items * MARGIN / 10_000
+        cells = [" / ".join(_percent(_denied(n, rate * items, margin, runs)) for rate in (0.0, 0.001)) for n in SIZES]
+        rows.append([f"{items:,}", f"{margin:g}", *cells])
+    return table(["test items", "d, errors", *(f"{n} pairs" for n in SIZES)], rows)
+
+
+def _denied(n: int, errors: float, more: float, runs: int) -> float:
+    """How often n pairs of Poisson counts that differ by just the margin are said to differ by less."""
+    rng = np.random.default_rng([n, round(1000 * errors), round(1000 * more)])
+    control, distilled = (rng.poisson(mean, (runs, n)) for mean in (errors, errors + more))
+    return float(np.mean(verdicts((distilled - control).astype(np.float64), more) == 2))
+
+
 def family_table(methods: int, runs: int) -> str:
     """Methods without any effect against one control: how often at least one of them is said to help or to hurt."""
     cells: list[list[str]] = [["each at 5 %"], ["Holm"]]
@@ -169,6 +188,9 @@ def main() -> None:
     print(f"{' / '.join(VERDICTS)}, in % of {runs:,} comparisons:\n\n{verdict_table(runs)}\n")
     print(f"The chance of an interval that excludes zero, in %, by kd.power:\n\n{power_table()}\n")
     print(f"Coverage of the 95 % t / bootstrap interval, in % of {runs // 20:,}:\n\n{coverage_table(runs // 20)}\n")
+    print(
+        f"Called smaller than d where it is d, control without errors / with 0.1 %, in % of {runs:,}:\n\n{few_items_table(runs)}\n"
+    )
     print(f"Four methods, one control, no effect, in % of {runs:,}:\n\n{family_table(4, runs)}")
 
 
