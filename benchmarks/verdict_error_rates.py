@@ -188,9 +188,8 @@ def main() -> None:
     print(f"{' / '.join(VERDICTS)}, in % of {runs:,} comparisons:\n\n{verdict_table(runs)}\n")
     print(f"The chance of an interval that excludes zero, in %, by kd.power:\n\n{power_table()}\n")
     print(f"Coverage of the 95 % t / bootstrap interval, in % of {runs // 20:,}:\n\n{coverage_table(runs // 20)}\n")
-    print(
-        f"Called smaller than d where it is d, control without errors / with 0.1 %, in % of {runs:,}:\n\n{few_items_table(runs)}\n"
-    )
+    title = "Called smaller than d where it is d, control without errors / with 0.1 %"
+    print(f"{title}, in % of {runs:,}:\n\n{few_items_table(runs)}\n")
     print(f"Four methods, one control, no effect, in % of {runs:,}:\n\n{family_table(4, runs)}")
 
 
