@@ -38,7 +38,11 @@ def judge(pairs: Pairs, *, margin: float = 0.1, level: float = 0.05) -> Judgemen
 
 
 class Across(NamedTuple):
-    """A verdict over several teachers, and what it was read from; means and intervals in errors."""
+    """A verdict over several teachers, and what it was read from; means and intervals in errors.
+
+    Attributes:
+        level: of the interval, whose confidence is 1 − level.
+    """
 
     verdict: Verdict
     means: tuple[float, ...]
@@ -46,6 +50,7 @@ class Across(NamedTuple):
     margin: float
     interval: Interval | None
     inner: Interval | None
+    level: float
 
 
 def judge_across(teachers: Sequence[Pairs], *, margin: float = 0.1, level: float = 0.05) -> Across:
@@ -62,7 +67,7 @@ def judge_across(teachers: Sequence[Pairs], *, margin: float = 0.1, level: float
     means = tuple(pairs.mean for pairs in teachers)
     errors = margin / 100 * teachers[0].images
     interval, inner = t_interval(means, level), t_interval(means, 2 * level)
-    return Across(decide(interval, inner, errors), means, fmean(means), errors, interval, inner)
+    return Across(decide(interval, inner, errors), means, fmean(means), errors, interval, inner, level)
 
 
 def judge_all(methods: Mapping[str, Pairs], *, margin: float = 0.1, level: float = 0.05) -> dict[str, Judgement]:
@@ -138,9 +143,10 @@ def sentence_across(across: Across) -> str:
         "inconclusive": "Over teachers like these: inconclusive;",
     }[across.verdict]
     means = ", ".join(f"{mean:+,.1f}" for mean in across.means)
+    interval = _interval(across.interval, 1 - across.level)
     return (
-        f"{headline} on average {across.mean:+,.1f} errors against the control ({_interval(across.interval, 0.95)}), "
-        f"from {len(across.means)} teachers that count once each: {means}."
+        f"{headline} on average {across.mean:+,.1f} errors against the control ({interval}), from {len(across.means)} "
+        f"teachers that count once each: {means}; given this test set."
     )
 
 

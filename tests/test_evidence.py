@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.evidence import Judgement, decide, holm, judge, judge_all, sentence
+from kd.evidence import Judgement, decide, holm, judge, judge_across, judge_all, sentence, sentence_across
 from kd.paired import Interval, Pairs, paired, t_interval, t_test
 from kd.power import detectable, power, seeds_needed
 
@@ -277,3 +277,10 @@ def test_a_scenario_has_no_effect_of_its_own_and_the_spread_it_names(scenario: s
 def test_no_difference_in_few_items_is_no_claim_of_none() -> None:
     assert judge(paired([1, 1], [1, 1], 36)).verdict == "inconclusive"  # d is 0.04 errors
     assert judge(paired([1, 1], [1, 1], 10_000)).verdict == "no difference larger than d"
+
+
+def test_a_verdict_across_teachers_says_its_confidence_and_what_it_holds_for() -> None:
+    teachers = [pairs_of(differences) for differences in (HELPS, [-50, -61, -72, -55, -48])]
+    told = sentence_across(judge_across(teachers, level=0.01))
+    assert "99 % interval" in told
+    assert told.endswith("; given this test set.")
