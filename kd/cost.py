@@ -56,20 +56,22 @@ def training_cost(
     epochs: int,
     served: int,
     labelled: int | None = None,
-    asked: int = 1,
+    views: int = 1,
+    asked_at_each_step: bool = False,
 ) -> TrainingCost:
     """Count both trainings on one batch of the training images, and scale up.
 
     Args:
         images: training images of an epoch.
         labelled: those that the teacher was trained with, where the student has unlabelled ones as well.
-        asked: times that the teacher answers to each image, for all students together: once where answers are kept,
-            and where they cannot be, in each epoch of each student.
+        views: of each image, that the teacher answers to once for all students.
+        asked_at_each_step: it answers in each epoch of each student instead, because its answers cannot be kept.
     """
     seen = {teacher: epochs * (labelled or images), student: epochs * images}
     training = [
         round(training_multiply_adds(model, supervised, batch) / len(batch[0]) * items) for model, items in seen.items()
     ]
+    asked = epochs * served if asked_at_each_step else views
     answers = asked * images * multiply_adds(teacher, batch[0][:1])
     return TrainingCost(training[0], answers, training[1], epochs, served)
 

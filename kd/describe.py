@@ -84,14 +84,20 @@ def _described(value: Any) -> Any:
             return _optimizer(value)
         case torch.optim.lr_scheduler.LRScheduler() | Sampler():
             return {"class": _code(type(value)), "settings": _attributes(value)}
+        case type():
+            return _code(value)
+    return _code_or_record(value)
+
+
+def _code_or_record(value: Any) -> Any:
+    """Functions in all their forms, and objects whose attributes are all that there is to them."""
+    match value:
         case functools.partial():
             return {
                 "function": describe(value.func),
                 "args": describe(value.args),
                 "keywords": describe(value.keywords),
             }
-        case type():
-            return _code(value)
         case _ if inspect.isfunction(value):
             return {"code": _code(value), "closure": _closure(value)}
         case types.MethodType():
@@ -100,16 +106,18 @@ def _described(value: Any) -> Any:
             return f"{value.__module__}.{value.__qualname__}"
         case _ if callable(value) and type(value).__module__.startswith(_FOREIGN):
             return {"class": _code(type(value)), "settings": _shown(value)}
-        case _ if hasattr(value, "__dict__") and (callable(value) or dataclasses.is_dataclass(value)):
+        case _ if hasattr(value, "__dict__") and (callable(value) or _is_record(value)):
             return {"class": _code(type(value)), "settings": describe(vars(value))}
-        case types.SimpleNamespace():
-            return {"class": "types.SimpleNamespace", "settings": describe(vars(value))}
     if _LENIENT.get():
         return {"type": type(value).__qualname__}
     raise TypeError(
         f"cannot tell whether a {type(value).__name__} has changed since an earlier run. Use tensors, arrays, numbers, "
         "strings and containers of them, or give the dataset that holds it a fingerprint() method returning a string."
     )
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) or isinstance(value, types.SimpleNamespace)
 
 
 def digest(description: Any) -> str:
@@ -147,11 +155,12 @@ def _sequence(values: Any) -> Any:
 
 
 def _loader(loader: DataLoader[Any]) -> dict[str, Any]:
+    order = loader.sampler if loader.batch_sampler is None else loader.batch_sampler  # which has the sampler in it
     return {
         "dataset": describe(loader.dataset),
         "batch_size": loader.batch_size,
         "drop_last": loader.drop_last,
-        **_leniently({"sampler": loader.sampler, "batches": loader.batch_sampler, "collate": loader.collate_fn}),
+        **_leniently({"order": order, "collate": loader.collate_fn}),
     }
 
 

@@ -36,15 +36,10 @@ def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
         temperature: that of the distillation, to show what the student saw of the teacher.
     """
     students = {name: history for name, history in run.histories.items() if name != "teacher"}
-    panels = {
-        "ce": "Cross-entropy with the labels, nats",
-        "acc": "Accuracy, %",
-        "soft": run.soft_term,
-    }
     errors = {name: int(run.wrong(name).sum()) for name in run.logits}
     matrices = {name: confusion_matrix(logits, run.labels) for name, logits in run.logits.items()}
     figures: dict[str, Callable[[], Figure]] = {
-        "training_curves": lambda: draw.training_curves(students, panels),
+        "training_curves": lambda: draw.training_curves(students, run.panels),
         "accuracy_comparison": lambda: draw.accuracy_comparison(errors, len(run.labels), noun=run.noun),
         "confusion_matrices": lambda: draw.confusion_matrices(matrices, run.classes),
     }

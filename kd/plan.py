@@ -118,7 +118,8 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
         labelled=data.sizes["training"],
         epochs=settings.epochs,
         served=settings.trainings["distilled"],
-        asked=settings.epochs * settings.trainings["distilled"] if settings.asked_at_each_step else data.views,
+        views=data.views,
+        asked_at_each_step=settings.asked_at_each_step,
     )
     models = {
         "teacher": _model(teacher, batch[0][:1], cost.teacher),

@@ -56,9 +56,13 @@ class Run:
         return bool(self.config.get("METHOD", "kd") == "kd")
 
     @property
-    def soft_term(self) -> str:
-        """What the soft term of the loss is, for the head of its curves."""
-        return "Soft term: (1 − α) · T² · KL, nats" if self.plain else "Soft term of the method"
+    def panels(self) -> dict[str, str]:
+        """The quantities whose curves are worth drawing, and what each is."""
+        return {
+            "ce": "Cross-entropy with the labels, nats",
+            "acc": "Accuracy, %",
+            "soft": "Soft term: (1 − α) · T² · KL, nats" if self.plain else "Soft term of the method",
+        }
 
     def named(self, label: int) -> str:
         """The class of this label as a person knows it."""

@@ -167,9 +167,7 @@ class RunSettings:
         check_ranges(vars(self), shown=flag)
         _ = self.method_settings
         self._require_a_teacher_that_answers()
-        several = len(self.teachers_chosen) > 1 and "teacher" in METHODS[self.method].needs
-        advice = f"{self.method} learns from the features of one"
-        require(not several, "--teacher", " ".join(self.teacher), "given once", advice)
+        self._require_one_teacher_with_features()
         if self.unlabelled is not None:
             require_unlabelled_method(self.method)
         self._require_items_that_can_change()
@@ -220,6 +218,11 @@ class RunSettings:
                 "--unlabelled needs a teacher that can be asked, and --teacher logits=FILE has no answers to these "
                 "items. Give --teacher NAME=WEIGHTS."
             )
+
+    def _require_one_teacher_with_features(self) -> None:
+        several = len(self.teachers_chosen) > 1 and "teacher" in METHODS[self.method].needs
+        advice = f"{self.method} learns from the features of one"
+        require(not several, "--teacher", " ".join(self.teacher), "given once", advice)
 
     @property
     def teachers_chosen(self) -> list[TeacherChoice]:

@@ -41,7 +41,7 @@ def test_the_whole_training_is_epochs_times_images() -> None:
     assert found.teacher == 3 * 1000 * (3 * (36 * 100 + 100 * 4) - 36 * 100)
     assert found.cache == 1000 * (36 * 100 + 100 * 4)
     assert found.distilled == found.student + (found.teacher + found.cache) / 5
-    live = training_cost(teacher, student, batch(), images=1000, epochs=3, served=5, asked=3 * 5)
+    live = training_cost(teacher, student, batch(), images=1000, epochs=3, served=5, asked_at_each_step=True)
     assert live.distilled == found.student + found.teacher / 5 + 3 * 1000 * (36 * 100 + 100 * 4)
 
 

@@ -110,7 +110,8 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
             labelled=teacher.taught.data.sizes["training"],
             epochs=settings.epochs,
             served=settings.pairs,
-            asked=settings.epochs * settings.pairs if settings.asked_at_each_step else teacher.lessons.views,
+            views=teacher.lessons.views,
+            asked_at_each_step=settings.asked_at_each_step,
         ),
         {name: footprint(model, batch[0][:1]) for name, model in models.items()},
         None

@@ -20,10 +20,6 @@ from kd.run import environment as deciding
 from kd.stats import mcnemar, proportion_interval, verdict
 
 DRAWS = 200  # of error_by_chance: its mean is then known to a tenth of itself, in a twentieth of a second
-PANELS = {
-    "ce": "Cross-entropy with the labels, nats",
-    "acc": "Accuracy, %",
-}
 NOUNS = {"regular": "control", "distilled": "distilled student"}
 TERMS = {"ce": "cross-entropy", "acc": "accuracy", "soft": "soft term"}  # in the heads of tables
 
@@ -150,7 +146,6 @@ def _short(name: str) -> str:
 
 
 def _curves(run: Run) -> str:
-    quantities = {**PANELS, "soft": run.soft_term}
     found = {quantity for history in run.histories.values() for quantity in history}
     panels = [
         figure(
@@ -161,12 +156,12 @@ def _curves(run: Run) -> str:
                 for name, history in run.histories.items()
             ),
         )
-        for quantity, title in quantities.items()
+        for quantity, title in run.panels.items()
         if f"val_{quantity}" in found
     ]
     rows = {
         f"{TERMS[quantity]}, {meaning}": f"{split}_{quantity}"
-        for quantity in quantities
+        for quantity in run.panels
         for split, meaning in (("train", "training"), ("val", "validation"))
         if f"val_{quantity}" in found
     }
