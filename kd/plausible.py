@@ -26,8 +26,9 @@ class Measured(NamedTuple):
         accuracy: share of items whose largest logit is the label's, in [0, 1].
         chance: what it would be on average, were the same answers given to the items in random order.
         spread: its standard deviation then.
-        best: what it would be with the classes in the order that fits best.
-        columns: that order: class k is answered for by column ``columns[k]``.
+        best: what it would be with the classes in another order: the one that fits each half of the items best, judged
+            by the other half. Of few items some order fits all by chance.
+        columns: the order that fits all items best: class k is answered for by column ``columns[k]``.
     """
 
     accuracy: float
@@ -55,19 +56,25 @@ def measured(answers: Predictions) -> Measured:
 
     require_logits("teacher logits", answers.logits)
     require_labels(answers.labels, answers.logits)
-    counts = confusion_matrix(answers.logits, answers.labels).double()
+    by_class = answers.labels.argsort(stable=True)  # so that each half has half of each class
+    halves = [
+        confusion_matrix(answers.logits[rows], answers.labels[rows]).double()
+        for rows in (by_class[::2], by_class[1::2])
+    ]
+    counts = halves[0] + halves[1]
     n = float(counts.sum())
     true, answered = counts.sum(dim=1) / n, counts.sum(dim=0) / n
     chance = float(true @ answered)
     variance = (chance + chance**2 - float((true * answered * (true + answered)).sum())) / n
-    classes, columns = linear_sum_assignment(counts.numpy(), maximize=True)
-    best = float(counts[classes, columns].sum()) / n
-    return Measured(float(counts.trace()) / n, chance, max(variance, 0.0) ** 0.5, best, columns.tolist())
+    orders = [linear_sum_assignment(matrix.numpy(), maximize=True) for matrix in (counts, *halves)]
+    best = float(halves[1][orders[1]].sum() + halves[0][orders[2]].sum()) / n
+    columns = orders[0][1].tolist()
+    return Measured(float(counts.trace()) / n, chance, max(variance, 0.0) ** 0.5, best, columns)
 
 
 def doubt(found: Measured) -> str | None:
     """Why these answers are probably not what they are taken for, and what to do; None where nothing speaks for it."""
-    # Of all orders of the classes one fits best even to noise, so it has to fit well: halfway from chance to 1.
+    # It has to fit well: halfway from chance to 1.
     halfway = (1 + found.chance) / 2
     if found.best > halfway and found.best > found.accuracy + 0.1:
         moved = [f"{column} for class {k}" for k, column in enumerate(found.columns) if column != k]

@@ -82,8 +82,11 @@ class Data(NamedTuple):
         return torch.cat([facts_of(part).labels for part in self.source.parts.values()])
 
 
-def load_data(settings: RunSettings) -> Data:
+def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
     """The data set that the settings name; the parts it came without are taken from its training data.
+
+    Args:
+        test_seed: as ``kd.sources.split_source`` has it.
 
     Raises:
         ValueError: no such data set, or one that nothing can be learned from (``kd.sources.checks``).
@@ -102,6 +105,7 @@ def load_data(settings: RunSettings) -> Data:
         held_back=settings.test_size,
         test_share=settings.test_share,
         seed=settings.random_state,
+        test_seed=test_seed,
         limit=settings.limit,
     )
     more = None

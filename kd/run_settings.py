@@ -168,6 +168,9 @@ class RunSettings:
         _ = self.method_settings
         self._require_a_teacher_that_answers()
         self._require_one_teacher_with_features()
+        loaded = any(choice.file for choice in self.teachers_chosen)
+        advice = "a teacher trained here has the data's"
+        require(loaded or not self.label_order, "--label-order", " ".join(self.label_order), "left out", advice)
         if self.unlabelled is not None:
             require_unlabelled_method(self.method)
         self._require_items_that_can_change()

@@ -27,13 +27,14 @@ class Taught(NamedTuple):
     control: Lessons
 
 
-def teach(settings: RunSettings, device: torch.device, *, number: int = 0) -> Taught:
+def teach(settings: RunSettings, device: torch.device, *, number: int = 0, test_seed: int | None = None) -> Taught:
     """Train the teacher of these settings and collect its logits, or take up what is kept; no test image is asked.
 
     Args:
         number: which one it is where there are several; 0 is that of ``kd run`` in the same folder.
+        test_seed: as ``kd.sources.split_source`` has it.
     """
-    data = load_data(settings)
+    data = load_data(settings, test_seed=test_seed)
     if not number:
         pipeline.say_data(data, device)
     teachers = new_teachers(settings, data)

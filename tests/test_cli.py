@@ -206,6 +206,13 @@ def test_a_value_out_of_range_is_one_paragraph_by_the_flags_name(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_order_of_labels_without_a_loaded_teacher_is_refused(call: Call, tmp_path: Path) -> None:
+    code, _, err = call("run", "--label-order", "b", "a")
+    assert code == 2
+    assert "--label-order must be left out. Got 'b a' instead (a teacher trained here has the data's)" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("device", "expected"), [("gpu", "--device must be cpu, cuda"), ("cuda:99", "--device must be a device of this")]
 )

@@ -166,8 +166,8 @@ def test_several_teachers_have_a_verdict_each_and_one_across(
 def test_each_teacher_has_its_own_seed_and_its_own_split(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def load_data(settings: CompareSettings) -> None:
-        seen.append((settings.seed, settings.random_state))
+    def load_data(settings: CompareSettings, *, test_seed: int) -> None:
+        seen.append((settings.seed, settings.random_state, test_seed))
         raise StopIteration
 
     monkeypatch.setattr(teaching, "load_data", load_data)
@@ -175,4 +175,4 @@ def test_each_teacher_has_its_own_seed_and_its_own_split(monkeypatch: pytest.Mon
     for number in range(3):
         with pytest.raises(StopIteration):
             compare._teacher(settings, number, CPU)
-    assert seen == [(0, 42), (1, 43), (2, 42)]
+    assert seen == [(0, 42, 42), (1, 43, 42), (2, 42, 42)]

@@ -55,6 +55,16 @@ def test_an_npz_gives_its_parts(save: Callable[..., None], tmp_path: Path) -> No
     assert open_source(path, classes="xyz").classes == ("x", "y", "z")
 
 
+def test_names_of_numbered_labels_are_replaced_but_not_put_in_another_order(tmp_path: Path) -> None:
+    path = saved(tmp_path, x=X, y=Y, classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"order of the labels, .*\['a', 'b', 'c'\]\. Got \['b', 'a', 'c'\] instead"):
+        open_source(path, classes="bac")
+    assert open_source(path, classes="abc").classes == ("a", "b", "c")
+    named = saved(tmp_path, x=X, y=np.array(["a", "b", "c"])[Y], classes=["a", "b", "c"])
+    source = open_source(named, classes="bac")
+    assert [source.classes[label] for label in stored(source.train).labels.tolist()] == ["a", "b", "c"] * 4
+
+
 def test_x_and_y_alone_are_the_training_data(tmp_path: Path) -> None:
     source = open_source(saved(tmp_path, x=X, y=Y))
     assert (list(source.parts), source.classes) == (["train"], ("0", "1", "2"))

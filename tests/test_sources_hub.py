@@ -97,6 +97,12 @@ def test_images_and_class_names_are_found(package: StandIn) -> None:
     assert stored(open_source("hf:insects", size=3).train).inputs.shape == (12, 1, 3, 3)
 
 
+def test_names_in_another_order_than_the_columns_are_refused(package: StandIn) -> None:
+    with pytest.raises(ValueError, match=r"classes must be in the order of the labels, .*\['ant', 'bee'\]"):
+        open_source("hf:someone/insects", classes=["bee", "ant"])
+    assert open_source("hf:someone/insects", classes=["x", "y"]).classes == ("x", "y")
+
+
 @pytest.mark.parametrize(("download", "how"), [(False, "offline"), (True, "online")])
 def test_no_server_is_asked_unless_that_is_wished(package: StandIn, download: bool, how: str) -> None:
     open_source("hf:insects", download=download)

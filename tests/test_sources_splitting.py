@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def source(rows: int = 60, **parts: Any) -> Source:
 
 
 @exactly
-@given(st.integers(30, 90), st.integers(0, 20), st.floats(0.1, 0.4), st.floats(0.1, 0.4))
+@given(st.integers(120, 160), st.integers(0, 20), st.floats(0.1, 0.4), st.floats(0.1, 0.4))
 def test_parts_are_disjoint_whole_stratified_and_a_function_of_the_seed(
     rows: int, seed: int, held_back: float, test_share: float
 ) -> None:
@@ -45,6 +46,31 @@ def test_parts_are_disjoint_whole_stratified_and_a_function_of_the_seed(
         counts = torch.bincount(torch.tensor(some) % 3, minlength=3)
         assert counts.max() - counts.min() <= 2
     assert split_source(source(rows), held_back=held_back, test_share=test_share, seed=seed).chosen == parts.chosen
+
+
+@exactly
+@given(st.integers(80, 120), st.integers(0, 20), st.integers(0, 20), st.sampled_from([None, 79]))
+def test_with_a_seed_of_its_own_the_test_part_is_the_same_in_every_split(
+    rows: int, seed: int, test_seed: int, limit: int | None
+) -> None:
+    def chosen(seed: int, **settings: Any) -> dict[str, list[int]]:
+        parts = split_source(source(rows), seed=seed, limit=limit, **settings)
+        found: dict[str, list[int]] = json.loads(parts.chosen)["rows"]
+        return found
+
+    alone = chosen(test_seed)
+    parts = chosen(seed, test_seed=test_seed)
+    assert parts["test"] == alone["test"]
+    assert {name: len(some) for name, some in parts.items()} == {name: len(some) for name, some in alone.items()}
+    assert sorted(chain(*parts.values())) == sorted(chain(*alone.values()))
+    assert (parts == alone) == (seed == test_seed)
+
+
+def test_a_source_with_its_own_validation_part_is_split_by_the_seed_of_the_test_part() -> None:
+    own = source(val=table(9, start=1000))
+    split = [json.loads(split_source(own, seed=seed, test_seed=3).chosen)["rows"] for seed in (3, 4)]
+    assert split[0]["test"] == split[1]["test"]
+    assert sorted(split[0]["train"]) == sorted(split[1]["train"])
 
 
 def test_a_kept_split_gives_the_same_parts_whatever_the_seed() -> None:
@@ -92,6 +118,15 @@ def test_a_users_dataset_is_split_and_otherwise_left_as_it_is() -> None:
     batch, labels = next(iter(kd.make_loader(parts.train, batch_size=4)))
     assert torch.equal(batch, values.inputs[rows["train"][:4]])
     assert labels.tolist() == [row % 3 for row in rows["train"][:4]]
+
+
+@pytest.mark.parametrize("raw", ["train", "test"])
+def test_arrays_beside_a_users_dataset_are_refused_for_they_would_be_normalised_otherwise(raw: str) -> None:
+    values = table(60)
+    own = Listed(*((values.inputs[row] + 1000, int(values.labels[row])) for row in range(60)))
+    parts = {"train": own, "test": own} | {raw: values}
+    with pytest.raises(ValueError, match=rf"normalised in one way\. Got .*{raw} raw.*Give all parts as one"):
+        split_source(source(**parts))
 
 
 def test_tokens_are_not_normalised() -> None:

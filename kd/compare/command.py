@@ -86,7 +86,9 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
         seed=settings.seed + number % settings.teachers,
         random_state=settings.random_state + number % settings.splits,
     )
-    taught, title = teach(own, device, number=number), f"teacher-{number}" if number else "teacher"
+    # Data without a test part of their own give the same one to every split: one verdict, on one test set.
+    taught = teach(own, device, number=number, test_seed=settings.random_state)
+    title = f"teacher-{number}" if number else "teacher"
     on_validation, on_test = (
         answers_of(taught.model, dataset, batch_size=settings.batch_size, title=f"{title}-{part}")
         for part, dataset in {"validation": taught.data.val_set, "test": taught.data.test_set}.items()

@@ -16,7 +16,7 @@ from kd.sources.arrays import Array, from_arrays
 from kd.sources.checks import require_equal_classes
 from kd.sources.image_files import from_pictures
 from kd.sources.images import Size
-from kd.sources.labels import numbered
+from kd.sources.labels import in_label_order, numbered
 from kd.sources.source import Source
 
 SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -67,7 +67,7 @@ def open_hub(
     labels = {part: np.asarray(rows[target][:]) for part, rows in parts.items()}
     known = {part: getattr(rows.features[target], "names", None) for part, rows in parts.items()}
     require_equal_classes(known)
-    names = classes or known["train"]
+    names = in_label_order(labels["train"], known["train"], classes)
     name = Path(where).name
     if type(features[inputs]).__name__ != "Image":
         if size is not None:

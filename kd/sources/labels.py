@@ -42,6 +42,24 @@ def numbered(
     return _by_number({part: _whole(part, values) for part, values in flat.items()}, classes)
 
 
+def in_label_order(labels: Array, own: Sequence[str] | None, given: Sequence[str] | None) -> Sequence[str] | None:
+    """The names of the classes: those given, or else the data's own.
+
+    Args:
+        labels: of "train". Where they are numbers, other names are other words for them.
+        own: names that the data have, in label order.
+
+    Raises:
+        ValueError: those given are the data's own in another order, which would call one class by another's name.
+    """
+    if own and given and labels.dtype.kind in "uif" and sorted(own) == sorted(given) and list(own) != list(given):
+        raise ValueError(
+            f"classes must be in the order of the labels, which the data tell: {list(own)[:10]}. Got "
+            f"{list(given)[:10]} instead. Leave them out."
+        )
+    return given or own
+
+
 def _flat(part: str, values: Array) -> Array:
     flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if flat.ndim != 1:

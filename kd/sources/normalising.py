@@ -36,11 +36,21 @@ def normalised(parts: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
 
     Parts that are normalised already (MNIST, by its published numbers), tokens, and a user's own ``Dataset``, which
     hands out what its author wants to be seen, stay as they are.
+
+    Raises:
+        ValueError: some parts are to be normalised here and others are not; a model would see them differently.
     """
-    if not _is_raw(parts["train"]):
+    raw = {name: _is_raw(part) for name, part in parts.items()}
+    if not any(raw.values()):
         return dict(parts)
+    if not all(raw.values()):
+        kinds = ", ".join(f"{name} {'raw' if is_raw else 'as it is to be seen'}" for name, is_raw in raw.items())
+        raise ValueError(
+            f"all parts must be normalised in one way. Got {kinds}: arrays are normalised by the training part, a data "
+            "set of your own stays as it is. Give all parts as one or the other."
+        )
     moments = moments_of(parts["train"])
-    return {name: _normalised(part, moments) if _is_raw(part) else part for name, part in parts.items()}
+    return {name: _normalised(part, moments) for name, part in parts.items()}
 
 
 def moments_of(dataset: Dataset[Any]) -> Moments:

@@ -14,6 +14,7 @@ import numpy as np
 from kd.datasets.idx import DamagedDataError
 from kd.reading import SIZE_LIMIT, read_bytes
 from kd.sources.arrays import from_arrays
+from kd.sources.labels import in_label_order
 from kd.sources.source import Source
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +38,7 @@ def open_npz(path: Path, classes: list[str] | None = None) -> Source:
     parts = [part for part in ("train", "val", "test") if f"x_{part}" in arrays]
     inputs, labels = ({part: arrays[f"{axis}_{part}"] for part in parts} for axis in "xy")
     named = arrays["classes"].astype(str).ravel().tolist() if "classes" in arrays else None
-    return from_arrays(path.stem, inputs, labels, classes or named)
+    return from_arrays(path.stem, inputs, labels, in_label_order(labels["train"], named, classes))
 
 
 def arrays_in(path: Path, hint: str) -> dict[str, Array]:

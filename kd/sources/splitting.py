@@ -36,6 +36,7 @@ def split_source(
     held_back: float = 0.1,
     test_share: float = 0.2,
     seed: int = 0,
+    test_seed: int | None = None,
     limit: int | None = None,
     chosen: bytes | None = None,
 ) -> Parts:
@@ -46,8 +47,10 @@ def split_source(
         held_back: share of the training data to validate with, where the source has no such part; in (0, 1).
         test_share: share to test with, where it has none; in (0, 1). It is taken first, ``held_back`` of the rest.
         seed: of the split; at least 0.
+        test_seed: of the part to test with, where it is taken here; None for ``seed``. With one of its own, different
+            splits are judged by the same items.
         limit: use only the first so many items of the training data's stratified order; None uses all.
-        chosen: an earlier split, as ``Parts.chosen`` has kept it; shares, seed and limit do not count then.
+        chosen: an earlier split, as ``Parts.chosen`` has kept it; shares, seeds and limit do not count then.
 
     Raises:
         ValueError: a check has failed, a class is too rare to be in every part, or the earlier split is damaged or of
@@ -61,8 +64,7 @@ def split_source(
     shares = {"val": held_back, "test": test_share}
     cut = {part: share for part, share in shares.items() if part not in facts}
     if chosen is None:
-        rows = stratified_parts(pool.labels, list(cut.values()), seed=seed, limit=limit)
-        split = {part: some.tolist() for part, some in zip(("train", *cut), rows, strict=True)}
+        split = _drawn(pool.labels, cut, seed=seed, test_seed=seed if test_seed is None else test_seed, limit=limit)
     else:
         split = _read(chosen, pool.labels, ["train", *cut])
     parts = {name: _subset(source.train, split[name]) if name in split else source.parts[name] for name in _PARTS}
@@ -71,6 +73,16 @@ def split_source(
 
 
 _PARTS = ("train", "val", "test")
+
+
+def _drawn(labels: Tensor, shares: Mapping[str, float], *, seed: int, test_seed: int, limit: int | None) -> Chosen:
+    if "test" in shares and test_seed != seed:
+        rest, test = stratified_parts(labels, [shares["test"]], seed=test_seed, limit=limit)
+        others = {part: share for part, share in shares.items() if part != "test"}
+        parts = _drawn(labels[rest], others, seed=seed, test_seed=seed, limit=None)
+        return {part: rest[rows].tolist() for part, rows in parts.items()} | {"test": test.tolist()}
+    rows = stratified_parts(labels, list(shares.values()), seed=seed, limit=limit)
+    return {part: some.tolist() for part, some in zip(("train", *shares), rows, strict=True)}
 
 
 def _facts(source: str, part: str, dataset: Dataset[Any]) -> Facts:
