@@ -9,7 +9,7 @@ import config
 import kd
 from kd import DistillDataset as DistillDataset  # the documented place of this name
 from kd.console import say_layers
-from kd.data import first_batch
+from kd.loaders import first_batch
 from kd.methods import Setting, make, try_method
 from kd.methods.flags import chosen
 from models import TeacherModel, new_student

@@ -17,7 +17,7 @@ from distillation import distillation_objective, method_settings, require_method
 from kd import outcome, stages
 from kd.checkpoint import require_writable
 from kd.console import say_method, say_sizes
-from kd.data import in_order
+from kd.loaders import in_order
 from kd.loop import Predictions
 from kd.methods import METHODS
 from kd.methods.flags import shown

@@ -27,7 +27,7 @@ import tyro
 
 import kd
 from kd.console import say
-from kd.data import make_loader
+from kd.loaders import make_loader
 from kd.methods import METHODS, settings_of
 from kd.methods.flags import shown
 from kd.objectives import supervised

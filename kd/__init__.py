@@ -10,10 +10,11 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time a name is import
     from kd.cache import collect_logits, verify_logits
     from kd.checkpoint import load_weights, publish, weights_bytes
     from kd.classifier import DistilledClassifier
-    from kd.data import DistillDataset, ImageDataset, batches_differ, loader_like, make_loader
+    from kd.data import DistillDataset, ImageDataset
     from kd.datasets import load_mnist
     from kd.features import capture
     from kd.history import History
+    from kd.loaders import batches_differ, loader_like, make_loader
     from kd.loop import Predictions, evaluate, fit, predict
     from kd.losses import kd_loss
     from kd.objectives import distilled, live_teacher, supervised
@@ -53,10 +54,11 @@ _MODULES = {
     "cache": ("collect_logits", "verify_logits"),
     "checkpoint": ("load_weights", "publish", "weights_bytes"),
     "classifier": ("DistilledClassifier",),
-    "data": ("DistillDataset", "ImageDataset", "batches_differ", "loader_like", "make_loader"),
+    "data": ("DistillDataset", "ImageDataset"),
     "datasets": ("load_mnist",),
     "features": ("capture",),
     "history": ("History",),
+    "loaders": ("batches_differ", "loader_like", "make_loader"),
     "loop": ("Predictions", "evaluate", "fit", "predict"),
     "losses": ("kd_loss",),
     "objectives": ("distilled", "live_teacher", "supervised"),

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.checks import require
 from kd.console import epoch_line
-from kd.data import ArrayDataset, DistillDataset, make_loader
+from kd.data import ArrayDataset, DistillDataset
 from kd.devices import device_named, require_device
 from kd.history import History
+from kd.loaders import make_loader
 from kd.loop import fit
 from kd.models import MLP
 from kd.objectives import distilled, supervised

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from kd import outcome, stages
 from kd.checkpoint import publish, require_writable
 from kd.console import say, say_layers, say_method, say_sizes
-from kd.data import first_batch, loader_like
 from kd.devices import device_named, require_device
 from kd.figures import plot_files, run_figures, teacher_figure, toy_stamp
 from kd.history import History
+from kd.loaders import first_batch, loader_like
 from kd.loop import Predictions, device_of, evaluating
 from kd.methods import METHODS, make, try_method
 from kd.methods.flags import shown

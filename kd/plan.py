@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Subset
 from kd.cache import collect_logits
 from kd.console import print_table, say, say_method
 from kd.cost import training_cost
-from kd.data import DistillDataset, first_batch, make_loader
+from kd.data import DistillDataset
 from kd.devices import device_named, require_device
+from kd.loaders import first_batch, make_loader
 from kd.loop import fit
 from kd.methods.flags import shown
 from kd.metrics import count_parameters, multiply_adds

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kd.data import make_loader
+from kd.loaders import make_loader
 from kd.run_settings import RunSettings
 from kd.sources import open_source, open_unlabelled, split_source
 from kd.sources.facts import facts_of

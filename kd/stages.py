@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from kd.cache import ASKED_AT_ONCE, collect_logits, verify_logits
 from kd.console import epoch_line, progress, say
 from kd.contention import watched
-from kd.data import DistillDataset, batches_differ, loader_like
+from kd.data import DistillDataset
 from kd.history import History, load_state
+from kd.loaders import batches_differ, loader_like
 from kd.loop import Predictions, device_of, fit, predict
 from kd.objectives import supervised
 from kd.run import stage
@@ -181,7 +182,7 @@ def train_pair(
 def predictions(
     models: Mapping[str, nn.Module], loader: DataLoader[Any], *, title: str = "evaluation"
 ) -> dict[str, Predictions]:
-    """Each model's answers to every item of the loader, which must not shuffle (``kd.data.in_order``)."""
+    """Each model's answers to every item of the loader, which must not shuffle (``kd.loaders.in_order``)."""
 
     def produce(_: object) -> dict[str, Any]:
         with progress(title, steps=len(models) * len(loader)) as advance:

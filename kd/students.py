@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from kd.data import make_loader
 from kd.history import History
+from kd.loaders import make_loader
 from kd.loop import Predictions
 from kd.pool import in_pool
 from kd.stages import Train, predictions

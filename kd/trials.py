@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kd.console import print_table, say
-from kd.data import make_loader
 from kd.evidence import Judgement, judge_all
+from kd.loaders import make_loader
 from kd.loop import fit, predict
 from kd.optimizers import adam
 from kd.paired import paired

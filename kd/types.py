@@ -19,5 +19,5 @@ UNLABELLED = -1
 # (model, batch) → the model's output and its weighted loss terms by name; the loss is their sum.
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
-# (output, batch) → a scalar, averaged over the batch's items with a label. Reported, never trained on.
+# (output, batch) → a scalar, averaged over the items, all of which have a label. Reported, never trained on.
 Metric = Callable[[Tensor, Batch], Tensor]

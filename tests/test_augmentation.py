@@ -16,7 +16,8 @@ from torch.utils.data import Subset, TensorDataset
 import kd
 from kd import cli
 from kd.augmentation import EVERY, AugmentedImages, augmentation
-from kd.data import ArrayDataset, Split, collate, first_batch
+from kd.data import ArrayDataset, Split, collate
+from kd.loaders import first_batch
 from kd.loop import fit
 from kd.models import MLP
 from kd.optimizers import adam

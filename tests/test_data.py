@@ -22,7 +22,8 @@ from torch.utils.data import (
 )
 
 import kd
-from kd.data import Split, collate, in_order, seed_loader
+from kd.data import Split, collate
+from kd.loaders import in_order, seed_loader
 from kd.seeding import epoch_seed
 from kd.splits import stratified_order
 

@@ -14,7 +14,7 @@ import kd
 import kd.stages
 import main
 import train
-from kd.data import seed_loader
+from kd.loaders import seed_loader
 from kd.optimizers import adam
 from models import StudentModel
 from tests.conftest import ToyRun

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import kd
-from kd.data import ImageDataset, seed_loader
+from kd.data import ImageDataset
+from kd.loaders import seed_loader
 from kd.models import MLP
 from kd.views import ShiftedImages, one_view_each
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import kd
 from kd import stages
-from kd.data import in_order
+from kd.loaders import in_order
 from kd.run import open_run
 from tests.conftest import tiny_model
 

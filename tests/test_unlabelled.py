@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 import kd
+from kd.batch_metrics import METRICS
 from kd.data import ArrayDataset, Split, collate
-from kd.loop import METRICS
 from kd.methods import METHODS, make, require_unlabelled_method
 from kd.models import CNN
 from kd.objectives import supervised_where_labelled
@@ -227,6 +227,21 @@ def test_metrics_are_of_the_labelled_items_each_counted_once(digits: kd.ImageDat
         means = kd.evaluate(tiny_model(), supervised_where_labelled, loader)
         alone = kd.evaluate(tiny_model(), kd.supervised, kd.make_loader(labelled, batch_size=5))
         assert {name: means[name] for name in METRICS} == pytest.approx({name: alone[name] for name in METRICS})
+
+
+def test_a_metric_is_asked_only_of_items_with_a_label(digits: kd.ImageDataset) -> None:
+    seen: list[list[int]] = []
+
+    def metric(output: Tensor, batch: kd.Batch) -> Tensor:
+        assert [len(output)] * 3 == [len(tensor) for tensor in batch]
+        seen.append(batch[2][:, 0].int().tolist())
+        return output.sum()
+
+    mixed = Split(Joined(Split(digits, range(3)), Unlabelled(digits)), [0, 5, 1, 6, 7, 8, 9, 2])
+    lessons = kd.DistillDataset(mixed, torch.arange(8.0)[:, None].expand(8, 10))
+    loader = kd.make_loader(lessons, batch_size=3)
+    kd.evaluate(tiny_model(), supervised_where_labelled, loader, metrics={"mine": metric})
+    assert seen == [[0, 2], [7]]
 
 
 def test_without_a_label_a_metric_is_no_number(digits: kd.ImageDataset) -> None:

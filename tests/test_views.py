@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import kd
-from kd.data import ImageDataset, collate, seed_loader
+from kd.data import ImageDataset, collate
+from kd.loaders import seed_loader
 from kd.loop import Predictions
 from kd.models import MLP
 from kd.views import ShiftedImages, one_view_each

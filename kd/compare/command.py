@@ -17,7 +17,7 @@ from kd.compare.settings import CompareSettings
 from kd.compare.text import print_comparison
 from kd.console import say, say_method
 from kd.cost import Cost, footprint, saved, training_cost
-from kd.data import make_loader
+from kd.loaders import make_loader
 from kd.methods.flags import shown
 from kd.metrics import count_parameters
 from kd.objectives import smoothed, supervised
