@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from kd.data import collate
+from kd.loaders import make_loader
 from kd.loop import Predictions, predict
 from kd.seeding import seeded
 from kd.types import UNLABELLED, Batch
@@ -34,9 +35,7 @@ def collect_logits(
 
     The teacher is asked in eval mode without gradient; its mode, weights and buffers are left as they were.
     """
-    # A generator of its own: without one, torch's loader draws from the caller's.
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, generator=torch.Generator())
-    return predict(teacher, loader, on_batch=on_batch)
+    return predict(teacher, make_loader(dataset, batch_size=batch_size), on_batch=on_batch)
 
 
 def verify_logits(

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from kd.data import collate
+from kd.loaders import make_loader
 
 _DIGEST = 16  # bytes
 
@@ -62,8 +62,7 @@ def file_teacher(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Te
     """
     known, answers = [], []
     for dataset, rows in parts:
-        loader = DataLoader(dataset, batch_size=256, collate_fn=collate, generator=torch.Generator())
-        known += [digests(batch[0]) for batch in loader]
+        known += [digests(batch[0]) for batch in make_loader(dataset, batch_size=256)]
         answers.append(logits[torch.as_tensor(rows)])
     teacher = FileTeacher(torch.cat(known), torch.cat(answers))
     first = _first_rows(teacher.known)

@@ -53,6 +53,8 @@ def train(
 ) -> History:
     """Train the model in place towards the objective, with progress on the screen; the last epoch's weights count.
 
+    From a training that was kept the model's weights are taken, and no state of the objective or of the optimizer.
+
     Args:
         val_loader: None measures nothing but the training.
         scheduler: stepped after each training step.
