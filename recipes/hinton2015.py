@@ -252,7 +252,5 @@ def save(rows: list[dict[str, Any]], settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(
-        1
-    )  # as the pool trains: of other bits the teacher would be trained once more
+    torch.set_num_threads(1)  # as the pool trains: of other bits the teacher would be trained once more
     run(tyro.cli(Settings, description=__doc__).sized())

@@ -120,3 +120,15 @@ def test_both_scripts_report_the_same_figures_at_toy_size(tmp_path: Path) -> Non
         assert all(second > 0 for second in figures["seconds"].values())
         assert set(figures["epoch_seconds"]) == set(figures["test_errors"]) == {"teacher", "regular", "distilled"}
         assert all(0 < errors < 9000 for errors in figures["test_errors"].values())  # 9,000: guessing
+
+
+@pytest.mark.slow
+def test_the_entry_command_prints_every_table_at_toy_size(tmp_path: Path) -> None:
+    script, out = CONTENDERS.parent / "bench.py", tmp_path / "bench.json"
+    command = [sys.executable, str(script), "--rounds", "1", "--limit", "600", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    headings = ("| what | measured | aim |", "| what | takes |", "| contender | seconds", "| teacher | contender")
+    assert all(heading in done.stdout for heading in headings)
+    assert done.stdout.count("at most") >= 6
+    assert set(json.loads(out.read_text())) == {"machine", "epochs", "whole_pipeline", "student_epochs"}
