@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -30,5 +31,5 @@ def test_a_benchmark_runs_to_its_end(script: str, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
-    for place, value in zip(arguments, arguments[1:], strict=False):
+    for place, value in itertools.pairwise(arguments):
         assert place != "--out" or Path(value).stat().st_size
