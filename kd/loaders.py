@@ -26,10 +26,12 @@ class Loader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises its own class of iterators
         usual = type(self.sampler) in (RandomSampler, SequentialSampler) and self.batch_size is not None
         simple = usual and not self.num_workers and not self.pin_memory and takes_rows(self.dataset)
-        return self._gathered() if simple else super().__iter__()
+        if not simple:
+            return super().__iter__()
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # for workers: torch draws it here, always
+        return self._gathered()
 
     def _gathered(self) -> Iterator[Any]:
-        torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # for torch's workers, before the order
         order, size = torch.from_numpy(np.fromiter(self.sampler, dtype=np.int64)), self.batch_size or 1
         for start in range(0, size * len(self), size):
             yield self.collate_fn(self.dataset.__getitems__(order[start : start + size]))  # type: ignore[attr-defined]

@@ -66,6 +66,15 @@ def test_batches_and_random_states_are_torchs(
     assert all(torch.equal(one, other) for one, other in zip(ours, torchs, strict=True))
 
 
+def test_two_loaders_of_one_generator_in_step_are_torchs() -> None:
+    found = []
+    for kind in (Loader, DataLoader):
+        generator = torch.Generator().manual_seed(4)
+        both = [kind(rows(9), batch_size=2, shuffle=True, generator=generator, collate_fn=collate) for _ in range(2)]
+        found.append([batch[1].tolist() for batches in zip(*both, strict=True) for batch in batches])
+    assert found[0] == found[1]
+
+
 OTHERS: dict[str, dict[str, Any]] = {
     "with replacement": {"sampler": RandomSampler(range(20), replacement=True, num_samples=7), "batch_size": 3},
     "weighted": {"sampler": WeightedRandomSampler([1.0] * 20, 9), "batch_size": 4},
