@@ -32,9 +32,11 @@ class Loader(DataLoader[Any]):
         return self._gathered()
 
     def _gathered(self) -> Iterator[Any]:
-        order, size = torch.from_numpy(np.fromiter(self.sampler, dtype=np.int64)), self.batch_size or 1
+        rows, items, size = iter(self.sampler), len(self.sampler), self.batch_size or 1  # type: ignore[arg-type]
+        order = torch.from_numpy(np.fromiter(rows, dtype=np.int64, count=items))
         for start in range(0, size * len(self), size):
             yield self.collate_fn(self.dataset.__getitems__(order[start : start + size]))  # type: ignore[attr-defined]
+        next(rows, None)  # a sampler may draw once more at its end
 
 
 def make_loader(dataset: Dataset[Any], *, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
