@@ -146,8 +146,8 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
 
     def __getitems__(self, indices: Sequence[int]) -> Gathered:
         rows = _rows(indices, len(self))
-        if isinstance(self.dataset, (ArrayDataset, Split)):
-            samples: Any = self.dataset.__getitems__(rows)  # once made, the tensor serves for both
+        if takes_rows(self.dataset):
+            samples: Any = self.dataset.__getitems__(rows)  # type: ignore[attr-defined]  # once made, the tensor serves for both
         elif fetch := getattr(self.dataset, "__getitems__", None):
             samples = fetch(indices)
         else:

@@ -168,9 +168,7 @@ class RunSettings:
         _ = self.method_settings
         self._require_a_teacher_that_answers()
         self._require_one_teacher_with_features()
-        loaded = any(choice.file for choice in self.teachers_chosen)
-        advice = "a teacher trained here has the data's"
-        require(loaded or not self.label_order, "--label-order", " ".join(self.label_order), "left out", advice)
+        self._require_a_loaded_teacher_for_an_order()
         if self.unlabelled is not None:
             require_unlabelled_method(self.method)
         self._require_items_that_can_change()
@@ -226,6 +224,11 @@ class RunSettings:
         several = len(self.teachers_chosen) > 1 and "teacher" in METHODS[self.method].needs
         advice = f"{self.method} learns from the features of one"
         require(not several, "--teacher", " ".join(self.teacher), "given once", advice)
+
+    def _require_a_loaded_teacher_for_an_order(self) -> None:
+        loaded = any(choice.file for choice in self.teachers_chosen)
+        advice = "a teacher trained here has the data's"
+        require(loaded or not self.label_order, "--label-order", " ".join(self.label_order), "left out", advice)
 
     @property
     def teachers_chosen(self) -> list[TeacherChoice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,13 +24,28 @@ SCRIPTS = {
 }
 
 
+def run(script: str, *arguments: str | Path) -> str:
+    """What it prints."""
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_benchmark_runs_to_its_end(script: str, tmp_path: Path) -> None:
     arguments = SCRIPTS[script].format(folder=tmp_path).split()
-    command = [sys.executable, str(BENCHMARKS / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert run(script, *arguments).strip()
     for place, value in itertools.pairwise(arguments):
         assert place != "--out" or Path(value).stat().st_size
+
+
+@pytest.mark.slow
+def test_the_entry_command_prints_every_table_at_toy_size(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    printed = run("bench.py", "--rounds", "1", "--limit", "600", "--out", out)
+    headings = ("| what | measured | aim |", "| what | takes |", "| contender | seconds", "| teacher | contender")
+    assert all(heading in printed for heading in headings)
+    assert printed.count("at most") >= 6
+    assert set(json.loads(out.read_text())) == {"machine", "epochs", "whole_pipeline", "student_epochs"}

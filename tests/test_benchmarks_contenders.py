@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 import config
 import kd
 from models import StudentModel, TeacherModel
+from tests.test_benchmarks import run
 
 CONTENDERS = Path(config.__file__).parent / "benchmarks" / "contenders"
 
@@ -100,18 +99,15 @@ def test_both_have_the_same_settings(obvious: ModuleType) -> None:
     assert (obvious.TEMPERATURE, obvious.ALPHA) == (config.TEMPERATURE, config.ALPHA)
 
 
-def run(script: str, *arguments: str | Path) -> str:
-    command = [sys.executable, str(CONTENDERS / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+def last_line(script: str, *arguments: str | Path) -> str:
+    return run(f"contenders/{script}", *arguments).splitlines()[-1]
 
 
 @pytest.mark.slow
 def test_both_scripts_report_the_same_figures_at_toy_size(tmp_path: Path) -> None:
-    run("mnist_folder.py", tmp_path)
+    run("contenders/mnist_folder.py", tmp_path)
     size = ("--limit", "600", "--epochs", "1")
-    obvious, ours = run("obvious.py", "--data", tmp_path, *size), run("ours.py", *size)
+    obvious, ours = last_line("obvious.py", "--data", tmp_path, *size), last_line("ours.py", *size)
     for figures in map(json.loads, (obvious, ours)):
         parts = ("total", "import", "teacher", "regular", "distilled", "evaluation_and_saving")
         assert set(figures) == {"seconds", "epoch_seconds", "test_errors", "peak_rss"}
@@ -120,15 +116,3 @@ def test_both_scripts_report_the_same_figures_at_toy_size(tmp_path: Path) -> Non
         assert all(second > 0 for second in figures["seconds"].values())
         assert set(figures["epoch_seconds"]) == set(figures["test_errors"]) == {"teacher", "regular", "distilled"}
         assert all(0 < errors < 9000 for errors in figures["test_errors"].values())  # 9,000: guessing
-
-
-@pytest.mark.slow
-def test_the_entry_command_prints_every_table_at_toy_size(tmp_path: Path) -> None:
-    script, out = CONTENDERS.parent / "bench.py", tmp_path / "bench.json"
-    command = [sys.executable, str(script), "--rounds", "1", "--limit", "600", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-    headings = ("| what | measured | aim |", "| what | takes |", "| contender | seconds", "| teacher | contender")
-    assert all(heading in done.stdout for heading in headings)
-    assert done.stdout.count("at most") >= 6
-    assert set(json.loads(out.read_text())) == {"machine", "epochs", "whole_pipeline", "student_epochs"}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from kd.data import ArrayDataset, Split
+from kd.data import Split, takes_rows
 from kd.sources.checks import check_parts, require_classes, require_label_range
 from kd.sources.facts import Facts, Raw, facts_of
 from kd.sources.normalising import normalised
@@ -76,6 +76,7 @@ _PARTS = ("train", "val", "test")
 
 
 def _drawn(labels: Tensor, shares: Mapping[str, float], *, seed: int, test_seed: int, limit: int | None) -> Chosen:
+    """Rows by part: all parts in one draw, or first the one to test with, by a seed of its own."""
     if "test" in shares and test_seed != seed:
         rest, test = stratified_parts(labels, [shares["test"]], seed=test_seed, limit=limit)
         others = {part: share for part, share in shares.items() if part != "test"}
@@ -94,7 +95,7 @@ def _facts(source: str, part: str, dataset: Dataset[Any]) -> Facts:
 
 def _subset(dataset: Dataset[Any], rows: Sequence[int]) -> Dataset[Any]:
     """By torch's own subset, where the data set's batches do not take a tensor of rows."""
-    return Split(dataset, rows) if isinstance(dataset, (ArrayDataset, Split, Raw)) else Subset(dataset, rows)
+    return Split(dataset, rows) if takes_rows(dataset) or isinstance(dataset, Raw) else Subset(dataset, rows)
 
 
 def _written(split: Mapping[str, Sequence[int]], labels: Tensor) -> bytes:
