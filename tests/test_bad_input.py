@@ -83,6 +83,7 @@ def _failing_from(call: int, error: BaseException) -> Callable[[int], None]:
     return fsync
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("call", [1, 13])
 def test_a_full_disk_keeps_earlier_results_and_leaves_nothing_half_written(
     run: Run, earlier: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
@@ -101,6 +102,7 @@ def test_a_full_disk_keeps_earlier_results_and_leaves_nothing_half_written(
     assert after == earlier
 
 
+@pytest.mark.pictures
 def test_a_file_that_may_not_grow_keeps_earlier_results(run: Run, earlier: dict[str, bytes], tmp_path: Path) -> None:
     """The operating system's own refusal, half-way through a file."""
     resource = pytest.importorskip("resource", reason="limits on file size are Unix's")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import os
 import re
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -21,10 +20,7 @@ import main as pipeline
 from kd import cli
 from kd.devices import device_named
 from kd.ranges import RANGES
-from kd.run import fingerprint
 from kd.run_settings import FLAGS_ALONE, RunSettings
-from tests.test_pipeline import FILES
-from tests.test_report import sections
 
 ROOT = Path(pipeline.__file__).parent
 TOY = ("--limit", "200", "--epochs", "1")
@@ -231,115 +227,6 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(call: Call, tm
     code, out, err = call("run", *TOY, "--out", "out")
     assert (code, out) == (1, "")
     assert f"cannot write into the folder {Path('out/models')}" in err
-
-
-# --- a run
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of ``kd run`` at toy size."""
-    folder = tmp_path_factory.mktemp("kd")
-    ended = run("-m", "kd", "run", *TOY, "--out", "somewhere/else", cwd=folder)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert [path.name for path in folder.iterdir()] == ["somewhere"]
-    return folder / "somewhere" / "else"
-
-
-def outputs(folder: Path) -> dict[str, bytes]:
-    """The files of a run, without what it goes on from."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if ".kd" not in path.parts}
-
-
-def test_a_run_writes_exactly_the_documented_layout_and_its_state(finished: Path) -> None:
-    assert sorted(outputs(finished)) == sorted([*FILES, "run.toml"])
-    assert (finished / ".kd" / "stages").is_dir()
-
-
-def test_a_run_is_bit_for_bit_the_run_of_main(finished: Path, tmp_path: Path) -> None:
-    ended = run(str(ROOT / "main.py"), *TOY, cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    same, other = outputs(finished), outputs(tmp_path)
-    assert set(same) - set(other) == {"run.toml"}
-    del same["run.toml"]
-    timed = {"results/metrics/timings.json", REPORT}
-    assert {name for name in same if same[name] != other[name]} <= {*RECORDS, *timed}
-    for name in RECORDS:
-        assert comparable(same[name]) == comparable(other[name]), name
-    one, two = sections(same[REPORT]), sections(other[REPORT])
-    assert list(one) == list(two)
-    assert {name for name in one if one[name] != two[name]} <= {"cost", "provenance"}  # times; command and folders
-    assert f"kd run {' '.join(TOY)} --out somewhere/else" in one["provenance"]
-    assert f"python main.py {' '.join(TOY)}<" in two["provenance"]
-
-
-REPORT = "results/report.html"
-RECORDS = ("models/manifest.json", "results/metrics/metrics.json")
-
-
-def comparable(record: bytes) -> dict[str, Any]:
-    """A JSON record without what may differ: the models' classes, and the folders of ``main.py``."""
-    content: dict[str, Any] = json.loads(record)
-    for entry in content.get("models", {}).values():
-        del entry["class"]
-    for folder in ("MODELS_DIR", "RESULTS_DIR", "STATE_DIR"):
-        content.get("config", {}).pop(folder, None)
-    return content
-
-
-def test_the_same_command_again_keeps_every_stage_and_changes_no_file(finished: Path) -> None:
-    before = outputs(finished)
-    ended = run("-m", "kd", "run", *TOY, "--out", str(finished), cwd=finished)
-    assert ended.returncode == 0, ended.stderr
-    kept = re.findall(r"^(\S+): kept from an earlier run", ended.stdout, flags=re.MULTILINE)
-    assert kept == ["teacher", "logits-training", "logits-validation", "regular", "distilled", "evaluation"]
-    after = outputs(finished)
-    assert before.pop("run.toml") != after.pop("run.toml")  # the folder was given as another path
-    reports = [sections(files.pop(REPORT)) for files in (before, after)]
-    assert after == before
-    for report in reports:
-        assert report.pop("cost")  # latencies are measured anew
-        report.pop("provenance")  # the folder was given as another path
-    assert reports[0] == reports[1]
-
-
-def test_the_settings_are_recorded_under_the_names_of_config(finished: Path) -> None:
-    recorded = json.loads((finished / "results" / "metrics" / "metrics.json").read_text(encoding="utf-8"))["config"]
-    assert set(recorded) == {name.upper() for name in SETTINGS} - {"OUT", "FRESH", "SNAPSHOT_SECONDS"} - {
-        name.upper() for name in FLAGS_ALONE
-    }
-    assert (recorded["LIMIT"], recorded["EPOCHS"], recorded["TEMPERATURE"]) == (200, 1, 5)
-    assert recorded["DEVICE"] == str(config.DEVICE)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="SIGTERM ends a Windows process at once")
-def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_one(
-    finished: Path, tmp_path: Path
-) -> None:
-    command = ["-m", "kd", "run", *TOY, "--out", "run"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-u", *command],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    ) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("teacher  ") for line in process.stdout)
-        process.terminate()
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "Run again, without --fresh, to go on from here" in err
-    ended = run(*command, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert "teacher: kept from an earlier run" in ended.stdout
-    assert fingerprint(tmp_path / "run" / "models", tmp_path / "run" / "results") == fingerprint(
-        finished / "models", finished / "results"
-    )
 
 
 def test_a_library_that_is_not_installed_is_one_paragraph(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,7 +216,7 @@ def test_evaluation_prints_accuracies_distributions_and_one_honest_verdict(
     out = capsys.readouterr().out
     for name, result in (("teacher", teacher), ("regular", regular), ("distilled", distilled)):
         cells = [re.findall(r"[\w,.%]+", line) for line in out.splitlines() if re.match(rf"\W*{name}\b", line)]
-        assert [name, f"{result.accuracy:.2%}", f"{result.errors:,}", "10,000"] in cells
+        assert [name, f"{result.accuracy:.2%}", f"{result.errors:,}", f"{len(toy_run.data.test_dataset):,}"] in cells
     answers = [result.logits.argmax(dim=1) for result in (teacher, regular, distilled)]
     for digit in range(10):
         counts = [f"{int((answer == digit).sum()):,}" for answer in (toy_run.data.test_dataset.labels, *answers)]
@@ -229,53 +226,3 @@ def test_evaluation_prints_accuracies_distributions_and_one_honest_verdict(
     assert re.search(r"exact McNemar p = [\d.e-]+", verdict)
     assert re.search("these two networks", verdict, flags=re.IGNORECASE)
     assert "TOY RUN on 300 training images" in out
-
-
-def _written(folder: Path) -> list[Path]:
-    """The files of a run, without what it goes on from."""
-    return [path for path in folder.rglob("*") if path.is_file() and ".kd" not in path.parts]
-
-
-class Finished(NamedTuple):
-    folder: Path
-    outcome: subprocess.CompletedProcess[str]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """One real ``python main.py`` at toy size, in a folder of its own, with its output in a pipe."""
-    folder = tmp_path_factory.mktemp("shell")
-    environment = {key: value for key, value in os.environ.items() if key not in {"FORCE_COLOR", "TTY_COMPATIBLE"}}
-    command = [sys.executable, "-W", "error", str(PROGRAM), "--limit", "200", "--epochs", "1", "--temperature", "4"]
-    outcome = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=200, check=False
-    )
-    return Finished(folder, outcome)
-
-
-def test_the_program_succeeds_and_writes_into_the_folder_it_is_called_from(finished: Finished) -> None:
-    assert (finished.outcome.returncode, finished.outcome.stderr) == (0, "")
-    written = [path.relative_to(finished.folder) for path in _written(finished.folder)]
-    counted = {
-        str(parent.as_posix()): sum(path.parent == parent for path in written) for parent in {p.parent for p in written}
-    }
-    assert counted == {"models": 4, "results/metrics": 6, "results/plots": 5, "results/predictions": 1, "results": 1}
-    assert not [path for path in written if path.name.startswith(".")]
-    assert '"TEMPERATURE": 4' in (finished.folder / "results" / "metrics" / "metrics.json").read_text(encoding="utf-8")
-
-
-def test_off_the_terminal_there_is_one_plain_line_per_epoch(finished: Finished) -> None:
-    lines = finished.outcome.stdout.splitlines()
-    pattern = r"(\w+) +epoch 1/1  train loss [\d.]+ accuracy [\d.]+%  val loss [\d.]+ accuracy [\d.]+%  \d+ s"
-    epochs = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
-    assert epochs == ["teacher", "regular", "distilled"]
-    assert not set("\x1b\r\b") & set(finished.outcome.stdout)
-
-
-def test_the_program_says_where_each_file_is(finished: Finished) -> None:
-    for path in _written(finished.folder):
-        place = path.parent.relative_to(finished.folder)
-        (line,) = [
-            line for line in finished.outcome.stdout.splitlines() if re.match(rf"{place.as_posix()}[/\\]  ", line)
-        ]
-        assert path.name in line

@@ -163,6 +163,7 @@ def test_every_student_has_a_row_and_the_summary_is_that_of_the_rows() -> None:
     assert len(own) == 8
 
 
+@pytest.mark.pictures
 def test_the_files_hold_what_was_found_and_stamp_a_toy_run() -> None:
     of = comparison(teachers=2)
     made = files(of, limit=300)
@@ -202,6 +203,7 @@ def test_how_many_pairs_it_takes_is_unknown_without_a_spread() -> None:
     assert power_of(same.pairs(0), 2.0) == (None, None, None)
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("teachers", [1, 3])
 def test_both_figures_show_every_student(teachers: int) -> None:
     of = comparison(teachers)

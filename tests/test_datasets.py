@@ -22,6 +22,8 @@ from kd.datasets import idx as idx_module
 from kd.datasets.idx import DamagedDataError, parse_idx, read_idx
 from kd.datasets.mnist import EMBEDDED
 
+pytestmark = pytest.mark.whole_mnist
+
 exactly = settings(max_examples=50)
 REMEDY = "Fetch it again."
 PARTS = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

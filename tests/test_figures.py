@@ -20,6 +20,8 @@ import kd.plots
 from kd.figures import EXAMPLES, choose_examples, plot_files, prediction_examples, run_figures, toy_stamp
 from kd.results import Run
 
+pytestmark = pytest.mark.pictures
+
 NAMES = ("teacher", "regular", "distilled")
 # What each caption claims: is the teacher, the regular, the distilled student wrong (None: either way)?
 CLAIMS: Mapping[str, tuple[bool | None, ...]] = {

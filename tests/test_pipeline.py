@@ -265,12 +265,12 @@ def test_a_saved_model_loads_safely_and_reproduces_what_the_manifest_says(toy_ru
     assert entry["shapes"] == {name: list(tensor.shape) for name, tensor in state.items()}
     assert entry["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert entry["test"]["errors"] == errors == toy_run.test[index].errors
-    assert toy_run.test[index].accuracy == pytest.approx(1 - errors / 10_000)
+    assert toy_run.test[index].accuracy == pytest.approx(1 - errors / len(labels))
 
 
 def test_the_predictions_are_every_test_image_with_the_errors_reported(toy_run: ToyRun) -> None:
     rows = _rows(toy_run.folder / "results" / "predictions" / "test_predictions.csv")
-    assert [int(row["index"]) for row in rows] == list(range(10_000))
+    assert [int(row["index"]) for row in rows] == list(range(len(toy_run.data.test_dataset)))
     assert [int(row["label"]) for row in rows] == kd.load_mnist(train=False).labels.tolist()
     for name, result in zip(NAMES, toy_run.test, strict=True):
         assert sum(row[f"{name}_prediction"] != row["label"] for row in rows) == result.errors

@@ -38,6 +38,8 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.pictures
+@pytest.mark.whole_mnist
 def test_the_counts_and_the_room_are_those_of_the_run(tmp_path: Path) -> None:
     settings = RunSettings(out=tmp_path, **TOY)
     found = planned(settings)

@@ -30,6 +30,8 @@ from kd.plots import (
 )
 from kd.stats import proportion_interval
 
+pytestmark = pytest.mark.pictures
+
 MODELS = ("teacher", "regular", "distilled")
 CAPTIONS = ("only the regular student errs", "only the distilled student errs", "both students err", "the teacher errs")
 # The panels of the pipeline's training_curves.png, of which the last has the longest title.

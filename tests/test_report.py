@@ -15,6 +15,8 @@ from kd.report.html import code, fold, paragraph, table, warning
 from kd.report.page import ORDER, Part, Section, page, report_files
 from kd.report.svg import figure
 
+pytestmark = pytest.mark.pictures
+
 EVIL = "<script>alert('x')</script><img src=x onerror=\"alert('y')\"> & `code`"
 
 

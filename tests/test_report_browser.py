@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ToyRun
 from tests.test_report import sections
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.pictures]
 
 WIDTHS = {"phone": 390, "small phone": 320, "tablet": 820, "desktop": 1280}
 INSTALLED = ("chromium", "chromium-browser", "google-chrome")

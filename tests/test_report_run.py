@@ -33,6 +33,8 @@ from kd.stats import mcnemar, verdict
 from tests.test_report import EVIL, parsed, sections
 from tests.test_results import NAMES, a_run, some_models
 
+pytestmark = pytest.mark.pictures
+
 FAST = Latency(1e-4, 2e-4, 1000, 1, "cpu")
 SECTIONS = [name for name in ORDER if name != "map"]
 

@@ -62,6 +62,7 @@ def test_another_name_of_scikit_learn_is_refused(name: str) -> None:
         open_source(f"sklearn:{name}")
 
 
+@pytest.mark.whole_mnist
 def test_the_embedded_mnist_is_a_source() -> None:
     source = open_source("mnist")
     assert isinstance(source, Source)

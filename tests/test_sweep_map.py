@@ -28,6 +28,8 @@ from kd.sweep.settings import SweepSettings
 from kd.sweep.text import lines, print_sweep
 from tests.test_plots import clashes, outside, texts
 
+pytestmark = pytest.mark.pictures
+
 DEFAULT = SweepSettings()
 
 

@@ -57,6 +57,7 @@ def test_the_map_tells_those_who_do_not_see_it_which_points_are_marked() -> None
     assert "documented: T = 5, alpha = 0.5: " in description
 
 
+@pytest.mark.pictures
 def test_the_maps_ink_follows_the_page_and_that_of_its_cells_their_own_ground() -> None:
     html = sections(page([part(SWEEPS["default"]())]))["map"]
     assert not {"#000000", "#ffffff"} & set(re.findall(r"#[0-9a-f]{6}\b", html))

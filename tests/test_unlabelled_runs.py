@@ -24,7 +24,7 @@ TOY = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "m
 def more(tmp_path: Path) -> Path:
     """300 images that are in no part of a toy run."""
     chosen = {*load_data(RunSettings(limit=200)).rows["train"], *load_data(RunSettings(limit=200)).rows["val"]}
-    rows = torch.tensor([row for row in range(60_000) if row not in chosen][:300])
+    rows = torch.tensor([row for row in range(6_000) if row not in chosen][:300])
     np.savez(tmp_path / "more.npz", x=kd.load_mnist(train=True).images[rows].numpy())
     return tmp_path / "more.npz"
 

@@ -15,6 +15,8 @@ from kd.figures import run_figures
 from tests.test_figures import NAMES, a_run, history, some_logits
 from visualization import all_plots, teacher_plot, toy_stamp
 
+pytestmark = pytest.mark.pictures
+
 
 def test_every_documented_plot_is_drawn_into_the_plots_folder(toy: ModuleType) -> None:
     files = all_plots(a_run(some_logits(30), torch.arange(30) % 5))

@@ -1,0 +1,205 @@
+"""Mutation check: break the package in twenty places, one by one, and see whether a related test fails.
+
+    python tests/mutants.py                     with this checkout's tests
+    python tests/mutants.py --against CHECKOUT  also with those of another checkout of this project
+
+Each mutant replaces a snippet of code that occurs once in the package. The exit status is 1 if the tests of this
+checkout let a mutant pass that those of the other one catch, or any mutant if there is no other one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Mutant(NamedTuple):
+    meaning: str
+    original: str
+    broken: str
+    tests: str  # related test files of this checkout, separated by spaces
+    earlier: str = ""  # those of the checkout compared with, where they have other names
+
+
+MUTANTS = (
+    Mutant(
+        "toy runs carry no stamp",
+        'return None if limit is None else f"LIMIT={limit}"',
+        "return None",
+        "tests/test_pipeline.py",
+    ),
+    Mutant(
+        "plots are not written",
+        "| result_files(results_dir, run) | dict(further)",
+        "| result_files(results_dir, run)",
+        "tests/test_pipeline.py",
+    ),
+    Mutant(
+        "new views get no live teacher",
+        "return live_teacher(teacher, objective) if ask else objective",
+        "return objective",
+        "tests/test_augmentation.py",
+    ),
+    Mutant(
+        "the control does not repeat its items",
+        "return loader_like(data.train_loader, repeated(data.train_set, len(lessons.dataset)))",
+        "return data.train_loader",
+        "tests/test_unlabelled_runs.py",
+    ),
+    Mutant(
+        "the distilled student starts from other weights",
+        "regular, distilled = student, copy.deepcopy(student)",
+        "regular, distilled = student, copy.deepcopy(student)\n    torch.nn.init.zeros_(list(distilled.parameters())[-1])",
+        "tests/test_pipeline_metamorphic.py tests/test_stages.py",
+    ),
+    Mutant(
+        "wrong logits are accepted", "tolerance = 0.01 *", "tolerance = 100 *", "tests/test_pipeline_metamorphic.py"
+    ),
+    Mutant(
+        "different batches are not noticed",
+        'return "their samplers draw different indices"',
+        "return None",
+        "tests/test_user_loaders.py",
+    ),
+    Mutant("the diagonal of confusions is drawn", "np.fill_diagonal(matrix, 0)", "pass", "tests/test_plots.py"),
+    Mutant(
+        "figures ignore the page's colours",
+        "lambda colour: _THEME.get(colour[0], colour[0])",
+        "lambda colour: colour[0]",
+        "tests/test_report.py",
+    ),
+    Mutant(
+        "the verdict is turned round",
+        'better = "better" if test.only_second_wrong <',
+        'better = "better" if test.only_second_wrong >',
+        "tests/test_command_line.py tests/test_stats.py",
+    ),
+    Mutant(
+        "importing changes the number of threads",
+        "ASKED_AT_ONCE = 256",
+        "torch.set_num_threads(3)\nASKED_AT_ONCE = 256",
+        "tests/test_imports.py",
+    ),
+    Mutant(
+        "views of an image are the same",
+        "{item // self.views} {item % self.views}",
+        "{item // self.views}",
+        "tests/test_augmentation.py",
+    ),
+    Mutant(
+        "the test set is read although it is not asked for",
+        "work = _trained_and_tested if tested else _trained",
+        "work = _trained_and_tested",
+        "tests/test_pool.py",
+    ),
+    Mutant(
+        "kd run trains with another seed",
+        "seed=settings.seed,\n        )\n\n    return train",
+        "seed=settings.seed + 1,\n        )\n\n    return train",
+        "tests/test_programs.py",
+        "tests/test_cli.py",
+    ),
+    Mutant("kd evaluate trains what is missing", 'made=("evaluation",)', "made=None", "tests/test_parts.py"),
+    Mutant(
+        "the page's example for scikit-learn does not run",
+        "random_state: Any = None",
+        "random_seed: Any = None",
+        "tests/test_own_data_docs.py",
+    ),
+    Mutant(
+        "a loaded teacher is trained again",
+        "if trained:\n            teacher_accuracy",
+        "if not trained:\n            teacher_accuracy",
+        "tests/test_own_data_runs.py",
+    ),
+    Mutant(
+        "the test part is not recorded by its rows",
+        'if name != "train":\n            found[name]',
+        'if name == "val":\n            found[name]',
+        "tests/test_file_teacher.py",
+    ),
+    Mutant(
+        "the dry run forgets the test items", '"test": self.test_set}', '"test": self.val_set}', "tests/test_plan.py"
+    ),
+    Mutant("a full disk goes unnoticed", "os.fsync(file.fileno())", "pass", "tests/test_bad_input.py"),
+)
+
+
+def copy(checkout: Path, folder: Path) -> Path:
+    """Copy the files that git tracks or would track."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=checkout,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (checkout / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((checkout / name).read_bytes())
+    return folder
+
+
+def catches(checkout: Path, mutant: Mutant, tests: str) -> tuple[bool, float]:
+    """Whether a test of these files fails on the mutant, and after how many seconds."""
+    places = [path for path in (checkout / "kd").rglob("*.py") if mutant.original in path.read_text(encoding="utf-8")]
+    if len(places) != 1 or places[0].read_text(encoding="utf-8").count(mutant.original) != 1:
+        raise SystemExit(f"error: {mutant.meaning}: the snippet must occur once in {checkout}/kd. Got {places}.")
+    (path,) = places
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before.replace(mutant.original, mutant.broken), encoding="utf-8")
+    started = time.perf_counter()
+    try:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            *tests.split(),
+        ]
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(checkout)}
+        ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        path.write_text(before, encoding="utf-8")
+    if ended.returncode not in (0, 1):
+        raise SystemExit(f"error: {mutant.meaning}: pytest could not run.\n{ended.stdout}{ended.stderr}")
+    return ended.returncode == 1, time.perf_counter() - started
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", type=Path, help="another checkout of this project")
+    parser.add_argument("--only", default="", help="mutants whose meaning contains this text")
+    options = parser.parse_args()
+    missed = 0
+    with TemporaryDirectory() as here, TemporaryDirectory() as there:
+        new = copy(ROOT, Path(here))
+        old = copy(options.against, Path(there)) if options.against else None
+        for mutant in (mutant for mutant in MUTANTS if options.only in mutant.meaning):
+            caught, seconds = catches(new, mutant, mutant.tests)
+            line = f"{mutant.meaning:55} {'caught' if caught else 'MISSED'} {seconds:6.1f} s"
+            expected = True
+            if old is not None:
+                expected, seconds = catches(old, mutant, mutant.earlier or mutant.tests)
+                line += f"   {'caught' if expected else 'missed'} there {seconds:6.1f} s"
+            print(line, flush=True)
+            missed += expected and not caught
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""``python main.py`` and ``kd run`` as programs: processes of their own, with output in a pipe and whole MNIST."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import config
+import main
+from kd import cli
+from kd.run import fingerprint
+from kd.run_settings import FLAGS_ALONE
+from tests.test_cli import ROOT, SETTINGS, TOY, run
+from tests.test_pipeline import FILES
+from tests.test_report import sections
+
+pytestmark = [pytest.mark.pictures, pytest.mark.whole_mnist]
+
+
+def written(folder: Path) -> list[Path]:
+    """The files of a run, without what it goes on from."""
+    return [path for path in folder.rglob("*") if path.is_file() and ".kd" not in path.parts]
+
+
+class Finished(NamedTuple):
+    folder: Path
+    outcome: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def main_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One real ``python main.py`` at toy size, in a folder of its own, with nothing said about colours."""
+    folder = tmp_path_factory.mktemp("main")
+    environment = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "TTY_COMPATIBLE"}}
+    command = [sys.executable, "-W", "error", main.__file__, *TOY]
+    outcome = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=200, check=False
+    )
+    return Finished(folder, outcome)
+
+
+def test_the_program_succeeds_and_writes_into_the_folder_it_is_called_from(main_run: Finished) -> None:
+    assert (main_run.outcome.returncode, main_run.outcome.stderr) == (0, "")
+    names = [path.relative_to(main_run.folder) for path in written(main_run.folder)]
+    counted = {
+        str(parent.as_posix()): sum(path.parent == parent for path in names) for parent in {p.parent for p in names}
+    }
+    assert counted == {"models": 4, "results/metrics": 6, "results/plots": 5, "results/predictions": 1, "results": 1}
+    assert not [path for path in names if path.name.startswith(".")]
+
+
+def test_off_the_terminal_there_is_one_plain_line_per_epoch(main_run: Finished) -> None:
+    lines = main_run.outcome.stdout.splitlines()
+    pattern = r"(\w+) +epoch 1/1  train loss [\d.]+ accuracy [\d.]+%  val loss [\d.]+ accuracy [\d.]+%  \d+ s"
+    epochs = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
+    assert epochs == ["teacher", "regular", "distilled"]
+    assert not set("\x1b\r\b") & set(main_run.outcome.stdout)
+
+
+def test_the_program_says_where_each_file_is(main_run: Finished) -> None:
+    for path in written(main_run.folder):
+        place = path.parent.relative_to(main_run.folder)
+        (line,) = [
+            line for line in main_run.outcome.stdout.splitlines() if re.match(rf"{place.as_posix()}[/\\]  ", line)
+        ]
+        assert path.name in line
+
+
+# --- kd run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``kd run`` at toy size."""
+    folder = tmp_path_factory.mktemp("kd")
+    ended = run("-m", "kd", "run", *TOY, "--out", "somewhere/else", cwd=folder)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [path.name for path in folder.iterdir()] == ["somewhere"]
+    return folder / "somewhere" / "else"
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in written(folder)}
+
+
+def test_a_run_writes_exactly_the_documented_layout_and_its_state(finished: Path) -> None:
+    assert sorted(outputs(finished)) == sorted([*FILES, "run.toml"])
+    assert (finished / ".kd" / "stages").is_dir()
+
+
+def test_a_run_is_bit_for_bit_the_run_of_main(finished: Path, main_run: Finished) -> None:
+    same, other = outputs(finished), outputs(main_run.folder)
+    assert set(same) - set(other) == {"run.toml"}
+    del same["run.toml"]
+    timed = {"results/metrics/timings.json", REPORT}
+    assert {name for name in same if same[name] != other[name]} <= {*RECORDS, *timed}
+    for name in RECORDS:
+        assert comparable(same[name]) == comparable(other[name]), name
+    one, two = sections(same[REPORT]), sections(other[REPORT])
+    assert list(one) == list(two)
+    assert {name for name in one if one[name] != two[name]} <= {"cost", "provenance"}  # times; command and folders
+    assert f"kd run {' '.join(TOY)} --out somewhere/else" in one["provenance"]
+    assert f"python main.py {' '.join(TOY)}<" in two["provenance"]
+
+
+REPORT = "results/report.html"
+RECORDS = ("models/manifest.json", "results/metrics/metrics.json")
+
+
+def comparable(record: bytes) -> dict[str, Any]:
+    """A JSON record without what may differ: the models' classes, and the folders of ``main.py``."""
+    content: dict[str, Any] = json.loads(record)
+    for entry in content.get("models", {}).values():
+        del entry["class"]
+    for folder in ("MODELS_DIR", "RESULTS_DIR", "STATE_DIR"):
+        content.get("config", {}).pop(folder, None)
+    return content
+
+
+def test_the_same_command_again_keeps_every_stage_and_changes_no_file(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = outputs(finished)
+    assert cli.main(["run", *TOY, "--out", str(finished)]) == 0
+    kept = re.findall(r"^(\S+): kept from an earlier run", capsys.readouterr().out, flags=re.MULTILINE)
+    assert kept == ["teacher", "logits-training", "logits-validation", "regular", "distilled", "evaluation"]
+    after = outputs(finished)
+    assert before.pop("run.toml") != after.pop("run.toml")  # the folder was given as another path
+    reports = [sections(files.pop(REPORT)) for files in (before, after)]
+    assert after == before
+    for report in reports:
+        assert report.pop("cost")  # latencies are measured anew
+        report.pop("provenance")  # the folder was given as another path
+    assert reports[0] == reports[1]
+
+
+def test_the_settings_are_recorded_under_the_names_of_config(finished: Path) -> None:
+    recorded = json.loads((finished / "results" / "metrics" / "metrics.json").read_text(encoding="utf-8"))["config"]
+    assert set(recorded) == {name.upper() for name in SETTINGS} - {"OUT", "FRESH", "SNAPSHOT_SECONDS"} - {
+        name.upper() for name in FLAGS_ALONE
+    }
+    assert (recorded["LIMIT"], recorded["EPOCHS"], recorded["TEMPERATURE"]) == (200, 1, 5)
+    assert recorded["DEVICE"] == str(config.DEVICE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM ends a Windows process at once")
+def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    command = ["-m", "kd", "run", *TOY, "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-u", *command],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("teacher  ") for line in process.stdout)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Run again, without --fresh, to go on from here" in err
+    ended = run(*command, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "teacher: kept from an earlier run" in ended.stdout
+    assert fingerprint(tmp_path / "run" / "models", tmp_path / "run" / "results") == fingerprint(
+        finished / "models", finished / "results"
+    )
