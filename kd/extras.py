@@ -25,5 +25,5 @@ def extra(module: str, *, library: str, name: str, needed_for: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{needed_for} needs {library}, which is not installed: pip install 'knowledge-distillation[{name}]'."
+            f"{needed_for} needs {library}, which is not installed: pip install 'paired-distillation[{name}]'."
         ) from error

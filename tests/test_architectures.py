@@ -240,7 +240,7 @@ def test_timm_is_asked_for_plain_names_only(name: str) -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"timm:resnet18 needs timm.*pip install 'knowledge-distillation\[timm\]'"):
+    with pytest.raises(ImportError, match=r"timm:resnet18 needs timm.*pip install 'paired-distillation\[timm\]'"):
         build("timm:resnet18", input_shape=(3, 64, 64), classes=3, seed=0)
 
 

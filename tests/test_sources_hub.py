@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused(
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"hf:mine needs Hugging Face datasets, .*'knowledge-distillation\[hf\]'"):
+    with pytest.raises(ImportError, match=r"hf:mine needs Hugging Face datasets, .*'paired-distillation\[hf\]'"):
         open_source("hf:mine")
 
 

@@ -212,6 +212,6 @@ def test_a_bad_setting_is_refused_before_anything_is_done(
 
 def test_a_search_without_optuna_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"--trials needs Optuna.*pip install 'knowledge-distillation\[search\]'"):
+    with pytest.raises(ValueError, match=r"--trials needs Optuna.*pip install 'paired-distillation\[search\]'"):
         dataclasses.replace(SweepSettings(), trials=3).check()
     SweepSettings().check()

@@ -228,7 +228,7 @@ def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     (tmp_path / "teacher.safetensors").write_bytes(good_safetensors())
-    with pytest.raises(ImportError, match=r"needs safetensors.*pip install 'knowledge-distillation\[safetensors\]'"):
+    with pytest.raises(ImportError, match=r"needs safetensors.*pip install 'paired-distillation\[safetensors\]'"):
         load(tmp_path / "teacher.safetensors")
 
 

@@ -104,7 +104,7 @@ class SweepSettings(RunSettings):
             self._require_documented(name, own)
         if self.trials is not None and importlib.util.find_spec("optuna") is None:
             raise ValueError(
-                "--trials needs Optuna, which is not installed: pip install 'knowledge-distillation[search]'. Without "
+                "--trials needs Optuna, which is not installed: pip install 'paired-distillation[search]'. Without "
                 "--trials every combination of the values is tried."
             )
 
