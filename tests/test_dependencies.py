@@ -1,0 +1,128 @@
+"""``pyproject.toml`` declares what is imported and nothing else, and messages that name an extra name it correctly."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+METADATA = PROJECT["project"]
+LISTS: dict[str, list[str]] = {"dependencies": METADATA["dependencies"], **METADATA["optional-dependencies"]}
+USER_EXTRAS = [name for name in LISTS if name not in {"dependencies", "test", "bench"}]
+
+IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # all others are imported by their own name
+TOOLS = {  # declared and imported nowhere: what runs each of them
+    "mypy": "make lint",
+    "ruff": "make lint",
+    "pytest-timeout": "pytest itself, for the timeout in pyproject.toml",
+}
+NOT_DECLARED = {
+    "hatchling": "the build backend, which pip installs to build",
+    "edited_module": "written by a test",
+}
+IMPORTING_CALLS = {"extra", "find_spec", "import_module", "importorskip"}  # their first argument names a module
+
+
+class Scope(NamedTuple):
+    """Files, and the lists of requirements whose packages they may import."""
+
+    patterns: tuple[str, ...]
+    lists: tuple[str, ...]
+
+
+SCOPES = {
+    "package": Scope(("kd/**/*.py",), ("dependencies", *USER_EXTRAS)),
+    "pipeline": Scope(("*.py",), ("dependencies",)),
+    "recipes": Scope(("recipes/**/*.py",), ("dependencies",)),
+    "benchmarks": Scope(("benchmarks/**/*.py",), ("dependencies", "bench")),
+    "tests": Scope(("tests/**/*.py", "docs/**/*.py"), ("dependencies", *USER_EXTRAS, "test")),
+}
+
+
+def files(*patterns: str) -> list[Path]:
+    return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+
+
+# Scripts in these folders import their neighbours by name.
+OWN = {"kd", "tests"} | {path.stem for path in files("*.py", "recipes/**/*.py", "benchmarks/**/*.py")}
+
+
+def distribution(requirement: str) -> str:
+    name = re.match(r"[\w.-]+", requirement)
+    assert name, requirement
+    return re.sub(r"[-_.]+", "-", name[0]).lower()
+
+
+def declared(lists: Iterable[str]) -> set[str]:
+    """The top-level modules of these lists of requirements."""
+    names = {distribution(requirement) for name in lists for requirement in LISTS[name]} - {METADATA["name"]}
+    return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names - set(TOOLS)}
+
+
+@functools.cache
+def imported(path: Path) -> set[str]:
+    """The top-level modules that a file imports, by a statement or by a call."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Call) and node.args:
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+            argument = node.args[0]
+            if called in IMPORTING_CALLS and isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                names.add(argument.value)
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_import_is_declared(scope: str) -> None:
+    patterns, lists = SCOPES[scope]
+    allowed = declared(lists) | OWN | set(NOT_DECLARED) | set(sys.stdlib_module_names)
+    assert files(*patterns)
+    missing = {str(path.relative_to(ROOT)): imported(path) - allowed for path in files(*patterns)}
+    assert {path: names for path, names in missing.items() if names} == {}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_every_declared_package_is_imported(name: str) -> None:
+    """By the code that its list is for: dependencies and users' extras by ``kd``, the others by tests or benchmarks."""
+    scope = {"test": "tests", "bench": "benchmarks"}.get(name, "package")
+    paths = files(*SCOPES[scope].patterns)
+    used = {module for path in paths for module in imported(path)}
+    if name in USER_EXTRAS:  # the modules of an extra may stand in a tuple or table
+        texts = [path.read_text(encoding="utf-8") for path in paths]
+        used |= {module for module in declared([name]) if any(f'"{module}"' in text for text in texts)}
+    assert declared([name]) - used == set()
+
+
+def test_a_package_in_several_lists_has_one_range() -> None:
+    ranges: dict[str, set[str]] = {}
+    for requirement in (requirement for requirements in LISTS.values() for requirement in requirements):
+        ranges.setdefault(distribution(requirement), set()).add(requirement)
+    assert {name: several for name, several in ranges.items() if len(several) > 1} == {}
+
+
+def test_messages_that_name_an_extra_name_this_distribution_and_an_extra_it_has() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files("README.md", "docs/*.md", "kd/**/*.py"))
+    commands = re.findall(r"pip\s+install\s+'([\w-]+)\[(.+?)\]'", text)
+    assert {name for name, _ in commands} == {METADATA["name"]}
+    by_commands = {extra for _, extra in commands if extra != "{name}"}
+    by_calls = re.findall(r"\bextra\([^)]*\bname=\"(\w+)\"", text)
+    assert by_commands | set(by_calls) == set(USER_EXTRAS)
+
+
+def test_the_version_stands_in_pyproject_alone() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files("*.py", "kd/**/*.py"))
+    assert f'"{METADATA["version"]}"' not in text
+    assert not re.search(r"__version__ *=", text)
