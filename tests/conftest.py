@@ -8,7 +8,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 # torch reads the variable when it is imported, which is why this comes before the imports below.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import cloudpickle
 import pytest
 import torch
 from hypothesis import settings
@@ -29,6 +30,7 @@ from torch import nn
 import config
 import kd
 import main
+from kd import students
 from kd.datasets import mnist
 
 # What fails in one clone fails in every other. HYPOTHESIS_SEARCH=1 looks for new examples instead.
@@ -117,6 +119,21 @@ def toy(tmp_path: Path) -> ModuleType:
     """``config`` at toy size, writing into the test's own folder."""
     _toy_size(tmp_path)
     return config
+
+
+@pytest.fixture
+def no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train students in this process instead of in a pool of new ones, each of which imports torch anew.
+
+    What a pool would send to a process is still pickled and unpickled.
+    """
+
+    def in_this_process(work: Any, shared: Any, items: Mapping[str, Any], **_: Any) -> Iterator[tuple[str, Any]]:
+        work, shared = cloudpickle.loads(cloudpickle.dumps((work, shared)))
+        for name, item in items.items():
+            yield name, work(shared, cloudpickle.loads(cloudpickle.dumps(item)))
+
+    monkeypatch.setattr(students, "in_pool", in_this_process)
 
 
 class ToyRun(NamedTuple):

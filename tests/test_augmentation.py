@@ -210,6 +210,7 @@ def test_the_layers_that_are_compared_are_said(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.endswith(said)
 
 
+@pytest.mark.usefixtures("no_pool")
 def test_a_comparison_trains_on_the_same_views_as_a_run(tmp_path: Path) -> None:
     for kept, flags in {"kept": ("--views", "3"), "live": ()}.items():
         both = (*TOY, "--augment", "crop:2", *flags, f"--out={tmp_path / kept}")

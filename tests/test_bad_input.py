@@ -83,7 +83,6 @@ def _failing_from(call: int, error: BaseException) -> Callable[[int], None]:
     return fsync
 
 
-@pytest.mark.pictures
 @pytest.mark.parametrize("call", [1, 13])
 def test_a_full_disk_keeps_earlier_results_and_leaves_nothing_half_written(
     run: Run, earlier: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int

@@ -24,6 +24,7 @@ TOOLS = {  # declared and imported nowhere: what runs each of them
     "mypy": "make lint",
     "ruff": "make lint",
     "pytest-timeout": "pytest itself, for the timeout in pyproject.toml",
+    "pytest-xdist": "pytest itself, for one process per core",
 }
 NOT_DECLARED = {
     "hatchling": "the build backend, which pip installs to build",

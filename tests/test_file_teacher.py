@@ -100,6 +100,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray[
     return file, probabilities
 
 
+@pytest.mark.usefixtures("no_pool")
 def test_a_run_asks_the_file_for_every_part(
     answers: tuple[Path, np.ndarray[Any, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn import datasets
 from torch.utils.data import Subset
 
 import kd
@@ -77,7 +78,9 @@ def test_the_methods_for_unlabelled_data_are_those_that_the_page_names() -> None
     assert able == {name for name in taught - unable if "logits" in METHODS[name].needs}
 
 
-def test_its_python_for_scikit_learn_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_python_for_scikit_learn_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs, labels = datasets.load_digits(return_X_y=True)
+    monkeypatch.setattr(datasets, "load_digits", lambda *, return_X_y: (inputs[:450], labels[:450]))
     names: dict[str, Any] = {}
     run_section("scikit-learn", names, blocks=2)
     scores = capsys.readouterr().out.splitlines()[0].split()

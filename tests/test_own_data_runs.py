@@ -71,6 +71,7 @@ def test_several_teachers_answer_as_one(tmp_path: Path) -> None:
     assert (tmp_path / "results/report.html").exists()
 
 
+@pytest.mark.usefixtures("no_pool")
 def test_compare_takes_the_same_flags(tmp_path: Path) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
     assert cli.main(["compare", *DIGITS, *few, "--out", str(tmp_path)]) == 0
@@ -157,6 +158,7 @@ def test_the_split_is_published_and_gives_the_same_parts_again(tmp_path: Path) -
         assert facts_of(one).digests == facts_of(other).digests
 
 
+@pytest.mark.usefixtures("no_pool")
 def test_a_comparison_says_what_was_saved_only_where_answers_were_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +220,7 @@ def test_pairs_of_all_kinds_are_distilled(data: str, teacher: str, student: str,
     assert (own / "run/results/report.html").exists()
 
 
+@pytest.mark.usefixtures("no_pool")
 def test_what_is_no_image_is_called_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--processes", "1")
     points = ("--temperatures", "2", "--alphas", "0.5", "--seeds", "1", "--final-pairs", "2", "--processes", "1")
@@ -274,6 +277,7 @@ def test_several_teachers_are_averaged_at_the_temperature_of_the_method(method: 
     assert both.temperature == temperature
 
 
+@pytest.mark.usefixtures("no_pool")
 def test_more_unlabelled_than_labelled_items_can_be_compared(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(400, 5)).astype("float32")

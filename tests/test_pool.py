@@ -101,6 +101,7 @@ class Untouchable(Dataset[Any]):
         raise AssertionError(f"item {index} of the test set was asked for")
 
 
+@pytest.mark.usefixtures("no_pool")
 def test_a_finished_student_is_kept_and_the_test_set_is_left_alone_where_it_is_not_to_be_asked(
     lessons: Lessons, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ def toy(recipe: dict[str, Any]) -> Any:
     return dataclasses.replace(settings, labels=50, limit=150)
 
 
+@pytest.mark.whole_mnist
 def test_the_labelled_images_are_stratified_and_apart_from_the_others(recipe: dict[str, Any]) -> None:
     data = recipe["images"](recipe["Settings"]())
     assert [len(part) for part in data] == [1000, 59000, 60000, 10000]

@@ -218,6 +218,7 @@ def test_a_feature_that_does_not_change_becomes_zero() -> None:
     assert items.isfinite().all()
 
 
+@pytest.mark.whole_mnist
 def test_mnists_published_moments_are_found() -> None:
     mnist = kd.load_mnist(train=True)
     moments = moments_of(mnist)

@@ -56,6 +56,7 @@ def test_a_run_says_so_in_a_note_and_warns_of_nothing(
     assert "over and over" in (tmp_path / "run/results/report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_pool")
 def test_the_control_of_a_comparison_learns_from_labels_alone(more: Path, tmp_path: Path) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
     assert cli.main(["compare", *TOY, *few, "--unlabelled", str(more), f"--out={tmp_path / 'a'}"]) == 0

@@ -23,7 +23,7 @@ from torch.utils.data import (
 import config
 import kd
 import main
-from kd.datasets.mnist import EMBEDDED
+from kd.datasets import mnist
 from tests.conftest import ToyRun
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -102,11 +102,10 @@ def test_a_limit_takes_the_first_images_of_one_stratified_order() -> None:
     assert (large[1] - 600 * everything).abs().max() <= 1
 
 
-@pytest.mark.whole_mnist
 def test_a_users_own_copy_in_torchvisions_layout_gives_the_same_data(tmp_path: Path, toy_run: ToyRun) -> None:
     raw = tmp_path / "copy" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for file in EMBEDDED.glob("*.gz"):
+    for file in mnist.EMBEDDED.glob("*.gz"):
         (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     config.DATA_DIR = tmp_path / "copy"
     data = main.load_and_split_data()

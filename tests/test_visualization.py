@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 
 import config
-from kd.figures import run_figures
+from kd.figures import prediction_examples
+from kd.plots import png
 from tests.test_figures import NAMES, a_run, history, some_logits
 from visualization import all_plots, teacher_plot, toy_stamp
-
-pytestmark = pytest.mark.pictures
 
 
 def test_every_documented_plot_is_drawn_into_the_plots_folder(toy: ModuleType) -> None:
@@ -31,12 +30,13 @@ def test_perfect_models_get_their_plots_too() -> None:
     assert all_plots(a_run(dict.fromkeys(NAMES, perfect), labels))
 
 
+@pytest.mark.pictures
 def test_the_examples_are_softened_by_the_temperature_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "TEMPERATURE", 3)
     run = a_run(some_logits(30), torch.arange(30) % 5)
     drawn = all_plots(run)[config.RESULTS_DIR / "plots" / "prediction_examples.png"]
-    assert drawn == run_figures(run, temperature=3)["prediction_examples"]
-    assert drawn != run_figures(run, temperature=5)["prediction_examples"]
+    assert drawn == png(prediction_examples(run, temperature=3), toy=run.toy)
+    assert drawn != png(prediction_examples(run, temperature=5), toy=run.toy)
 
 
 def test_the_stamp_names_the_limit_and_a_full_run_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
