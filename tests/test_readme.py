@@ -102,6 +102,10 @@ def make(folder: Path, target: str, arguments: str) -> subprocess.CompletedProce
 # --- what is written
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 120
+
+
 def test_the_readme_gives_the_two_commands() -> None:
     given = [words[:2] for words in commands(ROOT / "README.md")]
     assert ["make", "run"] in given
@@ -149,12 +153,14 @@ def test_no_placeholder_is_left(document: Path) -> None:
 # --- what is run
 
 
-def test_the_readmes_python_runs_at_toy_size(toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = blocks(ROOT / "README.md", "python")
-    assert found
+def test_the_python_of_the_first_pages_runs_at_toy_size(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [block for page in ("README.md", "docs/getting_started.md") for block in blocks(ROOT / page, "python")]
+    assert len(found) == 2
     monkeypatch.chdir(tmp_path)
     for number, block in enumerate(found, start=1):
-        exec(compile(block, f"README.md, python block {number}", "exec"), {"__name__": "readme"})
+        exec(compile(block, f"python block {number}", "exec"), {"__name__": "first pages"})
     assert {path.name for path in tmp_path.iterdir()} <= {toy.MODELS_DIR.name, toy.RESULTS_DIR.name}
 
 
