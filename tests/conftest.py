@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import os
-import shutil
-import struct
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from functools import cache
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 # Tests run in one process per core (pytest-xdist), so each of them, and each process it starts, gets one thread.
 # torch reads the variable when it is imported, which is why this comes before the imports below.
@@ -23,15 +17,13 @@ import cloudpickle
 import pytest
 import torch
 from hypothesis import settings
-from matplotlib.figure import Figure
-from PIL import Image
 from torch import nn
 
 import config
 import kd
 import main
 from kd import students
-from kd.datasets import mnist
+from tests.cheap import figures, remove_small_mnist, small_mnist
 
 # What fails in one clone fails in every other. HYPOTHESIS_SEARCH=1 looks for new examples instead.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -39,60 +31,8 @@ settings.register_profile("search", deadline=None)
 settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "same")
 
 
-SAVE_FIGURE = Figure.savefig
-
-
-def _save_blank(figure: Figure, file: IO[Any], *, format: str, **_: object) -> None:
-    """Stand in for ``Figure.savefig``: write a picture of one pixel."""
-    if format == "svg":
-        file.write('<svg viewBox="0 0 1 1"></svg>')
-    else:
-        Image.new("RGB", (1, 1)).save(file, format)
-
-
-@contextmanager
-def drawn_figures(drawn: bool = True) -> Iterator[None]:
-    """Save figures as they are inside this block, or blank ones if ``drawn`` is false."""
-    before = Figure.savefig
-    Figure.savefig = SAVE_FIGURE if drawn else _save_blank  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Figure.savefig = before  # type: ignore[method-assign]
-
-
-SMALL_MNIST = {"train": 6_000, "t10k": 1_000}  # images
-
-
-@cache
-def _small_mnist() -> tuple[Path, dict[str, str]]:
-    """Write the first images of MNIST's files into a temporary folder; return it and the files' digests."""
-    folder, digests = Path(tempfile.mkdtemp(prefix="small-mnist-")), {}
-    for name in mnist.DIGESTS:
-        raw = gzip.decompress((mnist.EMBEDDED / f"{name}.gz").read_bytes())
-        dimensions, rows = raw[3], SMALL_MNIST[name.split("-")[0]]
-        item = 28 * 28 if dimensions == 3 else 1
-        start = 4 + 4 * dimensions
-        content = raw[:4] + struct.pack(">I", rows) + raw[8:start] + raw[start : start + rows * item]
-        (folder / f"{name}.gz").write_bytes(gzip.compress(content, 1))
-        digests[name] = hashlib.sha256(content).hexdigest()
-    return folder, digests
-
-
-@contextmanager
-def small_mnist() -> Iterator[None]:
-    """Let ``kd.load_mnist`` read the small MNIST inside this block."""
-    folder, digests = _small_mnist()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mnist, "EMBEDDED", folder)
-        patch.setattr(mnist, "DIGESTS", digests)
-        yield
-
-
 def pytest_sessionfinish() -> None:
-    """Remove the small MNIST, if any test has loaded it."""
-    if _small_mnist.cache_info().currsize:
-        shutil.rmtree(_small_mnist()[0])
+    remove_small_mnist()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -102,7 +42,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
     Otherwise both would take most of the time of a run at toy size. Fixtures of any scope are set up inside this hook.
     """
     pictures, whole = (item.get_closest_marker(name) is not None for name in ("pictures", "whole_mnist"))
-    with drawn_figures(pictures), nullcontext() if whole else small_mnist():
+    with figures(drawn=pictures), nullcontext() if whole else small_mnist():
         return (yield)
 
 
@@ -148,7 +88,7 @@ class ToyRun(NamedTuple):
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
     """One run of the seven documented functions at toy size, shared by all tests that only look at it."""
-    with pytest.MonkeyPatch.context() as patch, drawn_figures(), small_mnist():
+    with pytest.MonkeyPatch.context() as patch, figures(drawn=True), small_mnist():
         for name, value in vars(config).items():
             if name.isupper():
                 patch.setattr(config, name, value)

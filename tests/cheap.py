@@ -1,0 +1,88 @@
+"""Runs at toy size in a fraction of the time: blank figures and a small MNIST, in this process or in another one.
+
+python -m tests.cheap PROGRAM.py ARGUMENTS    runs the program so; this checkout must be on the path
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import runpy
+import shutil
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kd.datasets import mnist
+
+IMAGES = {"train": 6_000, "t10k": 1_000}  # of MNIST's 60,000 and 10,000, the first ones
+SMALL_MNIST = "KD_TESTS_SMALL_MNIST"  # an environment variable, so that child processes use the same files
+
+_save_figure = Figure.savefig
+
+
+def _save_blank(figure: Figure, file: IO[Any], *, format: str, **_: object) -> None:
+    """Stand in for ``Figure.savefig``: write a picture of one pixel."""
+    if format == "svg":
+        file.write('<svg viewBox="0 0 1 1"></svg>')
+    else:
+        Image.new("RGB", (1, 1)).save(file, format)
+
+
+@contextmanager
+def figures(*, drawn: bool) -> Iterator[None]:
+    """Inside this block, figures are saved as they are, or as blank ones."""
+    before = Figure.savefig
+    Figure.savefig = _save_figure if drawn else _save_blank  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Figure.savefig = before  # type: ignore[method-assign]
+
+
+@contextmanager
+def small_mnist() -> Iterator[None]:
+    """Inside this block, ``kd.load_mnist`` reads the first images of each part alone."""
+    before = mnist.EMBEDDED, mnist.DIGESTS
+    mnist.EMBEDDED, mnist.DIGESTS = _small_files()
+    try:
+        yield
+    finally:
+        mnist.EMBEDDED, mnist.DIGESTS = before
+
+
+@cache
+def _small_files() -> tuple[Path, dict[str, str]]:
+    """The folder of the small MNIST, written by the first process that needs it, and the digests of its files."""
+    if SMALL_MNIST not in os.environ:
+        os.environ[SMALL_MNIST] = tempfile.mkdtemp(prefix="small-mnist-")
+        for name in mnist.DIGESTS:
+            raw = gzip.decompress((mnist.EMBEDDED / f"{name}.gz").read_bytes())
+            dimensions, rows = raw[3], IMAGES[name.split("-")[0]]
+            start, item = 4 + 4 * dimensions, 28 * 28 if dimensions == 3 else 1
+            content = raw[:4] + struct.pack(">I", rows) + raw[8:start] + raw[start : start + rows * item]
+            Path(os.environ[SMALL_MNIST], f"{name}.gz").write_bytes(gzip.compress(content, 1))
+    folder = Path(os.environ[SMALL_MNIST])
+    contents = {name: gzip.decompress((folder / f"{name}.gz").read_bytes()) for name in mnist.DIGESTS}
+    return folder, {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def remove_small_mnist() -> None:
+    """Remove the files of ``small_mnist``, if there are any."""
+    if SMALL_MNIST in os.environ:
+        shutil.rmtree(os.environ.pop(SMALL_MNIST), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _, *sys.argv = sys.argv
+    with figures(drawn=False), small_mnist():
+        runpy.run_path(sys.argv[0], run_name="__main__")
