@@ -14,19 +14,20 @@ import config
 import kd
 import visualization
 from distillation import distillation_objective, method_settings, require_method
-from kd import outcome, stages
-from kd.checkpoint import require_writable
+from kd.commands.config_flags import command_line, current
+from kd.commands.method_flags import shown
+from kd.commands.program import exit_status
+from kd.commands.run import text
+from kd.commands.run.results import Run
 from kd.console import say_method, say_sizes
-from kd.loaders import in_order
-from kd.loop import Predictions
+from kd.data.loaders import in_order
+from kd.data.splits import stratified_split
 from kd.methods import METHODS
-from kd.methods.flags import shown
-from kd.objectives import in_bfloat16
-from kd.program import exit_status
-from kd.results import Run
-from kd.run import open_run
-from kd.settings import command_line, current
-from kd.splits import stratified_split
+from kd.methods.objectives import in_bfloat16
+from kd.storage.run_folder import open_run
+from kd.storage.weights import require_writable
+from kd.training import stages
+from kd.training.loop import Predictions
 from models import TeacherModel, new_student
 from train import train_model
 
@@ -92,7 +93,7 @@ class TestMetrics(NamedTuple):
 
 def initialize_directories() -> None:
     """Create ``models/`` and ``results/{metrics,predictions,plots}``; an unwritable one is an error now, not later."""
-    for folder in outcome.folders(config.MODELS_DIR, config.RESULTS_DIR):
+    for folder in text.folders(config.MODELS_DIR, config.RESULTS_DIR):
         require_writable(folder)
 
 
@@ -170,7 +171,7 @@ def evaluate_all_models(
     models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
     answers = stages.predictions(models, in_order(test_loader))
     logits = {name: answer.logits for name, answer in answers.items()}
-    outcome.print_evaluation(logits, answers["teacher"].labels, limit=config.LIMIT)
+    text.print_evaluation(logits, answers["teacher"].labels, limit=config.LIMIT)
     return TestMetrics(*map(_result, answers.values()))
 
 
@@ -197,7 +198,7 @@ def save_and_visualize_results(
     models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
     plots = visualization.all_plots(run)
     folders = {"models_dir": config.MODELS_DIR, "results_dir": config.RESULTS_DIR, "state_dir": config.STATE_DIR}
-    outcome.save(run, models, plots, temperature=config.TEMPERATURE, **folders)
+    text.save(run, models, plots, temperature=config.TEMPERATURE, **folders)
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 
 import config
 import kd
-from kd import stages
-from kd.optimizers import adam
+from kd.training import stages
+from kd.training.optimizers import adam
 
 
 def train_model(

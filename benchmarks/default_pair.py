@@ -29,7 +29,7 @@ import torch
 import config
 import kd
 import main as pipeline
-from kd.paired import paired
+from kd.evaluation.paired_seeds import paired
 
 
 def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:

@@ -25,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import config
 import kd
-from kd.cache import ASKED_AT_ONCE
-from kd.objectives import in_bfloat16
-from kd.optimizers import adam
-from kd.splits import stratified_split
+from kd.data.splits import stratified_split
+from kd.methods.objectives import in_bfloat16
+from kd.teachers.cache import ASKED_AT_ONCE
+from kd.training.optimizers import adam
 from measuring import alternating, machine, report, seconds, table
 from models import StudentModel, TeacherModel
 

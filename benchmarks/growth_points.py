@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader, RandomSampler, Subset
 
 import config
 import kd
-from kd.cache import ASKED_AT_ONCE
 from kd.data import collate
-from kd.history import Position
-from kd.metrics import count_parameters
+from kd.evaluation.metrics import count_parameters
 from kd.models import MLP
-from kd.snapshots import Snapshots
+from kd.storage.snapshots import Snapshots
+from kd.teachers.cache import ASKED_AT_ONCE
+from kd.training.history import Position
 from measuring import machine, peak_rss, seconds
 
 BATCH = config.BATCH_SIZE

@@ -21,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import kd
+from kd.commands.data import Task, load_data
+from kd.commands.models import new_student
+from kd.commands.run.command import trained_as
+from kd.commands.settings import RunSettings
 from kd.devices import using_threads
-from kd.pipeline import trained_as
-from kd.pool import in_pool, usable_cores
-from kd.run_data import Task, load_data
-from kd.run_models import new_student
-from kd.run_settings import RunSettings
-from kd.students import Lessons, Student, train_students, trained
+from kd.training.pool import in_pool, usable_cores
+from kd.training.students import Lessons, Student, train_students, trained
 from measuring import alternating, machine, report, seconds, table
 
 MNIST = Task((1, 28, 28), tuple("0123456789"))

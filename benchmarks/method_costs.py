@@ -27,9 +27,9 @@ from torch import nn
 from kd.console import say
 from kd.methods import METHODS, make
 from kd.methods.crd import Contrasted
+from kd.methods.objectives import supervised
 from kd.models import CNN, ConvNet
-from kd.objectives import supervised
-from kd.optimizers import adam
+from kd.training.optimizers import adam
 from kd.types import Objective
 from measuring import alternating, fresh_process, machine, report, seconds
 

@@ -26,16 +26,16 @@ import torch
 import tyro
 
 import kd
+from kd.commands.method_flags import shown
+from kd.commands.models import new_student
+from kd.commands.run.command import objective_of, opened, recorded, trained_as
+from kd.commands.settings import RunSettings
+from kd.commands.teaching import Taught, teach
 from kd.console import say
-from kd.loaders import make_loader
+from kd.data.loaders import make_loader
 from kd.methods import METHODS, settings_of
-from kd.methods.flags import shown
-from kd.objectives import supervised
-from kd.pipeline import objective_of, opened, recorded, trained_as
-from kd.run_models import new_student
-from kd.run_settings import RunSettings
-from kd.students import Student, train_students
-from kd.teaching import Taught, teach
+from kd.methods.objectives import supervised
+from kd.training.students import Student, train_students
 from measuring import machine
 
 CONTROL = "control"

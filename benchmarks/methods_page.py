@@ -15,10 +15,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from kd.evidence import Judgement, judge_all
+from kd.commands.method_flags import shown
+from kd.evaluation.paired_seeds import paired
+from kd.evaluation.verdict import Judgement, judge_all
 from kd.methods import METHODS
-from kd.methods.flags import shown
-from kd.paired import paired
 from measuring import table
 from methods_on_mnist import CONTROL
 

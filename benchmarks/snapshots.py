@@ -20,8 +20,8 @@ import torch
 
 import config
 import kd
-from kd.history import Position
-from kd.snapshots import INTERVAL, Snapshots
+from kd.storage.snapshots import INTERVAL, Snapshots
+from kd.training.history import Position
 from models import TeacherModel
 
 

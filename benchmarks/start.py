@@ -37,7 +37,7 @@ def take_a_step(name: str) -> None:
     import torch
 
     from kd.models import MLP
-    from kd.optimizers import adam
+    from kd.training.optimizers import adam
 
     student = MLP(256)
     if name == "torch":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import config
 import kd
-from kd.optimizers import adam
+from kd.training.optimizers import adam
 from models import TeacherModel
 
 

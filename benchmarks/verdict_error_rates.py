@@ -1,4 +1,4 @@
-"""How often is the verdict of kd.evidence wrong, and how often does it see what is there? Simulated, with known truth.
+"""How often is kd.evaluation.verdict wrong, and how often does it see what is there? Simulated, with known truth.
 
     python benchmarks/verdict_error_rates.py
 
@@ -20,8 +20,8 @@ from scipy.stats import t
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from kd.paired import bootstrap_interval
-from kd.power import power
+from kd.evaluation.paired_seeds import bootstrap_interval
+from kd.evaluation.power import power
 from measuring import table
 
 Floats = NDArray[np.float64]
@@ -35,7 +35,7 @@ MARGIN = 10.0
 
 
 def t_intervals(differences: Floats, level: float) -> tuple[Floats, Floats]:
-    """Low and high of ``kd.paired.t_interval`` for each row; NaN where it gives none."""
+    """Low and high of ``kd.evaluation.paired_seeds.t_interval`` for each row; NaN where it gives none."""
     n = differences.shape[1]
     mean, sd = differences.mean(axis=1), differences.std(axis=1, ddof=1)
     half = t.isf(level / 2, n - 1) * sd / n**0.5
@@ -46,7 +46,7 @@ def t_intervals(differences: Floats, level: float) -> tuple[Floats, Floats]:
 
 
 def verdicts(differences: Floats, margin: float, level: float = 0.05) -> NDArray[np.int64]:
-    """``kd.evidence.judge`` for each row of whole differences, as an index into ``VERDICTS``."""
+    """``kd.evaluation.verdict.judge`` for each row of whole differences, as an index into ``VERDICTS``."""
     low, high = t_intervals(differences, level)
     inner_low, inner_high = t_intervals(differences, 2 * level)
     inside = (-margin < inner_low) & (inner_high < margin)
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=40_000, help="simulated comparisons per cell")
     runs = parser.parse_args().runs
     print(f"{' / '.join(VERDICTS)}, in % of {runs:,} comparisons:\n\n{verdict_table(runs)}\n")
-    print(f"The chance of an interval that excludes zero, in %, by kd.power:\n\n{power_table()}\n")
+    print(f"The chance of an interval that excludes zero, in %, by kd.evaluation.power:\n\n{power_table()}\n")
     print(f"Coverage of the 95 % t / bootstrap interval, in % of {runs // 20:,}:\n\n{coverage_table(runs // 20)}\n")
     title = "Called smaller than d where it is d, control without errors / with 0.1 %"
     print(f"{title}, in % of {runs:,}:\n\n{few_items_table(runs)}\n")

@@ -7,18 +7,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time a name is imported when it is first used
-    from kd.cache import collect_logits, verify_logits
-    from kd.checkpoint import load_weights, publish, weights_bytes
     from kd.classifier import DistilledClassifier
-    from kd.data import DistillDataset, ImageDataset
-    from kd.datasets import load_mnist
-    from kd.features import capture
-    from kd.history import History
-    from kd.loaders import batches_differ, loader_like, make_loader
-    from kd.loop import Predictions, evaluate, fit, predict
+    from kd.data.datasets import DistillDataset, ImageDataset
+    from kd.data.loaders import batches_differ, loader_like, make_loader
+    from kd.data.mnist import load_mnist
     from kd.losses import kd_loss
-    from kd.objectives import distilled, live_teacher, supervised
+    from kd.methods.objectives import distilled, live_teacher, supervised
+    from kd.models.features import capture
     from kd.seeding import seeded
+    from kd.storage.weights import load_weights, publish, weights_bytes
+    from kd.teachers.cache import collect_logits, verify_logits
+    from kd.training.history import History
+    from kd.training.loop import Predictions, evaluate, fit, predict
     from kd.types import Batch, Metric, Objective
 
 __all__ = [
@@ -51,17 +51,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "cache": ("collect_logits", "verify_logits"),
-    "checkpoint": ("load_weights", "publish", "weights_bytes"),
+    "teachers.cache": ("collect_logits", "verify_logits"),
+    "storage.weights": ("load_weights", "publish", "weights_bytes"),
     "classifier": ("DistilledClassifier",),
-    "data": ("DistillDataset", "ImageDataset"),
-    "datasets": ("load_mnist",),
-    "features": ("capture",),
-    "history": ("History",),
-    "loaders": ("batches_differ", "loader_like", "make_loader"),
-    "loop": ("Predictions", "evaluate", "fit", "predict"),
+    "data.datasets": ("DistillDataset", "ImageDataset"),
+    "data.mnist": ("load_mnist",),
+    "models.features": ("capture",),
+    "training.history": ("History",),
+    "data.loaders": ("batches_differ", "loader_like", "make_loader"),
+    "training.loop": ("Predictions", "evaluate", "fit", "predict"),
     "losses": ("kd_loss",),
-    "objectives": ("distilled", "live_teacher", "supervised"),
+    "methods.objectives": ("distilled", "live_teacher", "supervised"),
     "seeding": ("seeded",),
     "types": ("Batch", "Metric", "Objective"),
 }

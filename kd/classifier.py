@@ -21,17 +21,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.checks import require
 from kd.console import epoch_line
-from kd.data import ArrayDataset, DistillDataset
+from kd.data.datasets import ArrayDataset, DistillDataset
+from kd.data.loaders import make_loader
 from kd.devices import device_named, require_device
-from kd.history import History
-from kd.loaders import make_loader
-from kd.loop import fit
-from kd.models import MLP
-from kd.objectives import distilled, supervised
-from kd.optimizers import adam
+from kd.methods.objectives import distilled, supervised
+from kd.models.networks import MLP
 from kd.ranges import check_ranges
 from kd.seeding import seeded
-from kd.table_teachers import network_logits, ready, teacher_logits, unseen_logits
+from kd.teachers.sklearn_teacher import network_logits, ready, teacher_logits, unseen_logits
+from kd.training.history import History
+from kd.training.loop import fit
+from kd.training.optimizers import adam
 from kd.types import Objective
 
 # (features, classes) → a network with input [B, features] and output logits [B, classes].

@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 
 from tyro.extras import subcommand_cli_from_dict
 
-from kd.compare.settings import CompareSettings
+from kd.commands.compare.settings import CompareSettings
+from kd.commands.program import exit_status
+from kd.commands.run.settings import CacheSettings, DistillSettings, EvaluateSettings, ReportSettings
+from kd.commands.settings import RunSettings
+from kd.commands.settings_file import with_file
+from kd.commands.sweep.settings import SweepSettings
 from kd.console import say
-from kd.parts.settings import CacheSettings, DistillSettings, EvaluateSettings, ReportSettings
-from kd.program import exit_status
-from kd.run_file import with_file
-from kd.run_settings import RunSettings
-from kd.sweep.settings import SweepSettings
 
 
 class Settings(Protocol):
@@ -31,18 +31,18 @@ class Command(NamedTuple):
 
 
 COMMANDS: Mapping[str, Command] = {
-    "run": Command(RunSettings, "kd.pipeline"),
-    "compare": Command(CompareSettings, "kd.compare.command"),
-    "sweep": Command(SweepSettings, "kd.sweep.command"),
-    "distill": Command(DistillSettings, "kd.parts.distill"),
-    "evaluate": Command(EvaluateSettings, "kd.parts.evaluate"),
-    "report": Command(ReportSettings, "kd.parts.report"),
-    "cache": Command(CacheSettings, "kd.parts.cache"),
+    "run": Command(RunSettings, "kd.commands.run.command"),
+    "compare": Command(CompareSettings, "kd.commands.compare.command"),
+    "sweep": Command(SweepSettings, "kd.commands.sweep.command"),
+    "distill": Command(DistillSettings, "kd.commands.run.distill"),
+    "evaluate": Command(EvaluateSettings, "kd.commands.run.evaluate"),
+    "report": Command(ReportSettings, "kd.commands.run.rebuild_report"),
+    "cache": Command(CacheSettings, "kd.commands.run.cache"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says and return the exit status, as ``kd.program`` has it.
+    """Do what the command line says and return the exit status, as ``kd.commands.program`` has it.
 
     Args:
         arguments: those of the process unless given.
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def program() -> None:
         command, settings = _parsed(words)
-        module = "kd.plan" if getattr(settings, "dry_run", False) else command.module
+        module = "kd.commands.dry_run" if getattr(settings, "dry_run", False) else command.module
         importlib.import_module(module).run(settings)
 
     return exit_status(program, command=("kd", *words))

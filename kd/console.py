@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:  # importing torch would take seconds that an error message has no use for
-    from kd.history import History
+    from kd.training.history import History
 
 _live: list[Console] = []  # the console of the bar on the screen: whoever prints past it writes into the bar
 _relays: list[Callable[[int], None]] = []  # in a worker process: where steps are counted instead

@@ -27,11 +27,11 @@ import tyro
 from torch import nn
 
 import kd
+from kd.commands.trials import errors, judged, trained
 from kd.data import Split
+from kd.data.splits import stratified_split
 from kd.models import MLP, ConvNet
 from kd.seeding import epoch_seed
-from kd.splits import stratified_split
-from kd.trials import errors, judged, trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

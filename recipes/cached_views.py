@@ -27,13 +27,13 @@ import tyro
 from torch import Tensor, nn
 
 import kd
+from kd.commands.trials import errors, judged, trained
 from kd.data import ImageDataset
-from kd.datasets.mnist import MEAN, STD
-from kd.loop import Predictions
+from kd.data.mnist import MEAN, STD
+from kd.data.splits import stratified_split
+from kd.data.views import ShiftedImages, one_view_each
 from kd.models import MLP, ConvNet
-from kd.splits import stratified_split
-from kd.trials import errors, judged, trained
-from kd.views import ShiftedImages, one_view_each
+from kd.training.loop import Predictions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,14 +29,14 @@ import tyro
 from torch import Tensor, nn
 
 import kd
-from kd.checkpoint import publish, weights_bytes
+from kd.commands.trials import errors, judged, trained
 from kd.console import say
-from kd.features import capture
-from kd.loop import evaluate
+from kd.data.splits import stratified_split
 from kd.losses import cat_loss
 from kd.models import CNN, MNIST_SHAPE
-from kd.splits import stratified_split
-from kd.trials import errors, judged, trained
+from kd.models.features import capture
+from kd.storage.weights import publish, weights_bytes
+from kd.training.loop import evaluate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

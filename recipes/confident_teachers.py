@@ -4,10 +4,10 @@
     python recipes/confident_teachers.py --limit 500 --pairs 2   # at toy size
 
 What to look at: three teachers answer at every step, with their logits and their last maps, and ``confidences`` of
-``kd.ensemble`` weighs them anew for each image by what they make of its label. One of them has learned from labels of
-which a part is wrong: without such a teacher there is little to weigh. The objective is a module, because it has a
-projector for each teacher, and ``kd.optimizers.adam`` trains them with the student. Two questions: are the teachers
-worth more than the labels, and is weighing them worth more than hearing all alike?
+``kd.teachers.ensemble`` weighs them anew for each image by what they make of its label. One of them has learned from
+labels of which a part is wrong: without such a teacher there is little to weigh. The objective is a module, because it
+has a projector for each teacher, and ``kd.training.optimizers.adam`` trains them with the student. Two questions: are
+the teachers worth more than the labels, and is weighing them worth more than hearing all alike?
 
 Source: Zhang, Chen, Wang 2022, "Confidence-aware multi-teacher knowledge distillation", arXiv:2201.00007. A teacher's
 maps are weighed by what its own classifier makes of the student's projected ones, and both terms are divided by the
@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 import kd
+from kd.commands.trials import errors, judged, trained
 from kd.data import Split
-from kd.ensemble import confidences
+from kd.data.splits import stratified_split
 from kd.models import CNN, MNIST_SHAPE, ConvNet
-from kd.splits import stratified_split
-from kd.trials import errors, judged, trained
+from kd.teachers.ensemble import confidences
 
 STUDENT_LAYER, TEACHER_LAYER = "layer3", "norm3"  # the last maps of each
 STUDENT_MAPS, TEACHER_MAPS = 32, 128

@@ -36,10 +36,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 import kd
-from kd.features import capture, penultimate
+from kd.commands.trials import errors, judged, trained
+from kd.data.splits import stratified_split
 from kd.models import MNIST_SHAPE, ConvNet
-from kd.splits import stratified_split
-from kd.trials import errors, judged, trained
+from kd.models.features import capture, penultimate
 from kd.types import UNLABELLED
 
 

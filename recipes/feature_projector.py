@@ -3,10 +3,10 @@
     python recipes/feature_projector.py                          # 4 students of each kind
     python recipes/feature_projector.py --limit 500 --pairs 2    # at toy size
 
-What to look at: ``Hint`` is a whole method in thirty lines. ``kd.features.capture`` reads a layer of any model, so that
-neither model is changed; the projector, a 1 × 1 convolution, gives the student's few maps the teacher's number, and is
-thrown away after the training. Both terms are minimised together, as today's programs do; the paper trains the hint
-first, and the rest after it. Control: the labels alone, from the same weights and on the same batches.
+What to look at: ``Hint`` is a whole method in thirty lines. ``kd.models.features.capture`` reads a layer of any model,
+so that neither model is changed; the projector, a 1 × 1 convolution, gives the student's few maps the teacher's number,
+and is thrown away after the training. Both terms are minimised together, as today's programs do; the paper trains the
+hint first, and the rest after it. Control: the labels alone, from the same weights and on the same batches.
 
 Source: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550.
 """
@@ -24,12 +24,12 @@ import tyro
 from torch import Tensor, nn
 
 import kd
-from kd.features import capture, shapes
+from kd.commands.trials import errors, judged, trained
+from kd.data.splits import stratified_split
 from kd.losses import hint_loss
-from kd.losses.maps import same_size
+from kd.losses.feature import same_size
 from kd.models import CNN, MNIST_SHAPE, ConvNet
-from kd.splits import stratified_split
-from kd.trials import errors, judged, trained
+from kd.models.features import capture, shapes
 
 # Names as model.named_modules() has them, in the middle of each.
 STUDENT_LAYER, TEACHER_LAYER = "layer2", "norm2"
@@ -52,7 +52,7 @@ class Settings:
 class Hint(nn.Module):
     """Cross-entropy with the labels, and the distance of the projected maps from the teacher's.
 
-    A module, because it has weights of its own: ``kd.optimizers.adam`` trains them with the student's.
+    A module, because it has weights of its own: ``kd.training.optimizers.adam`` trains them with the student's.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, images: Tensor, *, weight: float) -> None:

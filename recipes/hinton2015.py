@@ -28,12 +28,12 @@ import hinton2015_networks as networks
 import kd
 from hinton2015_bias import matched, shift_of_fewest_errors, shifted
 from kd.console import say
-from kd.objectives import in_bfloat16
-from kd.optimizers import adam
-from kd.pool import in_pool
-from kd.run import open_run
-from kd.splits import stratified_split
-from kd.stages import train
+from kd.data.splits import stratified_split
+from kd.methods.objectives import in_bfloat16
+from kd.storage.run_folder import open_run
+from kd.training.optimizers import adam
+from kd.training.pool import in_pool
+from kd.training.stages import train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

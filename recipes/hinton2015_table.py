@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from kd.paired import paired
+from kd.evaluation.paired_seeds import paired
 
 Rows = Sequence[Mapping[str, Any]]
 TESTED = 10_000

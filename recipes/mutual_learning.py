@@ -26,9 +26,9 @@ import tyro
 from torch import Tensor, nn
 
 import kd
+from kd.commands.trials import errors, judged, trained
+from kd.data.splits import stratified_split
 from kd.models import MLP
-from kd.splits import stratified_split
-from kd.trials import errors, judged, trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

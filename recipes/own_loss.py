@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 import kd
 from kd.console import print_table
+from kd.data.splits import stratified_split
 from kd.models import MLP, ConvNet
-from kd.optimizers import adam
-from kd.splits import stratified_split
+from kd.training.optimizers import adam
 
 
 def matched_logits(model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:

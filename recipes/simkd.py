@@ -31,14 +31,14 @@ import tyro
 from torch import Tensor, nn
 
 import kd
-from kd.checkpoint import publish, weights_bytes
+from kd.commands.trials import errors, judged, trained
 from kd.console import print_table
-from kd.features import capture
+from kd.data.splits import stratified_split
+from kd.evaluation.metrics import count_parameters, multiply_adds
 from kd.losses import hint_loss
-from kd.metrics import count_parameters, multiply_adds
 from kd.models import CNN, MNIST_SHAPE
-from kd.splits import stratified_split
-from kd.trials import errors, judged, trained
+from kd.models.features import capture
+from kd.storage.weights import publish, weights_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

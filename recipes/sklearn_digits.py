@@ -28,8 +28,8 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 
 import kd
 from kd.console import print_table, say
-from kd.evidence import Judgement, judge_all
-from kd.paired import paired
+from kd.evaluation.paired_seeds import paired
+from kd.evaluation.verdict import Judgement, judge_all
 
 TABLES: Mapping[str, Callable[..., Any]] = {"digits": load_digits, "breast cancer": load_breast_cancer}
 

@@ -3,9 +3,9 @@
     python recipes/two_teachers.py                         # 5 students of each kind
     python recipes/two_teachers.py --limit 500 --pairs 2   # at toy size
 
-What to look at: ``kd.ensemble.Ensemble`` is a model like any other. Its answers are collected and verified as a single
-teacher's are, and the student's objective does not know how many have answered. Averaged are probabilities, at the
-temperature of the distillation, and at that one only; ``how="logits"`` would hold at all of them.
+What to look at: ``kd.teachers.ensemble.Ensemble`` is a model like any other. Its answers are collected and verified as
+a single teacher's are, and the student's objective does not know how many have answered. Averaged are probabilities, at
+the temperature of the distillation, and at that one only; ``how="logits"`` would hold at all of them.
 
 Two questions, each with its own control, from the same weights and on the same batches: are two teachers worth more
 than the labels, and more than the better one of them alone?
@@ -26,11 +26,11 @@ import tyro
 from torch import nn
 
 import kd
+from kd.commands.trials import errors, judged, trained
 from kd.data import Split
-from kd.ensemble import Ensemble
+from kd.data.splits import stratified_split
 from kd.models import MLP, ConvNet
-from kd.splits import stratified_split
-from kd.trials import errors, judged, trained
+from kd.teachers.ensemble import Ensemble
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

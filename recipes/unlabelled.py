@@ -27,12 +27,12 @@ from torch.utils.data import Dataset
 import kd
 from kd.console import print_table, say
 from kd.data import Split
-from kd.evidence import Judgement, judge_all
+from kd.data.splits import stratified_order
+from kd.data.unlabelled import repeated, with_unlabelled
+from kd.evaluation.paired_seeds import paired
+from kd.evaluation.verdict import Judgement, judge_all
 from kd.models import MLP, ConvNet
-from kd.optimizers import adam
-from kd.paired import paired
-from kd.splits import stratified_order
-from kd.unlabelled import repeated, with_unlabelled
+from kd.training.optimizers import adam
 
 CONTROL, DISTILLED, MORE = "labels alone", "distilled", "distilled, with unlabelled"
 AGAINST = ((DISTILLED, CONTROL), (MORE, CONTROL), (MORE, DISTILLED))

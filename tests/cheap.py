@@ -22,7 +22,7 @@ from typing import IO, Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kd.datasets import mnist
+from kd.data import mnist
 
 IMAGES = {"train": 6_000, "t10k": 1_000}  # of MNIST's 60,000 and 10,000, the first ones
 SMALL_MNIST = "KD_TESTS_SMALL_MNIST"  # an environment variable, so that child processes use the same files

@@ -22,7 +22,7 @@ from torch import nn
 import config
 import kd
 import main
-from kd import students
+from kd.training import students
 from tests.cheap import figures, remove_small_mnist, small_mnist
 
 # What fails in one clone fails in every other. HYPOTHESIS_SEARCH=1 looks for new examples instead.

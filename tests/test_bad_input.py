@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 import config
 import main
 import train
-from kd.datasets import mnist
+from kd.data import mnist
 from tests.conftest import ToyRun
 
 Run = Callable[..., tuple[int, str, str]]

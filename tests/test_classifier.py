@@ -26,7 +26,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from torch import nn
 
 import kd
-from kd.models import MLP
+from kd.models.networks import MLP
 
 X, y = sklearn.datasets.load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[y]

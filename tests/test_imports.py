@@ -1,85 +1,130 @@
-"""Importing has no effect: no file, no thread setting, no signal handler, no socket, no random number, no output."""
+"""A model from a user's own file: what it may be, what is said, and every way in which it can go wrong."""
 
 from __future__ import annotations
 
-import os
+import dataclasses
+import random
 import subprocess
 import sys
 from pathlib import Path
 
-import main
+import cloudpickle
+import pytest
+import torch
 
-ROOT = Path(main.__file__).parent
+from kd.models.build import build
+from kd.storage.fingerprint import describe, digest
 
-# The audit hook sees what is really called, in any module: sockets made, and files opened for writing.
-CHECK = """
-import signal, sys, threading
+ROOT = Path(__file__).resolve().parent.parent
+CODE = """
+from __future__ import annotations
+import dataclasses
+from torch import nn
 
-# matplotlib and torchvision make caches of their own when they are imported.
-import matplotlib.font_manager, numpy, torch, torchvision
+@dataclasses.dataclass
+class Width:
+    value: int = 3
 
-threads, random_state = torch.get_num_threads(), torch.get_rng_state()
-numpy_state = numpy.random.get_state()[1].tolist()
-determinism = torch.are_deterministic_algorithms_enabled()
-precision = torch.get_float32_matmul_precision()
-handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-seen = []
+class Told(nn.Sequential):
+    def __init__(self, input_shape, classes):
+        super().__init__(nn.Flatten(), nn.Linear(input_shape[0], classes))
 
+def half_told(classes, width=Width()):
+    return nn.Sequential(nn.LazyLinear(width.value), nn.Linear(width.value, classes))
 
-def hook(event, arguments):
-    if event.split(".")[0] in {"socket", "subprocess", "urllib"} or event == "os.mkdir":
-        seen.append((event, arguments))
-    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
-        seen.append((event, arguments))
+class Alone(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(6, 4))
 
-
-sys.addaudithook(hook)
-for module in sys.argv[1:]:
-    __import__(module)
-    assert not seen, (module, seen)
-    assert torch.get_num_threads() == threads, module
-    assert torch.equal(torch.get_rng_state(), random_state), module
-    assert numpy.random.get_state()[1].tolist() == numpy_state, module
-    assert torch.are_deterministic_algorithms_enabled() == determinism, module
-    assert torch.get_float32_matmul_precision() == precision, module
-    assert [signal.getsignal(number) for number in signal.valid_signals()] == handlers, module
-    assert threading.active_count() == 1, module
-    assert not torch.cuda.is_initialized(), module
+def asks_more(input_shape, depth): ...
+def fails(): raise KeyError("inside")
+def no_module(): return 3
+instance, number = Alone(), 3
 """
 
 
-def _modules() -> list[str]:
-    """Every module of the package, but for the one that runs the command when it is imported."""
-    names = (path.relative_to(ROOT).with_suffix("").parts for path in (ROOT / "kd").rglob("*.py"))
-    return sorted(".".join(part for part in name if part != "__init__") for name in names if name[-1] != "__main__")
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "random.py"  # which must not become everyone's random
+    path.write_text(CODE)
+    return path
 
 
-def test_importing_has_no_effect(tmp_path: Path) -> None:
-    """``main`` imports config, models, train, distillation and visualization, so its import covers theirs."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", CHECK, *_modules(), "main"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+@pytest.mark.parametrize("name", ["Told", "half_told", "Alone"])
+def test_a_class_or_function_is_told_what_it_asks_for(
+    file: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (build(f"{file}:{name}", input_shape=(6,), classes=4, seed=5) for _ in range(2))
+    assert first(torch.randn(3, 6)).shape == (3, 4)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert f"{file}: running its code for {name}" in " ".join(capsys.readouterr().out.split("\n"))
+    assert [path.name for path in file.parent.iterdir()] == ["random.py"]
+    assert sys.modules["random"] is random
+
+
+def test_an_edit_counts_at_once_and_is_another_description(file: Path) -> None:
+    before = build(f"{file}:Told", input_shape=(6,), classes=4, seed=0)
+    file.write_text(CODE.replace("nn.Flatten(), nn.Linear", "nn.Identity(), nn.Linear"))
+    after = build(f"{file}:Told", input_shape=(6,), classes=4, seed=0)
+    assert type(after[0]).__name__ == "Identity"  # type: ignore[index]
+    assert digest(describe(before)) != digest(describe(after))
+
+
+def test_its_models_can_be_sent_to_another_process(file: Path) -> None:
+    model = build(f"{file}:Told", input_shape=(6,), classes=4, seed=0)
+    sent = file.parent / "model.bin"
+    sent.write_bytes(cloudpickle.dumps(model))
+    program = f"""
+import pickle, torch
+from kd.storage.fingerprint import describe, digest
+model = pickle.load(open({str(sent)!r}, "rb"))
+print(list(model(torch.ones(1, 6)).shape), digest(describe(model)))
+"""
+    first, second = (
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
     )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", ""), result.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert first.startswith("[1, 4] ")
+    assert first == second  # a stage that another process has begun can be gone on with
 
 
-def test_scikit_learn_is_imported_only_where_its_face_is_used() -> None:
-    program = (
-        "import sys, kd; kd.fit, kd.distilled, kd.make_loader; assert 'sklearn' not in sys.modules; "
-        "kd.DistilledClassifier; assert 'sklearn' in sys.modules"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=120)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", r"must be FILE.py:NAME, a Python file and what to take from it"),
+        ("Tolt", r"random.py defines no 'Tolt'\. Did you mean Told\?"),
+        ("qqqq", r"random.py defines no 'qqqq'\. Define it there; found: .*Told"),
+        (
+            "asks_more",
+            r"random.py:asks_more must take \(input_shape, classes\) or no arguments\. Got \(input_shape, depth",
+        ),
+        ("fails", r"random.py:fails failed as it was called \(KeyError: 'inside'\)\. Correct the file"),
+        ("no_module", r"random.py:no_module must make a torch.nn.Module\. Got a int instead"),
+        ("instance", r"must be a class or a function that makes a model\. Got a Alone instead"),
+        ("number", r"must be a class or a function that makes a model\. Got a int instead"),
+        ("Alone", r"Alone was tried on one example \[1, 7\] and failed"),
+    ],
+)
+def test_what_is_no_model_is_refused(file: Path, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(f"{file}:{name}", input_shape=(7,), classes=4, seed=0)
 
 
-def test_main_imports_every_root_module() -> None:
-    modules = {path.stem for path in ROOT.glob("*.py")} - {"main"}
-    assert modules == {"config", "models", "train", "distillation", "visualization"}
-    assert modules <= set(sys.modules)
+def test_a_file_alone_names_nothing(file: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be FILE.py:NAME.*as in net.py:Student"):
+        build(str(file), input_shape=(7,), classes=4, seed=0)
+
+
+def test_a_file_that_is_not_there_or_does_not_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*net.py, from which 'Net' was to be taken\. Give"):
+        build(f"{tmp_path / 'net.py'}:Net", input_shape=(7,), classes=4, seed=0)
+    for code, reason in (("def", "SyntaxError"), ("import nothing_of_that_name", "ModuleNotFoundError: No module")):
+        (tmp_path / "net.py").write_text(code)
+        with pytest.raises(ValueError, match=rf"net.py failed while its code ran \({reason}.*\)\. Correct it"):
+            build(f"{tmp_path / 'net.py'}:Net", input_shape=(7,), classes=4, seed=0)
+        assert "kd_plugin_net" not in sys.modules
+
+
+def test_a_dataclass_of_the_file_can_be_made(file: Path) -> None:
+    build(f"{file}:half_told", input_shape=(6,), classes=4, seed=0)
+    assert dataclasses.is_dataclass(sys.modules["kd_plugin_random"].Width)

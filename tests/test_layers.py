@@ -68,7 +68,7 @@ def test_main_stands_at_the_top_and_config_at_the_bottom(name: str) -> None:
 
 LOWEST = [
     *(ROOT / "kd" / "losses").glob("*.py"),
-    *(ROOT / "kd" / f"{n}.py" for n in ("types", "checks", "models", "ranges", "devices")),
+    *(ROOT / "kd" / f"{n}.py" for n in ("types", "checks", "models/networks", "ranges", "devices")),
 ]
 
 
@@ -81,35 +81,23 @@ def test_the_lowest_modules_import_nothing_above_them(path: Path) -> None:
 def test_the_table_of_methods_names_what_it_does_not_import() -> None:
     folder = ROOT / "kd" / "methods"
     assert not {name for name in _imports(folder / "table.py") if name.split(".")[0] in ("kd", "torch")}
-    inside = {name for name in _imports(folder / "named.py") if name.split(".")[0] == "kd"}
+    inside = {name for name in _imports(folder / "factory.py") if name.split(".")[0] == "kd"}
     for_type_checkers = {"kd.types", "kd.types.Batch", "kd.types.Objective"}
-    on_use = {"kd.loop", "kd.loop.device_of", "kd.loop.evaluating"}
+    on_use = {"kd.training.loop", "kd.training.loop.device_of", "kd.training.loop.evaluating"}
     without_torch = {"kd.checks", "kd.checks.require"}
     rest = {name for name in inside if not name.startswith("kd.methods.table")}
     assert rest <= for_type_checkers | on_use | without_torch
 
 
 def test_the_loop_knows_no_method() -> None:
-    inside = {name.split(".")[1] for name in _imports(ROOT / "kd" / "loop.py") if name.startswith("kd.")}
-    assert not inside & {"losses", "objectives", "cache", "results", "plots", "console"}
+    inside = {name.split(".")[1] for name in _imports(ROOT / "kd" / "training" / "loop.py") if name.startswith("kd.")}
+    assert not inside & {"losses", "methods", "teachers", "report", "commands", "console"}
 
 
 def test_data_sources_know_data_and_nothing_that_learns_from_it() -> None:
     paths = [path for path in PACKAGE if path.parent.name == "sources"]
     inside = {name.split(".")[1] for path in paths for name in _imports(path) if name.startswith("kd.")}
-    assert inside <= {
-        "console",
-        "data",
-        "datasets",
-        "describe",
-        "extras",
-        "plugins",
-        "reading",
-        "seeding",
-        "sources",
-        "splits",
-        "types",
-    }
+    assert inside <= {"console", "data", "extras", "imports", "seeding", "storage", "types"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_id)
@@ -150,7 +138,7 @@ def test_a_public_name_is_the_one_of_its_module_and_another_is_refused() -> None
 
 def test_files_are_read_by_torch_in_one_place_and_safely() -> None:
     loads = [(_id(path), call) for path in SOURCES for name, call in _calls(path) if name in {"torch.load", "load"}]
-    assert {place for place, _ in loads} == {"kd/checkpoint.py"}
+    assert {place for place, _ in loads} == {"kd/storage/weights.py"}
     for _, call in loads:
         assert [
             k.value.value for k in call.keywords if k.arg == "weights_only" and isinstance(k.value, ast.Constant)

@@ -19,7 +19,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTICE = "kd/datasets/mnist_idx/NOTICE.md"
+NOTICE = "kd/data/mnist_idx/NOTICE.md"
 ROOT_MODULES = [path.stem for path in ROOT.glob("*.py")]
 
 
@@ -148,7 +148,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
 def test_data_and_notice_are_the_repositorys_in_wheel_and_sdist(
     wheel: zipfile.ZipFile, sdist: dict[str, bytes]
 ) -> None:
-    names = [NOTICE, *(f"kd/datasets/mnist_idx/{path.name}" for path in (ROOT / NOTICE).parent.glob("*.gz"))]
+    names = [NOTICE, *(f"kd/data/mnist_idx/{path.name}" for path in (ROOT / NOTICE).parent.glob("*.gz"))]
     assert len(names) == 5
     for name in names:
         content = (ROOT / name).read_bytes()

@@ -15,11 +15,11 @@ import pytest
 import config
 import main
 from kd import cli
-from kd.run import fingerprint
-from kd.run_settings import FLAGS_ALONE
+from kd.commands.settings import FLAGS_ALONE
+from kd.storage.run_folder import fingerprint
+from tests.report.test_page import sections
 from tests.test_cli import ROOT, SETTINGS, TOY, run
 from tests.test_pipeline import FILES
-from tests.test_report import sections
 
 pytestmark = [pytest.mark.pictures, pytest.mark.whole_mnist]
 

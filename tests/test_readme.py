@@ -188,7 +188,7 @@ def test_make_run_from_a_fresh_clone_installs_and_leaves_every_file_the_referenc
 
 @pytest.mark.timeout(1500)
 def test_make_test_from_a_fresh_clone_installs_lints_checks_types_and_tests(fresh: Path) -> None:
-    ran = make(fresh, "test", "tests/test_stats.py")
+    ran = make(fresh, "test", "tests/evaluation/test_two_models.py")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "All checks passed" in ran.stdout
     assert re.search(r"Success: no issues found in \d+ source files", ran.stdout)

@@ -23,7 +23,7 @@ from torch.utils.data import (
 import config
 import kd
 import main
-from kd.datasets import mnist
+from kd.data import mnist
 from tests.conftest import ToyRun
 
 pytestmark = pytest.mark.usefixtures("toy")

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import config
-from kd.figures import prediction_examples
-from kd.plots import png
-from tests.test_figures import NAMES, a_run, history, some_logits
+from kd.commands.run.plots import prediction_examples
+from kd.report.plots import png
+from tests.commands.run.test_plots import NAMES, a_run, history, some_logits
 from visualization import all_plots, teacher_plot, toy_stamp
 
 

@@ -18,7 +18,7 @@ from student_epoch import parser, report
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import config
 import kd
-from kd.optimizers import adam
+from kd.training.optimizers import adam
 from models import StudentModel, TeacherModel
 
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _with_logits(teacher: nn.Module, images: Dataset[Any]) -> Dataset[Any]:
-    """Collected and verified, as ``kd.stages`` does it."""
+    """Collected and verified, as ``kd.training.stages`` does it."""
     collected = kd.collect_logits(teacher, images)
     kd.verify_logits(teacher, images, collected)
     return kd.DistillDataset(images, collected.logits)

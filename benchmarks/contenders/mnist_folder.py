@@ -9,7 +9,7 @@ import argparse
 import gzip
 from pathlib import Path
 
-EMBEDDED = Path(__file__).parent.parent.parent / "kd" / "datasets" / "mnist_idx"
+EMBEDDED = Path(__file__).parent.parent.parent / "kd" / "data" / "mnist_idx"
 
 
 def prepare(folder: Path) -> Path:

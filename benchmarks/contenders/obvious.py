@@ -43,7 +43,7 @@ TEMPERATURE, ALPHA = 5.0, 0.5
 Loss = Callable[..., tuple[Tensor, Tensor]]  # model, images, labels (and teacher logits) → loss, logits
 
 
-# --- networks: the layers of kd/models.py, defined in the same order, so that weights can be exchanged one by one.
+# --- networks: the layers of kd/models/networks.py, in the same order, so that weights can be exchanged one by one.
 # Pooling comes last here, as textbooks have it. With positive scales in the norms, as they start and stay, the same
 # weights give the same logits; in training the norms see the whole map here and the pooled one there. ---
 

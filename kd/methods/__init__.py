@@ -3,11 +3,11 @@
 objective = kd.methods.make("dkd", student, teacher, batch, {"beta": 2})
 """
 
-from kd.methods.named import make as make
-from kd.methods.named import method_named as method_named
-from kd.methods.named import require_unlabelled_method as require_unlabelled_method
-from kd.methods.named import settings_of as settings_of
-from kd.methods.named import try_method as try_method
+from kd.methods.factory import make as make
+from kd.methods.factory import method_named as method_named
+from kd.methods.factory import require_unlabelled_method as require_unlabelled_method
+from kd.methods.factory import settings_of as settings_of
+from kd.methods.factory import try_method as try_method
 from kd.methods.table import METHODS as METHODS
 from kd.methods.table import Method as Method
 from kd.methods.table import Setting as Setting

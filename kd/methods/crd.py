@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require, require_every_label
-from kd.features import shapes
 from kd.losses import crd_loss
 from kd.methods.feature import features_of_both, rows_of_both
+from kd.models.features import shapes
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kd.checks import require
 from kd.losses import kd_loss
-from kd.objectives import require_logits, supervised_where_labelled
+from kd.methods.objectives import require_logits, supervised_where_labelled
 from kd.types import Batch, Objective
 
 

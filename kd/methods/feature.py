@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.features import capture, matched_stages, penultimate, shapes, stages
-from kd.losses.maps import at_loss, hint_loss, mgd_loss, nst_loss, same_size, vid_loss, without_some
-from kd.losses.relations import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
-from kd.objectives import supervised_where_labelled
+from kd.losses.feature import at_loss, hint_loss, mgd_loss, nst_loss, same_size, vid_loss, without_some
+from kd.losses.relation import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
+from kd.methods.objectives import supervised_where_labelled
+from kd.models.features import capture, matched_stages, penultimate, shapes, stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -31,7 +31,7 @@ class FromFeatures(nn.Module):
 
     Args:
         teacher: asked at each step. It is no part of this module: not trained, not moved, not in its state.
-        layers: of the student and of the teacher, in pairs, as ``kd.features.capture`` takes them.
+        layers: of the student and of the teacher, in pairs, as ``kd.models.features.capture`` takes them.
         loss: of the captured features; a module's parameters become this one's.
     """
 

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.features import matched_stages
 from kd.losses import ft_loss
-from kd.losses.maps import same_size
+from kd.losses.feature import same_size
 from kd.methods.feature import channels_of, features_of_both
 from kd.methods.staged import epochs_alone, require_alone
+from kd.models.features import matched_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.features import capture, shapes, stages
-from kd.loop import evaluating
 from kd.losses import ofa_loss
-from kd.objectives import require_logits, supervised
+from kd.methods.objectives import require_logits, supervised
+from kd.models.features import capture, shapes, stages
 from kd.seeding import seeded
+from kd.training.loop import evaluating
 from kd.types import Batch, Objective
 
 
@@ -24,7 +24,7 @@ class WithExits(nn.Module):
     """``CE + soft · ofa_loss`` of the student's logits, and ``exits · ofa_loss`` summed over those of its exits.
 
     Args:
-        layers: of the student, as ``kd.features.capture`` takes them.
+        layers: of the student, as ``kd.models.features.capture`` takes them.
         found: what each answers with: [C, H, W], or [D].
         classes: K.
     """

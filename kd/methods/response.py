@@ -22,7 +22,7 @@ from kd.losses import (
     virtual_logits,
     wsld_loss,
 )
-from kd.objectives import Around, distilled, require_logits, smoothed, supervised, supervised_where_labelled
+from kd.methods.objectives import Around, distilled, require_logits, smoothed, supervised, supervised_where_labelled
 from kd.types import Batch, Objective
 
 # (student logits, batch of input, label, teacher logits) → the method's own loss, weighted.
@@ -135,7 +135,7 @@ def wsld(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: f
 
 
 def label_smoothing(student: nn.Module, teacher: nn.Module, batch: Batch, *, smoothing: float) -> Objective:
-    """Cross-entropy with smoothed labels, a control without a teacher: ``kd.objectives.smoothed``."""
+    """Cross-entropy with smoothed labels, a control without a teacher: ``kd.methods.objectives.smoothed``."""
     return smoothed(smoothing=smoothing)
 
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.features import matched_stages
 from kd.losses import hcl_loss
 from kd.methods.feature import FromFeatures, channels_of
 from kd.methods.response import WarmedUp
+from kd.models.features import matched_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.features import capture, matched_stages, penultimate
-from kd.loop import evaluating
 from kd.losses import sdd_loss
 from kd.methods.feature import features_of_both
+from kd.models.features import capture, matched_stages, penultimate
+from kd.training.loop import evaluating
 from kd.types import Batch, Objective
 
 

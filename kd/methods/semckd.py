@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.features import matched_stages
 from kd.losses import semckd_loss
-from kd.losses.maps import same_size
+from kd.losses.feature import same_size
 from kd.methods.feature import FromFeatures, channels_of
+from kd.models.features import matched_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 

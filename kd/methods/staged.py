@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.features import matched_stages
 from kd.losses import ab_loss, fsp_loss
-from kd.losses.maps import same_size
+from kd.losses.feature import same_size
 from kd.methods.feature import FromFeatures, channels_of
-from kd.objectives import supervised_where_labelled
+from kd.methods.objectives import supervised_where_labelled
+from kd.models.features import matched_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 

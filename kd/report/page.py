@@ -1,7 +1,7 @@
 """The report: one page on all that the commands have found so far, each with its part, put together anew by each.
 
     files = report_files(Part("run", verdict, None, sections), results_dir=…, state_dir=…)
-    kd.checkpoint.publish(files)
+    kd.storage.weights.publish(files)
 
 The page is one file that loads nothing: it opens from a disk, and a browser runs no script in it. A part is kept as
 JSON in the state folder, so that a later command can put its own beside it.
@@ -17,9 +17,9 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 from kd.console import say
-from kd.evidence import Verdict
-from kd.reading import read_bytes
+from kd.evaluation.verdict import Verdict
 from kd.report.check import require_plain_html
+from kd.storage.untrusted import read_bytes
 
 # A name can be told without colour, and so can a sign.
 TONES = {

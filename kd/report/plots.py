@@ -1,94 +1,296 @@
-"""Figures that only the report has: small, so that a phone shows them whole. Their text and colours follow the page."""
+"""Figures from numbers. Each function returns a matplotlib figure; ``png`` turns it into bytes. No global state."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from kd.plots import COLOURS, GREY, MARKS, label_classes, tidy
+from kd.evaluation.calibration import Bin, calibration_error
+from kd.evaluation.two_models import proportion_interval
 
-SHORT = {"teacher": "teacher", "regular": "control", "distilled": "distilled"}
+# Okabe and Ito's palette: told apart with every common colour blindness, and in grey by lightness.
+COLOURS = {
+    "teacher": "#000000",
+    "regular": "#D55E00",
+    "distilled": "#0072B2",
+    "smoothed": "#009E73",
+    "longer": "#CC79A7",
+}
+LABELS = {
+    "teacher": "teacher",
+    "regular": "regular student (control)",
+    "distilled": "distilled student",
+    "smoothed": "label smoothing",
+    "longer": "longer on the labels",
+}
+GREY = "#666666"
+MARKS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"))  # without colour
+JOINED = 10  # images that a bin must have for its point to be joined to others
+TICKS = 25  # classes of which each can have a tick, and its counts a place
 
 
-def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity: str, title: str) -> Figure:
-    """One quantity over the epochs: validation solid and marked per model, training dashed.
+def png(figure: Figure, *, toy: str | None = None) -> bytes:
+    """The figure as PNG bytes, stamped if it comes from a toy run."""
+    if toy:
+        title = "   ".join(filter(None, [figure.get_suptitle(), f"TOY RUN ({toy}): too small to conclude from"]))
+        figure.suptitle(title, color="#CC0000", weight="bold")
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)  # titles keep clear of the picture's edge
+    buffer = io.BytesIO()
+    # No creation date or software version in the file: the same numbers give the same bytes.
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], panels: Mapping[str, str]) -> Figure:
+    """One panel per quantity over the epochs: training dashed, validation solid, one colour per model.
 
     Args:
-        histories: by model name; one without the quantity is not drawn.
-        quantity: without ``train_`` or ``val_``; ``acc`` is shown in percent.
+        histories: by model name.
+        panels: quantity without its ``train_``/``val_`` prefix → title. A model that lacks it is not drawn there.
     """
-    figure = Figure(figsize=(4.7, 3.7), layout="constrained")
-    axes, scale = figure.subplots(), 100 if quantity == "acc" else 1
-    drawn: list[Line2D] = []
-    for (name, history), (mark, _) in zip(histories.items(), MARKS, strict=False):
-        for split, style in (("train", "--"), ("val", "-")):
-            values = [scale * value for value in history.get(f"{split}_{quantity}", ())]
-            epochs = range(1, len(values) + 1)
-            marker = mark if split == "val" or len(values) == 1 else None
-            axes.plot(epochs, values, style, color=COLOURS.get(name, GREY), marker=marker, ms=4.5, lw=1.5)
-        if f"val_{quantity}" in history:
-            colour, label = COLOURS.get(name, GREY), SHORT.get(name, name)
-            drawn.append(Line2D([], [], color=colour, marker=mark, ms=4.5, label=label))
-    drawn.insert(1, Line2D([], [], color=GREY, label="validation"))  # a legend is filled column by column
-    drawn.insert(3, Line2D([], [], color=GREY, ls="--", label="training"))
-    tidy(axes, title)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.legend(handles=drawn, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
+    for axes, (quantity, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        for name, history in histories.items():
+            for split, style in (("train", "--"), ("val", "-")):
+                if f"{split}_{quantity}" in history:
+                    _curve(axes, history[f"{split}_{quantity}"], style, name, quantity == "acc")
+        tidy(axes, title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    handles = {
+        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
-def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: str = "images") -> Figure:
-    """Bars of the test images that both students, or only one of them, get wrong."""
-    figure = Figure(figsize=(4.9, 2.1), layout="constrained")
+def _curve(axes: Axes, values: Sequence[float], style: str, name: str, percent: bool) -> None:
+    label = f"{LABELS.get(name, name)}, {'training' if style == '--' else 'validation'}"
+    scale = 100 if percent else 1
+    epochs = range(1, len(values) + 1)
+    marker = "o" if len(values) == 1 else None  # a line through one epoch would be invisible
+    axes.plot(epochs, [scale * v for v in values], style, color=COLOURS.get(name), label=label, marker=marker, lw=1.8)
+
+
+def accuracy_comparison(errors: Mapping[str, int], images: int, *, noun: str = "images") -> Figure:
+    """Test accuracy of each model as a dot with Wilson's 95 % interval, on an axis that shows the differences."""
+    figure = Figure(figsize=(8.4, 1.7 + 0.75 * len(errors)), layout="constrained")
     axes = figure.subplots()
-    counts = (both, only_control, only_distilled)
-    axes.barh(range(3), counts, color=[GREY, COLOURS["regular"], COLOURS["distilled"]], height=0.6)
-    for row, count in enumerate(counts):
-        axes.annotate(f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", weight="bold")
-    axes.set_yticks(range(3), ["both students", "only the control", "only the distilled"])
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    tidy(axes, f"Test {noun} answered wrong by")
-    axes.grid(visible=False, axis="y")
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
+    for row, (name, count) in enumerate(errors.items()):
+        share = 1 - count / images
+        low, high = proportion_interval(images - count, images)
+        spread = [[100 * (share - low)], [100 * (high - share)]]
+        axes.errorbar(100 * share, row, xerr=spread, fmt="o", ms=8, capsize=5, lw=2, color=COLOURS.get(name))
+        text = f"{share:.2%}   {count:,} errors"
+        axes.annotate(text, (100 * share, row), (0, 11), textcoords="offset points", ha="center", weight="bold")
+    axes.set_yticks(range(len(errors)), [LABELS.get(name, name) for name in errors])
+    axes.set_ylim(len(errors) - 0.5, -0.75)
+    axes.margins(x=0.2)
+    axes.set_xlabel(f"accuracy on {images:,} test {noun}, %   (bar: 95 % interval for the choice of test {noun})")
+    tidy(axes, "Test accuracy")
     return figure
 
 
-def confusion_difference(difference: Tensor, names: Sequence[str] = ()) -> Figure:
-    """Errors of the distilled student minus the control's per (true, predicted) class; the diagonal is left blank.
-
-    Signs tell what colours tell: blue with a minus for fewer errors, orange with a plus for more.
+def prediction_examples(
+    images: Sequence[Tensor],
+    labels: Sequence[int],
+    captions: Sequence[str],
+    probabilities: Mapping[str, Tensor],
+    colours: Sequence[str],
+    classes: Sequence[str] = (),
+) -> Figure:
+    """One row per image: the image, then each model's probabilities over the classes as bars.
 
     Args:
-        difference: [K, K] whole numbers.
-        names: of the classes, where they are more than numbers.
+        images: [C, H, W] each.
+        labels, captions: the true class and what the row shows.
+        probabilities: column title → [rows, K].
+        colours: one per column.
+        classes: their names, where they are more than numbers.
     """
-    classes = len(difference)
-    figure = Figure(figsize=(5.0, 4.6), layout="constrained")
-    axes = figure.subplots()
-    most = max(1, int(difference.abs().max()))
-    for true, predicted in difference.nonzero().tolist():
-        if true != predicted:
-            count = int(difference[true, predicted])
-            colour = COLOURS["regular" if count > 0 else "distilled"]
-            # Part of the way from paper to colour, which suits black ink on white and white ink on black.
-            shade = (colour, 0.12 + 0.48 * abs(count) / most)
-            axes.add_patch(Rectangle((predicted - 0.46, true - 0.46), 0.92, 0.92, color=shade, lw=0))
-            axes.text(predicted, true, f"{count:+d}".replace("-", "−"), ha="center", va="center", fontsize=9)
-    for label in range(classes):
-        axes.plot([label - 0.3, label + 0.3], [label + 0.3, label - 0.3], color="#b0b0b0", lw=0.8)
-    axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted class", ylabel="true class")
-    label_classes(axes, classes, names)
-    axes.set_aspect("equal")
-    axes.tick_params(length=0)
+    rows = len(images)
+    figure = Figure(figsize=(13.5, 1.3 + 1.75 * rows), layout="constrained")
+    if not rows:
+        figure.suptitle("There is no test image on which a model errs", weight="bold")
+        return figure
+    grid = figure.subplots(rows, 1 + len(probabilities), squeeze=False, width_ratios=[1] + [1.7] * len(probabilities))
+    for row, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
+        picture = grid[row, 0]
+        picture.imshow(image.mean(dim=0).numpy(), cmap="gray_r")
+        named = drawn(classes[label]) if classes else str(label)
+        picture.set_title(f"label {named}: {caption}", fontsize=9.5, loc="left")
+        picture.set_axis_off()
+        for axes, (title, values), colour in zip(grid[row, 1:], probabilities.items(), colours, strict=True):
+            _probability_bars(axes, values[row], label, colour, classes)
+            if row == 0:
+                axes.set_title(title, fontsize=11, weight="bold", pad=16)
+    figure.suptitle("Where the models disagree: probability of each class (hatched: the true one)", weight="bold")
+    return figure
+
+
+def _probability_bars(axes: Axes, values: Tensor, label: int, colour: str, classes: Sequence[str]) -> None:
+    bars = axes.bar(range(len(values)), (100 * values).tolist(), color=colour)
+    bars[label].set(hatch="///", edgecolor="white")
+    top = int(values.argmax())
+    axes.annotate(
+        f"{drawn(classes[top]) if classes else top}: {values[top]:.0%}",
+        (top, 100 * float(values[top])),
+        (0, 2),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+        weight="bold",
+    )
+    axes.set_ylim(0, 125)
+    axes.set_xlim(-1.3, len(values) + 0.3)
+    axes.set_yticks([0, 50, 100], ["0 %", "", "100 %"], fontsize=8)
+    places = range(len(values)) if len(values) <= 12 else []
+    if classes:
+        axes.set_xticks(places, [drawn(classes[place], 8) for place in places], rotation=60)
+    else:
+        axes.set_xticks(places)
+    axes.tick_params(axis="x", labelsize=6 if classes else 8, length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = ()) -> Figure:
+    """Errors per (true, predicted) class for each model, on one colour scale; the diagonal is left blank.
+
+    Args:
+        classes: their names, where they are more than numbers.
+    """
+    figure = Figure(figsize=(5.4 * len(matrices), 5.3), layout="constrained")
+    mistakes = {name: matrix.numpy().copy() for name, matrix in matrices.items()}
+    for matrix in mistakes.values():
+        np.fill_diagonal(matrix, 0)
+    ceiling = max(1, *(int(matrix.max()) for matrix in mistakes.values()))
+    for axes, (name, matrix) in zip(np.atleast_1d(figure.subplots(1, len(matrices))), mistakes.items(), strict=True):
+        _heatmap(axes, matrix, ceiling)
+        label_classes(axes, len(matrix), classes)
+        axes.set_title(f"{LABELS.get(name, name)}: {matrix.sum():,} errors", weight="bold", color=COLOURS.get(name))
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+    return figure
+
+
+def _heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
+    """Counts [K, K] as shades up to the ceiling, each with its number where it is not zero; the diagonal blank.
+
+    In matplotlib alone: seaborn's heatmap looks the same, and costs a second and 190 MB to import.
+    """
+    blank = np.eye(len(counts), dtype=bool)
+    axes.imshow(np.ma.masked_array(counts, blank), cmap="Blues", vmin=0, vmax=ceiling)
+    legible = len(counts) <= TICKS
+    for true, predicted in np.argwhere(~blank & (counts > 0) & legible):
+        colour = "white" if counts[true, predicted] > 0.6 * ceiling else "black"
+        axes.text(predicted, true, f"{counts[true, predicted]}", ha="center", va="center", color=colour)
+    edges: Any = np.arange(len(counts) + 1) - 0.5 if legible else []
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
+    axes.grid(which="minor", color="#EEEEEE", lw=0.5)
+    axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("Errors, distilled minus control", weight="bold", loc="left")
+
+
+def reliability_diagram(
+    reliabilities: Mapping[str, Sequence[Bin]], *, noun: str = "images", students: int = 1
+) -> Figure:
+    """Accuracy against confidence for each model, with Wilson's 95 % intervals, above the number of images in each bin.
+
+    Args:
+        reliabilities: by model name, from ``kd.evaluation.calibration.reliability`` with bins of equal width, as many
+            for each.
+        students: how many were asked the same images in each. Their answers are no images more: counts and intervals
+            are for one of them on average.
+    """
+    reliabilities = {name: [_each(one, students) for one in own] for name, own in reliabilities.items()}
+    bins = len(next(iter(reliabilities.values())))
+    figure = Figure(figsize=(8.4, 6.6 + 0.28 * len(reliabilities)), layout="constrained")
+    axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[6, 0.25 + 0.28 * len(reliabilities)])
+    axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls=(0, (8, 4)), label="perfectly calibrated")
+    for row, (name, model) in enumerate(reliabilities.items()):
+        _reliability_points(axes, model, name, *MARKS[row % len(MARKS)])
+        for column, (images, _, _) in zip(range(bins), model, strict=True):
+            text = f"{images:,}" if images < 1e5 else f"{images / 1000:,.0f}k"
+            colour = "black" if images else GREY
+            table.text(100 * (column + 0.5) / bins, row, text, ha="center", va="center", fontsize=8, color=colour)
+    tidy(axes, "Reliability: how often a model is right when it is this sure")
+    axes.set_ylabel("accuracy, %   (bar: 95 % interval)")
+    axes.set_ylim(-4, 104)
+    _count_table(table, list(reliabilities), bins, noun)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _each(pooled: Bin, students: int) -> Bin:
+    return pooled if students == 1 else pooled._replace(images=-(-pooled.images // students))
+
+
+def _reliability_points(axes: Axes, bins: Sequence[Bin], name: str, marker: str, style: str) -> None:
+    """A point with its interval for each bin that has images; a line joins those that chance does not throw about."""
+    full = [(images, 100 * c, 100 * a) for images, c, a in bins if c is not None and a is not None]
+    colour = COLOURS.get(name, GREY)
+    joined = [(confidence, accuracy) for images, confidence, accuracy in full if images >= JOINED]
+    axes.plot([c for c, _ in joined], [a for _, a in joined], style, color=colour, lw=1.4)
+    intervals = [proportion_interval(round(n * a / 100), n) for n, _, a in full]
+    # Where none or all are right an interval ends at its point, but for rounding.
+    below = [max(0.0, a - 100 * low) for (_, _, a), (low, _) in zip(full, intervals, strict=True)]
+    above = [max(0.0, 100 * high - a) for (_, _, a), (_, high) in zip(full, intervals, strict=True)]
+    axes.errorbar(
+        [c for _, c, _ in full],
+        [a for _, _, a in full],
+        yerr=[below, above],
+        fmt=marker,
+        elinewidth=1,
+        capsize=3,
+        color=colour,
+        clip_on=False,  # a point at 100 % is drawn whole
+        label=f"{LABELS.get(name, name)}: ECE {100 * calibration_error(bins):.2f} %",
+    )
+
+
+def _count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -> None:
+    """The frame around the counts: a row per model, a column per bin, the shared axis of confidence below."""
+    axes.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xticks(np.arange(bins + 1) * 100 / bins, minor=True)
+    axes.grid(which="minor", axis="x", color="#DDDDDD", lw=0.8)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    title = f"{noun.capitalize()} in each of the {bins} bins   (points of fewer than {JOINED} {noun} are not joined)"
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("confidence: probability of the predicted class, %")
+
+
+def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
+    """A tick for each class on both axes, of many for some: its number, or its name cut to fit."""
+    places = range(0, count, -(-count // TICKS))
+    texts = [drawn(names[place]) if names else str(place) for place in places]
+    turned = any(len(text) > 3 for text in texts)
+    axes.set_xticks(places, texts, rotation=45 if turned else 0, ha="right" if turned else "center")
+    axes.set_yticks(places, texts)
+
+
+def short(name: str, most: int = 14) -> str:
+    """A name with so many characters at most."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def drawn(name: str, most: int = 14) -> str:
+    """A short name for a figure, in which a dollar is a dollar: matplotlib reads a formula between two."""
+    return short(name, most).replace("$", r"\$")
+
+
+def tidy(axes: Axes, title: str) -> None:
+    """A bold title on the left, a faint grid, and no frame on the right and at the top."""
+    axes.set_title(title, weight="bold", loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kd.describe import describe, digest
+from kd.commands.run.results import environment
+from kd.commands.settings import RunSettings
 from kd.report.html import code, paragraph, table
-from kd.results import environment
-from kd.run import environment as deciding
-from kd.run_settings import RunSettings
+from kd.storage.fingerprint import describe, digest
+from kd.storage.run_folder import environment as deciding
 
 # What decides the models: all settings of a run, but for where the data lie and where it was computed. Numbers of
 # seeds and margins are each command's own.

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from kd.report.html import inline
 
-# matplotlib's colours → what the page's style sheet calls them. kd.plots chooses them for white paper.
+# matplotlib's colours → what the page's style sheet calls them. kd.report.plots chooses them for white paper.
 _THEME = {
     "#000000": "currentColor",
     "#ffffff": "var(--paper)",

@@ -84,6 +84,6 @@ def count_calls(folder: Path, calls: str) -> int:
 
 def fingerprint(folder: Path) -> str:
     """All that the run left, but for its timings."""
-    from kd.run import fingerprint
+    from kd.storage.run_folder import fingerprint
 
     return fingerprint(folder / "models", folder / "results")

@@ -1,0 +1,212 @@
+"""``kd compare``: did distillation help? Paired seeds from one teacher's logits, further controls, one verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from kd.commands.compare.files import comparison_files
+from kd.commands.compare.report import compare_part
+from kd.commands.compare.results import CONTROL, DISTILLED, Answers, Comparison
+from kd.commands.compare.settings import CompareSettings
+from kd.commands.compare.text import print_comparison
+from kd.commands.data import Task
+from kd.commands.method_flags import shown
+from kd.commands.models import new_student
+from kd.commands.program import typed
+from kd.commands.run import command
+from kd.commands.run.text import publish_with_report
+from kd.commands.settings_file import to_toml
+from kd.commands.teaching import Taught, teach
+from kd.console import say, say_method
+from kd.data.loaders import make_loader
+from kd.evaluation.cost import Cost, footprint, saved, training_cost
+from kd.evaluation.metrics import count_parameters
+from kd.methods.objectives import smoothed, supervised
+from kd.storage.weights import publish, sha256, state_bytes, weights_bytes
+from kd.training.students import Lessons, Student, Trained, answers_of, train_students
+from kd.types import Objective
+
+
+class Teacher(NamedTuple):
+    """A teacher with its split: the settings it was trained with, what it teaches, and its own answers."""
+
+    settings: CompareSettings
+    taught: Taught
+    answers: Answers
+
+    @property
+    def task(self) -> Task:
+        return self.taught.data.task
+
+    @property
+    def lessons(self) -> Lessons:
+        return self.taught.lessons
+
+
+class Arm(NamedTuple):
+    """One way to train a student."""
+
+    objective: Objective
+    epochs: int
+
+
+def run(settings: CompareSettings) -> None:
+    """Train the pairs and the further controls, or take up what is kept of them; print and save what they say.
+
+    Raises:
+        ValueError: a setting is outside its range.
+        OSError: a folder cannot be written to or is in use by another run; a process was killed.
+        FloatingPointError: a loss is not finite.
+    """
+    with command.opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
+        publish({settings.file: to_toml(settings, command=settings.command)})
+        teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
+        spent = _cost(settings, teachers[0], device)
+        say_method(settings.method, shown(settings.method_settings))
+        objectives = [_distilled(settings, teacher, device) for teacher in teachers]
+        arms = _arms(settings, spent, objectives[0])
+        seeds = [_seeds(settings, number) for number in range(len(teachers))]
+        trained = _train(settings, teachers, dict(_students(teachers, arms, objectives, seeds, device)))
+        comparison = _comparison(settings, teachers, arms, seeds, trained)
+        print_comparison(comparison, spent, limit=settings.limit)
+        config, test = command.recorded(settings, device), teachers[0].lessons.test
+        files = comparison_files(settings.results_dir, comparison, trained, spent, config, limit=settings.limit)
+        part = compare_part(comparison, spent, config, test=test, command=typed(), limit=settings.limit)
+        publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
+
+
+def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Teacher:
+    """Train the number-th teacher on its split, or take up the kept one; that of ``kd run`` in this folder, too."""
+    own = dataclasses.replace(
+        settings,
+        seed=settings.seed + number % settings.teachers,
+        random_state=settings.random_state + number % settings.splits,
+    )
+    # Data without a test part of their own give the same one to every split: one verdict, on one test set.
+    taught = teach(own, device, number=number, test_seed=settings.random_state)
+    title = f"teacher-{number}" if number else "teacher"
+    on_validation, on_test = (
+        answers_of(taught.model, dataset, batch_size=settings.batch_size, title=f"{title}-{part}")
+        for part, dataset in {"validation": taught.data.val_set, "test": taught.data.test_set}.items()
+    )
+    answers = Answers(on_validation, on_test, sha256(weights_bytes(taught.model)))
+    return Teacher(own, taught, answers)
+
+
+def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
+    training = teacher.lessons.training
+    batch = next(iter(make_loader(teacher.taught.control.training, batch_size=settings.batch_size)))  # all with labels
+    student = new_student(settings, teacher.task, device)
+    models = {"teacher": teacher.taught.model, "student": student}
+    images: int = len(training) // teacher.lessons.views  # type: ignore[arg-type]  # torch leaves __len__ undeclared
+    return Cost(
+        training_cost(
+            models["teacher"],
+            student,
+            batch,
+            images=images,
+            labelled=teacher.taught.data.sizes["training"],
+            epochs=settings.epochs,
+            served=settings.pairs,
+            views=teacher.lessons.views,
+            asked_at_each_step=settings.asked_at_each_step,
+        ),
+        {name: footprint(model, batch[0][:1]) for name, model in models.items()},
+        None
+        if settings.asked_at_each_step or not count_parameters(models["teacher"])
+        else saved(models["teacher"], batch, images=images, students=settings.pairs, epochs=settings.epochs),
+    )
+
+
+def _distilled(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Objective:
+    """What the distilled students of this teacher are trained towards."""
+    loader = make_loader(teacher.lessons.training, batch_size=settings.batch_size)
+    student = new_student(settings, teacher.task, device)
+    return command.objective_of(settings, student, teacher.taught.model, loader)
+
+
+def _arms(settings: CompareSettings, spent: Cost, objective: Objective) -> dict[str, Arm]:
+    arms = {
+        CONTROL: Arm(supervised, settings.epochs),
+        DISTILLED: Arm(objective, settings.epochs),
+    }
+    if settings.smoothing:
+        arms["smoothed"] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)
+    if settings.longer and spent.training.longer_epochs > settings.epochs:  # a teacher from a file costs nothing here
+        arms["longer"] = Arm(supervised, spent.training.longer_epochs)
+    return arms
+
+
+def _seeds(settings: CompareSettings, teacher: int) -> list[int]:
+    """Seeds of this teacher's pairs: no two teachers share one, so that their students do not either."""
+    first = settings.seed + teacher * settings.pairs
+    return list(range(first, first + settings.pairs))
+
+
+def _name(arm: str, teacher: int, seed: int) -> str:
+    return f"{arm}-seed-{seed}" + (f"-teacher-{teacher}" if teacher else "")
+
+
+def _students(
+    teachers: Sequence[Teacher],
+    arms: Mapping[str, Arm],
+    objectives: Sequence[Objective],
+    seeds: Sequence[Sequence[int]],
+    device: torch.device,
+) -> Iterator[tuple[str, Student]]:
+    """All of one seed start from the same weights and see the same batches.
+
+    Args:
+        objectives: of the distilled students, by teacher.
+    """
+    for number, teacher in enumerate(teachers):
+        for seed in seeds[number]:
+            for name, arm in arms.items():
+                own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
+                model, train = new_student(own, teacher.task, device), command.trained_as(own)
+                # Lessons are those of all teachers, and after them those without unlabelled items, for the controls.
+                objective, lessons = (
+                    (objectives[number], number) if name == DISTILLED else (arm.objective, len(teachers) + number)
+                )
+                yield _name(name, number, seed), Student(model, objective, train, arm.epochs, lessons)
+
+
+def _train(
+    settings: CompareSettings, teachers: Sequence[Teacher], students: Mapping[str, Student]
+) -> dict[str, Trained]:
+    trained: dict[str, Trained] = {}
+    lessons = [teacher.lessons for teacher in teachers] + [teacher.taught.control for teacher in teachers]
+    for name, student in train_students(lessons, students, processes=settings.processes):
+        trained[name] = student
+        seconds, accuracy = student.history.seconds, student.history["val_acc"][-1]
+        say(f"{len(trained):>3}/{len(students)}  {name}: validation accuracy {accuracy:.2%}, {seconds:.0f} s")
+    return {name: trained[name] for name in students}  # in the order of seeds, not that in which they were done
+
+
+def _comparison(
+    settings: CompareSettings,
+    teachers: Sequence[Teacher],
+    arms: Mapping[str, Arm],
+    seeds: Sequence[Sequence[int]],
+    trained: Mapping[str, Trained],
+) -> Comparison:
+    def group(arm: str, teacher: int) -> list[Answers]:
+        return [_answers(trained[_name(arm, teacher, seed)]) for seed in seeds[teacher]]
+
+    return Comparison(
+        teachers=[teacher.answers for teacher in teachers],
+        students={arm: [group(arm, number) for number in range(len(teachers))] for arm in arms},
+        seeds=seeds,
+        margin=settings.margin,
+        temperature=settings.temperature,
+        noun=teachers[0].task.noun,
+    )
+
+
+def _answers(student: Trained) -> Answers:
+    assert student.test is not None
+    return Answers(student.validation, student.test, sha256(state_bytes(student.weights)))

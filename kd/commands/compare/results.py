@@ -1,0 +1,164 @@
+"""What paired students say about distillation: the numbers of ``kd compare``, from their answers alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from kd.evaluation.calibration import Scaling, temperature_scaling
+from kd.evaluation.fidelity import Fidelity, agreement, fidelity
+from kd.evaluation.paired_seeds import Pairs, paired
+from kd.evaluation.power import detectable, seeds_needed
+from kd.evaluation.two_models import McNemar, mcnemar
+from kd.evaluation.verdict import Across, Judgement, judge, judge_across
+from kd.training.loop import Predictions
+
+CONTROL, DISTILLED = "regular", "distilled"
+
+
+class Answers(NamedTuple):
+    """One network's logits and the labels of the validation and of the test images, in the order of the datasets.
+
+    Attributes:
+        weights: SHA-256 of the network's weights as a file.
+    """
+
+    validation: Predictions
+    test: Predictions
+    weights: str = ""
+
+    @property
+    def errors(self) -> int:
+        """Test images that it gets wrong."""
+        return int((self.test.logits.argmax(dim=1) != self.test.labels).sum())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Teachers and the students that were compared under each of them.
+
+    Attributes:
+        teachers: one or more, all on one test set.
+        students: arm → for each teacher, its students in the order of their seeds; entry i of every arm started from
+            the same weights and saw the same batches. ``regular`` and ``distilled`` are always among the arms.
+        seeds: for each teacher, of its pairs.
+        margin: what counts as no difference, in percentage points.
+        temperature: of the distillation, for fidelity.
+        noun: what the items are called.
+    """
+
+    teachers: Sequence[Answers]
+    students: Mapping[str, Sequence[Sequence[Answers]]]
+    seeds: Sequence[Sequence[int]]
+    margin: float
+    temperature: float
+    noun: str = "images"
+
+    @property
+    def images(self) -> int:
+        return len(self.teachers[0].test.labels)
+
+    def pairs(self, teacher: int, arm: str = DISTILLED, against: str = CONTROL) -> Pairs:
+        """Test errors of ``arm`` against those of another, paired by seed, under one teacher."""
+        ours, theirs = (self.students[name][teacher] for name in (arm, against))
+        return paired([a.errors for a in theirs], [a.errors for a in ours], self.images)
+
+    def judgements(self) -> list[Judgement]:
+        """The verdict under each teacher, given this teacher."""
+        return [judge(self.pairs(number), margin=self.margin) for number in range(len(self.teachers))]
+
+    def across(self) -> Across | None:
+        """The verdict over all teachers; None for a single one."""
+        groups = [self.pairs(number) for number in range(len(self.teachers))]
+        return judge_across(groups, margin=self.margin) if len(groups) > 1 else None
+
+    def further(self) -> dict[str, list[Pairs]]:
+        """The distilled students against each further control, by teacher. Shown; they decide nothing."""
+        others = [arm for arm in self.students if arm not in (CONTROL, DISTILLED)]
+        return {arm: [self.pairs(n, against=arm) for n in range(len(self.teachers))] for arm in others}
+
+    def mcnemars(self, teacher: int) -> list[McNemar]:
+        """McNemar's test for each pair: two networks, not the method."""
+        labels = self.teachers[teacher].test.labels
+        wrong = [
+            [answers.test.logits.argmax(dim=1) != labels for answers in self.students[arm][teacher]]
+            for arm in (CONTROL, DISTILLED)
+        ]
+        return [mcnemar(control, distilled) for control, distilled in zip(*wrong, strict=True)]
+
+    @cached_property  # each is asked for by table, files and report, and takes seconds
+    def fidelities(self) -> dict[str, list[list[Fidelity]]]:
+        """How closely each student matches its teacher on the test images: arm → by teacher → by seed."""
+        return self._each(
+            lambda answers, teacher: fidelity(
+                answers.test.logits, teacher.test.logits, teacher.test.labels, temperature=self.temperature
+            )
+        )
+
+    @cached_property
+    def scalings(self) -> dict[str, list[list[Scaling]]]:
+        """Calibration of each student on the test images, before and after one temperature fitted on validation."""
+        return self._each(lambda answers, _: scaling(answers))
+
+    def baseline_agreement(self) -> list[float]:
+        """Agreement of controls with the next seed's: what two networks share of which neither taught the other."""
+        return [
+            agreement(one.test.logits, other.test.logits)
+            for controls in self.students[CONTROL]
+            for one, other in itertools.pairwise(controls)
+        ]
+
+    def _each(self, measure: Callable[[Answers, Answers], Any]) -> dict[str, list[list[Any]]]:
+        return {
+            arm: [
+                [measure(answers, teacher) for answers in group]
+                for group, teacher in zip(groups, self.teachers, strict=True)
+            ]
+            for arm, groups in self.students.items()
+        }
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation of n numbers; no deviation for one."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The mean and standard deviation of at least one number."""
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def scaling(answers: Answers) -> Scaling:
+    """Calibration on the test images, before and after the temperature that fits the validation images."""
+    return temperature_scaling(*answers.validation, *answers.test)
+
+
+class Power(NamedTuple):
+    """What so many pairs can show, in 80 % of cases, with the spread that was seen.
+
+    Attributes:
+        detectable: the true difference in errors that they show; None where the spread is not known.
+        for_margin, for_difference: pairs that it takes to show a difference as large as the margin, or as the one seen.
+    """
+
+    detectable: float | None
+    for_margin: int | None
+    for_difference: int | None
+
+
+def power_of(pairs: Pairs, margin: float) -> Power:
+    """How many pairs it takes. ``margin`` in errors."""
+    if not pairs.sd:
+        return Power(None, None, None)
+    return Power(
+        detectable(len(pairs.differences), pairs.sd),
+        seeds_needed(margin, pairs.sd),
+        seeds_needed(pairs.mean, pairs.sd) if pairs.mean else None,
+    )

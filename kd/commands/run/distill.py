@@ -1,0 +1,28 @@
+"""``kd distill``: teacher, logits, control and distilled student, without a look at the test items."""
+
+from __future__ import annotations
+
+from kd.commands.run import command, text
+from kd.commands.run.plots import toy_stamp
+from kd.commands.run.results import untested_weight_files
+from kd.commands.run.settings import DistillSettings
+from kd.commands.settings_file import to_toml
+from kd.console import say, say_files
+from kd.storage.weights import publish
+
+
+def run(settings: DistillSettings) -> None:
+    """Train what is not trained yet, and save the three models.
+
+    Raises:
+        ValueError, OSError, FloatingPointError: as ``kd.commands.run.command.run`` has it.
+    """
+    with command.opened(settings, *text.folders(settings.models_dir, settings.results_dir)) as device:
+        publish({settings.file: to_toml(settings, command="run")})
+        trained = command.train(settings, device)
+        named = {text.FILE_NAMES[name]: model for name, model in trained.models.items()}
+        example = trained.data.train_set[0][0][None]
+        files = untested_weight_files(settings.models_dir, named, example, toy=toy_stamp(settings.limit))
+        publish(files)
+        say_files(files, but=settings.state_dir)
+        say(f"no test item was asked. Next: kd evaluate --out {settings.out}, which writes {settings.results_dir}")

@@ -1,0 +1,20 @@
+"""``kd evaluate``: the end of a run, with the models that are trained."""
+
+from __future__ import annotations
+
+from kd.commands.run import command, text
+from kd.commands.run.saved import saved_settings
+from kd.commands.run.settings import EvaluateSettings
+
+
+def run(settings: EvaluateSettings) -> None:
+    """Ask the models for the test items and write everything that ``kd run`` writes; what it would train is refused.
+
+    Raises:
+        ValueError: something of the run is not trained with the settings in its file.
+        OSError: no such run; a folder cannot be written to or is in use by another run.
+    """
+    saved = saved_settings(settings.out)
+    folders = text.folders(saved.models_dir, saved.results_dir)
+    with command.opened(saved, *folders, made=("evaluation",)) as device:
+        command.finish(saved, device, command.train(saved, device))

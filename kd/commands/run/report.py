@@ -1,0 +1,266 @@
+"""A run's part of the report: its three models, from their verdict to where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kd.commands.run.report_gallery import gallery
+from kd.commands.run.report_plots import SHORT, curve_panel
+from kd.commands.run.report_students import comparison, confusions, faithfulness
+from kd.commands.run.results import Run
+from kd.evaluation.calibration import BINS, Calibration, Chance, calibration, error_by_chance, reliability
+from kd.evaluation.latency import Latency
+from kd.evaluation.two_models import mcnemar, proportion_interval, verdict
+from kd.report.html import card, fold, grid, paragraph, table, warning
+from kd.report.page import Part, Section, Tone
+from kd.report.plots import LABELS, accuracy_comparison, reliability_diagram
+from kd.report.provenance import provenance, telling
+from kd.report.svg import figure
+from kd.storage.run_folder import environment as deciding
+
+DRAWS = 200  # of error_by_chance: its mean is then known to a tenth of itself, in a twentieth of a second
+NOUNS = {"regular": "control", "distilled": "distilled student"}
+TERMS = {"ce": "cross-entropy", "acc": "accuracy", "soft": "soft term"}  # in the heads of tables
+
+
+def run_part(
+    run: Run,
+    *,
+    weights: Mapping[str, Mapping[str, Any]],
+    latencies: Mapping[str, Latency],
+    temperature: float,
+    command: str,
+) -> Part:
+    """The part of a run, as ``kd.report`` puts it into a page. Only its section ``cost`` has measured times in it.
+
+    Args:
+        run: of the models ``teacher``, ``regular`` and ``distilled``.
+        weights: file name → its entry in ``manifest.json``, in the order of the run's models.
+        latencies: by model.
+        temperature: T > 0 of the distillation.
+        command: what was typed to make it.
+    """
+    entries = dict(zip(run.logits, weights.values(), strict=True))
+    measured = {name: calibration(logits, run.labels) for name, logits in run.logits.items()}
+    errors = {name: int(run.wrong(name).sum()) for name in run.logits}
+    test = mcnemar(run.wrong("regular"), run.wrong("distilled"))
+    sections = (
+        Section("verdict", "Verdict", _at_a_glance(run, errors, entries)),
+        Section("table", "The three models", _table(run, errors, entries, measured)),
+        Section("curves", "Training", _curves(run)),
+        Section("comparison", "Control against distilled", comparison(run)),
+        Section("fidelity", "Student beside teacher", faithfulness(run, temperature)),
+        Section("reliability", "Reliability", _reliability(run, measured)),
+        Section("confusions", "Confusions", confusions(run, temperature)),
+        Section("gallery", "Where the students disagree", gallery(run, temperature)),
+        Section("cost", "Cost", _cost(run, entries, latencies)),
+        Section("provenance", "Provenance", provenance(run.config, weights, run.test, command)),
+    )
+    return Part(
+        "run",
+        verdict(errors["regular"], errors["distilled"], test, noun=run.noun),
+        run.toy,
+        sections,
+        _tone(test.only_first_wrong, test.only_second_wrong, test.p_value),
+        telling(run.config),
+    )
+
+
+def _tone(only_control: int, only_distilled: int, p_value: float, level: float = 0.05) -> Tone:
+    """That of ``kd.evaluation.two_models.verdict``, at the level that it has by default."""
+    if p_value >= level:
+        return "open"
+    return "better" if only_distilled < only_control else "worse"
+
+
+def _at_a_glance(run: Run, errors: Mapping[str, int], entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the verdict does not say, and a card for each model."""
+    hint = (
+        "One pair of networks does not judge a method: another seed gives another pair. `kd compare` trains several "
+        "pairs and judges their differences by an interval that was stated before."
+    )
+    notes = sorted({note for history in run.histories.values() for note in history.notes})
+    work = entries["teacher"]["multiply_adds"]
+    cards = []
+    for name, count in errors.items():
+        low, high = _interval(count, len(run.labels))
+        facts = {
+            "95 % interval": f"{low:.2f} to {high:.2f} %",
+            "errors": f"{count:,} of {len(run.labels):,}",
+            "parameters": _counted(entries[name], "parameters"),
+            "multiply-adds": _counted(entries[name], "multiply_adds"),
+            "of the teacher's work": f"{100 * entries[name]['multiply_adds'] / work:.3g} %" if work else "–",
+        }
+        accuracy = f"{100 * (1 - count / len(run.labels)):.2f} %"
+        cards.append(card(LABELS.get(name, name), accuracy, "test accuracy", facts, colour=name))
+    return "".join(map(warning, notes)) + grid(*cards, of="cards") + paragraph(hint)
+
+
+def _counted(entry: Mapping[str, Any], what: str) -> str:
+    """A teacher of answers alone has neither parameters nor work that would say anything."""
+    return f"{entry[what]:,}" if entry["parameters"] else "–"
+
+
+def _interval(errors: int, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of the accuracy, in percent."""
+    low, high = proportion_interval(images - errors, images)
+    return 100 * low, 100 * high
+
+
+def _table(
+    run: Run,
+    errors: Mapping[str, int],
+    entries: Mapping[str, Mapping[str, Any]],
+    measured: Mapping[str, Calibration],
+) -> str:
+    images = len(run.labels)
+    accuracies = {name: 100 * (1 - count / images) for name, count in errors.items()}
+    intervals = {name: _interval(count, images) for name, count in errors.items()}
+    told = "; ".join(
+        f"{LABELS.get(n, n)} {accuracies[n]:.2f} %, {low:.2f} to {high:.2f}" for n, (low, high) in intervals.items()
+    )
+    drawn = figure(
+        accuracy_comparison(errors, images, noun=run.noun),
+        alt=f"Test accuracy with 95 % intervals: {told}.",
+        caption=f"The bars are for the choice of test {run.noun} alone. They do not say what another seed would give.",
+    )
+    rows = [
+        ("accuracy", *(f"{accuracy:.2f} %" for accuracy in accuracies.values())),
+        ("95 % interval, low", *(f"{low:.2f} %" for low, _ in intervals.values())),
+        ("95 % interval, high", *(f"{high:.2f} %" for _, high in intervals.values())),
+        (f"errors, of {images:,} {run.noun}", *(f"{count:,}" for count in errors.values())),
+        ("parameters", *(_counted(entry, "parameters") for entry in entries.values())),
+        (f"multiply-adds an {run.noun[:-1]}", *(_counted(entry, "multiply_adds") for entry in entries.values())),
+        ("NLL, nats", *(f"{m.nll:.4f}" for m in measured.values())),
+        ("Brier score", *(f"{m.brier:.4f}" for m in measured.values())),
+        (f"ECE, {BINS} bins", *(f"{100 * m.ece:.2f} %" for m in measured.values())),
+        (f"adaptive ECE, {BINS} bins", *(f"{100 * m.adaptive_ece:.2f} %" for m in measured.values())),
+    ]
+    caption = "On the test set. From NLL on: how well the stated probabilities fit; less is better"
+    return drawn + table(("measure", *map(_short, run.logits)), rows, caption=caption)
+
+
+def _short(name: str) -> str:
+    return SHORT.get(name, name)
+
+
+def _curves(run: Run) -> str:
+    found = {quantity for history in run.histories.values() for quantity in history}
+    panels = [
+        figure(
+            curve_panel(run.histories, quantity, title),
+            alt=f"{title}, over the epochs, in training and validation. After the last epoch, in validation: "
+            + "; ".join(
+                f"{_short(name)} {_at(history, f'val_{quantity}', -1) or 'has none'}"
+                for name, history in run.histories.items()
+            ),
+        )
+        for quantity, title in run.panels.items()
+        if f"val_{quantity}" in found
+    ]
+    rows = {
+        f"{TERMS[quantity]}, {meaning}": f"{split}_{quantity}"
+        for quantity in run.panels
+        for split, meaning in (("train", "training"), ("val", "validation"))
+        if f"val_{quantity}" in found
+    }
+    models = [*map(_short, run.histories)]
+    last = [(title, *(_at(history, q, -1) for history in run.histories.values())) for title, q in rows.items()]
+    every = [
+        (f"{epoch + 1}: {title}", *(_at(history, quantity, epoch) for history in run.histories.values()))
+        for epoch in range(len(next(iter(run.histories.values()))["train_loss"]))
+        for title, quantity in rows.items()
+    ]
+    return (
+        grid(*panels, table(("after the last epoch", *models), last))
+        + paragraph("The weights after the last epoch count; none was chosen by looking.")
+        + fold("Every epoch as a table", table(("epoch", *models), every))
+    )
+
+
+def _at(history: Mapping[str, list[float]], quantity: str, epoch: int) -> str:
+    if quantity not in history or epoch >= len(history[quantity]):
+        return ""
+    value = history[quantity][epoch]
+    return f"{100 * value:.2f} %" if quantity.endswith("_acc") else f"{value:.4f}"
+
+
+def _reliability(run: Run, measured: Mapping[str, Calibration]) -> str:
+    bins = {name: reliability(logits, run.labels) for name, logits in run.logits.items()}
+    chances = {name: error_by_chance(logits, draws=DRAWS) for name, logits in run.logits.items()}
+    told = "; ".join(f"{LABELS.get(name, name)} ECE {100 * m.ece:.2f} %" for name, m in measured.items())
+    drawn = figure(
+        reliability_diagram(bins, noun=run.noun),
+        alt=f"Accuracy against confidence in {BINS} bins: {told}. The table below has every bin.",
+        caption="Below the diagonal a model is too sure of itself, above it not sure enough.",
+    )
+    rows = [
+        ("confidence, mean", *(f"{100 * m.confidence:.2f} %" for m in measured.values())),
+        ("accuracy", *(f"{100 * m.accuracy:.2f} %" for m in measured.values())),
+        ("ECE", *(f"{100 * m.ece:.2f} %" for m in measured.values())),
+        ("ECE by chance, mean", *(f"{100 * chance.mean:.2f} %" for chance in chances.values())),
+        ("ECE by chance, 95 % below", *(f"{100 * chance.high:.2f} %" for chance in chances.values())),
+    ]
+    filled = [number for number in range(BINS) if any(model[number].images for model in bins.values())]
+    each = [
+        (f"{100 * number / BINS:.0f} to {100 * (number + 1) / BINS:.0f} %", _short(name), *_bin(bins[name][number]))
+        for number in filled
+        for name in bins
+    ]
+    return (
+        drawn
+        + table(("measure", *map(_short, bins)), rows)
+        + paragraph(_miscalibrated(measured, chances, run.noun))
+        + fold("Every bin as a table", table(("confidence", "model", run.noun, "mean confidence", "accuracy"), each))
+    )
+
+
+def _bin(found: Any) -> tuple[str, str, str]:
+    if not found.images:
+        return "0", "", ""
+    return f"{found.images:,}", f"{100 * found.confidence:.1f} %", f"{100 * found.accuracy:.1f} %"
+
+
+def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, Chance], noun: str) -> str:
+    """Which models are not as often right as they say, beyond what chance makes of perfect calibration."""
+    beyond = [
+        f"the {NOUNS.get(name, name)} is {_bias(m)}" for name, m in measured.items() if m.ece > chances[name].high
+    ]
+    found = f"Here {', '.join(beyond)}." if beyond else "Here no model's ECE is above what chance gives."
+    return (
+        "A perfectly calibrated model has an ECE above 0 as well, by chance: up to the last row in 95 of 100 cases. "
+        f"{found} What one temperature, fitted on validation {noun}, mends of it is measured by `kd compare`."
+    )
+
+
+def _bias(measured: Calibration) -> str:
+    """Which way a model's confidence errs, where most of its ECE is that one way."""
+    gap = measured.confidence - measured.accuracy
+    if abs(gap) < measured.ece / 2:
+        return "too sure of some answers and too cautious of others"
+    return "too sure" if gap > 0 else "too cautious"
+
+
+def _seconds(run: Run, name: str) -> str:
+    return f"{run.histories[name].seconds:,.1f}" if name in run.histories else "came trained"
+
+
+def _cost(run: Run, entries: Mapping[str, Mapping[str, Any]], latencies: Mapping[str, Latency]) -> str:
+    rows = [
+        ("parameters", *(_counted(entry, "parameters") for entry in entries.values())),
+        (f"multiply-adds an {run.noun[:-1]}", *(_counted(entry, "multiply_adds") for entry in entries.values())),
+        ("weights file, kB", *(f"{entry['bytes'] / 1000:,.1f}" for entry in entries.values())),
+        ("training, s", *(_seconds(run, name) for name in run.logits)),
+        ("latency, median, ms", *(f"{1000 * found.median:.3f}" for found in latencies.values())),
+        ("latency, 90 % below, ms", *(f"{1000 * found.p90:.3f}" for found in latencies.values())),
+        ("calls timed", *(f"{found.calls:,}" for found in latencies.values())),
+    ]
+    one = next(iter(latencies.values()))
+    threads = "1 thread" if one.threads == 1 else f"{one.threads} threads"
+    text = (
+        f"Latency: from one {run.noun[:-1]} on {one.device} to its answer, {threads}, after a warm-up. The times are "
+        f"those of this machine ({deciding()['processor']}), with whatever else it was doing. All else that the run "
+        "says here comes out the same when it is repeated; times do not."
+    )
+    return table(("cost", *map(_short, entries)), rows) + paragraph(text)

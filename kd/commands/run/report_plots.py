@@ -1,0 +1,94 @@
+"""Figures that only the report has: small, so that a phone shows them whole. Their text and colours follow the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from kd.report.plots import COLOURS, GREY, MARKS, label_classes, tidy
+
+SHORT = {"teacher": "teacher", "regular": "control", "distilled": "distilled"}
+
+
+def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity: str, title: str) -> Figure:
+    """One quantity over the epochs: validation solid and marked per model, training dashed.
+
+    Args:
+        histories: by model name; one without the quantity is not drawn.
+        quantity: without ``train_`` or ``val_``; ``acc`` is shown in percent.
+    """
+    figure = Figure(figsize=(4.7, 3.7), layout="constrained")
+    axes, scale = figure.subplots(), 100 if quantity == "acc" else 1
+    drawn: list[Line2D] = []
+    for (name, history), (mark, _) in zip(histories.items(), MARKS, strict=False):
+        for split, style in (("train", "--"), ("val", "-")):
+            values = [scale * value for value in history.get(f"{split}_{quantity}", ())]
+            epochs = range(1, len(values) + 1)
+            marker = mark if split == "val" or len(values) == 1 else None
+            axes.plot(epochs, values, style, color=COLOURS.get(name, GREY), marker=marker, ms=4.5, lw=1.5)
+        if f"val_{quantity}" in history:
+            colour, label = COLOURS.get(name, GREY), SHORT.get(name, name)
+            drawn.append(Line2D([], [], color=colour, marker=mark, ms=4.5, label=label))
+    drawn.insert(1, Line2D([], [], color=GREY, label="validation"))  # a legend is filled column by column
+    drawn.insert(3, Line2D([], [], color=GREY, ls="--", label="training"))
+    tidy(axes, title)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.legend(handles=drawn, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: str = "images") -> Figure:
+    """Bars of the test images that both students, or only one of them, get wrong."""
+    figure = Figure(figsize=(4.9, 2.1), layout="constrained")
+    axes = figure.subplots()
+    counts = (both, only_control, only_distilled)
+    axes.barh(range(3), counts, color=[GREY, COLOURS["regular"], COLOURS["distilled"]], height=0.6)
+    for row, count in enumerate(counts):
+        axes.annotate(f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", weight="bold")
+    axes.set_yticks(range(3), ["both students", "only the control", "only the distilled"])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    tidy(axes, f"Test {noun} answered wrong by")
+    axes.grid(visible=False, axis="y")
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def confusion_difference(difference: Tensor, names: Sequence[str] = ()) -> Figure:
+    """Errors of the distilled student minus the control's per (true, predicted) class; the diagonal is left blank.
+
+    Signs tell what colours tell: blue with a minus for fewer errors, orange with a plus for more.
+
+    Args:
+        difference: [K, K] whole numbers.
+        names: of the classes, where they are more than numbers.
+    """
+    classes = len(difference)
+    figure = Figure(figsize=(5.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    most = max(1, int(difference.abs().max()))
+    for true, predicted in difference.nonzero().tolist():
+        if true != predicted:
+            count = int(difference[true, predicted])
+            colour = COLOURS["regular" if count > 0 else "distilled"]
+            # Part of the way from paper to colour, which suits black ink on white and white ink on black.
+            shade = (colour, 0.12 + 0.48 * abs(count) / most)
+            axes.add_patch(Rectangle((predicted - 0.46, true - 0.46), 0.92, 0.92, color=shade, lw=0))
+            axes.text(predicted, true, f"{count:+d}".replace("-", "−"), ha="center", va="center", fontsize=9)
+    for label in range(classes):
+        axes.plot([label - 0.3, label + 0.3], [label + 0.3, label - 0.3], color="#b0b0b0", lw=0.8)
+    axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted class", ylabel="true class")
+    label_classes(axes, classes, names)
+    axes.set_aspect("equal")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title("Errors, distilled minus control", weight="bold", loc="left")
+    return figure

@@ -1,0 +1,26 @@
+"""The small data sets that come inside scikit-learn: tables of numbers, and 8 × 8 digits. No network."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+
+from kd.data.sources.arrays import from_arrays
+from kd.data.sources.source import Source
+
+SETS = ("breast_cancer", "digits", "iris", "wine")
+
+
+def open_bundled(name: str) -> Source:
+    """One of ``SETS``, unsplit: [N, F] float32, or for digits [N, 1, 8, 8] float32 from 0 to 16.
+
+    Raises:
+        ValueError: no such data set.
+    """
+    if name not in SETS:
+        raise ValueError(f"sklearn: must be followed by one of {', '.join(SETS)}. Got {name!r} instead.")
+    bunch = getattr(importlib.import_module("sklearn.datasets"), f"load_{name}")()
+    inputs = bunch.images[:, None] if name == "digits" else bunch.data
+    classes = [str(label) for label in bunch.target_names]
+    return from_arrays(name, {"train": inputs.astype(np.float32)}, {"train": bunch.target}, classes)

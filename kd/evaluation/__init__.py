@@ -1,0 +1,1 @@
+"""Numbers about predictions and models, and what they prove."""

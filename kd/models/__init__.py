@@ -1,0 +1,7 @@
+"""Networks: the toolkit's own, those of torchvision, timm and of a file, and what they compute inside."""
+
+from kd.models.networks import CNN as CNN
+from kd.models.networks import MLP as MLP
+from kd.models.networks import MNIST_SHAPE as MNIST_SHAPE
+from kd.models.networks import ConvNet as ConvNet
+from kd.models.networks import require_images as require_images

@@ -1,0 +1,265 @@
+"""The run folder: every stage is kept, resumed or done anew, and what was kept is never mixed.
+
+    with open_run(Path(".kd")):
+        outcome = stage("teacher", inputs={...}, produce=...)
+
+A stage's key is the digest of all that decides its outcome. Its states lie in a folder named after the key, so a
+changed setting meets an empty folder and what was there stays aside, untouched. Outside an open run a stage is simply
+done: functions called one by one read and write nothing here.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import torch
+
+from kd.console import say
+from kd.storage.fingerprint import describe, differences, digest
+from kd.storage.snapshots import INTERVAL, Snapshots
+from kd.storage.stopping import stop_if_asked, stopping_when_asked
+from kd.storage.weights import publish, require_writable, sha256
+
+State = dict[str, Any]
+
+KEY = 16  # hexadecimal digits of a stage's key in its folder's name
+
+
+class OpenRun(NamedTuple):
+    """A folder that this process, or the one that has started it, holds locked.
+
+    Attributes:
+        interval: seconds between two snapshots.
+        made: the stages that may be done in it, by name; any others must be kept already. None: all may.
+    """
+
+    folder: Path
+    interval: float
+    made: tuple[str, ...] | None = None
+
+
+_open: ContextVar[OpenRun | None] = ContextVar("the open run", default=None)
+
+
+@contextmanager
+def open_run(
+    folder: Path, *, fresh: bool = False, interval: float = INTERVAL, made: Sequence[str] | None = None
+) -> Iterator[None]:
+    """Open a run folder, for this process alone, until the block ends. For programs: it may set the number of threads.
+
+    SIGTERM and Ctrl-C inside the block finish the step in hand, keep the state and end the program (143, 130).
+
+    Args:
+        folder: made if it is not there.
+        fresh: put all earlier stages aside and start from nothing.
+        interval: seconds between two snapshots of a training.
+        made: the stages that may be done, by name; ``stage`` refuses others that are not kept. None: all may.
+
+    Raises:
+        OSError: another process has the folder open, or it cannot be written to.
+    """
+    require_writable(folder)
+    with _locked(folder), stopping_when_asked():
+        if fresh:
+            _put_aside(folder)
+        _use_recorded_threads(folder)
+        _code()
+        token = _open.set(OpenRun(folder, interval, None if made is None else tuple(made)))
+        try:
+            yield
+        finally:
+            _open.reset(token)
+
+
+def opened_run() -> OpenRun | None:
+    """The run that is open here, for a worker process to join; None where there is none."""
+    return _open.get()
+
+
+def join_run(run: OpenRun | None) -> None:
+    """Let this process's stages be those of the run that its parent has open. For the rest of the process."""
+    _open.set(run)
+
+
+def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | None], State]) -> State:
+    """The outcome of one stage: as kept from an earlier run, resumed from a snapshot, or produced anew.
+
+    Args:
+        name: short, for messages and for the name of a folder.
+        inputs: all that decides the outcome: settings, models as they start, datasets, loaders, functions. Versions,
+            threads and device are added.
+        produce: does the work, from ``snapshots.state`` on if that is not None; None stands for no run being open.
+            The outcome must be tensors, numbers, strings and containers of them; a snapshot's state also has
+            ``"where"``, which a person is told.
+
+    Raises:
+        ValueError: it is not kept, and the run was opened for other stages alone.
+    """
+    run = _open.get()
+    if run is None:
+        return _produced(name, produce, None)
+    stop_if_asked()
+    description = {"inputs": describe(inputs), "environment": environment()}
+    key = digest(description)
+    snapshots = Snapshots(run.folder / "stages" / f"{name}-{key[:KEY]}", key=key, interval=run.interval)
+    note = snapshots.folder / "description.json"
+    if snapshots.done and snapshots.state is not None:
+        note.touch()  # the newest is what the next change is told against
+        say(f"{name}: kept from an earlier run, nothing it depends on has changed")
+        return snapshots.state
+    if run.made is not None and name not in run.made:
+        raise ValueError(f"{name}: there is none with these settings in {run.folder}. kd run and kd distill make it.")
+    if snapshots.state is not None:
+        say(f"{name}: interrupted earlier; goes on from its snapshot at {snapshots.state['where']}")
+    elif note.exists():
+        say(f"{name}: interrupted before its first snapshot; done again from its start")
+    else:
+        _say_what_changed(run.folder, name, description)
+        publish({note: json.dumps(description, indent=1).encode()})
+    outcome = _produced(name, produce, snapshots)
+    snapshots.write(outcome, done=True)
+    stop_if_asked()
+    return outcome
+
+
+def _produced(name: str, produce: Callable[[Snapshots | None], State], snapshots: Snapshots | None) -> State:
+    try:
+        return produce(snapshots)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{name}: {error}") from error
+
+
+def environment() -> dict[str, Any]:
+    """What else decides the bits of a result. A GPU is part of a stage's own inputs: its device."""
+    return {
+        "kd": _code(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        "precision": f"{torch.get_default_dtype()} {torch.get_float32_matmul_precision()}",
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+PACKAGE = Path(__file__).parents[1]
+
+# Modules and folders that may change without changing a result. A new one counts until it is named here: the safe
+# way round.
+_NO_RESULTS = """
+cli commands/compare commands/config_flags commands/dry_run commands/program commands/run commands/settings
+commands/settings_file commands/sweep commands/teaching console devices evaluation/calibration evaluation/cost
+evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power evaluation/two_models
+evaluation/verdict ranges report training/contention training/pool training/students
+"""
+
+
+@functools.cache  # read once, when the run is opened: the files may be edited while it goes on
+def _code() -> str:
+    """Digest of this package's sources, but for those that only print, draw, write or parse."""
+    return code_digest(PACKAGE)
+
+
+def code_digest(package: Path) -> str:
+    """As ``_code``, of a package that lies in this folder."""
+    sources = sorted(path.relative_to(package) for path in package.rglob("*.py"))
+    counting = [path for path in sources if not _without_results(path.with_suffix("").as_posix())]
+    return digest([(path.as_posix(), sha256((package / path).read_bytes())) for path in counting])[:12]
+
+
+def _without_results(module: str) -> bool:
+    """Whether a module, by its path in the package, is named in ``_NO_RESULTS``, or is in a folder that is."""
+    return any(module == name or module.startswith(f"{name}/") for name in _NO_RESULTS.split())
+
+
+def _processor() -> str:
+    """As exactly as the system tells: math libraries choose their kernels by the model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor()
+    return f"{platform.machine()} {model} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process. The system frees the lock when the process ends, however it ends."""
+    owner = folder / "owner"
+    lock = filelock.FileLock(folder / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        process = owner.read_text() if owner.exists() else "unknown"
+        raise OSError(
+            f"another run (process {process}) is using {folder}. Wait for it to end, or choose another folder."
+        ) from error
+    try:
+        publish({owner: str(os.getpid()).encode()})
+        yield
+    finally:
+        lock.release()
+
+
+def _put_aside(folder: Path) -> None:
+    """Rename what there is; an earlier run put aside before keeps its place."""
+    stages = folder / "stages"
+    (folder / "run.json").unlink(missing_ok=True)
+    if stages.exists():
+        taken = {path.name for path in folder.iterdir()}
+        number = next(n for n in range(1, len(taken) + 2) if f"aside-{n}" not in taken)
+        stages.rename(folder / f"aside-{number}")
+        say(f"earlier stages were put aside in {folder / f'aside-{number}'}; delete it if you do not need it")
+
+
+def _use_recorded_threads(folder: Path) -> None:
+    """Another number of threads gives other bits: go on with the recorded one."""
+    record = folder / "run.json"
+    if not record.exists():
+        publish({record: json.dumps({"threads": torch.get_num_threads()}).encode()})
+        return
+    try:
+        threads = int(json.loads(record.read_text())["threads"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{record} is damaged: {error}. Delete it to go on with the present number of threads."
+        ) from error
+    if threads != torch.get_num_threads():
+        say(f"threads: {threads}, as in the earlier run, instead of {torch.get_num_threads()}; --fresh forgets it")
+        torch.set_num_threads(threads)
+
+
+def _say_what_changed(folder: Path, name: str, description: Mapping[str, Any]) -> None:
+    """Where there was an earlier outcome of this stage, say what is different now."""
+    key = "[0-9a-f]" * KEY  # not those of a stage whose name goes on, as teacher-test does
+    earlier = list((folder / "stages").glob(f"{name}-{key}/description.json"))
+    if not earlier:
+        return
+    latest = max(earlier, key=lambda path: path.stat().st_mtime)
+    try:
+        changed = differences(json.loads(latest.read_text()), description)
+    except (OSError, ValueError):
+        changed = ["the earlier description cannot be read"]
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    say(f"{name}: starts anew; changed since the last run: {'; '.join(changed[:3])}{more} (the earlier state is kept)")
+
+
+TIMED = ("timings.json", "report.html")  # files with measured times, which are others each time
+
+
+def fingerprint(*folders: Path) -> str:
+    """SHA-256 over all that a run leaves in these folders, but for its timings: equal for equal weights and results.
+
+    ``report.html`` is left out as well: it shows timings, beside numbers that the other files have too.
+    """
+    files = sorted((path.name, path) for folder in folders for path in folder.rglob("*") if path.is_file())
+    return digest([(name, sha256(path.read_bytes())) for name, path in files if not name.endswith(TIMED)])

@@ -1,0 +1,277 @@
+"""Files: published whole or not at all, and weights read with nothing but ``weights_only=True``."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd.storage.untrusted import read_bytes, rebuilt_archive, require_plain_tensors, safetensors_in
+
+
+def publish(files: Mapping[Path, bytes]) -> None:
+    """Write all files or none: a full disk or a kill while writing leaves every earlier file as it was.
+
+    Each content goes to a temporary file in its target's folder and is flushed to disk; only when all are there are
+    they renamed, and the folders flushed. A rename is atomic: each file is the old or the new one, whole, and only a
+    kill between two renames leaves some of each. Folders are made on demand.
+
+    Raises:
+        OSError: with the path, the bytes needed and the bytes free; no temporary file is left behind.
+    """
+    for path in files:
+        if path.is_dir():
+            raise IsADirectoryError(f"cannot write {path}: a folder of that name is there. Move it away and run again.")
+    staged: dict[Path, Path] = {}
+    try:
+        for path, content in files.items():
+            staged[path] = _stage(path, content)
+        for path, temporary in staged.items():
+            with _naming(path):
+                temporary.replace(path)
+    finally:
+        for temporary in staged.values():
+            with suppress(OSError):  # it would hide the error that is on its way
+                temporary.unlink(missing_ok=True)
+    for folder in {path.parent for path in files}:
+        with _naming(folder):
+            _flush_folder(folder)
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder if it is not there, and prove that a file can be written into it.
+
+    Raises:
+        OSError: naming the folder and the reason.
+    """
+    try:
+        for changed in _make_folder(folder):
+            with suppress(OSError):  # should the disk be failing, the first file that is published here says so
+                _flush_folder(changed)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(error.errno, f"cannot write into the folder {folder}: {reason}. Choose another one.") from error
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """The model's plain ``state_dict`` as the bytes of a ``.pth`` file; the same weights give the same bytes."""
+    return state_bytes(model.state_dict())
+
+
+def state_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """A ``state_dict`` as the bytes of a ``.pth`` file.
+
+    Through a buffer, because ``torch.save`` puts the file's own name into the file. Contiguous copies on the CPU, so
+    that neither a memory format nor a device of the training is carried over (``contiguous()`` would not do: it keeps
+    the strides of dimensions of size 1).
+    """
+    plain = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    buffer = io.BytesIO()
+    torch.save(plain, buffer)
+    return buffer.getvalue()
+
+
+def load_weights(model: nn.Module, path: Path | str) -> None:
+    """Load a ``state_dict`` file into the model, in place. Everything is checked before a single weight is changed.
+
+    Args:
+        path: as ``torch.save`` has written it, or ``.safetensors`` (extra ``safetensors``).
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, hostile, not finite, or does not fit the model: names, shapes and types exactly.
+        MissingExtraError: it is a ``.safetensors`` file, and the extra is not installed.
+    """
+    with naming_weights(model, path):
+        state = read_state(path, model.state_dict())
+        require_fitting(state, model.state_dict())
+    model.load_state_dict(state)
+
+
+@contextmanager
+def naming_weights(model: nn.Module, path: Path | str) -> Iterator[None]:
+    """Say in a ``ValueError`` which file is refused, for which model. Nothing inside the block changes the model."""
+    try:
+        yield
+    except ValueError as error:
+        reason = str(error).removesuffix(".")
+        raise ValueError(
+            f"{path} does not hold weights of a {type(model).__name__}: {reason}. The model was not changed."
+        ) from error
+
+
+def read_state(path: Path | str, expected: Mapping[str, Tensor], *, spare: int = 1) -> Any:
+    """What is in a file of weights, not yet compared with what is expected; only its size is.
+
+    Args:
+        spare: megabytes that it may have beyond those of the tensors expected.
+
+    Raises:
+        OSError, ValueError, MissingExtraError: as ``load_weights``.
+    """
+    names = 1000 * len(expected) + 1_000_000 * spare
+    limit = names + sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    content = read_bytes(Path(path), limit=limit, because=f", the model's own size and {spare} MB")
+    if Path(path).suffix == ".safetensors":
+        return safetensors_in(content, header_limit=names)
+    return load_tensors(content)
+
+
+def require_fitting(found: object, expected: Mapping[str, Tensor]) -> None:
+    """What was found is a dictionary of tensors with these names, shapes and types exactly, all of it finite.
+
+    Args:
+        found: as ``load_tensors`` gives it.
+        expected: what it is to replace, such as a model's ``state_dict()``, on any device.
+
+    Raises:
+        ValueError: saying what it should be, and what it is instead.
+    """
+    if not isinstance(found, dict):
+        raise ValueError(f"it should hold {sorted(expected)}. Got {type(found).__name__} instead")
+    if set(found) != set(expected):
+        raise ValueError(_other_names(found, expected))
+    for name, tensor in expected.items():
+        value = found[name]
+        if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
+            got = f"{list(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} should be {list(tensor.shape)} of {tensor.dtype}. Got {got}")
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
+
+
+def load_tensors(content: bytes) -> Any:
+    """What ``torch.save`` wrote: tensors, numbers, strings and containers of them, on the CPU. Nothing in it can run.
+
+    torch never sees these bytes, only an archive that was built anew from what is in them.
+
+    Raises:
+        ValueError: damaged, compressed, overlapping, with an object that is not data, or with a tensor that is not
+            dense or is a view larger than what is stored.
+    """
+    try:
+        archive = io.BytesIO(rebuilt_archive(content))
+        loaded = torch.load(archive, map_location="cpu", weights_only=True)
+        require_plain_tensors(loaded)
+    except Exception as error:  # zipfile and torch raise a different type for each kind of damage
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(f"it is damaged or not a file of tensors ({type(error).__name__}: {reason})") from error
+    return loaded
+
+
+def sha256(content: bytes) -> str:
+    """The SHA-256 of the content, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Refuse where the disk has less than this many bytes free, before any work is done.
+
+    Raises:
+        OSError: naming the folder, the bytes needed and the bytes free.
+    """
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        needs = f"about {size:,} bytes are needed, {free:,} are free"
+        raise OSError(errno.ENOSPC, f"not enough space in {folder}: {needs}. Free space or choose another folder.")
+
+
+def _other_names(found: Mapping[object, object], expected: Mapping[str, Tensor]) -> str:
+    """What it should hold and what it does instead: all names of a small model, the differing ones of a large one."""
+    large = len(expected) > 12
+    wanted = sorted(name for name in expected if not large or name not in found)
+    got = sorted(_shown(name) for name in found if not large or name not in expected)
+    message = f"it should hold {_some(wanted)}. Got {_some(got)} instead"
+    for name, value in found.items():
+        if isinstance(value, Mapping) and set(value) == set(expected):
+            return f"{message}. Its entry {_shown(name)!r} has these: save that alone"
+    if {f"module.{name}" for name in expected} == set(found):
+        return f"{message}. It is that of an nn.DataParallel: save model.module.state_dict()"
+    return message
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[:12]} and {len(names) - 12} more" if len(names) > 12 else str(names)
+
+
+def _shown(key: object) -> str:
+    return key if isinstance(key, str) else type(key).__name__  # whatever else it is may be long to print
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make the folder and those above it. Returns the folders in which one is new, the highest first, to be flushed."""
+    changed = [part.parent for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return changed[::-1]
+
+
+def _stage(path: Path, content: bytes) -> Path:
+    # Named after its target: what a kill leaves behind, the next write to that target removes. Whoever never writes to
+    # a name twice has to remove it himself, as kd.storage.snapshots does.
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        for changed in _make_folder(path.parent):
+            _flush_folder(changed)
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link that somebody has put there
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        with suppress(OSError):  # where the folder itself is the trouble, there is nothing to remove
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, _write_failed(path, len(content), error)) from error
+        raise
+    return temporary
+
+
+def _write_failed(path: Path, needed: int, error: OSError) -> str:
+    return (
+        f"cannot write {path}: {error.strerror or error}. It needs {needed:,} bytes; {_free(path.parent)}. "
+        "Nothing was replaced: earlier results are as they were. Free space or choose another folder, and run again."
+    )
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free:,} bytes are free there"
+    except OSError:
+        return "its folder cannot be reached"
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which path an error is about. By now some files may be the new ones; each is whole."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot write {path}: {error.strerror or error}; {_free(path.parent)}"
+        raise OSError(error.errno, f"{reason}. Every file is whole, the old or the new one. Run again.") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names in it durable. Windows cannot open a folder, and needs no such call; some mounts have none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,145 @@
+"""Whether answers can belong to these labels: better than chance, and with their classes in the data's order.
+
+What nobody can recompute, because its teacher is elsewhere, can still be held against the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kd.checks import did_you_mean, require, require_labels, require_logits
+from kd.console import say
+from kd.evaluation.metrics import confusion_matrix
+from kd.training.loop import Predictions
+
+NOT_VERIFIED = (
+    "There is no teacher to ask, so this is all that can be verified: that rows of one class are not exchanged among "
+    "themselves, and that all come from one teacher, cannot"
+)
+
+
+class Measured(NamedTuple):
+    """Answers held against labels.
+
+    Attributes:
+        accuracy: share of items whose largest logit is the label's, in [0, 1].
+        chance: what it would be on average, were the same answers given to the items in random order.
+        spread: its standard deviation then.
+        best: what it would be with the classes in another order: the one that fits each half of the items best, judged
+            by the other half. Of few items some order fits all by chance.
+        columns: the order that fits all items best: class k is answered for by column ``columns[k]``.
+    """
+
+    accuracy: float
+    chance: float
+    spread: float
+    best: float
+    columns: list[int]
+
+    @property
+    def at_chance(self) -> bool:
+        """Not more than three standard deviations above what random order gives, and not all right."""
+        return self.accuracy < 1 and self.accuracy <= self.chance + 3 * self.spread + 1e-9  # rounding
+
+
+def measured(answers: Predictions) -> Measured:
+    """Accuracy, and what it would be for answers in random order or with classes in another one.
+
+    Raises:
+        ValueError: the logits are not [N, K] and finite, or a label is none of their columns.
+
+    Source of the spread: Fleiss, Cohen, Everitt 1969, "Large sample standard errors of kappa and weighted kappa", the
+    variance of the observed agreement where there is none but by chance.
+    """
+    from scipy.optimize import linear_sum_assignment  # here: only own data needs it
+
+    require_logits("teacher logits", answers.logits)
+    require_labels(answers.labels, answers.logits)
+    by_class = answers.labels.argsort(stable=True)  # so that each half has half of each class
+    halves = [
+        confusion_matrix(answers.logits[rows], answers.labels[rows]).double()
+        for rows in (by_class[::2], by_class[1::2])
+    ]
+    counts = halves[0] + halves[1]
+    n = float(counts.sum())
+    true, answered = counts.sum(dim=1) / n, counts.sum(dim=0) / n
+    chance = float(true @ answered)
+    variance = (chance + chance**2 - float((true * answered * (true + answered)).sum())) / n
+    orders = [linear_sum_assignment(matrix.numpy(), maximize=True) for matrix in (counts, *halves)]
+    best = float(halves[1][orders[1]].sum() + halves[0][orders[2]].sum()) / n
+    columns = orders[0][1].tolist()
+    return Measured(float(counts.trace()) / n, chance, max(variance, 0.0) ** 0.5, best, columns)
+
+
+def doubt(found: Measured) -> str | None:
+    """Why these answers are probably not what they are taken for, and what to do; None where nothing speaks for it."""
+    # It has to fit well: halfway from chance to 1.
+    halfway = (1 + found.chance) / 2
+    if found.best > halfway and found.best > found.accuracy + 0.1:
+        moved = [f"{column} for class {k}" for k, column in enumerate(found.columns) if column != k]
+        return (
+            f"its classes are probably in another order than the data's: taking output {', '.join(moved[:3])}"
+            f"{' and so on' * (len(moved) > 3)} would make it {found.best:.1%}. Give label_order, the names of the "
+            "classes in the teacher's order"
+        )
+    if found.at_chance:
+        return (
+            f"that is chance level ({found.chance:.1%} ± {found.spread:.1%}). Are rows or classes in another order, or "
+            "are the inputs normalised otherwise than the teacher's training data?"
+        )
+    return None
+
+
+def verify_without_teacher(answers: Predictions, *, name: str) -> Measured:
+    """Hold logits that came without their teacher against the labels; say what was found, and what cannot be verified.
+
+    Args:
+        name: what is verified, for messages.
+
+    Raises:
+        ValueError: the logits are not [N, K] and finite, fit no better than chance, or only with other classes' labels.
+    """
+    found = measured(answers)
+    right = f"{name}: {found.accuracy:.1%} right on {len(answers.labels):,} items"
+    if reason := doubt(found):
+        raise ValueError(f"{right}, and {reason.removesuffix('.')}.")
+    say(f"{right}, measured now; in random order it would be {found.chance:.1%}. {NOT_VERIFIED}.")
+    return found
+
+
+def columns_for(
+    label_order: Sequence[str] | None, class_names: Sequence[str] | None, *, classes: int
+) -> list[int] | None:
+    """For each class of the data, in its order, the teacher's output that stands for it; None if that is the same.
+
+    Args:
+        label_order: the names of the classes in the order of the teacher's outputs; None for the data's order.
+        class_names: those of the data; the same names, each once.
+        classes: how many the data has.
+
+    Raises:
+        ValueError: names are missing, occur twice, or are not the same.
+    """
+    if label_order is None:
+        return None
+    if class_names is None:
+        raise ValueError("label_order needs class_names, the names of the data's classes in its own order. Got none.")
+    require(len(class_names) == classes, "class_names", len(class_names), f"one name for each of {classes} classes")
+    for name, names in (("label_order", label_order), ("class_names", class_names)):
+        if len(set(names)) < len(names):
+            twice = next(one for number, one in enumerate(names) if one in names[:number])
+            raise ValueError(f"{name} must name each class once. Got {twice!r} more than once.")
+    unknown = [name for name in label_order if name not in class_names]
+    missing = [name for name in class_names if name not in label_order]
+    if unknown or missing:
+        hint = did_you_mean(unknown[0], missing, "Use the data's names.") if unknown else "Name every class."
+        raise ValueError(
+            f"label_order must hold the data's {classes} class names in the teacher's order. Not the data's: "
+            f"{_some(unknown)}; missing: {_some(missing)}. {hint}"
+        )
+    return [list(label_order).index(name) for name in class_names]
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(map(repr, names[:3]))}{' and others' * (len(names) > 3)}" if names else "none"

@@ -1,0 +1,283 @@
+"""The training loop. One private epoch function serves training and evaluation; the method is a value given to it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from kd.checks import require
+from kd.data.loaders import seed_loader
+from kd.seeding import epoch_seed, seeded
+from kd.storage.stopping import asked_to_stop, stop_if_asked
+from kd.training.batch_metrics import METRICS, labelled_rows, measured
+from kd.training.history import History, Means, Position
+from kd.types import Metric, Objective
+
+if TYPE_CHECKING:
+    from kd.storage.snapshots import Snapshots
+
+
+class Predictions(NamedTuple):
+    """Logits [N, K] float32 and labels [N] int64, both on the CPU, in the order of the loader."""
+
+    logits: Tensor
+    labels: Tensor
+
+
+_REMEDY = "Look for non-finite inputs or logits, or lower the learning rate."
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
+    *,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    seed: int,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    metrics: Mapping[str, Metric] = METRICS,
+    on_batch: Callable[[], None] | None = None,
+    on_epoch: Callable[[int, History], None] | None = None,
+    snapshots: Snapshots | None = None,
+) -> History:
+    """Train the model in place and return its history. The weights after the last epoch stand.
+
+    Order of batches and dropout are a pure function of (seed, epoch); the caller's random state is left as it was.
+
+    An objective that is an ``nn.Module`` is put into training and eval mode with the model and lies in the same
+    snapshots; its parameters are trained if the optimizer has them. One with a method ``set_epoch(epoch, epochs)`` is
+    told before each epoch, counted from 0.
+
+    Args:
+        val_loader: what is measured on after each epoch; None measures nothing, and the history has no ``val_`` curves.
+        epochs: passes over ``train_loader``, at least 1.
+        seed: at least 0.
+        scheduler: stepped after each training step, not after each epoch.
+        metrics: what to report besides the loss and its terms, by name.
+        on_batch: called after each training step.
+        on_epoch: called after each epoch with (epochs done, history so far).
+        snapshots: goes on from the newest, bit for bit as if never interrupted, and adds to them as time passes.
+
+    Raises:
+        FloatingPointError: the loss or a gradient is not finite; raised before the step, so the weights are still good.
+    """
+    require(epochs >= 1, "epochs", epochs, "a whole number of at least 1")
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "objective": objective}
+    device, at = device_of(model), Position()
+    if snapshots:
+        snapshots.reserve(3 * sum(p.numel() * p.element_size() for p in model.parameters()))  # weights and two moments
+        at.restore(snapshots.state, parts)
+    started = time.perf_counter() - at.history.seconds
+
+    def after_step() -> None:
+        if scheduler:
+            scheduler.step()
+        if on_batch:
+            on_batch()
+        asked = asked_to_stop()  # read once: a signal may come in while a snapshot is written
+        if snapshots and (asked or snapshots.due()):
+            at.history.seconds = time.perf_counter() - started
+            snapshots.write(at.state(parts, device))
+        if asked:
+            stop_if_asked()
+
+    for epoch in range(at.epoch, epochs):
+        where = f"epoch {epoch + 1} of {epochs}"
+        with _naming_dead_workers(where, train_loader, val_loader), seeded(epoch_seed(seed, epoch), device):
+            for loader in (train_loader, val_loader):
+                seed_loader(loader, seed=seed, epoch=epoch)
+            _start_epoch(model, objective, epoch, epochs)
+            batches = at.remaining(train_loader, device)
+            train = _epoch(
+                model, objective, batches, metrics, where, at.means, optimizer=optimizer, after_step=after_step
+            )
+            val: dict[str, float] = {}
+            if val_loader is not None:
+                # A signal waits for the next training step: an objective with a memory may change it in validation,
+                # so a state taken in the middle of one could not be gone on from.
+                after = f"the validation after {where}"
+                with evaluating(model, *_modules(objective)):
+                    val = _epoch(model, objective, val_loader, metrics, after, Means(), after_step=lambda: None)
+        at.next_epoch(dict([*_prefixed("train", train), *_prefixed("val", val)]))
+        at.history.seconds = time.perf_counter() - started
+        if on_epoch:
+            on_epoch(epoch + 1, at.history)
+    return at.history
+
+
+def evaluate(
+    model: nn.Module, objective: Objective, loader: DataLoader[Any], *, metrics: Mapping[str, Metric] = METRICS
+) -> dict[str, float]:
+    """Loss, terms and metrics averaged over the loader's samples, in eval mode; the model's mode is restored."""
+    with evaluating(model, *_modules(objective)), _naming_dead_workers("evaluation", loader):
+        return _epoch(model, objective, loader, metrics, "evaluation", Means())
+
+
+def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], None] | None = None) -> Predictions:
+    """Logits and labels of every sample, in the loader's order, in eval mode without gradient."""
+    device, logits, labels = device_of(model), _Rows(loader), _Rows(loader)
+    with evaluating(model), torch.no_grad():
+        for inputs, label, *_ in loader:
+            logits.add(model(inputs.to(device)).float())
+            labels.add(label)
+            if on_batch:
+                on_batch()
+            stop_if_asked()
+    if not logits.filled:
+        raise ValueError("the loader yields no batch: there is nothing to predict on.")
+    return Predictions(logits.tensor(), labels.tensor())
+
+
+class _Rows:
+    """Batches put one below the other on the CPU, in a tensor made for all of them at the first.
+
+    A list of small tensors, concatenated in the end, takes the memory twice; worse, each of them comes to lie between
+    two large batches, whose memory then is in pieces: 2.7 kB for an image's ten logits (benchmarks/growth.py).
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        sampler = loader.sampler if isinstance(loader, DataLoader) else None
+        self._expected = len(sampler) if isinstance(sampler, Sized) else 0  # a guess: the tensor grows where it fails
+        self._all: Tensor | None = None
+        self.filled = 0
+
+    def add(self, batch: Tensor) -> None:
+        end = self.filled + len(batch)
+        if self._all is None or end > len(self._all):
+            self._make_room(max(end, self._expected, 2 * self.filled), batch)
+        self._all[self.filled : end] = batch  # type: ignore[index]  # made just now, if not before
+        self.filled = end
+
+    def _make_room(self, rows: int, like: Tensor) -> None:
+        earlier, self._all = self._all, torch.empty(rows, *like.shape[1:], dtype=like.dtype)
+        if earlier is not None:
+            self._all[: self.filled] = earlier[: self.filled]
+
+    def tensor(self) -> Tensor:
+        assert self._all is not None
+        return self._all if self.filled == len(self._all) else self._all[: self.filled].clone()
+
+
+def _epoch(
+    model: nn.Module,
+    objective: Objective,
+    batches: Iterable[Any],
+    metrics: Mapping[str, Metric],
+    where: str,
+    means: Means,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    after_step: Callable[[], None] = stop_if_asked,
+) -> dict[str, float]:
+    """One pass over the batches, training if an optimizer is given; adds to the means of loss, terms and metrics."""
+    device = device_of(model)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]] if optimizer else []
+    with torch.set_grad_enabled(optimizer is not None):
+        for raw in batches:
+            batch = tuple(tensor.to(device, non_blocking=True) for tensor in raw)
+            output, terms = objective(model, batch)
+            loss = functools.reduce(operator.add, terms.values())
+            over_labelled, labelled = measured(metrics, output.detach(), batch, labelled_rows(raw[1]))
+            values = {"loss": loss} | terms | over_labelled
+            gradients: Sequence[Tensor] = ()
+            if optimizer is not None:
+                for parameter in trained:  # optimizer.zero_grad() does the same in 45 µs, a small student's twentieth
+                    parameter.grad = None
+                loss.backward()  # type: ignore[no-untyped-call]
+                gradients = gradient_norms(trained)
+            # One transfer for all numbers: on a GPU the only point at which the CPU waits, and the price of
+            # knowing that loss and gradient are finite before the weights are touched.
+            row = torch.stack([v.detach() for v in (*values.values(), *gradients)]).tolist()
+            numbers, gradient = dict(zip(values, row, strict=False)), math.hypot(*row[len(values) :])
+            if not math.isfinite(numbers["loss"] + gradient):
+                shown = {name: numbers[name] for name in terms} | ({"gradient": gradient} if optimizer else {})
+                raise FloatingPointError(_not_finite(f"{where}, batch {means.batches + 1}", shown, optimizer))
+            if optimizer is not None:
+                optimizer.step()
+            means.add(numbers, len(batch[1]), dict.fromkeys(metrics, labelled))
+            after_step()
+    return means.values()
+
+
+@contextmanager
+def _naming_dead_workers(where: str, *loaders: DataLoader[Any] | None) -> Iterator[None]:
+    """A clear error where a worker process of a loader dies. torch raises at whatever line is running just then.
+
+    An exception that a living worker passes on ("Caught … in DataLoader worker") is left as it is.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError, RuntimeError) as error:
+        died = "DataLoader worker (pid" in str(error) or not isinstance(error, RuntimeError)
+        workers = sum(loader.num_workers for loader in loaders if loader is not None)
+        if not workers or not died or str(error).startswith("Caught"):
+            raise
+        reason = str(error).split("\n", 1)[0]
+        raise OSError(
+            f"a worker process of the loader has died in {where} ({reason}). The step in hand is lost, snapshots are "
+            "not: run again to go on, with fewer workers if memory is short."
+        ) from error
+
+
+def gradient_norms(parameters: Iterable[Tensor]) -> Sequence[Tensor]:
+    """The Euclidean norm of each gradient that is there."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    # What torch.nn.utils.get_total_norm starts with; their own norm is taken once they are numbers of Python.
+    return torch._foreach_norm(gradients) if gradients else ()
+
+
+def _not_finite(where: str, numbers: Mapping[str, float], optimizer: torch.optim.Optimizer | None) -> str:
+    listed = ", ".join(f"{name} = {value}" for name, value in numbers.items())
+    if optimizer is None:
+        return f"the loss is not finite in {where}: {listed}. {_REMEDY}"
+    rate = optimizer.param_groups[0]["lr"]
+    return (
+        f"the loss or its gradient is not finite in {where} at learning rate {rate:g}: {listed}. Stopped before the "
+        f"step; no weight was changed by it. {_REMEDY}"
+    )
+
+
+def _prefixed(split: str, means: dict[str, float]) -> Iterator[tuple[str, float]]:
+    return ((f"{split}_{name}", value) for name, value in means.items())
+
+
+def _start_epoch(model: nn.Module, objective: Objective, epoch: int, epochs: int) -> None:
+    """Training mode, and the word to an objective that wants to know where the training stands."""
+    for module in (model, *_modules(objective)):
+        module.train()
+    if tell := getattr(objective, "set_epoch", None):
+        tell(epoch, epochs)
+
+
+def _modules(objective: Objective) -> tuple[nn.Module, ...]:
+    """The objective, where it has parameters or a memory of its own."""
+    return (objective,) if isinstance(objective, nn.Module) else ()
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards every submodule is back in the mode it was in."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter; the CPU for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

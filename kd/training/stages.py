@@ -1,0 +1,196 @@
+"""The stages of a run, with plain arguments: training, a loader with verified teacher logits, predictions.
+
+Inside an open run (``kd.storage.run_folder``) each is kept, resumed or done anew as its inputs demand; elsewhere it is
+simply done.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from kd.console import epoch_line, progress, say
+from kd.data.datasets import DistillDataset
+from kd.data.loaders import batches_differ, loader_like
+from kd.methods.objectives import supervised
+from kd.storage.run_folder import stage
+from kd.storage.snapshots import Snapshots
+from kd.teachers.cache import ASKED_AT_ONCE, collect_logits, verify_logits
+from kd.training.contention import watched
+from kd.training.history import History, load_state
+from kd.training.loop import Predictions, device_of, fit, predict
+from kd.types import Objective
+
+# (title, model, objective, training loader, validation loader) → the history of training the model in place.
+Train = Callable[[str, nn.Module, Objective, DataLoader[Any], DataLoader[Any]], History]
+
+
+class Pair(NamedTuple):
+    """The control and its distilled twin, trained."""
+
+    regular: nn.Module
+    distilled: nn.Module
+    regular_history: History
+    distilled_history: History
+
+
+def train(
+    title: str,
+    model: nn.Module,
+    objective: Objective,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
+    *,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    seed: int,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> History:
+    """Train the model in place towards the objective, with progress on the screen; the last epoch's weights count.
+
+    From a training that was kept the model's weights are taken, and no state of the objective or of the optimizer.
+
+    Args:
+        val_loader: None measures nothing but the training.
+        scheduler: stepped after each training step.
+    """
+    settings = {
+        "epochs": epochs,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "seed": seed,
+        "device": device_of(model),
+    }
+    loaders = {"train": train_loader, "validation": val_loader}
+
+    def produce(snapshots: Snapshots | None) -> dict[str, Any]:
+        with progress(title, steps=epochs * len(train_loader), done=_done(snapshots, train_loader)) as advance:
+            history = fit(
+                model,
+                objective,
+                train_loader,
+                val_loader,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                epochs=epochs,
+                seed=seed,
+                on_batch=advance,
+                on_epoch=watched(epoch_line(title, epochs)),
+                snapshots=snapshots,
+            )
+        return {"model": model.state_dict(), "history": history.state()}
+
+    outcome = stage(title, {"model": model, "objective": objective, **settings, **loaders}, produce)
+    load_state(model, outcome["model"], title)
+    return History.from_state(outcome["history"])
+
+
+def _done(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:
+    """Steps that an interrupted training has behind it."""
+    state = snapshots.state if snapshots else None
+    return int(state["epoch"] * len(loader) + state["means"]["batches"]) if state else 0
+
+
+def with_teacher_logits(
+    teacher: nn.Module, parts: Mapping[str, tuple[Dataset[Any], DataLoader[Any]]], *, ids: bool = False
+) -> dict[str, DataLoader[Any]]:
+    """For each part (training, validation) a loader like the given one over (input, label, teacher logits).
+
+    The logits are taken from the datasets in their own order, never from the loaders, which may shuffle, and verified
+    against the live teacher before they are used or kept.
+
+    Args:
+        parts: name → dataset, and the loader whose batch size, drop_last and order are taken over.
+        ids: add the number of each item in its dataset, for a method that needs ids.
+    """
+    logits = {name: teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
+    rows = sum(map(len, logits.values()))
+    say(f"teacher logits: {rows:,} rows collected by sample and verified against the live teacher")
+    return {
+        name: loader_like(loader, DistillDataset(dataset, logits[name], ids=ids))
+        for name, (dataset, loader) in parts.items()
+    }
+
+
+def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
+    """The teacher's answers [N, K] float32, row i to ``dataset[i]``, verified against the live teacher.
+
+    Args:
+        title: under which an open run keeps them.
+        dataset: items (input, label); −1 stands for no label.
+
+    Raises:
+        ValueError: as ``kd.verify_logits`` has it, which looks at what was kept as well.
+    """
+    size, verified = ASKED_AT_ONCE, False
+
+    def produce(_: object) -> dict[str, Any]:
+        nonlocal verified
+        with progress(title, steps=-(-len(dataset) // size)) as advance:  # type: ignore[arg-type]  # has no __len__
+            cached = collect_logits(teacher, dataset, batch_size=size, on_batch=advance)
+        verify_logits(teacher, dataset, cached)
+        verified = True
+        return cached._asdict()
+
+    inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
+    kept = Predictions(**stage(title, inputs, produce))
+    if not verified:  # a cache from elsewhere may say anything, and what decides a teacher's answers may not be seen
+        try:
+            verify_logits(teacher, dataset, kept)
+        except ValueError as error:
+            raise ValueError(f"the kept {title} are refused: {error} Use --fresh to collect them again.") from error
+    return kept.logits
+
+
+def train_pair(
+    student: nn.Module,
+    objective: Objective,
+    loaders: tuple[DataLoader[Any], DataLoader[Any]],
+    distill_loaders: tuple[DataLoader[Any], DataLoader[Any]],
+    *,
+    train: Train,
+    seed: int,
+    on_purpose: str | None = None,
+) -> Pair:
+    """Train the student on the labels, as the control, and a copy of it towards the objective: same weights at start.
+
+    Should the two training loaders not show the same batches, a warning says why, and the histories' ``notes`` keep it.
+    Where that is wanted, it is a note alone.
+
+    Args:
+        loaders, distill_loaders: training and validation; those of the copy carry what its objective needs.
+        train: how each of the two is trained.
+        seed: the one that ``train`` uses, to compare the order of the batches.
+        on_purpose: why the batches differ, where they are meant to.
+    """
+    regular, distilled = student, copy.deepcopy(student)
+    difference = batches_differ(loaders[0], distill_loaders[0], seed=seed)
+    regular_history = train("regular", regular, supervised, *loaders)
+    distilled_history = train("distilled", distilled, objective, *distill_loaders)
+    if difference:
+        note = f"The control and the distilled student did not see the same batches: {on_purpose or difference}."
+        if on_purpose is None:
+            warnings.warn(f"{note} Their difference is not due to the objective alone.", stacklevel=3)
+        regular_history.notes.append(note)
+        distilled_history.notes.append(note)
+    return Pair(regular, distilled, regular_history, distilled_history)
+
+
+def predictions(
+    models: Mapping[str, nn.Module], loader: DataLoader[Any], *, title: str = "evaluation"
+) -> dict[str, Predictions]:
+    """Each model's answers to every item of the loader, which must not shuffle (``kd.data.loaders.in_order``)."""
+
+    def produce(_: object) -> dict[str, Any]:
+        with progress(title, steps=len(models) * len(loader)) as advance:
+            return {name: predict(model, loader, on_batch=advance)._asdict() for name, model in models.items()}
+
+    devices = sorted({str(device_of(model)) for model in models.values()})
+    outcome = stage(title, {"models": models, "test": loader, "devices": devices}, produce)
+    return {name: Predictions(**outcome[name]) for name in models}

@@ -1,0 +1,140 @@
+"""Students trained side by side from the kept logits of their teachers, and asked when they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from kd.data.loaders import make_loader
+from kd.data.views import one_view_each
+from kd.training.history import History
+from kd.training.loop import Predictions
+from kd.training.pool import in_pool
+from kd.training.stages import Train, predictions
+from kd.types import Objective
+
+
+class Lessons(NamedTuple):
+    """What the students of one teacher have in common.
+
+    Attributes:
+        training, validation: items (input, label, teacher logits).
+        test: items (input, label).
+        batch_size: of the training; batches come in an order that is a function of the student's seed alone.
+        views: of each sample, of which an epoch shows one (``kd.data.views``).
+    """
+
+    training: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
+    batch_size: int
+    views: int = 1
+
+    def training_loader(self) -> DataLoader[Any]:
+        """One epoch of it in an order that ``kd.fit`` seeds."""
+        if self.views == 1:
+            return make_loader(self.training, batch_size=self.batch_size, shuffle=True)
+        return one_view_each(self.training, self.views, batch_size=self.batch_size)
+
+
+class Student(NamedTuple):
+    """A student as it starts, and how it is trained.
+
+    Attributes:
+        model: its initial weights count; it is not changed.
+        train: seed, epochs and optimizer are in it.
+        epochs: for the progress bar.
+        teacher: whose lessons it takes, by their number.
+    """
+
+    model: nn.Module
+    objective: Objective
+    train: Train
+    epochs: int
+    teacher: int = 0
+
+
+class Trained(NamedTuple):
+    """A student when it is done.
+
+    Attributes:
+        weights: its state dict.
+        validation, test: its answers, in the order of the datasets; ``test`` is None where it was not asked.
+    """
+
+    weights: dict[str, Any]
+    history: History
+    validation: Predictions
+    test: Predictions | None
+
+
+def train_students(
+    lessons: Sequence[Lessons],
+    students: Mapping[str, Student],
+    *,
+    tested: bool = True,
+    processes: int | None = None,
+) -> Iterator[tuple[str, Trained]]:
+    """Train each student in a process of one thread, several at once; yields each by its name as it is done.
+
+    In an open run (``kd.storage.run_folder``) what is finished is kept, and what was interrupted goes on from its
+    snapshot.
+
+    Args:
+        tested: ask each for the test set, once, after its last epoch. Not while anything is still being chosen.
+        processes: as ``kd.training.pool.in_pool`` has it.
+    """
+    work = _trained_and_tested if tested else _trained
+    steps, named = _steps(lessons, students), {name: (name, student) for name, student in students.items()}
+    return in_pool(work, lessons, named, steps=steps, title="students", processes=processes)
+
+
+def attempt_students(
+    lessons: Sequence[Lessons], students: Mapping[str, Student], *, processes: int | None = None
+) -> Iterator[tuple[str, Trained | FloatingPointError]]:
+    """As ``train_students``, for settings that nobody has tried yet: no test image is asked, and a loss that is not
+    finite is that student's outcome instead of the end of all."""
+    steps, named = _steps(lessons, students), {name: (name, student) for name, student in students.items()}
+    return in_pool(_attempted, lessons, named, steps=steps, title="students", processes=processes)
+
+
+def trained(lessons: Lessons, name: str, student: Student, *, tested: bool = True) -> Trained:
+    """Train one student in this process, with the threads it has, and ask it."""
+    training = lessons.training_loader()
+    validation = make_loader(lessons.validation, batch_size=lessons.batch_size)
+    history = student.train(name, student.model, student.objective, training, validation)
+    answers = {
+        part: answers_of(student.model, dataset, batch_size=lessons.batch_size, title=f"{name}-{part}")
+        for part, dataset in {"validation": lessons.validation, "test": lessons.test}.items()
+        if tested or part != "test"
+    }
+    return Trained(student.model.state_dict(), history, answers["validation"], answers.get("test"))
+
+
+def answers_of(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, title: str) -> Predictions:
+    """A single model's answers to every item of the dataset, in its order."""
+    return predictions({"model": model}, make_loader(dataset, batch_size=batch_size), title=title)["model"]
+
+
+def _steps(lessons: Sequence[Lessons], students: Mapping[str, Student]) -> dict[str, int]:
+    """Training steps of each student."""
+    batches = [len(own.training_loader()) for own in lessons]
+    return {name: student.epochs * batches[student.teacher] for name, student in students.items()}
+
+
+def _trained_and_tested(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained:
+    return trained(lessons[named[1].teacher], *named)
+
+
+def _trained(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained:
+    return trained(lessons[named[1].teacher], *named, tested=False)
+
+
+def _attempted(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained | FloatingPointError:
+    try:
+        return _trained(lessons, named)
+    except FloatingPointError as error:
+        return error

@@ -1,0 +1,346 @@
+"""A run's part of the report says what the run's other files say, of every model, whatever the run is like."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+import kd
+from kd.commands.run.report import run_part
+from kd.commands.run.report_gallery import CLASSES, PLACES, Case, classes_shown, disagreements, gallery, picture, said
+from kd.commands.run.report_plots import confusion_difference
+from kd.commands.run.report_students import comparison, confusion, confusions, faithfulness
+from kd.commands.run.results import Run, weight_files
+from kd.evaluation.fidelity import fidelity
+from kd.evaluation.latency import Latency
+from kd.evaluation.metrics import confusion_matrix
+from kd.evaluation.two_models import mcnemar, verdict
+from kd.report.page import ORDER, Part, page
+from kd.report.provenance import provenance
+from tests.commands.run.test_results import NAMES, a_run, some_models
+from tests.report.test_page import EVIL, parsed, sections
+
+pytestmark = pytest.mark.pictures
+
+FAST = Latency(1e-4, 2e-4, 1000, 1, "cpu")
+SECTIONS = [name for name in ORDER if name != "map"]
+
+
+def a_part(run: Run, *, latency: Latency = FAST, command: str = "python main.py") -> Part:
+    manifest = json.loads(weight_files(Path("models"), some_models(), run)[Path("models/manifest.json")])
+    return run_part(
+        run,
+        weights=manifest["models"],
+        latencies=dict.fromkeys(NAMES, latency),
+        temperature=5,
+        command=command,
+    )
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return a_run()
+
+
+@pytest.fixture(scope="module")
+def part(run: Run) -> Part:
+    torch.manual_seed(0)
+    return a_part(run)
+
+
+@pytest.fixture(scope="module")
+def html(part: Part) -> dict[str, str]:
+    return {section.name: section.html for section in part.sections}
+
+
+def cells(html: str) -> list[str]:
+    """What the cells of the tables say, without markup."""
+    return [
+        parsed(cell).text.replace("\u00a0", " ") for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", html, re.DOTALL)
+    ]
+
+
+# --- names of classes
+
+
+def test_classes_have_their_names_and_these_are_escaped(run: Run) -> None:
+    classes = [f"<b>class & {label}</b>" for label in range(run.logits["teacher"].shape[1])]
+    torch.manual_seed(0)
+    html = {section.name: section.html for section in a_part(dataclasses.replace(run, classes=classes)).sections}
+    assert any(
+        cell.startswith("<b>class & ") and " taken for <b>class & " in cell for cell in cells(html["confusions"])
+    )
+    assert "Label &lt;b&gt;class &amp; " in html["gallery"]
+    assert not any("<b>class" in text for text in html.values())
+
+
+# --- the whole part
+
+
+def test_every_section_is_there_and_says_something(html: dict[str, str]) -> None:
+    assert list(html) == SECTIONS
+    assert all(len(parsed(text).text) > 100 for text in html.values())
+
+
+def test_every_picture_and_drawing_can_be_read_out(html: dict[str, str]) -> None:
+    found = parsed("".join(html.values()))
+    assert all(image["alt"] for image in found.all("img"))
+    names = {attributes["id"] for _, attributes in found.elements if "id" in attributes}
+    drawings = found.all("svg")
+    assert len(drawings) > 6
+    for drawing in drawings:
+        assert drawing["role"] == "img"
+        assert set(drawing["aria-labelledby"].split()) <= names
+
+
+def test_a_chart_has_a_table_in_its_section(html: dict[str, str]) -> None:
+    for name, text in html.items():
+        assert "<svg" not in text or "<table" in text, name
+
+
+def test_the_page_is_small(part: Part) -> None:
+    assert len(page([part])) < 500_000
+
+
+def test_the_verdict_is_that_of_the_run_and_its_tone_fits(run: Run, part: Part) -> None:
+    wrong = {name: run.wrong(name) for name in NAMES}
+    test = mcnemar(wrong["regular"], wrong["distilled"])
+    assert part.verdict == verdict(int(wrong["regular"].sum()), int(wrong["distilled"].sum()), test)
+    assert part.tone == "open"
+    perfect = nn.functional.one_hot(run.labels, 4).float()
+    better, worse = (
+        a_part(replace(run, logits={**run.logits, better: perfect, other: -perfect}))
+        for better, other in (("distilled", "regular"), ("regular", "distilled"))
+    )
+    assert (better.tone, worse.tone) == ("better", "worse")
+    assert "is better:" in better.verdict
+    assert "Better, in this one pair" in page([better]).decode()
+    assert "kd compare" in {s.name: s.html for s in part.sections}["verdict"]
+
+
+def test_only_the_costs_differ_between_two_equal_runs(run: Run) -> None:
+    slower = a_run()
+    for history in slower.histories.values():
+        history.seconds *= 3
+    pages = []
+    for each, latency in ((run, FAST), (slower, Latency(1, 2, 3, 1, "cpu"))):
+        torch.manual_seed(0)
+        pages.append(page([a_part(each, latency=latency)]))
+    one, two = map(sections, pages)
+    assert {name for name in one if one[name] != two[name]} == {"cost"}
+    outside = [re.sub(r'<section id="cost".*?</section>', "", content.decode(), flags=re.DOTALL) for content in pages]
+    assert outside[0] == outside[1]
+
+
+def test_what_a_user_says_is_escaped() -> None:
+    run = replace(a_run(toy=EVIL), config={EVIL: EVIL, "EPOCHS": 2})
+    run.histories["regular"].notes.append(EVIL)
+    content = page([a_part(run, command=f"python main.py --data-dir {EVIL}")])
+    found = parsed(content)
+    assert not found.all("script")
+    assert all(image.get("src", "").startswith("data:image/png;base64,") for image in found.all("img"))
+    assert not [attributes for _, attributes in found.elements if "onerror" in attributes]
+    assert found.text.count("<script>alert('x')</script>") == 5  # stamp, note, name, value and command
+
+
+def test_a_toy_run_and_its_settings_are_passed_on(part: Part) -> None:
+    assert part.toy == "LIMIT=300"
+    assert dict(part.settings) == {"EPOCHS": "2", "LIMIT": "None", "ALPHA": "0.5"}
+
+
+def test_a_note_of_the_training_stands_above_the_cards() -> None:
+    run = a_run()
+    for name in NAMES[1:]:
+        run.histories[name].notes.append("They saw different batches.")
+    verdict_section = a_part(run).sections[0].html
+    assert verdict_section.count("They saw different batches.") == 1
+    assert verdict_section.index("They saw") < verdict_section.index('class="card')
+
+
+# --- each section
+
+
+def test_the_table_says_what_the_metrics_say(run: Run, html: dict[str, str]) -> None:
+    said_ = cells(html["table"])
+    for name in NAMES:
+        errors = int(run.wrong(name).sum())
+        assert f"{errors}" in said_
+        assert f"{100 * (1 - errors / 40):.2f} %" in said_
+    at = said_.index("NLL, nats")
+    expected = [float(nn.functional.cross_entropy(run.logits[name], run.labels)) for name in NAMES]
+    assert [float(cell) for cell in said_[at + 1 : at + 4]] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_curves_are_listed_by_epoch(run: Run, html: dict[str, str]) -> None:
+    said_ = cells(html["curves"])
+    at = said_.index("2: cross-entropy, training")
+    assert said_[at + 1 : at + 4] == [f"{run.histories[name]['train_ce'][1]:.4f}" for name in NAMES]
+    at = said_.index("2: soft term, validation")
+    assert said_[at + 1 : at + 4] == ["–", "–", "0.2500"]
+
+
+def test_the_students_are_compared_image_by_image(run: Run, html: dict[str, str]) -> None:
+    control, distilled = run.wrong("regular"), run.wrong("distilled")
+    counts = [int((a & b).sum()) for a in (control, ~control) for b in (distilled, ~distilled)]
+    said_ = cells(html["comparison"])
+    assert [int(said_[said_.index(f"control {what}") + i]) for what in ("wrong", "right") for i in (1, 2)] == counts
+
+
+def test_students_that_err_alike_are_not_compared_further(run: Run) -> None:
+    same = replace(run, logits={**run.logits, "distilled": run.logits["regular"]})
+    assert "There is no image on which exactly one of the two errs." in comparison(same)
+    assert "The two students make the same errors" in confusions(same, 5)
+    assert "same answer to every test image" in gallery(same, 5)
+    assert a_part(same).tone == "open"
+
+
+def test_fidelity_is_that_of_the_module_with_the_split_by_the_teacher(run: Run) -> None:
+    said_ = cells(faithfulness(run, 3))
+    found = fidelity(run.logits["distilled"], run.logits["teacher"], run.labels, temperature=3)
+    assert found.teacher_wrong
+    at = said_.index(f"teacher wrong: {found.teacher_wrong.images}", said_.index("distilled")) + 5
+    match = found.teacher_wrong
+    assert said_[at + 1 : at + 5] == [
+        "distilled",
+        f"{100 * match.agreement:.2f} %",
+        f"{match.kl:.4f}",
+        f"{match.softened_kl:.4f}",
+    ]
+
+
+def test_a_perfect_teacher_has_no_row_of_errors(run: Run) -> None:
+    perfect = replace(run, logits={**run.logits, "teacher": 9 * nn.functional.one_hot(run.labels, 4).float()})
+    assert "teacher wrong: 0" in cells(faithfulness(perfect, 5))
+    assert a_part(perfect)
+
+
+def test_confusions_are_counted_with_what_became_of_them(run: Run) -> None:
+    matrices = {name: confusion_matrix(run.logits[name], run.labels) for name in NAMES}
+    for true, predicted in ((0, 1), (1, 2), (2, 0)):
+        found = confusion(run, true, predicted, 4.0)
+        assert found.control == matrices["regular"][true, predicted]
+        assert found.distilled == matrices["distilled"][true, predicted]
+        assert found.mended <= found.control
+        assert found.new <= found.distilled
+        assert 0 <= found.teacher <= 1
+
+
+def test_a_matrix_too_large_to_read_is_not_drawn(run: Run) -> None:
+    wide = {name: nn.functional.pad(values, (0, 30), value=-99.0) for name, values in run.logits.items()}
+    assert "<svg" in confusions(run, 5)
+    many = confusions(replace(run, logits=wide), 5)
+    assert "<svg" not in many
+    assert "<table" in many
+
+
+def test_the_difference_shows_signs_beside_colours() -> None:
+    drawn = confusion_difference(torch.tensor([[0, -3], [2, 0]]))
+    assert sorted(text.get_text() for text in drawn.axes[0].texts) == ["+2", "−3"]
+
+
+def test_the_costs_are_those_measured(run: Run, html: dict[str, str]) -> None:
+    said_ = cells(html["cost"])
+    assert said_[said_.index("latency, median, ms") + 1] == "0.100"
+    assert said_[said_.index("training, s") + 1] == "1.2"
+    assert "1 thread" in html["cost"]
+
+
+# --- gallery
+
+
+def test_the_kinds_of_disagreement_are_disjoint_and_complete(run: Run) -> None:
+    kinds = disagreements(run)
+    differ = run.logits["regular"].argmax(dim=1) != run.logits["distilled"].argmax(dim=1)
+    assert torch.equal(torch.stack([*kinds.values()]).sum(dim=0), differ.long())
+    assert not (kinds["only the control errs"] & run.wrong("distilled")).any()
+
+
+def test_the_gallery_shows_images_on_which_the_students_disagree(run: Run, html: dict[str, str]) -> None:
+    numbers = [int(n) for n in re.findall(r"<br>test image (\d+)<", html["gallery"])]
+    differ = run.logits["regular"].argmax(dim=1) != run.logits["distilled"].argmax(dim=1)
+    assert len(numbers) == len(set(numbers)) == min(PLACES, int(differ.sum()))
+    assert differ[numbers].all()
+    index = numbers[0]
+    softened = (run.logits["teacher"][index].double() / 5).softmax(dim=0)
+    assert said(softened) in parsed(html["gallery"]).text.replace("\u00a0", " ")
+
+
+def test_of_many_classes_the_likely_ones_and_the_true_one_are_drawn() -> None:
+    few = Case(0, 1, "", {"teacher": torch.full((5,), 0.2)})
+    assert classes_shown(few) == [0, 1, 2, 3, 4]
+    many = torch.arange(100.0) / 4950
+    shown = classes_shown(Case(0, 1, "", {"teacher": many, "softened": many}))
+    assert shown == [1, *range(100 - CLASSES + 1, 100)]
+
+
+def decoded(html: str) -> Any:
+    (source,) = (image["src"] for image in parsed(html).all("img"))
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
+
+
+def test_a_grey_image_becomes_ink_and_a_coloured_one_stays_coloured() -> None:
+    image = torch.tensor([[[-1.0, 3.0], [1.0, -1.0]]])
+    pixels = decoded(picture(image))
+    assert pixels[..., 3].tolist() == [[0, 255], [128, 0]]
+    assert not pixels[..., :3].any()
+    coloured = torch.stack([image[0], image[0].flip(0), image[0]])
+    assert decoded(picture(coloured))[..., 0].tolist() == [[0, 255], [128, 0]]
+    assert 'class="ink"' in picture(image)
+    assert 'class="colours"' in picture(coloured)
+    assert decoded(picture(torch.zeros(1, 2, 2)))[..., 3].tolist() == [[0, 0], [0, 0]]
+
+
+# --- provenance
+
+
+def digests(dataset: object) -> list[str]:
+    said_ = cells(provenance({}, {"x.pth": {"sha256": "ab" * 32, "bytes": 7}}, dataset, "kd run"))
+    return said_[said_.index("test data") : said_.index("version")]
+
+
+class Unknown(Dataset[Any]):
+    def __init__(self) -> None:
+        self.thing = object()
+
+
+class Named(Unknown):
+    def fingerprint(self) -> str:
+        return "version 1"
+
+
+def test_data_is_told_by_its_digests_wherever_it_lies(run: Run) -> None:
+    assert isinstance(run.test, kd.ImageDataset)
+    plain, inside = digests(run.test), digests(Subset(run.test, range(30)))
+    assert plain[2::2] == ["inputs", "labels"]
+    assert set(plain[3::2]) <= set(inside)
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in plain[3::2])
+
+
+def test_data_that_cannot_be_described_is_said_to_be_so() -> None:
+    assert digests(Unknown())[2:] == ["Unknown", "none: its content cannot be told"]
+    assert re.fullmatch("[0-9a-f]{64}", digests(Named())[3])
+
+
+def test_a_part_without_a_command_says_that_there_was_none(run: Run) -> None:
+    assert "its functions were called from Python" in provenance({}, {}, run.test, "")
+
+
+def test_everything_is_drawn_from_colour_images_too() -> None:
+    run = a_run()
+    pixels = torch.randint(0, 256, (40, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    models: dict[str, Tensor] = run.logits  # type: ignore[assignment]
+    shown = gallery(replace(run, test=kd.ImageDataset(pixels, run.labels, mean=0.5, std=0.25), logits=models), 5)
+    assert 'class="colours"' in shown

@@ -1,0 +1,256 @@
+"""The files of a run say the same thing in each place, are valid JSON and CSV, and carry the toy stamp."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sklearn.metrics
+import torch
+from torch import nn
+
+import kd
+from kd.commands.run.results import Run, result_files, weight_files
+
+NAMES = ("teacher", "regular", "distilled")
+IMAGES, CLASSES, EPOCHS = 40, 4, 2  # class 3 has no image in the test set
+FOLDER = Path("results")
+CSV_FILES = ("test_metrics", "curves", "per_class_accuracy", "confusion_matrices")
+TOY = "LIMIT=300"
+
+
+def history(*extra: str) -> kd.History:
+    quantities = [f"{split}_{name}" for split in ("train", "val") for name in ("loss", "acc", "ce", *extra)]
+    made = kd.History({name: [0.5 + 0.01 * i, 0.25] for i, name in enumerate(quantities)})
+    made.seconds = 1.23456
+    return made
+
+
+def a_run(toy: str | None = TOY) -> Run:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(IMAGES) % (CLASSES - 1)
+    logits = {name: torch.randn(IMAGES, CLASSES, generator=generator) for name in NAMES}
+    for rows in logits.values():
+        rows[torch.arange(IMAGES), labels] += 1.5
+    pixels = torch.randint(0, 256, (IMAGES, 1, 4, 4), generator=generator).to(torch.uint8)
+    return Run(
+        histories={"teacher": history(), "regular": history("hard"), "distilled": history("hard", "soft")},
+        logits=logits,
+        labels=labels,
+        test=kd.ImageDataset(pixels, labels, mean=0.5, std=0.25),
+        config={"EPOCHS": EPOCHS, "LIMIT": None, "DEVICE": "cpu", "ALPHA": 0.5},
+        toy=toy,
+    )
+
+
+def some_models() -> dict[str, nn.Module]:
+    return {
+        f"{name}_model": nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.ReLU(), nn.Linear(width, CLASSES))
+        for name, width in zip(NAMES, (8, 4, 2), strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return a_run()
+
+
+@pytest.fixture(scope="module")
+def files(run: Run) -> dict[Path, bytes]:
+    return result_files(FOLDER, run)
+
+
+@pytest.fixture(scope="module")
+def summary(files: dict[Path, bytes]) -> dict[str, Any]:
+    return strict_json(files[FOLDER / "metrics" / "metrics.json"])
+
+
+@pytest.fixture(scope="module")
+def predictions(files: dict[Path, bytes]) -> list[dict[str, str]]:
+    return table(files, "predictions/test_predictions")
+
+
+def strict_json(content: bytes) -> dict[str, Any]:
+    """JSON as the standard has it: Python's own NaN and Infinity are refused."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    parsed: dict[str, Any] = json.loads(content, parse_constant=refuse)
+    return parsed
+
+
+def table(files: dict[Path, bytes], name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file, each with exactly the header's columns."""
+    rows = list(csv.DictReader(io.StringIO(files[FOLDER / f"{name}.csv"].decode(), newline="")))
+    assert rows
+    assert all(None not in row and None not in row.values() for row in rows)
+    return rows
+
+
+def test_the_files_are_metrics_timings_and_five_tables(files: dict[Path, bytes]) -> None:
+    tables = {FOLDER / "metrics" / f"{name}.csv" for name in CSV_FILES}
+    predictions = FOLDER / "predictions" / "test_predictions.csv"
+    objects = {FOLDER / "metrics" / f"{name}.json" for name in ("metrics", "timings")}
+    assert set(files) == {predictions, *objects, *tables}
+
+
+def test_the_same_run_gives_the_same_bytes(files: dict[Path, bytes]) -> None:
+    assert result_files(FOLDER, a_run()) == files
+
+
+def test_a_number_that_json_does_not_know_is_refused_not_written() -> None:
+    broken = a_run()
+    broken.histories["teacher"]["val_loss"][1] = float("nan")
+    with pytest.raises(ValueError, match="JSON"):
+        result_files(FOLDER, broken)
+
+
+@pytest.mark.parametrize("toy", [TOY, None])
+def test_every_file_says_whether_it_is_toy(toy: str | None) -> None:
+    run = a_run(toy)
+    files = result_files(FOLDER, run)
+    manifest = strict_json(weight_files(Path("models"), some_models(), run)[Path("models/manifest.json")])
+    assert manifest["toy"] == strict_json(files[FOLDER / "metrics" / "metrics.json"])["toy"] == toy
+    for name in (*(f"metrics/{name}" for name in CSV_FILES), "predictions/test_predictions"):
+        assert {row["run"] for row in table(files, name)} == {toy or "full"}
+
+
+# --- each table
+
+
+def test_every_prediction_is_listed_with_its_confidence(run: Run, predictions: list[dict[str, str]]) -> None:
+    columns = [f"{name}_{what}" for name in NAMES for what in ("prediction", "confidence")]
+    assert list(predictions[0]) == ["run", "index", "label", *columns]
+    assert [int(row["index"]) for row in predictions] == list(range(IMAGES))
+    assert [int(row["label"]) for row in predictions] == run.labels.tolist()
+    for name in NAMES:
+        probabilities = run.logits[name].softmax(dim=1)
+        assert [int(row[f"{name}_prediction"]) for row in predictions] == probabilities.argmax(dim=1).tolist()
+        confidences = [float(row[f"{name}_confidence"]) for row in predictions]
+        assert confidences == pytest.approx(probabilities.amax(dim=1).tolist(), abs=1e-6)
+
+
+def test_curves_have_a_row_per_model_and_epoch_and_blanks_where_a_model_has_no_such_term(
+    run: Run, files: dict[Path, bytes]
+) -> None:
+    rows = table(files, "metrics/curves")
+    assert [(row["model"], int(row["epoch"])) for row in rows] == [(n, e + 1) for n in NAMES for e in range(EPOCHS)]
+    for row in rows:
+        curves = run.histories[row["model"]]
+        for quantity in run.histories["distilled"]:
+            expected = str(curves[quantity][int(row["epoch"]) - 1]) if quantity in curves else ""
+            assert row[quantity] == expected, (row["model"], quantity)
+
+
+def test_confusion_counts_are_scikit_learns_and_sum_to_the_images(run: Run, files: dict[Path, bytes]) -> None:
+    rows = table(files, "metrics/confusion_matrices")
+    assert len(rows) == len(NAMES) * CLASSES**2
+    for name in NAMES:
+        mine = {(int(r["true"]), int(r["predicted"])): int(r["count"]) for r in rows if r["model"] == name}
+        expected = sklearn.metrics.confusion_matrix(run.labels, run.logits[name].argmax(dim=1), labels=range(CLASSES))
+        assert [[mine[t, p] for p in range(CLASSES)] for t in range(CLASSES)] == expected.tolist()
+        assert sum(mine.values()) == IMAGES
+
+
+def test_a_class_without_test_images_has_no_accuracy(files: dict[Path, bytes], summary: dict[str, Any]) -> None:
+    rows = [row for row in table(files, "metrics/per_class_accuracy") if row["class"] == "3"]
+    assert [(row["images"], row["correct"], row["accuracy"]) for row in rows] == [("0", "0", "")] * len(NAMES)
+    assert [shares[3] for shares in summary["per_class_accuracy"].values()] == [None] * len(NAMES)
+
+
+def test_the_summary_keeps_configuration_curves_notes_and_timings() -> None:
+    run = a_run()
+    for name in NAMES[1:]:
+        run.histories[name].notes.append("They saw different batches.")
+    files = result_files(FOLDER, run)
+    summary = strict_json(files[FOLDER / "metrics" / "metrics.json"])
+    timings = strict_json(files[FOLDER / "metrics" / "timings.json"])
+    assert summary["config"] == run.config
+    assert summary["curves"] == run.histories
+    assert summary["notes"] == ["They saw different batches."]
+    assert timings["training_seconds"] == dict.fromkeys(NAMES, 1.235)
+    assert summary["environment"]["torch"] == version("torch")
+
+
+# --- facts that several files share
+
+
+def test_errors_agree_between_all_files(
+    run: Run, files: dict[Path, bytes], summary: dict[str, Any], predictions: list[dict[str, str]]
+) -> None:
+    tested = {row["model"]: row for row in table(files, "metrics/test_metrics")}
+    per_class = table(files, "metrics/per_class_accuracy")
+    manifest = strict_json(weight_files(Path("models"), some_models(), run)[Path("models/manifest.json")])
+    assert list(tested) == list(NAMES)
+    for name in NAMES:
+        errors = sum(row["label"] != row[f"{name}_prediction"] for row in predictions)
+        correct = sum(int(row["correct"]) for row in per_class if row["model"] == name)
+        diagonal = sum(summary["confusion_matrices"][name][k][k] for k in range(CLASSES))
+        assert 0 < errors == int(tested[name]["errors"]) == IMAGES - correct == IMAGES - diagonal
+        facts = summary["test"][name]
+        assert facts == manifest["models"][f"{name}_model.pth"]["test"]
+        assert facts == {key: type(facts[key])(tested[name][key]) for key in tested[name].keys() - {"run", "model"}}
+        assert facts["accuracy"] == pytest.approx(1 - errors / IMAGES)
+        assert facts["accuracy_low_95"] < facts["accuracy"] < facts["accuracy_high_95"]
+
+
+def test_per_class_accuracies_agree_with_predictions(
+    summary: dict[str, Any], predictions: list[dict[str, str]]
+) -> None:
+    images = Counter(row["label"] for row in predictions)
+    for name in NAMES:
+        hits = Counter(row["label"] for row in predictions if row["label"] == row[f"{name}_prediction"])
+        expected = [hits[k] / images[k] if images[k] else None for k in map(str, range(CLASSES))]
+        assert summary["per_class_accuracy"][name] == pytest.approx(expected)
+
+
+def test_the_comparison_of_the_students_agrees_with_predictions(
+    summary: dict[str, Any], predictions: list[dict[str, str]]
+) -> None:
+    pairs = Counter(
+        (row["regular_prediction"] != row["label"], row["distilled_prediction"] != row["label"]) for row in predictions
+    )
+    comparison = summary["regular_against_distilled"]
+    assert comparison["only_first_wrong"] == pairs[True, False]
+    assert comparison["only_second_wrong"] == pairs[False, True]
+    assert 0 < comparison["p_value"] <= 1
+
+
+# --- weights
+
+
+def test_the_manifest_describes_the_files_beside_it(run: Run, tmp_path: Path) -> None:
+    models = some_models()
+    written = weight_files(tmp_path, models, run)
+    assert {path.name for path in written} == {"manifest.json", *(f"{name}.pth" for name in models)}
+    kd.publish(written)
+    for (name, model), width in zip(models.items(), (8, 4, 2), strict=True):
+        entry = strict_json(written[tmp_path / "manifest.json"])["models"][f"{name}.pth"]
+        content = (tmp_path / f"{name}.pth").read_bytes()
+        assert (entry["sha256"], entry["bytes"]) == (kd.storage.weights.sha256(content), len(content))
+        assert entry["class"] == "Sequential"
+        assert entry["parameters"] == 16 * width + width + width * CLASSES + CLASSES
+        assert entry["multiply_adds"] == 16 * width + width * CLASSES
+        state = torch.load(tmp_path / f"{name}.pth", weights_only=True)
+        assert entry["shapes"] == {key: list(tensor.shape) for key, tensor in state.items()}
+        assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in state.items())
+
+
+def test_models_and_results_must_be_equally_many(run: Run) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        weight_files(Path("models"), {"teacher_model": nn.Flatten()}, run)
+
+
+def test_wrong_marks_exactly_the_errors() -> None:
+    run = a_run()
+    perfect = replace(run, logits={**run.logits, "teacher": nn.functional.one_hot(run.labels, CLASSES).float()})
+    assert not perfect.wrong("teacher").any()
+    assert perfect.wrong("regular").tolist() == (run.logits["regular"].argmax(dim=1) != run.labels).tolist()

@@ -1,0 +1,122 @@
+"""A method chosen on the command line: what is trained anew, what is recorded, and both faces of the pipeline."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import config
+import main
+from kd import cli
+from kd.commands.settings import RunSettings
+from kd.methods import METHODS
+from kd.methods.objectives import distilled
+from models import StudentCNN, StudentModel, new_student
+
+SIZE = ("--limit", "200", "--epochs", "1")
+
+
+def weights(folder: Path, name: str) -> bytes:
+    return (folder / "models" / f"{name}.pth").read_bytes()
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    metrics = folder / "results" / "metrics" / "metrics.json"
+    return dict(json.loads(metrics.read_text(encoding="utf-8"))["config"])
+
+
+def test_the_student_is_of_the_kind_that_was_asked_for() -> None:
+    assert isinstance(new_student(), StudentModel)
+    config.STUDENT = "cnn"
+    student = new_student()
+    assert isinstance(student, StudentCNN)
+    assert sum(p.numel() for p in student.parameters()) == 6_274
+    assert student(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_a_student_of_another_kind_is_refused() -> None:
+    config.STUDENT = "rnn"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"STUDENT must be 'mlp' or 'cnn'\. Got 'rnn'"):
+        config.check()
+
+
+def test_plain_distillation_by_its_name_is_the_documented_objective() -> None:
+    from distillation import distillation_objective
+
+    config.TEMPERATURE, config.ALPHA = 3.0, 0.25
+    images, labels, logits = torch.rand(8, 1, 28, 28), torch.randint(10, (8,)), torch.randn(8, 10)
+    student = new_student()
+    loader: Any = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels, logits), batch_size=8)
+    _, terms = distillation_objective(student, torch.nn.Identity(), loader)(student, (images, labels, logits))
+    _, expected = distilled(temperature=3.0, alpha=0.25)(student, (images, labels, logits))
+    assert {name: term.item() for name, term in terms.items()} == {n: t.item() for n, t in expected.items()}
+
+
+@pytest.mark.slow  # three runs
+def test_another_setting_trains_the_distilled_student_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("run", "--out", str(tmp_path), *SIZE)
+    assert cli.main([*out, "--method", "dkd"]) == 0
+    before = {name: weights(tmp_path, name) for name in ("teacher_model", "student_regular", "student_distilled")}
+    assert "method: dkd with temperature=4, alpha=1, beta=8, warmup=0.0833333" in capsys.readouterr().out
+    assert cli.main([*out, "--method", "dkd", "--set", "beta=0.5"]) == 0
+    kept = re.findall(r"^(\S+): kept from an earlier run", capsys.readouterr().out, flags=re.MULTILINE)
+    assert kept == ["teacher", "logits-training", "logits-validation", "regular"]
+    after = {name: weights(tmp_path, name) for name in before}
+    assert [name for name in before if before[name] != after[name]] == ["student_distilled"]
+    assert recorded(tmp_path)["METHOD"] == "dkd"
+    assert recorded(tmp_path)["SET"] == ["temperature=4", "alpha=1", "beta=0.5", "warmup=0.0833333"]
+
+
+@pytest.mark.slow  # two runs
+def test_main_and_kd_run_are_the_same_run_with_any_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = (*SIZE, "--method", "dist", "--set", "beta=2", "--student", "cnn")
+    assert cli.main(["run", "--out", str(tmp_path / "kd"), *chosen]) == 0
+    (tmp_path / "main").mkdir()
+    monkeypatch.chdir(tmp_path / "main")
+    main._cli(list(chosen))
+    for name in ("teacher_model", "student_regular", "student_distilled"):
+        assert weights(tmp_path / "kd", name) == weights(tmp_path / "main", name)
+
+
+@pytest.mark.slow  # a training each
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs(name: str, tmp_path: Path) -> None:
+    layers = ("student_layers=layer1,layer2,layer3", "teacher_layers=conv1,norm2,norm3")  # of as many channels
+    fitting = {"fsp": ["cnn:32", "--set", layers[0], "--set", layers[1]], "sdd": ["cnn", "--teacher", "cnn:16"]}
+    own = fitting.get(name, ["cnn"])
+    assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--method", name, "--student", *own]) == 0
+    assert recorded(tmp_path)["METHOD"] == name
+
+
+def test_batches_carry_ids_for_a_method_that_needs_them() -> None:
+    assert {name for name in METHODS if RunSettings(out=Path("x"), method=name).ids} == {"crd"}
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_method_that_cannot_work_on_the_pair_is_refused_before_anything_is_trained(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--out", str(tmp_path), *SIZE, "--method", "at"]) == 1
+    out, err = capsys.readouterr()
+    assert "the student, MLP, has none. A student with --student cnn has." in err
+    assert "epoch" not in out
+
+
+@pytest.mark.slow  # a teacher and two pairs
+def test_compare_judges_the_method_that_was_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--pairs", "2", "--smoothing", "0", "--no-longer")
+    assert cli.main(["compare", "--out", str(tmp_path), *SIZE, *few, "--method", "dkd"]) == 0
+    assert "method: dkd" in capsys.readouterr().out
+
+
+def test_a_sweep_over_temperature_and_alpha_is_of_plain_distillation(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["sweep", "--out", str(tmp_path), "--method", "dkd"])
+    assert not list(tmp_path.iterdir())

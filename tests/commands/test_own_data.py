@@ -1,0 +1,289 @@
+"""``kd run``, ``kd compare`` and ``kd sweep`` on data and models of one's own."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import kd
+from kd import cli
+from kd.commands.data import Task, load_data
+from kd.commands.models import as_one, new_student, new_teacher, new_teachers, with_seed_of
+from kd.commands.settings import RunSettings, TeacherChoice
+from kd.data.sources import open_source, split_source
+from kd.data.sources.scan import facts_of
+from kd.models.build import build
+
+DIGITS = ("--data", "sklearn:digits", "--teacher", "mlp:32", "--student", "mlp:8", "--epochs", "1")
+CPU = torch.device("cpu")
+
+
+def metrics(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    content: dict[str, dict[str, dict[str, float]]] = json.loads((folder / "results/metrics/metrics.json").read_text())
+    return content
+
+
+def test_a_table_is_distilled_with_models_that_were_named(tmp_path: Path) -> None:
+    assert cli.main(["run", *DIGITS, "--out", str(tmp_path)]) == 0
+    recorded = metrics(tmp_path)
+    assert recorded["config"]["DATA"] == "sklearn:digits"  # type: ignore[comparison-overlap]
+    assert recorded["test"]["distilled"]["images"] == 360
+    manifest = json.loads((tmp_path / "models/manifest.json").read_text())["models"]
+    assert manifest["student_regular.pth"]["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    plots = {path.name for path in (tmp_path / "results/plots").iterdir()}
+    assert "teacher_training.png" in plots
+    report = (tmp_path / "results/report.html").read_text()
+    assert "Where the students disagree" in report
+
+
+def test_a_trained_teacher_is_loaded_measured_and_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", *DIGITS, "--out", str(tmp_path / "first")]) == 0
+    weights = tmp_path / "first/models/teacher_model.pth"
+    given = ("--teacher", f"mlp:32={weights}")
+    arguments = [each for each in DIGITS if each not in ("--teacher", "mlp:32")]
+    assert cli.main(["run", *arguments, *given, "--out", str(tmp_path / "second")]) == 0
+    assert "measured now" in capsys.readouterr().out
+    assert (tmp_path / "second/models/teacher_model.pth").read_bytes() == weights.read_bytes()
+    # The same teacher, so the same lesson; and the control does not depend on it.
+    for name in ("student_regular.pth", "student_distilled.pth"):
+        one, other = ((tmp_path / run / "models" / name).read_bytes() for run in ("first", "second"))
+        assert one == other, name
+    second = tmp_path / "second/results"
+    assert not (second / "plots/teacher_training.png").exists()
+    assert "came trained" in (second / "report.html").read_text()
+    assert list(metrics(tmp_path / "second")["curves"]) == ["regular", "distilled"]
+
+
+def test_several_teachers_answer_as_one(tmp_path: Path) -> None:
+    assert cli.main(["run", *DIGITS, "--teacher", "mlp:16", "--out", str(tmp_path)]) == 0
+    states = torch.load(tmp_path / "models/teacher_model.pth", weights_only=True)
+    assert {name.split(".")[1] for name in states} == {"0", "1"}
+    assert (tmp_path / "results/report.html").exists()
+
+
+@pytest.mark.usefixtures("no_pool")
+def test_compare_takes_the_same_flags(tmp_path: Path) -> None:
+    few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
+    assert cli.main(["compare", *DIGITS, *few, "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "results/metrics/comparison.json").read_text())
+    assert len(summary["verdicts"]) == 1
+
+
+def test_a_model_that_does_not_take_the_data_is_told_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "--data", "sklearn:digits", "--out", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert "convnet" in captured.err.lower()
+    assert "epoch" not in captured.out
+    assert not (tmp_path / "models").exists() or not any((tmp_path / "models").iterdir())
+
+
+@pytest.mark.parametrize("text", ["teacher.pth", "=x.pth", "mlp:3=", "own.safetensors", "p.csv", "logits", "logits="])
+def test_weights_without_their_model_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["run", "--teacher", text])
+    assert end.value.code == 2
+    assert "Say of which model the weights are" in capsys.readouterr().err
+
+
+def test_names_give_the_models_of_the_documented_pipeline() -> None:
+    task = Task((1, 28, 28), tuple("0123456789"))
+    settings = RunSettings(seed=3)
+    student = new_student(settings, task, CPU)
+    same = build("mlp:256", input_shape=(1, 28, 28), classes=10, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), same.parameters(), strict=True))
+    teacher, trained = new_teacher(settings, TeacherChoice("convnet", None), load_data(settings))
+    assert not trained
+    assert type(teacher).__name__ == "ConvNet"
+
+
+def test_parts_of_a_table_are_split_by_the_settings() -> None:
+    data = load_data(RunSettings(data="sklearn:wine", test_share=0.5, test_size=0.25))
+    assert data.sizes == {"training": 66, "validation": 23, "test": 89}
+    assert data.task == Task((13,), ("class_0", "class_1", "class_2"))
+
+
+def test_the_classes_of_own_data_have_their_names_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["<b>cultivar & sons</b>", "class_1", "class_2 with a name that is far too long for an axis"]
+    generator = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    inputs = generator.normal(size=(150, 2)) + labels[:, None]
+    np.savez(tmp_path / "own.npz", x_train=inputs.astype("float32"), y_train=np.array(names)[labels])
+    data, models = ("--data", str(tmp_path / "own.npz")), ("--teacher", "mlp:8", "--student", "mlp:2")
+    assert cli.main(["run", *data, *models, "--epochs", "2", "--out", str(tmp_path)]) == 0
+    assert f"│ {names[0]} " in capsys.readouterr().out
+    recorded = json.loads((tmp_path / "results/metrics/metrics.json").read_text())
+    assert recorded["classes"] == names
+    texts = {path.name: path.read_text().splitlines() for path in tmp_path.glob("results/*/*.csv")}
+    tables = {name: list(csv.DictReader(lines)) for name, lines in texts.items()}
+    for row in tables["test_predictions.csv"]:
+        assert row["label_name"] == names[int(row["label"])]
+        assert row["regular_prediction_name"] == names[int(row["regular_prediction"])]
+    for row in tables["per_class_accuracy.csv"]:
+        assert row["class_name"] == names[int(row["class"])]
+    for row in tables["confusion_matrices.csv"]:
+        assert (row["true_name"], row["predicted_name"]) == (names[int(row["true"])], names[int(row["predicted"])])
+    report = (tmp_path / "results/report.html").read_text()
+    assert "<b>cultivar" not in report
+
+
+def test_numbered_classes_have_no_names_beside_them(tmp_path: Path) -> None:
+    assert cli.main(["run", *DIGITS, "--out", str(tmp_path)]) == 0
+    assert "classes" not in json.loads((tmp_path / "results/metrics/metrics.json").read_text())
+    with (tmp_path / "results/predictions/test_predictions.csv").open() as opened:
+        assert "label_name" not in next(csv.reader(opened))
+
+
+def test_the_split_is_published_and_gives_the_same_parts_again(tmp_path: Path) -> None:
+    assert cli.main(["run", *DIGITS, "--out", str(tmp_path)]) == 0
+    parts = split_source(
+        open_source("sklearn:digits"), chosen=(tmp_path / "results/metrics/split.json").read_bytes(), seed=7
+    )
+    own = load_data(RunSettings(data="sklearn:digits"))
+    for one, other in ((parts.train, own.train_set), (parts.val, own.val_set), (parts.test, own.test_set)):
+        assert torch.equal(facts_of(one).labels, facts_of(other).labels)
+        assert facts_of(one).digests == facts_of(other).digests
+
+
+@pytest.mark.usefixtures("no_pool")
+def test_a_comparison_says_what_was_saved_only_where_answers_were_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
+    assert cli.main(["compare", *DIGITS, *few, "--out", str(tmp_path)]) == 0
+    assert "s saved" in capsys.readouterr().out
+    assert cli.main(["compare", *DIGITS, *few, "--method", "sp", "--out", str(tmp_path)]) == 0
+    assert "saved" not in capsys.readouterr().out
+    assert (
+        json.loads((tmp_path / "results/metrics/comparison_timings.json").read_text())["teacher_seconds_saved"] is None
+    )
+
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, input_shape, classes):
+        super().__init__()
+        self.memory = nn.LSTM(input_shape[-1], 8, batch_first=True)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, sequences):
+        return self.head(self.memory(sequences)[0][:, -1])
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small pictures in colour and with sequences, as arrays, and a network in a Python file."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    labels = np.arange(200) % 3  # 144 to train with: no batch of one, over which batch norm fails
+    pictures = generator.integers(0, 120, (200, 32, 32, 3)) + 40 * labels[:, None, None, None]
+    np.savez("pictures.npz", x_train=pictures.astype("uint8"), y_train=labels)
+    waves = np.sin((labels[:, None] + 1) * np.arange(12) / 3) + 0.1 * generator.normal(size=(200, 12))
+    np.savez("waves.npz", x_train=waves[..., None].astype("float32"), y_train=labels)
+    (tmp_path / "net.py").write_text(NET)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is made for:UserWarning")  # of models for larger pictures
+@pytest.mark.parametrize(
+    ("data", "teacher", "student"),
+    [
+        ("pictures.npz", "torchvision:resnet18", "torchvision:mobilenet_v3_small"),
+        ("pictures.npz", "timm:resnet10t", "cnn:4"),
+        ("waves.npz", "net.py:Net", "mlp:8"),
+        ("waves.npz", "mlp:16", "net.py:Net"),
+    ],
+)
+def test_pairs_of_all_kinds_are_distilled(data: str, teacher: str, student: str, own: Path) -> None:
+    models = ("--teacher", teacher, "--student", student)
+    assert cli.main(["run", "--data", data, *models, "--epochs", "1", "--batch-size", "32", "--out", "run"]) == 0
+    assert cli.main(["cache", "verify", "--out", "run"]) == 0
+    few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--epochs", "1", "--batch-size", "32")
+    assert cli.main(["compare", "--data", data, *models, *few, "--out", "run"]) == 0
+    assert (own / "run/results/report.html").exists()
+
+
+@pytest.mark.usefixtures("no_pool")
+def test_what_is_no_image_is_called_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--pairs", "2", "--smoothing", "0", "--processes", "1")
+    points = ("--temperatures", "2", "--alphas", "0.5", "--seeds", "1", "--final-pairs", "2", "--processes", "1")
+    wine = ("--data", "sklearn:wine", "--teacher", "mlp:8", "--student", "mlp:2", "--epochs", "2", f"--out={tmp_path}")
+    for command, flags in {"run": (), "compare": few, "sweep": points}.items():
+        assert cli.main([command, *wine, *flags]) == 0
+    assert not re.findall(r".*\bimages?\b.*", capsys.readouterr().out)
+    page = (tmp_path / "results/report.html").read_text()
+    told = re.sub(r"<[^>]*>", " ", re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL))
+    assert "test items" in told
+    assert not re.findall(r".*\bimages?\b.*", told)
+
+
+# --- what would not do what it says is refused, before anything is trained
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "expected"),
+    [
+        ("run", ("--teacher", "mlp:8", "--teacher", "mlp:9", "--method", "rkd"), "rkd learns from the features of one"),
+        ("sweep", ("--teacher", "mlp:8", "--teacher", "mlp:9"), "several are averaged at one temperature"),
+        ("sweep", ("--augment", "flip"), "given with --views V"),
+        (
+            "sweep",
+            ("--vary", "student_width=2,256", "--student", "cnn:2"),
+            "--vary student_width must be of --student mlp",
+        ),
+        ("compare", ("--teacher", "mlp:8=t.pth", "--teachers", "2"), "the same with every seed"),
+    ],
+)
+def test_combinations_that_would_say_something_else_are_refused(
+    command: str, flags: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, *flags])
+    assert end.value.code == 2
+    assert expected in " ".join(capsys.readouterr().err.split())
+
+
+def test_teachers_of_one_name_start_apart_and_the_first_as_it_would_alone() -> None:
+    settings = RunSettings(limit=200, teacher=("mlp:16", "mlp:16"))
+    data = load_data(settings)
+    first, second = (teacher.model for teacher in new_teachers(settings, data))
+    alone = new_teachers(dataclasses.replace(settings, teacher=("mlp:16",)), data)[0].model
+    assert kd.weights_bytes(first) == kd.weights_bytes(alone)
+    assert kd.weights_bytes(first) != kd.weights_bytes(second)
+    assert [with_seed_of(settings, number).seed for number in (0, 1)] != [settings.seed] * 2
+
+
+@pytest.mark.parametrize(("method", "temperature"), [("kd", 3.0), ("dkd", 4.0), ("soft-labels", 1.0), ("ttm", 5.0)])
+def test_several_teachers_are_averaged_at_the_temperature_of_the_method(method: str, temperature: float) -> None:
+    settings = RunSettings(method=method, temperature=3.0 if method == "kd" else 5.0)
+    both: Any = as_one([build("mlp:4", input_shape=(3,), classes=2, seed=n) for n in (0, 1)], settings)
+    assert both.temperature == temperature
+
+
+@pytest.mark.usefixtures("no_pool")
+def test_more_unlabelled_than_labelled_items_can_be_compared(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(400, 5)).astype("float32")
+    labels = (inputs[:, 0] > 0).astype("int64")
+    np.savez(tmp_path / "own.npz", x_train=inputs[:60], y_train=labels[:60], x_test=inputs[300:], y_test=labels[300:])
+    np.savez(tmp_path / "more.npz", x=inputs[60:300])
+    flags = ("--data", str(tmp_path / "own.npz"), "--unlabelled", str(tmp_path / "more.npz"), "--teacher", "mlp:8")
+    few = ("--student", "mlp:2", "--epochs", "1", "--pairs", "2", "--smoothing", "0", "--processes", "1")
+    assert cli.main(["compare", *flags, *few, "--out", str(tmp_path)]) == 0

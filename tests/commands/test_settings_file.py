@@ -1,0 +1,121 @@
+"""A command's settings as a file: what was written is read again as the same settings, and flags beside it win."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kd.commands.compare.settings import CompareSettings
+from kd.commands.run.settings import DistillSettings
+from kd.commands.settings import RunSettings
+from kd.commands.settings_file import UNSAVED, read, to_toml, with_file
+from kd.commands.sweep.settings import SweepSettings
+
+KINDS: dict[str, Any] = {
+    "run": RunSettings,
+    "compare": CompareSettings,
+    "sweep": SweepSettings,
+    "distill": DistillSettings,
+}
+
+
+def parsed(command: str, *flags: str) -> Any:
+    return tyro.cli(KINDS[command], args=with_file([command, *flags], KINDS)[1:])
+
+
+# A text that starts with a dash could not have come from a command line.
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(lambda t: t[0] != "-")
+floats = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
+settings = st.builds(
+    SweepSettings,
+    out=texts.map(Path),
+    epochs=st.integers(1),
+    learning_rate=floats,
+    temperature=floats,
+    bfloat16=st.booleans(),
+    set=st.lists(texts).map(tuple),
+    columns=st.none() | st.tuples(texts, texts),
+    class_names=st.lists(texts).map(tuple),
+    teacher=st.lists(texts).map(tuple),
+    limit=st.none() | st.integers(100),
+    temperatures=st.lists(floats, min_size=1).map(tuple),
+    vary=st.lists(texts).map(tuple),
+)
+
+
+@given(settings=settings)
+def test_what_is_written_is_read_as_the_same_settings(settings: SweepSettings, tmp_path_factory: Any) -> None:
+    file = tmp_path_factory.mktemp("file") / "sweep.toml"
+    file.write_bytes(to_toml(settings, command="sweep"))
+    again = parsed("sweep", f"--config={file}")
+    assert dataclasses.replace(again, config=None) == settings
+
+
+@pytest.mark.parametrize("command", KINDS)
+def test_a_file_tells_every_setting_of_its_command_but_what_is_done_once(command: str) -> None:
+    own = KINDS[command](limit=300, columns=("a", "b"), image_size=8, data_dir=Path("x"), unlabelled=Path("y"), views=2)
+    told = set(tomllib.loads(to_toml(own, command=command).decode()))
+    optional = {"processes", "trials"}
+    assert told | optional == {field.name for field in dataclasses.fields(own)} - UNSAVED | optional
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text('epochs = 3\nbfloat16 = true\nteacher = ["a", "b"]\nclass_names = ["x", "y"]\nout = "there"\n')
+    return path
+
+
+def test_a_flag_beside_the_file_wins_and_the_rest_is_the_files(file: Path) -> None:
+    found = parsed("run", "--config", str(file), "--epochs", "7", "--no-bfloat16", "--teacher=c", "--class-names", "z")
+    assert (found.epochs, found.bfloat16, found.teacher, found.class_names) == (7, False, ("c",), ("z",))
+    assert found.out == Path("there")
+    underscored = parsed("run", f"--config={file}", "--class_names", "z")
+    assert (underscored.class_names, underscored.teacher) == (("z",), ("a", "b"))
+
+
+def test_a_command_for_a_part_starts_from_the_folders_own_file_and_the_others_do_not(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("epochs = 4\n")
+    assert parsed("distill", f"--out={tmp_path}").epochs == 4
+    assert parsed("distill", "--out", str(tmp_path), "--epochs", "5").epochs == 5
+    assert parsed("distill", "--out", str(tmp_path / "none")).epochs == RunSettings().epochs
+    assert parsed("run", f"--out={tmp_path}").epochs == RunSettings().epochs
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"epochs = ", "is not a TOML file of settings"),
+        (b"\xff", "is not a TOML file of settings"),
+        (b"epoch = 3", "'epoch' is not a setting of this command. Did you mean epochs"),
+        (b"fresh = true", "'fresh' is not a setting"),
+        (b"[run]\nepochs = 3", "run must be a truth value"),
+        (b"epochs = 2026-01-01", "epochs must be a truth value"),
+        (b"set = [[1]]", "set must be a truth value"),
+        (b"a = " + b"[" * 100_000, "is not a TOML file of settings"),
+        (b"#" * 1_000_001, "it has more than 1,000,000 bytes"),
+    ],
+)
+def test_what_is_no_file_of_settings_is_told_by_its_name(tmp_path: Path, content: bytes, expected: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.toml") as raised:
+        with_file(["run", "--config", str(file)], KINDS)
+    assert expected in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"cannot read the settings in .*none\.toml: No such file"):
+        read(tmp_path / "none.toml")
+
+
+def test_words_without_a_file_stay_as_they_are() -> None:
+    for words in ([], ["--help"], ["rum", "--config", "x"], ["run", "--epochs", "3"], ["run", "--config"]):
+        assert with_file(words, KINDS) == words

@@ -1,0 +1,86 @@
+"""``--unlabelled``: the distilled student learns from more items than have labels, the control takes as many steps."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import kd
+from kd import cli
+from kd.commands.data import load_data
+from kd.commands.models import as_one, new_teachers
+from kd.commands.run.command import UNLABELLED_TOO, for_the_control, with_logits
+from kd.commands.settings import RunSettings
+
+TOY = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "mlp:8")
+
+
+@pytest.fixture
+def more(tmp_path: Path) -> Path:
+    """300 images that are in no part of a toy run."""
+    chosen = {*load_data(RunSettings(limit=200)).rows["train"], *load_data(RunSettings(limit=200)).rows["val"]}
+    rows = torch.tensor([row for row in range(6_000) if row not in chosen][:300])
+    np.savez(tmp_path / "more.npz", x=kd.load_mnist(train=True).images[rows].numpy())
+    return tmp_path / "more.npz"
+
+
+def test_only_the_distilled_student_sees_them_and_both_take_as_many_steps(more: Path) -> None:
+    settings = RunSettings(limit=200, unlabelled=more, teacher=("mlp:16",))
+    data = load_data(settings)
+    teacher = as_one([each.model for each in new_teachers(settings, data)], settings)
+    lessons, validation = with_logits(settings, teacher, data)
+    control = for_the_control(data, lessons)
+    assert len(lessons.dataset) == len(control.dataset) == 180 + 300  # type: ignore[arg-type]
+    assert len(lessons) == len(control)
+    labels = torch.cat([batch[1] for batch in lessons])
+    assert int((labels == kd.types.UNLABELLED).sum()) == 300
+    assert all(bool((batch[1] >= 0).all()) for loader in (control, validation) for batch in loader)
+
+
+def test_a_run_says_so_in_a_note_and_warns_of_nothing(
+    more: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cli.main(["run", *TOY, "--unlabelled", str(more), f"--out={tmp_path / 'run'}"]) == 0
+    assert "300 unlabelled items for the distilled student" in capsys.readouterr().out
+    recorded = json.loads((tmp_path / "run/results/metrics/metrics.json").read_text())
+    (note,) = recorded["notes"]
+    assert UNLABELLED_TOO in note
+    assert recorded["config"]["UNLABELLED"] == str(more)
+    assert "over and over" in (tmp_path / "run/results/report.html").read_text()
+
+
+@pytest.mark.usefixtures("no_pool")
+def test_the_control_of_a_comparison_learns_from_labels_alone(more: Path, tmp_path: Path) -> None:
+    few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
+    assert cli.main(["compare", *TOY, *few, "--unlabelled", str(more), f"--out={tmp_path / 'a'}"]) == 0
+    assert cli.main(["run", *TOY, "--unlabelled", str(more), f"--out={tmp_path / 'b'}"]) == 0
+    students = (tmp_path / "a/results/metrics/comparison_students.csv").read_text()
+    assert students.count("regular,") == students.count("distilled,") == 2
+    # The same start, batches and lessons as in a run: with one thread, the same network.
+    if torch.get_num_threads() == 1:
+        manifest = json.loads((tmp_path / "b/models/manifest.json").read_text())["models"]
+        for name in ("student_regular.pth", "student_distilled.pth"):
+            assert manifest[name]["sha256"] in students
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "expected"),
+    [
+        ("run", ("--method", "dkd"), "dkd needs the label of every item"),
+        ("sweep", (), "--unlabelled must be left out"),
+    ],
+)
+def test_where_they_cannot_be_used_is_told_at_once(
+    command: str, flags: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--unlabelled", "more.npz", *flags])
+    assert end.value.code == 2
+    assert expected in capsys.readouterr().err

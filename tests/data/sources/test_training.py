@@ -1,0 +1,94 @@
+"""Nothing assumes 28 × 28: tables, sequences, tokens, colours and images on demand go the whole way to a student.
+
+The way is that of every run: a teacher, its logits collected by item and verified, a control and a copy that distils.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kd
+from kd.data.sources import Parts, open_source, split_source
+from kd.data.sources.arrays import from_arrays
+from kd.training.stages import train_pair, with_teacher_logits
+from kd.types import Objective
+from tests.data.sources.test_image_dataset import lazily, tree
+
+RANDOM = np.random.default_rng(0)
+LABELS = np.arange(60) % 3
+
+
+class OverTime(nn.Module):
+    """The mean of a recurrent layer's outputs: for sequences [B, T, F]."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.recurrent, self.output = nn.GRU(features, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        logits: Tensor = self.output(self.recurrent(steps)[0].mean(dim=1))
+        return logits
+
+
+def arrays(inputs: np.ndarray) -> Parts:
+    return split_source(from_arrays("own", {"train": inputs}, {"train": LABELS}))
+
+
+def sequences(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+    return arrays(RANDOM.normal(size=(60, 7, 4)))
+
+
+def tokens(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+    return arrays(RANDOM.integers(0, 20, (60, 7)))
+
+
+def colours(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+    return arrays(RANDOM.integers(0, 256, (60, 9, 7, 3), dtype=np.uint8))
+
+
+def wine(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+    return split_source(open_source("sklearn:wine"))
+
+
+def on_demand(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+    return split_source(lazily(tree(folder, per_class=15), patch))
+
+
+MODELS: dict[Callable[[Path, pytest.MonkeyPatch], Parts], Callable[[], nn.Module]] = {
+    wine: lambda: nn.Sequential(nn.Linear(13, 16), nn.ReLU(), nn.Linear(16, 3)),
+    sequences: lambda: OverTime(4),
+    tokens: lambda: nn.Sequential(nn.Embedding(20, 4), OverTime(4)),
+    colours: lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 7 * 5, 3)),
+    on_demand: lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 2)),
+}
+
+
+@pytest.mark.parametrize("data", MODELS, ids=lambda data: data.__name__)
+def test_any_inputs_go_the_whole_way(
+    data: Callable[[Path, pytest.MonkeyPatch], Parts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = data(tmp_path, monkeypatch)
+    train, val = kd.make_loader(parts.train, batch_size=16, shuffle=True), kd.make_loader(parts.val, batch_size=16)
+
+    def trained(title: str, model: nn.Module, objective: Objective, *loaders: object) -> kd.History:
+        adam = torch.optim.Adam(model.parameters(), lr=1e-2)
+        return kd.fit(model, objective, *loaders, optimizer=adam, epochs=4, seed=0)  # type: ignore[arg-type]
+
+    with kd.seeded(0):
+        teacher, student = MODELS[data](), MODELS[data]()
+    history = trained("teacher", teacher, kd.supervised, train, val)
+    assert history["train_loss"][-1] < history["train_loss"][0]
+    loaders = with_teacher_logits(teacher, {"training": (parts.train, train), "validation": (parts.val, val)})
+    distilled = kd.distilled(temperature=4, alpha=0.5)
+    pair = train_pair(
+        student, distilled, (train, val), (loaders["training"], loaders["validation"]), train=trained, seed=0
+    )
+    assert not pair.distilled_history.notes  # both saw the same batches
+    predictions = kd.predict(pair.distilled, kd.make_loader(parts.test, batch_size=8))
+    assert predictions.logits.shape == (len(parts.test), len(parts.classes))  # type: ignore[arg-type]

@@ -1,0 +1,328 @@
+"""Datasets, collation and loaders: the same samples, in an order that two loaders share and a seed decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
+
+import kd
+from kd.data.datasets import Split, collate
+from kd.data.loaders import in_order, seed_loader
+from kd.data.splits import stratified_order
+from kd.seeding import epoch_seed
+
+exactly = settings(max_examples=40)
+N = 42
+EVENS, ALL = list(range(0, N, 2)), list(range(N))
+
+
+class Plain(Dataset[tuple[Tensor, int]]):
+    """What a user writes: items one by one, an int as the label."""
+
+    def __init__(self, dataset: kd.ImageDataset, noise: float = 0.0) -> None:
+        self.dataset, self.noise = dataset, noise
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.dataset[index]
+        return image + self.noise * torch.randn(image.shape), label
+
+
+def numbered(seed: int = 0) -> kd.ImageDataset:
+    """N random images; the label is the number of the image, so that labels show the order."""
+    images = torch.randint(0, 256, (N, 1, 3, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return kd.ImageDataset(images, torch.arange(N), mean=0.3, std=0.2)
+
+
+def as_tensors(dataset: kd.ImageDataset) -> TensorDataset:
+    return TensorDataset(*collate(dataset.__getitems__(list(range(len(dataset))))))
+
+
+def order(loader: DataLoader[Any], *, seed: int = 0, epoch: int = 0) -> list[int]:
+    """The samples of one epoch as ``kd.fit`` draws it."""
+    with kd.seeded(epoch_seed(seed, epoch)):
+        seed_loader(loader, seed=seed, epoch=epoch)
+        return [int(label) for batch in loader for label in batch[1]]
+
+
+def same_batches(first: DataLoader[Any], second: DataLoader[Any]) -> bool:
+    pairs = zip(list(first), list(second), strict=True)
+    return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+
+
+def batched(sampler: Any, *, drop_last: bool = False) -> Any:
+    """What a loader takes as its ``batch_sampler``."""
+    return BatchSampler(sampler, 8, drop_last)
+
+
+LOADERS: dict[str, Callable[[Any], DataLoader[Any]]] = {
+    "in order": lambda d: DataLoader(d, batch_size=8),
+    "drop_last": lambda d: DataLoader(d, batch_size=8, shuffle=True, drop_last=True),
+    "shuffled": lambda d: DataLoader(d, batch_size=8, shuffle=True),
+    "generator": lambda d: DataLoader(d, batch_size=8, shuffle=True, generator=torch.Generator()),
+    "sampler": lambda d: DataLoader(d, batch_size=8, sampler=RandomSampler(d, generator=torch.Generator())),
+    "make_loader": lambda d: kd.make_loader(d, batch_size=8, shuffle=True),
+    "half": lambda d: DataLoader(d, batch_size=8, sampler=SubsetRandomSampler(EVENS)),
+    "listed half": lambda d: DataLoader(d, batch_size=8, sampler=EVENS),
+    "batches": lambda d: DataLoader(d, batch_sampler=batched(RandomSampler(d), drop_last=True)),
+    "batches of half": lambda d: DataLoader(d, batch_sampler=batched(SubsetRandomSampler(EVENS))),
+    "own batches": lambda d: DataLoader(d, batch_sampler=batched(RandomSampler(d, generator=torch.Generator()))),
+    # As torch documents it: no automatic batching, the sampler hands out lists of indices.
+    "bulk": lambda d: DataLoader(d, batch_size=None, sampler=batched(RandomSampler(d))),
+}
+every_loader = pytest.mark.parametrize("name", [name for name in LOADERS if name != "bulk"])
+
+
+@exactly
+@given(st.lists(st.integers(-N, N - 1), min_size=1, max_size=9))
+def test_gathering_items_gives_what_asking_one_by_one_gives(indices: list[int]) -> None:
+    images, labels = collate(numbered().__getitems__(indices))
+    items = [numbered()[index] for index in indices]
+    assert torch.equal(images, torch.stack([image for image, _ in items]))
+    assert labels.tolist() == [label for _, label in items]
+
+
+def test_an_item_is_the_written_normalisation_of_its_bytes() -> None:
+    dataset, (image, label) = numbered(), numbered()[7]
+    expected = (dataset.images[7].double() / 255 - 0.3) / 0.2
+    assert (image.dtype, image.shape, type(label), label) == (torch.float32, (1, 3, 3), int, 7)
+    torch.testing.assert_close(image.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, Plain, as_tensors, lambda d: Subset(d, range(5, 30))])
+@pytest.mark.parametrize("with_logits", [False, True])
+def test_our_collate_and_torchs_give_the_same_batches(wrap: Callable[..., Dataset[Any]], with_logits: bool) -> None:
+    dataset = wrap(numbered())
+    if with_logits:
+        dataset = kd.DistillDataset(dataset, torch.randn(len(dataset), 3))  # type: ignore[arg-type]
+    ours, torchs = DataLoader(dataset, batch_size=8, collate_fn=collate), DataLoader(dataset, batch_size=8)
+    first = next(iter(ours))
+    assert isinstance(first, tuple)
+    assert [tensor.dtype for tensor in first] == [torch.float32, torch.int64, torch.float32][: len(first)]
+    assert same_batches(ours, torchs)
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, Plain, as_tensors, lambda d: Subset(d, range(N)[::-1])])
+def test_logits_stand_beside_the_item_of_their_row(wrap: Callable[..., Dataset[Any]]) -> None:
+    dataset = wrap(numbered())
+    labels = [float(dataset[i][1]) for i in range(N)]
+    distill = kd.DistillDataset(dataset, torch.tensor(labels)[:, None].expand(N, 3))
+    assert len(distill) == N
+    assert torch.equal(distill[4][0], dataset[4][0])
+    assert [distill[i][2].tolist() for i in (0, 9, -1)] == [[labels[i]] * 3 for i in (0, 9, -1)]
+    for images, numbers, logits in kd.make_loader(Subset(distill, [8, 3, 5, 3]), batch_size=3):
+        assert logits.tolist() == [[float(number)] * 3 for number in numbers]
+        assert torch.equal(images, torch.stack([numbered()[int(number)][0] for number in numbers]))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "got"),
+    [
+        (torch.zeros(4, 1, 2, 2), 4, r"\[4, 1, 2, 2\] of torch.float32 and \[4\]"),
+        (torch.zeros(4, 2, 2, dtype=torch.uint8), 4, r"\[4, 2, 2\] of torch.uint8 and \[4\]"),
+        (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), 5, r"\[4, 1, 2, 2\] of torch.uint8 and \[5\]"),
+    ],
+)
+def test_wrong_images_or_labels_are_refused(images: Tensor, labels: int, got: str) -> None:
+    with pytest.raises(ValueError, match=f"ImageDataset needs images .* of uint8 and labels .* Got {got} instead"):
+        kd.ImageDataset(images, torch.arange(labels), mean=0.5, std=0.5)
+
+
+@pytest.mark.parametrize("rows", [N - 1, N + 1])
+def test_logits_of_another_length_are_refused(rows: int) -> None:
+    with pytest.raises(ValueError, match=rf"one row per item\. Got {rows} rows for {N} items"):
+        kd.DistillDataset(numbered(), torch.zeros(rows, 3))
+
+
+@exactly
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(0, 100))
+def test_every_prefix_of_the_stratified_order_has_the_classes_in_proportion(classes: list[int], seed: int) -> None:
+    labels = torch.tensor(classes)
+    indices = stratified_order(labels, seed=seed)
+    assert sorted(indices.tolist()) == list(range(len(classes)))
+    assert indices.tolist() == stratified_order(labels, seed=seed).tolist()
+    for label in set(classes):
+        share = classes.count(label) / len(classes)
+        counts = np.cumsum(labels.numpy()[indices] == label)
+        # Off by at most 1 at its own position, and by its share of what the other classes are off there.
+        off = np.abs(counts - share * np.arange(1, len(classes) + 1))
+        assert off.max() <= 1 + share * len(set(classes))
+
+
+def test_another_seed_gives_another_stratified_order() -> None:
+    assert len({tuple(stratified_order(torch.arange(60) % 3, seed=seed).tolist()) for seed in range(9)}) == 9
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one_is_refused(batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"^batch_size must be a whole number of at least 1. Got {batch_size} instead"):
+        kd.make_loader(numbered(), batch_size=batch_size)
+
+
+@every_loader
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch_only(name: str) -> None:
+    loader = LOADERS[name](numbered())
+    first, second = order(loader, seed=1, epoch=0), order(loader, seed=1, epoch=1)
+    list(loader)
+    next(iter(loader))
+    torch.rand(1)
+    assert order(loader, seed=1, epoch=0) == first
+    assert order(LOADERS[name](numbered()), seed=1, epoch=1) == second
+    assert (first != second) == (first != sorted(first))
+
+
+def test_a_shuffled_loader_of_ours_does_not_even_depend_on_the_global_state() -> None:
+    loader, orders = kd.make_loader(numbered(), batch_size=8, shuffle=True), []
+    for _ in range(2):
+        torch.rand(1)
+        seed_loader(loader, seed=3, epoch=2)
+        orders.append([int(label) for _, labels in loader for label in labels])
+    assert orders[0] == orders[1] != sorted(orders[0])
+    assert sorted(orders[0]) == list(range(N))
+
+
+@every_loader
+def test_a_loader_like_another_shows_the_same_samples_in_the_same_order(name: str) -> None:
+    loader = LOADERS[name](numbered())
+    twin = kd.loader_like(loader, kd.DistillDataset(numbered(), torch.randn(N, 3)))
+    for epoch in range(2):
+        assert order(twin, epoch=epoch) == order(loader, epoch=epoch)
+    assert [len(batch[1]) for batch in twin] == [len(batch[1]) for batch in loader]
+    assert (twin.batch_size, twin.drop_last, twin.num_workers) == (loader.batch_size, loader.drop_last, 0)
+    assert all(len(batch) == 3 for batch in twin)
+    assert kd.batches_differ(loader, twin, seed=0) is None
+
+
+def test_a_loader_like_one_that_loads_in_bulk_has_the_same_batches() -> None:
+    loader = LOADERS["bulk"](as_tensors(numbered()))
+    twin = kd.loader_like(loader, kd.DistillDataset(as_tensors(numbered()), torch.randn(N, 3)))
+    assert [len(batch[1]) for batch in twin] == [len(batch[1]) for batch in loader]
+    assert order(twin) == order(loader)
+
+
+def test_a_loader_without_a_batch_size_cannot_be_copied_to_another_length() -> None:
+    with pytest.raises(ValueError, match=r"another length \(20 items instead of .*Give the loader a batch_size"):
+        kd.loader_like(LOADERS["bulk"](as_tensors(numbered())), Subset(numbered(), range(20)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shuffles", "sizes"),
+    [
+        ("in order", False, [8, 8, 4]),
+        ("drop_last", True, [8, 8]),
+        ("shuffled", True, [8, 8, 4]),
+        ("make_loader", True, [8, 8, 4]),
+        ("half", True, [8, 8, 4]),
+        ("batches", True, [8, 8]),
+    ],
+)
+def test_over_another_length_it_keeps_batch_size_and_shuffling(name: str, shuffles: bool, sizes: list[int]) -> None:
+    twin = kd.loader_like(LOADERS[name](numbered()), Subset(numbered(), range(20)))
+    seen = order(twin)
+    assert (seen != sorted(seen)) == shuffles
+    assert set(seen) <= set(range(20))
+    assert [len(labels) for _, labels in twin] == sizes
+
+
+TWIN = LOADERS["shuffled"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (TWIN(numbered()), TWIN(numbered()), None),
+        (TWIN(numbered()), TWIN(Plain(numbered())), None),
+        (TWIN(numbered()), LOADERS["in order"](numbered()), "samplers draw different indices"),
+        (TWIN(numbered()), LOADERS["make_loader"](numbered()), "samplers draw different indices"),
+        (TWIN(numbered()), DataLoader(numbered(), batch_size=7, shuffle=True), "samplers draw different indices"),
+        (TWIN(numbered()), TWIN(numbered(1)), "items differ"),
+        (TWIN(numbered()), TWIN(Subset(numbered(), range(N)[::-1])), "items differ"),
+        (TWIN(numbered()), TWIN(Plain(numbered(), noise=0.1)), "items differ"),
+    ],
+)
+def test_batches_differ_says_why(first: DataLoader[Any], second: DataLoader[Any], reason: str | None) -> None:
+    before = torch.get_rng_state()
+    found = kd.batches_differ(first, second, seed=4)
+    assert found is None if reason is None else reason in (found or "")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_loaders_without_a_batch_do_not_differ() -> None:
+    first, second = (DataLoader(numbered(), batch_size=50, drop_last=True) for _ in range(2))
+    assert kd.batches_differ(first, second, seed=0) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "samples"),
+    [
+        *[(name, ALL) for name in ("in order", "shuffled", "drop_last", "make_loader", "batches")],
+        ("half", EVENS),
+        ("listed half", EVENS),
+        ("batches of half", EVENS),
+        ("bulk", ALL),
+    ],
+)
+def test_in_order_gives_each_sample_once_in_the_datasets_order(name: str, samples: list[int]) -> None:
+    seen = list(in_order(LOADERS[name](as_tensors(numbered()))))
+    assert [int(label) for _, labels in seen for label in labels] == samples
+    assert torch.equal(torch.cat([images for images, _ in seen]), collate(numbered().__getitems__(samples))[0])
+
+
+@pytest.mark.timeout(60)
+def test_worker_processes_change_nothing() -> None:
+    dataset = kd.DistillDataset(Subset(numbered(), range(20)), torch.randn(20, 3))
+    alone = kd.make_loader(dataset, batch_size=8, shuffle=True)
+    helped = DataLoader(dataset, batch_size=8, shuffle=True, generator=torch.Generator(), num_workers=2)
+    for loader in (alone, helped):
+        seed_loader(loader, seed=1, epoch=0)
+    assert same_batches(alone, helped)
+    assert kd.loader_like(helped, dataset).num_workers == 2
+
+
+@given(st.lists(st.integers(-30, 29), min_size=1, max_size=40))
+def test_a_batch_of_a_split_is_its_items_also_counted_from_the_end(indices: list[int]) -> None:
+    data = numbered()
+    rows = np.random.default_rng(0).permutation(len(data))[:30]
+    images, labels = collate(Split(data, rows.tolist()).__getitems__(indices))
+    plain = Subset(data, rows.tolist())
+    assert torch.equal(images, torch.stack([plain[index][0] for index in indices]))
+    assert labels.tolist() == [plain[index][1] for index in indices]
+
+
+def test_an_index_that_is_not_there_is_refused() -> None:
+    data = numbered()
+    for asked, wrong in ((data, len(data)), (data, -len(data) - 1), (Split(data, range(3)), 3)):
+        with pytest.raises(IndexError):
+            asked.__getitems__([0, wrong])
+
+
+def test_ids_are_asked_for_and_are_the_numbers_of_the_items() -> None:
+    plain, asked = (kd.DistillDataset(numbered(), torch.zeros(N, 3), ids=ids) for ids in (False, True))
+    assert len(plain[3]) == 3
+    assert (asked[3][3], asked[-1][3]) == (3, N - 1)
+    for dataset in (asked, kd.DistillDataset(Plain(numbered()), torch.zeros(N, 3), ids=True)):
+        seen = []
+        for _, labels, _, ids in kd.make_loader(dataset, batch_size=5, shuffle=True):
+            assert torch.equal(ids, labels)  # the label of an item is its number
+            seen += ids.tolist()
+        assert sorted(seen) == ALL
+    with_ids = next(iter(DataLoader(asked, batch_size=4)))  # torch's own collate
+    assert with_ids[3].tolist() == [0, 1, 2, 3]

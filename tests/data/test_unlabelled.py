@@ -1,0 +1,260 @@
+"""Unlabelled items: they change the soft term alone, their labels are never read, and without any nothing is new."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+import kd
+from kd.data.datasets import ArrayDataset, Split, collate
+from kd.data.unlabelled import Joined, Unlabelled, repeated, with_unlabelled
+from kd.methods import METHODS, make, require_unlabelled_method
+from kd.methods.objectives import supervised_where_labelled
+from kd.models.networks import CNN
+from kd.training.batch_metrics import METRICS
+from kd.types import UNLABELLED
+from tests.conftest import CLASSES, tiny_model
+
+ABLE = sorted(name for name, method in METHODS.items() if method.unlabelled)
+UNABLE = sorted(set(METHODS) - set(ABLE))
+ITEMS = 8
+
+
+def batch(seed: int = 0, unlabelled: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Images like ``digits``, labels of which the first so many are hidden, and teacher logits."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES, (ITEMS,), generator=generator)
+    labels[:unlabelled] = UNLABELLED
+    images = torch.randn(ITEMS, 1, 6, 6, generator=generator)
+    return images, labels, 3 * torch.randn(ITEMS, CLASSES, generator=generator)
+
+
+def outcome(objective: kd.Objective, model: nn.Module, given: tuple[Tensor, ...]) -> list[Tensor]:
+    """The terms by name, then the gradients of their sum."""
+    _, terms = objective(model, given)
+    gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), list(model.parameters()))
+    return [*(term.detach() for term in terms.values()), *gradients]
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def of_mean(model: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Plain distillation as it is written for labelled items alone."""
+    output = model(given[0])
+    soft = kd.kd_loss(output, given[2], temperature=4)
+    return output, {"hard": 0.3 * F.cross_entropy(output, given[1]), "soft": 0.7 * soft}
+
+
+@given(st.integers(0, 10_000))
+def test_with_all_labels_it_is_the_mean_over_the_batch_bit_for_bit(seed: int) -> None:
+    model, given = tiny_model(seed % 7), batch(seed)
+    assert same(outcome(kd.distilled(temperature=4, alpha=0.3), model, given), outcome(of_mean, model, given))
+    assert same(outcome(supervised_where_labelled, model, given), outcome(kd.supervised, model, given))
+
+
+@given(st.integers(0, 1000), st.integers(1, ITEMS - 1))
+def test_the_hard_term_is_that_of_the_labelled_items_and_the_soft_one_that_of_all(seed: int, unlabelled: int) -> None:
+    model, objective = tiny_model(), kd.distilled(temperature=4, alpha=0.3)
+    whole, part = batch(seed), batch(seed, unlabelled)
+    _, terms = objective(model, part)
+    _, of_all = objective(model, whole)
+    _, of_labelled = objective(model, tuple(tensor[unlabelled:] for tensor in whole))
+    assert torch.equal(terms["soft"], of_all["soft"])
+    assert terms["hard"].item() == pytest.approx(of_labelled["hard"].item(), rel=1e-5)
+
+
+def test_without_any_label_only_the_teacher_teaches() -> None:
+    model, given = tiny_model(), batch(unlabelled=ITEMS)
+    hard, soft, *gradients = outcome(kd.distilled(temperature=4, alpha=0.3), model, given)
+    assert hard.item() == 0
+    assert soft.item() > 0
+    _, _, *of_teacher = outcome(kd.distilled(temperature=4, alpha=0.0), model, batch())
+    assert all(torch.allclose(a, 0.7 * b, rtol=1e-5, atol=1e-7) for a, b in zip(gradients, of_teacher, strict=True))
+
+
+@pytest.mark.parametrize("name", ABLE)
+def test_a_method_that_reads_no_labels_learns_from_a_mixture(name: str) -> None:
+    student, teacher = tiny_model(0, batch_norm=False), tiny_model(1)
+    layers = {"student_layers": "2", "teacher_layers": "2"} if METHODS[name].needs == ("labels", "teacher") else {}
+    if name in {"fitnet", "at", "nst", "fsp", "ab", "ft", "vid", "reviewkd", "mgd", "semckd"}:
+        named = "0,1" if name == "fsp" else "0"
+        student, teacher, layers = maps(0), maps(1), {"student_layers": named, "teacher_layers": named}
+    objective = make(name, student, teacher, batch(), layers)
+    for unlabelled in (0, 3, ITEMS):
+        hard, own, *gradients = outcome(objective, student, batch(2, unlabelled))
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        if name != "mgd":  # which hides other channels each time
+            assert own == outcome(objective, student, batch(2))[1]
+        assert (hard > 0) == (unlabelled < ITEMS and settings_weigh_labels(name))
+
+
+def maps(seed: int) -> nn.Module:
+    with kd.seeded(seed):
+        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, CLASSES))
+
+
+def settings_weigh_labels(name: str) -> bool:
+    return METHODS[name].settings.get("alpha", 1) != 0
+
+
+@pytest.mark.parametrize("name", UNABLE)
+def test_a_method_that_reads_labels_says_so(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} needs the label of every item.* there is kd, soft-labels, dist"):
+        require_unlabelled_method(name)
+    model = CNN(4, (1, 6, 6), CLASSES) if name == "sdd" else tiny_model()
+    ids = (torch.arange(ITEMS),) if "ids" in METHODS[name].needs else ()
+    teacher = copy.deepcopy(model) if name == "sdd" else tiny_model(1)
+    objective = make(name, model, teacher, (*batch(), *ids))
+    with pytest.raises(ValueError, match=r"needs the label of every item|labels must be within 0 … 3"):
+        objective(model, (*batch(unlabelled=1), *ids))
+
+
+def test_what_can_and_what_cannot() -> None:
+    assert UNABLE == ["crd", "dkd", "label-smoothing", "lskd-dkd", "nkd", "ofa", "sdd", "teacher-free", "wsld"]
+    for name in ABLE:
+        require_unlabelled_method(name)
+    with pytest.raises(ValueError, match="there is no method 'kdd'"):
+        require_unlabelled_method("kdd")
+
+
+def test_labels_alone_have_no_use_for_what_has_none() -> None:
+    with pytest.raises(ValueError, match=r"within 0 … 3, the columns of logits\. Got -1 … 3 instead.*distillation"):
+        kd.supervised(tiny_model(), batch(unlabelled=2))
+
+
+def lessons(digits: kd.ImageDataset, hidden: Tensor | None = None) -> kd.DistillDataset:
+    """24 labelled and 72 unlabelled images; ``hidden`` stands where the latter's labels would be."""
+    other = kd.ImageDataset(digits.images, digits.labels if hidden is None else hidden, mean=0.4, std=0.25)
+    return with_unlabelled(tiny_model(1), Split(digits, range(24)), Split(other, range(24, 96)))
+
+
+def trained(dataset: Dataset[Any], objective: kd.Objective) -> tuple[dict[str, Tensor], kd.History]:
+    model = tiny_model(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    loader = kd.make_loader(dataset, batch_size=8, shuffle=True)
+    history = kd.fit(model, objective, loader, None, optimizer=optimizer, epochs=2, seed=0)
+    return model.state_dict(), history
+
+
+def test_hidden_labels_are_never_read(digits: kd.ImageDataset) -> None:
+    objective = kd.distilled(temperature=4, alpha=0.3)
+    weights, history = trained(lessons(digits), objective)
+    for hidden in (digits.labels.flip(0), torch.full((96,), 99)):
+        again, same_history = trained(lessons(digits, hidden), objective)
+        assert all(torch.equal(weights[name], again[name]) for name in weights)
+        assert history == same_history
+    labels = Split(digits, range(24))
+    cached = kd.collect_logits(tiny_model(1), labels)
+    without, _ = trained(kd.DistillDataset(labels, cached.logits), objective)
+    assert not torch.equal(weights["1.weight"], without["1.weight"])
+
+
+def test_batches_are_the_items_in_the_order_asked_for(digits: kd.ImageDataset) -> None:
+    dataset = lessons(digits)
+    images, labels, logits = collate(dataset.__getitems__(range(96)))
+    assert labels.tolist() == [*digits.labels[:24].tolist(), *[UNLABELLED] * 72]
+    assert torch.equal(logits, kd.collect_logits(tiny_model(1), digits).logits)
+    for rows in ([5, 90, 2, 30, -1, 5], [1, 0], [95, 24], [-96]):
+        found = collate(dataset.__getitems__(rows))
+        one_by_one = collate([dataset[row] for row in rows])
+        assert all(torch.equal(a, b) for a, b in zip(found, one_by_one, strict=True))
+        assert torch.equal(found[0], images[rows])
+    with pytest.raises(IndexError):
+        Joined(digits, digits)[192]
+
+
+def test_any_dataset_can_be_joined(digits: kd.ImageDataset) -> None:
+    images, labels = digits.__getitems__(range(96)).tensors
+    own = Subset(TensorDataset(images, labels), range(96))
+    joined = Joined(digits, Unlabelled(own))
+    found = collate(joined.__getitems__([100, 3, 190]))
+    assert torch.equal(found[0], images[[4, 3, 94]])
+    assert found[1].tolist() == [-1, 3, -1]
+
+
+def test_inputs_of_another_kind_and_empty_parts_are_refused(digits: kd.ImageDataset) -> None:
+    larger = ArrayDataset(torch.zeros(3, 1, 7, 7), torch.zeros(3).long())
+    with pytest.raises(ValueError, match=r"\[1, 6, 6\] of torch.float32\. Got \[1, 7, 7\] of torch.float32 instead"):
+        with_unlabelled(tiny_model(), digits, larger)
+    for pair in ((digits, Split(digits, [])), (Split(digits, []), digits)):
+        with pytest.raises(ValueError, match=r"must be at least 1\. Got 0"):
+            with_unlabelled(tiny_model(), *pair)
+
+
+def test_logits_of_unlabelled_items_are_verified_against_the_teacher_alone(digits: kd.ImageDataset) -> None:
+    hidden = Unlabelled(digits)
+    cached = kd.collect_logits(tiny_model(1), hidden)
+    assert cached.labels.tolist() == [UNLABELLED] * 96
+    kd.verify_logits(tiny_model(1), hidden, cached)  # right on few: but there is nothing to be right on
+    with pytest.raises(ValueError, match="do not belong to their items"):
+        kd.verify_logits(tiny_model(1), hidden, cached._replace(logits=cached.logits.roll(1, 0)))
+    mixed = Joined(digits, hidden)
+    kd.verify_logits(tiny_model(1), mixed, kd.collect_logits(tiny_model(1), mixed), sample=64)
+
+
+def test_the_share_of_right_rows_is_that_of_the_labelled(digits: kd.ImageDataset) -> None:
+    """Half of the rows have no label: a teacher that is always right is not half right."""
+    labels = kd.collect_logits(tiny_model(1), digits).logits.argmax(dim=1)
+    right = kd.ImageDataset(digits.images, labels, mean=0.4, std=0.25)
+    mixed = Joined(right, Unlabelled(right))
+    cached = kd.collect_logits(tiny_model(1), mixed)
+    kd.verify_logits(tiny_model(1), mixed, cached, sample=64)
+    looked_at = np.random.default_rng(0).permutation(192)[:64]
+    unseen = torch.ones(192, 1, dtype=torch.bool)
+    unseen[looked_at] = False
+    wrong = torch.where(unseen, -cached.logits, cached.logits)  # only the share of right ones can tell
+    with pytest.raises(ValueError, match=r"in \d\d\.\d% of all rows, but the live teacher is right on 100\.0% of 24"):
+        kd.verify_logits(tiny_model(1), mixed, cached._replace(logits=wrong), sample=64)
+
+
+def test_metrics_are_of_the_labelled_items_each_counted_once(digits: kd.ImageDataset) -> None:
+    labelled = Split(digits, range(5))
+    mixed = Joined(labelled, Unlabelled(digits))
+    for order in (range(101), [*range(5, 101), *range(5)], [*range(0, 101, 3), *range(1, 101, 3), *range(2, 101, 3)]):
+        loader = kd.make_loader(Split(mixed, order), batch_size=8)
+        means = kd.evaluate(tiny_model(), supervised_where_labelled, loader)
+        alone = kd.evaluate(tiny_model(), kd.supervised, kd.make_loader(labelled, batch_size=5))
+        assert {name: means[name] for name in METRICS} == pytest.approx({name: alone[name] for name in METRICS})
+
+
+def test_a_metric_is_asked_only_of_items_with_a_label(digits: kd.ImageDataset) -> None:
+    seen: list[list[int]] = []
+
+    def metric(output: Tensor, batch: kd.Batch) -> Tensor:
+        assert [len(output)] * 3 == [len(tensor) for tensor in batch]
+        seen.append(batch[2][:, 0].int().tolist())
+        return output.sum()
+
+    mixed = Split(Joined(Split(digits, range(3)), Unlabelled(digits)), [0, 5, 1, 6, 7, 8, 9, 2])
+    lessons = kd.DistillDataset(mixed, torch.arange(8.0)[:, None].expand(8, 10))
+    loader = kd.make_loader(lessons, batch_size=3)
+    kd.evaluate(tiny_model(), supervised_where_labelled, loader, metrics={"mine": metric})
+    assert seen == [[0, 2], [7]]
+
+
+def test_without_a_label_a_metric_is_no_number(digits: kd.ImageDataset) -> None:
+    means = kd.evaluate(tiny_model(), supervised_where_labelled, kd.make_loader(Unlabelled(digits), batch_size=8))
+    assert means["loss"] == 0
+    assert math.isnan(means["acc"])
+    assert math.isnan(means["ce"])
+
+
+def test_repeated_has_every_item_as_often_as_any_other(digits: kd.ImageDataset) -> None:
+    three = Split(digits, [4, 8, 9])
+    again = repeated(three, 8)
+    assert [int(again[row][1]) for row in range(len(again))] == [int(three[row % 3][1]) for row in range(8)]
+    assert len(repeated(TensorDataset(torch.zeros(3, 2), torch.zeros(3)), 5)) == 5
+    with pytest.raises(ValueError, match=r"items must be at least 3.* Got 2 instead"):
+        repeated(three, 2)

@@ -1,0 +1,88 @@
+"""The page about own data: what it tells a reader to write runs, in its order, and says what is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import datasets
+from torch.utils.data import Subset
+
+import kd
+from kd.methods import METHODS
+from kd.models.build import build
+from kd.storage.weights import weights_bytes
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "own_data.md"
+
+
+@pytest.fixture
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the page takes for granted: data, and in the folder a teacher and a table of its answers."""
+    monkeypatch.chdir(tmp_path)
+    mnist = kd.load_mnist(train=True)
+    training, validation = Subset(mnist, range(200)), Subset(mnist, range(200, 400))
+    teacher = build("mlp:64", input_shape=(1, 28, 28), classes=10, seed=0)
+    loader = kd.make_loader(training, batch_size=20, shuffle=True)
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-3)
+    kd.fit(teacher, kd.supervised, loader, loader, optimizer=optimizer, epochs=5, seed=0)
+    Path("teacher.pth").write_bytes(weights_bytes(teacher))
+    files = [f"{i}.png" for i in range(200)]
+    rows = zip(files, kd.collect_logits(teacher, training).logits.tolist(), strict=True)
+    lines = [",".join([file, *map(repr, row)]) for file, row in rows]
+    Path("teacher.csv").write_text("\n".join(["file," + ",".join("0123456789"), *lines[::-1]]))
+    return {"training": training, "validation": validation, "labels": mnist.labels[:200], "names": files}
+
+
+def run_section(title: str, names: dict[str, Any], *, blocks: int) -> None:
+    """Run the python of one chapter, of so many blocks."""
+    text = PAGE.read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(found) == blocks
+    for number, block in enumerate(found, start=1):
+        exec(compile(block, f"own_data.md, {title}, python block {number}", "exec"), names)
+
+
+def test_the_pages_python_runs_in_its_order(names: dict[str, Any]) -> None:
+    run_section("Models", names, blocks=4)
+    teacher, lessons = names["teacher"], names["lessons"]
+    np.testing.assert_allclose(lessons.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
+    torch.testing.assert_close(names["cached"].logits, names["same"])
+
+
+def test_its_python_for_unlabelled_data_runs(names: dict[str, Any]) -> None:
+    images = kd.load_mnist(train=True).images[400:430]
+    np.savez("more.npz", x=images.numpy(), y="nobody reads this")
+    teacher = build("mlp:64", input_shape=(1, 28, 28), classes=10, seed=0)
+    names |= {"kd": kd, "teacher": teacher}
+    run_section("Unlabelled data", names, blocks=1)
+    _, labels, logits = next(iter(kd.make_loader(names["lessons"], batch_size=230)))
+    assert labels.tolist() == [*names["labels"].tolist(), *[-1] * 30]
+    rows = kd.collect_logits(teacher, Subset(kd.load_mnist(train=True), [*range(200), *range(400, 430)]))
+    torch.testing.assert_close(logits, rows.logits)
+    assert len(names["loader"]) == len(names["for_the_control"])
+
+
+def test_the_methods_for_unlabelled_data_are_those_that_the_page_names() -> None:
+    (line,) = re.findall(
+        r"^- \*\*Methods\*\*: (.*?)(?=^- )", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    able, unable = (set(re.findall("`([a-z-]+)`", part)) for part in line.split("those that\n", 1))
+    taught = {name for name, method in METHODS.items() if {"logits", "teacher"} & set(method.needs)}
+    assert unable == {name for name in taught if not METHODS[name].unlabelled}
+    assert able == {name for name in taught - unable if "logits" in METHODS[name].needs}
+
+
+def test_its_python_for_scikit_learn_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs, labels = datasets.load_digits(return_X_y=True)
+    monkeypatch.setattr(datasets, "load_digits", lambda *, return_X_y: (inputs[:450], labels[:450]))
+    names: dict[str, Any] = {}
+    run_section("scikit-learn", names, blocks=2)
+    scores = capsys.readouterr().out.splitlines()[0].split()
+    assert min(map(float, scores)) > 0.9
+    assert names["search"].score(names["X_test"], names["y_test"]) > 0.9

@@ -1,0 +1,108 @@
+"""Counted multiply-adds: torch's own counter's where that one counts, and those of the same thing written out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from kd.evaluation.multiply_adds import MultiplyAdds
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(7, 3), (5, 7)),
+    "linear on three dimensions": (lambda: nn.Linear(7, 3, bias=False), (2, 5, 7)),
+    "convolution": (lambda: nn.Conv2d(2, 6, 3, padding=1), (4, 2, 9, 8)),
+    "stride, dilation": (lambda: nn.Conv2d(2, 6, (3, 2), stride=2, dilation=(1, 3)), (4, 2, 9, 12)),
+    "a line": (lambda: nn.Conv1d(3, 4, 5), (2, 3, 20)),
+    "a volume": (lambda: nn.Conv3d(1, 4, 2), (2, 1, 5, 6, 7)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 5, 3, stride=2), (2, 3, 6, 5)),
+    "network": (
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)),
+        (3, 1, 8, 8),
+    ),
+}
+
+
+def counted(work: Callable[[], object]) -> tuple[int, int]:
+    """By this project's counter, and by torch's."""
+    with MultiplyAdds() as own:
+        work()
+    with FlopCounterMode(display=False) as other:
+        work()
+    return own.total, other.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_what_torchs_counter_counts_forward_and_backward(name: str) -> None:
+    make, shape = MODELS[name]
+    model, inputs = make(), torch.randn(*shape, requires_grad=True)
+
+    def step() -> None:
+        model(inputs).sum().backward()
+
+    forward, torchs_forward = counted(lambda: model(inputs))
+    both, torchs_both = counted(step)
+    assert forward == torchs_forward > 0
+    assert both == torchs_both == 3 * forward
+
+
+def test_a_grouped_convolution_costs_as_much_for_each_gradient_as_forward() -> None:
+    model, inputs = nn.Conv2d(4, 6, 3, groups=2), torch.randn(2, 4, 8, 8, requires_grad=True)
+    with MultiplyAdds() as forward:
+        output = model(inputs)
+    assert forward.total == 2 * 6 * 6 * 6 * (4 // 2) * 9
+    with MultiplyAdds() as backward:
+        output.sum().backward()
+    assert backward.total == 2 * forward.total
+
+
+def test_inputs_without_a_gradient_save_theirs() -> None:
+    model, inputs = nn.Conv2d(1, 4, 3), torch.randn(2, 1, 8, 8)
+    with MultiplyAdds() as counter:
+        model(inputs).sum().backward()
+    assert counter.total == 2 * (2 * 36 * 4 * 9)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, backend: SDPBackend) -> int:
+    """Multiply-adds forward and backward."""
+    with sdpa_kernel(backend), MultiplyAdds() as counter:
+        F.scaled_dot_product_attention(queries, keys, values).sum().backward()
+    return counter.total
+
+
+def test_attention_on_a_cpu_is_counted_as_it_is_written_out() -> None:
+    shapes = (2, 3, 10, 8), (2, 3, 12, 8), (2, 3, 12, 8)
+    inputs = [torch.randn(*shape, requires_grad=True) for shape in shapes]
+    scores = 2 * 3 * 10 * 12 * 8
+    assert attend(*inputs, backend=SDPBackend.MATH) == 6 * scores  # two products, and two gradients of each
+    assert attend(*inputs, backend=SDPBackend.FLASH_ATTENTION) == 7 * scores  # the scores are computed once more
+    with torch.no_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION), MultiplyAdds() as forward:
+        F.scaled_dot_product_attention(*inputs)
+    assert forward.total == 2 * scores
+
+
+def test_what_computes_nothing_costs_nothing_and_a_sum_of_blocks_is_their_sum() -> None:
+    one, other = torch.randn(3, 4), torch.randn(4, 5)
+    with MultiplyAdds() as counter:
+        one.relu() + one.sum()
+        assert counter.total == 0
+        one @ other
+        assert counter.total == 60
+        torch.baddbmm(torch.zeros(2, 3, 5), one.expand(2, 3, 4), other.expand(2, 4, 5))
+    assert counter.total == 180
+
+
+def test_counting_leaves_torchs_compiler_alone() -> None:
+    program = (
+        "import sys, torch; from kd.evaluation.metrics import multiply_adds; "
+        "assert multiply_adds(torch.nn.Conv2d(1, 2, 3), torch.zeros(1, 1, 5, 5)) == 162; "
+        "sys.exit(bool({'torch._dynamo', 'triton'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

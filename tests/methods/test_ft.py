@@ -1,0 +1,100 @@
+"""FT: who learns when, what the paraphraser is, and what its factors do not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from kd.losses import ft_loss
+from tests.methods.test_feature import first, made, pair
+
+
+def gradients(terms: dict[str, torch.Tensor], **parts: nn.Module) -> set[str]:
+    """The parts that the terms would move."""
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    return {
+        name
+        for name, part in parts.items()
+        if any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in part.parameters())
+    }
+
+
+def moved(epoch: int, epochs: int, **given: Any) -> tuple[set[str], set[str]]:
+    """The terms that are not 0 in this epoch, and what they move."""
+    student, teacher = pair()
+    objective: Any = made("ft", student, teacher, **given)
+    objective.set_epoch(epoch, epochs)
+    _, terms = objective(student, first())
+    assert list(terms) == ["hard", "feature", "paraphraser"]
+    parts = {name: getattr(objective, name) for name in ("encoder", "decoder", "translator")}
+    return {name for name, term in terms.items() if term.item() != 0}, gradients(terms, student=student, **parts)
+
+
+def test_the_paraphraser_learns_first_and_stays_as_it_is_while_the_student_learns_its_factors() -> None:
+    for epoch in (0, 1):
+        assert moved(epoch, 4, alone=0.5) == ({"hard", "paraphraser"}, {"student", "encoder", "decoder"})
+    for epoch in (2, 3):
+        assert moved(epoch, 4, alone=0.5) == ({"hard", "feature"}, {"student", "translator"})
+    both = ({"hard", "feature", "paraphraser"}, {"student", "encoder", "decoder", "translator"})
+    assert moved(0, 4, alone=0.0) == moved(3, 4, alone=0.0) == moved(0, 1) == both
+    assert [moved(epoch, 3)[0] == {"hard", "feature"} for epoch in range(3)] == [
+        False,
+        True,
+        True,
+    ]  # a ninth, rounded up
+
+
+def test_the_students_own_loss_never_moves_the_paraphraser() -> None:
+    student, teacher = pair()
+    objective: Any = made("ft", student, teacher)
+    _, terms = objective(student, first())
+    parts = {name: getattr(objective, name) for name in ("encoder", "decoder", "translator")}
+    assert gradients({"feature": terms["feature"]}, student=student, **parts) == {"student", "translator"}
+
+
+def test_factors_are_as_many_as_the_rate_says_and_rebuilt_maps_are_the_teachers() -> None:
+    for rate, factors in ((0.5, 32), (0.001, 1), (2.0, 128)):
+        objective: Any = made("ft", *pair(), rate=rate)
+        maps = objective.encoder(torch.randn(2, 64, 5, 5))
+        assert maps.shape == (2, factors, 5, 5)
+        assert objective.decoder(maps).shape == (2, 64, 5, 5)
+        assert objective.translator(torch.randn(2, 16, 5, 5)).shape == maps.shape
+    with pytest.raises(ValueError, match=r"rate must be a finite number above 0\. Got 0\.0.*0\.5"):
+        made("ft", *pair(), rate=0.0)
+    with pytest.raises(ValueError, match=r"alone must be in \[0, 1\)"):
+        made("ft", *pair(), alone=1.0)
+
+
+def test_a_paraphraser_that_is_trained_rebuilds_the_maps_better() -> None:
+    student, teacher = pair()
+    objective: Any = made("ft", student, teacher)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=0.01)
+    losses = []
+    for _ in range(30):
+        _, terms = objective(student, first())
+        losses.append(terms["paraphraser"].item())
+        optimizer.zero_grad()
+        terms["paraphraser"].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 2
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**31), st.sampled_from([0.1, 7.0]))
+def test_factors_have_no_scale_but_a_sign(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, 4, 3, 5, 5, generator=generator, dtype=torch.float64)
+    scales = scale * torch.rand(4, 1, 1, 1, generator=generator, dtype=torch.float64).add(0.1)
+    assert ft_loss(scales * student, teacher).item() == pytest.approx(ft_loss(student, teacher).item())
+    assert ft_loss(scales * teacher, teacher).item() == pytest.approx(0, abs=1e-12)
+    assert ft_loss(-teacher, teacher).item() > ft_loss(student, teacher).item()
+
+
+def test_factors_of_two_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"by a translator\. Got \[2, 3, 4, 4\] and \[2, 4, 4, 4\]"):
+        ft_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, 4))

@@ -1,0 +1,104 @@
+"""Objectives with weights, a memory or a schedule of their own: what the loop and the optimizer do for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kd
+from kd.storage.snapshots import Snapshots
+from kd.training.optimizers import adam
+from tests.conftest import CLASSES, tiny_model
+
+
+class Watching(nn.Module):
+    """Cross-entropy through a projector of its own; notes what it is told and the mode it is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with kd.seeded(3):
+            self.projector = nn.Linear(CLASSES, CLASSES)
+        self.told: list[tuple[int, int]] = []
+        self.modes: list[tuple[bool, bool, bool]] = []
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        self.told.append((epoch, epochs))
+
+    def forward(self, model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        self.modes.append((torch.is_grad_enabled(), model.training, self.training))
+        output = model(batch[0])
+        return output, {"own": nn.functional.cross_entropy(self.projector(output), batch[1])}
+
+
+def fit(
+    digits: kd.ImageDataset, objective: kd.Objective, *, epochs: int, snapshots: Snapshots | None = None
+) -> kd.History:
+    model = tiny_model()
+    optimizer, scheduler = adam(model, learning_rate=0.01, steps=12 * epochs, objective=objective)
+    loader = kd.make_loader(digits, batch_size=8, shuffle=True)
+    return kd.fit(
+        model,
+        objective,
+        loader,
+        kd.make_loader(digits, batch_size=50),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        epochs=epochs,
+        seed=0,
+        snapshots=snapshots,
+    )
+
+
+def test_it_is_told_each_epoch_before_its_first_step(digits: kd.ImageDataset) -> None:
+    objective = Watching()
+    fit(digits, objective, epochs=3)
+    assert objective.told == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_it_is_in_the_models_mode_at_every_step(digits: kd.ImageDataset) -> None:
+    objective = Watching().eval()
+    fit(digits, objective, epochs=2)
+    training, validating = [(True, True, True)] * 12, [(False, False, False)] * 2
+    assert objective.modes == 2 * (training + validating)
+    assert objective.training
+
+
+def test_evaluate_asks_it_in_eval_mode_and_leaves_it_as_it_was(digits: kd.ImageDataset) -> None:
+    objective = Watching()
+    kd.evaluate(tiny_model(), objective, kd.make_loader(digits, batch_size=50))
+    assert objective.modes == [(False, False, False)] * 2
+    assert objective.training
+
+
+def test_adam_trains_its_weights_with_the_models(digits: kd.ImageDataset) -> None:
+    objective = Watching()
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    fit(digits, objective, epochs=1)
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in objective.state_dict().items())
+
+
+def test_without_weights_of_its_own_adam_has_the_models_alone() -> None:
+    model = tiny_model()
+    for objective in (None, kd.supervised):
+        optimizer, _ = adam(model, learning_rate=0.01, steps=1, objective=objective)
+        assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
+
+
+def test_a_training_that_goes_on_tells_it_where_it_stands(digits: kd.ImageDataset, tmp_path: Path) -> None:
+    class Cut(Exception):
+        pass
+
+    class Interrupted(Watching):
+        def forward(self, model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            if len(self.modes) == 20:  # in the second epoch
+                raise Cut
+            return super().forward(model, batch)
+
+    first, second = Interrupted(), Watching()
+    with pytest.raises(Cut):
+        fit(digits, first, epochs=3, snapshots=Snapshots(tmp_path, key="k", interval=0))
+    fit(digits, second, epochs=3, snapshots=Snapshots(tmp_path, key="k", interval=0))
+    assert second.told == [(1, 3), (2, 3)]

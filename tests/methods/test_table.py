@@ -1,0 +1,148 @@
+"""The table of methods: what it says is so, without torch, and a mistake is answered with what there is."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import kd
+from kd.commands.method_flags import given_settings, shown
+from kd.methods import METHODS, make, method_named, settings_of, try_method
+from kd.models.networks import CNN, MNIST_SHAPE
+
+every = pytest.mark.parametrize("name", METHODS)
+
+
+@every
+def test_a_factory_takes_just_the_settings_that_the_table_names(name: str) -> None:
+    module, _, function = METHODS[name].factory.partition(":")
+    signature = inspect.signature(getattr(importlib.import_module(module), function))
+    positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert positional == ["student", "teacher", "batch"]
+    assert keywords == list(METHODS[name].settings)
+    assert all(p.default is p.empty for p in signature.parameters.values())  # they stand in the table, and only there
+
+
+@every
+def test_what_it_needs_is_of_the_vocabulary_and_its_paper_can_be_found(name: str) -> None:
+    assert set(METHODS[name].needs) <= {"labels", "logits", "teacher", "ids"}
+    assert len({"logits", "teacher"} & set(METHODS[name].needs)) <= 1
+    assert "arXiv:" in METHODS[name].paper or "doi:" in METHODS[name].paper
+    assert METHODS[name].reference
+
+
+def test_the_table_is_there_without_torch() -> None:
+    program = "import sys, kd.methods; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_plain_distillation_is_the_pipelines() -> None:
+    import config
+
+    assert settings_of("kd") == {"temperature": config.TEMPERATURE, "alpha": config.ALPHA}
+
+
+def test_an_unknown_method_is_answered_with_those_that_are_nearly_called_so() -> None:
+    with pytest.raises(ValueError, match=r"no method 'dkdd'\. There is dkd"):
+        method_named("dkdd")
+    with pytest.raises(ValueError, match="kd, label-smoothing"):
+        method_named("???")
+
+
+def test_a_setting_that_the_method_lacks_is_answered_with_those_it_has() -> None:
+    with pytest.raises(ValueError, match=r"nkd has no setting 'beta'\. It has temperature, gamma"):
+        settings_of("nkd", {"beta": 1})
+
+
+def test_given_settings_take_the_place_of_defaults_as_what_the_defaults_are() -> None:
+    assert settings_of("dkd", {"beta": "2"}) == {**METHODS["dkd"].settings, "beta": 2.0}
+    assert list(settings_of("dkd", {"warmup": 0})) == list(METHODS["dkd"].settings)
+    with pytest.raises(ValueError, match=r"beta must be a float\. Got 'many'"):
+        settings_of("dkd", {"beta": "many"})
+
+
+@pytest.mark.parametrize("texts", [["beta"], ["=3"], ["beta=1", "beta=2"]])
+def test_a_setting_is_given_once_with_its_name_and_value(texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="once, as NAME=VALUE"):
+        given_settings(texts)
+
+
+def test_texts_become_settings() -> None:
+    assert given_settings(["beta=8", "layers=a,b=c"]) == {"beta": "8", "layers": "a,b=c"}
+
+
+@every
+def test_settings_as_they_are_shown_can_be_given_back(name: str) -> None:
+    again = settings_of(name, given_settings(shown(settings_of(name))))
+    assert shown(again) == shown(METHODS[name].settings)
+
+
+def test_no_text_is_a_setting_of_text_alone() -> None:
+    assert settings_of("at", given_settings(["student_layers="]))["student_layers"] == ""
+    with pytest.raises(ValueError, match=r"beta must be a float\. Got '' instead"):
+        settings_of("dkd", given_settings(["beta="]))
+
+
+@every
+@pytest.mark.parametrize("value", [-1, -0.5, float("nan"), float("inf"), "-1", "nan"])
+def test_numbers_are_finite_and_not_negative(name: str, value: float | str) -> None:
+    for setting, default in METHODS[name].settings.items():
+        if not isinstance(default, str):
+            with pytest.raises(ValueError, match=rf"^{setting} must be .* Got {value!r} instead"):
+                settings_of(name, {setting: value})
+
+
+def test_whole_numbers_are_not_cut_to_size() -> None:
+    for value in (100.9, "100.9", None):
+        with pytest.raises(ValueError, match=rf"negatives must be an? .* Got {value!r} instead"):
+            settings_of("crd", {"negatives": value})  # type: ignore[dict-item]
+    assert settings_of("crd", {"negatives": 100.0})["negatives"] == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {"temperature": 0}) for name, method in METHODS.items() if "temperature" in method.settings),
+        ("ttm", {"gamma": 0}),
+        ("wttm", {"gamma": 0}),
+        ("ofa", {"gamma": 0}),
+        ("teacher-free", {"correct": 2}),
+        ("at", {"form": "other"}),
+        ("cc", {"order": 0}),
+    ],
+)
+def test_what_is_outside_its_range_is_told_before_anything_is_trained(name: str, settings: dict[str, float]) -> None:
+    with kd.seeded(0):
+        student, teacher = CNN(4, MNIST_SHAPE, 10), CNN(8, MNIST_SHAPE, 10)
+        batch = torch.rand(8, *MNIST_SHAPE), torch.randint(10, (8,))
+        before = [kd.weights_bytes(model) for model in (student, teacher)]
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            try_method(name, student, teacher, batch, settings)
+    assert [kd.weights_bytes(model) for model in (student, teacher)] == before
+
+
+@every
+def test_every_method_can_be_tried(name: str) -> None:
+    with kd.seeded(0):
+        student, teacher = CNN(4, MNIST_SHAPE, 10), CNN(4, MNIST_SHAPE, 10)
+        batch = torch.rand(8, *MNIST_SHAPE), torch.randint(10, (8,))
+        pairs = try_method(name, student, teacher, batch)
+    assert bool(pairs) == ("teacher" in METHODS[name].needs)
+    assert {layer for pair in pairs for layer in pair} <= {"layer1", "layer2", "layer3", "output:input"}
+    assert student.training
+    assert teacher.training
+
+
+def test_a_method_is_made_with_its_settings() -> None:
+    model, batch = nn.Identity(), (torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 5))
+    logits, labels = torch.randn(3, 5), torch.tensor([0, 1, 2])
+    _, terms = make("kd", model, model, batch, {"alpha": "1"})(model, (logits, labels, torch.randn(3, 5)))
+    assert terms["hard"].item() == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    assert terms["soft"].item() == 0

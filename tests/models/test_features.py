@@ -1,0 +1,187 @@
+"""Capturing what a model computes: the very values, nothing left behind, and stages found without naming them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import kd
+from kd.models.features import capture, matched_stages, penultimate, shapes, stages
+from kd.models.networks import CNN, MLP, MNIST_SHAPE, ConvNet
+
+IMAGES = torch.rand(3, 1, 28, 28)
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_a_layers_output_and_input_are_those_of_the_pass() -> None:
+    model = CNN(4, MNIST_SHAPE, 10).eval()
+    with capture(model, "layer3", "output:input") as found:
+        logits = model(IMAGES)
+    maps = model.layer3(model.layer2(model.layer1(IMAGES)))
+    assert torch.equal(found["layer3"], maps)
+    assert torch.equal(found["output:input"], maps.mean(dim=(2, 3)))
+    assert torch.equal(model.output(found["output:input"]), logits)
+    found["layer3"].sum().backward()
+    assert model.layer1[0].weight.grad is not None
+
+
+def test_no_hook_is_left_whatever_happens() -> None:
+    model = CNN(4, MNIST_SHAPE, 10)
+    before = kd.weights_bytes(model)
+    with pytest.raises(RuntimeError, match="stop"), capture(model, "layer1"):
+        raise RuntimeError("stop")
+    with (
+        pytest.raises(ValueError, match=r"CNN has no layer 'layer9'\. It has layer"),
+        capture(model, "layer1", "layer9"),
+    ):
+        pass
+    stages(model, IMAGES)
+    assert hooks(model) == 0
+    assert model.training
+    assert kd.weights_bytes(model) == before
+
+
+def test_the_stages_of_the_toolkits_models_are_found() -> None:
+    found = [(stage.layer, stage.shape) for stage in stages(CNN(4, MNIST_SHAPE, 10), IMAGES)]
+    assert found == [("layer1", (4, 28, 28)), ("layer2", (8, 14, 14)), ("layer3", (16, 7, 7))]
+    assert [stage.layer for stage in stages(ConvNet(), IMAGES)] == ["conv1", "conv2", "norm2", "norm3"]
+    assert stages(MLP(8), IMAGES) == []
+
+
+def test_one_pixel_dropout_and_layers_used_twice_are_no_stages() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.relu = nn.Conv2d(1, 2, 3), nn.ReLU()
+            self.drop, self.pool, self.output = nn.Dropout2d(), nn.AdaptiveAvgPool2d(1), nn.Linear(2, 4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            maps = self.relu(self.relu(self.drop(self.first(images))))
+            logits: torch.Tensor = self.output(self.pool(maps).flatten(1))
+            return logits
+
+    model = Twice()
+    assert [stage.layer for stage in stages(model, IMAGES)] == ["first"]
+    assert penultimate(model, IMAGES) == "output:input"
+    assert shapes(model, ["pool", "output:input"], IMAGES) == [(2, 1, 1), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "layers"),
+    [
+        ("resnet50", 64, ["relu", "layer1", "layer2", "layer3", "layer4"]),  # not layer2.0.bn1, of layer1's size
+        ("mobilenet_v2", 64, ["features.1", "features.3", "features.6", "features.13", "features"]),
+        ("densenet121", 64, ["features.relu0", *(f"features.transition{n}.conv" for n in (1, 2, 3)), "features"]),
+        (
+            "vgg11_bn",
+            32,
+            ["features.2", "features.6", "features.13", "features.20", "features.27"],
+        ),  # no avgpool of 7 x 7
+        (
+            "convnext_tiny",
+            64,
+            ["features.2.0", "features.4.0", "features.6.0", "features"],
+        ),  # no [B, H, W, C] of blocks
+        ("swin_t", 64, ["permute"]),  # channels last before that
+        ("vit_b_16", 64, []),  # maps of the patches alone, and tokens afterwards
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_stages_of_known_networks_are_where_their_authors_end_them(
+    name: str, pixels: int, layers: list[str], *, wrapped: bool
+) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self, backbone: nn.Module) -> None:
+            super().__init__()
+            self.backbone = backbone
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.backbone(images)
+            return logits
+
+    size = {"image_size": pixels} if name == "vit_b_16" else {}
+    model = torchvision.models.get_model(name, weights=None, num_classes=4, **size)
+    found = stages(Wrapped(model) if wrapped else model, torch.rand(2, 3, pixels, pixels))
+    assert [stage.layer.removeprefix("backbone.") for stage in found] == layers
+
+
+def test_what_is_captured_is_what_the_layer_answered_whatever_works_in_place_afterwards() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 4))
+    inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients), capture(model, "0", "0:input") as found:
+            model(inputs)
+        assert torch.equal(found["0"], F.linear(inputs, model[0].weight, model[0].bias))
+        assert found["0"].min() < 0
+    with torch.inference_mode(), capture(model, "0") as found:
+        model(inputs)
+    assert found["0"].min() < 0
+
+
+def test_an_answer_that_a_function_overwrites_is_no_answer() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.output = nn.Linear(6, 8), nn.Linear(8, 4)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.output(F.relu(self.hidden(inputs), inplace=True))
+            return logits
+
+    model = InPlace()
+    with pytest.raises(ValueError, match="'hidden' answers with is overwritten"), capture(model, "hidden"):
+        model(torch.randn(5, 6))
+    with capture(model, "output") as found:
+        model(torch.randn(5, 6))
+    assert found["output"].shape == (5, 4)
+    assert hooks(model) == 0
+
+
+def test_a_layer_without_a_part_in_the_pass_and_one_that_answers_with_several_tensors_are_told() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.unused = nn.GRU(6, 8, batch_first=True), nn.Linear(8, 8)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            last: torch.Tensor = self.rnn(inputs)[0][:, -1]
+            return last
+
+    model, inputs = Recurrent(), torch.randn(2, 3, 6)
+    with pytest.raises(ValueError, match="'unused' had no part in the pass"):
+        shapes(model, ["unused"], inputs)
+    with pytest.raises(ValueError, match="'rnn' answers with a tuple, no tensor"):
+        shapes(model, ["rnn"], inputs)
+    assert hooks(model) == 0
+
+
+def test_stages_are_matched_from_the_last_one_back() -> None:
+    student, teacher = CNN(4, MNIST_SHAPE, 10), ConvNet()
+    expected = [("layer1", "conv2"), ("layer2", "norm2"), ("layer3", "norm3")]
+    assert matched_stages(student, teacher, IMAGES) == expected
+    named = matched_stages(student, teacher, IMAGES, student_layers="layer2", teacher_layers="conv1")
+    assert named == [("layer2", "conv1")]
+
+
+def test_models_without_maps_and_lists_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"the student, MLP, has none\. A student with --student cnn has"):
+        matched_stages(MLP(8), ConvNet(), IMAGES)
+    with pytest.raises(ValueError, match=r"as many\. Got 2 and 1"):
+        matched_stages(MLP(8), ConvNet(), IMAGES, student_layers="a,b", teacher_layers="c")
+    with pytest.raises(ValueError, match="no linear layer"):
+        penultimate(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), IMAGES)
+
+
+def test_a_captured_model_can_be_copied() -> None:
+    model = CNN(4, MNIST_SHAPE, 10).eval()
+    with capture(model, "layer1"):
+        model(IMAGES)
+    assert torch.equal(copy.deepcopy(model)(IMAGES), model(IMAGES))

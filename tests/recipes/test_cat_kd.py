@@ -1,0 +1,96 @@
+"""The recipe of class activation maps: a conversion changes no answer, the maps teach, and at toy size it runs."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import kd
+from kd.commands.trials import errors, trained
+from kd.data.splits import stratified_split
+from kd.evaluation.metrics import count_parameters
+from kd.models.networks import CNN, MNIST_SHAPE
+from tests.features_in_numpy import cat
+
+RECIPE = Path(kd.__file__).parent.parent / "recipes" / "cat_kd.py"
+
+
+@pytest.fixture(scope="module", name="recipe")
+def _recipe() -> dict[str, Any]:
+    return runpy.run_path(str(RECIPE))
+
+
+@pytest.fixture(scope="module", name="batch")
+def _batch() -> kd.Batch:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(12, *MNIST_SHAPE, generator=generator), torch.arange(12) % 10
+
+
+def made(recipe: dict[str, Any]) -> tuple[Any, Any]:
+    """Teacher and student."""
+    with kd.seeded(3):
+        return recipe["ByMaps"](CNN(4, MNIST_SHAPE, 10)), recipe["ByMaps"](CNN(2, MNIST_SHAPE, 10))
+
+
+def test_a_converted_network_is_the_same_function_of_the_same_size(recipe: dict[str, Any], batch: kd.Batch) -> None:
+    network = CNN(3, MNIST_SHAPE, 10).double().eval()
+    converted = recipe["ByMaps"](network).double().eval()
+    assert torch.allclose(converted(batch[0].double()), network(batch[0].double()), atol=1e-12)
+    assert count_parameters(converted) == count_parameters(network)
+    assert converted.maps(converted.trunk(batch[0].double())).shape == (12, 10, 7, 7)
+
+
+def test_the_term_is_the_written_formula_of_both_models_maps(recipe: dict[str, Any], batch: kd.Batch) -> None:
+    teacher, student = (model.eval() for model in made(recipe))
+    output, terms = recipe["cat_kd"](teacher, beta=3.0, side=2)(student, batch)
+    with torch.no_grad():
+        theirs, ours = (model.maps(model.trunk(batch[0])).double().numpy() for model in (teacher, student))
+    assert list(terms) == ["hard", "maps"]
+    assert terms["maps"].item() == pytest.approx(3 * cat(ours, theirs), rel=1e-6)
+    assert terms["hard"].item() == pytest.approx(nn.functional.cross_entropy(output, batch[1]).item())
+    np.testing.assert_allclose(output.detach().numpy(), ours.mean(axis=(2, 3)), atol=1e-6)
+
+
+def test_in_one_field_it_is_the_difference_of_the_logits(recipe: dict[str, Any], batch: kd.Batch) -> None:
+    teacher, student = (model.eval() for model in made(recipe))
+    output, terms = recipe["cat_kd"](teacher, beta=1.0, side=1)(student, batch)
+    assert terms["maps"].item() == pytest.approx((output - teacher(batch[0])).square().mean().item(), rel=1e-5)
+
+
+def test_the_maps_teach_the_student_and_the_teacher_stays(recipe: dict[str, Any], batch: kd.Batch) -> None:
+    teacher, student = made(recipe)
+    before = [tensor.clone() for tensor in teacher.state_dict().values()]
+    recipe["cat_kd"](teacher, beta=1.0, side=2)(student, batch)[1]["maps"].backward()
+    for name, parameter in student.named_parameters():
+        assert parameter.grad is not None, name
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(*pair) for pair in zip(before, teacher.state_dict().values(), strict=True))
+    twin = recipe["cat_kd"](teacher, beta=1.0, side=2)(teacher, batch)[1]
+    assert twin["maps"].item() == 0
+
+
+def test_without_weight_it_is_the_control(recipe: dict[str, Any]) -> None:
+    training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
+    teacher, student = made(recipe)
+    objectives = recipe["cat_kd"](teacher, beta=0.0, side=2), kd.supervised
+    ends = [trained(student, objective, training, seed=0, epochs=1).state_dict().values() for objective in objectives]
+    assert all(torch.equal(*pair) for pair in zip(*ends, strict=True))
+
+
+def test_at_toy_size_it_is_the_same_twice_and_what_is_saved_is_what_was_evaluated(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    toy = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 200, "teacher": 4, "student": 2}
+    found = recipe["main"](recipe["Settings"](**toy, out=tmp_path))
+    assert {name: len(own) for name, own in found.items()} == {"labels": 2, "kd": 2, "cat-kd": 2}
+    assert recipe["main"](recipe["Settings"](**toy)) == found
+    saved = recipe["ByMaps"](CNN(2, MNIST_SHAPE, 10))
+    kd.load_weights(saved, tmp_path / "student.pth")
+    _, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
+    assert errors(saved, held_back) == found["cat-kd"][0]

@@ -1,0 +1,116 @@
+"""The recipe of the reused classifier: what is used is the composite, no label is read, and at toy size it runs."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import kd
+from kd.commands.trials import errors, trained
+from kd.data.splits import stratified_split
+from kd.models.networks import CNN, MNIST_SHAPE
+
+RECIPE = Path(kd.__file__).parent.parent / "recipes" / "simkd.py"
+
+
+@pytest.fixture(scope="module", name="recipe")
+def _recipe() -> dict[str, Any]:
+    return runpy.run_path(str(RECIPE))
+
+
+@pytest.fixture(scope="module", name="batch")
+def _batch() -> kd.Batch:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(12, *MNIST_SHAPE, generator=generator), torch.arange(12) % 10
+
+
+def made(recipe: dict[str, Any]) -> tuple[CNN, CNN, Any]:
+    """Teacher, plain student and composite."""
+    with kd.seeded(3):
+        teacher, student = CNN(8, MNIST_SHAPE, 10), CNN(2, MNIST_SHAPE, 10)
+        return teacher.eval(), student, recipe["Composite"](student, teacher, reduction=2)
+
+
+def last_maps(network: CNN, images: Tensor) -> Tensor:
+    return network.layer3(network.layer2(network.layer1(images)))  # type: ignore[no-any-return]
+
+
+def test_the_loss_is_the_mean_squared_difference_of_the_maps_and_nothing_else(
+    recipe: dict[str, Any], batch: kd.Batch
+) -> None:
+    teacher, _, composite = made(recipe)
+    composite.eval()
+    _, terms = recipe["simkd"](teacher)(composite, batch)
+    with torch.no_grad():
+        ours, theirs = composite.projector(composite.trunk(batch[0])), last_maps(teacher, batch[0])
+    written = np.mean((ours.double().numpy() - theirs.double().numpy()) ** 2)
+    assert list(terms) == ["feature"]
+    assert terms["feature"].item() == pytest.approx(written, rel=1e-6)
+
+
+def test_with_the_teachers_maps_it_answers_as_the_teacher_does(recipe: dict[str, Any], batch: kd.Batch) -> None:
+    teacher, _, composite = made(recipe)
+    composite.trunk, composite.projector = nn.Sequential(teacher.layer1, teacher.layer2, teacher.layer3), nn.Identity()
+    output, terms = recipe["simkd"](teacher)(composite.eval(), batch)
+    assert torch.equal(output, teacher(batch[0]))
+    assert terms["feature"].item() == 0
+
+
+def test_the_gradient_reaches_projector_and_trunk_but_no_classifier_and_no_teacher(
+    recipe: dict[str, Any], batch: kd.Batch
+) -> None:
+    teacher, _, composite = made(recipe)
+    recipe["simkd"](teacher)(composite, batch)[1]["feature"].backward()
+    for name, parameter in composite.named_parameters():
+        assert (parameter.grad is None) == name.startswith("classifier"), name
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_labels_are_not_read_and_the_teachers_classifier_stays(recipe: dict[str, Any]) -> None:
+    training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
+    images = torch.stack([training[i][0] for i in range(len(training))])
+    teacher, _, composite = made(recipe)
+    before = [tensor.clone() for tensor in teacher.state_dict().values()]
+    labels = torch.arange(len(images)) % 10
+    ends = [
+        trained(composite, recipe["simkd"](teacher), TensorDataset(images, other), seed=0, epochs=1)
+        for other in (labels, labels.flip(0))
+    ]
+    assert all(torch.equal(*pair) for pair in zip(*(end.state_dict().values() for end in ends), strict=True))
+    assert torch.equal(ends[0].classifier.weight, teacher.output.weight)
+    assert not torch.equal(ends[0].trunk[0][0].weight, composite.trunk[0][0].weight)
+    assert all(torch.equal(*pair) for pair in zip(before, teacher.state_dict().values(), strict=True))
+
+
+def test_everything_that_is_used_is_counted(recipe: dict[str, Any], batch: kd.Batch) -> None:
+    _, student, composite = made(recipe)
+    counted = recipe["costs"]({"plain": student, "composite": composite}, batch[0][:1])
+    projector = 8 * 16 + 16 * 16 * 9 + 16 * 32  # weights; one multiply-add each at each of 7 × 7 pixels
+    trunk = 9 * 2 + 2 * 4 * 9 + 4 * 8 * 9
+    norms = 2 * (2 + 4 + 8)
+    assert counted["plain"][0] == f"{trunk + norms + 8 * 10 + 10:,}"
+    assert counted["composite"][0] == f"{trunk + norms + projector + 2 * (16 + 16 + 32) + 32 * 10 + 10:,}"
+    at_each_stage = 9 * 2 * 28**2 + 2 * 4 * 9 * 14**2 + 4 * 8 * 9 * 7**2
+    assert counted["plain"][1] == f"{at_each_stage + 80:,}"
+    assert counted["composite"][1] == f"{at_each_stage + projector * 49 + 320:,}"
+
+
+def test_at_toy_size_it_is_the_same_twice_and_what_is_saved_is_what_was_evaluated(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    toy = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 200, "teacher": 4, "student": 2}
+    found = recipe["main"](recipe["Settings"](**toy, out=tmp_path))
+    assert {name: len(own) for name, own in found.items()} == {"labels": 2, "kd": 2, "same on labels": 2, "simkd": 2}
+    assert recipe["main"](recipe["Settings"](**toy)) == found
+    saved = recipe["Composite"](CNN(2, MNIST_SHAPE, 10), CNN(4, MNIST_SHAPE, 10), reduction=2)
+    kd.load_weights(saved, tmp_path / "composite.pth")
+    _, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
+    assert errors(saved, held_back) == found["simkd"][0]

@@ -1,0 +1,370 @@
+"""Figures come out whole: every text inside the picture, none on top of another, the same numbers the same bytes."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from kd.evaluation.calibration import Bin
+from kd.evaluation.two_models import proportion_interval
+from kd.report.plots import (
+    accuracy_comparison,
+    confusion_matrices,
+    png,
+    prediction_examples,
+    reliability_diagram,
+    training_curves,
+)
+
+pytestmark = pytest.mark.pictures
+
+MODELS = ("teacher", "regular", "distilled")
+CAPTIONS = ("only the regular student errs", "only the distilled student errs", "both students err", "the teacher errs")
+# The panels of the pipeline's training_curves.png, of which the last has the longest title.
+PANELS = {
+    "ce": "Cross-entropy with the labels, nats",
+    "acc": "Accuracy, %",
+    "soft": "Soft term: (1 − α) · T² · KL, nats",
+}
+
+
+def histories(epochs: int) -> dict[str, dict[str, list[float]]]:
+    curve = [0.5 / (epoch + 1) for epoch in range(epochs)]
+    common = {f"{split}_{name}": curve for split in ("train", "val") for name in ("ce", "acc")}
+    return {"regular": common, "distilled": {**common, "train_soft": curve, "val_soft": curve}}
+
+
+def curves(epochs: int = 10) -> Figure:
+    return training_curves(histories(epochs), PANELS)
+
+
+def teacher_curves() -> Figure:
+    return training_curves({"teacher": histories(3)["regular"]}, {"ce": "Cross-entropy, nats", "acc": "Accuracy, %"})
+
+
+def comparison(errors: tuple[int, ...] = (68, 167, 143), images: int = 10_000) -> Figure:
+    return accuracy_comparison(dict(zip(MODELS, errors, strict=True)), images)
+
+
+def examples(rows: int = 4, classes: int = 10) -> Figure:
+    generator = torch.Generator().manual_seed(0)
+    columns = {
+        title: (8 * torch.rand(rows, classes, generator=generator)).softmax(dim=1)
+        for title in ("teacher", "teacher, softened (T = 5)", "regular student", "distilled student")
+    }
+    images = list(torch.rand(rows, 1, 28, 28, generator=generator))
+    labels = [classes - 1 - row for row in range(rows)]
+    captions = list(itertools.islice(itertools.cycle(CAPTIONS), rows))
+    return prediction_examples(images, labels, captions, columns, ["#000000", "#666666", "#D55E00", "#0072B2"])
+
+
+def matrices(classes: int = 10, mistakes: int = 40, models: int = 3) -> Figure:
+    generator = torch.Generator().manual_seed(0)
+    counts = {name: torch.randint(0, mistakes + 1, (classes, classes), generator=generator) for name in MODELS[:models]}
+    return confusion_matrices({name: count + 900 * torch.eye(classes).long() for name, count in counts.items()})
+
+
+def reliability_bins(seed: int, images: int, empty: int = 3) -> list[Bin]:
+    """15 bins that a real model might have: the lowest are empty, most images are in the last."""
+    accuracies = (torch.rand(15, generator=torch.Generator().manual_seed(seed)) * 4).round() / 4
+    counts = [0] * empty + [4 * (i + 1) for i in range(14 - empty)] + [images]
+    middles = [(i + 0.5) / 15 for i in range(15)]
+    rows = zip(counts, middles, accuracies.tolist(), strict=True)
+    return [Bin(n, c, a) if n else Bin(0, None, None) for n, c, a in rows]
+
+
+def diagram(models: tuple[str, ...] = MODELS, images: int = 9_876) -> Figure:
+    return reliability_diagram({name: reliability_bins(seed, images) for seed, name in enumerate(models)})
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "teacher": teacher_curves,
+    "students": curves,
+    "one epoch": lambda: curves(epochs=1),
+    "accuracy": comparison,
+    "no errors at all": lambda: comparison((0, 0, 0)),
+    "nothing but errors": lambda: comparison((500, 500, 500), 500),
+    "accuracies far apart": lambda: comparison((70, 9_000, 170)),
+    "examples": examples,
+    "one example": lambda: examples(rows=1),
+    "examples, 26 classes": lambda: examples(rows=2, classes=26),
+    "matrices": matrices,
+    "matrices, 26 classes": lambda: matrices(classes=26, models=2),
+    "matrices without mistakes": lambda: matrices(mistakes=0),
+    "reliability": diagram,
+    "reliability of one model": lambda: diagram(("distilled",)),
+    "reliability of many images": lambda: diagram(images=1_281_167),
+    "reliability of five models": lambda: diagram((*MODELS, "seed 1", "seed 2")),
+}
+TOY = "LIMIT=2000"
+
+
+@cache
+def drawn(name: str, toy: str | None = None) -> tuple[Figure, bytes]:
+    """The figure, laid out as in its file, and the file."""
+    figure = FIGURES[name]()
+    content = png(figure, toy=toy)
+    figure.set_dpi(Image.open(io.BytesIO(content)).size[0] / figure.get_figwidth())
+    FigureCanvasAgg(figure)
+    return figure, content
+
+
+def shown_ticks(axes: Axes, which: str = "xy") -> Iterator[Text]:
+    """Labels of the ticks inside the axes; matplotlib keeps those beyond the limits too, without drawing them."""
+    for axis in (getattr(axes, f"{letter}axis") for letter in which):
+        low, high = sorted(axis.get_view_interval())
+        slack = 1e-6 * (high - low)
+        yield from (t.label1 for t in axis.get_major_ticks() if low - slack <= t.get_loc() <= high + slack)
+
+
+def texts(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Every text that is to be seen, with its place in pixels."""
+    axes = [axes for axes in figure.axes if axes.axison]
+    ticks = {
+        label
+        for axis in itertools.chain.from_iterable((a.xaxis, a.yaxis) for a in figure.axes)
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for label in (tick.label1, tick.label2)
+    }
+    seen = [text for text in figure.findobj(Text) if isinstance(text, Text) and text not in ticks]
+    seen += itertools.chain.from_iterable(map(shown_ticks, axes))
+    return [(t.get_text(), t.get_window_extent()) for t in seen if t.get_visible() and t.get_text().strip()]
+
+
+def clashes(boxes: list[tuple[str, Bbox]]) -> list[tuple[str, str]]:
+    """Pairs of texts that overlap by more than a pixel in both directions."""
+    edges = np.array([box.extents for _, box in boxes])
+    low = np.maximum(edges[:, None, :2], edges[None, :, :2])
+    high = np.minimum(edges[:, None, 2:], edges[None, :, 2:])
+    rows, columns = np.triu((high - low > 1).all(axis=2), k=1).nonzero()
+    return [(boxes[i][0], boxes[j][0]) for i, j in zip(rows, columns, strict=True)]
+
+
+def outside(figure: Figure, boxes: list[tuple[str, Bbox]]) -> list[str]:
+    width, height = figure.bbox.size
+    return [text for text, box in boxes if min(box.extents) < 0 or box.x1 > width or box.y1 > height]
+
+
+STAMPED = ("teacher", "accuracy", "examples", "reliability")
+
+
+@pytest.mark.parametrize(("name", "toy"), [*((name, None) for name in FIGURES), *((name, TOY) for name in STAMPED)])
+def test_no_text_leaves_the_picture_or_covers_another(name: str, toy: str | None) -> None:
+    figure, _ = drawn(name, toy)
+    boxes = texts(figure)
+    assert len(boxes) > 5
+    assert outside(figure, boxes) == []
+    assert clashes(boxes) == []
+
+
+def test_the_check_itself_sees_clipped_and_covered_texts() -> None:
+    figure = Figure(figsize=(2, 2))
+    FigureCanvasAgg(figure)
+    for x, text in ((0.1, "below"), (0.15, "above"), (0.95, "clipped")):
+        figure.text(x, 0.5, text)
+    boxes = texts(figure)
+    assert outside(figure, boxes) == ["clipped"]
+    assert clashes(boxes) == [("below", "above")]
+
+
+def test_the_soft_terms_title_is_there_in_full() -> None:
+    figure, _ = drawn("students")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(PANELS.values())
+
+
+@pytest.mark.parametrize("name", ["teacher", "students", "accuracy", "examples", "matrices", "reliability"])
+def test_the_same_numbers_give_the_same_decodable_bytes(name: str) -> None:
+    _, content = drawn(name)
+    image = Image.open(io.BytesIO(content))
+    image.verify()
+    assert image.format == "PNG"
+    assert min(image.size) > 300
+    assert png(FIGURES[name]()) == content
+
+
+def test_other_numbers_give_another_picture() -> None:
+    assert png(comparison((68, 167, 144))) != drawn("accuracy")[1]
+
+
+@pytest.mark.parametrize("name", STAMPED)
+def test_a_toy_run_is_stamped_and_a_full_one_is_not(name: str) -> None:
+    assert f"TOY RUN ({TOY})" in drawn(name, TOY)[0].get_suptitle()
+    assert "TOY" not in drawn(name)[0].get_suptitle()
+    assert drawn(name, TOY)[1] != drawn(name)[1]
+
+
+def test_the_stamp_keeps_the_figures_own_title() -> None:
+    assert drawn("examples", TOY)[0].get_suptitle().startswith(drawn("examples")[0].get_suptitle())
+
+
+# --- what is drawn
+
+
+def test_curves_are_drawn_against_epochs_from_one_with_accuracy_in_percent() -> None:
+    numbers = histories(3)
+    figure = training_curves({"regular": numbers["regular"]}, {"ce": "a", "acc": "b"})
+    for axes, quantity, scale in zip(figure.axes, ("ce", "acc"), (1, 100), strict=True):
+        lines = {str(line.get_linestyle()): line for line in axes.lines}
+        assert set(lines) == {"--", "-"}
+        for style, split in (("--", "train"), ("-", "val")):
+            assert list(np.asarray(lines[style].get_xdata())) == [1, 2, 3]
+            expected = [scale * value for value in numbers["regular"][f"{split}_{quantity}"]]
+            assert list(np.asarray(lines[style].get_ydata())) == pytest.approx(expected)
+
+
+def test_a_quantity_that_a_model_lacks_is_not_drawn_for_it() -> None:
+    figure, _ = drawn("students")
+    assert [len(axes.lines) for axes in figure.axes] == [4, 4, 2]
+    assert {line.get_label() for line in figure.axes[2].lines} == {
+        "distilled student, training",
+        "distilled student, validation",
+    }
+
+
+def test_each_curve_is_named_once_in_the_legend() -> None:
+    (legend,) = drawn("students")[0].legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert len(names) == len(set(names)) == 4
+
+
+@pytest.mark.parametrize(("name", "marked"), [("one epoch", True), ("students", False)])
+def test_a_single_epoch_is_drawn_as_a_marker(name: str, marked: bool) -> None:
+    markers = {line.get_marker() for axes in drawn(name)[0].axes for line in axes.lines}
+    assert markers == ({"o"} if marked else {"None"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "teacher",
+        "students",
+        "one epoch",
+    ],
+)
+def test_epochs_are_marked_by_whole_numbers(name: str) -> None:
+    labels = [text.get_text() for axes in drawn(name)[0].axes for text in shown_ticks(axes, "x")]
+    assert labels
+    assert all(label.isdigit() for label in labels)
+
+
+def test_the_accuracy_axis_shows_the_differences() -> None:
+    low, high = drawn("accuracy")[0].axes[0].get_xlim()
+    assert 97 < low < 98.33 < 99.32 < high
+    assert high - low < 2.5
+
+
+def test_the_accuracy_figure_tells_the_numbers() -> None:
+    shown = " ".join(text for text, _ in texts(drawn("accuracy")[0]))
+    for part in ("99.32%", "68 errors", "98.33%", "167 errors", "98.57%", "143 errors", "10,000 test images"):
+        assert part in shown
+
+
+def test_the_interval_in_the_picture_is_the_one_computed() -> None:
+    figure, _ = drawn("accuracy")
+    for container, errors in zip(figure.axes[0].containers, (68, 167, 143), strict=True):
+        assert isinstance(container, ErrorbarContainer)
+        ((left, _), (right, _)) = container.lines[2][0].get_segments()[0]
+        assert (left / 100, right / 100) == pytest.approx(proportion_interval(10_000 - errors, 10_000))
+
+
+def test_example_bars_are_the_probabilities_and_the_true_class_is_hatched() -> None:
+    values = torch.tensor([[0.7, 0.2, 0.1]])
+    figure = prediction_examples([torch.zeros(1, 4, 4)], [1], ["both students err"], {"teacher": values}, ["#000000"])
+    bars = [bar for bar in figure.axes[1].patches if isinstance(bar, Rectangle)]
+    assert [bar.get_height() for bar in bars] == pytest.approx([70, 20, 10])
+    assert [bar.get_hatch() is not None for bar in bars] == [False, True, False]
+    assert "label 1: both students err" in figure.axes[0].get_title(loc="left")
+
+
+def test_without_any_disagreement_the_examples_figure_still_draws() -> None:
+    assert png(examples(rows=0))
+
+
+def test_the_heat_map_shows_mistakes_only() -> None:
+    matrix = torch.tensor([[50, 3], [0, 40]])
+    figure = confusion_matrices({"regular": matrix})
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["3"]
+    assert "3 errors" in figure.axes[0].get_title()
+    assert matrix.tolist() == [[50, 3], [0, 40]]
+
+
+def error_bars(figure: Figure) -> list[ErrorbarContainer]:
+    return [container for container in figure.axes[0].containers if isinstance(container, ErrorbarContainer)]
+
+
+def test_a_reliability_point_is_accuracy_at_confidence_in_percent_and_an_empty_bin_has_none() -> None:
+    figure, _ = drawn("reliability")
+    for seed, bars in enumerate(error_bars(figure)):
+        assert not bars.lines[0].get_clip_on()  # at 100 % half of a marker is beyond the axes
+        full = [b for b in reliability_bins(seed, 9_876) if b.images]
+        assert len(full) == 12
+        for which, values in ((0, [b.confidence for b in full]), (1, [b.accuracy for b in full])):
+            assert np.asarray(bars.lines[0].get_data()[which]) == pytest.approx([100 * (v or 0) for v in values])
+        for segment, (n, _, a) in zip(bars.lines[2][0].get_segments(), full, strict=True):
+            low, high = proportion_interval(round(n * (a or 0)), n)
+            assert [y / 100 for _, y in segment] == pytest.approx([low, high], abs=1e-9)
+
+
+def test_models_in_the_reliability_diagram_are_told_apart_without_colour() -> None:
+    bars = error_bars(drawn("reliability")[0])
+    assert len({container.lines[0].get_marker() for container in bars}) == 3
+    joined = [line for line in drawn("reliability")[0].axes[0].lines if line.get_linestyle() in {"-", "--", ":"}]
+    assert len({line.get_linestyle() for line in joined}) == 3
+
+
+def test_only_points_of_enough_images_are_joined() -> None:
+    """Bins of 4 and 8 images stay alone; those of 12 and more are joined."""
+    figure, _ = drawn("reliability of one model")
+    (line,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "None"]
+    assert list(np.asarray(line.get_xdata())) == pytest.approx([100 * (i + 0.5) / 15 for i in range(5, 15)])
+
+
+def test_the_reliability_diagram_tells_every_count_and_every_error() -> None:
+    figure, _ = drawn("reliability of one model")
+    counts = [text.get_text() for text in figure.axes[1].texts]
+    assert counts == [f"{b.images:,}" for b in reliability_bins(0, 9_876)]
+    bins = reliability_bins(0, 9_876)
+    error = sum(n * abs((a or 0) - (c or 0)) for n, c, a in bins) / sum(n for n, _, _ in bins)
+    (legend,) = figure.legends
+    expected = ["perfectly calibrated", f"distilled student: ECE {100 * error:.2f} %"]
+    assert sorted(text.get_text() for text in legend.get_texts()) == sorted(expected)
+    assert "1,281k" in [text.get_text() for text in drawn("reliability of many images")[0].axes[1].texts]
+
+
+def test_counts_stand_below_their_bins() -> None:
+    figure, _ = drawn("reliability")
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim() == (0, 100)
+    rows = {text.get_position()[1] for text in figure.axes[1].texts}
+    assert len(rows) == 3
+    for text, column in zip(figure.axes[1].texts, itertools.cycle(range(15))):
+        assert text.get_position()[0] == pytest.approx(100 * (column + 0.5) / 15)
+
+
+def test_a_dollar_in_the_name_of_a_class_is_a_dollar() -> None:
+    classes = ("$1m_$2m", "$10^$20", "$$", "a$b")
+    figure = confusion_matrices({"teacher": torch.eye(4, dtype=torch.int64)}, classes)
+    png(figure)
+    labels = [text.get_text().replace(r"\$", "$") for text in figure.axes[0].get_xticklabels()]
+    assert labels == list(classes)
+
+
+def test_students_asked_the_same_images_have_the_intervals_of_one() -> None:
+    bins = [Bin(4000, 0.95, 0.9)]
+    figures = [reliability_diagram({"regular": own}, students=n) for own, n in ((bins, 10), ([Bin(400, 0.95, 0.9)], 1))]
+    segments = [error_bars(figure)[0].lines[2][0].get_segments()[0] for figure in figures]
+    assert np.array_equal(*segments)
+    assert [figure.axes[1].texts[0].get_text() for figure in figures] == ["400", "400"]

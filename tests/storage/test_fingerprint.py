@@ -1,0 +1,225 @@
+"""Two descriptions are equal exactly when the same would be computed: what must change them does, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+import kd
+from kd.storage.fingerprint import _compiled, describe, differences, digest
+from tests.conftest import tiny_model
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50)
+@given(plain)
+def test_plain_data_is_described_as_json_and_equal_to_itself(value: Any) -> None:
+    assert digest(describe(value)) == digest(json.loads(json.dumps(describe(copy.deepcopy(value)))))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=30), st.data())
+def test_one_changed_value_in_a_tensor_is_noticed(values: list[int], data: st.DataObject) -> None:
+    tensor = torch.tensor(values)
+    other = tensor.clone()
+    other[data.draw(st.integers(0, len(values) - 1))] += 1
+    assert describe(tensor) != describe(other)
+
+
+def test_shape_and_type_are_part_of_a_tensor() -> None:
+    zeros = torch.zeros(2, 3)
+    assert describe(zeros) != describe(torch.zeros(3, 2))
+    assert describe(zeros) != describe(torch.zeros(2, 3, dtype=torch.int32))
+
+
+def test_a_memory_format_changes_nothing() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    assert describe(images) == describe(images.contiguous(memory_format=torch.channels_last))
+
+
+def test_another_weight_another_class_or_another_forward_is_another_model() -> None:
+    model = tiny_model()
+    assert describe(model) == describe(copy.deepcopy(model))
+    assert describe(model) != describe(tiny_model(seed=1))
+
+    class Named(nn.Sequential):
+        pass
+
+    class Other(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(1)
+
+    named, other = Named(*model), Other(*model)
+    assert len({digest(describe(m)) for m in (model, named, other)}) == 3
+
+
+def test_a_setting_of_a_layer_without_weights_is_noticed() -> None:
+    assert describe(tiny_model(dropout=0.1)) != describe(tiny_model(dropout=0.2))
+
+
+def test_a_changed_forward_deep_inside_is_noticed() -> None:
+    def block(source: str) -> nn.Module:
+        class Block(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x
+
+        class Changed(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x + 1
+
+        return Block() if source == "old" else Changed()
+
+    old, new = (nn.Sequential(nn.Sequential(block(source))) for source in ("old", "new"))
+    assert describe(old) != describe(new)
+
+
+@pytest.mark.parametrize("change", [{"temperature": 4.0}, {"alpha": 0.4}])
+def test_an_objective_is_described_with_its_settings(change: dict[str, float]) -> None:
+    setting = {"temperature": 5.0, "alpha": 0.5}
+    assert describe(kd.distilled(**setting)) == describe(kd.distilled(**setting))
+    assert describe(kd.distilled(**setting)) != describe(kd.distilled(**{**setting, **change}))
+
+
+def test_the_teacher_inside_an_objective_is_part_of_it() -> None:
+    objective = kd.distilled(temperature=5, alpha=0.5)
+    one, other = (describe(kd.live_teacher(tiny_model(seed), objective)) for seed in (0, 1))
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: Subset(data, [0, 2, 1]),
+        lambda data: Subset(data, [0, 1]),
+        lambda data: kd.ImageDataset(data.images, data.labels.flip(0), mean=data.mean, std=data.std),
+        lambda data: kd.ImageDataset(data.images, data.labels, mean=0.5, std=data.std),
+        lambda data: kd.DistillDataset(data, torch.zeros(len(data), 4)),
+    ],
+)
+def test_another_dataset_is_noticed(change: Callable[[kd.ImageDataset], Dataset[Any]], digits: kd.ImageDataset) -> None:
+    assert describe(Subset(digits, [0, 1, 2])) == describe(Subset(digits, [0, 1, 2]))
+    assert describe(change(digits)) not in (describe(digits), describe(Subset(digits, [0, 1, 2])))
+
+
+def test_batch_size_drop_last_and_order_are_part_of_a_loader(digits: kd.ImageDataset) -> None:
+    variants: list[dict[str, Any]] = [{}, {"batch_size": 2}, {"batch_size": 2, "drop_last": True}, {"shuffle": True}]
+    assert len({digest(describe(DataLoader(digits, **variant))) for variant in variants}) == len(variants)
+
+
+def test_the_optimizer_counts_with_its_settings_and_not_with_its_weights() -> None:
+    one, other = (describe(torch.optim.Adam(tiny_model(seed).parameters(), lr=0.1)) for seed in (0, 1))
+    assert one == other
+    assert one != describe(torch.optim.Adam(tiny_model().parameters(), lr=0.2))
+    assert one != describe(torch.optim.AdamW(tiny_model().parameters(), lr=0.1))
+
+
+def test_what_cannot_be_described_is_refused_with_a_remedy() -> None:
+    class Opaque(TensorDataset):
+        def __init__(self) -> None:
+            super().__init__(torch.zeros(1))
+            self.handle = object()
+
+    with pytest.raises(TypeError, match=r"whether a object has changed.*fingerprint\(\)"):
+        describe(Opaque())
+    Opaque.fingerprint = lambda self: "version 1"  # type: ignore[attr-defined]
+    assert describe(Opaque())["content"] == "version 1"
+
+
+def test_another_process_describes_the_same() -> None:
+    code = (
+        "import kd, kd.storage.fingerprint as d; "
+        "print(d.digest(d.describe([kd.distilled(temperature=5, alpha=.5), {'b': 1}])))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert printed == digest(describe([kd.distilled(temperature=5, alpha=0.5), {"b": 1}]))
+
+
+def test_differences_name_the_place_and_show_short_values() -> None:
+    old = {"settings": {"epochs": 10, "seed": 0}, "model": {"weights": "a" * 64}}
+    new = {"settings": {"epochs": 2, "seed": 0}, "model": {"weights": "b" * 64}}
+    assert differences(old, new) == ["settings.epochs: was 10, is 2", "model.weights is another"]
+    assert differences(old, old) == []
+
+
+def test_differences_inside_a_list_name_the_place_too() -> None:
+    optimizer = torch.optim.Adam(tiny_model().parameters(), lr=0.25)
+    old = {"optimizer": describe(optimizer)}
+    optimizer.param_groups[0]["lr"] = 0.5
+    assert differences(old, {"optimizer": describe(optimizer)}) == ["optimizer.groups.0.lr: was 0.25, is 0.5"]
+    assert differences({"layers": [1]}, {"layers": [1, 2]}) == ["layers: was [1], is [1, 2]"]
+
+
+def test_defaults_of_a_function_and_plain_attributes_of_a_module_count() -> None:
+    def made(temperature: float) -> Callable[..., float]:
+        def objective(model: object, batch: object, temperature: float = temperature) -> float:
+            return temperature
+
+        return objective
+
+    class Soft(nn.Module):
+        def __init__(self, temperature: float) -> None:
+            super().__init__()
+            self.temperature = temperature
+
+    assert describe(made(4)) == describe(made(4))
+    assert describe(made(4)) != describe(made(5))
+    assert describe(Soft(4)) == describe(Soft(4))
+    assert describe(Soft(4)) != describe(Soft(5))
+
+
+def test_which_parameters_are_trained_counts() -> None:
+    model, frozen = tiny_model(), tiny_model()
+    next(iter(frozen.parameters())).requires_grad_(False)
+    described = [
+        describe(torch.optim.Adam(parameters))
+        for parameters in (model.parameters(), list(model.parameters())[2:], frozen.parameters())
+    ]
+    assert len({digest(description) for description in described}) == 3
+
+
+def test_a_changed_setting_of_an_objective_is_shown_by_name() -> None:
+    old, new = (describe(kd.distilled(temperature=t, alpha=0.5)) for t in (5, 4))
+    assert differences(old, new) == ["closure.temperature: was 5.0, is 4.0"]
+
+
+def test_a_whole_number_given_as_such_is_the_same_temperature() -> None:
+    assert describe(kd.distilled(temperature=5, alpha=1)) == describe(kd.distilled(temperature=5.0, alpha=1.0))
+
+
+def test_the_code_that_was_loaded_counts_and_not_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "edited_module.py"
+    source.write_text("def objective(model, batch):\n    return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    objective = importlib.import_module("edited_module").objective
+    before = describe(objective)
+    source.write_text("def objective(model, batch):\n    return 2\n")
+    assert describe(objective) == before
+
+
+def test_a_function_that_is_a_default_is_described_by_its_name_and_not_by_its_address() -> None:
+    def first(x: int) -> int:
+        return x
+
+    def with_default(x: int, inner: object = first, *, other: object = first) -> object:
+        return x, inner, other
+
+    assert " at 0x" in repr(first)
+    assert " at 0x" not in str(_compiled(with_default))

@@ -1,0 +1,235 @@
+"""The run folder: what has not changed is kept, what has changed starts anew, and nothing is mixed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd.storage.run_folder import (
+    _NO_RESULTS,
+    PACKAGE,
+    _code,
+    _without_results,
+    code_digest,
+    fingerprint,
+    open_run,
+    stage,
+)
+from kd.storage.snapshots import Snapshots
+from kd.storage.stopping import Stopped, asked_to_stop, stop_if_asked, stopping_when_asked
+
+
+class Work:
+    """A stage's work that counts how often it is done."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def __call__(self, snapshots: Snapshots | None) -> dict[str, object]:
+        self.done += 1
+        return {"value": torch.tensor(self.done)}
+
+
+def outcome(work: Work, inputs: dict[str, object]) -> int:
+    return int(stage("work", inputs, work)["value"])
+
+
+def test_the_same_inputs_are_worked_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = Work()
+    for _ in range(3):
+        with open_run(tmp_path):
+            assert outcome(work, {"epochs": 2}) == 1
+    assert work.done == 1
+    assert "work: kept from an earlier run" in capsys.readouterr().out
+
+
+def test_changed_inputs_start_anew_say_why_and_leave_the_other_outcome(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = Work()
+    with open_run(tmp_path):
+        assert outcome(work, {"epochs": 2}) == 1
+        assert outcome(work, {"epochs": 3}) == 2
+        assert "work: starts anew; changed since the last run: inputs.epochs: was 2, is 3" in capsys.readouterr().out
+        assert outcome(work, {"epochs": 2}) == 1
+
+
+def test_a_stage_whose_name_goes_on_is_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_run(tmp_path):
+        stage("work-2", {"epochs": 2}, Work())
+        stage("work", {"epochs": 3}, Work())
+    assert "starts anew" not in capsys.readouterr().out
+
+
+def test_without_an_open_run_nothing_is_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = Work()
+    assert [outcome(work, {}), outcome(work, {})] == [1, 2]
+    assert not list(tmp_path.iterdir())
+
+
+def test_fresh_works_again_and_puts_the_earlier_outcome_aside(tmp_path: Path) -> None:
+    work = Work()
+    for number, fresh in enumerate([False, True, True], start=1):
+        with open_run(tmp_path, fresh=fresh):
+            assert outcome(work, {}) == number
+    assert sorted(path.name for path in tmp_path.glob("aside-*")) == ["aside-1", "aside-2"]
+
+
+def test_work_that_fails_leaves_no_outcome(tmp_path: Path) -> None:
+    def fail(_: Snapshots | None) -> dict[str, object]:
+        raise FloatingPointError("the loss is not finite")
+
+    with open_run(tmp_path), pytest.raises(FloatingPointError):
+        stage("work", {}, fail)
+    with open_run(tmp_path):
+        assert outcome(Work(), {}) == 1
+
+
+def test_a_folder_in_use_is_refused_and_names_the_process(tmp_path: Path) -> None:
+    second = open_run(tmp_path)
+    with open_run(tmp_path), pytest.raises(OSError, match=rf"another run \(process {os.getpid()}\) is using"):
+        second.__enter__()
+
+
+def test_the_recorded_number_of_threads_is_used_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with open_run(tmp_path):
+            pass
+        torch.set_num_threads(2)
+        with open_run(tmp_path):
+            assert torch.get_num_threads() == 1
+        assert "threads: 1, as in the earlier run, instead of 2" in capsys.readouterr().out
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_damaged_record_of_threads_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"), open_run(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_waits_for_a_safe_point(number: signal.Signals, code: int) -> None:
+    def asked() -> None:
+        with stopping_when_asked():
+            os.kill(os.getpid(), number)
+            assert asked_to_stop()
+            stop_if_asked()
+            raise AssertionError("it went on")
+
+    earlier = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped:
+        asked()
+    assert stopped.value.code == code
+    assert not asked_to_stop()
+    assert signal.getsignal(number) is earlier
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from kd.storage.stopping import stopping_when_asked\n"
+        "with stopping_when_asked():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert ended.returncode == 143
+    assert "finishing the step in hand" in ended.stderr
+
+
+def test_a_fingerprint_notices_every_file_but_the_timings(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("1")
+    (tmp_path / "timings.json").write_text("1")
+    (tmp_path / "report.html").write_text("1")
+    before = fingerprint(tmp_path)
+    (tmp_path / "timings.json").write_text("2")
+    (tmp_path / "report.html").write_text("2")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "metrics.json").write_text("2")
+    assert fingerprint(tmp_path) != before
+
+
+def test_a_stage_killed_before_its_first_snapshot_is_said_to_be_done_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(_: Snapshots | None) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path):
+        stage("work", {}, killed)
+    with open_run(tmp_path):
+        assert outcome(Work(), {}) == 1
+    assert "work: interrupted before its first snapshot; done again from its start" in capsys.readouterr().out
+
+
+def test_fresh_forgets_the_threads_of_a_run_that_kept_nothing(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with open_run(tmp_path):
+            pass
+        torch.set_num_threads(2)
+        with open_run(tmp_path, fresh=True):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+FOLDERS = sorted({path.parent.as_posix() for path in FILES})
+WITHOUT_RESULTS = {"commands/compare", "commands/run", "commands/sweep", "report"}
+
+
+def copied(folder: Path) -> Path:
+    """The package's sources alone."""
+    for path in FILES:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / path, folder / path)
+    return folder
+
+
+@pytest.mark.parametrize("folder", sorted({*FOLDERS} - WITHOUT_RESULTS))
+def test_a_byte_changed_in_any_folder_that_counts_changes_the_key(folder: str, tmp_path: Path) -> None:
+    package = copied(tmp_path)
+    before = code_digest(package)
+    assert before == code_digest(PACKAGE) == _code()
+    counting = [
+        path
+        for path in FILES
+        if path.parent.as_posix() == folder and not _without_results(path.with_suffix("").as_posix())
+    ]
+    assert counting
+    for path in counting:
+        content = (package / path).read_bytes()
+        (package / path).write_bytes(content + b"#")
+        assert code_digest(package) != before, path
+        (package / path).write_bytes(content)
+    assert code_digest(package) == before
+
+
+@pytest.mark.parametrize("folder", sorted(WITHOUT_RESULTS))
+def test_a_byte_changed_where_it_is_only_shown_changes_no_key(folder: str, tmp_path: Path) -> None:
+    package = copied(tmp_path)
+    before = code_digest(package)
+    for path in FILES:
+        if path.parent.as_posix() == folder:
+            (package / path).write_bytes(b"#")
+    assert code_digest(package) == before
+
+
+def test_every_module_that_does_not_count_is_there() -> None:
+    names = {path.with_suffix("").as_posix() for path in FILES} | {*FOLDERS}
+    assert {*_NO_RESULTS.split()} <= names

@@ -1,0 +1,72 @@
+"""Asked to stop, a training keeps its state after the step in hand, and goes on from it as if nothing had been."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kd
+from kd.storage.snapshots import Snapshots
+from kd.storage.stopping import Stopped, stopping_when_asked
+from tests.conftest import tiny_model
+
+
+class Interrupting(nn.Module):
+    """Sends SIGTERM to its own process at one of its calls."""
+
+    def __init__(self, at_call: int) -> None:
+        super().__init__()
+        self.model, self.calls, self.at_call = tiny_model(dropout=0.3), itertools.count(1), at_call
+
+    def forward(self, images: Tensor) -> Tensor:
+        if next(self.calls) == self.at_call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        logits: Tensor = self.model(images)
+        return logits
+
+
+def fit(model: nn.Module, digits: kd.ImageDataset, snapshots: Snapshots | None) -> kd.History:
+    """Two epochs of six steps of training and two of validation."""
+    loader, val_loader = kd.make_loader(digits, batch_size=16, shuffle=True), kd.make_loader(digits, batch_size=48)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    return kd.fit(model, kd.supervised, loader, val_loader, optimizer=optimizer, epochs=2, seed=0, snapshots=snapshots)
+
+
+@pytest.mark.parametrize(
+    ("at_call", "where"),
+    [(1, "epoch 1, batch 1"), (4, "epoch 1, batch 4"), (7, "epoch 2, batch 1"), (12, "epoch 2, batch 4")],
+)
+def test_a_signal_in_any_step_keeps_the_state_and_the_end_is_the_same(
+    at_call: int, where: str, digits: kd.ImageDataset, tmp_path: Path
+) -> None:
+    untouched = Interrupting(at_call=0)
+    history = fit(untouched, digits, None)
+    interrupted = Interrupting(at_call)
+    with pytest.raises(Stopped), stopping_when_asked():
+        fit(interrupted, digits, Snapshots(tmp_path, key="k", interval=3600))
+    snapshots = Snapshots(tmp_path, key="k", interval=3600)
+    assert snapshots.state is not None
+    assert snapshots.state["where"] == where
+    resumed = Interrupting(at_call=0)
+    assert fit(resumed, digits, snapshots) == history
+    assert kd.weights_bytes(resumed) == kd.weights_bytes(untouched)
+
+
+def test_a_reader_that_is_gone_does_not_disturb_the_handler() -> None:
+    code = (
+        "import os, signal\n"
+        "from kd.storage.stopping import stopping_when_asked\n"
+        "os.close(2)\n"
+        "with stopping_when_asked():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False, timeout=50)
+    assert ended.returncode == 143

@@ -1,0 +1,182 @@
+"""Several teachers as one: the documented formulas in float64, and what must hold for any of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import kd
+from kd.storage.fingerprint import describe, digest
+from kd.teachers.ensemble import Ensemble, average_logits, confidences
+from tests.conftest import tiny_model
+
+some = settings(max_examples=60)
+seeds, temperatures = st.integers(0, 999), st.floats(0.1, 50)
+shares = st.lists(st.floats(0, 9), min_size=3, max_size=3).filter(lambda given: sum(given) > 0.01)
+
+
+def some_logits(seed: int, teachers: int = 3, scale: float = 5.0) -> list[Tensor]:
+    return [torch.from_numpy(one) for one in scale * np.random.default_rng(seed).normal(size=(teachers, 6, 4))]
+
+
+def softmax(values: Any) -> Any:
+    """[N, K] in float64, written out."""
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@some
+@given(seed=seeds, temperature=temperatures, weights=shares)
+def test_softened_it_is_the_mean_of_the_softened_probabilities(
+    seed: int, temperature: float, weights: list[float]
+) -> None:
+    logits = some_logits(seed)
+    z = average_logits(logits, temperature=temperature, weights=weights)
+    mean = sum(w * softmax(one.numpy() / temperature) for w, one in zip(weights, logits, strict=True)) / sum(weights)
+    np.testing.assert_allclose(softmax(z.numpy() / temperature), mean, rtol=1e-9, atol=1e-300)
+
+
+@some
+@given(seed=seeds, temperature=temperatures, weights=shares)
+def test_a_mean_of_logits_is_the_geometric_mean_at_every_temperature(
+    seed: int, temperature: float, weights: list[float]
+) -> None:
+    logits = some_logits(seed)
+    z = average_logits(logits, how="logits", weights=weights)
+    log_mean = sum(
+        w / sum(weights) * np.log(softmax(one.numpy() / temperature)) for w, one in zip(weights, logits, strict=True)
+    )
+    np.testing.assert_allclose(softmax(z.numpy() / temperature), softmax(log_mean), rtol=1e-7, atol=1e-300)
+
+
+@some
+@given(seed=seeds, temperature=temperatures, how=st.sampled_from(["probabilities", "logits"]))
+def test_agreeing_teachers_and_single_ones_change_no_softened_probability(
+    seed: int, temperature: float, how: str
+) -> None:
+    (one,) = some_logits(seed, teachers=1)
+    for logits in ([one], [one, one], [one, one - 7]):  # a constant added to a row's logits means nothing
+        z = average_logits(logits, how=how, temperature=temperature)
+        np.testing.assert_allclose(softmax(z.numpy() / temperature), softmax(one.numpy() / temperature), rtol=1e-9)
+
+
+@pytest.mark.parametrize("how", ["probabilities", "logits"])
+def test_the_order_of_teachers_does_not_count_and_a_weight_of_0_leaves_one_out(how: str) -> None:
+    one, two, three = some_logits(0)
+    z = average_logits([one, two, three], how=how, temperature=3.0, weights=[1, 2, 0])
+    torch.testing.assert_close(z, average_logits([two, one], how=how, temperature=3.0, weights=[20, 10]))
+
+
+@pytest.mark.parametrize("how", ["probabilities", "logits"])
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float16, torch.float32), (torch.float64, torch.float64)])
+def test_the_result_is_float32_or_better_and_finite_for_extreme_logits(
+    how: str, dtype: torch.dtype, expected: torch.dtype
+) -> None:
+    extreme = torch.tensor([[6e4, -6e4, 0.0]], dtype=dtype)
+    z = average_logits([extreme, extreme.flip(1)], how=how, temperature=0.5)
+    assert z.dtype == expected
+    assert z.isfinite().all()
+
+
+def test_an_average_at_one_temperature_is_none_at_another() -> None:
+    logits = some_logits(0)
+    z = average_logits(logits, temperature=4.0).numpy()
+    mean = np.mean([softmax(one.numpy()) for one in logits], axis=0)
+    assert np.abs(softmax(z) - mean).max() > 0.01
+
+
+@pytest.mark.parametrize("how", ["probabilities", "logits"])
+def test_an_ensemble_is_a_teacher_whose_cache_is_the_average_of_the_caches(how: str, digits: kd.ImageDataset) -> None:
+    teachers = [tiny_model(seed, dropout=0.5, batch_norm=True) for seed in (1, 2)]
+    ensemble = Ensemble(teachers, how=how, temperature=4.0, weights=[1, 3])
+    cached = kd.collect_logits(ensemble, digits)
+    kd.verify_logits(ensemble, digits, cached)
+    caches = [kd.collect_logits(teacher, digits).logits for teacher in teachers]
+    torch.testing.assert_close(cached.logits, average_logits(caches, how=how, temperature=4.0, weights=[1, 3]))
+
+
+def test_what_decides_an_average_decides_the_key_of_its_cache() -> None:
+    teachers = [tiny_model(1), tiny_model(2)]
+    ensembles = [
+        Ensemble(teachers, temperature=4.0),
+        Ensemble(teachers, temperature=5.0),
+        Ensemble(teachers, temperature=4.0, weights=[1, 2]),
+        Ensemble(teachers, temperature=4.0, how="logits"),
+        Ensemble(teachers[::-1], temperature=4.0),
+    ]
+    assert len({digest(describe(ensemble)) for ensemble in ensembles}) == len(ensembles)
+
+
+def test_distilling_from_two_teachers_is_distilling_from_their_mean(digits: kd.ImageDataset) -> None:
+    """The gradient of the soft term is T · (p_student − p_teacher): that of the mean is the mean of the gradients."""
+    student, logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True), some_logits(3, teachers=2)
+    gradients = [
+        torch.autograd.grad(kd.kd_loss(student, one, temperature=4.0), student)[0]
+        for one in (*logits, average_logits(logits, temperature=4.0))
+    ]
+    torch.testing.assert_close(gradients[2], (gradients[0] + gradients[1]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"temperature must be a finite number above 0\. Got None instead \(the distillation's; an average of"),
+        ({"temperature": 0.0}, r"temperature must be a finite number above 0\. Got 0.0"),
+        ({"temperature": float("inf")}, r"temperature must be a finite number above 0\. Got inf"),
+        ({"how": "votes"}, r"how must be 'probabilities' or 'logits'\. Got 'votes' instead"),
+        ({"how": "logits", "weights": [1]}, r"weights must be one number for each of 2 teachers\. Got \[1\]"),
+        ({"how": "logits", "weights": [1, -1]}, r"weights must be finite numbers of at least 0, not all 0"),
+        (
+            {"how": "logits", "weights": [0, 0]},
+            r"weights must be .*Got \[0, 0\] instead \(they are scaled to sum to 1\)",
+        ),
+        ({"how": "logits", "weights": [1, float("nan")]}, r"weights must be finite"),
+        ({"how": "logits", "weights": [1, float("inf")]}, r"weights must be finite"),
+    ],
+)
+def test_a_mistake_is_told_by_function_and_ensemble_alike(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        average_logits(some_logits(0, teachers=2), **options)
+    with pytest.raises(ValueError, match=message):
+        Ensemble([tiny_model(0), tiny_model(1)], **options)
+
+
+def test_no_teacher_and_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"the number of teachers must be at least 1\. Got 0"):
+        average_logits([], how="logits")
+    for other in (torch.zeros(6, 5), torch.zeros(5, 4), torch.zeros(6)):
+        with pytest.raises(ValueError, match=r"logits of several teachers must be \[items, classes\] and of one shape"):
+            average_logits([torch.zeros(6, 4), other], how="logits")
+    with pytest.raises(ValueError, match=r"Got \[\[4\]\] instead"):
+        average_logits([torch.zeros(4)], how="logits")
+
+
+@some
+@given(seed=seeds)
+def test_confidences_are_the_written_formula_and_follow_their_teachers(seed: int) -> None:
+    logits, labels = some_logits(seed), torch.arange(6) % 4
+    losses = np.array([-np.log(softmax(one.numpy()))[range(6), labels] for one in logits])
+    powers = np.exp(losses - losses.max(axis=0))
+    written = (1 - powers / powers.sum(axis=0)) / 2
+    found = confidences(logits, labels)
+    assert found.numpy() == pytest.approx(written, abs=1e-6)
+    assert torch.allclose(found.sum(dim=0), torch.ones(6, dtype=torch.float64))
+    assert torch.allclose(confidences(logits[::-1], labels), found.flip(0))
+    assert torch.allclose(confidences([logits[0]] * 3, labels), torch.full((3, 6), 1 / 3, dtype=torch.float64))
+
+
+def test_confidence_is_larger_where_the_label_is_known_and_needs_two_teachers_and_every_label() -> None:
+    right, wrong = torch.tensor([[9.0, 0, 0, 0]]), torch.tensor([[0, 9.0, 0, 0]])
+    assert confidences([right, wrong], torch.tensor([0])).flatten().tolist() == pytest.approx([1, 0], abs=1e-3)
+    with pytest.raises(ValueError, match="number of teachers must be at least 2"):
+        confidences([right], torch.tensor([0]))
+    with pytest.raises(ValueError, match="needs the label of every item"):
+        confidences([right, wrong], torch.tensor([-1]))
+    with pytest.raises(ValueError, match="of one shape"):
+        confidences([right, wrong[:, :3]], torch.tensor([0]))

@@ -1,0 +1,267 @@
+"""A trained teacher from a file: loaded only where it fits, its classes in the data's order, its accuracy measured."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import kd
+from kd.models.build import build
+from kd.storage.weights import state_bytes, weights_bytes
+from kd.teachers.load import Reordered, load_teacher, teacher_accuracy
+from tests.conftest import CLASSES
+from tests.teachers.test_cache import good_teacher
+
+NAMES = ["ant", "bee", "cat", "dog"]
+SHAPE = (1, 6, 6)
+SPEC = "mlp:8"
+File = Callable[[Mapping[str, Tensor]], Path]
+
+
+def as_safetensors(state: Mapping[str, Tensor]) -> bytes:
+    """Written out from the format's description: length of the header, header as JSON, the tensors' bytes."""
+    names = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
+    header: dict[str, Any] = {}
+    data = b""
+    for name, tensor in state.items():
+        content = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        offsets = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        data += content
+    return framed(json.dumps(header).encode()) + data
+
+
+def framed(header: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header
+
+
+@pytest.fixture(params=[".pth", ".safetensors"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> File:
+    """Writes a state into a file of either kind."""
+    suffix = request.param
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors", reason="needs the safetensors extra")
+
+    def write(state: Mapping[str, Tensor]) -> Path:
+        path = tmp_path / f"teacher{suffix}"
+        path.write_bytes(as_safetensors(state) if suffix == ".safetensors" else state_bytes(state))
+        return path
+
+    return write
+
+
+def trained(spec: str = SPEC, classes: int = CLASSES, shape: tuple[int, ...] = SHAPE) -> nn.Module:
+    return build(spec, input_shape=shape, classes=classes, seed=99)
+
+
+def load(path: Path, spec: str = SPEC, **options: Any) -> nn.Module:
+    return load_teacher(spec, path, **{"input_shape": SHAPE, "classes": CLASSES, **options})
+
+
+@pytest.mark.parametrize("spec", [SPEC, "cnn:4"])
+def test_a_teacher_answers_as_the_one_that_was_saved(file: File, spec: str) -> None:
+    teacher = trained(spec).eval()
+    path = file(teacher.state_dict())
+    images = torch.randn(5, *SHAPE)
+    assert torch.equal(load(path, spec).eval()(images), teacher(images))
+    model = build(spec, input_shape=SHAPE, classes=CLASSES, seed=0).eval()
+    kd.load_weights(model, path)
+    assert torch.equal(model(images), teacher(images))
+
+
+def test_another_order_of_classes_is_put_right(file: File) -> None:
+    teacher = trained().eval()
+    path = file(teacher.state_dict())
+    images = torch.randn(5, *SHAPE)
+    loaded = load(path, label_order=["dog", "ant", "cat", "bee"], class_names=NAMES).eval()
+    assert isinstance(loaded, Reordered)
+    ant, bee, cat, dog = 1, 3, 2, 0
+    assert torch.equal(loaded(images), teacher(images)[:, [ant, bee, cat, dog]])
+    kd.load_weights(trained(), path)
+    assert {name.split(".")[0] for name in loaded.state_dict()} == {"model", "columns"}
+
+
+def test_a_head_for_other_classes_is_told_as_such(file: File) -> None:
+    for found in (3, 1000):
+        path = file(trained(classes=found).state_dict())
+        message = (
+            rf"teacher\.\w+ does not hold weights of a MLP: its head answers for {found} classes, the data has 4\. T"
+        )
+        with pytest.raises(ValueError, match=message):
+            load(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*is made for images")
+def test_a_thousand_classes_of_a_convolutional_head_are_told_too(tmp_path: Path) -> None:
+    teacher = build("torchvision:squeezenet1_1", input_shape=(3, 64, 64), classes=1000, seed=0)
+    (tmp_path / "teacher.pth").write_bytes(weights_bytes(teacher))
+    with pytest.raises(ValueError, match=r"its head answers for 1000 classes, the data has 4\. Take the teacher that"):
+        load(tmp_path / "teacher.pth", "torchvision:squeezenet1_1", input_shape=(3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: {**s, "hidden.bias": s["hidden.bias"][:3]},
+            r"hidden.bias should be \[8\] of torch.float32\. Got \[3\]",
+        ),
+        (
+            lambda s: {**s, "hidden.bias": s["hidden.bias"].half()},
+            r"hidden.bias should be .* Got \[8\] of torch.float16",
+        ),
+        (lambda s: {**s, "hidden.bias": s["hidden.bias"] / 0}, r"hidden.bias has values that are not finite"),
+        (
+            lambda s: {f"module.{name}": value for name, value in s.items()},
+            r"It is that of an nn.DataParallel: save mod",
+        ),
+        (lambda s: {name: s[name] for name in list(s)[1:]}, r"it should hold \['hidden.bias', 'hidden.weight'"),
+    ],
+)
+def test_what_does_not_fit_exactly_is_refused(file: File, change: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(file(change(trained().state_dict())))
+
+
+def test_a_whole_training_state_names_the_entry_that_is_meant(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "state_dict": trained().state_dict()}, tmp_path / "teacher.pth")
+    expected = r"Got \['epoch', 'state_dict'\] instead\. Its entry 'state_dict' has these: save that alone"
+    with pytest.raises(ValueError, match=expected):
+        load(tmp_path / "teacher.pth")
+
+
+def test_of_many_names_only_those_that_differ_are_told(tmp_path: Path) -> None:
+    state = trained("cnn:4").state_dict()
+    state["head.bias"] = state.pop("output.bias")
+    (tmp_path / "teacher.pth").write_bytes(state_bytes(state))
+    with pytest.raises(ValueError, match=r"it should hold \['output.bias'\]\. Got \['head.bias'\] instead\. The model"):
+        load(tmp_path / "teacher.pth", "cnn:4")
+    (tmp_path / "teacher.pth").write_bytes(state_bytes({f"x.{name}": value for name, value in state.items()}))
+    with pytest.raises(ValueError, match=r"it should hold \['layer1.0.weight', .*\] and 8 more\. Got \['x.head.bias'"):
+        load(tmp_path / "teacher.pth", "cnn:4")
+
+
+def test_a_file_far_too_large_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "teacher.pth").open("wb") as file:
+        file.truncate(10**9)
+    with pytest.raises(ValueError, match=r"larger than 64,\d+,\d+ bytes, the model's own size and 64 MB\. Got 1,000"):
+        load(tmp_path / "teacher.pth")
+
+
+def good_safetensors() -> bytes:
+    return as_safetensors(trained().state_dict())
+
+
+HOSTILE = {
+    "empty": (b"", "damaged or not a safetensors file"),
+    "text": (b"hello, this is text", r"header should have at most [\d,]+ bytes\. Got [\d,]+"),
+    "a pickle": (weights_bytes(nn.Linear(2, 2)), "header should have at most"),
+    "a header of 2^60 bytes": (struct.pack("<Q", 2**60) + b"{}", "header should have at most"),
+    "no JSON": (framed(b"{{{{"), r"damaged or not a safetensors file \(SafetensorError: "),
+    "overlapping": (
+        framed(
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+        )
+        + bytes(4),
+        "damaged or not a safetensors file",
+    ),
+    "10^12 elements": (
+        framed(b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4]}}') + bytes(4),
+        "damag",
+    ),
+    "another type": (framed(b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}') + bytes(4), "damaged or not"),
+    "nothing in it": (framed(b"{}"), r"it should hold \['hidden.bias'.*Got \[\] instead"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_safetensors_file_is_refused_and_the_model_unchanged(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs the safetensors extra")
+    content, message = HOSTILE[name]
+    path, model = tmp_path / "teacher.safetensors", trained()
+    path.write_bytes(content)
+    before = weights_bytes(model)
+    with pytest.raises(ValueError, match=rf"does not hold weights of a MLP: .*{message}.*The model was not changed"):
+        kd.load_weights(model, path)
+    assert weights_bytes(model) == before
+
+
+def test_a_safetensors_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs the safetensors extra")
+    content, path = good_safetensors(), tmp_path / "teacher.safetensors"
+    for end in range(0, len(content), 97):
+        path.write_bytes(content[:end])
+        with pytest.raises(ValueError, match="does not hold weights of a MLP"):
+            load(path)
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_safetensors_file_with_other_bytes_is_refused_or_fits_and_is_finite(data: st.DataObject) -> None:
+    pytest.importorskip("safetensors", reason="needs the safetensors extra")
+    content = bytearray(good_safetensors())
+    place = st.integers(0, 299) | st.integers(0, len(content) - 1)  # the first 300 bytes are the header's
+    for at in data.draw(st.lists(place, min_size=1, max_size=3)):
+        content[at] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "teacher.safetensors"
+        path.write_bytes(content)
+        try:
+            teacher = load(path)
+        except ValueError:
+            return
+    assert all(tensor.isfinite().all() for tensor in teacher.state_dict().values())
+
+
+def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    (tmp_path / "teacher.safetensors").write_bytes(good_safetensors())
+    with pytest.raises(ImportError, match=r"needs safetensors.*pip install 'paired-distillation\[safetensors\]'"):
+        load(tmp_path / "teacher.safetensors")
+
+
+# --- accuracy
+
+
+def test_a_good_teachers_accuracy_is_said(digits: kd.ImageDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = good_teacher().train()
+    assert teacher_accuracy(teacher, digits).accuracy == 1
+    assert teacher.training
+    said = " ".join(capsys.readouterr().out.split())
+    assert said == "teacher: 100.0% right on 96 validation items, measured now; in random order it would be 25.0%"
+
+
+def test_a_wrong_order_of_classes_is_a_warning_that_names_the_right_one(digits: kd.ImageDataset) -> None:
+    wrong = Reordered(good_teacher(), [1, 0, 2, 3])
+    expected = (
+        r"resnet: 50.0% right on 96 validation items, and its classes are probably in another order than the data's: "
+        r"taking output 1 for class 0, 0 for class 1 would make it 100.0%\. Give label_order"
+    )
+    with pytest.warns(UserWarning, match=expected):
+        assert teacher_accuracy(wrong, digits, name="resnet").accuracy == 0.5
+    assert teacher_accuracy(Reordered(wrong, [1, 0, 2, 3]), digits).accuracy == 1
+
+
+def test_an_untrained_teacher_is_a_warning(digits: kd.ImageDataset) -> None:
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES))
+    nn.init.zeros_(constant[1].weight)
+    with pytest.warns(UserWarning, match=r"25.0% right.*that is chance level \(25.0% ± 0.0%\)\. Are rows.*normalised"):
+        teacher_accuracy(constant, digits)
+
+
+def test_labels_that_the_teacher_has_no_output_for_are_an_error(digits: kd.ImageDataset) -> None:
+    small = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    with pytest.raises(ValueError, match=r"labels must be within 0 … 2, the columns of logits\. Got '0 … 3'"):
+        teacher_accuracy(small, digits)

@@ -1,0 +1,150 @@
+"""Teachers of tables: fitted or left as they are, their columns in our order, and what they cannot be."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_iris
+from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from torch import nn
+
+from kd.teachers.sklearn_teacher import FLOOR, network_logits, ready, teacher_logits, unseen_logits
+
+X, y = load_iris(return_X_y=True)
+CLASSES = np.array([0, 1, 2])
+
+
+def generator() -> np.random.RandomState:
+    return np.random.RandomState(0)
+
+
+class Reversed(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Logistic regression that has its classes the other way round, as scikit-learn's own never have."""
+
+    def fit(self, X: Any, y: Any) -> Reversed:
+        self.model_ = LogisticRegression(max_iter=1000).fit(X, y)
+        self.classes_ = self.model_.classes_[::-1]
+        return self
+
+    def predict_proba(self, X: Any) -> Any:
+        return self.model_.predict_proba(X)[:, ::-1]
+
+
+def test_an_unfitted_classifier_is_cloned_and_the_clone_fitted() -> None:
+    given = KNeighborsClassifier()
+    fitted = ready(given, X, y, generator())
+    assert fitted is not given
+    assert not hasattr(given, "classes_")
+    assert fitted.score(X, y) > 0.95
+
+
+@pytest.mark.parametrize("wrap", [lambda fitted: fitted, FrozenEstimator, lambda fitted: make_pipeline(fitted)])
+def test_a_fitted_one_is_asked_as_it_is(wrap: Any) -> None:
+    given = wrap(KNeighborsClassifier().fit(X[::2], y[::2]))
+    assert ready(given, X, y, generator()) is given
+
+
+def test_a_network_and_nobody_stay_what_they_are() -> None:
+    network = nn.Linear(4, 3)
+    assert ready(network, X, y, generator()) is network
+    assert ready(None, X, y, generator()) is None
+
+
+def test_every_random_state_that_is_none_gets_a_number_and_another_stays() -> None:
+    forest = RandomForestClassifier(2)
+    pipeline = make_pipeline(StandardScaler(), CalibratedClassifierCV(forest, cv=2))
+    first, second = (ready(pipeline, X, y, generator()) for _ in range(2))
+    name = "calibratedclassifiercv__estimator__random_state"
+    assert first.get_params()[name] == second.get_params()[name] is not None
+    assert np.array_equal(first.predict_proba(X), second.predict_proba(X))
+    assert forest.random_state is None
+    assert ready(forest.set_params(random_state=5), X, y, generator()).random_state == 5
+
+
+def test_logits_are_the_logarithms_of_probabilities_and_never_infinite() -> None:
+    teacher = RandomForestClassifier(5, random_state=0).fit(X, y)
+    probabilities = teacher.predict_proba(X)
+    assert (probabilities == 0).any()
+    with warnings.catch_warnings(action="error"):
+        logits = teacher_logits(teacher, X, X, CLASSES)
+    assert logits.dtype == torch.float32
+    assert logits.exp().numpy() == pytest.approx(np.maximum(probabilities, FLOOR), rel=1e-5)
+
+
+def test_unseen_rows_are_answered_for_by_clones_that_have_not_learned_from_them() -> None:
+    teacher = ExtraTreesClassifier(20, random_state=0).fit(X, y)
+    by_heart, unseen = teacher_logits(teacher, X, X, CLASSES), unseen_logits(teacher, X, y, 3)
+    expected = np.empty((150, 3))
+    for known, others in StratifiedKFold(3).split(X, y):
+        expected[others] = clone(teacher).fit(X[known], y[known]).predict_proba(X[others])
+    assert np.array_equal(by_heart.exp().numpy().round(3), np.eye(3)[y])  # nothing but the labels
+    assert unseen.exp().numpy() == pytest.approx(np.maximum(expected, FLOOR), rel=1e-5)
+    assert ((expected > 0.05) & (expected < 0.95)).any(axis=1).sum() > 10
+
+
+def test_columns_come_in_the_order_of_the_classes() -> None:
+    teacher = Reversed().fit(X, y)
+    assert teacher.classes_.tolist() == [2, 1, 0]
+    logits = teacher_logits(teacher, X, X, CLASSES)
+    assert torch.equal(logits, teacher_logits(teacher.model_, X, X, CLASSES))
+    assert (logits.argmax(dim=1).numpy() == y).mean() > 0.95
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 1]), np.array([0, 1, 2, 3]), np.array(["0", "1", "2"])])
+def test_other_classes_are_refused(labels: Any) -> None:
+    teacher = LogisticRegression(max_iter=1000).fit(X, y)
+    with pytest.raises(
+        ValueError, match=r"classes of the teacher must be those of y, \[.*\]\. Got \[0, 1, 2\] instead"
+    ):
+        teacher_logits(teacher, X, X, labels)
+
+
+def test_margins_are_no_probabilities_and_the_error_says_what_helps() -> None:
+    with pytest.raises(ValueError, match=r"teacher must be .* with predict_proba\. Got LinearSVC\(\) .*Calibrated"):
+        ready(LinearSVC(), X, y, generator())
+    fitted = ready(CalibratedClassifierCV(LinearSVC()), X, y, generator())
+    assert teacher_logits(fitted, X, X, CLASSES).shape == (150, 3)
+
+
+def test_a_network_is_asked_in_eval_mode_and_left_as_it_was() -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
+    before = [tensor.clone() for tensor in network.state_dict().values()]
+    logits = teacher_logits(network, X, X, CLASSES)
+    with torch.no_grad():
+        expected = network[0](torch.tensor(X, dtype=torch.float32))
+    assert torch.allclose(logits, expected)
+    assert all(module.training for module in network.modules())
+    assert all(map(torch.equal, before, network.state_dict().values()))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Linear(4, 2), r"the teacher's answers must be \[150, 3\], a column per class\. Got \[150, 2\] instead"),
+        (
+            nn.Sequential(nn.Linear(4, 3), nn.Threshold(1e9, float("nan"))),
+            "Got 'NaN or infinity in 150 of 150 rows' instead",
+        ),
+    ],
+)
+def test_answers_that_nobody_can_learn_from_are_refused(network: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        teacher_logits(network, X, X, CLASSES)
+
+
+def test_a_networks_answers_come_in_the_order_of_the_rows() -> None:
+    rows = torch.arange(1200.0).reshape(600, 2)
+    assert torch.equal(network_logits(nn.Identity(), rows), rows)

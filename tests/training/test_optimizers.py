@@ -1,0 +1,97 @@
+"""Adam with a step size that falls to nothing: the same numbers as torch's plain Adam, at the rates that were said."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kd.models.networks import MLP
+from kd.seeding import seeded
+from kd.storage.fingerprint import describe
+from kd.training.optimizers import adam
+
+
+def _model(seed: int = 0) -> MLP:
+    with seeded(seed):
+        return MLP(8)
+
+
+def test_the_step_size_falls_linearly_from_the_learning_rate_to_zero() -> None:
+    optimizer, scheduler = adam(_model(), learning_rate=0.1, steps=4)
+    rates = []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
+
+
+def test_fused_steps_are_those_of_the_plain_adam_within_rounding() -> None:
+    model = _model()
+    plain = copy.deepcopy(model)
+    optimizer, scheduler = adam(model, learning_rate=1e-2, steps=20)
+    reference = torch.optim.Adam(plain.parameters(), lr=1e-2, fused=False, foreach=False)
+    with seeded(1):
+        batches = [(torch.randn(16, 1, 28, 28), torch.randint(10, (16,))) for _ in range(20)]
+    for step, (images, labels) in enumerate(batches):
+        reference.param_groups[0]["lr"] = 1e-2 * (1 - step / 20)
+        for network, stepper in ((model, optimizer), (plain, reference)):
+            stepper.zero_grad()
+            F.cross_entropy(network(images), labels).backward()
+            stepper.step()
+        scheduler.step()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(model.hidden.weight, _model().hidden.weight)
+
+
+def test_a_process_that_trains_leaves_torchs_compiler_alone() -> None:
+    program = """
+import sys, torch, kd
+from kd.training.optimizers import adam
+model = torch.nn.Linear(3, 2)
+data = torch.utils.data.TensorDataset(torch.randn(8, 3), torch.randint(2, (8,)))
+loader = kd.make_loader(data, batch_size=4, shuffle=True)
+optimizer, scheduler = adam(model, learning_rate=0.1, steps=4)
+kd.fit(model, kd.supervised, loader, loader, optimizer=optimizer, scheduler=scheduler, epochs=2, seed=0)
+optimizer.load_state_dict(optimizer.state_dict())
+optimizer.zero_grad()
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_step_takes_no_gradient_and_asks_its_closure_with_one() -> None:
+    model = _model()
+    optimizer, _ = adam(model, learning_rate=1e-4, steps=4)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 1, 28, 28)).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss  # type: ignore[no-any-return]
+
+    loss = optimizer.step(closure)
+    assert loss is not None
+    assert all(p.is_leaf and p.requires_grad and p.grad is not None for p in model.parameters())
+    assert loss.item() > model(torch.ones(2, 1, 28, 28)).square().sum().item()
+
+
+def test_what_decides_the_rates_is_in_the_description_of_a_stage() -> None:
+    def described(**settings: float) -> object:
+        optimizer, _ = adam(_model(), learning_rate=0.1, steps=4)
+        return describe(
+            torch.optim.lr_scheduler.LinearLR(optimizer, **{"total_iters": 4, "end_factor": 0.0, **settings})
+        )
+
+    assert described() == described()
+    assert described() != described(total_iters=5)
+    assert described() != described(end_factor=0.5)
+    optimizer, _ = adam(_model(), learning_rate=0.1, steps=4)
+    lambdas = [torch.optim.lr_scheduler.LambdaLR(optimizer, rule) for rule in (lambda step: 1.0, lambda step: 0.5)]
+    assert describe(lambdas[0]) != describe(lambdas[1])

@@ -1,0 +1,242 @@
+"""The pool: the same bits as one thread by itself, and what becomes of the work when somebody is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import kd
+import main as pipeline
+from kd.console import progress, relayed, say
+from kd.data.datasets import DistillDataset
+from kd.storage.run_folder import open_run
+from kd.training.pool import in_pool, usable_cores
+from kd.training.students import Lessons, Student, Trained, train_students, trained
+from kd.types import Batch, Objective
+from tests.conftest import CLASSES, tiny_model
+
+ROOT = Path(pipeline.__file__).parent
+
+
+@pytest.fixture
+def lessons(digits: kd.ImageDataset) -> Lessons:
+    logits = 3 * torch.randn(len(digits), CLASSES, generator=torch.Generator().manual_seed(1))
+    taught = DistillDataset(digits, logits)
+    return Lessons(taught, taught, digits, batch_size=16)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def student(seed: int, objective: Objective, *, epochs: int = 2, pause: float = 0.0) -> Student:
+    """With dropout and batch norm, so that order, random states and buffers all count."""
+
+    def train(title: str, model: nn.Module, towards: Objective, training: Any, validation: Any) -> kd.History:
+        from kd.training import stages
+
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        return stages.train(title, model, towards, training, validation, optimizer=optimizer, epochs=epochs, seed=seed)
+
+    def slowly(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        time.sleep(pause)
+        return objective(model, batch)
+
+    return Student(tiny_model(seed, dropout=0.3, batch_norm=True), slowly if pause else objective, train, epochs)
+
+
+def three() -> dict[str, Student]:
+    """Closures as objectives and as ways to train: nothing that plain pickling could send."""
+    return {
+        "regular-1": student(1, kd.supervised),
+        "distilled-1": student(1, kd.distilled(temperature=4, alpha=0.3)),
+        "distilled-2": student(2, kd.distilled(temperature=2, alpha=0.0), epochs=3),
+    }
+
+
+def assert_same(one: Trained, other: Trained) -> None:
+    assert one.history == other.history
+    assert list(one.weights) == list(other.weights)
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+    assert torch.equal(one.validation.logits, other.validation.logits)
+    assert (one.test is None) == (other.test is None)
+    if one.test is not None and other.test is not None:
+        assert torch.equal(one.test.logits, other.test.logits)
+        assert torch.equal(one.test.labels, other.test.labels)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_every_student_is_bit_for_bit_what_one_thread_alone_makes_of_it(lessons: Lessons) -> None:
+    students = three()
+    before = {name: kd.weights_bytes(each.model) for name, each in students.items()}
+    together = dict(train_students([lessons], students, processes=2))
+    assert {name: kd.weights_bytes(each.model) for name, each in students.items()} == before
+    assert set(together) == set(students)
+    for name, each in three().items():
+        assert_same(together[name], trained(lessons, name, each))
+
+
+class Untouchable(Dataset[Any]):
+    """As long as a dataset, and an error where an item is asked for."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError(f"item {index} of the test set was asked for")
+
+
+@pytest.mark.usefixtures("no_pool")
+def test_a_finished_student_is_kept_and_the_test_set_is_left_alone_where_it_is_not_to_be_asked(
+    lessons: Lessons, tmp_path: Path
+) -> None:
+    untouchable = lessons._replace(test=Untouchable())
+    students = {"only": student(3, kd.supervised)}
+    with open_run(tmp_path):
+        (first,) = dict(train_students([untouchable], students, tested=False, processes=1)).values()
+        generations = sorted(path.name for path in (tmp_path / "stages").rglob("*.pt"))
+        (second,) = dict(train_students([untouchable], students, tested=False, processes=1)).values()
+    assert first.test is None
+    assert_same(first, second)
+    assert sorted(path.name for path in (tmp_path / "stages").rglob("*.pt")) == generations
+
+
+def diverging(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    output, terms = kd.supervised(model, batch)
+    return output, {"hard": terms["hard"] * float("nan")}
+
+
+def test_an_error_names_the_student_and_ends_the_pool(lessons: Lessons) -> None:
+    students = {"fine": student(1, kd.supervised), "doomed": student(1, diverging)}
+    with pytest.raises(FloatingPointError, match=r"doomed: the loss or its gradient is not finite in epoch 1"):
+        dict(train_students([lessons], students, processes=1))
+
+
+def die(shared: None, item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(OSError, match=r"counting: one of 1 processes was killed.*fewer --processes"):
+        list(in_pool(die, None, {"one": 1}, steps={"one": 1}, title="counting", processes=1))
+
+
+def test_no_process_is_refused_and_nothing_to_do_is_nothing() -> None:
+    with pytest.raises(ValueError, match=r"processes must be a whole number of at least 1\. Got 0 instead"):
+        list(in_pool(die, None, {}, steps={}, title="none", processes=0))
+    assert list(in_pool(die, None, {}, steps={}, title="none")) == []
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+def test_a_worker_prints_nothing_but_errors_and_hands_its_steps_on(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[int] = []
+    with relayed(told.append):
+        say("progress")
+        say("trouble", to_stderr=True)
+        with progress("bar", steps=5, done=2) as advance:
+            advance()
+            advance(2)
+    assert told == [2, 1, 2]
+    assert capsys.readouterr() == ("", "trouble\n")
+
+
+# Trains four slow students in OUT, two at once, and prints a digest of each when all are done.
+PROGRAM = """
+import sys
+from pathlib import Path
+
+import torch
+
+import kd
+from kd.commands.program import exit_status
+from kd.storage.run_folder import open_run
+from kd.training.students import Lessons, train_students
+from tests.training.test_pool import student
+
+generator = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (64, 1, 6, 6), generator=generator).to(torch.uint8)
+digits = kd.ImageDataset(images, torch.arange(64) % 4, mean=0.4, std=0.25)
+
+def program():
+    with open_run(Path(sys.argv[1]), interval=0.0):
+        students = {f"s{seed}": student(seed, kd.supervised, epochs=6, pause=0.03) for seed in range(4)}
+        lessons = [Lessons(digits, digits, digits, 8)]
+        trained = {}
+        for name, done in train_students(lessons, students, processes=2):
+            print("finished", flush=True)
+            trained[name] = [float(tensor.double().sum()) for tensor in done.weights.values()]
+        print(sorted(trained.items()))
+
+if __name__ == "__main__":
+    sys.exit(exit_status(program))
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def start(program: Path, folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(program), str(folder)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def complete(program: Path, folder: Path) -> str:
+    with start(program, folder) as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    return output.splitlines()[-1]
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Worker processes of the program that was started for this folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, command = ((entry / part).read_bytes() for part in ("environ", "cmdline"))
+        except OSError:
+            continue
+        if b"multiprocessing" in command and str(folder).encode() in environment:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_program_leaves_no_process_and_goes_on_where_it_was(
+    number: signal.Signals, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, folder = complete(program, tmp_path / "untouched"), tmp_path / "killed"
+    monkeypatch.setenv("KD_TEST_FOLDER", str(folder))  # worker processes inherit it: that is how they are found
+    with start(program, folder) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "finished\n"
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while workers_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers_of(folder) == []
+    kept = {path.parent.name for path in (folder / "stages").rglob("*.pt")}
+    assert kept
+    assert complete(program, folder) == expected

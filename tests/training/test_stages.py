@@ -1,0 +1,148 @@
+"""The stages by themselves, with plain arguments: the same as the toolkit's functions, and kept in an open run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import kd
+from kd.data.loaders import in_order
+from kd.storage.run_folder import open_run
+from kd.training import stages
+from tests.conftest import tiny_model
+
+
+@pytest.fixture
+def loader(digits: kd.ImageDataset) -> DataLoader[Any]:
+    return kd.make_loader(digits, batch_size=32, shuffle=True)
+
+
+def adam(model: nn.Module, rate: float = 1e-2) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=rate)
+
+
+def trained(loader: DataLoader[Any], *, rate: float = 1e-2, seed: int = 0) -> tuple[nn.Module, kd.History]:
+    model = tiny_model(dropout=0.2)
+    history = stages.train(
+        "tiny", model, kd.supervised, loader, loader, optimizer=adam(model, rate), epochs=2, seed=seed
+    )
+    return model, history
+
+
+def test_training_is_fit_with_lines_on_the_screen(loader: DataLoader[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    model, history = trained(loader)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  train")[0] for line in lines] == ["tiny       epoch 1/2", "tiny       epoch 2/2"]
+    twin = tiny_model(dropout=0.2)
+    expected = kd.fit(twin, kd.supervised, loader, loader, optimizer=adam(twin), epochs=2, seed=0)
+    assert history == expected
+    assert kd.weights_bytes(model) == kd.weights_bytes(twin)
+
+
+def test_in_an_open_run_a_training_is_kept_until_its_optimizer_or_seed_changes(
+    loader: DataLoader[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(tmp_path):
+        model, history = trained(loader)
+        capsys.readouterr()
+        again, same_history = trained(loader)
+        assert "tiny: kept from an earlier run" in capsys.readouterr().out
+        assert (kd.weights_bytes(again), same_history) == (kd.weights_bytes(model), history)
+        trained(loader, rate=0.5)
+        assert "starts anew; changed since the last run: inputs.optimizer.groups.0.lr: was 0.01, is 0.5" in (
+            capsys.readouterr().out
+        )
+        trained(loader, seed=1)
+        assert "epoch 2/2" in capsys.readouterr().out
+
+
+def test_each_loader_gets_the_logits_of_its_own_dataset(
+    digits: kd.ImageDataset, loader: DataLoader[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tiny_model(3)
+    parts = {"training": (digits, loader), "validation": (digits, kd.make_loader(digits, batch_size=50))}
+    with_ids = stages.with_teacher_logits(teacher, parts, ids=True)
+    assert [len(next(iter(loader))) for loader in with_ids.values()] == [4, 4]
+    assert "teacher logits: 192 rows" in capsys.readouterr().out
+    made = stages.with_teacher_logits(teacher, parts)
+    assert list(made) == ["training", "validation"]
+    assert [item.batch_size for item in made.values()] == [32, 50]
+    assert "teacher logits: 192 rows" in capsys.readouterr().out
+    for images, _, logits in made["training"]:
+        torch.testing.assert_close(logits, kd.predict(teacher, [(images, images[:, 0, 0, 0])]).logits)
+
+
+def test_a_pair_with_one_objective_ends_bit_identical_and_without_a_note(loader: DataLoader[Any]) -> None:
+    def train(title: str, model: nn.Module, *rest: Any) -> kd.History:
+        return stages.train(title, model, *rest, optimizer=adam(model), epochs=1, seed=5)
+
+    loaders = (loader, loader)
+    pair = stages.train_pair(tiny_model(), kd.supervised, loaders, loaders, train=train, seed=5)
+    assert pair.regular is not pair.distilled
+    assert kd.weights_bytes(pair.regular) == kd.weights_bytes(pair.distilled)
+    assert pair.regular_history == pair.distilled_history
+    assert pair.regular_history.notes == pair.distilled_history.notes == []
+
+
+def test_a_pair_that_sees_other_batches_is_warned_of_and_noted(
+    digits: kd.ImageDataset, loader: DataLoader[Any]
+) -> None:
+    def train(title: str, model: nn.Module, *rest: Any) -> kd.History:
+        return stages.train(title, model, *rest, optimizer=adam(model), epochs=1, seed=0)
+
+    other = kd.make_loader(digits, batch_size=16)
+    with pytest.warns(UserWarning, match="did not see the same batches: their samplers draw different indices"):
+        pair = stages.train_pair(tiny_model(), kd.supervised, (loader, loader), (other, other), train=train, seed=0)
+    for history in (pair.regular_history, pair.distilled_history):
+        (note,) = history.notes
+        assert note.startswith("The control and the distilled student did not see the same batches")
+
+
+def test_predictions_are_each_models_own_and_kept_in_an_open_run(
+    digits: kd.ImageDataset, loader: DataLoader[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {"one": tiny_model(1), "other": tiny_model(2)}
+    with open_run(tmp_path):
+        for _ in range(2):
+            answers = stages.predictions(models, in_order(loader))
+            assert list(answers) == list(models)
+            for name, model in models.items():
+                logits, labels = kd.predict(model, in_order(loader))
+                assert torch.equal(answers[name].logits, logits)
+                assert torch.equal(answers[name].labels, labels)
+    assert "evaluation: kept from an earlier run" in capsys.readouterr().out
+
+
+def test_kept_logits_are_verified_again(digits: kd.ImageDataset, tmp_path: Path) -> None:
+    teacher = tiny_model()
+    with open_run(tmp_path):
+        logits = stages.teacher_logits("logits", teacher, digits)
+        assert torch.equal(stages.teacher_logits("logits", teacher, digits), logits)
+        secret = {"shift": 0.0}  # decides what the teacher answers, and nothing shows it
+        teacher.register_forward_hook(lambda _, __, output: output + secret["shift"])
+        assert torch.equal(stages.teacher_logits("logits", teacher, digits), logits)
+        secret["shift"] = 1.0
+        with pytest.raises(ValueError, match=r"the kept logits are refused: .* Use --fresh to collect them again"):
+            stages.teacher_logits("logits", teacher, digits)
+
+
+def test_a_validation_loader_that_shuffles_does_so_by_seed_and_epoch(digits: kd.ImageDataset) -> None:
+    orders: list[list[int]] = [[], []]
+    for order in orders:
+        numbered = TensorDataset(digits.images.float(), digits.labels, torch.arange(len(digits)))
+        shuffled = kd.make_loader(numbered, batch_size=32, shuffle=True)
+        next(iter(shuffled))  # whatever was drawn before
+
+        def noting(model: nn.Module, batch: kd.Batch, order: list[int] = order) -> Any:
+            order += [] if model.training else batch[2].tolist()
+            return kd.supervised(model, batch)
+
+        model = tiny_model()
+        kd.fit(model, noting, shuffled, shuffled, optimizer=adam(model), epochs=2, seed=5)
+    assert orders[0] == orders[1]
+    assert orders[0][: len(digits)] != orders[0][len(digits) :]
