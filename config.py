@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 import torch
 
+from kd.checks import check_ranges
 from kd.commands.config_flags import check_constants
 from kd.commands.method_flags import chosen
 from kd.devices import require_device
-from kd.ranges import check_ranges
 
 # Device configuration
 DEVICE: Annotated[torch.device, "where the models train: cpu, cuda, cuda:1, mps"] = torch.device(

@@ -19,14 +19,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from kd.checks import require
+from kd.checks import check_ranges, require
 from kd.console import epoch_line
 from kd.data.datasets import ArrayDataset, DistillDataset
 from kd.data.loaders import make_loader
 from kd.devices import device_named, require_device
 from kd.methods.objectives import distilled, supervised
 from kd.models.networks import MLP
-from kd.ranges import check_ranges
 from kd.seeding import seeded
 from kd.teachers.sklearn_teacher import network_logits, ready, teacher_logits, unseen_logits
 from kd.training.history import History

@@ -1,17 +1,16 @@
-"""Classes and functions from a user's own file, named as ``file.py:Name``. Loading one runs the file's code."""
+"""What is imported by name at run time: optional libraries, and classes and functions from a user's own file."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import importlib.util
-import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import cloudpickle
-from torch import nn
 
 from kd.checks import did_you_mean
 from kd.console import say
@@ -23,7 +22,7 @@ def is_plugin(spec: str) -> bool:
 
 
 def load_plugin(spec: str) -> Any:
-    """What is called ``Name`` in the file of ``file.py:Name``, whose code is run, which is said.
+    """What is called ``Name`` in the file of ``file.py:Name``. Loading it runs the file's code, which is said.
 
     The file stands alone: what it imports must be installed or on ``PYTHONPATH``. Its classes and functions can be sent
     to other processes (``kd.training.pool``).
@@ -78,35 +77,24 @@ def run_file(path: Path) -> ModuleType:
     return module
 
 
-def made_by(maker: Any, spec: str, *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The model that a user's class or function makes: told ``input_shape`` and ``classes`` if it asks for them.
+class MissingExtraError(ImportError):
+    """A library of an extra is not installed; the message says how to install it."""
+
+
+def extra(module: str, *, library: str, name: str, needed_for: str) -> Any:
+    """The module of an optional library.
+
+    Args:
+        library: its name, for a person.
+        name: of the extra that brings it.
+        needed_for: what cannot be done without it.
 
     Raises:
-        ValueError: it cannot be called so, fails, or makes no ``nn.Module``.
+        MissingExtraError: it is not installed.
     """
-    told = {"input_shape": input_shape, "classes": classes}
-    signature = _signature(maker, spec)
-    asked = {name: value for name, value in told.items() if name in signature.parameters}
     try:
-        signature.bind(**asked)
-    except TypeError as error:
-        raise ValueError(
-            f"{spec} must take (input_shape, classes) or no arguments. Got {signature} instead."
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{needed_for} needs {library}, which is not installed: pip install 'paired-distillation[{name}]'."
         ) from error
-    try:
-        model = maker(**asked)
-    except Exception as error:  # anyone's code
-        raise ValueError(
-            f"{spec} failed as it was called ({type(error).__name__}: {error}). Correct the file."
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{spec} must make a torch.nn.Module. Got a {type(model).__name__} instead.")
-    return model
-
-
-def _signature(maker: Any, spec: str) -> inspect.Signature:
-    if not callable(maker) or isinstance(maker, nn.Module):
-        raise ValueError(
-            f"{spec} must be a class or a function that makes a model. Got a {type(maker).__name__} instead."
-        )
-    return inspect.signature(maker)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from kd.ranges import RANGES, check_ranges
+from kd.checks import RANGES, check_ranges
 
 # The least and the greatest value allowed, and the nearest ones that are not.
 INSIDE: Mapping[str, tuple[object, ...]] = {

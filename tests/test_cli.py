@@ -18,9 +18,9 @@ import pytest
 import config
 import main as pipeline
 from kd import cli
+from kd.checks import RANGES
 from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.devices import device_named
-from kd.ranges import RANGES
 
 ROOT = Path(pipeline.__file__).parent
 TOY = ("--limit", "200", "--epochs", "1")

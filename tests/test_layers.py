@@ -68,7 +68,7 @@ def test_main_stands_at_the_top_and_config_at_the_bottom(name: str) -> None:
 
 LOWEST = [
     *(ROOT / "kd" / "losses").glob("*.py"),
-    *(ROOT / "kd" / f"{n}.py" for n in ("types", "checks", "models/networks", "ranges", "devices")),
+    *(ROOT / "kd" / f"{n}.py" for n in ("types", "checks", "models/networks", "devices")),
 ]
 
 
@@ -97,7 +97,7 @@ def test_the_loop_knows_no_method() -> None:
 def test_data_sources_know_data_and_nothing_that_learns_from_it() -> None:
     paths = [path for path in PACKAGE if path.parent.name == "sources"]
     inside = {name.split(".")[1] for path in paths for name in _imports(path) if name.startswith("kd.")}
-    assert inside <= {"console", "data", "extras", "imports", "seeding", "storage", "types"}
+    assert inside <= {"checks", "console", "data", "imports", "seeding", "storage", "types"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_id)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
 from kd.console import say
-from kd.extras import MissingExtraError
+from kd.imports import MissingExtraError
 from kd.storage.stopping import Stopped
 
 _typed: ContextVar[str] = ContextVar("the command that is being done", default="")

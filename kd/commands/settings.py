@@ -8,10 +8,9 @@ from typing import ClassVar, NamedTuple
 
 from tyro.conf import UseAppendAction
 
-from kd.checks import require
+from kd.checks import check_ranges, require
 from kd.commands.method_flags import chosen
 from kd.methods import METHODS, Setting, require_unlabelled_method
-from kd.ranges import check_ranges
 
 # Settings of the commands that are no constants of the documented pipeline.
 FLAGS_ALONE = frozenset(

@@ -13,14 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kd.checks import DamagedDataError
 from kd.storage.untrusted import read_bytes
 
 UNSIGNED_BYTE = 0x08
 COMPRESSED_LIMIT, LIMIT = 64 * 1024**2, 256 * 1024**2  # bytes; MNIST's largest file has 10 and 47 million
-
-
-class DamagedDataError(OSError):
-    """A data file is missing, unreadable or not what it should be. The message names the file and the remedy."""
 
 
 def read_idx(path: Path, *, sha256: str | None = None, remedy: str) -> Tensor:

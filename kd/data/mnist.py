@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from kd.checks import DamagedDataError
 from kd.data.datasets import ImageDataset
-from kd.data.idx import DamagedDataError, read_idx
+from kd.data.idx import read_idx
 
 EMBEDDED = Path(__file__).parent / "mnist_idx"
 

@@ -8,6 +8,7 @@ Weights are always random, from the seed: nothing is downloaded. ``kd.teachers.l
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.checks import did_you_mean, require
-from kd.imports import is_plugin, load_plugin, made_by
+from kd.imports import is_plugin, load_plugin
 from kd.models.networks import CNN, MLP, ConvNet
 from kd.models.zoo import timm_model, torchvision_model
 from kd.seeding import seeded
@@ -106,3 +107,37 @@ def _numbers(spec: str, text: str) -> list[int]:
 
 def _came_out(output: Any) -> str:
     return str(list(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+
+
+def made_by(maker: Any, spec: str, *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The model that a user's class or function makes: told ``input_shape`` and ``classes`` if it asks for them.
+
+    Raises:
+        ValueError: it cannot be called so, fails, or makes no ``nn.Module``.
+    """
+    told = {"input_shape": input_shape, "classes": classes}
+    signature = _signature(maker, spec)
+    asked = {name: value for name, value in told.items() if name in signature.parameters}
+    try:
+        signature.bind(**asked)
+    except TypeError as error:
+        raise ValueError(
+            f"{spec} must take (input_shape, classes) or no arguments. Got {signature} instead."
+        ) from error
+    try:
+        model = maker(**asked)
+    except Exception as error:  # anyone's code
+        raise ValueError(
+            f"{spec} failed as it was called ({type(error).__name__}: {error}). Correct the file."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{spec} must make a torch.nn.Module. Got a {type(model).__name__} instead.")
+    return model
+
+
+def _signature(maker: Any, spec: str) -> inspect.Signature:
+    if not callable(maker) or isinstance(maker, nn.Module):
+        raise ValueError(
+            f"{spec} must be a class or a function that makes a model. Got a {type(maker).__name__} instead."
+        )
+    return inspect.signature(maker)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from kd.checks import did_you_mean
-from kd.extras import extra
+from kd.imports import extra
 from kd.models.networks import require_images
 
 SMALL = 64  # pixels; below, a network made for 224 × 224 has next to nothing left at its end

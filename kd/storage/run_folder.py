@@ -159,7 +159,7 @@ _NO_RESULTS = """
 cli commands/compare commands/config_flags commands/dry_run commands/program commands/run commands/settings
 commands/settings_file commands/sweep commands/teaching console devices evaluation/calibration evaluation/cost
 evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power evaluation/two_models
-evaluation/verdict ranges report training/contention training/pool training/students
+evaluation/verdict report training/contention training/pool training/students
 """
 
 

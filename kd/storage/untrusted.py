@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.extras import extra
+from kd.imports import extra
 
 SIZE_LIMIT = 8 * 1024**3  # bytes; no model or snapshot here comes near it
 

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kd
+from kd.checks import DamagedDataError
 from kd.data import idx as idx_module
-from kd.data.idx import DamagedDataError, parse_idx, read_idx
+from kd.data.idx import parse_idx, read_idx
 from kd.data.mnist import EMBEDDED
 
 pytestmark = pytest.mark.whole_mnist

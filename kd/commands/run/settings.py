@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from tyro.conf import Positional
 
+from kd.checks import check_ranges
 from kd.commands.settings import RunSettings, flag
-from kd.ranges import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,8 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import UseAppendAction
 
-from kd.checks import require
+from kd.checks import check_ranges, require
 from kd.commands.settings import RunSettings
-from kd.ranges import check_ranges
 
 # Settings that a student can have for itself. The others are the teacher's, the split's, or not about training at all.
 STUDENTS_OWN: Mapping[str, type[int] | type[float]] = {

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from kd.data.idx import DamagedDataError
+from kd.checks import DamagedDataError
 from kd.data.sources.arrays import Array, from_arrays
 from kd.data.sources.image_dataset import from_pictures
 from kd.data.sources.image_decoding import Size
 from kd.data.sources.labels import in_label_order, numbered
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
-from kd.extras import extra
+from kd.imports import extra
 
 SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 INPUTS = ("image", "img", "x", "input", "inputs", "features", "input_ids")

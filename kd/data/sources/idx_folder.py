@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kd.data.idx import DamagedDataError, read_idx
+from kd.checks import DamagedDataError
+from kd.data.idx import read_idx
 from kd.data.sources.arrays import from_arrays
 from kd.data.sources.source import Source
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from kd.data.idx import DamagedDataError
+from kd.checks import DamagedDataError
 from kd.storage.untrusted import read_bytes
 
 GRAY, COLOUR = {"1", "L", "LA", "La"}, {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr"}

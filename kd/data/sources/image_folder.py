@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kd.data.idx import DamagedDataError
+from kd.checks import DamagedDataError
 from kd.data.sources.image_dataset import from_pictures
 from kd.data.sources.image_decoding import Files, Size
 from kd.data.sources.source import Source

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kd.data.idx import DamagedDataError
+from kd.checks import DamagedDataError
 from kd.data.sources.arrays import from_arrays
 from kd.data.sources.labels import in_label_order
 from kd.data.sources.source import Source

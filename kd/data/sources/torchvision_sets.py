@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from kd.data.idx import DamagedDataError
+from kd.checks import DamagedDataError
 from kd.data.sources.arrays import from_arrays
 from kd.data.sources.image_dataset import from_pictures
 from kd.data.sources.image_decoding import Size

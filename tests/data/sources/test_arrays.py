@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
+from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset
-from kd.data.idx import DamagedDataError
 from kd.data.sources import npz, open_source, split_source
 from kd.data.sources.arrays import from_arrays, to_inputs
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset
-from kd.data.idx import DamagedDataError
 from kd.data.sources import open_source, split_source
 
 IMAGES = [Pillow.new("L", (5, 6), value) for value in range(12)]

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import kd
+from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset, collate
-from kd.data.idx import DamagedDataError
 from kd.data.sources import Source, image_dataset, open_source, split_source
 from kd.data.sources.image_dataset import ImageFiles
 from kd.storage.fingerprint import describe

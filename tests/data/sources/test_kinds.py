@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd.data.idx import DamagedDataError
+from kd.checks import DamagedDataError
 from kd.data.sources import Source, open_source, split_source
 from tests.data.sources.test_arrays import stored
 from tests.data.test_mnist import idx

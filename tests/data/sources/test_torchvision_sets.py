@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset
-from kd.data.idx import DamagedDataError
 from kd.data.sources import image_dataset, open_source, split_source
 from tests.data.sources.test_image_dataset import picture
 from tests.data.test_mnist import idx

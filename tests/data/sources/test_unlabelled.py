@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import kd
+from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset, collate
-from kd.data.idx import DamagedDataError
 from kd.data.sources import image_dataset, open_source, open_unlabelled, split_source
 from kd.data.sources.image_dataset import ImageFiles
 from kd.data.sources.partition import Parts
