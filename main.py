@@ -24,10 +24,10 @@ from kd.data.loaders import in_order
 from kd.data.splits import stratified_split
 from kd.methods import METHODS
 from kd.methods.objectives import in_bfloat16
+from kd.models.inference import Predictions
 from kd.storage.run_folder import open_run
 from kd.storage.weights import require_writable
 from kd.training import stages
-from kd.training.loop import Predictions
 from models import TeacherModel, new_student
 from train import train_model
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time a name is import
     from kd.losses import kd_loss
     from kd.methods.objectives import distilled, live_teacher, supervised
     from kd.models.features import capture
+    from kd.models.inference import Predictions, predict
     from kd.seeding import seeded
     from kd.storage.weights import load_weights, publish, weights_bytes
     from kd.teachers.cache import collect_logits, verify_logits
     from kd.training.history import History
-    from kd.training.loop import Predictions, evaluate, fit, predict
+    from kd.training.loop import evaluate, fit
     from kd.types import Batch, Metric, Objective
 
 __all__ = [
@@ -51,18 +52,19 @@ __all__ = [
 ]
 
 _MODULES = {
-    "teachers.cache": ("collect_logits", "verify_logits"),
-    "storage.weights": ("load_weights", "publish", "weights_bytes"),
     "classifier": ("DistilledClassifier",),
     "data.datasets": ("DistillDataset", "ImageDataset"),
-    "data.mnist": ("load_mnist",),
-    "models.features": ("capture",),
-    "training.history": ("History",),
     "data.loaders": ("batches_differ", "loader_like", "make_loader"),
-    "training.loop": ("Predictions", "evaluate", "fit", "predict"),
+    "data.mnist": ("load_mnist",),
     "losses": ("kd_loss",),
     "methods.objectives": ("distilled", "live_teacher", "supervised"),
+    "models.features": ("capture",),
+    "models.inference": ("Predictions", "predict"),
     "seeding": ("seeded",),
+    "storage.weights": ("load_weights", "publish", "weights_bytes"),
+    "teachers.cache": ("collect_logits", "verify_logits"),
+    "training.history": ("History",),
+    "training.loop": ("evaluate", "fit"),
     "types": ("Batch", "Metric", "Objective"),
 }
 

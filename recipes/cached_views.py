@@ -33,7 +33,7 @@ from kd.data.mnist import MEAN, STD
 from kd.data.splits import stratified_split
 from kd.data.views import ShiftedImages, one_view_each
 from kd.models import MLP, ConvNet
-from kd.training.loop import Predictions
+from kd.models.inference import Predictions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

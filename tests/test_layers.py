@@ -83,7 +83,7 @@ def test_the_table_of_methods_names_what_it_does_not_import() -> None:
     assert not {name for name in _imports(folder / "table.py") if name.split(".")[0] in ("kd", "torch")}
     inside = {name for name in _imports(folder / "factory.py") if name.split(".")[0] == "kd"}
     for_type_checkers = {"kd.types", "kd.types.Batch", "kd.types.Objective"}
-    on_use = {"kd.training.loop", "kd.training.loop.device_of", "kd.training.loop.evaluating"}
+    on_use = {"kd.models.inference", "kd.models.inference.device_of", "kd.models.inference.evaluating"}
     without_torch = {"kd.checks", "kd.checks.require"}
     rest = {name for name in inside if not name.startswith("kd.methods.table")}
     assert rest <= for_type_checkers | on_use | without_torch

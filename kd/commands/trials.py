@@ -16,7 +16,8 @@ from kd.console import print_table, say
 from kd.data.loaders import make_loader
 from kd.evaluation.paired_seeds import paired
 from kd.evaluation.verdict import Judgement, judge_all
-from kd.training.loop import fit, predict
+from kd.models.inference import predict
+from kd.training.loop import fit
 from kd.training.optimizers import adam
 from kd.types import Objective
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.devices import using_threads
-from kd.training.loop import device_of, evaluating
+from kd.models.inference import device_of, evaluating
 
 SECONDS = 0.3  # that measuring one model may take
 WARM_UP, MOST = 20, 1000  # calls before the clock counts, and calls that are timed at most

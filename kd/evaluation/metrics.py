@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.evaluation.multiply_adds import MultiplyAdds
-from kd.training.loop import device_of, evaluating
+from kd.models.inference import device_of, evaluating
 from kd.types import Batch, Objective
 
 

@@ -67,7 +67,7 @@ def make(
         ValueError: no such method or setting, or a pair that the method cannot work on. Some ranges are looked at by
             the loss alone, with the first batch: ``try_method`` tells them before.
     """
-    from kd.training.loop import device_of  # with torch, which the table does without
+    from kd.models.inference import device_of  # with torch, which the table does without
 
     module, _, function = method_named(name).factory.partition(":")
     factory = getattr(importlib.import_module(module), function)
@@ -93,7 +93,7 @@ def try_method(
     import torch
     from torch import nn
 
-    from kd.training.loop import device_of, evaluating
+    from kd.models.inference import device_of, evaluating
 
     inputs, labels, *_ = (tensor.to(device_of(student)) for tensor in batch)
     with torch.no_grad(), evaluating(student, teacher):

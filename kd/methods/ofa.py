@@ -15,8 +15,8 @@ from kd.checks import require
 from kd.losses import ofa_loss
 from kd.methods.objectives import require_logits, supervised
 from kd.models.features import capture, shapes, stages
+from kd.models.inference import evaluating
 from kd.seeding import seeded
-from kd.training.loop import evaluating
 from kd.types import Batch, Objective
 
 

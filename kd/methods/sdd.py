@@ -12,7 +12,7 @@ from kd.checks import require
 from kd.losses import sdd_loss
 from kd.methods.feature import features_of_both
 from kd.models.features import capture, matched_stages, penultimate
-from kd.training.loop import evaluating
+from kd.models.inference import evaluating
 from kd.types import Batch, Objective
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from kd.checks import did_you_mean, require
 from kd.imports import is_plugin, load_plugin
+from kd.models.inference import evaluating
 from kd.models.networks import CNN, MLP, ConvNet
 from kd.models.zoo import timm_model, torchvision_model
 from kd.seeding import seeded
-from kd.training.loop import evaluating
 
 ALLOWED = "convnet, mlp:256, mlp:512,256, cnn:32, torchvision:NAME, timm:NAME or FILE.py:NAME"
 _KINDS = ("convnet", "mlp", "cnn", "torchvision", "timm")

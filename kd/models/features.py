@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kd.training.loop import evaluating
+from kd.models.inference import evaluating
 
 _INPUT = ":input"
 

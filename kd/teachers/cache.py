@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 
 from kd.data.datasets import collate
 from kd.data.loaders import make_loader
+from kd.models.inference import Predictions, predict
 from kd.seeding import seeded
-from kd.training.loop import Predictions, predict
 from kd.types import UNLABELLED, Batch
 
 ASKED_AT_ONCE = 256  # images: as fast as more of them, at less memory

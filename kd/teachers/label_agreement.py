@@ -11,7 +11,7 @@ from typing import NamedTuple
 from kd.checks import did_you_mean, require, require_labels, require_logits
 from kd.console import say
 from kd.evaluation.metrics import confusion_matrix
-from kd.training.loop import Predictions
+from kd.models.inference import Predictions
 
 NOT_VERIFIED = (
     "There is no teacher to ask, so this is all that can be verified: that rows of one class are not exchanged among "

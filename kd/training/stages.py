@@ -19,12 +19,13 @@ from kd.console import epoch_line, progress, say
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import batches_differ, loader_like
 from kd.methods.objectives import supervised
+from kd.models.inference import Predictions, device_of, predict
 from kd.storage.run_folder import stage
 from kd.storage.snapshots import Snapshots
 from kd.teachers.cache import ASKED_AT_ONCE, collect_logits, verify_logits
 from kd.training.contention import watched
 from kd.training.history import History, load_state
-from kd.training.loop import Predictions, device_of, fit, predict
+from kd.training.loop import fit
 from kd.types import Objective
 
 # (title, model, objective, training loader, validation loader) → the history of training the model in place.

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.data.loaders import make_loader
 from kd.data.views import one_view_each
+from kd.models.inference import Predictions
 from kd.training.history import History
-from kd.training.loop import Predictions
 from kd.training.pool import in_pool
 from kd.training.stages import Train, predictions
 from kd.types import Objective

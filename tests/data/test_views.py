@@ -9,8 +9,8 @@ import kd
 from kd.data.datasets import ImageDataset, collate
 from kd.data.loaders import seed_loader
 from kd.data.views import ShiftedImages, one_view_each
+from kd.models.inference import Predictions
 from kd.models.networks import MLP
-from kd.training.loop import Predictions
 
 
 @pytest.fixture(name="images")

@@ -15,7 +15,7 @@ from kd.evaluation.paired_seeds import Pairs, paired
 from kd.evaluation.power import detectable, seeds_needed
 from kd.evaluation.two_models import McNemar, mcnemar
 from kd.evaluation.verdict import Across, Judgement, judge, judge_across
-from kd.training.loop import Predictions
+from kd.models.inference import Predictions
 
 CONTROL, DISTILLED = "regular", "distilled"
 

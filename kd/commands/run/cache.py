@@ -18,12 +18,12 @@ from kd.commands.run.settings import CacheSettings
 from kd.commands.settings import RunSettings
 from kd.console import print_table, say
 from kd.devices import device_named
+from kd.models.inference import Predictions
 from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import open_run
 from kd.storage.snapshots import Snapshots
 from kd.teachers.cache import verify_logits
 from kd.teachers.label_agreement import measured
-from kd.training.loop import Predictions
 
 
 class Kept(NamedTuple):

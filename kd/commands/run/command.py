@@ -26,13 +26,13 @@ from kd.data.unlabelled import repeated, with_unlabelled
 from kd.devices import device_named, require_device
 from kd.methods import METHODS, make, try_method
 from kd.methods.objectives import in_bfloat16, live_teacher, supervised
+from kd.models.inference import Predictions, device_of, evaluating
 from kd.seeding import seeded
 from kd.storage.run_folder import open_run
 from kd.storage.weights import publish, require_writable
 from kd.teachers.load import teacher_accuracy
 from kd.training import stages
 from kd.training.history import History
-from kd.training.loop import Predictions, device_of, evaluating
 from kd.training.optimizers import adam
 from kd.types import Objective
 

@@ -23,10 +23,10 @@ from kd.commands.compare.results import Answers, Comparison, power_of, spread
 from kd.commands.compare.text import print_comparison, verdict_lines
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evaluation.latency import Latency
+from kd.models.inference import Predictions
 from kd.report.page import Part, page
 from kd.report.plots import png
 from kd.training.history import History
-from kd.training.loop import Predictions
 from kd.training.students import Trained
 
 IMAGES, CLASSES = 400, 5

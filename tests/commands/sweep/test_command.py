@@ -22,9 +22,9 @@ from kd.commands.sweep.command import Bench, explore
 from kd.commands.sweep.points import Point, Score, choose, documented, grid, point
 from kd.commands.sweep.settings import SweepSettings
 from kd.commands.teaching import Taught, teach
+from kd.models.inference import Predictions
 from kd.storage.run_folder import fingerprint, open_run
 from kd.training import students
-from kd.training.loop import Predictions
 from kd.training.stages import predictions
 from kd.training.students import Lessons, Student, Trained
 from tests.commands.compare.test_command import kd_command
