@@ -25,8 +25,8 @@ from kd.data.splits import stratified_split
 from kd.methods import METHODS
 from kd.methods.objectives import in_bfloat16
 from kd.models.inference import Predictions
+from kd.storage.files import require_writable
 from kd.storage.run_folder import open_run
-from kd.storage.weights import require_writable
 from kd.training import stages
 from models import TeacherModel, new_student
 from train import train_model

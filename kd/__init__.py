@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time a name is import
     from kd.models.features import capture
     from kd.models.inference import Predictions, predict
     from kd.seeding import seeded
-    from kd.storage.weights import load_weights, publish, weights_bytes
+    from kd.storage.files import publish
+    from kd.storage.weights import load_weights, weights_bytes
     from kd.teachers.cache import collect_logits, verify_logits
     from kd.training.history import History
     from kd.training.loop import evaluate, fit
@@ -61,7 +62,8 @@ _MODULES = {
     "models.features": ("capture",),
     "models.inference": ("Predictions", "predict"),
     "seeding": ("seeded",),
-    "storage.weights": ("load_weights", "publish", "weights_bytes"),
+    "storage.files": ("publish",),
+    "storage.weights": ("load_weights", "weights_bytes"),
     "teachers.cache": ("collect_logits", "verify_logits"),
     "training.history": ("History",),
     "training.loop": ("evaluate", "fit"),

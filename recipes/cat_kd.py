@@ -35,7 +35,8 @@ from kd.data.splits import stratified_split
 from kd.losses import cat_loss
 from kd.models import CNN, MNIST_SHAPE
 from kd.models.features import capture
-from kd.storage.weights import publish, weights_bytes
+from kd.storage.files import publish
+from kd.storage.weights import weights_bytes
 from kd.training.loop import evaluate
 
 

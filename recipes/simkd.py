@@ -38,7 +38,8 @@ from kd.evaluation.metrics import count_parameters, multiply_adds
 from kd.losses import hint_loss
 from kd.models import CNN, MNIST_SHAPE
 from kd.models.features import capture
-from kd.storage.weights import publish, weights_bytes
+from kd.storage.files import publish
+from kd.storage.weights import weights_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from kd.checks import did_you_mean, require
-from kd.data.datasets import ArrayDataset, Gathered
-from kd.data.sources.scan import Raw, unwrapped
+from kd.data.datasets import ArrayDataset, Gathered, Raw, unwrapped
 from kd.imports import is_plugin, load_plugin
 from kd.seeding import seeded
 

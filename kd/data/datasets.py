@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, default_collate
+from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
 
 from kd.checks import require
 from kd.types import Batch
@@ -199,3 +199,26 @@ def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
 
 def length_of(dataset: Dataset[Any]) -> int:
     return len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared; ours have one
+
+
+@runtime_checkable
+class Raw(Protocol):
+    """A data set of this package: it shows its inputs before they are normalised."""
+
+    labels: Tensor
+
+    def raw(self, rows: Tensor) -> Tensor:
+        """The inputs [B, ...] of these rows as they are stored."""
+
+
+def unwrapped(dataset: Dataset[Any]) -> tuple[Dataset[Any], Tensor]:
+    """The data set below all subsets, and which of its rows are meant."""
+    if isinstance(dataset, Subset):
+        base, rows = unwrapped(dataset.dataset)
+        return base, rows.index_select(0, torch.as_tensor(dataset.indices, dtype=torch.int64))
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"a data set must have a length and items by index. Got a {type(dataset).__name__} instead. Give it "
+            "__len__ and __getitem__: the teacher's logits are kept by index."
+        )
+    return dataset, torch.arange(len(dataset))

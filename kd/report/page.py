@@ -1,7 +1,7 @@
 """The report: one page on all that the commands have found so far, each with its part, put together anew by each.
 
     files = report_files(Part("run", verdict, None, sections), results_dir=…, state_dir=…)
-    kd.storage.weights.publish(files)
+    kd.storage.files.publish(files)
 
 The page is one file that loads nothing: it opens from a disk, and a browser runs no script in it. A part is kept as
 JSON in the state folder, so that a later command can put its own beside it.

@@ -9,8 +9,8 @@ from typing import Any
 from kd.commands.run.results import environment
 from kd.commands.settings import RunSettings
 from kd.report.html import code, paragraph, table
+from kd.storage.environment import environment as deciding
 from kd.storage.fingerprint import describe, digest
-from kd.storage.run_folder import environment as deciding
 
 # What decides the models: all settings of a run, but for where the data lie and where it was computed. Numbers of
 # seeds and margins are each command's own.

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from kd.console import say
+from kd.storage.files import publish, require_space, sha256
 from kd.storage.stopping import asked_to_stop
 from kd.storage.untrusted import read_bytes
-from kd.storage.weights import load_tensors, publish, require_space, sha256
+from kd.storage.weights import load_tensors
 
 INTERVAL = 30.0  # seconds between two snapshots; what they cost is measured by benchmarks/snapshots.py
 GENERATIONS = 2

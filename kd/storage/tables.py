@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import math
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from kd.storage.untrusted import read_bytes
+from kd.checks import DamagedDataError
+from kd.storage.untrusted import SIZE_LIMIT, read_bytes
 
+NPZ_NAMES = ("x", "y", *(f"{axis}_{part}" for part in ("train", "val", "test") for axis in "xy"), "classes")
+NPZ_LIMIT = SIZE_LIMIT  # bytes, of a data set's file and of all its arrays unpacked
 CSV_LIMIT = 256 * 1024**2  # bytes; as Python's texts and lists they take ten times that
 _EXPANSION = 64  # times; random-looking numbers compress to half, a bomb to a thousandth
 _ALWAYS = 64 * 1024**2  # bytes that a member of an archive may unpack to in any case
@@ -177,3 +181,53 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return "_" not in cell
+
+
+def arrays_in(path: Path, hint: str) -> dict[str, Array]:
+    """What ``read_npz`` reads; a ``DamagedDataError`` that ends with the hint where it cannot."""
+    try:
+        return read_npz(path)
+    except Exception as error:  # zipfile, zlib and numpy's parser have a dozen kinds for what is damaged
+        reason = str(error).removesuffix(".")
+        raise DamagedDataError(f"cannot read the data file {path}: {reason}. {hint}") from error
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """The arrays of a data set's archive by name, those of ``NPZ_NAMES``.
+
+    What an archive and its arrays say about their sizes is held against each other first, so that a small file cannot
+    fill the memory; no pickle is ever read.
+
+    Raises:
+        ValueError: too large, or an array is of objects or not as large as it says.
+        Exception: whatever zipfile and numpy raise for what is damaged.
+    """
+    with zipfile.ZipFile(io.BytesIO(read_bytes(path.resolve(), limit=NPZ_LIMIT))) as archive:
+        members = [member for member in archive.infolist() if member.filename.removesuffix(".npy") in NPZ_NAMES]
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > NPZ_LIMIT:
+            raise ValueError(f"it unpacks to more than {NPZ_LIMIT:,} bytes. Got {unpacked:,}")
+        if len({member.filename.removesuffix(".npy") for member in members}) < len(members):
+            raise ValueError("two arrays in it have one name")
+        found = {member.filename.removesuffix(".npy"): _checked_array(archive, member) for member in members}
+        unused = sorted({name.removesuffix(".npy") for name in archive.namelist()} - set(found))
+    if unused:
+        warnings.warn(f"{path} has arrays that are not used: {', '.join(unused[:10])}.", stacklevel=3)
+    return found
+
+
+def _checked_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    name = member.filename.removesuffix(".npy")
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version not in {(1, 0), (2, 0)}:
+            raise ValueError(f"its array {name} is of format {version}, where numpy writes plain ones as (1, 0)")
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(stream)
+        if dtype.hasobject:
+            raise ValueError(f"its array {name} is of Python objects, which are not read: they could run code")
+        if stream.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(f"its array {name} is not as large as its shape {list(shape)} of {dtype} says")
+    with archive.open(member) as stream:
+        array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+        return array

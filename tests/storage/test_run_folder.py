@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd.storage.run_folder import (
-    _NO_RESULTS,
-    PACKAGE,
-    _code,
-    _without_results,
-    code_digest,
-    fingerprint,
-    open_run,
-    stage,
-)
+from kd.storage.run_folder import fingerprint, open_run, stage
 from kd.storage.snapshots import Snapshots
 from kd.storage.stopping import Stopped, asked_to_stop, stop_if_asked, stopping_when_asked
 
@@ -186,50 +176,3 @@ def test_fresh_forgets_the_threads_of_a_run_that_kept_nothing(tmp_path: Path) ->
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
-FOLDERS = sorted({path.parent.as_posix() for path in FILES})
-WITHOUT_RESULTS = {"commands/compare", "commands/run", "commands/sweep", "report"}
-
-
-def copied(folder: Path) -> Path:
-    """The package's sources alone."""
-    for path in FILES:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PACKAGE / path, folder / path)
-    return folder
-
-
-@pytest.mark.parametrize("folder", sorted({*FOLDERS} - WITHOUT_RESULTS))
-def test_a_byte_changed_in_any_folder_that_counts_changes_the_key(folder: str, tmp_path: Path) -> None:
-    package = copied(tmp_path)
-    before = code_digest(package)
-    assert before == code_digest(PACKAGE) == _code()
-    counting = [
-        path
-        for path in FILES
-        if path.parent.as_posix() == folder and not _without_results(path.with_suffix("").as_posix())
-    ]
-    assert counting
-    for path in counting:
-        content = (package / path).read_bytes()
-        (package / path).write_bytes(content + b"#")
-        assert code_digest(package) != before, path
-        (package / path).write_bytes(content)
-    assert code_digest(package) == before
-
-
-@pytest.mark.parametrize("folder", sorted(WITHOUT_RESULTS))
-def test_a_byte_changed_where_it_is_only_shown_changes_no_key(folder: str, tmp_path: Path) -> None:
-    package = copied(tmp_path)
-    before = code_digest(package)
-    for path in FILES:
-        if path.parent.as_posix() == folder:
-            (package / path).write_bytes(b"#")
-    assert code_digest(package) == before
-
-
-def test_every_module_that_does_not_count_is_there() -> None:
-    names = {path.with_suffix("").as_posix() for path in FILES} | {*FOLDERS}
-    assert {*_NO_RESULTS.split()} <= names

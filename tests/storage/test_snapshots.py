@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import kd
+from kd.storage.files import publish, sha256
 from kd.storage.snapshots import Snapshots
-from kd.storage.weights import publish, sha256
 from tests.conftest import CLASSES, tiny_model
 
 

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kd.storage.weights import load_weights, publish, require_writable, weights_bytes
+from kd.storage.files import publish, require_writable
+from kd.storage.weights import load_weights, weights_bytes
 from models import StudentModel, TeacherModel
 
 NAMES = ("first.txt", "deep/second.txt", "deep/third.txt")
@@ -288,7 +289,7 @@ def test_a_missing_file_is_an_os_error_that_names_it(tmp_path: Path) -> None:
 
 def test_new_folders_are_flushed_from_the_highest_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[Path] = []
-    monkeypatch.setattr("kd.storage.weights._flush_folder", flushed.append)
+    monkeypatch.setattr("kd.storage.files._flush_folder", flushed.append)
     publish({tmp_path / "a" / "b" / "c": b""})
     assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
 

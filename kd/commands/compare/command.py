@@ -26,7 +26,8 @@ from kd.data.loaders import make_loader
 from kd.evaluation.cost import Cost, footprint, saved, training_cost
 from kd.evaluation.metrics import count_parameters
 from kd.methods.objectives import smoothed, supervised
-from kd.storage.weights import publish, sha256, state_bytes, weights_bytes
+from kd.storage.files import publish, sha256
+from kd.storage.weights import state_bytes, weights_bytes
 from kd.training.students import Lessons, Student, Trained, answers_of, train_students
 from kd.types import Objective
 

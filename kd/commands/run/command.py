@@ -28,8 +28,8 @@ from kd.methods import METHODS, make, try_method
 from kd.methods.objectives import in_bfloat16, live_teacher, supervised
 from kd.models.inference import Predictions, device_of, evaluating
 from kd.seeding import seeded
+from kd.storage.files import publish, require_writable
 from kd.storage.run_folder import open_run
-from kd.storage.weights import publish, require_writable
 from kd.teachers.load import teacher_accuracy
 from kd.training import stages
 from kd.training.history import History

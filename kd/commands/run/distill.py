@@ -8,7 +8,7 @@ from kd.commands.run.results import untested_weight_files
 from kd.commands.run.settings import DistillSettings
 from kd.commands.settings_file import to_toml
 from kd.console import say, say_files
-from kd.storage.weights import publish
+from kd.storage.files import publish
 
 
 def run(settings: DistillSettings) -> None:

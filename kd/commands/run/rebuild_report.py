@@ -6,7 +6,7 @@ from kd.commands.run.settings import ReportSettings
 from kd.commands.settings import RunSettings
 from kd.console import say_files
 from kd.report.page import kept_parts, page
-from kd.storage.weights import publish
+from kd.storage.files import publish
 
 
 def run(settings: ReportSettings) -> None:

@@ -17,7 +17,7 @@ from kd.report.page import Part, Section, Tone
 from kd.report.plots import LABELS, accuracy_comparison, reliability_diagram
 from kd.report.provenance import provenance, telling
 from kd.report.svg import figure
-from kd.storage.run_folder import environment as deciding
+from kd.storage.environment import environment as deciding
 
 DRAWS = 200  # of error_by_chance: its mean is then known to a tenth of itself, in a twentieth of a second
 NOUNS = {"regular": "control", "distilled": "distilled student"}

@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 
 from kd.evaluation.metrics import confusion_matrix, count_parameters, multiply_adds
 from kd.evaluation.two_models import mcnemar, proportion_interval
-from kd.storage.weights import sha256, weights_bytes
+from kd.storage.files import sha256
+from kd.storage.weights import weights_bytes
 from kd.training.history import History
 
 

@@ -16,7 +16,7 @@ from kd.console import print_table, say, say_files
 from kd.evaluation.latency import latency
 from kd.evaluation.two_models import mcnemar, verdict
 from kd.report.page import Part, report_files
-from kd.storage.weights import publish
+from kd.storage.files import publish
 
 FILE_NAMES = {"teacher": "teacher_model", "regular": "student_regular", "distilled": "student_distilled"}
 

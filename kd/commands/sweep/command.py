@@ -26,9 +26,10 @@ from kd.commands.teaching import Taught, teach
 from kd.console import say
 from kd.methods.objectives import distilled, supervised
 from kd.models.inference import Predictions
+from kd.storage.environment import environment
+from kd.storage.files import publish
 from kd.storage.fingerprint import describe, digest
-from kd.storage.run_folder import environment
-from kd.storage.weights import publish, weights_bytes
+from kd.storage.weights import weights_bytes
 from kd.training.students import Lessons, Student, Trained, attempt_students, train_students
 from kd.types import Objective
 

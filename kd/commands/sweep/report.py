@@ -14,7 +14,7 @@ from kd.report.html import fold, paragraph, table
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance, telling
 from kd.report.svg import figure
-from kd.storage.weights import sha256
+from kd.storage.files import sha256
 
 
 def sweep_part(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from kd.data.datasets import ArrayDataset, Split
-from kd.data.sources.scan import raw_batches, unwrapped
+from kd.data.datasets import ArrayDataset, Split, unwrapped
+from kd.data.sources.scan import raw_batches
 
 
 @runtime_checkable

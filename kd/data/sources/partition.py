@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from kd.data.datasets import Split, takes_rows
+from kd.data.datasets import Raw, Split, takes_rows
 from kd.data.sources.normalisation import normalised
-from kd.data.sources.scan import Facts, Raw, facts_of
+from kd.data.sources.scan import Facts, facts_of
 from kd.data.sources.source import Source
 from kd.data.sources.validation import check_parts, require_classes, require_label_range
 from kd.data.splits import stratified_parts

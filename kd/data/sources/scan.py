@@ -5,27 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset
 
-from kd.data.datasets import ArrayDataset, collate
+from kd.data.datasets import ArrayDataset, Raw, collate, unwrapped
 from kd.seeding import seeded
 
 AT_ONCE = 1024  # items: more save no time
 VALUES = 2**22  # of all items at once: large ones would take the memory, as double 8 bytes each
-
-
-@runtime_checkable
-class Raw(Protocol):
-    """A data set of this package: it shows its inputs before they are normalised."""
-
-    labels: Tensor
-
-    def raw(self, rows: Tensor) -> Tensor:
-        """The inputs [B, ...] of these rows as they are stored."""
 
 
 class Facts(NamedTuple):
@@ -86,19 +76,6 @@ def _values(base: Dataset[Any]) -> int:
     if isinstance(base, ArrayDataset):
         return math.prod(base.inputs.shape[1:])
     return base.raw(torch.zeros(1, dtype=torch.int64)).numel() if isinstance(base, Raw) else 3 * 224 * 224
-
-
-def unwrapped(dataset: Dataset[Any]) -> tuple[Dataset[Any], Tensor]:
-    """The data set below all subsets, and which of its rows are meant."""
-    if isinstance(dataset, Subset):
-        base, rows = unwrapped(dataset.dataset)
-        return base, rows.index_select(0, torch.as_tensor(dataset.indices, dtype=torch.int64))
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise ValueError(
-            f"a data set must have a length and items by index. Got a {type(dataset).__name__} instead. Give it "
-            "__len__ and __getitem__: the teacher's logits are kept by index."
-        )
-    return dataset, torch.arange(len(dataset))
 
 
 def _items(dataset: Dataset[Any], rows: Sequence[int]) -> tuple[Tensor, Tensor]:

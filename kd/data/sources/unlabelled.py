@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kd.console import say
-from kd.data.datasets import ArrayDataset, Split
+from kd.data.datasets import ArrayDataset, Split, unwrapped
 from kd.data.sources.arrays import to_inputs
 from kd.data.sources.image_dataset import ImageFiles, held
 from kd.data.sources.image_decoding import Files, Form, Size, common_form
 from kd.data.sources.image_folder import images_below, require_inside
 from kd.data.sources.normalisation import Normalisable
-from kd.data.sources.npz import arrays_in
-from kd.data.sources.scan import Facts, facts_of, unwrapped
+from kd.data.sources.scan import Facts, facts_of
 from kd.data.sources.validation import require_finite
+from kd.storage.tables import arrays_in
 from kd.types import UNLABELLED
 
 

@@ -235,7 +235,7 @@ def test_the_manifest_describes_the_files_beside_it(run: Run, tmp_path: Path) ->
     for (name, model), width in zip(models.items(), (8, 4, 2), strict=True):
         entry = strict_json(written[tmp_path / "manifest.json"])["models"][f"{name}.pth"]
         content = (tmp_path / f"{name}.pth").read_bytes()
-        assert (entry["sha256"], entry["bytes"]) == (kd.storage.weights.sha256(content), len(content))
+        assert (entry["sha256"], entry["bytes"]) == (kd.storage.files.sha256(content), len(content))
         assert entry["class"] == "Sequential"
         assert entry["parameters"] == 16 * width + width + width * CLASSES + CLASSES
         assert entry["multiply_adds"] == 16 * width + width * CLASSES

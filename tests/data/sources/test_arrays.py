@@ -21,8 +21,9 @@ from hypothesis.extra import numpy as numpy_strategies
 
 from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset
-from kd.data.sources import npz, open_source, split_source
+from kd.data.sources import open_source, split_source
 from kd.data.sources.arrays import from_arrays, to_inputs
+from kd.storage import tables
 
 exactly = settings(max_examples=60)
 Array = np.ndarray[Any, Any]
@@ -140,13 +141,13 @@ def test_a_header_that_lies_is_refused_before_memory_is_taken(content: bytes, re
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = archive(tmp_path, header("(1000000, 2)", "|u1") + bytes(2_000_000))
     assert path.stat().st_size < 10_000
-    monkeypatch.setattr(npz, "LIMIT", 1_000_000)
+    monkeypatch.setattr(tables, "NPZ_LIMIT", 1_000_000)
     with pytest.raises(DamagedDataError, match=r"it unpacks to more than 1,000,000 bytes. Got 2,000,0\d\d\. Write"):
         open_source(path)
 
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npz, "LIMIT", 100)
+    monkeypatch.setattr(tables, "NPZ_LIMIT", 100)
     with pytest.raises(DamagedDataError, match=r"is larger than 100 bytes"):
         open_source(saved(tmp_path, x=X, y=Y))
 

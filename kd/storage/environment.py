@@ -1,0 +1,66 @@
+"""What else decides the bits of a result besides its inputs: this package's code, versions, threads, processor."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd.storage.files import sha256
+from kd.storage.fingerprint import digest
+
+
+def environment() -> dict[str, Any]:
+    """What else decides the bits of a result. A GPU is part of a stage's own inputs: its device."""
+    return {
+        "kd": package_digest(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        "precision": f"{torch.get_default_dtype()} {torch.get_float32_matmul_precision()}",
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+PACKAGE = Path(__file__).parents[1]
+
+# Modules and folders that may change without changing a result. A new one counts until it is named here: the safe
+# way round.
+_NO_RESULTS = """
+cli commands/compare commands/config_flags commands/dry_run commands/program commands/run commands/settings
+commands/settings_file commands/sweep commands/teaching console devices evaluation/calibration evaluation/cost
+evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power evaluation/two_models
+evaluation/verdict report training/contention training/pool training/students
+"""
+
+
+@functools.cache  # read once, when the run is opened: the files may be edited while it goes on
+def package_digest() -> str:
+    """Digest of this package's sources, but for those that only print, draw, write or parse."""
+    return digest_of(PACKAGE)
+
+
+def digest_of(package: Path) -> str:
+    """As ``package_digest``, of a package that lies in this folder."""
+    sources = sorted(path.relative_to(package) for path in package.rglob("*.py"))
+    counting = [path for path in sources if not _without_results(path.with_suffix("").as_posix())]
+    return digest([(path.as_posix(), sha256((package / path).read_bytes())) for path in counting])[:12]
+
+
+def _without_results(module: str) -> bool:
+    """Whether a module, by its path in the package, is named in ``_NO_RESULTS``, or is in a folder that is."""
+    return any(module == name or module.startswith(f"{name}/") for name in _NO_RESULTS.split())
+
+
+def _processor() -> str:
+    """As exactly as the system tells: math libraries choose their kernels by the model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor()
+    return f"{platform.machine()} {model} {torch.backends.cpu.get_cpu_capability()}"
