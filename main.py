@@ -27,6 +27,7 @@ from kd.methods.objectives import in_bfloat16
 from kd.models.inference import Predictions
 from kd.storage.files import require_writable
 from kd.storage.run_folder import open_run
+from kd.teachers.cache import with_teacher_logits
 from kd.training import stages
 from models import TeacherModel, new_student
 from train import train_model
@@ -140,7 +141,7 @@ def prepare_distillation_data(
     """
     ids = "ids" in METHODS[config.METHOD].needs  # as a fourth item, for a method that keeps something about each image
     parts = {"training": (train_subset, train_loader), "validation": (val_subset, val_loader)}
-    return DistillLoaders(*stages.with_teacher_logits(teacher, parts, ids=ids).values())
+    return DistillLoaders(*with_teacher_logits(teacher, parts, ids=ids).values())
 
 
 def train_students(

@@ -28,10 +28,11 @@ import kd
 from kd.console import print_table, say
 from kd.data import Split
 from kd.data.splits import stratified_order
-from kd.data.unlabelled import repeated, with_unlabelled
+from kd.data.unlabelled import repeated
 from kd.evaluation.paired_seeds import paired
 from kd.evaluation.verdict import Judgement, judge_all
 from kd.models import MLP, ConvNet
+from kd.teachers.cache import with_unlabelled
 from kd.training.optimizers import adam
 
 CONTROL, DISTILLED, MORE = "labels alone", "distilled", "distilled, with unlabelled"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import config
 import kd
-import kd.training.stages
+import kd.teachers.cache
 import main
 import train
 from kd.data.loaders import seed_loader
@@ -198,7 +198,7 @@ def test_the_pipeline_refuses_such_logits_itself(toy_run: ToyRun, monkeypatch: p
     def by_walking(teacher: nn.Module, dataset: Any, **_: Any) -> kd.Predictions:
         return kd.predict(teacher, toy_run.data.train_loader)
 
-    monkeypatch.setattr(kd.training.stages, "collect_logits", by_walking)
+    monkeypatch.setattr(kd.teachers.cache, "collect_logits", by_walking)
     with pytest.raises(ValueError, match="do not belong to their items"):
         main.prepare_distillation_data(toy_run.teacher.model, *toy_run.data[:2], *toy_run.data[3:5])
 

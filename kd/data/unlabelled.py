@@ -1,6 +1,6 @@
-"""Distillation with unlabelled items: the teacher's logits stand where there is no label.
+"""Unlabelled items beside labelled ones. With the teacher's logits, for distillation:
 
-    lessons = with_unlabelled(teacher, labelled, unlabelled)
+    lessons = kd.teachers.cache.with_unlabelled(teacher, labelled, unlabelled)
     kd.fit(student, kd.distilled(temperature=4, alpha=0.1), kd.make_loader(lessons, batch_size=128, shuffle=True), ...)
 
 An item without a label has the label ``UNLABELLED`` (−1). The labelled part of a distillation is averaged over those
@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from kd.checks import require
-from kd.console import say
-from kd.data.datasets import ArrayDataset, DistillDataset, Gathered, Split, collate
-from kd.training.stages import teacher_logits
+from kd.data.datasets import ArrayDataset, Gathered, Split, collate
 from kd.types import UNLABELLED, Batch
 
 
@@ -75,31 +73,6 @@ class Joined(Dataset[tuple[Tensor, int]]):
         parts = [_batch(dataset, some)[:2] for dataset, some in asked if len(some)]
         back = later.argsort(stable=True).argsort()  # from the order of the two gathers to that of the batch
         return Gathered(*(torch.cat(column).index_select(0, back) for column in zip(*parts, strict=True)))
-
-
-def with_unlabelled(
-    teacher: nn.Module, labelled: Dataset[Any], unlabelled: Dataset[Any], *, suffix: str = ""
-) -> DistillDataset:
-    """What a student learns from: items (input, label or −1, teacher logits), the labelled ones first.
-
-    The teacher is asked for each of the two in its own order, and its answers are verified row by row
-    (``kd.verify_logits``); without labels, all that can be verified is that they are this teacher's. An open run keeps
-    them.
-
-    Args:
-        labelled: items (input, label).
-        unlabelled: items (input, ...); what follows the input is never looked at.
-        suffix: tells one teacher's logits from another's in the run folder.
-
-    Raises:
-        ValueError: as ``Joined`` and ``kd.verify_logits`` say.
-    """
-    hidden = Unlabelled(unlabelled)
-    both = Joined(labelled, hidden)  # checks, before the teacher is asked
-    parts: dict[str, Dataset[Any]] = {f"logits-training{suffix}": labelled, f"logits-unlabelled{suffix}": hidden}
-    logits = [teacher_logits(title, teacher, dataset) for title, dataset in parts.items()]
-    say(f"teacher logits: {len(logits[0]):,} labelled and {len(logits[1]):,} unlabelled items, verified by row")
-    return DistillDataset(both, torch.cat(logits))
 
 
 def repeated(dataset: Dataset[Any], items: int) -> Dataset[Any]:

@@ -7,18 +7,21 @@ an error, and teach every image another image's lesson. Here row i is the teache
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from kd.data.datasets import collate
-from kd.data.loaders import make_loader
-from kd.models.inference import Predictions, predict
+from kd.console import progress, say
+from kd.data.datasets import DistillDataset, collate
+from kd.data.loaders import loader_like, make_loader
+from kd.data.unlabelled import Joined, Unlabelled
+from kd.models.inference import Predictions, device_of, predict
 from kd.seeding import seeded
+from kd.storage.run_folder import stage
 from kd.types import UNLABELLED, Batch
 
 ASKED_AT_ONCE = 256  # images: as fast as more of them, at less memory
@@ -131,3 +134,79 @@ def _require_same_accuracy(live: Tensor, labels: Tensor, cached: Predictions) ->
             f"rows, but the live teacher is right on {live_accuracy:.1%} of {n} sampled items "
             f"(allowed difference {allowed:.1%}). Collect them again with kd.collect_logits()."
         )
+
+
+def with_teacher_logits(
+    teacher: nn.Module, parts: Mapping[str, tuple[Dataset[Any], DataLoader[Any]]], *, ids: bool = False
+) -> dict[str, DataLoader[Any]]:
+    """For each part (training, validation) a loader like the given one over (input, label, teacher logits).
+
+    The logits are taken from the datasets in their own order, never from the loaders, which may shuffle, and verified
+    against the live teacher before they are used or kept.
+
+    Args:
+        parts: name → dataset, and the loader whose batch size, drop_last and order are taken over.
+        ids: add the number of each item in its dataset, for a method that needs ids.
+    """
+    logits = {name: teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
+    rows = sum(map(len, logits.values()))
+    say(f"teacher logits: {rows:,} rows collected by sample and verified against the live teacher")
+    return {
+        name: loader_like(loader, DistillDataset(dataset, logits[name], ids=ids))
+        for name, (dataset, loader) in parts.items()
+    }
+
+
+def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
+    """The teacher's answers [N, K] float32, row i to ``dataset[i]``, verified against the live teacher.
+
+    Args:
+        title: under which an open run keeps them.
+        dataset: items (input, label); −1 stands for no label.
+
+    Raises:
+        ValueError: as ``kd.verify_logits`` has it, which looks at what was kept as well.
+    """
+    size, verified = ASKED_AT_ONCE, False
+
+    def produce(_: object) -> dict[str, Any]:
+        nonlocal verified
+        with progress(title, steps=-(-len(dataset) // size)) as advance:  # type: ignore[arg-type]  # has no __len__
+            cached = collect_logits(teacher, dataset, batch_size=size, on_batch=advance)
+        verify_logits(teacher, dataset, cached)
+        verified = True
+        return cached._asdict()
+
+    inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
+    kept = Predictions(**stage(title, inputs, produce))
+    if not verified:  # a cache from elsewhere may say anything, and what decides a teacher's answers may not be seen
+        try:
+            verify_logits(teacher, dataset, kept)
+        except ValueError as error:
+            raise ValueError(f"the kept {title} are refused: {error} Use --fresh to collect them again.") from error
+    return kept.logits
+
+
+def with_unlabelled(
+    teacher: nn.Module, labelled: Dataset[Any], unlabelled: Dataset[Any], *, suffix: str = ""
+) -> DistillDataset:
+    """What a student learns from: items (input, label or −1, teacher logits), the labelled ones first.
+
+    The teacher is asked for each of the two in its own order, and its answers are verified row by row
+    (``kd.verify_logits``); without labels, all that can be verified is that they are this teacher's. An open run keeps
+    them.
+
+    Args:
+        labelled: items (input, label).
+        unlabelled: items (input, ...); what follows the input is never looked at.
+        suffix: tells one teacher's logits from another's in the run folder.
+
+    Raises:
+        ValueError: as ``Joined`` and ``kd.verify_logits`` say.
+    """
+    hidden = Unlabelled(unlabelled)
+    both = Joined(labelled, hidden)  # checks, before the teacher is asked
+    parts: dict[str, Dataset[Any]] = {f"logits-training{suffix}": labelled, f"logits-unlabelled{suffix}": hidden}
+    logits = [teacher_logits(title, teacher, dataset) for title, dataset in parts.items()]
+    say(f"teacher logits: {len(logits[0]):,} labelled and {len(logits[1]):,} unlabelled items, verified by row")
+    return DistillDataset(both, torch.cat(logits))

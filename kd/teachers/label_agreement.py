@@ -5,10 +5,9 @@ What nobody can recompute, because its teacher is elsewhere, can still be held a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from kd.checks import did_you_mean, require, require_labels, require_logits
+from kd.checks import require_labels, require_logits
 from kd.console import say
 from kd.evaluation.metrics import confusion_matrix
 from kd.models.inference import Predictions
@@ -106,40 +105,3 @@ def verify_without_teacher(answers: Predictions, *, name: str) -> Measured:
         raise ValueError(f"{right}, and {reason.removesuffix('.')}.")
     say(f"{right}, measured now; in random order it would be {found.chance:.1%}. {NOT_VERIFIED}.")
     return found
-
-
-def columns_for(
-    label_order: Sequence[str] | None, class_names: Sequence[str] | None, *, classes: int
-) -> list[int] | None:
-    """For each class of the data, in its order, the teacher's output that stands for it; None if that is the same.
-
-    Args:
-        label_order: the names of the classes in the order of the teacher's outputs; None for the data's order.
-        class_names: those of the data; the same names, each once.
-        classes: how many the data has.
-
-    Raises:
-        ValueError: names are missing, occur twice, or are not the same.
-    """
-    if label_order is None:
-        return None
-    if class_names is None:
-        raise ValueError("label_order needs class_names, the names of the data's classes in its own order. Got none.")
-    require(len(class_names) == classes, "class_names", len(class_names), f"one name for each of {classes} classes")
-    for name, names in (("label_order", label_order), ("class_names", class_names)):
-        if len(set(names)) < len(names):
-            twice = next(one for number, one in enumerate(names) if one in names[:number])
-            raise ValueError(f"{name} must name each class once. Got {twice!r} more than once.")
-    unknown = [name for name in label_order if name not in class_names]
-    missing = [name for name in class_names if name not in label_order]
-    if unknown or missing:
-        hint = did_you_mean(unknown[0], missing, "Use the data's names.") if unknown else "Name every class."
-        raise ValueError(
-            f"label_order must hold the data's {classes} class names in the teacher's order. Not the data's: "
-            f"{_some(unknown)}; missing: {_some(missing)}. {hint}"
-        )
-    return [list(label_order).index(name) for name in class_names]
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(map(repr, names[:3]))}{' and others' * (len(names) > 3)}" if names else "none"

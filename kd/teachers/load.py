@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -21,24 +20,11 @@ from kd.console import say
 from kd.models.build import build
 from kd.storage.weights import naming_weights, read_state, require_fitting
 from kd.teachers.cache import collect_logits
-from kd.teachers.label_agreement import Measured, columns_for, doubt, measured
+from kd.teachers.class_order import Reordered, columns_for
+from kd.teachers.label_agreement import Measured, doubt, measured
 
 # Megabytes beyond the model's own: a head for a thousand classes is to be told as such, not as a file too large.
 _SPARE = 64
-
-
-class Reordered(nn.Module):
-    """A model whose outputs are put in another order: output k is the model's output ``columns[k]``."""
-
-    def __init__(self, model: nn.Module, columns: Sequence[int]) -> None:
-        super().__init__()
-        self.model = model
-        self.columns: Tensor
-        self.register_buffer("columns", torch.tensor(columns))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.model(inputs)
-        return logits.index_select(1, self.columns)
 
 
 def load_teacher(

@@ -17,7 +17,8 @@ from kd.checks import require
 from kd.console import say
 from kd.models.inference import Predictions
 from kd.storage.tables import Array, Table, read_table
-from kd.teachers.label_agreement import columns_for, verify_without_teacher
+from kd.teachers.class_order import columns_for
+from kd.teachers.label_agreement import verify_without_teacher
 
 # Nothing has the logarithm of 0. A teacher rounded to six digits cannot say less than this.
 FLOOR = 1e-6

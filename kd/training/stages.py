@@ -1,4 +1,4 @@
-"""The stages of a run, with plain arguments: training, a loader with verified teacher logits, predictions.
+"""The stages of a run, with plain arguments: training, the pair of students, predictions.
 
 Inside an open run (``kd.storage.run_folder``) each is kept, resumed or done anew as its inputs demand; elsewhere it is
 simply done.
@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from kd.console import epoch_line, progress, say
-from kd.data.datasets import DistillDataset
-from kd.data.loaders import batches_differ, loader_like
+from kd.console import epoch_line, progress
+from kd.data.loaders import batches_differ
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions, device_of, predict
 from kd.storage.run_folder import stage
 from kd.storage.snapshots import Snapshots
-from kd.teachers.cache import ASKED_AT_ONCE, collect_logits, verify_logits
 from kd.training.contention import watched
 from kd.training.history import History, load_state
 from kd.training.loop import fit
@@ -96,57 +94,6 @@ def _done(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:
     """Steps that an interrupted training has behind it."""
     state = snapshots.state if snapshots else None
     return int(state["epoch"] * len(loader) + state["means"]["batches"]) if state else 0
-
-
-def with_teacher_logits(
-    teacher: nn.Module, parts: Mapping[str, tuple[Dataset[Any], DataLoader[Any]]], *, ids: bool = False
-) -> dict[str, DataLoader[Any]]:
-    """For each part (training, validation) a loader like the given one over (input, label, teacher logits).
-
-    The logits are taken from the datasets in their own order, never from the loaders, which may shuffle, and verified
-    against the live teacher before they are used or kept.
-
-    Args:
-        parts: name → dataset, and the loader whose batch size, drop_last and order are taken over.
-        ids: add the number of each item in its dataset, for a method that needs ids.
-    """
-    logits = {name: teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
-    rows = sum(map(len, logits.values()))
-    say(f"teacher logits: {rows:,} rows collected by sample and verified against the live teacher")
-    return {
-        name: loader_like(loader, DistillDataset(dataset, logits[name], ids=ids))
-        for name, (dataset, loader) in parts.items()
-    }
-
-
-def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
-    """The teacher's answers [N, K] float32, row i to ``dataset[i]``, verified against the live teacher.
-
-    Args:
-        title: under which an open run keeps them.
-        dataset: items (input, label); −1 stands for no label.
-
-    Raises:
-        ValueError: as ``kd.verify_logits`` has it, which looks at what was kept as well.
-    """
-    size, verified = ASKED_AT_ONCE, False
-
-    def produce(_: object) -> dict[str, Any]:
-        nonlocal verified
-        with progress(title, steps=-(-len(dataset) // size)) as advance:  # type: ignore[arg-type]  # has no __len__
-            cached = collect_logits(teacher, dataset, batch_size=size, on_batch=advance)
-        verify_logits(teacher, dataset, cached)
-        verified = True
-        return cached._asdict()
-
-    inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
-    kept = Predictions(**stage(title, inputs, produce))
-    if not verified:  # a cache from elsewhere may say anything, and what decides a teacher's answers may not be seen
-        try:
-            verify_logits(teacher, dataset, kept)
-        except ValueError as error:
-            raise ValueError(f"the kept {title} are refused: {error} Use --fresh to collect them again.") from error
-    return kept.logits
 
 
 def train_pair(

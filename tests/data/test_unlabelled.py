@@ -17,10 +17,11 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 import kd
 from kd.data.datasets import ArrayDataset, Split, collate
-from kd.data.unlabelled import Joined, Unlabelled, repeated, with_unlabelled
+from kd.data.unlabelled import Joined, Unlabelled, repeated
 from kd.methods import METHODS, make, require_unlabelled_method
 from kd.methods.objectives import supervised_where_labelled
 from kd.models.networks import CNN
+from kd.teachers.cache import with_unlabelled
 from kd.training.batch_metrics import METRICS
 from kd.types import UNLABELLED
 from tests.conftest import CLASSES, tiny_model

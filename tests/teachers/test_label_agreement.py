@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import kd
-from kd.teachers.label_agreement import NOT_VERIFIED, columns_for, doubt, measured, verify_without_teacher
+from kd.teachers.class_order import columns_for
+from kd.teachers.label_agreement import NOT_VERIFIED, doubt, measured, verify_without_teacher
 
 some = settings(max_examples=60)
 

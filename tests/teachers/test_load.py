@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import kd
 from kd.models.build import build
 from kd.storage.weights import state_bytes, weights_bytes
-from kd.teachers.load import Reordered, load_teacher, teacher_accuracy
+from kd.teachers.class_order import Reordered
+from kd.teachers.load import load_teacher, teacher_accuracy
 from tests.conftest import CLASSES
 from tests.teachers.test_cache import good_teacher
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import kd
 from kd.storage.run_folder import open_run
 from kd.storage.snapshots import Snapshots
+from kd.teachers.cache import with_teacher_logits
 from kd.training import stages
 from tests.conftest import tiny_model
 
@@ -63,7 +64,7 @@ def test_teacher_logits_that_are_not_finite_are_never_kept(digits: kd.ImageDatas
         next(iter(teacher.parameters()))[0, 0] = math.nan
     loader = kd.make_loader(digits, batch_size=16)
     with open_run(tmp_path), pytest.raises(ValueError, match="teacher logits must be finite"):
-        stages.with_teacher_logits(teacher, {"training": (digits, loader)})
+        with_teacher_logits(teacher, {"training": (digits, loader)})
     assert not list(tmp_path.rglob("*.pt"))
 
 

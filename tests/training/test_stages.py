@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import kd
 from kd.data.loaders import in_order
 from kd.storage.run_folder import open_run
+from kd.teachers.cache import teacher_logits, with_teacher_logits
 from kd.training import stages
 from tests.conftest import tiny_model
 
@@ -66,10 +67,10 @@ def test_each_loader_gets_the_logits_of_its_own_dataset(
 ) -> None:
     teacher = tiny_model(3)
     parts = {"training": (digits, loader), "validation": (digits, kd.make_loader(digits, batch_size=50))}
-    with_ids = stages.with_teacher_logits(teacher, parts, ids=True)
+    with_ids = with_teacher_logits(teacher, parts, ids=True)
     assert [len(next(iter(loader))) for loader in with_ids.values()] == [4, 4]
     assert "teacher logits: 192 rows" in capsys.readouterr().out
-    made = stages.with_teacher_logits(teacher, parts)
+    made = with_teacher_logits(teacher, parts)
     assert list(made) == ["training", "validation"]
     assert [item.batch_size for item in made.values()] == [32, 50]
     assert "teacher logits: 192 rows" in capsys.readouterr().out
@@ -121,14 +122,14 @@ def test_predictions_are_each_models_own_and_kept_in_an_open_run(
 def test_kept_logits_are_verified_again(digits: kd.ImageDataset, tmp_path: Path) -> None:
     teacher = tiny_model()
     with open_run(tmp_path):
-        logits = stages.teacher_logits("logits", teacher, digits)
-        assert torch.equal(stages.teacher_logits("logits", teacher, digits), logits)
+        logits = teacher_logits("logits", teacher, digits)
+        assert torch.equal(teacher_logits("logits", teacher, digits), logits)
         secret = {"shift": 0.0}  # decides what the teacher answers, and nothing shows it
         teacher.register_forward_hook(lambda _, __, output: output + secret["shift"])
-        assert torch.equal(stages.teacher_logits("logits", teacher, digits), logits)
+        assert torch.equal(teacher_logits("logits", teacher, digits), logits)
         secret["shift"] = 1.0
         with pytest.raises(ValueError, match=r"the kept logits are refused: .* Use --fresh to collect them again"):
-            stages.teacher_logits("logits", teacher, digits)
+            teacher_logits("logits", teacher, digits)
 
 
 def test_a_validation_loader_that_shuffles_does_so_by_seed_and_epoch(digits: kd.ImageDataset) -> None:

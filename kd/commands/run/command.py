@@ -22,7 +22,7 @@ from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.commands.settings_file import to_toml
 from kd.console import say, say_layers, say_method, say_sizes
 from kd.data.loaders import first_batch, loader_like
-from kd.data.unlabelled import repeated, with_unlabelled
+from kd.data.unlabelled import repeated
 from kd.devices import device_named, require_device
 from kd.methods import METHODS, make, try_method
 from kd.methods.objectives import in_bfloat16, live_teacher, supervised
@@ -30,6 +30,7 @@ from kd.models.inference import Predictions, device_of, evaluating
 from kd.seeding import seeded
 from kd.storage.files import publish, require_writable
 from kd.storage.run_folder import open_run
+from kd.teachers.cache import with_teacher_logits, with_unlabelled
 from kd.teachers.load import teacher_accuracy
 from kd.training import stages
 from kd.training.history import History
@@ -164,9 +165,9 @@ def with_logits(
     if data.unlabelled is not None:
         lessons = with_unlabelled(teacher, data.train_set, data.unlabelled, suffix=suffix)
         del parts[f"training{suffix}"]
-        (validation,) = stages.with_teacher_logits(teacher, parts).values()
+        (validation,) = with_teacher_logits(teacher, parts).values()
         return loader_like(data.train_loader, lessons), validation
-    training, validation = stages.with_teacher_logits(teacher, parts, ids=settings.ids).values()
+    training, validation = with_teacher_logits(teacher, parts, ids=settings.ids).values()
     return training, validation
 
 

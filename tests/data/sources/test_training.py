@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import kd
 from kd.data.sources import Parts, open_source, split_source
 from kd.data.sources.arrays import from_arrays
-from kd.training.stages import train_pair, with_teacher_logits
+from kd.teachers.cache import with_teacher_logits
+from kd.training.stages import train_pair
 from kd.types import Objective
 from tests.data.sources.test_image_dataset import lazily, tree
 

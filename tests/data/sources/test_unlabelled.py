@@ -19,7 +19,7 @@ from kd.data.datasets import ArrayDataset, collate
 from kd.data.sources import image_dataset, open_source, open_unlabelled, split_source
 from kd.data.sources.image_dataset import ImageFiles
 from kd.data.sources.partition import Parts
-from kd.data.unlabelled import with_unlabelled
+from kd.teachers.cache import with_unlabelled
 from kd.types import UNLABELLED
 from tests.data.sources.test_image_dataset import lazily, picture, tree
 
