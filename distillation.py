@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 import config
 import kd
 from kd import DistillDataset as DistillDataset  # the documented place of this name
+from kd.commands.messages import say_layers
 from kd.commands.method_flags import chosen
-from kd.console import say_layers
 from kd.data.loaders import first_batch
 from kd.methods import Setting, make, try_method
 from models import TeacherModel, new_student

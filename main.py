@@ -15,11 +15,11 @@ import kd
 import visualization
 from distillation import distillation_objective, method_settings, require_method
 from kd.commands.config_flags import command_line, current
+from kd.commands.messages import say_method, say_sizes
 from kd.commands.method_flags import shown
 from kd.commands.program import exit_status
 from kd.commands.run import text
 from kd.commands.run.results import Run
-from kd.console import say_method, say_sizes
 from kd.data.loaders import in_order
 from kd.data.splits import stratified_split
 from kd.methods import METHODS

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kd.checks import check_ranges, require
-from kd.console import epoch_line
 from kd.data.datasets import ArrayDataset, DistillDataset
 from kd.data.loaders import make_loader
 from kd.devices import device_named, require_device
@@ -29,6 +28,7 @@ from kd.models.networks import MLP
 from kd.seeding import seeded
 from kd.teachers.sklearn_teacher import network_logits, ready, teacher_logits, unseen_logits
 from kd.training.history import History
+from kd.training.hooks import epoch_line
 from kd.training.loop import fit
 from kd.training.optimizers import adam
 from kd.types import Objective

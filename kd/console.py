@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
-
-if TYPE_CHECKING:  # importing torch would take seconds that an error message has no use for
-    from kd.training.history import History
 
 _live: list[Console] = []  # the console of the bar on the screen: whoever prints past it writes into the bar
 _relays: list[Callable[[int], None]] = []  # in a worker process: where steps are counted instead
@@ -24,29 +20,6 @@ def say(text: str, *, to_stderr: bool = False) -> None:
         return
     console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-def say_sizes(data: str, sizes: Mapping[str, int], device: object, *, noun: str = "images") -> None:
-    """What is there to learn from, by part, and where the models train.
-
-    Args:
-        noun: what the items are called.
-    """
-    *most, last = (f"{count:,} {part}" for part, count in sizes.items())
-    say(f"{data}: {', '.join(most)} and {last} {noun}; training on {device}")
-
-
-def say_files(files: Iterable[Path], *, but: Path) -> None:
-    """Which files there are now, by folder.
-
-    Args:
-        but: a folder whose own are not worth telling.
-    """
-    names: dict[Path, list[str]] = {}
-    for path in sorted(path for path in files if but not in path.parents):
-        names.setdefault(path.parent, []).append(path.name)
-    for folder, own in names.items():
-        say(f"{folder}/  {', '.join(own)}")
 
 
 @contextmanager
@@ -62,17 +35,6 @@ def relayed(advance: Callable[[int], None]) -> Iterator[None]:
 class Advance(Protocol):
     def __call__(self, steps: int = 1, /) -> None:
         """Move the bar on by so many steps."""
-
-
-def say_method(method: str, settings: Sequence[str]) -> None:
-    """How the distilled student is going to learn."""
-    say(f"method: {method} with {', '.join(settings)}")
-
-
-def say_layers(pairs: Sequence[tuple[str, str]]) -> None:
-    """Which layers' answers are compared, the student's and the teacher's, where any are."""
-    if pairs:
-        say(f"layers compared, student – teacher: {', '.join(f'{own} – {other}' for own, other in pairs)}")
 
 
 @contextmanager
@@ -94,20 +56,6 @@ def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
             yield lambda steps=1: bars.advance(task, steps)
         finally:
             _live.pop()
-
-
-def epoch_line(title: str, epochs: int) -> Callable[[int, History], None]:
-    """An ``on_epoch`` hook that prints one line: losses and accuracies of training and any validation, time so far."""
-
-    def on_epoch(done: int, history: History) -> None:
-        parts = (
-            f"{split} loss {history[f'{split}_loss'][-1]:.4f} accuracy {history[f'{split}_acc'][-1]:.2%}"
-            for split in ("train", "val")
-            if f"{split}_loss" in history
-        )
-        say(f"{title:<10} epoch {done:>{len(str(epochs))}}/{epochs}  {'  '.join(parts)}  {history.seconds:.0f} s")
-
-    return on_epoch
 
 
 def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:

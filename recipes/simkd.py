@@ -34,7 +34,8 @@ import kd
 from kd.commands.trials import errors, judged, trained
 from kd.console import print_table
 from kd.data.splits import stratified_split
-from kd.evaluation.metrics import count_parameters, multiply_adds
+from kd.evaluation.metrics import count_parameters
+from kd.evaluation.multiply_adds import multiply_adds
 from kd.losses import hint_loss
 from kd.models import CNN, MNIST_SHAPE
 from kd.models.features import capture

@@ -7,7 +7,8 @@ import re
 import pytest
 
 import kd
-from kd.console import epoch_line, print_table, progress, say
+from kd.console import print_table, progress, say
+from kd.training.hooks import epoch_line
 
 ESCAPE = "\x1b"
 DIGITS = [str(k) for k in range(10)]

@@ -18,16 +18,18 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from kd.commands.data import Data, load_data
+from kd.commands.messages import say_method
 from kd.commands.method_flags import shown
 from kd.commands.models import as_one, new_student, new_teachers
 from kd.commands.run.command import objective_of, require_method, say_data
 from kd.commands.settings import RunSettings
-from kd.console import print_table, say, say_method
+from kd.console import print_table, say
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import first_batch, make_loader
 from kd.devices import device_named, require_device
 from kd.evaluation.cost import training_cost
-from kd.evaluation.metrics import count_parameters, multiply_adds
+from kd.evaluation.metrics import count_parameters
+from kd.evaluation.multiply_adds import multiply_adds
 from kd.methods.objectives import in_bfloat16, supervised
 from kd.teachers.cache import collect_logits
 from kd.training.loop import fit

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from kd.evaluation.latency import Latency, latency
-from kd.evaluation.metrics import count_parameters, multiply_adds, training_multiply_adds
+from kd.evaluation.metrics import count_parameters
+from kd.evaluation.multiply_adds import multiply_adds, training_multiply_adds
 from kd.methods.objectives import supervised
 from kd.storage.weights import weights_bytes
 from kd.types import Batch

@@ -6,12 +6,18 @@ triton: 165 MB and a second, at the end of every run. Tests hold this one agains
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from kd.models.inference import device_of, evaluating
+from kd.types import Batch, Objective
 
 _aten = torch.ops.aten
 
@@ -88,3 +94,26 @@ _COUNTS: Mapping[Any, Callable[[Sequence[Any]], int]] = {
         [f"{name}_backward" for name in (*_KERNELS, f"{_KERNELS[0]}_for_cpu")], _attention(1, of_keys=3, of_values=2)
     ),
 }
+
+
+def training_multiply_adds(model: nn.Module, objective: Objective, batch: Batch) -> int:
+    """Multiply-add operations of one training step on a batch, forward and backward; the optimizer's are not counted.
+
+    The model's gradients are left as they were.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = device_of(model)
+    counter = MultiplyAdds()
+    with evaluating(model), counter:
+        _, terms = objective(model, tuple(tensor.to(device) for tensor in batch))
+        if trained:
+            torch.autograd.grad(functools.reduce(operator.add, terms.values()), trained)
+    return counter.total
+
+
+def multiply_adds(model: nn.Module, example: Tensor) -> int:
+    """Multiply-add operations of one forward pass on a batch of examples: products, convolutions and attention."""
+    counter = MultiplyAdds()
+    with evaluating(model), torch.no_grad(), counter:
+        model(example.to(device_of(model)))
+    return counter.total

@@ -173,3 +173,16 @@ def _require_pairs(control: Sequence[int], distilled: Sequence[int], images: int
         for index, errors in enumerate(arm):
             whole = float(errors).is_integer() and 0 <= errors <= images
             require(whole, f"{name}[{index}]", errors, f"a whole number of errors from 0 to {images:,}")
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation of n numbers; no deviation for one."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The mean and standard deviation of at least one number."""
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from scipy.optimize import brentq
 from scipy.stats import nct, norm, t
 
 from kd.checks import require
+from kd.evaluation.paired_seeds import Pairs
 
 
 def power(pairs: int, effect: float, *, level: float = 0.05) -> float:
@@ -54,3 +56,27 @@ def detectable(pairs: int, sd: float, *, target: float = 0.8, level: float = 0.0
 
 def _require_spread(sd: float) -> None:
     require(0 < sd < math.inf, "sd", sd, "above 0", "the spread of differences that are all equal is unknown, not 0")
+
+
+class Power(NamedTuple):
+    """What so many pairs can show, in 80 % of cases, with the spread that was seen.
+
+    Attributes:
+        detectable: the true difference in errors that they show; None where the spread is not known.
+        for_margin, for_difference: pairs that it takes to show a difference as large as the margin, or as the one seen.
+    """
+
+    detectable: float | None
+    for_margin: int | None
+    for_difference: int | None
+
+
+def power_of(pairs: Pairs, margin: float) -> Power:
+    """How many pairs it takes. ``margin`` in errors."""
+    if not pairs.sd:
+        return Power(None, None, None)
+    return Power(
+        detectable(len(pairs.differences), pairs.sd),
+        seeds_needed(margin, pairs.sd),
+        seeds_needed(pairs.mean, pairs.sd) if pairs.mean else None,
+    )

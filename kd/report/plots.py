@@ -1,8 +1,7 @@
-"""Figures from numbers. Each function returns a matplotlib figure; ``png`` turns it into bytes. No global state."""
+"""Figures from numbers. Each function returns a matplotlib figure. No global state."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,38 +13,9 @@ from torch import Tensor
 
 from kd.evaluation.calibration import Bin, calibration_error
 from kd.evaluation.two_models import proportion_interval
+from kd.report.style import COLOURS, GREY, LABELS, MARKS, TICKS, drawn, label_classes, tidy
 
-# Okabe and Ito's palette: told apart with every common colour blindness, and in grey by lightness.
-COLOURS = {
-    "teacher": "#000000",
-    "regular": "#D55E00",
-    "distilled": "#0072B2",
-    "smoothed": "#009E73",
-    "longer": "#CC79A7",
-}
-LABELS = {
-    "teacher": "teacher",
-    "regular": "regular student (control)",
-    "distilled": "distilled student",
-    "smoothed": "label smoothing",
-    "longer": "longer on the labels",
-}
-GREY = "#666666"
-MARKS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"))  # without colour
 JOINED = 10  # images that a bin must have for its point to be joined to others
-TICKS = 25  # classes of which each can have a tick, and its counts a place
-
-
-def png(figure: Figure, *, toy: str | None = None) -> bytes:
-    """The figure as PNG bytes, stamped if it comes from a toy run."""
-    if toy:
-        title = "   ".join(filter(None, [figure.get_suptitle(), f"TOY RUN ({toy}): too small to conclude from"]))
-        figure.suptitle(title, color="#CC0000", weight="bold")
-    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)  # titles keep clear of the picture's edge
-    buffer = io.BytesIO()
-    # No creation date or software version in the file: the same numbers give the same bytes.
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], panels: Mapping[str, str]) -> Figure:
@@ -268,29 +238,3 @@ def _count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -> None
     title = f"{noun.capitalize()} in each of the {bins} bins   (points of fewer than {JOINED} {noun} are not joined)"
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("confidence: probability of the predicted class, %")
-
-
-def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
-    """A tick for each class on both axes, of many for some: its number, or its name cut to fit."""
-    places = range(0, count, -(-count // TICKS))
-    texts = [drawn(names[place]) if names else str(place) for place in places]
-    turned = any(len(text) > 3 for text in texts)
-    axes.set_xticks(places, texts, rotation=45 if turned else 0, ha="right" if turned else "center")
-    axes.set_yticks(places, texts)
-
-
-def short(name: str, most: int = 14) -> str:
-    """A name with so many characters at most."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def drawn(name: str, most: int = 14) -> str:
-    """A short name for a figure, in which a dollar is a dollar: matplotlib reads a formula between two."""
-    return short(name, most).replace("$", r"\$")
-
-
-def tidy(axes: Axes, title: str) -> None:
-    """A bold title on the left, a faint grid, and no frame on the right and at the top."""
-    axes.set_title(title, weight="bold", loc="left")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)

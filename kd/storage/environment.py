@@ -31,10 +31,14 @@ PACKAGE = Path(__file__).parents[1]
 # Modules and folders that may change without changing a result. A new one counts until it is named here: the safe
 # way round.
 _NO_RESULTS = """
-cli commands/compare commands/config_flags commands/dry_run commands/program commands/run commands/settings
-commands/settings_file commands/sweep commands/teaching console devices evaluation/calibration evaluation/cost
-evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power evaluation/two_models
-evaluation/verdict report training/contention training/pool training/students
+cli console devices
+commands/compare commands/run commands/sweep
+commands/config_flags commands/dry_run commands/messages commands/program commands/settings commands/settings_file
+commands/teaching
+evaluation/calibration evaluation/cost evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power
+evaluation/two_models evaluation/verdict
+report
+training/contention training/pool training/students
 """
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kd.console import epoch_line, progress
+from kd.console import progress
 from kd.data.loaders import batches_differ
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions, device_of, predict
@@ -23,6 +23,7 @@ from kd.storage.run_folder import stage
 from kd.storage.snapshots import Snapshots
 from kd.training.contention import watched
 from kd.training.history import History, load_state
+from kd.training.hooks import epoch_line
 from kd.training.loop import fit
 from kd.types import Objective
 

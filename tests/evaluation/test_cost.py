@@ -10,7 +10,7 @@ from torch import nn
 
 import kd
 from kd.evaluation.cost import TrainingCost, footprint, saved, training_cost
-from kd.evaluation.metrics import training_multiply_adds
+from kd.evaluation.multiply_adds import training_multiply_adds
 from kd.models.networks import MLP
 from tests.conftest import tiny_model
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kd.evaluation.metrics import confusion_matrix, count_parameters, multiply_adds
+from kd.evaluation.metrics import confusion_matrix, count_parameters
+from kd.evaluation.multiply_adds import multiply_adds
 
 ANSWERS = st.integers(2, 12).flatmap(
     lambda k: st.tuples(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import config
 import kd
-from kd.evaluation.metrics import count_parameters, multiply_adds
+from kd.evaluation.metrics import count_parameters
+from kd.evaluation.multiply_adds import multiply_adds
 from models import StudentModel, TeacherModel
 
 

@@ -24,11 +24,11 @@ from kd.evaluation.two_models import proportion_interval
 from kd.report.plots import (
     accuracy_comparison,
     confusion_matrices,
-    png,
     prediction_examples,
     reliability_diagram,
     training_curves,
 )
+from kd.report.style import png
 
 pytestmark = pytest.mark.pictures
 

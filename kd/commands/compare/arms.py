@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from kd.commands.compare.results import CONTROL, Comparison, Spread, spread
-from kd.evaluation.paired_seeds import Pairs
-from kd.report.plots import LABELS
+from kd.commands.compare.results import CONTROL, Comparison
+from kd.evaluation.paired_seeds import Pairs, Spread, spread
+from kd.report.style import LABELS
 
 
 def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:

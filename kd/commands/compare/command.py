@@ -14,6 +14,7 @@ from kd.commands.compare.results import CONTROL, DISTILLED, Answers, Comparison
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.text import print_comparison
 from kd.commands.data import Task
+from kd.commands.messages import say_method
 from kd.commands.method_flags import shown
 from kd.commands.models import new_student
 from kd.commands.program import typed
@@ -21,7 +22,7 @@ from kd.commands.run import command
 from kd.commands.run.text import publish_with_report
 from kd.commands.settings_file import to_toml
 from kd.commands.teaching import Taught, teach
-from kd.console import say, say_method
+from kd.console import say
 from kd.data.loaders import make_loader
 from kd.evaluation.cost import Cost, footprint, saved, training_cost
 from kd.evaluation.metrics import count_parameters

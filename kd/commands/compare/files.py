@@ -8,12 +8,14 @@ from typing import Any
 
 from kd.commands.compare.arms import student_rows, summaries
 from kd.commands.compare.plots import figures
-from kd.commands.compare.results import Comparison, power_of, spread
+from kd.commands.compare.results import Comparison
 from kd.commands.run.plots import plot_files, toy_stamp
 from kd.commands.run.results import csv_bytes, environment, json_bytes
 from kd.evaluation.cost import Cost, Footprint, TrainingCost
+from kd.evaluation.paired_seeds import spread
+from kd.evaluation.power import power_of
 from kd.evaluation.verdict import Judgement, sentence, sentence_across
-from kd.report.plots import png
+from kd.report.style import png
 from kd.training.students import Trained
 
 

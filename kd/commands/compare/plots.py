@@ -13,7 +13,8 @@ from kd.commands.compare.arms import contrasts
 from kd.commands.compare.results import CONTROL, Comparison
 from kd.evaluation.calibration import Bin, reliability
 from kd.evaluation.paired_seeds import Interval
-from kd.report.plots import COLOURS, GREY, LABELS, reliability_diagram, tidy
+from kd.report.plots import reliability_diagram
+from kd.report.style import COLOURS, GREY, LABELS, tidy
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kd.commands.compare.arms import contrasts, summaries
 from kd.commands.compare.plots import arms_reliability, errors_by_arm, paired_differences
-from kd.commands.compare.results import Comparison, Spread, spread
+from kd.commands.compare.results import Comparison
 from kd.commands.compare.text import (
     DIFFERENCES,
     MODEL_CELLS,
@@ -22,10 +22,11 @@ from kd.commands.compare.text import (
 from kd.commands.run.plots import toy_stamp
 from kd.evaluation.calibration import BINS
 from kd.evaluation.cost import Cost
+from kd.evaluation.paired_seeds import Spread, spread
 from kd.report.html import paragraph, table
 from kd.report.page import TONE_OF, Part, Section
-from kd.report.plots import LABELS
 from kd.report.provenance import provenance, telling
+from kd.report.style import LABELS
 from kd.report.svg import figure
 
 Arms = Mapping[str, Mapping[str, Spread]]

@@ -6,13 +6,11 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from kd.evaluation.calibration import Scaling, temperature_scaling
 from kd.evaluation.fidelity import Fidelity, agreement, fidelity
 from kd.evaluation.paired_seeds import Pairs, paired
-from kd.evaluation.power import detectable, seeds_needed
 from kd.evaluation.two_models import McNemar, mcnemar
 from kd.evaluation.verdict import Across, Judgement, judge, judge_across
 from kd.models.inference import Predictions
@@ -122,43 +120,6 @@ class Comparison:
         }
 
 
-class Spread(NamedTuple):
-    """Mean and standard deviation of n numbers; no deviation for one."""
-
-    mean: float
-    sd: float | None
-    n: int
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """The mean and standard deviation of at least one number."""
-    return Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
-
-
 def scaling(answers: Answers) -> Scaling:
     """Calibration on the test images, before and after the temperature that fits the validation images."""
     return temperature_scaling(*answers.validation, *answers.test)
-
-
-class Power(NamedTuple):
-    """What so many pairs can show, in 80 % of cases, with the spread that was seen.
-
-    Attributes:
-        detectable: the true difference in errors that they show; None where the spread is not known.
-        for_margin, for_difference: pairs that it takes to show a difference as large as the margin, or as the one seen.
-    """
-
-    detectable: float | None
-    for_margin: int | None
-    for_difference: int | None
-
-
-def power_of(pairs: Pairs, margin: float) -> Power:
-    """How many pairs it takes. ``margin`` in errors."""
-    if not pairs.sd:
-        return Power(None, None, None)
-    return Power(
-        detectable(len(pairs.differences), pairs.sd),
-        seeds_needed(margin, pairs.sd),
-        seeds_needed(pairs.mean, pairs.sd) if pairs.mean else None,
-    )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kd.commands.compare.arms import contrasts, summaries
-from kd.commands.compare.results import Comparison, Spread, power_of, spread
+from kd.commands.compare.results import Comparison
 from kd.console import print_table, say
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
-from kd.evaluation.paired_seeds import Interval, Pairs
+from kd.evaluation.paired_seeds import Interval, Pairs, Spread, spread
+from kd.evaluation.power import power_of
 from kd.evaluation.verdict import sentence, sentence_across
-from kd.report.plots import LABELS
+from kd.report.style import LABELS
 
 
 def print_comparison(comparison: Comparison, spent: Cost, *, limit: int | None) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kd.commands.data import Data, load_data
+from kd.commands.messages import say_layers, say_method, say_sizes
 from kd.commands.method_flags import shown
 from kd.commands.models import NamedTeacher, as_one, new_student, new_teachers, with_seed_of
 from kd.commands.run import text
@@ -20,7 +21,7 @@ from kd.commands.run.plots import plot_files, run_figures, teacher_figure, toy_s
 from kd.commands.run.results import Run
 from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.commands.settings_file import to_toml
-from kd.console import say, say_layers, say_method, say_sizes
+from kd.console import say
 from kd.data.loaders import first_batch, loader_like
 from kd.data.unlabelled import repeated
 from kd.devices import device_named, require_device

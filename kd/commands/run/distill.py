@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from kd.commands.messages import say_files
 from kd.commands.run import command, text
 from kd.commands.run.plots import toy_stamp
 from kd.commands.run.results import untested_weight_files
 from kd.commands.run.settings import DistillSettings
 from kd.commands.settings_file import to_toml
-from kd.console import say, say_files
+from kd.console import say
 from kd.storage.files import publish
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from kd.commands.run.results import Run, is_image
 from kd.evaluation.metrics import confusion_matrix
 from kd.report import plots as draw
+from kd.report.style import COLOURS, GREY, png
 
 EXAMPLES = 6  # rows of prediction_examples
 
@@ -26,7 +27,7 @@ def teacher_figure(histories: Mapping[str, Mapping[str, list[float]]], toy: str 
     figure = draw.training_curves(
         {"teacher": histories["teacher"]}, {"loss": "Cross-entropy, nats", "acc": "Accuracy, %"}
     )
-    return {"teacher_training": draw.png(figure, toy=toy)}
+    return {"teacher_training": png(figure, toy=toy)}
 
 
 def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
@@ -46,7 +47,7 @@ def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
     if is_image(run.test[0][0]):
         figures["prediction_examples"] = lambda: prediction_examples(run, temperature)
     # One after another: as figures they take megabytes each, as PNG next to nothing.
-    drawn = {name: draw.png(figure(), toy=run.toy) for name, figure in figures.items()}
+    drawn = {name: png(figure(), toy=run.toy) for name, figure in figures.items()}
     return teacher_figure(run.histories, run.toy) | drawn
 
 
@@ -75,7 +76,7 @@ def prediction_examples(run: Run, temperature: float) -> Figure:
         run.labels[rows].tolist(),
         [caption for _, caption in chosen],
         probabilities,
-        [draw.COLOURS["teacher"], draw.GREY, draw.COLOURS["regular"], draw.COLOURS["distilled"]],
+        [COLOURS["teacher"], GREY, COLOURS["regular"], COLOURS["distilled"]],
         run.classes,
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kd.commands.messages import say_files
 from kd.commands.run.settings import ReportSettings
 from kd.commands.settings import RunSettings
-from kd.console import say_files
 from kd.report.page import kept_parts, page
 from kd.storage.files import publish
 

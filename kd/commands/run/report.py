@@ -14,8 +14,9 @@ from kd.evaluation.latency import Latency
 from kd.evaluation.two_models import mcnemar, proportion_interval, verdict
 from kd.report.html import card, fold, grid, paragraph, table, warning
 from kd.report.page import Part, Section, Tone
-from kd.report.plots import LABELS, accuracy_comparison, reliability_diagram
+from kd.report.plots import accuracy_comparison, reliability_diagram
 from kd.report.provenance import provenance, telling
+from kd.report.style import LABELS
 from kd.report.svg import figure
 from kd.storage.environment import environment as deciding
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from kd.commands.run.plots import in_turns
 from kd.commands.run.results import Run, is_image
 from kd.report.html import fold, grid, inline, paragraph, table
-from kd.report.plots import short
+from kd.report.style import short
 
 PLACES = 12
 CLASSES = 12  # drawn for one image; of more, those that a model finds likely

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from kd.report.plots import COLOURS, GREY, MARKS, label_classes, tidy
+from kd.report.style import COLOURS, GREY, MARKS, label_classes, tidy
 
 SHORT = {"teacher": "teacher", "regular": "control", "distilled": "distilled"}
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from kd.evaluation.metrics import confusion_matrix, count_parameters, multiply_adds
+from kd.evaluation.metrics import confusion_matrix, count_parameters
+from kd.evaluation.multiply_adds import multiply_adds
 from kd.evaluation.two_models import mcnemar, proportion_interval
 from kd.storage.files import sha256
 from kd.storage.weights import weights_bytes

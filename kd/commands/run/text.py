@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kd.commands.messages import say_files
 from kd.commands.program import typed
 from kd.commands.run.report import run_part
 from kd.commands.run.results import Run, result_files, weight_files
-from kd.console import print_table, say, say_files
+from kd.console import print_table, say
 from kd.evaluation.latency import latency
 from kd.evaluation.two_models import mcnemar, verdict
 from kd.report.page import Part, report_files

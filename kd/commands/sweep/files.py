@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from kd.commands.compare.files import judged_by
-from kd.commands.compare.results import spread
 from kd.commands.run.plots import plot_files, toy_stamp
 from kd.commands.run.results import csv_bytes, environment, json_bytes
 from kd.commands.sweep.plots import sweep_map
 from kd.commands.sweep.points import Point, Score, Tried
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import lines
-from kd.report.plots import png
+from kd.evaluation.paired_seeds import spread
+from kd.report.style import png
 
 
 def sweep_files(

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from kd.commands.sweep.points import Point, Tried, label, plain
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import counted
-from kd.report.plots import GREY
+from kd.report.style import GREY
 
 # Dark blue is good and yellow is bad: told apart with every common colour blindness, and in grey.
 COLOURS = colormaps["cividis"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from kd.commands.compare.results import spread
 from kd.commands.compare.text import percent, shown
 from kd.commands.sweep.points import Tried, label
 from kd.commands.sweep.results import Sweep
 from kd.console import print_table, say
-from kd.evaluation.paired_seeds import Interval
+from kd.evaluation.paired_seeds import Interval, spread
 from kd.evaluation.verdict import sentence
 
 BEST = 10  # points that are printed; the files have all

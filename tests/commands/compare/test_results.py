@@ -19,13 +19,15 @@ from kd.commands.compare.arms import student_rows, summaries
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.plots import errors_by_arm, paired_differences
 from kd.commands.compare.report import _calibration, compare_part
-from kd.commands.compare.results import Answers, Comparison, power_of, spread
+from kd.commands.compare.results import Answers, Comparison
 from kd.commands.compare.text import print_comparison, verdict_lines
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evaluation.latency import Latency
+from kd.evaluation.paired_seeds import spread
+from kd.evaluation.power import power_of
 from kd.models.inference import Predictions
 from kd.report.page import Part, page
-from kd.report.plots import png
+from kd.report.style import png
 from kd.training.history import History
 from kd.training.students import Trained
 

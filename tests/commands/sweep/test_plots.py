@@ -25,7 +25,7 @@ from kd.commands.sweep.points import Point, Score, Tried, grid, point, with_cont
 from kd.commands.sweep.results import Final, Images, Sweep, roles
 from kd.commands.sweep.settings import SweepSettings
 from kd.commands.sweep.text import lines, print_sweep
-from kd.report.plots import png
+from kd.report.style import png
 from tests.report.test_plots import clashes, outside, texts
 
 pytestmark = pytest.mark.pictures

@@ -1,0 +1,66 @@
+"""What all figures share: colours, labels and marks of the models, ticks of classes, a figure as the bytes of a PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart with every common colour blindness, and in grey by lightness.
+COLOURS = {
+    "teacher": "#000000",
+    "regular": "#D55E00",
+    "distilled": "#0072B2",
+    "smoothed": "#009E73",
+    "longer": "#CC79A7",
+}
+LABELS = {
+    "teacher": "teacher",
+    "regular": "regular student (control)",
+    "distilled": "distilled student",
+    "smoothed": "label smoothing",
+    "longer": "longer on the labels",
+}
+GREY = "#666666"
+MARKS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"))  # without colour
+TICKS = 25  # classes of which each can have a tick, and its counts a place
+
+
+def png(figure: Figure, *, toy: str | None = None) -> bytes:
+    """The figure as PNG bytes, stamped if it comes from a toy run."""
+    if toy:
+        title = "   ".join(filter(None, [figure.get_suptitle(), f"TOY RUN ({toy}): too small to conclude from"]))
+        figure.suptitle(title, color="#CC0000", weight="bold")
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)  # titles keep clear of the picture's edge
+    buffer = io.BytesIO()
+    # No creation date or software version in the file: the same numbers give the same bytes.
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
+    """A tick for each class on both axes, of many for some: its number, or its name cut to fit."""
+    places = range(0, count, -(-count // TICKS))
+    texts = [drawn(names[place]) if names else str(place) for place in places]
+    turned = any(len(text) > 3 for text in texts)
+    axes.set_xticks(places, texts, rotation=45 if turned else 0, ha="right" if turned else "center")
+    axes.set_yticks(places, texts)
+
+
+def short(name: str, most: int = 14) -> str:
+    """A name with so many characters at most."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def drawn(name: str, most: int = 14) -> str:
+    """A short name for a figure, in which a dollar is a dollar: matplotlib reads a formula between two."""
+    return short(name, most).replace("$", r"\$")
+
+
+def tidy(axes: Axes, title: str) -> None:
+    """A bold title on the left, a faint grid, and no frame on the right and at the top."""
+    axes.set_title(title, weight="bold", loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,22 @@
+"""Hooks for a training, called after an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kd.console import say
+from kd.training.history import History
+
+
+def epoch_line(title: str, epochs: int) -> Callable[[int, History], None]:
+    """An ``on_epoch`` hook that prints one line: losses and accuracies of training and any validation, time so far."""
+
+    def on_epoch(done: int, history: History) -> None:
+        parts = (
+            f"{split} loss {history[f'{split}_loss'][-1]:.4f} accuracy {history[f'{split}_acc'][-1]:.2%}"
+            for split in ("train", "val")
+            if f"{split}_loss" in history
+        )
+        say(f"{title:<10} epoch {done:>{len(str(epochs))}}/{epochs}  {'  '.join(parts)}  {history.seconds:.0f} s")
+
+    return on_epoch
