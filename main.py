@@ -18,7 +18,7 @@ from kd.commands.config_flags import command_line, current
 from kd.commands.messages import say_method, say_sizes
 from kd.commands.method_flags import shown
 from kd.commands.program import exit_status
-from kd.commands.run import text
+from kd.commands.run import files, text
 from kd.commands.run.results import Run
 from kd.data.loaders import in_order
 from kd.data.splits import stratified_split
@@ -94,7 +94,7 @@ class TestMetrics(NamedTuple):
 
 def initialize_directories() -> None:
     """Create ``models/`` and ``results/{metrics,predictions,plots}``; an unwritable one is an error now, not later."""
-    for folder in text.folders(config.MODELS_DIR, config.RESULTS_DIR):
+    for folder in files.folders(config.MODELS_DIR, config.RESULTS_DIR):
         require_writable(folder)
 
 
@@ -199,7 +199,7 @@ def save_and_visualize_results(
     models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
     plots = visualization.all_plots(run)
     folders = {"models_dir": config.MODELS_DIR, "results_dir": config.RESULTS_DIR, "state_dir": config.STATE_DIR}
-    text.save(run, models, plots, temperature=config.TEMPERATURE, **folders)
+    files.save(run, models, plots, temperature=config.TEMPERATURE, **folders)
 
 
 def main() -> None:

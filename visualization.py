@@ -4,20 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import config
+from kd.commands import publish
 from kd.commands.run import plots
 from kd.commands.run.results import Run
 
 
 def teacher_plot(history: Mapping[str, list[float]]) -> dict[Path, bytes]:
     """``teacher_training.png``: loss and accuracy of the teacher over the epochs."""
-    return plots.plot_files(config.RESULTS_DIR, plots.teacher_figure({"teacher": history}, toy_stamp()))
+    return publish.plot_files(config.RESULTS_DIR, plots.teacher_figure({"teacher": history}, toy_stamp()))
 
 
 def all_plots(run: Run) -> dict[Path, bytes]:
     """Every documented plot, and the confusion matrices, as file contents."""
-    return plots.plot_files(config.RESULTS_DIR, plots.run_figures(run, config.TEMPERATURE))
+    return publish.plot_files(config.RESULTS_DIR, plots.run_figures(run, config.TEMPERATURE))
 
 
 def toy_stamp() -> str | None:
     """What is stamped on everything that a run at toy size writes."""
-    return plots.toy_stamp(config.LIMIT)
+    return publish.toy_stamp(config.LIMIT)

@@ -23,8 +23,8 @@ import torch
 import kd
 from kd.commands.data import Task, load_data
 from kd.commands.models import new_student
-from kd.commands.run.command import trained_as
 from kd.commands.settings import RunSettings
+from kd.commands.steps import trained_as
 from kd.devices import using_threads
 from kd.training.pool import in_pool, usable_cores
 from kd.training.students import Lessons, Student, train_students, trained

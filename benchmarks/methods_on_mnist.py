@@ -28,9 +28,8 @@ import tyro
 import kd
 from kd.commands.method_flags import shown
 from kd.commands.models import new_student
-from kd.commands.run.command import objective_of, opened, recorded, trained_as
 from kd.commands.settings import RunSettings
-from kd.commands.teaching import Taught, teach
+from kd.commands.steps import Taught, objective_of, opened, recorded, teach, trained_as
 from kd.console import say
 from kd.data.loaders import make_loader
 from kd.methods import METHODS, settings_of

@@ -21,8 +21,8 @@ from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import shown
 from kd.commands.models import as_one, new_student, new_teachers
-from kd.commands.run.command import objective_of, require_method, say_data
 from kd.commands.settings import RunSettings
+from kd.commands.steps import objective_of, require_method, say_data
 from kd.console import print_table, say
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import first_batch, make_loader

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tyro
 from tyro.conf import UseAppendAction
 
 from kd.checks import did_you_mean
+from kd.commands.settings import RunSettings
 
 UNSAVED = frozenset({"config", "fresh", "dry_run"})  # what was to be done this once
 LARGEST = 1_000_000  # bytes of a file of settings
@@ -133,3 +135,19 @@ def _toml(value: Any) -> str:
     """As JSON, which for these is TOML too, but for one character that TOML wants escaped."""
     plain = [*value] if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
     return json.dumps(plain, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def saved_settings(out: Path) -> RunSettings:
+    """Those in OUT/run.toml, for that folder, wherever it is now.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it does not hold settings of a run.
+    """
+    file = out / "run.toml"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there. Name the folder of a finished kd run or kd distill as --out.")
+    words = with_file(["run", f"--config={file}", f"--out={out}"], {"run": RunSettings})
+    settings = tyro.cli(RunSettings, args=words[1:], prog=f"the settings in {file}")
+    settings.check()
+    return settings

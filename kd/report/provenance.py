@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kd.commands.run.results import environment
-from kd.commands.settings import RunSettings
 from kd.report.html import code, paragraph, table
-from kd.storage.environment import environment as deciding
+from kd.storage.environment import environment, versions
 from kd.storage.fingerprint import describe, digest
-
-# What decides the models: all settings of a run, but for where the data lie and where it was computed. Numbers of
-# seeds and margins are each command's own.
-_TELLING = {field.name.upper() for field in dataclasses.fields(RunSettings)} - {"DEVICE", "DATA_DIR"}
-
-
-def telling(config: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that must be equal for two results to speak of the same models, as text."""
-    return {name: shown(value) for name, value in config.items() if name in _TELLING}
 
 
 def provenance(
@@ -35,13 +23,13 @@ def provenance(
     """
     settings = [(name, shown(value)) for name, value in config.items()]
     files = [(name, entry["sha256"], f"{entry['bytes']:,}") for name, entry in weights.items()]
-    versions = {**environment(), "processor": deciding()["processor"], "kd, its code": deciding()["kd"]}
+    decisive = {**versions(), "processor": environment()["processor"], "kd, its code": environment()["kd"]}
     return (
         (code(command) if command else paragraph("No command: its functions were called from Python."))
         + table(("setting", "value"), settings, caption="Settings, seeds among them (RANDOM_STATE splits, SEED trains)")
         + table(("weights file", "SHA-256", "bytes"), files)
         + table(("test data", "SHA-256"), _digests(dataset))
-        + table(("version", "value"), [*versions.items()], caption="Versions and machine")
+        + table(("version", "value"), [*decisive.items()], caption="Versions and machine")
         + paragraph("The same settings, code and machine give the same digests; `timings.json` and the costs differ.")
     )
 

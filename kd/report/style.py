@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+CONTROL, DISTILLED = "regular", "distilled"  # the two students that are compared, in these tables and in all files
+
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey by lightness.
 COLOURS = {
     "teacher": "#000000",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ PACKAGE = Path(__file__).parents[1]
 _NO_RESULTS = """
 cli console devices
 commands/compare commands/run commands/sweep
-commands/config_flags commands/dry_run commands/messages commands/program commands/settings commands/settings_file
-commands/teaching
+commands/config_flags commands/dry_run commands/messages commands/paired_table commands/program commands/publish
+commands/settings commands/settings_file commands/steps
 evaluation/calibration evaluation/cost evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power
 evaluation/two_models evaluation/verdict
 report
@@ -68,3 +69,14 @@ def _processor() -> str:
     except (OSError, StopIteration):
         model = platform.processor()
     return f"{platform.machine()} {model} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def versions() -> dict[str, Any]:
+    """Versions and machine: what else decides whether the same numbers come out again."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "numpy", "scikit-learn")},
+        "machine": platform.platform(),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

@@ -14,8 +14,8 @@ import kd
 from kd import cli
 from kd.commands.data import load_data
 from kd.commands.models import as_one, new_teachers
-from kd.commands.run.command import UNLABELLED_TOO, for_the_control, with_logits
 from kd.commands.settings import RunSettings
+from kd.commands.steps import UNLABELLED_TOO, for_the_control, with_logits
 
 TOY = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "mlp:8")
 

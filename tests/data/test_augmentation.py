@@ -17,8 +17,8 @@ import kd
 from kd import cli
 from kd.commands.data import load_data
 from kd.commands.models import new_student, new_teachers
-from kd.commands.run.command import objective_of, require_method
 from kd.commands.settings import RunSettings
+from kd.commands.steps import objective_of, require_method
 from kd.data.augmentation import EVERY, AugmentedImages, augmentation
 from kd.data.datasets import ArrayDataset, Split, collate
 from kd.data.loaders import first_batch

@@ -10,7 +10,7 @@ import torch
 
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
-from kd.commands.compare.results import CONTROL, DISTILLED, Answers, Comparison
+from kd.commands.compare.results import Answers, Comparison
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.text import print_comparison
 from kd.commands.data import Task
@@ -18,15 +18,15 @@ from kd.commands.messages import say_method
 from kd.commands.method_flags import shown
 from kd.commands.models import new_student
 from kd.commands.program import typed
-from kd.commands.run import command
-from kd.commands.run.text import publish_with_report
+from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
-from kd.commands.teaching import Taught, teach
+from kd.commands.steps import Taught, objective_of, opened, recorded, teach, trained_as
 from kd.console import say
 from kd.data.loaders import make_loader
 from kd.evaluation.cost import Cost, footprint, saved, training_cost
 from kd.evaluation.metrics import count_parameters
 from kd.methods.objectives import smoothed, supervised
+from kd.report.style import CONTROL, DISTILLED
 from kd.storage.files import publish, sha256
 from kd.storage.weights import state_bytes, weights_bytes
 from kd.training.students import Lessons, Student, Trained, answers_of, train_students
@@ -64,7 +64,7 @@ def run(settings: CompareSettings) -> None:
         OSError: a folder cannot be written to or is in use by another run; a process was killed.
         FloatingPointError: a loss is not finite.
     """
-    with command.opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
+    with opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
         teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
         spent = _cost(settings, teachers[0], device)
@@ -75,7 +75,7 @@ def run(settings: CompareSettings) -> None:
         trained = _train(settings, teachers, dict(_students(teachers, arms, objectives, seeds, device)))
         comparison = _comparison(settings, teachers, arms, seeds, trained)
         print_comparison(comparison, spent, limit=settings.limit)
-        config, test = command.recorded(settings, device), teachers[0].lessons.test
+        config, test = recorded(settings, device), teachers[0].lessons.test
         files = comparison_files(settings.results_dir, comparison, trained, spent, config, limit=settings.limit)
         part = compare_part(comparison, spent, config, test=test, command=typed(), limit=settings.limit)
         publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
@@ -128,7 +128,7 @@ def _distilled(settings: CompareSettings, teacher: Teacher, device: torch.device
     """What the distilled students of this teacher are trained towards."""
     loader = make_loader(teacher.lessons.training, batch_size=settings.batch_size)
     student = new_student(settings, teacher.task, device)
-    return command.objective_of(settings, student, teacher.taught.model, loader)
+    return objective_of(settings, student, teacher.taught.model, loader)
 
 
 def _arms(settings: CompareSettings, spent: Cost, objective: Objective) -> dict[str, Arm]:
@@ -169,7 +169,7 @@ def _students(
         for seed in seeds[number]:
             for name, arm in arms.items():
                 own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
-                model, train = new_student(own, teacher.task, device), command.trained_as(own)
+                model, train = new_student(own, teacher.task, device), trained_as(own)
                 # Lessons are those of all teachers, and after them those without unlabelled items, for the controls.
                 objective, lessons = (
                     (objectives[number], number) if name == DISTILLED else (arm.objective, len(teachers) + number)

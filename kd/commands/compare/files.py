@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kd.commands.compare.arms import student_rows, summaries
 from kd.commands.compare.plots import figures
-from kd.commands.compare.results import Comparison
-from kd.commands.run.plots import plot_files, toy_stamp
-from kd.commands.run.results import csv_bytes, environment, json_bytes
+from kd.commands.compare.results import Comparison, student_rows, summaries
+from kd.commands.paired_table import judged_by
+from kd.commands.publish import csv_bytes, json_bytes, plot_files, toy_stamp
 from kd.evaluation.cost import Cost, Footprint, TrainingCost
 from kd.evaluation.paired_seeds import spread
 from kd.evaluation.power import power_of
-from kd.evaluation.verdict import Judgement, sentence, sentence_across
+from kd.evaluation.verdict import sentence, sentence_across
 from kd.report.style import png
+from kd.storage.environment import versions
 from kd.training.students import Trained
 
 
@@ -39,7 +39,7 @@ def comparison_files(
     summary = {
         "toy": toy,
         "config": dict(config),
-        "environment": environment(),
+        "environment": versions(),
         "verdicts": _verdicts(comparison),
         "across_teachers": _across(comparison),
         "further_controls": {
@@ -93,16 +93,6 @@ def _verdicts(comparison: Comparison) -> list[dict[str, Any]]:
         }
         for judgement in comparison.judgements()
     ]
-
-
-def judged_by(judgement: Judgement) -> dict[str, Any]:
-    """What a verdict was read from."""
-    return {
-        "margin_errors": judgement.margin,
-        "interval_95": judgement.interval,
-        "interval_90": judgement.inner,
-        "pairs": judgement.pairs._asdict(),
-    }
 
 
 def _across(comparison: Comparison) -> dict[str, Any] | None:

@@ -9,12 +9,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kd.commands.compare.arms import contrasts
-from kd.commands.compare.results import CONTROL, Comparison
+from kd.commands.compare.results import Comparison, contrasts
 from kd.evaluation.calibration import Bin, reliability
 from kd.evaluation.paired_seeds import Interval
 from kd.report.plots import reliability_diagram
-from kd.report.style import COLOURS, GREY, LABELS, tidy
+from kd.report.style import COLOURS, CONTROL, GREY, LABELS, tidy
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:

@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kd.commands.compare.arms import contrasts, summaries
 from kd.commands.compare.plots import arms_reliability, errors_by_arm, paired_differences
-from kd.commands.compare.results import Comparison
-from kd.commands.compare.text import (
-    DIFFERENCES,
-    MODEL_CELLS,
-    cost_sentences,
-    difference_cells,
-    model_cells,
-    percent,
-    power_sentences,
-    shown,
-    verdict_lines,
-)
-from kd.commands.run.plots import toy_stamp
+from kd.commands.compare.results import Comparison, contrasts, summaries
+from kd.commands.compare.text import MODEL_CELLS, cost_sentences, model_cells, power_sentences, verdict_lines
+from kd.commands.paired_table import DIFFERENCES, difference_cells, percent, shown
+from kd.commands.publish import telling, toy_stamp
 from kd.evaluation.calibration import BINS
 from kd.evaluation.cost import Cost
 from kd.evaluation.paired_seeds import Spread, spread
 from kd.report.html import paragraph, table
 from kd.report.page import TONE_OF, Part, Section
-from kd.report.provenance import provenance, telling
+from kd.report.provenance import provenance
 from kd.report.style import LABELS
 from kd.report.svg import figure
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kd.commands.compare.arms import contrasts, summaries
-from kd.commands.compare.results import Comparison
+from kd.commands.compare.results import Comparison, contrasts, summaries
+from kd.commands.paired_table import DIFFERENCES, difference_cells, shown
 from kd.console import print_table, say
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
-from kd.evaluation.paired_seeds import Interval, Pairs, Spread, spread
+from kd.evaluation.paired_seeds import spread
 from kd.evaluation.power import power_of
 from kd.evaluation.verdict import sentence, sentence_across
 from kd.report.style import LABELS
@@ -114,19 +114,6 @@ def _print_differences(comparison: Comparison) -> None:
         say(line)
 
 
-DIFFERENCES = ("distilled minus", "mean", "95 % t", "bootstrap", "t p", "Wilcoxon p", "sign p")
-
-
-def difference_cells(pairs: Pairs) -> list[str]:
-    """A row of ``DIFFERENCES`` after its name."""
-    return [
-        f"{pairs.mean:+.1f}",
-        _interval(pairs.interval),
-        _interval(pairs.bootstrap),
-        *(f"{p:.2g}" for p in (pairs.t_p, pairs.wilcoxon_p, pairs.sign_p)),
-    ]
-
-
 def power_sentences(comparison: Comparison) -> Iterator[str]:
     """For each teacher what so many pairs can show, how many more it would take, and McNemar's test of each pair."""
     for number, judgement in enumerate(comparison.judgements()):
@@ -138,18 +125,3 @@ def power_sentences(comparison: Comparison) -> Iterator[str]:
                 f"cases; one of {judgement.margin:,g} takes {power.for_margin:,} pairs. McNemar's exact test, which "
                 f"judges two networks and not the method, is below 0.05 for {significant} of the {n} pairs."
             )
-
-
-def _interval(interval: Interval | None) -> str:
-    return f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "none"
-
-
-def shown(value: Spread, form: str, *, scale: float = 1) -> str:
-    """Mean ± standard deviation."""
-    deviation = "" if value.sd is None else f" ± {scale * value.sd:{form}}"
-    return f"{scale * value.mean:{form}}{deviation}"
-
-
-def percent(share: float) -> str:
-    """A share of images: ``98.53 %``."""
-    return f"{100 * share:.2f} %"

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 
 from kd.commands.data import Data, load_data
 from kd.commands.models import saved_teacher
-from kd.commands.run.saved import saved_settings
 from kd.commands.run.settings import CacheSettings
 from kd.commands.settings import RunSettings
+from kd.commands.settings_file import saved_settings
 from kd.console import print_table, say
 from kd.devices import device_named
 from kd.models.inference import Predictions

@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from kd.commands.data import Data, load_data
-from kd.commands.messages import say_layers, say_method, say_sizes
+from kd.commands.messages import say_method
 from kd.commands.method_flags import shown
-from kd.commands.models import NamedTeacher, as_one, new_student, new_teachers, with_seed_of
-from kd.commands.run import text
-from kd.commands.run.plots import plot_files, run_figures, teacher_figure, toy_stamp
+from kd.commands.models import new_student, new_teachers
+from kd.commands.publish import plot_files, toy_stamp
+from kd.commands.run import files, text
+from kd.commands.run.plots import run_figures, teacher_figure
 from kd.commands.run.results import Run
-from kd.commands.settings import FLAGS_ALONE, RunSettings
+from kd.commands.settings import RunSettings
 from kd.commands.settings_file import to_toml
-from kd.console import say
-from kd.data.loaders import first_batch, loader_like
-from kd.data.unlabelled import repeated
-from kd.devices import device_named, require_device
-from kd.methods import METHODS, make, try_method
-from kd.methods.objectives import in_bfloat16, live_teacher, supervised
-from kd.models.inference import Predictions, device_of, evaluating
-from kd.seeding import seeded
-from kd.storage.files import publish, require_writable
-from kd.storage.run_folder import open_run
-from kd.teachers.cache import with_teacher_logits, with_unlabelled
-from kd.teachers.load import teacher_accuracy
+from kd.commands.steps import (
+    UNLABELLED_TOO,
+    for_the_control,
+    objective_of,
+    opened,
+    recorded,
+    require_method,
+    say_data,
+    train_teacher,
+    trained_as,
+    with_logits,
+)
+from kd.models.inference import Predictions
+from kd.storage.files import publish
 from kd.training import stages
 from kd.training.history import History
-from kd.training.optimizers import adam
-from kd.types import Objective
-
-UNLABELLED_TOO = (
-    "the control has the labelled items, over and over, in as many steps as the distilled student takes with the "
-    "unlabelled ones as well"
-)
 
 
 class Trained(NamedTuple):
@@ -64,7 +57,7 @@ def run(settings: RunSettings) -> None:
         OSError: a folder cannot be written to or is in use by another run; data cannot be read.
         FloatingPointError: a loss is not finite.
     """
-    with opened(settings, *text.folders(settings.models_dir, settings.results_dir)) as device:
+    with opened(settings, *files.folders(settings.models_dir, settings.results_dir)) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
         finish(settings, device, train(settings, device))
 
@@ -95,94 +88,6 @@ def finish(settings: RunSettings, device: torch.device, trained: Trained) -> Non
     _save(settings, finished, trained.models, split)
 
 
-@contextmanager
-def opened(settings: RunSettings, *folders: Path, made: Sequence[str] | None = None) -> Iterator[torch.device]:
-    """What a command starts with: settings checked, folders that can be written to, its run folder open. The device.
-
-    Args:
-        made: as ``kd.storage.run_folder.open_run`` has it.
-
-    Raises:
-        ValueError: a setting is outside its range.
-        OSError: a folder cannot be written to or is in use by another run.
-    """
-    settings.check()
-    device = device_named(settings.device)
-    require_device(device, "--device")
-    for folder in folders:
-        require_writable(folder)
-    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds, made=made):
-        yield device
-
-
-def say_data(data: Data, device: torch.device) -> None:
-    """What there is to learn from."""
-    say_sizes(data.name, data.sizes, device, noun=data.task.noun)
-    if data.unlabelled is not None:
-        say(f"{len(data.unlabelled):,} unlabelled items for the distilled student")  # type: ignore[arg-type]
-
-
-def train_teacher(
-    settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher], device: torch.device, *, suffix: str = ""
-) -> tuple[nn.Module, History | None]:
-    """The teacher of the settings: trained on the labels, or loaded and measured anew; several as one.
-
-    Args:
-        teachers: as they start, those of the settings.
-        suffix: tells one teacher's stages from another's in the run folder.
-
-    Returns:
-        the model, and its curves if it is one teacher that was trained here.
-    """
-    objective = in_bfloat16(supervised) if settings.bfloat16 else supervised
-    models = [teacher.model.to(device) for teacher in teachers]
-    histories: list[History] = []
-    for number, (model, (_, trained)) in enumerate(zip(models, teachers, strict=True)):
-        title = f"teacher{suffix}" + (f"-of-several-{number}" if number else "")
-        if trained:
-            teacher_accuracy(model, data.val_set, name=title)
-        else:
-            train = trained_as(with_seed_of(settings, number))
-            histories.append(train(title, model, objective, data.train_loader, data.val_loader))
-    return as_one(models, settings), histories[0] if len(models) == len(histories) == 1 else None
-
-
-def with_logits(
-    settings: RunSettings, teacher: nn.Module, data: Data, *, suffix: str = ""
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """The loaders to train and to validate with, with the teacher's logits; unlabelled items are in the former.
-
-    Where the teacher has to be asked at each step, they are the data's own.
-
-    Args:
-        suffix: tells one teacher's from another's in the run folder.
-    """
-    if settings.live:
-        return data.train_loader, data.val_loader
-    parts: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
-        f"training{suffix}": (data.train_loader.dataset, data.train_loader),
-        f"validation{suffix}": (data.val_set, data.val_loader),
-    }
-    if data.unlabelled is not None:
-        lessons = with_unlabelled(teacher, data.train_set, data.unlabelled, suffix=suffix)
-        del parts[f"training{suffix}"]
-        (validation,) = with_teacher_logits(teacher, parts).values()
-        return loader_like(data.train_loader, lessons), validation
-    training, validation = with_teacher_logits(teacher, parts, ids=settings.ids).values()
-    return training, validation
-
-
-def for_the_control(data: Data, lessons: DataLoader[Any]) -> DataLoader[Any]:
-    """What the control is trained with: the labelled items, over and over where the other has unlabelled ones as well.
-
-    Args:
-        lessons: what the distilled student is trained with.
-    """
-    if data.unlabelled is None:
-        return data.train_loader
-    return loader_like(data.train_loader, repeated(data.train_set, len(lessons.dataset)))  # type: ignore[arg-type]
-
-
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
     student, loaders = new_student(settings, data.task, device), with_logits(settings, teacher, data)
     say_method(settings.method, shown(settings.method_settings))
@@ -195,52 +100,6 @@ def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, devic
         seed=settings.seed,
         on_purpose=None if data.unlabelled is None else UNLABELLED_TOO,
     )
-
-
-def objective_of(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
-    """What the settings' method trains the student towards, on batches like those of the loader."""
-    example, ask = first_batch(loader), settings.live and "logits" in METHODS[settings.method].needs
-    if ask:
-        with torch.no_grad(), evaluating(teacher):
-            example = (*example, teacher(example[0].to(device_of(teacher))).float().cpu())
-    objective = make(settings.method, student, teacher, example, settings.method_settings)
-    return live_teacher(teacher, objective) if ask else objective
-
-
-def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher]) -> None:
-    """Refuse, before anything is trained, a method that cannot work on this pair; say which layers it compares.
-
-    Raises:
-        ValueError: as the method has it.
-    """
-    student = new_student(settings, data.task, torch.device("cpu"))
-    teacher = as_one([teacher.model for teacher in teachers], settings)
-    with seeded(settings.seed):
-        layers = try_method(settings.method, student, teacher, first_batch(data.val_loader), settings.method_settings)
-    say_layers(layers)
-
-
-def trained_as(settings: RunSettings) -> stages.Train:
-    """How every model is trained: Adam, with these settings."""
-
-    def train(
-        title: str, model: nn.Module, objective: Objective, train_loader: DataLoader[Any], val_loader: DataLoader[Any]
-    ) -> History:
-        steps = settings.epochs * len(train_loader)
-        optimizer, scheduler = adam(model, learning_rate=settings.learning_rate, steps=steps, objective=objective)
-        return stages.train(
-            title,
-            model,
-            objective,
-            train_loader,
-            val_loader,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            epochs=settings.epochs,
-            seed=settings.seed,
-        )
-
-    return train
 
 
 def _summary(
@@ -261,21 +120,9 @@ def _summary(
     )
 
 
-def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
-    """The settings that count for a result, under the names by which ``python main.py`` records them."""
-    values = dataclasses.asdict(settings) | {"device": str(device)}
-    values["set"] = shown(settings.method_settings)
-    uncounted = {"out", "config", "fresh", "snapshot_seconds", "processes"}
-    # What is a flag alone, and not a constant of the documented pipeline, is told where it was given.
-    defaults = {field.name: field.default for field in dataclasses.fields(RunSettings) if field.name in FLAGS_ALONE}
-    uncounted |= {name for name, default in defaults.items() if values[name] == default}
-    kept = {name: value for name, value in values.items() if name not in uncounted}
-    return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in kept.items()}
-
-
 def _save(settings: RunSettings, finished: Run, models: dict[str, nn.Module], further: Mapping[Path, bytes]) -> None:
     plots = plot_files(settings.results_dir, run_figures(finished, settings.temperature))
-    text.save(
+    files.save(
         finished,
         models,
         {**plots, **further},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from kd.commands.messages import say_files
-from kd.commands.run import command, text
-from kd.commands.run.plots import toy_stamp
-from kd.commands.run.results import untested_weight_files
+from kd.commands.publish import toy_stamp
+from kd.commands.run import command
+from kd.commands.run.files import FILE_NAMES, folders, untested_weight_files
 from kd.commands.run.settings import DistillSettings
 from kd.commands.settings_file import to_toml
+from kd.commands.steps import opened
 from kd.console import say
 from kd.storage.files import publish
 
@@ -18,10 +19,10 @@ def run(settings: DistillSettings) -> None:
     Raises:
         ValueError, OSError, FloatingPointError: as ``kd.commands.run.command.run`` has it.
     """
-    with command.opened(settings, *text.folders(settings.models_dir, settings.results_dir)) as device:
+    with opened(settings, *folders(settings.models_dir, settings.results_dir)) as device:
         publish({settings.file: to_toml(settings, command="run")})
         trained = command.train(settings, device)
-        named = {text.FILE_NAMES[name]: model for name, model in trained.models.items()}
+        named = {FILE_NAMES[name]: model for name, model in trained.models.items()}
         example = trained.data.train_set[0][0][None]
         files = untested_weight_files(settings.models_dir, named, example, toy=toy_stamp(settings.limit))
         publish(files)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from kd.commands.run import command, text
-from kd.commands.run.saved import saved_settings
+from kd.commands.run import command
+from kd.commands.run.files import folders
 from kd.commands.run.settings import EvaluateSettings
+from kd.commands.settings_file import saved_settings
+from kd.commands.steps import opened
 
 
 def run(settings: EvaluateSettings) -> None:
@@ -15,6 +17,5 @@ def run(settings: EvaluateSettings) -> None:
         OSError: no such run; a folder cannot be written to or is in use by another run.
     """
     saved = saved_settings(settings.out)
-    folders = text.folders(saved.models_dir, saved.results_dir)
-    with command.opened(saved, *folders, made=("evaluation",)) as device:
+    with opened(saved, *folders(saved.models_dir, saved.results_dir), made=("evaluation",)) as device:
         command.finish(saved, device, command.train(saved, device))

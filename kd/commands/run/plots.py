@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -49,16 +48,6 @@ def run_figures(run: Run, temperature: float) -> dict[str, bytes]:
     # One after another: as figures they take megabytes each, as PNG next to nothing.
     drawn = {name: png(figure(), toy=run.toy) for name, figure in figures.items()}
     return teacher_figure(run.histories, run.toy) | drawn
-
-
-def plot_files(results_dir: Path, figures: Mapping[str, bytes]) -> dict[Path, bytes]:
-    """Each figure as ``plots/NAME.png`` in the folder of the results."""
-    return {results_dir / "plots" / f"{name}.png": content for name, content in figures.items()}
-
-
-def toy_stamp(limit: int | None) -> str | None:
-    """What is stamped on everything that a run at toy size writes; None for a full run."""
-    return None if limit is None else f"LIMIT={limit}"
 
 
 def prediction_examples(run: Run, temperature: float) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kd.commands.publish import telling
 from kd.commands.run.report_gallery import gallery
 from kd.commands.run.report_plots import SHORT, curve_panel
 from kd.commands.run.report_students import comparison, confusions, faithfulness
@@ -15,10 +16,10 @@ from kd.evaluation.two_models import mcnemar, proportion_interval, verdict
 from kd.report.html import card, fold, grid, paragraph, table, warning
 from kd.report.page import Part, Section, Tone
 from kd.report.plots import accuracy_comparison, reliability_diagram
-from kd.report.provenance import provenance, telling
+from kd.report.provenance import provenance
 from kd.report.style import LABELS
 from kd.report.svg import figure
-from kd.storage.environment import environment as deciding
+from kd.storage.environment import environment
 
 DRAWS = 200  # of error_by_chance: its mean is then known to a tenth of itself, in a twentieth of a second
 NOUNS = {"regular": "control", "distilled": "distilled student"}
@@ -261,7 +262,7 @@ def _cost(run: Run, entries: Mapping[str, Mapping[str, Any]], latencies: Mapping
     threads = "1 thread" if one.threads == 1 else f"{one.threads} threads"
     text = (
         f"Latency: from one {run.noun[:-1]} on {one.device} to its answer, {threads}, after a warm-up. The times are "
-        f"those of this machine ({deciding()['processor']}), with whatever else it was doing. All else that the run "
+        f"those of this machine ({environment()['processor']}), with whatever else it was doing. All else that the run "
         "says here comes out the same when it is repeated; times do not."
     )
     return table(("cost", *map(_short, entries)), rows) + paragraph(text)

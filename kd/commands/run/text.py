@@ -1,30 +1,14 @@
-"""The end of a run: what is printed about its models, and its files, written together."""
+"""What ``kd run`` prints of its models: accuracies, predictions per class, one verdict."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kd.commands.messages import say_files
-from kd.commands.program import typed
-from kd.commands.run.report import run_part
-from kd.commands.run.results import Run, result_files, weight_files
 from kd.console import print_table, say
-from kd.evaluation.latency import latency
 from kd.evaluation.two_models import mcnemar, verdict
-from kd.report.page import Part, report_files
-from kd.storage.files import publish
-
-FILE_NAMES = {"teacher": "teacher_model", "regular": "student_regular", "distilled": "student_distilled"}
-
-
-def folders(models_dir: Path, results_dir: Path) -> list[Path]:
-    """Those of a run's files."""
-    return [models_dir, *(results_dir / part for part in ("metrics", "predictions", "plots"))]
 
 
 def print_evaluation(
@@ -54,40 +38,6 @@ def print_evaluation(
     _print_distribution({"true": labels} | answers, names)
     test = mcnemar(wrong["regular"], wrong["distilled"])
     say(verdict(errors["regular"], errors["distilled"], test, noun=noun))
-
-
-def save(
-    run: Run,
-    models: Mapping[str, nn.Module],
-    further: Mapping[Path, bytes],
-    *,
-    models_dir: Path,
-    results_dir: Path,
-    state_dir: Path,
-    temperature: float,
-) -> None:
-    """Write weights, metrics, predictions, plots and report: all of them, or on an error none. Print where they are.
-
-    Args:
-        models: by the names of the run.
-        further: plots and whatever else is to be written with them.
-        state_dir: where the run's part of the report is kept, and other commands have put theirs.
-        temperature: that of the distillation.
-    """
-    named = {FILE_NAMES[name]: models[name] for name in run.logits}
-    weights = weight_files(models_dir, named, run)
-    entries = json.loads(weights[models_dir / "manifest.json"])["models"]
-    latencies = {name: latency(models[name], run.test[0][0][None]) for name in run.logits}
-    part = run_part(run, weights=entries, latencies=latencies, temperature=temperature, command=typed())
-    files = weights | result_files(results_dir, run) | dict(further)
-    publish_with_report(files, part, results_dir=results_dir, state_dir=state_dir)
-
-
-def publish_with_report(files: Mapping[Path, bytes], part: Part, *, results_dir: Path, state_dir: Path) -> None:
-    """Write a command's files, its part of the report and the page: all of them, or none. Print where they are."""
-    written = {**files, **report_files(part, results_dir=results_dir, state_dir=state_dir)}
-    publish(written)
-    say_files(written, but=state_dir)
 
 
 def _print_distribution(answers: Mapping[str, Tensor], names: Sequence[str]) -> None:

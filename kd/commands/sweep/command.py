@@ -9,23 +9,22 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from kd.commands.compare.results import CONTROL, DISTILLED
 from kd.commands.data import Task
 from kd.commands.models import new_student
 from kd.commands.program import typed
-from kd.commands.run import command
-from kd.commands.run.text import publish_with_report
+from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
+from kd.commands.steps import Taught, opened, recorded, teach, trained_as
 from kd.commands.sweep.files import sweep_files
 from kd.commands.sweep.points import Point, Score, Tried, documented, grid, plain, with_controls
 from kd.commands.sweep.report import sweep_part
 from kd.commands.sweep.results import Final, Images, Sweep, roles
 from kd.commands.sweep.settings import SweepSettings
 from kd.commands.sweep.text import print_sweep
-from kd.commands.teaching import Taught, teach
 from kd.console import say
 from kd.methods.objectives import distilled, supervised
 from kd.models.inference import Predictions
+from kd.report.style import CONTROL, DISTILLED
 from kd.storage.environment import environment
 from kd.storage.files import publish
 from kd.storage.fingerprint import describe, digest
@@ -58,7 +57,7 @@ def run(settings: SweepSettings) -> None:
         OSError: a folder cannot be written to or is in use by another run; a process was killed.
         FloatingPointError: the loss of a point that has to be tested is not finite.
     """
-    with command.opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
+    with opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
         taught = teach(settings, device)
         bench = _bench(settings, taught, device)
@@ -138,7 +137,7 @@ def _tested(bench: Bench, tried: Sequence[Tried]) -> Sweep:
 
 def _publish(bench: Bench, taught: Taught, sweep: Sweep) -> None:
     """Write the files and the report, all of them or none, and say where they are."""
-    settings, config = bench.settings, command.recorded(bench.settings, bench.device)
+    settings, config = bench.settings, recorded(bench.settings, bench.device)
     part = sweep_part(
         sweep,
         config,
@@ -169,7 +168,7 @@ def _students(bench: Bench, points: Iterable[Point], seeds: Sequence[int]) -> di
         for name, seed in zip(_names(bench.settings, each, seeds), seeds, strict=True):
             # Each value is of its setting's type, which a point does not know.
             own = dataclasses.replace(bench.settings, seed=seed, **dict(each.others))  # type: ignore[arg-type]
-            model, train = new_student(own, bench.task, bench.device), command.trained_as(own)
+            model, train = new_student(own, bench.task, bench.device), trained_as(own)
             students[name] = Student(model, objective(each), train, own.epochs, sizes.index(own.batch_size))
     return students
 

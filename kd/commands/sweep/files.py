@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kd.commands.compare.files import judged_by
-from kd.commands.run.plots import plot_files, toy_stamp
-from kd.commands.run.results import csv_bytes, environment, json_bytes
+from kd.commands.paired_table import judged_by
+from kd.commands.publish import csv_bytes, json_bytes, plot_files, toy_stamp
 from kd.commands.sweep.plots import sweep_map
 from kd.commands.sweep.points import Point, Score, Tried
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import lines
 from kd.evaluation.paired_seeds import spread
 from kd.report.style import png
+from kd.storage.environment import versions
 
 
 def sweep_files(
@@ -73,7 +73,7 @@ def _scores(part: str, score: Score | None) -> dict[str, Any]:
 def _summary(sweep: Sweep) -> dict[str, Any]:
     judgement = sweep.judgement()
     return {
-        "environment": environment(),
+        "environment": versions(),
         "lines": lines(sweep),
         "roles": {role: _point(point) for role, point in sweep.roles.items()},
         "rates": {role: sweep.rates(point)._asdict() for role, point in sweep.roles.items()},

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kd.commands.compare.text import DIFFERENCES, difference_cells
-from kd.commands.run.plots import toy_stamp
+from kd.commands.paired_table import DIFFERENCES, difference_cells
+from kd.commands.publish import telling, toy_stamp
 from kd.commands.sweep.plots import sweep_map
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import BEST, FINALS, POINTS, best_rows, counted, final_rows, lines, point_rows, tried_title
 from kd.report.html import fold, paragraph, table
 from kd.report.page import TONE_OF, Part, Section
-from kd.report.provenance import provenance, telling
+from kd.report.provenance import provenance
 from kd.report.svg import figure
 from kd.storage.files import sha256
 

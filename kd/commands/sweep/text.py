@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kd.commands.compare.text import percent, shown
+from kd.commands.paired_table import percent, shown
 from kd.commands.sweep.points import Tried, label
 from kd.commands.sweep.results import Sweep
 from kd.console import print_table, say

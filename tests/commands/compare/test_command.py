@@ -14,7 +14,7 @@ import torch
 
 import kd
 from kd import cli
-from kd.commands import teaching
+from kd.commands import steps
 from kd.commands.compare import command as compare
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.data import Task
@@ -171,7 +171,7 @@ def test_each_teacher_has_its_own_seed_and_its_own_split(monkeypatch: pytest.Mon
         seen.append((settings.seed, settings.random_state, test_seed))
         raise StopIteration
 
-    monkeypatch.setattr(teaching, "load_data", load_data)
+    monkeypatch.setattr(steps, "load_data", load_data)
     settings = dataclasses.replace(SETTINGS, teachers=3, splits=2)
     for number in range(3):
         with pytest.raises(StopIteration):

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from kd.commands.compare.arms import student_rows, summaries
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.plots import errors_by_arm, paired_differences
 from kd.commands.compare.report import _calibration, compare_part
-from kd.commands.compare.results import Answers, Comparison
+from kd.commands.compare.results import Answers, Comparison, student_rows, summaries
 from kd.commands.compare.text import print_comparison, verdict_lines
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evaluation.latency import Latency

@@ -17,7 +17,8 @@ from torch import Tensor
 
 import kd
 import kd.report.plots
-from kd.commands.run.plots import EXAMPLES, choose_examples, plot_files, prediction_examples, run_figures, toy_stamp
+from kd.commands.publish import plot_files, toy_stamp
+from kd.commands.run.plots import EXAMPLES, choose_examples, prediction_examples, run_figures
 from kd.commands.run.results import Run
 
 pytestmark = pytest.mark.pictures

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 import kd
+from kd.commands.run.files import weight_files
 from kd.commands.run.report import run_part
 from kd.commands.run.report_gallery import CLASSES, PLACES, Case, classes_shown, disagreements, gallery, picture, said
 from kd.commands.run.report_plots import confusion_difference
 from kd.commands.run.report_students import comparison, confusion, confusions, faithfulness
-from kd.commands.run.results import Run, weight_files
+from kd.commands.run.results import Run
 from kd.evaluation.fidelity import fidelity
 from kd.evaluation.latency import Latency
 from kd.evaluation.metrics import confusion_matrix

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 import kd
-from kd.commands.run.results import Run, result_files, weight_files
+from kd.commands.run.files import result_files, weight_files
+from kd.commands.run.results import Run
 
 NAMES = ("teacher", "regular", "distilled")
 IMAGES, CLASSES, EPOCHS = 40, 4, 2  # class 3 has no image in the test set

@@ -16,12 +16,12 @@ import torch
 from torch.utils.data import Dataset
 
 import kd
-from kd.commands.run import text
+from kd.commands import publish
+from kd.commands.steps import Taught, teach
 from kd.commands.sweep import command
 from kd.commands.sweep.command import Bench, explore
 from kd.commands.sweep.points import Point, Score, choose, documented, grid, point
 from kd.commands.sweep.settings import SweepSettings
-from kd.commands.teaching import Taught, teach
 from kd.models.inference import Predictions
 from kd.storage.run_folder import fingerprint, open_run
 from kd.training import students
@@ -264,7 +264,7 @@ def test_files_and_report_are_published_together(
     taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published: list[Mapping[Path, bytes]] = []
-    monkeypatch.setattr(text, "publish", published.append)
+    monkeypatch.setattr(publish, "publish", published.append)
     settings = dataclasses.replace(SETTINGS, out=tmp_path)
     command._publish(bench(taught, settings), taught, found(grid(settings)))
     (files,) = published
