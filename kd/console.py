@@ -1,4 +1,4 @@
-"""What a person sees while it runs: a live bar with the time left on a terminal, one plain line per epoch elsewhere."""
+"""What a person sees while it runs: a live bar with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -66,38 +66,148 @@ def test_main_stands_at_the_top_and_config_at_the_bottom(name: str) -> None:
     assert _imports(ROOT / f"{name}.py") & set(ROOT_MODULES) <= allowed[name]
 
 
-LOWEST = [
-    *(ROOT / "kd" / "losses").glob("*.py"),
-    *(ROOT / "kd" / f"{n}.py" for n in ("types", "checks", "models/networks", "devices")),
-]
+# From the highest floor of the package to the lowest. A room imports from the floors below its own; rooms on one floor
+# never import each other, and neither does any room import from above.
+FLOORS = (
+    ("__main__",),
+    ("cli",),
+    ("commands",),
+    ("report", "teachers"),
+    ("evaluation", "training"),
+    ("methods",),
+    ("data", "models"),
+    ("storage",),
+    ("losses",),
+    ("devices", "imports", "seeding"),
+    ("checks", "console", "types"),
+)
+BELOW = {
+    room: {other for lower in FLOORS[number + 1 :] for other in lower}
+    for number, row in enumerate(FLOORS)
+    for room in row
+}
+# Two faces of the package for those who write Python: neither knows the commands or the report.
+BELOW["classifier"] = {"teachers", *BELOW["teachers"]}
+BELOW["__init__"] = {"classifier", *BELOW["classifier"]}
+# A folder in a folder imports from the outer one and from what that may import; the outer one knows none of them, and
+# they do not know each other. Whoever may import the outer one may import them.
+INNER = ("commands/compare", "commands/run", "commands/sweep", "data/sources")
 
 
-@pytest.mark.parametrize("path", LOWEST, ids=_id)
-def test_the_lowest_modules_import_nothing_above_them(path: Path) -> None:
-    inside = {name for name in _imports(path) if name.split(".")[0] == "kd" and not name.startswith("kd.losses.")}
-    assert inside <= {"kd.checks", "kd.checks.require", "kd.checks.require_every_label"}
+def _room(module: str) -> str:
+    """The room of ``kd.a.b.c``: a folder, or a module beside the folders."""
+    _, *parts = module.split(".")
+    inner = "/".join(parts[:2])
+    return inner if inner in INNER else parts[0] if parts else "__init__"
+
+
+def _may_import(room: str, other: str) -> bool:
+    outer, _, _ = room.partition("/")
+    other_outer, _, inside = other.partition("/")
+    if room == other:
+        return True
+    return not inside and room != outer if outer == other_outer else other_outer in BELOW[outer]
+
+
+def _module(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+MODULES = {_module(path): path for path in PACKAGE}
+
+
+def _named_modules(path: Path) -> set[str]:
+    """Modules of the package that the file imports, at whatever depth, or names in a string of their own."""
+    names = _imports(path) & set(MODULES)
+    names |= {name.rpartition(".")[0] for name in _imports(path) if name.rpartition(".")[0] in MODULES}
+    strings = (node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant))
+    return names | {text.partition(":")[0] for text in strings if isinstance(text, str)} & set(MODULES)
+
+
+def test_every_file_of_the_package_is_in_a_room_of_the_table() -> None:
+    assert {_room(module).partition("/")[0] for module in MODULES} == set(BELOW)
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=_id)
+def test_every_import_leads_down(path: Path) -> None:
+    """At whatever depth it stands, under ``TYPE_CHECKING`` or as a module's name in a string."""
+    own = _room(_module(path))
+    named = _named_modules(path) - ({"kd"} if own != "__init__" else set())  # a text such as "kd" is no import
+    assert not {name for name in named if not _may_import(own, _room(name))}
+    whole = [node for node in ast.walk(_tree(path)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert not [node for node in whole if isinstance(node, ast.ImportFrom) and (node.level or node.module == "kd")]
+    assert "kd" not in {alias.name for node in whole if isinstance(node, ast.Import) for alias in node.names}
+
+
+def test_the_table_allows_and_refuses_what_it_says() -> None:
+    """So that a slip in its rule is seen."""
+    assert _may_import("commands/sweep", "commands")
+    assert _may_import("cli", "commands/sweep")
+    assert _may_import("data/sources", "storage")
+    assert _may_import("training", "data/sources")
+    assert not _may_import("commands/sweep", "commands/compare")
+    assert not _may_import("commands", "commands/run")
+    assert not _may_import("data", "data/sources")
+    assert not _may_import("models", "data")
+    assert not _may_import("data/sources", "models")
+    assert not _may_import("storage", "data/sources")
+    assert not _may_import("classifier", "commands")
+
+
+def _at_import(path: Path) -> set[str]:
+    """What is imported together with the file: not what its functions import, nor what is for type checkers alone."""
+    names: set[str] = set()
+    for node in _tree(path).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _with_all_it_imports(module: str) -> set[str]:
+    """Every name that is imported when this module is, inside the package by way of its other modules."""
+    seen, waiting = set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in MODULES:
+            parents = [name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)]
+            waiting += [*_at_import(MODULES[name]), *parents]
+    return seen
+
+
+@pytest.mark.parametrize("module", ["kd.cli", "kd.commands", "kd.methods"])
+def test_help_is_answered_without_torch(module: str) -> None:
+    assert not {name for name in _with_all_it_imports(module) if name.split(".")[0] in {"torch", "matplotlib", "scipy"}}
+
+
+def test_data_in_memory_needs_no_library_of_images() -> None:
+    assert not {name for name in _with_all_it_imports("kd.data") if name.split(".")[0] in {"PIL", "torchvision"}}
+    assert "PIL" in {name.split(".")[0] for name in _with_all_it_imports("kd.data.sources")}
 
 
 def test_the_table_of_methods_names_what_it_does_not_import() -> None:
-    folder = ROOT / "kd" / "methods"
-    assert not {name for name in _imports(folder / "table.py") if name.split(".")[0] in ("kd", "torch")}
-    inside = {name for name in _imports(folder / "factory.py") if name.split(".")[0] == "kd"}
-    for_type_checkers = {"kd.types", "kd.types.Batch", "kd.types.Objective"}
-    on_use = {"kd.models.inference", "kd.models.inference.device_of", "kd.models.inference.evaluating"}
-    without_torch = {"kd.checks", "kd.checks.require"}
-    rest = {name for name in inside if not name.startswith("kd.methods.table")}
-    assert rest <= for_type_checkers | on_use | without_torch
+    assert not {name for name in _imports(MODULES["kd.methods.table"]) if name.split(".")[0] in ("kd", "torch")}
 
 
-def test_the_loop_knows_no_method() -> None:
-    inside = {name.split(".")[1] for name in _imports(ROOT / "kd" / "training" / "loop.py") if name.startswith("kd.")}
-    assert not inside & {"losses", "methods", "teachers", "report", "commands", "console"}
-
-
-def test_data_sources_know_data_and_nothing_that_learns_from_it() -> None:
-    paths = [path for path in PACKAGE if path.parent.name == "sources"]
-    inside = {name.split(".")[1] for path in paths for name in _imports(path) if name.startswith("kd.")}
-    assert inside <= {"checks", "console", "data", "imports", "seeding", "storage", "types"}
+def test_the_tree_in_the_docs_is_the_tree_on_disk() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (block,) = [text for text in page.split("```")[1::2] if text.startswith("\nkd/ ")]
+    told, above = [], list[str]()
+    for line in block.strip("\n").split("\n"):
+        name, _, meaning = line.strip().partition(" ")
+        depth = (len(line) - len(line.lstrip())) // 2
+        above = [*above[:depth], name.rstrip("/")]
+        told.append("/".join(above))
+        assert meaning.strip(), f"{line!r} says only the name"
+    package = ROOT / "kd"
+    files = {path for path in PACKAGE if path.name != "__init__.py" or path.parent == package}
+    folders = {path.parent for path in PACKAGE}
+    assert sorted(told) == sorted(path.relative_to(ROOT).as_posix() for path in files | folders)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_id)
