@@ -12,7 +12,7 @@ from PIL import Image
 
 import config
 from kd.commands.run.plots import prediction_examples
-from kd.report.plots import png
+from kd.report.style import png
 from tests.commands.run.test_plots import NAMES, a_run, history, some_logits
 from visualization import all_plots, teacher_plot, toy_stamp
 

@@ -125,7 +125,7 @@ def test_perfect_models_get_their_figures_too() -> None:
 
 @pytest.mark.parametrize("limit", [None, 2000])
 def test_a_toy_run_has_every_figure_stamped(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kd.report.plots, "png", lambda figure, *, toy: str(toy).encode())
+    monkeypatch.setattr("kd.commands.run.plots.png", lambda figure, *, toy: str(toy).encode())
     figures = run_figures(a_run(some_logits(30), torch.arange(30) % 5, limit), temperature=5)
     assert set(figures.values()) == {b"None" if limit is None else b"LIMIT=2000"}
 
