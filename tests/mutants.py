@@ -203,7 +203,7 @@ def catches(checkout: Path, mutant: Mutant, tests: str) -> tuple[bool, float]:
             "-p",
             "no:cacheprovider",
             "-p",
-            "no:xdist",
+            "-n0",
             *tests.split(),
         ]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(checkout)}
