@@ -194,18 +194,7 @@ def catches(checkout: Path, mutant: Mutant, tests: str) -> tuple[bool, float]:
     path.write_text(before.replace(mutant.original, mutant.broken), encoding="utf-8")
     started = time.perf_counter()
     try:
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "-n0",
-            *tests.split(),
-        ]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *tests.split()]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(checkout)}
         ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     finally:
