@@ -20,6 +20,7 @@ from kd.commands.method_flags import shown
 from kd.commands.program import exit_status
 from kd.commands.run import files, text
 from kd.commands.run.results import Run
+from kd.commands.settings import RunSettings
 from kd.data.loaders import in_order
 from kd.data.splits import stratified_split
 from kd.methods import METHODS
@@ -242,7 +243,7 @@ def _labels(test_loader: DataLoader[Any], metrics: TestMetrics) -> Tensor:
 def _cli(arguments: list[str]) -> int:
     def program() -> None:
         description = "Teacher, control and distilled student on MNIST, compared fairly."
-        command_line(config, arguments, program="main.py", description=description)
+        command_line(config, arguments, program="main.py", description=description, declared=RunSettings)
         main()
 
     return exit_status(program, command=("python", "main.py", *arguments))

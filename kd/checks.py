@@ -1,9 +1,10 @@
-"""Refused values, in one form: what it is, what was given, what is allowed, what to do. The range of each setting."""
+"""Refused values, in one form: what it is, what was given, what is allowed, what to do. The ranges of settings."""
 
 from __future__ import annotations
 
 import difflib
 import math
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,54 +67,61 @@ def require_every_label(labels: Tensor, rows: int) -> None:
 
 
 class Range(NamedTuple):
-    """What a setting may be: a predicate, and in words what it allows and what is usual."""
+    """The values that a setting may have: a predicate, the same in words, and which are usual."""
 
     holds: Callable[[Any], bool]
     allowed: str
     advice: str = ""
 
 
-# One table for the constants of a pipeline and for the flags of a command alike.
-RANGES: Mapping[str, Range] = {
-    "batch_size": Range(lambda n: n >= 1, "a whole number of at least 1"),
-    "test_size": Range(lambda x: 0 < x < 1, "in (0, 1)", "0.1 keeps a tenth for validation"),
-    "test_share": Range(lambda x: 0 < x < 1, "in (0, 1)", "0.2 keeps a fifth to test with"),
-    "image_size": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1"),
-    "random_state": Range(lambda n: n >= 0, "a whole number of at least 0"),
-    "epochs": Range(lambda n: n >= 1, "a whole number of at least 1"),
-    "learning_rate": Range(lambda x: 0 < x < math.inf, "a finite number above 0", "0.001 is usual for Adam"),
-    "seed": Range(lambda n: n >= 0, "a whole number of at least 0"),
-    "temperature": Range(
-        lambda x: 0 < x < math.inf, "a finite number above 0", "4 to 10 is usual; 1 turns softening off"
-    ),
-    "alpha": Range(lambda x: 0 <= x <= 1, "in [0, 1]", "the weight of the labels; the teacher gets the rest"),
-    "student_width": Range(lambda n: n >= 1, "a whole number of at least 1"),
-    "snapshot_seconds": Range(lambda x: x >= 0, "at least 0", "30 costs next to nothing"),
-    "pairs": Range(lambda n: n >= 2, "a whole number of at least 2", "10 is usual; one pair has no spread"),
-    "margin": Range(lambda x: 0 < x <= 100, "above 0 and at most 100 percentage points", "0.1 is 10 of 10,000 images"),
-    "teachers": Range(lambda n: n >= 1, "a whole number of at least 1"),
-    "splits": Range(lambda n: n >= 1, "a whole number of at least 1"),
-    "smoothing": Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.1 is usual; 0 leaves that control out"),
-    "seeds": Range(lambda n: n >= 1, "a whole number of at least 1", "the spread of a point takes 2"),
-    "trials": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1", "30 is usual"),
-    "final_pairs": Range(lambda n: n >= 2, "a whole number of at least 2", "one pair has no spread"),
-    "processes": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1"),
-    "views": Range(lambda n: n is None or n >= 1, "None or a whole number of at least 1", "8 is a beginning"),
-    "rows": Range(lambda n: n >= 1, "a whole number of at least 1"),
-    "limit": Range(lambda n: n is None or n >= 100, "None or a whole number of at least 100"),
-}
+def at_least(least: int, advice: str = "") -> Range:
+    """The range of whole numbers from ``least`` on."""
+    return Range(lambda n: n >= least, f"a whole number of at least {least}", advice)
 
 
-def check_ranges(values: Mapping[str, object], *, shown: Callable[[str], str]) -> None:
-    """Refuse a value outside its range.
+def or_none(values: Range) -> Range:
+    """The same range, with None in it."""
+    return Range(lambda x: x is None or values.holds(x), f"None or {values.allowed}", values.advice)
+
+
+def positive(advice: str) -> Range:
+    """The range of finite numbers above 0."""
+    return Range(lambda x: 0 < x < math.inf, "a finite number above 0", advice)
+
+
+def proportion(advice: str) -> Range:
+    """The range (0, 1)."""
+    return Range(lambda x: 0 < x < 1, "in (0, 1)", advice)
+
+
+TEMPERATURE = positive("4 to 10 is usual; 1 turns softening off")
+ALPHA = Range(lambda x: 0 <= x <= 1, "in [0, 1]", "the weight of the labels; the teacher gets the rest")
+LEARNING_RATE = positive("0.001 is usual for Adam")
+
+
+def ranges(declaration: type) -> dict[str, Range]:
+    """The range of each setting of a class that has one: the ``Range`` in its ``Annotated`` type."""
+    hints = typing.get_type_hints(declaration, include_extras=True)
+    metadata = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {name: item for name, items in metadata.items() for item in items if isinstance(item, Range)}
+
+
+def require_in_range(name: str, value: object, allowed: Range) -> None:
+    """Raise ``ValueError`` with the setting's name, the value, what is allowed and what is usual, unless it is that."""
+    require(allowed.holds(value), name, value, allowed.allowed, allowed.advice)
+
+
+def check_ranges(declaration: type, values: Mapping[str, object], *, shown: Callable[[str], str]) -> None:
+    """Refuse a value outside the range of its setting.
 
     Args:
-        values: by setting; those that the table does not know are not checked.
+        declaration: a class whose annotations have the ranges.
+        values: by setting; those without a range are not checked.
         shown: a setting's name as the reader of the error knows it, ``EPOCHS`` or ``--epochs``.
 
     Raises:
-        ValueError: naming the setting, the value, what is allowed and what is usual.
+        ValueError: as ``require_in_range`` has it.
     """
-    for name in (name for name in RANGES if name in values):
-        holds, allowed, advice = RANGES[name]
-        require(holds(values[name]), shown(name), values[name], allowed, advice)
+    for name, allowed in ranges(declaration).items():
+        if name in values:
+            require_in_range(shown(name), values[name], allowed)

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from kd.checks import check_ranges, require
+from kd.checks import ALPHA, LEARNING_RATE, TEMPERATURE, at_least, require, require_in_range
 from kd.data.datasets import ArrayDataset, DistillDataset
 from kd.data.loaders import make_loader
 from kd.devices import device_named, require_device
@@ -35,6 +35,14 @@ from kd.types import Objective
 
 # (features, classes) → a network with input [B, features] and output logits [B, classes].
 Network: TypeAlias = Callable[[int, int], nn.Module]
+
+_RANGES = {
+    "temperature": TEMPERATURE,
+    "alpha": ALPHA,
+    "epochs": at_least(1),
+    "batch_size": at_least(1),
+    "learning_rate": LEARNING_RATE,
+}
 
 
 class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -159,8 +167,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _checked(self) -> tuple[Objective, torch.device]:
         """The objective and the device, once every parameter is known to be allowed."""
-        ranged = ("temperature", "alpha", "epochs", "batch_size", "learning_rate")
-        check_ranges({name: getattr(self, name) for name in ranged}, shown=str)
+        for name, values in _RANGES.items():
+            require_in_range(name, getattr(self, name), values)
         device = device_named(str(self.device), setting="device")
         require_device(device, "device")
         recipe = isinstance(self.student, (tuple, list)) or callable(self.student)

@@ -1,4 +1,4 @@
-"""The table of ranges: what is inside passes, what is outside or not a number is refused by name."""
+"""The ranges of all settings: what is inside passes, what is outside or not a number is refused by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from kd.checks import RANGES, check_ranges
+from kd import cli
+from kd.checks import check_ranges, ranges
+from kd.commands.settings import RunSettings
+
+DECLARED = {name: command.settings for command in cli.COMMANDS.values() for name in ranges(command.settings)}
 
 # The least and the greatest value allowed, and the nearest ones that are not.
 INSIDE: Mapping[str, tuple[object, ...]] = {
@@ -65,22 +69,23 @@ OUTSIDE: Mapping[str, tuple[object, ...]] = {
 }
 
 
-def test_both_tables_here_cover_the_one_there() -> None:
-    assert set(INSIDE) == set(OUTSIDE) == set(RANGES)
+def test_both_tables_here_cover_every_range_there_is() -> None:
+    assert set(INSIDE) == set(OUTSIDE) == set(DECLARED)
 
 
-@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("name", DECLARED)
 def test_a_value_inside_its_range_passes(name: str) -> None:
     for value in INSIDE[name]:
-        check_ranges({name: value}, shown=str.upper)
+        check_ranges(DECLARED[name], {name: value}, shown=str.upper)
 
 
-@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("name", DECLARED)
 def test_a_value_outside_is_refused_with_name_range_and_value(name: str) -> None:
     for value in OUTSIDE[name]:
-        with pytest.raises(ValueError, match=re.escape(f"<{name}> must be {RANGES[name].allowed}. Got {value!r} inst")):
-            check_ranges({name: value}, shown=lambda name: f"<{name}>")
+        allowed = ranges(DECLARED[name])[name].allowed
+        with pytest.raises(ValueError, match=re.escape(f"<{name}> must be {allowed}. Got {value!r} inst")):
+            check_ranges(DECLARED[name], {name: value}, shown=lambda name: f"<{name}>")
 
 
-def test_what_the_table_does_not_know_is_left_alone() -> None:
-    check_ranges({"out": "anywhere", "epochs": 1}, shown=str.upper)
+def test_a_setting_without_a_range_and_a_name_that_is_no_setting_are_left_alone() -> None:
+    check_ranges(RunSettings, {"out": "anywhere", "nonsense": -1, "epochs": 1}, shown=str.upper)

@@ -12,9 +12,12 @@ import torch
 
 import config
 import main
+from kd.commands.config_flags import help_texts
+from kd.commands.settings import RunSettings
 from tests.conftest import ToyRun
 
 CONSTANTS = inspect.get_annotations(config)
+MEANINGS = help_texts(RunSettings)
 PROGRAM = Path(main.__file__)
 
 
@@ -121,7 +124,8 @@ def test_help_lists_every_constant_with_its_meaning_and_default(terminal: Termin
     for name, hint in CONSTANTS.items():
         assert f"--{name.lower().replace('_', '-')}" in text
         default = "repeatable" if before[name] == () else f"default: {_words(str(before[name]))}"
-        assert f"{hint.__metadata__[0]} ({default})" in text or name.endswith("_DIR")
+        meaning = hint.__metadata__[0] if hasattr(hint, "__metadata__") else MEANINGS[name.lower()]
+        assert f"{meaning} ({default})" in text or name.endswith("_DIR")
     assert {name: getattr(config, name) for name in CONSTANTS} == before
 
 

@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 import config
 import kd
 import main
+from kd.commands.config_flags import help_texts
+from kd.commands.settings import RunSettings
 from models import StudentModel, TeacherModel
 from tests.conftest import ToyRun
 
@@ -158,11 +160,14 @@ def test_the_run_is_full_size_and_writes_into_the_documented_folders_by_default(
     assert (fresh["LIMIT"], fresh["MODELS_DIR"], fresh["RESULTS_DIR"]) == (None, Path("models"), Path("results"))
 
 
-def test_every_constant_says_its_meaning(toy: ModuleType) -> None:
+def test_every_constant_has_a_meaning_its_own_or_that_of_the_same_setting_of_kd_run(toy: ModuleType) -> None:
     hints = inspect.get_annotations(toy)
     constants = [name for name in vars(toy) if name.isupper()]
     assert sorted(constants) == sorted(hints)
-    assert all(len(hints[name].__metadata__[0]) > 15 for name in constants)
+    own = {name: hints[name].__metadata__[0] for name in constants if hasattr(hints[name], "__metadata__")}
+    assert set(own) == {"STUDENT", "MODELS_DIR", "RESULTS_DIR", "STATE_DIR"}  # as kd run does not have them
+    shared = help_texts(RunSettings)
+    assert all(len(own.get(name) or shared[name.lower()]) > 15 for name in constants)
 
 
 @pytest.mark.usefixtures("toy")

@@ -1,9 +1,17 @@
-"""A command line from a module of annotated constants: one flag per constant, with its meaning, type and default."""
+"""A command line from a module of annotated constants: one flag per constant, with its type and its value as default.
+
+``NAME: type = default`` takes its help from the declaration of a command's settings, ``NAME: Annotated[type, "help"]``
+has its own.
+"""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import itertools
+import textwrap
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,30 +27,50 @@ from kd.devices import device_named
 def current(module: ModuleType, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """The module's constants as they stand now, by name, in a form that JSON knows."""
     hints = {name: hint for name, hint in _constants(module).items() if name not in without}
-    values = {n: float(getattr(module, n)) if _type(h) is float else getattr(module, n) for n, h in hints.items()}
+    values = {n: float(getattr(module, n)) if _kind(h) is float else getattr(module, n) for n, h in hints.items()}
     return {name: v if v is None or isinstance(v, (int, float, str, tuple)) else str(v) for name, v in values.items()}
 
 
-def command_line(module: ModuleType, arguments: Sequence[str], *, program: str, description: str | None) -> None:
+def command_line(
+    module: ModuleType, arguments: Sequence[str], *, program: str, description: str | None, declared: type | None = None
+) -> None:
     """Set the module's constants from the command line; ``--help`` or an error ends the program, as is usual.
 
     Args:
-        module: its constants are the annotated names in capitals, ``NAME: Annotated[type, "meaning"] = default``.
+        module: its constants are the annotated names in capitals.
+        declared: a dataclass whose fields have the help of constants without their own: ``epochs`` that of ``EPOCHS``.
 
     Raises:
         ValueError: a constant has the wrong type already, or a name that the module does not have.
     """
     check_constants(module)
+    hints, help_of = _constants(module), {} if declared is None else help_texts(declared)
     fields = [
-        (name.lower(), Annotated[_shown(hint), tyro.conf.arg(help=_meaning(hint))], _default(getattr(module, name)))
-        for name, hint in _constants(module).items()
+        (
+            name.lower(),
+            Annotated[_shown(_kind(hint)), tyro.conf.arg(help=_own_help(hint) or help_of[name.lower()])],
+            _default(getattr(module, name)),
+        )
+        for name, hint in hints.items()
     ]
     parsed: Any = tyro.cli(
         dataclasses.make_dataclass("Settings", fields), args=arguments, prog=program, description=description
     )
-    for name, hint in _constants(module).items():
+    for name, hint in hints.items():
         value = getattr(parsed, name.lower())
-        setattr(module, name, _device(value) if _type(hint) is torch.device else value)
+        setattr(module, name, _device(value) if _kind(hint) is torch.device else value)
+
+
+def help_texts(declared: type) -> dict[str, str]:
+    """The text below each field of a dataclass, where tyro finds the help of a flag as well."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(declared))).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
 
 
 def check_constants(module: ModuleType) -> None:
@@ -54,7 +82,7 @@ def check_constants(module: ModuleType) -> None:
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"{module.__name__}.{name} is not a setting.{hint} There are: {', '.join(known)}.")
     for name, hint in known.items():
-        value, kind = getattr(module, name), _type(hint)
+        value, kind = getattr(module, name), _kind(hint)
         if not _fits(value, kind):
             raise ValueError(f"{name} must be {_said(kind)}. Got {value!r} ({type(value).__name__}) instead.")
 
@@ -85,17 +113,17 @@ def _constants(module: ModuleType) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if name.isupper()}
 
 
-def _type(hint: Any) -> Any:
-    return typing.get_args(hint)[0]
+def _kind(hint: Any) -> Any:
+    """The type, without what ``Annotated`` adds to it."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
-def _meaning(hint: Any) -> str:
-    return str(typing.get_args(hint)[1])
+def _own_help(hint: Any) -> str:
+    return str(typing.get_args(hint)[1]) if typing.get_origin(hint) is Annotated else ""
 
 
-def _shown(hint: Any) -> Any:
+def _shown(kind: Any) -> Any:
     """The type as the command line takes it: a device by its name, a tuple by giving the flag several times."""
-    kind = _type(hint)
     if typing.get_origin(kind) is tuple:
         return Annotated[kind, tyro.conf.UseAppendAction]
     return str if kind is torch.device else kind

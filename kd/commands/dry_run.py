@@ -21,7 +21,7 @@ from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import shown
 from kd.commands.models import as_one, new_student, new_teachers
-from kd.commands.settings import RunSettings
+from kd.commands.settings import PairedSettings, RunSettings
 from kd.commands.steps import objective_of, require_method, say_data
 from kd.console import print_table, say
 from kd.data.datasets import DistillDataset
@@ -231,7 +231,7 @@ def _all_seconds(settings: RunSettings, data: Data, each: Seconds, trainings: Ma
 
 def _processes(settings: RunSettings) -> int:
     """Trainings at once."""
-    if not hasattr(settings, "processes"):
+    if not isinstance(settings, PairedSettings):
         return 1
     return min(settings.processes or usable_cores(), round(_students(settings.trainings)))
 

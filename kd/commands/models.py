@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from kd.commands.data import Data, Task
-from kd.commands.settings import RunSettings, TeacherChoice
+from kd.commands.settings import RunSettings
+from kd.commands.teacher_flags import TeacherChoice
 from kd.models.build import build
 from kd.storage.weights import load_weights
 from kd.teachers.ensemble import Ensemble

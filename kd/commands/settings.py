@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 from tyro.conf import UseAppendAction
 
-from kd.checks import check_ranges, require
+from kd.checks import (
+    ALPHA,
+    LEARNING_RATE,
+    TEMPERATURE,
+    Range,
+    at_least,
+    check_ranges,
+    or_none,
+    proportion,
+    require,
+)
 from kd.commands.method_flags import chosen
+from kd.commands.teacher_flags import TeacherChoice, chosen_teachers
 from kd.methods import METHODS, Setting, require_unlabelled_method
 
 # Settings of the commands that are no constants of the documented pipeline.
@@ -32,24 +43,6 @@ FLAGS_ALONE = frozenset(
 )
 
 
-ANSWERS = ("logits", "probabilities")  # what stands in place of a model's name where there are only answers
-_FILES = (".pth", ".pt", ".safetensors", ".npy", ".npz", ".csv")
-
-
-class TeacherChoice(NamedTuple):
-    """A teacher as the command line names it: a model, and the file of its weights where it is trained.
-
-    Or the kind of its answers, and their file.
-    """
-
-    spec: str
-    file: Path | None
-
-    @property
-    def is_answers(self) -> bool:
-        return self.spec in ANSWERS
-
-
 def flag(name: str) -> str:
     """A setting's name as the command line has it."""
     return f"--{name.replace('_', '-')}"
@@ -59,7 +52,8 @@ def flag(name: str) -> str:
 class RunSettings:
     """Train teacher, control and distilled student, on MNIST or data of your own, and compare them fairly."""
 
-    # The text below each setting says its meaning, unit and range, and is what ``kd run --help`` prints.
+    # Each setting is declared here once: its range, its default, and below it its meaning and unit. ``kd run --help``
+    # and ``python main.py --help`` print them; ``config.py`` repeats the defaults, and a test compares.
 
     command: ClassVar[str] = "run"
     own_file: ClassVar[bool] = False  # whether OUT/run.toml counts unless --config says another file
@@ -73,26 +67,26 @@ class RunSettings:
     """where the models train: cpu, cuda, cuda:1, mps; auto takes CUDA where there is one"""
 
     # Training
-    batch_size: int = 128
+    batch_size: Annotated[int, at_least(1)] = 128
     """images per training step, at least 1"""
-    test_size: float = 0.1
+    test_size: Annotated[float, proportion("0.1 keeps a tenth for validation")] = 0.1
     """fraction of the TRAINING images kept for validation, in (0, 1); named after scikit-learn's argument"""
-    random_state: int = 42
+    random_state: Annotated[int, at_least(0)] = 42
     """seed of the split into training and validation images, at least 0"""
-    epochs: int = 10
+    epochs: Annotated[int, at_least(1)] = 10
     """passes over the training images, for each of the three models, at least 1"""
-    learning_rate: float = 4e-3
+    learning_rate: Annotated[float, LEARNING_RATE] = 4e-3
     """Adam's step size at the first step, above 0; it falls linearly to 0"""
     bfloat16: bool = False
     """train the teacher with products in bfloat16: faster with Intel AMX or a new GPU, with other rounding"""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     """seed of initial weights, order of batches and dropout, at least 0"""
 
     # Distillation
-    temperature: float = 5.0
+    temperature: Annotated[float, TEMPERATURE] = 5.0
     """softens teacher and student in the soft loss, above 0; 1 turns softening off"""
-    alpha: float = 0.5
-    """weight of the labels against the teacher, in [0, 1]: loss = alpha * CE + (1 - alpha) * T^2 * KL"""
+    alpha: Annotated[float, ALPHA] = 0.5
+    """weight of the labels against the teacher, in [0, 1]: loss = ALPHA * CE + (1 - ALPHA) * T^2 * KL"""
 
     method: str = "kd"
     """how the distilled student learns, by its name in docs/methods.md"""
@@ -103,9 +97,9 @@ class RunSettings:
     data: str = "mnist"
     """what to learn from: mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, a folder of images or of IDX
     files, a .npz file, or a .py file with load(), which is run"""
-    test_share: float = 0.2
+    test_share: Annotated[float, proportion("0.2 keeps a fifth to test with")] = 0.2
     """share of the data to test with where they come without a test part, in (0, 1)"""
-    image_size: int | None = None
+    image_size: Annotated[int | None, or_none(at_least(1))] = None
     """pixels of each side to which image files are scaled and cropped, at least 1; None takes them as they are"""
     columns: tuple[str, str] | None = None
     """names of the columns with inputs and labels, for hf: data"""
@@ -122,7 +116,7 @@ class RunSettings:
     augment: UseAppendAction[tuple[str, ...]] = ()
     """how training images are changed at random: flip, crop:PIXELS, rotate:DEGREES, zoom:SHARE, colour:SHARE, or
     FILE.py:NAME; may be given several times"""
-    views: int | None = None
+    views: Annotated[int | None, or_none(at_least(1, "8 is a beginning"))] = None
     """views of each image, at least 1, that --augment draws once, with the teacher's answer to each kept; None draws
     new ones in each epoch and asks the teacher at each step"""
     unlabelled: Path | None = None
@@ -131,18 +125,18 @@ class RunSettings:
     student: str = "mlp"
     """kind of both students: STUDENT_WIDTH hidden units, or three stages of 8, 16 and 32 maps; or a model's name,
     as mlp:64,32, cnn:16, torchvision:resnet18, timm:NAME or FILE.py:NAME"""
-    student_width: int = 256
+    student_width: Annotated[int, at_least(1)] = 256
     """hidden units of both students where they are mlp, at least 1"""
-    limit: int | None = None
+    limit: Annotated[int | None, or_none(at_least(100))] = None
     """toy size: use only the first so many training images of the stratified order; None uses all"""
     data_dir: Path | None = None
     """a copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded one"""
-    snapshot_seconds: float = 30.0
+    snapshot_seconds: Annotated[float, Range(lambda x: x >= 0, "at least 0", "30 costs next to nothing")] = 30.0
     """seconds between two snapshots of a training, at least 0"""
     dry_run: bool = False
     """print what it would take (models, memory, disk, and time from a few measured steps) and write nothing"""
     fresh: bool = False
-    """redo every stage; what was kept is put aside in OUT/.kd"""
+    """redo every stage; what was kept is put aside in the state folder, .kd"""
 
     @property
     def models_dir(self) -> Path:
@@ -163,7 +157,7 @@ class RunSettings:
 
     def check(self) -> None:
         """Refuse a value outside its range; the error names the flag."""
-        check_ranges(vars(self), shown=flag)
+        check_ranges(type(self), vars(self), shown=flag)
         _ = self.method_settings
         self._require_a_teacher_that_answers()
         self._require_one_teacher_with_features()
@@ -231,22 +225,8 @@ class RunSettings:
 
     @property
     def teachers_chosen(self) -> list[TeacherChoice]:
-        """The teachers, at least one.
-
-        Raises:
-            ValueError: a file without the name of its model or of its kind.
-        """
-        found = []
-        for text in self.teacher or ("convnet",):
-            spec, sign, file = text.partition("=")
-            if not spec or bool(sign) != bool(file) or spec.endswith(_FILES) or (spec in ANSWERS and not file):
-                raise ValueError(
-                    "--teacher must be NAME, NAME=FILE for trained weights, or logits=FILE or probabilities=FILE for "
-                    f"answers alone. Got {text!r} instead. Say of which model the weights are, as in --teacher "
-                    "cnn:32=teacher.pth."
-                )
-            found.append(TeacherChoice(spec, Path(file) if sign else None))
-        return found
+        """The teachers, at least one; ``ValueError`` as ``chosen_teachers`` has it."""
+        return chosen_teachers(self.teacher)
 
     @property
     def ids(self) -> bool:
@@ -261,3 +241,16 @@ class RunSettings:
             ValueError: there is no such method or setting.
         """
         return chosen(self.method, self.set, temperature=self.temperature, alpha=self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedSettings(RunSettings):
+    """A run's settings, and those that all commands share that train many pairs of control and distilled student."""
+
+    margin: Annotated[
+        float,
+        Range(lambda x: 0 < x <= 100, "above 0 and at most 100 percentage points", "0.1 is 10 of 10,000 images"),
+    ] = 0.1
+    """what counts as no difference, in percentage points of the test images, in (0, 100]"""
+    processes: Annotated[int | None, or_none(at_least(1))] = None
+    """students trained at once, each with one thread, at least 1; None takes one for each core"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 import config
-from kd.commands.config_flags import check_constants, command_line, current
+from kd.commands.config_flags import check_constants, command_line, current, help_texts
+from kd.commands.settings import RunSettings
 
 SOURCE = """
 from pathlib import Path
@@ -117,6 +119,35 @@ def test_help_lists_each_constant_with_meaning_and_default(
     assert "helper" not in shown
 
 
+@dataclasses.dataclass
+class Declared:
+    """Settings with help."""
+
+    depth: int = 1
+    """how deep it goes,
+    in metres"""
+    other: str = ""
+
+    def method(self) -> None:
+        """This is no help of ``other``."""
+
+
+def test_a_constant_without_a_text_of_its_own_has_that_of_the_declared_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert help_texts(Declared) == {"depth": "how deep it goes, in metres"}
+    module = ModuleType("constants")
+    exec("from typing import Annotated\nDEPTH: int = 2\nWIDTH: Annotated[int, 'how wide'] = 3", vars(module))
+    with pytest.raises(SystemExit):
+        command_line(module, ["--help"], program="prog", description=None, declared=Declared)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "how deep it goes, in metres (default: 2)" in shown
+    assert "how wide (default: 3)" in shown
+    command_line(module, ["--depth", "5"], program="prog", description=None, declared=Declared)
+    assert (module.DEPTH, module.WIDTH) == (5, 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -175,6 +206,6 @@ def test_every_constant_of_the_pipeline_has_a_meaning_and_a_flag(capsys: pytest.
     names = [name for name in vars(config) if name.isupper()]
     assert list(current(config)) == names
     with pytest.raises(SystemExit):
-        command_line(config, ["--help"], program="main.py", description=None)
+        command_line(config, ["--help"], program="main.py", description=None, declared=RunSettings)
     shown = capsys.readouterr().out
     assert all(f"--{name.lower().replace('_', '-')}" in shown for name in names)

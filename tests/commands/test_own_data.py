@@ -17,7 +17,8 @@ import kd
 from kd import cli
 from kd.commands.data import Task, load_data
 from kd.commands.models import as_one, new_student, new_teacher, new_teachers, with_seed_of
-from kd.commands.settings import RunSettings, TeacherChoice
+from kd.commands.settings import RunSettings
+from kd.commands.teacher_flags import TeacherChoice
 from kd.data.sources import open_source, split_source
 from kd.data.sources.scan import facts_of
 from kd.models.build import build

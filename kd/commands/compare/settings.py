@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from kd.checks import require
-from kd.commands.settings import RunSettings
+from kd.checks import Range, at_least, require
+from kd.commands.settings import PairedSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSettings(RunSettings):
+class CompareSettings(PairedSettings):
     """Did distillation help? Many pairs of control and distilled student from one teacher, and a verdict.
 
     In the folder of a finished ``kd run`` with the same settings, its teacher and its logits are used.
@@ -19,21 +19,19 @@ class CompareSettings(RunSettings):
     command: ClassVar[str] = "compare"
 
     # Evidence
-    pairs: int = 10
+    pairs: Annotated[int, at_least(2, "10 is usual; one pair has no spread")] = 10
     """pairs of control and distilled student for each teacher, at least 2; their seeds count up from SEED"""
-    margin: float = 0.1
-    """what counts as no difference, in percentage points of the test images, in (0, 100]"""
-    teachers: int = 1
+    teachers: Annotated[int, at_least(1)] = 1
     """teachers, at least 1, with seeds counting up from SEED; the verdict then speaks of more than one teacher"""
-    splits: int = 1
+    splits: Annotated[int, at_least(1)] = 1
     """splits into training and validation images, at least 1, counting up from RANDOM_STATE; a teacher for each"""
-    smoothing: float = 0.1
+    smoothing: Annotated[float, Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.1 is usual; 0 leaves that control out")] = (
+        0.1
+    )
     """label smoothing of a further control, in [0, 1): is it the teacher, or just softer targets? 0 leaves it out"""
     longer: bool = True
     """a further control, trained on the labels until its multiply-adds equal those of the distilled student and its
     share of the teacher: is it the teacher, or just more computation?"""
-    processes: int | None = None
-    """students trained at once, each with one thread, at least 1; None takes one for each core"""
 
     def check(self) -> None:
         """Refuse a value outside its range; the error names the flag."""

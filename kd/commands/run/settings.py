@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional
 
-from kd.checks import check_ranges
+from kd.checks import at_least, check_ranges
 from kd.commands.settings import RunSettings, flag
 
 
@@ -53,9 +53,9 @@ class CacheSettings:
     """info lists them; verify asks the saved teacher for a sample of rows again, and ends with 1 where one differs"""
     out: Path = Path("run")
     """folder of a run, with its run.toml"""
-    rows: int = 1000
+    rows: Annotated[int, at_least(1)] = 1000
     """rows of each part for which the teacher is asked, chosen at random, at least 1; all where there are fewer"""
 
     def check(self) -> None:
         """Refuse a value outside its range; the error names the flag."""
-        check_ranges(vars(self), shown=flag)
+        check_ranges(type(self), vars(self), shown=flag)

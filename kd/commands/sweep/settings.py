@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import UseAppendAction
 
-from kd.checks import check_ranges, require
-from kd.commands.settings import RunSettings
+from kd.checks import at_least, or_none, ranges, require, require_in_range
+from kd.commands.settings import PairedSettings
 
 # Settings that a student can have for itself. The others are the teacher's, the split's, or not about training at all.
 STUDENTS_OWN: Mapping[str, type[int] | type[float]] = {
@@ -23,7 +23,7 @@ STUDENTS_OWN: Mapping[str, type[int] | type[float]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepSettings(RunSettings):
+class SweepSettings(PairedSettings):
     """Which temperature, which alpha? Many students from one teacher's logits, chosen on validation images alone.
 
     TEMPERATURE and ALPHA are the documented point. It, the control and the chosen point are then trained with fresh
@@ -38,20 +38,16 @@ class SweepSettings(RunSettings):
     """temperatures to try, each above 0"""
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """weights of the labels to try, each in [0, 1]; 1 is the control, which is always tried"""
-    vary: Annotated[tuple[str, ...], UseAppendAction] = ()
+    vary: UseAppendAction[tuple[str, ...]] = ()
     """one more setting of the students alone, and values: student_width=64,256; learning_rate, epochs, batch_size"""
-    trials: int | None = None
+    trials: Annotated[int | None, or_none(at_least(1, "30 is usual"))] = None
     """points for Optuna to propose within the ranges of the values, at least 1; None tries every combination of them"""
-    seeds: int = 2
+    seeds: Annotated[int, at_least(1, "the spread of a point takes 2")] = 2
     """students for each point, at least 1, with seeds counting up from SEED; the same seeds at each point"""
 
     # Evidence
-    final_pairs: int = 5
+    final_pairs: Annotated[int, at_least(2, "one pair has no spread")] = 5
     """fresh seeds with which the chosen point, the documented one and the control are tested, at least 2"""
-    margin: float = 0.1
-    """what counts as no difference, in percentage points of the test images, in (0, 100]"""
-    processes: int | None = None
-    """students trained at once, each with one thread, at least 1; None takes one for each core"""
 
     @property
     def trainings(self) -> dict[str, int]:
@@ -133,5 +129,6 @@ def _varied(text: str) -> tuple[str, tuple[float, ...]]:
 
 
 def _check_each(setting: str, values: Sequence[float], shown: str) -> None:
+    allowed = ranges(PairedSettings)[setting]
     for value in values:
-        check_ranges({setting: value}, shown=lambda _: shown)
+        require_in_range(shown, value, allowed)
