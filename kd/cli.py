@@ -68,8 +68,10 @@ def _parsed(arguments: Sequence[str]) -> tuple[Command, Settings]:
             kinds,
             prog="kd",
             description="Knowledge distillation whose answer can be trusted.",
-            args=with_file(arguments, kinds),
+            args=arguments,
         )
+        if isinstance(settings, RunSettings):
+            settings = with_file(settings, arguments[1:])
         settings.check()  # before torch is imported: a mistake is answered at once
     except (ValueError, OSError) as error:
         say(f"error: {error}", to_stderr=True)

@@ -1,4 +1,4 @@
-"""A command's settings as a TOML file: written beside what it makes, and read again as the flags they stand for.
+"""A command's settings as a TOML file: written beside what it makes, and read again as defaults.
 
 kd run --config run/run.toml --seed 1      # the same run, but for the seed
 """
@@ -9,9 +9,9 @@ import dataclasses
 import json
 import tomllib
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 from tyro.conf import UseAppendAction
@@ -22,6 +22,7 @@ from kd.commands.settings import RunSettings
 UNSAVED = frozenset({"config", "fresh", "dry_run"})  # what was to be done this once
 LARGEST = 1_000_000  # bytes of a file of settings
 
+Settings = TypeVar("Settings", bound=RunSettings)
 Value = bool | int | float | str | list[Any]
 
 
@@ -37,49 +38,50 @@ def to_toml(settings: Any, *, command: str) -> bytes:
     return "\n".join([head, *lines, ""]).encode()
 
 
-def with_file(words: Sequence[str], kinds: Mapping[str, Callable[..., Any]]) -> list[str]:
-    """The command line with the settings of its file as flags; those that are given beside it win.
+def with_file(settings: Settings, flags: Sequence[str]) -> Settings:
+    """The flags once more, as changes to the settings in a file where there is one.
 
     The file is that of ``--config``, or OUT/run.toml for commands that go on from a run (``own_file``).
 
     Args:
-        words: the command's name and its flags.
-        kinds: the dataclass of each command's flags.
+        settings: as the flags alone have them.
+        flags: the command line behind the command's name.
 
     Raises:
-        ValueError: the file is not TOML, or says what is no setting of that command.
+        ValueError: the file is not TOML, or has a name that is no setting of that command.
         OSError: it cannot be read.
     """
-    command, *flags = words or [""]
-    kind = kinds.get(command)
-    file = _file(flags, kind) if kind else None
-    return list(words) if kind is None or file is None else [command, *_beside(flags, file, kind), *flags]
+    kind, own = type(settings), settings.out / "run.toml"
+    file = settings.config or (own if settings.own_file and own.is_file() else None)
+    if file is None:
+        return settings
+    # tyro appends the values of a repeatable flag to its default. Here they stand in place of the file's.
+    replaced: dict[str, Any] = {name: () for name in _repeatable(kind) if getattr(settings, name)}
+    return tyro.cli(kind, args=flags, default=dataclasses.replace(settings_in(file, kind), **replaced))
 
 
-def _file(flags: Sequence[str], kind: Any) -> Path | None:
-    if told := _told(flags, "config"):
-        return Path(told)
-    if not getattr(kind, "own_file", False):
-        return None
-    own = Path(_told(flags, "out") or kind.out) / "run.toml"
-    return own if own.is_file() else None
+def settings_in(file: Path, kind: type[Settings]) -> Settings:
+    """The settings of a command, from a file of them; those that it does not have are the defaults.
 
-
-def _beside(flags: Sequence[str], file: Path, kind: Any) -> list[str]:
-    """Flags for all that the file says and these flags do not."""
-    given = {name for word in flags if (name := _name(word))}
-    given |= {name.removeprefix("no_") for name in given}
-    hints = typing.get_type_hints(kind, include_extras=True)
-    known = {field.name for field in dataclasses.fields(kind)} - UNSAVED
-    found: list[str] = []
+    Raises:
+        ValueError: it is not TOML, or has a name that is no setting of that command.
+        OSError: it cannot be read.
+        SystemExit: a value is not of its setting's type, which tyro prints.
+    """
+    known, repeatable = {field.name for field in dataclasses.fields(kind)} - UNSAVED, _repeatable(kind)
+    flags: list[str] = []
     for name, value in read(file).items():
         if name not in known:
             hint = did_you_mean(name, known)
             raise ValueError(f"{file}: {name!r} is not a setting of this command. {hint}".rstrip())
-        if name not in given:
-            repeated = UseAppendAction in getattr(hints[name], "__metadata__", ())
-            found += _flags(f"--{name.replace('_', '-')}", value, repeated=repeated)
-    return found
+        flags += _flags(f"--{name.replace('_', '-')}", value, repeated=name in repeatable)
+    return tyro.cli(kind, args=flags, prog=f"the settings in {file}")
+
+
+def _repeatable(kind: type) -> set[str]:
+    """Settings with a flag that may be given several times."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {name for name, hint in hints.items() if UseAppendAction in getattr(hint, "__metadata__", ())}
 
 
 def read(file: Path) -> dict[str, Value]:
@@ -109,20 +111,6 @@ def read(file: Path) -> dict[str, Value]:
     return settings
 
 
-def _told(flags: Sequence[str], name: str) -> str | None:
-    """What a flag is given, as ``--name VALUE`` or ``--name=VALUE``; the last one counts."""
-    found = None
-    for word, following in zip(flags, [*flags[1:], None], strict=True):
-        if _name(word) == name:
-            found = word.partition("=")[2] if "=" in word else following
-    return found
-
-
-def _name(word: str) -> str:
-    """The setting that a word of the command line is the flag of; "" for a value."""
-    return word.removeprefix("--").partition("=")[0].replace("-", "_") if word.startswith("--") else ""
-
-
 def _flags(flag: str, value: Value, *, repeated: bool) -> list[str]:
     if isinstance(value, bool):
         return [flag if value else flag.replace("--", "--no-", 1)]
@@ -147,7 +135,6 @@ def saved_settings(out: Path) -> RunSettings:
     file = out / "run.toml"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there. Name the folder of a finished kd run or kd distill as --out.")
-    words = with_file(["run", f"--config={file}", f"--out={out}"], {"run": RunSettings})
-    settings = tyro.cli(RunSettings, args=words[1:], prog=f"the settings in {file}")
+    settings = dataclasses.replace(settings_in(file, RunSettings), out=out)
     settings.check()
     return settings

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.run.settings import DistillSettings
 from kd.commands.settings import RunSettings
-from kd.commands.settings_file import UNSAVED, read, to_toml, with_file
+from kd.commands.settings_file import UNSAVED, read, saved_settings, to_toml, with_file
 from kd.commands.sweep.settings import SweepSettings
 
 KINDS: dict[str, Any] = {
@@ -27,7 +27,7 @@ KINDS: dict[str, Any] = {
 
 
 def parsed(command: str, *flags: str) -> Any:
-    return tyro.cli(KINDS[command], args=with_file([command, *flags], KINDS)[1:])
+    return with_file(tyro.cli(KINDS[command], args=flags), flags)
 
 
 # A text that starts with a dash could not have come from a command line.
@@ -107,7 +107,7 @@ def test_what_is_no_file_of_settings_is_told_by_its_name(tmp_path: Path, content
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.toml") as raised:
-        with_file(["run", "--config", str(file)], KINDS)
+        parsed("run", "--config", str(file))
     assert expected in str(raised.value)
 
 
@@ -116,6 +116,51 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         read(tmp_path / "none.toml")
 
 
-def test_words_without_a_file_stay_as_they_are() -> None:
-    for words in ([], ["--help"], ["rum", "--config", "x"], ["run", "--epochs", "3"], ["run", "--config"]):
-        assert with_file(words, KINDS) == words
+def test_settings_without_a_file_stay_as_they_are() -> None:
+    settings = RunSettings(epochs=3)
+    assert with_file(settings, ["--epochs", "3"]) is settings
+
+
+@pytest.mark.parametrize(
+    ("flags", "teacher", "augment"),
+    [
+        ((), ("a", "b"), ("flip",)),
+        (("--teacher", "c"), ("c",), ("flip",)),
+        (("--teacher=c", "--teacher=d", "--augment=crop:2"), ("c", "d"), ("crop:2",)),
+    ],
+)
+def test_a_flag_that_may_be_repeated_stands_in_place_of_the_files_values(
+    tmp_path: Path, flags: tuple[str, ...], teacher: tuple[str, ...], augment: tuple[str, ...]
+) -> None:
+    """tyro itself would append to them."""
+    (tmp_path / "mine.toml").write_text('teacher = ["a", "b"]\naugment = ["flip"]\n')
+    settings = parsed("run", f"--config={tmp_path / 'mine.toml'}", *flags)
+    assert (settings.teacher, settings.augment) == (teacher, augment)
+
+
+def test_a_flag_can_give_none_back_and_the_last_of_two_files_counts(tmp_path: Path) -> None:
+    for name, limit in (("one", 200), ("other", 300)):
+        (tmp_path / f"{name}.toml").write_text(f"limit = {limit}\nlearning_rate = 1\n")
+    files = [f"--config={tmp_path / name}.toml" for name in ("one", "other")]
+    settings = parsed("run", *files)
+    assert (settings.limit, type(settings.learning_rate)) == (300, float)
+    assert parsed("run", *files, "--limit", "None").limit is None
+
+
+def test_a_value_of_another_type_is_refused_by_the_files_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('epochs = "three"')
+    with pytest.raises(SystemExit) as ended:
+        parsed("run", f"--config={file}")
+    assert ended.value.code == 2
+    shown = "".join(capsys.readouterr().err.split())
+    assert "bad.toml" in shown
+    assert "--epochs" in shown
+
+
+def test_the_settings_of_a_folder_are_for_it_wherever_it_is_now(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('epochs = 4\nout = "elsewhere"\n')
+    settings = saved_settings(tmp_path)
+    assert (settings.epochs, settings.out) == (4, tmp_path)
