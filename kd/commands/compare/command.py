@@ -34,11 +34,22 @@ from kd.types import Objective
 
 
 class Teacher(NamedTuple):
-    """A teacher with its split: the settings it was trained with, what it teaches, and its own answers."""
+    """A teacher with its split, and what its students have in common.
 
+    Attributes:
+        number: 0 is that of ``kd run`` in the same folder.
+        settings: those that it was trained with, its own seed and split among them.
+        answers: its own.
+        objective: of its distilled students.
+        seeds: of its pairs.
+    """
+
+    number: int
     settings: CompareSettings
     taught: Taught
     answers: Answers
+    objective: Objective
+    seeds: Sequence[int]
 
     @property
     def task(self) -> Task:
@@ -50,9 +61,13 @@ class Teacher(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """One way to train a student."""
+    """One way to train a student.
 
-    objective: Objective
+    Attributes:
+        objective: None is the distilled one of each teacher.
+    """
+
+    objective: Objective | None
     epochs: int
 
 
@@ -69,11 +84,9 @@ def run(settings: CompareSettings) -> None:
         teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
         spent = _cost(settings, teachers[0], device)
         say_method(settings.method, shown(settings.method_settings))
-        objectives = [_distilled(settings, teacher, device) for teacher in teachers]
-        arms = _arms(settings, spent, objectives[0])
-        seeds = [_seeds(settings, number) for number in range(len(teachers))]
-        trained = _train(settings, teachers, dict(_students(teachers, arms, objectives, seeds, device)))
-        comparison = _comparison(settings, teachers, arms, seeds, trained)
+        arms = _arms(settings, spent)
+        trained = _train(settings, teachers, dict(_students(teachers, arms, device)))
+        comparison = _comparison(settings, teachers, arms, trained)
         print_comparison(comparison, spent, limit=settings.limit)
         config, test = recorded(settings, device), teachers[0].lessons.test
         files = comparison_files(settings.results_dir, comparison, trained, spent, config, limit=settings.limit)
@@ -96,7 +109,7 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
         for part, dataset in {"validation": taught.data.val_set, "test": taught.data.test_set}.items()
     )
     answers = Answers(on_validation, on_test, sha256(weights_bytes(taught.model)))
-    return Teacher(own, taught, answers)
+    return Teacher(number, own, taught, answers, _distilled(settings, taught, device), _seeds(settings, number))
 
 
 def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
@@ -124,18 +137,15 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
     )
 
 
-def _distilled(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Objective:
+def _distilled(settings: CompareSettings, taught: Taught, device: torch.device) -> Objective:
     """What the distilled students of this teacher are trained towards."""
-    loader = make_loader(teacher.lessons.training, batch_size=settings.batch_size)
-    student = new_student(settings, teacher.task, device)
-    return objective_of(settings, student, teacher.taught.model, loader)
+    loader = make_loader(taught.lessons.training, batch_size=settings.batch_size)
+    student = new_student(settings, taught.data.task, device)
+    return objective_of(settings, student, taught.model, loader)
 
 
-def _arms(settings: CompareSettings, spent: Cost, objective: Objective) -> dict[str, Arm]:
-    arms = {
-        CONTROL: Arm(supervised, settings.epochs),
-        DISTILLED: Arm(objective, settings.epochs),
-    }
+def _arms(settings: CompareSettings, spent: Cost) -> dict[str, Arm]:
+    arms = {CONTROL: Arm(supervised, settings.epochs), DISTILLED: Arm(None, settings.epochs)}
     if settings.smoothing:
         arms["smoothed"] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)
     if settings.longer and spent.training.longer_epochs > settings.epochs:  # a teacher from a file costs nothing here
@@ -149,32 +159,23 @@ def _seeds(settings: CompareSettings, teacher: int) -> list[int]:
     return list(range(first, first + settings.pairs))
 
 
-def _name(arm: str, teacher: int, seed: int) -> str:
-    return f"{arm}-seed-{seed}" + (f"-teacher-{teacher}" if teacher else "")
+def _name(arm: str, teacher: Teacher, seed: int) -> str:
+    return f"{arm}-seed-{seed}" + (f"-teacher-{teacher.number}" if teacher.number else "")
 
 
 def _students(
-    teachers: Sequence[Teacher],
-    arms: Mapping[str, Arm],
-    objectives: Sequence[Objective],
-    seeds: Sequence[Sequence[int]],
-    device: torch.device,
+    teachers: Sequence[Teacher], arms: Mapping[str, Arm], device: torch.device
 ) -> Iterator[tuple[str, Student]]:
-    """All of one seed start from the same weights and see the same batches.
-
-    Args:
-        objectives: of the distilled students, by teacher.
-    """
-    for number, teacher in enumerate(teachers):
-        for seed in seeds[number]:
+    """All of one seed start from the same weights and see the same batches."""
+    for teacher in teachers:
+        for seed in teacher.seeds:
             for name, arm in arms.items():
                 own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
                 model, train = new_student(own, teacher.task, device), trained_as(own)
                 # Lessons are those of all teachers, and after them those without unlabelled items, for the controls.
-                objective, lessons = (
-                    (objectives[number], number) if name == DISTILLED else (arm.objective, len(teachers) + number)
-                )
-                yield _name(name, number, seed), Student(model, objective, train, arm.epochs, lessons)
+                lessons = teacher.number if arm.objective is None else len(teachers) + teacher.number
+                student = Student(model, arm.objective or teacher.objective, train, arm.epochs, lessons)
+                yield _name(name, teacher, seed), student
 
 
 def _train(
@@ -193,16 +194,15 @@ def _comparison(
     settings: CompareSettings,
     teachers: Sequence[Teacher],
     arms: Mapping[str, Arm],
-    seeds: Sequence[Sequence[int]],
     trained: Mapping[str, Trained],
 ) -> Comparison:
-    def group(arm: str, teacher: int) -> list[Answers]:
-        return [_answers(trained[_name(arm, teacher, seed)]) for seed in seeds[teacher]]
+    def group(arm: str, teacher: Teacher) -> list[Answers]:
+        return [_answers(trained[_name(arm, teacher, seed)]) for seed in teacher.seeds]
 
     return Comparison(
         teachers=[teacher.answers for teacher in teachers],
-        students={arm: [group(arm, number) for number in range(len(teachers))] for arm in arms},
-        seeds=seeds,
+        students={arm: [group(arm, teacher) for teacher in teachers] for arm in arms},
+        seeds=[teacher.seeds for teacher in teachers],
         margin=settings.margin,
         temperature=settings.temperature,
         noun=teachers[0].task.noun,

@@ -26,7 +26,6 @@ MNIST = Task((1, 28, 28), tuple("0123456789"))
 CPU = torch.device("cpu")
 TOY = ("--limit", "300", "--epochs", "1", "--student-width", "16", "--device", "cpu")
 SETTINGS = CompareSettings(limit=300, epochs=1, student_width=16, pairs=3)
-OBJECTIVE = kd.distilled(temperature=5, alpha=0.5)
 SPENT = Cost(TrainingCost(teacher=300, cache=0, student=10, epochs=1, served=3), {}, Saved(1.0, 3))
 
 
@@ -39,10 +38,12 @@ def kd_command(*arguments: str) -> int:
 
 def students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any]:
     taught: Any = SimpleNamespace(data=SimpleNamespace(task=MNIST))
-    given: Any = [compare.Teacher(settings, taught, None)] * teachers  # type: ignore[arg-type]
-    seeds = [compare._seeds(settings, number) for number in range(teachers)]
-    objectives = [kd.distilled(temperature=5, alpha=(1 + number) / 10) for number in range(teachers)]
-    return dict(compare._students(given, compare._arms(settings, SPENT, OBJECTIVE), objectives, seeds, CPU))
+    answers: Any = None
+    given = []
+    for number in range(teachers):
+        objective = kd.distilled(temperature=5, alpha=(1 + number) / 10)
+        given.append(compare.Teacher(number, settings, taught, answers, objective, compare._seeds(settings, number)))
+    return dict(compare._students(given, compare._arms(settings, SPENT), CPU))
 
 
 def test_all_students_of_a_seed_start_from_the_same_weights_and_other_seeds_from_others() -> None:
@@ -84,7 +85,7 @@ def test_distilled_students_have_the_objective_of_their_own_teacher() -> None:
     ],
 )
 def test_further_controls_can_be_left_out(change: dict[str, Any], arms: list[str]) -> None:
-    assert list(compare._arms(dataclasses.replace(SETTINGS, **change), SPENT, OBJECTIVE)) == arms
+    assert list(compare._arms(dataclasses.replace(SETTINGS, **change), SPENT)) == arms
 
 
 @pytest.mark.parametrize(
