@@ -8,6 +8,7 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,34 +68,49 @@ def fit(
         FloatingPointError: the loss or a gradient is not finite; raised before the step, so the weights are still good.
     """
     require(epochs >= 1, "epochs", epochs, "a whole number of at least 1")
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "objective": objective}
-    device, at = device_of(model), Position()
-    if snapshots:
-        snapshots.reserve(3 * sum(p.numel() * p.element_size() for p in model.parameters()))  # weights and two moments
-        at.restore(snapshots.state, parts)
-    started = time.perf_counter() - at.history.seconds
+    training = _Training(model, objective, optimizer, scheduler, metrics, epochs, seed, on_batch, snapshots)
+    while training.at.epoch < epochs:
+        training.run_epoch(train_loader, val_loader)
+        if on_epoch:
+            on_epoch(training.at.epoch, training.at.history)
+    return training.at.history
 
-    def after_step() -> None:
-        if scheduler:
-            scheduler.step()
-        if on_batch:
-            on_batch()
-        asked = asked_to_stop()  # read once: a signal may come in while a snapshot is written
-        if snapshots and (asked or snapshots.due()):
-            at.history.seconds = time.perf_counter() - started
-            snapshots.write(at.state(parts, device))
-        if asked:
-            stop_if_asked()
 
-    for epoch in range(at.epoch, epochs):
-        where = f"epoch {epoch + 1} of {epochs}"
-        with _naming_dead_workers(where, train_loader, val_loader), seeded(epoch_seed(seed, epoch), device):
+@dataclass
+class _Training:
+    """One call of ``fit``: what it was given, and where it stands."""
+
+    model: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None
+    metrics: Mapping[str, Metric]
+    epochs: int
+    seed: int
+    on_batch: Callable[[], None] | None
+    snapshots: Snapshots | None
+
+    def __post_init__(self) -> None:
+        """Start, or go on from the newest snapshot."""
+        self.device, self.at = device_of(self.model), Position()
+        self.parts = {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "objective")}
+        if self.snapshots:
+            weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+            self.snapshots.reserve(3 * weights)  # and two moments of each
+            self.at.restore(self.snapshots.state, self.parts)
+        self.started = time.perf_counter() - self.at.history.seconds
+
+    def run_epoch(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> None:
+        """Train until the end of the epoch, measure on ``val_loader``, and note both in the history."""
+        model, objective, epoch = self.model, self.objective, self.at.epoch
+        where = f"epoch {epoch + 1} of {self.epochs}"
+        with _naming_dead_workers(where, train_loader, val_loader), seeded(epoch_seed(self.seed, epoch), self.device):
             for loader in (train_loader, val_loader):
-                seed_loader(loader, seed=seed, epoch=epoch)
-            _start_epoch(model, objective, epoch, epochs)
-            batches = at.remaining(train_loader, device)
+                seed_loader(loader, seed=self.seed, epoch=epoch)
+            _start_epoch(model, objective, epoch, self.epochs)
+            batches, step = self.at.remaining(train_loader, self.device), self._after_step
             train = _epoch(
-                model, objective, batches, metrics, where, at.means, optimizer=optimizer, after_step=after_step
+                model, objective, batches, self.metrics, where, self.at.means, optimizer=self.optimizer, after_step=step
             )
             val: dict[str, float] = {}
             if val_loader is not None:
@@ -102,12 +118,21 @@ def fit(
                 # so a state taken in the middle of one could not be gone on from.
                 after = f"the validation after {where}"
                 with evaluating(model, *_modules(objective)):
-                    val = _epoch(model, objective, val_loader, metrics, after, Means(), after_step=lambda: None)
-        at.next_epoch(dict([*_prefixed("train", train), *_prefixed("val", val)]))
-        at.history.seconds = time.perf_counter() - started
-        if on_epoch:
-            on_epoch(epoch + 1, at.history)
-    return at.history
+                    val = _epoch(model, objective, val_loader, self.metrics, after, Means(), after_step=lambda: None)
+        self.at.next_epoch(dict([*_prefixed("train", train), *_prefixed("val", val)]))
+        self.at.history.seconds = time.perf_counter() - self.started
+
+    def _after_step(self) -> None:
+        if self.scheduler:
+            self.scheduler.step()
+        if self.on_batch:
+            self.on_batch()
+        asked = asked_to_stop()  # read once: a signal may come in while a snapshot is written
+        if self.snapshots and (asked or self.snapshots.due()):
+            self.at.history.seconds = time.perf_counter() - self.started
+            self.snapshots.write(self.at.state(self.parts, self.device))
+        if asked:
+            stop_if_asked()
 
 
 def evaluate(
