@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -173,7 +174,7 @@ def evaluate_all_models(
     models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
     answers = stages.predictions(models, in_order(test_loader))
     logits = {name: answer.logits for name, answer in answers.items()}
-    text.print_evaluation(logits, answers["teacher"].labels, limit=config.LIMIT)
+    text.print_evaluation(_run({}, logits, answers["teacher"].labels, test_loader), limit=config.LIMIT)
     return TestMetrics(*map(_result, answers.values()))
 
 
@@ -189,18 +190,12 @@ def save_and_visualize_results(
 
     Everything is drawn from the two metrics; of ``test_loader`` only the images and labels are used.
     """
-    run = Run(
-        histories=train_metrics._asdict(),
-        logits={name: result.logits for name, result in test_metrics._asdict().items()},
-        labels=_labels(test_loader, test_metrics),
-        test=in_order(test_loader).dataset,
-        config=current(config, without=("FRESH", "SNAPSHOT_SECONDS")) | {"SET": shown(method_settings())},
-        toy=visualization.toy_stamp(),
-    )
+    logits = {name: result.logits for name, result in test_metrics._asdict().items()}
+    run = _run(train_metrics._asdict(), logits, _labels(test_loader, test_metrics), test_loader)
     models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
     plots = visualization.all_plots(run)
     folders = {"models_dir": config.MODELS_DIR, "results_dir": config.RESULTS_DIR, "state_dir": config.STATE_DIR}
-    files.save(run, models, plots, temperature=config.TEMPERATURE, **folders)
+    files.save(run, models, plots, **folders)
 
 
 def main() -> None:
@@ -221,6 +216,20 @@ def main() -> None:
         test_metrics = evaluate_all_models(*models, data.test_loader)
         train_metrics = TrainMetrics(training.history, students.regular_history, students.distilled_history)
         save_and_visualize_results(*models, train_metrics, test_metrics, data.test_loader)
+
+
+def _run(
+    histories: Mapping[str, kd.History], logits: Mapping[str, Tensor], labels: Tensor, test_loader: DataLoader[Any]
+) -> Run:
+    return Run(
+        histories=histories,
+        logits=logits,
+        labels=labels,
+        test=in_order(test_loader).dataset,
+        config=current(config, without=("FRESH", "SNAPSHOT_SECONDS")) | {"SET": shown(method_settings())},
+        temperature=config.TEMPERATURE,
+        toy=visualization.toy_stamp(),
+    )
 
 
 def _result(answers: Predictions) -> Result:

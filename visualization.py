@@ -16,7 +16,7 @@ def teacher_plot(history: Mapping[str, list[float]]) -> dict[Path, bytes]:
 
 def all_plots(run: Run) -> dict[Path, bytes]:
     """Every documented plot, and the confusion matrices, as file contents."""
-    return publish.plot_files(config.RESULTS_DIR, plots.run_figures(run, config.TEMPERATURE))
+    return publish.plot_files(config.RESULTS_DIR, plots.run_figures(run))
 
 
 def toy_stamp() -> str | None:

@@ -38,8 +38,8 @@ MUTANTS = (
     ),
     Mutant(
         "plots are not written",
-        "| result_files(results_dir, run) | dict(further)",
-        "| result_files(results_dir, run)",
+        " | dict(further)\n",
+        "\n",
         "tests/test_pipeline.py",
     ),
     Mutant(

@@ -31,12 +31,13 @@ def test_perfect_models_get_their_plots_too() -> None:
 
 
 @pytest.mark.pictures
-def test_the_examples_are_softened_by_the_temperature_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "TEMPERATURE", 3)
-    run = a_run(some_logits(30), torch.arange(30) % 5)
-    drawn = all_plots(run)[config.RESULTS_DIR / "plots" / "prediction_examples.png"]
-    assert drawn == png(prediction_examples(run, temperature=3), toy=run.toy)
-    assert drawn != png(prediction_examples(run, temperature=5), toy=run.toy)
+def test_the_examples_are_softened_by_the_temperature_of_the_run() -> None:
+    runs = {
+        temperature: a_run(some_logits(30), torch.arange(30) % 5, temperature=temperature) for temperature in (3, 5)
+    }
+    drawn = all_plots(runs[3])[config.RESULTS_DIR / "plots" / "prediction_examples.png"]
+    assert drawn == png(prediction_examples(runs[3]), toy=runs[3].toy)
+    assert drawn != png(prediction_examples(runs[5]), toy=runs[5].toy)
 
 
 def test_the_stamp_names_the_limit_and_a_full_run_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

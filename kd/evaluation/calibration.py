@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from kd.checks import require, require_labels, require_logits
+from kd.evaluation.two_models import proportion_interval
 
 BINS = 15  # as in Guo et al. 2017; without its number of bins an ECE says little
 COLDEST, HOTTEST = 0.01, 100.0  # between these a temperature is looked for
@@ -32,6 +33,19 @@ class Bin(NamedTuple):
     images: int
     confidence: float | None
     accuracy: float | None
+
+
+class ReliabilityCurve(NamedTuple):
+    """What a reliability diagram shows of one network.
+
+    Attributes:
+        intervals: Wilson's 95 % interval of each bin's accuracy, in [0, 1]; None where it is empty.
+        ece: of the bins.
+    """
+
+    bins: tuple[Bin, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    ece: float
 
 
 class Calibration(NamedTuple):
@@ -144,6 +158,21 @@ def calibration_error(bins: Iterable[Bin]) -> float:
     images = sum(n for n, _, _ in full)
     require(images > 0, "bins", "none with an image", "bins of which one holds an image")
     return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in full) / images
+
+
+def reliability_curve(bins: Iterable[Bin], *, students: int = 1) -> ReliabilityCurve:
+    """The bins of ``reliability`` with intervals for their accuracies.
+
+    Args:
+        students: how many were asked the same images, all in these bins. Their answers are no images more: counts and
+            intervals are for one of them on average.
+    """
+    counted = tuple(own._replace(images=-(-own.images // students)) for own in bins)
+    intervals = tuple(
+        None if own.accuracy is None else proportion_interval(round(own.images * own.accuracy), own.images)
+        for own in counted
+    )
+    return ReliabilityCurve(counted, intervals, calibration_error(counted))
 
 
 def error_by_chance(

@@ -11,6 +11,21 @@ from scipy.special import bdtr, ndtri
 from torch import Tensor
 
 
+class Accuracy(NamedTuple):
+    """One network on a test set: its accuracy in [0, 1] with Wilson's 95 % interval, and the counts behind it."""
+
+    accuracy: float
+    accuracy_low_95: float
+    accuracy_high_95: float
+    errors: int
+    images: int
+
+
+def accuracy_of(errors: int, images: int) -> Accuracy:
+    """The accuracy of a network that gets so many of the images wrong."""
+    return Accuracy(1 - errors / images, *proportion_interval(images - errors, images), errors, images)
+
+
 class McNemar(NamedTuple):
     """Two networks on one test set: images that only the first, or only the second, gets wrong, and the p-value."""
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from kd.evaluation.calibration import Bin, calibration_error
-from kd.evaluation.two_models import proportion_interval
+from kd.evaluation.calibration import ReliabilityCurve
+from kd.evaluation.two_models import Accuracy
 from kd.report.style import COLOURS, GREY, LABELS, MARKS, TICKS, drawn, label_classes, tidy
 
 JOINED = 10  # images that a bin must have for its point to be joined to others
@@ -49,20 +49,23 @@ def _curve(axes: Axes, values: Sequence[float], style: str, name: str, percent: 
     axes.plot(epochs, [scale * v for v in values], style, color=COLOURS.get(name), label=label, marker=marker, lw=1.8)
 
 
-def accuracy_comparison(errors: Mapping[str, int], images: int, *, noun: str = "images") -> Figure:
-    """Test accuracy of each model as a dot with Wilson's 95 % interval, on an axis that shows the differences."""
-    figure = Figure(figsize=(8.4, 1.7 + 0.75 * len(errors)), layout="constrained")
+def accuracy_comparison(accuracies: Mapping[str, Accuracy], *, noun: str = "images") -> Figure:
+    """Test accuracy of each model as a dot with its 95 % interval, on an axis that shows the differences.
+
+    Args:
+        accuracies: by model name, on one test set.
+    """
+    figure = Figure(figsize=(8.4, 1.7 + 0.75 * len(accuracies)), layout="constrained")
     axes = figure.subplots()
-    for row, (name, count) in enumerate(errors.items()):
-        share = 1 - count / images
-        low, high = proportion_interval(images - count, images)
+    for row, (name, (share, low, high, errors, _)) in enumerate(accuracies.items()):
         spread = [[100 * (share - low)], [100 * (high - share)]]
         axes.errorbar(100 * share, row, xerr=spread, fmt="o", ms=8, capsize=5, lw=2, color=COLOURS.get(name))
-        text = f"{share:.2%}   {count:,} errors"
+        text = f"{share:.2%}   {errors:,} errors"
         axes.annotate(text, (100 * share, row), (0, 11), textcoords="offset points", ha="center", weight="bold")
-    axes.set_yticks(range(len(errors)), [LABELS.get(name, name) for name in errors])
-    axes.set_ylim(len(errors) - 0.5, -0.75)
+    axes.set_yticks(range(len(accuracies)), [LABELS.get(name, name) for name in accuracies])
+    axes.set_ylim(len(accuracies) - 0.5, -0.75)
     axes.margins(x=0.2)
+    images = next(iter(accuracies.values())).images
     axes.set_xlabel(f"accuracy on {images:,} test {noun}, %   (bar: 95 % interval for the choice of test {noun})")
     tidy(axes, "Test accuracy")
     return figure
@@ -169,60 +172,54 @@ def _heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
     axes.spines[:].set_visible(False)
 
 
-def reliability_diagram(
-    reliabilities: Mapping[str, Sequence[Bin]], *, noun: str = "images", students: int = 1
-) -> Figure:
-    """Accuracy against confidence for each model, with Wilson's 95 % intervals, above the number of images in each bin.
+def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "images") -> Figure:
+    """Accuracy against confidence for each model, with 95 % intervals, above the number of images in each bin.
 
     Args:
-        reliabilities: by model name, from ``kd.evaluation.calibration.reliability`` with bins of equal width, as many
+        curves: by model name, from ``kd.evaluation.calibration.reliability_curve`` with bins of equal width, as many
             for each.
-        students: how many were asked the same images in each. Their answers are no images more: counts and intervals
-            are for one of them on average.
     """
-    reliabilities = {name: [_each(one, students) for one in own] for name, own in reliabilities.items()}
-    bins = len(next(iter(reliabilities.values())))
-    figure = Figure(figsize=(8.4, 6.6 + 0.28 * len(reliabilities)), layout="constrained")
-    axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[6, 0.25 + 0.28 * len(reliabilities)])
+    bins = len(next(iter(curves.values())).bins)
+    figure = Figure(figsize=(8.4, 6.6 + 0.28 * len(curves)), layout="constrained")
+    axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[6, 0.25 + 0.28 * len(curves)])
     axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls=(0, (8, 4)), label="perfectly calibrated")
-    for row, (name, model) in enumerate(reliabilities.items()):
-        _reliability_points(axes, model, name, *MARKS[row % len(MARKS)])
-        for column, (images, _, _) in zip(range(bins), model, strict=True):
+    for row, (name, curve) in enumerate(curves.items()):
+        _reliability_points(axes, curve, name, *MARKS[row % len(MARKS)])
+        for column, (images, _, _) in zip(range(bins), curve.bins, strict=True):
             text = f"{images:,}" if images < 1e5 else f"{images / 1000:,.0f}k"
             colour = "black" if images else GREY
             table.text(100 * (column + 0.5) / bins, row, text, ha="center", va="center", fontsize=8, color=colour)
     tidy(axes, "Reliability: how often a model is right when it is this sure")
     axes.set_ylabel("accuracy, %   (bar: 95 % interval)")
     axes.set_ylim(-4, 104)
-    _count_table(table, list(reliabilities), bins, noun)
+    _count_table(table, list(curves), bins, noun)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def _each(pooled: Bin, students: int) -> Bin:
-    return pooled if students == 1 else pooled._replace(images=-(-pooled.images // students))
-
-
-def _reliability_points(axes: Axes, bins: Sequence[Bin], name: str, marker: str, style: str) -> None:
+def _reliability_points(axes: Axes, curve: ReliabilityCurve, name: str, marker: str, style: str) -> None:
     """A point with its interval for each bin that has images; a line joins those that chance does not throw about."""
-    full = [(images, 100 * c, 100 * a) for images, c, a in bins if c is not None and a is not None]
+    full = [
+        (images, 100 * confidence, 100 * accuracy, interval)
+        for (images, confidence, accuracy), interval in zip(curve.bins, curve.intervals, strict=True)
+        if confidence is not None and accuracy is not None and interval is not None
+    ]
     colour = COLOURS.get(name, GREY)
-    joined = [(confidence, accuracy) for images, confidence, accuracy in full if images >= JOINED]
+    joined = [(confidence, accuracy) for images, confidence, accuracy, _ in full if images >= JOINED]
     axes.plot([c for c, _ in joined], [a for _, a in joined], style, color=colour, lw=1.4)
-    intervals = [proportion_interval(round(n * a / 100), n) for n, _, a in full]
     # Where none or all are right an interval ends at its point, but for rounding.
-    below = [max(0.0, a - 100 * low) for (_, _, a), (low, _) in zip(full, intervals, strict=True)]
-    above = [max(0.0, 100 * high - a) for (_, _, a), (_, high) in zip(full, intervals, strict=True)]
+    below = [max(0.0, a - 100 * low) for _, _, a, (low, _) in full]
+    above = [max(0.0, 100 * high - a) for _, _, a, (_, high) in full]
     axes.errorbar(
-        [c for _, c, _ in full],
-        [a for _, _, a in full],
+        [c for _, c, _, _ in full],
+        [a for _, _, a, _ in full],
         yerr=[below, above],
         fmt=marker,
         elinewidth=1,
         capsize=3,
         color=colour,
         clip_on=False,  # a point at 100 % is drawn whole
-        label=f"{LABELS.get(name, name)}: ECE {100 * calibration_error(bins):.2f} %",
+        label=f"{LABELS.get(name, name)}: ECE {100 * curve.ece:.2f} %",
     )
 
 

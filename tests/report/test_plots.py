@@ -19,8 +19,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from kd.evaluation.calibration import Bin
-from kd.evaluation.two_models import proportion_interval
+from kd.evaluation.calibration import Bin, reliability_curve
+from kd.evaluation.two_models import accuracy_of, proportion_interval
 from kd.report.plots import (
     accuracy_comparison,
     confusion_matrices,
@@ -57,7 +57,7 @@ def teacher_curves() -> Figure:
 
 
 def comparison(errors: tuple[int, ...] = (68, 167, 143), images: int = 10_000) -> Figure:
-    return accuracy_comparison(dict(zip(MODELS, errors, strict=True)), images)
+    return accuracy_comparison({name: accuracy_of(count, images) for name, count in zip(MODELS, errors, strict=True)})
 
 
 def examples(rows: int = 4, classes: int = 10) -> Figure:
@@ -88,7 +88,9 @@ def reliability_bins(seed: int, images: int, empty: int = 3) -> list[Bin]:
 
 
 def diagram(models: tuple[str, ...] = MODELS, images: int = 9_876) -> Figure:
-    return reliability_diagram({name: reliability_bins(seed, images) for seed, name in enumerate(models)})
+    return reliability_diagram(
+        {name: reliability_curve(reliability_bins(seed, images)) for seed, name in enumerate(models)}
+    )
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
@@ -364,7 +366,10 @@ def test_a_dollar_in_the_name_of_a_class_is_a_dollar() -> None:
 
 def test_students_asked_the_same_images_have_the_intervals_of_one() -> None:
     bins = [Bin(4000, 0.95, 0.9)]
-    figures = [reliability_diagram({"regular": own}, students=n) for own, n in ((bins, 10), ([Bin(400, 0.95, 0.9)], 1))]
+    figures = [
+        reliability_diagram({"regular": reliability_curve(own, students=n)})
+        for own, n in ((bins, 10), ([Bin(400, 0.95, 0.9)], 1))
+    ]
     segments = [error_bars(figure)[0].lines[2][0].get_segments()[0] for figure in figures]
     assert np.array_equal(*segments)
     assert [figure.axes[1].texts[0].get_text() for figure in figures] == ["400", "400"]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kd.commands.compare.results import Comparison, contrasts
-from kd.evaluation.calibration import Bin, reliability
 from kd.evaluation.paired_seeds import Interval
 from kd.report.plots import reliability_diagram
 from kd.report.style import COLOURS, CONTROL, GREY, LABELS, tidy
@@ -27,8 +25,7 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
 
 def arms_reliability(comparison: Comparison) -> Figure:
     """Accuracy against confidence of every arm, all its students together."""
-    pooled = {arm: _pooled_reliability(comparison, arm) for arm in comparison.students}
-    return reliability_diagram(pooled, noun=comparison.noun, students=sum(map(len, comparison.students[CONTROL])))
+    return reliability_diagram(comparison.reliabilities, noun=comparison.noun)
 
 
 def errors_by_arm(comparison: Comparison) -> Figure:
@@ -89,9 +86,3 @@ def _mean_with_interval(axes: Axes, mean: float, interval: Interval | None, row:
     axes.errorbar(mean, row, xerr=spread, fmt="D", ms=6, capsize=5, lw=2, color=colour)
     text = f"{mean:+,.1f}" + (f"  ({interval.low:+,.1f} to {interval.high:+,.1f})" if interval else "")
     axes.annotate(text, (mean, row), (0, 7), textcoords="offset points", ha="center", fontsize=9, weight="bold")
-
-
-def _pooled_reliability(comparison: Comparison, arm: str) -> Sequence[Bin]:
-    """The bins of all students of an arm together."""
-    tested = [answers.test for group in comparison.students[arm] for answers in group]
-    return reliability(torch.cat([own.logits for own in tested]), torch.cat([own.labels for own in tested]))

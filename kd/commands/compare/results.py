@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from kd.evaluation.calibration import Scaling, temperature_scaling
+import torch
+
+from kd.evaluation.calibration import (
+    ReliabilityCurve,
+    Scaling,
+    reliability,
+    reliability_curve,
+    temperature_scaling,
+)
 from kd.evaluation.fidelity import Fidelity, agreement, fidelity
 from kd.evaluation.paired_seeds import Pairs, Spread, paired, spread
 from kd.evaluation.two_models import McNemar, mcnemar
@@ -101,6 +109,14 @@ class Comparison:
         """Calibration of each student on the test images, before and after one temperature fitted on validation."""
         return self._each(lambda answers, _: scaling(answers))
 
+    @cached_property
+    def reliabilities(self) -> dict[str, ReliabilityCurve]:
+        """Accuracy against confidence of every arm, all its students together."""
+        return {
+            arm: _pooled([answers.test for group in groups for answers in group])
+            for arm, groups in self.students.items()
+        }
+
     def baseline_agreement(self) -> list[float]:
         """Agreement of controls with the next seed's: what two networks share of which neither taught the other."""
         return [
@@ -117,6 +133,11 @@ class Comparison:
             ]
             for arm, groups in self.students.items()
         }
+
+
+def _pooled(tested: Sequence[Predictions]) -> ReliabilityCurve:
+    logits, labels = torch.cat([own.logits for own in tested]), torch.cat([own.labels for own in tested])
+    return reliability_curve(reliability(logits, labels), students=len(tested))
 
 
 def scaling(answers: Answers) -> Scaling:

@@ -80,9 +80,7 @@ def finish(settings: RunSettings, device: torch.device, trained: Trained) -> Non
     """Ask the models for the test items, once; print and save everything."""
     answers = stages.predictions(trained.models, trained.data.test_loader)
     finished = _summary(settings, device, trained.data, trained.histories, answers)
-    text.print_evaluation(
-        finished.logits, finished.labels, limit=settings.limit, classes=finished.classes, noun=finished.noun
-    )
+    text.print_evaluation(finished, limit=settings.limit)
     # The documented pipeline's list of files is closed, and its split is a function of RANDOM_STATE alone.
     split = {} if settings.data == "mnist" else {settings.results_dir / "metrics" / "split.json": trained.data.chosen}
     _save(settings, finished, trained.models, split)
@@ -115,13 +113,14 @@ def _summary(
         labels=answers["teacher"].labels,
         test=data.test_set,
         config=recorded(settings, device),
+        temperature=settings.temperature,
         toy=toy_stamp(settings.limit),
         classes=data.task.names,
     )
 
 
 def _save(settings: RunSettings, finished: Run, models: dict[str, nn.Module], further: Mapping[Path, bytes]) -> None:
-    plots = plot_files(settings.results_dir, run_figures(finished, settings.temperature))
+    plots = plot_files(settings.results_dir, run_figures(finished))
     files.save(
         finished,
         models,
@@ -129,5 +128,4 @@ def _save(settings: RunSettings, finished: Run, models: dict[str, nn.Module], fu
         models_dir=settings.models_dir,
         results_dir=settings.results_dir,
         state_dir=settings.state_dir,
-        temperature=settings.temperature,
     )

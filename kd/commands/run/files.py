@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from kd.commands.program import typed
 from kd.commands.publish import csv_bytes, json_bytes, publish_with_report
 from kd.commands.run.report import run_part
-from kd.commands.run.results import Run
+from kd.commands.run.results import Run, Timings
+from kd.commands.run.summary import summary
 from kd.evaluation.latency import latency
-from kd.evaluation.metrics import confusion_matrix, count_parameters
+from kd.evaluation.metrics import count_parameters
 from kd.evaluation.multiply_adds import multiply_adds
-from kd.evaluation.two_models import mcnemar, proportion_interval
-from kd.storage.environment import versions
+from kd.storage.environment import environment, versions
 from kd.storage.files import sha256
 from kd.storage.weights import weights_bytes
 
@@ -29,7 +29,7 @@ def weight_files(folder: Path, models: Mapping[str, nn.Module], run: Run) -> dic
     Args:
         models: by file name, in the order of the run's models.
     """
-    tests = {file: _test_metrics(run, name) for file, name in zip(models, run.logits, strict=True)}
+    tests = {file: run.accuracies[name]._asdict() for file, name in zip(models, run.logits, strict=True)}
     return untested_weight_files(folder, models, run.test[0][0][None], toy=run.toy, tests=tests)
 
 
@@ -67,14 +67,21 @@ def untested_weight_files(
     return files
 
 
-def result_files(folder: Path, run: Run) -> dict[Path, bytes]:
-    """``metrics/`` (all as JSON, and tables as CSV) and ``predictions/`` (every test image, every model)."""
+def result_files(
+    folder: Path, run: Run, entries: Mapping[str, Mapping[str, Any]], timings: Timings
+) -> dict[Path, bytes]:
+    """``metrics/`` (all as JSON, and tables as CSV) and ``predictions/`` (every test image, every model).
+
+    Args:
+        entries: each model's entry in ``manifest.json``, by its name.
+    """
     stamp = {"run": run.toy or "full"}
     metrics = folder / "metrics"
+    tested = ({**stamp, "model": name, **accuracy._asdict()} for name, accuracy in run.accuracies.items())
     return {
-        metrics / "metrics.json": json_bytes(_summary(run)),
-        metrics / "timings.json": json_bytes(_timings(run)),
-        metrics / "test_metrics.csv": csv_bytes({**stamp, "model": n, **_test_metrics(run, n)} for n in run.logits),
+        metrics / "metrics.json": json_bytes(summary(run, entries)),
+        metrics / "timings.json": json_bytes(_timings(run, timings)),
+        metrics / "test_metrics.csv": csv_bytes(tested),
         metrics / "curves.csv": csv_bytes({**stamp, **row} for row in _curves(run)),
         metrics / "per_class_accuracy.csv": csv_bytes({**stamp, **row} for row in _per_class(run)),
         metrics / "confusion_matrices.csv": csv_bytes({**stamp, **row} for row in _confusions(run)),
@@ -82,41 +89,13 @@ def result_files(folder: Path, run: Run) -> dict[Path, bytes]:
     }
 
 
-def _summary(run: Run) -> dict[str, Any]:
-    _, regular, distilled = run.logits
-    return {
-        "toy": run.toy,
-        "config": dict(run.config),
-        "environment": versions(),
-        "test": {name: _test_metrics(run, name) for name in run.logits},
-        "regular_against_distilled": mcnemar(run.wrong(regular), run.wrong(distilled))._asdict(),
-        **({"classes": list(run.classes)} if run.classes else {}),
-        "notes": sorted({note for history in run.histories.values() for note in history.notes}),
-        "curves": run.histories,
-        "confusion_matrices": {name: confusion_matrix(run.logits[name], run.labels).tolist() for name in run.logits},
-        "per_class_accuracy": {
-            name: [row["accuracy"] for row in _per_class(run) if row["model"] == name] for name in run.logits
-        },
-    }
-
-
-def _timings(run: Run) -> dict[str, Any]:
+def _timings(run: Run, timings: Timings) -> dict[str, Any]:
     """In a file of its own: the one thing that is different each time the same run is done."""
     return {
         "toy": run.toy,
-        "training_seconds": {name: round(history.seconds, 3) for name, history in run.histories.items()},
-    }
-
-
-def _test_metrics(run: Run, name: str) -> dict[str, Any]:
-    images, errors = len(run.labels), int(run.wrong(name).sum())
-    low, high = proportion_interval(images - errors, images)
-    return {
-        "accuracy": 1 - errors / images,
-        "accuracy_low_95": low,
-        "accuracy_high_95": high,
-        "errors": errors,
-        "images": images,
+        "training_seconds": dict(timings.training_seconds),
+        "latency_seconds": {name: latency._asdict() for name, latency in timings.latencies.items()},
+        "processor": timings.processor,
     }
 
 
@@ -130,14 +109,11 @@ def _curves(run: Run) -> list[dict[str, Any]]:
 
 
 def _per_class(run: Run) -> list[dict[str, Any]]:
-    rows = []
-    for name, logits in run.logits.items():
-        for label, counts in enumerate(confusion_matrix(logits, run.labels)):
-            images, correct = int(counts.sum()), int(counts[label])
-            share = correct / images if images else None
-            counted = {"images": images, "correct": correct, "accuracy": share}
-            rows.append({"model": name, "class": label, **_name(run, "class_name", label), **counted})
-    return rows
+    return [
+        {"model": name, "class": label, **_name(run, "class_name", label), **accuracy._asdict()}
+        for name, classes in run.per_class.items()
+        for label, accuracy in enumerate(classes)
+    ]
 
 
 def _confusions(run: Run) -> list[dict[str, Any]]:
@@ -150,8 +126,8 @@ def _confusions(run: Run) -> list[dict[str, Any]]:
             **_name(run, "predicted_name", predicted),
             "count": int(count),
         }
-        for name, logits in run.logits.items()
-        for true, row in enumerate(confusion_matrix(logits, run.labels))
+        for name, matrix in run.confusion_matrices.items()
+        for true, row in enumerate(matrix)
         for predicted, count in enumerate(row)
     ]
 
@@ -160,12 +136,11 @@ def _predictions(run: Run) -> Iterable[dict[str, Any]]:
     columns: dict[str, Sequence[Any]] = {"index": range(len(run.labels)), "label": run.labels.tolist()}
     if run.classes:
         columns["label_name"] = [run.named(label) for label in columns["label"]]
-    for name, logits in run.logits.items():
-        prediction = logits.argmax(dim=1)  # as errors are counted: two logits may be one probability
-        confidence = logits.softmax(dim=1).max(dim=1).values
-        columns[f"{name}_prediction"] = prediction.tolist()
+    for name, predicted in run.predictions.items():
+        confidence = run.logits[name].softmax(dim=1).max(dim=1).values
+        columns[f"{name}_prediction"] = predicted.tolist()
         if run.classes:
-            columns[f"{name}_prediction_name"] = [run.named(label) for label in prediction.tolist()]
+            columns[f"{name}_prediction_name"] = [run.named(label) for label in predicted.tolist()]
         columns[f"{name}_confidence"] = [f"{c:.6f}" for c in confidence.tolist()]
     return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
@@ -191,7 +166,6 @@ def save(
     models_dir: Path,
     results_dir: Path,
     state_dir: Path,
-    temperature: float,
 ) -> None:
     """Write weights, metrics, predictions, plots and report: all of them, or on an error none. Print where they are.
 
@@ -199,12 +173,20 @@ def save(
         models: by the names of the run.
         further: plots and whatever else is to be written with them.
         state_dir: where the run's part of the report is kept, and other commands have put theirs.
-        temperature: that of the distillation.
     """
-    named = {FILE_NAMES[name]: models[name] for name in run.logits}
-    weights = weight_files(models_dir, named, run)
-    entries = json.loads(weights[models_dir / "manifest.json"])["models"]
-    latencies = {name: latency(models[name], run.test[0][0][None]) for name in run.logits}
-    part = run_part(run, weights=entries, latencies=latencies, temperature=temperature, command=typed())
-    files = weights | result_files(results_dir, run) | dict(further)
+    weights = weight_files(models_dir, {FILE_NAMES[name]: models[name] for name in run.logits}, run)
+    manifest = json.loads(weights[models_dir / "manifest.json"])["models"]
+    entries = {name: manifest[f"{FILE_NAMES[name]}.pth"] for name in run.logits}
+    timings = measure(run, models)
+    part = run_part(run, weights=manifest, entries=entries, timings=timings, command=typed())
+    files = weights | result_files(results_dir, run, entries, timings) | dict(further)
     publish_with_report(files, part, results_dir=results_dir, state_dir=state_dir)
+
+
+def measure(run: Run, models: Mapping[str, nn.Module]) -> Timings:
+    """Time each model's answer to one input; the trainings' times are known."""
+    return Timings(
+        {name: round(history.seconds, 3) for name, history in run.histories.items()},
+        {name: latency(models[name], run.test[0][0][None]) for name in run.logits},
+        environment()["processor"],
+    )

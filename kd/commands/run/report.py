@@ -9,19 +9,16 @@ from kd.commands.publish import telling
 from kd.commands.run.report_gallery import gallery
 from kd.commands.run.report_plots import SHORT, curve_panel
 from kd.commands.run.report_students import comparison, confusions, faithfulness
-from kd.commands.run.results import Run
-from kd.evaluation.calibration import BINS, Calibration, Chance, calibration, error_by_chance, reliability
-from kd.evaluation.latency import Latency
-from kd.evaluation.two_models import mcnemar, proportion_interval, verdict
+from kd.commands.run.results import ModelSize, Run, Timings, model_sizes
+from kd.evaluation.calibration import BINS, Bin, Calibration, Chance
+from kd.evaluation.two_models import McNemar
 from kd.report.html import card, fold, grid, paragraph, table, warning
 from kd.report.page import Part, Section, Tone
 from kd.report.plots import accuracy_comparison, reliability_diagram
 from kd.report.provenance import provenance
 from kd.report.style import LABELS
 from kd.report.svg import figure
-from kd.storage.environment import environment
 
-DRAWS = 200  # of error_by_chance: its mean is then known to a tenth of itself, in a twentieth of a second
 NOUNS = {"regular": "control", "distilled": "distilled student"}
 TERMS = {"ce": "cross-entropy", "acc": "accuracy", "soft": "soft term"}  # in the heads of tables
 
@@ -30,110 +27,86 @@ def run_part(
     run: Run,
     *,
     weights: Mapping[str, Mapping[str, Any]],
-    latencies: Mapping[str, Latency],
-    temperature: float,
+    entries: Mapping[str, Mapping[str, Any]],
+    timings: Timings,
     command: str,
 ) -> Part:
     """The part of a run, as ``kd.report`` puts it into a page. Only its section ``cost`` has measured times in it.
 
     Args:
         run: of the models ``teacher``, ``regular`` and ``distilled``.
-        weights: file name → its entry in ``manifest.json``, in the order of the run's models.
-        latencies: by model.
-        temperature: T > 0 of the distillation.
+        weights: file name → its entry in ``manifest.json``.
+        entries: the same by model.
         command: what was typed to make it.
     """
-    entries = dict(zip(run.logits, weights.values(), strict=True))
-    measured = {name: calibration(logits, run.labels) for name, logits in run.logits.items()}
-    errors = {name: int(run.wrong(name).sum()) for name in run.logits}
-    test = mcnemar(run.wrong("regular"), run.wrong("distilled"))
+    sizes = model_sizes(entries)
     sections = (
-        Section("verdict", "Verdict", _at_a_glance(run, errors, entries)),
-        Section("table", "The three models", _table(run, errors, entries, measured)),
+        Section("verdict", "Verdict", _at_a_glance(run, sizes)),
+        Section("table", "The three models", _table(run, sizes)),
         Section("curves", "Training", _curves(run)),
         Section("comparison", "Control against distilled", comparison(run)),
-        Section("fidelity", "Student beside teacher", faithfulness(run, temperature)),
-        Section("reliability", "Reliability", _reliability(run, measured)),
-        Section("confusions", "Confusions", confusions(run, temperature)),
-        Section("gallery", "Where the students disagree", gallery(run, temperature)),
-        Section("cost", "Cost", _cost(run, entries, latencies)),
+        Section("fidelity", "Student beside teacher", faithfulness(run)),
+        Section("reliability", "Reliability", _reliability(run)),
+        Section("confusions", "Confusions", confusions(run)),
+        Section("gallery", "Where the students disagree", gallery(run)),
+        Section("cost", "Cost", _cost(run, sizes, timings)),
         Section("provenance", "Provenance", provenance(run.config, weights, run.test, command)),
     )
-    return Part(
-        "run",
-        verdict(errors["regular"], errors["distilled"], test, noun=run.noun),
-        run.toy,
-        sections,
-        _tone(test.only_first_wrong, test.only_second_wrong, test.p_value),
-        telling(run.config),
-    )
+    return Part("run", run.verdict, run.toy, sections, _tone(run.students.test), telling(run.config))
 
 
-def _tone(only_control: int, only_distilled: int, p_value: float, level: float = 0.05) -> Tone:
+def _tone(test: McNemar, level: float = 0.05) -> Tone:
     """That of ``kd.evaluation.two_models.verdict``, at the level that it has by default."""
-    if p_value >= level:
+    if test.p_value >= level:
         return "open"
-    return "better" if only_distilled < only_control else "worse"
+    return "better" if test.only_second_wrong < test.only_first_wrong else "worse"
 
 
-def _at_a_glance(run: Run, errors: Mapping[str, int], entries: Mapping[str, Mapping[str, Any]]) -> str:
+def _at_a_glance(run: Run, sizes: Mapping[str, ModelSize]) -> str:
     """What the verdict does not say, and a card for each model."""
     hint = (
         "One pair of networks does not judge a method: another seed gives another pair. `kd compare` trains several "
         "pairs and judges their differences by an interval that was stated before."
     )
-    notes = sorted({note for history in run.histories.values() for note in history.notes})
-    work = entries["teacher"]["multiply_adds"]
     cards = []
-    for name, count in errors.items():
-        low, high = _interval(count, len(run.labels))
+    for name, found in run.accuracies.items():
+        share = sizes[name].share_of_teacher
         facts = {
-            "95 % interval": f"{low:.2f} to {high:.2f} %",
-            "errors": f"{count:,} of {len(run.labels):,}",
-            "parameters": _counted(entries[name], "parameters"),
-            "multiply-adds": _counted(entries[name], "multiply_adds"),
-            "of the teacher's work": f"{100 * entries[name]['multiply_adds'] / work:.3g} %" if work else "–",
+            "95 % interval": f"{100 * found.accuracy_low_95:.2f} to {100 * found.accuracy_high_95:.2f} %",
+            "errors": f"{found.errors:,} of {found.images:,}",
+            "parameters": _counted(sizes[name], "parameters"),
+            "multiply-adds": _counted(sizes[name], "multiply_adds"),
+            "of the teacher's work": "–" if share is None else f"{100 * share:.3g} %",
         }
-        accuracy = f"{100 * (1 - count / len(run.labels)):.2f} %"
+        accuracy = f"{100 * found.accuracy:.2f} %"
         cards.append(card(LABELS.get(name, name), accuracy, "test accuracy", facts, colour=name))
-    return "".join(map(warning, notes)) + grid(*cards, of="cards") + paragraph(hint)
+    return "".join(map(warning, run.notes)) + grid(*cards, of="cards") + paragraph(hint)
 
 
-def _counted(entry: Mapping[str, Any], what: str) -> str:
+def _counted(size: ModelSize, what: str) -> str:
     """A teacher of answers alone has neither parameters nor work that would say anything."""
-    return f"{entry[what]:,}" if entry["parameters"] else "–"
+    return f"{getattr(size, what):,}" if size.parameters else "–"
 
 
-def _interval(errors: int, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of the accuracy, in percent."""
-    low, high = proportion_interval(images - errors, images)
-    return 100 * low, 100 * high
-
-
-def _table(
-    run: Run,
-    errors: Mapping[str, int],
-    entries: Mapping[str, Mapping[str, Any]],
-    measured: Mapping[str, Calibration],
-) -> str:
-    images = len(run.labels)
-    accuracies = {name: 100 * (1 - count / images) for name, count in errors.items()}
-    intervals = {name: _interval(count, images) for name, count in errors.items()}
+def _table(run: Run, sizes: Mapping[str, ModelSize]) -> str:
+    found, measured = run.accuracies, run.calibrations
     told = "; ".join(
-        f"{LABELS.get(n, n)} {accuracies[n]:.2f} %, {low:.2f} to {high:.2f}" for n, (low, high) in intervals.items()
+        f"{LABELS.get(n, n)} {100 * own.accuracy:.2f} %, {100 * own.accuracy_low_95:.2f} to "
+        f"{100 * own.accuracy_high_95:.2f}"
+        for n, own in found.items()
     )
     drawn = figure(
-        accuracy_comparison(errors, images, noun=run.noun),
+        accuracy_comparison(found, noun=run.noun),
         alt=f"Test accuracy with 95 % intervals: {told}.",
         caption=f"The bars are for the choice of test {run.noun} alone. They do not say what another seed would give.",
     )
     rows = [
-        ("accuracy", *(f"{accuracy:.2f} %" for accuracy in accuracies.values())),
-        ("95 % interval, low", *(f"{low:.2f} %" for low, _ in intervals.values())),
-        ("95 % interval, high", *(f"{high:.2f} %" for _, high in intervals.values())),
-        (f"errors, of {images:,} {run.noun}", *(f"{count:,}" for count in errors.values())),
-        ("parameters", *(_counted(entry, "parameters") for entry in entries.values())),
-        (f"multiply-adds an {run.noun[:-1]}", *(_counted(entry, "multiply_adds") for entry in entries.values())),
+        ("accuracy", *(f"{100 * own.accuracy:.2f} %" for own in found.values())),
+        ("95 % interval, low", *(f"{100 * own.accuracy_low_95:.2f} %" for own in found.values())),
+        ("95 % interval, high", *(f"{100 * own.accuracy_high_95:.2f} %" for own in found.values())),
+        (f"errors, of {len(run.labels):,} {run.noun}", *(f"{own.errors:,}" for own in found.values())),
+        ("parameters", *(_counted(size, "parameters") for size in sizes.values())),
+        (f"multiply-adds an {run.noun[:-1]}", *(_counted(size, "multiply_adds") for size in sizes.values())),
         ("NLL, nats", *(f"{m.nll:.4f}" for m in measured.values())),
         ("Brier score", *(f"{m.brier:.4f}" for m in measured.values())),
         (f"ECE, {BINS} bins", *(f"{100 * m.ece:.2f} %" for m in measured.values())),
@@ -188,12 +161,12 @@ def _at(history: Mapping[str, list[float]], quantity: str, epoch: int) -> str:
     return f"{100 * value:.2f} %" if quantity.endswith("_acc") else f"{value:.4f}"
 
 
-def _reliability(run: Run, measured: Mapping[str, Calibration]) -> str:
-    bins = {name: reliability(logits, run.labels) for name, logits in run.logits.items()}
-    chances = {name: error_by_chance(logits, draws=DRAWS) for name, logits in run.logits.items()}
+def _reliability(run: Run) -> str:
+    measured, chances = run.calibrations, run.chances
+    bins = {name: curve.bins for name, curve in run.reliabilities.items()}
     told = "; ".join(f"{LABELS.get(name, name)} ECE {100 * m.ece:.2f} %" for name, m in measured.items())
     drawn = figure(
-        reliability_diagram(bins, noun=run.noun),
+        reliability_diagram(run.reliabilities, noun=run.noun),
         alt=f"Accuracy against confidence in {BINS} bins: {told}. The table below has every bin.",
         caption="Below the diagonal a model is too sure of itself, above it not sure enough.",
     )
@@ -218,8 +191,8 @@ def _reliability(run: Run, measured: Mapping[str, Calibration]) -> str:
     )
 
 
-def _bin(found: Any) -> tuple[str, str, str]:
-    if not found.images:
+def _bin(found: Bin) -> tuple[str, str, str]:
+    if found.confidence is None or found.accuracy is None:
         return "0", "", ""
     return f"{found.images:,}", f"{100 * found.confidence:.1f} %", f"{100 * found.accuracy:.1f} %"
 
@@ -244,16 +217,13 @@ def _bias(measured: Calibration) -> str:
     return "too sure" if gap > 0 else "too cautious"
 
 
-def _seconds(run: Run, name: str) -> str:
-    return f"{run.histories[name].seconds:,.1f}" if name in run.histories else "came trained"
-
-
-def _cost(run: Run, entries: Mapping[str, Mapping[str, Any]], latencies: Mapping[str, Latency]) -> str:
+def _cost(run: Run, sizes: Mapping[str, ModelSize], timings: Timings) -> str:
+    seconds, latencies = timings.training_seconds, timings.latencies
     rows = [
-        ("parameters", *(_counted(entry, "parameters") for entry in entries.values())),
-        (f"multiply-adds an {run.noun[:-1]}", *(_counted(entry, "multiply_adds") for entry in entries.values())),
-        ("weights file, kB", *(f"{entry['bytes'] / 1000:,.1f}" for entry in entries.values())),
-        ("training, s", *(_seconds(run, name) for name in run.logits)),
+        ("parameters", *(_counted(size, "parameters") for size in sizes.values())),
+        (f"multiply-adds an {run.noun[:-1]}", *(_counted(size, "multiply_adds") for size in sizes.values())),
+        ("weights file, kB", *(f"{size.bytes / 1000:,.1f}" for size in sizes.values())),
+        ("training, s", *(f"{seconds[name]:,.1f}" if name in seconds else "came trained" for name in run.logits)),
         ("latency, median, ms", *(f"{1000 * found.median:.3f}" for found in latencies.values())),
         ("latency, 90 % below, ms", *(f"{1000 * found.p90:.3f}" for found in latencies.values())),
         ("calls timed", *(f"{found.calls:,}" for found in latencies.values())),
@@ -262,7 +232,7 @@ def _cost(run: Run, entries: Mapping[str, Mapping[str, Any]], latencies: Mapping
     threads = "1 thread" if one.threads == 1 else f"{one.threads} threads"
     text = (
         f"Latency: from one {run.noun[:-1]} on {one.device} to its answer, {threads}, after a warm-up. The times are "
-        f"those of this machine ({environment()['processor']}), with whatever else it was doing. All else that the run "
+        f"those of this machine ({timings.processor}), with whatever else it was doing. All else that the run "
         "says here comes out the same when it is repeated; times do not."
     )
-    return table(("cost", *map(_short, entries)), rows) + paragraph(text)
+    return table(("cost", *map(_short, sizes)), rows) + paragraph(text)

@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
-from torch import Tensor
 
+from kd.commands.run.results import Run
 from kd.console import print_table, say
-from kd.evaluation.two_models import mcnemar, verdict
 
 
-def print_evaluation(
-    logits: Mapping[str, Tensor],
-    labels: Tensor,
-    *,
-    limit: int | None,
-    classes: Sequence[str] = (),
-    noun: str = "images",
-) -> None:
+def print_evaluation(run: Run, *, limit: int | None) -> None:
     """Print accuracies, predictions per class and one verdict on the two students.
 
     Args:
-        logits: of ``teacher``, ``regular`` and ``distilled`` on the test set, [N, K].
-        labels: [N].
         limit: the number of training images if it was a toy run, else None.
-        classes: their names, where they are more than numbers.
-        noun: what the items are called.
     """
-    answers = {name: values.argmax(dim=1) for name, values in logits.items()}
-    wrong = {name: answer != labels for name, answer in answers.items()}
-    errors = {name: int(mask.sum()) for name, mask in wrong.items()}
-    toy = f", TOY RUN on {limit:,} training {noun}" if limit is not None else ""
-    rows = {name: (f"{1 - e / len(labels):.2%}", f"{e:,}", f"{len(labels):,}") for name, e in errors.items()}
-    print_table(f"Test set{toy}", ("model", "accuracy", "errors", noun), rows)
-    names = classes or [str(label) for label in range(logits["teacher"].shape[1])]
-    _print_distribution({"true": labels} | answers, names)
-    test = mcnemar(wrong["regular"], wrong["distilled"])
-    say(verdict(errors["regular"], errors["distilled"], test, noun=noun))
+    toy = f", TOY RUN on {limit:,} training {run.noun}" if limit is not None else ""
+    rows = {
+        name: (f"{found.accuracy:.2%}", f"{found.errors:,}", f"{found.images:,}")
+        for name, found in run.accuracies.items()
+    }
+    print_table(f"Test set{toy}", ("model", "accuracy", "errors", run.noun), rows)
+    _print_distribution(run)
+    say(run.verdict)
 
 
-def _print_distribution(answers: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    counts = torch.stack([torch.bincount(answer, minlength=len(names)) for answer in answers.values()], dim=1)
-    rows = {name: [f"{count:,}" for count in row] for name, row in zip(names, counts.tolist(), strict=True)}
-    print_table("Predictions per class", ("class", *answers), rows)
+def _print_distribution(run: Run) -> None:
+    true = next(iter(run.confusion_matrices.values())).sum(dim=1)
+    predicted = {name: matrix.sum(dim=0) for name, matrix in run.confusion_matrices.items()}
+    counts = torch.stack([true, *predicted.values()], dim=1).tolist()
+    rows = {run.named(label): [f"{count:,}" for count in row] for label, row in enumerate(counts)}
+    print_table("Predictions per class", ("class", "true", *predicted), rows)

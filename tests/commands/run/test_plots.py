@@ -18,7 +18,8 @@ from torch import Tensor
 import kd
 import kd.report.plots
 from kd.commands.publish import plot_files, toy_stamp
-from kd.commands.run.plots import EXAMPLES, choose_examples, prediction_examples, run_figures
+from kd.commands.run.disagreements import EXAMPLES, choose_examples
+from kd.commands.run.plots import prediction_examples, run_figures
 from kd.commands.run.results import Run
 
 pytestmark = pytest.mark.pictures
@@ -98,7 +99,7 @@ def history(*extra: str) -> kd.History:
     return kd.History({f"{s}_{name}": [0.5, 0.4] for s in ("train", "val") for name in ("loss", "acc", "ce", *extra)})
 
 
-def a_run(logits: dict[str, Tensor], labels: Tensor, limit: int | None = None) -> Run:
+def a_run(logits: dict[str, Tensor], labels: Tensor, limit: int | None = None, *, temperature: float = 5) -> Run:
     images = torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8)
     return Run(
         histories={"teacher": history(), "regular": history("hard"), "distilled": history("hard", "soft")},
@@ -106,12 +107,13 @@ def a_run(logits: dict[str, Tensor], labels: Tensor, limit: int | None = None) -
         labels=labels,
         test=kd.ImageDataset(images, labels, mean=0.1, std=0.3),
         config={},
+        temperature=temperature,
         toy=toy_stamp(limit),
     )
 
 
 def test_every_figure_is_drawn_as_png() -> None:
-    figures = run_figures(a_run(some_logits(30), torch.arange(30) % 5), temperature=5)
+    figures = run_figures(a_run(some_logits(30), torch.arange(30) % 5))
     names = ("teacher_training", "training_curves", "accuracy_comparison", "prediction_examples", "confusion_matrices")
     assert set(figures) == set(names)
     assert {Image.open(io.BytesIO(content)).format for content in figures.values()} == {"PNG"}
@@ -120,22 +122,22 @@ def test_every_figure_is_drawn_as_png() -> None:
 def test_perfect_models_get_their_figures_too() -> None:
     labels = torch.arange(20) % 5
     perfect = torch.nn.functional.one_hot(labels, 5).float()
-    assert run_figures(a_run(dict.fromkeys(NAMES, perfect), labels), temperature=5)
+    assert run_figures(a_run(dict.fromkeys(NAMES, perfect), labels))
 
 
 @pytest.mark.parametrize("limit", [None, 2000])
 def test_a_toy_run_has_every_figure_stamped(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kd.commands.run.plots.png", lambda figure, *, toy: str(toy).encode())
-    figures = run_figures(a_run(some_logits(30), torch.arange(30) % 5, limit), temperature=5)
+    figures = run_figures(a_run(some_logits(30), torch.arange(30) % 5, limit))
     assert set(figures.values()) == {b"None" if limit is None else b"LIMIT=2000"}
 
 
 def test_the_examples_show_the_chosen_images_with_all_models_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(kd.report.plots, "prediction_examples", lambda *arguments: calls.append(arguments))
-    run = a_run(some_logits(30), torch.arange(30) % 5)
-    prediction_examples(run, temperature=3)
-    rows = [index for index, _ in choose_examples({name: run.wrong(name) for name in NAMES}, run.logits)]
+    run = a_run(some_logits(30), torch.arange(30) % 5, temperature=3)
+    prediction_examples(run)
+    rows = [index for index, _ in choose_examples(run.wrong, run.logits)]
     ((_, labels, captions, probabilities, colours, classes),) = calls
     assert classes == run.classes
     assert labels == run.labels[rows].tolist()

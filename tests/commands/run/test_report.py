@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,34 +17,31 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 import kd
-from kd.commands.run.files import weight_files
+from kd.commands.run.disagreements import CLASSES, PLACES, classes_shown, disagreement_masks
 from kd.commands.run.report import run_part
-from kd.commands.run.report_gallery import CLASSES, PLACES, Case, classes_shown, disagreements, gallery, picture, said
+from kd.commands.run.report_gallery import gallery, picture, said
 from kd.commands.run.report_plots import confusion_difference
-from kd.commands.run.report_students import comparison, confusion, confusions, faithfulness
-from kd.commands.run.results import Run
+from kd.commands.run.report_students import comparison, confusions, faithfulness
+from kd.commands.run.results import Run, Timings
 from kd.evaluation.fidelity import fidelity
 from kd.evaluation.latency import Latency
-from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.two_models import mcnemar, verdict
 from kd.report.page import ORDER, Part, page
 from kd.report.provenance import provenance
-from tests.commands.run.test_results import NAMES, a_run, some_models
+from tests.commands.run.test_results import NAMES, a_run, entries_of, manifest_of, some_timings
 from tests.report.test_page import EVIL, parsed, sections
 
 pytestmark = pytest.mark.pictures
 
-FAST = Latency(1e-4, 2e-4, 1000, 1, "cpu")
 SECTIONS = [name for name in ORDER if name != "map"]
 
 
-def a_part(run: Run, *, latency: Latency = FAST, command: str = "python main.py") -> Part:
-    manifest = json.loads(weight_files(Path("models"), some_models(), run)[Path("models/manifest.json")])
+def a_part(run: Run, *, timings: Timings | None = None, command: str = "python main.py") -> Part:
     return run_part(
         run,
-        weights=manifest["models"],
-        latencies=dict.fromkeys(NAMES, latency),
-        temperature=5,
+        weights=manifest_of(run),
+        entries=entries_of(run),
+        timings=timings or some_timings(),
         command=command,
     )
 
@@ -117,7 +112,7 @@ def test_the_page_is_small(part: Part) -> None:
 
 
 def test_the_verdict_is_that_of_the_run_and_its_tone_fits(run: Run, part: Part) -> None:
-    wrong = {name: run.wrong(name) for name in NAMES}
+    wrong = {name: run.wrong[name] for name in NAMES}
     test = mcnemar(wrong["regular"], wrong["distilled"])
     assert part.verdict == verdict(int(wrong["regular"].sum()), int(wrong["distilled"].sum()), test)
     assert part.tone == "open"
@@ -133,13 +128,8 @@ def test_the_verdict_is_that_of_the_run_and_its_tone_fits(run: Run, part: Part) 
 
 
 def test_only_the_costs_differ_between_two_equal_runs(run: Run) -> None:
-    slower = a_run()
-    for history in slower.histories.values():
-        history.seconds *= 3
-    pages = []
-    for each, latency in ((run, FAST), (slower, Latency(1, 2, 3, 1, "cpu"))):
-        torch.manual_seed(0)
-        pages.append(page([a_part(each, latency=latency)]))
+    slower = Timings(dict.fromkeys(NAMES, 9.0), dict.fromkeys(NAMES, Latency(1, 2, 3, 1, "cpu")), "another processor")
+    pages = [page([a_part(each, timings=timings)]) for each, timings in ((run, some_timings()), (a_run(), slower))]
     one, two = map(sections, pages)
     assert {name for name in one if one[name] != two[name]} == {"cost"}
     outside = [re.sub(r'<section id="cost".*?</section>', "", content.decode(), flags=re.DOTALL) for content in pages]
@@ -177,7 +167,7 @@ def test_a_note_of_the_training_stands_above_the_cards() -> None:
 def test_the_table_says_what_the_metrics_say(run: Run, html: dict[str, str]) -> None:
     said_ = cells(html["table"])
     for name in NAMES:
-        errors = int(run.wrong(name).sum())
+        errors = int(run.wrong[name].sum())
         assert f"{errors}" in said_
         assert f"{100 * (1 - errors / 40):.2f} %" in said_
     at = said_.index("NLL, nats")
@@ -194,7 +184,7 @@ def test_the_curves_are_listed_by_epoch(run: Run, html: dict[str, str]) -> None:
 
 
 def test_the_students_are_compared_image_by_image(run: Run, html: dict[str, str]) -> None:
-    control, distilled = run.wrong("regular"), run.wrong("distilled")
+    control, distilled = run.wrong["regular"], run.wrong["distilled"]
     counts = [int((a & b).sum()) for a in (control, ~control) for b in (distilled, ~distilled)]
     said_ = cells(html["comparison"])
     assert [int(said_[said_.index(f"control {what}") + i]) for what in ("wrong", "right") for i in (1, 2)] == counts
@@ -203,13 +193,13 @@ def test_the_students_are_compared_image_by_image(run: Run, html: dict[str, str]
 def test_students_that_err_alike_are_not_compared_further(run: Run) -> None:
     same = replace(run, logits={**run.logits, "distilled": run.logits["regular"]})
     assert "There is no image on which exactly one of the two errs." in comparison(same)
-    assert "The two students make the same errors" in confusions(same, 5)
-    assert "same answer to every test image" in gallery(same, 5)
+    assert "The two students make the same errors" in confusions(same)
+    assert "same answer to every test image" in gallery(same)
     assert a_part(same).tone == "open"
 
 
 def test_fidelity_is_that_of_the_module_with_the_split_by_the_teacher(run: Run) -> None:
-    said_ = cells(faithfulness(run, 3))
+    said_ = cells(faithfulness(replace(run, temperature=3)))
     found = fidelity(run.logits["distilled"], run.logits["teacher"], run.labels, temperature=3)
     assert found.teacher_wrong
     at = said_.index(f"teacher wrong: {found.teacher_wrong.images}", said_.index("distilled")) + 5
@@ -224,25 +214,32 @@ def test_fidelity_is_that_of_the_module_with_the_split_by_the_teacher(run: Run) 
 
 def test_a_perfect_teacher_has_no_row_of_errors(run: Run) -> None:
     perfect = replace(run, logits={**run.logits, "teacher": 9 * nn.functional.one_hot(run.labels, 4).float()})
-    assert "teacher wrong: 0" in cells(faithfulness(perfect, 5))
+    assert "teacher wrong: 0" in cells(faithfulness(perfect))
     assert a_part(perfect)
 
 
 def test_confusions_are_counted_with_what_became_of_them(run: Run) -> None:
-    matrices = {name: confusion_matrix(run.logits[name], run.labels) for name in NAMES}
-    for true, predicted in ((0, 1), (1, 2), (2, 0)):
-        found = confusion(run, true, predicted, 4.0)
-        assert found.control == matrices["regular"][true, predicted]
-        assert found.distilled == matrices["distilled"][true, predicted]
-        assert found.mended <= found.control
-        assert found.new <= found.distilled
-        assert 0 <= found.teacher <= 1
+    change = run.confusion_matrices["distilled"] - run.confusion_matrices["regular"]
+    expected = {(t, p): int(change[t, p]) for t in range(4) for p in range(4) if t != p and change[t, p]}
+    assert {(c.true, c.predicted): c.difference for c in run.confusions} == expected
+    assert run.more_confusions - run.fewer_confusions == sum(expected.values())
+    said_ = {name: run.logits[name].argmax(dim=1).tolist() for name in NAMES}
+    rows = list(zip(run.labels.tolist(), said_["regular"], said_["distilled"], strict=True))
+    for c in run.confusions:
+        of_class = [(control, distilled) for label, control, distilled in rows if label == c.true]
+        assert c.control == sum(control == c.predicted for control, _ in of_class)
+        assert c.distilled == sum(distilled == c.predicted for _, distilled in of_class)
+        assert c.mended == of_class.count((c.predicted, c.true))
+        assert c.new == of_class.count((c.true, c.predicted))
+        concerned = [i for i, row in enumerate(rows) if row[0] == c.true and c.predicted in row[1:]]
+        softened = (run.logits["teacher"][concerned].double() / 5).softmax(dim=1)[:, c.predicted]
+        assert c.teacher == pytest.approx(float(softened.mean()))
 
 
 def test_a_matrix_too_large_to_read_is_not_drawn(run: Run) -> None:
     wide = {name: nn.functional.pad(values, (0, 30), value=-99.0) for name, values in run.logits.items()}
-    assert "<svg" in confusions(run, 5)
-    many = confusions(replace(run, logits=wide), 5)
+    assert "<svg" in confusions(run)
+    many = confusions(replace(run, logits=wide))
     assert "<svg" not in many
     assert "<table" in many
 
@@ -263,10 +260,12 @@ def test_the_costs_are_those_measured(run: Run, html: dict[str, str]) -> None:
 
 
 def test_the_kinds_of_disagreement_are_disjoint_and_complete(run: Run) -> None:
-    kinds = disagreements(run)
+    kinds = disagreement_masks(run.wrong, run.predictions)
     differ = run.logits["regular"].argmax(dim=1) != run.logits["distilled"].argmax(dim=1)
     assert torch.equal(torch.stack([*kinds.values()]).sum(dim=0), differ.long())
-    assert not (kinds["only the control errs"] & run.wrong("distilled")).any()
+    assert not (kinds["only the control errs"] & run.wrong["distilled"]).any()
+    assert run.disagreements.items == int(differ.sum())
+    assert run.disagreements.kinds == {kind: int(member.sum()) for kind, member in kinds.items()}
 
 
 def test_the_gallery_shows_images_on_which_the_students_disagree(run: Run, html: dict[str, str]) -> None:
@@ -274,17 +273,20 @@ def test_the_gallery_shows_images_on_which_the_students_disagree(run: Run, html:
     differ = run.logits["regular"].argmax(dim=1) != run.logits["distilled"].argmax(dim=1)
     assert len(numbers) == len(set(numbers)) == min(PLACES, int(differ.sum()))
     assert differ[numbers].all()
-    index = numbers[0]
-    softened = (run.logits["teacher"][index].double() / 5).softmax(dim=0)
-    assert said(softened) in parsed(html["gallery"]).text.replace("\u00a0", " ")
+    example = run.disagreements.examples[0]
+    assert example.item == numbers[0]
+    softened = (run.logits["teacher"][numbers[0]].double() / 5).softmax(dim=0)
+    assert example.probabilities["softened"] == pytest.approx(softened.tolist())
+    two = softened.topk(2)
+    told = ", ".join(f"{c} ({100 * p:.0f} %)" for p, c in zip(two.values.tolist(), two.indices.tolist(), strict=True))
+    assert said(example.likeliest["softened"]) == told
+    assert told in parsed(html["gallery"]).text.replace("\u00a0", " ")
 
 
 def test_of_many_classes_the_likely_ones_and_the_true_one_are_drawn() -> None:
-    few = Case(0, 1, "", {"teacher": torch.full((5,), 0.2)})
-    assert classes_shown(few) == [0, 1, 2, 3, 4]
+    assert classes_shown({"teacher": torch.full((5,), 0.2)}, 1) == [0, 1, 2, 3, 4]
     many = torch.arange(100.0) / 4950
-    shown = classes_shown(Case(0, 1, "", {"teacher": many, "softened": many}))
-    assert shown == [1, *range(100 - CLASSES + 1, 100)]
+    assert classes_shown({"teacher": many, "softened": many}, 1) == [1, *range(100 - CLASSES + 1, 100)]
 
 
 def decoded(html: str) -> Any:
@@ -343,5 +345,5 @@ def test_everything_is_drawn_from_colour_images_too() -> None:
     run = a_run()
     pixels = torch.randint(0, 256, (40, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     models: dict[str, Tensor] = run.logits  # type: ignore[assignment]
-    shown = gallery(replace(run, test=kd.ImageDataset(pixels, run.labels, mean=0.5, std=0.25), logits=models), 5)
+    shown = gallery(replace(run, test=kd.ImageDataset(pixels, run.labels, mean=0.5, std=0.25), logits=models))
     assert 'class="colours"' in shown

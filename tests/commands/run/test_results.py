@@ -18,7 +18,8 @@ from torch import nn
 
 import kd
 from kd.commands.run.files import result_files, weight_files
-from kd.commands.run.results import Run
+from kd.commands.run.results import Run, Timings
+from kd.evaluation.latency import Latency
 
 NAMES = ("teacher", "regular", "distilled")
 IMAGES, CLASSES, EPOCHS = 40, 4, 2  # class 3 has no image in the test set
@@ -34,19 +35,20 @@ def history(*extra: str) -> kd.History:
     return made
 
 
-def a_run(toy: str | None = TOY) -> Run:
+def a_run(toy: str | None = TOY, *, images: int = IMAGES) -> Run:
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(IMAGES) % (CLASSES - 1)
-    logits = {name: torch.randn(IMAGES, CLASSES, generator=generator) for name in NAMES}
+    labels = torch.arange(images) % (CLASSES - 1)
+    logits = {name: torch.randn(images, CLASSES, generator=generator) for name in NAMES}
     for rows in logits.values():
-        rows[torch.arange(IMAGES), labels] += 1.5
-    pixels = torch.randint(0, 256, (IMAGES, 1, 4, 4), generator=generator).to(torch.uint8)
+        rows[torch.arange(images), labels] += 1.5
+    pixels = torch.randint(0, 256, (images, 1, 4, 4), generator=generator).to(torch.uint8)
     return Run(
         histories={"teacher": history(), "regular": history("hard"), "distilled": history("hard", "soft")},
         logits=logits,
         labels=labels,
         test=kd.ImageDataset(pixels, labels, mean=0.5, std=0.25),
         config={"EPOCHS": EPOCHS, "LIMIT": None, "DEVICE": "cpu", "ALPHA": 0.5},
+        temperature=5,
         toy=toy,
     )
 
@@ -54,8 +56,32 @@ def a_run(toy: str | None = TOY) -> Run:
 def some_models() -> dict[str, nn.Module]:
     return {
         f"{name}_model": nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.ReLU(), nn.Linear(width, CLASSES))
-        for name, width in zip(NAMES, (8, 4, 2), strict=True)
+        for name, width in zip(NAMES, (8, 3, 2), strict=True)
     }
+
+
+FAST = Latency(1e-4, 2e-4, 1000, 1, "cpu")
+
+
+def some_timings() -> Timings:
+    return Timings(dict.fromkeys(NAMES, 1.235), dict.fromkeys(NAMES, FAST), "a processor")
+
+
+def manifest_of(run: Run) -> dict[str, Any]:
+    """The entries of ``manifest.json``, by file name."""
+    torch.manual_seed(0)
+    content = weight_files(Path("models"), some_models(), run)[Path("models/manifest.json")]
+    entries: dict[str, Any] = strict_json(content)["models"]
+    return entries
+
+
+def entries_of(run: Run) -> dict[str, Any]:
+    """The same by model."""
+    return dict(zip(run.logits, manifest_of(run).values(), strict=True))
+
+
+def files_of(run: Run, timings: Timings | None = None) -> dict[Path, bytes]:
+    return result_files(FOLDER, run, entries_of(run), timings or some_timings())
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +91,7 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def files(run: Run) -> dict[Path, bytes]:
-    return result_files(FOLDER, run)
+    return files_of(run)
 
 
 @pytest.fixture(scope="module")
@@ -104,20 +130,20 @@ def test_the_files_are_metrics_timings_and_five_tables(files: dict[Path, bytes])
 
 
 def test_the_same_run_gives_the_same_bytes(files: dict[Path, bytes]) -> None:
-    assert result_files(FOLDER, a_run()) == files
+    assert files_of(a_run()) == files
 
 
 def test_a_number_that_json_does_not_know_is_refused_not_written() -> None:
     broken = a_run()
     broken.histories["teacher"]["val_loss"][1] = float("nan")
     with pytest.raises(ValueError, match="JSON"):
-        result_files(FOLDER, broken)
+        files_of(broken)
 
 
 @pytest.mark.parametrize("toy", [TOY, None])
 def test_every_file_says_whether_it_is_toy(toy: str | None) -> None:
     run = a_run(toy)
-    files = result_files(FOLDER, run)
+    files = files_of(run)
     manifest = strict_json(weight_files(Path("models"), some_models(), run)[Path("models/manifest.json")])
     assert manifest["toy"] == strict_json(files[FOLDER / "metrics" / "metrics.json"])["toy"] == toy
     for name in (*(f"metrics/{name}" for name in CSV_FILES), "predictions/test_predictions"):
@@ -171,13 +197,14 @@ def test_the_summary_keeps_configuration_curves_notes_and_timings() -> None:
     run = a_run()
     for name in NAMES[1:]:
         run.histories[name].notes.append("They saw different batches.")
-    files = result_files(FOLDER, run)
+    files = files_of(run)
     summary = strict_json(files[FOLDER / "metrics" / "metrics.json"])
     timings = strict_json(files[FOLDER / "metrics" / "timings.json"])
     assert summary["config"] == run.config
     assert summary["curves"] == run.histories
     assert summary["notes"] == ["They saw different batches."]
     assert timings["training_seconds"] == dict.fromkeys(NAMES, 1.235)
+    assert timings["latency_seconds"] == dict.fromkeys(NAMES, FAST._asdict())
     assert summary["environment"]["torch"] == version("torch")
 
 
@@ -233,7 +260,7 @@ def test_the_manifest_describes_the_files_beside_it(run: Run, tmp_path: Path) ->
     written = weight_files(tmp_path, models, run)
     assert {path.name for path in written} == {"manifest.json", *(f"{name}.pth" for name in models)}
     kd.publish(written)
-    for (name, model), width in zip(models.items(), (8, 4, 2), strict=True):
+    for (name, model), width in zip(models.items(), (8, 3, 2), strict=True):
         entry = strict_json(written[tmp_path / "manifest.json"])["models"][f"{name}.pth"]
         content = (tmp_path / f"{name}.pth").read_bytes()
         assert (entry["sha256"], entry["bytes"]) == (kd.storage.files.sha256(content), len(content))
@@ -253,5 +280,5 @@ def test_models_and_results_must_be_equally_many(run: Run) -> None:
 def test_wrong_marks_exactly_the_errors() -> None:
     run = a_run()
     perfect = replace(run, logits={**run.logits, "teacher": nn.functional.one_hot(run.labels, CLASSES).float()})
-    assert not perfect.wrong("teacher").any()
-    assert perfect.wrong("regular").tolist() == (run.logits["regular"].argmax(dim=1) != run.labels).tolist()
+    assert not perfect.wrong["teacher"].any()
+    assert perfect.wrong["regular"].tolist() == (run.logits["regular"].argmax(dim=1) != run.labels).tolist()
