@@ -1,46 +1,63 @@
-"""Pieces of the report as HTML. Whatever text comes in is escaped here; nothing else may make HTML from it."""
+"""Blocks of a report as HTML. Whatever text is in them is escaped here; nothing else may make HTML of it."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
+
+from kd.report.blocks import Block, Card, Case, Code, Figure, Fold, Grid, Note, Paragraph, Table
+from kd.report.case import drawing
 
 _NUMBER = re.compile(r"[-+−±<>≈]?\s?\d[\d.,\s]*(e[-+]?\d+)?(±\s?[\d.,]+\s?)?[%a-zA-Zµ/]{0,6}(\s?\(.*\))?")
 _DIGEST = re.compile(r"[0-9a-f]{12,}")
-_NOTHING = ("", "–")
+_NOTHING = "–"
 
 
-def paragraph(text: str) -> str:
-    """One paragraph, escaped; what stands between `backticks` is set as code."""
-    return f"<p>{inline(text)}</p>"
+def render(blocks: Iterable[Block]) -> str:
+    """All of them, one after the other."""
+    return "".join(map(_render, blocks))
 
 
-def inline(text: object) -> str:
+def _render(block: Block) -> str:
+    match block:
+        case Paragraph(text):
+            return f"<p>{inline(text)}</p>"
+        case Note(text):
+            return f'<p class="warning"><strong>Note.</strong> {inline(text)}</p>'
+        case Code(text):  # scrolls in itself
+            return f'<pre tabindex="0"><code>{escape(text)}</code></pre>\n'
+        case Table():
+            return _table(block)
+        case Figure():
+            return _figure(block)
+        case Card():
+            return _card(block)
+        case Case():
+            return _case(block)
+        case Fold(summary, blocks):
+            return f"<details><summary>{inline(summary)}</summary>{render(blocks)}</details>\n"
+        case Grid(blocks, of):
+            return f'<div class="grid {_word(of)}">{render(blocks)}</div>\n'
+
+
+def inline(text: str) -> str:
     """The text escaped, with `backticks` as code and no line broken between "5" and "%": for use inside an element."""
-    unbroken = re.sub(r"(?<=\d) (?=%)|(?<=\w) (?== \d)|(?<= =) (?=\d)", "\u00a0", escape(str(text)))
+    unbroken = re.sub(r"(?<=\d) (?=%)|(?<=\w) (?== \d)|(?<= =) (?=\d)", "\u00a0", escape(text))
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", unbroken)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> str:
-    """A table that scrolls in itself where it is too wide. The first cell of a row names it; numbers stand right.
-
-    Args:
-        header: one text per column.
-        rows: cells, as many each, shown as ``str`` does; None and "" as a dash.
-
-    Raises:
-        ValueError: a row has another number of cells than the header.
-    """
-    cells = [["–" if cell in (None, "") else str(cell) for cell in row] for row in rows]
-    for row in cells:
-        if len(row) != len(header):
-            raise ValueError(f"each row of a table needs {len(header)} cells, as its header has. Got {row}.")
-    right = [_is_numeric([row[column] for row in cells]) for column in range(len(header))]
-    head = "".join(f'<th scope="col"{_side(n)}>{inline(text)}</th>' for text, n in zip(header, right, strict=True))
+def _table(block: Table) -> str:
+    """A table that scrolls in itself where it is too wide. Numbers stand right."""
+    cells = [[cell or _NOTHING for cell in row] for row in block.rows]
+    right = [_is_numeric([row[column] for row in cells]) for column in range(len(block.header))]
+    head = "".join(
+        f'<th scope="col"{_side(n)}>{inline(text)}</th>' for text, n in zip(block.header, right, strict=True)
+    )
     body = "".join(f"<tr>{_row(row, right)}</tr>\n" for row in cells)
-    titled = f'<p class="caption">{inline(caption)}</p>' if caption else ""
-    label = escape(caption or f"Table: {', '.join(header)}")
+    titled = f'<p class="caption">{inline(block.caption)}</p>' if block.caption else ""
+    label = escape(block.caption or f"Table: {', '.join(block.header)}")
     return (
         f'{titled}<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n"
@@ -63,48 +80,47 @@ def _side(right: bool) -> str:
 
 def _is_numeric(column: Sequence[str]) -> bool:
     """All numbers, perhaps with a unit or something in parentheses; a digest that begins with a digit is none."""
-    told = [cell for cell in column if cell not in _NOTHING]
+    told = [cell for cell in column if cell != _NOTHING]
     return bool(told) and all(_NUMBER.fullmatch(cell) for cell in told)
 
 
-def card(title: str, number: str, note: str, facts: Mapping[str, object], *, colour: str) -> str:
-    """One model at a glance: its name, its most important number with a note below, and a few facts.
-
-    Args:
-        colour: ``teacher``, ``regular`` or ``distilled``; another is shown as grey.
-    """
-    listed = "".join(f"<div><dt>{inline(name)}</dt><dd>{inline(value)}</dd></div>" for name, value in facts.items())
+def _figure(block: Figure) -> str:
+    """The drawing with ids of its own, so that two figures cannot share one, and a description for screen readers."""
+    opening, body = re.split(r"(?<=>)", block.svg, maxsplit=1)
+    box = opening.split('"')[1]
+    title = block.caption or "Figure"
+    prefix = "f" + hashlib.sha256((block.alt + title + body).encode()).hexdigest()[:10]
+    below = f"<figcaption>{inline(block.caption)}</figcaption>" if block.caption else ""
     return (
-        f'<div class="card {_word(colour)}"><h3>{inline(title)}</h3><p class="big">{inline(number)}</p>'
-        f'<p class="note">{inline(note)}</p><dl>{listed}</dl></div>\n'
+        f'<figure><div class="scroll chart" tabindex="0"><svg viewBox="{box}" '
+        f'style="--width: {float(box.split()[2]):.0f}px" role="img" aria-labelledby="{prefix}-t {prefix}-d">'
+        f'<title id="{prefix}-t">{escape(title)}</title><desc id="{prefix}-d">{escape(block.alt)}</desc>'
+        f"{_own_ids(body, prefix)}</div>{below}</figure>\n"
     )
 
 
-def warning(text: str) -> str:
-    """A paragraph that must not be overlooked."""
-    return f'<p class="warning"><strong>Note.</strong> {inline(text)}</p>'
+def _own_ids(body: str, prefix: str) -> str:
+    """Names that nothing refers to are dropped; the others get a prefix."""
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda name: f' id="{prefix}-{name[1]}"' if name[1] in used else "", body)
+    return re.sub(r'(url\(#|href="#)([^")]+)', rf"\1{prefix}-\2", body)
 
 
-def code(text: str) -> str:
-    """A block of code or a command, escaped, which scrolls in itself."""
-    return f'<pre tabindex="0"><code>{escape(text)}</code></pre>\n'
+def _card(block: Card) -> str:
+    listed = "".join(f"<div><dt>{inline(name)}</dt><dd>{inline(value)}</dd></div>" for name, value in block.facts)
+    return (
+        f'<div class="card {_word(block.model)}"><h3>{inline(block.title)}</h3>'
+        f'<p class="big">{inline(block.number)}</p><p class="note">{inline(block.note)}</p><dl>{listed}</dl></div>\n'
+    )
 
 
-# From here on the arguments are HTML made by the functions of the report.
-
-
-def fold(summary: str, html: str) -> str:
-    """What few readers need, behind one line of text that opens it."""
-    return f"<details><summary>{inline(summary)}</summary>{html}</details>\n"
-
-
-def grid(*html: str, of: str = "panels") -> str:
-    """Pieces beside each other where there is room, below each other on a phone.
-
-    Args:
-        of: ``panels`` (charts) or ``cards``, which are narrower.
-    """
-    return f'<div class="grid {_word(of)}">{"".join(html)}</div>\n'
+def _case(block: Case) -> str:
+    """The item as a picture, where it is one: dark ink on nothing or colours; and its bars."""
+    kind = "ink" if block.ink else "colours"
+    source = f"data:image/png;base64,{escape(block.png)}"
+    image = f'<img class="{kind}" alt="the test image" src="{source}">' if block.png else ""
+    head = f"<strong>Label {escape(block.label)}</strong><br>{inline(block.kind)}<br>{escape(block.title)}"
+    return f'<figure class="case"><div class="head">{image}<p>{head}</p></div>{drawing(block)}</figure>\n'
 
 
 def _word(name: str) -> str:

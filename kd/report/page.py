@@ -9,16 +9,17 @@ JSON in the state folder, so that a later command can put its own beside it.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal
 
 from kd.console import say
 from kd.evaluation.verdict import Verdict
-from kd.report.check import require_plain_html
+from kd.report.blocks import Block
+from kd.report.html import render
+from kd.report.kept import from_json, to_json
 from kd.storage.untrusted import read_bytes
 
 # A name can be told without colour, and so can a sign.
@@ -54,26 +55,27 @@ CHAPTERS = {
 ORDER = tuple(CHAPTERS)
 # Several seeds say more than one, and a search says least: the first that has a verdict gives the page's.
 SOURCES = {"compare": "kd compare", "run": "the run", "sweep": "kd sweep"}
-FORMAT = 1  # of a kept part; another one is left out
 LARGEST = 20_000_000  # bytes of a kept part
 
 
-class Section(NamedTuple):
+@dataclass(frozen=True)
+class Section:
     """A chapter of the page, or what one command has to say in it.
 
     Attributes:
         name: its place and its address in the page, small letters; unique within a part. Those of ``ORDER`` come in
             that order, others before ``provenance``.
         title: as a heading.
-        html: made by the helpers of this module, so that all text in it is escaped.
+        blocks: what is in it, as plain data.
     """
 
     name: str
     title: str
-    html: str
+    blocks: tuple[Block, ...]
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """What one command has found.
 
     Attributes:
@@ -91,7 +93,7 @@ class Part(NamedTuple):
     toy: str | None
     sections: tuple[Section, ...]
     tone: Tone = "open"
-    settings: Mapping[str, str] = MappingProxyType({})
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def report_files(part: Part, *, results_dir: Path, state_dir: Path) -> dict[Path, bytes]:
@@ -102,7 +104,7 @@ def report_files(part: Part, *, results_dir: Path, state_dir: Path) -> dict[Path
     folder = state_dir / "report"
     others, notes = kept_parts(folder, without=part.source)
     kept = folder / f"{part.source}.json"
-    return {kept: _to_json(part), results_dir / "report.html": page([part, *others], notes=notes)}
+    return {kept: to_json(part), results_dir / "report.html": page([part, *others], notes=notes)}
 
 
 def page(parts: Sequence[Part], *, notes: Sequence[str] = ()) -> bytes:
@@ -112,7 +114,7 @@ def page(parts: Sequence[Part], *, notes: Sequence[str] = ()) -> bytes:
         notes: what its reader must know about the page itself, in plain sentences.
 
     Raises:
-        ValueError: a name is not in small letters or comes twice, or a section's HTML was not made by the helpers.
+        ValueError: a name is not in small letters or comes twice.
     """
     for part in parts:
         _require_sound(part)
@@ -135,8 +137,6 @@ def _require_sound(part: Part) -> None:
             raise ValueError(f"a part's and a section's name must be in small letters and unique. Got {name!r}.")
     if part.tone not in TONES:
         raise ValueError(f"a verdict's tone must be one of {', '.join(TONES)}. Got {part.tone!r}.")
-    for section in part.sections:
-        require_plain_html(section.html, f"the section {section.name} of {_label(part.source)}")
 
 
 def _shown(part: Part) -> dict[str, str]:
@@ -155,7 +155,7 @@ def _chapters(parts: Sequence[Part]) -> list[dict[str, Any]]:
                 section.name, {"name": section.name, "title": section.title, "pieces": list[dict[str, str]]()}
             )
             chapter["pieces"].append(
-                {"from": _label(part.source), "title": section.title, "html": _markup(section.html)}
+                {"from": _label(part.source), "title": section.title, "html": _markup(render(section.blocks))}
             )
     for name, chapter in chapters.items():
         if len(chapter["pieces"]) > 1:
@@ -206,12 +206,6 @@ def _template() -> Any:
     return environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
 
 
-def _to_json(part: Part) -> bytes:
-    sections = [section._asdict() for section in part.sections]
-    content = {"format": FORMAT, **part._asdict(), "settings": dict(part.settings), "sections": sections}
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
 def kept_parts(folder: Path, *, without: str = "") -> tuple[list[Part], list[str]]:
     """The parts that commands have left in this folder, and a sentence on each file that is none.
 
@@ -223,7 +217,7 @@ def kept_parts(folder: Path, *, without: str = "") -> tuple[list[Part], list[str
         if path.stem == without:
             continue
         try:
-            part = _from_json(read_bytes(path, limit=LARGEST))
+            part: Part = from_json(read_bytes(path, limit=LARGEST), Part)
             if part.source != path.stem:
                 raise ValueError(f"it is the part of {part.source!r}")
             _require_sound(part)
@@ -233,30 +227,3 @@ def kept_parts(folder: Path, *, without: str = "") -> tuple[list[Part], list[str
             notes.append(f"{path.name}, kept for this page by another command, was left out: {reason}.")
             say(f"report: {notes[-1]}")
     return parts, notes
-
-
-def _from_json(content: bytes) -> Part:
-    """The inverse of ``_to_json``; ValueError for anything else."""
-    found = json.loads(content)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ValueError(f"it is not a part of format {FORMAT}")
-    kinds = {"source": str, "verdict": str, "toy": str | None, "tone": str, "settings": dict, "sections": list}
-    _require_kinds(found, kinds)
-    for section in found["sections"]:
-        _require_kinds(section, dict.fromkeys(Section._fields, str))
-    if found["tone"] not in get_args(Tone) or not all(isinstance(value, str) for value in found["settings"].values()):
-        raise ValueError("its tone or settings are not as they are written")
-    sections = tuple(Section(*(section[name] for name in Section._fields)) for section in found["sections"])
-    return Part(**{name: found[name] for name in kinds if name != "sections"}, sections=sections)
-
-
-def _require_kinds(found: object, kinds: Mapping[str, Any]) -> None:
-    fits = isinstance(found, dict) and all(
-        name in found and isinstance(found[name], kind) for name, kind in kinds.items()
-    )
-    if not fits:
-        raise ValueError(f"it should have {_listed(kinds)}")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kd.report.html import code, paragraph, table
+from kd.report.blocks import Block, Code, Paragraph, table
 from kd.storage.environment import environment, versions
 from kd.storage.fingerprint import describe, digest
 
 
 def provenance(
     config: Mapping[str, Any], weights: Mapping[str, Mapping[str, Any]], dataset: object, command: str
-) -> str:
-    """As HTML, the same for the same run on the same machine: no date, no times.
+) -> tuple[Block, ...]:
+    """The same for the same run on the same machine: no date, no times.
 
     Args:
         config: the settings by name.
@@ -25,12 +25,12 @@ def provenance(
     files = [(name, entry["sha256"], f"{entry['bytes']:,}") for name, entry in weights.items()]
     decisive = {**versions(), "processor": environment()["processor"], "kd, its code": environment()["kd"]}
     return (
-        (code(command) if command else paragraph("No command: its functions were called from Python."))
-        + table(("setting", "value"), settings, caption="Settings, seeds among them (RANDOM_STATE splits, SEED trains)")
-        + table(("weights file", "SHA-256", "bytes"), files)
-        + table(("test data", "SHA-256"), _digests(dataset))
-        + table(("version", "value"), [*decisive.items()], caption="Versions and machine")
-        + paragraph("The same settings, code and machine give the same digests; `timings.json` and the costs differ.")
+        Code(command) if command else Paragraph("No command: its functions were called from Python."),
+        table(("setting", "value"), settings, caption="Settings, seeds among them (RANDOM_STATE splits, SEED trains)"),
+        table(("weights file", "SHA-256", "bytes"), files),
+        table(("test data", "SHA-256"), _digests(dataset)),
+        table(("version", "value"), [*decisive.items()], caption="Versions and machine"),
+        Paragraph("The same settings, code and machine give the same digests; `timings.json` and the costs differ."),
     )
 
 

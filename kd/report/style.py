@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kd.report.case import short
+
 CONTROL, DISTILLED = "regular", "distilled"  # the two students that are compared, in these tables and in all files
 
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey by lightness.
@@ -49,11 +51,6 @@ def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
     turned = any(len(text) > 3 for text in texts)
     axes.set_xticks(places, texts, rotation=45 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(places, texts)
-
-
-def short(name: str, most: int = 14) -> str:
-    """A name with so many characters at most."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def drawn(name: str, most: int = 14) -> str:

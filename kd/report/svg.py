@@ -1,16 +1,13 @@
-"""A matplotlib figure as SVG inside the page: its colours follow the page's, light or dark, and so does its font."""
+"""A matplotlib figure as a block with SVG: its colours follow the page's, light or dark, and so does its font."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
-from html import escape
 
-import matplotlib
-from matplotlib.figure import Figure
+import matplotlib.figure
 
-from kd.report.html import inline
+from kd.report.blocks import Figure
 
 # matplotlib's colours → what the page's style sheet calls them. kd.report.plots chooses them for white paper.
 _THEME = {
@@ -27,8 +24,8 @@ _THEME = {
 _BARE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # nothing that changes from day to day
 
 
-def figure(drawn: Figure, *, alt: str, caption: str = "") -> str:
-    """The figure as HTML: inline SVG without fixed colours of ink and paper, with its text as text.
+def figure(drawn: matplotlib.figure.Figure, *, alt: str, caption: str = "") -> Figure:
+    """The figure as a block: SVG without fixed colours of ink and paper, with its text as text.
 
     The same figure gives the same bytes. Its layout becomes a constrained one, its background transparent.
 
@@ -37,12 +34,10 @@ def figure(drawn: Figure, *, alt: str, caption: str = "") -> str:
         alt: what somebody who does not see it should know.
         caption: shown below it.
     """
-    svg = inline_svg(svg_text(drawn), alt=alt, title=caption or "Figure")
-    below = f"<figcaption>{inline(caption)}</figcaption>" if caption else ""
-    return f'<figure><div class="scroll chart" tabindex="0">{svg}</div>{below}</figure>\n'
+    return Figure(for_page(svg_text(drawn)), alt, caption)
 
 
-def svg_text(drawn: Figure) -> str:
+def svg_text(drawn: matplotlib.figure.Figure) -> str:
     """What matplotlib writes, reproducibly, with text as text: a file of its own."""
     drawn.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     buffer = io.StringIO()
@@ -51,8 +46,8 @@ def svg_text(drawn: Figure) -> str:
     return buffer.getvalue()
 
 
-def inline_svg(text: str, *, alt: str, title: str) -> str:
-    """An SVG file of matplotlib's made a part of a page: themed, named for readers who do not see it, and small."""
+def for_page(text: str) -> str:
+    """An SVG file of matplotlib's as an element for a page: themed, without styles for the whole page, and small."""
     opening, body = re.split(r"(?<=>)", text[text.index("<svg") :], maxsplit=1)
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # would hold for the whole page
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
@@ -63,18 +58,6 @@ def inline_svg(text: str, *, alt: str, title: str) -> str:
     # A hundredth of a point is enough, and half the bytes.
     body = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda a: re.sub(r"(\.\d\d)\d+", r"\1", a[0]), body)
     body = re.sub(r"\s*\n\s*", "\n", body)
-    prefix = "f" + hashlib.sha256((alt + title + body).encode()).hexdigest()[:10]
     box = re.search(r'viewBox="([\d. ]+)"', opening)
     assert box, "matplotlib's SVG has a view box"
-    return (
-        f'<svg viewBox="{box[1]}" style="--width: {float(box[1].split()[2]):.0f}px" role="img" '
-        f'aria-labelledby="{prefix}-t {prefix}-d"><title id="{prefix}-t">{escape(title)}</title>'
-        f'<desc id="{prefix}-d">{escape(alt)}</desc>{_own_ids(body, prefix)}'
-    )
-
-
-def _own_ids(body: str, prefix: str) -> str:
-    """Names that nothing refers to are dropped; the others get a prefix, so that two figures cannot share one."""
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
-    body = re.sub(r' id="([^"]+)"', lambda name: f' id="{prefix}-{name[1]}"' if name[1] in used else "", body)
-    return re.sub(r'(url\(#|href="#)([^")]+)', rf"\1{prefix}-\2", body)
+    return f'<svg viewBox="{box[1]}">{body}'

@@ -13,7 +13,7 @@ from kd.commands.publish import telling, toy_stamp
 from kd.evaluation.calibration import BINS
 from kd.evaluation.cost import Cost
 from kd.evaluation.paired_seeds import Spread, spread
-from kd.report.html import paragraph, table
+from kd.report.blocks import Block, Paragraph, paragraphs, table
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance
 from kd.report.style import LABELS
@@ -37,7 +37,7 @@ def compare_part(
     *others, verdict = verdict_lines(comparison)
     sections = (
         Section("table", "Every way to train the student", _arms(comparison, arms)),
-        Section("comparison", "Pair by pair", _pairs(comparison) + "".join(map(paragraph, others))),
+        Section("comparison", "Pair by pair", (*_pairs(comparison), *paragraphs(others))),
         Section("reliability", "Calibration", _calibration(comparison, arms)),
         Section("fidelity", "Does the student do what its teacher does?", _fidelity(comparison, arms)),
         Section("cost", "What it costs", _cost(comparison, spent)),
@@ -47,7 +47,7 @@ def compare_part(
     return Part("compare", verdict, toy_stamp(limit), sections, TONE_OF[judged.verdict], telling(config))
 
 
-def _arms(comparison: Comparison, arms: Arms) -> str:
+def _arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     rows = [
         (LABELS[arm], own["test_errors"].n, shown(own["test_errors"], ".1f"), percent(own["test_accuracy"].mean))
         for arm, own in arms.items()
@@ -57,15 +57,15 @@ def _arms(comparison: Comparison, arms: Arms) -> str:
     caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test {comparison.noun}."
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
     drawn = figure(errors_by_arm(comparison), alt=f"Test errors of every student. {alt}.")
-    return table(("student", "n", "test errors", "accuracy"), rows, caption=caption) + drawn
+    return table(("student", "n", "test errors", "accuracy"), rows, caption=caption), drawn
 
 
-def _pairs(comparison: Comparison) -> str:
+def _pairs(comparison: Comparison) -> tuple[Block, ...]:
     rows = [(title, *difference_cells(pairs)) for title, pairs in contrasts(comparison)]
     alt = "; ".join(f"distilled minus {row[0]}: {row[1]} ({row[2]})" for row in rows)
     caption = "Differences in test errors; below zero is in favour of the distilled students."
     drawn = figure(paired_differences(comparison), alt=f"Paired differences. {alt}.")
-    return drawn + table(DIFFERENCES, rows, caption=caption) + "".join(map(paragraph, power_sentences(comparison)))
+    return (drawn, table(DIFFERENCES, rows, caption=caption), *paragraphs(power_sentences(comparison)))
 
 
 # Column of a student's row, how it is shown, and what it is multiplied by.
@@ -80,7 +80,7 @@ _CALIBRATION = (
 )
 
 
-def _calibration(comparison: Comparison, arms: Arms) -> str:
+def _calibration(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     header = ("student", "NLL", "Brier", "ECE, %", "adaptive ECE, %", "fitted T", "NLL at it", "ECE at it, %")
     rows = [
         (
@@ -94,10 +94,10 @@ def _calibration(comparison: Comparison, arms: Arms) -> str:
         "without an error there). Mean ± standard deviation over the seeds."
     )
     alt = "Accuracy against confidence of every arm, all its students together, in bins of equal width."
-    return figure(arms_reliability(comparison), alt=alt) + table(header, rows, caption=caption)
+    return figure(arms_reliability(comparison), alt=alt), table(header, rows, caption=caption)
 
 
-def _fidelity(comparison: Comparison, arms: Arms) -> str:
+def _fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     shares_of = ("agreement_with_teacher", "agreement_where_teacher_right", "agreement_where_teacher_wrong")
     header = (
         "student",
@@ -121,10 +121,10 @@ def _fidelity(comparison: Comparison, arms: Arms) -> str:
     caption = (
         f"Agreement with the teacher's predictions, and KL(teacher ‖ student) in nats, on the test {comparison.noun}."
     )
-    return table(header, rows, caption=caption) + paragraph(told)
+    return table(header, rows, caption=caption), Paragraph(told)
 
 
-def _cost(comparison: Comparison, spent: Cost) -> str:
+def _cost(comparison: Comparison, spent: Cost) -> tuple[Block, ...]:
     used = [(name, *model_cells(model)) for name, model in spent.models.items()]
     own = spent.training
     rows = [
@@ -136,13 +136,15 @@ def _cost(comparison: Comparison, spent: Cost) -> str:
     if "longer" in comparison.students:
         rows.append((f"a control trained for {own.longer_epochs} epochs", f"{own.longer:.4g}"))
     return (
-        table(MODEL_CELLS, used, caption="Where it is used: one input, one thread, on this machine")
-        + table(("training", "multiply-adds"), rows, caption="To train it")
-        + "".join(map(paragraph, cost_sentences(comparison, spent)))
+        table(MODEL_CELLS, used, caption="Where it is used: one input, one thread, on this machine"),
+        table(("training", "multiply-adds"), rows, caption="To train it"),
+        *paragraphs(cost_sentences(comparison, spent)),
     )
 
 
-def _provenance(comparison: Comparison, spent: Cost, config: Mapping[str, Any], test: object, command: str) -> str:
+def _provenance(
+    comparison: Comparison, spent: Cost, config: Mapping[str, Any], test: object, command: str
+) -> tuple[Block, ...]:
     size = spent.models["teacher"].bytes
     weights = {
         f"teacher {number}": {"sha256": teacher.weights, "bytes": size}
@@ -150,4 +152,4 @@ def _provenance(comparison: Comparison, spent: Cost, config: Mapping[str, Any], 
     }
     seeds = "; ".join(f"{own[0]} to {own[-1]}" for own in comparison.seeds)
     students = f"Seeds of the pairs: {seeds}. Each student's digest is in `metrics/comparison_students.csv`."
-    return provenance(config, weights, test, command) + paragraph(students)
+    return (*provenance(config, weights, test, command), Paragraph(students))

@@ -12,7 +12,7 @@ from kd.commands.run.report_students import comparison, confusions, faithfulness
 from kd.commands.run.results import ModelSize, Run, Timings, model_sizes
 from kd.evaluation.calibration import BINS, Bin, Calibration, Chance
 from kd.evaluation.two_models import McNemar
-from kd.report.html import card, fold, grid, paragraph, table, warning
+from kd.report.blocks import Block, Card, Fold, Grid, Note, Paragraph, table
 from kd.report.page import Part, Section, Tone
 from kd.report.plots import accuracy_comparison, reliability_diagram
 from kd.report.provenance import provenance
@@ -62,7 +62,7 @@ def _tone(test: McNemar, level: float = 0.05) -> Tone:
     return "better" if test.only_second_wrong < test.only_first_wrong else "worse"
 
 
-def _at_a_glance(run: Run, sizes: Mapping[str, ModelSize]) -> str:
+def _at_a_glance(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
     """What the verdict does not say, and a card for each model."""
     hint = (
         "One pair of networks does not judge a method: another seed gives another pair. `kd compare` trains several "
@@ -71,16 +71,16 @@ def _at_a_glance(run: Run, sizes: Mapping[str, ModelSize]) -> str:
     cards = []
     for name, found in run.accuracies.items():
         share = sizes[name].share_of_teacher
-        facts = {
-            "95 % interval": f"{100 * found.accuracy_low_95:.2f} to {100 * found.accuracy_high_95:.2f} %",
-            "errors": f"{found.errors:,} of {found.images:,}",
-            "parameters": _counted(sizes[name], "parameters"),
-            "multiply-adds": _counted(sizes[name], "multiply_adds"),
-            "of the teacher's work": "–" if share is None else f"{100 * share:.3g} %",
-        }
+        facts = (
+            ("95 % interval", f"{100 * found.accuracy_low_95:.2f} to {100 * found.accuracy_high_95:.2f} %"),
+            ("errors", f"{found.errors:,} of {found.images:,}"),
+            ("parameters", _counted(sizes[name], "parameters")),
+            ("multiply-adds", _counted(sizes[name], "multiply_adds")),
+            ("of the teacher's work", "–" if share is None else f"{100 * share:.3g} %"),
+        )
         accuracy = f"{100 * found.accuracy:.2f} %"
-        cards.append(card(LABELS.get(name, name), accuracy, "test accuracy", facts, colour=name))
-    return "".join(map(warning, run.notes)) + grid(*cards, of="cards") + paragraph(hint)
+        cards.append(Card(LABELS.get(name, name), accuracy, "test accuracy", facts, model=name))
+    return (*map(Note, run.notes), Grid(tuple(cards), of="cards"), Paragraph(hint))
 
 
 def _counted(size: ModelSize, what: str) -> str:
@@ -88,7 +88,7 @@ def _counted(size: ModelSize, what: str) -> str:
     return f"{getattr(size, what):,}" if size.parameters else "–"
 
 
-def _table(run: Run, sizes: Mapping[str, ModelSize]) -> str:
+def _table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
     found, measured = run.accuracies, run.calibrations
     told = "; ".join(
         f"{LABELS.get(n, n)} {100 * own.accuracy:.2f} %, {100 * own.accuracy_low_95:.2f} to "
@@ -113,14 +113,14 @@ def _table(run: Run, sizes: Mapping[str, ModelSize]) -> str:
         (f"adaptive ECE, {BINS} bins", *(f"{100 * m.adaptive_ece:.2f} %" for m in measured.values())),
     ]
     caption = "On the test set. From NLL on: how well the stated probabilities fit; less is better"
-    return drawn + table(("measure", *map(_short, run.logits)), rows, caption=caption)
+    return drawn, table(("measure", *map(_short, run.logits)), rows, caption=caption)
 
 
 def _short(name: str) -> str:
     return SHORT.get(name, name)
 
 
-def _curves(run: Run) -> str:
+def _curves(run: Run) -> tuple[Block, ...]:
     found = {quantity for history in run.histories.values() for quantity in history}
     panels = [
         figure(
@@ -148,9 +148,9 @@ def _curves(run: Run) -> str:
         for title, quantity in rows.items()
     ]
     return (
-        grid(*panels, table(("after the last epoch", *models), last))
-        + paragraph("The weights after the last epoch count; none was chosen by looking.")
-        + fold("Every epoch as a table", table(("epoch", *models), every))
+        Grid((*panels, table(("after the last epoch", *models), last))),
+        Paragraph("The weights after the last epoch count; none was chosen by looking."),
+        Fold("Every epoch as a table", (table(("epoch", *models), every),)),
     )
 
 
@@ -161,7 +161,7 @@ def _at(history: Mapping[str, list[float]], quantity: str, epoch: int) -> str:
     return f"{100 * value:.2f} %" if quantity.endswith("_acc") else f"{value:.4f}"
 
 
-def _reliability(run: Run) -> str:
+def _reliability(run: Run) -> tuple[Block, ...]:
     measured, chances = run.calibrations, run.chances
     bins = {name: curve.bins for name, curve in run.reliabilities.items()}
     told = "; ".join(f"{LABELS.get(name, name)} ECE {100 * m.ece:.2f} %" for name, m in measured.items())
@@ -183,11 +183,12 @@ def _reliability(run: Run) -> str:
         for number in filled
         for name in bins
     ]
+    every = table(("confidence", "model", run.noun, "mean confidence", "accuracy"), each)
     return (
-        drawn
-        + table(("measure", *map(_short, bins)), rows)
-        + paragraph(_miscalibrated(measured, chances, run.noun))
-        + fold("Every bin as a table", table(("confidence", "model", run.noun, "mean confidence", "accuracy"), each))
+        drawn,
+        table(("measure", *map(_short, bins)), rows),
+        Paragraph(_miscalibrated(measured, chances, run.noun)),
+        Fold("Every bin as a table", (every,)),
     )
 
 
@@ -217,7 +218,7 @@ def _bias(measured: Calibration) -> str:
     return "too sure" if gap > 0 else "too cautious"
 
 
-def _cost(run: Run, sizes: Mapping[str, ModelSize], timings: Timings) -> str:
+def _cost(run: Run, sizes: Mapping[str, ModelSize], timings: Timings) -> tuple[Block, ...]:
     seconds, latencies = timings.training_seconds, timings.latencies
     rows = [
         ("parameters", *(_counted(size, "parameters") for size in sizes.values())),
@@ -235,4 +236,4 @@ def _cost(run: Run, sizes: Mapping[str, ModelSize], timings: Timings) -> str:
         f"those of this machine ({timings.processor}), with whatever else it was doing. All else that the run "
         "says here comes out the same when it is repeated; times do not."
     )
-    return table(("cost", *map(_short, sizes)), rows) + paragraph(text)
+    return table(("cost", *map(_short, sizes)), rows), Paragraph(text)

@@ -6,15 +6,15 @@ from kd.commands.run.disagreements import Confusion
 from kd.commands.run.report_plots import confusion_difference, paired_errors
 from kd.commands.run.results import Run, Students
 from kd.evaluation.fidelity import Match
-from kd.report.html import paragraph, table
+from kd.report.blocks import Block, Paragraph, table
 from kd.report.svg import figure
 
 PAIRS = 10  # confusions in the table
 DRAWN_CLASSES = 20  # more would be too small to read
 
 
-def comparison(run: Run) -> str:
-    """Control against distilled student, image by image, as HTML."""
+def comparison(run: Run) -> tuple[Block, ...]:
+    """Control against distilled student, image by image."""
     found, noun = run.students, run.noun
     both, only_control, only_distilled = found.both_wrong, found.test.only_first_wrong, found.test.only_second_wrong
     rows = [
@@ -27,7 +27,7 @@ def comparison(run: Run) -> str:
         f"only the distilled student on {only_distilled:,}.",
         caption="Errors that the students share tell nothing of their difference.",
     )
-    return drawn + table((f"test {noun}", "distilled wrong", "distilled right"), rows) + paragraph(_odds(found, noun))
+    return drawn, table((f"test {noun}", "distilled wrong", "distilled right"), rows), Paragraph(_odds(found, noun))
 
 
 def _odds(found: Students, noun: str) -> str:
@@ -42,14 +42,14 @@ def _odds(found: Students, noun: str) -> str:
     )
 
 
-def faithfulness(run: Run) -> str:
-    """How closely each student does what its teacher does, as HTML. The control was never shown the teacher."""
+def faithfulness(run: Run) -> tuple[Block, ...]:
+    """How closely each student does what its teacher does. The control was never shown the teacher."""
     rows: list[tuple[str, ...]] = []
     for part, title in (("overall", "all"), ("teacher_right", "teacher right"), ("teacher_wrong", "teacher wrong")):
         rows += [_match_row(title, name, getattr(run.fidelities[key], part)) for key, name in _SHORT.items()]
     header = (f"test {run.noun}", "student", "agreement", "KL", f"KL at T = {run.temperature:g}")
     caption = "Agreement: the teacher's answer. KL(teacher ‖ student) in nats: 0 for a copy; compare within one column"
-    return paragraph(_faithful_sentence(run)) + table(header, rows, caption=caption)
+    return Paragraph(_faithful_sentence(run)), table(header, rows, caption=caption)
 
 
 _SHORT = {"regular": "control", "distilled": "distilled"}
@@ -75,10 +75,10 @@ def _faithful_sentence(run: Run) -> str:
     )
 
 
-def confusions(run: Run) -> str:
+def confusions(run: Run) -> tuple[Block, ...]:
     """Which errors the distilled student makes more or less often than the control, and where they come from."""
     if not run.confusions:
-        return paragraph("The two students make the same errors, counted by class.")
+        return (Paragraph("The two students make the same errors, counted by class."),)
     text = (
         f"By pairs of classes the distilled student has {run.fewer_confusions:,} errors fewer and "
         f"{run.more_confusions:,} more than the control. "
@@ -86,25 +86,26 @@ def confusions(run: Run) -> str:
         f"teacher, softened, gives to the wrong class on these {run.noun}: where it is high, it too finds the two "
         "alike."
     )
-    return paragraph(text) + _drawn(run) + _confusion_table(run)
+    return (Paragraph(text), *_drawn(run), _confusion_table(run))
 
 
 def _taken(run: Run, found: Confusion) -> str:
     return f"{run.named(found.true)} taken for {run.named(found.predicted)}"
 
 
-def _drawn(run: Run) -> str:
+def _drawn(run: Run) -> tuple[Block, ...]:
     if len(run.confusion_change) > DRAWN_CLASSES:
-        return ""
+        return ()
     told = "; ".join(f"{_taken(run, c)}: {c.difference:+d}" for c in run.confusions[:PAIRS])
-    return figure(
+    drawn = figure(
         confusion_difference(run.confusion_change, run.classes),
         alt=f"Matrix of differences in errors by true and predicted class. The largest: {told}.",
         caption="Blue with a minus: the distilled student makes fewer of these errors. Orange with a plus: more.",
     )
+    return (drawn,)
 
 
-def _confusion_table(run: Run) -> str:
+def _confusion_table(run: Run) -> Block:
     found = run.confusions
     rows = [
         (

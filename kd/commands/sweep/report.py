@@ -10,7 +10,7 @@ from kd.commands.publish import telling, toy_stamp
 from kd.commands.sweep.plots import sweep_map
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import BEST, FINALS, POINTS, best_rows, counted, final_rows, lines, point_rows, tried_title
-from kd.report.html import fold, paragraph, table
+from kd.report.blocks import Block, Fold, Paragraph, paragraphs, table
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance
 from kd.report.svg import figure
@@ -32,9 +32,9 @@ def sweep_part(
     choice, *against, verdict = lines(sweep)
     judgement = sweep.judgement()
     sections = (
-        Section("table", "The chosen point, tested once", _finals(sweep) + "".join(map(paragraph, against))),
-        Section("comparison", "Pair by pair", _pairs(sweep)),
-        Section("map", "Which temperature, which alpha?", paragraph(choice) + _map(sweep)),
+        Section("table", "The chosen point, tested once", (_finals(sweep), *paragraphs(against))),
+        Section("comparison", "Pair by pair", (_pairs(sweep),)),
+        Section("map", "Which temperature, which alpha?", (Paragraph(choice), *_map(sweep))),
         Section("provenance", "Where this comes from", _provenance(sweep, config, teacher, test, command)),
     )
     return Part(
@@ -47,7 +47,7 @@ def sweep_part(
     )
 
 
-def _finals(sweep: Sweep) -> str:
+def _finals(sweep: Sweep) -> Block:
     validation, test, noun = sweep.images
     caption = (
         f"Shares of {noun} with a wrong answer: of the {validation:,} validation {noun} by the "
@@ -57,11 +57,11 @@ def _finals(sweep: Sweep) -> str:
     return table(FINALS, final_rows(sweep), caption=caption)
 
 
-def _pairs(sweep: Sweep) -> str:
+def _pairs(sweep: Sweep) -> Block:
     """What is judged first; then the chosen point against the documented one, where that is something else."""
     judged, roles = sweep.judged(), sweep.roles
     if judged is None:
-        return paragraph("Neither the chosen nor the documented point has a teacher: there are no pairs to judge.")
+        return Paragraph("Neither the chosen nor the documented point has a teacher: there are no pairs to judge.")
     compared = [(judged, "control")]
     if judged == "chosen" and roles["documented"] not in {roles["chosen"], roles["control"]}:
         compared.append(("chosen", "documented"))
@@ -73,7 +73,7 @@ def _pairs(sweep: Sweep) -> str:
     return table(("pairs", *DIFFERENCES[1:]), rows, caption=caption)
 
 
-def _map(sweep: Sweep) -> str:
+def _map(sweep: Sweep) -> tuple[Block, ...]:
     told = "; ".join(f"{row[1]}: {row[0]}: {row[2]}" for row in best_rows(sweep) if row[1])
     noun = sweep.images.noun
     drawn = figure(
@@ -82,12 +82,16 @@ def _map(sweep: Sweep) -> str:
         caption=f"Every point on the validation {noun}; the chosen and the documented one are marked",
     )
     caption = f"{tried_title(sweep)}. Mean ± standard deviation; cross-entropy with the labels, nats"
-    every = fold(f"All {len(sweep.tried)} points", table(POINTS, point_rows(sweep))) if len(sweep.tried) > BEST else ""
-    return drawn + table(POINTS, best_rows(sweep), caption=caption) + every
+    best = table(POINTS, best_rows(sweep), caption=caption)
+    if len(sweep.tried) <= BEST:
+        return drawn, best
+    return drawn, best, Fold(f"All {len(sweep.tried)} points", (table(POINTS, point_rows(sweep)),))
 
 
-def _provenance(sweep: Sweep, config: Mapping[str, Any], teacher: bytes, test: object, command: str) -> str:
+def _provenance(
+    sweep: Sweep, config: Mapping[str, Any], teacher: bytes, test: object, command: str
+) -> tuple[Block, ...]:
     weights = {"teacher": {"sha256": sha256(teacher), "bytes": len(teacher)}}
     judging, fresh = (", ".join(map(str, own)) for own in (sweep.seeds, sweep.final_seeds))
     seeds = f"Seeds that judged the points: {judging}; fresh ones: {fresh}. Every student is in `metrics/sweep.csv`."
-    return provenance(config, weights, test, command) + paragraph(seeds)
+    return (*provenance(config, weights, test, command), Paragraph(seeds))

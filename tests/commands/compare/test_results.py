@@ -25,6 +25,7 @@ from kd.evaluation.latency import Latency
 from kd.evaluation.paired_seeds import spread
 from kd.evaluation.power import power_of
 from kd.models.inference import Predictions
+from kd.report.html import render
 from kd.report.page import Part, page
 from kd.report.style import png
 from kd.training.history import History
@@ -255,4 +256,4 @@ def test_a_fitted_temperature_at_the_end_of_its_range_is_left_out() -> None:
     rows = list(student_rows(of))
     assert {row["fitted_temperature"] for row in rows} == {row["nll_after_scaling"] for row in rows} == {None}
     assert all("fitted_temperature" not in own for own in summaries(of).values())
-    assert re.search(r"<td[^>]*>none</td>", _calibration(of, summaries(of)))
+    assert re.search(r"<td[^>]*>none</td>", render(_calibration(of, summaries(of))))

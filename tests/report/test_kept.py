@@ -1,0 +1,185 @@
+"""Parts that commands leave for each other: all come back as they were; what is damaged or hostile stays harmless."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kd.report.blocks import Block, Figure
+from kd.report.kept import FORMAT, to_json
+from kd.report.page import Part, Section, kept_parts, page, report_files
+from tests.report.test_page import EVERY_BLOCK, EVIL, a_case, a_part, parsed, sections
+
+pytestmark = pytest.mark.pictures
+
+
+def publish(part: Part, folder: Path) -> bytes:
+    """The page after this part was written, as a command does it."""
+    files = report_files(part, results_dir=folder / "results", state_dir=folder / ".kd")
+    kept = folder / ".kd" / "report" / f"{part.source}.json"
+    assert set(files) == {kept, folder / "results" / "report.html"}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(files[kept])
+    return files[folder / "results" / "report.html"]
+
+
+def test_each_command_adds_its_part_and_replaces_its_earlier_one(tmp_path: Path) -> None:
+    parts = [
+        a_part("run", "table", toy="LIMIT=1", settings={"A": "1"}),
+        a_part("compare", "comparison", tone="worse"),
+        a_part("sweep", "map", "table"),
+    ]
+    for number, part in enumerate(parts):
+        assert publish(part, tmp_path) == page(parts[: number + 1])
+    newer = a_part("run", "curves")
+    assert publish(newer, tmp_path) == page([newer, *parts[1:]])
+
+
+DAMAGES = {
+    "empty": b"",
+    "cut off": json.dumps({"format": FORMAT, "source": "compare"}).encode()[:-5],
+    "not JSON": b"\x80\x00\xff",
+    "a list": b"[]",
+    "nested too deep": b"[" * 100_000,
+    "of an earlier format": json.dumps({"format": 1, "source": "compare"}).encode(),
+    "of another format": json.dumps({"format": FORMAT + 1}).encode(),
+    "without sections": json.dumps({"format": FORMAT, "source": "compare"}).encode(),
+}
+
+
+def kept(*blocks: object, **changed: object) -> bytes:
+    section = {"name": "map", "title": "A map", "blocks": blocks or [{"block": "paragraph", "text": "a map"}]}
+    content = {"format": FORMAT, "source": "compare", "verdict": "x", "toy": None, "tone": "open", "settings": {}}
+    return json.dumps({**content, "sections": [section], **changed}).encode()
+
+
+def block(of: Block, /, **changed: object) -> dict[str, object]:
+    """The block as it is kept, with other values for some fields."""
+    part = json.loads(to_json(a_part(sections=(Section("map", "A map", (of,)),))))
+    found: dict[str, object] = part["sections"][0]["blocks"][0]
+    return found | changed
+
+
+DRAWING = '<svg viewBox="0 0 9 9">{}</svg>'
+DRAWN = block(Figure(DRAWING.format(""), "a"))
+CASE = block(a_case("a"))
+DAMAGES |= {
+    "of another command": kept(source="sweep"),
+    "with a wrong kind": kept(verdict=3),
+    "with a wrong tone": kept(tone="good"),
+    "with a wrong setting": kept(settings={"A": 1}),
+    "with a section of a wrong kind": kept(sections=["map"]),
+    "with a section without blocks": kept(sections=[{"name": "map", "title": "A map"}]),
+    "with HTML in place of blocks": kept(sections=[{"name": "map", "title": "A map", "blocks": "<b>x</b>"}]),
+    "with a block that is none": kept({"block": "html", "text": "<b>x</b>"}),
+    "with a block in which something is missing": kept({"block": "paragraph"}),
+    "with a block in which there is more": kept({"block": "paragraph", "text": "x", "html": "<b>x</b>"}),
+    "with a block of a wrong kind": kept({"block": "paragraph", "text": 3}),
+    "with a text in place of a block": kept({"block": "fold", "summary": "x", "blocks": ["x"]}),
+    "with a row too short": kept({"block": "table", "header": ["a", "b"], "rows": [["x"]], "caption": ""}),
+    "with a number for a text": kept({"block": "table", "header": ["a"], "rows": [[1]], "caption": ""}),
+    "with a case without rows": kept(CASE | {"rows": []}),
+    "with a case of other classes": kept(CASE | {"classes": ["a"]}),
+    "with a true class that is none": kept(CASE | {"true": 2}),
+    "with a number that is none": kept(CASE | {"item": "7"}),
+    "with a picture that is none": kept(CASE | {"png": '" onerror="alert(1)'}),
+    "with a name that is none": kept(sections=[{"name": '"><b', "title": "A map", "blocks": []}]),
+}
+# What a drawing could hold that is more than a drawing.
+UNWANTED = {
+    "a script": "<script>alert(1)</script>",
+    "another page": '<foreignObject><iframe src="x"></iframe></foreignObject>',
+    "a refresh": '<meta http-equiv="refresh" content="0; url=//example.org"/>',
+    "a link": '<a href="http://example.org"><text>x</text></a>',
+    "a style sheet": "<style>body { display: none }</style>",
+    "a title": "<title><b>x</b></title>",
+    "a handler": '<g onload="alert(1)"/>',
+    "a handler in capitals": '<g ONLOAD="alert(1)"/>',
+    "a drawing of elsewhere": '<use href="other.svg#x"/>',
+    "an address of a script": '<use href="javascript:alert(1)"/>',
+    "a picture from elsewhere": '<image href="https://example.org/x.png"/>',
+    "an animation": '<animate attributeName="href"/>',
+    "a comment": "<!-- x -->",
+    "raw characters": "<![CDATA[<b>x</b>]]>",
+    "an instruction": "<?php x ?>",
+    "an entity": "&x;",
+    "an end of the page": "</svg></section></main><svg>",
+    "an unclosed element": "<g>",
+    "an element of the page": "<p>x</p>",
+}
+DAMAGES |= {f"with {name} in a drawing": kept(DRAWN | {"svg": DRAWING.format(x)}) for name, x in UNWANTED.items()}
+DAMAGES |= {
+    f"with {name}": kept(DRAWN | {"svg": svg})
+    for name, svg in {
+        "a handler of a drawing": '<svg viewBox="0 0 9 9" onload="alert(1)"></svg>',
+        "a drawing that is none": "<p>x</p>",
+        "a drawing behind a declaration": f'<!DOCTYPE svg [<!ENTITY x "y">]>{DRAWING.format("&x;")}',
+        "two drawings": 2 * DRAWING.format(""),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_or_foreign_part_is_left_out_with_a_note_and_never_an_error(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / ".kd" / "report"
+    folder.mkdir(parents=True)
+    (folder / "compare.json").write_bytes(content)
+    made = publish(a_part(), tmp_path)
+    assert "compare.json, kept for this page by another command, was left out: " in parsed(made).text
+    assert "compare.json, kept for this page" in capsys.readouterr().out
+    assert list(sections(made)) == ["verdict", "table"]
+    assert not parsed(made).all("script")
+    assert str(tmp_path) not in made.decode()
+    assert (folder / "compare.json").read_bytes() == content
+
+
+def test_whatever_is_kept_comes_back_as_it_was(tmp_path: Path) -> None:
+    part = a_part("compare", sections=(Section("map", EVIL, tuple(EVERY_BLOCK.values())),), toy=EVIL, tone="worse")
+    publish(part, tmp_path)
+    parts, notes = kept_parts(tmp_path / ".kd" / "report")
+    assert (parts, notes) == ([part], [])
+
+
+EVIL_FIELDS = [
+    (name, field)
+    for name, whole in EVERY_BLOCK.items()
+    for field, value in block(whole).items()
+    if isinstance(value, str) and field not in ("block", "svg", "png")
+]
+
+
+@pytest.mark.parametrize(("name", "field"), EVIL_FIELDS)
+def test_a_hostile_text_in_a_kept_part_is_text(name: str, field: str, tmp_path: Path) -> None:
+    """Out of its field, its element and its section it does not come, and the page's policy runs no script."""
+    breakout = f'"></title></desc></svg></p></div></section></main>{EVIL}<script>alert(2)</script>'
+    (tmp_path / ".kd" / "report").mkdir(parents=True)
+    content = kept(block(EVERY_BLOCK[name], **{field: breakout}))
+    (tmp_path / ".kd" / "report" / "compare.json").write_bytes(content)
+    made = publish(a_part(), tmp_path)
+    assert list(sections(made)) == ["verdict", "table", "map"]
+    found = parsed(made)
+    assert not found.all("script")
+    assert {image["src"] for image in found.all("img")} <= {"data:image/png;base64,iVBORw0KGgo="}
+    assert not [attributes for _, attributes in found.elements if "onerror" in attributes]
+    assert len(found.all("main")) == len(found.all("section")) - 2 == 1
+    (policy,) = (a["content"] for a in found.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "script" not in policy
+
+
+def test_a_whole_part_of_a_command_of_later_days_is_shown(tmp_path: Path) -> None:
+    (tmp_path / ".kd" / "report").mkdir(parents=True)
+    (tmp_path / ".kd" / "report" / "export.json").write_bytes(kept(source="export"))
+    assert list(sections(publish(a_part(), tmp_path))) == ["verdict", "table", "map"]
+
+
+def test_a_link_in_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
+    folder = tmp_path / ".kd" / "report"
+    folder.mkdir(parents=True)
+    (tmp_path / "elsewhere.json").write_bytes(kept())
+    (folder / "compare.json").symlink_to(tmp_path / "elsewhere.json")
+    assert "compare.json is not a regular file" in parsed(publish(a_part(), tmp_path)).text
