@@ -31,6 +31,11 @@ settings.register_profile("search", deadline=None)
 settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "same")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files of this folder: they run whole programs, and would keep one process busy at the end."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
 def pytest_sessionfinish() -> None:
     remove_small_mnist()
 
