@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 SOURCES = [*PACKAGE, *(ROOT / f"{name}.py" for name in ROOT_MODULES)]
 
 
+@cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _imports(path: Path) -> set[str]:
+@cache
+def _imports(path: Path) -> frozenset[str]:
     """Every module imported in the file, at whatever depth; ``from a import b`` as ``a`` and ``a.b``."""
     names: set[str] = set()
     for node in ast.walk(_tree(path)):
@@ -31,7 +34,7 @@ def _imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
 
 
 def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -155,6 +158,7 @@ def test_the_table_allows_and_refuses_what_it_says() -> None:
     assert not _may_import("classifier", "commands")
 
 
+@cache
 def _at_import(path: Path) -> set[str]:
     """What is imported together with the file: not what its functions import, nor what is for type checkers alone."""
     names: set[str] = set()
