@@ -24,7 +24,7 @@ import torch
 from kd.console import say
 from kd.storage.environment import environment, package_digest
 from kd.storage.files import publish, require_writable, sha256
-from kd.storage.fingerprint import describe, differences, digest
+from kd.storage.fingerprint import describe, digest
 from kd.storage.snapshots import INTERVAL, Snapshots
 from kd.storage.stopping import stop_if_asked, stopping_when_asked
 
@@ -197,6 +197,25 @@ def _say_what_changed(folder: Path, name: str, description: Mapping[str, Any]) -
         changed = ["the earlier description cannot be read"]
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     say(f"{name}: starts anew; changed since the last run: {'; '.join(changed[:3])}{more} (the earlier state is kept)")
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Where two descriptions differ, one line each: ``settings.epochs: was 10, is 2``."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*new, *(key for key in old if key not in new)]
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    if old == new:
+        return []
+    was, now = json.dumps(old), json.dumps(new)
+    return [
+        f"{path}: was {was}, is {now}" if len(was + now) < 40 else f"{path} is another"
+    ]  # digests tell a person nothing
 
 
 TIMED = ("timings.json", "report.html")  # files with measured times, which are others each time

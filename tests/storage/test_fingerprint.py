@@ -19,7 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import kd
-from kd.storage.fingerprint import _compiled, describe, differences, digest
+from kd.storage.fingerprint import describe, digest
+from kd.storage.run_folder import differences
 from tests.conftest import tiny_model
 
 plain = st.recursive(
@@ -222,4 +223,4 @@ def test_a_function_that_is_a_default_is_described_by_its_name_and_not_by_its_ad
         return x, inner, other
 
     assert " at 0x" in repr(first)
-    assert " at 0x" not in str(_compiled(with_default))
+    assert " at 0x" not in str(describe(with_default))

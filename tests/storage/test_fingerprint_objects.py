@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import enum
 import functools
+import logging
+import re
+import ssl
 import threading
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import v2
 
 import kd
+import kd.models.build
 from kd.methods.objectives import in_bfloat16
-from kd.storage.fingerprint import describe
+from kd.storage.fingerprint import OpaqueError, describe, digest
 
 
 class Scaled:
@@ -66,6 +72,28 @@ def by_default(thing: Any) -> Callable[..., Any]:
     return function
 
 
+class Slotted:
+    __slots__ = ("depth",)
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+
+
+class Plain:
+    """An object that is no callable and no dataclass."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth, self.lock = depth, threading.Lock()
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"depth": self.depth}
+
+
+class Pair(NamedTuple):
+    one: int
+    other: int
+
+
 DIFFERENT: list[tuple[Any, Any]] = [
     (Scaled(1), Scaled(2)),
     (Scaled(1).__call__, Scaled(2).__call__),
@@ -78,6 +106,23 @@ DIFFERENT: list[tuple[Any, Any]] = [
     (Options(1), Options(2)),
     (types.SimpleNamespace(a=1), types.SimpleNamespace(a=2)),
     (torch.zeros(3), torch.tensor([0.0, 0.0, 1e-9])),
+    (torch.eye(3).to_sparse(), (2 * torch.eye(3)).to_sparse()),
+    (Slotted(1), Slotted(2)),
+    (Plain(1), Plain(2)),
+    (Pair(1, 2), Pair(1, 3)),
+    ({1: "a"}, {"1": "a"}),
+    ({(1, 2): "a"}, {(1, 3): "a"}),
+    (collections.OrderedDict(a=1), collections.OrderedDict(a=2)),
+    (collections.defaultdict(list), collections.defaultdict(dict)),
+    (b"a", b"b"),
+    (b"a", bytearray(b"a")),
+    (re.compile("a"), re.compile("b")),
+    (np.array(["a", "b"]), np.array(["a", "c"])),
+    (np.array(["2020-01-01"], "M8[D]"), np.array(["2020-01-02"], "M8[D]")),
+    (np.eye(3)[::2], np.eye(3)[1:]),
+    (np.zeros(0), np.zeros((0, 1))),
+    (np.array([None, "b"], dtype=object), np.array([None, "c"], dtype=object)),
+    (np.random.default_rng(0), np.random.default_rng(1)),
 ]
 
 
@@ -140,3 +185,160 @@ def test_in_an_objective_around_another_settings_count() -> None:
     objectives = [in_bfloat16(Scaled(factor)) for factor in (1, 1, 2)]  # type: ignore[arg-type]
     assert describe(objectives[0]) == describe(objectives[1])
     assert describe(objectives[0]) != describe(objectives[2])
+
+
+def made_class(**members: Any) -> type:
+    return type("Made", (), members)
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_the_members_of_a_class_and_of_its_bases_count(one: Any, other: Any) -> None:
+    for derived in (lambda x: made_class(setting=x), lambda x: type("Derived", (made_class(setting=x),), {})):
+        first, again, changed = (describe(derived(x)()) for x in (one, copy.deepcopy(one), other))
+        assert first == again
+        assert first != changed
+
+
+def test_the_code_behind_every_kind_of_method_counts() -> None:
+    def first(self: Any) -> int:
+        return 1
+
+    def second(self: Any) -> int:
+        return 2
+
+    for kind in (lambda f: f, staticmethod, classmethod, property, functools.cached_property, functools.partialmethod):
+        assert describe(made_class(method=kind(first))()) == describe(made_class(method=kind(first))())
+        assert describe(made_class(method=kind(first))()) != describe(made_class(method=kind(second))())
+
+
+def test_a_change_in_what_is_tried_or_in_the_names_of_arguments_is_another_function() -> None:
+    def guarded(x: Any) -> Any:
+        try:
+            y = int(x)
+            return y + 1
+        except ValueError:
+            return 0
+
+    def renamed(z: Any) -> Any:
+        try:
+            y = int(z)
+            return y + 1
+        except ValueError:
+            return 0
+
+    def keyword(*, x: Any) -> Any:
+        try:
+            y = int(x)
+            return y + 1
+        except ValueError:
+            return 0
+
+    functions = (guarded, renamed, keyword)
+    for function in functions:
+        function.__qualname__ = "same"
+    assert len({digest(describe(function)) for function in functions}) == 3
+
+
+def test_what_is_set_on_a_function_counts() -> None:
+    def made(depth: int) -> Callable[[], int]:
+        def function() -> int:
+            return 0
+
+        function.depth = depth  # type: ignore[attr-defined]
+        return function
+
+    assert describe(made(1)) == describe(made(1))
+    assert describe(made(1)) != describe(made(2))
+
+
+def test_hooks_are_part_of_a_model() -> None:
+    def hooked(factor: float, register: str) -> nn.Module:
+        model = nn.Linear(1, 1)
+        nn.init.zeros_(model.weight)
+        nn.init.zeros_(model.bias)
+        getattr(model, register)(lambda *_: None if factor else torch.zeros(1))
+        getattr(model, register)(closing_over(factor))
+        return model
+
+    for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+        assert describe(hooked(1.0, register)) == describe(hooked(1.0, register))
+        assert describe(hooked(1.0, register)) != describe(hooked(2.0, register))
+
+
+class Holding(nn.Module):
+    def __init__(self, thing: Any) -> None:
+        super().__init__()
+        self.thing = thing
+
+
+OPAQUE = {
+    "an object of which nothing shows": lambda: object(),
+    "an open file": lambda: open(__file__, encoding="utf-8"),  # noqa: SIM115, PTH123
+    "a generator": lambda: (number for number in range(3)),
+    "an object that pickle refuses": lambda: threading.local(),
+    "something of another library, in C": lambda: ssl.create_default_context(),
+}
+PLACES: dict[str, Callable[[Any], Any]] = {
+    "itself": lambda x: x,
+    "an item": lambda x: [x],
+    "an attribute of a model": Holding,
+    "a closure": closing_over,
+    "a default": by_default,
+    "an object's attribute": lambda x: Scaled(1, x),
+    "a member of a class": lambda x: made_class(setting=x),
+    "collating": lambda x: DataLoader(TensorDataset(torch.zeros(1)), collate_fn=closing_over(x)),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("opaque", OPAQUE)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_cannot_be_seen_into_is_refused_wherever_it_is(opaque: str, place: str) -> None:
+    """Its type alone would not tell that it has changed."""
+    thing = OPAQUE[opaque]()
+    with pytest.raises(OpaqueError, match=r"cannot tell whether a .* has changed since an earlier run"):
+        describe(PLACES[place](thing))
+    if hasattr(thing, "close"):
+        thing.close()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
+def test_a_graph_of_torch_shows_its_code_and_torchscript_does_not() -> None:
+    class Adding(nn.Module):
+        def __init__(self, constant: int) -> None:
+            super().__init__()
+            self.constant = constant
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.constant
+
+    assert describe(torch.fx.symbolic_trace(Adding(1))) == describe(torch.fx.symbolic_trace(Adding(1)))
+    assert describe(torch.fx.symbolic_trace(Adding(1))) != describe(torch.fx.symbolic_trace(Adding(2)))
+    with pytest.raises(OpaqueError, match="TorchScript does not show its code"):
+        describe(torch.jit.trace(Adding(1), torch.zeros(1)))  # type: ignore[no-untyped-call]
+
+
+def test_locks_and_loggers_decide_nothing() -> None:
+    for first, second in ((threading.Lock(), threading.Lock()), (logging.getLogger("a"), logging.getLogger("b"))):
+        assert describe(Holding(first)) == describe(Holding(second))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.optim.lr_scheduler.OneCycleLR(torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), 1.0, 10),
+        lambda: torch.optim.lr_scheduler.ReduceLROnPlateau(torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)),
+        lambda: torch.utils.data.WeightedRandomSampler([0.5] * 4, 4),
+        lambda: torch.utils.data.random_split(TensorDataset(torch.arange(4)), [2, 2], torch.Generator())[0].dataset,
+        lambda: DataLoader(TensorDataset(torch.arange(4)), shuffle=True, generator=torch.Generator()),
+        lambda: v2.Compose([v2.RandomCrop(28, padding=4), v2.ColorJitter(0.1), v2.RandAugment(), v2.Lambda(abs)]),
+        lambda: torch.fx.symbolic_trace(nn.Sequential(nn.ReLU())),
+        lambda: torch.compile(nn.ReLU()),
+        lambda: torch.compile(closing_over(1)),
+        lambda: torch.optim.swa_utils.AveragedModel(nn.ReLU()),
+        lambda: kd.models.build.build("torchvision:mobilenet_v3_small", input_shape=(3, 224, 224), classes=3, seed=0),
+        lambda: kd.models.build.build("timm:test_vit", input_shape=(3, 160, 160), classes=3, seed=0),
+    ],
+)
+def test_what_people_use_is_described_and_equal_to_itself_made_again(make: Callable[[], Any]) -> None:
+    assert digest(describe(make())) == digest(describe(make()))

@@ -119,15 +119,22 @@ def test_predictions_are_each_models_own_and_kept_in_an_open_run(
     assert "evaluation: kept from an earlier run" in capsys.readouterr().out
 
 
-def test_kept_logits_are_verified_again(digits: kd.ImageDataset, tmp_path: Path) -> None:
+SECRET = {"shift": 0.0}  # decides what a teacher answers, and no description of the teacher shows it
+
+
+def shifted(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+    return output + SECRET["shift"]
+
+
+def test_kept_logits_are_verified_again(
+    digits: kd.ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher = tiny_model()
     with open_run(tmp_path):
+        teacher.register_forward_hook(shifted)
         logits = teacher_logits("logits", teacher, digits)
         assert torch.equal(teacher_logits("logits", teacher, digits), logits)
-        secret = {"shift": 0.0}  # decides what the teacher answers, and nothing shows it
-        teacher.register_forward_hook(lambda _, __, output: output + secret["shift"])
-        assert torch.equal(teacher_logits("logits", teacher, digits), logits)
-        secret["shift"] = 1.0
+        monkeypatch.setitem(SECRET, "shift", 1.0)
         with pytest.raises(ValueError, match=r"the kept logits are refused: .* Use --fresh to collect them again"):
             teacher_logits("logits", teacher, digits)
 
