@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 
+from kd.training.lean_adam import LeanAdam
 from kd.types import Objective
-
-_STEP: Any = inspect.unwrap(torch.optim.Adam.step)
-
-
-class _Adam(torch.optim.Adam):
-    """torch's own, whose methods do not ask torch.compile whether they are being compiled.
-
-    To ask, they import the compiler when they are first called: 164 MB and 1.2 s in every process that trains, and
-    nothing is compiled here (benchmarks/start.py). What they do is the same.
-    """
-
-    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
-    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
-    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
-
-    def step(self, closure: Any = None) -> Any:
-        with torch.no_grad():
-            return _STEP(self, closure)
 
 
 def adam(
@@ -46,5 +25,5 @@ def adam(
     """
     own = objective.parameters() if isinstance(objective, nn.Module) else ()
     # Fused: one pass over the weights instead of a dozen, a fifth of a small student's step (benchmarks/epochs.py).
-    optimizer = _Adam([*model.parameters(), *own], lr=learning_rate, fused=True)
+    optimizer = LeanAdam([*model.parameters(), *own], lr=learning_rate, fused=True)
     return optimizer, LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=steps)
