@@ -160,9 +160,9 @@ MUTANTS = (
         "tests/test_plan.py",
     ),
     Mutant(
-        "a full disk goes unnoticed",
-        "os.fsync(file.fileno())",
-        "pass",
+        "files are replaced one by one",
+        "staged[path] = _stage(path, content)",
+        "_stage(path, content).replace(path)",
         "tests/test_bad_input.py",
     ),
 )
