@@ -43,7 +43,8 @@ class Held(NamedTuple):
 def held() -> Held:
     gc.collect()
     blocks = sys.getallocatedblocks()
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    things = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    tensors = [tensor for tensor in things if tensor.layout is torch.strided]  # others have no storage of their own
     return Held(blocks, len(tensors), sum(tensor.untyped_storage().nbytes() for tensor in tensors))
 
 
