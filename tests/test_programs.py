@@ -16,7 +16,7 @@ import config
 import main
 from kd import cli
 from kd.commands.settings import FLAGS_ALONE
-from kd.storage.run_folder import fingerprint
+from tests.digests import folder_digest
 from tests.report.test_page import sections
 from tests.test_cli import ROOT, SETTINGS, TOY, run
 from tests.test_pipeline import FILES
@@ -174,5 +174,5 @@ def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_on
     ended = {folder: run(*command, folder, cwd=tmp_path) for folder in ("stopped", "untouched")}
     assert all(one.returncode == 0 for one in ended.values()), ended
     assert "teacher: kept from an earlier run" in ended["stopped"].stdout
-    one, other = (fingerprint(tmp_path / folder / "models", tmp_path / folder / "results") for folder in ended)
+    one, other = (folder_digest(tmp_path / folder / "models", tmp_path / folder / "results") for folder in ended)
     assert one == other

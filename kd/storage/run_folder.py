@@ -23,7 +23,7 @@ import torch
 
 from kd.console import say
 from kd.storage.environment import environment, package_digest
-from kd.storage.files import publish, require_writable, sha256
+from kd.storage.files import publish, require_writable
 from kd.storage.fingerprint import describe, digest
 from kd.storage.snapshots import INTERVAL, Snapshots
 from kd.storage.stopping import stop_if_asked, stopping_when_asked
@@ -216,15 +216,3 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [
         f"{path}: was {was}, is {now}" if len(was + now) < 40 else f"{path} is another"
     ]  # digests tell a person nothing
-
-
-TIMED = ("timings.json", "report.html")  # files with measured times, which are others each time
-
-
-def fingerprint(*folders: Path) -> str:
-    """SHA-256 over all that a run leaves in these folders, but for its timings: equal for equal weights and results.
-
-    ``report.html`` is left out as well: it shows timings, beside numbers that the other files have too.
-    """
-    files = sorted((path.name, path) for folder in folders for path in folder.rglob("*") if path.is_file())
-    return digest([(name, sha256(path.read_bytes())) for name, path in files if not name.endswith(TIMED)])

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd.storage.run_folder import fingerprint, open_run, stage
+from kd.storage.run_folder import open_run, stage
 from kd.storage.snapshots import Snapshots
 from kd.storage.stopping import Stopped, asked_to_stop, stop_if_asked, stopping_when_asked
+from tests.digests import folder_digest
 
 
 class Work:
@@ -140,16 +141,16 @@ def test_a_second_signal_ends_at_once() -> None:
     assert "finishing the step in hand" in ended.stderr
 
 
-def test_a_fingerprint_notices_every_file_but_the_timings(tmp_path: Path) -> None:
+def test_a_digest_of_folders_notices_every_file_but_the_timings(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("1")
     (tmp_path / "timings.json").write_text("1")
     (tmp_path / "report.html").write_text("1")
-    before = fingerprint(tmp_path)
+    before = folder_digest(tmp_path)
     (tmp_path / "timings.json").write_text("2")
     (tmp_path / "report.html").write_text("2")
-    assert fingerprint(tmp_path) == before
+    assert folder_digest(tmp_path) == before
     (tmp_path / "metrics.json").write_text("2")
-    assert fingerprint(tmp_path) != before
+    assert folder_digest(tmp_path) != before
 
 
 def test_a_stage_killed_before_its_first_snapshot_is_said_to_be_done_again(

@@ -20,7 +20,7 @@ from kd.commands.compare.settings import CompareSettings
 from kd.commands.data import Task
 from kd.evaluation.cost import Cost, Saved, TrainingCost
 from kd.storage.fingerprint import describe
-from kd.storage.run_folder import fingerprint
+from tests.digests import folder_digest
 
 MNIST = Task((1, 28, 28), tuple("0123456789"))
 CPU = torch.device("cpu")
@@ -127,10 +127,10 @@ def test_compare_after_run_uses_its_teacher_and_a_second_compare_trains_nothing(
     assert summary["teacher_errors"] == [tested["teacher"]["errors"]]
     with (metrics / "comparison_students.csv").open() as table:
         assert len(list(csv.DictReader(table))) == 8
-    before = fingerprint(tmp_path / "results")
+    before = folder_digest(tmp_path / "results")
     kept = sorted(path.name for path in (tmp_path / ".kd").rglob("*.pt"))
     assert kd_command("compare", *out, *TOY, "--pairs", "2") == 0
-    assert fingerprint(tmp_path / "results") == before
+    assert folder_digest(tmp_path / "results") == before
     assert sorted(path.name for path in (tmp_path / ".kd").rglob("*.pt")) == kept
     assert kd_command("compare", *out, *TOY, "--pairs", "3", "--processes", "1") == 0
     more = json.loads((metrics / "comparison.json").read_text())

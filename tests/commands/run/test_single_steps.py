@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from kd import cli
-from kd.storage.run_folder import fingerprint, open_run
+from kd.storage.run_folder import open_run
+from tests.digests import folder_digest
 
 TOY = ("--limit", "200", "--epochs", "1")
 
@@ -35,14 +36,16 @@ def copy(folders: tuple[Path, Path], tmp_path: Path) -> Path:
 
 
 def test_distill_and_evaluate_leave_what_run_leaves(folders: tuple[Path, Path]) -> None:
-    one, other = (fingerprint(folder / "models", folder / "results") for folder in folders)
+    one, other = (folder_digest(folder / "models", folder / "results") for folder in folders)
     assert one == other
 
 
 def test_a_file_of_settings_repeats_the_run(folders: tuple[Path, Path], tmp_path: Path) -> None:
     whole, _ = folders
     assert cli.main(["run", f"--config={whole / 'run.toml'}", f"--out={tmp_path}"]) == 0
-    assert fingerprint(tmp_path / "models", tmp_path / "results") == fingerprint(whole / "models", whole / "results")
+    assert folder_digest(tmp_path / "models", tmp_path / "results") == folder_digest(
+        whole / "models", whole / "results"
+    )
 
 
 def test_distill_goes_on_from_the_settings_of_its_folder(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

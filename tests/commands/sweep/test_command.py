@@ -23,12 +23,13 @@ from kd.commands.sweep.command import Bench, explore
 from kd.commands.sweep.points import Point, Score, choose, documented, grid, point
 from kd.commands.sweep.settings import SweepSettings
 from kd.models.inference import Predictions
-from kd.storage.run_folder import fingerprint, open_run
+from kd.storage.run_folder import open_run
 from kd.training import students
 from kd.training.stages import predictions
 from kd.training.students import Lessons, Student, Trained
 from tests.commands.compare.test_command import kd_command
 from tests.commands.sweep.test_plots import found
+from tests.digests import folder_digest
 from tests.report.test_page import sections
 from tests.test_cli import ROOT
 
@@ -306,9 +307,9 @@ def test_a_sweep_uses_what_run_and_compare_have_left_and_again_trains_nothing(
     page = sections((tmp_path / "results" / "report.html").read_bytes())
     assert {"curves", "comparison", "fidelity", "map", "provenance"} <= set(page)
     assert "speak of different models" not in page["verdict"]
-    before = fingerprint(tmp_path / "results")
+    before = folder_digest(tmp_path / "results")
     assert kd_command("sweep", *out, *TOY, *FEW, "--processes", "1") == 0
-    assert fingerprint(tmp_path / "results") == before
+    assert folder_digest(tmp_path / "results") == before
 
 
 @pytest.mark.slow
