@@ -51,6 +51,8 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
             the shape of one input. An item is ``(input − mean) / std``, or just the input where they are None.
     """
 
+    by_rows = True
+
     def __init__(
         self, inputs: Tensor, labels: Tensor, *, mean: float | Tensor | None = None, std: float | Tensor | None = None
     ) -> None:
@@ -165,6 +167,8 @@ class Split(Subset[Any]):
         indices: of this subset's items in the dataset, from 0.
     """
 
+    by_rows = True
+
     def __init__(self, dataset: Dataset[Any], indices: Sequence[int]) -> None:
         super().__init__(dataset, indices)
         self._rows = torch.tensor(indices)
@@ -174,10 +178,13 @@ class Split(Subset[Any]):
 
 
 def takes_rows(dataset: Dataset[Any]) -> bool:
-    """Whether its batches are fetched with a tensor of rows; others may know only lists of whole numbers."""
+    """Whether its batches are fetched with a tensor of rows; others may know only lists of whole numbers.
+
+    A class whose ``__getitems__`` takes one says so by ``by_rows = True``.
+    """
     if isinstance(dataset, DistillDataset):
         return takes_rows(dataset.dataset)
-    return isinstance(dataset, (ArrayDataset, Split))
+    return getattr(dataset, "by_rows", False)
 
 
 def _rows(indices: Sequence[int] | Tensor, length: int) -> Tensor:

@@ -18,18 +18,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from kd.checks import require
-from kd.data.datasets import ArrayDataset, Gathered, Split, collate
+from kd.data.datasets import Gathered, Split, collate, length_of, takes_rows
 from kd.types import UNLABELLED, Batch
 
 
 class Unlabelled(Dataset[tuple[Tensor, int]]):
     """The inputs of a dataset with −1 as every label; what its items have after the input is never looked at."""
 
+    by_rows = True
+
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return _length(self.dataset)
+        return length_of(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.dataset[index][0], UNLABELLED
@@ -46,9 +48,11 @@ class Joined(Dataset[tuple[Tensor, int]]):
         ValueError: one of both is empty, or their inputs differ in shape or type.
     """
 
+    by_rows = True
+
     def __init__(self, first: Dataset[Any], second: Dataset[Any]) -> None:
         self.first, self.second = first, second
-        for items in (_length(first), _length(second)):
+        for items in (length_of(first), length_of(second)):
             require(items >= 1, "the length of a part", items, "at least 1", "check where its items were taken from")
         one, other = first[0][0], second[0][0]
         if (one.shape, one.dtype) != (other.shape, other.dtype):
@@ -58,15 +62,15 @@ class Joined(Dataset[tuple[Tensor, int]]):
             )
 
     def __len__(self) -> int:
-        return _length(self.first) + _length(self.second)
+        return length_of(self.first) + length_of(self.second)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        row, items = range(len(self))[index], _length(self.first)
+        row, items = range(len(self))[index], length_of(self.first)
         inputs, label = (self.first[row] if row < items else self.second[row - items])[:2]
         return inputs, int(label)
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Gathered:
-        rows, items = torch.as_tensor(indices), _length(self.first)
+        rows, items = torch.as_tensor(indices), length_of(self.first)
         rows = rows.where(rows >= 0, rows + len(self))
         later = rows >= items
         asked = ((self.first, rows[~later]), (self.second, rows[later] - items))
@@ -84,23 +88,16 @@ def repeated(dataset: Dataset[Any], items: int) -> Dataset[Any]:
     Args:
         items: at least the dataset's own number.
     """
-    own = _length(dataset)
+    own = length_of(dataset)
     require(items >= own >= 1, "items", items, f"at least {own}, the dataset's own, of which there is at least one")
     rows = [row % own for row in range(items)]
-    return Split(dataset, rows) if isinstance(dataset, _TAKES_ROWS) else Subset(dataset, rows)
+    return Split(dataset, rows) if takes_rows(dataset) else Subset(dataset, rows)
 
 
 def _batch(dataset: Dataset[Any], rows: Tensor) -> Batch:
     """The items of these rows, with one gather where the dataset can."""
-    if isinstance(dataset, _TAKES_ROWS):
-        return collate(dataset.__getitems__(rows))
+    if takes_rows(dataset):
+        return collate(dataset.__getitems__(rows))  # type: ignore[attr-defined]
     if fetch := getattr(dataset, "__getitems__", None):
         return collate(fetch(rows.tolist()))
     return collate([dataset[row] for row in rows.tolist()])
-
-
-_TAKES_ROWS = (ArrayDataset, Split, Unlabelled, Joined)  # their batches are asked for by a tensor of rows
-
-
-def _length(dataset: Dataset[Any]) -> int:
-    return len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared; ours have one

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, TensorD
 
 from kd.data.datasets import ArrayDataset, DistillDataset, Split, collate
 from kd.data.loaders import Loader
+from kd.data.unlabelled import Joined, Unlabelled
 from kd.seeding import seeded
 
 some = settings(max_examples=60)
@@ -46,7 +47,7 @@ def drawn(kind: type[DataLoader[Any]], dataset: Dataset[Any], *, seed: int, **ho
     shuffle=st.booleans(),
     drop_last=st.booleans(),
     own=st.booleans(),
-    wrap=st.sampled_from(["array", "split", "distill", "ids"]),
+    wrap=st.sampled_from(["array", "split", "joined", "distill", "ids"]),
     seed=st.integers(0, 9),
 )
 def test_batches_and_random_states_are_torchs(
@@ -55,6 +56,8 @@ def test_batches_and_random_states_are_torchs(
     dataset: Dataset[Any] = rows(n)
     if wrap != "array":
         dataset = Split(dataset, list(range(n))[::-2])
+    if wrap == "joined":
+        dataset = Joined(dataset, Unlabelled(rows(n)))
     if wrap in ("distill", "ids"):
         dataset = distilled(dataset, ids=wrap == "ids")
     how = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
