@@ -34,8 +34,19 @@ def require_logits(name: str, logits: Tensor) -> None:
     shape = list(logits.shape)
     fits = len(shape) == 2 and shape[0] >= 1 and shape[1] >= 2
     require(fits, name, shape, "[images, classes] with at least 1 image and 2 classes", "one row of scores per image")
-    broken = int((~logits.isfinite()).any(dim=1).sum())
-    require(not broken, name, f"NaN or infinity in {broken} of {shape[0]} rows", "finite", "did the training diverge?")
+    require_finite_logits(name, logits, "Did the training diverge?")
+
+
+def require_finite_logits(name: str, logits: Tensor, advice: str) -> None:
+    """Raise ``ValueError`` unless logits [N, K] are finite; the error names the first row that is not."""
+    # By the extremes of each row, in which NaN and infinity show: no mask of the size of all logits.
+    finite = logits.amin(dim=1).isfinite() & logits.amax(dim=1).isfinite()
+    if not finite.all():
+        broken = (~finite).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{name} must be finite. Got NaN or infinity in {len(broken):,} of {len(logits):,} rows, the first at row "
+            f"{broken[0]}. {advice}"
+        )
 
 
 def require_labels(labels: Tensor, logits: Tensor) -> None:

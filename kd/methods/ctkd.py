@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kd.checks import require
 from kd.losses import kd_loss
-from kd.methods.objectives import require_logits, supervised_where_labelled
+from kd.methods.objectives import require_teacher_logits, supervised_where_labelled
 from kd.types import Batch, Objective
 
 
@@ -51,7 +51,7 @@ class Curriculum(nn.Module):
         return self.start + self.span * turned.sigmoid()
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        require_logits(batch)
+        require_teacher_logits(batch)
         output, terms = supervised_where_labelled(model, batch)
         soft = kd_loss(output, batch[2], temperature=self.temperature())
         return output, {"hard": self.hard * terms["hard"], "soft": self.soft * soft}

@@ -117,7 +117,7 @@ def distilled(*, temperature: float, alpha: float) -> Objective:
     temperature, alpha = float(temperature), float(alpha)  # 5 and 5.0 are one setting, and are to be described as one
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        require_logits(batch)
+        require_teacher_logits(batch)
         output, terms = supervised_where_labelled(model, batch)
         soft = kd_loss(output, batch[2], temperature=temperature)
         return output, {"hard": alpha * terms["hard"], "soft": (1 - alpha) * soft}
@@ -125,7 +125,7 @@ def distilled(*, temperature: float, alpha: float) -> Objective:
     return objective
 
 
-def require_logits(batch: Batch) -> None:
+def require_teacher_logits(batch: Batch) -> None:
     """Raise ``ValueError`` for a batch that does not carry the teacher's logits after input and label."""
     if len(batch) < 3:
         raise ValueError(

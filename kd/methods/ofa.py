@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kd.checks import require
 from kd.losses import ofa_loss
-from kd.methods.objectives import require_logits, supervised
+from kd.methods.objectives import require_teacher_logits, supervised
 from kd.models.features import capture, shapes, stages
 from kd.models.inference import evaluating
 from kd.seeding import seeded
@@ -46,7 +46,7 @@ class WithExits(nn.Module):
         self.layers, self.gamma, self.soft, self.exits = list(layers), gamma, soft, exits
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        require_logits(batch)
+        require_teacher_logits(batch)
         with capture(model, *self.layers) as features:
             output, terms = supervised(model, batch)
         terms["soft"] = self.soft * self._loss(output, batch)

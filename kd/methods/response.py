@@ -22,7 +22,14 @@ from kd.losses import (
     virtual_logits,
     wsld_loss,
 )
-from kd.methods.objectives import Around, distilled, require_logits, smoothed, supervised, supervised_where_labelled
+from kd.methods.objectives import (
+    Around,
+    distilled,
+    require_teacher_logits,
+    smoothed,
+    supervised,
+    supervised_where_labelled,
+)
 from kd.types import Batch, Objective
 
 # (student logits, batch of input, label, teacher logits) → the method's own loss, weighted.
@@ -181,7 +188,7 @@ def _with_labels(soft: Soft, *, weight: float = 1.0) -> Objective:
     """``weight`` · cross-entropy with the labels, and the method's own loss."""
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        require_logits(batch)
+        require_teacher_logits(batch)
         output, terms = supervised_where_labelled(model, batch)
         return output, {"hard": weight * terms["hard"], "soft": soft(output, batch)}
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from kd.checks import require_finite_logits
 from kd.console import progress, say
 from kd.data.datasets import DistillDataset, collate
 from kd.data.loaders import loader_like, make_loader
@@ -75,14 +76,7 @@ def _require_one_finite_row_each(cached: Predictions, items: int) -> None:
             f"teacher logits must be one row per item: [{items}, classes]. Got {list(cached.logits.shape)} "
             f"with {len(cached.labels)} labels instead. Collect them from this very dataset."
         )
-    # By the extremes of each row, in which NaN and infinity show: no mask of the size of all logits.
-    finite = cached.logits.amin(dim=1).isfinite() & cached.logits.amax(dim=1).isfinite()
-    bad = (~finite).nonzero().flatten()
-    if len(bad):
-        raise ValueError(
-            f"teacher logits must be finite. Got NaN or infinity in {len(bad)} of {items} rows, the first at row "
-            f"{int(bad[0])}. Check the teacher's weights and that item."
-        )
+    require_finite_logits("teacher logits", cached.logits, "Check the teacher's weights and that item.")
 
 
 def _stable_items(dataset: Dataset[Any], rows: Any, seed: int) -> Batch:

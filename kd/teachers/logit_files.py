@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd.checks import require
+from kd.checks import require, require_finite_logits
 from kd.console import say
 from kd.models.inference import Predictions
 from kd.storage.tables import Array, Table, read_table
@@ -114,9 +114,7 @@ def _rows_of(ids: Sequence[str], found: Sequence[str], path: Path) -> Array:
 
 
 def _as_logits(values: Tensor, kind: str, path: Path) -> Tensor:
-    bad = int((~values.isfinite()).any(dim=1).sum())
-    if bad:
-        raise ValueError(f"its values should be finite. Got NaN or infinity in {bad:,} of {len(values):,} rows")
+    require_finite_logits(f"its {kind}", values, "Save them anew, as numbers within the range of float32")
     distributions = bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() <= 0.01).all())
     if kind == "logits":
         if distributions:

@@ -13,7 +13,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from kd.checks import require
+from kd.checks import require, require_finite_logits
 from kd.data.datasets import ArrayDataset
 from kd.teachers.cache import collect_logits
 
@@ -60,8 +60,9 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
         logits = _logarithms(np.asarray(teacher.predict_proba(X), dtype=np.float64)[..., columns])
     wanted = [len(rows), len(classes)]
     require(list(logits.shape) == wanted, "the teacher's answers", list(logits.shape), f"{wanted}, a column per class")
-    broken = int((~logits.isfinite()).any(dim=1).sum())
-    require(not broken, "the teacher's answers", f"NaN or infinity in {broken} of {len(rows)} rows", "finite")
+    require_finite_logits(
+        "the teacher's answers", logits, "Look for non-finite numbers in the teacher and in the rows."
+    )
     return logits
 
 

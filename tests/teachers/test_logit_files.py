@@ -205,14 +205,14 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         r"rows of 3 values, one for each class of the data\. Got \[60, 2\]",
     ),
     "one dimension": ("t.npy", npy(good().ravel()), {}, r"rows of 3 values.*Got \[180\]"),
-    "NaN": ("t.npy", npy(with_value(np.nan)), {}, r"should be finite\. Got NaN or infinity in 1 of 60 rows"),
+    "NaN": ("t.npy", npy(with_value(np.nan)), {}, r"logits must be finite\. Got NaN or infinity in 1 of 60 rows"),
     "too large for float32": (
         "t.npy",
         npy(good().astype(float) * 1e300),
         {},
-        r"should be finite\. Got NaN or infinity in 60 of 60",
+        r"logits must be finite\. Got NaN or infinity in 60 of 60",
     ),
-    "inf as text": ("t.csv", table(with_value(np.inf)), {}, r"should be finite"),
+    "inf as text": ("t.csv", table(with_value(np.inf)), {}, r"must be finite"),
     "probabilities as logits": (
         "t.npy",
         npy(softmax(good())),

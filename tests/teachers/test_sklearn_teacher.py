@@ -136,7 +136,7 @@ def test_a_network_is_asked_in_eval_mode_and_left_as_it_was() -> None:
         (nn.Linear(4, 2), r"the teacher's answers must be \[150, 3\], a column per class\. Got \[150, 2\] instead"),
         (
             nn.Sequential(nn.Linear(4, 3), nn.Threshold(1e9, float("nan"))),
-            "Got 'NaN or infinity in 150 of 150 rows' instead",
+            "Got NaN or infinity in 150 of 150 rows, the first at row 0",
         ),
     ],
 )
