@@ -21,6 +21,8 @@ NPZ_NAMES = ("x", "y", *(f"{axis}_{part}" for part in ("train", "val", "test") f
 NPZ_LIMIT = SIZE_LIMIT  # bytes, of a data set's file and of all its arrays unpacked
 CSV_LIMIT = 256 * 1024**2  # bytes; as Python's texts and lists they take ten times that
 _EXPANSION = 64  # times; random-looking numbers compress to half, a bomb to a thousandth
+_PIECE = 16 * 1024**2  # bytes read at once
+_ANY = "biufcmMSUV"  # kinds of numpy's types, all but objects; what a data set can be of is checked later
 _ALWAYS = 64 * 1024**2  # bytes that a member of an archive may unpack to in any case
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -68,9 +70,7 @@ def read_table(path: Path, *, name: str, id_column: str | None) -> Table:
 def _npz(content: bytes, name: str, id_column: str | None) -> Table:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            if len(members) < len(archive.infolist()):
-                raise ValueError("two of its arrays have one name")
+            members = _members(archive)
             others = [key for key in members if key != id_column]
             wanted = others[0] if len(others) == 1 else name
             for needed in filter(None, (wanted, id_column)):
@@ -78,6 +78,8 @@ def _npz(content: bytes, name: str, id_column: str | None) -> Table:
                     raise ValueError(
                         f"it should hold an array {needed!r}. Got {', '.join([*members][:12]) or 'none'} instead"
                     )
+            for member in filter(None, (members[wanted], members.get(id_column or ""))):
+                _require_no_bomb(member)
             values = _member(archive, members[wanted], "fiu")
             ids = _member(archive, members[id_column], "USiu") if id_column else None
     except ValueError:  # told already
@@ -87,13 +89,23 @@ def _npz(content: bytes, name: str, id_column: str | None) -> Table:
     return Table(values, None if ids is None else _texts(ids), None)
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, kinds: str) -> Array:
-    allowed = max(_ALWAYS, _EXPANSION * member.compress_size)
-    if member.file_size > allowed:
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """What is in an archive, by the names of the arrays."""
+    members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+        raise ValueError("two of its arrays have one name")
+    return members
+
+
+def _require_no_bomb(member: zipfile.ZipInfo) -> None:
+    if member.file_size > max(_ALWAYS, _EXPANSION * member.compress_size):
         raise ValueError(
             f"its array {member.filename} would unpack to {member.file_size:,} bytes, more than {_EXPANSION} times its "
             "size. Save it uncompressed if it is meant so"
         )
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, kinds: str) -> Array:
     with archive.open(member) as stream:  # gives no more bytes than announced, and checks their sum
         return _array(stream, member.file_size, kinds)
 
@@ -102,19 +114,33 @@ def _array(stream: IO[bytes], size: int, kinds: str) -> Array:
     """An array in numpy's format. Its header is held against the ``size`` in bytes before anything else is read.
 
     Args:
-        kinds: letters of the kinds of numpy's types that are allowed.
+        kinds: letters of the kinds of numpy's types that are allowed; objects, which are pickles, never are.
     """
     with _saying_npy():
         version = np.lib.format.read_magic(stream)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, columns_first, dtype = header[version](stream)
         left = size - stream.tell()
+    if dtype.hasobject:
+        raise ValueError("its values are Python objects, which are not read: they could run code")
     if dtype.kind not in kinds:
         raise ValueError(f"its values are of type {dtype}, which is not one of numbers or ids")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
         raise ValueError(f"a shape {list(shape)} of {dtype} does not go with {left:,} bytes of values")
     with _saying_npy():
-        return np.frombuffer(stream.read(), dtype=dtype).reshape(shape, order="F" if columns_first else "C")
+        return _values(stream, math.prod(shape), dtype).reshape(shape, order="F" if columns_first else "C")
+
+
+def _values(stream: IO[bytes], count: int, dtype: np.dtype[Any]) -> Array:
+    """The rest of a stream, piece by piece: all of it at once would take its memory twice."""
+    values = np.empty(count, dtype)
+    room = values.view(np.uint8).data
+    for start in range(0, len(room), _PIECE):
+        piece = room[start : start + _PIECE]
+        if stream.readinto(piece) != len(piece):  # type: ignore[attr-defined]  # both kinds of streams have it
+            raise ValueError("it ends too early")
+    stream.read()  # at its end an archive checks the sum of a member
+    return values
 
 
 @contextlib.contextmanager
@@ -200,34 +226,21 @@ def read_npz(path: Path) -> dict[str, Array]:
 
     Raises:
         ValueError: too large, or an array is of objects or not as large as it says.
-        Exception: whatever zipfile and numpy raise for what is damaged.
+        Exception: whatever zipfile raises for what is damaged.
     """
     with zipfile.ZipFile(io.BytesIO(read_bytes(path.resolve(), limit=NPZ_LIMIT))) as archive:
-        members = [member for member in archive.infolist() if member.filename.removesuffix(".npy") in NPZ_NAMES]
-        unpacked = sum(member.file_size for member in members)
+        members = _members(archive)
+        used = {name: member for name, member in members.items() if name in NPZ_NAMES}
+        unpacked = sum(member.file_size for member in used.values())
         if unpacked > NPZ_LIMIT:
             raise ValueError(f"it unpacks to more than {NPZ_LIMIT:,} bytes. Got {unpacked:,}")
-        if len({member.filename.removesuffix(".npy") for member in members}) < len(members):
-            raise ValueError("two arrays in it have one name")
-        found = {member.filename.removesuffix(".npy"): _checked_array(archive, member) for member in members}
-        unused = sorted({name.removesuffix(".npy") for name in archive.namelist()} - set(found))
+        arrays = {}
+        for name, member in used.items():
+            try:
+                arrays[name] = _member(archive, member, _ANY)
+            except ValueError as error:
+                raise ValueError(f"its array {name} cannot be used: {error}") from error
+    unused = sorted(members.keys() - used.keys())
     if unused:
         warnings.warn(f"{path} has arrays that are not used: {', '.join(unused[:10])}.", stacklevel=3)
-    return found
-
-
-def _checked_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
-    name = member.filename.removesuffix(".npy")
-    with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version not in {(1, 0), (2, 0)}:
-            raise ValueError(f"its array {name} is of format {version}, where numpy writes plain ones as (1, 0)")
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(stream)
-        if dtype.hasobject:
-            raise ValueError(f"its array {name} is of Python objects, which are not read: they could run code")
-        if stream.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-            raise ValueError(f"its array {name} is not as large as its shape {list(shape)} of {dtype} says")
-    with archive.open(member) as stream:
-        array: Array = np.lib.format.read_array(stream, allow_pickle=False)
-        return array
+    return arrays
