@@ -15,7 +15,10 @@ from kd.storage.fingerprint import digest
 
 
 def environment() -> dict[str, Any]:
-    """What else decides the bits of a result. A GPU is part of a stage's own inputs: its device."""
+    """For a stage's key: what else decides the bits of a result, and nothing more, so that no stage is done in vain.
+
+    A GPU is part of a stage's own inputs: its device.
+    """
     return {
         "kd": package_digest(),
         "torch": torch.__version__,
@@ -72,7 +75,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, Any]:
-    """Versions and machine: what else decides whether the same numbers come out again."""
+    """For a reader of results: with which packages and on what machine they were made. No key depends on it."""
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "numpy", "scikit-learn")},
