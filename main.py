@@ -15,6 +15,7 @@ import config
 import kd
 import visualization
 from distillation import distillation_objective, method_settings, require_method
+from kd.arms import OF_A_RUN, TEACHER
 from kd.commands.config_flags import command_line, current
 from kd.commands.messages import say_method, say_sizes
 from kd.commands.method_flags import shown
@@ -122,7 +123,7 @@ def train_teacher(train_loader: DataLoader[Any], val_loader: DataLoader[Any]) ->
     with kd.seeded(config.SEED):
         teacher = TeacherModel().to(config.DEVICE)
     objective = in_bfloat16(kd.supervised) if config.BFLOAT16 else kd.supervised
-    history = train_model("teacher", teacher, objective, train_loader, val_loader)
+    history = train_model(TEACHER, teacher, objective, train_loader, val_loader)
     kd.publish(visualization.teacher_plot(history))
     curves = (history[name] for name in ("train_loss", "val_loss", "train_acc", "val_acc"))
     training = TeacherTraining(teacher, *curves)
@@ -171,10 +172,10 @@ def evaluate_all_models(
     teacher: nn.Module, student_reg: nn.Module, student_dist: nn.Module, test_loader: DataLoader[Any]
 ) -> TestMetrics:
     """Evaluate the three on every test image, once; print accuracies, prediction distributions and one verdict."""
-    models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
+    models = dict(zip(OF_A_RUN, (teacher, student_reg, student_dist), strict=True))
     answers = stages.predictions(models, in_order(test_loader))
     logits = {name: answer.logits for name, answer in answers.items()}
-    text.print_evaluation(_run({}, logits, answers["teacher"].labels, test_loader), limit=config.LIMIT)
+    text.print_evaluation(_run({}, logits, answers[TEACHER].labels, test_loader), limit=config.LIMIT)
     return TestMetrics(*map(_result, answers.values()))
 
 
@@ -190,9 +191,9 @@ def save_and_visualize_results(
 
     Everything is drawn from the two metrics; of ``test_loader`` only the images and labels are used.
     """
-    logits = {name: result.logits for name, result in test_metrics._asdict().items()}
-    run = _run(train_metrics._asdict(), logits, _labels(test_loader, test_metrics), test_loader)
-    models = dict(zip(TestMetrics._fields, (teacher, student_reg, student_dist), strict=True))
+    logits = {name: result.logits for name, result in zip(OF_A_RUN, test_metrics, strict=True)}
+    run = _run(dict(zip(OF_A_RUN, train_metrics, strict=True)), logits, _labels(test_loader, test_metrics), test_loader)
+    models = dict(zip(OF_A_RUN, (teacher, student_reg, student_dist), strict=True))
     plots = visualization.all_plots(run)
     folders = {"models_dir": config.MODELS_DIR, "results_dir": config.RESULTS_DIR, "state_dir": config.STATE_DIR}
     files.save(run, models, plots, **folders)

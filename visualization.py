@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import config
+from kd.arms import TEACHER
 from kd.commands import publish
 from kd.commands.run import plots
 from kd.commands.run.results import Run
@@ -11,7 +12,7 @@ from kd.commands.run.results import Run
 
 def teacher_plot(history: Mapping[str, list[float]]) -> dict[Path, bytes]:
     """``teacher_training.png``: loss and accuracy of the teacher over the epochs."""
-    return publish.plot_files(config.RESULTS_DIR, plots.teacher_figure({"teacher": history}, toy_stamp()))
+    return publish.plot_files(config.RESULTS_DIR, plots.teacher_figure({TEACHER: history}, toy_stamp()))
 
 
 def all_plots(run: Run) -> dict[Path, bytes]:

@@ -100,7 +100,7 @@ def student_epochs(rounds: int, epochs: int = 3, limit: int | None = None) -> di
 
 def pipeline_table(result: Mapping[str, Any]) -> str:
     """``whole_pipeline`` as Markdown."""
-    parts = ("import", "teacher", "regular", "distilled", "evaluation_and_saving")
+    parts = ("import", "teacher", "control", "distilled", "evaluation_and_saving")
     rows = [
         [
             name,

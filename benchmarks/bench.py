@@ -23,9 +23,9 @@ import measuring
 
 AIMS = {
     "teacher epoch / arithmetic bound": "at most 2.0",
-    "student epoch, regular / bare loop": "at most 1.25",
-    "student epoch, distilled / regular student epoch": "at most 1.15",
-    "student epoch, regular / without validation and metrics": "at most 1.11 (a tenth)",
+    "student epoch, control / bare loop": "at most 1.25",
+    "student epoch, distilled / control epoch": "at most 1.15",
+    "student epoch, control / without validation and metrics": "at most 1.11 (a tenth)",
     "caching teacher logits / bare forward pass": "at most 1.05",
     "whole pipeline, obvious / ours": "at least 4",
     "peak memory, ours / obvious": "at most 1",
@@ -43,7 +43,7 @@ def epochs(rounds: int, limit: int | None) -> dict[str, Any]:
 def beyond_training(pipeline: Mapping[str, Any], contender: str) -> float:
     """Seconds of a whole process that are not training or teacher logits: start, data, evaluation, plots, saving."""
     parts = pipeline["parts"][contender]
-    return float(pipeline["seconds"][contender] - sum(parts[name] for name in ("teacher", "regular", "distilled")))
+    return float(pipeline["seconds"][contender] - sum(parts[name] for name in ("teacher", "control", "distilled")))
 
 
 def summary(limits: Mapping[str, Any], pipeline: Mapping[str, Any], students: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
     python benchmarks/default_pair.py --split val --seeds 0-9 --widths 32 64 128 256 --out val.json
     python benchmarks/default_pair.py --split test --seeds 100-109 --widths 256 --out test.json
 
-For each seed: a teacher, then for each width a regular and a distilled student (same initial weights, same batches).
+For each seed: a teacher, then for each width a control and a distilled student (same initial weights, same batches).
 Errors after the last epoch on the validation images (``val``: for choosing) or the test images (``test``: once, for
 confirming). One single-threaded process per core; a seed takes about three minutes.
 """
@@ -33,7 +33,7 @@ from kd.evaluation.paired_seeds import paired
 
 
 def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per width: errors of the teacher, the regular and the distilled student."""
+    """One row per width: errors of the teacher, the control and the distilled student."""
     torch.set_num_threads(1)
     for name, value in overrides.items():
         setattr(config, name, value)
@@ -48,9 +48,9 @@ def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, 
         for width in widths:
             config.STUDENT_WIDTH = width
             students = pipeline.train_students(teacher, *data[:2], *loaders)
-            models = {"teacher": teacher, "regular": students[0], "distilled": students[1]}
+            models = {"teacher": teacher, "control": students[0], "distilled": students[1]}
             errors = {name: _errors(model, judged) for name, model in models.items()}
-            seconds = {"regular": students[2].seconds, "distilled": students[3].seconds}
+            seconds = {"control": students[2].seconds, "distilled": students[3].seconds}
             rows.append({"seed": seed, "width": width, "errors": errors, "seconds": seconds})
     return rows
 
@@ -63,20 +63,20 @@ def _errors(model: torch.nn.Module, loader: Any) -> int:
 def summarise(rows: list[dict[str, Any]], images: int) -> str:
     """A Markdown table: mean ± standard deviation of errors, paired difference with 95 % t interval, p, by width."""
     lines = [
-        "| student width | n | teacher errors | regular errors | distilled errors | difference (95 % interval) | p |",
+        "| student width | n | teacher errors | control errors | distilled errors | difference (95 % interval) | p |",
         "|---|---|---|---|---|---|---|",
     ]
     for width in dict.fromkeys(row["width"] for row in rows):
         columns = {
             name: [row["errors"][name] for row in rows if row["width"] == width]
-            for name in ("teacher", "regular", "distilled")
+            for name in ("teacher", "control", "distilled")
         }
         cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in columns.values()]
-        pairs = paired(columns["regular"], columns["distilled"], images)
+        pairs = paired(columns["control"], columns["distilled"], images)
         interval = f"{pairs.interval.low:+.1f} to {pairs.interval.high:+.1f}" if pairs.interval else "none"
         n, difference = len(pairs.differences), f"{pairs.mean:+.1f} ({interval})"
         lines.append(f"| {width} | {n} | {' | '.join(cells)} | {difference} | {pairs.t_p:.2g} |")
-    return "\n".join([*lines, f"\nErrors of {images:,} images; difference = distilled − regular, paired t."])
+    return "\n".join([*lines, f"\nErrors of {images:,} images; difference = distilled − control, paired t."])
 
 
 def _arguments() -> argparse.Namespace:

@@ -124,8 +124,8 @@ def measure(work: Work, rounds: int) -> dict[str, float]:
             "teacher": lambda: fitted(TeacherModel, kd.supervised, work.plain),
             "teacher_bfloat16": lambda: fitted(TeacherModel, in_bfloat16(kd.supervised), work.plain),
             "teacher_bare": lambda: bare(TeacherModel, images, labels),
-            "regular": lambda: fitted(StudentModel, kd.supervised, work.plain),
-            "regular_unmeasured": lambda: fitted(StudentModel, kd.supervised, no_validation, metrics={}),  # type: ignore[arg-type]
+            "control": lambda: fitted(StudentModel, kd.supervised, work.plain),
+            "control_unmeasured": lambda: fitted(StudentModel, kd.supervised, no_validation, metrics={}),  # type: ignore[arg-type]
             "distilled": lambda: fitted(StudentModel, objective, work.distill),
             "student_bare": lambda: bare(StudentModel, images, labels),
             "cache": lambda: seconds(lambda: kd.collect_logits(teacher, work.training)),
@@ -142,15 +142,15 @@ def rows(figures: dict[str, float], steps: int) -> list[list[str]]:
     def row(what: str, seconds: float, against: str, limit: float) -> list[str]:
         return [what, f"{seconds:.3f} s", against, f"{limit:.3f} s", f"{seconds / limit:.2f}"]
 
-    unmeasured = figures["regular_unmeasured"]
+    unmeasured = figures["control_unmeasured"]
     return [
         row("teacher epoch", figures["teacher"], "arithmetic bound", bound["teacher"]),
         row("teacher epoch", figures["teacher"], "bare loop", figures["teacher_bare"]),
         row("teacher epoch, bfloat16", figures["teacher_bfloat16"], "teacher epoch", figures["teacher"]),
-        row("student epoch, regular", figures["regular"], "bare loop", figures["student_bare"]),
-        row("student epoch, regular", figures["regular"], "arithmetic bound", bound["student"]),
-        row("student epoch, distilled", figures["distilled"], "regular student epoch", figures["regular"]),
-        row("student epoch, regular", figures["regular"], "without validation and metrics", unmeasured),
+        row("student epoch, control", figures["control"], "bare loop", figures["student_bare"]),
+        row("student epoch, control", figures["control"], "arithmetic bound", bound["student"]),
+        row("student epoch, distilled", figures["distilled"], "control epoch", figures["control"]),
+        row("student epoch, control", figures["control"], "without validation and metrics", unmeasured),
         row("caching teacher logits", figures["cache"], "bare forward pass", figures["cache_bare"]),
     ]
 

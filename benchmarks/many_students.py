@@ -45,7 +45,7 @@ def lessons(settings: RunSettings) -> Lessons:
 
 
 def students(settings: RunSettings, count: int) -> dict[str, Student]:
-    """Regular and distilled in turn."""
+    """Control and distilled in turn."""
     objectives = (kd.supervised, kd.distilled(temperature=settings.temperature, alpha=settings.alpha))
     made = {}
     for number in range(count):

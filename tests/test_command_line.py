@@ -216,17 +216,17 @@ def test_evaluation_prints_accuracies_distributions_and_one_honest_verdict(
     toy_run: ToyRun, toy: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     students = toy_run.students[:2]
-    teacher, regular, distilled = main.evaluate_all_models(students[0], *students, toy_run.data.test_loader)
+    teacher, control, distilled = main.evaluate_all_models(students[0], *students, toy_run.data.test_loader)
     out = capsys.readouterr().out
-    for name, result in (("teacher", teacher), ("regular", regular), ("distilled", distilled)):
+    for name, result in (("teacher", teacher), ("control", control), ("distilled", distilled)):
         cells = [re.findall(r"[\w,.%]+", line) for line in out.splitlines() if re.match(rf"\W*{name}\b", line)]
         assert [name, f"{result.accuracy:.2%}", f"{result.errors:,}", f"{len(toy_run.data.test_dataset):,}"] in cells
-    answers = [result.logits.argmax(dim=1) for result in (teacher, regular, distilled)]
+    answers = [result.logits.argmax(dim=1) for result in (teacher, control, distilled)]
     for digit in range(10):
         counts = [f"{int((answer == digit).sum()):,}" for answer in (toy_run.data.test_dataset.labels, *answers)]
         assert [str(digit), *counts] in [re.findall(r"[\w,.%]+", line) for line in out.splitlines()]
     verdict = out.strip().splitlines()[-1]
-    assert f"{distilled.errors:,} errors, the control {regular.errors:,}" in verdict
+    assert f"{distilled.errors:,} errors, the control {control.errors:,}" in verdict
     assert re.search(r"exact McNemar p = [\d.e-]+", verdict)
     assert re.search("these two networks", verdict, flags=re.IGNORECASE)
     assert "TOY RUN on 300 training images" in out

@@ -13,7 +13,7 @@ from kd.training.hooks import epoch_line
 ESCAPE = "\x1b"
 DIGITS = [str(k) for k in range(10)]
 # The table of predictions per class on MNIST's 10,000 test images, as wide as it gets.
-DISTRIBUTION = {name: ["1,135"] * 10 for name in ("true", "teacher", "regular", "distilled")}
+DISTRIBUTION = {name: ["1,135"] * 10 for name in ("true", "teacher", "control", "distilled")}
 
 
 @pytest.fixture(autouse=True)

@@ -82,7 +82,7 @@ FLOORS = (
     ("storage",),
     ("losses",),
     ("devices", "imports", "seeding"),
-    ("checks", "console", "types"),
+    ("arms", "checks", "console", "types"),
 )
 BELOW = {
     room: {other for lower in FLOORS[number + 1 :] for other in lower}

@@ -28,7 +28,7 @@ from tests.conftest import ToyRun
 
 ROOT = Path(main.__file__).parent
 REFERENCE = (ROOT / "docs" / "pipeline.rst").read_text(encoding="utf-8")
-NAMES = ("teacher", "regular", "distilled")
+NAMES = ("teacher", "control", "distilled")
 
 SIGNATURES = {
     "initialize_directories": "",

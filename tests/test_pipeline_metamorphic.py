@@ -160,8 +160,8 @@ def test_both_students_start_from_the_same_weights(toy_run: ToyRun, monkeypatch:
 
     monkeypatch.setattr(main, "train_model", spy)
     _students(toy_run)
-    assert starts["regular"][1] == starts["distilled"][1]
-    assert starts["regular"][0] != starts["distilled"][0]
+    assert starts["control"][1] == starts["distilled"][1]
+    assert starts["control"][0] != starts["distilled"][0]
 
 
 def test_both_students_see_the_same_batches_in_the_same_shuffled_order(toy_run: ToyRun) -> None:

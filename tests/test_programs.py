@@ -60,7 +60,7 @@ def test_off_the_terminal_there_is_one_plain_line_per_epoch(main_run: Finished) 
     lines = main_run.outcome.stdout.splitlines()
     pattern = r"(\w+) +epoch 1/1  train loss [\d.]+ accuracy [\d.]+%  val loss [\d.]+ accuracy [\d.]+%  \d+ s"
     epochs = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
-    assert epochs == ["teacher", "regular", "distilled"]
+    assert epochs == ["teacher", "control", "distilled"]
     assert not set("\x1b\r\b") & set(main_run.outcome.stdout)
 
 
@@ -130,7 +130,7 @@ def test_the_same_command_again_keeps_every_stage_and_changes_no_file(
     before = outputs(finished)
     assert cli.main(["run", *TOY, "--out", str(finished)]) == 0
     kept = re.findall(r"^(\S+): kept from an earlier run", capsys.readouterr().out, flags=re.MULTILINE)
-    assert kept == ["teacher", "logits-training", "logits-validation", "regular", "distilled", "evaluation"]
+    assert kept == ["teacher", "logits-training", "logits-validation", "control", "distilled", "evaluation"]
     after = outputs(finished)
     assert before.pop("run.toml") != after.pop("run.toml")  # the folder was given as another path
     reports = [sections(files.pop(REPORT)) for files in (before, after)]

@@ -250,10 +250,10 @@ def run(folder: Path, data: Path, epochs: int, limit: int | None, *, cached: boo
     """Train, evaluate and save the three models; the figures that ``measuring.report`` prints."""
     torch.manual_seed(0)
     training, validation, test = make_loaders(data, limit)
-    models: dict[str, nn.Module] = {"teacher": Teacher(), "regular": Student(), "distilled": Student()}
+    models: dict[str, nn.Module] = {"teacher": Teacher(), "control": Student(), "distilled": Student()}
     losses: dict[str, Loss] = {
         "teacher": supervised_loss,
-        "regular": supervised_loss,
+        "control": supervised_loss,
         "distilled": loss_with_cached if cached else loss_with(models["teacher"]),
     }
     histories, seconds = {}, {}

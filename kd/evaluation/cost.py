@@ -21,7 +21,7 @@ class TrainingCost(NamedTuple):
     Attributes:
         teacher: its whole training.
         cache: its answers to all training images, as often as it is asked for them.
-        student: the whole training of one student, regular or distilled.
+        student: the whole training of one student, control or distilled.
         epochs: of each of these trainings.
         served: students that share the teacher and its answers, at least 1.
     """

@@ -84,7 +84,7 @@ class Card:
     """One model at a glance: its name, its most important number with a note below, and a few facts.
 
     Attributes:
-        model: ``teacher``, ``regular`` or ``distilled``, for its colour; another is grey.
+        model: ``teacher``, ``control`` or ``distilled``, for its colour; another is grey.
     """
 
     title: str

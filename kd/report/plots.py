@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from kd.arms import GREY, Arm, arm_of
 from kd.evaluation.calibration import ReliabilityCurve
 from kd.evaluation.two_models import Accuracy
-from kd.report.style import COLOURS, GREY, LABELS, MARKS, TICKS, drawn, label_classes, tidy
+from kd.report.style import TICKS, drawn, label_classes, tidy
 
 JOINED = 10  # images that a bin must have for its point to be joined to others
 
@@ -42,11 +43,12 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], pane
 
 
 def _curve(axes: Axes, values: Sequence[float], style: str, name: str, percent: bool) -> None:
-    label = f"{LABELS.get(name, name)}, {'training' if style == '--' else 'validation'}"
+    arm = arm_of(name)
+    label = f"{arm.label}, {'training' if style == '--' else 'validation'}"
     scale = 100 if percent else 1
     epochs = range(1, len(values) + 1)
     marker = "o" if len(values) == 1 else None  # a line through one epoch would be invisible
-    axes.plot(epochs, [scale * v for v in values], style, color=COLOURS.get(name), label=label, marker=marker, lw=1.8)
+    axes.plot(epochs, [scale * v for v in values], style, color=arm.colour, label=label, marker=marker, lw=1.8)
 
 
 def accuracy_comparison(accuracies: Mapping[str, Accuracy], *, noun: str = "images") -> Figure:
@@ -59,10 +61,10 @@ def accuracy_comparison(accuracies: Mapping[str, Accuracy], *, noun: str = "imag
     axes = figure.subplots()
     for row, (name, (share, low, high, errors, _)) in enumerate(accuracies.items()):
         spread = [[100 * (share - low)], [100 * (high - share)]]
-        axes.errorbar(100 * share, row, xerr=spread, fmt="o", ms=8, capsize=5, lw=2, color=COLOURS.get(name))
+        axes.errorbar(100 * share, row, xerr=spread, fmt="o", ms=8, capsize=5, lw=2, color=arm_of(name).colour)
         text = f"{share:.2%}   {errors:,} errors"
         axes.annotate(text, (100 * share, row), (0, 11), textcoords="offset points", ha="center", weight="bold")
-    axes.set_yticks(range(len(accuracies)), [LABELS.get(name, name) for name in accuracies])
+    axes.set_yticks(range(len(accuracies)), [arm_of(name).label for name in accuracies])
     axes.set_ylim(len(accuracies) - 0.5, -0.75)
     axes.margins(x=0.2)
     images = next(iter(accuracies.values())).images
@@ -147,7 +149,8 @@ def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = 
     for axes, (name, matrix) in zip(np.atleast_1d(figure.subplots(1, len(matrices))), mistakes.items(), strict=True):
         _heatmap(axes, matrix, ceiling)
         label_classes(axes, len(matrix), classes)
-        axes.set_title(f"{LABELS.get(name, name)}: {matrix.sum():,} errors", weight="bold", color=COLOURS.get(name))
+        arm = arm_of(name)
+        axes.set_title(f"{arm.label}: {matrix.sum():,} errors", weight="bold", color=arm.colour)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
     return figure
@@ -184,7 +187,7 @@ def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "
     axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[6, 0.25 + 0.28 * len(curves)])
     axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls=(0, (8, 4)), label="perfectly calibrated")
     for row, (name, curve) in enumerate(curves.items()):
-        _reliability_points(axes, curve, name, *MARKS[row % len(MARKS)])
+        _reliability_points(axes, curve, arm_of(name))
         for column, (images, _, _) in zip(range(bins), curve.bins, strict=True):
             text = f"{images:,}" if images < 1e5 else f"{images / 1000:,.0f}k"
             colour = "black" if images else GREY
@@ -197,16 +200,15 @@ def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "
     return figure
 
 
-def _reliability_points(axes: Axes, curve: ReliabilityCurve, name: str, marker: str, style: str) -> None:
+def _reliability_points(axes: Axes, curve: ReliabilityCurve, arm: Arm) -> None:
     """A point with its interval for each bin that has images; a line joins those that chance does not throw about."""
     full = [
         (images, 100 * confidence, 100 * accuracy, interval)
         for (images, confidence, accuracy), interval in zip(curve.bins, curve.intervals, strict=True)
         if confidence is not None and accuracy is not None and interval is not None
     ]
-    colour = COLOURS.get(name, GREY)
     joined = [(confidence, accuracy) for images, confidence, accuracy, _ in full if images >= JOINED]
-    axes.plot([c for c, _ in joined], [a for _, a in joined], style, color=colour, lw=1.4)
+    axes.plot([c for c, _ in joined], [a for _, a in joined], arm.line, color=arm.colour, lw=1.4)
     # Where none or all are right an interval ends at its point, but for rounding.
     below = [max(0.0, a - 100 * low) for _, _, a, (low, _) in full]
     above = [max(0.0, 100 * high - a) for _, _, a, (_, high) in full]
@@ -214,18 +216,18 @@ def _reliability_points(axes: Axes, curve: ReliabilityCurve, name: str, marker: 
         [c for _, c, _, _ in full],
         [a for _, _, a, _ in full],
         yerr=[below, above],
-        fmt=marker,
+        fmt=arm.marker,
         elinewidth=1,
         capsize=3,
-        color=colour,
+        color=arm.colour,
         clip_on=False,  # a point at 100 % is drawn whole
-        label=f"{LABELS.get(name, name)}: ECE {100 * curve.ece:.2f} %",
+        label=f"{arm.label}: ECE {100 * curve.ece:.2f} %",
     )
 
 
 def _count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -> None:
     """The frame around the counts: a row per model, a column per bin, the shared axis of confidence below."""
-    axes.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names])
+    axes.set_yticks(range(len(names)), [arm_of(name).label for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xticks(np.arange(bins + 1) * 100 / bins, minor=True)

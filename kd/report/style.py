@@ -1,4 +1,4 @@
-"""What all figures share: colours, labels and marks of the models, ticks of classes, a figure as the bytes of a PNG."""
+"""What all figures share: ticks of classes, a bold title, a figure as the bytes of a PNG."""
 
 from __future__ import annotations
 
@@ -10,25 +10,6 @@ from matplotlib.figure import Figure
 
 from kd.report.case import short
 
-CONTROL, DISTILLED = "regular", "distilled"  # the two students that are compared, in these tables and in all files
-
-# Okabe and Ito's palette: told apart with every common colour blindness, and in grey by lightness.
-COLOURS = {
-    "teacher": "#000000",
-    "regular": "#D55E00",
-    "distilled": "#0072B2",
-    "smoothed": "#009E73",
-    "longer": "#CC79A7",
-}
-LABELS = {
-    "teacher": "teacher",
-    "regular": "regular student (control)",
-    "distilled": "distilled student",
-    "smoothed": "label smoothing",
-    "longer": "longer on the labels",
-}
-GREY = "#666666"
-MARKS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"))  # without colour
 TICKS = 25  # classes of which each can have a tick, and its counts a place
 
 

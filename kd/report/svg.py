@@ -13,7 +13,7 @@ from kd.report.blocks import Figure
 _THEME = {
     "#000000": "currentColor",
     "#ffffff": "var(--paper)",
-    "#d55e00": "var(--regular)",
+    "#d55e00": "var(--control)",
     "#0072b2": "var(--distilled)",
     "#666666": "var(--quiet)",
     "#b0b0b0": "var(--line)",

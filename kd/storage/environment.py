@@ -35,7 +35,7 @@ PACKAGE = Path(__file__).parents[1]
 # Modules and folders that may change without changing a result. A new one counts until it is named here: the safe
 # way round.
 _NO_RESULTS = """
-cli console devices
+arms cli console devices
 commands/compare commands/run commands/sweep
 commands/config_flags commands/dry_run commands/messages commands/paired_table commands/program commands/publish
 commands/settings commands/settings_file commands/steps

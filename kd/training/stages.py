@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from kd.arms import CONTROL, DISTILLED
 from kd.console import progress
 from kd.data.loaders import batches_differ
 from kd.methods.objectives import supervised
@@ -34,9 +35,9 @@ Train = Callable[[str, nn.Module, Objective, DataLoader[Any], DataLoader[Any]], 
 class Pair(NamedTuple):
     """The control and its distilled twin, trained."""
 
-    regular: nn.Module
+    control: nn.Module
     distilled: nn.Module
-    regular_history: History
+    control_history: History
     distilled_history: History
 
 
@@ -118,17 +119,17 @@ def train_pair(
         seed: the one that ``train`` uses, to compare the order of the batches.
         on_purpose: why the batches differ, where they are meant to.
     """
-    regular, distilled = student, copy.deepcopy(student)
+    control, distilled = student, copy.deepcopy(student)
     difference = batches_differ(loaders[0], distill_loaders[0], seed=seed)
-    regular_history = train("regular", regular, supervised, *loaders)
-    distilled_history = train("distilled", distilled, objective, *distill_loaders)
+    control_history = train(CONTROL, control, supervised, *loaders)
+    distilled_history = train(DISTILLED, distilled, objective, *distill_loaders)
     if difference:
         note = f"The control and the distilled student did not see the same batches: {on_purpose or difference}."
         if on_purpose is None:
             warnings.warn(f"{note} Their difference is not due to the objective alone.", stacklevel=3)
-        regular_history.notes.append(note)
+        control_history.notes.append(note)
         distilled_history.notes.append(note)
-    return Pair(regular, distilled, regular_history, distilled_history)
+    return Pair(control, distilled, control_history, distilled_history)
 
 
 def predictions(

@@ -109,10 +109,10 @@ def test_both_scripts_report_the_same_figures_at_toy_size(tmp_path: Path) -> Non
     size = ("--limit", "600", "--epochs", "1")
     obvious, ours = last_line("obvious.py", "--data", tmp_path, *size), last_line("ours.py", *size)
     for figures in map(json.loads, (obvious, ours)):
-        parts = ("total", "import", "teacher", "regular", "distilled", "evaluation_and_saving")
+        parts = ("total", "import", "teacher", "control", "distilled", "evaluation_and_saving")
         assert set(figures) == {"seconds", "epoch_seconds", "test_errors", "peak_rss"}
         assert set(figures["seconds"]) == set(parts)
         assert sum(figures["seconds"][part] for part in parts[1:]) <= figures["seconds"]["total"]
         assert all(second > 0 for second in figures["seconds"].values())
-        assert set(figures["epoch_seconds"]) == set(figures["test_errors"]) == {"teacher", "regular", "distilled"}
+        assert set(figures["epoch_seconds"]) == set(figures["test_errors"]) == {"teacher", "control", "distilled"}
         assert all(0 < errors < 9000 for errors in figures["test_errors"].values())  # 9,000: guessing

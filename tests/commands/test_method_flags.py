@@ -67,7 +67,7 @@ def test_another_setting_trains_the_distilled_student_and_nothing_else(
     assert "method: dkd with temperature=4, alpha=1, beta=8, warmup=0.0833333" in capsys.readouterr().out
     assert cli.main([*out, "--method", "dkd", "--set", "beta=0.5"]) == 0
     kept = re.findall(r"^(\S+): kept from an earlier run", capsys.readouterr().out, flags=re.MULTILINE)
-    assert kept == ["teacher", "logits-training", "logits-validation", "regular"]
+    assert kept == ["teacher", "logits-training", "logits-validation", "control"]
     after = {name: weights(tmp_path, name) for name in before}
     assert [name for name in before if before[name] != after[name]] == ["student_distilled"]
     assert recorded(tmp_path)["METHOD"] == "dkd"

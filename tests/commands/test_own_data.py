@@ -62,7 +62,7 @@ def test_a_trained_teacher_is_loaded_measured_and_left_as_it_is(
     second = tmp_path / "second/results"
     assert not (second / "plots/teacher_training.png").exists()
     assert "came trained" in (second / "report.html").read_text()
-    assert list(metrics(tmp_path / "second")["curves"]) == ["regular", "distilled"]
+    assert list(metrics(tmp_path / "second")["curves"]) == ["control", "distilled"]
 
 
 def test_several_teachers_answer_as_one(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_classes_of_own_data_have_their_names_everywhere(
     tables = {name: list(csv.DictReader(lines)) for name, lines in texts.items()}
     for row in tables["test_predictions.csv"]:
         assert row["label_name"] == names[int(row["label"])]
-        assert row["regular_prediction_name"] == names[int(row["regular_prediction"])]
+        assert row["control_prediction_name"] == names[int(row["control_prediction"])]
     for row in tables["per_class_accuracy.csv"]:
         assert row["class_name"] == names[int(row["class"])]
     for row in tables["confusion_matrices.csv"]:

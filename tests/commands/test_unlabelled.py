@@ -62,7 +62,7 @@ def test_the_control_of_a_comparison_learns_from_labels_alone(more: Path, tmp_pa
     assert cli.main(["compare", *TOY, *few, "--unlabelled", str(more), f"--out={tmp_path / 'a'}"]) == 0
     assert cli.main(["run", *TOY, "--unlabelled", str(more), f"--out={tmp_path / 'b'}"]) == 0
     students = (tmp_path / "a/results/metrics/comparison_students.csv").read_text()
-    assert students.count("regular,") == students.count("distilled,") == 2
+    assert students.count("control,") == students.count("distilled,") == 2
     # The same start, batches and lessons as in a run: with one thread, the same network.
     if torch.get_num_threads() == 1:
         manifest = json.loads((tmp_path / "b/models/manifest.json").read_text())["models"]

@@ -73,7 +73,7 @@ def test_kills_at_random_times_change_nothing(tmp_path: Path, untouched: Path) -
     [
         (signal.SIGTERM, "MNIST:"),
         (signal.SIGINT, "teacher    epoch 1/2"),
-        (signal.SIGTERM, "regular    epoch 1/2"),
+        (signal.SIGTERM, "control    epoch 1/2"),
         (signal.SIGTERM, "Test set"),
     ],
 )
@@ -124,12 +124,12 @@ def test_a_full_disk_is_foreseen_or_reported_and_nothing_is_lost(small_disk: Pat
 
 
 def newest_snapshot(folder: Path) -> Path:
-    return max((folder / ".kd" / "stages").glob("regular-*/*.pt"))
+    return max((folder / ".kd" / "stages").glob("control-*/*.pt"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "zeroed", "empty", "foreign"])
 def test_a_damaged_snapshot_is_named_and_the_one_before_it_used(damage: str, tmp_path: Path, untouched: Path) -> None:
-    harness.run_and_signal(tmp_path, signal.SIGTERM, "regular    epoch 1/2")
+    harness.run_and_signal(tmp_path, signal.SIGTERM, "control    epoch 1/2")
     victim = newest_snapshot(tmp_path)
     content = bytearray(victim.read_bytes())
     if damage == "flipped":
@@ -150,8 +150,8 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_it_used(damage: str, tmp
 
 
 def test_where_no_snapshot_is_whole_the_run_refuses_to_start_over(tmp_path: Path) -> None:
-    harness.run_and_signal(tmp_path, signal.SIGTERM, "regular    epoch 1/2")
-    for victim in (tmp_path / ".kd" / "stages").glob("regular-*/*.pt"):
+    harness.run_and_signal(tmp_path, signal.SIGTERM, "control    epoch 1/2")
+    for victim in (tmp_path / ".kd" / "stages").glob("control-*/*.pt"):
         victim.write_bytes(b"")
     ended = harness.run(tmp_path)
     assert ended.code == 1
@@ -176,7 +176,7 @@ def test_another_temperature_keeps_teacher_logits_and_control(tmp_path: Path, un
     shutil.copytree(untouched, tmp_path / "run")
     ended = harness.run(tmp_path / "run", "--temperature", "4")
     assert ended.code == 0
-    for stage in ("teacher", "logits-training", "logits-validation", "regular"):
+    for stage in ("teacher", "logits-training", "logits-validation", "control"):
         assert f"{stage}: kept" in ended.output
     assert "distilled: starts anew; changed since the last run: inputs.objective.closure.temperature" in ended.output
     assert_goes_on(tmp_path / "run", untouched)  # the first outcome is still there: nothing is trained again

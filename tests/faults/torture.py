@@ -34,7 +34,7 @@ STAGES = (
     "MNIST:",
     "teacher    epoch 1/2",
     "teacher logits",
-    "regular    epoch 1/2",
+    "control    epoch 1/2",
     "distilled  epoch 1/2",
     "Test set",
 )

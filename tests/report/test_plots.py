@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+from kd.arms import ARMS
 from kd.evaluation.calibration import Bin, reliability_curve
 from kd.evaluation.two_models import accuracy_of, proportion_interval
 from kd.report.plots import (
@@ -32,8 +33,8 @@ from kd.report.style import png
 
 pytestmark = pytest.mark.pictures
 
-MODELS = ("teacher", "regular", "distilled")
-CAPTIONS = ("only the regular student errs", "only the distilled student errs", "both students err", "the teacher errs")
+MODELS = ("teacher", "control", "distilled")
+CAPTIONS = ("only the control errs", "only the distilled student errs", "both students err", "the teacher errs")
 # The panels of the pipeline's training_curves.png, of which the last has the longest title.
 PANELS = {
     "ce": "Cross-entropy with the labels, nats",
@@ -45,7 +46,7 @@ PANELS = {
 def histories(epochs: int) -> dict[str, dict[str, list[float]]]:
     curve = [0.5 / (epoch + 1) for epoch in range(epochs)]
     common = {f"{split}_{name}": curve for split in ("train", "val") for name in ("ce", "acc")}
-    return {"regular": common, "distilled": {**common, "train_soft": curve, "val_soft": curve}}
+    return {"control": common, "distilled": {**common, "train_soft": curve, "val_soft": curve}}
 
 
 def curves(epochs: int = 10) -> Figure:
@@ -53,7 +54,7 @@ def curves(epochs: int = 10) -> Figure:
 
 
 def teacher_curves() -> Figure:
-    return training_curves({"teacher": histories(3)["regular"]}, {"ce": "Cross-entropy, nats", "acc": "Accuracy, %"})
+    return training_curves({"teacher": histories(3)["control"]}, {"ce": "Cross-entropy, nats", "acc": "Accuracy, %"})
 
 
 def comparison(errors: tuple[int, ...] = (68, 167, 143), images: int = 10_000) -> Figure:
@@ -64,7 +65,7 @@ def examples(rows: int = 4, classes: int = 10) -> Figure:
     generator = torch.Generator().manual_seed(0)
     columns = {
         title: (8 * torch.rand(rows, classes, generator=generator)).softmax(dim=1)
-        for title in ("teacher", "teacher, softened (T = 5)", "regular student", "distilled student")
+        for title in ("teacher", "teacher, softened (T = 5)", "control", "distilled student")
     }
     images = list(torch.rand(rows, 1, 28, 28, generator=generator))
     labels = [classes - 1 - row for row in range(rows)]
@@ -218,13 +219,13 @@ def test_the_stamp_keeps_the_figures_own_title() -> None:
 
 def test_curves_are_drawn_against_epochs_from_one_with_accuracy_in_percent() -> None:
     numbers = histories(3)
-    figure = training_curves({"regular": numbers["regular"]}, {"ce": "a", "acc": "b"})
+    figure = training_curves({"control": numbers["control"]}, {"ce": "a", "acc": "b"})
     for axes, quantity, scale in zip(figure.axes, ("ce", "acc"), (1, 100), strict=True):
         lines = {str(line.get_linestyle()): line for line in axes.lines}
         assert set(lines) == {"--", "-"}
         for style, split in (("--", "train"), ("-", "val")):
             assert list(np.asarray(lines[style].get_xdata())) == [1, 2, 3]
-            expected = [scale * value for value in numbers["regular"][f"{split}_{quantity}"]]
+            expected = [scale * value for value in numbers["control"][f"{split}_{quantity}"]]
             assert list(np.asarray(lines[style].get_ydata())) == pytest.approx(expected)
 
 
@@ -298,7 +299,7 @@ def test_without_any_disagreement_the_examples_figure_still_draws() -> None:
 
 def test_the_heat_map_shows_mistakes_only() -> None:
     matrix = torch.tensor([[50, 3], [0, 40]])
-    figure = confusion_matrices({"regular": matrix})
+    figure = confusion_matrices({"control": matrix})
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["3"]
     assert figure.axes[0].get_title().endswith(": 3 errors")
     assert matrix.tolist() == [[50, 3], [0, 40]]
@@ -331,7 +332,8 @@ def test_models_in_the_reliability_diagram_are_told_apart_without_colour() -> No
 def test_only_points_of_enough_images_are_joined() -> None:
     """Bins of 4 and 8 images stay alone; those of 12 and more are joined."""
     figure, _ = drawn("reliability of one model")
-    (line,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "None"]
+    style = ARMS["distilled"].line
+    (line,) = [line for line in figure.axes[0].lines if line.get_linestyle() == style and line.get_marker() == "None"]
     assert list(np.asarray(line.get_xdata())) == pytest.approx([100 * (i + 0.5) / 15 for i in range(5, 15)])
 
 
@@ -367,7 +369,7 @@ def test_a_dollar_in_the_name_of_a_class_is_a_dollar() -> None:
 def test_students_asked_the_same_images_have_the_intervals_of_one() -> None:
     bins = [Bin(4000, 0.95, 0.9)]
     figures = [
-        reliability_diagram({"regular": reliability_curve(own, students=n)})
+        reliability_diagram({"control": reliability_curve(own, students=n)})
         for own, n in ((bins, 10), ([Bin(400, 0.95, 0.9)], 1))
     ]
     segments = [error_bars(figure)[0].lines[2][0].get_segments()[0] for figure in figures]

@@ -63,7 +63,7 @@ def student(seed: int, objective: Objective, *, epochs: int = 2, pause: float = 
 def three() -> dict[str, Student]:
     """Closures as objectives and as ways to train: nothing that plain pickling could send."""
     return {
-        "regular-1": student(1, kd.supervised),
+        "control-1": student(1, kd.supervised),
         "distilled-1": student(1, kd.distilled(temperature=4, alpha=0.3)),
         "distilled-2": student(2, kd.distilled(temperature=2, alpha=0.0), epochs=3),
     }

@@ -84,10 +84,10 @@ def test_a_pair_with_one_objective_ends_bit_identical_and_without_a_note(loader:
 
     loaders = (loader, loader)
     pair = stages.train_pair(tiny_model(), kd.supervised, loaders, loaders, train=train, seed=5)
-    assert pair.regular is not pair.distilled
-    assert kd.weights_bytes(pair.regular) == kd.weights_bytes(pair.distilled)
-    assert pair.regular_history == pair.distilled_history
-    assert pair.regular_history.notes == pair.distilled_history.notes == []
+    assert pair.control is not pair.distilled
+    assert kd.weights_bytes(pair.control) == kd.weights_bytes(pair.distilled)
+    assert pair.control_history == pair.distilled_history
+    assert pair.control_history.notes == pair.distilled_history.notes == []
 
 
 def test_a_pair_that_sees_other_batches_is_warned_of_and_noted(
@@ -99,7 +99,7 @@ def test_a_pair_that_sees_other_batches_is_warned_of_and_noted(
     other = kd.make_loader(digits, batch_size=16)
     with pytest.warns(UserWarning, match="did not see the same batches: their samplers draw different indices"):
         pair = stages.train_pair(tiny_model(), kd.supervised, (loader, loader), (other, other), train=train, seed=0)
-    for history in (pair.regular_history, pair.distilled_history):
+    for history in (pair.control_history, pair.distilled_history):
         (note,) = history.notes
         assert note.startswith("The control and the distilled student did not see the same batches")
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from kd.arms import CONTROL, DISTILLED, LONGER, SMOOTHED
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
 from kd.commands.compare.results import Answers, Comparison
@@ -26,7 +27,6 @@ from kd.data.loaders import make_loader
 from kd.evaluation.cost import Cost, footprint, saved, training_cost
 from kd.evaluation.metrics import count_parameters
 from kd.methods.objectives import smoothed, supervised
-from kd.report.style import CONTROL, DISTILLED
 from kd.storage.files import publish, sha256
 from kd.storage.weights import state_bytes, weights_bytes
 from kd.training.students import Lessons, Student, Trained, answers_of, train_students
@@ -147,9 +147,9 @@ def _distilled(settings: CompareSettings, taught: Taught, device: torch.device) 
 def _arms(settings: CompareSettings, spent: Cost) -> dict[str, Arm]:
     arms = {CONTROL: Arm(supervised, settings.epochs), DISTILLED: Arm(None, settings.epochs)}
     if settings.smoothing:
-        arms["smoothed"] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)
+        arms[SMOOTHED] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)
     if settings.longer and spent.training.longer_epochs > settings.epochs:  # a teacher from a file costs nothing here
-        arms["longer"] = Arm(supervised, spent.training.longer_epochs)
+        arms[LONGER] = Arm(supervised, spent.training.longer_epochs)
     return arms
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kd.arms import ARMS, CONTROL, DISTILLED, GREY, TEACHER
 from kd.commands.compare.results import Comparison, contrasts
 from kd.evaluation.paired_seeds import Interval
 from kd.report.plots import reliability_diagram
-from kd.report.style import COLOURS, CONTROL, GREY, LABELS, tidy
+from kd.report.style import tidy
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -30,14 +31,14 @@ def arms_reliability(comparison: Comparison) -> Figure:
 
 def errors_by_arm(comparison: Comparison) -> Figure:
     """One row per arm: each student's test errors as a dot, their mean as a bar; the teachers' on top."""
-    rows: dict[str, list[int]] = {"teacher": [teacher.errors for teacher in comparison.teachers]}
+    rows: dict[str, list[int]] = {TEACHER: [teacher.errors for teacher in comparison.teachers]}
     for arm, groups in comparison.students.items():
         rows[arm] = [answers.errors for group in groups for answers in group]
     figure = Figure(figsize=(8.4, 1.5 + 0.62 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for row, (arm, errors) in enumerate(rows.items()):
-        _dots(axes, errors, row, COLOURS[arm])
-    axes.set_yticks(range(len(rows)), [f"{LABELS[arm]}\nn = {len(errors)}" for arm, errors in rows.items()])
+        _dots(axes, errors, row, ARMS[arm].colour)
+    axes.set_yticks(range(len(rows)), [f"{ARMS[arm].label}\nn = {len(errors)}" for arm, errors in rows.items()])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"errors on {comparison.images:,} test {comparison.noun}   (bar: mean)")
     tidy(axes, "Test errors of every student")
@@ -57,8 +58,8 @@ def paired_differences(comparison: Comparison) -> Figure:
     axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=f"no difference: within ±{margin:,g} errors")
     axes.axvline(0, color=GREY, lw=1)
     for row, (title, pairs) in enumerate(rows.items()):
-        decides = title.startswith(LABELS[CONTROL])
-        colour = COLOURS["distilled"] if decides else GREY
+        decides = title.startswith(ARMS[CONTROL].label)
+        colour = ARMS[DISTILLED].colour if decides else GREY
         _dots(axes, pairs.differences, row + 0.17, colour, mean=False)
         _mean_with_interval(axes, pairs.mean, pairs.interval, row - 0.17, colour)
     axes.set_yticks(range(len(rows)), [f"minus {title}" for title in rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kd.arms import ARMS, LONGER, TEACHER
 from kd.commands.compare.plots import arms_reliability, errors_by_arm, paired_differences
 from kd.commands.compare.results import Comparison, contrasts, summaries
 from kd.commands.compare.text import MODEL_CELLS, cost_sentences, model_cells, power_sentences, verdict_lines
@@ -16,7 +17,6 @@ from kd.evaluation.paired_seeds import Spread, spread
 from kd.report.blocks import Block, Paragraph, paragraphs, table
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance
-from kd.report.style import LABELS
 from kd.report.svg import figure
 
 Arms = Mapping[str, Mapping[str, Spread]]
@@ -49,11 +49,13 @@ def compare_part(
 
 def _arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     rows = [
-        (LABELS[arm], own["test_errors"].n, shown(own["test_errors"], ".1f"), percent(own["test_accuracy"].mean))
+        (ARMS[arm].label, own["test_errors"].n, shown(own["test_errors"], ".1f"), percent(own["test_accuracy"].mean))
         for arm, own in arms.items()
     ]
     teachers = spread([teacher.errors for teacher in comparison.teachers])
-    rows.append(("teacher", teachers.n, shown(teachers, ".1f"), percent(1 - teachers.mean / comparison.images)))
+    rows.append(
+        (ARMS[TEACHER].label, teachers.n, shown(teachers, ".1f"), percent(1 - teachers.mean / comparison.images))
+    )
     caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test {comparison.noun}."
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
     drawn = figure(errors_by_arm(comparison), alt=f"Test errors of every student. {alt}.")
@@ -84,7 +86,7 @@ def _calibration(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     header = ("student", "NLL", "Brier", "ECE, %", "adaptive ECE, %", "fitted T", "NLL at it", "ECE at it, %")
     rows = [
         (
-            LABELS[arm],
+            ARMS[arm].label,
             *(shown(own[name], form, scale=scale) if name in own else "none" for name, form, scale in _CALIBRATION),
         )
         for arm, own in arms.items()
@@ -111,7 +113,7 @@ def _fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     for arm, own in arms.items():
         shares = [percent(own[name].mean) if name in own else "none" for name in shares_of]
         divergences = [shown(own[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
-        rows.append((LABELS[arm], *shares, *divergences))
+        rows.append((ARMS[arm].label, *shares, *divergences))
     baseline = spread(comparison.baseline_agreement())
     told = (
         "The control was never shown the teacher: what another student agrees with beyond it comes from its training. "
@@ -130,10 +132,10 @@ def _cost(comparison: Comparison, spent: Cost) -> tuple[Block, ...]:
     rows = [
         ("teacher, its whole training", f"{own.teacher:.4g}"),
         (f"teacher, its answers to all training {comparison.noun}", f"{own.cache:.4g}"),
-        ("one student, regular or distilled", f"{own.student:.4g}"),
+        ("one student, control or distilled", f"{own.student:.4g}"),
         (f"one distilled student with 1/{own.served} of the teacher", f"{own.distilled:.4g}"),
     ]
-    if "longer" in comparison.students:
+    if LONGER in comparison.students:
         rows.append((f"a control trained for {own.longer_epochs} epochs", f"{own.longer:.4g}"))
     return (
         table(MODEL_CELLS, used, caption="Where it is used: one input, one thread, on this machine"),

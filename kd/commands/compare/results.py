@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from kd.arms import ARMS, CONTROL, DISTILLED
 from kd.evaluation.calibration import (
     ReliabilityCurve,
     Scaling,
@@ -22,7 +23,6 @@ from kd.evaluation.paired_seeds import Pairs, Spread, paired, spread
 from kd.evaluation.two_models import McNemar, mcnemar
 from kd.evaluation.verdict import Across, Judgement, judge, judge_across
 from kd.models.inference import Predictions
-from kd.report.style import CONTROL, DISTILLED, LABELS
 
 
 class Answers(NamedTuple):
@@ -49,7 +49,7 @@ class Comparison:
     Attributes:
         teachers: one or more, all on one test set.
         students: arm → for each teacher, its students in the order of their seeds; entry i of every arm started from
-            the same weights and saw the same batches. ``regular`` and ``distilled`` are always among the arms.
+            the same weights and saw the same batches. ``control`` and ``distilled`` are always among the arms.
         seeds: for each teacher, of its pairs.
         margin: what counts as no difference, in percentage points.
         temperature: of the distillation, for fidelity.
@@ -192,6 +192,6 @@ def contrasts(comparison: Comparison) -> list[tuple[str, Pairs]]:
     found = []
     for number in range(len(comparison.teachers)):
         suffix = f", teacher {number}" if several else ""
-        found.append((f"{LABELS[CONTROL]}{suffix}", comparison.pairs(number)))
-        found += [(f"{LABELS[arm]}{suffix}", groups[number]) for arm, groups in further.items()]
+        found.append((f"{ARMS[CONTROL].label}{suffix}", comparison.pairs(number)))
+        found += [(f"{ARMS[arm].label}{suffix}", groups[number]) for arm, groups in further.items()]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kd.arms import ARMS, LONGER, TEACHER
 from kd.commands.compare.results import Comparison, contrasts, summaries
 from kd.commands.paired_table import DIFFERENCES, difference_cells, shown
 from kd.console import print_table, say
@@ -11,7 +12,6 @@ from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evaluation.paired_seeds import spread
 from kd.evaluation.power import power_of
 from kd.evaluation.verdict import sentence, sentence_across
-from kd.report.style import LABELS
 
 
 def print_comparison(comparison: Comparison, spent: Cost, *, limit: int | None) -> None:
@@ -59,7 +59,7 @@ def model_cells(model: Footprint) -> list[str]:
 
 def cost_sentences(comparison: Comparison, spent: Cost) -> list[str]:
     """What there is to say of the cost: of a control that was trained longer, and of answers that were kept."""
-    longer = [cost_sentence(spent.training)] if "longer" in comparison.students else []
+    longer = [cost_sentence(spent.training)] if LONGER in comparison.students else []
     return [*longer, saved_sentence(spent.saved, comparison.noun)] if spent.saved else longer
 
 
@@ -85,7 +85,7 @@ def _print_arms(comparison: Comparison, title: str) -> None:
     header = ("student", "n", "errors", "accuracy", "NLL", "ECE, %", "agrees with teacher")
     rows = {}
     for arm, own in summaries(comparison).items():
-        rows[LABELS[arm]] = [
+        rows[ARMS[arm].label] = [
             str(own["test_errors"].n),
             shown(own["test_errors"], ".1f"),
             f"{own['test_accuracy'].mean:.2%}",
@@ -93,7 +93,7 @@ def _print_arms(comparison: Comparison, title: str) -> None:
             shown(own["ece"], ".2f", scale=100),
             f"{own['agreement_with_teacher'].mean:.2%}",
         ]
-    rows["teacher"] = [
+    rows[ARMS[TEACHER].label] = [
         str(len(comparison.teachers)),
         shown(spread([teacher.errors for teacher in comparison.teachers]), ".1f"),
         f"{1 - spread([teacher.errors for teacher in comparison.teachers]).mean / comparison.images:.2%}",

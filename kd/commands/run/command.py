@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from kd.arms import CONTROL, DISTILLED, TEACHER
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import shown
@@ -69,11 +70,11 @@ def train(settings: RunSettings, device: torch.device) -> Trained:
     teachers = new_teachers(settings, data)
     require_method(settings, data, teachers)
     teacher, history = train_teacher(settings, data, teachers, device)
-    histories = {} if history is None else {"teacher": history}
+    histories = {} if history is None else {TEACHER: history}
     publish(plot_files(settings.results_dir, teacher_figure(histories, toy_stamp(settings.limit))))
     pair = _train_students(settings, data, teacher, device)
-    models = {"teacher": teacher, "regular": pair.regular, "distilled": pair.distilled}
-    return Trained(data, models, histories | {"regular": pair.regular_history, "distilled": pair.distilled_history})
+    models = {TEACHER: teacher, CONTROL: pair.control, DISTILLED: pair.distilled}
+    return Trained(data, models, histories | {CONTROL: pair.control_history, DISTILLED: pair.distilled_history})
 
 
 def finish(settings: RunSettings, device: torch.device, trained: Trained) -> None:
@@ -110,7 +111,7 @@ def _summary(
     return Run(
         histories=histories,
         logits={name: answer.logits for name, answer in answers.items()},
-        labels=answers["teacher"].labels,
+        labels=answers[TEACHER].labels,
         test=data.test_set,
         config=recorded(settings, device),
         temperature=settings.temperature,

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kd.arms import ARMS, CONTROL, DISTILLED, OF_A_RUN, STUDENTS, TEACHER
+
 EXAMPLES = 6  # rows of prediction_examples
 PLACES = 12  # items in the report's gallery
 CLASSES = 12  # shown of one of them; of more, those that a model finds likely
@@ -87,16 +89,16 @@ def choose_examples(wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -
     A kind is who errs. Within it the images on which the two students' probabilities are farthest apart come first;
     among those where they agree, the ones on which the teacher is least sure.
     """
-    teacher, regular, distilled = wrong["teacher"], wrong["regular"], wrong["distilled"]
+    teacher, control, distilled = (wrong[name] for name in OF_A_RUN)
     kinds = {
-        "only the regular student errs": ~teacher & regular & ~distilled,
-        "only the distilled student errs": ~teacher & ~regular & distilled,
-        "both students err": ~teacher & regular & distilled,
+        "only the control errs": ~teacher & control & ~distilled,
+        "only the distilled student errs": ~teacher & ~control & distilled,
+        "both students err": ~teacher & control & distilled,
         "the teacher errs": teacher,
     }
     probabilities = {name: values.softmax(dim=1) for name, values in logits.items()}
-    distance = (probabilities["regular"] - probabilities["distilled"]).abs().sum(dim=1)
-    clarity = distance - 0.01 * probabilities["teacher"].amax(dim=1)
+    distance = (probabilities[CONTROL] - probabilities[DISTILLED]).abs().sum(dim=1)
+    clarity = distance - 0.01 * probabilities[TEACHER].amax(dim=1)
     return in_turns(kinds, clarity, places=EXAMPLES)
 
 
@@ -124,18 +126,17 @@ def illustrate(
     chosen = choose_examples(wrong, logits)
     rows = torch.tensor([index for index, _ in chosen], dtype=torch.long)
     columns = {
-        "teacher": logits["teacher"][rows].softmax(dim=1),
-        f"teacher, softened (T = {temperature:g})": (logits["teacher"][rows] / temperature).softmax(dim=1),
-        "regular student": logits["regular"][rows].softmax(dim=1),
-        "distilled student": logits["distilled"][rows].softmax(dim=1),
+        ARMS[TEACHER].label: logits[TEACHER][rows].softmax(dim=1),
+        f"{ARMS[TEACHER].label}, softened (T = {temperature:g})": (logits[TEACHER][rows] / temperature).softmax(dim=1),
+        **{ARMS[name].label: logits[name][rows].softmax(dim=1) for name in STUDENTS},
     }
     return Illustrations(rows.tolist(), labels[rows].tolist(), [caption for _, caption in chosen], columns)
 
 
 def disagreement_masks(wrong: Mapping[str, Tensor], predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """[N] masks of the test images on which the students' predictions differ, by who errs. No image is in two."""
-    control, distilled = wrong["regular"], wrong["distilled"]
-    differ = predictions["regular"] != predictions["distilled"]
+    control, distilled = (wrong[name] for name in STUDENTS)
+    differ = predictions[CONTROL] != predictions[DISTILLED]
     return {
         "only the control errs": differ & control & ~distilled,
         "only the distilled student errs": differ & ~control & distilled,
@@ -152,7 +153,7 @@ def find_disagreements(
         temperature: T > 0 of the distillation.
     """
     kinds = {kind: int(member.sum()) for kind, member in masks.items()}
-    control, distilled = (logits[name].softmax(dim=1) for name in ("regular", "distilled"))
+    control, distilled = (logits[name].softmax(dim=1) for name in STUDENTS)
     chosen = in_turns(masks, (control - distilled).abs().sum(dim=1), places=PLACES)
     examples = [_example(index, kind, logits, labels, temperature) for index, kind in chosen]
     return Disagreements(sum(kinds.values()), kinds, examples)
@@ -161,10 +162,9 @@ def find_disagreements(
 def _example(index: int, kind: str, logits: Mapping[str, Tensor], labels: Tensor, temperature: float) -> Example:
     own = {name: values[index].double() for name, values in logits.items()}
     rows = {
-        "teacher": own["teacher"].softmax(dim=0),
-        "softened": (own["teacher"] / temperature).softmax(dim=0),
-        "regular": own["regular"].softmax(dim=0),
-        "distilled": own["distilled"].softmax(dim=0),
+        TEACHER: own[TEACHER].softmax(dim=0),
+        "softened": (own[TEACHER] / temperature).softmax(dim=0),
+        **{name: own[name].softmax(dim=0) for name in STUDENTS},
     }
     label = int(labels[index])
     classes = classes_shown(rows, label)
@@ -217,14 +217,14 @@ def confusion(
 ) -> Confusion:
     """Count one pair of classes that at least one student confuses."""
     of_class = labels == true
-    control, distilled = (of_class & (predictions[name] == predicted) for name in ("regular", "distilled"))
+    control, distilled = (of_class & (predictions[name] == predicted) for name in STUDENTS)
     softened = (teacher_logits[control | distilled].double() / temperature).softmax(dim=1)[:, predicted]
     return Confusion(
         true,
         predicted,
         int(control.sum()),
         int(distilled.sum()),
-        int((control & (predictions["distilled"] == labels)).sum()),
-        int((distilled & (predictions["regular"] == labels)).sum()),
+        int((control & (predictions[DISTILLED] == labels)).sum()),
+        int((distilled & (predictions[CONTROL] == labels)).sum()),
         float(softened.mean()),
     )

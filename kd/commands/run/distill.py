@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from kd.arms import ARMS
 from kd.commands.messages import say_files
 from kd.commands.publish import toy_stamp
 from kd.commands.run import command
-from kd.commands.run.files import FILE_NAMES, folders, untested_weight_files
+from kd.commands.run.files import folders, untested_weight_files
 from kd.commands.run.settings import DistillSettings
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import opened
@@ -22,7 +23,7 @@ def run(settings: DistillSettings) -> None:
     with opened(settings, *folders(settings.models_dir, settings.results_dir)) as device:
         publish({settings.file: to_toml(settings, command="run")})
         trained = command.train(settings, device)
-        named = {FILE_NAMES[name]: model for name, model in trained.models.items()}
+        named = {ARMS[name].file: model for name, model in trained.models.items()}
         example = trained.data.train_set[0][0][None]
         files = untested_weight_files(settings.models_dir, named, example, toy=toy_stamp(settings.limit))
         publish(files)

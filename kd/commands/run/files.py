@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kd.arms import ARMS
 from kd.commands.program import typed
 from kd.commands.publish import csv_bytes, json_bytes, publish_with_report
 from kd.commands.run.report import run_part
@@ -150,9 +151,6 @@ def _name(run: Run, column: str, label: int) -> dict[str, str]:
     return {column: run.named(label)} if run.classes else {}
 
 
-FILE_NAMES = {"teacher": "teacher_model", "regular": "student_regular", "distilled": "student_distilled"}
-
-
 def folders(models_dir: Path, results_dir: Path) -> list[Path]:
     """Those of a run's files."""
     return [models_dir, *(results_dir / part for part in ("metrics", "predictions", "plots"))]
@@ -174,9 +172,9 @@ def save(
         further: plots and whatever else is to be written with them.
         state_dir: where the run's part of the report is kept, and other commands have put theirs.
     """
-    weights = weight_files(models_dir, {FILE_NAMES[name]: models[name] for name in run.logits}, run)
+    weights = weight_files(models_dir, {ARMS[name].file: models[name] for name in run.logits}, run)
     manifest = json.loads(weights[models_dir / "manifest.json"])["models"]
-    entries = {name: manifest[f"{FILE_NAMES[name]}.pth"] for name in run.logits}
+    entries = {name: manifest[f"{ARMS[name].file}.pth"] for name in run.logits}
     timings = measure(run, models)
     part = run_part(run, weights=manifest, entries=entries, timings=timings, command=typed())
     files = weights | result_files(results_dir, run, entries, timings) | dict(further)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 
 from matplotlib.figure import Figure
 
+from kd.arms import ARMS, GREY, STUDENTS, TEACHER
 from kd.commands.run.results import Run, is_image
 from kd.report import plots as draw
-from kd.report.style import COLOURS, GREY, png
+from kd.report.style import png
 
 
 def teacher_figure(histories: Mapping[str, Mapping[str, list[float]]], toy: str | None) -> dict[str, bytes]:
@@ -16,17 +17,15 @@ def teacher_figure(histories: Mapping[str, Mapping[str, list[float]]], toy: str 
 
     Nothing where it was not trained here.
     """
-    if "teacher" not in histories:
+    if TEACHER not in histories:
         return {}
-    figure = draw.training_curves(
-        {"teacher": histories["teacher"]}, {"loss": "Cross-entropy, nats", "acc": "Accuracy, %"}
-    )
+    figure = draw.training_curves({TEACHER: histories[TEACHER]}, {"loss": "Cross-entropy, nats", "acc": "Accuracy, %"})
     return {"teacher_training": png(figure, toy=toy)}
 
 
 def run_figures(run: Run) -> dict[str, bytes]:
     """Every figure of a run as PNG, by name."""
-    students = {name: history for name, history in run.histories.items() if name != "teacher"}
+    students = {name: history for name, history in run.histories.items() if name != TEACHER}
     figures: dict[str, Callable[[], Figure]] = {
         "training_curves": lambda: draw.training_curves(students, run.panels),
         "accuracy_comparison": lambda: draw.accuracy_comparison(run.accuracies, noun=run.noun),
@@ -47,6 +46,6 @@ def prediction_examples(run: Run) -> Figure:
         chosen.labels,
         chosen.captions,
         chosen.probabilities,
-        [COLOURS["teacher"], GREY, COLOURS["regular"], COLOURS["distilled"]],
+        [ARMS[TEACHER].colour, GREY, *(ARMS[name].colour for name in STUDENTS)],
         run.classes,
     )

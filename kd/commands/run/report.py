@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kd.arms import arm_of
 from kd.commands.publish import telling
 from kd.commands.run.report_gallery import gallery
-from kd.commands.run.report_plots import SHORT, curve_panel
+from kd.commands.run.report_plots import curve_panel
 from kd.commands.run.report_students import comparison, confusions, faithfulness
 from kd.commands.run.results import ModelSize, Run, Timings, model_sizes
 from kd.evaluation.calibration import BINS, Bin, Calibration, Chance
@@ -16,10 +17,8 @@ from kd.report.blocks import Block, Card, Fold, Grid, Note, Paragraph, table
 from kd.report.page import Part, Section, Tone
 from kd.report.plots import accuracy_comparison, reliability_diagram
 from kd.report.provenance import provenance
-from kd.report.style import LABELS
 from kd.report.svg import figure
 
-NOUNS = {"regular": "control", "distilled": "distilled student"}
 TERMS = {"ce": "cross-entropy", "acc": "accuracy", "soft": "soft term"}  # in the heads of tables
 
 
@@ -34,7 +33,7 @@ def run_part(
     """The part of a run, as ``kd.report`` puts it into a page. Only its section ``cost`` has measured times in it.
 
     Args:
-        run: of the models ``teacher``, ``regular`` and ``distilled``.
+        run: of the models ``teacher``, ``control`` and ``distilled``.
         weights: file name → its entry in ``manifest.json``.
         entries: the same by model.
         command: what was typed to make it.
@@ -79,7 +78,7 @@ def _at_a_glance(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
             ("of the teacher's work", "–" if share is None else f"{100 * share:.3g} %"),
         )
         accuracy = f"{100 * found.accuracy:.2f} %"
-        cards.append(Card(LABELS.get(name, name), accuracy, "test accuracy", facts, model=name))
+        cards.append(Card(arm_of(name).label, accuracy, "test accuracy", facts, model=name))
     return (*map(Note, run.notes), Grid(tuple(cards), of="cards"), Paragraph(hint))
 
 
@@ -91,7 +90,7 @@ def _counted(size: ModelSize, what: str) -> str:
 def _table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
     found, measured = run.accuracies, run.calibrations
     told = "; ".join(
-        f"{LABELS.get(n, n)} {100 * own.accuracy:.2f} %, {100 * own.accuracy_low_95:.2f} to "
+        f"{arm_of(n).label} {100 * own.accuracy:.2f} %, {100 * own.accuracy_low_95:.2f} to "
         f"{100 * own.accuracy_high_95:.2f}"
         for n, own in found.items()
     )
@@ -117,7 +116,7 @@ def _table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
 
 
 def _short(name: str) -> str:
-    return SHORT.get(name, name)
+    return arm_of(name).short
 
 
 def _curves(run: Run) -> tuple[Block, ...]:
@@ -164,7 +163,7 @@ def _at(history: Mapping[str, list[float]], quantity: str, epoch: int) -> str:
 def _reliability(run: Run) -> tuple[Block, ...]:
     measured, chances = run.calibrations, run.chances
     bins = {name: curve.bins for name, curve in run.reliabilities.items()}
-    told = "; ".join(f"{LABELS.get(name, name)} ECE {100 * m.ece:.2f} %" for name, m in measured.items())
+    told = "; ".join(f"{arm_of(name).label} ECE {100 * m.ece:.2f} %" for name, m in measured.items())
     drawn = figure(
         reliability_diagram(run.reliabilities, noun=run.noun),
         alt=f"Accuracy against confidence in {BINS} bins: {told}. The table below has every bin.",
@@ -200,9 +199,7 @@ def _bin(found: Bin) -> tuple[str, str, str]:
 
 def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, Chance], noun: str) -> str:
     """Which models are not as often right as they say, beyond what chance makes of perfect calibration."""
-    beyond = [
-        f"the {NOUNS.get(name, name)} is {_bias(m)}" for name, m in measured.items() if m.ece > chances[name].high
-    ]
+    beyond = [f"the {arm_of(name).label} is {_bias(m)}" for name, m in measured.items() if m.ece > chances[name].high]
     found = f"Here {', '.join(beyond)}." if beyond else "Here no model's ECE is above what chance gives."
     return (
         "A perfectly calibrated model has an ECE above 0 as well, by chance: up to the last row in 95 of 100 cases. "

@@ -13,6 +13,7 @@ import torch
 from matplotlib.image import imsave
 from torch import Tensor
 
+from kd.arms import ARMS, STUDENTS, TEACHER
 from kd.commands.run.disagreements import Example
 from kd.commands.run.results import Run, is_image
 from kd.report.blocks import Bars, Block, Case, Fold, Grid, Paragraph, table
@@ -24,7 +25,7 @@ def gallery(run: Run) -> tuple[Block, ...]:
     if not found.items:
         return (Paragraph(f"The two students give the same answer to every test {one}: there is nothing to show."),)
     counts = "; ".join(f"{kind}: {count:,}" for kind, count in found.kinds.items())
-    names = ["teacher", f"… at T = {run.temperature:g}", "control", "distilled"]
+    names = [ARMS[TEACHER].short, f"… at T = {run.temperature:g}", *(ARMS[name].short for name in STUDENTS)]
     intro = (
         f"The students' answers differ on {found.items:,} of {len(run.labels):,} test {run.noun} ({counts}). Shown "
         f"are {len(found.examples)}: the kinds in turn, and of each those on which the students' probabilities are "

@@ -10,9 +10,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from kd.report.style import COLOURS, GREY, MARKS, label_classes, tidy
-
-SHORT = {"teacher": "teacher", "regular": "control", "distilled": "distilled"}
+from kd.arms import ARMS, CONTROL, DISTILLED, GREY, STUDENTS, arm_of
+from kd.report.style import label_classes, tidy
 
 
 def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity: str, title: str) -> Figure:
@@ -25,15 +24,15 @@ def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity
     figure = Figure(figsize=(4.7, 3.7), layout="constrained")
     axes, scale = figure.subplots(), 100 if quantity == "acc" else 1
     drawn: list[Line2D] = []
-    for (name, history), (mark, _) in zip(histories.items(), MARKS, strict=False):
+    for name, history in histories.items():
+        arm = arm_of(name)
         for split, style in (("train", "--"), ("val", "-")):
             values = [scale * value for value in history.get(f"{split}_{quantity}", ())]
             epochs = range(1, len(values) + 1)
-            marker = mark if split == "val" or len(values) == 1 else None
-            axes.plot(epochs, values, style, color=COLOURS.get(name, GREY), marker=marker, ms=4.5, lw=1.5)
+            marker = arm.marker if split == "val" or len(values) == 1 else None
+            axes.plot(epochs, values, style, color=arm.colour, marker=marker, ms=4.5, lw=1.5)
         if f"val_{quantity}" in history:
-            colour, label = COLOURS.get(name, GREY), SHORT.get(name, name)
-            drawn.append(Line2D([], [], color=colour, marker=mark, ms=4.5, label=label))
+            drawn.append(Line2D([], [], color=arm.colour, marker=arm.marker, ms=4.5, label=arm.short))
     drawn.insert(1, Line2D([], [], color=GREY, label="validation"))  # a legend is filled column by column
     drawn.insert(3, Line2D([], [], color=GREY, ls="--", label="training"))
     tidy(axes, title)
@@ -48,7 +47,7 @@ def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: st
     figure = Figure(figsize=(4.9, 2.1), layout="constrained")
     axes = figure.subplots()
     counts = (both, only_control, only_distilled)
-    axes.barh(range(3), counts, color=[GREY, COLOURS["regular"], COLOURS["distilled"]], height=0.6)
+    axes.barh(range(3), counts, color=[GREY, *(ARMS[name].colour for name in STUDENTS)], height=0.6)
     for row, count in enumerate(counts):
         axes.annotate(f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", weight="bold")
     axes.set_yticks(range(3), ["both students", "only the control", "only the distilled"])
@@ -78,7 +77,7 @@ def confusion_difference(difference: Tensor, names: Sequence[str] = ()) -> Figur
     for true, predicted in difference.nonzero().tolist():
         if true != predicted:
             count = int(difference[true, predicted])
-            colour = COLOURS["regular" if count > 0 else "distilled"]
+            colour = ARMS[CONTROL if count > 0 else DISTILLED].colour
             # Part of the way from paper to colour, which suits black ink on white and white ink on black.
             shade = (colour, 0.12 + 0.48 * abs(count) / most)
             axes.add_patch(Rectangle((predicted - 0.46, true - 0.46), 0.92, 0.92, color=shade, lw=0))

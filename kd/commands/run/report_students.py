@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kd.arms import ARMS, STUDENTS
 from kd.commands.run.disagreements import Confusion
 from kd.commands.run.report_plots import confusion_difference, paired_errors
 from kd.commands.run.results import Run, Students
@@ -46,13 +47,10 @@ def faithfulness(run: Run) -> tuple[Block, ...]:
     """How closely each student does what its teacher does. The control was never shown the teacher."""
     rows: list[tuple[str, ...]] = []
     for part, title in (("overall", "all"), ("teacher_right", "teacher right"), ("teacher_wrong", "teacher wrong")):
-        rows += [_match_row(title, name, getattr(run.fidelities[key], part)) for key, name in _SHORT.items()]
+        rows += [_match_row(title, ARMS[name].short, getattr(run.fidelities[name], part)) for name in STUDENTS]
     header = (f"test {run.noun}", "student", "agreement", "KL", f"KL at T = {run.temperature:g}")
     caption = "Agreement: the teacher's answer. KL(teacher ‖ student) in nats: 0 for a copy; compare within one column"
     return Paragraph(_faithful_sentence(run)), table(header, rows, caption=caption)
-
-
-_SHORT = {"regular": "control", "distilled": "distilled"}
 
 
 def _match_row(title: str, student: str, match: Match | None) -> tuple[str, ...]:
@@ -63,7 +61,7 @@ def _match_row(title: str, student: str, match: Match | None) -> tuple[str, ...]
 
 
 def _faithful_sentence(run: Run) -> str:
-    control, distilled = (run.fidelities[name].overall for name in ("regular", "distilled"))
+    control, distilled = (run.fidelities[name].overall for name in STUDENTS)
     temperature, noun = run.temperature, run.noun
     closer = "closer" if distilled.softened_kl < control.softened_kl else "not closer"
     return (

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from kd.arms import CONTROL, DISTILLED, STUDENTS, TEACHER
 from kd.commands.run.disagreements import (
     Confusion,
     Disagreements,
@@ -161,7 +162,7 @@ class Run:
 
     @cached_property
     def students(self) -> Students:
-        control, distilled = self.wrong["regular"], self.wrong["distilled"]
+        control, distilled = (self.wrong[name] for name in STUDENTS)
         test = mcnemar(control, distilled)
         single = test.only_first_wrong + test.only_second_wrong
         share = test.only_first_wrong / single if single else None
@@ -172,7 +173,7 @@ class Run:
     @cached_property
     def verdict(self) -> str:
         """One sentence on these two students."""
-        control, distilled = (self.accuracies[name].errors for name in ("regular", "distilled"))
+        control, distilled = (self.accuracies[name].errors for name in STUDENTS)
         return verdict(control, distilled, self.students.test, noun=self.noun)
 
     @cached_property
@@ -205,14 +206,14 @@ class Run:
     def fidelities(self) -> dict[str, Fidelity]:
         """How closely each student matches the teacher."""
         return {
-            name: fidelity(self.logits[name], self.logits["teacher"], self.labels, temperature=self.temperature)
-            for name in ("regular", "distilled")
+            name: fidelity(self.logits[name], self.logits[TEACHER], self.labels, temperature=self.temperature)
+            for name in STUDENTS
         }
 
     @cached_property
     def confusion_change(self) -> Tensor:
         """[K, K]: errors of the distilled student minus the control's, by true and predicted class."""
-        return (self.confusion_matrices["distilled"] - self.confusion_matrices["regular"]).fill_diagonal_(0)
+        return (self.confusion_matrices[DISTILLED] - self.confusion_matrices[CONTROL]).fill_diagonal_(0)
 
     @property
     def fewer_confusions(self) -> int:
@@ -230,7 +231,7 @@ class Run:
         return confusions_changed(
             self.confusion_change,
             self.predictions,
-            self.logits["teacher"],
+            self.logits[TEACHER],
             self.labels,
             temperature=self.temperature,
         )
@@ -256,7 +257,7 @@ def model_sizes(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSize
     Args:
         entries: each model's entry in ``manifest.json``, by its name.
     """
-    work = entries["teacher"]["multiply_adds"]
+    work = entries[TEACHER]["multiply_adds"]
     return {
         name: ModelSize(
             entry["parameters"],

@@ -25,7 +25,7 @@ def summary(run: Run, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         "verdict": run.verdict,
         "test": {name: accuracy._asdict() for name, accuracy in run.accuracies.items()},
         "models": {name: size._asdict() for name, size in model_sizes(entries).items()},
-        "regular_against_distilled": _students(run),
+        "control_against_distilled": _students(run),
         "temperature": run.temperature,
         "fidelity": {name: _fidelity(own) for name, own in run.fidelities.items()},
         "ece_bins": BINS,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from kd.arms import CONTROL, DISTILLED
 from kd.commands.data import Task
 from kd.commands.models import new_student
 from kd.commands.program import typed
@@ -24,7 +25,6 @@ from kd.commands.sweep.text import print_sweep
 from kd.console import say
 from kd.methods.objectives import distilled, supervised
 from kd.models.inference import Predictions
-from kd.report.style import CONTROL, DISTILLED
 from kd.storage.environment import environment
 from kd.storage.files import publish
 from kd.storage.fingerprint import describe, digest

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from kd.arms import GREY
 from kd.commands.sweep.points import Point, Tried, label, plain
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import counted
-from kd.report.style import GREY
 
 # Dark blue is good and yellow is bad: told apart with every common colour blindness, and in grey.
 COLOURS = colormaps["cividis"]

@@ -51,10 +51,10 @@ def test_all_students_of_a_seed_start_from_the_same_weights_and_other_seeds_from
     starts = {name: kd.weights_bytes(student.model) for name, student in made.items()}
     assert len(starts) == 4 * 3
     for seed in range(3):
-        assert len({starts[f"{arm}-seed-{seed}"] for arm in ("regular", "distilled", "smoothed", "longer")}) == 1
+        assert len({starts[f"{arm}-seed-{seed}"] for arm in ("control", "distilled", "smoothed", "longer")}) == 1
     assert len(set(starts.values())) == 3
-    assert {name: made[f"{name}-seed-0"].epochs for name in ("regular", "distilled", "smoothed", "longer")} == {
-        "regular": 1,
+    assert {name: made[f"{name}-seed-0"].epochs for name in ("control", "distilled", "smoothed", "longer")} == {
+        "control": 1,
         "distilled": 1,
         "smoothed": 1,
         "longer": SPENT.training.longer_epochs,
@@ -79,9 +79,9 @@ def test_distilled_students_have_the_objective_of_their_own_teacher() -> None:
 @pytest.mark.parametrize(
     ("change", "arms"),
     [
-        ({}, ["regular", "distilled", "smoothed", "longer"]),
-        ({"smoothing": 0.0}, ["regular", "distilled", "longer"]),
-        ({"longer": False}, ["regular", "distilled", "smoothed"]),
+        ({}, ["control", "distilled", "smoothed", "longer"]),
+        ({"smoothing": 0.0}, ["control", "distilled", "longer"]),
+        ({"longer": False}, ["control", "distilled", "smoothed"]),
     ],
 )
 def test_further_controls_can_be_left_out(change: dict[str, Any], arms: list[str]) -> None:
@@ -149,7 +149,7 @@ def test_the_first_pair_is_that_of_kd_run_with_one_thread(tmp_path: Path) -> Non
     test = json.loads((tmp_path / "run" / "results" / "metrics" / "metrics.json").read_text())["test"]
     with (tmp_path / "compare" / "results" / "metrics" / "comparison_students.csv").open() as table:
         found = {(row["arm"], row["seed"]): int(row["test_errors"]) for row in csv.DictReader(table)}
-    assert found["regular", "0"] == test["regular"]["errors"]
+    assert found["control", "0"] == test["control"]["errors"]
     assert found["distilled", "0"] == test["distilled"]["errors"]
 
 
@@ -162,7 +162,7 @@ def test_several_teachers_have_a_verdict_each_and_one_across(
     summary = json.loads((tmp_path / "results" / "metrics" / "comparison.json").read_text())
     assert len(summary["verdicts"]) == len(summary["teacher_errors"]) == 2
     assert summary["across_teachers"]["sentence"] in capsys.readouterr().out.replace("\n", " ")
-    assert list(summary["arms"]) == ["regular", "distilled"]
+    assert list(summary["arms"]) == ["control", "distilled"]
 
 
 def test_each_teacher_has_its_own_seed_and_its_own_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def comparison(teachers: int = 1, *, gain: int = 8) -> Comparison:
     seeds = [[100 * teacher + seed for seed in range(4)] for teacher in range(teachers)]
     errors = [
         {
-            "regular": [40, 41, 42, 43],
+            "control": [40, 41, 42, 43],
             "distilled": [40 - gain, 40 - gain, 42 - gain, 42 - gain + teacher],
             "smoothed": [38, 39, 40, 41],
         }
@@ -100,7 +100,7 @@ def test_errors_and_pairs_are_plain_counts() -> None:
         arm: [int((own.test.logits.argmax(1) != own.test.labels).sum()) for own in groups[0]]
         for arm, groups in of.students.items()
     }
-    assert counted["regular"] == [40, 41, 42, 43]
+    assert counted["control"] == [40, 41, 42, 43]
     assert counted["distilled"] == [32, 32, 34, 34]
     assert of.pairs(0).differences == (-8, -9, -8, -9)
     assert of.pairs(0, against="smoothed").differences == tuple(
@@ -112,7 +112,7 @@ def test_errors_and_pairs_are_plain_counts() -> None:
 def test_swapping_the_arms_turns_the_verdict_round() -> None:
     of = comparison()
     swapped = dataclasses.replace(
-        of, students={"regular": of.students["distilled"], "distilled": of.students["regular"]}
+        of, students={"control": of.students["distilled"], "distilled": of.students["control"]}
     )
     (judged,), (mirrored,) = of.judgements(), swapped.judgements()
     assert (judged.verdict, mirrored.verdict) == ("helps", "hurts")
@@ -150,7 +150,7 @@ def test_one_teacher_has_no_verdict_across_teachers_and_several_count_once_each(
 
 def test_the_further_controls_are_shown_and_decide_nothing() -> None:
     of = comparison()
-    without = dataclasses.replace(of, students={arm: of.students[arm] for arm in ("regular", "distilled")})
+    without = dataclasses.replace(of, students={arm: of.students[arm] for arm in ("control", "distilled")})
     assert list(of.further()) == ["smoothed"]
     assert without.further() == {}
     assert without.judgements() == of.judgements()

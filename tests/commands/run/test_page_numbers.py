@@ -23,7 +23,7 @@ from tests.report.test_page import sections
 
 IMAGES = 3_011  # so many that a number of the page is hardly ever another one by accident
 TIMINGS = Timings(
-    {"teacher": 123.457, "regular": 45.678, "distilled": 56.789},
+    {"teacher": 123.457, "control": 45.678, "distilled": 56.789},
     {name: Latency(1.23456e-4 * n, 2.34567e-4 * n, 990 + n, 1, "cpu") for n, name in enumerate(NAMES, 1)},
     "x86_64 of 3.14159 GHz",
 )
@@ -122,7 +122,7 @@ ENTRIES = {
     "ece_by_chance": "reliability",
     "confidence": "reliability",
     "reliability": "reliability",
-    "regular_against_distilled": "comparison",
+    "control_against_distilled": "comparison",
     "exactly_one_wrong": "comparison",
     "p_value": "comparison",
     "agreement": "fidelity",
@@ -173,7 +173,7 @@ def test_perfect_students_have_files_and_a_page(run: Run) -> None:
     perfect = 9 * nn.functional.one_hot(run.labels, 4).float()
     found = replace(run, logits=dict.fromkeys(NAMES, perfect))
     metrics = json.loads(files_of(found)[FOLDER / "metrics" / "metrics.json"])
-    assert metrics["regular_against_distilled"]["control_share"] is None
+    assert metrics["control_against_distilled"]["control_share"] is None
     assert metrics["fidelity"]["distilled"]["teacher_wrong"] is None
     assert metrics["confusion_changes"]["pairs"] == metrics["disagreements"]["examples"] == []
     assert torch.tensor(metrics["confusion_matrices"]["teacher"]).trace() == IMAGES

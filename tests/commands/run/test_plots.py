@@ -24,10 +24,10 @@ from kd.commands.run.results import Run
 
 pytestmark = pytest.mark.pictures
 
-NAMES = ("teacher", "regular", "distilled")
-# What each caption claims: is the teacher, the regular, the distilled student wrong (None: either way)?
+NAMES = ("teacher", "control", "distilled")
+# What each caption claims: is the teacher, the control, the distilled student wrong (None: either way)?
 CLAIMS: Mapping[str, tuple[bool | None, ...]] = {
-    "only the regular student errs": (False, True, False),
+    "only the control errs": (False, True, False),
     "only the distilled student errs": (False, False, True),
     "both students err": (False, True, True),
     "the teacher errs": (True, None, None),
@@ -80,14 +80,14 @@ def test_the_students_farthest_apart_come_first() -> None:
     count = 3 * EXAMPLES
     logits = some_logits(count) | {"teacher": torch.zeros(count, 5)}
     chosen = [index for index, _ in choose_examples(masks([(False, True, False)] * count), logits)]
-    apart = (logits["regular"].softmax(dim=1) - logits["distilled"].softmax(dim=1)).abs().sum(dim=1)
+    apart = (logits["control"].softmax(dim=1) - logits["distilled"].softmax(dim=1)).abs().sum(dim=1)
     assert chosen == apart.argsort(descending=True)[:EXAMPLES].tolist()
 
 
 def test_where_the_students_agree_the_teacher_who_is_least_sure_comes_first() -> None:
     count = 3 * EXAMPLES
     logits = some_logits(count)
-    logits["distilled"] = logits["regular"]
+    logits["distilled"] = logits["control"]
     chosen = [index for index, _ in choose_examples(masks([(True, True, True)] * count), logits)]
     assert chosen == logits["teacher"].softmax(dim=1).amax(dim=1).argsort()[:EXAMPLES].tolist()
 
@@ -102,7 +102,7 @@ def history(*extra: str) -> kd.History:
 def a_run(logits: dict[str, Tensor], labels: Tensor, limit: int | None = None, *, temperature: float = 5) -> Run:
     images = torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8)
     return Run(
-        histories={"teacher": history(), "regular": history("hard"), "distilled": history("hard", "soft")},
+        histories={"teacher": history(), "control": history("hard"), "distilled": history("hard", "soft")},
         logits=logits,
         labels=labels,
         test=kd.ImageDataset(images, labels, mean=0.1, std=0.3),
@@ -146,7 +146,7 @@ def test_the_examples_show_the_chosen_images_with_all_models_probabilities(monke
     expected = {
         "teacher": run.logits["teacher"],
         "teacher, softened (T = 3)": run.logits["teacher"] / 3,
-        "regular student": run.logits["regular"],
+        "control": run.logits["control"],
         "distilled student": run.logits["distilled"],
     }
     assert list(probabilities) == list(expected)

@@ -118,13 +118,13 @@ def test_the_page_is_small(part: Part) -> None:
 
 def test_the_verdict_is_that_of_the_run_and_its_tone_fits(run: Run, part: Part) -> None:
     wrong = {name: run.wrong[name] for name in NAMES}
-    test = mcnemar(wrong["regular"], wrong["distilled"])
-    assert part.verdict == verdict(int(wrong["regular"].sum()), int(wrong["distilled"].sum()), test)
+    test = mcnemar(wrong["control"], wrong["distilled"])
+    assert part.verdict == verdict(int(wrong["control"].sum()), int(wrong["distilled"].sum()), test)
     assert part.tone == "open"
     perfect = nn.functional.one_hot(run.labels, 4).float()
     better, worse = (
         a_part(replace(run, logits={**run.logits, better: perfect, other: -perfect}))
-        for better, other in (("distilled", "regular"), ("regular", "distilled"))
+        for better, other in (("distilled", "control"), ("control", "distilled"))
     )
     assert (better.tone, worse.tone) == ("better", "worse")
     assert "is better:" in better.verdict
@@ -143,7 +143,7 @@ def test_only_the_costs_differ_between_two_equal_runs(run: Run) -> None:
 
 def test_what_a_user_says_is_escaped() -> None:
     run = replace(a_run(toy=EVIL), config={EVIL: EVIL, "EPOCHS": 2})
-    run.histories["regular"].notes.append(EVIL)
+    run.histories["control"].notes.append(EVIL)
     content = page([a_part(run, command=f"python main.py --data-dir {EVIL}")])
     found = parsed(content)
     assert not found.all("script")
@@ -189,14 +189,14 @@ def test_the_curves_are_listed_by_epoch(run: Run, html: dict[str, str]) -> None:
 
 
 def test_the_students_are_compared_image_by_image(run: Run, html: dict[str, str]) -> None:
-    control, distilled = run.wrong["regular"], run.wrong["distilled"]
+    control, distilled = run.wrong["control"], run.wrong["distilled"]
     counts = [int((a & b).sum()) for a in (control, ~control) for b in (distilled, ~distilled)]
     said_ = cells(html["comparison"])
     assert [int(said_[said_.index(f"control {what}") + i]) for what in ("wrong", "right") for i in (1, 2)] == counts
 
 
 def test_students_that_err_alike_are_not_compared_further(run: Run) -> None:
-    same = replace(run, logits={**run.logits, "distilled": run.logits["regular"]})
+    same = replace(run, logits={**run.logits, "distilled": run.logits["control"]})
     assert "There is no image on which exactly one of the two errs." in render(comparison(same))
     assert "The two students make the same errors" in render(confusions(same))
     assert "same answer to every test image" in render(gallery(same))
@@ -224,12 +224,12 @@ def test_a_perfect_teacher_has_no_row_of_errors(run: Run) -> None:
 
 
 def test_confusions_are_counted_with_what_became_of_them(run: Run) -> None:
-    change = run.confusion_matrices["distilled"] - run.confusion_matrices["regular"]
+    change = run.confusion_matrices["distilled"] - run.confusion_matrices["control"]
     expected = {(t, p): int(change[t, p]) for t in range(4) for p in range(4) if t != p and change[t, p]}
     assert {(c.true, c.predicted): c.difference for c in run.confusions} == expected
     assert run.more_confusions - run.fewer_confusions == sum(expected.values())
     said_ = {name: run.logits[name].argmax(dim=1).tolist() for name in NAMES}
-    rows = list(zip(run.labels.tolist(), said_["regular"], said_["distilled"], strict=True))
+    rows = list(zip(run.labels.tolist(), said_["control"], said_["distilled"], strict=True))
     for c in run.confusions:
         of_class = [(control, distilled) for label, control, distilled in rows if label == c.true]
         assert c.control == sum(control == c.predicted for control, _ in of_class)
@@ -266,7 +266,7 @@ def test_the_costs_are_those_measured(run: Run, html: dict[str, str]) -> None:
 
 def test_the_kinds_of_disagreement_are_disjoint_and_complete(run: Run) -> None:
     kinds = disagreement_masks(run.wrong, run.predictions)
-    differ = run.logits["regular"].argmax(dim=1) != run.logits["distilled"].argmax(dim=1)
+    differ = run.logits["control"].argmax(dim=1) != run.logits["distilled"].argmax(dim=1)
     assert torch.equal(torch.stack([*kinds.values()]).sum(dim=0), differ.long())
     assert not (kinds["only the control errs"] & run.wrong["distilled"]).any()
     assert run.disagreements.items == int(differ.sum())
@@ -275,7 +275,7 @@ def test_the_kinds_of_disagreement_are_disjoint_and_complete(run: Run) -> None:
 
 def test_the_gallery_shows_images_on_which_the_students_disagree(run: Run, html: dict[str, str]) -> None:
     numbers = [int(n) for n in re.findall(r"<br>test image (\d+)<", html["gallery"])]
-    differ = run.logits["regular"].argmax(dim=1) != run.logits["distilled"].argmax(dim=1)
+    differ = run.logits["control"].argmax(dim=1) != run.logits["distilled"].argmax(dim=1)
     assert len(numbers) == len(set(numbers)) == min(PLACES, int(differ.sum()))
     assert differ[numbers].all()
     example = run.disagreements.examples[0]

@@ -21,7 +21,7 @@ from kd.commands.run.files import result_files, weight_files
 from kd.commands.run.results import Run, Timings
 from kd.evaluation.latency import Latency
 
-NAMES = ("teacher", "regular", "distilled")
+NAMES = ("teacher", "control", "distilled")
 IMAGES, CLASSES, EPOCHS = 40, 4, 2  # class 3 has no image in the test set
 FOLDER = Path("results")
 CSV_FILES = ("test_metrics", "curves", "per_class_accuracy", "confusion_matrices")
@@ -43,7 +43,7 @@ def a_run(toy: str | None = TOY, *, images: int = IMAGES) -> Run:
         rows[torch.arange(images), labels] += 1.5
     pixels = torch.randint(0, 256, (images, 1, 4, 4), generator=generator).to(torch.uint8)
     return Run(
-        histories={"teacher": history(), "regular": history("hard"), "distilled": history("hard", "soft")},
+        histories={"teacher": history(), "control": history("hard"), "distilled": history("hard", "soft")},
         logits=logits,
         labels=labels,
         test=kd.ImageDataset(pixels, labels, mean=0.5, std=0.25),
@@ -244,9 +244,9 @@ def test_the_comparison_of_the_students_agrees_with_predictions(
     summary: dict[str, Any], predictions: list[dict[str, str]]
 ) -> None:
     pairs = Counter(
-        (row["regular_prediction"] != row["label"], row["distilled_prediction"] != row["label"]) for row in predictions
+        (row["control_prediction"] != row["label"], row["distilled_prediction"] != row["label"]) for row in predictions
     )
-    comparison = summary["regular_against_distilled"]
+    comparison = summary["control_against_distilled"]
     assert comparison["only_first_wrong"] == pairs[True, False]
     assert comparison["only_second_wrong"] == pairs[False, True]
     assert 0 < comparison["p_value"] <= 1
@@ -281,4 +281,4 @@ def test_wrong_marks_exactly_the_errors() -> None:
     run = a_run()
     perfect = replace(run, logits={**run.logits, "teacher": nn.functional.one_hot(run.labels, CLASSES).float()})
     assert not perfect.wrong["teacher"].any()
-    assert perfect.wrong["regular"].tolist() == (run.logits["regular"].argmax(dim=1) != run.labels).tolist()
+    assert perfect.wrong["control"].tolist() == (run.logits["control"].argmax(dim=1) != run.labels).tolist()

@@ -53,7 +53,7 @@ def test_distill_goes_on_from_the_settings_of_its_folder(copy: Path, capsys: pyt
     assert cli.main(["distill", f"--out={copy}", "--alpha", "0.25"]) == 0
     out = capsys.readouterr().out
     kept = re.findall(r"^(\S+): kept from", out, flags=re.MULTILINE)
-    assert kept == ["teacher", "logits-training", "logits-validation", "regular"]
+    assert kept == ["teacher", "logits-training", "logits-validation", "control"]
     assert "changed since the last run: inputs.objective" in out.replace("\n", " ")
     assert "test" not in json.loads((copy / "models" / "manifest.json").read_bytes())["models"]["teacher_model.pth"]
     assert (copy / "results" / "metrics" / "metrics.json").read_bytes() == before

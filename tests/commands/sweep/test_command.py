@@ -111,17 +111,17 @@ def test_a_further_setting_is_the_students_alone_and_decides_its_training(taught
 
 def test_students_that_compare_trains_too_have_the_names_they_have_there(taught: Taught) -> None:
     names = set(made(SETTINGS, grid(SETTINGS), taught))
-    assert {"regular-seed-0", "distilled-seed-0", "T=1-alpha=0.5-seed-1"} <= names
+    assert {"control-seed-0", "distilled-seed-0", "T=1-alpha=0.5-seed-1"} <= names
     varied = dataclasses.replace(SETTINGS, vary=("epochs=1,2",))
     names = set(made(varied, grid(varied), taught))
-    assert {"regular-seed-0", "distilled-seed-0", "regular-epochs=2-seed-0", "T=5-alpha=0.5-epochs=2-seed-0"} <= names
+    assert {"control-seed-0", "distilled-seed-0", "control-epochs=2-seed-0", "T=5-alpha=0.5-epochs=2-seed-0"} <= names
 
 
 @pytest.mark.parametrize("temperature", [1, 7])
 def test_at_alpha_one_the_student_is_the_control_bit_for_bit(temperature: float, taught: Taught) -> None:
     """Trained as the sweep does, and as distillation with no weight on the teacher."""
     (student, _) = made(SETTINGS, [point(temperature, 1)], taught).values()
-    twin = made(SETTINGS, [point(temperature, 1)], taught)["regular-seed-0"]
+    twin = made(SETTINGS, [point(temperature, 1)], taught)["control-seed-0"]
     twin = twin._replace(objective=kd.distilled(temperature=temperature, alpha=1))
     one, other = (students.trained(taught.lessons, "x", each, tested=False) for each in (student, twin))
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
@@ -242,7 +242,7 @@ def test_a_search_that_goes_on_trains_only_what_is_new_and_ends_as_one_in_one_go
         with open_run(own.state_dir):
             found.append(explore(bench(taught, own)))
     assert {each.point: each for each in found[1]} == {each.point: each for each in found[2]}
-    counted = [in_process.count(name) for name in in_process if not name.startswith(("regular", "distilled"))]
+    counted = [in_process.count(name) for name in in_process if not name.startswith(("control", "distilled"))]
     assert set(counted) == {2}  # once in each folder
 
 

@@ -274,7 +274,7 @@ def test_a_search_marks_the_points_of_a_role_and_a_control_once(name: str, marks
 
 
 def files(sweep: Sweep) -> dict[str, bytes]:
-    made = sweep_files(Path("r"), sweep, {"SEED": 0}, {"regular-seed-0": 1.23456}, limit=None)
+    made = sweep_files(Path("r"), sweep, {"SEED": 0}, {"control-seed-0": 1.23456}, limit=None)
     return {path.as_posix(): content for path, content in made.items()}
 
 
