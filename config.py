@@ -12,7 +12,7 @@ import torch
 
 from kd.checks import check_ranges
 from kd.commands.config_flags import check_constants
-from kd.commands.method_flags import chosen
+from kd.commands.method_flags import all_method_settings
 from kd.commands.settings import RunSettings
 from kd.devices import require_device
 
@@ -58,4 +58,4 @@ def check() -> None:
     require_device(DEVICE, "DEVICE")
     values = {name.lower(): value for name, value in globals().items() if name.isupper()}
     check_ranges(RunSettings, values, shown=str.upper)
-    chosen(METHOD, SET, temperature=TEMPERATURE, alpha=ALPHA)
+    all_method_settings(METHOD, SET, temperature=TEMPERATURE, alpha=ALPHA)

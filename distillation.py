@@ -9,7 +9,7 @@ import config
 import kd
 from kd import DistillDataset as DistillDataset  # the documented place of this name
 from kd.commands.messages import say_layers
-from kd.commands.method_flags import chosen
+from kd.commands.method_flags import all_method_settings
 from kd.data.loaders import first_batch
 from kd.methods import Setting, make, try_method
 from models import TeacherModel, new_student
@@ -37,4 +37,4 @@ def require_method(loader: DataLoader[Any]) -> None:
 
 def method_settings() -> dict[str, Setting]:
     """All settings of ``METHOD``: its defaults, and what ``SET``, or for ``kd`` TEMPERATURE and ALPHA, say instead."""
-    return chosen(config.METHOD, config.SET, temperature=config.TEMPERATURE, alpha=config.ALPHA)
+    return all_method_settings(config.METHOD, config.SET, temperature=config.TEMPERATURE, alpha=config.ALPHA)

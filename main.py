@@ -16,9 +16,9 @@ import kd
 import visualization
 from distillation import distillation_objective, method_settings, require_method
 from kd.arms import OF_A_RUN, TEACHER
-from kd.commands.config_flags import command_line, current
+from kd.commands.config_flags import command_line, current_settings
 from kd.commands.messages import say_method, say_sizes
-from kd.commands.method_flags import shown
+from kd.commands.method_flags import format_method_settings
 from kd.commands.program import exit_status
 from kd.commands.run import files, text
 from kd.commands.run.results import Run
@@ -161,7 +161,7 @@ def train_students(
     """
     with kd.seeded(config.SEED):
         student: nn.Module = new_student().to(config.DEVICE)
-    say_method(config.METHOD, shown(method_settings()))
+    say_method(config.METHOD, format_method_settings(method_settings()))
     objective = distillation_objective(student, teacher, train_distill_loader)
     loaders, distill_loaders = (train_loader, val_loader), (train_distill_loader, val_distill_loader)
     pair = stages.train_pair(student, objective, loaders, distill_loaders, train=train_model, seed=config.SEED)
@@ -227,7 +227,8 @@ def _run(
         logits=logits,
         labels=labels,
         test=in_order(test_loader).dataset,
-        config=current(config, without=("FRESH", "SNAPSHOT_SECONDS")) | {"SET": shown(method_settings())},
+        config=current_settings(config, without=("FRESH", "SNAPSHOT_SECONDS"))
+        | {"SET": format_method_settings(method_settings())},
         temperature=config.TEMPERATURE,
         toy=visualization.toy_stamp(),
     )

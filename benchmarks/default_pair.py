@@ -29,7 +29,7 @@ import torch
 import config
 import kd
 import main as pipeline
-from kd.evaluation.paired_seeds import paired
+from kd.evaluation.paired_seeds import pair_errors
 
 
 def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ def summarise(rows: list[dict[str, Any]], images: int) -> str:
             for name in ("teacher", "control", "distilled")
         }
         cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in columns.values()]
-        pairs = paired(columns["control"], columns["distilled"], images)
+        pairs = pair_errors(columns["control"], columns["distilled"], images)
         interval = f"{pairs.interval.low:+.1f} to {pairs.interval.high:+.1f}" if pairs.interval else "none"
         n, difference = len(pairs.differences), f"{pairs.mean:+.1f} ({interval})"
         lines.append(f"| {width} | {n} | {' | '.join(cells)} | {difference} | {pairs.t_p:.2g} |")

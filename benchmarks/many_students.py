@@ -24,24 +24,24 @@ import kd
 from kd.commands.data import Task, load_data
 from kd.commands.models import new_student
 from kd.commands.settings import RunSettings
-from kd.commands.steps import trained_as
+from kd.commands.steps import make_train
 from kd.devices import using_threads
 from kd.training.pool import in_pool, usable_cores
-from kd.training.students import Lessons, Student, train_students, trained
+from kd.training.students import DistillationData, Student, train_student, train_students
 from measuring import alternating, machine, report, seconds, table
 
 MNIST = Task((1, 28, 28), tuple("0123456789"))
 CPU = torch.device("cpu")
 
 
-def lessons(settings: RunSettings) -> Lessons:
+def lessons(settings: RunSettings) -> DistillationData:
     """The pipeline's own data, with random teacher logits."""
     data = load_data(settings)
     training, validation = (
         kd.DistillDataset(part, torch.randn(data.sizes[name], 10))
         for name, part in {"training": data.train_set, "validation": data.val_set}.items()
     )
-    return Lessons(training, validation, data.test_set, settings.batch_size)
+    return DistillationData(training, validation, data.test_set, settings.batch_size)
 
 
 def students(settings: RunSettings, count: int) -> dict[str, Student]:
@@ -50,29 +50,29 @@ def students(settings: RunSettings, count: int) -> dict[str, Student]:
     made = {}
     for number in range(count):
         own = dataclasses.replace(settings, seed=number // 2)
-        student = Student(new_student(own, MNIST, CPU), objectives[number % 2], trained_as(own), settings.epochs)
+        student = Student(new_student(own, MNIST, CPU), objectives[number % 2], make_train(own), settings.epochs)
         made[f"student-{number}"] = student
     return made
 
 
-def one_by_one(own: Lessons, make: Callable[[], Mapping[str, Student]], count: int) -> float:
+def one_by_one(own: DistillationData, make: Callable[[], Mapping[str, Student]], count: int) -> float:
     """Seconds for all, in this process."""
     fresh = make()
     with using_threads(count):
-        return seconds(lambda: [trained(own, name, student, tested=False) for name, student in fresh.items()])
+        return seconds(lambda: [train_student(own, name, student, tested=False) for name, student in fresh.items()])
 
 
-def side_by_side(own: Lessons, make: Callable[[], Mapping[str, Student]]) -> float:
+def side_by_side(own: DistillationData, make: Callable[[], Mapping[str, Student]]) -> float:
     """Seconds for all, by the pool, from starting its processes to their end."""
     fresh = make()
     return seconds(lambda: list(train_students([own], fresh, tested=False)))
 
 
-def nothing(own: Lessons, number: int) -> None:
+def nothing(own: DistillationData, number: int) -> None:
     """What a process that is only started does."""
 
 
-def starting(own: Lessons) -> float:
+def starting(own: DistillationData) -> float:
     """Seconds to start one process for each core, give it the data and end it."""
     names = {str(number): number for number in range(usable_cores())}
     return seconds(lambda: list(in_pool(nothing, own, names, steps=dict.fromkeys(names, 1), title="starting")))

@@ -26,7 +26,7 @@ from torch import nn
 
 from kd.console import say
 from kd.methods import METHODS, make
-from kd.methods.crd import Contrasted
+from kd.methods.crd import CRDLoss
 from kd.methods.objectives import supervised
 from kd.models import CNN, ConvNet
 from kd.training.optimizers import adam
@@ -64,7 +64,7 @@ def objective_named(name: str, batch_size: int) -> tuple[nn.Module, Objective, t
     with torch.no_grad():
         batch = (images, labels, teacher(images), torch.arange(batch_size))
     objective = supervised if name == CONTROL else make(name, student, teacher, batch)
-    if isinstance(objective, Contrasted):  # as it is from the second epoch on
+    if isinstance(objective, CRDLoss):  # as it is from the second epoch on
         rows = torch.nn.functional.normalize(torch.randn(2, SEEN, objective.memory.rows.shape[2]), dim=2)
         objective.memory.meet(torch.arange(SEEN), torch.randint(10, (SEEN,)), rows)
     return student, objective, batch

@@ -26,10 +26,17 @@ import torch
 import tyro
 
 import kd
-from kd.commands.method_flags import shown
+from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student
 from kd.commands.settings import RunSettings
-from kd.commands.steps import Taught, objective_of, opened, recorded, teach, trained_as
+from kd.commands.steps import (
+    TeacherWithData,
+    make_objective,
+    make_train,
+    open_command,
+    prepare_distillation_data,
+    record_settings,
+)
 from kd.console import say
 from kd.data.loaders import make_loader
 from kd.methods import METHODS, settings_of
@@ -72,8 +79,8 @@ class Settings(RunSettings):
 
 def run(settings: Settings) -> dict[str, Any]:
     """Errors on the test images by method and seed, and what they were measured with."""
-    with opened(settings) as device:
-        taught = teach(settings, device)
+    with open_command(settings) as device:
+        taught = prepare_distillation_data(settings, device)
         wanted = list(settings.methods) or able(settings, taught, device)
         methods = [name for name in wanted if name not in settings.without]
         students = dict(planned(settings, methods, taught, device))
@@ -89,13 +96,13 @@ def run(settings: Settings) -> dict[str, Any]:
         "teacher": int((answers.logits.argmax(dim=1) != answers.labels).sum()),
         "images": len(answers.labels),
         "errors": {name: [errors[name][seed] for seed in sorted(errors[name])] for name in [CONTROL, *methods]},
-        "settings": {name: shown(settings_of(name)) for name in methods},
-        "config": recorded(settings, device),
+        "settings": {name: format_method_settings(settings_of(name)) for name in methods},
+        "config": record_settings(settings, device),
         "machine": machine(),
     }
 
 
-def able(settings: Settings, taught: Taught, device: torch.device) -> list[str]:
+def able(settings: Settings, taught: TeacherWithData, device: torch.device) -> list[str]:
     """The methods that can work on the pair; why the others cannot is said."""
     found = []
     for name in METHODS:
@@ -109,7 +116,7 @@ def able(settings: Settings, taught: Taught, device: torch.device) -> list[str]:
 
 
 def planned(
-    settings: Settings, methods: Sequence[str], taught: Taught, device: torch.device
+    settings: Settings, methods: Sequence[str], taught: TeacherWithData, device: torch.device
 ) -> Iterator[tuple[str, Student]]:
     """The control and every method's student, for each seed from the same weights."""
     of_students = dataclasses.replace(settings, epochs=settings.student_epochs or settings.epochs)
@@ -118,8 +125,8 @@ def planned(
         for name in (CONTROL, *methods):
             own = dataclasses.replace(of_students, seed=seed, method="kd" if name == CONTROL else name)
             student = new_student(own, taught.data.task, device)
-            objective = supervised if name == CONTROL else objective_of(own, student, taught.model, loader)
-            yield f"{name}-seed-{seed}", Student(student, objective, trained_as(own), own.epochs)
+            objective = supervised if name == CONTROL else make_objective(own, student, taught.model, loader)
+            yield f"{name}-seed-{seed}", Student(student, objective, make_train(own), own.epochs)
 
 
 def save(results: Mapping[str, Any], settings: Settings) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from kd.commands.method_flags import shown
-from kd.evaluation.paired_seeds import paired
+from kd.commands.method_flags import format_method_settings
+from kd.evaluation.paired_seeds import pair_errors
 from kd.evaluation.verdict import Judgement, judge_all
 from kd.methods import METHODS
 from measuring import table
@@ -46,7 +46,13 @@ def filled(text: str) -> str:
 def what_there_is() -> str:
     """A line for each method."""
     rows = [
-        (f"`{name}`", ", ".join(method.needs), ", ".join(shown(method.settings)), method.paper, method.reference)
+        (
+            f"`{name}`",
+            ", ".join(method.needs),
+            ", ".join(format_method_settings(method.settings)),
+            method.paper,
+            method.reference,
+        )
         for name, method in METHODS.items()
     ]
     return table(("method", "needs", "settings", "paper", "to be held against"), rows)
@@ -86,7 +92,7 @@ def comparison(results: Mapping[str, Any]) -> str:
 def _judged(errors: Mapping[str, Sequence[int]], base: str, images: int) -> dict[str, Judgement]:
     """The verdicts on all methods against one of them, with Holm's adjustment for their number."""
     others = {name: own for name, own in errors.items() if name not in (base, CONTROL)}
-    return judge_all({name: paired(errors[base], own, images) for name, own in others.items()})
+    return judge_all({name: pair_errors(errors[base], own, images) for name, own in others.items()})
 
 
 def _cells(judgement: Judgement | None) -> list[str]:

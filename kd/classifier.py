@@ -26,9 +26,9 @@ from kd.devices import device_named, require_device
 from kd.methods.objectives import distilled, supervised
 from kd.models.networks import MLP
 from kd.seeding import seeded
-from kd.teachers.sklearn_teacher import network_logits, ready, teacher_logits, unseen_logits
+from kd.teachers.sklearn_teacher import network_logits, out_of_fold_logits, prepare_teacher, teacher_logits
 from kd.training.history import History
-from kd.training.hooks import epoch_line
+from kd.training.hooks import print_epoch
 from kd.training.loop import fit
 from kd.training.optimizers import adam
 from kd.types import Objective
@@ -143,7 +143,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = int(random.randint(2**31 - 1))  # drawn before the teacher's, so that control and twin have the same
         self.scaler_ = StandardScaler().fit(rows) if self.standardize else None
         self.student_ = self._untrained(seed, rows[:1]).to(device)
-        self.teacher_ = ready(self.teacher, X, targets, random)
+        self.teacher_ = prepare_teacher(self.teacher, X, targets, random)
         lessons: Dataset[Any] = ArrayDataset(self._inputs(rows), torch.tensor(labels))
         if self.teacher_ is not None:
             lessons = DistillDataset(lessons, self._answers(X, rows, targets))
@@ -198,7 +198,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The teacher's logits [N, K], one row for each."""
         fitted_here = self.teacher_ is not self.teacher
         if fitted_here and self.cv is not None:
-            return unseen_logits(self.teacher_, X, targets, self.cv)
+            return out_of_fold_logits(self.teacher_, X, targets, self.cv)
         return teacher_logits(self.teacher_, X, rows, self.classes_)
 
     def _train(self, objective: Objective, loader: DataLoader[Any], seed: int) -> History:
@@ -213,5 +213,5 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             scheduler=scheduler,
             epochs=self.epochs,
             seed=seed,
-            on_epoch=epoch_line("student", self.epochs) if self.verbose else None,
+            on_epoch=print_epoch("student", self.epochs) if self.verbose else None,
         )

@@ -81,7 +81,7 @@ class MissingExtraError(ImportError):
     """A library of an extra is not installed; the message says how to install it."""
 
 
-def extra(module: str, *, library: str, name: str, needed_for: str) -> Any:
+def import_extra(module: str, *, library: str, name: str, needed_for: str) -> Any:
     """The module of an optional library.
 
     Args:

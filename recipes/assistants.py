@@ -27,7 +27,7 @@ import tyro
 from torch import nn
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.data import Split
 from kd.data.splits import stratified_split
 from kd.models import MLP, ConvNet
@@ -66,13 +66,13 @@ def last_of(teacher: nn.Module | None, units: Sequence[int], training: Split, se
         with kd.seeded(own):
             start = MLP(width)
         if teacher is None:
-            student = trained(start, kd.supervised, training, seed=own, epochs=settings.epochs)
+            student = train_copy(start, kd.supervised, training, seed=own, epochs=settings.epochs)
         else:
             cached = kd.collect_logits(teacher, training)
             kd.verify_logits(teacher, training, cached)
             lessons = kd.DistillDataset(training, cached.logits)
             objective = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
-            student = trained(start, objective, lessons, seed=own, epochs=settings.epochs)
+            student = train_copy(start, objective, lessons, seed=own, epochs=settings.epochs)
         teacher = student
     return student
 
@@ -81,7 +81,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     """Errors of the last of each chain, in the order of the seeds."""
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
-        convnet = trained(ConvNet(), kd.supervised, training, seed=0, epochs=settings.epochs)
+        convnet = train_copy(ConvNet(), kd.supervised, training, seed=0, epochs=settings.epochs)
     large, small = settings.large, settings.small
     chains: dict[str, tuple[nn.Module | None, Sequence[int]]] = {
         "small": (None, [small]),
@@ -94,7 +94,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {name: [] for name in chains}
     for seed in range(settings.pairs):
         for name, (teacher, units) in chains.items():
-            found[name].append(errors(last_of(teacher, units, training, settings, seed), held_back))
+            found[name].append(count_errors(last_of(teacher, units, training, settings, seed), held_back))
     against = [
         ("teacher → large → small", "small"),
         ("teacher → large → small", "teacher → small"),
@@ -102,8 +102,8 @@ def main(settings: Settings) -> dict[str, list[int]]:
         ("born again twice", "large"),
         ("born again twice", "born again"),
     ]
-    title = f"the ConvNet has {errors(convnet, held_back)} errors; of a student's"
-    judged(found, against, images=len(held_back), title=title)
+    title = f"the ConvNet has {count_errors(convnet, held_back)} errors; of a student's"
+    judge_arms(found, against, images=len(held_back), title=title)
     return found
 
 

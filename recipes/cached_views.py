@@ -27,7 +27,7 @@ import tyro
 from torch import Tensor, nn
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.data import ImageDataset
 from kd.data.mnist import MEAN, STD
 from kd.data.splits import stratified_split
@@ -84,7 +84,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     views = ShiftedImages(images, reach=settings.reach)
     with kd.seeded(0):
         on_views = one_view_each(views, views.views, batch_size=128)
-        teacher = trained(ConvNet(), kd.supervised, on_views, seed=0, epochs=settings.teacher_epochs)
+        teacher = train_copy(ConvNet(), kd.supervised, on_views, seed=0, epochs=settings.teacher_epochs)
     own = lessons(teacher, views)
     whole = own[views.views // 2 :: views.views].repeat_interleave(views.views, dim=0)  # the middle view's, for all
     distilled = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
@@ -95,11 +95,11 @@ def main(settings: Settings) -> dict[str, list[int]]:
             start = MLP(256)
         for name, (objective, logits) in arms.items():
             loader = one_view_each(kd.DistillDataset(views, logits), views.views, batch_size=128)
-            student = trained(start, objective, loader, seed=seed, epochs=settings.epochs)
-            found[name].append(errors(student, held_back))
-    title = f"{len(own):,} views cached; the teacher has {errors(teacher, held_back)} errors; of a student's"
+            student = train_copy(start, objective, loader, seed=seed, epochs=settings.epochs)
+            found[name].append(count_errors(student, held_back))
+    title = f"{len(own):,} views cached; the teacher has {count_errors(teacher, held_back)} errors; of a student's"
     against = [("own logits", "labels"), ("own logits", "the image's logits")]
-    judged(found, against, images=len(held_back), title=title)
+    judge_arms(found, against, images=len(held_back), title=title)
     return found
 
 

@@ -29,7 +29,7 @@ import tyro
 from torch import Tensor, nn
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.console import say
 from kd.data.splits import stratified_split
 from kd.losses import cat_loss
@@ -103,7 +103,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
         start = ByMaps(CNN(settings.teacher, MNIST_SHAPE, 10))
-    teacher = trained(start, kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
+    teacher = train_copy(start, kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
     by_maps = cat_kd(teacher, beta=settings.beta, side=settings.side)
     arms: dict[str, kd.Objective] = {
         "labels": kd.supervised,
@@ -115,15 +115,15 @@ def main(settings: Settings) -> dict[str, list[int]]:
         with kd.seeded(seed):
             start = ByMaps(CNN(settings.student, MNIST_SHAPE, 10))
         for name, objective in arms.items():
-            student = trained(start, objective, training, seed=seed, epochs=settings.epochs)
-            found[name].append(errors(student, held_back))
+            student = train_copy(start, objective, training, seed=seed, epochs=settings.epochs)
+            found[name].append(count_errors(student, held_back))
         if seed == 0:  # the last arm's student is the one taught by maps
             measured = evaluate(student, by_maps, kd.make_loader(held_back, batch_size=500))
             say(f"maps' term at the end: {measured['maps']:.2f}")
             if settings.out:
                 publish({settings.out / "student.pth": weights_bytes(student)})
-    title = f"the teacher has {errors(teacher, held_back)} errors; of a student's"
-    judged(found, [("cat-kd", name) for name in found if name != "cat-kd"], images=len(held_back), title=title)
+    title = f"the teacher has {count_errors(teacher, held_back)} errors; of a student's"
+    judge_arms(found, [("cat-kd", name) for name in found if name != "cat-kd"], images=len(held_back), title=title)
     return found
 
 

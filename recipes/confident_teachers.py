@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.data import Split
 from kd.data.splits import stratified_split
 from kd.models import CNN, MNIST_SHAPE, ConvNet
@@ -124,7 +124,7 @@ def new_teacher(lessons: Dataset[Any], *, seed: int, epochs: int) -> ConvNet:
     """A teacher of its own: other weights at the start, other batches."""
     with kd.seeded(seed):
         start = ConvNet()
-    return trained(start, kd.supervised, lessons, seed=seed, epochs=epochs)
+    return train_copy(start, kd.supervised, lessons, seed=seed, epochs=epochs)
 
 
 def main(settings: Settings) -> dict[str, list[int]]:
@@ -139,10 +139,12 @@ def main(settings: Settings) -> dict[str, list[int]]:
             start = CNN(8, MNIST_SHAPE, 10)
         for name, counts in found.items():
             objective = kd.supervised if name == "labels" else weighed(alike=name == "alike")
-            counts.append(errors(trained(start, objective, training, seed=seed, epochs=settings.epochs), held_back))
-    own = ", ".join(str(errors(teacher, held_back)) for teacher in teachers)
+            counts.append(
+                count_errors(train_copy(start, objective, training, seed=seed, epochs=settings.epochs), held_back)
+            )
+    own = ", ".join(str(count_errors(teacher, held_back)) for teacher in teachers)
     against = [("by confidence", "labels"), ("by confidence", "alike")]
-    judged(found, against, images=len(held_back), title=f"the teachers have {own} errors; of a student's")
+    judge_arms(found, against, images=len(held_back), title=f"the teachers have {own} errors; of a student's")
     return found
 
 

@@ -36,10 +36,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.data.splits import stratified_split
 from kd.models import MNIST_SHAPE, ConvNet
-from kd.models.features import capture, penultimate
+from kd.models.features import capture, find_penultimate
 from kd.types import UNLABELLED
 
 
@@ -85,7 +85,7 @@ class DataFree(nn.Module):
         super().__init__()
         self.generator, self.settings = Generator(settings.latent), settings
         self.teacher = (copy.deepcopy(teacher).eval().requires_grad_(False),)  # in a tuple: no part of this module
-        self.features = penultimate(teacher, torch.zeros(1, *MNIST_SHAPE))
+        self.features = find_penultimate(teacher, torch.zeros(1, *MNIST_SHAPE))
 
     def forward(self, student: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
@@ -112,7 +112,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     """Errors by kind of student, in the order of the seeds."""
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
-        teacher = trained(ConvNet(), kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
+        teacher = train_copy(ConvNet(), kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
         none = torch.full((4096,), UNLABELLED)
         noise = TensorDataset(torch.randn(4096, settings.latent), none)
         pixels = TensorDataset(torch.randn(4096, *MNIST_SHAPE), none)
@@ -127,10 +127,10 @@ def main(settings: Settings) -> dict[str, list[int]]:
             "data-free": (data_free, noise),
         }
         for name, (objective, data) in arms.items():
-            student = trained(start, objective, batches(data, settings.steps), seed=seed, epochs=1)
-            found[name].append(errors(student, held_back))
-    title = f"the teacher has {errors(teacher, held_back)} errors; of a student's"
-    judged(found, [("data-free", "noise"), ("data-free", "real")], images=len(held_back), title=title)
+            student = train_copy(start, objective, batches(data, settings.steps), seed=seed, epochs=1)
+            found[name].append(count_errors(student, held_back))
+    title = f"the teacher has {count_errors(teacher, held_back)} errors; of a student's"
+    judge_arms(found, [("data-free", "noise"), ("data-free", "real")], images=len(held_back), title=title)
     return found
 
 

@@ -24,7 +24,7 @@ import tyro
 from torch import Tensor, nn
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.data.splits import stratified_split
 from kd.losses import hint_loss
 from kd.losses.feature import same_size
@@ -81,17 +81,17 @@ def main(settings: Settings) -> dict[str, list[int]]:
     """Errors by kind of student, in the order of the seeds."""
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
-        teacher = trained(ConvNet(), kd.supervised, training, seed=0, epochs=settings.epochs)
+        teacher = train_copy(ConvNet(), kd.supervised, training, seed=0, epochs=settings.epochs)
     found: dict[str, list[int]] = {"labels": [], "hint": []}
     for seed in range(settings.pairs):
         with kd.seeded(seed):
             start = CNN(8, MNIST_SHAPE, 10)
             hint = Hint(start, teacher, training[0][0][None], weight=settings.weight)
         for name, objective in (("labels", kd.supervised), ("hint", hint)):
-            student = trained(start, objective, training, seed=seed, epochs=settings.epochs)
-            found[name].append(errors(student, held_back))
-    title = f"the teacher has {errors(teacher, held_back)} errors; of a student's"
-    judged(found, [("hint", "labels")], images=len(held_back), title=title)
+            student = train_copy(start, objective, training, seed=seed, epochs=settings.epochs)
+            found[name].append(count_errors(student, held_back))
+    title = f"the teacher has {count_errors(teacher, held_back)} errors; of a student's"
+    judge_arms(found, [("hint", "labels")], images=len(held_back), title=title)
     return found
 
 

@@ -30,7 +30,7 @@ import tyro
 from torch import Tensor, nn
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.data import ImageDataset
 from kd.data.mnist import MEAN, STD
 from kd.data.splits import stratified_split
@@ -90,7 +90,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     views = ShiftedImages(images, reach=settings.reach)
     loader = one_view_each(views, views.views, batch_size=128)
     with kd.seeded(0):
-        teacher = trained(ConvNet(), kd.supervised, loader, seed=0, epochs=settings.teacher_epochs)
+        teacher = train_copy(ConvNet(), kd.supervised, loader, seed=0, epochs=settings.teacher_epochs)
     arms = {
         "labels": (kd.supervised, settings.epochs),
         "mixed labels": (mixed_labels, settings.epochs),
@@ -102,11 +102,11 @@ def main(settings: Settings) -> dict[str, list[int]]:
         with kd.seeded(seed):
             start = MLP(256)
         for name, (objective, epochs) in arms.items():
-            student = trained(start, objective, loader, seed=seed, epochs=epochs)
-            found[name].append(errors(student, held_back))
-    title = f"the teacher has {errors(teacher, held_back)} errors; of a student's"
+            student = train_copy(start, objective, loader, seed=seed, epochs=epochs)
+            found[name].append(count_errors(student, held_back))
+    title = f"the teacher has {count_errors(teacher, held_back)} errors; of a student's"
     against = [("matching", name) for name in found if name != "matching"]
-    judged(found, against, images=len(held_back), title=title)
+    judge_arms(found, against, images=len(held_back), title=title)
     return found
 
 

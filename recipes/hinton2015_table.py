@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from kd.evaluation.paired_seeds import paired
+from kd.evaluation.paired_seeds import pair_errors
 
 Rows = Sequence[Mapping[str, Any]]
 TESTED = 10_000
@@ -52,7 +52,7 @@ def pair(rows: Rows) -> list[str]:
     seeds = sorted({row["seed"] for row in alone} & {row["seed"] for row in twenty})
     if len(seeds) > 1:
         control, twin = ({row["seed"]: row["errors"] for row in arm} for arm in (alone, twenty))
-        between = paired([control[seed] for seed in seeds], [twin[seed] for seed in seeds], TESTED)
+        between = pair_errors([control[seed] for seed in seeds], [twin[seed] for seed in seeds], TESTED)
         assert between.interval is not None
         difference = f"{between.mean:+.1f} ({between.interval.low:+.1f} to {between.interval.high:+.1f})"
         lines.append(_line("distilled − alone, paired 95 % interval", "-72", difference, str(len(seeds))))

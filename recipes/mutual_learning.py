@@ -26,7 +26,7 @@ import tyro
 from torch import Tensor, nn
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.data.splits import stratified_split
 from kd.models import MLP
 
@@ -80,12 +80,12 @@ def main(settings: Settings) -> dict[str, list[int]]:
         with kd.seeded(seed):
             start = Peers(MLP(256), MLP(256))  # the second one's weights are other ones
         for name, objective in arms.items():
-            peers = trained(start, objective, training, seed=seed, epochs=settings.epochs)
+            peers = train_copy(start, objective, training, seed=seed, epochs=settings.epochs)
             # The two have learned from each other, so they count as one observation, and not as two.
-            found[name].append(sum(errors(student, held_back) for student in peers.students))
-            averaged[name].append(errors(peers, held_back))
-    judged(found, [("mutual", "alone")], images=2 * len(held_back), title="of two students together, errors")
-    judged(averaged, [("mutual", "alone")], images=len(held_back), title="of the mean of their logits, errors")
+            found[name].append(sum(count_errors(student, held_back) for student in peers.students))
+            averaged[name].append(count_errors(peers, held_back))
+    judge_arms(found, [("mutual", "alone")], images=2 * len(held_back), title="of two students together, errors")
+    judge_arms(averaged, [("mutual", "alone")], images=len(held_back), title="of the mean of their logits, errors")
     return found
 
 

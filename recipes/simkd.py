@@ -31,11 +31,11 @@ import tyro
 from torch import Tensor, nn
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.console import print_table
 from kd.data.splits import stratified_split
 from kd.evaluation.metrics import count_parameters
-from kd.evaluation.multiply_adds import multiply_adds
+from kd.evaluation.multiply_adds import count_multiply_adds
 from kd.losses import hint_loss
 from kd.models import CNN, MNIST_SHAPE
 from kd.models.features import capture
@@ -106,7 +106,7 @@ def simkd(teacher: CNN) -> kd.Objective:
 def costs(models: Mapping[str, nn.Module], images: Tensor) -> dict[str, list[str]]:
     """Parameters, frozen ones included, and multiply-adds for one image, of everything that is used in the end."""
     return {
-        name: [f"{count_parameters(model):,}", f"{multiply_adds(model, images[:1]):,}"]
+        name: [f"{count_parameters(model):,}", f"{count_multiply_adds(model, images[:1]):,}"]
         for name, model in models.items()
     }
 
@@ -116,7 +116,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
         start = CNN(settings.teacher, MNIST_SHAPE, 10)
-    teacher = trained(start, kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
+    teacher = train_copy(start, kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
     found: dict[str, list[int]] = {name: [] for name in ("labels", "kd", "same on labels", "simkd")}
     for seed in range(settings.pairs):
         with kd.seeded(seed):
@@ -129,16 +129,16 @@ def main(settings: Settings) -> dict[str, list[int]]:
             "simkd": (composite, simkd(teacher)),
         }
         for name, (model, objective) in arms.items():
-            student = trained(model, objective, training, seed=seed, epochs=settings.epochs)
-            found[name].append(errors(student, held_back))
+            student = train_copy(model, objective, training, seed=seed, epochs=settings.epochs)
+            found[name].append(count_errors(student, held_back))
         if seed == 0:  # the last arm's student is the composite, trained
             header = ("model in use", "parameters", "multiply-adds")
             models = {"plain student": plain, "composite": student, "teacher": teacher}
             print_table("what one image takes", header, costs(models, training[0][0][None]))
             if settings.out:
                 publish({settings.out / "composite.pth": weights_bytes(student)})
-    title = f"the teacher has {errors(teacher, held_back)} errors; of a student's"
-    judged(found, [("simkd", name) for name in found if name != "simkd"], images=len(held_back), title=title)
+    title = f"the teacher has {count_errors(teacher, held_back)} errors; of a student's"
+    judge_arms(found, [("simkd", name) for name in found if name != "simkd"], images=len(held_back), title=title)
     return found
 
 

@@ -28,7 +28,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 
 import kd
 from kd.console import print_table, say
-from kd.evaluation.paired_seeds import paired
+from kd.evaluation.paired_seeds import pair_errors
 from kd.evaluation.verdict import Judgement, judge_all
 
 TABLES: Mapping[str, Callable[..., Any]] = {"digits": load_digits, "breast cancer": load_breast_cancer}
@@ -106,7 +106,7 @@ def outcome(table: str, settings: Settings) -> Outcome:
     errors["control"] = all_errors(None, halves, settings)
     teacher = halves.errors(forest.fit(halves.rows, halves.labels))
     against = (("by heart", "control"), ("unseen", "control"), ("unseen", "by heart"))
-    pairs = {f"{a} − {b}": paired(errors[b], errors[a], len(halves.test_labels)) for a, b in against}
+    pairs = {f"{a} − {b}": pair_errors(errors[b], errors[a], len(halves.test_labels)) for a, b in against}
     return Outcome(chosen, teacher, judge_all(pairs, margin=settings.margin))
 
 

@@ -26,7 +26,7 @@ import tyro
 from torch import nn
 
 import kd
-from kd.commands.trials import errors, judged, trained
+from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.data import Split
 from kd.data.splits import stratified_split
 from kd.models import MLP, ConvNet
@@ -60,7 +60,7 @@ def new_teacher(training: Split, *, seed: int, epochs: int) -> ConvNet:
     """A teacher of its own: other weights at the start, other batches."""
     with kd.seeded(seed):
         start = ConvNet()
-    return trained(start, kd.supervised, training, seed=seed, epochs=epochs)
+    return train_copy(start, kd.supervised, training, seed=seed, epochs=epochs)
 
 
 def main(settings: Settings) -> dict[str, list[int]]:
@@ -68,7 +68,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     teachers = [new_teacher(training, seed=seed, epochs=settings.epochs) for seed in (1000, 1001)]
     both = Ensemble(teachers, temperature=settings.temperature)
-    alone = min(teachers, key=lambda teacher: errors(teacher, held_back))  # in favour of the control
+    alone = min(teachers, key=lambda teacher: count_errors(teacher, held_back))  # in favour of the control
     objective = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
     arms = {
         "labels": (kd.supervised, training),
@@ -80,12 +80,12 @@ def main(settings: Settings) -> dict[str, list[int]]:
         with kd.seeded(seed):
             start = MLP(256)
         for name, (towards, data) in arms.items():
-            student = trained(start, towards, data, seed=seed, epochs=settings.epochs)
-            found[name].append(errors(student, held_back))
-    own = " and ".join(str(errors(teacher, held_back)) for teacher in teachers)
-    title = f"the teachers have {own} errors, together {errors(both, held_back)}; of a student's"
+            student = train_copy(start, towards, data, seed=seed, epochs=settings.epochs)
+            found[name].append(count_errors(student, held_back))
+    own = " and ".join(str(count_errors(teacher, held_back)) for teacher in teachers)
+    title = f"the teachers have {own} errors, together {count_errors(both, held_back)}; of a student's"
     against = [("two teachers", "labels"), ("two teachers", "one teacher")]
-    judged(found, against, images=len(held_back), title=title)
+    judge_arms(found, against, images=len(held_back), title=title)
     return found
 
 

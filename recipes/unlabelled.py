@@ -29,7 +29,7 @@ from kd.console import print_table, say
 from kd.data import Split
 from kd.data.splits import stratified_order
 from kd.data.unlabelled import repeated
-from kd.evaluation.paired_seeds import paired
+from kd.evaluation.paired_seeds import pair_errors
 from kd.evaluation.verdict import Judgement, judge_all
 from kd.models import MLP, ConvNet
 from kd.teachers.cache import with_unlabelled
@@ -120,7 +120,7 @@ def block(teacher: nn.Module, control: list[int], data: Images, settings: Settin
         CONTROL: control
     }
     say(f"errors by seed: {found}")
-    pairs = {f"{one} − {other}": paired(found[other], found[one], len(data.test)) for one, other in AGAINST}
+    pairs = {f"{one} − {other}": pair_errors(found[other], found[one], len(data.test)) for one, other in AGAINST}
     return judge_all(pairs)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import kd
 from kd.console import print_table, progress, say
-from kd.training.hooks import epoch_line
+from kd.training.hooks import print_epoch
 
 ESCAPE = "\x1b"
 DIGITS = [str(k) for k in range(10)]
@@ -54,7 +54,7 @@ def test_say_prints_colons_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_an_epoch_is_one_plain_line_with_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    hook = epoch_line("distilled", 10)
+    hook = print_epoch("distilled", 10)
     hook(2, history())
     hook(10, history())
     printed = capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_an_epoch_is_one_plain_line_with_its_numbers(capsys: pytest.CaptureFixtu
 
 def test_an_epoch_without_validation_says_nothing_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     curves = {name: values for name, values in history().items() if not name.startswith("val_")}
-    epoch_line("student", 10)(2, kd.History(curves))
+    print_epoch("student", 10)(2, kd.History(curves))
     assert capsys.readouterr().out == "student    epoch  2/10  train loss 0.1235 accuracy 98.77%  0 s\n"
 
 

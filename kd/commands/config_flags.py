@@ -24,7 +24,7 @@ import tyro
 from kd.devices import device_named
 
 
-def current(module: ModuleType, *, without: Sequence[str] = ()) -> dict[str, Any]:
+def current_settings(module: ModuleType, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """The module's constants as they stand now, by name, in a form that JSON knows."""
     hints = {name: hint for name, hint in _constants(module).items() if name not in without}
     values = {n: float(getattr(module, n)) if _kind(h) is float else getattr(module, n) for n, h in hints.items()}

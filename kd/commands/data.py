@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from kd.commands.settings import RunSettings
 from kd.data.loaders import make_loader
 from kd.data.sources import open_source, open_unlabelled, split_source
-from kd.data.sources.partition import Parts
-from kd.data.sources.scan import facts_of
+from kd.data.sources.partition import Splits
+from kd.data.sources.scan import scan
 from kd.data.sources.source import Source
 from kd.data.views import one_view_each
 
@@ -79,7 +79,7 @@ class Data(NamedTuple):
 
     def all_labels(self) -> Tensor:
         """[R] int64, of all items as they come. Reads them once more."""
-        return torch.cat([facts_of(part).labels for part in self.source.parts.values()])
+        return torch.cat([scan(part).labels for part in self.source.parts.values()])
 
 
 def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
@@ -140,7 +140,7 @@ def _training_loader(settings: RunSettings, train: Dataset[Any], shape: tuple[in
     return one_view_each(views, views.views, batch_size=settings.batch_size)
 
 
-def _rows(source: Source, parts: Parts) -> dict[str, Sequence[int]]:
+def _rows(source: Source, parts: Splits) -> dict[str, Sequence[int]]:
     found: dict[str, Sequence[int]] = dict(json.loads(parts.chosen)["rows"])  # of its training part, which is first
     start = 0
     for name, dataset in source.parts.items():

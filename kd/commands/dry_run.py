@@ -19,17 +19,17 @@ from torch.utils.data import DataLoader, Subset
 
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
-from kd.commands.method_flags import shown
-from kd.commands.models import as_one, new_student, new_teachers
+from kd.commands.method_flags import format_method_settings
+from kd.commands.models import combine_teachers, new_student, new_teachers
 from kd.commands.settings import PairedSettings, RunSettings
-from kd.commands.steps import objective_of, require_method, say_data
+from kd.commands.steps import make_objective, require_method, say_data
 from kd.console import print_table, say
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import first_batch, make_loader
 from kd.devices import device_named, require_device
 from kd.evaluation.cost import training_cost
 from kd.evaluation.metrics import count_parameters
-from kd.evaluation.multiply_adds import multiply_adds
+from kd.evaluation.multiply_adds import count_multiply_adds
 from kd.methods.objectives import in_bfloat16, supervised
 from kd.teachers.cache import collect_logits
 from kd.training.loop import fit
@@ -104,13 +104,13 @@ def run(settings: RunSettings) -> None:
     data = load_data(settings)
     say_data(data, device)
     require_method(settings, data, new_teachers(settings, data))
-    say_method(settings.method, shown(settings.method_settings))
+    say_method(settings.method, format_method_settings(settings.method_settings))
     _print(settings, plan(settings, data, device))
 
 
 def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     """Count and measure. The models are made for it and thrown away."""
-    teacher = as_one([each.model for each in new_teachers(settings, data)], settings).to(device)
+    teacher = combine_teachers([each.model for each in new_teachers(settings, data)], settings).to(device)
     student = new_student(settings, data.task, device)
     batch, classes = first_batch(data.train_loader), len(data.task.classes)
     cost = training_cost(
@@ -168,7 +168,7 @@ def _students(trainings: Mapping[str, float]) -> float:
 
 def _model(model: nn.Module, example: torch.Tensor, training: int) -> Model:
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return Model(count_parameters(model), multiply_adds(model, example), training, size)
+    return Model(count_parameters(model), count_multiply_adds(model, example), training, size)
 
 
 def _seconds(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.Module) -> Seconds:
@@ -188,7 +188,7 @@ def _seconds(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.
         lessons = few if settings.live else DistillDataset(few, answers.logits, ids=settings.ids)
         with_logits = make_loader(lessons, batch_size=size)
         control = _step(student, supervised, loader)
-        distilled = _step(student, objective_of(settings, student, teacher, with_logits), with_logits)
+        distilled = _step(student, make_objective(settings, student, teacher, with_logits), with_logits)
         started = time.perf_counter()
         collect_logits(student, few)
         student_answer = (time.perf_counter() - started) / len(rows)

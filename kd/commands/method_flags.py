@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from kd.methods import METHODS, Setting, settings_of
 
 
-def given_settings(texts: Sequence[str]) -> dict[str, Setting]:
+def parse_method_settings(texts: Sequence[str]) -> dict[str, Setting]:
     """``("beta=8", "warmup=0")`` by name; ``ValueError`` where one is not of that form, or a name comes twice."""
     given: dict[str, Setting] = {}
     for text in texts:
@@ -18,7 +18,7 @@ def given_settings(texts: Sequence[str]) -> dict[str, Setting]:
     return given
 
 
-def chosen(name: str, texts: Sequence[str], *, temperature: float, alpha: float) -> dict[str, Setting]:
+def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, alpha: float) -> dict[str, Setting]:
     """All settings of the method that a command line has chosen: ``kd`` has flags of its own, others have ``--set``.
 
     Args:
@@ -33,16 +33,16 @@ def chosen(name: str, texts: Sequence[str], *, temperature: float, alpha: float)
         if texts:
             raise ValueError(f"kd is set by --temperature and --alpha. Got --set {' '.join(texts)} instead.")
         return dict(given)
-    settings = settings_of(name, given_settings(texts))
+    settings = settings_of(name, parse_method_settings(texts))
     if given != defaults:
         raise ValueError(
             f"--temperature and --alpha are settings of kd, and the method is {name}. It takes --set with "
-            f"{', '.join(shown(settings))}."
+            f"{', '.join(format_method_settings(settings))}."
         )
     return settings
 
 
-def shown(settings: Mapping[str, Setting]) -> list[str]:
+def format_method_settings(settings: Mapping[str, Setting]) -> list[str]:
     """Each as ``--set`` takes it."""
     return [
         f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()

@@ -16,7 +16,7 @@ from kd.storage.weights import load_weights
 from kd.teachers.ensemble import Ensemble
 from kd.teachers.load import load_teacher
 from kd.teachers.logit_files import read_logits
-from kd.teachers.lookup import file_teacher
+from kd.teachers.lookup import build_lookup
 
 TEACHERS_ANSWER = "probabilities"  # averaged; kd.teachers.ensemble says what it means
 
@@ -57,7 +57,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
             class_names=names,
         )
         parts = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
-        return NamedTeacher(file_teacher([(part, data.rows[n]) for n, part in parts.items()], answers.logits), True)
+        return NamedTeacher(build_lookup([(part, data.rows[n]) for n, part in parts.items()], answers.logits), True)
     model = load_teacher(
         choice.spec,
         choice.file,
@@ -80,7 +80,7 @@ def with_seed_of(settings: RunSettings, number: int) -> RunSettings:
     return dataclasses.replace(settings, seed=settings.seed + 1_000_003 * number) if number else settings
 
 
-def as_one(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:
+def combine_teachers(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:
     """The one teacher there is; several answer with the mean of their probabilities at the method's temperature."""
     if len(teachers) == 1:
         return teachers[0]
@@ -94,6 +94,6 @@ def saved_teacher(settings: RunSettings, data: Data) -> nn.Module:
     Raises:
         ValueError, OSError: as ``kd.storage.weights.load_weights`` has it.
     """
-    model = as_one([teacher.model for teacher in new_teachers(settings, data)], settings)
+    model = combine_teachers([teacher.model for teacher in new_teachers(settings, data)], settings)
     load_weights(model, settings.models_dir / "teacher_model.pth")
     return model

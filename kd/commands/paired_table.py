@@ -24,7 +24,7 @@ def _interval(interval: Interval | None) -> str:
     return f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "none"
 
 
-def shown(value: Spread, form: str, *, scale: float = 1) -> str:
+def format_number(value: Spread, form: str, *, scale: float = 1) -> str:
     """Mean ± standard deviation."""
     deviation = "" if value.sd is None else f" ± {scale * value.sd:{form}}"
     return f"{scale * value.mean:{form}}{deviation}"
@@ -35,7 +35,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def judged_by(judgement: Judgement) -> dict[str, Any]:
+def describe_tests(judgement: Judgement) -> dict[str, Any]:
     """What a verdict was read from."""
     return {
         "margin_errors": judgement.margin,

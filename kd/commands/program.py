@@ -13,7 +13,7 @@ from kd.storage.stopping import Stopped
 _typed: ContextVar[str] = ContextVar("the command that is being done", default="")
 
 
-def typed() -> str:
+def typed_command() -> str:
     """The command that is being done, as a person would type it again; "" where functions are called from Python."""
     return _typed.get()
 

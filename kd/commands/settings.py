@@ -19,7 +19,7 @@ from kd.checks import (
     proportion,
     require,
 )
-from kd.commands.method_flags import chosen
+from kd.commands.method_flags import all_method_settings
 from kd.commands.teacher_flags import TeacherChoice, chosen_teachers
 from kd.methods import METHODS, Setting, require_unlabelled_method
 
@@ -240,7 +240,7 @@ class RunSettings:
         Raises:
             ValueError: there is no such method or setting.
         """
-        return chosen(self.method, self.set, temperature=self.temperature, alpha=self.alpha)
+        return all_method_settings(self.method, self.set, temperature=self.temperature, alpha=self.alpha)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_layers, say_sizes
-from kd.commands.method_flags import shown
-from kd.commands.models import NamedTeacher, as_one, new_student, new_teachers, with_seed_of
+from kd.commands.method_flags import format_method_settings
+from kd.commands.models import NamedTeacher, combine_teachers, new_student, new_teachers, with_seed_of
 from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.console import say
 from kd.data.loaders import first_batch, loader_like
@@ -32,7 +32,7 @@ from kd.teachers.load import teacher_accuracy
 from kd.training import stages
 from kd.training.history import History
 from kd.training.optimizers import adam
-from kd.training.students import Lessons
+from kd.training.students import DistillationData
 from kd.types import Objective
 
 UNLABELLED_TOO = (
@@ -42,7 +42,7 @@ UNLABELLED_TOO = (
 
 
 @contextmanager
-def opened(settings: RunSettings, *folders: Path, made: Sequence[str] | None = None) -> Iterator[torch.device]:
+def open_command(settings: RunSettings, *folders: Path, made: Sequence[str] | None = None) -> Iterator[torch.device]:
     """What a command starts with: settings checked, folders that can be written to, its run folder open. The device.
 
     Args:
@@ -88,12 +88,12 @@ def train_teacher(
         if trained:
             teacher_accuracy(model, data.val_set, name=title)
         else:
-            train = trained_as(with_seed_of(settings, number))
+            train = make_train(with_seed_of(settings, number))
             histories.append(train(title, model, objective, data.train_loader, data.val_loader))
-    return as_one(models, settings), histories[0] if len(models) == len(histories) == 1 else None
+    return combine_teachers(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
 
-def with_logits(
+def make_distill_loaders(
     settings: RunSettings, teacher: nn.Module, data: Data, *, suffix: str = ""
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """The loaders to train and to validate with, with the teacher's logits; unlabelled items are in the former.
@@ -118,7 +118,7 @@ def with_logits(
     return training, validation
 
 
-def for_the_control(data: Data, lessons: DataLoader[Any]) -> DataLoader[Any]:
+def make_control_loader(data: Data, lessons: DataLoader[Any]) -> DataLoader[Any]:
     """What the control is trained with: the labelled items, over and over where the other has unlabelled ones as well.
 
     Args:
@@ -129,7 +129,7 @@ def for_the_control(data: Data, lessons: DataLoader[Any]) -> DataLoader[Any]:
     return loader_like(data.train_loader, repeated(data.train_set, len(lessons.dataset)))  # type: ignore[arg-type]
 
 
-def objective_of(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
+def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
     """What the settings' method trains the student towards, on batches like those of the loader."""
     example, ask = first_batch(loader), settings.live and "logits" in METHODS[settings.method].needs
     if ask:
@@ -146,13 +146,13 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTe
         ValueError: as the method has it.
     """
     student = new_student(settings, data.task, torch.device("cpu"))
-    teacher = as_one([teacher.model for teacher in teachers], settings)
+    teacher = combine_teachers([teacher.model for teacher in teachers], settings)
     with seeded(settings.seed):
         layers = try_method(settings.method, student, teacher, first_batch(data.val_loader), settings.method_settings)
     say_layers(layers)
 
 
-def trained_as(settings: RunSettings) -> stages.Train:
+def make_train(settings: RunSettings) -> stages.Train:
     """How every model is trained: Adam, with these settings."""
 
     def train(
@@ -175,10 +175,10 @@ def trained_as(settings: RunSettings) -> stages.Train:
     return train
 
 
-def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
+def record_settings(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     """The settings that count for a result, under the names by which ``python main.py`` records them."""
     values = dataclasses.asdict(settings) | {"device": str(device)}
-    values["set"] = shown(settings.method_settings)
+    values["set"] = format_method_settings(settings.method_settings)
     uncounted = {"out", "config", "fresh", "snapshot_seconds", "processes"}
     # What is a flag alone, and not a constant of the documented pipeline, is told where it was given.
     defaults = {field.name: field.default for field in dataclasses.fields(RunSettings) if field.name in FLAGS_ALONE}
@@ -187,7 +187,7 @@ def recorded(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in kept.items()}
 
 
-class Taught(NamedTuple):
+class TeacherWithData(NamedTuple):
     """A trained teacher, the data it was trained on, and its logits as lessons for students.
 
     Attributes:
@@ -196,11 +196,13 @@ class Taught(NamedTuple):
 
     model: nn.Module
     data: Data
-    lessons: Lessons
-    control: Lessons
+    lessons: DistillationData
+    control: DistillationData
 
 
-def teach(settings: RunSettings, device: torch.device, *, number: int = 0, test_seed: int | None = None) -> Taught:
+def prepare_distillation_data(
+    settings: RunSettings, device: torch.device, *, number: int = 0, test_seed: int | None = None
+) -> TeacherWithData:
     """Train the teacher of these settings and collect its logits, or take up what is kept; no test image is asked.
 
     Args:
@@ -215,9 +217,11 @@ def teach(settings: RunSettings, device: torch.device, *, number: int = 0, test_
         require_method(settings, data, teachers)
     suffix = f"-{number}" if number else ""
     model, _ = train_teacher(settings, data, teachers, device, suffix=suffix)
-    loaders = with_logits(settings, model, data, suffix=suffix)
+    loaders = make_distill_loaders(settings, model, data, suffix=suffix)
     training, validation = (loader.dataset for loader in loaders)
-    lessons = Lessons(training, validation, data.test_set, settings.batch_size, data.views)
+    lessons = DistillationData(training, validation, data.test_set, settings.batch_size, data.views)
     if data.unlabelled is None:
-        return Taught(model, data, lessons, lessons)
-    return Taught(model, data, lessons, lessons._replace(training=for_the_control(data, loaders[0]).dataset))
+        return TeacherWithData(model, data, lessons, lessons)
+    return TeacherWithData(
+        model, data, lessons, lessons._replace(training=make_control_loader(data, loaders[0]).dataset)
+    )

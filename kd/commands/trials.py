@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.console import print_table, say
 from kd.data.loaders import make_loader
-from kd.evaluation.paired_seeds import paired
+from kd.evaluation.paired_seeds import pair_errors
 from kd.evaluation.verdict import Judgement, judge_all
 from kd.models.inference import predict
 from kd.training.loop import fit
@@ -24,7 +24,7 @@ from kd.types import Objective
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def trained(
+def train_copy(
     start: Model,
     objective: Objective,
     data: Dataset[Any] | DataLoader[Any],
@@ -47,13 +47,13 @@ def trained(
     return model
 
 
-def errors(model: nn.Module, dataset: Dataset[Any]) -> int:
+def count_errors(model: nn.Module, dataset: Dataset[Any]) -> int:
     """Items that the model gets wrong."""
     logits, labels = predict(model, make_loader(dataset, batch_size=500))
     return int((logits.argmax(dim=1) != labels).sum())
 
 
-def judged(
+def judge_arms(
     found: Mapping[str, Sequence[int]],
     against: Sequence[tuple[str, str]],
     *,
@@ -69,15 +69,15 @@ def judged(
         images: of which those errors were counted.
         margin: the largest difference to be called none, in percentage points of the images.
     """
-    pairs = {f"{first} − {second}": paired(found[second], found[first], images) for first, second in against}
+    pairs = {f"{first} − {second}": pair_errors(found[second], found[first], images) for first, second in against}
     verdicts = judge_all(pairs, margin=margin)
     header = ("pairs", "first", "second", "difference (interval that decides)", "verdict")
-    print_table(f"{title} of {images:,} images", header, {name: cells(own) for name, own in verdicts.items()})
+    print_table(f"{title} of {images:,} images", header, {name: verdict_cells(own) for name, own in verdicts.items()})
     say(f"{len(next(iter(found.values())))} seeds; errors of each: " + "; ".join(map(_listed, found, found.values())))
     return verdicts
 
 
-def cells(judgement: Judgement) -> list[str]:
+def verdict_cells(judgement: Judgement) -> list[str]:
     """Errors of both as mean ± standard deviation, their difference with its interval, and the verdict."""
     pairs, interval = judgement.pairs, judgement.interval
     arms = [f"{arm.mean:.1f} ± {arm.sd or 0:.1f}" for arm in (pairs.distilled, pairs.control)]

@@ -68,7 +68,7 @@ class Calibration(NamedTuple):
     accuracy: float
 
 
-class Chance(NamedTuple):
+class ChanceError(NamedTuple):
     """The ECE that perfect calibration shows by chance: its mean, and what it exceeds in one case of twenty."""
 
     mean: float
@@ -177,7 +177,7 @@ def reliability_curve(bins: Iterable[Bin], *, students: int = 1) -> ReliabilityC
 
 def error_by_chance(
     logits: Tensor, *, temperature: float = 1.0, bins: int = BINS, draws: int = 1000, seed: int = 0
-) -> Chance:
+) -> ChanceError:
     """The ECE (equal width) of a network with these very confidences, were each one true.
 
     It is not 0: the accuracy of n images strays from its expectation. An ECE below ``high`` shows no miscalibration.
@@ -194,7 +194,7 @@ def error_by_chance(
     for draw in range(draws):
         right = (torch.rand(confidence.shape, generator=random, dtype=torch.float64) < confidence).double()
         errors[draw] = torch.bincount(index, weights=right - confidence).abs().sum() / len(confidence)
-    return Chance(float(errors.mean()), float(errors.quantile(0.95)))
+    return ChanceError(float(errors.mean()), float(errors.quantile(0.95)))
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:

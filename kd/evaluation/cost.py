@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from kd.evaluation.latency import Latency, latency
+from kd.evaluation.latency import Latency, measure_latency
 from kd.evaluation.metrics import count_parameters
-from kd.evaluation.multiply_adds import multiply_adds, training_multiply_adds
+from kd.evaluation.multiply_adds import count_multiply_adds, training_multiply_adds
 from kd.methods.objectives import supervised
 from kd.storage.weights import weights_bytes
 from kd.types import Batch
@@ -73,7 +73,7 @@ def training_cost(
         round(training_multiply_adds(model, supervised, batch) / len(batch[0]) * items) for model, items in seen.items()
     ]
     asked = epochs * served if asked_at_each_step else views
-    answers = asked * images * multiply_adds(teacher, batch[0][:1])
+    answers = asked * images * count_multiply_adds(teacher, batch[0][:1])
     return TrainingCost(training[0], answers, training[1], epochs, served)
 
 
@@ -92,14 +92,17 @@ class Footprint(NamedTuple):
     latency: Latency
 
 
-def footprint(model: nn.Module, example: Tensor) -> Footprint:
+def measure_footprint(model: nn.Module, example: Tensor) -> Footprint:
     """Count, and time on this machine.
 
     Args:
         example: [1, …], a batch of one.
     """
     return Footprint(
-        count_parameters(model), multiply_adds(model, example), len(weights_bytes(model)), latency(model, example)
+        count_parameters(model),
+        count_multiply_adds(model, example),
+        len(weights_bytes(model)),
+        measure_latency(model, example),
     )
 
 
@@ -122,7 +125,7 @@ class Saved(NamedTuple):
 
 def saved(teacher: nn.Module, batch: Batch, *, images: int, students: int, epochs: int) -> Saved:
     """Time the teacher on one batch, as the students see them, and scale up."""
-    once = latency(teacher, batch[0]).median
+    once = measure_latency(teacher, batch[0]).median
     return Saved(once * images / len(batch[0]), students * epochs)
 
 

@@ -35,7 +35,7 @@ class Latency(NamedTuple):
     device: str
 
 
-def latency(model: nn.Module, example: Tensor, *, threads: int = 1, seconds: float = SECONDS) -> Latency:
+def measure_latency(model: nn.Module, example: Tensor, *, threads: int = 1, seconds: float = SECONDS) -> Latency:
     """Time the model's answers to the example, one call after the other, in eval mode without gradient.
 
     A single image gives several threads little to do, and waiting for each other is what they then do; one thread also

@@ -111,7 +111,7 @@ def training_multiply_adds(model: nn.Module, objective: Objective, batch: Batch)
     return counter.total
 
 
-def multiply_adds(model: nn.Module, example: Tensor) -> int:
+def count_multiply_adds(model: nn.Module, example: Tensor) -> int:
     """Multiply-add operations of one forward pass on a batch of examples: products, convolutions and attention."""
     counter = MultiplyAdds()
     with evaluating(model), torch.no_grad(), counter:

@@ -50,7 +50,7 @@ class Pairs(NamedTuple):
     sign_p: float
 
 
-def paired(control: Sequence[int], distilled: Sequence[int], images: int) -> Pairs:
+def pair_errors(control: Sequence[int], distilled: Sequence[int], images: int) -> Pairs:
     """All numbers about N pairs; entry i of both is the number of errors of seed i on the same ``images`` images.
 
     Raises:

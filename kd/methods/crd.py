@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from kd.checks import require, require_every_label
 from kd.losses import crd_loss
-from kd.methods.feature import features_of_both, rows_of_both
+from kd.methods.feature import capture_both, flatten_both
 from kd.models.features import shapes
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
 
-class Memory(nn.Module):
+class MemoryBank(nn.Module):
     """Both models' embeddings of each sample by its id, in rows of length 1; it grows with the ids it is shown.
 
     Args:
@@ -67,14 +67,14 @@ class Memory(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-class Contrasted(nn.Module):
+class CRDLoss(nn.Module):
     """Cross-entropy with the labels, and ``weight · crd_loss`` in both directions.
 
     In training a sample's positive is its row of the memory. What is only measured (validation) has none there: its
     positive is the other model's embedding itself, its negatives are the training's, and the memory stays as it is.
 
     Args:
-        teacher, layers: as ``kd.methods.feature.FromFeatures`` has them, one pair of layers.
+        teacher, layers: as ``kd.methods.feature.FeatureObjective`` has them, one pair of layers.
         widths: of what the two layers answer with, flattened.
         dim: of an embedding.
         negatives: rows of the memory drawn for each batch; those of a sample's own class do not count for it.
@@ -97,14 +97,14 @@ class Contrasted(nn.Module):
         self.student_layers, self.teacher_layers = (list(names) for names in zip(*layers, strict=True))
         with seeded(0):
             self.heads = nn.ModuleList(nn.Linear(width, dim) for width in widths)
-        self.memory = Memory(dim, momentum)
+        self.memory = MemoryBank(dim, momentum)
         self.weight, self.temperature, self.negatives = weight, temperature, negatives
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         ids, labels = _ids(batch), batch[1]
         require_every_label(labels, len(batch[0]))
         (teacher,) = self.teacher
-        output, terms, *features = features_of_both(model, teacher, batch, self.student_layers, self.teacher_layers)
+        output, terms, *features = capture_both(model, teacher, batch, self.student_layers, self.teacher_layers)
         embedded = self._embedded([feature for (feature,) in features])
         now = embedded.detach()
         if self.training:
@@ -143,12 +143,12 @@ def crd(
     """``CE + weight · crd_loss`` both ways, of what the last linear layers are given, or of the named layers."""
     require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)", "the authors take 0.5")
     require(negatives >= 1 and dim >= 1, "negatives and dim", (negatives, dim), "whole numbers of at least 1")
-    layers = rows_of_both(student, teacher, batch, student_layers, teacher_layers)
+    layers = flatten_both(student, teacher, batch, student_layers, teacher_layers)
     widths = [
         math.prod(shapes(model, [layer], batch[0])[0])
         for model, layer in zip((student, teacher), layers[0], strict=True)
     ]
-    return Contrasted(
+    return CRDLoss(
         teacher,
         layers,
         widths,

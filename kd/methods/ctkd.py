@@ -13,7 +13,7 @@ from kd.methods.objectives import require_teacher_logits, supervised_where_label
 from kd.types import Batch, Objective
 
 
-class Curriculum(nn.Module):
+class CTKDLoss(nn.Module):
     """``hard · CE + soft · T² · KL`` with T = start + span · sigmoid(θ): the student lowers the loss, and θ raises it.
 
     θ starts at 1. Its gradient is turned round and grows to its full size, by half a cosine, in the first ``warmup`` of
@@ -69,4 +69,4 @@ def ctkd(
     soft: float,
 ) -> Objective:
     """``kd`` with a temperature of its own that is trained against the student."""
-    return Curriculum(start=start, span=span, warmup=warmup, hard=hard, soft=soft).to(batch[0].device)
+    return CTKDLoss(start=start, span=span, warmup=warmup, hard=hard, soft=soft).to(batch[0].device)

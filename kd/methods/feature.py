@@ -18,7 +18,7 @@ from kd.checks import require
 from kd.losses.feature import at_loss, hint_loss, mgd_loss, nst_loss, same_size, vid_loss, without_some
 from kd.losses.relation import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.methods.objectives import supervised_where_labelled
-from kd.models.features import capture, matched_stages, penultimate, shapes, stages
+from kd.models.features import capture, find_penultimate, find_stages, match_stages, shapes
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -26,7 +26,7 @@ from kd.types import Batch, Objective
 FeatureLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 
-class FromFeatures(nn.Module):
+class FeatureObjective(nn.Module):
     """Cross-entropy with the labels, and a loss of what some layers of both models compute.
 
     Args:
@@ -43,11 +43,11 @@ class FromFeatures(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
-        output, terms, *features = features_of_both(model, teacher, batch, self.student_layers, self.teacher_layers)
+        output, terms, *features = capture_both(model, teacher, batch, self.student_layers, self.teacher_layers)
         return output, {"hard": terms["hard"], "feature": self.loss(*features)}
 
 
-def features_of_both(
+def capture_both(
     model: nn.Module, teacher: nn.Module, batch: Batch, student_layers: Sequence[str], teacher_layers: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor], list[Tensor], list[Tensor]]:
     """What ``supervised_where_labelled`` returns, and what the layers of student and teacher answer with on the way."""
@@ -59,7 +59,7 @@ def features_of_both(
     return output, terms, [ours[name] for name in student_layers], [theirs[name] for name in teacher_layers]
 
 
-class Projected(nn.Module):
+class FitNetLoss(nn.Module):
     """``weight · hint_loss`` of maps that a 1 × 1 convolution has given the teacher's number of channels.
 
     Args:
@@ -81,13 +81,13 @@ def fitnet(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
     """``CE + weight · hint_loss`` at the middle one of the stages, or at the named ones, with a projector."""
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     middle = pairs[len(pairs) // 2]
-    (channels,) = channels_of(student, teacher, batch, [middle])
-    return FromFeatures(teacher, [middle], Projected(channels, weight).to(batch[0].device))
+    (channels,) = count_channels(student, teacher, batch, [middle])
+    return FeatureObjective(teacher, [middle], FitNetLoss(channels, weight).to(batch[0].device))
 
 
-class Foretold(nn.Module):
+class VIDLoss(nn.Module):
     """``weight · vid_loss`` summed over stages: three 1 × 1 convolutions foretell the means, a parameter each variance.
 
     Args:
@@ -117,12 +117,12 @@ def vid(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
     """``CE + weight · vid_loss`` summed over all stages that both have, from the last one back."""
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    foretold = Foretold(channels_of(student, teacher, batch, pairs), weight).to(batch[0].device)
-    return FromFeatures(teacher, pairs, foretold)
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    foretold = VIDLoss(count_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
+    return FeatureObjective(teacher, pairs, foretold)
 
 
-class Generated(nn.Module):
+class MGDLoss(nn.Module):
     """``weight · mgd_loss`` of maps that two 3 × 3 convolutions make of the student's, of which some are missing.
 
     Args:
@@ -158,9 +158,9 @@ def mgd(
     teacher_layers: str,
 ) -> Objective:
     """``CE + weight · mgd_loss`` at the last of the stages, or at the last of the named layers."""
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    (channels,) = channels_of(student, teacher, batch, pairs[-1:])
-    return FromFeatures(teacher, pairs[-1:], Generated(channels, weight, mask).to(batch[0].device))
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    (channels,) = count_channels(student, teacher, batch, pairs[-1:])
+    return FeatureObjective(teacher, pairs[-1:], MGDLoss(channels, weight, mask).to(batch[0].device))
 
 
 def at(
@@ -174,29 +174,29 @@ def at(
     teacher_layers: str,
 ) -> Objective:
     """``CE + weight · at_loss`` summed over all stages that both have, from the last one back."""
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    return FromFeatures(teacher, pairs, _over_stages(weight, partial(at_loss, form=form)))
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    return FeatureObjective(teacher, pairs, _over_stages(weight, partial(at_loss, form=form)))
 
 
 def nst(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
     """``CE + weight · nst_loss`` summed over all stages that both have, from the last one back."""
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    return FromFeatures(teacher, pairs, _over_stages(weight, nst_loss))
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    return FeatureObjective(teacher, pairs, _over_stages(weight, nst_loss))
 
 
 def sp(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
     """``CE + weight · sp_loss`` of the last maps, of the last linear layers' inputs where one has none, or as named."""
-    found = [stages(model, batch[0]) for model in (student, teacher)]
+    found = [find_stages(model, batch[0]) for model in (student, teacher)]
     if all(found):  # the authors' layers: where both end with maps, these, though they need not be of one size
         student_layers, teacher_layers = (
             named or own[-1].layer for named, own in zip((student_layers, teacher_layers), found, strict=True)
         )
-    rows = rows_of_both(student, teacher, batch, student_layers, teacher_layers)
-    return FromFeatures(teacher, rows, _times(weight, sp_loss))
+    rows = flatten_both(student, teacher, batch, student_layers, teacher_layers)
+    return FeatureObjective(teacher, rows, _times(weight, sp_loss))
 
 
 def rkd(
@@ -218,15 +218,15 @@ def rkd(
         distances = distance * rkd_distance_loss(ours[0], theirs[0])
         return distances + angle * rkd_angle_loss(ours[0], theirs[0]) if angle else distances
 
-    return FromFeatures(teacher, rows_of_both(student, teacher, batch, student_layers, teacher_layers), loss)
+    return FeatureObjective(teacher, flatten_both(student, teacher, batch, student_layers, teacher_layers), loss)
 
 
 def pkt(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
     """``CE + weight · pkt_loss``, layers as in ``rkd``."""
-    return FromFeatures(
-        teacher, rows_of_both(student, teacher, batch, student_layers, teacher_layers), _times(weight, pkt_loss)
+    return FeatureObjective(
+        teacher, flatten_both(student, teacher, batch, student_layers, teacher_layers), _times(weight, pkt_loss)
     )
 
 
@@ -242,8 +242,8 @@ def cc(
     teacher_layers: str,
 ) -> Objective:
     """``CE + weight · cc_loss``, layers as in ``rkd``."""
-    rows = rows_of_both(student, teacher, batch, student_layers, teacher_layers)
-    return FromFeatures(teacher, rows, _times(weight, partial(cc_loss, gamma=gamma, order=order)))
+    rows = flatten_both(student, teacher, batch, student_layers, teacher_layers)
+    return FeatureObjective(teacher, rows, _times(weight, partial(cc_loss, gamma=gamma, order=order)))
 
 
 def _foreteller(ours: int, theirs: int) -> nn.Sequential:
@@ -252,7 +252,7 @@ def _foreteller(ours: int, theirs: int) -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
 
 
-def channels_of(
+def count_channels(
     student: nn.Module, teacher: nn.Module, batch: Batch, pairs: Sequence[tuple[str, str]]
 ) -> list[tuple[int, int]]:
     """Of the student's layer and of the teacher's, for each pair of layers that answer with maps.
@@ -282,8 +282,10 @@ def _times(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLo
     return weighted
 
 
-def rows_of_both(
+def flatten_both(
     student: nn.Module, teacher: nn.Module, batch: Batch, student_layers: str, teacher_layers: str
 ) -> list[tuple[str, str]]:
     """One layer of each whose values are a row for each sample."""
-    return [(student_layers or penultimate(student, batch[0]), teacher_layers or penultimate(teacher, batch[0]))]
+    return [
+        (student_layers or find_penultimate(student, batch[0]), teacher_layers or find_penultimate(teacher, batch[0]))
+    ]

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses import ft_loss
 from kd.losses.feature import same_size
-from kd.methods.feature import channels_of, features_of_both
-from kd.methods.staged import epochs_alone, require_alone
-from kd.models.features import matched_stages
+from kd.methods.feature import capture_both, count_channels
+from kd.methods.staged import first_phase_epochs, require_first_phase
+from kd.models.features import match_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
 SLOPE = 0.1  # of the leaky ReLUs, the authors'
 
 
-class Factors(nn.Module):
+class FTLoss(nn.Module):
     """``CE + weight · ft_loss``, and while the paraphraser learns its own ``paraphraser`` term, which moves it alone.
 
     Args:
-        teacher: asked at each step, as in ``kd.methods.feature.FromFeatures``.
+        teacher: asked at each step, as in ``kd.methods.feature.FeatureObjective``.
         layers: one of the student and one of the teacher.
         channels: of their maps.
         rate: factors for each of the teacher's maps, above 0.
@@ -49,7 +49,7 @@ class Factors(nn.Module):
     ) -> None:
         super().__init__()
         require(0 < rate < math.inf, "rate", rate, "a finite number above 0", "the authors take 0.5")
-        require_alone(alone)
+        require_first_phase(alone)
         ours, theirs = channels
         factors = max(1, round(rate * theirs))
         with seeded(0):
@@ -62,12 +62,12 @@ class Factors(nn.Module):
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Take the terms of this epoch, counted from 0."""
-        first = epochs_alone(self.alone, epochs)
+        first = first_phase_epochs(self.alone, epochs)
         self._paraphrases, self._translates = not first or epoch < first, epoch >= first
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
-        output, terms, *features = features_of_both(model, teacher, batch, self.student_layers, self.teacher_layers)
+        output, terms, *features = capture_both(model, teacher, batch, self.student_layers, self.teacher_layers)
         student, maps = same_size(features[0][0], features[1][0])
         with torch.set_grad_enabled(self._paraphrases and torch.is_grad_enabled()):
             factors = self.encoder(maps)
@@ -89,9 +89,9 @@ def ft(
     teacher_layers: str,
 ) -> Objective:
     """``CE + weight · ft_loss`` at the last of the stages, or at the last of the named layers."""
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    (channels,) = channels_of(student, teacher, batch, pairs[-1:])
-    return Factors(teacher, pairs[-1], channels, weight=weight, rate=rate, alone=alone).to(batch[0].device)
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    (channels,) = count_channels(student, teacher, batch, pairs[-1:])
+    return FTLoss(teacher, pairs[-1], channels, weight=weight, rate=rate, alone=alone).to(batch[0].device)
 
 
 def _coder(inputs: int, middle: int, factors: int) -> nn.Sequential:

@@ -49,7 +49,7 @@ def _cross_entropy(output: Tensor, labels: Tensor, **how: Any) -> Tensor:
         ) from error
 
 
-class Around(nn.Module):
+class WrappedObjective(nn.Module):
     """What an objective made of another one starts from: the other's parameters are its own, and it hears of epochs.
 
     A function around an objective with parameters would hide them from the optimizer, and the epochs from a warm-up.
@@ -74,7 +74,7 @@ def in_bfloat16(objective: Objective) -> Objective:
     return _InBfloat16(objective)
 
 
-class _InBfloat16(Around):
+class _InBfloat16(WrappedObjective):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=model.training):
             return self.objective(model, batch)
@@ -142,7 +142,7 @@ def live_teacher(teacher: nn.Module, objective: Objective) -> Objective:
     return _LiveTeacher(teacher, objective)
 
 
-class _LiveTeacher(Around):
+class _LiveTeacher(WrappedObjective):
     def __init__(self, teacher: nn.Module, objective: Objective) -> None:
         super().__init__(objective)
         self.teacher = (teacher,)  # in a tuple, where torch does not look for modules: it is not to be trained

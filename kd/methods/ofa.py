@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses import ofa_loss
 from kd.methods.objectives import require_teacher_logits, supervised
-from kd.models.features import capture, shapes, stages
+from kd.models.features import capture, find_stages, shapes
 from kd.models.inference import evaluating
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
 
-class WithExits(nn.Module):
+class OFALoss(nn.Module):
     """``CE + soft · ofa_loss`` of the student's logits, and ``exits · ofa_loss`` summed over those of its exits.
 
     Args:
@@ -77,9 +77,9 @@ def ofa(
     inputs = batch[0]
     with evaluating(student), torch.no_grad():
         classes = student(inputs).shape[1]
-    layers = student_layers.split(",") if student_layers else [stage.layer for stage in stages(student, inputs)]
+    layers = student_layers.split(",") if student_layers else [stage.layer for stage in find_stages(student, inputs)]
     found = shapes(student, layers, inputs)
-    return WithExits(layers, found, classes, gamma=gamma, soft=soft, exits=exits).to(inputs.device)
+    return OFALoss(layers, found, classes, gamma=gamma, soft=soft, exits=exits).to(inputs.device)
 
 
 def _branch(shape: tuple[int, ...], width: int, classes: int) -> nn.Sequential:

@@ -23,7 +23,7 @@ from kd.losses import (
     wsld_loss,
 )
 from kd.methods.objectives import (
-    Around,
+    WrappedObjective,
     distilled,
     require_teacher_logits,
     smoothed,
@@ -66,7 +66,7 @@ def dkd(
     def soft(logits: Tensor, batch: Batch) -> Tensor:
         return dkd_loss(logits, batch[2], batch[1], temperature=temperature, alpha=alpha, beta=beta)
 
-    return WarmedUp(_with_labels(soft), warmup)
+    return WarmupObjective(_with_labels(soft), warmup)
 
 
 def nkd(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: float, gamma: float) -> Objective:
@@ -118,7 +118,7 @@ def lskd_dkd(
         own, other = standardised(logits), standardised(batch[2])
         return dkd_loss(own, other, batch[1], temperature=temperature, alpha=alpha, beta=beta)
 
-    return WarmedUp(_with_labels(soft, weight=hard), warmup)
+    return WarmupObjective(_with_labels(soft, weight=hard), warmup)
 
 
 def ttm(student: nn.Module, teacher: nn.Module, batch: Batch, *, gamma: float, soft: float) -> Objective:
@@ -161,7 +161,7 @@ def teacher_free(
     return objective
 
 
-class WarmedUp(Around):
+class WarmupObjective(WrappedObjective):
     """An objective all of whose terms but the ``hard`` one grow evenly from nothing to their full weight.
 
     Args:

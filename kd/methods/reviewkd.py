@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.losses import hcl_loss
-from kd.methods.feature import FromFeatures, channels_of
-from kd.methods.response import WarmedUp
-from kd.models.features import matched_stages
+from kd.methods.feature import FeatureObjective, count_channels
+from kd.methods.response import WarmupObjective
+from kd.models.features import match_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -43,7 +43,7 @@ class Fusion(nn.Module):
         return fused, self.leave(fused)
 
 
-class Reviewed(nn.Module):
+class ReviewKDLoss(nn.Module):
     """``weight · hcl_loss`` summed over stages, the student's fused from the deepest on.
 
     Args:
@@ -79,6 +79,6 @@ def reviewkd(
     teacher_layers: str,
 ) -> Objective:
     """``CE + weight · Σ hcl_loss`` over all stages that both have, growing evenly in the first ``warmup`` of epochs."""
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    reviewed = Reviewed(channels_of(student, teacher, batch, pairs), weight).to(batch[0].device)
-    return WarmedUp(FromFeatures(teacher, pairs, reviewed), warmup)
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    reviewed = ReviewKDLoss(count_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
+    return WarmupObjective(FeatureObjective(teacher, pairs, reviewed), warmup)

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from kd.checks import require
 from kd.losses import sdd_loss
-from kd.methods.feature import features_of_both
-from kd.models.features import capture, matched_stages, penultimate
+from kd.methods.feature import capture_both
+from kd.models.features import capture, find_penultimate, match_stages
 from kd.models.inference import evaluating
 from kd.types import Batch, Objective
 
 
-class OfRegions(nn.Module):
+class SDDLoss(nn.Module):
     """``hard · CE + soft · sdd_loss`` of the logits that the last linear layer makes of the mean of a region's maps.
 
     Args:
-        teacher: asked at each step, as in ``kd.methods.feature.FromFeatures``.
+        teacher: asked at each step, as in ``kd.methods.feature.FeatureObjective``.
         layers: of the student and of the teacher, whose maps the last linear layer is given the means of.
         classifiers: those last linear layers.
         scales: regions along a side; 1 is the whole picture and comes first.
@@ -45,9 +45,9 @@ class OfRegions(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
-        output, terms, *features = features_of_both(model, teacher, batch, self.student_layers, self.teacher_layers)
+        output, terms, *features = capture_both(model, teacher, batch, self.student_layers, self.teacher_layers)
         ours, theirs = (
-            of_regions(maps, each.get_submodule(name), self.scales)
+            region_logits(maps, each.get_submodule(name), self.scales)
             for each, name, (maps,) in zip((model, teacher), self.classifiers, features, strict=True)
         )
         loss = sdd_loss(ours, theirs, batch[1], temperature=self.temperature)
@@ -74,15 +74,15 @@ def sdd(
     """
     sides = [int(side) if side.isdecimal() else 0 for side in scales.split(",")]
     require(sides[0] == 1 and min(sides) >= 1, "scales", scales, "whole numbers with commas between, 1 the first")
-    pair = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)[-1]
+    pair = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)[-1]
     ours, theirs = (
         _classifier(who, model, layer, batch[0])
         for who, model, layer in zip(("student", "teacher"), (student, teacher), pair, strict=True)
     )
-    return OfRegions(teacher, pair, (ours, theirs), temperature=temperature, scales=sides, hard=hard, soft=soft)
+    return SDDLoss(teacher, pair, (ours, theirs), temperature=temperature, scales=sides, hard=hard, soft=soft)
 
 
-def of_regions(maps: Tensor, classifier: nn.Module, scales: Sequence[int]) -> Tensor:
+def region_logits(maps: Tensor, classifier: nn.Module, scales: Sequence[int]) -> Tensor:
     """[B, N, K]: the classifier's logits for the means of maps [B, C, H, W] in scale² regions, scale by scale."""
     means = torch.cat([F.adaptive_avg_pool2d(maps, scale).flatten(2) for scale in scales], dim=2)
     logits: Tensor = classifier(means.transpose(1, 2))
@@ -91,7 +91,7 @@ def of_regions(maps: Tensor, classifier: nn.Module, scales: Sequence[int]) -> Te
 
 def _classifier(who: str, model: nn.Module, layer: str, inputs: Tensor) -> str:
     """The last linear layer, after a look whether it is given the means of these maps."""
-    name = penultimate(model, inputs).removesuffix(":input")
+    name = find_penultimate(model, inputs).removesuffix(":input")
     with evaluating(model), torch.no_grad(), capture(model, layer) as found:
         logits = model(inputs)
         maps, linear = found[layer], model.get_submodule(name)

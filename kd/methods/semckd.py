@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from kd.losses import semckd_loss
 from kd.losses.feature import same_size
-from kd.methods.feature import FromFeatures, channels_of
-from kd.models.features import matched_stages
+from kd.methods.feature import FeatureObjective, count_channels
+from kd.models.features import match_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
 WIDTH = 16  # of queries and keys: a quarter of the authors' batch of 64, as in their code
 
 
-class Attended(nn.Module):
+class SemCKDLoss(nn.Module):
     """``weight · semckd_loss`` of all pairs of a student's layer and a teacher's.
 
     A query for each of the student's layers and a key for each of the teacher's, of length 1, are made from the means
@@ -58,9 +58,9 @@ def semckd(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
     """``CE + weight · semckd_loss`` of all pairs of the stages that both have, from the last one back."""
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    attended = Attended(channels_of(student, teacher, batch, pairs), weight).to(batch[0].device)
-    return FromFeatures(teacher, pairs, attended)
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    attended = SemCKDLoss(count_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
+    return FeatureObjective(teacher, pairs, attended)
 
 
 def _embedded(nets: nn.ModuleList, maps: Sequence[Tensor]) -> Tensor:

@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses import ab_loss, fsp_loss
 from kd.losses.feature import same_size
-from kd.methods.feature import FromFeatures, channels_of
+from kd.methods.feature import FeatureObjective, count_channels
 from kd.methods.objectives import supervised_where_labelled
-from kd.models.features import matched_stages
+from kd.models.features import match_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
 
-def require_alone(alone: float) -> None:
+def require_first_phase(alone: float) -> None:
     """Raise ``ValueError`` for what is no share of the epochs that leaves some."""
     require(0 <= alone < 1, "alone", alone, "in [0, 1), a share of the epochs", "0 has all terms all along")
 
 
-def epochs_alone(alone: float, epochs: int) -> int:
+def first_phase_epochs(alone: float, epochs: int) -> int:
     """How many of the epochs this share is: rounded up, but one is left at least."""
     return min(math.ceil(alone * epochs), epochs - 1)
 
 
-class Staged(nn.Module):
+class TwoPhaseObjective(nn.Module):
     """The ``feature`` term alone in the first epochs, and after them the ``hard`` one alone, without the teacher.
 
     Args:
@@ -39,15 +39,15 @@ class Staged(nn.Module):
             has both terms all along, and so has a training of one epoch.
     """
 
-    def __init__(self, objective: FromFeatures, alone: float) -> None:
+    def __init__(self, objective: FeatureObjective, alone: float) -> None:
         super().__init__()
-        require_alone(alone)
+        require_first_phase(alone)
         self.objective, self.alone = objective, alone
         self._wanted = {"hard", "feature"}
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Take the terms of this epoch, counted from 0."""
-        first = epochs_alone(self.alone, epochs)
+        first = first_phase_epochs(self.alone, epochs)
         self._wanted = {"hard", "feature"} if not first else {"feature"} if epoch < first else {"hard"}
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,8 +73,8 @@ def fsp(
     Raises:
         ValueError: also where there is one stage alone, or where the channels differ: no projector is between.
     """
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    ours, theirs = (list(channels) for channels in zip(*channels_of(student, teacher, batch, pairs), strict=True))
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    ours, theirs = (list(channels) for channels in zip(*count_channels(student, teacher, batch, pairs), strict=True))
     advice = (
         "name layers that fit: --student cnn:32 --set student_layers=layer1,layer2,layer3 "
         "--set teacher_layers=conv1,norm2,norm3 do with the teacher of the pipeline"
@@ -85,10 +85,10 @@ def fsp(
     def loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
         return weight * fsp_loss(ours, theirs)
 
-    return Staged(FromFeatures(teacher, pairs, loss), alone)
+    return TwoPhaseObjective(FeatureObjective(teacher, pairs, loss), alone)
 
 
-class Bounded(nn.Module):
+class ABLoss(nn.Module):
     """``weight · ab_loss`` summed over stages, each half as much as the next deeper one.
 
     The student's maps come to the teacher's number by a 1 × 1 convolution and a batch norm for each stage.
@@ -126,6 +126,6 @@ def ab(
     teacher_layers: str,
 ) -> Objective:
     """``weight · Σ ab_loss`` over all stages that both have, from the last one back; then CE."""
-    pairs = matched_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    bounded = Bounded(channels_of(student, teacher, batch, pairs), weight, margin).to(batch[0].device)
-    return Staged(FromFeatures(teacher, pairs, bounded), alone)
+    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
+    bounded = ABLoss(count_channels(student, teacher, batch, pairs), weight, margin).to(batch[0].device)
+    return TwoPhaseObjective(FeatureObjective(teacher, pairs, bounded), alone)

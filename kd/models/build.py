@@ -51,11 +51,11 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
     require(classes >= 2, "classes", classes, "a whole number of at least 2")
     with seeded(seed):
         model = _made(spec, shape, classes)
-        require_answers(model, spec, shape, classes)
+        require_logits_output(model, spec, shape, classes)
     return model
 
 
-def require_answers(model: nn.Module, spec: str, input_shape: Sequence[int], classes: int) -> None:
+def require_logits_output(model: nn.Module, spec: str, input_shape: Sequence[int], classes: int) -> None:
     """Try the model on one random example in eval mode, which changes neither its weights nor its statistics.
 
     Raises:
@@ -80,7 +80,7 @@ def require_answers(model: nn.Module, spec: str, input_shape: Sequence[int], cla
 
 def _made(spec: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     if is_plugin(spec):
-        return made_by(load_plugin(spec), spec, input_shape=shape, classes=classes)
+        return build_from_class(load_plugin(spec), spec, input_shape=shape, classes=classes)
     kind, colon, name = spec.partition(":")
     match kind:
         case "convnet" if not colon:
@@ -109,7 +109,7 @@ def _came_out(output: Any) -> str:
     return str(list(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
 
 
-def made_by(maker: Any, spec: str, *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+def build_from_class(maker: Any, spec: str, *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """The model that a user's class or function makes: told ``input_shape`` and ``classes`` if it asks for them.
 
     Raises:

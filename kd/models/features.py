@@ -76,7 +76,7 @@ class _Maps(NamedTuple):
         return self.stage.shape[1] * self.stage.shape[2]
 
 
-def stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
+def find_stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
     """For each size of maps the last layer that has it, in the order of the pass; none where there are no maps.
 
     The last one outside of blocks: what a residual block computes on its way is no stage. Not counted are maps of one
@@ -127,7 +127,7 @@ def _depth(model: nn.Module, name: str) -> int:
     return sum(not isinstance(module, chains) for module in around)
 
 
-def penultimate(model: nn.Module, inputs: Tensor) -> str:
+def find_penultimate(model: nn.Module, inputs: Tensor) -> str:
     """The layer, as ``capture`` takes it, whose values the last linear layer turns into logits.
 
     Raises:
@@ -140,7 +140,7 @@ def penultimate(model: nn.Module, inputs: Tensor) -> str:
     return linear[-1] + _INPUT
 
 
-def matched_stages(
+def match_stages(
     student: nn.Module, teacher: nn.Module, inputs: Tensor, *, student_layers: str = "", teacher_layers: str = ""
 ) -> list[tuple[str, str]]:
     """Layers of both, the student's first, that are to be compared: as named, or the last stages of both in pairs.
@@ -152,7 +152,7 @@ def matched_stages(
         ValueError: there are no maps to compare, or the names are not as many on both sides.
     """
     named = [
-        layers.split(",") if layers else [stage.layer for stage in stages(model, inputs)]
+        layers.split(",") if layers else [stage.layer for stage in find_stages(model, inputs)]
         for model, layers in ((student, student_layers), (teacher, teacher_layers))
     ]
     for who, layers, model in zip(("student", "teacher"), named, (student, teacher), strict=True):

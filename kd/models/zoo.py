@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from kd.checks import did_you_mean
-from kd.imports import extra
+from kd.imports import import_extra
 from kd.models.networks import require_images
 
 SMALL = 64  # pixels; below, a network made for 224 × 224 has next to nothing left at its end
@@ -50,7 +50,7 @@ def timm_model(name: str, input_shape: Sequence[int], classes: int) -> nn.Module
         MissingExtraError: timm is not installed.
         ValueError: no such model, or no image.
     """
-    timm = extra("timm", library="timm", name="timm", needed_for=f"timm:{name}")
+    timm = import_extra("timm", library="timm", name="timm", needed_for=f"timm:{name}")
     # Its plain names only: timm also takes addresses, from which it would download.
     _require_known("timm", name, timm.list_models())
     _require_large(f"timm:{name}", input_shape)

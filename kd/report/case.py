@@ -28,7 +28,7 @@ def drawing(case: Case) -> str:
                 corner = f'x="{x + 0.12 * step:.1f}" y="{base - tall:.1f}"'
                 parts += [f'<rect class="{colour}" {corner} width="{0.76 * step:.1f}" height="{tall:.1f}"/>']
         name, value = row.likeliest[0]
-        answer = f"{short(name, 9)} {'✓' if row.right else '✗'} {100 * value:.0f} %"
+        answer = f"{shorten(name, 9)} {'✓' if row.right else '✗'} {100 * value:.0f} %"
         parts += [_text(_WIDTH, base - 4, answer, "of-ink", anchor="end")]
     parts += [_class_name(x + step / 2, bottom, name, case.named) for x, name in zip(left, case.classes, strict=True)]
     told = "; ".join(f"{row.title}: {row.told}" for row in case.rows)
@@ -45,7 +45,7 @@ def _class_name(x: float, bottom: float, name: str, named: bool) -> str:
     if not named:
         return _text(x, bottom + 12, name, "of-quiet", anchor="middle", size=9.5)
     place = f"translate({x + 2:.1f} {bottom + 6:.1f}) rotate(-55)"
-    return f'<g transform="{place}">{_text(0, 0, short(name, 9), "of-quiet", anchor="end", size=7)}</g>'
+    return f'<g transform="{place}">{_text(0, 0, shorten(name, 9), "of-quiet", anchor="end", size=7)}</g>'
 
 
 def _text(x: float, y: float, text: str, kind: str, *, anchor: str = "start", size: float = 11) -> str:
@@ -53,6 +53,6 @@ def _text(x: float, y: float, text: str, kind: str, *, anchor: str = "start", si
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" style="{style}">{escape(text)}</text>'
 
 
-def short(name: str, most: int = 14) -> str:
+def shorten(name: str, most: int = 14) -> str:
     """A name with so many characters at most."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -14,7 +14,7 @@ from torch import Tensor
 from kd.arms import GREY, Arm, arm_of
 from kd.evaluation.calibration import ReliabilityCurve
 from kd.evaluation.two_models import Accuracy
-from kd.report.style import TICKS, drawn, label_classes, tidy
+from kd.report.style import TICKS, escape_label, label_classes, style_axes
 
 JOINED = 10  # images that a bin must have for its point to be joined to others
 
@@ -32,7 +32,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], pane
             for split, style in (("train", "--"), ("val", "-")):
                 if f"{split}_{quantity}" in history:
                     _curve(axes, history[f"{split}_{quantity}"], style, name, quantity == "acc")
-        tidy(axes, title)
+        style_axes(axes, title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     handles = {
@@ -69,7 +69,7 @@ def accuracy_comparison(accuracies: Mapping[str, Accuracy], *, noun: str = "imag
     axes.margins(x=0.2)
     images = next(iter(accuracies.values())).images
     axes.set_xlabel(f"accuracy on {images:,} test {noun}, %   (bar: 95 % interval for the choice of test {noun})")
-    tidy(axes, "Test accuracy")
+    style_axes(axes, "Test accuracy")
     return figure
 
 
@@ -99,7 +99,7 @@ def prediction_examples(
     for row, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
         picture = grid[row, 0]
         picture.imshow(image.mean(dim=0).numpy(), cmap="gray_r")
-        named = drawn(classes[label]) if classes else str(label)
+        named = escape_label(classes[label]) if classes else str(label)
         picture.set_title(f"label {named}: {caption}", fontsize=9.5, loc="left")
         picture.set_axis_off()
         for axes, (title, values), colour in zip(grid[row, 1:], probabilities.items(), colours, strict=True):
@@ -115,7 +115,7 @@ def _probability_bars(axes: Axes, values: Tensor, label: int, colour: str, class
     bars[label].set(hatch="///", edgecolor="white")
     top = int(values.argmax())
     axes.annotate(
-        f"{drawn(classes[top]) if classes else top}: {values[top]:.0%}",
+        f"{escape_label(classes[top]) if classes else top}: {values[top]:.0%}",
         (top, 100 * float(values[top])),
         (0, 2),
         textcoords="offset points",
@@ -128,7 +128,7 @@ def _probability_bars(axes: Axes, values: Tensor, label: int, colour: str, class
     axes.set_yticks([0, 50, 100], ["0 %", "", "100 %"], fontsize=8)
     places = range(len(values)) if len(values) <= 12 else []
     if classes:
-        axes.set_xticks(places, [drawn(classes[place], 8) for place in places], rotation=60)
+        axes.set_xticks(places, [escape_label(classes[place], 8) for place in places], rotation=60)
     else:
         axes.set_xticks(places)
     axes.tick_params(axis="x", labelsize=6 if classes else 8, length=0)
@@ -192,7 +192,7 @@ def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "
             text = f"{images:,}" if images < 1e5 else f"{images / 1000:,.0f}k"
             colour = "black" if images else GREY
             table.text(100 * (column + 0.5) / bins, row, text, ha="center", va="center", fontsize=8, color=colour)
-    tidy(axes, "Reliability: how often a model is right when it is this sure")
+    style_axes(axes, "Reliability: how often a model is right when it is this sure")
     axes.set_ylabel("accuracy, %   (bar: 95 % interval)")
     axes.set_ylim(-4, 104)
     _count_table(table, list(curves), bins, noun)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kd.report.case import short
+from kd.report.case import shorten
 
 TICKS = 25  # classes of which each can have a tick, and its counts a place
 
@@ -28,18 +28,18 @@ def png(figure: Figure, *, toy: str | None = None) -> bytes:
 def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
     """A tick for each class on both axes, of many for some: its number, or its name cut to fit."""
     places = range(0, count, -(-count // TICKS))
-    texts = [drawn(names[place]) if names else str(place) for place in places]
+    texts = [escape_label(names[place]) if names else str(place) for place in places]
     turned = any(len(text) > 3 for text in texts)
     axes.set_xticks(places, texts, rotation=45 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(places, texts)
 
 
-def drawn(name: str, most: int = 14) -> str:
+def escape_label(name: str, most: int = 14) -> str:
     """A short name for a figure, in which a dollar is a dollar: matplotlib reads a formula between two."""
-    return short(name, most).replace("$", r"\$")
+    return shorten(name, most).replace("$", r"\$")
 
 
-def tidy(axes: Axes, title: str) -> None:
+def style_axes(axes: Axes, title: str) -> None:
     """A bold title on the left, a faint grid, and no frame on the right and at the top."""
     axes.set_title(title, weight="bold", loc="left")
     axes.grid(alpha=0.25)

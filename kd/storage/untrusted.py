@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.imports import extra
+from kd.imports import import_extra
 
 SIZE_LIMIT = 8 * 1024**3  # bytes; no model or snapshot here comes near it
 
@@ -61,7 +61,7 @@ def read_bytes(path: Path, *, expected: str | None = None, limit: int = SIZE_LIM
     return content
 
 
-def rebuilt_archive(content: bytes) -> bytes:
+def rebuild_archive(content: bytes) -> bytes:
     """A new archive with the members of this one, as ``torch.save`` would have stored them.
 
     zipfile and torch may disagree on what is in a file: torch takes one that does not begin like an archive for its
@@ -85,7 +85,7 @@ def rebuilt_archive(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def safetensors_in(content: bytes, *, header_limit: int) -> dict[str, Tensor]:
+def parse_safetensors(content: bytes, *, header_limit: int) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file by name. The format holds no code; its own library checks every offset.
 
     Args:
@@ -96,7 +96,7 @@ def safetensors_in(content: bytes, *, header_limit: int) -> dict[str, Tensor]:
         ValueError: the header is larger, or the file is damaged or of another format.
     """
     safetensors, its_torch = (
-        extra(module, library="safetensors", name="safetensors", needed_for="a .safetensors file")
+        import_extra(module, library="safetensors", name="safetensors", needed_for="a .safetensors file")
         for module in ("safetensors", "safetensors.torch")
     )
     header = int.from_bytes(content[:8], "little")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd.storage.untrusted import read_bytes, rebuilt_archive, require_plain_tensors, safetensors_in
+from kd.storage.untrusted import parse_safetensors, read_bytes, rebuild_archive, require_plain_tensors
 
 
 def weights_bytes(model: nn.Module) -> bytes:
@@ -74,7 +74,7 @@ def read_state(path: Path | str, expected: Mapping[str, Tensor], *, spare: int =
     limit = names + sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
     content = read_bytes(Path(path), limit=limit, because=f", the model's own size and {spare} MB")
     if Path(path).suffix == ".safetensors":
-        return safetensors_in(content, header_limit=names)
+        return parse_safetensors(content, header_limit=names)
     return load_tensors(content)
 
 
@@ -111,7 +111,7 @@ def load_tensors(content: bytes) -> Any:
             dense or is a view larger than what is stored.
     """
     try:
-        archive = io.BytesIO(rebuilt_archive(content))
+        archive = io.BytesIO(rebuild_archive(content))
         loaded = torch.load(archive, map_location="cpu", weights_only=True)
         require_plain_tensors(loaded)
     except Exception as error:  # zipfile and torch raise a different type for each kind of damage

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kd.checks import did_you_mean, require
 
 
-def columns_for(
+def find_columns(
     label_order: Sequence[str] | None, class_names: Sequence[str] | None, *, classes: int
 ) -> list[int] | None:
     """For each class of the data, in its order, the teacher's output that stands for it; None if that is the same.

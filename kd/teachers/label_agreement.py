@@ -18,7 +18,7 @@ NOT_VERIFIED = (
 )
 
 
-class Measured(NamedTuple):
+class Agreement(NamedTuple):
     """Answers held against labels.
 
     Attributes:
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
         return self.accuracy < 1 and self.accuracy <= self.chance + 3 * self.spread + 1e-9  # rounding
 
 
-def measured(answers: Predictions) -> Measured:
+def measure_agreement(answers: Predictions) -> Agreement:
     """Accuracy, and what it would be for answers in random order or with classes in another one.
 
     Raises:
@@ -68,10 +68,10 @@ def measured(answers: Predictions) -> Measured:
     orders = [linear_sum_assignment(matrix.numpy(), maximize=True) for matrix in (counts, *halves)]
     best = float(halves[1][orders[1]].sum() + halves[0][orders[2]].sum()) / n
     columns = orders[0][1].tolist()
-    return Measured(float(counts.trace()) / n, chance, max(variance, 0.0) ** 0.5, best, columns)
+    return Agreement(float(counts.trace()) / n, chance, max(variance, 0.0) ** 0.5, best, columns)
 
 
-def doubt(found: Measured) -> str | None:
+def explain_doubt(found: Agreement) -> str | None:
     """Why these answers are probably not what they are taken for, and what to do; None where nothing speaks for it."""
     # It has to fit well: halfway from chance to 1.
     halfway = (1 + found.chance) / 2
@@ -90,7 +90,7 @@ def doubt(found: Measured) -> str | None:
     return None
 
 
-def verify_without_teacher(answers: Predictions, *, name: str) -> Measured:
+def verify_without_teacher(answers: Predictions, *, name: str) -> Agreement:
     """Hold logits that came without their teacher against the labels; say what was found, and what cannot be verified.
 
     Args:
@@ -99,9 +99,9 @@ def verify_without_teacher(answers: Predictions, *, name: str) -> Measured:
     Raises:
         ValueError: the logits are not [N, K] and finite, fit no better than chance, or only with other classes' labels.
     """
-    found = measured(answers)
+    found = measure_agreement(answers)
     right = f"{name}: {found.accuracy:.1%} right on {len(answers.labels):,} items"
-    if reason := doubt(found):
+    if reason := explain_doubt(found):
         raise ValueError(f"{right}, and {reason.removesuffix('.')}.")
     say(f"{right}, measured now; in random order it would be {found.chance:.1%}. {NOT_VERIFIED}.")
     return found

@@ -20,8 +20,8 @@ from kd.console import say
 from kd.models.build import build
 from kd.storage.weights import naming_weights, read_state, require_fitting
 from kd.teachers.cache import collect_logits
-from kd.teachers.class_order import Reordered, columns_for
-from kd.teachers.label_agreement import Measured, doubt, measured
+from kd.teachers.class_order import Reordered, find_columns
+from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreement
 
 # Megabytes beyond the model's own: a head for a thousand classes is to be told as such, not as a file too large.
 _SPARE = 64
@@ -53,7 +53,7 @@ def load_teacher(
         OSError: the file cannot be read.
         MissingExtraError: a library of an extra is not installed.
     """
-    columns = columns_for(label_order, class_names, classes=classes)
+    columns = find_columns(label_order, class_names, classes=classes)
     model = build(spec, input_shape=input_shape, classes=classes, seed=0)  # the weights are replaced
     expected = model.state_dict()
     with naming_weights(model, file):
@@ -64,7 +64,7 @@ def load_teacher(
     return model if columns is None else Reordered(model, columns)
 
 
-def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "teacher") -> Measured:
+def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "teacher") -> Agreement:
     """Measure the teacher anew on these items (input, label), say what came out, and warn where it cannot be right.
 
     Args:
@@ -75,10 +75,10 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
         ValueError: its logits are not finite, or a label is none of its classes.
     """
     answers = collect_logits(teacher, dataset)
-    found = measured(answers)
+    found = measure_agreement(answers)
     right = f"{name}: {found.accuracy:.1%} right on {len(answers.labels):,} validation items"
     say(f"{right}, measured now; in random order it would be {found.chance:.1%}")
-    if reason := doubt(found):
+    if reason := explain_doubt(found):
         warnings.warn(f"{right}, and {reason}", stacklevel=2)
     return found
 

@@ -17,7 +17,7 @@ from kd.checks import require, require_finite_logits
 from kd.console import say
 from kd.models.inference import Predictions
 from kd.storage.tables import Array, Table, read_table
-from kd.teachers.class_order import columns_for
+from kd.teachers.class_order import find_columns
 from kd.teachers.label_agreement import verify_without_teacher
 
 # Nothing has the logarithm of 0. A teacher rounded to six digits cannot say less than this.
@@ -76,7 +76,7 @@ def read_logits(
         raise ValueError(f"{path} cannot be used as the teacher's {kind}: {str(error).removesuffix('.')}.") from error
     if label_order is None and class_names and set(class_names) & set(table.columns or ()):
         label_order = table.columns
-    if columns := columns_for(label_order, class_names, classes=classes):
+    if columns := find_columns(label_order, class_names, classes=classes):
         logits = logits[:, columns]
     answers = Predictions(logits, labels)
     verify_without_teacher(answers, name=str(path))

@@ -16,7 +16,7 @@ from kd.data.loaders import make_loader
 _DIGEST = 16  # bytes
 
 
-class FileTeacher(nn.Module):
+class LogitLookup(nn.Module):
     """Knows each item by its content, so that no order can be mistaken; an item it does not know is an error.
 
     It has no parameters. Its answers are buffers, and so in its weights file.
@@ -43,7 +43,7 @@ class FileTeacher(nn.Module):
         """
         if not self._rows:
             self._rows.update(_first_rows(self.known))
-        rows = [self._rows.get(tuple(digest), -1) for digest in digests(inputs).tolist()]
+        rows = [self._rows.get(tuple(digest), -1) for digest in hash_inputs(inputs).tolist()]
         if unknown := rows.count(-1):
             raise ValueError(
                 f"the teacher's file has no answer to {unknown:,} of {len(rows):,} items. It knows the items of "
@@ -52,7 +52,7 @@ class FileTeacher(nn.Module):
         return self.logits[torch.tensor(rows, device=self.logits.device)]
 
 
-def file_teacher(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Tensor) -> FileTeacher:
+def build_lookup(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Tensor) -> LogitLookup:
     """A teacher for the items of these parts, from the logits [R, K] of more items.
 
     Where two items are the same and their answers are not, the first one's counts, with a warning.
@@ -62,9 +62,9 @@ def file_teacher(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Te
     """
     known, answers = [], []
     for dataset, rows in parts:
-        known += [digests(batch[0]) for batch in make_loader(dataset, batch_size=256)]
+        known += [hash_inputs(batch[0]) for batch in make_loader(dataset, batch_size=256)]
         answers.append(logits[torch.as_tensor(rows)])
-    teacher = FileTeacher(torch.cat(known), torch.cat(answers))
+    teacher = LogitLookup(torch.cat(known), torch.cat(answers))
     first = _first_rows(teacher.known)
     own = torch.tensor([first[tuple(digest)] for digest in teacher.known.tolist()])
     other = int((teacher.logits != teacher.logits[own]).any(dim=1).sum())
@@ -77,7 +77,7 @@ def file_teacher(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Te
     return teacher
 
 
-def digests(inputs: Tensor) -> Tensor:
+def hash_inputs(inputs: Tensor) -> Tensor:
     """[B, 2] int64 of the content of each item of a batch [B, ...]."""
     rows = inputs.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
     joined = b"".join(hashlib.blake2b(row.data, digest_size=_DIGEST).digest() for row in rows)

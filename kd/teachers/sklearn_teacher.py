@@ -22,7 +22,7 @@ from kd.teachers.cache import collect_logits
 FLOOR = 1e-6
 
 
-def ready(teacher: Any, X: Any, y: NDArray[Any], random: np.random.RandomState) -> Any:
+def prepare_teacher(teacher: Any, X: Any, y: NDArray[Any], random: np.random.RandomState) -> Any:
     """The teacher, able to answer: itself where it is trained, else a clone that was fitted on X and y.
 
     Args:
@@ -66,7 +66,7 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
     return logits
 
 
-def unseen_logits(teacher: Any, X: Any, y: NDArray[Any], cv: Any) -> Tensor:
+def out_of_fold_logits(teacher: Any, X: Any, y: NDArray[Any], cv: Any) -> Tensor:
     """As ``teacher_logits``, but each row is answered for by a clone of the classifier that has not learned from it.
 
     Args:

@@ -8,7 +8,7 @@ from kd.console import say
 from kd.training.history import History
 
 
-def epoch_line(title: str, epochs: int) -> Callable[[int, History], None]:
+def print_epoch(title: str, epochs: int) -> Callable[[int, History], None]:
     """An ``on_epoch`` hook that prints one line: losses and accuracies of training and any validation, time so far."""
 
     def on_epoch(done: int, history: History) -> None:

@@ -24,7 +24,7 @@ from kd.storage.run_folder import stage
 from kd.storage.snapshots import Snapshots
 from kd.training.contention import watched
 from kd.training.history import History, load_state
-from kd.training.hooks import epoch_line
+from kd.training.hooks import print_epoch
 from kd.training.loop import fit
 from kd.types import Objective
 
@@ -82,7 +82,7 @@ def train(
                 epochs=epochs,
                 seed=seed,
                 on_batch=advance,
-                on_epoch=watched(epoch_line(title, epochs)),
+                on_epoch=watched(print_epoch(title, epochs)),
                 snapshots=snapshots,
             )
         return {"model": model.state_dict(), "history": history.state()}

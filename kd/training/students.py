@@ -17,7 +17,7 @@ from kd.training.stages import Train, predictions
 from kd.types import Objective
 
 
-class Lessons(NamedTuple):
+class DistillationData(NamedTuple):
     """What the students of one teacher have in common.
 
     Attributes:
@@ -57,7 +57,7 @@ class Student(NamedTuple):
     teacher: int = 0
 
 
-class Trained(NamedTuple):
+class TrainedStudent(NamedTuple):
     """A student when it is done.
 
     Attributes:
@@ -72,12 +72,12 @@ class Trained(NamedTuple):
 
 
 def train_students(
-    lessons: Sequence[Lessons],
+    lessons: Sequence[DistillationData],
     students: Mapping[str, Student],
     *,
     tested: bool = True,
     processes: int | None = None,
-) -> Iterator[tuple[str, Trained]]:
+) -> Iterator[tuple[str, TrainedStudent]]:
     """Train each student in a process of one thread, several at once; yields each by its name as it is done.
 
     In an open run (``kd.storage.run_folder``) what is finished is kept, and what was interrupted goes on from its
@@ -92,48 +92,48 @@ def train_students(
     return in_pool(work, lessons, named, steps=steps, title="students", processes=processes)
 
 
-def attempt_students(
-    lessons: Sequence[Lessons], students: Mapping[str, Student], *, processes: int | None = None
-) -> Iterator[tuple[str, Trained | FloatingPointError]]:
+def try_students(
+    lessons: Sequence[DistillationData], students: Mapping[str, Student], *, processes: int | None = None
+) -> Iterator[tuple[str, TrainedStudent | FloatingPointError]]:
     """As ``train_students``, for settings that nobody has tried yet: no test image is asked, and a loss that is not
     finite is that student's outcome instead of the end of all."""
     steps, named = _steps(lessons, students), {name: (name, student) for name, student in students.items()}
     return in_pool(_attempted, lessons, named, steps=steps, title="students", processes=processes)
 
 
-def trained(lessons: Lessons, name: str, student: Student, *, tested: bool = True) -> Trained:
+def train_student(lessons: DistillationData, name: str, student: Student, *, tested: bool = True) -> TrainedStudent:
     """Train one student in this process, with the threads it has, and ask it."""
     training = lessons.training_loader()
     validation = make_loader(lessons.validation, batch_size=lessons.batch_size)
     history = student.train(name, student.model, student.objective, training, validation)
     answers = {
-        part: answers_of(student.model, dataset, batch_size=lessons.batch_size, title=f"{name}-{part}")
+        part: predict_dataset(student.model, dataset, batch_size=lessons.batch_size, title=f"{name}-{part}")
         for part, dataset in {"validation": lessons.validation, "test": lessons.test}.items()
         if tested or part != "test"
     }
-    return Trained(student.model.state_dict(), history, answers["validation"], answers.get("test"))
+    return TrainedStudent(student.model.state_dict(), history, answers["validation"], answers.get("test"))
 
 
-def answers_of(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, title: str) -> Predictions:
+def predict_dataset(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, title: str) -> Predictions:
     """A single model's answers to every item of the dataset, in its order."""
     return predictions({"model": model}, make_loader(dataset, batch_size=batch_size), title=title)["model"]
 
 
-def _steps(lessons: Sequence[Lessons], students: Mapping[str, Student]) -> dict[str, int]:
+def _steps(lessons: Sequence[DistillationData], students: Mapping[str, Student]) -> dict[str, int]:
     """Training steps of each student."""
     batches = [len(own.training_loader()) for own in lessons]
     return {name: student.epochs * batches[student.teacher] for name, student in students.items()}
 
 
-def _trained_and_tested(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained:
-    return trained(lessons[named[1].teacher], *named)
+def _trained_and_tested(lessons: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
+    return train_student(lessons[named[1].teacher], *named)
 
 
-def _trained(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained:
-    return trained(lessons[named[1].teacher], *named, tested=False)
+def _trained(lessons: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
+    return train_student(lessons[named[1].teacher], *named, tested=False)
 
 
-def _attempted(lessons: Sequence[Lessons], named: tuple[str, Student]) -> Trained | FloatingPointError:
+def _attempted(lessons: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent | FloatingPointError:
     try:
         return _trained(lessons, named)
     except FloatingPointError as error:

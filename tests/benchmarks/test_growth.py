@@ -89,7 +89,7 @@ def test_nor_does_that_of_a_stage_with_a_snapshot_at_every_step(
     digits: kd.ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, watch = tiny_model(), Watch(batch_size=48)
-    monkeypatch.setattr(stages, "epoch_line", lambda title, epochs: watch)
+    monkeypatch.setattr(stages, "print_epoch", lambda title, epochs: watch)
     # rich keeps the times of the last 1,000 steps, for its estimate: bounded, but they would hide what is looked for.
     monkeypatch.setattr(stages, "progress", lambda *args, **kwargs: nullcontext(lambda: None))
     with open_run(tmp_path, interval=0):

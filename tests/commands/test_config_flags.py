@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import config
-from kd.commands.config_flags import check_constants, command_line, current, help_texts
+from kd.commands.config_flags import check_constants, command_line, current_settings, help_texts
 from kd.commands.settings import RunSettings
 
 SOURCE = """
@@ -173,14 +173,14 @@ def test_an_unknown_device_ends_with_what_is_allowed(module: ModuleType) -> None
 
 
 def test_the_current_values_go_through_json_unchanged(module: ModuleType) -> None:
-    values = current(module)
+    values = current_settings(module)
     expected = DEFAULTS | {"DEVICE": "cpu", "RESULTS_DIR": str(Path("results"))}
     assert json.loads(json.dumps(values, allow_nan=False)) == values == expected
 
 
 def test_the_current_values_are_those_of_now(module: ModuleType) -> None:
     module.EPOCHS = 1  # type: ignore[attr-defined]
-    assert current(module)["EPOCHS"] == 1
+    assert current_settings(module)["EPOCHS"] == 1
 
 
 def test_names_that_are_settings_pass(module: ModuleType) -> None:
@@ -204,7 +204,7 @@ def test_a_name_like_no_other_is_refused_with_the_list(module: ModuleType) -> No
 
 def test_every_constant_of_the_pipeline_has_a_meaning_and_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     names = [name for name in vars(config) if name.isupper()]
-    assert list(current(config)) == names
+    assert list(current_settings(config)) == names
     with pytest.raises(SystemExit):
         command_line(config, ["--help"], program="main.py", description=None, declared=RunSettings)
     shown = capsys.readouterr().out

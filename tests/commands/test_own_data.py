@@ -16,11 +16,11 @@ import torch
 import kd
 from kd import cli
 from kd.commands.data import Task, load_data
-from kd.commands.models import as_one, new_student, new_teacher, new_teachers, with_seed_of
+from kd.commands.models import combine_teachers, new_student, new_teacher, new_teachers, with_seed_of
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import TeacherChoice
 from kd.data.sources import open_source, split_source
-from kd.data.sources.scan import facts_of
+from kd.data.sources.scan import scan
 from kd.models.build import build
 
 DIGITS = ("--data", "sklearn:digits", "--teacher", "mlp:32", "--student", "mlp:8", "--epochs", "1")
@@ -155,8 +155,8 @@ def test_the_split_is_published_and_gives_the_same_parts_again(tmp_path: Path) -
     )
     own = load_data(RunSettings(data="sklearn:digits"))
     for one, other in ((parts.train, own.train_set), (parts.val, own.val_set), (parts.test, own.test_set)):
-        assert torch.equal(facts_of(one).labels, facts_of(other).labels)
-        assert facts_of(one).digests == facts_of(other).digests
+        assert torch.equal(scan(one).labels, scan(other).labels)
+        assert scan(one).digests == scan(other).digests
 
 
 @pytest.mark.usefixtures("no_pool")
@@ -274,7 +274,7 @@ def test_teachers_of_one_name_start_apart_and_the_first_as_it_would_alone() -> N
 @pytest.mark.parametrize(("method", "temperature"), [("kd", 3.0), ("dkd", 4.0), ("soft-labels", 1.0), ("ttm", 5.0)])
 def test_several_teachers_are_averaged_at_the_temperature_of_the_method(method: str, temperature: float) -> None:
     settings = RunSettings(method=method, temperature=3.0 if method == "kd" else 5.0)
-    both: Any = as_one([build("mlp:4", input_shape=(3,), classes=2, seed=n) for n in (0, 1)], settings)
+    both: Any = combine_teachers([build("mlp:4", input_shape=(3,), classes=2, seed=n) for n in (0, 1)], settings)
     assert both.temperature == temperature
 
 

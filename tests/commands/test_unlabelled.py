@@ -13,9 +13,9 @@ import torch
 import kd
 from kd import cli
 from kd.commands.data import load_data
-from kd.commands.models import as_one, new_teachers
+from kd.commands.models import combine_teachers, new_teachers
 from kd.commands.settings import RunSettings
-from kd.commands.steps import UNLABELLED_TOO, for_the_control, with_logits
+from kd.commands.steps import UNLABELLED_TOO, make_control_loader, make_distill_loaders
 
 TOY = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "mlp:8")
 
@@ -32,9 +32,9 @@ def more(tmp_path: Path) -> Path:
 def test_only_the_distilled_student_sees_them_and_both_take_as_many_steps(more: Path) -> None:
     settings = RunSettings(limit=200, unlabelled=more, teacher=("mlp:16",))
     data = load_data(settings)
-    teacher = as_one([each.model for each in new_teachers(settings, data)], settings)
-    lessons, validation = with_logits(settings, teacher, data)
-    control = for_the_control(data, lessons)
+    teacher = combine_teachers([each.model for each in new_teachers(settings, data)], settings)
+    lessons, validation = make_distill_loaders(settings, teacher, data)
+    control = make_control_loader(data, lessons)
     assert len(lessons.dataset) == len(control.dataset) == 180 + 300  # type: ignore[arg-type]
     assert len(lessons) == len(control)
     labels = torch.cat([batch[1] for batch in lessons])

@@ -18,7 +18,7 @@ from kd import cli
 from kd.commands.data import load_data
 from kd.commands.models import new_student, new_teachers
 from kd.commands.settings import RunSettings
-from kd.commands.steps import objective_of, require_method
+from kd.commands.steps import make_objective, require_method
 from kd.data.augmentation import EVERY, AugmentedImages, augmentation
 from kd.data.datasets import ArrayDataset, Split, collate
 from kd.data.loaders import first_batch
@@ -188,7 +188,7 @@ def test_what_a_method_trains_or_warms_up_does_so_with_new_views_too(method: str
     settings = RunSettings(limit=200, augment=("crop:2",), method=method, student="cnn:4")
     data, cpu = load_data(settings), torch.device("cpu")
     student, teacher = new_student(settings, data.task, cpu), new_teachers(settings, data)[0].model
-    objective: Any = objective_of(settings, student, teacher, data.train_loader)
+    objective: Any = make_objective(settings, student, teacher, data.train_loader)
     optimizer, _ = adam(student, learning_rate=0.01, steps=2, objective=objective)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == own + len(list(student.parameters()))
     before = [parameter.clone() for parameter in objective.parameters()]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import kd
-from kd.evaluation.cost import TrainingCost, footprint, saved, training_cost
+from kd.evaluation.cost import TrainingCost, measure_footprint, saved, training_cost
 from kd.evaluation.multiply_adds import training_multiply_adds
 from kd.models.networks import MLP
 from tests.conftest import tiny_model
@@ -72,7 +72,7 @@ def test_smoothing_outside_its_range_is_refused(smoothing: float) -> None:
 
 def test_a_footprint_is_the_file_and_one_answer() -> None:
     model = tiny_model()
-    found = footprint(model, batch(1)[0])
+    found = measure_footprint(model, batch(1)[0])
     assert found.bytes == len(kd.weights_bytes(model))
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert found.multiply_adds == 36 * 16 + 16 * 4

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kd.evaluation.metrics import confusion_matrix, count_parameters
-from kd.evaluation.multiply_adds import multiply_adds
+from kd.evaluation.multiply_adds import count_multiply_adds
 
 ANSWERS = st.integers(2, 12).flatmap(
     lambda k: st.tuples(
@@ -51,12 +51,12 @@ def test_models_are_counted_as_by_hand(
     model: nn.Module, parameters: int, operations: int, example: torch.Tensor
 ) -> None:
     assert count_parameters(model) == parameters
-    assert multiply_adds(model, example) == operations
+    assert count_multiply_adds(model, example) == operations
 
 
 def test_operations_grow_with_the_batch() -> None:
     model = nn.Linear(7, 5)
-    assert multiply_adds(model, torch.zeros(3, 7)) == 3 * multiply_adds(model, torch.zeros(1, 7))
+    assert count_multiply_adds(model, torch.zeros(3, 7)) == 3 * count_multiply_adds(model, torch.zeros(1, 7))
 
 
 def test_counting_leaves_every_mode_and_statistic_as_it_was() -> None:
@@ -65,7 +65,7 @@ def test_counting_leaves_every_mode_and_statistic_as_it_was() -> None:
     model[1].eval()
     modes = [module.training for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    multiply_adds(model, torch.ones(1, 1, 4, 4))
+    count_multiply_adds(model, torch.ones(1, 1, 4, 4))
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -28,11 +28,11 @@ from torch import Tensor
 import kd
 from kd.evaluation.calibration import brier_score, calibration_error, fit_temperature, nll, reliability
 from kd.evaluation.fidelity import agreement, mean_kl
-from kd.evaluation.paired_seeds import Pairs, paired, sign_test, t_interval, t_test
+from kd.evaluation.paired_seeds import Pairs, pair_errors, sign_test, t_interval, t_test
 from kd.evaluation.power import detectable, power, seeds_needed
 from kd.evaluation.two_models import mcnemar, proportion_interval
 from kd.evaluation.verdict import holm, judge_across, judge_all
-from kd.teachers.label_agreement import measured
+from kd.teachers.label_agreement import measure_agreement
 
 examples = settings(max_examples=60)
 IMAGES = 10_000
@@ -43,7 +43,7 @@ SPREAD = DIFFERENCES.filter(lambda differences: len(set(differences)) > 1)
 
 
 def pairs_of(differences: list[int]) -> Pairs:
-    return paired([200] * len(differences), [200 + d for d in differences], IMAGES)
+    return pair_errors([200] * len(differences), [200 + d for d in differences], IMAGES)
 
 
 @st.composite
@@ -252,7 +252,7 @@ def test_agreement_and_divergence_of_two_networks(data: tuple[Tensor, Tensor], t
 def test_accuracy_above_chance_is_cohens_kappa(data: tuple[Tensor, Tensor]) -> None:
     """(accuracy − chance) / (1 − chance), and its standard error where there is no agreement but by chance."""
     logits, labels = data
-    result = measured(kd.Predictions(logits.float(), labels))
+    result = measure_agreement(kd.Predictions(logits.float(), labels))
     assume(result.spread > 1e-6)
     kappa = (result.accuracy - result.chance) / (1 - result.chance)
     predicted = logits.float().argmax(dim=1)

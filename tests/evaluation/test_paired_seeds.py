@@ -17,7 +17,7 @@ from scipy import stats
 from kd.evaluation.paired_seeds import (
     Interval,
     bootstrap_interval,
-    paired,
+    pair_errors,
     sign_test,
     t_interval,
     t_test,
@@ -163,7 +163,7 @@ def test_two_pairs_have_the_widest_of_intervals() -> None:
 
 
 def test_the_summary_by_hand() -> None:
-    pairs = paired([220, 240, 200], [160, 150, 170], IMAGES)
+    pairs = pair_errors([220, 240, 200], [160, 150, 170], IMAGES)
     assert (pairs.control, pairs.distilled) == ((220, 20), (160, 10))
     assert pairs.differences == (-60, -90, -30)
     assert (pairs.mean, pairs.sd, pairs.points) == (-60, 30, pytest.approx(-0.6))
@@ -173,21 +173,21 @@ def test_the_summary_by_hand() -> None:
 
 
 def test_a_single_pair_and_a_control_without_errors() -> None:
-    pairs = paired([0], [3], 100)
+    pairs = pair_errors([0], [3], 100)
     assert (pairs.control.sd, pairs.sd, pairs.relative, pairs.interval) == (None, None, None, None)
     assert (pairs.t_p, pairs.wilcoxon_p, pairs.sign_p) == (1.0, 1.0, 1.0)
 
 
 def test_counts_may_come_from_numpy_and_stay_exact() -> None:
     control, distilled = [220, 241, 200], [160, 150, 171]
-    assert paired(np.array(control), np.array(distilled), IMAGES) == paired(control, distilled, IMAGES)  # type: ignore[arg-type]
+    assert pair_errors(np.array(control), np.array(distilled), IMAGES) == pair_errors(control, distilled, IMAGES)  # type: ignore[arg-type]
 
 
 @examples
 @given(ARMS)
 def test_swapped_arms_give_the_mirror_image(pairs: list[tuple[int, int]]) -> None:
     control, distilled = arms(pairs)
-    one, other = paired(control, distilled, IMAGES), paired(distilled, control, IMAGES)
+    one, other = pair_errors(control, distilled, IMAGES), pair_errors(distilled, control, IMAGES)
     assert (other.mean, other.points) == (-one.mean, -one.points)
     assert other.interval == mirrored(one.interval)
     assert other.bootstrap == (mirrored(one.bootstrap) and pytest.approx(mirrored(one.bootstrap)))
@@ -201,8 +201,8 @@ def test_a_constant_added_to_both_arms_changes_nothing_about_the_difference(
     pairs: list[tuple[int, int]], constant: int
 ) -> None:
     control, distilled = arms(pairs)
-    one = paired(control, distilled, IMAGES)
-    other = paired([c + constant for c in control], [d + constant for d in distilled], IMAGES)
+    one = pair_errors(control, distilled, IMAGES)
+    other = pair_errors([c + constant for c in control], [d + constant for d in distilled], IMAGES)
     without = {"control": one.control, "distilled": one.distilled, "relative": one.relative}
     assert other._replace(**without) == one
     assert other.control.mean == pytest.approx(one.control.mean + constant)
@@ -211,7 +211,7 @@ def test_a_constant_added_to_both_arms_changes_nothing_about_the_difference(
 @examples
 @given(ARMS.flatmap(lambda pairs: st.tuples(st.just(pairs), st.permutations(pairs))))
 def test_the_order_of_the_seeds_does_not_matter(orders: tuple[list[tuple[int, int]], list[tuple[int, int]]]) -> None:
-    one, other = (paired(*arms(pairs), IMAGES) for pairs in orders)
+    one, other = (pair_errors(*arms(pairs), IMAGES) for pairs in orders)
     assert other._replace(differences=one.differences) == one
     assert sorted(other.differences) == sorted(one.differences)
 
@@ -220,8 +220,8 @@ def test_the_order_of_the_seeds_does_not_matter(orders: tuple[list[tuple[int, in
 @given(ARMS, st.integers(2, 9))
 def test_scaled_differences_scale_the_intervals_and_keep_the_p_values(pairs: list[tuple[int, int]], k: int) -> None:
     control, distilled = arms(pairs)
-    one = paired(control, distilled, IMAGES)
-    other = paired([k * c for c in control], [k * d for d in distilled], k * IMAGES)
+    one = pair_errors(control, distilled, IMAGES)
+    other = pair_errors([k * c for c in control], [k * d for d in distilled], k * IMAGES)
     for name in ("interval", "bootstrap"):
         before, after = getattr(one, name), getattr(other, name)
         assert after == (before and pytest.approx((k * before.low, k * before.high)))
@@ -246,4 +246,4 @@ def test_what_is_no_pair_of_counts_is_refused(
     control: list[int], distilled: list[int], images: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        paired(control, distilled, images)
+        pair_errors(control, distilled, images)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.evaluation.paired_seeds import Interval, Pairs, paired, t_interval, t_test
+from kd.evaluation.paired_seeds import Interval, Pairs, pair_errors, t_interval, t_test
 from kd.evaluation.power import detectable, power, seeds_needed
 from kd.evaluation.verdict import Judgement, decide, holm, judge, judge_across, judge_all, sentence, sentence_across
 
@@ -29,7 +29,7 @@ examples = settings(max_examples=100)
 
 
 def pairs_of(differences: list[int]) -> Pairs:
-    return paired([200] * len(differences), [200 + d for d in differences], IMAGES)
+    return pair_errors([200] * len(differences), [200 + d for d in differences], IMAGES)
 
 
 HELPS, HURTS = [-60, -90, -30, -55, -71], [60, 90, 30, 55, 71]
@@ -275,8 +275,8 @@ def test_a_scenario_has_no_effect_of_its_own_and_the_spread_it_names(scenario: s
 
 
 def test_no_difference_in_few_items_is_no_claim_of_none() -> None:
-    assert judge(paired([1, 1], [1, 1], 36)).verdict == "inconclusive"  # d is 0.04 errors
-    assert judge(paired([1, 1], [1, 1], 10_000)).verdict == "no difference larger than d"
+    assert judge(pair_errors([1, 1], [1, 1], 36)).verdict == "inconclusive"  # d is 0.04 errors
+    assert judge(pair_errors([1, 1], [1, 1], 10_000)).verdict == "no difference larger than d"
 
 
 def test_a_verdict_across_teachers_says_its_confidence_and_what_it_holds_for() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 import kd
 from kd.losses import crd_loss
 from kd.losses.contrastive import log_partition
-from kd.methods.crd import Memory, _ids
+from kd.methods.crd import MemoryBank, _ids
 from kd.storage.snapshots import Snapshots
 from kd.training.optimizers import adam
 from tests.features_in_numpy import crd
@@ -126,7 +126,7 @@ def test_after_an_epoch_each_sample_has_a_row_of_length_one_under_its_own_id() -
 
 
 def test_the_positive_of_a_sample_is_its_own_row_and_the_memory_moves_by_the_momentum() -> None:
-    memory = Memory(dim=6, momentum=0.25)
+    memory = MemoryBank(dim=6, momentum=0.25)
     ids, labels = torch.tensor([5, 2]), torch.tensor([1, 0])
     now, later = unit(0, 2, 2, 6).float(), unit(1, 2, 2, 6).float()
     memory.meet(ids, labels, now)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import kd
 from kd.methods import METHODS, make
-from kd.methods.ctkd import Curriculum
+from kd.methods.ctkd import CTKDLoss
 from kd.training.optimizers import adam
 from tests.conftest import CLASSES, tiny_model
 
@@ -109,4 +109,4 @@ def test_temperature_and_student_learn_together_and_the_temperature_is_in_the_st
     assert list(state) == ["theta"]
     assert state["theta"].item() != 1
     assert torch.equal(temperature, fitted()[0])
-    assert isinstance(made(), Curriculum)
+    assert isinstance(made(), CTKDLoss)

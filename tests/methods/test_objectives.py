@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import kd
-from kd.methods.ctkd import Curriculum
+from kd.methods.ctkd import CTKDLoss
 from kd.methods.objectives import in_bfloat16
 from kd.training.optimizers import adam
 from tests.conftest import CLASSES, tiny_model
@@ -219,7 +219,7 @@ def test_in_bfloat16_validates_in_single_precision() -> None:
 def test_what_an_objective_inside_another_has_is_trained_told_the_epoch_and_kept(
     wrap: Callable[[kd.Objective], nn.Module], digits: kd.ImageDataset
 ) -> None:
-    inner = Curriculum(start=1.0, span=20.0, warmup=0.5, hard=0.1, soft=0.9)
+    inner = CTKDLoss(start=1.0, span=20.0, warmup=0.5, hard=0.1, soft=0.9)
     outer, model = wrap(inner), tiny_model()
     loader = kd.make_loader(kd.DistillDataset(digits, torch.randn(len(digits), CLASSES)), batch_size=16)
     optimizer, _ = adam(model, learning_rate=0.1, steps=100, objective=outer)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import kd
 from kd.methods import METHODS, make, settings_of
-from kd.methods.response import WarmedUp
+from kd.methods.response import WarmupObjective
 from kd.storage.fingerprint import describe, digest
 from tests.methods_in_numpy import WRITTEN
 
@@ -275,7 +275,7 @@ def test_a_warm_up_grows_evenly_and_leaves_the_labels_alone() -> None:
     def constant(model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return batch[0], {"hard": torch.tensor(1.0), "soft": torch.tensor(1.0)}
 
-    objective = WarmedUp(constant, 0.5)
+    objective = WarmupObjective(constant, 0.5)
     weights = []
     for epoch in range(8):
         objective.set_epoch(epoch, 8)
@@ -283,6 +283,6 @@ def test_a_warm_up_grows_evenly_and_leaves_the_labels_alone() -> None:
         weights.append(float(terms["soft"]))
         assert float(terms["hard"]) == 1
     assert weights == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
-    at_once = WarmedUp(constant, 0)
+    at_once = WarmupObjective(constant, 0)
     at_once.set_epoch(0, 8)
     assert float(at_once(nn.Identity(), (torch.zeros(1, 1),))[1]["soft"]) == 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import kd
 from kd.losses import kd_loss, sdd_loss
-from kd.methods.sdd import of_regions
+from kd.methods.sdd import region_logits
 from kd.models.networks import CNN
 from tests.features_in_numpy import sdd
 from tests.methods.test_feature import SHAPE, first, made, pair
@@ -110,7 +110,7 @@ def test_the_whole_picture_has_the_models_own_logits_and_a_quarter_has_those_of_
     images = first()[0]
     with torch.no_grad(), kd.capture(model, "layer3") as found:
         output = model(images)
-        answers = of_regions(found["layer3"], model.output, (1, 2))
+        answers = region_logits(found["layer3"], model.output, (1, 2))
         upper_left = model.output(found["layer3"][:, :, :3, :3].mean(dim=(2, 3)))
     assert answers.shape == (8, 1 + 4, 4)
     assert torch.allclose(answers[:, 0], output, atol=1e-6)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd.losses import semckd_loss
-from kd.methods.semckd import Attended
+from kd.methods.semckd import SemCKDLoss
 from tests.methods.test_feature import made, pair
 
 CHANNELS = [(4, 6), (8, 3)]
@@ -23,7 +23,7 @@ def maps() -> tuple[list[Tensor], list[Tensor]]:
 
 
 def test_there_is_a_projector_for_each_pair_and_the_attention_of_a_layer_adds_up_to_one() -> None:
-    attended = Attended(CHANNELS, weight=1.0)
+    attended = SemCKDLoss(CHANNELS, weight=1.0)
     assert [(own[0].in_channels, own[-1].out_channels) for own in attended.projectors] == [  # type: ignore[index]
         (4, 6),
         (4, 3),
@@ -37,7 +37,7 @@ def test_there_is_a_projector_for_each_pair_and_the_attention_of_a_layer_adds_up
 
 
 def test_a_sample_is_answered_alike_in_every_batch() -> None:
-    attended = Attended(CHANNELS, weight=1.0).eval()
+    attended = SemCKDLoss(CHANNELS, weight=1.0).eval()
     ours, theirs = maps()
     whole = attended.attention(ours, theirs)
     alone = attended.attention([each[2:3] for each in ours], [each[2:3] for each in theirs])
@@ -47,7 +47,7 @@ def test_a_sample_is_answered_alike_in_every_batch() -> None:
 
 
 def test_the_attention_moves_to_the_layer_that_can_be_agreed_upon() -> None:
-    attended = Attended([(4, 3), (4, 3)], weight=1.0)
+    attended = SemCKDLoss([(4, 3), (4, 3)], weight=1.0)
     generator = torch.Generator().manual_seed(1)
     near, far = torch.zeros(8, 3, 4, 4), 5 * torch.randn(8, 3, 4, 4, generator=generator)
     ours = [torch.randn(8, 4, 4, 4, generator=generator) for _ in range(2)]

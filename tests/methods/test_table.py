@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import kd
-from kd.commands.method_flags import given_settings, shown
+from kd.commands.method_flags import format_method_settings, parse_method_settings
 from kd.methods import METHODS, make, method_named, settings_of, try_method
 from kd.models.networks import CNN, MNIST_SHAPE
 
@@ -71,23 +71,23 @@ def test_given_settings_take_the_place_of_defaults_as_what_the_defaults_are() ->
 @pytest.mark.parametrize("texts", [["beta"], ["=3"], ["beta=1", "beta=2"]])
 def test_a_setting_is_given_once_with_its_name_and_value(texts: list[str]) -> None:
     with pytest.raises(ValueError, match="once, as NAME=VALUE"):
-        given_settings(texts)
+        parse_method_settings(texts)
 
 
 def test_texts_become_settings() -> None:
-    assert given_settings(["beta=8", "layers=a,b=c"]) == {"beta": "8", "layers": "a,b=c"}
+    assert parse_method_settings(["beta=8", "layers=a,b=c"]) == {"beta": "8", "layers": "a,b=c"}
 
 
 @every
 def test_settings_as_they_are_shown_can_be_given_back(name: str) -> None:
-    again = settings_of(name, given_settings(shown(settings_of(name))))
-    assert shown(again) == shown(METHODS[name].settings)
+    again = settings_of(name, parse_method_settings(format_method_settings(settings_of(name))))
+    assert format_method_settings(again) == format_method_settings(METHODS[name].settings)
 
 
 def test_no_text_is_a_setting_of_text_alone() -> None:
-    assert settings_of("at", given_settings(["student_layers="]))["student_layers"] == ""
+    assert settings_of("at", parse_method_settings(["student_layers="]))["student_layers"] == ""
     with pytest.raises(ValueError, match=r"beta must be a float\. Got '' instead"):
-        settings_of("dkd", given_settings(["beta="]))
+        settings_of("dkd", parse_method_settings(["beta="]))
 
 
 @every

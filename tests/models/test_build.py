@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import models as vision
 
 import kd
-from kd.models.build import build, require_answers
+from kd.models.build import build, require_logits_output
 from kd.models.networks import CNN, MLP, ConvNet
 from kd.storage.fingerprint import describe, digest
 
@@ -203,7 +203,7 @@ def test_what_does_not_answer_with_one_row_of_logits_is_refused_unchanged(output
     model = Odd(output)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"odd was tried on one example \[1, 3\] and " + message):
-        require_answers(model, "odd", (3,), 5)
+        require_logits_output(model, "odd", (3,), 5)
     assert model.training
     assert not model.unused.training
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in state.items())

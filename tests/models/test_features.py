@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 import kd
-from kd.models.features import capture, matched_stages, penultimate, shapes, stages
+from kd.models.features import capture, find_penultimate, find_stages, match_stages, shapes
 from kd.models.networks import CNN, MLP, MNIST_SHAPE, ConvNet
 
 IMAGES = torch.rand(3, 1, 28, 28)
@@ -43,17 +43,17 @@ def test_no_hook_is_left_whatever_happens() -> None:
         capture(model, "layer1", "layer9"),
     ):
         pass
-    stages(model, IMAGES)
+    find_stages(model, IMAGES)
     assert hooks(model) == 0
     assert model.training
     assert kd.weights_bytes(model) == before
 
 
 def test_the_stages_of_the_toolkits_models_are_found() -> None:
-    found = [(stage.layer, stage.shape) for stage in stages(CNN(4, MNIST_SHAPE, 10), IMAGES)]
+    found = [(stage.layer, stage.shape) for stage in find_stages(CNN(4, MNIST_SHAPE, 10), IMAGES)]
     assert found == [("layer1", (4, 28, 28)), ("layer2", (8, 14, 14)), ("layer3", (16, 7, 7))]
-    assert [stage.layer for stage in stages(ConvNet(), IMAGES)] == ["conv1", "conv2", "norm2", "norm3"]
-    assert stages(MLP(8), IMAGES) == []
+    assert [stage.layer for stage in find_stages(ConvNet(), IMAGES)] == ["conv1", "conv2", "norm2", "norm3"]
+    assert find_stages(MLP(8), IMAGES) == []
 
 
 def test_one_pixel_dropout_and_layers_used_twice_are_no_stages() -> None:
@@ -69,8 +69,8 @@ def test_one_pixel_dropout_and_layers_used_twice_are_no_stages() -> None:
             return logits
 
     model = Twice()
-    assert [stage.layer for stage in stages(model, IMAGES)] == ["first"]
-    assert penultimate(model, IMAGES) == "output:input"
+    assert [stage.layer for stage in find_stages(model, IMAGES)] == ["first"]
+    assert find_penultimate(model, IMAGES) == "output:input"
     assert shapes(model, ["pool", "output:input"], IMAGES) == [(2, 1, 1), (2,)]
 
 
@@ -109,7 +109,7 @@ def test_the_stages_of_known_networks_are_where_their_authors_end_them(
 
     size = {"image_size": pixels} if name == "vit_b_16" else {}
     model = torchvision.models.get_model(name, weights=None, num_classes=4, **size)
-    found = stages(Wrapped(model) if wrapped else model, torch.rand(2, 3, pixels, pixels))
+    found = find_stages(Wrapped(model) if wrapped else model, torch.rand(2, 3, pixels, pixels))
     assert [stage.layer.removeprefix("backbone.") for stage in found] == layers
 
 
@@ -166,18 +166,18 @@ def test_a_layer_without_a_part_in_the_pass_and_one_that_answers_with_several_te
 def test_stages_are_matched_from_the_last_one_back() -> None:
     student, teacher = CNN(4, MNIST_SHAPE, 10), ConvNet()
     expected = [("layer1", "conv2"), ("layer2", "norm2"), ("layer3", "norm3")]
-    assert matched_stages(student, teacher, IMAGES) == expected
-    named = matched_stages(student, teacher, IMAGES, student_layers="layer2", teacher_layers="conv1")
+    assert match_stages(student, teacher, IMAGES) == expected
+    named = match_stages(student, teacher, IMAGES, student_layers="layer2", teacher_layers="conv1")
     assert named == [("layer2", "conv1")]
 
 
 def test_models_without_maps_and_lists_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"the student, MLP, has none\. A student with --student cnn has"):
-        matched_stages(MLP(8), ConvNet(), IMAGES)
+        match_stages(MLP(8), ConvNet(), IMAGES)
     with pytest.raises(ValueError, match=r"as many\. Got 2 and 1"):
-        matched_stages(MLP(8), ConvNet(), IMAGES, student_layers="a,b", teacher_layers="c")
+        match_stages(MLP(8), ConvNet(), IMAGES, student_layers="a,b", teacher_layers="c")
     with pytest.raises(ValueError, match="no linear layer"):
-        penultimate(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), IMAGES)
+        find_penultimate(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), IMAGES)
 
 
 def test_a_captured_model_can_be_copied() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kd
-from kd.commands.trials import trained
+from kd.commands.trials import train_copy
 from kd.data.datasets import Split
 from kd.data.splits import stratified_split
 from kd.models.networks import MLP
@@ -34,7 +34,7 @@ def toy(recipe: dict[str, Any], **changes: Any) -> Any:
 
 def test_a_chain_of_one_without_a_teacher_is_the_control(recipe: dict[str, Any], training: Split) -> None:
     with kd.seeded(4):
-        control = trained(MLP(6), kd.supervised, training, seed=4, epochs=1)
+        control = train_copy(MLP(6), kd.supervised, training, seed=4, epochs=1)
     own = recipe["last_of"](None, [6], training, toy(recipe), 4)
     assert torch.equal(own.hidden.weight, control.hidden.weight)
 

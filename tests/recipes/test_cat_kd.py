@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import kd
-from kd.commands.trials import errors, trained
+from kd.commands.trials import count_errors, train_copy
 from kd.data.splits import stratified_split
 from kd.evaluation.metrics import count_parameters
 from kd.models.networks import CNN, MNIST_SHAPE
@@ -79,7 +79,9 @@ def test_without_weight_it_is_the_control(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
     teacher, student = made(recipe)
     objectives = recipe["cat_kd"](teacher, beta=0.0, side=2), kd.supervised
-    ends = [trained(student, objective, training, seed=0, epochs=1).state_dict().values() for objective in objectives]
+    ends = [
+        train_copy(student, objective, training, seed=0, epochs=1).state_dict().values() for objective in objectives
+    ]
     assert all(torch.equal(*pair) for pair in zip(*ends, strict=True))
 
 
@@ -93,4 +95,4 @@ def test_at_toy_size_it_is_the_same_twice_and_what_is_saved_is_what_was_evaluate
     saved = recipe["ByMaps"](CNN(2, MNIST_SHAPE, 10))
     kd.load_weights(saved, tmp_path / "student.pth")
     _, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
-    assert errors(saved, held_back) == found["cat-kd"][0]
+    assert count_errors(saved, held_back) == found["cat-kd"][0]

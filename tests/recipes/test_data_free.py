@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import kd
-from kd.commands.trials import trained
+from kd.commands.trials import train_copy
 from kd.models.features import capture
 from kd.models.networks import MLP, MNIST_SHAPE, ConvNet
 from tests.methods_in_numpy import kl, softmax
@@ -92,7 +92,7 @@ def test_the_generator_learns_and_neither_teacher_nor_its_norms_change(recipe: d
     asked = objective.teacher[0]
     before, norms = kd.weights_bytes(teacher), kd.weights_bytes(asked)
     start = objective.generator[0].weight.clone()
-    trained(student, objective, TensorDataset(*batch), seed=0, epochs=2, batch_size=6)
+    train_copy(student, objective, TensorDataset(*batch), seed=0, epochs=2, batch_size=6)
     assert not torch.equal(objective.generator[0].weight, start)
     assert (kd.weights_bytes(teacher), kd.weights_bytes(asked)) == (before, norms)
     assert all(parameter.requires_grad for parameter in teacher.parameters())

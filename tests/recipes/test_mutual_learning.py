@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import kd
-from kd.commands.trials import trained
+from kd.commands.trials import train_copy
 from kd.data.splits import stratified_split
 from kd.models.networks import MLP
 
@@ -43,9 +43,9 @@ def test_each_gets_the_gradient_of_its_own_divergence_with_the_other_as_given(re
 def test_two_alone_end_as_each_would_without_the_other(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
     both = peers(recipe)
-    together = trained(both, recipe["mutual"](weight=0), training, seed=0, epochs=1)
+    together = train_copy(both, recipe["mutual"](weight=0), training, seed=0, epochs=1)
     for start, done in zip(both.students, together.students, strict=True):
-        alone = trained(start, kd.supervised, training, seed=0, epochs=1)
+        alone = train_copy(start, kd.supervised, training, seed=0, epochs=1)
         assert torch.allclose(alone.hidden.weight, done.hidden.weight, atol=1e-6)
 
 

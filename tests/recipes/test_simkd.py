@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import kd
-from kd.commands.trials import errors, trained
+from kd.commands.trials import count_errors, train_copy
 from kd.data.splits import stratified_split
 from kd.models.networks import CNN, MNIST_SHAPE
 
@@ -81,7 +81,7 @@ def test_labels_are_not_read_and_the_teachers_classifier_stays(recipe: dict[str,
     before = [tensor.clone() for tensor in teacher.state_dict().values()]
     labels = torch.arange(len(images)) % 10
     ends = [
-        trained(composite, recipe["simkd"](teacher), TensorDataset(images, other), seed=0, epochs=1)
+        train_copy(composite, recipe["simkd"](teacher), TensorDataset(images, other), seed=0, epochs=1)
         for other in (labels, labels.flip(0))
     ]
     assert all(torch.equal(*pair) for pair in zip(*(end.state_dict().values() for end in ends), strict=True))
@@ -113,4 +113,4 @@ def test_at_toy_size_it_is_the_same_twice_and_what_is_saved_is_what_was_evaluate
     saved = recipe["Composite"](CNN(2, MNIST_SHAPE, 10), CNN(4, MNIST_SHAPE, 10), reduction=2)
     kd.load_weights(saved, tmp_path / "composite.pth")
     _, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
-    assert errors(saved, held_back) == found["simkd"][0]
+    assert count_errors(saved, held_back) == found["simkd"][0]

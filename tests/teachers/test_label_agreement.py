@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import kd
-from kd.teachers.class_order import columns_for
-from kd.teachers.label_agreement import NOT_VERIFIED, doubt, measured, verify_without_teacher
+from kd.teachers.class_order import find_columns
+from kd.teachers.label_agreement import NOT_VERIFIED, explain_doubt, measure_agreement, verify_without_teacher
 
 some = settings(max_examples=60)
 
@@ -36,7 +36,7 @@ def teacher(right: float, n: int = 500, classes: int = 5, seed: int = 0) -> kd.P
 def test_chance_and_spread_are_those_of_all_orders_of_the_rows(data: st.DataObject, classes: int, n: int) -> None:
     row = st.lists(st.integers(0, classes - 1), min_size=n, max_size=n)
     given_, labels = data.draw(row), data.draw(row)
-    found = measured(answers(torch.tensor(given_), torch.tensor(labels), classes))
+    found = measure_agreement(answers(torch.tensor(given_), torch.tensor(labels), classes))
     every = [np.mean([a == b for a, b in zip(order, labels, strict=True)]) for order in itertools.permutations(given_)]
     assert found.accuracy == pytest.approx(np.mean([a == b for a, b in zip(given_, labels, strict=True)]))
     assert found.chance == pytest.approx(np.mean(every))
@@ -49,7 +49,7 @@ def test_chance_and_spread_are_those_of_all_orders_of_the_rows(data: st.DataObje
 def test_the_best_order_of_the_classes_is_the_best_of_all(data: st.DataObject, classes: int, n: int) -> None:
     row = st.lists(st.integers(0, classes - 1), min_size=n, max_size=n)
     cached = answers(torch.tensor(data.draw(row)), torch.tensor(data.draw(row)), classes)
-    found = measured(cached)
+    found = measure_agreement(cached)
     shares = {
         columns: float((cached.logits[:, columns].argmax(dim=1) == cached.labels).float().mean())
         for columns in itertools.permutations(range(classes))
@@ -63,23 +63,23 @@ def test_few_items_fit_some_order_by_chance_and_that_speaks_against_nobody(right
     labels = torch.arange(100).repeat(of_each)
     guesses = torch.randint(100, labels.shape, generator=torch.Generator().manual_seed(0))
     known = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) < right
-    assert doubt(measured(answers(torch.where(known, labels, guesses), labels, 100))) is None
+    assert explain_doubt(measure_agreement(answers(torch.where(known, labels, guesses), labels, 100))) is None
 
 
 @pytest.mark.parametrize("labels", [torch.arange(40) % 10, torch.arange(40) // 4, torch.arange(20) % 10])
 def test_two_items_of_each_class_are_enough_to_see_another_order_of_the_classes(labels: Tensor) -> None:
-    found = measured(answers((labels + 1) % 10, labels, 10))
+    found = measure_agreement(answers((labels + 1) % 10, labels, 10))
     assert (found.accuracy, found.best) == (0, 1)
-    assert str(doubt(found)).startswith("its classes are probably in another order")
+    assert str(explain_doubt(found)).startswith("its classes are probably in another order")
 
 
 @pytest.mark.parametrize("right", [0.3, 0.6, 1.0])
 def test_nothing_speaks_against_a_teacher_that_is_better_than_chance(right: float) -> None:
-    assert doubt(measured(teacher(right))) is None
+    assert explain_doubt(measure_agreement(teacher(right))) is None
 
 
 def test_constant_answers_are_chance_however_often_they_are_right() -> None:
-    found = measured(answers(torch.zeros(100, dtype=torch.long), (torch.arange(100) >= 95).long(), 2))
+    found = measure_agreement(answers(torch.zeros(100, dtype=torch.long), (torch.arange(100) >= 95).long(), 2))
     assert (found.accuracy, found.chance, found.spread) == pytest.approx((0.95, 0.95, 0.0), abs=1e-8)
     assert found.at_chance
 
@@ -99,14 +99,14 @@ def test_classes_sorted_as_text_are_noticed_although_above_chance() -> None:
     cached = teacher(0.97, n=2000, classes=12)
     order = sorted(range(12), key=str)
     wrong = cached._replace(logits=cached.logits[:, order])
-    assert not measured(wrong).at_chance
+    assert not measure_agreement(wrong).at_chance
     message = (
         r"right on 2,000 items, and its classes are probably in another order than the data's: taking output 4 for "
         r"class 2, 5 for class 3, 6 for class 4 and so on would make it 97\.\d%\. Give label_order, the names"
     )
     with pytest.raises(ValueError, match=message):
         verify_without_teacher(wrong, name="given")
-    assert [order[column] for column in measured(wrong).columns] == list(range(12))
+    assert [order[column] for column in measure_agreement(wrong).columns] == list(range(12))
 
 
 def test_what_was_found_is_said_with_what_cannot_be_verified(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +118,7 @@ def test_what_was_found_is_said_with_what_cannot_be_verified(capsys: pytest.Capt
 
 
 def test_a_few_items_all_answered_rightly_are_no_chance() -> None:
-    assert doubt(measured(answers(torch.tensor([0, 1]), torch.tensor([0, 1]), 2))) is None
+    assert explain_doubt(measure_agreement(answers(torch.tensor([0, 1]), torch.tensor([0, 1]), 2))) is None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_labels_outside_the_classes_and_logits_that_are_none_are_refused(
     logits: Tensor, labels: Tensor, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        measured(kd.Predictions(logits, labels))
+        measure_agreement(kd.Predictions(logits, labels))
 
 
 # --- names
@@ -145,7 +145,7 @@ def test_labels_outside_the_classes_and_logits_that_are_none_are_refused(
 @given(names=st.lists(st.text(max_size=4), min_size=2, max_size=8, unique=True), seed=st.integers(0, 99))
 def test_each_class_gets_the_output_of_its_own_name(names: list[str], seed: int) -> None:
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    columns = columns_for(order, names, classes=len(names))
+    columns = find_columns(order, names, classes=len(names))
     assert columns is not None
     assert [order[column] for column in columns] == names
 
@@ -167,8 +167,8 @@ def test_each_class_gets_the_output_of_its_own_name(names: list[str], seed: int)
 )
 def test_names_that_do_not_match_are_refused(order: list[str], names: list[str] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        columns_for(order, names, classes=3)
+        find_columns(order, names, classes=3)
 
 
 def test_without_an_order_there_is_nothing_to_do() -> None:
-    assert columns_for(None, None, classes=3) is None
+    assert find_columns(None, None, classes=3) is None

@@ -21,8 +21,8 @@ from kd.commands.dry_run import plan
 from kd.commands.models import new_teachers
 from kd.commands.settings import RunSettings
 from kd.data.sources import open_source
-from kd.data.sources.scan import facts_of, raw_batches
-from kd.teachers.lookup import FileTeacher, digests, file_teacher
+from kd.data.sources.scan import raw_batches, scan
+from kd.teachers.lookup import LogitLookup, build_lookup, hash_inputs
 
 STUDENT = ("--student", "mlp:8", "--epochs", "1")
 
@@ -36,18 +36,18 @@ def items(rows: int = 12) -> TensorDataset:
 def test_each_item_gets_its_own_answer_in_any_order(order: list[int], asked: list[int], cut: int) -> None:
     data, logits = items(), torch.arange(36.0).reshape(12, 3)
     parts = [(Subset(data, rows), rows) for rows in (order[:cut], order[cut:])]
-    teacher = file_teacher(parts, logits)
+    teacher = build_lookup(parts, logits)
     torch.testing.assert_close(teacher(data.tensors[0][asked]), logits[asked], rtol=0, atol=0)
 
 
 def test_it_is_collected_verified_saved_and_loaded_as_any_teacher(tmp_path: Path) -> None:
     data, logits = items(), torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
-    teacher = file_teacher([(data, range(12))], logits)
+    teacher = build_lookup([(data, range(12))], logits)
     collected = kd.collect_logits(teacher, data)
     torch.testing.assert_close(collected.logits, logits, rtol=0, atol=0)
     kd.verify_logits(teacher, data, collected)
     torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
-    empty = FileTeacher(torch.zeros_like(teacher.known), torch.zeros_like(teacher.logits))
+    empty = LogitLookup(torch.zeros_like(teacher.known), torch.zeros_like(teacher.logits))
     with pytest.raises(ValueError, match="no answer to 12 of 12 items"):
         empty(data.tensors[0])
     kd.load_weights(empty, tmp_path / "teacher.pth")
@@ -56,7 +56,7 @@ def test_it_is_collected_verified_saved_and_loaded_as_any_teacher(tmp_path: Path
 
 def test_an_item_it_does_not_know_is_an_error() -> None:
     data = items()
-    teacher = file_teacher([(data, range(12))], torch.zeros(12, 3))
+    teacher = build_lookup([(data, range(12))], torch.zeros(12, 3))
     inputs = data.tensors[0].clone()
     inputs[4, 0, 0] += 1e-6
     with pytest.raises(ValueError, match=r"no answer to 1 of 12 items.*not augmented"):
@@ -67,17 +67,17 @@ def test_the_first_of_two_answers_to_the_same_item_counts_and_a_warning_says_so(
     data = TensorDataset(torch.tensor([[1.0], [2.0], [1.0], [2.0]]), torch.tensor([0, 1, 0, 1]))
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
     with pytest.warns(UserWarning, match="1 of 4 items are the same as an earlier one, but"):
-        teacher = file_teacher([(data, range(4))], logits)
+        teacher = build_lookup([(data, range(4))], logits)
     torch.testing.assert_close(teacher(data.tensors[0])[2], logits[0])
 
 
 def test_the_digest_is_of_the_content_of_each_item() -> None:
     rows = torch.rand(5, 4)
-    one = digests(rows)
+    one = hash_inputs(rows)
     assert one.shape == (5, 2)
     assert len(set(map(tuple, one.tolist()))) == 5
-    assert torch.equal(digests(rows.flip(0)).flip(0), one)
-    assert torch.equal(digests(rows.T.contiguous().T), one)
+    assert torch.equal(hash_inputs(rows.flip(0)).flip(0), one)
+    assert torch.equal(hash_inputs(rows.T.contiguous().T), one)
 
 
 # --- from the command line
@@ -88,7 +88,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray[
     """A file of a teacher's probabilities for scikit-learn's wine in its own order, and the answers themselves."""
     source = open_source("sklearn:wine")
     inputs = torch.cat([batch[0] for batch in raw_batches(source.train)]).double()
-    labels = facts_of(source.train).labels
+    labels = scan(source.train).labels
     scaled = (inputs - inputs.mean(0)) / inputs.std(0)
     centres = torch.stack([scaled[labels == label].mean(0) for label in range(3)])
     probabilities = (-torch.cdist(scaled, centres)).softmax(dim=1).numpy()
@@ -134,7 +134,7 @@ def test_given_parts_have_their_rows_behind_those_of_the_training_part() -> None
     assert set(data.rows["train"]) | set(data.rows["val"]) <= set(range(6_000))
     labels = data.all_labels()
     for part, dataset in {"train": data.train_set, "val": data.val_set, "test": data.test_set}.items():
-        torch.testing.assert_close(labels[torch.as_tensor(data.rows[part])], facts_of(dataset).labels)
+        torch.testing.assert_close(labels[torch.as_tensor(data.rows[part])], scan(dataset).labels)
 
 
 def test_a_file_and_a_model_answer_as_one(answers: tuple[Path, np.ndarray[Any, Any]]) -> None:

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from kd.teachers.sklearn_teacher import FLOOR, network_logits, ready, teacher_logits, unseen_logits
+from kd.teachers.sklearn_teacher import FLOOR, network_logits, out_of_fold_logits, prepare_teacher, teacher_logits
 
 X, y = load_iris(return_X_y=True)
 CLASSES = np.array([0, 1, 2])
@@ -45,7 +45,7 @@ class Reversed(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def test_an_unfitted_classifier_is_cloned_and_the_clone_fitted() -> None:
     given = KNeighborsClassifier()
-    fitted = ready(given, X, y, generator())
+    fitted = prepare_teacher(given, X, y, generator())
     assert fitted is not given
     assert not hasattr(given, "classes_")
     assert fitted.score(X, y) > 0.95
@@ -54,24 +54,24 @@ def test_an_unfitted_classifier_is_cloned_and_the_clone_fitted() -> None:
 @pytest.mark.parametrize("wrap", [lambda fitted: fitted, FrozenEstimator, lambda fitted: make_pipeline(fitted)])
 def test_a_fitted_one_is_asked_as_it_is(wrap: Any) -> None:
     given = wrap(KNeighborsClassifier().fit(X[::2], y[::2]))
-    assert ready(given, X, y, generator()) is given
+    assert prepare_teacher(given, X, y, generator()) is given
 
 
 def test_a_network_and_nobody_stay_what_they_are() -> None:
     network = nn.Linear(4, 3)
-    assert ready(network, X, y, generator()) is network
-    assert ready(None, X, y, generator()) is None
+    assert prepare_teacher(network, X, y, generator()) is network
+    assert prepare_teacher(None, X, y, generator()) is None
 
 
 def test_every_random_state_that_is_none_gets_a_number_and_another_stays() -> None:
     forest = RandomForestClassifier(2)
     pipeline = make_pipeline(StandardScaler(), CalibratedClassifierCV(forest, cv=2))
-    first, second = (ready(pipeline, X, y, generator()) for _ in range(2))
+    first, second = (prepare_teacher(pipeline, X, y, generator()) for _ in range(2))
     name = "calibratedclassifiercv__estimator__random_state"
     assert first.get_params()[name] == second.get_params()[name] is not None
     assert np.array_equal(first.predict_proba(X), second.predict_proba(X))
     assert forest.random_state is None
-    assert ready(forest.set_params(random_state=5), X, y, generator()).random_state == 5
+    assert prepare_teacher(forest.set_params(random_state=5), X, y, generator()).random_state == 5
 
 
 def test_logits_are_the_logarithms_of_probabilities_and_never_infinite() -> None:
@@ -86,7 +86,7 @@ def test_logits_are_the_logarithms_of_probabilities_and_never_infinite() -> None
 
 def test_unseen_rows_are_answered_for_by_clones_that_have_not_learned_from_them() -> None:
     teacher = ExtraTreesClassifier(20, random_state=0).fit(X, y)
-    by_heart, unseen = teacher_logits(teacher, X, X, CLASSES), unseen_logits(teacher, X, y, 3)
+    by_heart, unseen = teacher_logits(teacher, X, X, CLASSES), out_of_fold_logits(teacher, X, y, 3)
     expected = np.empty((150, 3))
     for known, others in StratifiedKFold(3).split(X, y):
         expected[others] = clone(teacher).fit(X[known], y[known]).predict_proba(X[others])
@@ -114,8 +114,8 @@ def test_other_classes_are_refused(labels: Any) -> None:
 
 def test_margins_are_no_probabilities_and_the_error_says_what_helps() -> None:
     with pytest.raises(ValueError, match=r"teacher must be .* with predict_proba\. Got LinearSVC\(\) .*Calibrated"):
-        ready(LinearSVC(), X, y, generator())
-    fitted = ready(CalibratedClassifierCV(LinearSVC()), X, y, generator())
+        prepare_teacher(LinearSVC(), X, y, generator())
+    fitted = prepare_teacher(CalibratedClassifierCV(LinearSVC()), X, y, generator())
     assert teacher_logits(fitted, X, X, CLASSES).shape == (150, 3)
 
 

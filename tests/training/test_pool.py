@@ -22,7 +22,7 @@ from kd.console import progress, relayed, say
 from kd.data.datasets import DistillDataset
 from kd.storage.run_folder import open_run
 from kd.training.pool import in_pool, usable_cores
-from kd.training.students import Lessons, Student, Trained, train_students, trained
+from kd.training.students import DistillationData, Student, TrainedStudent, train_student, train_students
 from kd.types import Batch, Objective
 from tests.conftest import CLASSES, tiny_model
 
@@ -30,10 +30,10 @@ ROOT = Path(pipeline.__file__).parent
 
 
 @pytest.fixture
-def lessons(digits: kd.ImageDataset) -> Lessons:
+def lessons(digits: kd.ImageDataset) -> DistillationData:
     logits = 3 * torch.randn(len(digits), CLASSES, generator=torch.Generator().manual_seed(1))
     taught = DistillDataset(digits, logits)
-    return Lessons(taught, taught, digits, batch_size=16)
+    return DistillationData(taught, taught, digits, batch_size=16)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def three() -> dict[str, Student]:
     }
 
 
-def assert_same(one: Trained, other: Trained) -> None:
+def assert_same(one: TrainedStudent, other: TrainedStudent) -> None:
     assert one.history == other.history
     assert list(one.weights) == list(other.weights)
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
@@ -81,14 +81,14 @@ def assert_same(one: Trained, other: Trained) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_every_student_is_bit_for_bit_what_one_thread_alone_makes_of_it(lessons: Lessons) -> None:
+def test_every_student_is_bit_for_bit_what_one_thread_alone_makes_of_it(lessons: DistillationData) -> None:
     students = three()
     before = {name: kd.weights_bytes(each.model) for name, each in students.items()}
     together = dict(train_students([lessons], students, processes=2))
     assert {name: kd.weights_bytes(each.model) for name, each in students.items()} == before
     assert set(together) == set(students)
     for name, each in three().items():
-        assert_same(together[name], trained(lessons, name, each))
+        assert_same(together[name], train_student(lessons, name, each))
 
 
 class Untouchable(Dataset[Any]):
@@ -103,7 +103,7 @@ class Untouchable(Dataset[Any]):
 
 @pytest.mark.usefixtures("no_pool")
 def test_a_finished_student_is_kept_and_the_test_set_is_left_alone_where_it_is_not_to_be_asked(
-    lessons: Lessons, tmp_path: Path
+    lessons: DistillationData, tmp_path: Path
 ) -> None:
     untouchable = lessons._replace(test=Untouchable())
     students = {"only": student(3, kd.supervised)}
@@ -121,7 +121,7 @@ def diverging(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]
     return output, {"hard": terms["hard"] * float("nan")}
 
 
-def test_an_error_names_the_student_and_ends_the_pool(lessons: Lessons) -> None:
+def test_an_error_names_the_student_and_ends_the_pool(lessons: DistillationData) -> None:
     students = {"fine": student(1, kd.supervised), "doomed": student(1, diverging)}
     with pytest.raises(FloatingPointError, match=r"doomed: the loss or its gradient is not finite in epoch 1"):
         dict(train_students([lessons], students, processes=1))

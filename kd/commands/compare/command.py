@@ -16,20 +16,27 @@ from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.text import print_comparison
 from kd.commands.data import Task
 from kd.commands.messages import say_method
-from kd.commands.method_flags import shown
+from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student
-from kd.commands.program import typed
+from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
-from kd.commands.steps import Taught, objective_of, opened, recorded, teach, trained_as
+from kd.commands.steps import (
+    TeacherWithData,
+    make_objective,
+    make_train,
+    open_command,
+    prepare_distillation_data,
+    record_settings,
+)
 from kd.console import say
 from kd.data.loaders import make_loader
-from kd.evaluation.cost import Cost, footprint, saved, training_cost
+from kd.evaluation.cost import Cost, measure_footprint, saved, training_cost
 from kd.evaluation.metrics import count_parameters
 from kd.methods.objectives import smoothed, supervised
 from kd.storage.files import publish, sha256
 from kd.storage.weights import state_bytes, weights_bytes
-from kd.training.students import Lessons, Student, Trained, answers_of, train_students
+from kd.training.students import DistillationData, Student, TrainedStudent, predict_dataset, train_students
 from kd.types import Objective
 
 
@@ -46,7 +53,7 @@ class Teacher(NamedTuple):
 
     number: int
     settings: CompareSettings
-    taught: Taught
+    taught: TeacherWithData
     answers: Answers
     objective: Objective
     seeds: Sequence[int]
@@ -56,7 +63,7 @@ class Teacher(NamedTuple):
         return self.taught.data.task
 
     @property
-    def lessons(self) -> Lessons:
+    def lessons(self) -> DistillationData:
         return self.taught.lessons
 
 
@@ -79,18 +86,18 @@ def run(settings: CompareSettings) -> None:
         OSError: a folder cannot be written to or is in use by another run; a process was killed.
         FloatingPointError: a loss is not finite.
     """
-    with opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
+    with open_command(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
         teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
         spent = _cost(settings, teachers[0], device)
-        say_method(settings.method, shown(settings.method_settings))
+        say_method(settings.method, format_method_settings(settings.method_settings))
         arms = _arms(settings, spent)
         trained = _train(settings, teachers, dict(_students(teachers, arms, device)))
         comparison = _comparison(settings, teachers, arms, trained)
         print_comparison(comparison, spent, limit=settings.limit)
-        config, test = recorded(settings, device), teachers[0].lessons.test
+        config, test = record_settings(settings, device), teachers[0].lessons.test
         files = comparison_files(settings.results_dir, comparison, trained, spent, config, limit=settings.limit)
-        part = compare_part(comparison, spent, config, test=test, command=typed(), limit=settings.limit)
+        part = compare_part(comparison, spent, config, test=test, command=typed_command(), limit=settings.limit)
         publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
 
 
@@ -102,10 +109,10 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
         random_state=settings.random_state + number % settings.splits,
     )
     # Data without a test part of their own give the same one to every split: one verdict, on one test set.
-    taught = teach(own, device, number=number, test_seed=settings.random_state)
+    taught = prepare_distillation_data(own, device, number=number, test_seed=settings.random_state)
     title = f"teacher-{number}" if number else "teacher"
     on_validation, on_test = (
-        answers_of(taught.model, dataset, batch_size=settings.batch_size, title=f"{title}-{part}")
+        predict_dataset(taught.model, dataset, batch_size=settings.batch_size, title=f"{title}-{part}")
         for part, dataset in {"validation": taught.data.val_set, "test": taught.data.test_set}.items()
     )
     answers = Answers(on_validation, on_test, sha256(weights_bytes(taught.model)))
@@ -130,18 +137,18 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
             views=teacher.lessons.views,
             asked_at_each_step=settings.asked_at_each_step,
         ),
-        {name: footprint(model, batch[0][:1]) for name, model in models.items()},
+        {name: measure_footprint(model, batch[0][:1]) for name, model in models.items()},
         None
         if settings.asked_at_each_step or not count_parameters(models["teacher"])
         else saved(models["teacher"], batch, images=images, students=settings.pairs, epochs=settings.epochs),
     )
 
 
-def _distilled(settings: CompareSettings, taught: Taught, device: torch.device) -> Objective:
+def _distilled(settings: CompareSettings, taught: TeacherWithData, device: torch.device) -> Objective:
     """What the distilled students of this teacher are trained towards."""
     loader = make_loader(taught.lessons.training, batch_size=settings.batch_size)
     student = new_student(settings, taught.data.task, device)
-    return objective_of(settings, student, taught.model, loader)
+    return make_objective(settings, student, taught.model, loader)
 
 
 def _arms(settings: CompareSettings, spent: Cost) -> dict[str, Arm]:
@@ -171,7 +178,7 @@ def _students(
         for seed in teacher.seeds:
             for name, arm in arms.items():
                 own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
-                model, train = new_student(own, teacher.task, device), trained_as(own)
+                model, train = new_student(own, teacher.task, device), make_train(own)
                 # Lessons are those of all teachers, and after them those without unlabelled items, for the controls.
                 lessons = teacher.number if arm.objective is None else len(teachers) + teacher.number
                 student = Student(model, arm.objective or teacher.objective, train, arm.epochs, lessons)
@@ -180,8 +187,8 @@ def _students(
 
 def _train(
     settings: CompareSettings, teachers: Sequence[Teacher], students: Mapping[str, Student]
-) -> dict[str, Trained]:
-    trained: dict[str, Trained] = {}
+) -> dict[str, TrainedStudent]:
+    trained: dict[str, TrainedStudent] = {}
     lessons = [teacher.lessons for teacher in teachers] + [teacher.taught.control for teacher in teachers]
     for name, student in train_students(lessons, students, processes=settings.processes):
         trained[name] = student
@@ -194,7 +201,7 @@ def _comparison(
     settings: CompareSettings,
     teachers: Sequence[Teacher],
     arms: Mapping[str, Arm],
-    trained: Mapping[str, Trained],
+    trained: Mapping[str, TrainedStudent],
 ) -> Comparison:
     def group(arm: str, teacher: Teacher) -> list[Answers]:
         return [_answers(trained[_name(arm, teacher, seed)]) for seed in teacher.seeds]
@@ -209,6 +216,6 @@ def _comparison(
     )
 
 
-def _answers(student: Trained) -> Answers:
+def _answers(student: TrainedStudent) -> Answers:
     assert student.test is not None
     return Answers(student.validation, student.test, sha256(state_bytes(student.weights)))

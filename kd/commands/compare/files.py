@@ -8,7 +8,7 @@ from typing import Any
 
 from kd.commands.compare.plots import figures
 from kd.commands.compare.results import Comparison, student_rows, summaries
-from kd.commands.paired_table import judged_by
+from kd.commands.paired_table import describe_tests
 from kd.commands.publish import csv_bytes, json_bytes, plot_files, toy_stamp
 from kd.evaluation.cost import Cost, Footprint, TrainingCost
 from kd.evaluation.paired_seeds import spread
@@ -16,13 +16,13 @@ from kd.evaluation.power import power_of
 from kd.evaluation.verdict import sentence, sentence_across
 from kd.report.style import png
 from kd.storage.environment import versions
-from kd.training.students import Trained
+from kd.training.students import TrainedStudent
 
 
 def comparison_files(
     folder: Path,
     comparison: Comparison,
-    trained: Mapping[str, Trained],
+    trained: Mapping[str, TrainedStudent],
     spent: Cost,
     config: Mapping[str, Any],
     *,
@@ -74,7 +74,7 @@ def _counted(model: Footprint) -> dict[str, Any]:
     return {name: value for name, value in model._asdict().items() if name != "latency"}
 
 
-def _timings(trained: Mapping[str, Trained], spent: Cost) -> dict[str, Any]:
+def _timings(trained: Mapping[str, TrainedStudent], spent: Cost) -> dict[str, Any]:
     return {
         "training_seconds": {name: round(student.history.seconds, 3) for name, student in trained.items()},
         "latency_seconds": {name: model.latency._asdict() for name, model in spent.models.items()},
@@ -88,7 +88,7 @@ def _verdicts(comparison: Comparison) -> list[dict[str, Any]]:
         {
             "verdict": judgement.verdict,
             "sentence": sentence(judgement, noun=comparison.noun),
-            **judged_by(judgement),
+            **describe_tests(judgement),
             "power": power_of(judgement.pairs, judgement.margin)._asdict(),
         }
         for judgement in comparison.judgements()

@@ -12,7 +12,7 @@ from kd.arms import ARMS, CONTROL, DISTILLED, GREY, TEACHER
 from kd.commands.compare.results import Comparison, contrasts
 from kd.evaluation.paired_seeds import Interval
 from kd.report.plots import reliability_diagram
-from kd.report.style import tidy
+from kd.report.style import style_axes
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -41,7 +41,7 @@ def errors_by_arm(comparison: Comparison) -> Figure:
     axes.set_yticks(range(len(rows)), [f"{ARMS[arm].label}\nn = {len(errors)}" for arm, errors in rows.items()])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"errors on {comparison.images:,} test {comparison.noun}   (bar: mean)")
-    tidy(axes, "Test errors of every student")
+    style_axes(axes, "Test errors of every student")
     return figure
 
 
@@ -65,7 +65,7 @@ def paired_differences(comparison: Comparison) -> Figure:
     axes.set_yticks(range(len(rows)), [f"minus {title}" for title in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel("distilled student: fewer errors  ←   difference in test errors   →  more errors")
-    tidy(axes, "Paired differences, and the mean with its 95 % interval")
+    style_axes(axes, "Paired differences, and the mean with its 95 % interval")
     figure.legend(loc="outside lower center", frameon=False)
     return figure
 

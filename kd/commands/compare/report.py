@@ -9,7 +9,7 @@ from kd.arms import ARMS, LONGER, TEACHER
 from kd.commands.compare.plots import arms_reliability, errors_by_arm, paired_differences
 from kd.commands.compare.results import Comparison, contrasts, summaries
 from kd.commands.compare.text import MODEL_CELLS, cost_sentences, model_cells, power_sentences, verdict_lines
-from kd.commands.paired_table import DIFFERENCES, difference_cells, percent, shown
+from kd.commands.paired_table import DIFFERENCES, difference_cells, format_number, percent
 from kd.commands.publish import telling, toy_stamp
 from kd.evaluation.calibration import BINS
 from kd.evaluation.cost import Cost
@@ -49,12 +49,22 @@ def compare_part(
 
 def _arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     rows = [
-        (ARMS[arm].label, own["test_errors"].n, shown(own["test_errors"], ".1f"), percent(own["test_accuracy"].mean))
+        (
+            ARMS[arm].label,
+            own["test_errors"].n,
+            format_number(own["test_errors"], ".1f"),
+            percent(own["test_accuracy"].mean),
+        )
         for arm, own in arms.items()
     ]
     teachers = spread([teacher.errors for teacher in comparison.teachers])
     rows.append(
-        (ARMS[TEACHER].label, teachers.n, shown(teachers, ".1f"), percent(1 - teachers.mean / comparison.images))
+        (
+            ARMS[TEACHER].label,
+            teachers.n,
+            format_number(teachers, ".1f"),
+            percent(1 - teachers.mean / comparison.images),
+        )
     )
     caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test {comparison.noun}."
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
@@ -87,7 +97,10 @@ def _calibration(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     rows = [
         (
             ARMS[arm].label,
-            *(shown(own[name], form, scale=scale) if name in own else "none" for name, form, scale in _CALIBRATION),
+            *(
+                format_number(own[name], form, scale=scale) if name in own else "none"
+                for name, form, scale in _CALIBRATION
+            ),
         )
         for arm, own in arms.items()
     ]
@@ -112,7 +125,7 @@ def _fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     rows = []
     for arm, own in arms.items():
         shares = [percent(own[name].mean) if name in own else "none" for name in shares_of]
-        divergences = [shown(own[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
+        divergences = [format_number(own[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
         rows.append((ARMS[arm].label, *shares, *divergences))
     baseline = spread(comparison.baseline_agreement())
     told = (

@@ -19,7 +19,7 @@ from kd.evaluation.calibration import (
     temperature_scaling,
 )
 from kd.evaluation.fidelity import Fidelity, agreement, fidelity
-from kd.evaluation.paired_seeds import Pairs, Spread, paired, spread
+from kd.evaluation.paired_seeds import Pairs, Spread, pair_errors, spread
 from kd.evaluation.two_models import McNemar, mcnemar
 from kd.evaluation.verdict import Across, Judgement, judge, judge_across
 from kd.models.inference import Predictions
@@ -70,7 +70,7 @@ class Comparison:
     def pairs(self, teacher: int, arm: str = DISTILLED, against: str = CONTROL) -> Pairs:
         """Test errors of ``arm`` against those of another, paired by seed, under one teacher."""
         ours, theirs = (self.students[name][teacher] for name in (arm, against))
-        return paired([a.errors for a in theirs], [a.errors for a in ours], self.images)
+        return pair_errors([a.errors for a in theirs], [a.errors for a in ours], self.images)
 
     def judgements(self) -> list[Judgement]:
         """The verdict under each teacher, given this teacher."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kd.arms import ARMS, LONGER, TEACHER
 from kd.commands.compare.results import Comparison, contrasts, summaries
-from kd.commands.paired_table import DIFFERENCES, difference_cells, shown
+from kd.commands.paired_table import DIFFERENCES, difference_cells, format_number
 from kd.console import print_table, say
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evaluation.paired_seeds import spread
@@ -87,15 +87,15 @@ def _print_arms(comparison: Comparison, title: str) -> None:
     for arm, own in summaries(comparison).items():
         rows[ARMS[arm].label] = [
             str(own["test_errors"].n),
-            shown(own["test_errors"], ".1f"),
+            format_number(own["test_errors"], ".1f"),
             f"{own['test_accuracy'].mean:.2%}",
-            shown(own["nll"], ".4f"),
-            shown(own["ece"], ".2f", scale=100),
+            format_number(own["nll"], ".4f"),
+            format_number(own["ece"], ".2f", scale=100),
             f"{own['agreement_with_teacher'].mean:.2%}",
         ]
     rows[ARMS[TEACHER].label] = [
         str(len(comparison.teachers)),
-        shown(spread([teacher.errors for teacher in comparison.teachers]), ".1f"),
+        format_number(spread([teacher.errors for teacher in comparison.teachers]), ".1f"),
         f"{1 - spread([teacher.errors for teacher in comparison.teachers]).mean / comparison.images:.2%}",
         *("",) * 3,
     ]

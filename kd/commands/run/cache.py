@@ -23,7 +23,7 @@ from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import open_run
 from kd.storage.snapshots import Snapshots
 from kd.teachers.cache import verify_logits
-from kd.teachers.label_agreement import measured
+from kd.teachers.label_agreement import measure_agreement
 
 
 class Kept(NamedTuple):
@@ -76,7 +76,9 @@ def kept(state_dir: Path) -> Iterator[Kept]:
 def _print(found: list[Kept]) -> None:
     rows = {}
     for each in found:
-        right = f"{measured(each.answers).accuracy:.2%}" if bool((each.answers.labels >= 0).any()) else "no labels"
+        right = (
+            f"{measure_agreement(each.answers).accuracy:.2%}" if bool((each.answers.labels >= 0).any()) else "no labels"
+        )
         written = datetime.fromtimestamp(each.file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
         shape, size = each.answers.logits.shape, each.file.stat().st_size
         rows[each.name] = (f"{shape[0]:,}", str(shape[1]), f"{size / 1e6:,.2f}", right, _short(each.teacher), written)

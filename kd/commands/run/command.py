@@ -12,7 +12,7 @@ from torch import nn
 from kd.arms import CONTROL, DISTILLED, TEACHER
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
-from kd.commands.method_flags import shown
+from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student, new_teachers
 from kd.commands.publish import plot_files, toy_stamp
 from kd.commands.run import files, text
@@ -22,15 +22,15 @@ from kd.commands.settings import RunSettings
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import (
     UNLABELLED_TOO,
-    for_the_control,
-    objective_of,
-    opened,
-    recorded,
+    make_control_loader,
+    make_distill_loaders,
+    make_objective,
+    make_train,
+    open_command,
+    record_settings,
     require_method,
     say_data,
     train_teacher,
-    trained_as,
-    with_logits,
 )
 from kd.models.inference import Predictions
 from kd.storage.files import publish
@@ -58,7 +58,7 @@ def run(settings: RunSettings) -> None:
         OSError: a folder cannot be written to or is in use by another run; data cannot be read.
         FloatingPointError: a loss is not finite.
     """
-    with opened(settings, *files.folders(settings.models_dir, settings.results_dir)) as device:
+    with open_command(settings, *files.folders(settings.models_dir, settings.results_dir)) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
         finish(settings, device, train(settings, device))
 
@@ -88,14 +88,14 @@ def finish(settings: RunSettings, device: torch.device, trained: Trained) -> Non
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
-    student, loaders = new_student(settings, data.task, device), with_logits(settings, teacher, data)
-    say_method(settings.method, shown(settings.method_settings))
+    student, loaders = new_student(settings, data.task, device), make_distill_loaders(settings, teacher, data)
+    say_method(settings.method, format_method_settings(settings.method_settings))
     return stages.train_pair(
         student,
-        objective_of(settings, student, teacher, loaders[0]),
-        (for_the_control(data, loaders[0]), data.val_loader),
+        make_objective(settings, student, teacher, loaders[0]),
+        (make_control_loader(data, loaders[0]), data.val_loader),
         loaders,
-        train=trained_as(settings),
+        train=make_train(settings),
         seed=settings.seed,
         on_purpose=None if data.unlabelled is None else UNLABELLED_TOO,
     )
@@ -113,7 +113,7 @@ def _summary(
         logits={name: answer.logits for name, answer in answers.items()},
         labels=answers[TEACHER].labels,
         test=data.test_set,
-        config=recorded(settings, device),
+        config=record_settings(settings, device),
         temperature=settings.temperature,
         toy=toy_stamp(settings.limit),
         classes=data.task.names,

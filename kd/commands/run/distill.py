@@ -9,7 +9,7 @@ from kd.commands.run import command
 from kd.commands.run.files import folders, untested_weight_files
 from kd.commands.run.settings import DistillSettings
 from kd.commands.settings_file import to_toml
-from kd.commands.steps import opened
+from kd.commands.steps import open_command
 from kd.console import say
 from kd.storage.files import publish
 
@@ -20,7 +20,7 @@ def run(settings: DistillSettings) -> None:
     Raises:
         ValueError, OSError, FloatingPointError: as ``kd.commands.run.command.run`` has it.
     """
-    with opened(settings, *folders(settings.models_dir, settings.results_dir)) as device:
+    with open_command(settings, *folders(settings.models_dir, settings.results_dir)) as device:
         publish({settings.file: to_toml(settings, command="run")})
         trained = command.train(settings, device)
         named = {ARMS[name].file: model for name, model in trained.models.items()}

@@ -6,7 +6,7 @@ from kd.commands.run import command
 from kd.commands.run.files import folders
 from kd.commands.run.settings import EvaluateSettings
 from kd.commands.settings_file import saved_settings
-from kd.commands.steps import opened
+from kd.commands.steps import open_command
 
 
 def run(settings: EvaluateSettings) -> None:
@@ -17,5 +17,5 @@ def run(settings: EvaluateSettings) -> None:
         OSError: no such run; a folder cannot be written to or is in use by another run.
     """
     saved = saved_settings(settings.out)
-    with opened(saved, *folders(saved.models_dir, saved.results_dir), made=("evaluation",)) as device:
+    with open_command(saved, *folders(saved.models_dir, saved.results_dir), made=("evaluation",)) as device:
         command.finish(saved, device, command.train(saved, device))

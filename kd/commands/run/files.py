@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from kd.arms import ARMS
-from kd.commands.program import typed
+from kd.commands.program import typed_command
 from kd.commands.publish import csv_bytes, json_bytes, publish_with_report
 from kd.commands.run.report import run_part
 from kd.commands.run.results import Run, Timings
 from kd.commands.run.summary import summary
-from kd.evaluation.latency import latency
+from kd.evaluation.latency import measure_latency
 from kd.evaluation.metrics import count_parameters
-from kd.evaluation.multiply_adds import multiply_adds
+from kd.evaluation.multiply_adds import count_multiply_adds
 from kd.storage.environment import environment, versions
 from kd.storage.files import sha256
 from kd.storage.weights import weights_bytes
@@ -60,7 +60,7 @@ def untested_weight_files(
             "sha256": sha256(content),
             "bytes": len(content),
             "parameters": count_parameters(model),
-            "multiply_adds": multiply_adds(model, example),
+            "multiply_adds": count_multiply_adds(model, example),
             "shapes": {key: list(tensor.shape) for key, tensor in model.state_dict().items()},
             **({"test": tests[file_name]} if file_name in tests else {}),
         }
@@ -176,7 +176,7 @@ def save(
     manifest = json.loads(weights[models_dir / "manifest.json"])["models"]
     entries = {name: manifest[f"{ARMS[name].file}.pth"] for name in run.logits}
     timings = measure(run, models)
-    part = run_part(run, weights=manifest, entries=entries, timings=timings, command=typed())
+    part = run_part(run, weights=manifest, entries=entries, timings=timings, command=typed_command())
     files = weights | result_files(results_dir, run, entries, timings) | dict(further)
     publish_with_report(files, part, results_dir=results_dir, state_dir=state_dir)
 
@@ -185,6 +185,6 @@ def measure(run: Run, models: Mapping[str, nn.Module]) -> Timings:
     """Time each model's answer to one input; the trainings' times are known."""
     return Timings(
         {name: round(history.seconds, 3) for name, history in run.histories.items()},
-        {name: latency(models[name], run.test[0][0][None]) for name in run.logits},
+        {name: measure_latency(models[name], run.test[0][0][None]) for name in run.logits},
         environment()["processor"],
     )

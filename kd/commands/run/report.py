@@ -11,7 +11,7 @@ from kd.commands.run.report_gallery import gallery
 from kd.commands.run.report_plots import curve_panel
 from kd.commands.run.report_students import comparison, confusions, faithfulness
 from kd.commands.run.results import ModelSize, Run, Timings, model_sizes
-from kd.evaluation.calibration import BINS, Bin, Calibration, Chance
+from kd.evaluation.calibration import BINS, Bin, Calibration, ChanceError
 from kd.evaluation.two_models import McNemar
 from kd.report.blocks import Block, Card, Fold, Grid, Note, Paragraph, table
 from kd.report.page import Part, Section, Tone
@@ -197,7 +197,7 @@ def _bin(found: Bin) -> tuple[str, str, str]:
     return f"{found.images:,}", f"{100 * found.confidence:.1f} %", f"{100 * found.accuracy:.1f} %"
 
 
-def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, Chance], noun: str) -> str:
+def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, ChanceError], noun: str) -> str:
     """Which models are not as often right as they say, beyond what chance makes of perfect calibration."""
     beyond = [f"the {arm_of(name).label} is {_bias(m)}" for name, m in measured.items() if m.ece > chances[name].high]
     found = f"Here {', '.join(beyond)}." if beyond else "Here no model's ECE is above what chance gives."

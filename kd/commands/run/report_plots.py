@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from kd.arms import ARMS, CONTROL, DISTILLED, GREY, STUDENTS, arm_of
-from kd.report.style import label_classes, tidy
+from kd.report.style import label_classes, style_axes
 
 
 def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity: str, title: str) -> Figure:
@@ -35,7 +35,7 @@ def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity
             drawn.append(Line2D([], [], color=arm.colour, marker=arm.marker, ms=4.5, label=arm.short))
     drawn.insert(1, Line2D([], [], color=GREY, label="validation"))  # a legend is filled column by column
     drawn.insert(3, Line2D([], [], color=GREY, ls="--", label="training"))
-    tidy(axes, title)
+    style_axes(axes, title)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(handles=drawn, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
@@ -54,7 +54,7 @@ def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: st
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    tidy(axes, f"Test {noun} answered wrong by")
+    style_axes(axes, f"Test {noun} answered wrong by")
     axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)

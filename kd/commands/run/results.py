@@ -22,7 +22,7 @@ from kd.commands.run.disagreements import (
 )
 from kd.evaluation.calibration import (
     Calibration,
-    Chance,
+    ChanceError,
     ReliabilityCurve,
     calibration,
     error_by_chance,
@@ -194,7 +194,7 @@ class Run:
         return {name: calibration(logits, self.labels) for name, logits in self.logits.items()}
 
     @cached_property
-    def chances(self) -> dict[str, Chance]:
+    def chances(self) -> dict[str, ChanceError]:
         """The ECE that each model would have by chance, were its confidences true."""
         return {name: error_by_chance(logits, draws=DRAWS) for name, logits in self.logits.items()}
 

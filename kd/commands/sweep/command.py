@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from kd.arms import CONTROL, DISTILLED
 from kd.commands.data import Task
 from kd.commands.models import new_student
-from kd.commands.program import typed
+from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
-from kd.commands.steps import Taught, opened, recorded, teach, trained_as
+from kd.commands.steps import TeacherWithData, make_train, open_command, prepare_distillation_data, record_settings
 from kd.commands.sweep.files import sweep_files
 from kd.commands.sweep.points import Point, Score, Tried, documented, grid, plain, with_controls
 from kd.commands.sweep.report import sweep_part
@@ -29,7 +29,7 @@ from kd.storage.environment import environment
 from kd.storage.files import publish
 from kd.storage.fingerprint import describe, digest
 from kd.storage.weights import weights_bytes
-from kd.training.students import Lessons, Student, Trained, attempt_students, train_students
+from kd.training.students import DistillationData, Student, TrainedStudent, train_students, try_students
 from kd.types import Objective
 
 
@@ -44,7 +44,7 @@ class Bench(NamedTuple):
     settings: SweepSettings
     device: torch.device
     task: Task
-    lessons: list[Lessons]
+    lessons: list[DistillationData]
     images: Images
     seconds: dict[str, float]
 
@@ -57,16 +57,16 @@ def run(settings: SweepSettings) -> None:
         OSError: a folder cannot be written to or is in use by another run; a process was killed.
         FloatingPointError: the loss of a point that has to be tested is not finite.
     """
-    with opened(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
+    with open_command(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
-        taught = teach(settings, device)
+        taught = prepare_distillation_data(settings, device)
         bench = _bench(settings, taught, device)
         sweep = _tested(bench, explore(bench))
         print_sweep(sweep, limit=settings.limit)
         _publish(bench, taught, sweep)
 
 
-def _bench(settings: SweepSettings, taught: Taught, device: torch.device) -> Bench:
+def _bench(settings: SweepSettings, taught: TeacherWithData, device: torch.device) -> Bench:
     lessons = [taught.lessons._replace(batch_size=size) for size in _batch_sizes(settings)]
     images = Images(taught.data.sizes["validation"], taught.data.sizes["test"], taught.data.task.noun)
     return Bench(settings, device, taught.data.task, lessons, images, {})
@@ -102,9 +102,9 @@ def _attempted(bench: Bench, points: Sequence[Point]) -> dict[Point, Tried]:
     """Train the points' students and see how they do on the validation images; no test image is asked."""
     students = _students(bench, points, _seeds(bench.settings))
     scores: dict[str, Score | None] = {}
-    for name, outcome in attempt_students(bench.lessons, students, processes=bench.settings.processes):
+    for name, outcome in try_students(bench.lessons, students, processes=bench.settings.processes):
         counted = f"{len(scores) + 1:>3}/{len(students)}  {name}"
-        if isinstance(outcome, Trained):
+        if isinstance(outcome, TrainedStudent):
             scores[name], bench.seconds[name] = score(outcome.validation), outcome.history.seconds
             say(f"{counted}: validation accuracy {outcome.history['val_acc'][-1]:.2%}, {outcome.history.seconds:.0f} s")
         else:
@@ -135,15 +135,15 @@ def _tested(bench: Bench, tried: Sequence[Tried]) -> Sweep:
     )
 
 
-def _publish(bench: Bench, taught: Taught, sweep: Sweep) -> None:
+def _publish(bench: Bench, taught: TeacherWithData, sweep: Sweep) -> None:
     """Write the files and the report, all of them or none, and say where they are."""
-    settings, config = bench.settings, recorded(bench.settings, bench.device)
+    settings, config = bench.settings, record_settings(bench.settings, bench.device)
     part = sweep_part(
         sweep,
         config,
         teacher=weights_bytes(taught.model),
         test=taught.data.test_set,
-        command=typed(),
+        command=typed_command(),
         limit=settings.limit,
     )
     files = sweep_files(settings.results_dir, sweep, config, bench.seconds, limit=settings.limit)
@@ -168,7 +168,7 @@ def _students(bench: Bench, points: Iterable[Point], seeds: Sequence[int]) -> di
         for name, seed in zip(_names(bench.settings, each, seeds), seeds, strict=True):
             # Each value is of its setting's type, which a point does not know.
             own = dataclasses.replace(bench.settings, seed=seed, **dict(each.others))  # type: ignore[arg-type]
-            model, train = new_student(own, bench.task, bench.device), trained_as(own)
+            model, train = new_student(own, bench.task, bench.device), make_train(own)
             students[name] = Student(model, objective(each), train, own.epochs, sizes.index(own.batch_size))
     return students
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kd.commands.paired_table import judged_by
+from kd.commands.paired_table import describe_tests
 from kd.commands.publish import csv_bytes, json_bytes, plot_files, toy_stamp
 from kd.commands.sweep.plots import sweep_map
 from kd.commands.sweep.points import Point, Score, Tried
@@ -77,7 +77,7 @@ def _summary(sweep: Sweep) -> dict[str, Any]:
         "lines": lines(sweep),
         "roles": {role: _point(point) for role, point in sweep.roles.items()},
         "rates": {role: sweep.rates(point)._asdict() for role, point in sweep.roles.items()},
-        "verdict": judgement and {"on": sweep.judged(), "verdict": judgement.verdict, **judged_by(judgement)},
+        "verdict": judgement and {"on": sweep.judged(), "verdict": judgement.verdict, **describe_tests(judgement)},
         "chosen_against_documented": sweep.pairs(sweep.roles["chosen"], sweep.roles["documented"])._asdict(),
         "final_seeds": list(sweep.final_seeds),
         "test_errors": {

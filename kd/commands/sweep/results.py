@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from kd.commands.sweep.points import Point, Score, Tried, choose, choose_control, label, ranked
-from kd.evaluation.paired_seeds import Pairs, paired
+from kd.evaluation.paired_seeds import Pairs, pair_errors
 from kd.evaluation.verdict import Judgement, judge
 
 ROLES = ("chosen", "documented", "control")
@@ -113,7 +113,7 @@ class Sweep:
     def pairs(self, ours: Point, theirs: Point) -> Pairs:
         """Test errors of one point's students against those of another's, paired by seed."""
         control, other = ([each.test.errors for each in self.finals[point]] for point in (theirs, ours))
-        return paired(control, other, self.images.test)
+        return pair_errors(control, other, self.images.test)
 
     def judged(self) -> str | None:
         """The role that is held against the control: the chosen point, or the documented one if that has no teacher.

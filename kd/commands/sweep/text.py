@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kd.commands.paired_table import percent, shown
+from kd.commands.paired_table import format_number, percent
 from kd.commands.sweep.points import Tried, label
 from kd.commands.sweep.results import Sweep
 from kd.console import print_table, say
@@ -52,7 +52,7 @@ def _point_row(sweep: Sweep, tried: Tried) -> list[str]:
     role = ", ".join(sweep.roles_of(tried.point))
     if not tried.finite:
         return [label(tried.point), role, "loss not finite", ""]
-    return [label(tried.point), role, shown(spread(tried.errors), ".1f"), f"{tried.cross_entropy:.4f}"]
+    return [label(tried.point), role, format_number(spread(tried.errors), ".1f"), f"{tried.cross_entropy:.4f}"]
 
 
 def final_rows(sweep: Sweep) -> list[list[str]]:
@@ -61,7 +61,7 @@ def final_rows(sweep: Sweep) -> list[list[str]]:
         [
             f"{', '.join(sweep.roles_of(point))}: {label(point)}",
             *map(percent, sweep.rates(point)),
-            shown(spread([final.test.errors for final in finals]), ".1f"),
+            format_number(spread([final.test.errors for final in finals]), ".1f"),
         ]
         for point, finals in sweep.finals.items()
     ]

@@ -1,7 +1,7 @@
 """Data of one's own: opened from whatever they lie in, checked, split and normalised."""
 
 from kd.data.sources.kinds import open_source as open_source
-from kd.data.sources.partition import Parts as Parts
+from kd.data.sources.partition import Splits as Splits
 from kd.data.sources.partition import split_source as split_source
 from kd.data.sources.source import Source as Source
 from kd.data.sources.unlabelled import open_unlabelled as open_unlabelled

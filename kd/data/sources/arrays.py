@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kd.console import say
 from kd.data.datasets import ArrayDataset
-from kd.data.sources.labels import numbered
+from kd.data.sources.labels import encode_labels
 from kd.data.sources.source import Source
 
 Array = np.ndarray[Any, Any]
@@ -26,14 +26,14 @@ def from_arrays(
 
     Args:
         inputs, labels: by part; "train" is there, "val" and "test" may be. Inputs are [N, ...] as ``to_inputs`` takes
-            them, labels as ``kd.data.sources.labels.numbered`` does.
+            them, labels as ``kd.data.sources.labels.encode_labels`` does.
         classes: names in label order.
 
     Raises:
         ValueError: inputs or labels of another kind, or not one label for each input.
     """
     tensors = {part: to_inputs(part, values) for part, values in inputs.items()}
-    numbers, names = numbered(labels, classes)
+    numbers, names = encode_labels(labels, classes)
     for part, values in tensors.items():
         if len(values) != len(numbers[part]):
             raise ValueError(

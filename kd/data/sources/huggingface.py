@@ -12,12 +12,12 @@ from PIL import Image
 
 from kd.checks import DamagedDataError
 from kd.data.sources.arrays import Array, from_arrays
-from kd.data.sources.image_dataset import from_pictures
+from kd.data.sources.image_dataset import build_image_dataset
 from kd.data.sources.image_decoding import Size
-from kd.data.sources.labels import in_label_order, numbered
+from kd.data.sources.labels import encode_labels, in_label_order
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
-from kd.imports import extra
+from kd.imports import import_extra
 
 SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 INPUTS = ("image", "img", "x", "input", "inputs", "features", "input_ids")
@@ -51,7 +51,7 @@ def open_hub(
         where: the folder, or the name; without ``download`` it is looked for in the cache on this disk alone.
         columns: of inputs and labels; unless given, the only column of images or one named as in ``INPUTS``, and the
             only one of class labels or one named as in ``LABELS``.
-        size: as ``kd.data.sources.image_dataset.from_pictures`` has it.
+        size: as ``kd.data.sources.image_dataset.build_image_dataset`` has it.
         classes: names in label order, where the column does not know them.
 
     Raises:
@@ -73,16 +73,16 @@ def open_hub(
         if size is not None:
             raise ValueError(f"hf:{where} has numbers in {inputs!r}, which have no size. Leave size away.")
         return from_arrays(name, {part: _array(rows, inputs) for part, rows in parts.items()}, labels, names)
-    numbers, found = numbered(labels, names)
+    numbers, found = encode_labels(labels, names)
     images = {
         part: Column([f"{part} row {row}" for row in range(len(rows))], rows, inputs) for part, rows in parts.items()
     }
-    data = from_pictures(images, numbers, size=size)
+    data = build_image_dataset(images, numbers, size=size)
     return Source(name, data["train"], data.get("val"), data.get("test"), found)
 
 
 def _loaded(where: str, download: bool) -> Any:
-    package = extra("datasets", library="Hugging Face datasets", name="hf", needed_for=f"hf:{where}")
+    package = import_extra("datasets", library="Hugging Face datasets", name="hf", needed_for=f"hf:{where}")
     saved = any((Path(where) / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         with _offline(package, unless=download):

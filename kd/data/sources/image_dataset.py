@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kd.data.datasets import ArrayDataset, Gathered
-from kd.data.sources.image_decoding import Files, Form, Pictures, Size, common_form, decoded
+from kd.data.sources.image_decoding import ImageCollection, ImageFormat, ImagePaths, Size, decode, find_common_format
 from kd.storage.fingerprint import describe, digest
 
 IN_MEMORY = 1024**3  # bytes of decoded images, of all parts together
@@ -27,9 +27,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        files: Files,
+        files: ImagePaths,
         labels: Tensor,
-        form: Form,
+        form: ImageFormat,
         *,
         mean: float | Tensor | None = None,
         std: float | Tensor | None = None,
@@ -53,7 +53,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         Raises:
             DamagedDataError: an image cannot be decoded; names it.
         """
-        return decoded(self.files, self.form, rows.tolist())
+        return decode(self.files, self.form, rows.tolist())
 
     def normalised(self, mean: float | Tensor, std: float | Tensor) -> ImageFiles:
         """The same images, normalised with these."""
@@ -65,12 +65,12 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return digest(describe([self._content, self.labels, self.form, self.mean, self.std]))
 
     def _decoded(self, rows: Sequence[int]) -> ArrayDataset:
-        images = decoded(self.files, self.form, rows)
+        images = decode(self.files, self.form, rows)
         return ArrayDataset(images, self.labels[list(rows)], mean=self.mean, std=self.std)
 
 
-def from_pictures(
-    parts: Mapping[str, Pictures], labels: Mapping[str, Tensor], *, size: int | Size | None
+def build_image_dataset(
+    parts: Mapping[str, ImageCollection], labels: Mapping[str, Tensor], *, size: int | Size | None
 ) -> dict[str, ArrayDataset | ImageFiles]:
     """Each part in memory, or as ``ImageFiles`` where all parts together would take more than ``IN_MEMORY`` bytes.
 
@@ -83,17 +83,17 @@ def from_pictures(
         ValueError: images of several sizes, or too many of what cannot be read a second time.
         DamagedDataError: images that cannot be decoded; names the first of them.
     """
-    return held(parts, labels, common_form(parts, (size, size) if isinstance(size, int) else size))
+    return decode_all(parts, labels, find_common_format(parts, (size, size) if isinstance(size, int) else size))
 
 
-def held(
-    parts: Mapping[str, Pictures], labels: Mapping[str, Tensor], form: Form
+def decode_all(
+    parts: Mapping[str, ImageCollection], labels: Mapping[str, Tensor], form: ImageFormat
 ) -> dict[str, ArrayDataset | ImageFiles]:
-    """As ``from_pictures``, in a form that is given."""
+    """As ``build_image_dataset``, in a form that is given."""
     needed = sum(len(pictures.names) for pictures in parts.values()) * math.prod(form.shape)
     if needed <= IN_MEMORY:
-        return {part: ArrayDataset(decoded(pictures, form), labels[part]) for part, pictures in parts.items()}
-    files = {part: pictures for part, pictures in parts.items() if isinstance(pictures, Files)}
+        return {part: ArrayDataset(decode(pictures, form), labels[part]) for part, pictures in parts.items()}
+    files = {part: pictures for part, pictures in parts.items() if isinstance(pictures, ImagePaths)}
     if len(files) < len(parts):
         raise ValueError(
             f"these images take {needed:,} bytes, and at most {IN_MEMORY:,} are held in memory. Give a smaller size, "

@@ -25,7 +25,7 @@ _SHOWN = 3
 Size = tuple[int, int]  # height, width
 
 
-class Pictures(Protocol):
+class ImageCollection(Protocol):
     """The images of one part, not yet decoded."""
 
     @property
@@ -36,7 +36,7 @@ class Pictures(Protocol):
         """One of them; decodes no pixels yet where it can be helped."""
 
 
-class Files:
+class ImagePaths:
     """Image files, opened one by one."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -57,7 +57,7 @@ class Files:
         return hashlib.sha256(read_bytes(Path(self.names[row]).resolve())).hexdigest()
 
 
-class Form(NamedTuple):
+class ImageFormat(NamedTuple):
     """What every image is brought to."""
 
     mode: str  # "L" or "RGB"
@@ -69,7 +69,7 @@ class Form(NamedTuple):
         return (1 if self.mode == "L" else 3, *self.size)
 
 
-def common_form(parts: Mapping[str, Pictures], size: Size | None) -> Form:
+def find_common_format(parts: Mapping[str, ImageCollection], size: Size | None) -> ImageFormat:
     """The mode and size of all images; gray ones among others become RGB, transparency is dropped, and both are told.
 
     Raises:
@@ -91,10 +91,10 @@ def common_form(parts: Mapping[str, Pictures], size: Size | None) -> Form:
     chosen = size or next(iter(sizes), (1, 1))
     if min(chosen) < 1:
         raise ValueError(f"size must be at least 1 × 1. Got {chosen[0]} × {chosen[1]} instead.")
-    return Form("L" if gray == total else "RGB", chosen)
+    return ImageFormat("L" if gray == total else "RGB", chosen)
 
 
-def decoded(pictures: Pictures, form: Form, rows: Sequence[int] | None = None) -> Tensor:
+def decode(pictures: ImageCollection, form: ImageFormat, rows: Sequence[int] | None = None) -> Tensor:
     """[B, C, H, W] uint8: of all images, or of these rows.
 
     Raises:
@@ -110,7 +110,7 @@ def decoded(pictures: Pictures, form: Form, rows: Sequence[int] | None = None) -
     return images
 
 
-def _formed(image: Image.Image, form: Form) -> Image.Image:
+def _formed(image: Image.Image, form: ImageFormat) -> Image.Image:
     if "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns of any other way
     image = image.convert(form.mode)
@@ -120,7 +120,7 @@ def _formed(image: Image.Image, form: Form) -> Image.Image:
     return ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
 
 
-def _surveyed(parts: Mapping[str, Pictures]) -> tuple[Counter[Size], int, int]:
+def _surveyed(parts: Mapping[str, ImageCollection]) -> tuple[Counter[Size], int, int]:
     """How many images have which size, are gray, and have transparency: from their headers."""
     sizes: Counter[Size] = Counter()
     gray = clear = 0

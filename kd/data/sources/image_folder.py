@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kd.checks import DamagedDataError
-from kd.data.sources.image_dataset import from_pictures
-from kd.data.sources.image_decoding import Files, Size
+from kd.data.sources.image_dataset import build_image_dataset
+from kd.data.sources.image_decoding import ImagePaths, Size
 from kd.data.sources.source import Source
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision has them
@@ -26,7 +26,7 @@ def open_folder(folder: Path, *, size: int | Size | None = None, classes: list[s
     A folder may be a link, and so may a file, to something inside of ``folder``.
 
     Args:
-        size: as ``kd.data.sources.image_dataset.from_pictures`` has it.
+        size: as ``kd.data.sources.image_dataset.build_image_dataset`` has it.
         classes: the names of the folders in another order; the training part has these and no others.
 
     Raises:
@@ -43,7 +43,7 @@ def open_folder(folder: Path, *, size: int | Size | None = None, classes: list[s
         files[part] = [path for path, _ in found]
         labels[part] = torch.tensor([number for _, number in found], dtype=torch.int64)
     require_inside(folder, [path for some in files.values() for path in some])
-    data = from_pictures({part: Files(some) for part, some in files.items()}, labels, size=size)
+    data = build_image_dataset({part: ImagePaths(some) for part, some in files.items()}, labels, size=size)
     return Source(folder.name, data["train"], data.get("val"), data.get("test"), tuple(names))
 
 

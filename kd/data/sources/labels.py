@@ -15,7 +15,7 @@ from kd.data.sources.validation import require_label_range
 Array = np.ndarray[Any, Any]
 
 
-def numbered(
+def encode_labels(
     labels: Mapping[str, Array], classes: Sequence[str] | None = None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Each part's labels [N] int64, and the class names in label order.

@@ -31,7 +31,7 @@ class Moments(NamedTuple):
     std: Tensor
 
 
-def normalised(parts: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
+def normalise(parts: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
     """All parts, normalised by the moments of "train".
 
     Parts that are normalised already (MNIST, by its published numbers), tokens, and a user's own ``Dataset``, which
@@ -49,11 +49,11 @@ def normalised(parts: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
             f"all parts must be normalised in one way. Got {kinds}: arrays are normalised by the training part, a data "
             "set of your own stays as it is. Give all parts as one or the other."
         )
-    moments = moments_of(parts["train"])
+    moments = measure_moments(parts["train"])
     return {name: _normalised(part, moments) for name, part in parts.items()}
 
 
-def moments_of(dataset: Dataset[Any]) -> Moments:
+def measure_moments(dataset: Dataset[Any]) -> Moments:
     """Mean and population standard deviation, of each channel of images, and of each feature of other inputs.
 
     Inputs [C, H, W], or with more axes, have channels first; of others the last axis counts features. The deviation of

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from kd.data.datasets import Raw, Split, takes_rows
-from kd.data.sources.normalisation import normalised
-from kd.data.sources.scan import Facts, facts_of
+from kd.data.sources.normalisation import normalise
+from kd.data.sources.scan import ScannedItems, scan
 from kd.data.sources.source import Source
 from kd.data.sources.validation import check_parts, require_classes, require_label_range
 from kd.data.splits import stratified_parts
@@ -20,7 +20,7 @@ from kd.data.splits import stratified_parts
 Chosen = dict[str, list[int]]  # rows of the source's training data, by part
 
 
-class Parts(NamedTuple):
+class Splits(NamedTuple):
     """What to train on, to validate with and to test with: checked and normalised."""
 
     train: Dataset[Any]
@@ -39,7 +39,7 @@ def split_source(
     test_seed: int | None = None,
     limit: int | None = None,
     chosen: bytes | None = None,
-) -> Parts:
+) -> Splits:
     """The parts of a run. Those that came with the source stay what they are; the others are taken from its training
     data, stratified by class. Then all are checked (``kd.data.sources.validation``), and normalised by the training
     part.
@@ -70,7 +70,7 @@ def split_source(
         split = _read(chosen, pool.labels, ["train", *cut])
     parts = {name: _subset(source.train, split[name]) if name in split else source.parts[name] for name in _PARTS}
     check_parts({name: pool.of(split[name]) if name in split else facts[name] for name in _PARTS}, source.classes)
-    return Parts(**normalised(parts), classes=source.classes, chosen=_written(split, pool.labels))
+    return Splits(**normalise(parts), classes=source.classes, chosen=_written(split, pool.labels))
 
 
 _PARTS = ("train", "val", "test")
@@ -87,9 +87,9 @@ def _drawn(labels: Tensor, shares: Mapping[str, float], *, seed: int, test_seed:
     return {part: some.tolist() for part, some in zip(("train", *shares), rows, strict=True)}
 
 
-def _facts(source: str, part: str, dataset: Dataset[Any]) -> Facts:
+def _facts(source: str, part: str, dataset: Dataset[Any]) -> ScannedItems:
     try:
-        return facts_of(dataset)
+        return scan(dataset)
     except ValueError as error:
         raise ValueError(f"{source}, {part}: {error}") from error
 

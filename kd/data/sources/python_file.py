@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kd.data.sources.scan import facts_of
+from kd.data.sources.scan import scan
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
 from kd.imports import load_plugin
@@ -48,4 +48,4 @@ def _classes(train: Any) -> tuple[str, ...]:
     names = _named(train)
     if names is not None:
         return tuple(names)
-    return tuple(map(str, range(int(facts_of(train).labels.max()) + 1)))
+    return tuple(map(str, range(int(scan(train).labels.max()) + 1)))

@@ -18,7 +18,7 @@ AT_ONCE = 1024  # items: more save no time
 VALUES = 2**22  # of all items at once: large ones would take the memory, as double 8 bytes each
 
 
-class Facts(NamedTuple):
+class ScannedItems(NamedTuple):
     """Of N items, by row."""
 
     labels: Tensor  # [N] int64
@@ -27,14 +27,14 @@ class Facts(NamedTuple):
     digests: list[bytes]  # of the raw inputs
     broken: Tensor  # [N] bool: NaN or infinity is in the input
 
-    def of(self, rows: Sequence[int]) -> Facts:
+    def of(self, rows: Sequence[int]) -> ScannedItems:
         """The facts of some of the items."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         digests = [self.digests[row] for row in index.tolist()]
-        return Facts(self.labels[index], self.shape, self.dtype, digests, self.broken[index])
+        return ScannedItems(self.labels[index], self.shape, self.dtype, digests, self.broken[index])
 
 
-def facts_of(dataset: Dataset[Any]) -> Facts:
+def scan(dataset: Dataset[Any]) -> ScannedItems:
     """Reads every item once.
 
     Raises:
@@ -54,7 +54,7 @@ def facts_of(dataset: Dataset[Any]) -> Facts:
         broken.append(~flat.isfinite().all(dim=1))
     if shape is None:
         raise ValueError("a part must have items. Got none instead: check where it was taken from.")
-    return Facts(torch.cat(labels), shape, dtype, digests, torch.cat(broken))
+    return ScannedItems(torch.cat(labels), shape, dtype, digests, torch.cat(broken))
 
 
 def raw_batches(dataset: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kd.checks import DamagedDataError
 from kd.data.sources.arrays import from_arrays
-from kd.data.sources.image_dataset import from_pictures
+from kd.data.sources.image_dataset import build_image_dataset
 from kd.data.sources.image_decoding import Size
-from kd.data.sources.labels import numbered
+from kd.data.sources.labels import encode_labels
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
 
@@ -47,7 +47,7 @@ def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | N
     Args:
         name: of the class in ``torchvision.datasets``.
         root: the folder that its constructor takes.
-        size: as ``kd.data.sources.image_dataset.from_pictures`` has it; not for those that are arrays already.
+        size: as ``kd.data.sources.image_dataset.build_image_dataset`` has it; not for those that are arrays already.
 
     Raises:
         ValueError: no root, no such data set, one that needs more than a name or whose items are no images with
@@ -66,9 +66,9 @@ def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | N
         return from_arrays(
             name, {part: np.asarray(dataset.data) for part, dataset in found.items()}, labels, classes["train"]
         )
-    numbers, names = numbered(labels, classes["train"])
+    numbers, names = encode_labels(labels, classes["train"])
     items = {part: Items([f"{part} item {row}" for row in range(len(some))], some) for part, some in found.items()}
-    data = from_pictures(items, numbers, size=size)
+    data = build_image_dataset(items, numbers, size=size)
     return Source(name, data["train"], data.get("val"), data.get("test"), names)
 
 

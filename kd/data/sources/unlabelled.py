@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 from kd.console import say
 from kd.data.datasets import ArrayDataset, Split, unwrapped
 from kd.data.sources.arrays import to_inputs
-from kd.data.sources.image_dataset import ImageFiles, held
-from kd.data.sources.image_decoding import Files, Form, Size, common_form
+from kd.data.sources.image_dataset import ImageFiles, decode_all
+from kd.data.sources.image_decoding import ImageFormat, ImagePaths, Size, find_common_format
 from kd.data.sources.image_folder import images_below, require_inside
 from kd.data.sources.normalisation import Normalisable
-from kd.data.sources.scan import Facts, facts_of
+from kd.data.sources.scan import ScannedItems, scan
 from kd.data.sources.validation import require_finite
 from kd.storage.tables import arrays_in
 from kd.types import UNLABELLED
@@ -49,7 +49,7 @@ def open_unlabelled(
         DamagedDataError: a file that cannot be read, or a link that leads out of the folder.
     """
     parts = {"train": train, "val": val, "test": test}
-    labelled = {name: facts_of(part) for name, part in parts.items() if part is not None}
+    labelled = {name: scan(part) for name, part in parts.items() if part is not None}
     like, path = labelled["train"], Path(where)
     found: ArrayDataset | ImageFiles
     if path.suffix == ".npz":
@@ -61,7 +61,7 @@ def open_unlabelled(
             f"no unlabelled data can be opened from {str(where)!r}. Name a folder of image files, or an .npz file with "
             "an array x."
         )
-    facts = facts_of(found)
+    facts = scan(found)
     _require_like(facts, like, path)
     require_finite(facts.broken, "the unlabelled data")
     kept = _new(facts, labelled, path)
@@ -82,7 +82,7 @@ def _from_npz(path: Path) -> ArrayDataset:
     return ArrayDataset(inputs, _no_labels(len(inputs)))
 
 
-def _from_folder(folder: Path, like: Facts, size: Size | None) -> ArrayDataset | ImageFiles:
+def _from_folder(folder: Path, like: ScannedItems, size: Size | None) -> ArrayDataset | ImageFiles:
     if like.dtype != torch.uint8 or len(like.shape) != 3 or like.shape[0] not in {1, 3}:
         raise ValueError(
             f"image files can only stand beside images of 1 or 3 channels. The labelled inputs are {list(like.shape)} "
@@ -92,8 +92,8 @@ def _from_folder(folder: Path, like: Facts, size: Size | None) -> ArrayDataset |
     if not paths:
         raise ValueError(f"{folder} must have image files in it, or in folders below. Got none. Is it the right one?")
     require_inside(folder, paths)
-    parts, form = {"unlabelled": Files(paths)}, Form("L" if like.shape[0] == 1 else "RGB", like.shape[1:])
-    own = common_form(parts, size)
+    parts, form = {"unlabelled": ImagePaths(paths)}, ImageFormat("L" if like.shape[0] == 1 else "RGB", like.shape[1:])
+    own = find_common_format(parts, size)
     if own.size != form.size:
         height, width = form.size
         raise ValueError(
@@ -106,14 +106,14 @@ def _from_folder(folder: Path, like: Facts, size: Size | None) -> ArrayDataset |
             f"unlabelled images are {kind[own.mode]}: they become {kind[form.mode]}, as the labelled ones are.",
             stacklevel=3,
         )
-    return held(parts, {"unlabelled": _no_labels(len(paths))}, form)["unlabelled"]
+    return decode_all(parts, {"unlabelled": _no_labels(len(paths))}, form)["unlabelled"]
 
 
 def _no_labels(items: int) -> Tensor:
     return torch.full((items,), UNLABELLED)
 
 
-def _require_like(facts: Facts, like: Facts, path: Path) -> None:
+def _require_like(facts: ScannedItems, like: ScannedItems, path: Path) -> None:
     if (facts.shape, facts.dtype) != (like.shape, like.dtype):
         raise ValueError(
             f"unlabelled inputs must be like the labelled ones, {list(like.shape)} of {like.dtype} each. Got "
@@ -121,7 +121,7 @@ def _require_like(facts: Facts, like: Facts, path: Path) -> None:
         )
 
 
-def _new(facts: Facts, labelled: Mapping[str, Facts], path: Path) -> list[int]:
+def _new(facts: ScannedItems, labelled: Mapping[str, ScannedItems], path: Path) -> list[int]:
     """The rows that no labelled part has; how many each of them has is told."""
     items, known = len(facts.digests), set[bytes]()
     for name, part in labelled.items():

@@ -12,12 +12,12 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from kd.data.sources.scan import Facts
+from kd.data.sources.scan import ScannedItems
 
 _SHOWN = 5  # indices or names in a message
 
 
-def check_parts(parts: Mapping[str, Facts], classes: Sequence[str]) -> None:
+def check_parts(parts: Mapping[str, ScannedItems], classes: Sequence[str]) -> None:
     """All checks over all parts; "train" is one of them.
 
     Raises:
@@ -87,7 +87,7 @@ def require_finite(broken: Tensor, part: str) -> None:
         )
 
 
-def require_equal_shapes(parts: Mapping[str, Facts]) -> None:
+def require_equal_shapes(parts: Mapping[str, ScannedItems]) -> None:
     """Inputs of all parts have one shape and one type."""
     found = {part: (list(facts.shape), facts.dtype) for part, facts in parts.items()}
     for part, kind in found.items():

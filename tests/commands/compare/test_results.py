@@ -29,7 +29,7 @@ from kd.report.html import render
 from kd.report.page import Part, page
 from kd.report.style import png
 from kd.training.history import History
-from kd.training.students import Trained
+from kd.training.students import TrainedStudent
 
 IMAGES, CLASSES = 400, 5
 SPENT = Cost(
@@ -79,10 +79,10 @@ def comparison(teachers: int = 1, *, gain: int = 8) -> Comparison:
     return Comparison([answers(-1 - teacher, 5 + teacher) for teacher in range(teachers)], students, seeds, 0.5, 4.0)
 
 
-def trained(of: Comparison) -> dict[str, Trained]:
+def trained(of: Comparison) -> dict[str, TrainedStudent]:
     history = History({"val_acc": [0.5]})
     return {
-        f"{arm}-{teacher}-{seed}": Trained({}, history, own.validation, own.test)
+        f"{arm}-{teacher}-{seed}": TrainedStudent({}, history, own.validation, own.test)
         for arm, groups in of.students.items()
         for teacher, group in enumerate(groups)
         for seed, own in enumerate(group)

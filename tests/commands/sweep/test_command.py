@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 import kd
 from kd.commands import publish
-from kd.commands.steps import Taught, teach
+from kd.commands.steps import TeacherWithData, prepare_distillation_data
 from kd.commands.sweep import command
 from kd.commands.sweep.command import Bench, explore
 from kd.commands.sweep.points import Point, Score, choose, documented, grid, point
@@ -26,7 +26,7 @@ from kd.models.inference import Predictions
 from kd.storage.run_folder import open_run
 from kd.training import students
 from kd.training.stages import predictions
-from kd.training.students import Lessons, Student, Trained
+from kd.training.students import DistillationData, Student, TrainedStudent
 from tests.commands.compare.test_command import kd_command
 from tests.commands.sweep.test_plots import found
 from tests.digests import folder_digest
@@ -54,13 +54,13 @@ class Unasked(Dataset[Any]):
 
 
 @pytest.fixture(scope="module")
-def taught() -> Taught:
+def taught() -> TeacherWithData:
     """A teacher at toy size, whose students are not to see a test image."""
-    made = teach(SETTINGS, CPU)
+    made = prepare_distillation_data(SETTINGS, CPU)
     return made._replace(lessons=made.lessons._replace(test=Unasked()))
 
 
-def bench(taught: Taught, settings: SweepSettings = SETTINGS) -> Bench:
+def bench(taught: TeacherWithData, settings: SweepSettings = SETTINGS) -> Bench:
     return command._bench(settings, taught, CPU)
 
 
@@ -70,24 +70,24 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
 
     def attempt(
-        lessons: Sequence[Lessons], wanted: Mapping[str, Student], *, processes: int | None
-    ) -> Iterator[tuple[str, Trained | FloatingPointError]]:
+        lessons: Sequence[DistillationData], wanted: Mapping[str, Student], *, processes: int | None
+    ) -> Iterator[tuple[str, TrainedStudent | FloatingPointError]]:
         for name, student in wanted.items():
             made.append(name)
             yield name, students._attempted(lessons, (name, student))
 
-    monkeypatch.setattr(command, "attempt_students", attempt)
+    monkeypatch.setattr(command, "try_students", attempt)
     return made
 
 
 # --- students
 
 
-def made(settings: SweepSettings, points: Sequence[Point], taught: Taught) -> dict[str, Student]:
+def made(settings: SweepSettings, points: Sequence[Point], taught: TeacherWithData) -> dict[str, Student]:
     return command._students(bench(taught, settings), points, [0, 1])
 
 
-def test_all_points_of_a_seed_start_from_the_same_weights_and_the_seeds_from_others(taught: Taught) -> None:
+def test_all_points_of_a_seed_start_from_the_same_weights_and_the_seeds_from_others(taught: TeacherWithData) -> None:
     wanted = made(SETTINGS, grid(SETTINGS), taught)
     starts = {name: kd.weights_bytes(student.model) for name, student in wanted.items()}
     assert len(starts) == 5 * 2
@@ -95,7 +95,7 @@ def test_all_points_of_a_seed_start_from_the_same_weights_and_the_seeds_from_oth
     assert len(set(starts.values())) == 2
 
 
-def test_a_further_setting_is_the_students_alone_and_decides_its_training(taught: Taught) -> None:
+def test_a_further_setting_is_the_students_alone_and_decides_its_training(taught: TeacherWithData) -> None:
     settings = dataclasses.replace(SETTINGS, vary=("student_width=16,32", "epochs=1,2", "batch_size=128,50"))
     wanted = made(settings, grid(settings), taught)
     small, large = (
@@ -109,7 +109,7 @@ def test_a_further_setting_is_the_students_alone_and_decides_its_training(taught
     assert all(lessons.training is taught.lessons.training for lessons in own)
 
 
-def test_students_that_compare_trains_too_have_the_names_they_have_there(taught: Taught) -> None:
+def test_students_that_compare_trains_too_have_the_names_they_have_there(taught: TeacherWithData) -> None:
     names = set(made(SETTINGS, grid(SETTINGS), taught))
     assert {"control-seed-0", "distilled-seed-0", "T=1-alpha=0.5-seed-1"} <= names
     varied = dataclasses.replace(SETTINGS, vary=("epochs=1,2",))
@@ -118,12 +118,12 @@ def test_students_that_compare_trains_too_have_the_names_they_have_there(taught:
 
 
 @pytest.mark.parametrize("temperature", [1, 7])
-def test_at_alpha_one_the_student_is_the_control_bit_for_bit(temperature: float, taught: Taught) -> None:
+def test_at_alpha_one_the_student_is_the_control_bit_for_bit(temperature: float, taught: TeacherWithData) -> None:
     """Trained as the sweep does, and as distillation with no weight on the teacher."""
     (student, _) = made(SETTINGS, [point(temperature, 1)], taught).values()
     twin = made(SETTINGS, [point(temperature, 1)], taught)["control-seed-0"]
     twin = twin._replace(objective=kd.distilled(temperature=temperature, alpha=1))
-    one, other = (students.trained(taught.lessons, "x", each, tested=False) for each in (student, twin))
+    one, other = (students.train_student(taught.lessons, "x", each, tested=False) for each in (student, twin))
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
     assert torch.equal(one.validation.logits, other.validation.logits)
 
@@ -139,7 +139,7 @@ def test_a_score_is_errors_and_mean_cross_entropy() -> None:
 # --- exploring
 
 
-def test_every_point_is_tried_once_and_no_test_image_is_asked(taught: Taught, in_process: list[str]) -> None:
+def test_every_point_is_tried_once_and_no_test_image_is_asked(taught: TeacherWithData, in_process: list[str]) -> None:
     tried = explore(bench(taught))
     assert {each.point for each in tried} == set(grid(SETTINGS))
     assert len(in_process) == len(set(in_process)) == 5 * 2
@@ -149,21 +149,21 @@ def test_every_point_is_tried_once_and_no_test_image_is_asked(taught: Taught, in
     assert chosen.mean == min(each.mean for each in tried)
 
 
-def test_the_unasked_test_set_would_have_been_noticed(taught: Taught) -> None:
+def test_the_unasked_test_set_would_have_been_noticed(taught: TeacherWithData) -> None:
     (student, _) = made(SETTINGS, [point(5, 0.5)], taught).values()
     with pytest.raises(AssertionError, match="a test image was asked"):
-        students.trained(taught.lessons, "x", student, tested=True)
+        students.train_student(taught.lessons, "x", student, tested=True)
 
 
 def test_the_documented_point_and_the_control_are_tried_even_where_not_listed(
-    taught: Taught, in_process: list[str]
+    taught: TeacherWithData, in_process: list[str]
 ) -> None:
     settings = dataclasses.replace(SETTINGS, temperatures=(2,), alphas=(0,), seeds=1)
     assert {each.point for each in explore(bench(taught, settings))} == {point(2, 0), point(5, 0.5), point(5, 1)}
 
 
 def test_a_point_whose_loss_is_not_finite_is_given_up_and_the_others_go_on(
-    taught: Taught, in_process: list[str], capsys: pytest.CaptureFixture[str]
+    taught: TeacherWithData, in_process: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = dataclasses.replace(
         SETTINGS, temperatures=(5,), alphas=(0.5,), seeds=1, vary=("learning_rate=0.004,1e38",)
@@ -175,10 +175,10 @@ def test_a_point_whose_loss_is_not_finite_is_given_up_and_the_others_go_on(
     assert "given up; " in capsys.readouterr().out
 
 
-def test_the_scores_are_those_of_the_students_answers(taught: Taught, in_process: list[str]) -> None:
+def test_the_scores_are_those_of_the_students_answers(taught: TeacherWithData, in_process: list[str]) -> None:
     (tried,) = (each for each in explore(bench(taught)) if each.point == point(5, 0.5))
     (name, student), *_ = made(SETTINGS, [point(5, 0.5)], taught).items()
-    done = students.trained(taught.lessons, name, student, tested=False)
+    done = students.train_student(taught.lessons, name, student, tested=False)
     assert tried.scores[0] == command.score(done.validation)
     own = predictions({"x": student.model}, kd.make_loader(taught.lessons.validation, batch_size=128))["x"]
     assert tried.scores[0] == Score(int((own.logits.argmax(1) != own.labels).sum()), pytest.approx(tried.scores[0][1]))
@@ -191,7 +191,7 @@ def test_fresh_seeds_are_none_of_those_that_chose() -> None:
 
 
 def test_an_interrupted_exploration_trains_nothing_twice(
-    taught: Taught, in_process: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    taught: TeacherWithData, in_process: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainings: list[str] = []
     fit = kd.training.stages.fit
@@ -216,7 +216,7 @@ def test_an_interrupted_exploration_trains_nothing_twice(
 
 
 def test_a_search_holds_its_trials_their_controls_and_the_documented_point(
-    taught: Taught, in_process: list[str], tmp_path: Path
+    taught: TeacherWithData, in_process: list[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("optuna", reason="needs Optuna (search extra)")
     settings = dataclasses.replace(SETTINGS, out=tmp_path, trials=5, seeds=1, vary=("learning_rate=1e-3,1e-2",))
@@ -232,7 +232,7 @@ def test_a_search_holds_its_trials_their_controls_and_the_documented_point(
 
 
 def test_a_search_that_goes_on_trains_only_what_is_new_and_ends_as_one_in_one_go(
-    taught: Taught, in_process: list[str], tmp_path: Path
+    taught: TeacherWithData, in_process: list[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("optuna", reason="needs Optuna (search extra)")
     settings = dataclasses.replace(SETTINGS, out=tmp_path / "one", seeds=1)
@@ -246,7 +246,9 @@ def test_a_search_that_goes_on_trains_only_what_is_new_and_ends_as_one_in_one_go
     assert set(counted) == {2}  # once in each folder
 
 
-def test_the_key_of_a_search_knows_teacher_settings_and_seeds_but_not_what_does_not_count(taught: Taught) -> None:
+def test_the_key_of_a_search_knows_teacher_settings_and_seeds_but_not_what_does_not_count(
+    taught: TeacherWithData,
+) -> None:
     def key(**changed: Any) -> str:
         return command._key(bench(taught, dataclasses.replace(SETTINGS, **{"trials": 3, **changed})))
 
@@ -262,7 +264,7 @@ def test_the_key_of_a_search_knows_teacher_settings_and_seeds_but_not_what_does_
 
 
 def test_files_and_report_are_published_together(
-    taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    taught: TeacherWithData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published: list[Mapping[Path, bytes]] = []
     monkeypatch.setattr(publish, "publish", published.append)
@@ -282,7 +284,7 @@ def test_files_and_report_are_published_together(
 
 
 @pytest.mark.slow
-def test_no_process_of_the_pool_asks_a_test_image(taught: Taught) -> None:
+def test_no_process_of_the_pool_asks_a_test_image(taught: TeacherWithData) -> None:
     tried = explore(bench(taught, dataclasses.replace(SETTINGS, processes=2, seeds=1)))
     assert all(each.finite for each in tried)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.data.sources.labels import _ordered, numbered
+from kd.data.sources.labels import _ordered, encode_labels
 
 exactly = settings(max_examples=60)
 Array = np.ndarray[Any, Any]
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
     ],
 )
 def test_labels_of_every_kind_are_numbered(labels: Array, classes: tuple[str, ...], numbers: list[int]) -> None:
-    found, names = numbered({"train": labels, "test": labels[:1]})
+    found, names = encode_labels({"train": labels, "test": labels[:1]})
     assert (found["train"].tolist(), found["test"].tolist(), names) == (numbers, numbers[:1], classes)
     assert found["train"].dtype == torch.int64
 
@@ -36,21 +36,21 @@ def test_labels_of_every_kind_are_numbered(labels: Array, classes: tuple[str, ..
 @exactly
 @given(st.lists(st.text("abcé", min_size=1), min_size=1, max_size=30))
 def test_a_name_stands_at_its_number_among_the_classes(names: list[str]) -> None:
-    found, classes = numbered({"train": np.array(names)})
+    found, classes = encode_labels({"train": np.array(names)})
     assert [classes[number] for number in found["train"].tolist()] == names
     assert list(classes) == sorted(set(names))
 
 
 def test_names_and_floats_that_become_numbers_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
-    numbered({"train": np.array(["b", "a"])})
-    numbered({"train": np.array([0.0, 1.0])})
+    encode_labels({"train": np.array(["b", "a"])})
+    encode_labels({"train": np.array([0.0, 1.0])})
     out = capsys.readouterr().out
     assert "labels: 2 names are numbered from 0 in this order: 'a', 'b'" in out
     assert "labels of train: whole numbers stored as float64 are taken as class numbers" in out
 
 
 def test_the_order_of_given_classes_counts() -> None:
-    assert numbered({"train": np.array(["b", "a"])}, ["b", "a"])[0]["train"].tolist() == [0, 1]
+    assert encode_labels({"train": np.array(["b", "a"])}, ["b", "a"])[0]["train"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_order_of_given_classes_counts() -> None:
 )
 def test_labels_that_are_no_classes_are_refused(labels: Any, classes: list[str] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        numbered(labels, classes)
+        encode_labels(labels, classes)
 
 
 def test_two_names_of_one_number_have_an_order_of_their_own() -> None:

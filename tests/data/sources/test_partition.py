@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 import kd
 from kd.data.datasets import ArrayDataset
 from kd.data.sources import Source, open_source, split_source
-from kd.data.sources.normalisation import moments_of
+from kd.data.sources.normalisation import measure_moments
 from kd.data.splits import stratified_split
 from kd.storage.fingerprint import describe
 from tests.data.sources.test_validation import Listed
@@ -194,7 +194,7 @@ def test_moments_are_those_of_each_channel_or_feature(
     shape = (rows, width, *inner) if len(inner) == 2 else (rows, *inner, width)
     values = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(rows))
     inputs = values.to(torch.uint8 if of_bytes else torch.float32)
-    moments = moments_of(ArrayDataset(inputs, torch.zeros(rows).long()))
+    moments = measure_moments(ArrayDataset(inputs, torch.zeros(rows).long()))
     axis = 1 if len(inner) == 2 else -1
     features = (values.double() / (255 if of_bytes else 1)).movedim(axis, 0).flatten(1)
     std = features.std(dim=1, correction=0)
@@ -205,7 +205,7 @@ def test_moments_are_those_of_each_channel_or_feature(
 
 def test_moments_of_many_items_are_computed_piece_by_piece() -> None:
     values = torch.rand(5000, 2, generator=torch.Generator().manual_seed(0)) + 1e4  # far from 0: sums would cancel
-    moments = moments_of(ArrayDataset(values, torch.zeros(5000).long()))
+    moments = measure_moments(ArrayDataset(values, torch.zeros(5000).long()))
     torch.testing.assert_close(moments.mean, values.double().mean(dim=0))
     torch.testing.assert_close(moments.std, values.double().std(dim=0, correction=0))
 
@@ -221,6 +221,6 @@ def test_a_feature_that_does_not_change_becomes_zero() -> None:
 @pytest.mark.whole_mnist
 def test_mnists_published_moments_are_found() -> None:
     mnist = kd.load_mnist(train=True)
-    moments = moments_of(mnist)
+    moments = measure_moments(mnist)
     assert moments.mean.item() == pytest.approx(mnist.mean, abs=5e-5)
     assert moments.std.item() == pytest.approx(mnist.std, abs=5e-5)

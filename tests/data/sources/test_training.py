@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import kd
-from kd.data.sources import Parts, open_source, split_source
+from kd.data.sources import Splits, open_source, split_source
 from kd.data.sources.arrays import from_arrays
 from kd.teachers.cache import with_teacher_logits
 from kd.training.stages import train_pair
@@ -37,31 +37,31 @@ class OverTime(nn.Module):
         return logits
 
 
-def arrays(inputs: np.ndarray) -> Parts:
+def arrays(inputs: np.ndarray) -> Splits:
     return split_source(from_arrays("own", {"train": inputs}, {"train": LABELS}))
 
 
-def sequences(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+def sequences(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
     return arrays(RANDOM.normal(size=(60, 7, 4)))
 
 
-def tokens(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+def tokens(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
     return arrays(RANDOM.integers(0, 20, (60, 7)))
 
 
-def colours(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+def colours(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
     return arrays(RANDOM.integers(0, 256, (60, 9, 7, 3), dtype=np.uint8))
 
 
-def wine(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+def wine(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
     return split_source(open_source("sklearn:wine"))
 
 
-def on_demand(folder: Path, patch: pytest.MonkeyPatch) -> Parts:
+def on_demand(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
     return split_source(lazily(tree(folder, per_class=15), patch))
 
 
-MODELS: dict[Callable[[Path, pytest.MonkeyPatch], Parts], Callable[[], nn.Module]] = {
+MODELS: dict[Callable[[Path, pytest.MonkeyPatch], Splits], Callable[[], nn.Module]] = {
     wine: lambda: nn.Sequential(nn.Linear(13, 16), nn.ReLU(), nn.Linear(16, 3)),
     sequences: lambda: OverTime(4),
     tokens: lambda: nn.Sequential(nn.Embedding(20, 4), OverTime(4)),
@@ -72,7 +72,7 @@ MODELS: dict[Callable[[Path, pytest.MonkeyPatch], Parts], Callable[[], nn.Module
 
 @pytest.mark.parametrize("data", MODELS, ids=lambda data: data.__name__)
 def test_any_inputs_go_the_whole_way(
-    data: Callable[[Path, pytest.MonkeyPatch], Parts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Callable[[Path, pytest.MonkeyPatch], Splits], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = data(tmp_path, monkeypatch)
     train, val = kd.make_loader(parts.train, batch_size=16, shuffle=True), kd.make_loader(parts.val, batch_size=16)

@@ -18,17 +18,17 @@ from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset, collate
 from kd.data.sources import image_dataset, open_source, open_unlabelled, split_source
 from kd.data.sources.image_dataset import ImageFiles
-from kd.data.sources.partition import Parts
+from kd.data.sources.partition import Splits
 from kd.teachers.cache import with_unlabelled
 from kd.types import UNLABELLED
 from tests.data.sources.test_image_dataset import lazily, picture, tree
 
 
-def labelled(folder: Path, **how: Any) -> Parts:
+def labelled(folder: Path, **how: Any) -> Splits:
     return split_source(open_source(tree(folder, **how)), held_back=0.2, test_share=0.2)
 
 
-def of(parts: Parts) -> dict[str, Dataset[Any]]:
+def of(parts: Splits) -> dict[str, Dataset[Any]]:
     return {"train": parts.train, "val": parts.val, "test": parts.test}
 
 

@@ -14,15 +14,15 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 
 from kd.data.datasets import ArrayDataset
 from kd.data.sources import validation
-from kd.data.sources.scan import Facts, facts_of
+from kd.data.sources.scan import ScannedItems, scan
 
 exactly = settings(max_examples=60)
 CLASSES = ("cat", "dog", "owl")
 
 
-def facts(start: float = 0, rows: int = 6, width: int = 2) -> Facts:
+def facts(start: float = 0, rows: int = 6, width: int = 2) -> ScannedItems:
     values = torch.arange(start, start + rows * width).reshape(rows, width)
-    return facts_of(ArrayDataset(values.float(), torch.arange(rows) % len(CLASSES)))
+    return scan(ArrayDataset(values.float(), torch.arange(rows) % len(CLASSES)))
 
 
 def test_good_parts_pass_in_silence() -> None:
@@ -92,7 +92,7 @@ def test_many_missing_classes_are_counted() -> None:
 def test_numbers_that_are_none_are_refused_with_their_rows(bad: float) -> None:
     values = torch.zeros(9, 2, 3)
     values[[2, 7], 1, 1] = bad
-    found = facts_of(ArrayDataset(values, torch.arange(9) % 3))
+    found = scan(ArrayDataset(values, torch.arange(9) % 3))
     with pytest.raises(ValueError, match=r"inputs of test must be finite. .* in 2 of 9 items: index 2, 7\. Fill in"):
         validation.require_finite(found.broken, "test")
 
@@ -139,7 +139,7 @@ def test_a_part_that_is_wholly_in_another_is_refused() -> None:
 @given(st.lists(st.integers(0, 30), min_size=1), st.lists(st.integers(0, 30), min_size=1))
 def test_duplicates_are_those_that_comparing_all_with_all_finds(train: list[int], test: list[int]) -> None:
     digests = {
-        part: facts_of(ArrayDataset(torch.tensor(values)[:, None].float(), torch.zeros(len(values)).long())).digests
+        part: scan(ArrayDataset(torch.tensor(values)[:, None].float(), torch.zeros(len(values)).long())).digests
         for part, values in (("train", train), ("test", test))
     }
     shared = [row for row, value in enumerate(test) if value in train]
@@ -173,13 +173,13 @@ def pair(shape: tuple[int, ...] = (2,), label: object = 0) -> tuple[Tensor, obje
 def test_the_facts_of_a_users_dataset_are_those_of_its_items() -> None:
     values, labels = torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 2, 0, 1, 2])
     own = Listed(*((value, int(label)) for value, label in zip(values, labels, strict=True)))
-    ours, theirs = facts_of(ArrayDataset(values, labels)), facts_of(own)
+    ours, theirs = scan(ArrayDataset(values, labels)), scan(own)
     assert theirs.digests == ours.digests
     assert torch.equal(theirs.labels, ours.labels)
     assert (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
     nested = Subset(Subset(own, [5, 3, 1]), [2, 0])
-    assert facts_of(nested).digests == ours.of([1, 5]).digests
-    assert facts_of(nested).labels.tolist() == [1, 2]
+    assert scan(nested).digests == ours.of([1, 5]).digests
+    assert scan(nested).labels.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_the_facts_of_a_users_dataset_are_those_of_its_items() -> None:
 )
 def test_items_that_are_no_inputs_with_labels_are_refused(items: list[object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        facts_of(Listed(*items))
+        scan(Listed(*items))
 
 
 def test_a_stream_is_refused() -> None:
@@ -206,7 +206,7 @@ def test_a_stream_is_refused() -> None:
             yield pair()
 
     with pytest.raises(ValueError, match=r"must have a length and items by index\. Got a Stream instead\. Give it"):
-        facts_of(Stream())
+        scan(Stream())
 
 
 def test_reading_a_users_items_leaves_the_random_state_alone() -> None:
@@ -215,5 +215,5 @@ def test_reading_a_users_items_leaves_the_random_state_alone() -> None:
             return torch.rand(2), 0
 
     before = torch.get_rng_state()
-    facts_of(Noisy(1, 2, 3))
+    scan(Noisy(1, 2, 3))
     assert torch.equal(torch.get_rng_state(), before)
