@@ -165,7 +165,7 @@ import torch
 import kd
 from kd.commands.program import exit_status
 from kd.storage.run_folder import open_run
-from kd.training.students import Lessons, train_students
+from kd.training.students import DistillationData, train_students
 from tests.training.test_pool import student
 
 generator = torch.Generator().manual_seed(0)
@@ -175,7 +175,7 @@ digits = kd.ImageDataset(images, torch.arange(64) % 4, mean=0.4, std=0.25)
 def program():
     with open_run(Path(sys.argv[1]), interval=0.0):
         students = {f"s{seed}": student(seed, kd.supervised, epochs=6, pause=0.03) for seed in range(4)}
-        lessons = [Lessons(digits, digits, digits, 8)]
+        lessons = [DistillationData(digits, digits, digits, 8)]
         trained = {}
         for name, done in train_students(lessons, students, processes=2):
             print("finished", flush=True)
