@@ -30,7 +30,7 @@ NOT_DECLARED = {
     "hatchling": "the build backend, which pip installs to build",
     "edited_module": "written by a test",
 }
-IMPORTING_CALLS = {"extra", "find_spec", "import_module", "importorskip"}  # their first argument names a module
+IMPORTING_CALLS = {"import_extra", "find_spec", "import_module", "importorskip"}  # their first argument names a module
 
 
 class Scope(NamedTuple):
@@ -119,7 +119,7 @@ def test_messages_that_name_an_extra_name_this_distribution_and_an_extra_it_has(
     commands = re.findall(r"pip\s+install\s+'([\w-]+)\[(.+?)\]'", text)
     assert {name for name, _ in commands} == {METADATA["name"]}
     by_commands = {extra for _, extra in commands if extra != "{name}"}
-    by_calls = re.findall(r"\bextra\([^)]*\bname=\"(\w+)\"", text)
+    by_calls = re.findall(r"\bimport_extra\([^)]*\bname=\"(\w+)\"", text)
     assert by_commands | set(by_calls) == set(USER_EXTRAS)
 
 

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import tyro
 from hypothesis import given
@@ -51,6 +52,7 @@ settings = st.builds(
 
 
 @given(settings=settings)
+@hypothesis.settings(max_examples=25)  # each parses a command line twice
 def test_what_is_written_is_read_as_the_same_settings(settings: SweepSettings, tmp_path_factory: Any) -> None:
     file = tmp_path_factory.mktemp("file") / "sweep.toml"
     file.write_bytes(to_toml(settings, command="sweep"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import datasets
+from sklearn.ensemble import RandomForestClassifier
 from torch.utils.data import Subset
 
 import kd
@@ -81,6 +82,7 @@ def test_the_methods_for_unlabelled_data_are_those_that_the_page_names() -> None
 def test_its_python_for_scikit_learn_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     inputs, labels = datasets.load_digits(return_X_y=True)
     monkeypatch.setattr(datasets, "load_digits", lambda *, return_X_y: (inputs[:450], labels[:450]))
+    monkeypatch.setattr(RandomForestClassifier.__init__, "__defaults__", (20,))  # trees
     names: dict[str, Any] = {}
     run_section("scikit-learn", names, blocks=2)
     scores = capsys.readouterr().out.splitlines()[0].split()

@@ -65,9 +65,9 @@ def test_a_born_again_network_does_not_start_as_its_teacher_did(recipe: dict[str
     with pytest.MonkeyPatch.context() as patch:
         starts: list[torch.Tensor] = []
         namespace = recipe["last_of"].__globals__
-        plain = namespace["trained"]
+        plain = namespace["train_copy"]
         patch.setitem(
-            namespace, "trained", lambda start, *a, **k: starts.append(start.hidden.weight) or plain(start, *a, **k)
+            namespace, "train_copy", lambda start, *a, **k: starts.append(start.hidden.weight) or plain(start, *a, **k)
         )
         recipe["last_of"](None, [6, 6, 6], training, toy(recipe), 0)
     assert len({tuple(start[0].tolist()) for start in starts}) == 3
