@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from kd.report.blocks import Card, Figure, Paragraph
+from kd.report.page import Section, page
 from tests.conftest import ToyRun
-from tests.report.test_page import sections
+from tests.report.test_page import EVERY_BLOCK, a_part, sections
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.pictures]
 
@@ -95,6 +97,23 @@ def test_every_section_is_seen_and_the_contents_lead_there(opened: Open, report:
         page.page.wait_for_timeout(700)  # it scrolls smoothly
         top = page(f"document.getElementById('{name}').getBoundingClientRect().top")
         assert -5 <= top < 844, name
+
+
+def test_no_script_of_a_part_runs_wherever_it_stands(browser: Any, tmp_path: Path) -> None:
+    """Not even in a drawing that was never checked: the page's policy has a browser run none."""
+    evil = '<script>window.ran = 1</script><img src="x" onerror="window.ran = 2">'
+    drawing = Figure('<svg viewBox="0 0 9 9"></svg>', evil, evil)
+    hostile = f'<svg viewBox="0 0 9 9"><script>window.ran = 3</script><svg onload="window.ran = 4"></svg>{evil}</svg>'
+    object.__setattr__(drawing, "svg", hostile)
+    blocks = (*EVERY_BLOCK.values(), Paragraph(evil), Card(evil, evil, evil, ((evil, evil),), evil), drawing)
+    part = a_part(verdict=evil, toy=evil, sections=(Section("map", evil, blocks),), settings={evil: evil})
+    path = tmp_path / "report.html"
+    path.write_bytes(page([part], notes=[evil]))
+    shown = Opened(browser, path, width=1280, scheme="light")
+    assert shown("document.querySelector('main').innerText").count("window.ran") > 8
+    assert shown("window.ran === undefined")
+    assert any("Content Security Policy" in complaint for complaint in shown.complaints)
+    shown.page.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
