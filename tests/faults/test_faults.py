@@ -164,6 +164,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_dead_one_is_not_in_the
     with harness.start(tmp_path) as first:
         assert first.stdout is not None
         next(line for line in first.stdout if line.startswith("MNIST:"))
+        first.send_signal(signal.SIGSTOP)  # otherwise it could end before the second one starts
         second = harness.run(tmp_path)
         assert second.code == 1
         assert f"another run (process {first.pid}) is using" in second.output
