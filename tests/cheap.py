@@ -14,11 +14,12 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -27,7 +28,31 @@ from kd.data import mnist
 IMAGES = {"train": 6_000, "t10k": 1_000}  # of MNIST's 60,000 and 10,000, the first ones
 SMALL_MNIST = "KD_TESTS_SMALL_MNIST"  # an environment variable, so that child processes use the same files
 
-_save_figure = Figure.savefig
+_drawn = {name: getattr(Figure, name) for name in ("savefig", "subplots", "legend", "colorbar")}
+
+
+class _NoAxes:
+    """Stands in for axes and whatever their methods return: accepts everything, draws nothing."""
+
+    def __getattr__(self, name: str) -> Self:
+        if name.startswith("__"):  # what numpy and copy look for
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: object, **__: object) -> Self:
+        return self
+
+    def __getitem__(self, _: object) -> Self:
+        return self
+
+    def __iter__(self) -> Iterator[Self]:
+        return iter((self, self))  # such as the two ends of an axis
+
+
+def _no_subplots(figure: Figure, nrows: int = 1, ncols: int = 1, *, squeeze: bool = True, **_: object) -> Any:
+    """Stand in for ``Figure.subplots``, whose axes take a hundredth of a second each to make."""
+    axes = np.full((nrows, ncols), _NoAxes(), dtype=object)
+    return axes if not squeeze else axes.item() if axes.size == 1 else axes.squeeze()
 
 
 def _save_blank(figure: Figure, file: IO[Any], *, format: str, **_: object) -> None:
@@ -40,13 +65,14 @@ def _save_blank(figure: Figure, file: IO[Any], *, format: str, **_: object) -> N
 
 @contextmanager
 def figures(*, drawn: bool) -> Iterator[None]:
-    """Inside this block, figures are saved as they are, or as blank ones."""
-    before = Figure.savefig
-    Figure.savefig = _save_figure if drawn else _save_blank  # type: ignore[method-assign]
-    try:
+    """Inside this block, figures are drawn and saved as they are, or left blank."""
+    nothing = _NoAxes().__call__
+    blank = {"savefig": _save_blank, "subplots": _no_subplots, "legend": nothing, "colorbar": nothing}
+    with ExitStack() as undo:
+        for name, function in (_drawn if drawn else blank).items():
+            undo.callback(setattr, Figure, name, getattr(Figure, name))
+            setattr(Figure, name, function)
         yield
-    finally:
-        Figure.savefig = before  # type: ignore[method-assign]
 
 
 @contextmanager

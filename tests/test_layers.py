@@ -194,6 +194,13 @@ def test_data_in_memory_needs_no_library_of_images() -> None:
     assert "PIL" in {name.split(".")[0] for name in _with_all_it_imports("kd.data.sources")}
 
 
+def test_scikit_learn_is_imported_only_where_its_face_is_used() -> None:
+    imported = {module: _with_all_it_imports(f"kd.{module}") for module in kd._MODULES}
+    assert {module for module, names in imported.items() if any(n.startswith("sklearn") for n in names)} == {
+        "classifier"
+    }
+
+
 def test_the_table_of_methods_names_what_it_does_not_import() -> None:
     assert not {name for name in _imports(MODULES["kd.methods.table"]) if name.split(".")[0] in ("kd", "torch")}
 

@@ -61,19 +61,7 @@ def read_logits(
     path = Path(path)
     require(ids is None or len(ids) == len(labels), "ids", len(ids or ()), f"one for each of {len(labels):,} labels")
     require(kind in ("logits", "probabilities"), "kind", kind, "'logits' or 'probabilities'")
-    try:
-        table = read_table(path, name=kind, id_column=None if ids is None else id_column)
-        _require_shape(table, len(labels) if ids is None else None, classes)
-        values = table.values if ids is None else table.values[_rows_of(ids, table.ids or [], path)]
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told as that
-            logits = _as_logits(torch.from_numpy(values.astype(np.float32)), kind, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise type(error)(
-            f"cannot read the teacher's {kind} in {path}: {reason}. Give an .npy, .npz or .csv file."
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be used as the teacher's {kind}: {str(error).removesuffix('.')}.") from error
+    table, logits = _read(path, kind, len(labels), classes, ids, id_column)
     if label_order is None and class_names and set(class_names) & set(table.columns or ()):
         label_order = table.columns
     if columns := find_columns(label_order, class_names, classes=classes):
@@ -81,6 +69,25 @@ def read_logits(
     answers = Predictions(logits, labels)
     verify_without_teacher(answers, name=str(path))
     return answers
+
+
+def _read(
+    path: Path, kind: str, items: int, classes: int, ids: Sequence[str] | None, id_column: str
+) -> tuple[Table, Tensor]:
+    """Return the file's table, and from it the logits [N, K] float32 of the items in the order of the dataset."""
+    try:
+        table = read_table(path, name=kind, id_column=None if ids is None else id_column)
+        _require_shape(table, items if ids is None else None, classes)
+        values = table.values if ids is None else table.values[_rows_of(ids, table.ids or [], path)]
+        with np.errstate(over="ignore"):  # float32 overflow becomes infinity, which is refused below
+            return table, _as_logits(torch.from_numpy(values.astype(np.float32)), kind, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise type(error)(
+            f"cannot read the teacher's {kind} in {path}: {reason}. Give an .npy, .npz or .csv file."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used as the teacher's {kind}: {str(error).removesuffix('.')}.") from error
 
 
 def _require_shape(table: Table, rows: int | None, classes: int) -> None:
