@@ -45,8 +45,8 @@ class _NoAxes:
     def __getitem__(self, _: object) -> Self:
         return self
 
-    def __iter__(self) -> Iterator[Self]:
-        return iter((self, self))  # such as the two ends of an axis
+    def __iter__(self) -> Iterator[float]:
+        return iter((0.0, 1.0))  # such as the two ends of an axis
 
 
 def _no_subplots(figure: Figure, nrows: int = 1, ncols: int = 1, *, squeeze: bool = True, **_: object) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,6 +30,12 @@ from tests.cheap import figures, remove_small_mnist, small_mnist
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "same")
+
+
+def pytest_configure() -> None:
+    """Keep compiled modules, as is the default: otherwise each process that a test starts compiles the package anew."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -47,14 +47,9 @@ def _id(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=_id)
-def test_the_package_knows_nothing_of_the_pipeline(path: Path) -> None:
-    assert not {name.split(".")[0] for name in _imports(path)} & set(ROOT_MODULES)
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=_id)
-def test_a_recipe_needs_the_toolkit_and_never_the_pipeline(path: Path) -> None:
-    assert not {name.split(".")[0] for name in _imports(path)} & set(ROOT_MODULES)
+def test_package_and_recipes_know_nothing_of_the_pipeline() -> None:
+    for path in [*PACKAGE, *RECIPES]:
+        assert not {name.split(".")[0] for name in _imports(path)} & set(ROOT_MODULES), path
 
 
 @pytest.mark.parametrize("name", ROOT_MODULES[1:])
@@ -221,9 +216,9 @@ def test_the_tree_in_the_docs_is_the_tree_on_disk() -> None:
     assert sorted(told) == sorted(path.relative_to(ROOT).as_posix() for path in files | folders)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_id)
-def test_a_constant_is_read_at_use_never_frozen_by_a_from_import(path: Path) -> None:
-    assert not [name for name in _imports(path) if name.startswith("config.")]
+def test_a_constant_is_read_at_use_never_frozen_by_a_from_import() -> None:
+    for path in SOURCES:
+        assert not [name for name in _imports(path) if name.startswith("config.")], path
 
 
 def test_no_file_that_hides_or_gathers() -> None:
@@ -266,29 +261,27 @@ def test_files_are_read_by_torch_in_one_place_and_safely() -> None:
         ] == [True]
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *RECIPES], ids=_id)
-def test_no_device_is_written_into_the_code_and_nothing_unsafe_is_called(path: Path) -> None:
-    names = [name for name, _ in _calls(path)]
-    assert not [name for name in names if name.endswith(".cuda")]
-    assert not {"eval", "exec", "pickle.load", "pickle.loads", "os.system"} & set(names)
-    assert not {name.split(".")[0] for name in _imports(path)} & {"pickle", "urllib", "requests", "socket"}
+def test_no_device_is_written_into_the_code_and_nothing_unsafe_is_called() -> None:
+    for path in [*SOURCES, *RECIPES]:
+        names = [name for name, _ in _calls(path)]
+        assert not [name for name in names if name.endswith(".cuda")], path
+        assert not {"eval", "exec", "pickle.load", "pickle.loads", "os.system"} & set(names), path
+        assert not {name.split(".")[0] for name in _imports(path)} & {"pickle", "urllib", "requests", "socket"}, path
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=_id)
-def test_the_package_prints_only_through_its_console(path: Path) -> None:
-    assert "print" not in [name for name, _ in _calls(path)]
+def test_the_package_prints_only_through_its_console() -> None:
+    assert [_id(path) for path in PACKAGE if "print" in [name for name, _ in _calls(path)]] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_id)
-def test_a_module_only_defines_at_import(path: Path) -> None:
+def test_a_module_only_defines_at_import() -> None:
     """Top-level statements are definitions; only the guard for running as a program may do something."""
-    for node in _tree(path).body:
-        allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for path, node in ((file, node) for file in SOURCES for node in _tree(file).body):
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         guard = isinstance(node, ast.If) and ast.unparse(node.test) in {"__name__ == '__main__'", "TYPE_CHECKING"}
-        assert isinstance(node, allowed) or docstring or guard, ast.unparse(node)
+        assert isinstance(node, allowed) or docstring or guard, (path, ast.unparse(node))
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *RECIPES], ids=_id)
-def test_a_file_fits_into_one_sitting(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+def test_a_file_fits_into_one_sitting() -> None:
+    lines = {_id(path): len(path.read_text(encoding="utf-8").splitlines()) for path in [*SOURCES, *RECIPES]}
+    assert {path: count for path, count in lines.items() if count > 300} == {}
