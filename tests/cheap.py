@@ -110,5 +110,10 @@ def remove_small_mnist() -> None:
 
 if __name__ == "__main__":
     _, *sys.argv = sys.argv
-    with figures(drawn=False), small_mnist():
-        runpy.run_path(sys.argv[0], run_name="__main__")
+    given = SMALL_MNIST in os.environ  # by the tests that started this process, and theirs to remove
+    try:
+        with figures(drawn=False), small_mnist():
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        if not given:
+            remove_small_mnist()
