@@ -45,7 +45,7 @@ LIMIT: int | None = None  # all training images
 DATA_DIR: Path | None = None  # the embedded MNIST
 MODELS_DIR: Annotated[Path, "folder of the saved models"] = Path("models")
 RESULTS_DIR: Annotated[Path, "folder of metrics, predictions and plots"] = Path("results")
-STATE_DIR: Annotated[Path, "folder of what an interrupted run goes on from: snapshots, finished stages, lock"] = Path(
+STATE_DIR: Annotated[Path, "folder of what an interrupted run goes on from: snapshots, finished steps, lock"] = Path(
     ".kd"
 )
 SNAPSHOT_SECONDS: float = 30

@@ -31,7 +31,7 @@ from kd.models.inference import Predictions
 from kd.storage.files import require_writable
 from kd.storage.run_folder import open_run
 from kd.teachers.cache import with_teacher_logits
-from kd.training import stages
+from kd.training import run_steps
 from models import TeacherModel, new_student
 from train import train_model
 
@@ -164,7 +164,7 @@ def train_students(
     say_method(config.METHOD, format_method_settings(method_settings()))
     objective = distillation_objective(student, teacher, train_distill_loader)
     loaders, distill_loaders = (train_loader, val_loader), (train_distill_loader, val_distill_loader)
-    pair = stages.train_pair(student, objective, loaders, distill_loaders, train=train_model, seed=config.SEED)
+    pair = run_steps.train_pair(student, objective, loaders, distill_loaders, train=train_model, seed=config.SEED)
     return StudentTraining(*pair)
 
 
@@ -173,10 +173,10 @@ def evaluate_all_models(
 ) -> TestMetrics:
     """Evaluate the three on every test image, once; print accuracies, prediction distributions and one verdict."""
     models = dict(zip(OF_A_RUN, (teacher, student_reg, student_dist), strict=True))
-    answers = stages.predictions(models, in_order(test_loader))
-    logits = {name: answer.logits for name, answer in answers.items()}
-    text.print_evaluation(_run({}, logits, answers[TEACHER].labels, test_loader), limit=config.LIMIT)
-    return TestMetrics(*map(_result, answers.values()))
+    predictions = run_steps.predict_models(models, in_order(test_loader))
+    logits = {name: answer.logits for name, answer in predictions.items()}
+    text.print_evaluation(_run({}, logits, predictions[TEACHER].labels, test_loader), limit=config.LIMIT)
+    return TestMetrics(*map(_result, predictions.values()))
 
 
 def save_and_visualize_results(
@@ -234,9 +234,9 @@ def _run(
     )
 
 
-def _result(answers: Predictions) -> Result:
-    errors = int((answers.logits.argmax(dim=1) != answers.labels).sum())
-    return Result(1 - errors / len(answers.labels), errors, answers.logits)
+def _result(predictions: Predictions) -> Result:
+    errors = int((predictions.logits.argmax(dim=1) != predictions.labels).sum())
+    return Result(1 - errors / len(predictions.labels), errors, predictions.logits)
 
 
 def _labels(test_loader: DataLoader[Any], metrics: TestMetrics) -> Tensor:

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 import config
 import kd
-from kd.training import stages
+from kd.training import run_steps
 from kd.training.optimizers import adam
 
 
@@ -20,11 +20,11 @@ def train_model(
 ) -> kd.History:
     """Train the model in place towards the objective; the weights after the last epoch count.
 
-    Inside an open run (``python main.py``) this is a stage: kept, resumed or done anew as its inputs demand.
+    Inside an open run (``python main.py``) this is a step: kept, resumed or done anew as its inputs demand.
     """
     steps = config.EPOCHS * len(train_loader)
     optimizer, scheduler = adam(model, learning_rate=config.LEARNING_RATE, steps=steps, objective=objective)
-    return stages.train(
+    return run_steps.train(
         title,
         model,
         objective,

@@ -34,7 +34,7 @@ MNIST = Task((1, 28, 28), tuple("0123456789"))
 CPU = torch.device("cpu")
 
 
-def lessons(settings: RunSettings) -> DistillationData:
+def distill_data(settings: RunSettings) -> DistillationData:
     """The pipeline's own data, with random teacher logits."""
     data = load_data(settings)
     training, validation = (
@@ -80,7 +80,7 @@ def starting(own: DistillationData) -> float:
 
 def measure(settings: RunSettings, count: int, rounds: int) -> dict[str, float]:
     """Medians in seconds."""
-    own = lessons(settings)
+    own = distill_data(settings)
 
     def make() -> dict[str, Student]:
         return students(settings, count)

@@ -68,7 +68,7 @@ class Settings(RunSettings):
 
     @property
     def ids(self) -> bool:
-        """All methods have the same lessons, so they carry what any one of them needs."""
+        """All methods have the same data, so it carries what any one of them needs."""
         return any("ids" in METHODS[name].needs for name in self.methods or METHODS)
 
     def check(self) -> None:
@@ -85,16 +85,16 @@ def run(settings: Settings) -> dict[str, Any]:
         methods = [name for name in wanted if name not in settings.without]
         students = dict(planned(settings, methods, taught, device))
         errors: dict[str, dict[int, int]] = {}
-        for name, done in train_students([taught.lessons], students, processes=settings.processes):
+        for name, done in train_students([taught.distill_data], students, processes=settings.processes):
             method, _, seed = name.rpartition("-seed-")
             assert done.test is not None
             wrong = int((done.test.logits.argmax(dim=1) != done.test.labels).sum())
             errors.setdefault(method, {})[int(seed)] = wrong
             say(f"{sum(map(len, errors.values()))}/{len(students)}  {name}: {wrong} errors")
-    answers = kd.predict(taught.model, make_loader(taught.data.test_set, batch_size=500))
+    predictions = kd.predict(taught.model, make_loader(taught.data.test_set, batch_size=500))
     return {
-        "teacher": int((answers.logits.argmax(dim=1) != answers.labels).sum()),
-        "images": len(answers.labels),
+        "teacher": int((predictions.logits.argmax(dim=1) != predictions.labels).sum()),
+        "images": len(predictions.labels),
         "errors": {name: [errors[name][seed] for seed in sorted(errors[name])] for name in [CONTROL, *methods]},
         "settings": {name: format_method_settings(settings_of(name)) for name in methods},
         "config": record_settings(settings, device),
@@ -120,7 +120,7 @@ def planned(
 ) -> Iterator[tuple[str, Student]]:
     """The control and every method's student, for each seed from the same weights."""
     of_students = dataclasses.replace(settings, epochs=settings.student_epochs or settings.epochs)
-    loader = make_loader(taught.lessons.training, batch_size=settings.batch_size)
+    loader = make_loader(taught.distill_data.training, batch_size=settings.batch_size)
     for seed in range(settings.seed, settings.seed + settings.pairs):
         for name in (CONTROL, *methods):
             own = dataclasses.replace(of_students, seed=seed, method="kd" if name == CONTROL else name)

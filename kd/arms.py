@@ -9,7 +9,7 @@ class Arm(NamedTuple):
     """One of them, or one way to train a student.
 
     Attributes:
-        key: in JSON, in columns and rows of CSV, in names of stages and in printed lines.
+        key: in JSON, in columns and rows of CSV, in names of steps and in printed lines.
         label: in legends and sentences.
         short: where there is little room.
         colour: of Okabe and Ito's palette: told apart with every common colour blindness, and in grey by lightness.

@@ -144,10 +144,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.scaler_ = StandardScaler().fit(rows) if self.standardize else None
         self.student_ = self._untrained(seed, rows[:1]).to(device)
         self.teacher_ = prepare_teacher(self.teacher, X, targets, random)
-        lessons: Dataset[Any] = ArrayDataset(self._inputs(rows), torch.tensor(labels))
+        dataset: Dataset[Any] = ArrayDataset(self._inputs(rows), torch.tensor(labels))
         if self.teacher_ is not None:
-            lessons = DistillDataset(lessons, self._answers(X, rows, targets))
-        self.history_ = self._train(objective, make_loader(lessons, batch_size=self.batch_size, shuffle=True), seed)
+            dataset = DistillDataset(dataset, self._teacher_logits(X, rows, targets))
+        self.history_ = self._train(objective, make_loader(dataset, batch_size=self.batch_size, shuffle=True), seed)
         self.student_.eval()  # for whoever takes it out of here and asks it directly
         return self
 
@@ -194,7 +194,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         require(shape == [1, classes], "the student's answer to one row", shape, f"[1, {classes}], a logit per class")
         return made
 
-    def _answers(self, X: Any, rows: NDArray[np.float64], targets: NDArray[Any]) -> Tensor:
+    def _teacher_logits(self, X: Any, rows: NDArray[np.float64], targets: NDArray[Any]) -> Tensor:
         """The teacher's logits [N, K], one row for each."""
         fitted_here = self.teacher_ is not self.teacher
         if fitted_here and self.cv is not None:

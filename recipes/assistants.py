@@ -70,9 +70,9 @@ def last_of(teacher: nn.Module | None, units: Sequence[int], training: Split, se
         else:
             cached = kd.collect_logits(teacher, training)
             kd.verify_logits(teacher, training, cached)
-            lessons = kd.DistillDataset(training, cached.logits)
+            distill_set = kd.DistillDataset(training, cached.logits)
             objective = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
-            student = train_copy(start, objective, lessons, seed=own, epochs=settings.epochs)
+            student = train_copy(start, objective, distill_set, seed=own, epochs=settings.epochs)
         teacher = student
     return student
 

@@ -56,7 +56,7 @@ class Settings:
     """use only so many training images"""
 
 
-def lessons(teacher: nn.Module, views: ShiftedImages) -> Tensor:
+def collect_view_logits(teacher: nn.Module, views: ShiftedImages) -> Tensor:
     """The teacher's logits, row ``sample · views + view``, as float16, held against the live teacher on a sample."""
     cached = kd.collect_logits(Centred(teacher), views)
     half = cached.logits.half()
@@ -85,7 +85,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     with kd.seeded(0):
         on_views = one_view_each(views, views.views, batch_size=128)
         teacher = train_copy(ConvNet(), kd.supervised, on_views, seed=0, epochs=settings.teacher_epochs)
-    own = lessons(teacher, views)
+    own = collect_view_logits(teacher, views)
     whole = own[views.views // 2 :: views.views].repeat_interleave(views.views, dim=0)  # the middle view's, for all
     distilled = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
     arms = {"labels": (kd.supervised, own), "own logits": (distilled, own), "the image's logits": (distilled, whole)}

@@ -91,14 +91,14 @@ class DataFree(nn.Module):
         (teacher,) = self.teacher
         pictures = self.generator(batch[0])
         with capture(teacher, self.features) as found:
-            answers = teacher(pictures)
-        log_share = answers.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(answers))  # of each class in the batch
+            logits = teacher(pictures)
+        log_share = logits.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(logits))  # of each class in the batch
         output = student(pictures.detach())
         return output, {
-            "sure": F.cross_entropy(answers, answers.argmax(dim=1)),
+            "sure": F.cross_entropy(logits, logits.argmax(dim=1)),
             "activation": -self.settings.activation * found[self.features].abs().mean(),
             "balance": self.settings.balance * (log_share.exp() * log_share).sum() / math.log(10),
-            "soft": kd.kd_loss(output, answers, temperature=self.settings.temperature),
+            "soft": kd.kd_loss(output, logits, temperature=self.settings.temperature),
         }
 
 

@@ -33,7 +33,7 @@ from kd.methods.objectives import in_bfloat16
 from kd.storage.run_folder import open_run
 from kd.training.optimizers import adam
 from kd.training.pool import in_pool
-from kd.training.stages import train
+from kd.training.run_steps import train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,12 +106,12 @@ class Network(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the stage in the run folder."""
+        """Of the step in the run folder."""
         softened = f"-T{self.temperature:g}" if self.temperature else ""
         return f"{self.kind.replace(' ', '-')}-{self.width}{softened}-{self.seed}"
 
 
-class Lessons(NamedTuple):
+class ExperimentData(NamedTuple):
     """Images to train on and to judge on, and the teacher's logits of the former once there are any."""
 
     training: kd.ImageDataset
@@ -120,24 +120,24 @@ class Lessons(NamedTuple):
     settings: Settings
 
 
-def images(settings: Settings) -> Lessons:
+def images(settings: Settings) -> ExperimentData:
     """MNIST with pixels from 0 (paper) to 1 (ink): what is shifted in and what dropout leaves out is paper."""
     training, test = (networks.unnormalised(kd.load_mnist(train=train)) for train in (True, False))
     training = networks.only(training, range(settings.limit or len(training)))
     if settings.held_back:
         parts = stratified_split(training, held_back=settings.held_back / len(training), seed=0)
         training, test = (networks.only(training, part.indices) for part in parts)
-    return Lessons(training, test, None, settings)
+    return ExperimentData(training, test, None, settings)
 
 
-def trained(lessons: Lessons, network: Network) -> nn.Module:
+def trained(data: ExperimentData, network: Network) -> nn.Module:
     """The network at the end of its training. In the run folder it is kept, and resumed where it was interrupted."""
-    settings, taught = lessons.settings, network.kind == "teacher"
+    settings, taught = data.settings, network.kind == "teacher"
     with kd.seeded(network.seed):
         model = networks.teacher(network.width) if taught else networks.student(network.width)
     objective = networks.jittered(kd.supervised) if taught else objective_of(network, settings)
     epochs = settings.teacher_epochs if taught else settings.epochs
-    loader = kd.make_loader(transfer_set(lessons, network), batch_size=128, shuffle=True)
+    loader = kd.make_loader(transfer_set(data, network), batch_size=128, shuffle=True)
     optimizer, scheduler = adam(model, learning_rate=1e-3, steps=epochs * len(loader))
     train(
         network.name,
@@ -160,27 +160,27 @@ def objective_of(network: Network, settings: Settings) -> kd.Objective:
     return kd.distilled(temperature=network.temperature, alpha=settings.alpha if network.labels else 0)
 
 
-def transfer_set(lessons: Lessons, network: Network) -> Any:
+def transfer_set(data: ExperimentData, network: Network) -> Any:
     """The images that the network learns from, with the teacher's logits where it learns from those."""
-    dataset: Any = lessons.training
+    dataset: Any = data.training
     if network.temperature is not None:
-        assert lessons.logits is not None
-        dataset = kd.DistillDataset(dataset, lessons.logits)
+        assert data.logits is not None
+        dataset = kd.DistillDataset(dataset, data.logits)
     if network.digits is None:
         return dataset
-    return torch.utils.data.Subset(dataset, networks.rows_of(lessons.training.labels, network.digits))
+    return torch.utils.data.Subset(dataset, networks.rows_of(data.training.labels, network.digits))
 
 
-def row(lessons: Lessons, network: Network) -> dict[str, Any]:
+def row(data: ExperimentData, network: Network) -> dict[str, Any]:
     """Train the network, ask it for the images to be judged on, once, and count its errors."""
-    model = trained(lessons, network)
-    found: dict[str, Any] = network._asdict() | networks.errors(model, lessons.judged)
+    model = trained(data, network)
+    found: dict[str, Any] = network._asdict() | networks.errors(model, data.judged)
     if network.digits is None:
         return found
     left_out = (3,) if network.kind == "without 3" else network.digits
-    wanted = float(torch.isin(lessons.training.labels, torch.tensor(left_out)).float().mean())
-    logits, _ = networks.answers(model, lessons.training)
-    asked, labels = networks.answers(model, lessons.judged)
+    wanted = float(torch.isin(data.training.labels, torch.tensor(left_out)).float().mean())
+    logits, _ = networks.predict(model, data.training)
+    asked, labels = networks.predict(model, data.judged)
     shifts = {"matched": matched(logits, left_out, wanted), "oracle": shift_of_fewest_errors(asked, labels, left_out)}
     for rule, shift in shifts.items():
         found[rule] = {"shift": shift} | networks.errors_of(shifted(asked, left_out, shift), labels)
@@ -214,34 +214,32 @@ def run(settings: Settings) -> list[dict[str, Any]]:
     """A row for each network, in the order in which they were done; results.json always has what there is."""
     rows: list[dict[str, Any]] = []
     with open_run(settings.out / ".kd"):
-        lessons = images(settings)
+        data = images(settings)
         for planned in plan(settings):
             named = {network.name: network for network in planned}
-            steps = {name: passes(lessons, network) for name, network in named.items()}
-            for name, found in in_pool(
-                row, lessons, named, steps=steps, title="networks", processes=settings.processes
-            ):
+            steps = {name: passes(data, network) for name, network in named.items()}
+            for name, found in in_pool(row, data, named, steps=steps, title="networks", processes=settings.processes):
                 rows.append(found)
                 save(rows, settings)
-                say(f"{name}: {found['errors']} errors of {len(lessons.judged):,}")
-            if lessons.logits is None:
-                lessons = with_logits(lessons)
+                say(f"{name}: {found['errors']} errors of {len(data.judged):,}")
+            if data.logits is None:
+                data = with_logits(data)
     return rows
 
 
-def passes(lessons: Lessons, network: Network) -> int:
+def passes(data: ExperimentData, network: Network) -> int:
     """Training steps of the network, for the bar and so that the longest go first."""
-    settings = lessons.settings
+    settings = data.settings
     epochs = settings.teacher_epochs if network.kind == "teacher" else settings.epochs
-    return epochs * -(-len(networks.rows_of(lessons.training.labels, network.digits)) // 128)
+    return epochs * -(-len(networks.rows_of(data.training.labels, network.digits)) // 128)
 
 
-def with_logits(lessons: Lessons) -> Lessons:
-    """The lessons with the logits of their teacher, which the run folder has, verified against it."""
-    teacher = trained(lessons, Network("teacher", lessons.settings.teacher_width, 0))
-    cached = kd.collect_logits(teacher, lessons.training)
-    kd.verify_logits(teacher, lessons.training, cached)
-    return lessons._replace(logits=cached.logits)
+def with_logits(data: ExperimentData) -> ExperimentData:
+    """The data with the logits of the teacher, which the run folder has, verified against it."""
+    teacher = trained(data, Network("teacher", data.settings.teacher_width, 0))
+    cached = kd.collect_logits(teacher, data.training)
+    kd.verify_logits(teacher, data.training, cached)
+    return data._replace(logits=cached.logits)
 
 
 def save(rows: list[dict[str, Any]], settings: Settings) -> None:

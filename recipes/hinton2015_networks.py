@@ -85,14 +85,14 @@ def rows_of(labels: Tensor, digits: Sequence[int] | None) -> list[int]:
     return rows
 
 
-def answers(model: nn.Module, dataset: kd.ImageDataset) -> kd.Predictions:
+def predict(model: nn.Module, dataset: kd.ImageDataset) -> kd.Predictions:
     """The model's logits of every image, and the labels."""
     return kd.predict(model, kd.make_loader(dataset, batch_size=500))
 
 
 def errors(model: nn.Module, dataset: kd.ImageDataset) -> dict[str, int]:
     """As ``errors_of``, of the model's answers."""
-    return errors_of(*answers(model, dataset))
+    return errors_of(*predict(model, dataset))
 
 
 def errors_of(logits: Tensor, labels: Tensor) -> dict[str, int]:

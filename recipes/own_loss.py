@@ -75,14 +75,14 @@ def main(settings: Settings) -> dict[str, list[int]]:
         teacher = trained(ConvNet(), kd.supervised, training, seed=0, epochs=settings.epochs)
     cached = kd.collect_logits(teacher, training)
     kd.verify_logits(teacher, training, cached)
-    lessons = kd.DistillDataset(training, cached.logits)
+    distill_set = kd.DistillDataset(training, cached.logits)
     found: dict[str, list[int]] = {name: [] for name in METHODS}
     for seed in range(settings.pairs):
         for name, objective in METHODS.items():
             with kd.seeded(seed):
                 student = MLP(256)
             found[name].append(
-                errors(trained(student, objective, lessons, seed=seed, epochs=settings.epochs), held_back)
+                errors(trained(student, objective, distill_set, seed=seed, epochs=settings.epochs), held_back)
             )
     rows = {name: [f"{statistics.mean(own):.1f}", " ".join(map(str, own))] for name, own in found.items()}
     title = f"errors on {len(held_back):,} validation images; the teacher has {errors(teacher, held_back)}"

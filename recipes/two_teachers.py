@@ -49,7 +49,7 @@ class Settings:
     """use only so many training images"""
 
 
-def lessons(teacher: nn.Module, training: Split) -> kd.DistillDataset:
+def make_distill_dataset(teacher: nn.Module, training: Split) -> kd.DistillDataset:
     """The images with this teacher's answers, proved to belong to them."""
     cached = kd.collect_logits(teacher, training)
     kd.verify_logits(teacher, training, cached)
@@ -72,8 +72,8 @@ def main(settings: Settings) -> dict[str, list[int]]:
     objective = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
     arms = {
         "labels": (kd.supervised, training),
-        "one teacher": (objective, lessons(alone, training)),
-        "two teachers": (objective, lessons(both, training)),
+        "one teacher": (objective, make_distill_dataset(alone, training)),
+        "two teachers": (objective, make_distill_dataset(both, training)),
     }
     found: dict[str, list[int]] = {name: [] for name in arms}
     for seed in range(settings.pairs):

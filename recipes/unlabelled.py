@@ -112,10 +112,10 @@ def all_errors(dataset: Dataset[Any], objective: kd.Objective, data: Images, set
 
 def block(teacher: nn.Module, control: list[int], data: Images, settings: Settings) -> dict[str, Judgement]:
     """The verdicts on one teacher's students."""
-    lessons = with_unlabelled(teacher, data.labelled, data.unlabelled)
-    few = kd.DistillDataset(data.labelled, lessons.logits[: settings.labels])
+    distill_set = with_unlabelled(teacher, data.labelled, data.unlabelled)
+    few = kd.DistillDataset(data.labelled, distill_set.logits[: settings.labels])
     objective = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
-    datasets: dict[str, Dataset[Any]] = {DISTILLED: repeated(few, len(data.all)), MORE: lessons}
+    datasets: dict[str, Dataset[Any]] = {DISTILLED: repeated(few, len(data.all)), MORE: distill_set}
     found = {name: all_errors(dataset, objective, data, settings) for name, dataset in datasets.items()} | {
         CONTROL: control
     }

@@ -131,14 +131,14 @@ def test_a_folder_in_a_files_place_is_refused_before_any_file_is_replaced(
     assert {name: _files(tmp_path)[name] for name in kept} == {name: earlier[name] for name in kept}
 
 
-@pytest.mark.parametrize("stage", ["teacher", "distilled"])
+@pytest.mark.parametrize("step", ["teacher", "distilled"])
 def test_ctrl_c_while_training_keeps_earlier_results(
-    run: Run, earlier: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    run: Run, earlier: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     train_model = train.train_model
 
     def interrupted(title: str, *args: Any) -> Any:
-        if title == stage:
+        if title == step:
             raise KeyboardInterrupt
         return train_model(title, *args)
 

@@ -221,9 +221,9 @@ def test_evaluation_prints_accuracies_distributions_and_one_honest_verdict(
     for name, result in (("teacher", teacher), ("control", control), ("distilled", distilled)):
         cells = [re.findall(r"[\w,.%]+", line) for line in out.splitlines() if re.match(rf"\W*{name}\b", line)]
         assert [name, f"{result.accuracy:.2%}", f"{result.errors:,}", f"{len(toy_run.data.test_dataset):,}"] in cells
-    answers = [result.logits.argmax(dim=1) for result in (teacher, control, distilled)]
+    predictions = [result.logits.argmax(dim=1) for result in (teacher, control, distilled)]
     for digit in range(10):
-        counts = [f"{int((answer == digit).sum()):,}" for answer in (toy_run.data.test_dataset.labels, *answers)]
+        counts = [f"{int((answer == digit).sum()):,}" for answer in (toy_run.data.test_dataset.labels, *predictions)]
         assert [str(digit), *counts] in [re.findall(r"[\w,.%]+", line) for line in out.splitlines()]
     verdict = out.strip().splitlines()[-1]
     assert f"{distilled.errors:,} errors, the control {control.errors:,}" in verdict

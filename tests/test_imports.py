@@ -85,7 +85,7 @@ print(list(model(torch.ones(1, 6)).shape), digest(describe(model)))
         for _ in range(2)
     )
     assert first.startswith("[1, 4] ")
-    assert first == second  # a stage that another process has begun can be gone on with
+    assert first == second  # a step that another process has begun can be gone on with
 
 
 @pytest.mark.parametrize(

@@ -126,18 +126,18 @@ def test_the_programmatic_example_runs_as_it_stands() -> None:
     assert isinstance(names["val_loader"], DataLoader)
 
 
-def test_the_main_program_without_arguments_runs_the_stages_in_the_documented_order(
+def test_the_main_program_without_arguments_runs_the_steps_in_the_documented_order(
     toy: ModuleType, toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
     results = (None, toy_run.data, toy_run.teacher, toy_run.loaders, toy_run.students, toy_run.test, None)
 
-    def stage(name: str, result: object) -> Callable[..., object]:
+    def step(name: str, result: object) -> Callable[..., object]:
         signature = inspect.signature(getattr(main, name))
         return lambda *args, **kwargs: (signature.bind(*args, **kwargs), called.append(name), result)[2]  # type: ignore[func-returns-value]
 
     for name, result in zip(SIGNATURES, results, strict=True):
-        monkeypatch.setattr(main, name, stage(name, result))
+        monkeypatch.setattr(main, name, step(name, result))
     assert _code_block("bash", "main.py") == "python main.py"
     assert main._cli([]) == 0
     assert called == list(SIGNATURES)

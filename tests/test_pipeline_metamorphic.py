@@ -130,7 +130,7 @@ def test_training_leaves_the_callers_random_state_alone(toy_run: ToyRun) -> None
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_teacher_is_left_untouched_by_every_stage_that_uses_it(toy_run: ToyRun, teacher: nn.Module) -> None:
+def test_the_teacher_is_left_untouched_by_every_step_that_uses_it(toy_run: ToyRun, teacher: nn.Module) -> None:
     config.EPOCHS = 1
     before = kd.weights_bytes(teacher)
     loaders = main.prepare_distillation_data(teacher, *toy_run.data[:2], *toy_run.data[3:5])

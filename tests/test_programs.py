@@ -92,7 +92,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_writes_exactly_the_documented_layout_and_its_state(finished: Path) -> None:
     assert sorted(outputs(finished)) == sorted([*FILES, "run.toml"])
-    assert (finished / ".kd" / "stages").is_dir()
+    assert (finished / ".kd" / "steps").is_dir()
 
 
 def test_a_run_is_bit_for_bit_the_run_of_main(finished: Path, main_run: Finished) -> None:
@@ -124,7 +124,7 @@ def comparable(record: bytes) -> dict[str, Any]:
     return content
 
 
-def test_the_same_command_again_keeps_every_stage_and_changes_no_file(
+def test_the_same_command_again_keeps_every_step_and_changes_no_file(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = outputs(finished)

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _with_logits(teacher: nn.Module, images: Dataset[Any]) -> Dataset[Any]:
-    """Collected and verified, as ``kd.training.stages`` does it."""
+    """Collected and verified, as ``kd.training.run_steps`` does it."""
     collected = kd.collect_logits(teacher, images)
     kd.verify_logits(teacher, images, collected)
     return kd.DistillDataset(images, collected.logits)

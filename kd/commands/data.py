@@ -67,7 +67,7 @@ class Data(NamedTuple):
         return {name: len(part) for name, part in parts.items()}  # type: ignore[arg-type]  # has no __len__
 
     @property
-    def lessons(self) -> int:
+    def distill_size(self) -> int:
         """Items of an epoch of the distilled student: those to train with, and any unlabelled ones."""
         further = 0 if self.unlabelled is None else len(self.unlabelled)  # type: ignore[arg-type]  # as above
         return self.sizes["training"] + further

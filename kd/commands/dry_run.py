@@ -117,7 +117,7 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
         teacher,
         student,
         batch,
-        images=data.lessons,
+        images=data.distill_size,
         labelled=data.sizes["training"],
         epochs=settings.epochs,
         served=settings.trainings["distilled"],
@@ -134,7 +134,7 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     each = _seconds(settings, data, teacher, student)
     logits = _asked(settings, data, trainings) * (4 * classes + 8)
     trained = trainings["teacher"] * models["teacher"].bytes + _students(trainings) * models["student"].bytes
-    answers = (1 + _students(trainings)) * data.sizes["test"] * (4 * classes + 8)
+    predictions = (1 + _students(trainings)) * data.sizes["test"] * (4 * classes + 8)
     return Plan(
         data.sizes,
         models,
@@ -142,7 +142,7 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
         trainings,
         round(logits),
         # Of each model its outcome, and before it two snapshots with two moments of every weight; predictions as text.
-        round(8 * trained + logits + 2 * answers + 100 * data.sizes["test"] + RESULTS),
+        round(8 * trained + logits + 2 * predictions + 100 * data.sizes["test"] + RESULTS),
         round(
             _memory(device) * _processes(settings) + DRAWING + 2 * logits + 4 * trained / max(1, _students(trainings))
         ),
@@ -153,12 +153,12 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
 
 def _asked(settings: RunSettings, data: Data, trainings: Mapping[str, float]) -> float:
     """Answers of all teachers together that are kept."""
-    rows = data.sizes["training"] * data.views + data.lessons - data.sizes["training"] + data.sizes["validation"]
+    rows = data.sizes["training"] * data.views + data.distill_size - data.sizes["training"] + data.sizes["validation"]
     return 0 if settings.live else max(1, trainings["teacher"]) * rows
 
 
 def _steps(settings: RunSettings, data: Data) -> dict[str, int]:
-    per_epoch = {"teacher": len(data.train_loader), "student": -(-data.lessons // settings.batch_size)}
+    per_epoch = {"teacher": len(data.train_loader), "student": -(-data.distill_size // settings.batch_size)}
     return {kind: settings.epochs * steps for kind, steps in per_epoch.items()}
 
 
@@ -178,15 +178,15 @@ def _seconds(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.
     few = Subset(data.train_loader.dataset, [row * data.views for row in rows])
     loader = make_loader(few, batch_size=size)
     started = time.perf_counter()
-    answers = collect_logits(teacher, few)
+    predictions = collect_logits(teacher, few)
     teacher_answer = (time.perf_counter() - started) / len(rows)
     labelled = in_bfloat16(supervised) if settings.bfloat16 else supervised
     teacher_step = _step(teacher, labelled, loader) if settings.trainings["teacher"] else 0.0
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if _processes(settings) == 1 else 1)
     try:
-        lessons = few if settings.live else DistillDataset(few, answers.logits, ids=settings.ids)
-        with_logits = make_loader(lessons, batch_size=size)
+        distill_set = few if settings.live else DistillDataset(few, predictions.logits, ids=settings.ids)
+        with_logits = make_loader(distill_set, batch_size=size)
         control = _step(student, supervised, loader)
         distilled = _step(student, make_objective(settings, student, teacher, with_logits), with_logits)
         started = time.perf_counter()

@@ -48,7 +48,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
         return NamedTeacher(build(choice.spec, input_shape=shape, classes=len(names), seed=settings.seed), False)
     order = settings.label_order or None
     if choice.is_answers:
-        answers = read_logits(
+        predictions = read_logits(
             choice.file,
             labels=data.all_labels(),
             classes=len(names),
@@ -57,7 +57,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
             class_names=names,
         )
         parts = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
-        return NamedTeacher(build_lookup([(part, data.rows[n]) for n, part in parts.items()], answers.logits), True)
+        return NamedTeacher(build_lookup([(part, data.rows[n]) for n, part in parts.items()], predictions.logits), True)
     model = load_teacher(
         choice.spec,
         choice.file,

@@ -136,7 +136,7 @@ class RunSettings:
     dry_run: bool = False
     """print what it would take (models, memory, disk, and time from a few measured steps) and write nothing"""
     fresh: bool = False
-    """redo every stage; what was kept is put aside in the state folder, .kd"""
+    """redo every step; what was kept is put aside in the state folder, .kd"""
 
     @property
     def models_dir(self) -> Path:

@@ -1,4 +1,4 @@
-"""The steps that commands are made of: an open run, the teacher, its logits as lessons, the objective."""
+"""The steps that commands are made of: an open run, the teacher, its logits, the objective."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kd.storage.files import require_writable
 from kd.storage.run_folder import open_run
 from kd.teachers.cache import with_teacher_logits, with_unlabelled
 from kd.teachers.load import teacher_accuracy
-from kd.training import stages
+from kd.training import run_steps
 from kd.training.history import History
 from kd.training.optimizers import adam
 from kd.training.students import DistillationData
@@ -75,7 +75,7 @@ def train_teacher(
 
     Args:
         teachers: as they start, those of the settings.
-        suffix: tells one teacher's stages from another's in the run folder.
+        suffix: tells one teacher's steps from another's in the run folder.
 
     Returns:
         the model, and its curves if it is one teacher that was trained here.
@@ -110,23 +110,23 @@ def make_distill_loaders(
         f"validation{suffix}": (data.val_set, data.val_loader),
     }
     if data.unlabelled is not None:
-        lessons = with_unlabelled(teacher, data.train_set, data.unlabelled, suffix=suffix)
+        distill_data = with_unlabelled(teacher, data.train_set, data.unlabelled, suffix=suffix)
         del parts[f"training{suffix}"]
         (validation,) = with_teacher_logits(teacher, parts).values()
-        return loader_like(data.train_loader, lessons), validation
+        return loader_like(data.train_loader, distill_data), validation
     training, validation = with_teacher_logits(teacher, parts, ids=settings.ids).values()
     return training, validation
 
 
-def make_control_loader(data: Data, lessons: DataLoader[Any]) -> DataLoader[Any]:
+def make_control_loader(data: Data, distilled: DataLoader[Any]) -> DataLoader[Any]:
     """What the control is trained with: the labelled items, over and over where the other has unlabelled ones as well.
 
     Args:
-        lessons: what the distilled student is trained with.
+        distilled: the loader that the distilled student is trained with.
     """
     if data.unlabelled is None:
         return data.train_loader
-    return loader_like(data.train_loader, repeated(data.train_set, len(lessons.dataset)))  # type: ignore[arg-type]
+    return loader_like(data.train_loader, repeated(data.train_set, len(distilled.dataset)))  # type: ignore[arg-type]
 
 
 def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
@@ -152,7 +152,7 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTe
     say_layers(layers)
 
 
-def make_train(settings: RunSettings) -> stages.Train:
+def make_train(settings: RunSettings) -> run_steps.Train:
     """How every model is trained: Adam, with these settings."""
 
     def train(
@@ -160,7 +160,7 @@ def make_train(settings: RunSettings) -> stages.Train:
     ) -> History:
         steps = settings.epochs * len(train_loader)
         optimizer, scheduler = adam(model, learning_rate=settings.learning_rate, steps=steps, objective=objective)
-        return stages.train(
+        return run_steps.train(
             title,
             model,
             objective,
@@ -188,16 +188,17 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
 
 
 class TeacherWithData(NamedTuple):
-    """A trained teacher, the data it was trained on, and its logits as lessons for students.
+    """A trained teacher, the data it was trained on, and the data to train students with.
 
     Attributes:
-        control: lessons for students that learn from the labels alone.
+        distill_data: with the teacher's logits.
+        control_data: for students that learn from the labels alone.
     """
 
     model: nn.Module
     data: Data
-    lessons: DistillationData
-    control: DistillationData
+    distill_data: DistillationData
+    control_data: DistillationData
 
 
 def prepare_distillation_data(
@@ -219,9 +220,9 @@ def prepare_distillation_data(
     model, _ = train_teacher(settings, data, teachers, device, suffix=suffix)
     loaders = make_distill_loaders(settings, model, data, suffix=suffix)
     training, validation = (loader.dataset for loader in loaders)
-    lessons = DistillationData(training, validation, data.test_set, settings.batch_size, data.views)
+    distill_data = DistillationData(training, validation, data.test_set, settings.batch_size, data.views)
     if data.unlabelled is None:
-        return TeacherWithData(model, data, lessons, lessons)
+        return TeacherWithData(model, data, distill_data, distill_data)
     return TeacherWithData(
-        model, data, lessons, lessons._replace(training=make_control_loader(data, loaders[0]).dataset)
+        model, data, distill_data, distill_data._replace(training=make_control_loader(data, loaders[0]).dataset)
     )

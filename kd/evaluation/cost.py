@@ -73,8 +73,8 @@ def training_cost(
         round(training_multiply_adds(model, supervised, batch) / len(batch[0]) * items) for model, items in seen.items()
     ]
     asked = epochs * served if asked_at_each_step else views
-    answers = asked * images * count_multiply_adds(teacher, batch[0][:1])
-    return TrainingCost(training[0], answers, training[1], epochs, served)
+    inference = asked * images * count_multiply_adds(teacher, batch[0][:1])
+    return TrainingCost(training[0], inference, training[1], epochs, served)
 
 
 class Footprint(NamedTuple):

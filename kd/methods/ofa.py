@@ -51,8 +51,8 @@ class OFALoss(nn.Module):
             output, terms = supervised(model, batch)
         terms["soft"] = self.soft * self._loss(output, batch)
         if self.layers:
-            answers = [branch(features[name]) for branch, name in zip(self.branches, self.layers, strict=True)]
-            terms["exits"] = self.exits * torch.stack([self._loss(answer, batch) for answer in answers]).sum()
+            exit_logits = [branch(features[name]) for branch, name in zip(self.branches, self.layers, strict=True)]
+            terms["exits"] = self.exits * torch.stack([self._loss(logits, batch) for logits in exit_logits]).sum()
         return output, terms
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:

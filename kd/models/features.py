@@ -39,18 +39,18 @@ def capture(model: nn.Module, *layers: str) -> Iterator[Features]:
     found, versions = Features(), dict[str, int]()
     in_place = any(getattr(module, "inplace", False) for module in model.modules())
 
-    def keep(name: str, answer: Any) -> None:
-        if not isinstance(answer, Tensor):
-            raise ValueError(f"the layer {name!r} answers with a {type(answer).__name__}, no tensor: name another.")
-        found[name] = answer.clone() if in_place else answer  # a copy takes a tenth of a small network's step
-        versions[name] = 0 if answer.is_inference() else found[name]._version
+    def keep(name: str, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"the layer {name!r} answers with a {type(output).__name__}, no tensor: name another.")
+        found[name] = output.clone() if in_place else output  # a copy takes a tenth of a small network's step
+        versions[name] = 0 if output.is_inference() else found[name]._version
 
     with ExitStack() as hooks:
         for name in layers:
             hooks.callback(_hook(model, name, keep))
         yield found
-    for name, answer in found.items():
-        if not answer.is_inference() and answer._version != versions[name]:
+    for name, output in found.items():
+        if not output.is_inference() and output._version != versions[name]:
             raise ValueError(f"what the layer {name!r} answers with is overwritten by what follows: name a later one.")
 
 
@@ -86,11 +86,11 @@ def find_stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
     Args:
         inputs: [B, ...], an example.
     """
-    answers = _outputs(model, inputs)
-    names = [name for name, _ in answers]
+    outputs = _outputs(model, inputs)
+    names = [name for name, _ in outputs]
     last: dict[tuple[int, int], _Maps] = {}
     others: list[tuple[int, int]] = []  # places and depths of answers in another layout
-    for place, (name, output) in enumerate(answers):
+    for place, (name, output) in enumerate(outputs):
         depth = _depth(model, name)
         if not _are_maps(output, inputs):
             others += [(place, depth)] if output.ndim > 2 and len(output) == len(inputs) else []

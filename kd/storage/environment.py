@@ -15,9 +15,9 @@ from kd.storage.fingerprint import digest
 
 
 def environment() -> dict[str, Any]:
-    """For a stage's key: what else decides the bits of a result, and nothing more, so that no stage is done in vain.
+    """For a step's key: what else decides the bits of a result, and nothing more, so that no step is done in vain.
 
-    A GPU is part of a stage's own inputs: its device.
+    A GPU is part of a step's own inputs: its device.
     """
     return {
         "kd": package_digest(),

@@ -1,4 +1,4 @@
-"""Settings, data, weights and code as JSON, for a stage's key: equal descriptions mean the same computation.
+"""Settings, data, weights and code as JSON, for a step's key: equal descriptions mean the same computation.
 
 Whatever cannot be seen into is refused. What is not followed, so that a change there goes unnoticed:
 

@@ -1,10 +1,10 @@
-"""The run folder: every stage is kept, resumed or done anew, and what was kept is never mixed.
+"""The run folder: every step is kept, resumed or done anew, and what was kept is never mixed.
 
     with open_run(Path(".kd")):
-        outcome = stage("teacher", inputs={...}, produce=...)
+        outcome = run_step("teacher", inputs={...}, produce=...)
 
-A stage's key is the digest of all that decides its outcome. Its states lie in a folder named after the key, so a
-changed setting meets an empty folder and what was there stays aside, untouched. Outside an open run a stage is simply
+A step's key is the digest of all that decides its outcome. Its states lie in a folder named after the key, so a
+changed setting meets an empty folder and what was there stays aside, untouched. Outside an open run a step is simply
 done: functions called one by one read and write nothing here.
 """
 
@@ -30,7 +30,7 @@ from kd.storage.stopping import stop_if_asked, stopping_when_asked
 
 State = dict[str, Any]
 
-KEY = 16  # hexadecimal digits of a stage's key in its folder's name
+KEY = 16  # hexadecimal digits of a step's key in its folder's name
 
 
 class OpenRun(NamedTuple):
@@ -38,7 +38,7 @@ class OpenRun(NamedTuple):
 
     Attributes:
         interval: seconds between two snapshots.
-        made: the stages that may be done in it, by name; any others must be kept already. None: all may.
+        made: the steps that may be done in it, by name; any others must be kept already. None: all may.
     """
 
     folder: Path
@@ -55,13 +55,13 @@ def open_run(
 ) -> Iterator[None]:
     """Open a run folder, for this process alone, until the block ends. For programs: it may set the number of threads.
 
-    SIGTERM and Ctrl-C inside the block finish the step in hand, keep the state and end the program (143, 130).
+    SIGTERM and Ctrl-C inside the block finish the training step in hand, keep the state and end the program (143, 130).
 
     Args:
         folder: made if it is not there.
-        fresh: put all earlier stages aside and start from nothing.
+        fresh: put all earlier steps aside and start from nothing.
         interval: seconds between two snapshots of a training.
-        made: the stages that may be done, by name; ``stage`` refuses others that are not kept. None: all may.
+        made: the steps that may be done, by name; ``run_step`` refuses others that are not kept. None: all may.
 
     Raises:
         OSError: another process has the folder open, or it cannot be written to.
@@ -85,12 +85,12 @@ def opened_run() -> OpenRun | None:
 
 
 def join_run(run: OpenRun | None) -> None:
-    """Let this process's stages be those of the run that its parent has open. For the rest of the process."""
+    """Let this process's steps be those of the run that its parent has open. For the rest of the process."""
     _open.set(run)
 
 
-def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | None], State]) -> State:
-    """The outcome of one stage: as kept from an earlier run, resumed from a snapshot, or produced anew.
+def run_step(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | None], State]) -> State:
+    """The outcome of one step: as kept from an earlier run, resumed from a snapshot, or produced anew.
 
     Args:
         name: short, for messages and for the name of a folder.
@@ -101,7 +101,7 @@ def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | N
             ``"where"``, which a person is told.
 
     Raises:
-        ValueError: it is not kept, and the run was opened for other stages alone.
+        ValueError: it is not kept, and the run was opened for other steps alone.
     """
     run = _open.get()
     if run is None:
@@ -109,7 +109,7 @@ def stage(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | N
     stop_if_asked()
     description = {"inputs": describe(inputs), "environment": environment()}
     key = digest(description)
-    snapshots = Snapshots(run.folder / "stages" / f"{name}-{key[:KEY]}", key=key, interval=run.interval)
+    snapshots = Snapshots(run.folder / "steps" / f"{name}-{key[:KEY]}", key=key, interval=run.interval)
     note = snapshots.folder / "description.json"
     if snapshots.done and snapshots.state is not None:
         note.touch()  # the newest is what the next change is told against
@@ -158,13 +158,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _put_aside(folder: Path) -> None:
     """Rename what there is; an earlier run put aside before keeps its place."""
-    stages = folder / "stages"
+    steps = folder / "steps"
     (folder / "run.json").unlink(missing_ok=True)
-    if stages.exists():
+    if steps.exists():
         taken = {path.name for path in folder.iterdir()}
         number = next(n for n in range(1, len(taken) + 2) if f"aside-{n}" not in taken)
-        stages.rename(folder / f"aside-{number}")
-        say(f"earlier stages were put aside in {folder / f'aside-{number}'}; delete it if you do not need it")
+        steps.rename(folder / f"aside-{number}")
+        say(f"earlier steps were put aside in {folder / f'aside-{number}'}; delete it if you do not need it")
 
 
 def _use_recorded_threads(folder: Path) -> None:
@@ -185,9 +185,9 @@ def _use_recorded_threads(folder: Path) -> None:
 
 
 def _say_what_changed(folder: Path, name: str, description: Mapping[str, Any]) -> None:
-    """Where there was an earlier outcome of this stage, say what is different now."""
-    key = "[0-9a-f]" * KEY  # not those of a stage whose name goes on, as teacher-test does
-    earlier = list((folder / "stages").glob(f"{name}-{key}/description.json"))
+    """Where there was an earlier outcome of this step, say what is different now."""
+    key = "[0-9a-f]" * KEY  # not those of a step whose name goes on, as teacher-test does
+    earlier = list((folder / "steps").glob(f"{name}-{key}/description.json"))
     if not earlier:
         return
     latest = max(earlier, key=lambda path: path.stat().st_mtime)

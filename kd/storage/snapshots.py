@@ -1,4 +1,4 @@
-"""Numbered generations of one state in one folder: what a stage of a run goes on from after it was killed.
+"""Numbered generations of one state in one folder: what a step of a run goes on from after it was killed.
 
 A file's name carries the digest of its content, so one atomic rename publishes both. Two generations are kept: should
 the newest be damaged, the one before it stands. A damaged one is no generation: it goes once a whole one is written.
@@ -28,10 +28,10 @@ _NAME = re.compile(r"([0-9]{6,})-([0-9a-f]{64})\.pt")
 
 
 class Snapshots:
-    """The states of one stage. ``state`` is the newest one found, or None where there is none yet.
+    """The states of one step. ``state`` is the newest one found, or None where there is none yet.
 
     Args:
-        folder: of this stage alone; made on the first write.
+        folder: of this step alone; made on the first write.
         key: what the states belong to; a state with another key is foreign and refused.
 
     Raises:
@@ -59,7 +59,7 @@ class Snapshots:
 
         Args:
             state: tensors, numbers, strings and containers of them.
-            done: the stage's outcome; nothing comes after it.
+            done: the step's outcome; nothing comes after it.
         """
         buffer = io.BytesIO()
         torch.save({"key": self.key, "done": done, "state": dict(state)}, buffer)
@@ -104,7 +104,7 @@ class Snapshots:
         if generations:
             raise ValueError(
                 f"none of the {len(generations)} snapshots in {self.folder} can be used. Nothing was started over: put "
-                "a whole one back, or delete that folder to redo this stage, or use --fresh to redo all."
+                "a whole one back, or delete that folder to redo this step, or use --fresh to redo all."
             )
 
     def _read(self, path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from kd.data.loaders import loader_like, make_loader
 from kd.data.unlabelled import Joined, Unlabelled
 from kd.models.inference import Predictions, device_of, predict
 from kd.seeding import seeded
-from kd.storage.run_folder import stage
+from kd.storage.run_folder import run_step
 from kd.types import UNLABELLED, Batch
 
 ASKED_AT_ONCE = 256  # images: as fast as more of them, at less memory
@@ -172,7 +172,7 @@ def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> tor
         return cached._asdict()
 
     inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
-    kept = Predictions(**stage(title, inputs, produce))
+    kept = Predictions(**run_step(title, inputs, produce))
     if not verified:  # a cache from elsewhere may say anything, and what decides a teacher's answers may not be seen
         try:
             verify_logits(teacher, dataset, kept)

@@ -106,8 +106,8 @@ class Ensemble(nn.Module):
         _check(how, temperature, [])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        answers = [teacher(inputs) for teacher in self.teachers]
-        return average_logits(answers, how=self.how, temperature=self.temperature, weights=self.weights)
+        predictions = [teacher(inputs) for teacher in self.teachers]
+        return average_logits(predictions, how=self.how, temperature=self.temperature, weights=self.weights)
 
 
 def _shares(weights: Sequence[float] | None, teachers: int) -> list[float]:

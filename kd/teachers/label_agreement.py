@@ -42,7 +42,7 @@ class Agreement(NamedTuple):
         return self.accuracy < 1 and self.accuracy <= self.chance + 3 * self.spread + 1e-9  # rounding
 
 
-def measure_agreement(answers: Predictions) -> Agreement:
+def measure_agreement(predictions: Predictions) -> Agreement:
     """Accuracy, and what it would be for answers in random order or with classes in another one.
 
     Raises:
@@ -53,11 +53,11 @@ def measure_agreement(answers: Predictions) -> Agreement:
     """
     from scipy.optimize import linear_sum_assignment  # here: only own data needs it
 
-    require_logits("teacher logits", answers.logits)
-    require_labels(answers.labels, answers.logits)
-    by_class = answers.labels.argsort(stable=True)  # so that each half has half of each class
+    require_logits("teacher logits", predictions.logits)
+    require_labels(predictions.labels, predictions.logits)
+    by_class = predictions.labels.argsort(stable=True)  # so that each half has half of each class
     halves = [
-        confusion_matrix(answers.logits[rows], answers.labels[rows]).double()
+        confusion_matrix(predictions.logits[rows], predictions.labels[rows]).double()
         for rows in (by_class[::2], by_class[1::2])
     ]
     counts = halves[0] + halves[1]
@@ -90,7 +90,7 @@ def explain_doubt(found: Agreement) -> str | None:
     return None
 
 
-def verify_without_teacher(answers: Predictions, *, name: str) -> Agreement:
+def verify_without_teacher(predictions: Predictions, *, name: str) -> Agreement:
     """Hold logits that came without their teacher against the labels; say what was found, and what cannot be verified.
 
     Args:
@@ -99,8 +99,8 @@ def verify_without_teacher(answers: Predictions, *, name: str) -> Agreement:
     Raises:
         ValueError: the logits are not [N, K] and finite, fit no better than chance, or only with other classes' labels.
     """
-    found = measure_agreement(answers)
-    right = f"{name}: {found.accuracy:.1%} right on {len(answers.labels):,} items"
+    found = measure_agreement(predictions)
+    right = f"{name}: {found.accuracy:.1%} right on {len(predictions.labels):,} items"
     if reason := explain_doubt(found):
         raise ValueError(f"{right}, and {reason.removesuffix('.')}.")
     say(f"{right}, measured now; in random order it would be {found.chance:.1%}. {NOT_VERIFIED}.")

@@ -74,9 +74,9 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
     Raises:
         ValueError: its logits are not finite, or a label is none of its classes.
     """
-    answers = collect_logits(teacher, dataset)
-    found = measure_agreement(answers)
-    right = f"{name}: {found.accuracy:.1%} right on {len(answers.labels):,} validation items"
+    predictions = collect_logits(teacher, dataset)
+    found = measure_agreement(predictions)
+    right = f"{name}: {found.accuracy:.1%} right on {len(predictions.labels):,} validation items"
     say(f"{right}, measured now; in random order it would be {found.chance:.1%}")
     if reason := explain_doubt(found):
         warnings.warn(f"{right}, and {reason}", stacklevel=2)

@@ -66,9 +66,9 @@ def read_logits(
         label_order = table.columns
     if columns := find_columns(label_order, class_names, classes=classes):
         logits = logits[:, columns]
-    answers = Predictions(logits, labels)
-    verify_without_teacher(answers, name=str(path))
-    return answers
+    predictions = Predictions(logits, labels)
+    verify_without_teacher(predictions, name=str(path))
+    return predictions
 
 
 def _read(

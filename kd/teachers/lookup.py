@@ -60,11 +60,11 @@ def build_lookup(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Te
     Args:
         parts: items (input, ...), and for each the row of its answer.
     """
-    known, answers = [], []
+    known, predictions = [], []
     for dataset, rows in parts:
         known += [hash_inputs(batch[0]) for batch in make_loader(dataset, batch_size=256)]
-        answers.append(logits[torch.as_tensor(rows)])
-    teacher = LogitLookup(torch.cat(known), torch.cat(answers))
+        predictions.append(logits[torch.as_tensor(rows)])
+    teacher = LogitLookup(torch.cat(known), torch.cat(predictions))
     first = _first_rows(teacher.known)
     own = torch.tensor([first[tuple(digest)] for digest in teacher.known.tolist()])
     other = int((teacher.logits != teacher.logits[own]).any(dim=1).sum())

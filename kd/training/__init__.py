@@ -1,1 +1,1 @@
-"""Training: the loop, its state between two steps, the stages of a run, and many students at once."""
+"""Training: the loop, its state between two steps, the steps of a run, and many students at once."""

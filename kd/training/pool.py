@@ -41,7 +41,7 @@ def in_pool(
     title: str,
     processes: int | None = None,
 ) -> Iterator[tuple[str, Result]]:
-    """(name, work(shared, item)) for each item, as they are finished. Stages in it belong to the run that is open here.
+    """(name, work(shared, item)) for each item, as they are finished. Steps in it belong to the run that is open here.
 
     Functions and closures of any module, the main program's too, can be given. Each process holds a copy of ``shared``.
     Where the consumer stops, an item fails, or this process is asked to stop or dies, every process finishes its step,

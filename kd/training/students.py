@@ -13,7 +13,7 @@ from kd.data.views import one_view_each
 from kd.models.inference import Predictions
 from kd.training.history import History
 from kd.training.pool import in_pool
-from kd.training.stages import Train, predictions
+from kd.training.run_steps import Train, predict_models
 from kd.types import Objective
 
 
@@ -47,7 +47,7 @@ class Student(NamedTuple):
         model: its initial weights count; it is not changed.
         train: seed, epochs and optimizer are in it.
         epochs: for the progress bar.
-        teacher: whose lessons it takes, by their number.
+        teacher: index of the ``DistillationData`` that it is trained on.
     """
 
     model: nn.Module
@@ -72,7 +72,7 @@ class TrainedStudent(NamedTuple):
 
 
 def train_students(
-    lessons: Sequence[DistillationData],
+    data: Sequence[DistillationData],
     students: Mapping[str, Student],
     *,
     tested: bool = True,
@@ -88,53 +88,53 @@ def train_students(
         processes: as ``kd.training.pool.in_pool`` has it.
     """
     work = _trained_and_tested if tested else _trained
-    steps, named = _steps(lessons, students), {name: (name, student) for name, student in students.items()}
-    return in_pool(work, lessons, named, steps=steps, title="students", processes=processes)
+    steps, named = _steps(data, students), {name: (name, student) for name, student in students.items()}
+    return in_pool(work, data, named, steps=steps, title="students", processes=processes)
 
 
 def try_students(
-    lessons: Sequence[DistillationData], students: Mapping[str, Student], *, processes: int | None = None
+    data: Sequence[DistillationData], students: Mapping[str, Student], *, processes: int | None = None
 ) -> Iterator[tuple[str, TrainedStudent | FloatingPointError]]:
     """As ``train_students``, for settings that nobody has tried yet: no test image is asked, and a loss that is not
     finite is that student's outcome instead of the end of all."""
-    steps, named = _steps(lessons, students), {name: (name, student) for name, student in students.items()}
-    return in_pool(_attempted, lessons, named, steps=steps, title="students", processes=processes)
+    steps, named = _steps(data, students), {name: (name, student) for name, student in students.items()}
+    return in_pool(_attempted, data, named, steps=steps, title="students", processes=processes)
 
 
-def train_student(lessons: DistillationData, name: str, student: Student, *, tested: bool = True) -> TrainedStudent:
+def train_student(data: DistillationData, name: str, student: Student, *, tested: bool = True) -> TrainedStudent:
     """Train one student in this process, with the threads it has, and ask it."""
-    training = lessons.training_loader()
-    validation = make_loader(lessons.validation, batch_size=lessons.batch_size)
+    training = data.training_loader()
+    validation = make_loader(data.validation, batch_size=data.batch_size)
     history = student.train(name, student.model, student.objective, training, validation)
-    answers = {
-        part: predict_dataset(student.model, dataset, batch_size=lessons.batch_size, title=f"{name}-{part}")
-        for part, dataset in {"validation": lessons.validation, "test": lessons.test}.items()
+    predictions = {
+        part: predict_dataset(student.model, dataset, batch_size=data.batch_size, title=f"{name}-{part}")
+        for part, dataset in {"validation": data.validation, "test": data.test}.items()
         if tested or part != "test"
     }
-    return TrainedStudent(student.model.state_dict(), history, answers["validation"], answers.get("test"))
+    return TrainedStudent(student.model.state_dict(), history, predictions["validation"], predictions.get("test"))
 
 
 def predict_dataset(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, title: str) -> Predictions:
     """A single model's answers to every item of the dataset, in its order."""
-    return predictions({"model": model}, make_loader(dataset, batch_size=batch_size), title=title)["model"]
+    return predict_models({"model": model}, make_loader(dataset, batch_size=batch_size), title=title)["model"]
 
 
-def _steps(lessons: Sequence[DistillationData], students: Mapping[str, Student]) -> dict[str, int]:
+def _steps(data: Sequence[DistillationData], students: Mapping[str, Student]) -> dict[str, int]:
     """Training steps of each student."""
-    batches = [len(own.training_loader()) for own in lessons]
+    batches = [len(own.training_loader()) for own in data]
     return {name: student.epochs * batches[student.teacher] for name, student in students.items()}
 
 
-def _trained_and_tested(lessons: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
-    return train_student(lessons[named[1].teacher], *named)
+def _trained_and_tested(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
+    return train_student(data[named[1].teacher], *named)
 
 
-def _trained(lessons: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
-    return train_student(lessons[named[1].teacher], *named, tested=False)
+def _trained(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
+    return train_student(data[named[1].teacher], *named, tested=False)
 
 
-def _attempted(lessons: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent | FloatingPointError:
+def _attempted(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent | FloatingPointError:
     try:
-        return _trained(lessons, named)
+        return _trained(data, named)
     except FloatingPointError as error:
         return error

@@ -15,7 +15,7 @@ import torch
 
 import kd
 from kd.storage.run_folder import open_run
-from kd.training import stages
+from kd.training import run_steps
 from tests.conftest import CLASSES, tiny_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -85,18 +85,18 @@ def test_what_a_training_holds_does_not_grow_with_its_epochs(digits: kd.ImageDat
     watch.assert_only_the_curves_grew()
 
 
-def test_nor_does_that_of_a_stage_with_a_snapshot_at_every_step(
+def test_nor_does_that_of_a_step_with_a_snapshot_at_every_step(
     digits: kd.ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, watch = tiny_model(), Watch(batch_size=48)
-    monkeypatch.setattr(stages, "print_epoch", lambda title, epochs: watch)
+    monkeypatch.setattr(run_steps, "print_epoch", lambda title, epochs: watch)
     # rich keeps the times of the last 1,000 steps, for its estimate: bounded, but they would hide what is looked for.
-    monkeypatch.setattr(stages, "progress", lambda *args, **kwargs: nullcontext(lambda: None))
+    monkeypatch.setattr(run_steps, "progress", lambda *args, **kwargs: nullcontext(lambda: None))
     with open_run(tmp_path, interval=0):
         optimizer = torch.optim.Adam(model.parameters())
-        stages.train("tiny", model, kd.supervised, *loaders(digits, 48), optimizer=optimizer, epochs=LATE, seed=0)
+        run_steps.train("tiny", model, kd.supervised, *loaders(digits, 48), optimizer=optimizer, epochs=LATE, seed=0)
     watch.assert_only_the_curves_grew()
-    assert len(list(tmp_path.glob("stages/*/*.pt"))) == 2
+    assert len(list(tmp_path.glob("steps/*/*.pt"))) == 2
 
 
 def test_what_collecting_logits_holds_does_not_grow_with_its_calls(digits: kd.ImageDataset) -> None:

@@ -50,7 +50,7 @@ def test_the_counts_and_the_room_are_those_of_the_run(tmp_path: Path) -> None:
         assert model.bytes <= entry["bytes"] <= 1.05 * model.bytes
     used = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert used <= found.disk <= 5 * used
-    kept = sum(path.stat().st_size for path in tmp_path.glob(".kd/stages/logits-*/*.pt"))
+    kept = sum(path.stat().st_size for path in tmp_path.glob(".kd/steps/logits-*/*.pt"))
     assert found.logits <= kept <= found.logits + 20_000  # of the file around them
     assert found.sizes == {"training": 180, "validation": 20, "test": 1_000}
     assert found.steps == {"teacher": 2, "student": 2}
@@ -70,9 +70,9 @@ def test_the_trainings_are_those_that_are_done(
     command: str, flags: tuple[str, ...], settings: RunSettings, tmp_path: Path
 ) -> None:
     assert cli.main([command, "--limit", "200", "--epochs", "1", f"--out={tmp_path}", *flags]) == 0
-    names = [path.name for path in tmp_path.glob(".kd/stages/*") if path.is_dir()]
-    stages = {re.sub(r"-[0-9a-f]{16}$", "", name) for name in names}
-    trained = {name for name in stages if not name.startswith("logits-") and not re.search("-(validation|test)$", name)}
+    names = [path.name for path in tmp_path.glob(".kd/steps/*") if path.is_dir()]
+    steps = {re.sub(r"-[0-9a-f]{16}$", "", name) for name in names}
+    trained = {name for name in steps if not name.startswith("logits-") and not re.search("-(validation|test)$", name)}
     expected = sum(settings.trainings.values())
     assert len(trained) <= expected
     if command == "compare":

@@ -39,9 +39,9 @@ def test_a_copy_is_trained_and_the_start_stays_as_it_was(data: TensorDataset, st
 def test_arms_with_the_same_objective_end_bit_identical_and_another_seed_does_not(
     data: TensorDataset, start: MLP
 ) -> None:
-    lessons = kd.DistillDataset(data, torch.randn(40, 3))
+    distill_data = kd.DistillDataset(data, torch.randn(40, 3))
     control = train_copy(start, kd.supervised, data, **SETTINGS)
-    twin = train_copy(start, kd.distilled(temperature=2, alpha=1), lessons, **SETTINGS)
+    twin = train_copy(start, kd.distilled(temperature=2, alpha=1), distill_data, **SETTINGS)
     other = train_copy(start, kd.supervised, data, **{**SETTINGS, "seed": 4})
     assert torch.equal(weights(control), weights(twin))
     assert not torch.equal(weights(control), weights(other))

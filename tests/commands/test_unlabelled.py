@@ -33,11 +33,11 @@ def test_only_the_distilled_student_sees_them_and_both_take_as_many_steps(more: 
     settings = RunSettings(limit=200, unlabelled=more, teacher=("mlp:16",))
     data = load_data(settings)
     teacher = combine_teachers([each.model for each in new_teachers(settings, data)], settings)
-    lessons, validation = make_distill_loaders(settings, teacher, data)
-    control = make_control_loader(data, lessons)
-    assert len(lessons.dataset) == len(control.dataset) == 180 + 300  # type: ignore[arg-type]
-    assert len(lessons) == len(control)
-    labels = torch.cat([batch[1] for batch in lessons])
+    distill_data, validation = make_distill_loaders(settings, teacher, data)
+    control = make_control_loader(data, distill_data)
+    assert len(distill_data.dataset) == len(control.dataset) == 180 + 300  # type: ignore[arg-type]
+    assert len(distill_data) == len(control)
+    labels = torch.cat([batch[1] for batch in distill_data])
     assert int((labels == kd.types.UNLABELLED).sum()) == 300
     assert all(bool((batch[1] >= 0).all()) for loader in (control, validation) for batch in loader)
 
@@ -63,7 +63,7 @@ def test_the_control_of_a_comparison_learns_from_labels_alone(more: Path, tmp_pa
     assert cli.main(["run", *TOY, "--unlabelled", str(more), f"--out={tmp_path / 'b'}"]) == 0
     students = (tmp_path / "a/results/metrics/comparison_students.csv").read_text()
     assert students.count("control,") == students.count("distilled,") == 2
-    # The same start, batches and lessons as in a run: with one thread, the same network.
+    # The same start, batches and logits as in a run: with one thread, the same network.
     if torch.get_num_threads() == 1:
         manifest = json.loads((tmp_path / "b/models/manifest.json").read_text())["models"]
         for name in ("student_regular.pth", "student_distilled.pth"):

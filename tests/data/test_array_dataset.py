@@ -59,7 +59,7 @@ def test_teacher_logits_stand_beside_any_input() -> None:
         assert logits.flatten().tolist() == labels.tolist()
 
 
-def test_a_change_in_inputs_labels_or_normalisation_is_seen_by_a_stages_key() -> None:
+def test_a_change_in_inputs_labels_or_normalisation_is_seen_by_a_steps_key() -> None:
     stored = inputs([3], torch.float32)
     variants = [
         ArrayDataset(stored, torch.arange(6)),

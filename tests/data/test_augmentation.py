@@ -179,7 +179,7 @@ def test_kept_views_are_verified_and_the_run_is_the_same_again(
 def test_new_views_ask_the_teacher_at_each_step(method: str, tmp_path: Path) -> None:
     flags = (*TOY, "--augment", "crop:2", "--method", method)
     assert cli.main(["run", *flags, f"--out={tmp_path}"]) == 0
-    assert not list(tmp_path.glob(".kd/stages/logits-*"))
+    assert not list(tmp_path.glob(".kd/steps/logits-*"))
     assert json.loads((tmp_path / "results/metrics/metrics.json").read_bytes())["notes"] == []
 
 

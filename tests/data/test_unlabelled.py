@@ -135,7 +135,7 @@ def test_labels_alone_have_no_use_for_what_has_none() -> None:
         kd.supervised(tiny_model(), batch(unlabelled=2))
 
 
-def lessons(digits: kd.ImageDataset, hidden: Tensor | None = None) -> kd.DistillDataset:
+def distill_data(digits: kd.ImageDataset, hidden: Tensor | None = None) -> kd.DistillDataset:
     """24 labelled and 72 unlabelled images; ``hidden`` stands where the latter's labels would be."""
     other = kd.ImageDataset(digits.images, digits.labels if hidden is None else hidden, mean=0.4, std=0.25)
     return with_unlabelled(tiny_model(1), Split(digits, range(24)), Split(other, range(24, 96)))
@@ -151,9 +151,9 @@ def trained(dataset: Dataset[Any], objective: kd.Objective) -> tuple[dict[str, T
 
 def test_hidden_labels_are_never_read(digits: kd.ImageDataset) -> None:
     objective = kd.distilled(temperature=4, alpha=0.3)
-    weights, history = trained(lessons(digits), objective)
+    weights, history = trained(distill_data(digits), objective)
     for hidden in (digits.labels.flip(0), torch.full((96,), 99)):
-        again, same_history = trained(lessons(digits, hidden), objective)
+        again, same_history = trained(distill_data(digits, hidden), objective)
         assert all(torch.equal(weights[name], again[name]) for name in weights)
         assert history == same_history
     labels = Split(digits, range(24))
@@ -163,7 +163,7 @@ def test_hidden_labels_are_never_read(digits: kd.ImageDataset) -> None:
 
 
 def test_batches_are_the_items_in_the_order_asked_for(digits: kd.ImageDataset) -> None:
-    dataset = lessons(digits)
+    dataset = distill_data(digits)
     images, labels, logits = collate(dataset.__getitems__(range(96)))
     assert labels.tolist() == [*digits.labels[:24].tolist(), *[UNLABELLED] * 72]
     assert torch.equal(logits, kd.collect_logits(tiny_model(1), digits).logits)
@@ -239,8 +239,8 @@ def test_a_metric_is_asked_only_of_items_with_a_label(digits: kd.ImageDataset) -
         return output.sum()
 
     mixed = Split(Joined(Split(digits, range(3)), Unlabelled(digits)), [0, 5, 1, 6, 7, 8, 9, 2])
-    lessons = kd.DistillDataset(mixed, torch.arange(8.0)[:, None].expand(8, 10))
-    loader = kd.make_loader(lessons, batch_size=3)
+    distill_data = kd.DistillDataset(mixed, torch.arange(8.0)[:, None].expand(8, 10))
+    loader = kd.make_loader(distill_data, batch_size=3)
     kd.evaluate(tiny_model(), supervised_where_labelled, loader, metrics={"mine": metric})
     assert seen == [[0, 2], [7]]
 

@@ -51,8 +51,8 @@ def run_section(title: str, names: dict[str, Any], *, blocks: int) -> None:
 
 def test_the_pages_python_runs_in_its_order(names: dict[str, Any]) -> None:
     run_section("Models", names, blocks=4)
-    teacher, lessons = names["teacher"], names["lessons"]
-    np.testing.assert_allclose(lessons.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
+    teacher, distill_data = names["teacher"], names["lessons"]
+    np.testing.assert_allclose(distill_data.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
     torch.testing.assert_close(names["cached"].logits, names["same"])
 
 

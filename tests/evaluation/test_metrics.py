@@ -21,8 +21,8 @@ ANSWERS = st.integers(2, 12).flatmap(
 
 @settings(max_examples=50)
 @given(ANSWERS)
-def test_the_confusion_matrix_is_scikit_learns(answers: tuple[int, list[tuple[int, int]]]) -> None:
-    classes, pairs = answers
+def test_the_confusion_matrix_is_scikit_learns(predictions: tuple[int, list[tuple[int, int]]]) -> None:
+    classes, pairs = predictions
     labels, predicted = torch.tensor(pairs).unbind(1)
     logits = torch.nn.functional.one_hot(predicted, classes).float() - 0.5
     expected = sklearn.metrics.confusion_matrix(labels, predicted, labels=range(classes))

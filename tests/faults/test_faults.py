@@ -100,7 +100,7 @@ def test_a_failing_disk_ends_the_run_with_one_paragraph(error: str, tmp_path: Pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MB: too small for the stages of a run."""
+    """A disk of 24 MB: too small for the steps of a run."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -124,7 +124,7 @@ def test_a_full_disk_is_foreseen_or_reported_and_nothing_is_lost(small_disk: Pat
 
 
 def newest_snapshot(folder: Path) -> Path:
-    return max((folder / ".kd" / "stages").glob("control-*/*.pt"))
+    return max((folder / ".kd" / "steps").glob("control-*/*.pt"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "zeroed", "empty", "foreign"])
@@ -134,7 +134,7 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_it_used(damage: str, tmp
     content = bytearray(victim.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 1
-    other = next((tmp_path / ".kd" / "stages").glob("teacher-*/*.pt")).read_bytes()
+    other = next((tmp_path / ".kd" / "steps").glob("teacher-*/*.pt")).read_bytes()
     victim.write_bytes(
         {
             "truncated": bytes(content[: len(content) // 2]),
@@ -151,7 +151,7 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_it_used(damage: str, tmp
 
 def test_where_no_snapshot_is_whole_the_run_refuses_to_start_over(tmp_path: Path) -> None:
     harness.run_and_signal(tmp_path, signal.SIGTERM, "control    epoch 1/2")
-    for victim in (tmp_path / ".kd" / "stages").glob("control-*/*.pt"):
+    for victim in (tmp_path / ".kd" / "steps").glob("control-*/*.pt"):
         victim.write_bytes(b"")
     ended = harness.run(tmp_path)
     assert ended.code == 1
@@ -177,8 +177,8 @@ def test_another_temperature_keeps_teacher_logits_and_control(tmp_path: Path, un
     shutil.copytree(untouched, tmp_path / "run")
     ended = harness.run(tmp_path / "run", "--temperature", "4")
     assert ended.code == 0
-    for stage in ("teacher", "logits-training", "logits-validation", "control"):
-        assert f"{stage}: kept" in ended.output
+    for step in ("teacher", "logits-training", "logits-validation", "control"):
+        assert f"{step}: kept" in ended.output
     assert "distilled: starts anew; changed since the last run: inputs.objective.closure.temperature" in ended.output
     assert_goes_on(tmp_path / "run", untouched)  # the first outcome is still there: nothing is trained again
 

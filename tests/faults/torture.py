@@ -3,7 +3,7 @@
     python tests/faults/torture.py --kills 200        (make torture)
 
 Three kinds: at a counted system call (fsync, rename, unlink; needs strace), after a random time, and by SIGTERM or
-SIGINT in every stage. A run is killed up to four times before it may end. Prints a table: kills, runs that went on,
+SIGINT in every step. A run is killed up to four times before it may end. Prints a table: kills, runs that went on,
 runs that ended with the fingerprint of the untouched one. Exit status 1 if one did not.
 """
 
@@ -29,8 +29,8 @@ import torch
 from tests.faults import harness
 
 CALLS = ("fsync", "rename", "unlink")
-# What a run prints when it is in a stage; the last is printed while saving, by which time all stages are kept.
-STAGES = (
+# What a run prints when it is in a step; the last is printed while saving, by which time all steps are kept.
+STEPS = (
     "MNIST:",
     "teacher    epoch 1/2",
     "teacher logits",
@@ -70,7 +70,7 @@ class Case:
         if self.kind == "random time":
             return harness.run_and_kill(self.folder, self.rng.uniform(0.0, self.seconds))
         number = signal.SIGTERM if self.kind == "SIGTERM" else signal.SIGINT
-        ended = harness.run_and_signal(self.folder, number, self.rng.choice(STAGES))
+        ended = harness.run_and_signal(self.folder, number, self.rng.choice(STEPS))
         if ended.code not in (0, 128 + number):
             print(f"{self.kind}: ended with {ended.code}:\n{ended.output}", flush=True)
         return ended

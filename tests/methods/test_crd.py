@@ -22,7 +22,7 @@ from kd.methods.crd import MemoryBank, _ids
 from kd.storage.snapshots import Snapshots
 from kd.training.optimizers import adam
 from tests.features_in_numpy import crd
-from tests.methods.test_feature import Cut, first, fit, lessons, made, pair
+from tests.methods.test_feature import Cut, distill_data, first, fit, made, pair
 
 seeds = st.integers(0, 2**31)
 
@@ -142,7 +142,7 @@ def test_the_positive_of_a_sample_is_its_own_row_and_the_memory_moves_by_the_mom
 def test_rows_of_its_own_class_are_no_negatives_of_a_sample() -> None:
     student, teacher = pair()
     objective: Any = made("crd", student, teacher)
-    images, labels, logits, ids = next(iter(kd.make_loader(lessons(), batch_size=48)))
+    images, labels, logits, ids = next(iter(kd.make_loader(distill_data(), batch_size=48)))
     objective(student, (images, labels, logits, ids))
     student.eval()
     objective.eval()
@@ -184,7 +184,7 @@ def test_negatives_drawn_at_random_are_the_same_after_an_interruption(tmp_path: 
 def test_training_brings_the_two_embeddings_of_a_sample_together() -> None:
     student, teacher = pair()
     objective: Any = made("crd", student, teacher, weight=1.0)
-    loader = kd.make_loader(lessons(), batch_size=8, shuffle=True)
+    loader = kd.make_loader(distill_data(), batch_size=8, shuffle=True)
     optimizer, _ = adam(student, learning_rate=0.003, steps=120, objective=objective)
     history = kd.fit(student, objective, loader, None, optimizer=optimizer, epochs=20, seed=0)
     ours, theirs = objective.memory.rows

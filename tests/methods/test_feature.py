@@ -46,7 +46,7 @@ def images(count: int = 48) -> kd.ImageDataset:
     return kd.ImageDataset(pixels.to(torch.uint8), labels, mean=0.4, std=0.25)
 
 
-def lessons() -> kd.DistillDataset:
+def distill_data() -> kd.DistillDataset:
     """The images with logits and ids, which some methods ask for and the others pass over."""
     return kd.DistillDataset(images(), torch.randn(48, 4, generator=torch.Generator().manual_seed(0)), ids=True)
 
@@ -63,7 +63,7 @@ def made(name: str, student: nn.Module, teacher: nn.Module, **given: Any) -> kd.
 
 
 def first() -> kd.Batch:
-    return next(iter(kd.make_loader(lessons(), batch_size=8)))
+    return next(iter(kd.make_loader(distill_data(), batch_size=8)))
 
 
 def fit(
@@ -71,7 +71,7 @@ def fit(
 ) -> dict[str, Tensor]:
     student, teacher = pair(name)
     objective = made(name, student, teacher, **given)
-    loader = kd.make_loader(lessons(), batch_size=8, shuffle=True)
+    loader = kd.make_loader(distill_data(), batch_size=8, shuffle=True)
     optimizer, scheduler = adam(student, learning_rate=0.01, steps=epochs * len(loader), objective=objective)
     steps = iter(range(1, 1000))
 
@@ -103,7 +103,7 @@ def test_an_epoch_leaves_the_teacher_as_it_was_and_asks_it_in_eval_mode(name: st
     before = kd.weights_bytes(teacher)
     objective = made(name, student, teacher)
     modes.clear()
-    loader = kd.make_loader(lessons(), batch_size=8, shuffle=True)
+    loader = kd.make_loader(distill_data(), batch_size=8, shuffle=True)
     optimizer, _ = adam(student, learning_rate=0.01, steps=6, objective=objective)
     kd.fit(student, objective, loader, None, optimizer=optimizer, epochs=1, seed=0)
     assert modes == [(False, True)] * 6
@@ -154,7 +154,7 @@ def test_settings_and_teacher_count_for_what_a_run_knows_it_by(name: str) -> Non
 @pytest.mark.parametrize("name", sorted(n for n in FEATURE if "weight" in settings_of(n)))
 def test_without_weight_the_student_is_the_one_that_learns_from_the_labels_bit_for_bit(name: str) -> None:
     student, _ = pair(name)
-    loader = kd.make_loader(lessons(), batch_size=8, shuffle=True)
+    loader = kd.make_loader(distill_data(), batch_size=8, shuffle=True)
     optimizer, scheduler = adam(student, learning_rate=0.01, steps=2 * len(loader))
     kd.fit(student, kd.supervised, loader, None, optimizer=optimizer, scheduler=scheduler, epochs=2, seed=0)
     alone = {"alone": 0.0} if "alone" in settings_of(name) else {}

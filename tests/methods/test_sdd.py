@@ -110,11 +110,11 @@ def test_the_whole_picture_has_the_models_own_logits_and_a_quarter_has_those_of_
     images = first()[0]
     with torch.no_grad(), kd.capture(model, "layer3") as found:
         output = model(images)
-        answers = region_logits(found["layer3"], model.output, (1, 2))
+        predictions = region_logits(found["layer3"], model.output, (1, 2))
         upper_left = model.output(found["layer3"][:, :, :3, :3].mean(dim=(2, 3)))
-    assert answers.shape == (8, 1 + 4, 4)
-    assert torch.allclose(answers[:, 0], output, atol=1e-6)
-    assert torch.allclose(answers[:, 1], upper_left, atol=1e-6)
+    assert predictions.shape == (8, 1 + 4, 4)
+    assert torch.allclose(predictions[:, 0], output, atol=1e-6)
+    assert torch.allclose(predictions[:, 1], upper_left, atol=1e-6)
 
 
 def test_a_model_without_the_means_of_its_maps_is_refused_with_those_that_have_them() -> None:

@@ -35,7 +35,7 @@ def test_every_view_that_a_student_sees_has_the_teachers_answer_to_it(
 ) -> None:
     with kd.seeded(0):
         teacher = MLP(16)
-    cached = recipe["lessons"](teacher, views)
+    cached = recipe["collect_view_logits"](teacher, views)
     assert cached.dtype == torch.float16
     assert cached.shape == (40 * 25, 10)
     loader = one_view_each(kd.DistillDataset(views, cached), views.views, batch_size=16)
@@ -60,7 +60,7 @@ def test_a_cache_that_is_not_the_live_teachers_is_refused(recipe: dict[str, Any]
             return images.flatten(1)[:, 300:310] * self.asked
 
     with pytest.raises(ValueError, match="do not belong to their items"):
-        recipe["lessons"](Moody(), views)
+        recipe["collect_view_logits"](Moody(), views)
 
 
 def test_at_toy_size_it_is_the_same_twice_and_with_alpha_1_the_control(recipe: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def test_at_toy_size_it_is_the_same_twice_and_with_alpha_1_the_control(recipe: d
     assert without["own logits"] == without["the image's logits"] == without["labels"] == found["labels"]
 
 
-def test_lessons_differ_where_views_do(recipe: dict[str, Any]) -> None:
+def test_logits_differ_where_views_do(recipe: dict[str, Any]) -> None:
     toy = {"pairs": 1, "epochs": 2, "teacher_epochs": 2, "limit": 300, "alpha": 0.0}
     shifted = recipe["main"](recipe["Settings"](**toy, reach=2))
     still = recipe["main"](recipe["Settings"](**toy, reach=0))

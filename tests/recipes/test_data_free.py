@@ -48,9 +48,9 @@ def test_the_terms_are_the_written_formulas(recipe: dict[str, Any]) -> None:
     batch = batch[0].double(), batch[1]
     output, terms = objective(student, batch)
     with torch.no_grad(), capture(teacher, "output:input") as found:
-        answers = teacher(objective.generator(batch[0])).numpy()
-    p = np.array([softmax(row) for row in answers])
-    lesson = [kl(softmax(t, 4.0), softmax(s, 4.0)) for t, s in zip(answers, output.detach().numpy(), strict=True)]
+        predictions = teacher(objective.generator(batch[0])).numpy()
+    p = np.array([softmax(row) for row in predictions])
+    lesson = [kl(softmax(t, 4.0), softmax(s, 4.0)) for t, s in zip(predictions, output.detach().numpy(), strict=True)]
     written = {
         "sure": -np.mean(np.log(p.max(axis=1))),
         "activation": -0.3 * np.mean(np.abs(found["output:input"].numpy())),

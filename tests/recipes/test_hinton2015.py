@@ -106,16 +106,16 @@ def test_the_oracle_finds_the_shift_that_was_taken_away(recipe: Recipe) -> None:
 
 def test_a_transfer_set_without_a_digit_has_none_and_keeps_each_image_with_its_logits(recipe: Recipe) -> None:
     settings = recipe.main.Settings(out=Path("nowhere"), quick=True).sized()
-    lessons = recipe.main.images(settings)
+    distill_data = recipe.main.images(settings)
     logits = torch.randn(600, 10, generator=torch.Generator().manual_seed(0))
-    lessons = lessons._replace(logits=logits)
+    distill_data = distill_data._replace(logits=logits)
     network = recipe.main.Network("without 3", 8, 0, 20.0, labels=False, digits=(0, 1, 2, 4, 5, 6, 7, 8, 9))
-    items = recipe.main.transfer_set(lessons, network)
+    items = recipe.main.transfer_set(distill_data, network)
     labels = torch.tensor([label for _, label, _ in items])
     assert set(labels.tolist()) == set(range(10)) - {3}
-    kept = (lessons.training.labels != 3).nonzero().flatten()
+    kept = (distill_data.training.labels != 3).nonzero().flatten()
     assert torch.equal(torch.stack([row for _, _, row in items]), logits[kept])
-    assert len(recipe.main.transfer_set(lessons, network._replace(digits=None))) == 600
+    assert len(recipe.main.transfer_set(distill_data, network._replace(digits=None))) == 600
 
 
 def test_held_back_images_are_judged_on_and_not_trained_on(recipe: Recipe) -> None:

@@ -22,11 +22,11 @@ def _recipe() -> dict[str, Any]:
     return runpy.run_path(str(RECIPE))
 
 
-def test_the_lesson_is_the_mean_of_the_probabilities_at_its_temperature(recipe: dict[str, Any]) -> None:
+def test_the_target_is_the_mean_of_the_probabilities_at_its_temperature(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
     with kd.seeded(0):
         first, second = MLP(4), MLP(4)
-    taught = recipe["lessons"](Ensemble([first, second], temperature=5), training)
+    taught = recipe["make_distill_dataset"](Ensemble([first, second], temperature=5), training)
     images = torch.stack([training[row][0] for row in (3, 50)])
     mean = (torch.softmax(first(images) / 5, dim=1) + torch.softmax(second(images) / 5, dim=1)) / 2
     assert torch.allclose(torch.softmax(taught.logits[[3, 50]] / 5, dim=1), mean, atol=1e-6)

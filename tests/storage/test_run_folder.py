@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd.storage.run_folder import open_run, stage
+from kd.storage.run_folder import open_run, run_step
 from kd.storage.snapshots import Snapshots
 from kd.storage.stopping import Stopped, asked_to_stop, stop_if_asked, stopping_when_asked
 from tests.digests import folder_digest
 
 
 class Work:
-    """A stage's work that counts how often it is done."""
+    """A step's work that counts how often it is done."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -29,7 +29,7 @@ class Work:
 
 
 def outcome(work: Work, inputs: dict[str, object]) -> int:
-    return int(stage("work", inputs, work)["value"])
+    return int(run_step("work", inputs, work)["value"])
 
 
 def test_the_same_inputs_are_worked_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,10 +52,10 @@ def test_changed_inputs_start_anew_say_why_and_leave_the_other_outcome(
         assert outcome(work, {"epochs": 2}) == 1
 
 
-def test_a_stage_whose_name_goes_on_is_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_whose_name_goes_on_is_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_run(tmp_path):
-        stage("work-2", {"epochs": 2}, Work())
-        stage("work", {"epochs": 3}, Work())
+        run_step("work-2", {"epochs": 2}, Work())
+        run_step("work", {"epochs": 3}, Work())
     assert "starts anew" not in capsys.readouterr().out
 
 
@@ -79,7 +79,7 @@ def test_work_that_fails_leaves_no_outcome(tmp_path: Path) -> None:
         raise FloatingPointError("the loss is not finite")
 
     with open_run(tmp_path), pytest.raises(FloatingPointError):
-        stage("work", {}, fail)
+        run_step("work", {}, fail)
     with open_run(tmp_path):
         assert outcome(Work(), {}) == 1
 
@@ -153,14 +153,14 @@ def test_a_digest_of_folders_notices_every_file_but_the_timings(tmp_path: Path) 
     assert folder_digest(tmp_path) != before
 
 
-def test_a_stage_killed_before_its_first_snapshot_is_said_to_be_done_again(
+def test_a_step_killed_before_its_first_snapshot_is_said_to_be_done_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def killed(_: Snapshots | None) -> dict[str, object]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), open_run(tmp_path):
-        stage("work", {}, killed)
+        run_step("work", {}, killed)
     with open_run(tmp_path):
         assert outcome(Work(), {}) == 1
     assert "work: interrupted before its first snapshot; done again from its start" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from kd.teachers.label_agreement import NOT_VERIFIED, explain_doubt, measure_agr
 some = settings(max_examples=60)
 
 
-def answers(given: Tensor, labels: Tensor, classes: int) -> kd.Predictions:
+def predictions(given: Tensor, labels: Tensor, classes: int) -> kd.Predictions:
     """Logits whose largest is as given."""
     return kd.Predictions(torch.eye(classes)[given] * 3, labels)
 
@@ -28,7 +28,7 @@ def teacher(right: float, n: int = 500, classes: int = 5, seed: int = 0) -> kd.P
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
     guessed = np.where(rng.random(n) < right, labels, rng.integers(0, classes, n))
-    return answers(torch.from_numpy(guessed), torch.from_numpy(labels), classes)
+    return predictions(torch.from_numpy(guessed), torch.from_numpy(labels), classes)
 
 
 @some
@@ -36,7 +36,7 @@ def teacher(right: float, n: int = 500, classes: int = 5, seed: int = 0) -> kd.P
 def test_chance_and_spread_are_those_of_all_orders_of_the_rows(data: st.DataObject, classes: int, n: int) -> None:
     row = st.lists(st.integers(0, classes - 1), min_size=n, max_size=n)
     given_, labels = data.draw(row), data.draw(row)
-    found = measure_agreement(answers(torch.tensor(given_), torch.tensor(labels), classes))
+    found = measure_agreement(predictions(torch.tensor(given_), torch.tensor(labels), classes))
     every = [np.mean([a == b for a, b in zip(order, labels, strict=True)]) for order in itertools.permutations(given_)]
     assert found.accuracy == pytest.approx(np.mean([a == b for a, b in zip(given_, labels, strict=True)]))
     assert found.chance == pytest.approx(np.mean(every))
@@ -48,7 +48,7 @@ def test_chance_and_spread_are_those_of_all_orders_of_the_rows(data: st.DataObje
 @given(data=st.data(), classes=st.integers(2, 4), n=st.integers(1, 12))
 def test_the_best_order_of_the_classes_is_the_best_of_all(data: st.DataObject, classes: int, n: int) -> None:
     row = st.lists(st.integers(0, classes - 1), min_size=n, max_size=n)
-    cached = answers(torch.tensor(data.draw(row)), torch.tensor(data.draw(row)), classes)
+    cached = predictions(torch.tensor(data.draw(row)), torch.tensor(data.draw(row)), classes)
     found = measure_agreement(cached)
     shares = {
         columns: float((cached.logits[:, columns].argmax(dim=1) == cached.labels).float().mean())
@@ -63,12 +63,12 @@ def test_few_items_fit_some_order_by_chance_and_that_speaks_against_nobody(right
     labels = torch.arange(100).repeat(of_each)
     guesses = torch.randint(100, labels.shape, generator=torch.Generator().manual_seed(0))
     known = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) < right
-    assert explain_doubt(measure_agreement(answers(torch.where(known, labels, guesses), labels, 100))) is None
+    assert explain_doubt(measure_agreement(predictions(torch.where(known, labels, guesses), labels, 100))) is None
 
 
 @pytest.mark.parametrize("labels", [torch.arange(40) % 10, torch.arange(40) // 4, torch.arange(20) % 10])
 def test_two_items_of_each_class_are_enough_to_see_another_order_of_the_classes(labels: Tensor) -> None:
-    found = measure_agreement(answers((labels + 1) % 10, labels, 10))
+    found = measure_agreement(predictions((labels + 1) % 10, labels, 10))
     assert (found.accuracy, found.best) == (0, 1)
     assert str(explain_doubt(found)).startswith("its classes are probably in another order")
 
@@ -79,7 +79,7 @@ def test_nothing_speaks_against_a_teacher_that_is_better_than_chance(right: floa
 
 
 def test_constant_answers_are_chance_however_often_they_are_right() -> None:
-    found = measure_agreement(answers(torch.zeros(100, dtype=torch.long), (torch.arange(100) >= 95).long(), 2))
+    found = measure_agreement(predictions(torch.zeros(100, dtype=torch.long), (torch.arange(100) >= 95).long(), 2))
     assert (found.accuracy, found.chance, found.spread) == pytest.approx((0.95, 0.95, 0.0), abs=1e-8)
     assert found.at_chance
 
@@ -118,7 +118,7 @@ def test_what_was_found_is_said_with_what_cannot_be_verified(capsys: pytest.Capt
 
 
 def test_a_few_items_all_answered_rightly_are_no_chance() -> None:
-    assert explain_doubt(measure_agreement(answers(torch.tensor([0, 1]), torch.tensor([0, 1]), 2))) is None
+    assert explain_doubt(measure_agreement(predictions(torch.tensor([0, 1]), torch.tensor([0, 1]), 2))) is None
 
 
 @pytest.mark.parametrize(

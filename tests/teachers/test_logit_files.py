@@ -87,12 +87,12 @@ def read(name: str, content: bytes, **options: Any) -> kd.Predictions:
     ],
 )
 def test_every_format_gives_the_same_rows_and_what_distilldataset_takes(name: str, content: bytes) -> None:
-    answers = read(name, content)
-    assert answers.logits.dtype == torch.float32
-    assert torch.equal(answers.logits, torch.from_numpy(good()))
-    assert answers.labels is LABELS
+    predictions = read(name, content)
+    assert predictions.logits.dtype == torch.float32
+    assert torch.equal(predictions.logits, torch.from_numpy(good()))
+    assert predictions.labels is LABELS
     images = kd.ImageDataset(torch.zeros(N, 1, 2, 2, dtype=torch.uint8), LABELS, mean=0.0, std=1.0)
-    assert torch.equal(kd.DistillDataset(images, answers.logits)[7][2], torch.from_numpy(good()[7]))
+    assert torch.equal(kd.DistillDataset(images, predictions.logits)[7][2], torch.from_numpy(good()[7]))
 
 
 @some
@@ -126,14 +126,14 @@ def test_other_rows_are_said_to_be_left_out(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_probabilities_soften_as_the_logits_that_they_came_from(temperature: float) -> None:
-    answers = read("t.npy", npy(softmax(good())), kind="probabilities")
+    predictions = read("t.npy", npy(softmax(good())), kind="probabilities")
     expected = softmax(good() / temperature)
-    np.testing.assert_allclose(softmax(answers.logits.numpy() / temperature), expected, rtol=1e-5)
+    np.testing.assert_allclose(softmax(predictions.logits.numpy() / temperature), expected, rtol=1e-5)
 
 
 def test_probabilities_of_0_are_raised_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    answers = read("t.npy", npy(np.eye(K)[LABELS]), kind="probabilities")
-    assert answers.logits.min() == pytest.approx(np.log(FLOOR))
+    predictions = read("t.npy", npy(np.eye(K)[LABELS]), kind="probabilities")
+    assert predictions.logits.min() == pytest.approx(np.log(FLOOR))
     said = " ".join(capsys.readouterr().out.split())
     assert "the logarithm of its probabilities is taken, 120 of 180 values below 1e-06 raised to it" in said
 
@@ -144,8 +144,8 @@ def test_names_put_the_columns_in_order() -> None:
     by_argument = read("t.npy", npy(mixed), label_order=order, class_names=NAMES)
     by_heading = read("t.csv", table(mixed, ",".join(order)), class_names=NAMES)
     by_both = read("t.csv", table(mixed, "id,cat,ant,bee", IDS), class_names=NAMES, ids=IDS)
-    for answers in (by_argument, by_heading, by_both):
-        assert torch.equal(answers.logits, torch.from_numpy(good()))
+    for predictions in (by_argument, by_heading, by_both):
+        assert torch.equal(predictions.logits, torch.from_numpy(good()))
 
 
 def test_what_was_measured_is_said_and_what_cannot_be_verified(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,9 +159,9 @@ def test_what_was_measured_is_said_and_what_cannot_be_verified(capsys: pytest.Ca
 def test_a_student_learns_from_a_file_as_from_the_teacher(digits: kd.ImageDataset, tmp_path: Path) -> None:
     cached = kd.collect_logits(good_teacher(), digits)
     np.save(tmp_path / "teacher.npy", cached.logits.numpy())
-    answers = read_logits(tmp_path / "teacher.npy", labels=digits.labels, classes=4)
-    assert torch.equal(answers.logits, cached.logits)
-    kd.verify_logits(good_teacher(), digits, answers)
+    predictions = read_logits(tmp_path / "teacher.npy", labels=digits.labels, classes=4)
+    assert torch.equal(predictions.logits, cached.logits)
+    kd.verify_logits(good_teacher(), digits, predictions)
 
 
 # --- what is refused
@@ -378,11 +378,11 @@ def test_a_file_with_other_bytes_is_refused_or_gives_finite_logits_of_the_right_
     for at in data.draw(st.lists(place, min_size=1, max_size=3)):
         content[at] = data.draw(st.integers(0, 255))
     try:
-        answers = read(name, bytes(content))
+        predictions = read(name, bytes(content))
     except ValueError:
         return
-    assert answers.logits.shape == (N, K)
-    assert answers.logits.isfinite().all()
+    assert predictions.logits.shape == (N, K)
+    assert predictions.logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["t.npy", "t.npz", "t.csv"])

@@ -84,7 +84,7 @@ def test_the_digest_is_of_the_content_of_each_item() -> None:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray[Any, Any]]:
+def predictions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray[Any, Any]]:
     """A file of a teacher's probabilities for scikit-learn's wine in its own order, and the answers themselves."""
     source = open_source("sklearn:wine")
     inputs = torch.cat([batch[0] for batch in raw_batches(source.train)]).double()
@@ -102,9 +102,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray[
 
 @pytest.mark.usefixtures("no_pool")
 def test_a_run_asks_the_file_for_every_part(
-    answers: tuple[Path, np.ndarray[Any, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    predictions: tuple[Path, np.ndarray[Any, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, probabilities = answers
+    file, probabilities = predictions
     flags = ("--data", "sklearn:wine", "--teacher", f"probabilities={file}", *STUDENT)
     assert cli.main(["run", *flags, f"--out={tmp_path}"]) == 0
     rows = load_data(RunSettings(data="sklearn:wine")).rows["test"]
@@ -122,8 +122,8 @@ def test_a_run_asks_the_file_for_every_part(
     assert "longer" not in students  # the teacher costs nothing here
 
 
-def test_a_plan_takes_a_file_too(answers: tuple[Path, np.ndarray[Any, Any]]) -> None:
-    settings = RunSettings(data="sklearn:wine", teacher=(f"probabilities={answers[0]}",), student="mlp:8", epochs=2)
+def test_a_plan_takes_a_file_too(predictions: tuple[Path, np.ndarray[Any, Any]]) -> None:
+    settings = RunSettings(data="sklearn:wine", teacher=(f"probabilities={predictions[0]}",), student="mlp:8", epochs=2)
     found = plan(settings, load_data(settings), torch.device("cpu"))
     assert (found.models["teacher"].parameters, found.trainings["teacher"]) == (0, 0)
 
@@ -137,8 +137,8 @@ def test_given_parts_have_their_rows_behind_those_of_the_training_part() -> None
         torch.testing.assert_close(labels[torch.as_tensor(data.rows[part])], scan(dataset).labels)
 
 
-def test_a_file_and_a_model_answer_as_one(answers: tuple[Path, np.ndarray[Any, Any]]) -> None:
-    settings = RunSettings(data="sklearn:wine", teacher=(f"probabilities={answers[0]}", "mlp:8"), student="mlp:8")
+def test_a_file_and_a_model_answer_as_one(predictions: tuple[Path, np.ndarray[Any, Any]]) -> None:
+    settings = RunSettings(data="sklearn:wine", teacher=(f"probabilities={predictions[0]}", "mlp:8"), student="mlp:8")
     assert [teacher.trained for teacher in new_teachers(settings, load_data(settings))] == [True, False]
     assert settings.trainings["teacher"] == 1
 

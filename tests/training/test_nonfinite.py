@@ -14,7 +14,7 @@ import kd
 from kd.storage.run_folder import open_run
 from kd.storage.snapshots import Snapshots
 from kd.teachers.cache import with_teacher_logits
-from kd.training import stages
+from kd.training import run_steps
 from tests.conftest import tiny_model
 
 
@@ -50,12 +50,12 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_though_the_loss_is_
     assert all(tensor.isfinite().all() for tensor in kept["parts"]["model"].values())
 
 
-def test_the_error_names_the_stage(digits: kd.ImageDataset) -> None:
+def test_the_error_names_the_step(digits: kd.ImageDataset) -> None:
     model = Steep()
     loader = kd.make_loader(digits, batch_size=16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(FloatingPointError, match=r"^distilled: the loss or its gradient is not finite in epoch 1 of 2"):
-        stages.train("distilled", model, kd.supervised, loader, loader, optimizer=optimizer, epochs=2, seed=0)
+        run_steps.train("distilled", model, kd.supervised, loader, loader, optimizer=optimizer, epochs=2, seed=0)
 
 
 def test_teacher_logits_that_are_not_finite_are_never_kept(digits: kd.ImageDataset, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(
 
 
 def test_a_state_folder_that_vanishes_is_made_again(digits: kd.ImageDataset, tmp_path: Path) -> None:
-    folder = tmp_path / "stage"
+    folder = tmp_path / "step"
     snapshots = Snapshots(folder, key="k")
     snapshots.write({"value": 1})
     for path in folder.iterdir():

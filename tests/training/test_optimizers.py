@@ -82,7 +82,7 @@ def test_a_step_takes_no_gradient_and_asks_its_closure_with_one() -> None:
     assert loss.item() > model(torch.ones(2, 1, 28, 28)).square().sum().item()
 
 
-def test_what_decides_the_rates_is_in_the_description_of_a_stage() -> None:
+def test_what_decides_the_rates_is_in_the_description_of_a_step() -> None:
     def described(**settings: float) -> object:
         optimizer, _ = adam(_model(), learning_rate=0.1, steps=4)
         return describe(

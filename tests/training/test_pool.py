@@ -30,7 +30,7 @@ ROOT = Path(pipeline.__file__).parent
 
 
 @pytest.fixture
-def lessons(digits: kd.ImageDataset) -> DistillationData:
+def distill_data(digits: kd.ImageDataset) -> DistillationData:
     logits = 3 * torch.randn(len(digits), CLASSES, generator=torch.Generator().manual_seed(1))
     taught = DistillDataset(digits, logits)
     return DistillationData(taught, taught, digits, batch_size=16)
@@ -48,10 +48,12 @@ def student(seed: int, objective: Objective, *, epochs: int = 2, pause: float = 
     """With dropout and batch norm, so that order, random states and buffers all count."""
 
     def train(title: str, model: nn.Module, towards: Objective, training: Any, validation: Any) -> kd.History:
-        from kd.training import stages
+        from kd.training import run_steps
 
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        return stages.train(title, model, towards, training, validation, optimizer=optimizer, epochs=epochs, seed=seed)
+        return run_steps.train(
+            title, model, towards, training, validation, optimizer=optimizer, epochs=epochs, seed=seed
+        )
 
     def slowly(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         time.sleep(pause)
@@ -81,14 +83,14 @@ def assert_same(one: TrainedStudent, other: TrainedStudent) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_every_student_is_bit_for_bit_what_one_thread_alone_makes_of_it(lessons: DistillationData) -> None:
+def test_every_student_is_bit_for_bit_what_one_thread_alone_makes_of_it(distill_data: DistillationData) -> None:
     students = three()
     before = {name: kd.weights_bytes(each.model) for name, each in students.items()}
-    together = dict(train_students([lessons], students, processes=2))
+    together = dict(train_students([distill_data], students, processes=2))
     assert {name: kd.weights_bytes(each.model) for name, each in students.items()} == before
     assert set(together) == set(students)
     for name, each in three().items():
-        assert_same(together[name], train_student(lessons, name, each))
+        assert_same(together[name], train_student(distill_data, name, each))
 
 
 class Untouchable(Dataset[Any]):
@@ -103,17 +105,17 @@ class Untouchable(Dataset[Any]):
 
 @pytest.mark.usefixtures("no_pool")
 def test_a_finished_student_is_kept_and_the_test_set_is_left_alone_where_it_is_not_to_be_asked(
-    lessons: DistillationData, tmp_path: Path
+    distill_data: DistillationData, tmp_path: Path
 ) -> None:
-    untouchable = lessons._replace(test=Untouchable())
+    untouchable = distill_data._replace(test=Untouchable())
     students = {"only": student(3, kd.supervised)}
     with open_run(tmp_path):
         (first,) = dict(train_students([untouchable], students, tested=False, processes=1)).values()
-        generations = sorted(path.name for path in (tmp_path / "stages").rglob("*.pt"))
+        generations = sorted(path.name for path in (tmp_path / "steps").rglob("*.pt"))
         (second,) = dict(train_students([untouchable], students, tested=False, processes=1)).values()
     assert first.test is None
     assert_same(first, second)
-    assert sorted(path.name for path in (tmp_path / "stages").rglob("*.pt")) == generations
+    assert sorted(path.name for path in (tmp_path / "steps").rglob("*.pt")) == generations
 
 
 def diverging(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,10 +123,10 @@ def diverging(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]
     return output, {"hard": terms["hard"] * float("nan")}
 
 
-def test_an_error_names_the_student_and_ends_the_pool(lessons: DistillationData) -> None:
+def test_an_error_names_the_student_and_ends_the_pool(distill_data: DistillationData) -> None:
     students = {"fine": student(1, kd.supervised), "doomed": student(1, diverging)}
     with pytest.raises(FloatingPointError, match=r"doomed: the loss or its gradient is not finite in epoch 1"):
-        dict(train_students([lessons], students, processes=1))
+        dict(train_students([distill_data], students, processes=1))
 
 
 def die(shared: None, item: int) -> None:
@@ -237,6 +239,6 @@ def test_a_killed_program_leaves_no_process_and_goes_on_where_it_was(
     while workers_of(folder) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert workers_of(folder) == []
-    kept = {path.parent.name for path in (folder / "stages").rglob("*.pt")}
+    kept = {path.parent.name for path in (folder / "steps").rglob("*.pt")}
     assert kept
     assert complete(program, folder) == expected

@@ -11,7 +11,7 @@ import torch
 from kd.arms import CONTROL, DISTILLED, LONGER, SMOOTHED
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
-from kd.commands.compare.results import Answers, Comparison
+from kd.commands.compare.results import Comparison, ModelPredictions
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.text import print_comparison
 from kd.commands.data import Task
@@ -54,7 +54,7 @@ class Teacher(NamedTuple):
     number: int
     settings: CompareSettings
     taught: TeacherWithData
-    answers: Answers
+    predictions: ModelPredictions
     objective: Objective
     seeds: Sequence[int]
 
@@ -63,8 +63,8 @@ class Teacher(NamedTuple):
         return self.taught.data.task
 
     @property
-    def lessons(self) -> DistillationData:
-        return self.taught.lessons
+    def distill_data(self) -> DistillationData:
+        return self.taught.distill_data
 
 
 class Arm(NamedTuple):
@@ -95,7 +95,7 @@ def run(settings: CompareSettings) -> None:
         trained = _train(settings, teachers, dict(_students(teachers, arms, device)))
         comparison = _comparison(settings, teachers, arms, trained)
         print_comparison(comparison, spent, limit=settings.limit)
-        config, test = record_settings(settings, device), teachers[0].lessons.test
+        config, test = record_settings(settings, device), teachers[0].distill_data.test
         files = comparison_files(settings.results_dir, comparison, trained, spent, config, limit=settings.limit)
         part = compare_part(comparison, spent, config, test=test, command=typed_command(), limit=settings.limit)
         publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
@@ -115,16 +115,18 @@ def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Te
         predict_dataset(taught.model, dataset, batch_size=settings.batch_size, title=f"{title}-{part}")
         for part, dataset in {"validation": taught.data.val_set, "test": taught.data.test_set}.items()
     )
-    answers = Answers(on_validation, on_test, sha256(weights_bytes(taught.model)))
-    return Teacher(number, own, taught, answers, _distilled(settings, taught, device), _seeds(settings, number))
+    predictions = ModelPredictions(on_validation, on_test, sha256(weights_bytes(taught.model)))
+    return Teacher(number, own, taught, predictions, _distilled(settings, taught, device), _seeds(settings, number))
 
 
 def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
-    training = teacher.lessons.training
-    batch = next(iter(make_loader(teacher.taught.control.training, batch_size=settings.batch_size)))  # all with labels
+    training = teacher.distill_data.training
+    batch = next(
+        iter(make_loader(teacher.taught.control_data.training, batch_size=settings.batch_size))
+    )  # all with labels
     student = new_student(settings, teacher.task, device)
     models = {"teacher": teacher.taught.model, "student": student}
-    images: int = len(training) // teacher.lessons.views  # type: ignore[arg-type]  # torch leaves __len__ undeclared
+    images: int = len(training) // teacher.distill_data.views  # type: ignore[arg-type]  # torch leaves __len__ undeclared
     return Cost(
         training_cost(
             models["teacher"],
@@ -134,7 +136,7 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
             labelled=teacher.taught.data.sizes["training"],
             epochs=settings.epochs,
             served=settings.pairs,
-            views=teacher.lessons.views,
+            views=teacher.distill_data.views,
             asked_at_each_step=settings.asked_at_each_step,
         ),
         {name: measure_footprint(model, batch[0][:1]) for name, model in models.items()},
@@ -146,7 +148,7 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
 
 def _distilled(settings: CompareSettings, taught: TeacherWithData, device: torch.device) -> Objective:
     """What the distilled students of this teacher are trained towards."""
-    loader = make_loader(taught.lessons.training, batch_size=settings.batch_size)
+    loader = make_loader(taught.distill_data.training, batch_size=settings.batch_size)
     student = new_student(settings, taught.data.task, device)
     return make_objective(settings, student, taught.model, loader)
 
@@ -179,9 +181,9 @@ def _students(
             for name, arm in arms.items():
                 own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
                 model, train = new_student(own, teacher.task, device), make_train(own)
-                # Lessons are those of all teachers, and after them those without unlabelled items, for the controls.
-                lessons = teacher.number if arm.objective is None else len(teachers) + teacher.number
-                student = Student(model, arm.objective or teacher.objective, train, arm.epochs, lessons)
+                # First the data of all teachers with their logits, then, for the controls, without unlabelled items.
+                index = teacher.number if arm.objective is None else len(teachers) + teacher.number
+                student = Student(model, arm.objective or teacher.objective, train, arm.epochs, index)
                 yield _name(name, teacher, seed), student
 
 
@@ -189,8 +191,10 @@ def _train(
     settings: CompareSettings, teachers: Sequence[Teacher], students: Mapping[str, Student]
 ) -> dict[str, TrainedStudent]:
     trained: dict[str, TrainedStudent] = {}
-    lessons = [teacher.lessons for teacher in teachers] + [teacher.taught.control for teacher in teachers]
-    for name, student in train_students(lessons, students, processes=settings.processes):
+    distill_data = [teacher.distill_data for teacher in teachers] + [
+        teacher.taught.control_data for teacher in teachers
+    ]
+    for name, student in train_students(distill_data, students, processes=settings.processes):
         trained[name] = student
         seconds, accuracy = student.history.seconds, student.history["val_acc"][-1]
         say(f"{len(trained):>3}/{len(students)}  {name}: validation accuracy {accuracy:.2%}, {seconds:.0f} s")
@@ -203,11 +207,11 @@ def _comparison(
     arms: Mapping[str, Arm],
     trained: Mapping[str, TrainedStudent],
 ) -> Comparison:
-    def group(arm: str, teacher: Teacher) -> list[Answers]:
-        return [_answers(trained[_name(arm, teacher, seed)]) for seed in teacher.seeds]
+    def group(arm: str, teacher: Teacher) -> list[ModelPredictions]:
+        return [_predictions(trained[_name(arm, teacher, seed)]) for seed in teacher.seeds]
 
     return Comparison(
-        teachers=[teacher.answers for teacher in teachers],
+        teachers=[teacher.predictions for teacher in teachers],
         students={arm: [group(arm, teacher) for teacher in teachers] for arm in arms},
         seeds=[teacher.seeds for teacher in teachers],
         margin=settings.margin,
@@ -216,6 +220,6 @@ def _comparison(
     )
 
 
-def _answers(student: TrainedStudent) -> Answers:
+def _predictions(student: TrainedStudent) -> ModelPredictions:
     assert student.test is not None
-    return Answers(student.validation, student.test, sha256(state_bytes(student.weights)))
+    return ModelPredictions(student.validation, student.test, sha256(state_bytes(student.weights)))

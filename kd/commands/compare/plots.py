@@ -33,7 +33,7 @@ def errors_by_arm(comparison: Comparison) -> Figure:
     """One row per arm: each student's test errors as a dot, their mean as a bar; the teachers' on top."""
     rows: dict[str, list[int]] = {TEACHER: [teacher.errors for teacher in comparison.teachers]}
     for arm, groups in comparison.students.items():
-        rows[arm] = [answers.errors for group in groups for answers in group]
+        rows[arm] = [predictions.errors for group in groups for predictions in group]
     figure = Figure(figsize=(8.4, 1.5 + 0.62 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for row, (arm, errors) in enumerate(rows.items()):

@@ -25,7 +25,7 @@ from kd.evaluation.verdict import Across, Judgement, judge, judge_across
 from kd.models.inference import Predictions
 
 
-class Answers(NamedTuple):
+class ModelPredictions(NamedTuple):
     """One network's logits and the labels of the validation and of the test images, in the order of the datasets.
 
     Attributes:
@@ -56,8 +56,8 @@ class Comparison:
         noun: what the items are called.
     """
 
-    teachers: Sequence[Answers]
-    students: Mapping[str, Sequence[Sequence[Answers]]]
+    teachers: Sequence[ModelPredictions]
+    students: Mapping[str, Sequence[Sequence[ModelPredictions]]]
     seeds: Sequence[Sequence[int]]
     margin: float
     temperature: float
@@ -90,7 +90,7 @@ class Comparison:
         """McNemar's test for each pair: two networks, not the method."""
         labels = self.teachers[teacher].test.labels
         wrong = [
-            [answers.test.logits.argmax(dim=1) != labels for answers in self.students[arm][teacher]]
+            [predictions.test.logits.argmax(dim=1) != labels for predictions in self.students[arm][teacher]]
             for arm in (CONTROL, DISTILLED)
         ]
         return [mcnemar(control, distilled) for control, distilled in zip(*wrong, strict=True)]
@@ -99,21 +99,21 @@ class Comparison:
     def fidelities(self) -> dict[str, list[list[Fidelity]]]:
         """How closely each student matches its teacher on the test images: arm → by teacher → by seed."""
         return self._each(
-            lambda answers, teacher: fidelity(
-                answers.test.logits, teacher.test.logits, teacher.test.labels, temperature=self.temperature
+            lambda predictions, teacher: fidelity(
+                predictions.test.logits, teacher.test.logits, teacher.test.labels, temperature=self.temperature
             )
         )
 
     @cached_property
     def scalings(self) -> dict[str, list[list[Scaling]]]:
         """Calibration of each student on the test images, before and after one temperature fitted on validation."""
-        return self._each(lambda answers, _: scaling(answers))
+        return self._each(lambda predictions, _: scaling(predictions))
 
     @cached_property
     def reliabilities(self) -> dict[str, ReliabilityCurve]:
         """Accuracy against confidence of every arm, all its students together."""
         return {
-            arm: _pooled([answers.test for group in groups for answers in group])
+            arm: _pooled([predictions.test for group in groups for predictions in group])
             for arm, groups in self.students.items()
         }
 
@@ -125,10 +125,10 @@ class Comparison:
             for one, other in itertools.pairwise(controls)
         ]
 
-    def _each(self, measure: Callable[[Answers, Answers], Any]) -> dict[str, list[list[Any]]]:
+    def _each(self, measure: Callable[[ModelPredictions, ModelPredictions], Any]) -> dict[str, list[list[Any]]]:
         return {
             arm: [
-                [measure(answers, teacher) for answers in group]
+                [measure(predictions, teacher) for predictions in group]
                 for group, teacher in zip(groups, self.teachers, strict=True)
             ]
             for arm, groups in self.students.items()
@@ -140,9 +140,9 @@ def _pooled(tested: Sequence[Predictions]) -> ReliabilityCurve:
     return reliability_curve(reliability(logits, labels), students=len(tested))
 
 
-def scaling(answers: Answers) -> Scaling:
+def scaling(predictions: ModelPredictions) -> Scaling:
     """Calibration on the test images, before and after the temperature that fits the validation images."""
-    return temperature_scaling(*answers.validation, *answers.test)
+    return temperature_scaling(*predictions.validation, *predictions.test)
 
 
 def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
@@ -150,16 +150,16 @@ def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     fidelities, scalings = comparison.fidelities, comparison.scalings
     for arm, groups in comparison.students.items():
         for teacher, group in enumerate(groups):
-            for index, answers in enumerate(group):
+            for index, predictions in enumerate(group):
                 match, scaled = fidelities[arm][teacher][index], scalings[arm][teacher][index]
-                validation, bounded = answers.validation, scaled.temperature.at_bound
+                validation, bounded = predictions.validation, scaled.temperature.at_bound
                 yield {
                     "arm": arm,
                     "teacher": teacher,
                     "seed": comparison.seeds[teacher][index],
-                    "test_errors": answers.errors,
-                    "test_accuracy": 1 - answers.errors / comparison.images,
-                    "weights_sha256": answers.weights,
+                    "test_errors": predictions.errors,
+                    "test_accuracy": 1 - predictions.errors / comparison.images,
+                    "weights_sha256": predictions.weights,
                     "validation_errors": int((validation.logits.argmax(dim=1) != validation.labels).sum()),
                     **{name: getattr(scaled.before, name) for name in ("nll", "brier", "ece", "adaptive_ece")},
                     # A temperature at the end of its range is no optimum: there is none, and nothing to tell of it.

@@ -30,7 +30,7 @@ class Kept(NamedTuple):
     """Logits of one part of the data, as a run has kept them, and what they were collected from."""
 
     name: str
-    answers: Predictions
+    predictions: Predictions
     teacher: Mapping[str, Any]
     dataset: Mapping[str, Any]
     file: Path
@@ -59,7 +59,7 @@ def kept(state_dir: Path) -> Iterator[Kept]:
     Raises:
         ValueError: one is damaged.
     """
-    for note in (state_dir / "stages").glob("logits-*/description.json"):
+    for note in (state_dir / "steps").glob("logits-*/description.json"):
         try:
             description = json.loads(note.read_text(encoding="utf-8"))
             inputs = description["inputs"]
@@ -69,18 +69,17 @@ def kept(state_dir: Path) -> Iterator[Kept]:
         snapshots = Snapshots(note.parent, key=digest(description))
         if snapshots.done and snapshots.state is not None:
             file = max(note.parent.glob("*.pt"))
-            answers = Predictions(**snapshots.state)
-            yield Kept(note.parent.name.removeprefix("logits-"), answers, teacher, dataset, file)
+            predictions = Predictions(**snapshots.state)
+            yield Kept(note.parent.name.removeprefix("logits-"), predictions, teacher, dataset, file)
 
 
 def _print(found: list[Kept]) -> None:
     rows = {}
     for each in found:
-        right = (
-            f"{measure_agreement(each.answers).accuracy:.2%}" if bool((each.answers.labels >= 0).any()) else "no labels"
-        )
+        has_labels = bool((each.predictions.labels >= 0).any())
+        right = f"{measure_agreement(each.predictions).accuracy:.2%}" if has_labels else "no labels"
         written = datetime.fromtimestamp(each.file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-        shape, size = each.answers.logits.shape, each.file.stat().st_size
+        shape, size = each.predictions.logits.shape, each.file.stat().st_size
         rows[each.name] = (f"{shape[0]:,}", str(shape[1]), f"{size / 1e6:,.2f}", right, _short(each.teacher), written)
     print_table("Teacher logits", ("part", "rows", "classes", "MB", "right", "teacher", "written"), rows)
 
@@ -90,10 +89,10 @@ def _verify(saved: RunSettings, found: list[Kept], *, rows: int) -> None:
     teacher = saved_teacher(saved, data).to(device_named(saved.device))
     asked = 0
     for each, dataset in _belonging(found, teacher, data):
-        verify_logits(teacher, dataset, each.answers, sample=rows)
+        verify_logits(teacher, dataset, each.predictions, sample=rows)
         asked += 1
-        checked = min(rows, len(each.answers.labels))
-        say(f"{each.name}: {checked:,} of {len(each.answers.labels):,} rows are what the saved teacher answers")
+        checked = min(rows, len(each.predictions.labels))
+        say(f"{each.name}: {checked:,} of {len(each.predictions.labels):,} rows are what the saved teacher answers")
     if not asked:
         raise ValueError(
             f"none of the kept logits are those of {saved.models_dir / 'teacher_model.pth'} on the data in "

@@ -34,7 +34,7 @@ from kd.commands.steps import (
 )
 from kd.models.inference import Predictions
 from kd.storage.files import publish
-from kd.training import stages
+from kd.training import run_steps
 from kd.training.history import History
 
 
@@ -79,18 +79,18 @@ def train(settings: RunSettings, device: torch.device) -> Trained:
 
 def finish(settings: RunSettings, device: torch.device, trained: Trained) -> None:
     """Ask the models for the test items, once; print and save everything."""
-    answers = stages.predictions(trained.models, trained.data.test_loader)
-    finished = _summary(settings, device, trained.data, trained.histories, answers)
+    predictions = run_steps.predict_models(trained.models, trained.data.test_loader)
+    finished = _summary(settings, device, trained.data, trained.histories, predictions)
     text.print_evaluation(finished, limit=settings.limit)
     # The documented pipeline's list of files is closed, and its split is a function of RANDOM_STATE alone.
     split = {} if settings.data == "mnist" else {settings.results_dir / "metrics" / "split.json": trained.data.chosen}
     _save(settings, finished, trained.models, split)
 
 
-def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> stages.Pair:
+def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> run_steps.Pair:
     student, loaders = new_student(settings, data.task, device), make_distill_loaders(settings, teacher, data)
     say_method(settings.method, format_method_settings(settings.method_settings))
-    return stages.train_pair(
+    return run_steps.train_pair(
         student,
         make_objective(settings, student, teacher, loaders[0]),
         (make_control_loader(data, loaders[0]), data.val_loader),
@@ -106,12 +106,12 @@ def _summary(
     device: torch.device,
     data: Data,
     histories: dict[str, History],
-    answers: dict[str, Predictions],
+    predictions: dict[str, Predictions],
 ) -> Run:
     return Run(
         histories=histories,
-        logits={name: answer.logits for name, answer in answers.items()},
-        labels=answers[TEACHER].labels,
+        logits={name: answer.logits for name, answer in predictions.items()},
+        labels=predictions[TEACHER].labels,
         test=data.test_set,
         config=record_settings(settings, device),
         temperature=settings.temperature,

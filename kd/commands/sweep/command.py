@@ -37,14 +37,14 @@ class Bench(NamedTuple):
     """Where students of any point are made.
 
     Attributes:
-        lessons: of the one teacher, for each size of batches.
+        distill_data: with the logits of the one teacher, for each batch size.
         seconds: what each student's training took, by its name; filled as they are made.
     """
 
     settings: SweepSettings
     device: torch.device
     task: Task
-    lessons: list[DistillationData]
+    distill_data: list[DistillationData]
     images: Images
     seconds: dict[str, float]
 
@@ -67,9 +67,9 @@ def run(settings: SweepSettings) -> None:
 
 
 def _bench(settings: SweepSettings, taught: TeacherWithData, device: torch.device) -> Bench:
-    lessons = [taught.lessons._replace(batch_size=size) for size in _batch_sizes(settings)]
+    distill_data = [taught.distill_data._replace(batch_size=size) for size in _batch_sizes(settings)]
     images = Images(taught.data.sizes["validation"], taught.data.sizes["test"], taught.data.task.noun)
-    return Bench(settings, device, taught.data.task, lessons, images, {})
+    return Bench(settings, device, taught.data.task, distill_data, images, {})
 
 
 def _batch_sizes(settings: SweepSettings) -> list[int]:
@@ -89,8 +89,8 @@ def explore(bench: Bench) -> list[Tried]:
     else:
         from kd.commands.sweep.search import search  # it needs Optuna, which not everybody has
 
-        # Beside the stages, so that --fresh puts it aside with them.
-        file = settings.state_dir / "stages" / "search.db"
+        # Beside the steps, so that --fresh puts it aside with them.
+        file = settings.state_dir / "steps" / "search.db"
         file.parent.mkdir(exist_ok=True)
         trials = search(settings, file, _key(bench), attempt, worst=bench.images.validation)
         known.update((each.point, each) for each in trials)
@@ -102,7 +102,7 @@ def _attempted(bench: Bench, points: Sequence[Point]) -> dict[Point, Tried]:
     """Train the points' students and see how they do on the validation images; no test image is asked."""
     students = _students(bench, points, _seeds(bench.settings))
     scores: dict[str, Score | None] = {}
-    for name, outcome in try_students(bench.lessons, students, processes=bench.settings.processes):
+    for name, outcome in try_students(bench.distill_data, students, processes=bench.settings.processes):
         counted = f"{len(scores) + 1:>3}/{len(students)}  {name}"
         if isinstance(outcome, TrainedStudent):
             scores[name], bench.seconds[name] = score(outcome.validation), outcome.history.seconds
@@ -119,7 +119,7 @@ def _tested(bench: Bench, tried: Sequence[Tried]) -> Sweep:
     settings, reference = bench.settings, documented(bench.settings)
     points, seeds = list(dict.fromkeys(roles(tried, reference).values())), _final_seeds(settings)
     students, finals = _students(bench, points, seeds), dict[str, Final]()
-    for name, done in train_students(bench.lessons, students, processes=settings.processes):
+    for name, done in train_students(bench.distill_data, students, processes=settings.processes):
         assert done.test is not None
         finals[name], bench.seconds[name] = Final(score(done.validation), score(done.test)), done.history.seconds
         say(f"{len(finals):>3}/{len(students)}  {name}: fresh seed, {done.history.seconds:.0f} s")
@@ -187,10 +187,10 @@ def _names(settings: SweepSettings, point: Point, seeds: Sequence[int]) -> list[
     return [f"{arm}-seed-{seed}" for seed in seeds]
 
 
-def score(answers: Predictions) -> Score:
+def score(predictions: Predictions) -> Score:
     """Errors and mean cross-entropy of a student's answers."""
-    wrong = answers.logits.argmax(dim=1) != answers.labels
-    return Score(int(wrong.sum()), float(F.cross_entropy(answers.logits, answers.labels)))
+    wrong = predictions.logits.argmax(dim=1) != predictions.labels
+    return Score(int(wrong.sum()), float(F.cross_entropy(predictions.logits, predictions.labels)))
 
 
 def _key(bench: Bench) -> str:
@@ -203,7 +203,7 @@ def _key(bench: Bench) -> str:
         "students": [settings.student_width, settings.learning_rate, settings.epochs, settings.batch_size],
         "student": new_student(settings, bench.task, torch.device("cpu")),
         "seeds": _seeds(settings),
-        "lessons": [bench.lessons[0].training, bench.lessons[0].validation],
+        "data": [bench.distill_data[0].training, bench.distill_data[0].validation],
         "device": bench.device,
     }
     return digest({"inputs": describe(inputs), "environment": machine})[:16]

@@ -38,11 +38,13 @@ def kd_command(*arguments: str) -> int:
 
 def students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any]:
     taught: Any = SimpleNamespace(data=SimpleNamespace(task=MNIST))
-    answers: Any = None
+    predictions: Any = None
     given = []
     for number in range(teachers):
         objective = kd.distilled(temperature=5, alpha=(1 + number) / 10)
-        given.append(compare.Teacher(number, settings, taught, answers, objective, compare._seeds(settings, number)))
+        given.append(
+            compare.Teacher(number, settings, taught, predictions, objective, compare._seeds(settings, number))
+        )
     return dict(compare._students(given, compare._arms(settings, SPENT), CPU))
 
 

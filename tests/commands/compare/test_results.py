@@ -18,7 +18,7 @@ import torch
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.plots import errors_by_arm, paired_differences
 from kd.commands.compare.report import _calibration, compare_part
-from kd.commands.compare.results import Answers, Comparison, student_rows, summaries
+from kd.commands.compare.results import Comparison, ModelPredictions, student_rows, summaries
 from kd.commands.compare.text import print_comparison, verdict_lines
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evaluation.latency import Latency
@@ -42,7 +42,7 @@ SPENT = Cost(
 )
 
 
-def answers(seed: int, errors: int, images: int = IMAGES) -> Answers:
+def model_predictions(seed: int, errors: int, images: int = IMAGES) -> ModelPredictions:
     """Confident logits with so many errors on the test images; labels are the same for every seed."""
     labels = torch.arange(images) % CLASSES
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +54,7 @@ def answers(seed: int, errors: int, images: int = IMAGES) -> Answers:
         logits = 4 * torch.nn.functional.one_hot(named, CLASSES) + torch.rand(images, CLASSES, generator=generator)
         return Predictions(logits.float(), labels)
 
-    return Answers(predictions(errors), predictions(errors))
+    return ModelPredictions(predictions(errors), predictions(errors))
 
 
 def comparison(teachers: int = 1, *, gain: int = 8) -> Comparison:
@@ -71,12 +71,14 @@ def comparison(teachers: int = 1, *, gain: int = 8) -> Comparison:
     ]
     students = {
         arm: [
-            [answers(seed + 1000 * len(arm), count) for seed, count in zip(group, own[arm], strict=True)]
+            [model_predictions(seed + 1000 * len(arm), count) for seed, count in zip(group, own[arm], strict=True)]
             for group, own in zip(seeds, errors, strict=True)
         ]
         for arm in errors[0]
     }
-    return Comparison([answers(-1 - teacher, 5 + teacher) for teacher in range(teachers)], students, seeds, 0.5, 4.0)
+    return Comparison(
+        [model_predictions(-1 - teacher, 5 + teacher) for teacher in range(teachers)], students, seeds, 0.5, 4.0
+    )
 
 
 def trained(of: Comparison) -> dict[str, TrainedStudent]:
@@ -252,7 +254,7 @@ def test_a_fitted_temperature_at_the_end_of_its_range_is_left_out() -> None:
     sure = torch.nn.functional.one_hot(torch.arange(IMAGES) % CLASSES, CLASSES).float()
     right = Predictions(sure, torch.arange(IMAGES) % CLASSES)
     for groups in of.students.values():
-        groups[0][:] = [Answers(right, own.test, own.weights) for own in groups[0]]
+        groups[0][:] = [ModelPredictions(right, own.test, own.weights) for own in groups[0]]
     rows = list(student_rows(of))
     assert {row["fitted_temperature"] for row in rows} == {row["nll_after_scaling"] for row in rows} == {None}
     assert all("fitted_temperature" not in own for own in summaries(of).values())

@@ -63,8 +63,8 @@ def test_distill_goes_on_from_the_settings_of_its_folder(copy: Path, capsys: pyt
 
 
 def test_evaluate_trains_nothing(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (stage,) = copy.glob(".kd/stages/distilled-*")
-    shutil.rmtree(stage)
+    (step,) = copy.glob(".kd/steps/distilled-*")
+    shutil.rmtree(step)
     assert cli.main(["evaluate", f"--out={copy}"]) == 1
     assert "error: distilled: there is none with these settings" in capsys.readouterr().err
 
@@ -105,7 +105,7 @@ def test_logits_that_are_not_the_teachers_are_refused(copy: Path, capsys: pytest
     from kd.storage.fingerprint import digest
     from kd.storage.snapshots import Snapshots
 
-    (folder,) = copy.glob(".kd/stages/logits-training-*")
+    (folder,) = copy.glob(".kd/steps/logits-training-*")
     kept = Snapshots(folder, key=digest(json.loads((folder / "description.json").read_bytes())))
     assert kept.state is not None
     kept.write(kept.state | {"logits": kept.state["logits"].roll(1, dims=0)}, done=True)
@@ -123,14 +123,14 @@ def test_a_folder_without_a_run_is_told(
 
 
 def test_a_run_without_kept_logits_is_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in copy.glob(".kd/stages/logits-*"):
+    for folder in copy.glob(".kd/steps/logits-*"):
         shutil.rmtree(folder)
     assert cli.main(["cache", "info", f"--out={copy}"]) == 1
     assert "no logits are kept" in capsys.readouterr().err
 
 
 def test_a_run_in_progress_is_left_alone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder,) = copy.glob(".kd/stages/logits-training-*")
+    (folder,) = copy.glob(".kd/steps/logits-training-*")
     half_written = folder / ".000002-x.pt.tmp"
     half_written.touch()
     with open_run(copy / ".kd"):
@@ -140,6 +140,6 @@ def test_a_run_in_progress_is_left_alone(copy: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_damaged_note_of_a_cache_is_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    next(copy.glob(".kd/stages/logits-*/description.json")).write_text("{}")
+    next(copy.glob(".kd/steps/logits-*/description.json")).write_text("{}")
     assert cli.main(["cache", "info", f"--out={copy}"]) == 1
     assert "is damaged: 'inputs'. Delete its folder" in capsys.readouterr().err

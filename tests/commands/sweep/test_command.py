@@ -25,7 +25,7 @@ from kd.commands.sweep.settings import SweepSettings
 from kd.models.inference import Predictions
 from kd.storage.run_folder import open_run
 from kd.training import students
-from kd.training.stages import predictions
+from kd.training.run_steps import predict_models
 from kd.training.students import DistillationData, Student, TrainedStudent
 from tests.commands.compare.test_command import kd_command
 from tests.commands.sweep.test_plots import found
@@ -57,7 +57,7 @@ class Unasked(Dataset[Any]):
 def taught() -> TeacherWithData:
     """A teacher at toy size, whose students are not to see a test image."""
     made = prepare_distillation_data(SETTINGS, CPU)
-    return made._replace(lessons=made.lessons._replace(test=Unasked()))
+    return made._replace(distill_data=made.distill_data._replace(test=Unasked()))
 
 
 def bench(taught: TeacherWithData, settings: SweepSettings = SETTINGS) -> Bench:
@@ -70,11 +70,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
 
     def attempt(
-        lessons: Sequence[DistillationData], wanted: Mapping[str, Student], *, processes: int | None
+        distill_data: Sequence[DistillationData], wanted: Mapping[str, Student], *, processes: int | None
     ) -> Iterator[tuple[str, TrainedStudent | FloatingPointError]]:
         for name, student in wanted.items():
             made.append(name)
-            yield name, students._attempted(lessons, (name, student))
+            yield name, students._attempted(distill_data, (name, student))
 
     monkeypatch.setattr(command, "try_students", attempt)
     return made
@@ -104,9 +104,9 @@ def test_a_further_setting_is_the_students_alone_and_decides_its_training(taught
     )
     assert [student.model.hidden.out_features for student in (small, large)] == [16, 32]  # type: ignore[union-attr]
     assert [student.epochs for student in (small, large)] == [1, 2]
-    own = bench(taught, settings).lessons
+    own = bench(taught, settings).distill_data
     assert [own[student.teacher].batch_size for student in (small, large)] == [128, 50]
-    assert all(lessons.training is taught.lessons.training for lessons in own)
+    assert all(distill_data.training is taught.distill_data.training for distill_data in own)
 
 
 def test_students_that_compare_trains_too_have_the_names_they_have_there(taught: TeacherWithData) -> None:
@@ -123,7 +123,7 @@ def test_at_alpha_one_the_student_is_the_control_bit_for_bit(temperature: float,
     (student, _) = made(SETTINGS, [point(temperature, 1)], taught).values()
     twin = made(SETTINGS, [point(temperature, 1)], taught)["control-seed-0"]
     twin = twin._replace(objective=kd.distilled(temperature=temperature, alpha=1))
-    one, other = (students.train_student(taught.lessons, "x", each, tested=False) for each in (student, twin))
+    one, other = (students.train_student(taught.distill_data, "x", each, tested=False) for each in (student, twin))
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
     assert torch.equal(one.validation.logits, other.validation.logits)
 
@@ -152,7 +152,7 @@ def test_every_point_is_tried_once_and_no_test_image_is_asked(taught: TeacherWit
 def test_the_unasked_test_set_would_have_been_noticed(taught: TeacherWithData) -> None:
     (student, _) = made(SETTINGS, [point(5, 0.5)], taught).values()
     with pytest.raises(AssertionError, match="a test image was asked"):
-        students.train_student(taught.lessons, "x", student, tested=True)
+        students.train_student(taught.distill_data, "x", student, tested=True)
 
 
 def test_the_documented_point_and_the_control_are_tried_even_where_not_listed(
@@ -178,9 +178,9 @@ def test_a_point_whose_loss_is_not_finite_is_given_up_and_the_others_go_on(
 def test_the_scores_are_those_of_the_students_answers(taught: TeacherWithData, in_process: list[str]) -> None:
     (tried,) = (each for each in explore(bench(taught)) if each.point == point(5, 0.5))
     (name, student), *_ = made(SETTINGS, [point(5, 0.5)], taught).items()
-    done = students.train_student(taught.lessons, name, student, tested=False)
+    done = students.train_student(taught.distill_data, name, student, tested=False)
     assert tried.scores[0] == command.score(done.validation)
-    own = predictions({"x": student.model}, kd.make_loader(taught.lessons.validation, batch_size=128))["x"]
+    own = predict_models({"x": student.model}, kd.make_loader(taught.distill_data.validation, batch_size=128))["x"]
     assert tried.scores[0] == Score(int((own.logits.argmax(1) != own.labels).sum()), pytest.approx(tried.scores[0][1]))
 
 
@@ -194,7 +194,7 @@ def test_an_interrupted_exploration_trains_nothing_twice(
     taught: TeacherWithData, in_process: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainings: list[str] = []
-    fit = kd.training.stages.fit
+    fit = kd.training.run_steps.fit
 
     def counted(*args: Any, **keywords: Any) -> Any:
         if len(trainings) == 4 and not (tmp_path / "second").exists():
@@ -202,7 +202,7 @@ def test_an_interrupted_exploration_trains_nothing_twice(
         trainings.append("one")
         return fit(*args, **keywords)
 
-    monkeypatch.setattr("kd.training.stages.fit", counted)
+    monkeypatch.setattr("kd.training.run_steps.fit", counted)
     with pytest.raises(KeyboardInterrupt), open_run(tmp_path):
         explore(bench(taught))
     (tmp_path / "second").touch()
@@ -228,7 +228,7 @@ def test_a_search_holds_its_trials_their_controls_and_the_documented_point(
     assert documented(settings) in distilled
     assert {each.control for each in distilled} <= set(points)
     assert len(in_process) == len(set(in_process))
-    assert (tmp_path / ".kd" / "stages" / "search.db").is_file()
+    assert (tmp_path / ".kd" / "steps" / "search.db").is_file()
 
 
 def test_a_search_that_goes_on_trains_only_what_is_new_and_ends_as_one_in_one_go(
@@ -254,8 +254,8 @@ def test_the_key_of_a_search_knows_teacher_settings_and_seeds_but_not_what_does_
 
     assert key() == key(trials=9) == key(processes=1) == key(final_pairs=9) == key(out=Path("x")) == key(margin=1)
     different = [key(epochs=2), key(seed=1), key(seeds=3), key(temperature=4), key(alphas=(0, 1)), key(batch_size=64)]
-    lessons = taught.lessons._replace(training=taught.lessons.validation)
-    different.append(command._key(bench(taught._replace(lessons=lessons))))
+    distill_data = taught.distill_data._replace(training=taught.distill_data.validation)
+    different.append(command._key(bench(taught._replace(distill_data=distill_data))))
     different.append(key(student="mlp:64,64"))
     assert len({key(), *different}) == 9
 
@@ -296,12 +296,12 @@ def test_a_sweep_uses_what_run_and_compare_have_left_and_again_trains_nothing(
     out = ("--out", str(tmp_path))
     assert kd_command("run", *out, *TOY) == 0
     assert kd_command("compare", *out, *TOY, "--pairs", "3", "--smoothing", "0", "--no-longer") == 0
-    stages = {path.name for path in (tmp_path / ".kd" / "stages").iterdir()}
+    steps = {path.name for path in (tmp_path / ".kd" / "steps").iterdir()}
     capsys.readouterr()
     assert kd_command("sweep", *out, *TOY, *FEW) == 0
     printed = capsys.readouterr().out
     assert "teacher: kept from an earlier run" in printed
-    assert {path.name for path in (tmp_path / ".kd" / "stages").iterdir()} == stages  # seeds 0, and 1 and 2 as fresh
+    assert {path.name for path in (tmp_path / ".kd" / "steps").iterdir()} == steps  # seeds 0, and 1 and 2 as fresh
     summary = json.loads((tmp_path / "results" / "metrics" / "sweep.json").read_text())
     assert summary["toy"] == "LIMIT=300"
     assert summary["config"]["ALPHAS"] == [0.5, 1]

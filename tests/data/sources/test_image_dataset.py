@@ -116,7 +116,7 @@ def test_images_on_demand_go_to_worker_processes_and_stand_beside_logits(
         dataset[12]
 
 
-def test_a_stages_key_sees_a_changed_file_and_no_other_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_steps_key_sees_a_changed_file_and_no_other_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = lazily(tree(tmp_path / "one"), monkeypatch).train
     assert describe(first) == describe(lazily(tree(tmp_path / "two"), monkeypatch).train)
     changed = picture(tmp_path / "two" / "ant" / "3.png", seed=99)

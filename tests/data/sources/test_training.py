@@ -17,7 +17,7 @@ import kd
 from kd.data.sources import Splits, open_source, split_source
 from kd.data.sources.arrays import from_arrays
 from kd.teachers.cache import with_teacher_logits
-from kd.training.stages import train_pair
+from kd.training.run_steps import train_pair
 from kd.types import Objective
 from tests.data.sources.test_image_dataset import lazily, tree
 

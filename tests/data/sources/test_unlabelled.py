@@ -209,11 +209,11 @@ def test_a_student_learns_from_what_was_opened(tmp_path: Path) -> None:
     parts = split_source(open_source(table(tmp_path / "own.npz")))
     found = open_unlabelled(table(tmp_path / "new.npz", rows=20, seed=1), **of(parts))
     teacher = torch.nn.Linear(3, 2)
-    lessons = with_unlabelled(teacher, parts.train, found)
-    assert len(lessons) == len(parts.train) + 20  # type: ignore[arg-type]
+    distill_data = with_unlabelled(teacher, parts.train, found)
+    assert len(distill_data) == len(parts.train) + 20  # type: ignore[arg-type]
     student = torch.nn.Linear(3, 2)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
-    loader = kd.make_loader(lessons, batch_size=8, shuffle=True)
+    loader = kd.make_loader(distill_data, batch_size=8, shuffle=True)
     history = kd.fit(
         student, kd.distilled(temperature=2, alpha=0.1), loader, None, optimizer=optimizer, epochs=8, seed=0
     )

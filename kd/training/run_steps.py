@@ -1,4 +1,4 @@
-"""The stages of a run, with plain arguments: training, the pair of students, predictions.
+"""The steps of a run, with plain arguments: training, the pair of students, predictions.
 
 Inside an open run (``kd.storage.run_folder``) each is kept, resumed or done anew as its inputs demand; elsewhere it is
 simply done.
@@ -20,7 +20,7 @@ from kd.console import progress
 from kd.data.loaders import batches_differ
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions, device_of, predict
-from kd.storage.run_folder import stage
+from kd.storage.run_folder import run_step
 from kd.storage.snapshots import Snapshots
 from kd.training.contention import watched
 from kd.training.history import History, load_state
@@ -87,7 +87,7 @@ def train(
             )
         return {"model": model.state_dict(), "history": history.state()}
 
-    outcome = stage(title, {"model": model, "objective": objective, **settings, **loaders}, produce)
+    outcome = run_step(title, {"model": model, "objective": objective, **settings, **loaders}, produce)
     load_state(model, outcome["model"], title)
     return History.from_state(outcome["history"])
 
@@ -132,7 +132,7 @@ def train_pair(
     return Pair(control, distilled, control_history, distilled_history)
 
 
-def predictions(
+def predict_models(
     models: Mapping[str, nn.Module], loader: DataLoader[Any], *, title: str = "evaluation"
 ) -> dict[str, Predictions]:
     """Each model's answers to every item of the loader, which must not shuffle (``kd.data.loaders.in_order``)."""
@@ -142,5 +142,5 @@ def predictions(
             return {name: predict(model, loader, on_batch=advance)._asdict() for name, model in models.items()}
 
     devices = sorted({str(device_of(model)) for model in models.values()})
-    outcome = stage(title, {"models": models, "test": loader, "devices": devices}, produce)
+    outcome = run_step(title, {"models": models, "test": loader, "devices": devices}, produce)
     return {name: Predictions(**outcome[name]) for name in models}

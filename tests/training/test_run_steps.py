@@ -1,4 +1,4 @@
-"""The stages by themselves, with plain arguments: the same as the toolkit's functions, and kept in an open run."""
+"""The steps by themselves, with plain arguments: the same as the toolkit's functions, and kept in an open run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import kd
 from kd.data.loaders import in_order
 from kd.storage.run_folder import open_run
 from kd.teachers.cache import teacher_logits, with_teacher_logits
-from kd.training import stages
+from kd.training import run_steps
 from tests.conftest import tiny_model
 
 
@@ -29,7 +29,7 @@ def adam(model: nn.Module, rate: float = 1e-2) -> torch.optim.Optimizer:
 
 def trained(loader: DataLoader[Any], *, rate: float = 1e-2, seed: int = 0) -> tuple[nn.Module, kd.History]:
     model = tiny_model(dropout=0.2)
-    history = stages.train(
+    history = run_steps.train(
         "tiny", model, kd.supervised, loader, loader, optimizer=adam(model, rate), epochs=2, seed=seed
     )
     return model, history
@@ -80,10 +80,10 @@ def test_each_loader_gets_the_logits_of_its_own_dataset(
 
 def test_a_pair_with_one_objective_ends_bit_identical_and_without_a_note(loader: DataLoader[Any]) -> None:
     def train(title: str, model: nn.Module, *rest: Any) -> kd.History:
-        return stages.train(title, model, *rest, optimizer=adam(model), epochs=1, seed=5)
+        return run_steps.train(title, model, *rest, optimizer=adam(model), epochs=1, seed=5)
 
     loaders = (loader, loader)
-    pair = stages.train_pair(tiny_model(), kd.supervised, loaders, loaders, train=train, seed=5)
+    pair = run_steps.train_pair(tiny_model(), kd.supervised, loaders, loaders, train=train, seed=5)
     assert pair.control is not pair.distilled
     assert kd.weights_bytes(pair.control) == kd.weights_bytes(pair.distilled)
     assert pair.control_history == pair.distilled_history
@@ -94,11 +94,11 @@ def test_a_pair_that_sees_other_batches_is_warned_of_and_noted(
     digits: kd.ImageDataset, loader: DataLoader[Any]
 ) -> None:
     def train(title: str, model: nn.Module, *rest: Any) -> kd.History:
-        return stages.train(title, model, *rest, optimizer=adam(model), epochs=1, seed=0)
+        return run_steps.train(title, model, *rest, optimizer=adam(model), epochs=1, seed=0)
 
     other = kd.make_loader(digits, batch_size=16)
     with pytest.warns(UserWarning, match="did not see the same batches: their samplers draw different indices"):
-        pair = stages.train_pair(tiny_model(), kd.supervised, (loader, loader), (other, other), train=train, seed=0)
+        pair = run_steps.train_pair(tiny_model(), kd.supervised, (loader, loader), (other, other), train=train, seed=0)
     for history in (pair.control_history, pair.distilled_history):
         (note,) = history.notes
         assert note.startswith("The control and the distilled student did not see the same batches")
@@ -110,12 +110,12 @@ def test_predictions_are_each_models_own_and_kept_in_an_open_run(
     models = {"one": tiny_model(1), "other": tiny_model(2)}
     with open_run(tmp_path):
         for _ in range(2):
-            answers = stages.predictions(models, in_order(loader))
-            assert list(answers) == list(models)
+            predictions = run_steps.predict_models(models, in_order(loader))
+            assert list(predictions) == list(models)
             for name, model in models.items():
                 logits, labels = kd.predict(model, in_order(loader))
-                assert torch.equal(answers[name].logits, logits)
-                assert torch.equal(answers[name].labels, labels)
+                assert torch.equal(predictions[name].logits, logits)
+                assert torch.equal(predictions[name].labels, labels)
     assert "evaluation: kept from an earlier run" in capsys.readouterr().out
 
 
