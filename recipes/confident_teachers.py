@@ -120,18 +120,18 @@ def mislabelled(training: Split, share: float) -> TensorDataset:
         return TensorDataset(images, torch.where(wrong, (labels + torch.randint(1, 10, labels.shape)) % 10, labels))
 
 
-def new_teacher(distill_set: Dataset[Any], *, seed: int, epochs: int) -> ConvNet:
+def new_teacher(dataset: Dataset[Any], *, seed: int, epochs: int) -> ConvNet:
     """A teacher of its own: other weights at the start, other batches."""
     with kd.seeded(seed):
         start = ConvNet()
-    return train_copy(start, kd.supervised, distill_set, seed=seed, epochs=epochs)
+    return train_copy(start, kd.supervised, dataset, seed=seed, epochs=epochs)
 
 
 def main(settings: Settings) -> dict[str, list[int]]:
     """Errors by kind of student, in the order of the seeds."""
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
-    distill_set = (training, training, mislabelled(training, settings.wrong))
-    teachers = [new_teacher(own, seed=1000 + row, epochs=settings.epochs) for row, own in enumerate(distill_set)]
+    datasets = (training, training, mislabelled(training, settings.wrong))
+    teachers = [new_teacher(own, seed=1000 + row, epochs=settings.epochs) for row, own in enumerate(datasets)]
     weighed = functools.partial(Weighed, teachers, temperature=settings.temperature, weight=settings.weight)
     found: dict[str, list[int]] = {"labels": [], "alike": [], "by confidence": []}
     for seed in range(settings.pairs):
