@@ -51,7 +51,7 @@ def run_section(title: str, names: dict[str, Any], *, blocks: int) -> None:
 
 def test_the_pages_python_runs_in_its_order(names: dict[str, Any]) -> None:
     run_section("Models", names, blocks=4)
-    teacher, distill_data = names["teacher"], names["lessons"]
+    teacher, distill_data = names["teacher"], names["distill_data"]
     np.testing.assert_allclose(distill_data.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
     torch.testing.assert_close(names["cached"].logits, names["same"])
 
@@ -62,18 +62,18 @@ def test_its_python_for_unlabelled_data_runs(names: dict[str, Any]) -> None:
     teacher = build("mlp:64", input_shape=(1, 28, 28), classes=10, seed=0)
     names |= {"kd": kd, "teacher": teacher}
     run_section("Unlabelled data", names, blocks=1)
-    _, labels, logits = next(iter(kd.make_loader(names["lessons"], batch_size=230)))
+    _, labels, logits = next(iter(kd.make_loader(names["distill_data"], batch_size=230)))
     assert labels.tolist() == [*names["labels"].tolist(), *[-1] * 30]
     rows = kd.collect_logits(teacher, Subset(kd.load_mnist(train=True), [*range(200), *range(400, 430)]))
     torch.testing.assert_close(logits, rows.logits)
-    assert len(names["loader"]) == len(names["for_the_control"])
+    assert len(names["loader"]) == len(names["control_loader"])
 
 
 def test_the_methods_for_unlabelled_data_are_those_that_the_page_names() -> None:
     (line,) = re.findall(
         r"^- \*\*Methods\*\*: (.*?)(?=^- )", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
-    able, unable = (set(re.findall("`([a-z-]+)`", part)) for part in line.split("those that\n", 1))
+    able, unable = (set(re.findall("`([a-z-]+)`", part)) for part in line.split("Not supported", 1))
     taught = {name for name, method in METHODS.items() if {"logits", "teacher"} & set(method.needs)}
     assert unable == {name for name in taught if not METHODS[name].unlabelled}
     assert able == {name for name in taught - unable if "logits" in METHODS[name].needs}
