@@ -1,4 +1,4 @@
-"""Datasets, loaders, splits and views. Its names are those of ``kd.data.datasets``."""
+"""Datasets, loaders, splits and augmented views. The names of ``kd.data.datasets`` can be imported from here."""
 
 from kd.data.datasets import KEPT as KEPT
 from kd.data.datasets import ArrayDataset as ArrayDataset

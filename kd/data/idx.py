@@ -1,4 +1,4 @@
-"""IDX, the file format of MNIST: read whole, checked by digest and header."""
+"""Reader of IDX, the file format of MNIST: size-limited, checked by header and, if given, by SHA-256."""
 
 from __future__ import annotations
 
@@ -17,34 +17,37 @@ from kd.checks import DamagedDataError
 from kd.storage.untrusted import read_bytes
 
 UNSIGNED_BYTE = 0x08
-COMPRESSED_LIMIT, LIMIT = 64 * 1024**2, 256 * 1024**2  # bytes; MNIST's largest file has 10 and 47 million
+COMPRESSED_LIMIT, LIMIT = 64 * 1024**2, 256 * 1024**2  # bytes; MNIST's largest file: 10 and 47 million
 
 
 def read_idx(path: Path, *, sha256: str | None = None, remedy: str) -> Tensor:
-    """The file's array as a uint8 tensor; gunzipped first if the name ends in ``.gz``.
+    """Read an IDX file as a uint8 tensor; decompress it first if the name ends in ``.gz``.
 
     Args:
-        sha256: of the uncompressed bytes, where it is known.
-        remedy: what the user should do about a bad file; ends the error message.
+        sha256: expected hash of the uncompressed bytes; None skips the check.
+        remedy: advice for a bad file; ends the error message.
 
     Raises:
-        DamagedDataError: missing, unreadable, no regular file, too large, cut off, altered, or not IDX of unsigned
-            bytes.
+        DamagedDataError: the file is missing, unreadable, not a regular file, too large, truncated, altered, or
+            not IDX of unsigned bytes.
     """
     try:
-        raw = _unpacked(path)
-    except (OSError, EOFError, zlib.error, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raw = _read_uncompressed(path)
+    except (OSError, EOFError, zlib.error, ValueError, RuntimeError) as error:  # RuntimeError: circular links
         reason = str(error).removesuffix(".")
         raise DamagedDataError(f"cannot read the data file {path}: {reason}. {remedy}") from error
     if sha256 is not None and (digest := hashlib.sha256(raw).hexdigest()) != sha256:
         raise DamagedDataError(
-            f"the data file {path} is damaged or another file: its SHA-256 should be {sha256}. Got {digest}. {remedy}"
+            f"the data file {path} is damaged or a different file: its SHA-256 must be {sha256}. Got {digest}. {remedy}"
         )
     return parse_idx(raw, path=path, remedy=remedy)
 
 
 def parse_idx(raw: bytes | bytearray, *, path: Path, remedy: str) -> Tensor:
-    """Header: two zero bytes, the type, the number of dimensions, then each dimension as a big-endian uint32."""
+    """Return the array of an IDX file's bytes as a uint8 tensor.
+
+    The header is two zero bytes, the type, the number of dimensions, then each dimension as a big-endian uint32.
+    """
     if len(raw) < 4 or raw[:3] != bytes([0, 0, UNSIGNED_BYTE]) or len(raw) < 4 + 4 * raw[3]:
         raise DamagedDataError(f"{path} is not an IDX file of unsigned bytes. Got the header {raw[:4].hex()}. {remedy}")
     header = 4 + 4 * raw[3]
@@ -52,24 +55,24 @@ def parse_idx(raw: bytes | bytearray, *, path: Path, remedy: str) -> Tensor:
     count = math.prod(shape)
     if len(raw) - header != count:
         raise DamagedDataError(
-            f"{path} should hold {count} values for its shape {list(shape)}. Got {len(raw) - header}. {remedy}"
+            f"{path} must hold {count} values for its shape {list(shape)}. Got {len(raw) - header}. {remedy}"
         )
     if not count:
         return torch.empty(shape, dtype=torch.uint8)
-    # torch wants memory that it may write to: a bytearray is taken as it is, bytes are copied into one.
+    # torch needs writable memory: a bytearray is used directly, bytes are copied into one.
     writable = raw if isinstance(raw, bytearray) else bytearray(raw)
     return torch.frombuffer(writable, dtype=torch.uint8, offset=header).reshape(shape)
 
 
-def _unpacked(path: Path) -> bytes | bytearray:
-    file = path.resolve()  # a data folder may be made of links: what is read is checked by its digest
+def _read_uncompressed(path: Path) -> bytes | bytearray:
+    file = path.resolve()  # follow links: a data folder may consist of links
     if path.suffix != ".gz":
         return read_bytes(file, limit=LIMIT)
     packed = io.BytesIO(read_bytes(file, limit=COMPRESSED_LIMIT))
-    raw = bytearray()  # grown piece by piece, so that the images are in memory once
+    raw = bytearray()  # grown in place: the images are in memory only once
     with gzip.GzipFile(fileobj=packed) as archive:
-        while piece := archive.read(2**20):
-            raw += piece
+        while chunk := archive.read(2**20):
+            raw += chunk
             if len(raw) > LIMIT:
                 raise ValueError(f"it unpacks to more than {LIMIT:,} bytes")
     return raw

@@ -1,4 +1,4 @@
-"""Loaders: made, copied onto another dataset with the same order, seeded before each epoch, and compared."""
+"""Data loaders: create, copy to another dataset with the same order, seed for each epoch, compare."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from kd.types import Batch
 
 
 class Loader(DataLoader[Any]):
-    """torch's loader, with less to do for each batch where a dataset of this package lies in memory.
+    """torch's ``DataLoader`` with less overhead per batch for the in-memory datasets of this package.
 
-    There a batch's rows are a piece of one tensor, the epoch's order, and no list of numbers, and nothing else stands
-    between dataset and caller: a twentieth of a small student's step (benchmarks/epochs.py). Order and random draws are
-    torch's own, bit for bit; other datasets and samplers, workers and pinned memory are left to torch.
+    For these, a batch's rows are a slice of one tensor, the epoch's order, instead of a list of ints, and batches
+    bypass torch's fetcher. This saves a twentieth of a small student's training step (benchmarks/epochs.py). Order and
+    random draws equal torch's bit for bit. Other datasets and samplers, workers and pinned memory use torch's code.
     """
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises its own class of iterators
-        usual = type(self.sampler) in (RandomSampler, SequentialSampler) and self.batch_size is not None
-        simple = usual and not self.num_workers and not self.pin_memory and takes_rows(self.dataset)
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch declares its own iterator class
+        plain_sampler = type(self.sampler) in (RandomSampler, SequentialSampler) and self.batch_size is not None
+        simple = plain_sampler and not self.num_workers and not self.pin_memory and takes_rows(self.dataset)
         if not simple:
             return super().__iter__()
-        torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # for workers: torch draws it here, always
-        return self._gathered()
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # torch always draws its base seed here
+        return self._iterate_rows()
 
-    def _gathered(self) -> Iterator[Any]:
-        rows, items, size = iter(self.sampler), len(self.sampler), self.batch_size or 1  # type: ignore[arg-type]
-        order = torch.from_numpy(np.fromiter(rows, dtype=np.int64, count=items))
+    def _iterate_rows(self) -> Iterator[Any]:
+        rows, samples, size = iter(self.sampler), len(self.sampler), self.batch_size or 1  # type: ignore[arg-type]
+        order = torch.from_numpy(np.fromiter(rows, dtype=np.int64, count=samples))
         for start in range(0, size * len(self), size):
             yield self.collate_fn(self.dataset.__getitems__(order[start : start + size]))  # type: ignore[attr-defined]
-        next(rows, None)  # a sampler may draw once more at its end
+        next(rows, None)  # exhaust the sampler: it may draw once more at its end
 
 
 def make_loader(dataset: Dataset[Any], *, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
-    """A loader with one gather per batch and a generator of its own, which ``seed_loader`` sets before each epoch."""
+    """Return a loader with one gather per batch and its own generator, which ``seed_loader`` seeds each epoch."""
     require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
     return Loader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate, generator=torch.Generator())
 
 
 def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[Any]:
-    """A loader over another dataset with this loader's batch size, drop_last, workers and, above all, order.
+    """Return a loader over another dataset with this loader's batch size, drop_last, workers and order.
 
-    The sampler itself is shared, so both loaders draw the same indices from the same seed. Only where the datasets
-    differ in length is a new one made, which shuffles unless the old one was sequential.
+    The sampler is shared, so both loaders draw the same indices from the same seed. If the datasets differ in length,
+    a new sampler is created, which shuffles unless the old one is sequential.
 
     Raises:
-        ValueError: the lengths differ, and the loader has no batch size to copy.
+        ValueError: the lengths differ and the loader uses a custom batch sampler or none, which cannot be copied.
     """
     settings: dict[str, Any] = {
         "collate_fn": collate,
@@ -62,27 +62,27 @@ def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[An
     }
     batches = loader.batch_sampler
     if length_of(dataset) == length_of(loader.dataset):
-        if batches is None:  # torch's loading in bulk: the sampler hands out lists of indices
-            bulk = settings | {"batch_size": None, "collate_fn": loader.collate_fn}
-            return Loader(dataset, sampler=loader.sampler, **bulk)
+        if batches is None:  # batch_size=None: the sampler itself yields lists of indices
+            unbatched = settings | {"batch_size": None, "collate_fn": loader.collate_fn}
+            return Loader(dataset, sampler=loader.sampler, **unbatched)
         if loader.batch_size is None:
             return Loader(dataset, batch_sampler=batches, **settings)
         settings |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
         return Loader(dataset, sampler=loader.sampler, **settings)
     if not isinstance(batches, BatchSampler):
         raise ValueError(
-            "the loader's own way of making batches cannot be copied to a dataset of another length "
-            f"({length_of(dataset)} items instead of {length_of(loader.dataset)}). Give the loader a batch_size, or "
-            "make the second one yourself."
+            "the loader's batch sampler cannot be copied to a dataset of another length "
+            f"({length_of(dataset)} samples instead of {length_of(loader.dataset)}). Give the loader a batch_size, or "
+            "create the second loader yourself."
         )
     shuffle = not isinstance(batches.sampler, SequentialSampler)
     return Loader(dataset, batch_size=batches.batch_size, drop_last=batches.drop_last, shuffle=shuffle, **settings)
 
 
 def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A loader over the same samples, each once, in the dataset's own order: row i belongs to sample i.
+    """Return a loader over the same samples, each once, in the dataset's order, so that row i belongs to sample i.
 
-    A sampler other than torch's two that cover everything is asked which samples it means.
+    Samplers other than torch's random and sequential ones may select a subset; they are iterated once to find it.
     """
     dataset, batches = loader.dataset, loader.batch_sampler
     sampler = batches.sampler if isinstance(batches, BatchSampler) else batches or loader.sampler
@@ -94,12 +94,12 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
         batch_size=loader.batch_size or getattr(batches, "batch_size", None) or 128,
         collate_fn=collate if batches is None else loader.collate_fn,
         num_workers=loader.num_workers,
-        generator=torch.Generator(),  # without one, torch's loader draws from the caller's
+        generator=torch.Generator(),  # without one, torch draws from the caller's global generator
     )
 
 
 def seed_loader(loader: Iterable[Any] | None, *, seed: int, epoch: int) -> None:
-    """Make the order of the coming epoch a pure function of (seed, epoch), whatever was drawn before."""
+    """Seed the loader's generators, so that the next epoch's order is a function of (seed, epoch) only."""
     sampler, batches = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
     for owner in (loader, sampler, batches, getattr(batches, "sampler", None)):
         generator = getattr(owner, "generator", None)
@@ -108,27 +108,26 @@ def seed_loader(loader: Iterable[Any] | None, *, seed: int, epoch: int) -> None:
 
 
 def batches_differ(first: DataLoader[Any], second: DataLoader[Any], *, seed: int) -> str | None:
-    """Why two loaders would not show the same inputs and labels in the same order, or None where they would.
+    """Return why two loaders yield different inputs or labels, or a different order; None if they match.
 
-    Compares the order of a whole epoch by index, and the content of its first batch. Items from the third on
-    (teacher logits) are not compared.
+    Compares the indices of a whole epoch and the content of its first batch. Teacher logits and ids are not compared.
     """
-    if _epoch_indices(first, seed) != _epoch_indices(second, seed):
+    if _draw_epoch_indices(first, seed) != _draw_epoch_indices(second, seed):
         return "their samplers draw different indices"
-    one, other = (first_batch(loader, seed=seed)[:2] for loader in (first, second))
-    if not all(torch.equal(a, b) for a, b in zip(one, other, strict=True)):
-        return "their items differ (another dataset, or random augmentation)"
+    first_pair, second_pair = (first_batch(loader, seed=seed)[:2] for loader in (first, second))
+    if not all(torch.equal(a, b) for a, b in zip(first_pair, second_pair, strict=True)):
+        return "their samples differ (another dataset, or random augmentation)"
     return None
 
 
-def _epoch_indices(loader: DataLoader[Any], seed: int) -> list[Any]:
+def _draw_epoch_indices(loader: DataLoader[Any], seed: int) -> list[Any]:
     with seeded(epoch_seed(seed, 0)):
         seed_loader(loader, seed=seed, epoch=0)
         return list(loader.batch_sampler if loader.batch_sampler is not None else loader.sampler)
 
 
 def first_batch(loader: DataLoader[Any], *, seed: int = 0) -> Batch:
-    """The first batch of the first epoch, () where there is none; the caller's random state is left as it was."""
+    """Return the first batch of the first epoch, () if the loader is empty; restore the caller's random state."""
     with seeded(epoch_seed(seed, 0)):
         seed_loader(loader, seed=seed, epoch=0)
         return tuple(next(iter(loader), ()))

@@ -1,4 +1,4 @@
-"""Stratified splits: parts in which the classes have their overall proportions, as a function of labels and a seed."""
+"""Stratified splits that keep the overall class proportions, as a function of labels and seed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def stratified_order(labels: Tensor, *, seed: int) -> Rows:
-    """A shuffled order of all samples in which every prefix has the classes in their overall proportions.
+    """Return a shuffled order of all samples in which every prefix has the overall class proportions.
 
-    Each class is shuffled by itself and spread evenly over [0, 1); the order is that of the positions.
+    Each class is shuffled separately and spread evenly over [0, 1); samples are sorted by these positions.
     """
     rng = np.random.default_rng(seed)
     classes = labels.numpy()
@@ -33,52 +33,52 @@ def stratified_order(labels: Tensor, *, seed: int) -> Rows:
 def stratified_split(
     dataset: ArrayDataset, *, held_back: float, seed: int, limit: int | None = None
 ) -> tuple[Split, Split]:
-    """Two parts in which the classes have their overall proportions: to train on, and to validate with.
+    """Split a dataset into a training and a validation split with the overall class proportions.
 
-    The end of the stratified order is held back: the same as scikit-learn's stratified ``train_test_split`` in all but
-    the images drawn, without the second and the 75 MB that importing it takes.
+    The validation split is the end of the stratified order. This matches scikit-learn's stratified
+    ``train_test_split`` except for the images drawn, and saves the second and the 75 MB that importing it takes.
 
     Args:
         held_back: fraction for validation, in (0, 1), rounded up to whole images.
         seed: at least 0.
-        limit: split only the first so many images of the stratified order; None splits all.
+        limit: split the first N images of the stratified order only; None splits all.
 
     Raises:
-        ValueError: too few images for every class to be in both parts.
+        ValueError: too few images for every class to be in both splits.
     """
-    training, held = stratified_parts(dataset.labels, [held_back], seed=seed, limit=limit)
-    return Split(dataset, training.tolist()), Split(dataset, held.tolist())
+    training, validation = split_rows(dataset.labels, [held_back], seed=seed, limit=limit)
+    return Split(dataset, training.tolist()), Split(dataset, validation.tolist())
 
 
-def stratified_parts(labels: Tensor, shares: Sequence[float], *, seed: int, limit: int | None = None) -> list[Rows]:
-    """The indices of what is left to train on, then those of each share held back; every class is in every part.
+def split_rows(labels: Tensor, shares: Sequence[float], *, seed: int, limit: int | None = None) -> list[Rows]:
+    """Return the row indices of the training split, then of one split per share; every class is in every split.
 
     Args:
         labels: [N] int64.
-        shares: each in (0, 1), of what the shares after it have left, rounded up to whole images; the last one is the
-            end of the stratified order.
-        limit: as ``stratified_split`` has it.
+        shares: fractions in (0, 1), rounded up to whole samples. The last share is taken first, from the end of the
+            stratified order; each earlier share is a fraction of the remaining samples.
+        limit: as in ``stratified_split``.
 
     Raises:
-        ValueError: too few items for every class to be in every part.
+        ValueError: too few samples for every class to be in every split.
     """
-    left = chosen = stratified_order(labels, seed=seed)[:limit]
-    parts: list[Rows] = []
+    remaining = chosen = stratified_order(labels, seed=seed)[:limit]
+    splits: list[Rows] = []
     for share in reversed(shares):
-        require(0 < share < 1, "a share that is held back", share, "in (0, 1)")
-        kept = len(left) - math.ceil(share * len(left))
-        left, parts = left[:kept], [left[kept:], *parts]
-    parts = [left, *parts]
-    classes, *found = (len(np.unique(labels.numpy()[rows])) for rows in (chosen, *parts))
-    if found != [classes] * len(parts):
+        require(0 < share < 1, "the share of a split", share, "in (0, 1)")
+        size = len(remaining) - math.ceil(share * len(remaining))
+        remaining, splits = remaining[:size], [remaining[size:], *splits]
+    splits = [remaining, *splits]
+    classes, *counts = (len(np.unique(labels.numpy()[rows])) for rows in (chosen, *splits))
+    if counts != [classes] * len(splits):
         raise ValueError(
-            f"holding back {_listed(shares)} of {len(chosen):,} items does not leave every class in "
-            f"{'both' if len(parts) == 2 else 'all'} parts: of {classes} classes, {_listed(found)} are. "
-            "Take more items, or hold back another share."
+            f"holding back {_join(shares)} of {len(chosen):,} samples does not leave every class in "
+            f"{'both' if len(splits) == 2 else 'all'} splits: of {classes} classes, they have {_join(counts)}. "
+            "Use more samples or change the shares."
         )
-    return parts
+    return splits
 
 
-def _listed(values: Sequence[object]) -> str:
+def _join(values: Sequence[object]) -> str:
     *most, last = map(str, values)
     return f"{', '.join(most)} and {last}" if most else last

@@ -1,11 +1,10 @@
-"""Views of images that can be counted: every shift by a few pixels, each an item with a number of its own.
+"""Enumerated augmented views: every shift of an image by a few pixels is an item with its own index.
 
-Where the views of a sample are few, a teacher's answers to all of them can be kept, and the number of an item says
-which view of which sample it is. So the student sees the very view whose logits it gets, and no random state has to be
-replayed:
+With few views per sample, the teacher's logits for all views can be cached. The item's index determines sample and
+view, so the student always sees the view that its logits belong to, without replaying random state:
 
-    views = ShiftedImages(images, reach=2)                         # 25 of each image
-    cached = kd.collect_logits(teacher, views)                     # the teacher's answer to each
+    views = ShiftedImages(images, reach=2)                         # 25 views per image
+    cached = kd.collect_logits(teacher, views)                     # one row of logits per view
     kd.verify_logits(teacher, views, cached)                       # on a random sample of (image, view)
     loader = one_view_each(kd.DistillDataset(views, cached.logits), views.views, batch_size=128)
 """
@@ -25,26 +24,26 @@ from kd.data.datasets import ArrayDataset, Gathered, ImageDataset, collate
 
 
 class ShiftedImages(Dataset[tuple[Tensor, int]]):
-    """Every image shifted by −reach … +reach pixels down and to the right, black where it has left.
+    """All shifts of each image by −reach … +reach pixels vertically and horizontally, padded with black.
 
-    Item ``sample · views + view`` is (view of the sample, its label). View 0 is shifted up and to the left by
-    ``reach``, the next ones go to the right first; the one in the middle is the image itself.
+    Item ``sample · views + view`` is (shifted image, label). View 0 is shifted up and left by ``reach`` pixels; the
+    horizontal shift varies fastest; the middle view is the image itself.
 
     Args:
-        dataset: whose images are shifted, before they are normalised with its mean and standard deviation.
-        reach: pixels, at least 0; there are (2 · reach + 1)² views.
+        dataset: images to shift; views are normalised with its mean and standard deviation afterwards.
+        reach: largest shift in pixels, at least 0; there are (2 · reach + 1)² views.
     """
 
     def __init__(self, dataset: ImageDataset, *, reach: int) -> None:
         require(reach >= 0, "reach", reach, "a whole number of pixels of at least 0")
         self.dataset, self.reach = dataset, reach
         height, width = dataset.images.shape[2:]
-        # Each view is a window on the padded image: [N, C, 2 · reach + 1, 2 · reach + 1, H, W] without a copy.
+        # Each view is a window of the padded image: [N, C, 2 · reach + 1, 2 · reach + 1, H, W] without a copy.
         self._windows = F.pad(dataset.images, (reach,) * 4).unfold(2, height, 1).unfold(3, width, 1)
 
     @property
     def views(self) -> int:
-        """Of each image."""
+        """Number of views per image."""
         return (2 * self.reach + 1) ** 2
 
     def __len__(self) -> int:
@@ -58,23 +57,23 @@ class ShiftedImages(Dataset[tuple[Tensor, int]]):
         rows = torch.as_tensor(indices)
         samples, views = rows // self.views, rows % self.views
         side = 2 * self.reach + 1
-        # A window moved down shows the image moved up: counted from the end, the first view is up and to the left.
+        # A window moved down shows the image moved up: counting windows from the end, view 0 is shifted up and left.
         shifted = self._windows[samples, :, side - 1 - views // side, side - 1 - views % side]
         images = ArrayDataset(shifted, self.dataset.labels[samples], mean=self.dataset.mean, std=self.dataset.std)
         return images.__getitems__(range(len(rows)))
 
 
-class OneViewEach(Sampler[int]):
-    """Every sample once in an epoch, in a random order, each by one of its views at random.
+class OneViewSampler(Sampler[int]):
+    """Sampler that draws one random view of every sample per epoch, in random order.
 
     Args:
-        samples: how many there are.
-        views: of each.
+        samples: number of samples.
+        views: number of views per sample.
     """
 
     def __init__(self, samples: int, views: int) -> None:
         self.samples, self.views = samples, views
-        self.generator = torch.Generator()  # ``kd.fit`` seeds it before each epoch
+        self.generator = torch.Generator()  # seeded by ``kd.fit`` before each epoch
 
     def __len__(self) -> int:
         return self.samples
@@ -86,14 +85,15 @@ class OneViewEach(Sampler[int]):
 
 
 def one_view_each(dataset: Dataset[Any], views: int, *, batch_size: int) -> DataLoader[Any]:
-    """A loader that shows one view of each sample in an epoch; which and when follows from the seed of ``kd.fit``.
+    """Return a loader that yields one random view of each sample per epoch, seeded by ``kd.fit``.
 
     Args:
-        dataset: item ``sample · views + view``, as ``ShiftedImages`` has them, with or without logits beside each.
-        views: of each sample.
+        dataset: items ordered as ``sample · views + view``, like ``ShiftedImages``, with or without logits.
+        views: number of views per sample.
+        batch_size: samples per batch.
     """
     require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
-    items = len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared; ours have one
+    items = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare __len__
     require(views >= 1 and items % views == 0, "views", views, f"a divisor of the {items:,} items")
-    sampler = OneViewEach(items // views, views)
+    sampler = OneViewSampler(items // views, views)
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=collate, generator=torch.Generator())

@@ -1,4 +1,4 @@
-"""Data of one's own: opened from whatever they lie in, checked, split and normalised."""
+"""Users' datasets: open, check, split and normalise."""
 
 from kd.data.sources.kinds import open_source as open_source
 from kd.data.sources.partition import Splits as Splits

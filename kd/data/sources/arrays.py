@@ -1,4 +1,4 @@
-"""Arrays as they lie in files, as data sets in memory: bytes stay bytes, images get channels first."""
+"""Arrays from files as in-memory datasets: uint8 stays uint8, images become channels-first."""
 
 from __future__ import annotations
 
@@ -16,56 +16,61 @@ from kd.data.sources.source import Source
 
 Array = np.ndarray[Any, Any]
 
-CHANNELS = (1, 3, 4)  # what an axis of length 1, 3 or 4 of an image is taken for
+CHANNELS = (1, 3, 4)  # axis lengths that identify the channel axis of an image
 
 
 def from_arrays(
     name: str, inputs: Mapping[str, Array], labels: Mapping[str, Array], classes: Sequence[str] | None = None
 ) -> Source:
-    """A source of arrays.
+    """Create a source from arrays.
 
     Args:
-        inputs, labels: by part; "train" is there, "val" and "test" may be. Inputs are [N, ...] as ``to_inputs`` takes
-            them, labels as ``kd.data.sources.labels.encode_labels`` does.
-        classes: names in label order.
+        name: name of the dataset.
+        inputs, labels: arrays by split: "train" and, optionally, "val" and "test". See ``to_inputs`` for inputs and
+            ``kd.data.sources.labels.encode_labels`` for labels.
+        classes: class names in label order.
 
     Raises:
-        ValueError: inputs or labels of another kind, or not one label for each input.
+        ValueError: unsupported inputs or labels, or different numbers of inputs and labels.
     """
-    tensors = {part: to_inputs(part, values) for part, values in inputs.items()}
+    tensors = {split: to_inputs(split, values) for split, values in inputs.items()}
     numbers, names = encode_labels(labels, classes)
-    for part, values in tensors.items():
-        if len(values) != len(numbers[part]):
+    for split, values in tensors.items():
+        if len(values) != len(numbers[split]):
             raise ValueError(
-                f"{name} must have one label for each input. Got {len(values):,} inputs and {len(numbers[part]):,} "
-                f"labels in {part} instead."
+                f"{name} must have one label per input. Got {len(values):,} inputs and {len(numbers[split]):,} "
+                f"labels in {split} instead."
             )
-    parts = {part: ArrayDataset(values, numbers[part]) for part, values in tensors.items()}
+    datasets = {split: ArrayDataset(values, numbers[split]) for split, values in tensors.items()}
     if tensors["train"].dtype == torch.int64:
-        say(f"{name}: whole numbers are taken for tokens and stay as they are; store quantities as float32")
-    return Source(name, parts["train"], parts.get("val"), parts.get("test"), names)
+        say(f"{name}: integer inputs are treated as tokens, unscaled; store quantities as float32")
+    return Source(name, datasets["train"], datasets.get("val"), datasets.get("test"), names)
 
 
-def to_inputs(part: str, values: Array) -> Tensor:
-    """[N, ...] as uint8, float32 or int64, without a copy where it can be.
+def to_inputs(split: str, values: Array) -> Tensor:
+    """Convert an array [N, ...] to a tensor of uint8, float32 or int64, without a copy if possible.
 
-    Bytes [N, H, W] are gray images, [N, 1, H, W]. Of [N, a, b, c] the channels come first: where only the last axis
-    has a length of 1, 3 or 4, it is moved. Floats and truth values become float32, other whole numbers int64.
+    uint8 [N, H, W] are gray images and become [N, 1, H, W]. [N, a, b, c] becomes channels-first: the last axis is moved
+    if it has length 1, 3 or 4 and the second axis does not. Floats and booleans become float32, other integers int64.
+
+    Args:
+        split: name of the split in errors.
+        values: the array.
 
     Raises:
-        ValueError: neither numbers nor [N, ...] with a first axis of items.
+        ValueError: the array is not numeric, or does not have shape [N, ...] with non-empty samples.
     """
     if values.dtype.kind not in "buif" or values.ndim < 2 or 0 in values.shape[1:]:
         raise ValueError(
-            f"inputs of {part} must be numbers [N, ...], one row for each item. Got {list(values.shape)} of "
-            f"{values.dtype} instead. Give a single number per item as [N, 1]; number names with an encoder."
+            f"inputs of {split} must be numbers [N, ...], one row per sample. Got {list(values.shape)} of "
+            f"{values.dtype} instead. Store one number per sample as [N, 1]; encode text as numbers first."
         )
     if values.ndim == 3 and values.dtype == np.uint8:
         values = values[:, None]
     elif values.ndim == 4 and values.shape[-1] in CHANNELS and values.shape[1] not in CHANNELS:
         values = np.moveaxis(values, -1, 1)
     if values.dtype != np.uint8:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, which a check refuses
+        with np.errstate(over="ignore"):  # overflow becomes infinity, which require_finite refuses
             values = values.astype(np.int64 if values.dtype.kind in "ui" else np.float32, copy=False)
     values = np.ascontiguousarray(values)
     return torch.from_numpy(values if values.flags.writeable else values.copy())

@@ -1,4 +1,4 @@
-"""A folder of IDX files under MNIST's names, as Fashion-MNIST and its like are handed on."""
+"""Folders of IDX files with MNIST's file names, the format of Fashion-MNIST and similar datasets."""
 
 from __future__ import annotations
 
@@ -11,34 +11,38 @@ from kd.data.idx import read_idx
 from kd.data.sources.arrays import from_arrays
 from kd.data.sources.source import Source
 
-FILES = {"train": "train", "test": "t10k"}  # how the files of each part begin
-_REMEDY = "Fetch the file again."
+PREFIXES = {"train": "train", "test": "t10k"}  # of the file names, by split
+_REMEDY = "Download the file again."
 
 
 def is_idx_folder(folder: Path) -> bool:
-    """Whether its training images are there."""
-    return _file(folder, "train-images-idx3-ubyte") is not None
+    """Return whether the folder contains training images in IDX format."""
+    return _find_file(folder, "train-images-idx3-ubyte") is not None
 
 
 def open_idx_folder(folder: Path, classes: list[str] | None = None) -> Source:
-    """``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, and ``t10k-…`` to test with; plain or ``.gz``.
+    """Open ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and optional ``t10k-…`` files, plain or ``.gz``.
 
     Raises:
-        DamagedDataError: a file is missing, unreadable, cut off or no IDX file of unsigned bytes.
-        ValueError: not one label for each image.
+        DamagedDataError: a file is missing, unreadable, truncated or not IDX of unsigned bytes.
+        ValueError: different numbers of images and labels.
     """
-    parts = [part for part, start in FILES.items() if part == "train" or _file(folder, f"{start}-images-idx3-ubyte")]
-    images = {part: _read(folder, f"{FILES[part]}-images-idx3-ubyte").numpy() for part in parts}
-    labels = {part: _read(folder, f"{FILES[part]}-labels-idx1-ubyte").numpy() for part in parts}
+    splits = [
+        split
+        for split, prefix in PREFIXES.items()
+        if split == "train" or _find_file(folder, f"{prefix}-images-idx3-ubyte")
+    ]
+    images = {split: _read_file(folder, f"{PREFIXES[split]}-images-idx3-ubyte").numpy() for split in splits}
+    labels = {split: _read_file(folder, f"{PREFIXES[split]}-labels-idx1-ubyte").numpy() for split in splits}
     return from_arrays(folder.name, images, labels, classes)
 
 
-def _file(folder: Path, name: str) -> Path | None:
+def _find_file(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
 
 
-def _read(folder: Path, name: str) -> Tensor:
-    path = _file(folder, name)
+def _read_file(folder: Path, name: str) -> Tensor:
+    path = _find_file(folder, name)
     if path is None:
-        raise DamagedDataError(f"there is no {folder / name} and no {name}.gz beside it. {_REMEDY}")
+        raise DamagedDataError(f"neither {folder / name} nor {name}.gz exists. {_REMEDY}")
     return read_idx(path, remedy=_REMEDY)

@@ -1,4 +1,4 @@
-"""Data sets of image files: decoded once where memory allows, else whenever they are asked for."""
+"""Image datasets: decoded once if they fit in memory, otherwise decoded on access."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from kd.data.datasets import ArrayDataset, Gathered
 from kd.data.sources.image_decoding import ImageCollection, ImageFormat, ImagePaths, Size, decode, find_common_format
 from kd.storage.fingerprint import describe, digest
 
-IN_MEMORY = 1024**3  # bytes of decoded images, of all parts together
+IN_MEMORY = 1024**3  # bytes of decoded images, all splits together
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Images decoded whenever they are asked for; items are those that ``ArrayDataset`` has of the decoded images.
+    """Image files decoded on access; items are the same as in an ``ArrayDataset`` of the decoded images.
 
     Args:
-        files: N of them.
+        files: N image files.
         labels: [N] int64, from 0.
-        form: mode and size of every item.
-        mean, std: as ``ArrayDataset`` has them.
+        form: mode and size to which images are converted.
+        mean, std: see ``ArrayDataset``.
     """
 
     def __init__(
@@ -35,68 +35,69 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         std: float | Tensor | None = None,
     ) -> None:
         self.files, self.labels, self.form, self.mean, self.std = files, labels, form, mean, std
-        self._content = ""
+        self._content_digest = ""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._decoded([range(len(self))[index]])[0]
+        return self._decode([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Gathered:
         rows = indices.tolist() if isinstance(indices, Tensor) else [range(len(self))[index] for index in indices]
-        return self._decoded(rows).__getitems__(range(len(rows)))
+        return self._decode(rows).__getitems__(range(len(rows)))
 
     def raw(self, rows: Tensor) -> Tensor:
-        """[B, C, H, W] uint8.
+        """Decode some rows to [B, C, H, W] uint8.
 
         Raises:
-            DamagedDataError: an image cannot be decoded; names it.
+            DamagedDataError: an image cannot be decoded; the message names it.
         """
         return decode(self.files, self.form, rows.tolist())
 
     def normalised(self, mean: float | Tensor, std: float | Tensor) -> ImageFiles:
-        """The same images, normalised with these."""
+        """Return the same images, normalised with this mean and standard deviation."""
         return ImageFiles(self.files, self.labels, self.form, mean=mean, std=std)
 
     def fingerprint(self) -> str:
-        """Of every file's content, which is read once for it, and of what is made of it."""
-        self._content = self._content or digest([self.files.digest(row) for row in range(len(self))])
-        return digest(describe([self._content, self.labels, self.form, self.mean, self.std]))
+        """Return a hash of all files' content (read once), labels, format, mean and std."""
+        self._content_digest = self._content_digest or digest([self.files.digest(row) for row in range(len(self))])
+        return digest(describe([self._content_digest, self.labels, self.form, self.mean, self.std]))
 
-    def _decoded(self, rows: Sequence[int]) -> ArrayDataset:
+    def _decode(self, rows: Sequence[int]) -> ArrayDataset:
         images = decode(self.files, self.form, rows)
         return ArrayDataset(images, self.labels[list(rows)], mean=self.mean, std=self.std)
 
 
 def build_image_dataset(
-    parts: Mapping[str, ImageCollection], labels: Mapping[str, Tensor], *, size: int | Size | None
+    splits: Mapping[str, ImageCollection], labels: Mapping[str, Tensor], *, size: int | Size | None
 ) -> dict[str, ArrayDataset | ImageFiles]:
-    """Each part in memory, or as ``ImageFiles`` where all parts together would take more than ``IN_MEMORY`` bytes.
+    """Create one dataset per split: in memory, or ``ImageFiles`` if all splits together exceed ``IN_MEMORY`` bytes.
 
     Args:
-        labels: [N] by part.
-        size: height and width to which all are scaled and cropped, keeping their proportions; without it they must have
-            one size.
+        splits: images by split.
+        labels: [N] by split.
+        size: height and width to which images are scaled and cropped, keeping their proportions. Without it, all images
+            must have the same size.
 
     Raises:
-        ValueError: images of several sizes, or too many of what cannot be read a second time.
-        DamagedDataError: images that cannot be decoded; names the first of them.
+        ValueError: images of several sizes, or too many images that are not files and cannot be decoded on access.
+        DamagedDataError: images that cannot be decoded; the message names the first few.
     """
-    return decode_all(parts, labels, find_common_format(parts, (size, size) if isinstance(size, int) else size))
+    return decode_all(splits, labels, find_common_format(splits, (size, size) if isinstance(size, int) else size))
 
 
 def decode_all(
-    parts: Mapping[str, ImageCollection], labels: Mapping[str, Tensor], form: ImageFormat
+    splits: Mapping[str, ImageCollection], labels: Mapping[str, Tensor], form: ImageFormat
 ) -> dict[str, ArrayDataset | ImageFiles]:
-    """As ``build_image_dataset``, in a form that is given."""
-    needed = sum(len(pictures.names) for pictures in parts.values()) * math.prod(form.shape)
+    """Do the work of ``build_image_dataset`` for a given image format."""
+    needed = sum(len(images.names) for images in splits.values()) * math.prod(form.shape)
     if needed <= IN_MEMORY:
-        return {part: ArrayDataset(decode(pictures, form), labels[part]) for part, pictures in parts.items()}
-    files = {part: pictures for part, pictures in parts.items() if isinstance(pictures, ImagePaths)}
-    if len(files) < len(parts):
+        return {split: ArrayDataset(decode(images, form), labels[split]) for split, images in splits.items()}
+    files = {split: images for split, images in splits.items() if isinstance(images, ImagePaths)}
+    if len(files) < len(splits):
         raise ValueError(
-            f"these images take {needed:,} bytes, and at most {IN_MEMORY:,} are held in memory. Give a smaller size, "
-            "or store them as files, in a folder for each class."
+            f"these images need {needed:,} bytes of memory; the limit is {IN_MEMORY:,}. Choose a smaller size "
+            "(--image-size), or store the images as files in one folder per class."
         )
-    return {part: ImageFiles(pictures, labels[part], form) for part, pictures in files.items()}
+    return {split: ImageFiles(images, labels[split], form) for split, images in files.items()}

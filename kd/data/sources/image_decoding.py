@@ -1,4 +1,4 @@
-"""Images that others have encoded: surveyed, and decoded in one mode and size."""
+"""Image decoding: find the common mode and size of encoded images, and convert them to it."""
 
 from __future__ import annotations
 
@@ -20,73 +20,75 @@ from kd.storage.untrusted import read_bytes
 
 GRAY, COLOUR = {"1", "L", "LA", "La"}, {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr"}
 TRANSPARENT = {"LA", "La", "RGBA", "RGBa", "PA"}
-_SHOWN = 3
+_MAX_SHOWN = 3
 
 Size = tuple[int, int]  # height, width
 
 
 class ImageCollection(Protocol):
-    """The images of one part, not yet decoded."""
+    """The encoded images of one split."""
 
     @property
     def names(self) -> Sequence[str]:
-        """What each is called in a message."""
+        """Names of the images in messages."""
 
     def open(self, row: int) -> Image.Image:
-        """One of them; decodes no pixels yet where it can be helped."""
+        """Open an image, without decoding its pixels if possible."""
 
 
 class ImagePaths:
-    """Image files, opened one by one."""
+    """Image files on disk."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.names = [str(path) for path in paths]
 
     def open(self, row: int) -> Image.Image:
-        """Only the header is read.
+        """Open an image file; reads the header only.
 
         Raises:
-            OSError: no regular file: a named pipe would be waited for without end.
+            OSError: not a regular file (reading a named pipe would block forever).
         """
         if not Path(self.names[row]).is_file():
             raise OSError("it is not a regular file")
         return Image.open(self.names[row])
 
     def digest(self, row: int) -> str:
-        """SHA-256 of the file."""
+        """Return the SHA-256 of an image file."""
         return hashlib.sha256(read_bytes(Path(self.names[row]).resolve())).hexdigest()
 
 
 class ImageFormat(NamedTuple):
-    """What every image is brought to."""
+    """The mode and size to which every image is converted."""
 
     mode: str  # "L" or "RGB"
     size: Size
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one image, channels first."""
+        """Shape [C, H, W] of an image."""
         return (1 if self.mode == "L" else 3, *self.size)
 
 
-def find_common_format(parts: Mapping[str, ImageCollection], size: Size | None) -> ImageFormat:
-    """The mode and size of all images; gray ones among others become RGB, transparency is dropped, and both are told.
+def find_common_format(splits: Mapping[str, ImageCollection], size: Size | None) -> ImageFormat:
+    """Return the common mode and size of all images.
+
+    Gray images among coloured ones become RGB, and transparency is dropped, both with a warning.
 
     Raises:
-        ValueError: several sizes, and none given; a size below 1.
+        ValueError: images of several sizes and no ``size``, or a size below 1.
         DamagedDataError: images whose headers cannot be read, or with more than 8 bits per channel.
     """
-    sizes, gray, clear = _surveyed(parts)
+    sizes, gray, transparent = _survey(splits)
     total = sizes.total()
     if 0 < gray < total:
-        warnings.warn(f"{gray:,} of {total:,} images are gray: they become RGB, as the others are.", stacklevel=3)
-    if clear:
-        warnings.warn(f"{clear:,} of {total:,} images have transparency, which is dropped.", stacklevel=3)
+        warnings.warn(f"{gray:,} of {total:,} images are gray and are converted to RGB like the others.", stacklevel=3)
+    if transparent:
+        warnings.warn(f"{transparent:,} of {total:,} images have transparency, which is dropped.", stacklevel=3)
     if size is None and len(sizes) > 1:
         (common, most), *_ = sizes.most_common(1)
         raise ValueError(
-            f"images must have one size, or be given one. Got {len(sizes)} sizes; {most:,} of {total:,} have "
-            f"{common[0]} × {common[1]} pixels (height × width). Give a size: all are scaled and cropped to it."
+            f"images must have the same size. Got {len(sizes)} sizes; {most:,} of {total:,} images have "
+            f"{common[0]} × {common[1]} pixels (height × width). Scale and crop all images with size (--image-size)."
         )
     chosen = size or next(iter(sizes), (1, 1))
     if min(chosen) < 1:
@@ -94,25 +96,25 @@ def find_common_format(parts: Mapping[str, ImageCollection], size: Size | None) 
     return ImageFormat("L" if gray == total else "RGB", chosen)
 
 
-def decode(pictures: ImageCollection, form: ImageFormat, rows: Sequence[int] | None = None) -> Tensor:
-    """[B, C, H, W] uint8: of all images, or of these rows.
+def decode(images: ImageCollection, form: ImageFormat, rows: Sequence[int] | None = None) -> Tensor:
+    """Decode all images, or the given rows, to [B, C, H, W] uint8.
 
     Raises:
-        DamagedDataError: images that cannot be decoded; names the first of them.
+        DamagedDataError: images that cannot be decoded; the message names the first few.
     """
-    chosen = range(len(pictures.names)) if rows is None else rows
-    images = torch.empty((len(chosen), *form.shape), dtype=torch.uint8)
-    with _collecting(pictures.names) as broken:
-        for place, row in enumerate(chosen):
-            with broken(row), pictures.open(row) as image:
-                pixels = np.asarray(_formed(image, form))
-                images[place] = torch.from_numpy(pixels.reshape(*form.size, -1).transpose(2, 0, 1).copy())
-    return images
+    chosen = range(len(images.names)) if rows is None else rows
+    decoded = torch.empty((len(chosen), *form.shape), dtype=torch.uint8)
+    with _collect_errors(images.names) as catch:
+        for index, row in enumerate(chosen):
+            with catch(row), images.open(row) as image:
+                pixels = np.asarray(_convert(image, form))
+                decoded[index] = torch.from_numpy(pixels.reshape(*form.size, -1).transpose(2, 0, 1).copy())
+    return decoded
 
 
-def _formed(image: Image.Image, form: ImageFormat) -> Image.Image:
+def _convert(image: Image.Image, form: ImageFormat) -> Image.Image:
     if "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns of any other way
+        image = image.convert("RGBA")  # other conversions make Pillow warn
     image = image.convert(form.mode)
     height, width = form.size
     if image.size == (width, height):
@@ -120,43 +122,43 @@ def _formed(image: Image.Image, form: ImageFormat) -> Image.Image:
     return ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
 
 
-def _surveyed(parts: Mapping[str, ImageCollection]) -> tuple[Counter[Size], int, int]:
-    """How many images have which size, are gray, and have transparency: from their headers."""
+def _survey(splits: Mapping[str, ImageCollection]) -> tuple[Counter[Size], int, int]:
+    """Read all headers and return the number of images by size, of gray images and of images with transparency."""
     sizes: Counter[Size] = Counter()
-    gray = clear = 0
-    for pictures in parts.values():
-        with _collecting(pictures.names) as broken:
-            for row in range(len(pictures.names)):
-                with broken(row), pictures.open(row) as image:
+    gray = transparent = 0
+    for images in splits.values():
+        with _collect_errors(images.names) as catch:
+            for row in range(len(images.names)):
+                with catch(row), images.open(row) as image:
                     if image.mode not in GRAY | COLOUR:
                         raise ValueError(f"mode {image.mode}, not 8 bits per channel")
                     sizes[image.height, image.width] += 1
                     gray += image.mode in GRAY
-                    clear += image.mode in TRANSPARENT or "transparency" in image.info
-    return sizes, gray, clear
+                    transparent += image.mode in TRANSPARENT or "transparency" in image.info
+    return sizes, gray, transparent
 
 
 @contextmanager
-def _collecting(names: Sequence[str]) -> Iterator[Callable[[int], Any]]:
-    """Yields a context for each row, which notes an error in it; at the end all errors are one.
+def _collect_errors(names: Sequence[str]) -> Iterator[Callable[[int], Any]]:
+    """Yield a function that returns a context per row and records its error; raise all errors as one at the end.
 
-    An image that is far larger than any photograph is an error too: Pillow only warns of it.
+    Extremely large images are errors too; Pillow only warns about them (decompression bomb).
     """
     reasons: dict[int, str] = {}
 
     @contextmanager
-    def noting(row: int) -> Iterator[None]:
+    def catch(row: int) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Pillow's decoders raise whatever they meet
+        except Exception as error:  # Pillow's decoders raise errors of any type
             reasons[row] = str(error) or type(error).__name__
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield noting
+        yield catch
     if reasons:
-        first = "; ".join(f"{names[row]} ({reason})" for row, reason in list(reasons.items())[:_SHOWN])
-        more = f" and {len(reasons) - _SHOWN:,} more" if len(reasons) > _SHOWN else ""
+        first = "; ".join(f"{names[row]} ({reason})" for row, reason in list(reasons.items())[:_MAX_SHOWN])
+        more = f" and {len(reasons) - _MAX_SHOWN:,} more" if len(reasons) > _MAX_SHOWN else ""
         raise DamagedDataError(
             f"{len(reasons):,} of {len(names):,} images cannot be read: {first}{more}. Replace or remove them."
         )

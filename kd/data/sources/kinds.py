@@ -1,4 +1,4 @@
-"""One function that opens a data set, whatever it lies in, by one string."""
+"""``open_source``: open any supported kind of dataset from one string."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kd.data.mnist import load_mnist
-from kd.data.sources.huggingface import open_hub
+from kd.data.sources.huggingface import open_huggingface
 from kd.data.sources.idx_folder import is_idx_folder, open_idx_folder
 from kd.data.sources.image_decoding import Size
-from kd.data.sources.image_folder import open_folder
+from kd.data.sources.image_folder import open_image_folder
 from kd.data.sources.npz import open_npz
-from kd.data.sources.python_file import open_plugin
-from kd.data.sources.sklearn_sets import open_bundled
+from kd.data.sources.python_file import open_python_file
+from kd.data.sources.sklearn_sets import open_sklearn
 from kd.data.sources.source import Source
 from kd.data.sources.torchvision_sets import open_torchvision
 
@@ -31,47 +31,56 @@ def open_source(
     classes: Sequence[str] | None = None,
     download: bool = False,
 ) -> Source:
-    """The data set that ``where`` names, with the parts that it came with.
+    """Open a dataset with its original splits.
 
     Args:
-        where: what ``KINDS`` says; a path is never taken for a name.
-        root: the folder in which torchvision's data sets lie; for ``mnist``, a copy of one's own instead of the
-            embedded one.
-        size: of images, height and width or both in one number, to which they are scaled and cropped; without it they
-            must have one size. For image files, ``torchvision:`` and ``hf:``.
-        columns: the names of the inputs' and the labels' column, for ``hf:``.
-        classes: names in label order, for files, folders and ``hf:``, where the data do not tell them.
-        download: let ``hf:`` fetch what is not on this disk. Nothing else, and nothing without it, uses the network.
+        where: one of the kinds listed in ``KINDS``. A ``Path`` is never interpreted as a name.
+        root: folder of torchvision's datasets; for ``mnist``, folder of a copy to use instead of the embedded one.
+        size: (height, width), or one number for both, to which images are scaled and cropped; without it, all images
+            must have the same size. For image files, ``torchvision:`` and ``hf:``.
+        columns: names of the input and label columns, for ``hf:``.
+        classes: class names in label order, for files, folders and ``hf:``, if the data do not contain them.
+        download: let ``hf:`` download data. Without it, and for all other kinds, the network is never used.
 
     Raises:
-        ValueError: the string names nothing that can be opened, the content does not fit, or a package is missing.
-        OSError: what it names is not there or is damaged.
+        ValueError: unknown kind, unsupported content, or an argument that does not apply.
+        OSError: the data are missing or damaged.
+        MissingExtraError: a package is not installed.
     """
-    kind, name = _kind(where)
-    given = {"root": root, "size": size, "columns": columns, "classes": classes, "download": download or None}
-    unused = [argument for argument, value in given.items() if value is not None and argument not in _TAKES[kind]]
+    kind, name = _detect_kind(where)
+    arguments = {"root": root, "size": size, "columns": columns, "classes": classes, "download": download or None}
+    unused = [argument for argument, value in arguments.items() if value is not None and argument not in _TAKES[kind]]
     if unused:
-        raise ValueError(f"{unused[0]} says nothing about {str(where)!r}. Leave it away.")
+        raise ValueError(f"{unused[0]} ({_FLAGS[unused[0]]}) does not apply to {str(where)!r}. Omit it.")
     names = None if classes is None else [str(name) for name in classes]
     match kind:
         case "mnist":
-            return _mnist(root)
+            return _open_mnist(root)
         case "torchvision":
             return open_torchvision(name, root, size=size)
         case "sklearn":
-            return open_bundled(name)
+            return open_sklearn(name)
         case "hf":
-            return open_hub(name, columns=columns, size=size, classes=names, download=download)
+            return open_huggingface(name, columns=columns, size=size, classes=names, download=download)
         case ".npz":
             return open_npz(Path(name), names)
         case ".py":
-            return open_plugin(Path(name))
+            return open_python_file(Path(name))
         case "IDX":
             return open_idx_folder(Path(name), names)
-    return open_folder(Path(name), size=size, classes=names)
+    return open_image_folder(Path(name), size=size, classes=names)
 
 
-# By kind of source, which arguments it has a use for.
+# Flags of the commands, by argument: errors name both.
+_FLAGS = {
+    "root": "--data-dir",
+    "size": "--image-size",
+    "columns": "--columns",
+    "classes": "--class-names",
+    "download": "--download",
+}
+
+# Arguments that apply, by kind of source.
 _TAKES: dict[str, set[str]] = {
     "mnist": {"root"},
     "torchvision": {"root", "size"},
@@ -84,8 +93,8 @@ _TAKES: dict[str, set[str]] = {
 }
 
 
-def _kind(where: str | Path) -> tuple[str, str]:
-    """One of ``_TAKES``, and the name or path that goes with it."""
+def _detect_kind(where: str | Path) -> tuple[str, str]:
+    """Return the kind, a key of ``_TAKES``, and the name or path to open."""
     if isinstance(where, str):
         kind, colon, name = where.partition(":")
         if where == "mnist" or (colon and kind in {"torchvision", "sklearn", "hf"}):
@@ -95,9 +104,9 @@ def _kind(where: str | Path) -> tuple[str, str]:
         return path.suffix, str(path)
     if where and path.is_dir():
         return "IDX" if is_idx_folder(path) else "folder", str(path)
-    raise ValueError(f"no data set can be opened from {str(where)!r}. Name one of these: {KINDS}.")
+    raise ValueError(f"cannot open a dataset from {str(where)!r}. Allowed: {KINDS}.")
 
 
-def _mnist(root: Path | str | None) -> Source:
+def _open_mnist(root: Path | str | None) -> Source:
     train, test = (load_mnist(train=train, root=root) for train in (True, False))
     return Source("mnist", train, None, test, tuple("0123456789"))

@@ -1,4 +1,4 @@
-"""From a source to the three parts of a run: split where it came unsplit, checked, and normalised."""
+"""The three splits of a run from a source: missing splits are drawn, all are checked and normalised."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from kd.data.datasets import Raw, Split, takes_rows
+from kd.data.datasets import RawInputs, Split, takes_rows
 from kd.data.sources.normalisation import normalise
 from kd.data.sources.scan import ScannedItems, scan
 from kd.data.sources.source import Source
-from kd.data.sources.validation import check_parts, require_classes, require_label_range
-from kd.data.splits import stratified_parts
+from kd.data.sources.validation import check_splits, require_classes, require_label_range
+from kd.data.splits import split_rows
 
-Chosen = dict[str, list[int]]  # rows of the source's training data, by part
+SplitRows = dict[str, list[int]]  # rows of the source's training data, by split
 
 
 class Splits(NamedTuple):
-    """What to train on, to validate with and to test with: checked and normalised."""
+    """Training, validation and test split, checked and normalised."""
 
     train: Dataset[Any]
     val: Dataset[Any]
     test: Dataset[Any]
     classes: tuple[str, ...]  # in label order
-    chosen: bytes  # JSON: the rows of the source's training data in each part; ``split_source`` takes it again
+    chosen: bytes  # JSON: rows of the source's training data by split; argument of ``split_source``
 
 
 def split_source(
@@ -40,98 +40,106 @@ def split_source(
     limit: int | None = None,
     chosen: bytes | None = None,
 ) -> Splits:
-    """The parts of a run. Those that came with the source stay what they are; the others are taken from its training
-    data, stratified by class. Then all are checked (``kd.data.sources.validation``), and normalised by the training
-    part.
+    """Return the three splits of a run.
+
+    Splits that the source contains are used unchanged. Missing ones are drawn from its training data, stratified by
+    class. All splits are checked (``kd.data.sources.validation``) and normalised with the training split's statistics.
 
     Args:
-        held_back: share of the training data to validate with, where the source has no such part; in (0, 1).
-        test_share: share to test with, where it has none; in (0, 1). It is taken first, ``held_back`` of the rest.
-        seed: of the split; at least 0.
-        test_seed: of the part to test with, where it is taken here; None for ``seed``. With one of its own, different
-            splits are judged by the same items.
-        limit: use only the first so many items of the training data's stratified order; None uses all.
-        chosen: an earlier split, as ``Parts.chosen`` has kept it; shares, seeds and limit do not count then.
+        source: the dataset, as returned by ``open_source``.
+        held_back: fraction of the training data for validation if the source has no validation split, in (0, 1).
+        test_share: fraction for testing if the source has no test split, in (0, 1). It is taken first; ``held_back``
+            applies to the rest.
+        seed: seed of the split, at least 0.
+        test_seed: seed of a test split drawn here; None uses ``seed``. With a fixed value, runs with different
+            ``seed`` are tested on the same samples.
+        limit: use the first N samples of the training data's stratified order only; None uses all.
+        chosen: an earlier split, from ``Splits.chosen``; shares, seeds and limit are then ignored.
 
     Raises:
-        ValueError: a check has failed, a class is too rare to be in every part, or the earlier split is damaged or of
-            other data.
+        ValueError: a check fails, a class is too rare to be in every split, or the earlier split is damaged or belongs
+            to other data.
     """
-    facts = {part: _facts(source.name, part, dataset) for part, dataset in source.parts.items()}
-    for part, found in facts.items():
-        require_label_range(found.labels, source.classes, part)
-    pool = facts["train"]
+    scans = {name: _scan_split(source.name, name, dataset) for name, dataset in source.parts.items()}
+    for name, scanned in scans.items():
+        require_label_range(scanned.labels, source.classes, name)
+    pool = scans["train"]
     require_classes(pool.labels, source.classes)
     shares = {"val": held_back, "test": test_share}
-    cut = {part: share for part, share in shares.items() if part not in facts}
+    missing = {name: share for name, share in shares.items() if name not in scans}
     if chosen is None:
-        split = _drawn(pool.labels, cut, seed=seed, test_seed=seed if test_seed is None else test_seed, limit=limit)
+        rows = _draw_rows(
+            pool.labels, missing, seed=seed, test_seed=seed if test_seed is None else test_seed, limit=limit
+        )
     else:
-        split = _read(chosen, pool.labels, ["train", *cut])
-    parts = {name: _subset(source.train, split[name]) if name in split else source.parts[name] for name in _PARTS}
-    check_parts({name: pool.of(split[name]) if name in split else facts[name] for name in _PARTS}, source.classes)
-    return Splits(**normalise(parts), classes=source.classes, chosen=_written(split, pool.labels))
+        rows = _load_rows(chosen, pool.labels, ["train", *missing])
+    splits = {name: _take_rows(source.train, rows[name]) if name in rows else source.parts[name] for name in _SPLITS}
+    check_splits({name: pool.take(rows[name]) if name in rows else scans[name] for name in _SPLITS}, source.classes)
+    return Splits(**normalise(splits), classes=source.classes, chosen=_dump_rows(rows, pool.labels))
 
 
-_PARTS = ("train", "val", "test")
+_SPLITS = ("train", "val", "test")
 
 
-def _drawn(labels: Tensor, shares: Mapping[str, float], *, seed: int, test_seed: int, limit: int | None) -> Chosen:
-    """Rows by part: all parts in one draw, or first the one to test with, by a seed of its own."""
+def _draw_rows(
+    labels: Tensor, shares: Mapping[str, float], *, seed: int, test_seed: int, limit: int | None
+) -> SplitRows:
+    """Draw the rows of all splits at once; with a separate ``test_seed``, draw the test split first."""
     if "test" in shares and test_seed != seed:
-        rest, test = stratified_parts(labels, [shares["test"]], seed=test_seed, limit=limit)
-        others = {part: share for part, share in shares.items() if part != "test"}
-        parts = _drawn(labels[rest], others, seed=seed, test_seed=seed, limit=None)
-        return {part: rest[rows].tolist() for part, rows in parts.items()} | {"test": test.tolist()}
-    rows = stratified_parts(labels, list(shares.values()), seed=seed, limit=limit)
-    return {part: some.tolist() for part, some in zip(("train", *shares), rows, strict=True)}
+        rest, test = split_rows(labels, [shares["test"]], seed=test_seed, limit=limit)
+        other_shares = {name: share for name, share in shares.items() if name != "test"}
+        splits = _draw_rows(labels[rest], other_shares, seed=seed, test_seed=seed, limit=None)
+        return {name: rest[rows].tolist() for name, rows in splits.items()} | {"test": test.tolist()}
+    row_arrays = split_rows(labels, list(shares.values()), seed=seed, limit=limit)
+    return {name: rows.tolist() for name, rows in zip(("train", *shares), row_arrays, strict=True)}
 
 
-def _facts(source: str, part: str, dataset: Dataset[Any]) -> ScannedItems:
+def _scan_split(source: str, split: str, dataset: Dataset[Any]) -> ScannedItems:
     try:
         return scan(dataset)
     except ValueError as error:
-        raise ValueError(f"{source}, {part}: {error}") from error
+        raise ValueError(f"{source}, {split}: {error}") from error
 
 
-def _subset(dataset: Dataset[Any], rows: Sequence[int]) -> Dataset[Any]:
-    """By torch's own subset, where the data set's batches do not take a tensor of rows."""
-    return Split(dataset, rows) if takes_rows(dataset) or isinstance(dataset, Raw) else Subset(dataset, rows)
+def _take_rows(dataset: Dataset[Any], rows: Sequence[int]) -> Dataset[Any]:
+    """Return a subset: torch's ``Subset`` if the dataset's ``__getitems__`` does not accept a tensor of rows."""
+    return Split(dataset, rows) if takes_rows(dataset) or isinstance(dataset, RawInputs) else Subset(dataset, rows)
 
 
-def _written(split: Mapping[str, Sequence[int]], labels: Tensor) -> bytes:
-    return json.dumps({"items": len(labels), "labels": _digest(labels), "rows": split}).encode()
+def _dump_rows(rows: Mapping[str, Sequence[int]], labels: Tensor) -> bytes:
+    return json.dumps({"items": len(labels), "labels": _hash_labels(labels), "rows": rows}).encode()
 
 
-def _read(chosen: bytes, labels: Tensor, parts: Sequence[str]) -> Chosen:
+def _load_rows(chosen: bytes, labels: Tensor, splits: Sequence[str]) -> SplitRows:
     try:
-        kept = json.loads(chosen)
-        rows: Chosen = {part: kept["rows"][part] for part in parts}
-        same = (kept["items"], kept["labels"]) == (len(labels), _digest(labels)) and len(kept["rows"]) == len(parts)
+        saved = json.loads(chosen)
+        rows: SplitRows = {name: saved["rows"][name] for name in splits}
+        identity = (saved["items"], saved["labels"], len(saved["rows"]))
+        matches = identity == (len(labels), _hash_labels(labels), len(splits))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"the kept split is damaged: it must name the rows of {', '.join(parts)}. Got {type(error).__name__} when "
-            "reading it. Split anew with a seed."
+            f"the saved split is damaged: it must contain the rows of {', '.join(splits)}. Got {type(error).__name__} "
+            "when reading it. Split again with a seed."
         ) from error
-    if not same:
+    if not matches:
         raise ValueError(
-            f"the kept split is of other data: its items, labels or parts are not those of these {len(labels):,} "
-            "items. Split them anew with a seed."
+            f"the saved split belongs to other data: its samples, labels or splits do not match these "
+            f"{len(labels):,} samples. Split again with a seed."
         )
     _require_disjoint(rows, len(labels))
     return rows
 
 
-def _require_disjoint(rows: Chosen, items: int) -> None:
-    lists = all(isinstance(some, list) and some for some in rows.values())
-    every = [row for some in rows.values() for row in some] if lists else []
-    whole = all(type(row) is int and 0 <= row < items for row in every)
-    if not (every and whole and len(set(every)) == len(every)):
+def _require_disjoint(rows: SplitRows, samples: int) -> None:
+    nonempty_lists = all(isinstance(split, list) and split for split in rows.values())
+    all_rows = [row for split in rows.values() for row in split] if nonempty_lists else []
+    valid = all(type(row) is int and 0 <= row < samples for row in all_rows)
+    if not (all_rows and valid and len(set(all_rows)) == len(all_rows)):
         raise ValueError(
-            f"the kept split is damaged: its parts must be lists of different rows, each within 0 … {items - 1}, and "
-            "none of them empty. Split anew with a seed."
+            "the saved split is damaged: its splits must be non-empty lists of distinct rows within 0 … "
+            f"{samples - 1}. Split again with a seed."
         )
 
 
-def _digest(labels: Tensor) -> str:
+def _hash_labels(labels: Tensor) -> str:
     return hashlib.sha256(labels.numpy().tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the checks need to know about a part, from one walk over its raw items."""
+"""Everything the checks need about a split, collected in one pass over its raw samples."""
 
 from __future__ import annotations
 
@@ -11,88 +11,90 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kd.data.datasets import ArrayDataset, Raw, collate, unwrapped
+from kd.data.datasets import ArrayDataset, RawInputs, collate, unwrap_subsets
 from kd.seeding import seeded
 
-AT_ONCE = 1024  # items: more save no time
-VALUES = 2**22  # of all items at once: large ones would take the memory, as double 8 bytes each
+MAX_SAMPLES = 1024  # per batch: larger batches save no time
+MAX_VALUES = 2**22  # per batch: bounds the memory for large inputs, at 8 bytes per value in double precision
 
 
 class ScannedItems(NamedTuple):
-    """Of N items, by row."""
+    """Properties of N samples, by row."""
 
     labels: Tensor  # [N] int64
-    shape: tuple[int, ...]  # of one input
+    shape: tuple[int, ...]  # of one input, without the batch
     dtype: torch.dtype
-    digests: list[bytes]  # of the raw inputs
-    broken: Tensor  # [N] bool: NaN or infinity is in the input
+    digests: list[bytes]  # BLAKE2b hashes of the raw inputs
+    non_finite: Tensor  # [N] bool: the input contains NaN or infinity
 
-    def of(self, rows: Sequence[int]) -> ScannedItems:
-        """The facts of some of the items."""
+    def take(self, rows: Sequence[int]) -> ScannedItems:
+        """Return the properties of some rows."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         digests = [self.digests[row] for row in index.tolist()]
-        return ScannedItems(self.labels[index], self.shape, self.dtype, digests, self.broken[index])
+        return ScannedItems(self.labels[index], self.shape, self.dtype, digests, self.non_finite[index])
 
 
 def scan(dataset: Dataset[Any]) -> ScannedItems:
-    """Reads every item once.
+    """Read every sample once and return the samples' properties.
 
     Raises:
-        ValueError: the items are not (input, label) with inputs of one shape and whole numbers as labels, or there are
-            none.
+        ValueError: the dataset is empty, or its items are not (input, label) with inputs of the same shape and
+            integer labels.
     """
-    labels, digests, broken = [], [], []
+    labels, digests, non_finite = [], [], []
     shape, dtype = None, torch.float32
     for inputs, batch_labels in raw_batches(dataset):
-        found = tuple(inputs.shape[1:])
-        if shape not in (None, found):
-            raise ValueError(f"inputs must be of one shape. Got {list(shape or ())} and {list(found)} instead.")
-        shape, dtype = found, inputs.dtype
+        batch_shape = tuple(inputs.shape[1:])
+        if shape not in (None, batch_shape):
+            raise ValueError(
+                f"inputs must have the same shape. Got {list(shape or ())} and {list(batch_shape)} instead."
+            )
+        shape, dtype = batch_shape, inputs.dtype
         labels.append(batch_labels)
         flat = inputs.reshape(len(inputs), -1).contiguous()
         digests += [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat.view(torch.uint8).numpy()]
-        broken.append(~flat.isfinite().all(dim=1))
+        non_finite.append(~flat.isfinite().all(dim=1))
     if shape is None:
-        raise ValueError("a part must have items. Got none instead: check where it was taken from.")
-    return ScannedItems(torch.cat(labels), shape, dtype, digests, torch.cat(broken))
+        raise ValueError("a split must have samples. Got an empty dataset: check how it was created.")
+    return ScannedItems(torch.cat(labels), shape, dtype, digests, torch.cat(non_finite))
 
 
 def raw_batches(dataset: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(inputs as they are stored, labels), in order, as many at once as is good for the memory."""
-    base, rows = unwrapped(dataset)
-    step = max(1, min(AT_ONCE, VALUES // _values(base))) if len(rows) else 1
+    """Yield (stored inputs, labels) in order, in batches of bounded memory."""
+    base, rows = unwrap_subsets(dataset)
+    step = max(1, min(MAX_SAMPLES, MAX_VALUES // _count_values(base))) if len(rows) else 1
     for start in range(0, len(rows), step):
         chosen = rows[start : start + step]
         if isinstance(base, ArrayDataset):
             yield base.inputs.index_select(0, chosen), base.labels.index_select(0, chosen)
-        elif isinstance(base, Raw):
+        elif isinstance(base, RawInputs):
             yield base.raw(chosen), base.labels.index_select(0, chosen)
         else:
-            yield _items(base, chosen.tolist())
+            yield _collate_items(base, chosen.tolist())
 
 
-def _values(base: Dataset[Any]) -> int:
-    """How many numbers one input has; of a user's own, whose first item is not asked for twice, a guess."""
+def _count_values(base: Dataset[Any]) -> int:
+    """Return the number of values per input; a guess for users' own datasets, whose items are read only once."""
     if isinstance(base, ArrayDataset):
         return math.prod(base.inputs.shape[1:])
-    return base.raw(torch.zeros(1, dtype=torch.int64)).numel() if isinstance(base, Raw) else 3 * 224 * 224
+    return base.raw(torch.zeros(1, dtype=torch.int64)).numel() if isinstance(base, RawInputs) else 3 * 224 * 224
 
 
-def _items(dataset: Dataset[Any], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _collate_items(dataset: Dataset[Any], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     name = type(dataset).__name__
     try:
-        with seeded(0):  # a user's items may draw random numbers: not the caller's
+        with seeded(0):  # protects the caller's random state from users' datasets
             inputs, labels = collate([tuple(dataset[row])[:2] for row in rows])
         if not (isinstance(inputs, Tensor) and isinstance(labels, Tensor)):
-            raise TypeError("they are no tensors and no numbers")
+            raise TypeError("they are neither tensors nor numbers")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"items {rows[0]} to {rows[-1]} of {name} must be (input, label) with tensors of one shape and whole "
-            f"numbers. They cannot be put into one batch: {error}"
+            f"items {rows[0]} to {rows[-1]} of {name} must be (input, label) with tensors of the same shape and whole "
+            f"numbers. They cannot be collated: {error}"
         ) from error
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
-            f"labels of {name} must be whole numbers from 0, one per item. Got {list(labels.shape)} of {labels.dtype} "
-            "for a batch instead."
+            f"labels of {name} must be whole numbers from 0, one per sample. Got {list(labels.shape)} of "
+            f"{labels.dtype} for a batch instead."
         )
     return inputs, labels.long()

@@ -1,4 +1,4 @@
-"""The small data sets that come inside scikit-learn: tables of numbers, and 8 × 8 digits. No network."""
+"""The small datasets that scikit-learn includes: tables and 8 × 8 digits; no network access."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kd.data.sources.source import Source
 SETS = ("breast_cancer", "digits", "iris", "wine")
 
 
-def open_bundled(name: str) -> Source:
-    """One of ``SETS``, unsplit: [N, F] float32, or for digits [N, 1, 8, 8] float32 from 0 to 16.
+def open_sklearn(name: str) -> Source:
+    """Open one of ``SETS``, unsplit: [N, F] float32, or for digits [N, 1, 8, 8] float32 from 0 to 16.
 
     Raises:
-        ValueError: no such data set.
+        ValueError: unknown dataset.
     """
     if name not in SETS:
-        raise ValueError(f"sklearn: must be followed by one of {', '.join(SETS)}. Got {name!r} instead.")
+        raise ValueError(f"sklearn:NAME must name one of {', '.join(SETS)}. Got {name!r} instead.")
     bunch = getattr(importlib.import_module("sklearn.datasets"), f"load_{name}")()
     inputs = bunch.images[:, None] if name == "digits" else bunch.data
     classes = [str(label) for label in bunch.target_names]

@@ -1,4 +1,4 @@
-"""What every kind of data set is opened as."""
+"""The common form of every opened dataset."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.utils.data import Dataset
 
 
 class Source(NamedTuple):
-    """A data set as it was found: its parts, and what its labels stand for.
+    """An opened dataset: its original splits and its class names.
 
-    Items are (input, label) with a whole number from 0 as the label. ``kd.data.sources.split_source`` makes the parts
-    that are None, and normalises what is still raw.
+    Items are (input, label), with integer labels from 0. ``kd.data.sources.split_source`` creates the splits that are
+    None, and normalises raw inputs.
     """
 
     name: str
@@ -22,6 +22,6 @@ class Source(NamedTuple):
 
     @property
     def parts(self) -> dict[str, Dataset[Any]]:
-        """The parts that are there, by name."""
-        parts = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: part for name, part in parts.items() if part is not None}
+        """The existing splits by name."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: dataset for name, dataset in splits.items() if dataset is not None}

@@ -1,4 +1,4 @@
-"""torchvision's data sets by name, as they lie on this disk; nothing is ever downloaded."""
+"""torchvision's datasets by name, from local files; nothing is ever downloaded."""
 
 from __future__ import annotations
 
@@ -22,77 +22,82 @@ from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
 
 SPLITS: Mapping[str, tuple[str, ...]] = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
-_GENERAL = {"DatasetFolder", "FakeData", "ImageFolder", "VisionDataset"}  # torchvision's own ways to other data
+_GENERIC = {"DatasetFolder", "FakeData", "ImageFolder", "VisionDataset"}  # torchvision's wrappers of other data
 
-Found = dict[str, Any]  # torchvision's data set, by part
+Datasets = dict[str, Any]  # torchvision's datasets, by split
 
 
-class Items(NamedTuple):
-    """The images of a data set that makes them when it is asked."""
+class DatasetImages(NamedTuple):
+    """The images of a dataset that creates them on access."""
 
     names: list[str]
     dataset: Any
 
     def open(self, row: int) -> Image.Image:
-        """Whatever the data set has as its input."""
+        """Return the input of an item; raise ``TypeError`` if it is not an image."""
         image = self.dataset[row][0]
         if not isinstance(image, Image.Image):
-            raise TypeError(f"it is no image but a {type(image).__name__}")
+            raise TypeError(f"not an image but a {type(image).__name__}")
         return image
 
 
 def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | None = None) -> Source:
-    """The parts that torchvision has of this data set, with its class names.
+    """Open torchvision's splits of a dataset, with its class names.
 
     Args:
-        name: of the class in ``torchvision.datasets``.
-        root: the folder that its constructor takes.
-        size: as ``kd.data.sources.image_dataset.build_image_dataset`` has it; not for those that are arrays already.
+        name: name of the class in ``torchvision.datasets``.
+        root: folder passed to its constructor.
+        size: see ``kd.data.sources.image_dataset.build_image_dataset``; not for datasets stored as arrays.
 
     Raises:
-        ValueError: no root, no such data set, one that needs more than a name or whose items are no images with
-            classes, or a size for one of arrays.
-        DamagedDataError: its files are not there, or not those that torchvision knows.
+        ValueError: no root, unknown dataset, a dataset that needs more arguments or whose items are not (image, class),
+            or a size for a dataset stored as arrays.
+        DamagedDataError: files are missing or damaged.
     """
     if root is None:
-        raise ValueError(f"root must be the folder in which torchvision's {name} lies. Got None instead.")
-    found = _found(name, _class(name), Path(root))
-    classes = {part: _classes(dataset) for part, dataset in found.items()}
+        raise ValueError(f"root (--data-dir) must be the folder of torchvision's {name}. Got None instead.")
+    datasets = _open_splits(name, _find_class(name), Path(root))
+    classes = {split: _class_names(dataset) for split, dataset in datasets.items()}
     require_equal_classes(classes)
-    labels = {part: _labels(dataset) for part, dataset in found.items()}
-    if all(isinstance(getattr(dataset, "data", None), (np.ndarray, Tensor)) for dataset in found.values()):
+    labels = {split: _read_labels(dataset) for split, dataset in datasets.items()}
+    if all(isinstance(getattr(dataset, "data", None), (np.ndarray, Tensor)) for dataset in datasets.values()):
         if size is not None:
-            raise ValueError(f"torchvision's {name} consists of arrays, which keep their size. Leave size away.")
+            raise ValueError(
+                f"size (--image-size) does not apply to torchvision's {name}, which is stored as arrays. Omit it."
+            )
         return from_arrays(
-            name, {part: np.asarray(dataset.data) for part, dataset in found.items()}, labels, classes["train"]
+            name, {split: np.asarray(dataset.data) for split, dataset in datasets.items()}, labels, classes["train"]
         )
     numbers, names = encode_labels(labels, classes["train"])
-    items = {part: Items([f"{part} item {row}" for row in range(len(some))], some) for part, some in found.items()}
-    data = build_image_dataset(items, numbers, size=size)
+    images = {
+        split: DatasetImages([f"{split} item {row}" for row in range(len(dataset))], dataset)
+        for split, dataset in datasets.items()
+    }
+    data = build_image_dataset(images, numbers, size=size)
     return Source(name, data["train"], data.get("val"), data.get("test"), names)
 
 
-def _class(name: str) -> Callable[..., Any]:
-    """Only those that torchvision counts among its data sets: not everything in the module can be opened safely."""
+def _find_class(name: str) -> Callable[..., Any]:
+    """Return a dataset class listed in torchvision's ``__all__``: other names in the module are not safe to call."""
     module = importlib.import_module("torchvision.datasets")
-    things = {other: getattr(module, other) for other in module.__all__ if other not in _GENERAL}
-    known = [other for other, thing in things.items() if inspect.isclass(thing)]
+    members = {member: getattr(module, member) for member in module.__all__ if member not in _GENERIC}
+    known = [member for member, value in members.items() if inspect.isclass(value)]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"torchvision: must be followed by the name of one of its data sets. Got {name!r}.{hint}")
-    found: Callable[..., Any] = things[name]
-    return found
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ValueError(f"torchvision:NAME must name one of torchvision's datasets. Got {name!r}.{hint}")
+    dataset_class: Callable[..., Any] = members[name]
+    return dataset_class
 
 
-def _found(name: str, make: Callable[..., Any], root: Path) -> Found:
+def _open_splits(name: str, make: Callable[..., Any], root: Path) -> Datasets:
     parameters = inspect.signature(make).parameters
     try:
         if "train" in parameters:
-            return {part: make(root, train=part == "train") for part in ("train", "test")}
+            return {split: make(root, train=split == "train") for split in ("train", "test")}
         if "split" not in parameters:
             return {"train": make(root)}
-        parts = {part: _split(make, root, names) for part, names in SPLITS.items()}
+        datasets = {split: _open_split(make, root, names) for split, names in SPLITS.items()}
     except TypeError as error:
         raise ValueError(
             f"torchvision's {name} needs more than a folder: {error}. Open it in a .py file with a function load()."
@@ -100,33 +105,33 @@ def _found(name: str, make: Callable[..., Any], root: Path) -> Found:
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split()).removesuffix(".")
         raise DamagedDataError(
-            f"torchvision cannot open {name} in {root}: {reason}. Nothing is downloaded here. Fetch it once with "
+            f"torchvision cannot open {name} in {root}: {reason}. Nothing is downloaded here. Download it once with "
             f"torchvision.datasets.{name}({str(root)!r}, …, download=True)."
         ) from error
-    if parts["train"] is None:
-        raise ValueError(f"torchvision's {name} has no part to train on. Open it in a .py file with a function load().")
-    return {part: dataset for part, dataset in parts.items() if dataset is not None}
+    if datasets["train"] is None:
+        raise ValueError(f"torchvision's {name} has no training split. Open it in a .py file with a function load().")
+    return {split: dataset for split, dataset in datasets.items() if dataset is not None}
 
 
-def _split(make: Callable[..., Any], root: Path, names: tuple[str, ...]) -> Any:
-    """The first of these splits that the data set knows; None where it knows none."""
+def _open_split(make: Callable[..., Any], root: Path, names: tuple[str, ...]) -> Any:
+    """Return the first of these splits that exists, or None."""
     for name in names:
         try:
             return make(root, split=name)
-        except ValueError:  # how torchvision says that there is no such split
+        except ValueError:  # raised by torchvision for an unknown split
             continue
     return None
 
 
-def _labels(dataset: Any) -> Any:
-    """Without decoding the images, where the data set shows its labels."""
+def _read_labels(dataset: Any) -> Any:
+    """Return all labels; images are decoded only if the dataset has neither ``targets`` nor ``labels``."""
     for name in ("targets", "labels"):
         if hasattr(dataset, name):
             return np.asarray(getattr(dataset, name))
     return np.asarray([dataset[row][1] for row in range(len(dataset))])
 
 
-def _classes(dataset: Any) -> list[str] | None:
+def _class_names(dataset: Any) -> list[str] | None:
     classes = getattr(dataset, "classes", None)
-    plain = isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)
-    return list(classes) if plain and classes else None
+    are_names = isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)
+    return list(classes) if are_names and classes else None

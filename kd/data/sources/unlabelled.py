@@ -1,4 +1,4 @@
-"""Inputs without labels, made like the labelled training data; what is in a labelled part already is left out."""
+"""Unlabelled inputs, converted like the labelled training data, without inputs that any labelled split contains."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kd.console import say
-from kd.data.datasets import ArrayDataset, Split, unwrapped
+from kd.data.datasets import ArrayDataset, Split, unwrap_subsets
 from kd.data.sources.arrays import to_inputs
 from kd.data.sources.image_dataset import ImageFiles, decode_all
 from kd.data.sources.image_decoding import ImageFormat, ImagePaths, Size, find_common_format
-from kd.data.sources.image_folder import images_below, require_inside
+from kd.data.sources.image_folder import list_images, require_inside
 from kd.data.sources.normalisation import Normalisable
 from kd.data.sources.scan import ScannedItems, scan
 from kd.data.sources.validation import require_finite
@@ -32,113 +32,118 @@ def open_unlabelled(
     test: Dataset[Any] | None = None,
     size: int | Size | None = None,
 ) -> Dataset[Any]:
-    """Inputs in the shape and type of the labelled ones, normalised as they are; items are (input, −1).
+    """Open unlabelled inputs with the shape, type and normalisation of the labelled ones; items are (input, −1).
 
-    An input that is also in train, val or test, by its content as it is stored, is left out. From val and test that is
-    warned of: a student must not be judged by what it has learned from.
+    Inputs that are also in train, val or test (compared by a hash of the stored input) are removed. Duplicates of val
+    or test cause a warning, because a student must not be evaluated on its training data.
 
     Args:
-        where: a folder of image files, at any depth and under any names; or an ``.npz`` file with an array ``x``
-            [N, ...]. Labels are not needed and not read.
-        train, val, test: the labelled data, as ``split_source`` returns them; train gives shape, type, mean and std.
-        size: of images, as ``open_source`` was given it; without it, all must have that of the labelled ones.
+        where: a folder of image files, searched recursively; or an ``.npz`` file with an array ``x`` [N, ...]. Labels
+            are not read.
+        train, val, test: the labelled splits, as returned by ``split_source``; train determines shape, type, mean and
+            std.
+        size: of images, as passed to ``open_source``; without it, images must have the size of the labelled ones.
 
     Raises:
-        ValueError: neither kind, nothing in it, inputs of another shape or type, NaN or infinity, or nothing but what
-            the labelled data have.
-        DamagedDataError: a file that cannot be read, or a link that leads out of the folder.
+        ValueError: unsupported kind, no inputs, inputs of another shape or type, NaN or infinity, or all inputs are
+            duplicates of labelled ones.
+        DamagedDataError: an unreadable file, or a link that leads out of the folder.
     """
-    parts = {"train": train, "val": val, "test": test}
-    labelled = {name: scan(part) for name, part in parts.items() if part is not None}
-    like, path = labelled["train"], Path(where)
-    found: ArrayDataset | ImageFiles
+    splits = {"train": train, "val": val, "test": test}
+    labelled = {name: scan(dataset) for name, dataset in splits.items() if dataset is not None}
+    reference, path = labelled["train"], Path(where)
+    unlabelled: ArrayDataset | ImageFiles
     if path.suffix == ".npz":
-        found = _from_npz(path)
+        unlabelled = _open_npz(path)
     elif str(where) and path.is_dir():
-        found = _from_folder(path, like, (size, size) if isinstance(size, int) else size)
+        unlabelled = _open_folder(path, reference, (size, size) if isinstance(size, int) else size)
     else:
         raise ValueError(
-            f"no unlabelled data can be opened from {str(where)!r}. Name a folder of image files, or an .npz file with "
+            f"cannot open unlabelled data from {str(where)!r}. Allowed: a folder of image files, or an .npz file with "
             "an array x."
         )
-    facts = scan(found)
-    _require_like(facts, like, path)
-    require_finite(facts.broken, "the unlabelled data")
-    kept = _new(facts, labelled, path)
-    base, _ = unwrapped(train)
+    scanned = scan(unlabelled)
+    _require_same_kind(scanned, reference, path)
+    require_finite(scanned.non_finite, "the unlabelled data")
+    rows = _find_new_rows(scanned, labelled, path)
+    base, _ = unwrap_subsets(train)
     if isinstance(base, Normalisable) and base.mean is not None and base.std is not None:
-        found = found.normalised(base.mean, base.std)
-    return found if len(kept) == len(facts.labels) else Split(found, kept)
+        unlabelled = unlabelled.normalised(base.mean, base.std)
+    return unlabelled if len(rows) == len(scanned.labels) else Split(unlabelled, rows)
 
 
-def _from_npz(path: Path) -> ArrayDataset:
+def _open_npz(path: Path) -> ArrayDataset:
     hint = "Write it with numpy.savez(file, x=…)."
     arrays = arrays_in(path, hint)
     if "x" not in arrays:
         raise ValueError(f"{path} must hold an array x of inputs. Got {', '.join(arrays) or 'none'} instead. {hint}")
     inputs = to_inputs("the unlabelled data", arrays["x"])
     if not len(inputs):
-        raise ValueError(f"x in {path} must have items. Got {list(inputs.shape)} instead.")
-    return ArrayDataset(inputs, _no_labels(len(inputs)))
+        raise ValueError(f"x in {path} must have samples. Got {list(inputs.shape)} instead.")
+    return ArrayDataset(inputs, _missing_labels(len(inputs)))
 
 
-def _from_folder(folder: Path, like: ScannedItems, size: Size | None) -> ArrayDataset | ImageFiles:
-    if like.dtype != torch.uint8 or len(like.shape) != 3 or like.shape[0] not in {1, 3}:
+def _open_folder(folder: Path, reference: ScannedItems, size: Size | None) -> ArrayDataset | ImageFiles:
+    if reference.dtype != torch.uint8 or len(reference.shape) != 3 or reference.shape[0] not in {1, 3}:
         raise ValueError(
-            f"image files can only stand beside images of 1 or 3 channels. The labelled inputs are {list(like.shape)} "
-            f"of {like.dtype}. Give the unlabelled ones as an .npz file with an array x of that kind."
+            "unlabelled image files need labelled images with 1 or 3 channels. The labelled inputs are "
+            f"{list(reference.shape)} of {reference.dtype}. Store the unlabelled inputs as an .npz file with an array "
+            "x of that kind."
         )
-    paths = images_below(folder)
+    paths = list_images(folder)
     if not paths:
-        raise ValueError(f"{folder} must have image files in it, or in folders below. Got none. Is it the right one?")
+        raise ValueError(f"{folder} must contain image files, directly or in subfolders. Got none. Check the path.")
     require_inside(folder, paths)
-    parts, form = {"unlabelled": ImagePaths(paths)}, ImageFormat("L" if like.shape[0] == 1 else "RGB", like.shape[1:])
-    own = find_common_format(parts, size)
-    if own.size != form.size:
-        height, width = form.size
+    mode = "L" if reference.shape[0] == 1 else "RGB"
+    splits, target = {"unlabelled": ImagePaths(paths)}, ImageFormat(mode, reference.shape[1:])
+    source = find_common_format(splits, size)
+    if source.size != target.size:
+        height, width = target.size
         raise ValueError(
-            f"unlabelled images must have the labelled ones' size, {height} × {width} pixels (height × width). Got "
-            f"{own.size[0]} × {own.size[1]} instead. Give that size: they are scaled and cropped to it."
+            f"unlabelled images must have the size of the labelled ones, {height} × {width} pixels (height × width). "
+            f"Got {source.size[0]} × {source.size[1]} instead. Scale and crop them with size (--image-size)."
         )
-    if own.mode != form.mode:
+    if source.mode != target.mode:
         kind = {"L": "gray", "RGB": "coloured"}
         warnings.warn(
-            f"unlabelled images are {kind[own.mode]}: they become {kind[form.mode]}, as the labelled ones are.",
+            f"unlabelled images are {kind[source.mode]} and are converted to {kind[target.mode]} like the labelled "
+            "ones.",
             stacklevel=3,
         )
-    return decode_all(parts, {"unlabelled": _no_labels(len(paths))}, form)["unlabelled"]
+    return decode_all(splits, {"unlabelled": _missing_labels(len(paths))}, target)["unlabelled"]
 
 
-def _no_labels(items: int) -> Tensor:
-    return torch.full((items,), UNLABELLED)
+def _missing_labels(samples: int) -> Tensor:
+    return torch.full((samples,), UNLABELLED)
 
 
-def _require_like(facts: ScannedItems, like: ScannedItems, path: Path) -> None:
-    if (facts.shape, facts.dtype) != (like.shape, like.dtype):
+def _require_same_kind(scanned: ScannedItems, reference: ScannedItems, path: Path) -> None:
+    if (scanned.shape, scanned.dtype) != (reference.shape, reference.dtype):
         raise ValueError(
-            f"unlabelled inputs must be like the labelled ones, {list(like.shape)} of {like.dtype} each. Got "
-            f"{list(facts.shape)} of {facts.dtype} in {path} instead. Convert them as the labelled data were."
+            f"unlabelled inputs must have the labelled ones' shape and type, {list(reference.shape)} of "
+            f"{reference.dtype}. Got {list(scanned.shape)} of {scanned.dtype} in {path} instead. Convert them in the "
+            "same way."
         )
 
 
-def _new(facts: ScannedItems, labelled: Mapping[str, ScannedItems], path: Path) -> list[int]:
-    """The rows that no labelled part has; how many each of them has is told."""
-    items, known = len(facts.digests), set[bytes]()
-    for name, part in labelled.items():
-        own = set(part.digests)
-        shared = sum(digest in own for digest in facts.digests)
-        known |= own
+def _find_new_rows(scanned: ScannedItems, labelled: Mapping[str, ScannedItems], path: Path) -> list[int]:
+    """Return the rows that no labelled split contains; report the number of duplicates per split."""
+    samples, known = len(scanned.digests), set[bytes]()
+    for name, split in labelled.items():
+        digests = set(split.digests)
+        shared = sum(digest in digests for digest in scanned.digests)
+        known |= digests
         if shared and name == "train":
-            say(f"{shared:,} of {items:,} unlabelled items are also in the labelled training data and are left out")
+            say(f"unlabelled data: {shared:,} of {samples:,} samples are also in the labelled training data, removed")
         elif shared:
             warnings.warn(
-                f"{shared:,} of {items:,} unlabelled items are also in {name} and are left out: the student would be "
-                "judged by what it has learned from.",
+                f"{shared:,} of {samples:,} unlabelled samples are also in {name} and were removed: a student must not "
+                "be evaluated on its training data.",
                 stacklevel=3,
             )
-    kept = [row for row, digest in enumerate(facts.digests) if digest not in known]
-    if not kept:
+    new_rows = [row for row, digest in enumerate(scanned.digests) if digest not in known]
+    if not new_rows:
         raise ValueError(
-            f"{path} must have inputs that the labelled data have not. Got none among {items:,}. Name other data."
+            f"{path} must contain inputs that are not in the labelled data. Got none among {samples:,}. Use other data."
         )
-    return kept
+    return new_rows

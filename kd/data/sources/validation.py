@@ -1,6 +1,6 @@
-"""What may be wrong with data, one function for each: what nothing can be learned from is refused, the rest is told.
+"""Checks of opened data, one function per problem: unusable data raise, suspicious data warn.
 
-Each refuses with a ``ValueError``, or warns with a ``UserWarning``, that names the part.
+Every ``ValueError`` and ``UserWarning`` names the split.
 """
 
 from __future__ import annotations
@@ -14,134 +14,133 @@ from torch import Tensor
 
 from kd.data.sources.scan import ScannedItems
 
-_SHOWN = 5  # indices or names in a message
+_MAX_SHOWN = 5  # indices or names in a message
 
 
-def check_parts(parts: Mapping[str, ScannedItems], classes: Sequence[str]) -> None:
-    """All checks over all parts; "train" is one of them.
+def check_splits(splits: Mapping[str, ScannedItems], classes: Sequence[str]) -> None:
+    """Run all checks on all splits, which include "train".
 
     Raises:
-        ValueError: as the functions below say.
+        ValueError: see the functions below.
     """
-    for part, facts in parts.items():
-        require_label_range(facts.labels, classes, part)
-        check_count(facts.labels, part)
-        if part == "train":
-            require_classes(facts.labels, classes)
-        check_classes(facts.labels, classes, part)
-        require_finite(facts.broken, part)
-    require_equal_shapes(parts)
-    check_duplicates({part: facts.digests for part, facts in parts.items()})
+    for split, scanned in splits.items():
+        require_label_range(scanned.labels, classes, split)
+        check_count(scanned.labels, split)
+        if split == "train":
+            require_classes(scanned.labels, classes)
+        check_classes(scanned.labels, classes, split)
+        require_finite(scanned.non_finite, split)
+    require_equal_shapes(splits)
+    check_duplicates({split: scanned.digests for split, scanned in splits.items()})
 
 
-def require_label_range(labels: Tensor, classes: Sequence[str], part: str) -> None:
-    """Every label is the index of a class."""
+def require_label_range(labels: Tensor, classes: Sequence[str], split: str) -> None:
+    """Raise unless every label is the index of a class."""
     wrong = ((labels < 0) | (labels >= len(classes))).nonzero().flatten().tolist()
     if wrong:
         raise ValueError(
-            f"labels of {part} must be within 0 … {len(classes) - 1}, the {len(classes)} classes of the training data. "
+            f"labels of {split} must be within 0 … {len(classes) - 1}, the {len(classes)} training classes. "
             f"Got {int(labels[wrong[0]])} at index {wrong[0]} and {len(wrong):,} such labels in all. "
-            "Number the classes from 0, in one order for all parts."
+            "Number the classes from 0, in the same order in all splits."
         )
 
 
-def check_count(labels: Tensor, part: str) -> None:
-    """Two items at least to train on; another part with a single one is told of."""
+def check_count(labels: Tensor, split: str) -> None:
+    """Raise for fewer than two training samples or an empty split; warn about another split with one sample."""
     if len(labels) >= 2:
         return
-    if part == "train" or not len(labels):
-        raise ValueError(f"{part} must have at least {1 + (part == 'train')} items. Got {len(labels)} instead.")
-    warnings.warn(f"{part} has 1 item: no number about it means anything.", stacklevel=2)
+    if split == "train" or not len(labels):
+        raise ValueError(f"{split} must have at least {1 + (split == 'train')} samples. Got {len(labels)} instead.")
+    warnings.warn(f"{split} has only 1 sample: its metrics are meaningless.", stacklevel=2)
 
 
 def require_classes(labels: Tensor, classes: Sequence[str]) -> None:
-    """Two classes at least to learn, and items of each to learn it from. Labels are within the classes."""
-    empty = _with_count(labels, classes, 0)
+    """Raise unless there are at least two classes, all with training samples. Labels must be within the classes."""
+    empty = _find_classes(labels, classes, 0)
     present = len(classes) - len(empty)
     if present < 2 or empty:
-        missing = f", none of {_names(classes, empty)}" if empty else ""
+        missing = f", none of {_format_names(classes, empty)}" if empty else ""
         raise ValueError(
-            f"train must have items of every class, and of two classes at least. Got {present} of {len(classes)} "
-            f"classes{missing}. Take what is missing out of the classes, or add items of it; labels count from 0."
+            f"train must have samples of every class, and at least two classes. Got {present} of {len(classes)} "
+            f"classes{missing}. Remove missing classes or add samples; labels count from 0."
         )
 
 
-def check_classes(labels: Tensor, classes: Sequence[str], part: str) -> None:
-    """What a part lacks, or has a single item of to learn from, is told of. Labels are within the classes."""
-    empty, rare = (_with_count(labels, classes, count) for count in (0, 1))
+def check_classes(labels: Tensor, classes: Sequence[str], split: str) -> None:
+    """Warn about missing classes, and classes with a single training sample. Labels must be within the classes."""
+    empty, rare = (_find_classes(labels, classes, count) for count in (0, 1))
     if len(empty) == len(classes) - 1:
-        warnings.warn(f"{part} has items of one class only: {_names(classes, labels[:1].tolist())}.", stacklevel=2)
+        names = _format_names(classes, labels[:1].tolist())
+        warnings.warn(f"{split} has samples of one class only: {names}.", stacklevel=2)
     elif empty:
-        warnings.warn(f"{part} has no item of {_names(classes, empty)}.", stacklevel=2)
-    if rare and part == "train":
-        warnings.warn(f"train has a single item of {_names(classes, rare)}: too few to learn from.", stacklevel=2)
+        warnings.warn(f"{split} has no samples of {_format_names(classes, empty)}.", stacklevel=2)
+    if rare and split == "train":
+        warnings.warn(f"train has only one sample of {_format_names(classes, rare)}: too few to learn.", stacklevel=2)
 
 
-def require_finite(broken: Tensor, part: str) -> None:
-    """No NaN and no infinity in any input."""
-    rows = broken.nonzero().flatten().tolist()
+def require_finite(non_finite: Tensor, split: str) -> None:
+    """Raise if any input contains NaN or infinity."""
+    rows = non_finite.nonzero().flatten().tolist()
     if rows:
         raise ValueError(
-            f"inputs of {part} must be finite. Got NaN or infinity in {len(rows):,} of {len(broken):,} items: "
-            f"{_indices(rows)}. Fill in or leave out what is missing."
+            f"inputs of {split} must be finite. Got NaN or infinity in {len(rows):,} of {len(non_finite):,} samples: "
+            f"{_format_indices(rows)}. Impute the missing values or remove these samples."
         )
 
 
-def require_equal_shapes(parts: Mapping[str, ScannedItems]) -> None:
-    """Inputs of all parts have one shape and one type."""
-    found = {part: (list(facts.shape), facts.dtype) for part, facts in parts.items()}
-    for part, kind in found.items():
-        if kind != found["train"]:
-            shapes = ", ".join(f"{shape} of {dtype} in {name}" for name, (shape, dtype) in found.items())
+def require_equal_shapes(splits: Mapping[str, ScannedItems]) -> None:
+    """Raise unless inputs of all splits have the same shape and type."""
+    kinds = {split: (list(scanned.shape), scanned.dtype) for split, scanned in splits.items()}
+    for split, kind in kinds.items():
+        if kind != kinds["train"]:
+            shapes = ", ".join(f"{shape} of {dtype} in {name}" for name, (shape, dtype) in kinds.items())
             raise ValueError(
-                f"inputs must have the same shape and type in all parts. Got {shapes} instead. Convert {part} as the "
-                "training data were."
+                f"inputs must have the same shape and type in all splits. Got {shapes} instead. Convert {split} like "
+                "the training data."
             )
 
 
 def require_equal_classes(classes: Mapping[str, Sequence[str] | None]) -> None:
-    """Label k stands for the same class in all parts, as far as they name their classes in label order."""
-    named = {part: list(names) for part, names in classes.items() if names is not None}
-    for part, names in named.items():
-        pairs = zip_longest(named.get("train", names), names)
-        for label, (known, other) in enumerate(pairs):
-            if known != other:
+    """Raise if a label stands for different classes in two splits; splits without class names are skipped."""
+    names_by_split = {split: list(names) for split, names in classes.items() if names is not None}
+    for split, names in names_by_split.items():
+        pairs = zip_longest(names_by_split.get("train", names), names)
+        for label, (expected, name) in enumerate(pairs):
+            if expected != name:
                 raise ValueError(
-                    f"classes must be the same, in the same order, in all parts. Got {known!r} in train and {other!r} "
-                    f"in {part} for label {label}. Number the labels of {part} as the training data have them."
+                    f"classes must be the same, in the same order, in all splits. Got {expected!r} in train and "
+                    f"{name!r} in {split} for label {label}. Number the labels of {split} like the training data."
                 )
 
 
 def check_duplicates(digests: Mapping[str, Sequence[bytes]]) -> None:
-    """No input of one part is in another: what was learned by heart would count as understood.
-
-    A part that is wholly in another is refused; single items are told of.
+    """Warn about inputs that are in two splits, which reward memorisation; raise if a split is wholly in another.
 
     Args:
-        digests: of the raw inputs, by part, those that are learned from first.
+        digests: hashes of the raw inputs by split, "train" first.
     """
-    parts = list(digests)
-    for number, second in enumerate(parts):
-        for first in parts[:number]:
+    splits = list(digests)
+    for number, second in enumerate(splits):
+        for first in splits[:number]:
             known = set(digests[first])
             rows = [row for row, digest in enumerate(digests[second]) if digest in known]
             if not rows:
                 continue
-            where = f"{len(rows):,} of {len(digests[second]):,} inputs of {second} are also in {first}"
+            overlap = f"{len(rows):,} of {len(digests[second]):,} inputs of {second} are also in {first}"
             if len(rows) == len(digests[second]):
-                raise ValueError(f"{where}: it would be judged by what it has learned. Give it data of its own.")
-            warnings.warn(f"{where}, at {_indices(rows)}: they say nothing about new data.", stacklevel=3)
+                raise ValueError(f"{overlap}: evaluation needs data that were not trained on. Use other data.")
+            warnings.warn(f"{overlap}, at {_format_indices(rows)}: metrics on {second} are biased.", stacklevel=3)
 
 
-def _with_count(labels: Tensor, classes: Sequence[str], count: int) -> list[int]:
+def _find_classes(labels: Tensor, classes: Sequence[str], count: int) -> list[int]:
     return (torch.bincount(labels, minlength=len(classes)) == count).nonzero().flatten().tolist()
 
 
-def _names(classes: Sequence[str], labels: Sequence[int]) -> str:
-    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-    return ", ".join(repr(classes[label]) for label in labels[:_SHOWN]) + more
+def _format_names(classes: Sequence[str], labels: Sequence[int]) -> str:
+    more = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""
+    return ", ".join(repr(classes[label]) for label in labels[:_MAX_SHOWN]) + more
 
 
-def _indices(rows: Sequence[int]) -> str:
-    more = f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
-    return f"index {', '.join(map(str, rows[:_SHOWN]))}{more}"
+def _format_indices(rows: Sequence[int]) -> str:
+    more = f" and {len(rows) - _MAX_SHOWN:,} more" if len(rows) > _MAX_SHOWN else ""
+    return f"index {', '.join(map(str, rows[:_MAX_SHOWN]))}{more}"
