@@ -232,14 +232,14 @@ def test_a_damaged_copy_of_the_data_is_named_with_the_remedy(
     code, out, err = run("--data-dir", str(copy.parent.parent))
     assert (code, out) == (1, "")
     assert str(file) in _one_paragraph(err)
-    assert "name no data folder to use the embedded copy" in err
+    assert "omit the data folder to use the embedded copy" in err
 
 
 def test_a_missing_copy_of_the_data_is_named_with_the_remedy(run: Run, tmp_path: Path) -> None:
     code, out, err = run("--data-dir", str(tmp_path / "nowhere"))
     assert (code, out) == (1, "")
     assert str(tmp_path / "nowhere" / "MNIST" / "raw" / "train-images-idx3-ubyte") in _one_paragraph(err)
-    assert "name no data folder to use the embedded copy" in err
+    assert "omit the data folder to use the embedded copy" in err
 
 
 def test_a_missing_embedded_file_is_named_with_its_own_remedy(
@@ -256,5 +256,5 @@ def test_a_missing_embedded_file_is_named_with_its_own_remedy(
 def test_a_split_too_small_for_ten_classes_is_refused(run: Run, tmp_path: Path) -> None:
     code, _, err = run("--limit", "100", "--test-size", "0.05")
     assert code == 1
-    assert re.search(r"holding back 0\.05 of 100 items .* of 10 classes, 10 and 5 are", _one_paragraph(err))
+    assert re.search(r"holding back 0\.05 of 100 samples .* of 10 classes, they have 10 and 5", _one_paragraph(err))
     assert _files(tmp_path) == {}

@@ -198,7 +198,7 @@ def test_students_that_see_different_batches_are_warned_about_and_it_is_recorded
 def test_a_control_on_augmented_images_is_not_compared_in_silence(toy_run: ToyRun) -> None:
     noisy: DataLoader[Any] = DataLoader(Noisy(toy_run.data.train_subset), batch_size=64, shuffle=True)
     loaders = _prepare(toy_run, noisy, toy_run.data.val_loader)
-    with pytest.warns(UserWarning, match="did not see the same batches: their items differ"):
+    with pytest.warns(UserWarning, match="did not see the same batches: their samples differ"):
         main.train_students(toy_run.teacher.model, noisy, toy_run.data.val_loader, *loaders)
 
 

@@ -133,11 +133,10 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
 def _training_loader(settings: RunSettings, train: Dataset[Any], shape: tuple[int, ...]) -> DataLoader[Any]:
     if not settings.augment:
         return make_loader(train, batch_size=settings.batch_size, shuffle=True)
-    # Imported here because it imports torchvision, which takes a second.
-    from kd.data.augmentation import FRESH_VIEWS, AugmentedImages, build_augmentation
+    from kd.data.augmentation import EVERY, AugmentedImages, augmentation  # with torchvision, which takes a second
 
-    transform = build_augmentation(settings.augment, shape)
-    views = AugmentedImages(train, transform, views=settings.views or FRESH_VIEWS, seed=settings.seed)
+    transform = augmentation(settings.augment, shape)
+    views = AugmentedImages(train, transform, views=settings.views or EVERY, seed=settings.seed)
     return one_view_each(views, views.views, batch_size=settings.batch_size)
 
 

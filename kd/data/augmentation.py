@@ -1,8 +1,8 @@
 """Reproducible random augmentation: each augmented view is a function of seed, sample and view number.
 
-transform = build_augmentation(["flip", "crop:4"], (3, 32, 32))
-views = AugmentedImages(training, transform, views=8)             # fixed views: teacher logits can be cached
-fresh = AugmentedImages(training, transform, views=FRESH_VIEWS)   # views rarely repeat: run the teacher at every step
+transform = augmentation(["flip", "crop:4"], (3, 32, 32))
+views = AugmentedImages(training, transform, views=8)         # fixed views: teacher logits can be cached
+fresh = AugmentedImages(training, transform, views=EVERY)     # views rarely repeat: run the teacher at every step
 loader = one_view_each(views, views.views, batch_size=128)
 """
 
@@ -22,7 +22,7 @@ from kd.data.datasets import ArrayDataset, Gathered, RawInputs, unwrap_subsets
 from kd.imports import is_plugin, load_plugin
 from kd.seeding import seeded
 
-FRESH_VIEWS = 2**20  # views per sample: so many that training hardly ever draws the same one twice
+EVERY = 2**20  # views per sample: so many that training hardly ever draws the same one twice
 
 Transform = Callable[[Tensor], Tensor]  # maps an image [C, H, W] uint8 to an image of the same shape
 
@@ -95,7 +95,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
         return stored
 
 
-def build_augmentation(specs: Sequence[str], shape: Sequence[int]) -> Transform:
+def augmentation(specs: Sequence[str], shape: Sequence[int]) -> Transform:
     """Return the named transforms, composed in the given order.
 
     Args:

@@ -1,4 +1,4 @@
-"""Augmented images: random to the eye, and the same again for the same number, whatever is asked beside it."""
+"""Augmentation: views look random but are reproducible from seed, sample and view number, in any batch."""
 
 from __future__ import annotations
 
@@ -30,71 +30,71 @@ from kd.training.optimizers import adam
 TOY = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "mlp:8")
 
 
-def images(rows: int = 6, channels: int = 1) -> ArrayDataset:
+def make_images(rows: int = 6, channels: int = 1) -> ArrayDataset:
     generator = torch.Generator().manual_seed(0)
     stored = torch.randint(256, (rows, channels, 8, 8), dtype=torch.uint8, generator=generator)
     return ArrayDataset(stored, torch.arange(rows) % 3, mean=0.4, std=0.2)
 
 
-def noisy(image: Tensor) -> Tensor:
+def add_noise(image: Tensor) -> Tensor:
     return image.float().div(255) + torch.rand(image.shape)
 
 
-def views(**changed: object) -> AugmentedImages:
-    given = {"dataset": images(), "transform": noisy, "views": 4, "seed": 0} | changed
-    return AugmentedImages(given.pop("dataset"), given.pop("transform"), **given)  # type: ignore[arg-type]
+def make_views(**changed: object) -> AugmentedImages:
+    arguments = {"dataset": make_images(), "transform": add_noise, "views": 4, "seed": 0} | changed
+    return AugmentedImages(arguments.pop("dataset"), arguments.pop("transform"), **arguments)  # type: ignore[arg-type]
 
 
 @given(items=st.lists(st.integers(0, 23), min_size=1, max_size=8), seed=st.integers(0, 5))
-def test_a_view_is_a_function_of_seed_sample_and_number(items: list[int], seed: int) -> None:
-    dataset = views(seed=seed)
+def test_a_view_depends_on_seed_sample_and_view_number_only(items: list[int], seed: int) -> None:
+    dataset = make_views(seed=seed)
     before = torch.get_rng_state()
     torch.manual_seed(items[0])
-    together = collate(dataset.__getitems__(items))[0]
+    batch = collate(dataset.__getitems__(items))[0]
     torch.manual_seed(7)
-    for row, item in zip(together, items, strict=True):
+    for row, item in zip(batch, items, strict=True):
         assert torch.equal(dataset[item][0], row)
     torch.set_rng_state(before)
 
 
-def test_the_callers_randomness_is_left_as_it_was() -> None:
+def test_the_callers_random_state_is_restored() -> None:
     before = torch.get_rng_state()
-    views().__getitems__([0, 5])
+    make_views().__getitems__([0, 5])
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_views_samples_and_seeds_are_other_draws() -> None:
-    drawn = [views(seed=seed)[item][0] for seed in (0, 1) for item in range(24)]
+def test_different_views_samples_and_seeds_draw_differently() -> None:
+    drawn = [make_views(seed=seed)[item][0] for seed in (0, 1) for item in range(24)]
     means = {float(view.mean()) for view in drawn}
     assert len(means) == 48
 
 
-def test_without_a_change_it_is_the_dataset_once_for_each_view() -> None:
-    data = images()
-    same = AugmentedImages(data, lambda image: image, views=3)
-    assert len(same) == 18
+def test_an_identity_transform_repeats_each_sample_per_view() -> None:
+    data = make_images()
+    augmented = AugmentedImages(data, lambda image: image, views=3)
+    assert len(augmented) == 18
     for item in range(18):
-        view, label = same[item]
-        image, own = data[item // 3]
+        view, label = augmented[item]
+        image, image_label = data[item // 3]
         torch.testing.assert_close(view, image)
-        assert label == own
+        assert label == image_label
 
 
-def test_of_a_subset_only_its_rows_are_shown() -> None:
-    data = images()
-    for part in (Split(data, [4, 1]), Subset(data, [4, 1]), Subset(Split(data, [2, 4, 1]), [1, 2])):
-        shown = AugmentedImages(part, lambda image: image, views=2)
-        assert [label for _, label in (shown[item] for item in range(4))] == [1, 1, 1, 1]
-        torch.testing.assert_close(shown[1][0], data[4][0])
-        torch.testing.assert_close(shown[2][0], data[1][0])
+def test_a_subset_yields_only_its_rows() -> None:
+    data = make_images()
+    for subset in (Split(data, [4, 1]), Subset(data, [4, 1]), Subset(Split(data, [2, 4, 1]), [1, 2])):
+        augmented = AugmentedImages(subset, lambda image: image, views=2)
+        assert [label for _, label in (augmented[item] for item in range(4))] == [1, 1, 1, 1]
+        torch.testing.assert_close(augmented[1][0], data[4][0])
+        torch.testing.assert_close(augmented[2][0], data[1][0])
 
 
-def test_the_teachers_answer_to_each_view_can_be_kept_and_verified() -> None:
+def test_teacher_logits_of_views_can_be_cached_and_verified() -> None:
     teacher = MLP(8, input_shape=(1, 8, 8), classes=3)
-    dataset = views()
-    kept = kd.collect_logits(teacher, dataset)
-    kd.verify_logits(teacher, dataset, kept)
-    loader = one_view_each(kd.DistillDataset(dataset, kept.logits), 4, batch_size=6)
+    dataset = make_views()
+    cached = kd.collect_logits(teacher, dataset)
+    kd.verify_logits(teacher, dataset, cached)
+    loader = one_view_each(kd.DistillDataset(dataset, cached.logits), 4, batch_size=6)
     inputs, _, logits = next(iter(loader))
     torch.testing.assert_close(teacher.eval()(inputs), logits)
 
@@ -102,28 +102,28 @@ def test_the_teachers_answer_to_each_view_can_be_kept_and_verified() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("spec", ["flip", "crop:2", "rotate:15", "zoom:0.5", "colour:0.3"])
 def test_each_named_augmentation_changes_the_image_and_keeps_its_shape(spec: str, channels: int) -> None:
-    data = images(channels=channels)
-    made = AugmentedImages(data, augmentation([spec], (channels, 8, 8)), views=8)
-    shown = collate(made.__getitems__(range(8)))[0]
-    assert shown.shape == (8, channels, 8, 8)
-    assert shown.isfinite().all()
-    assert any(not torch.allclose(view, data[0][0]) for view in shown)
+    data = make_images(channels=channels)
+    augmented = AugmentedImages(data, augmentation([spec], (channels, 8, 8)), views=8)
+    batch = collate(augmented.__getitems__(range(8)))[0]
+    assert batch.shape == (8, channels, 8, 8)
+    assert batch.isfinite().all()
+    assert any(not torch.allclose(view, data[0][0]) for view in batch)
 
 
-def test_the_named_ones_are_applied_one_after_another() -> None:
-    twice = augmentation(["crop:2", "flip"], (1, 8, 8))
-    image = images().inputs[0]
+def test_named_augmentations_are_composed() -> None:
+    transform = augmentation(["crop:2", "flip"], (1, 8, 8))
+    image = make_images().inputs[0]
     drawn = []
     for seed in range(20):
         torch.manual_seed(seed)
-        drawn.append(twice(image))
-    assert len({bytes(one.numpy().tobytes()) for one in drawn}) > 10
+        drawn.append(transform(image))
+    assert len({bytes(view.numpy().tobytes()) for view in drawn}) > 10
 
 
-def test_one_of_a_users_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_transform_from_a_users_file_is_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text("def invert(image):\n    return 255 - image\n")
-    made = AugmentedImages(images(), augmentation([f"{tmp_path / 'mine.py'}:invert"], (1, 8, 8)), views=1)
-    torch.testing.assert_close(made[0][0], (1 - images().inputs[0] / 255 - 0.4) / 0.2)
+    augmented = AugmentedImages(make_images(), augmentation([f"{tmp_path / 'mine.py'}:invert"], (1, 8, 8)), views=1)
+    torch.testing.assert_close(augmented[0][0], (1 - make_images().inputs[0] / 255 - 0.4) / 0.2)
     assert "running its code" in capsys.readouterr().out
 
 
@@ -131,7 +131,7 @@ def test_one_of_a_users_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ("spec", "expected"),
     [
         ("flop", "Did you mean flip"),
-        ("xyzzy", "There is flip, crop, rotate, zoom, colour, FILE.py:NAME"),
+        ("xyzzy", "flip, crop, rotate, zoom, colour, FILE.py:NAME"),
         ("flip:2", "--augment flip must be without a number"),
         ("crop", "--augment crop must be pixels, at least 1"),
         ("crop:1.5", "--augment crop must be pixels"),
@@ -141,59 +141,67 @@ def test_one_of_a_users_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("colour:nan", "--augment colour must be a share"),
     ],
 )
-def test_what_is_no_augmentation_is_told(spec: str, expected: str) -> None:
+def test_unknown_or_invalid_augmentations_raise(spec: str, expected: str) -> None:
     with pytest.raises(ValueError, match="augment") as raised:
         augmentation([spec], (1, 8, 8))
     assert expected in str(raised.value)
 
 
-def test_what_cannot_be_augmented_is_told() -> None:
+def test_unsupported_data_or_transforms_raise() -> None:
     floats = TensorDataset(torch.rand(4, 1, 8, 8), torch.arange(4))
     for data in (floats, ArrayDataset(torch.rand(4, 5), torch.arange(4))):
-        with pytest.raises(ValueError, match="only images kept as bytes can be augmented"):
-            AugmentedImages(data, noisy, views=2)
-    with pytest.raises(ValueError, match="must leave the image's shape"):
-        views(transform=lambda image: image[:, 1:])[0]
+        with pytest.raises(ValueError, match="augmentation needs images stored as uint8"):
+            AugmentedImages(data, add_noise, views=2)
+    with pytest.raises(ValueError, match=r"must keep the image's shape \[1, 8, 8\]. Got \[1, 7, 8\]"):
+        make_views(transform=lambda image: image[:, 1:])[0]
     with pytest.raises(ValueError, match="views must be"):
-        views(views=0)
+        make_views(views=0)
 
 
 # --- in a run
 
 
-def test_kept_views_are_verified_and_the_run_is_the_same_again(
+def test_cached_views_are_verified_and_a_repeated_run_is_identical(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = (*TOY, "--augment", "crop:2", "--augment", "rotate:10", "--views", "3")
     for folder in ("a", "b"):
         assert cli.main(["run", *flags, f"--out={tmp_path / folder}"]) == 0
-    one, other = ((tmp_path / folder / "models/manifest.json").read_bytes() for folder in ("a", "b"))
-    assert one == other
-    assert "teacher logits: 560 rows" in capsys.readouterr().out  # 3 views of 180 images, and 20 to validate with
-    assert json.loads((tmp_path / "a/results/metrics/metrics.json").read_bytes())["notes"] == []  # the same batches
+    first, second = ((tmp_path / folder / "models/manifest.json").read_bytes() for folder in ("a", "b"))
+    assert first == second
+    assert (
+        "teacher logits: 560 rows" in capsys.readouterr().out
+    )  # 3 views of 180 training images, and 20 validation images
+    assert (
+        json.loads((tmp_path / "a/results/metrics/metrics.json").read_bytes())["notes"] == []
+    )  # no note: both students saw the same batches
     assert cli.main(["cache", "verify", f"--out={tmp_path / 'a'}"]) == 0
     assert "540 of 540 rows are what the saved teacher answers" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "label-smoothing"])
-def test_new_views_ask_the_teacher_at_each_step(method: str, tmp_path: Path) -> None:
+def test_fresh_views_need_no_cached_logits(method: str, tmp_path: Path) -> None:
     flags = (*TOY, "--augment", "crop:2", "--method", method)
     assert cli.main(["run", *flags, f"--out={tmp_path}"]) == 0
     assert not list(tmp_path.glob(".kd/steps/logits-*"))
     assert json.loads((tmp_path / "results/metrics/metrics.json").read_bytes())["notes"] == []
 
 
-@pytest.mark.parametrize(("method", "own"), [("ctkd", 1), ("ofa", 15), ("dkd", 0)])
-def test_what_a_method_trains_or_warms_up_does_so_with_new_views_too(method: str, own: int) -> None:
+@pytest.mark.parametrize(("method", "objective_parameters"), [("ctkd", 1), ("ofa", 15), ("dkd", 0)])
+def test_trained_parameters_and_warm_up_of_a_method_work_with_fresh_views(
+    method: str, objective_parameters: int
+) -> None:
     settings = RunSettings(limit=200, augment=("crop:2",), method=method, student="cnn:4")
     data, cpu = load_data(settings), torch.device("cpu")
     student, teacher = new_student(settings, data.task, cpu), new_teachers(settings, data)[0].model
     objective: Any = make_objective(settings, student, teacher, data.train_loader)
     optimizer, _ = adam(student, learning_rate=0.01, steps=2, objective=objective)
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == own + len(list(student.parameters()))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == objective_parameters + len(
+        list(student.parameters())
+    )
     before = [parameter.clone() for parameter in objective.parameters()]
     fit(student, objective, data.train_loader, None, optimizer=optimizer, epochs=2, seed=0)
-    assert not any(torch.equal(one, other) for one, other in zip(before, objective.parameters(), strict=True))
+    assert not any(torch.equal(old, new) for old, new in zip(before, objective.parameters(), strict=True))
     if method == "dkd":
         soft = []
         for epoch in (0, 23):
@@ -202,34 +210,34 @@ def test_what_a_method_trains_or_warms_up_does_so_with_new_views_too(method: str
         assert 2 * soft[0] == pytest.approx(soft[1])
 
 
-def test_the_layers_that_are_compared_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compared_layers_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     settings = RunSettings(limit=200, method="at", student="cnn:4")
     data = load_data(settings)
     require_method(settings, data, new_teachers(settings, data))
-    said = "layers compared, student – teacher: layer1 – conv2, layer2 – norm2, layer3 – norm3\n"
-    assert capsys.readouterr().out.endswith(said)
+    expected = "layers compared, student – teacher: layer1 – conv2, layer2 – norm2, layer3 – norm3\n"
+    assert capsys.readouterr().out.endswith(expected)
 
 
 @pytest.mark.usefixtures("no_pool")
 def test_a_comparison_trains_on_the_same_views_as_a_run(tmp_path: Path) -> None:
-    for kept, flags in {"kept": ("--views", "3"), "live": ()}.items():
-        both = (*TOY, "--augment", "crop:2", *flags, f"--out={tmp_path / kept}")
+    for mode, flags in {"cached": ("--views", "3"), "live": ()}.items():
+        both = (*TOY, "--augment", "crop:2", *flags, f"--out={tmp_path / mode}")
         few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
         assert cli.main(["run", *both]) == 0
         assert cli.main(["compare", *both, *few]) == 0
-        students = (tmp_path / kept / "results/metrics/comparison_students.csv").read_text()
+        students = (tmp_path / mode / "results/metrics/comparison_students.csv").read_text()
         if torch.get_num_threads() == 1:
-            manifest = json.loads((tmp_path / kept / "models/manifest.json").read_bytes())["models"]
+            manifest = json.loads((tmp_path / mode / "models/manifest.json").read_bytes())["models"]
             for name in ("student_regular.pth", "student_distilled.pth"):
-                assert manifest[name]["sha256"] in students, (kept, name)
+                assert manifest[name]["sha256"] in students, (mode, name)
 
 
 def test_only_the_training_images_are_augmented() -> None:
     data = load_data(RunSettings(limit=200, augment=("crop:2",)))
     assert (data.sizes["training"], data.views) == (180, EVERY)
     plain = load_data(RunSettings(limit=200))
-    for one, other in ((data.val_loader, plain.val_loader), (data.test_loader, plain.test_loader)):
-        assert torch.equal(next(iter(one))[0], next(iter(other))[0])
+    for loader, plain_loader in ((data.val_loader, plain.val_loader), (data.test_loader, plain.test_loader)):
+        assert torch.equal(next(iter(loader))[0], next(iter(plain_loader))[0])
     assert len(data.train_loader) == len(plain.train_loader)
 
 
@@ -243,7 +251,7 @@ def test_only_the_training_images_are_augmented() -> None:
         (("--augment", "flip", "--teacher", "logits=a.npy"), "left out with a teacher of answers alone"),
     ],
 )
-def test_what_does_not_go_with_it_is_told_at_once(
+def test_incompatible_flags_raise_immediately(
     flags: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -254,4 +262,4 @@ def test_what_does_not_go_with_it_is_told_at_once(
 
 def test_a_table_is_not_augmented(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["run", "--data", "sklearn:wine", "--augment", "flip", f"--out={tmp_path}"]) == 1
-    assert "the data are no images, but of shape [13]" in capsys.readouterr().err
+    assert "the inputs are not images but have shape [13]" in capsys.readouterr().err

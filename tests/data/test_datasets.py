@@ -1,4 +1,4 @@
-"""Datasets, collation and loaders: the same samples, in an order that two loaders share and a seed decides."""
+"""Datasets, collation and loaders: correct samples, in an order determined by the seed and shared by two loaders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EVENS, ALL = list(range(0, N, 2)), list(range(N))
 
 
 class Plain(Dataset[tuple[Tensor, int]]):
-    """What a user writes: items one by one, an int as the label."""
+    """A dataset as a user would write it: no ``__getitems__``, int labels."""
 
     def __init__(self, dataset: kd.ImageDataset, noise: float = 0.0) -> None:
         self.dataset, self.noise = dataset, noise
@@ -47,7 +47,7 @@ class Plain(Dataset[tuple[Tensor, int]]):
 
 
 def numbered(seed: int = 0) -> kd.ImageDataset:
-    """N random images; the label is the number of the image, so that labels show the order."""
+    """N random images; each label is the image's index, so that labels reveal the order."""
     images = torch.randint(0, 256, (N, 1, 3, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     return kd.ImageDataset(images, torch.arange(N), mean=0.3, std=0.2)
 
@@ -57,7 +57,7 @@ def as_tensors(dataset: kd.ImageDataset) -> TensorDataset:
 
 
 def order(loader: DataLoader[Any], *, seed: int = 0, epoch: int = 0) -> list[int]:
-    """The samples of one epoch as ``kd.fit`` draws it."""
+    """The sample indices of one epoch, as drawn by ``kd.fit``."""
     with kd.seeded(epoch_seed(seed, epoch)):
         seed_loader(loader, seed=seed, epoch=epoch)
         return [int(label) for batch in loader for label in batch[1]]
@@ -65,11 +65,11 @@ def order(loader: DataLoader[Any], *, seed: int = 0, epoch: int = 0) -> list[int
 
 def same_batches(first: DataLoader[Any], second: DataLoader[Any]) -> bool:
     pairs = zip(list(first), list(second), strict=True)
-    return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+    return all(torch.equal(a, b) for batch, expected in pairs for a, b in zip(batch, expected, strict=True))
 
 
 def batched(sampler: Any, *, drop_last: bool = False) -> Any:
-    """What a loader takes as its ``batch_sampler``."""
+    """Return a batch sampler of batches of 8."""
     return BatchSampler(sampler, 8, drop_last)
 
 
@@ -85,7 +85,7 @@ LOADERS: dict[str, Callable[[Any], DataLoader[Any]]] = {
     "batches": lambda d: DataLoader(d, batch_sampler=batched(RandomSampler(d), drop_last=True)),
     "batches of half": lambda d: DataLoader(d, batch_sampler=batched(SubsetRandomSampler(EVENS))),
     "own batches": lambda d: DataLoader(d, batch_sampler=batched(RandomSampler(d, generator=torch.Generator()))),
-    # As torch documents it: no automatic batching, the sampler hands out lists of indices.
+    # As torch documents it: no automatic batching, the sampler yields lists of indices.
     "bulk": lambda d: DataLoader(d, batch_size=None, sampler=batched(RandomSampler(d))),
 }
 every_loader = pytest.mark.parametrize("name", [name for name in LOADERS if name != "bulk"])
@@ -93,14 +93,14 @@ every_loader = pytest.mark.parametrize("name", [name for name in LOADERS if name
 
 @exactly
 @given(st.lists(st.integers(-N, N - 1), min_size=1, max_size=9))
-def test_gathering_items_gives_what_asking_one_by_one_gives(indices: list[int]) -> None:
+def test_a_gathered_batch_equals_its_items(indices: list[int]) -> None:
     images, labels = collate(numbered().__getitems__(indices))
     items = [numbered()[index] for index in indices]
     assert torch.equal(images, torch.stack([image for image, _ in items]))
     assert labels.tolist() == [label for _, label in items]
 
 
-def test_an_item_is_the_written_normalisation_of_its_bytes() -> None:
+def test_items_are_normalised_bytes() -> None:
     dataset, (image, label) = numbered(), numbered()[7]
     expected = (dataset.images[7].double() / 255 - 0.3) / 0.2
     assert (image.dtype, image.shape, type(label), label) == (torch.float32, (1, 3, 3), int, 7)
@@ -109,19 +109,19 @@ def test_an_item_is_the_written_normalisation_of_its_bytes() -> None:
 
 @pytest.mark.parametrize("wrap", [lambda d: d, Plain, as_tensors, lambda d: Subset(d, range(5, 30))])
 @pytest.mark.parametrize("with_logits", [False, True])
-def test_our_collate_and_torchs_give_the_same_batches(wrap: Callable[..., Dataset[Any]], with_logits: bool) -> None:
+def test_collate_matches_torchs_collate(wrap: Callable[..., Dataset[Any]], with_logits: bool) -> None:
     dataset = wrap(numbered())
     if with_logits:
         dataset = kd.DistillDataset(dataset, torch.randn(len(dataset), 3))  # type: ignore[arg-type]
-    ours, torchs = DataLoader(dataset, batch_size=8, collate_fn=collate), DataLoader(dataset, batch_size=8)
-    first = next(iter(ours))
+    loader, torchs_loader = DataLoader(dataset, batch_size=8, collate_fn=collate), DataLoader(dataset, batch_size=8)
+    first = next(iter(loader))
     assert isinstance(first, tuple)
     assert [tensor.dtype for tensor in first] == [torch.float32, torch.int64, torch.float32][: len(first)]
-    assert same_batches(ours, torchs)
+    assert same_batches(loader, torchs_loader)
 
 
 @pytest.mark.parametrize("wrap", [lambda d: d, Plain, as_tensors, lambda d: Subset(d, range(N)[::-1])])
-def test_logits_stand_beside_the_item_of_their_row(wrap: Callable[..., Dataset[Any]]) -> None:
+def test_logits_are_paired_with_the_sample_of_their_row(wrap: Callable[..., Dataset[Any]]) -> None:
     dataset = wrap(numbered())
     labels = [float(dataset[i][1]) for i in range(N)]
     distill = kd.DistillDataset(dataset, torch.tensor(labels)[:, None].expand(N, 3))
@@ -141,14 +141,14 @@ def test_logits_stand_beside_the_item_of_their_row(wrap: Callable[..., Dataset[A
         (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), 5, r"\[4, 1, 2, 2\] of torch.uint8 and \[5\]"),
     ],
 )
-def test_wrong_images_or_labels_are_refused(images: Tensor, labels: int, got: str) -> None:
-    with pytest.raises(ValueError, match=f"ImageDataset needs images .* of uint8 and labels .* Got {got} instead"):
+def test_invalid_images_or_labels_raise(images: Tensor, labels: int, got: str) -> None:
+    with pytest.raises(ValueError, match=f"ImageDataset needs images .* uint8 and labels .* Got {got} instead"):
         kd.ImageDataset(images, torch.arange(labels), mean=0.5, std=0.5)
 
 
 @pytest.mark.parametrize("rows", [N - 1, N + 1])
-def test_logits_of_another_length_are_refused(rows: int) -> None:
-    with pytest.raises(ValueError, match=rf"one row per item\. Got {rows} rows for {N} items"):
+def test_logits_of_the_wrong_length_raise(rows: int) -> None:
+    with pytest.raises(ValueError, match=rf"one row per sample\. Got {rows} rows for {N} samples"):
         kd.DistillDataset(numbered(), torch.zeros(rows, 3))
 
 
@@ -162,7 +162,7 @@ def test_every_prefix_of_the_stratified_order_has_the_classes_in_proportion(clas
     for label in set(classes):
         share = classes.count(label) / len(classes)
         counts = np.cumsum(labels.numpy()[indices] == label)
-        # Off by at most 1 at its own position, and by its share of what the other classes are off there.
+        # Off by at most 1 for the class itself, plus its share of the other classes' deviations.
         off = np.abs(counts - share * np.arange(1, len(classes) + 1))
         assert off.max() <= 1 + share * len(set(classes))
 
@@ -172,7 +172,7 @@ def test_another_seed_gives_another_stratified_order() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
-def test_a_batch_size_below_one_is_refused(batch_size: int) -> None:
+def test_a_batch_size_below_one_raises(batch_size: int) -> None:
     with pytest.raises(ValueError, match=f"^batch_size must be a whole number of at least 1. Got {batch_size} instead"):
         kd.make_loader(numbered(), batch_size=batch_size)
 
@@ -189,7 +189,7 @@ def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch_only(name: str) -
     assert (first != second) == (first != sorted(first))
 
 
-def test_a_shuffled_loader_of_ours_does_not_even_depend_on_the_global_state() -> None:
+def test_a_shuffled_make_loader_ignores_the_global_random_state() -> None:
     loader, orders = kd.make_loader(numbered(), batch_size=8, shuffle=True), []
     for _ in range(2):
         torch.rand(1)
@@ -200,7 +200,7 @@ def test_a_shuffled_loader_of_ours_does_not_even_depend_on_the_global_state() ->
 
 
 @every_loader
-def test_a_loader_like_another_shows_the_same_samples_in_the_same_order(name: str) -> None:
+def test_loader_like_yields_the_same_samples_in_the_same_order(name: str) -> None:
     loader = LOADERS[name](numbered())
     twin = kd.loader_like(loader, kd.DistillDataset(numbered(), torch.randn(N, 3)))
     for epoch in range(2):
@@ -211,7 +211,7 @@ def test_a_loader_like_another_shows_the_same_samples_in_the_same_order(name: st
     assert kd.batches_differ(loader, twin, seed=0) is None
 
 
-def test_a_loader_like_one_that_loads_in_bulk_has_the_same_batches() -> None:
+def test_loader_like_copies_a_loader_without_automatic_batching() -> None:
     loader = LOADERS["bulk"](as_tensors(numbered()))
     twin = kd.loader_like(loader, kd.DistillDataset(as_tensors(numbered()), torch.randn(N, 3)))
     assert [len(batch[1]) for batch in twin] == [len(batch[1]) for batch in loader]
@@ -219,7 +219,7 @@ def test_a_loader_like_one_that_loads_in_bulk_has_the_same_batches() -> None:
 
 
 def test_a_loader_without_a_batch_size_cannot_be_copied_to_another_length() -> None:
-    with pytest.raises(ValueError, match=r"another length \(20 items instead of .*Give the loader a batch_size"):
+    with pytest.raises(ValueError, match=r"another length \(20 samples instead of .*Give the loader a batch_size"):
         kd.loader_like(LOADERS["bulk"](as_tensors(numbered())), Subset(numbered(), range(20)))
 
 
@@ -234,7 +234,9 @@ def test_a_loader_without_a_batch_size_cannot_be_copied_to_another_length() -> N
         ("batches", True, [8, 8]),
     ],
 )
-def test_over_another_length_it_keeps_batch_size_and_shuffling(name: str, shuffles: bool, sizes: list[int]) -> None:
+def test_loader_like_keeps_batch_size_and_shuffling_for_another_length(
+    name: str, shuffles: bool, sizes: list[int]
+) -> None:
     twin = kd.loader_like(LOADERS[name](numbered()), Subset(numbered(), range(20)))
     seen = order(twin)
     assert (seen != sorted(seen)) == shuffles
@@ -253,19 +255,19 @@ TWIN = LOADERS["shuffled"]
         (TWIN(numbered()), LOADERS["in order"](numbered()), "samplers draw different indices"),
         (TWIN(numbered()), LOADERS["make_loader"](numbered()), "samplers draw different indices"),
         (TWIN(numbered()), DataLoader(numbered(), batch_size=7, shuffle=True), "samplers draw different indices"),
-        (TWIN(numbered()), TWIN(numbered(1)), "items differ"),
-        (TWIN(numbered()), TWIN(Subset(numbered(), range(N)[::-1])), "items differ"),
-        (TWIN(numbered()), TWIN(Plain(numbered(), noise=0.1)), "items differ"),
+        (TWIN(numbered()), TWIN(numbered(1)), "samples differ"),
+        (TWIN(numbered()), TWIN(Subset(numbered(), range(N)[::-1])), "samples differ"),
+        (TWIN(numbered()), TWIN(Plain(numbered(), noise=0.1)), "samples differ"),
     ],
 )
-def test_batches_differ_says_why(first: DataLoader[Any], second: DataLoader[Any], reason: str | None) -> None:
+def test_batches_differ_returns_the_reason(first: DataLoader[Any], second: DataLoader[Any], reason: str | None) -> None:
     before = torch.get_rng_state()
-    found = kd.batches_differ(first, second, seed=4)
-    assert found is None if reason is None else reason in (found or "")
+    difference = kd.batches_differ(first, second, seed=4)
+    assert difference is None if reason is None else reason in (difference or "")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_two_loaders_without_a_batch_do_not_differ() -> None:
+def test_two_empty_loaders_do_not_differ() -> None:
     first, second = (DataLoader(numbered(), batch_size=50, drop_last=True) for _ in range(2))
     assert kd.batches_differ(first, second, seed=0) is None
 
@@ -280,25 +282,25 @@ def test_two_loaders_without_a_batch_do_not_differ() -> None:
         ("bulk", ALL),
     ],
 )
-def test_in_order_gives_each_sample_once_in_the_datasets_order(name: str, samples: list[int]) -> None:
+def test_in_order_yields_each_sample_once_in_dataset_order(name: str, samples: list[int]) -> None:
     seen = list(in_order(LOADERS[name](as_tensors(numbered()))))
     assert [int(label) for _, labels in seen for label in labels] == samples
     assert torch.equal(torch.cat([images for images, _ in seen]), collate(numbered().__getitems__(samples))[0])
 
 
 @pytest.mark.timeout(60)
-def test_worker_processes_change_nothing() -> None:
+def test_worker_processes_do_not_change_batches() -> None:
     dataset = kd.DistillDataset(Subset(numbered(), range(20)), torch.randn(20, 3))
-    alone = kd.make_loader(dataset, batch_size=8, shuffle=True)
-    helped = DataLoader(dataset, batch_size=8, shuffle=True, generator=torch.Generator(), num_workers=2)
-    for loader in (alone, helped):
+    in_process = kd.make_loader(dataset, batch_size=8, shuffle=True)
+    with_workers = DataLoader(dataset, batch_size=8, shuffle=True, generator=torch.Generator(), num_workers=2)
+    for loader in (in_process, with_workers):
         seed_loader(loader, seed=1, epoch=0)
-    assert same_batches(alone, helped)
-    assert kd.loader_like(helped, dataset).num_workers == 2
+    assert same_batches(in_process, with_workers)
+    assert kd.loader_like(with_workers, dataset).num_workers == 2
 
 
 @given(st.lists(st.integers(-30, 29), min_size=1, max_size=40))
-def test_a_batch_of_a_split_is_its_items_also_counted_from_the_end(indices: list[int]) -> None:
+def test_a_batch_of_a_split_equals_its_items_for_negative_indices_too(indices: list[int]) -> None:
     data = numbered()
     rows = np.random.default_rng(0).permutation(len(data))[:30]
     images, labels = collate(Split(data, rows.tolist()).__getitems__(indices))
@@ -307,22 +309,22 @@ def test_a_batch_of_a_split_is_its_items_also_counted_from_the_end(indices: list
     assert labels.tolist() == [plain[index][1] for index in indices]
 
 
-def test_an_index_that_is_not_there_is_refused() -> None:
+def test_an_index_out_of_range_raises() -> None:
     data = numbered()
-    for asked, wrong in ((data, len(data)), (data, -len(data) - 1), (Split(data, range(3)), 3)):
+    for dataset, index in ((data, len(data)), (data, -len(data) - 1), (Split(data, range(3)), 3)):
         with pytest.raises(IndexError):
-            asked.__getitems__([0, wrong])
+            dataset.__getitems__([0, index])
 
 
-def test_ids_are_asked_for_and_are_the_numbers_of_the_items() -> None:
-    plain, asked = (kd.DistillDataset(numbered(), torch.zeros(N, 3), ids=ids) for ids in (False, True))
+def test_ids_are_optional_and_equal_the_sample_indices() -> None:
+    plain, with_ids = (kd.DistillDataset(numbered(), torch.zeros(N, 3), ids=ids) for ids in (False, True))
     assert len(plain[3]) == 3
-    assert (asked[3][3], asked[-1][3]) == (3, N - 1)
-    for dataset in (asked, kd.DistillDataset(Plain(numbered()), torch.zeros(N, 3), ids=True)):
+    assert (with_ids[3][3], with_ids[-1][3]) == (3, N - 1)
+    for dataset in (with_ids, kd.DistillDataset(Plain(numbered()), torch.zeros(N, 3), ids=True)):
         seen = []
         for _, labels, _, ids in kd.make_loader(dataset, batch_size=5, shuffle=True):
-            assert torch.equal(ids, labels)  # the label of an item is its number
+            assert torch.equal(ids, labels)  # each label is the sample's index
             seen += ids.tolist()
         assert sorted(seen) == ALL
-    with_ids = next(iter(DataLoader(asked, batch_size=4)))  # torch's own collate
-    assert with_ids[3].tolist() == [0, 1, 2, 3]
+    batch = next(iter(DataLoader(with_ids, batch_size=4)))  # torch's own collate
+    assert batch[3].tolist() == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Unlabelled items: they change the soft term alone, their labels are never read, and without any nothing is new."""
+"""Unlabelled samples: they affect only the soft term, their labels are never read, without them nothing changes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from kd.training.batch_metrics import METRICS
 from kd.types import UNLABELLED
 from tests.conftest import CLASSES, tiny_model
 
-ABLE = sorted(name for name, method in METHODS.items() if method.unlabelled)
-UNABLE = sorted(set(METHODS) - set(ABLE))
+SUPPORTED = sorted(name for name, method in METHODS.items() if method.unlabelled)
+UNSUPPORTED = sorted(set(METHODS) - set(SUPPORTED))
 ITEMS = 8
 
 
-def batch(seed: int = 0, unlabelled: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Images like ``digits``, labels of which the first so many are hidden, and teacher logits."""
+def make_batch(seed: int = 0, unlabelled: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Images like ``digits``, labels (the first ``unlabelled`` ones hidden), and teacher logits."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, CLASSES, (ITEMS,), generator=generator)
     labels[:unlabelled] = UNLABELLED
@@ -40,108 +40,111 @@ def batch(seed: int = 0, unlabelled: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return images, labels, 3 * torch.randn(ITEMS, CLASSES, generator=generator)
 
 
-def outcome(objective: kd.Objective, model: nn.Module, given: tuple[Tensor, ...]) -> list[Tensor]:
-    """The terms by name, then the gradients of their sum."""
-    _, terms = objective(model, given)
+def compute_terms(objective: kd.Objective, model: nn.Module, batch: tuple[Tensor, ...]) -> list[Tensor]:
+    """The loss terms, then the gradients of their sum."""
+    _, terms = objective(model, batch)
     gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), list(model.parameters()))
     return [*(term.detach() for term in terms.values()), *gradients]
 
 
-def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def are_equal(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def of_mean(model: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Plain distillation as it is written for labelled items alone."""
-    output = model(given[0])
-    soft = kd.kd_loss(output, given[2], temperature=4)
-    return output, {"hard": 0.3 * F.cross_entropy(output, given[1]), "soft": 0.7 * soft}
+def distil_labelled(model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Plain distillation, written for labelled samples only."""
+    output = model(batch[0])
+    soft = kd.kd_loss(output, batch[2], temperature=4)
+    return output, {"hard": 0.3 * F.cross_entropy(output, batch[1]), "soft": 0.7 * soft}
 
 
 @given(st.integers(0, 10_000))
-def test_with_all_labels_it_is_the_mean_over_the_batch_bit_for_bit(seed: int) -> None:
-    model, given = tiny_model(seed % 7), batch(seed)
-    assert same(outcome(kd.distilled(temperature=4, alpha=0.3), model, given), outcome(of_mean, model, given))
-    assert same(outcome(supervised_where_labelled, model, given), outcome(kd.supervised, model, given))
+def test_with_all_labels_losses_are_batch_means_bit_for_bit(seed: int) -> None:
+    model, batch = tiny_model(seed % 7), make_batch(seed)
+    assert are_equal(
+        compute_terms(kd.distilled(temperature=4, alpha=0.3), model, batch),
+        compute_terms(distil_labelled, model, batch),
+    )
+    assert are_equal(compute_terms(supervised_where_labelled, model, batch), compute_terms(kd.supervised, model, batch))
 
 
 @given(st.integers(0, 1000), st.integers(1, ITEMS - 1))
-def test_the_hard_term_is_that_of_the_labelled_items_and_the_soft_one_that_of_all(seed: int, unlabelled: int) -> None:
+def test_the_hard_term_uses_labelled_samples_and_the_soft_term_all(seed: int, unlabelled: int) -> None:
     model, objective = tiny_model(), kd.distilled(temperature=4, alpha=0.3)
-    whole, part = batch(seed), batch(seed, unlabelled)
-    _, terms = objective(model, part)
-    _, of_all = objective(model, whole)
-    _, of_labelled = objective(model, tuple(tensor[unlabelled:] for tensor in whole))
-    assert torch.equal(terms["soft"], of_all["soft"])
-    assert terms["hard"].item() == pytest.approx(of_labelled["hard"].item(), rel=1e-5)
+    labelled_batch, mixed_batch = make_batch(seed), make_batch(seed, unlabelled)
+    _, terms = objective(model, mixed_batch)
+    _, all_terms = objective(model, labelled_batch)
+    _, labelled_terms = objective(model, tuple(tensor[unlabelled:] for tensor in labelled_batch))
+    assert torch.equal(terms["soft"], all_terms["soft"])
+    assert terms["hard"].item() == pytest.approx(labelled_terms["hard"].item(), rel=1e-5)
 
 
-def test_without_any_label_only_the_teacher_teaches() -> None:
-    model, given = tiny_model(), batch(unlabelled=ITEMS)
-    hard, soft, *gradients = outcome(kd.distilled(temperature=4, alpha=0.3), model, given)
+def test_without_labels_only_the_soft_term_remains() -> None:
+    model, batch = tiny_model(), make_batch(unlabelled=ITEMS)
+    hard, soft, *gradients = compute_terms(kd.distilled(temperature=4, alpha=0.3), model, batch)
     assert hard.item() == 0
     assert soft.item() > 0
-    _, _, *of_teacher = outcome(kd.distilled(temperature=4, alpha=0.0), model, batch())
-    assert all(torch.allclose(a, 0.7 * b, rtol=1e-5, atol=1e-7) for a, b in zip(gradients, of_teacher, strict=True))
+    _, _, *soft_gradients = compute_terms(kd.distilled(temperature=4, alpha=0.0), model, make_batch())
+    assert all(torch.allclose(a, 0.7 * b, rtol=1e-5, atol=1e-7) for a, b in zip(gradients, soft_gradients, strict=True))
 
 
-@pytest.mark.parametrize("name", ABLE)
-def test_a_method_that_reads_no_labels_learns_from_a_mixture(name: str) -> None:
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_methods_without_labels_train_on_mixed_batches(name: str) -> None:
     student, teacher = tiny_model(0, batch_norm=False), tiny_model(1)
     layers = {"student_layers": "2", "teacher_layers": "2"} if METHODS[name].needs == ("labels", "teacher") else {}
     if name in {"fitnet", "at", "nst", "fsp", "ab", "ft", "vid", "reviewkd", "mgd", "semckd"}:
-        named = "0,1" if name == "fsp" else "0"
-        student, teacher, layers = maps(0), maps(1), {"student_layers": named, "teacher_layers": named}
-    objective = make(name, student, teacher, batch(), layers)
+        indices = "0,1" if name == "fsp" else "0"
+        student, teacher, layers = make_cnn(0), make_cnn(1), {"student_layers": indices, "teacher_layers": indices}
+    objective = make(name, student, teacher, make_batch(), layers)
     for unlabelled in (0, 3, ITEMS):
-        hard, own, *gradients = outcome(objective, student, batch(2, unlabelled))
+        hard, method_loss, *gradients = compute_terms(objective, student, make_batch(2, unlabelled))
         assert all(gradient.isfinite().all() for gradient in gradients)
-        if name != "mgd":  # which hides other channels each time
-            assert own == outcome(objective, student, batch(2))[1]
-        assert (hard > 0) == (unlabelled < ITEMS and settings_weigh_labels(name))
+        if name != "mgd":  # hides random channels each time
+            assert method_loss == compute_terms(objective, student, make_batch(2))[1]
+        assert (hard > 0) == (unlabelled < ITEMS and has_label_weight(name))
 
 
-def maps(seed: int) -> nn.Module:
+def make_cnn(seed: int) -> nn.Module:
     with kd.seeded(seed):
         return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, CLASSES))
 
 
-def settings_weigh_labels(name: str) -> bool:
+def has_label_weight(name: str) -> bool:
     return METHODS[name].settings.get("alpha", 1) != 0
 
 
-@pytest.mark.parametrize("name", UNABLE)
-def test_a_method_that_reads_labels_says_so(name: str) -> None:
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_methods_that_read_labels_raise(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} needs the label of every item.* there is kd, soft-labels, dist"):
         require_unlabelled_method(name)
     model = CNN(4, (1, 6, 6), CLASSES) if name == "sdd" else tiny_model()
     ids = (torch.arange(ITEMS),) if "ids" in METHODS[name].needs else ()
     teacher = copy.deepcopy(model) if name == "sdd" else tiny_model(1)
-    objective = make(name, model, teacher, (*batch(), *ids))
+    objective = make(name, model, teacher, (*make_batch(), *ids))
     with pytest.raises(ValueError, match=r"needs the label of every item|labels must be within 0 … 3"):
-        objective(model, (*batch(unlabelled=1), *ids))
+        objective(model, (*make_batch(unlabelled=1), *ids))
 
 
-def test_what_can_and_what_cannot() -> None:
-    assert UNABLE == ["crd", "dkd", "label-smoothing", "lskd-dkd", "nkd", "ofa", "sdd", "teacher-free", "wsld"]
-    for name in ABLE:
+def test_the_methods_that_support_unlabelled_data() -> None:
+    assert UNSUPPORTED == ["crd", "dkd", "label-smoothing", "lskd-dkd", "nkd", "ofa", "sdd", "teacher-free", "wsld"]
+    for name in SUPPORTED:
         require_unlabelled_method(name)
     with pytest.raises(ValueError, match="there is no method 'kdd'"):
         require_unlabelled_method("kdd")
 
 
-def test_labels_alone_have_no_use_for_what_has_none() -> None:
+def test_supervised_training_rejects_unlabelled_samples() -> None:
     with pytest.raises(ValueError, match=r"within 0 … 3, the columns of logits\. Got -1 … 3 instead.*distillation"):
-        kd.supervised(tiny_model(), batch(unlabelled=2))
+        kd.supervised(tiny_model(), make_batch(unlabelled=2))
 
 
 def distill_data(digits: kd.ImageDataset, hidden: Tensor | None = None) -> kd.DistillDataset:
-    """24 labelled and 72 unlabelled images; ``hidden`` stands where the latter's labels would be."""
-    other = kd.ImageDataset(digits.images, digits.labels if hidden is None else hidden, mean=0.4, std=0.25)
-    return with_unlabelled(tiny_model(1), Split(digits, range(24)), Split(other, range(24, 96)))
+    """24 labelled and 72 unlabelled images; ``hidden`` replaces the labels of all 96 in the unlabelled dataset."""
+    unlabelled = kd.ImageDataset(digits.images, digits.labels if hidden is None else hidden, mean=0.4, std=0.25)
+    return with_unlabelled(tiny_model(1), Split(digits, range(24)), Split(unlabelled, range(24, 96)))
 
 
-def trained(dataset: Dataset[Any], objective: kd.Objective) -> tuple[dict[str, Tensor], kd.History]:
+def train(dataset: Dataset[Any], objective: kd.Objective) -> tuple[dict[str, Tensor], kd.History]:
     model = tiny_model(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     loader = kd.make_loader(dataset, batch_size=8, shuffle=True)
@@ -151,41 +154,41 @@ def trained(dataset: Dataset[Any], objective: kd.Objective) -> tuple[dict[str, T
 
 def test_hidden_labels_are_never_read(digits: kd.ImageDataset) -> None:
     objective = kd.distilled(temperature=4, alpha=0.3)
-    weights, history = trained(distill_data(digits), objective)
+    weights, history = train(distill_data(digits), objective)
     for hidden in (digits.labels.flip(0), torch.full((96,), 99)):
-        again, same_history = trained(distill_data(digits, hidden), objective)
+        again, same_history = train(distill_data(digits, hidden), objective)
         assert all(torch.equal(weights[name], again[name]) for name in weights)
         assert history == same_history
     labels = Split(digits, range(24))
     cached = kd.collect_logits(tiny_model(1), labels)
-    without, _ = trained(kd.DistillDataset(labels, cached.logits), objective)
-    assert not torch.equal(weights["1.weight"], without["1.weight"])
+    labelled_only, _ = train(kd.DistillDataset(labels, cached.logits), objective)
+    assert not torch.equal(weights["1.weight"], labelled_only["1.weight"])
 
 
-def test_batches_are_the_items_in_the_order_asked_for(digits: kd.ImageDataset) -> None:
+def test_batches_contain_the_requested_items_in_order(digits: kd.ImageDataset) -> None:
     dataset = distill_data(digits)
     images, labels, logits = collate(dataset.__getitems__(range(96)))
     assert labels.tolist() == [*digits.labels[:24].tolist(), *[UNLABELLED] * 72]
     assert torch.equal(logits, kd.collect_logits(tiny_model(1), digits).logits)
     for rows in ([5, 90, 2, 30, -1, 5], [1, 0], [95, 24], [-96]):
-        found = collate(dataset.__getitems__(rows))
-        one_by_one = collate([dataset[row] for row in rows])
-        assert all(torch.equal(a, b) for a, b in zip(found, one_by_one, strict=True))
-        assert torch.equal(found[0], images[rows])
+        batch = collate(dataset.__getitems__(rows))
+        items = collate([dataset[row] for row in rows])
+        assert all(torch.equal(a, b) for a, b in zip(batch, items, strict=True))
+        assert torch.equal(batch[0], images[rows])
     with pytest.raises(IndexError):
         Joined(digits, digits)[192]
 
 
 def test_any_dataset_can_be_joined(digits: kd.ImageDataset) -> None:
     images, labels = digits.__getitems__(range(96)).tensors
-    own = Subset(TensorDataset(images, labels), range(96))
-    joined = Joined(digits, Unlabelled(own))
-    found = collate(joined.__getitems__([100, 3, 190]))
-    assert torch.equal(found[0], images[[4, 3, 94]])
-    assert found[1].tolist() == [-1, 3, -1]
+    subset = Subset(TensorDataset(images, labels), range(96))
+    joined = Joined(digits, Unlabelled(subset))
+    batch = collate(joined.__getitems__([100, 3, 190]))
+    assert torch.equal(batch[0], images[[4, 3, 94]])
+    assert batch[1].tolist() == [-1, 3, -1]
 
 
-def test_inputs_of_another_kind_and_empty_parts_are_refused(digits: kd.ImageDataset) -> None:
+def test_inputs_of_another_shape_and_empty_datasets_raise(digits: kd.ImageDataset) -> None:
     larger = ArrayDataset(torch.zeros(3, 1, 7, 7), torch.zeros(3).long())
     with pytest.raises(ValueError, match=r"\[1, 6, 6\] of torch.float32\. Got \[1, 7, 7\] of torch.float32 instead"):
         with_unlabelled(tiny_model(), digits, larger)
@@ -194,43 +197,47 @@ def test_inputs_of_another_kind_and_empty_parts_are_refused(digits: kd.ImageData
             with_unlabelled(tiny_model(), *pair)
 
 
-def test_logits_of_unlabelled_items_are_verified_against_the_teacher_alone(digits: kd.ImageDataset) -> None:
+def test_logits_of_unlabelled_samples_are_verified_against_the_teacher_only(digits: kd.ImageDataset) -> None:
     hidden = Unlabelled(digits)
     cached = kd.collect_logits(tiny_model(1), hidden)
     assert cached.labels.tolist() == [UNLABELLED] * 96
-    kd.verify_logits(tiny_model(1), hidden, cached)  # right on few: but there is nothing to be right on
+    kd.verify_logits(tiny_model(1), hidden, cached)  # a low accuracy does not matter: there are no labels
     with pytest.raises(ValueError, match="do not belong to their items"):
         kd.verify_logits(tiny_model(1), hidden, cached._replace(logits=cached.logits.roll(1, 0)))
     mixed = Joined(digits, hidden)
     kd.verify_logits(tiny_model(1), mixed, kd.collect_logits(tiny_model(1), mixed), sample=64)
 
 
-def test_the_share_of_right_rows_is_that_of_the_labelled(digits: kd.ImageDataset) -> None:
-    """Half of the rows have no label: a teacher that is always right is not half right."""
+def test_the_verified_accuracy_counts_labelled_rows_only(digits: kd.ImageDataset) -> None:
+    """Half of the rows have no label; a teacher that is always right has an accuracy of 100 %, not 50 %."""
     labels = kd.collect_logits(tiny_model(1), digits).logits.argmax(dim=1)
     right = kd.ImageDataset(digits.images, labels, mean=0.4, std=0.25)
     mixed = Joined(right, Unlabelled(right))
     cached = kd.collect_logits(tiny_model(1), mixed)
     kd.verify_logits(tiny_model(1), mixed, cached, sample=64)
-    looked_at = np.random.default_rng(0).permutation(192)[:64]
+    sampled = np.random.default_rng(0).permutation(192)[:64]
     unseen = torch.ones(192, 1, dtype=torch.bool)
-    unseen[looked_at] = False
-    wrong = torch.where(unseen, -cached.logits, cached.logits)  # only the share of right ones can tell
+    unseen[sampled] = False
+    wrong = torch.where(
+        unseen, -cached.logits, cached.logits
+    )  # wrong rows are not sampled: only the accuracy reveals them
     with pytest.raises(ValueError, match=r"in \d\d\.\d% of all rows, but the live teacher is right on 100\.0% of 24"):
         kd.verify_logits(tiny_model(1), mixed, cached._replace(logits=wrong), sample=64)
 
 
-def test_metrics_are_of_the_labelled_items_each_counted_once(digits: kd.ImageDataset) -> None:
+def test_metrics_count_each_labelled_sample_once(digits: kd.ImageDataset) -> None:
     labelled = Split(digits, range(5))
     mixed = Joined(labelled, Unlabelled(digits))
     for order in (range(101), [*range(5, 101), *range(5)], [*range(0, 101, 3), *range(1, 101, 3), *range(2, 101, 3)]):
         loader = kd.make_loader(Split(mixed, order), batch_size=8)
         means = kd.evaluate(tiny_model(), supervised_where_labelled, loader)
-        alone = kd.evaluate(tiny_model(), kd.supervised, kd.make_loader(labelled, batch_size=5))
-        assert {name: means[name] for name in METRICS} == pytest.approx({name: alone[name] for name in METRICS})
+        labelled_means = kd.evaluate(tiny_model(), kd.supervised, kd.make_loader(labelled, batch_size=5))
+        assert {name: means[name] for name in METRICS} == pytest.approx(
+            {name: labelled_means[name] for name in METRICS}
+        )
 
 
-def test_a_metric_is_asked_only_of_items_with_a_label(digits: kd.ImageDataset) -> None:
+def test_a_metric_receives_labelled_samples_only(digits: kd.ImageDataset) -> None:
     seen: list[list[int]] = []
 
     def metric(output: Tensor, batch: kd.Batch) -> Tensor:
@@ -245,14 +252,14 @@ def test_a_metric_is_asked_only_of_items_with_a_label(digits: kd.ImageDataset) -
     assert seen == [[0, 2], [7]]
 
 
-def test_without_a_label_a_metric_is_no_number(digits: kd.ImageDataset) -> None:
+def test_without_labels_metrics_are_nan(digits: kd.ImageDataset) -> None:
     means = kd.evaluate(tiny_model(), supervised_where_labelled, kd.make_loader(Unlabelled(digits), batch_size=8))
     assert means["loss"] == 0
     assert math.isnan(means["acc"])
     assert math.isnan(means["ce"])
 
 
-def test_repeated_has_every_item_as_often_as_any_other(digits: kd.ImageDataset) -> None:
+def test_repeated_cycles_through_the_samples(digits: kd.ImageDataset) -> None:
     three = Split(digits, [4, 8, 9])
     again = repeated(three, 8)
     assert [int(again[row][1]) for row in range(len(again))] == [int(three[row % 3][1]) for row in range(8)]

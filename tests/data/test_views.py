@@ -1,4 +1,4 @@
-"""Views that can be counted: each is the shift its number says, and a loader shows one of each sample."""
+"""Shifted views: each index is one known shift, and a loader yields one view per sample."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _images() -> ImageDataset:
     return ImageDataset(pixels, torch.arange(7) % 3, mean=0.25, std=0.5)
 
 
-def test_each_view_is_the_shift_that_its_number_says(images: ImageDataset) -> None:
-    """By hand, pixel by pixel: what was at (y − dy, x − dx) is at (y, x), and black where nothing was."""
+def test_each_view_is_the_shift_given_by_its_index(images: ImageDataset) -> None:
+    """Computed pixel by pixel: the pixel at (y − dy, x − dx) moves to (y, x); the rest is black."""
     views = ShiftedImages(images, reach=2)
     for view in range(25):
         down, right = view // 5 - 2, view % 5 - 2
@@ -34,40 +34,40 @@ def test_each_view_is_the_shift_that_its_number_says(images: ImageDataset) -> No
                 assert shown[0, y, x].item() == pytest.approx((byte / 255 - 0.25) / 0.5, abs=1e-6)
 
 
-def test_the_view_in_the_middle_is_the_image_itself_and_without_reach_there_is_no_other(images: ImageDataset) -> None:
-    views, alone = ShiftedImages(images, reach=1), ShiftedImages(images, reach=0)
+def test_the_middle_view_is_the_image_and_reach_0_has_one_view(images: ImageDataset) -> None:
+    views, single = ShiftedImages(images, reach=1), ShiftedImages(images, reach=0)
     assert len(views) == 7 * 9
-    assert len(alone) == 7
+    assert len(single) == 7
     for sample in range(7):
         assert torch.equal(views[sample * 9 + 4][0], images[sample][0])
-        assert torch.equal(alone[sample][0], images[sample][0])
+        assert torch.equal(single[sample][0], images[sample][0])
 
 
-def test_a_batch_has_what_the_items_have(images: ImageDataset) -> None:
+def test_a_batch_equals_its_items(images: ImageDataset) -> None:
     views, rows = ShiftedImages(images, reach=2), [3, 170, 29, 29]
     shown, labels = collate(views.__getitems__(rows))
-    for row, one, label in zip(rows, shown, labels, strict=True):
-        assert torch.equal(one, views[row][0])
+    for row, view, label in zip(rows, shown, labels, strict=True):
+        assert torch.equal(view, views[row][0])
         assert int(label) == views[row][1]
     with pytest.raises(IndexError):
         views[len(views)]
 
 
-def test_an_epoch_has_one_view_of_each_sample_by_the_seed(images: ImageDataset) -> None:
+def test_an_epoch_has_one_seeded_view_of_each_sample(images: ImageDataset) -> None:
     loader = one_view_each(ShiftedImages(images, reach=2), 25, batch_size=3)
 
-    def drawn(seed: int, epoch: int) -> list[int]:
+    def draw(seed: int, epoch: int) -> list[int]:
         seed_loader(loader, seed=seed, epoch=epoch)
         return list(loader.sampler)
 
-    assert sorted(index // 25 for index in drawn(0, 0)) == list(range(7))
-    assert drawn(0, 0) == drawn(0, 0)
-    assert drawn(0, 0) != drawn(0, 1)
-    assert drawn(0, 0) != drawn(1, 0)
-    assert {index % 25 for epoch in range(60) for index in drawn(0, epoch)} == set(range(25))
+    assert sorted(index // 25 for index in draw(0, 0)) == list(range(7))
+    assert draw(0, 0) == draw(0, 0)
+    assert draw(0, 0) != draw(0, 1)
+    assert draw(0, 0) != draw(1, 0)
+    assert {index % 25 for epoch in range(60) for index in draw(0, epoch)} == set(range(25))
 
 
-def test_the_logits_beside_a_view_are_its_own_whatever_the_order(images: ImageDataset) -> None:
+def test_logits_belong_to_their_view_in_any_order(images: ImageDataset) -> None:
     views = ShiftedImages(images, reach=2)
     with kd.seeded(1):
         teacher = MLP(8, input_shape=(1, 6, 5), classes=3)
@@ -81,17 +81,17 @@ def test_the_logits_beside_a_view_are_its_own_whatever_the_order(images: ImageDa
             assert torch.allclose(teacher(shown), logits.float(), atol=2e-3)
 
 
-def test_the_logits_of_another_view_are_refused(images: ImageDataset) -> None:
+def test_logits_of_another_view_raise(images: ImageDataset) -> None:
     views = ShiftedImages(images, reach=2)
     with kd.seeded(1):
         teacher = MLP(8, input_shape=(1, 6, 5), classes=3)
     cached = kd.collect_logits(teacher, views)
-    other = cached.logits.view(7, 25, 3).roll(1, dims=1).reshape(-1, 3)
+    shifted = cached.logits.view(7, 25, 3).roll(1, dims=1).reshape(-1, 3)
     with pytest.raises(ValueError, match="do not belong to their items"):
-        kd.verify_logits(teacher, views, Predictions(other, cached.labels))
+        kd.verify_logits(teacher, views, Predictions(shifted, cached.labels))
 
 
-def test_what_does_not_fit_is_refused(images: ImageDataset) -> None:
+def test_invalid_arguments_raise(images: ImageDataset) -> None:
     with pytest.raises(ValueError, match="reach"):
         ShiftedImages(images, reach=-1)
     with pytest.raises(ValueError, match="a divisor of the 63 items"):

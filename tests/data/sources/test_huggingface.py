@@ -1,6 +1,6 @@
-"""Hugging Face data sets: their splits, columns and class names; no server is asked unless that is wished.
+"""Hugging Face datasets: splits, columns and class names; the network is used only with ``download=True``.
 
-The fast tests have a stand-in for the package, of what is used of it; the slow ones the package itself.
+The fast tests replace the package with a stand-in; the slow ones use the package itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IMAGES = [Pillow.new("L", (5, 6), value) for value in range(12)]
 
 
 class Image:
-    """Stands for the feature of that name; its class name is what is looked at."""
+    """Stand-in for the feature of the same name; only the class name matters."""
 
 
 class ClassLabel:
@@ -49,7 +49,7 @@ class Rows:
         return Rows(self.features, **{name: np.asarray(values) for name, values in self.columns.items()})  # type: ignore[arg-type]
 
 
-def pictures(start: int = 0) -> Rows:
+def image_rows(start: int = 0) -> Rows:
     images = [image.point(lambda value: value + start) for image in IMAGES]
     return Rows({"image": Image(), "label": ClassLabel(["ant", "bee"])}, image=images, label=[0, 1] * 6)
 
@@ -59,85 +59,85 @@ def table(**names: list[Any]) -> Rows:
 
 
 class StandIn(ModuleType):
-    """The package: what it would load, and whether it was told to stay offline."""
+    """Stand-in for the package that returns ``loaded`` and records each call and whether it was offline."""
 
     def __init__(self, loaded: Any) -> None:
         super().__init__("datasets")
-        self.loaded, self.asked, self.config = loaded, [], SimpleNamespace(HF_HUB_OFFLINE=False)
+        self.loaded, self.calls, self.config = loaded, [], SimpleNamespace(HF_HUB_OFFLINE=False)
 
     def load_dataset(self, where: str) -> Any:
-        self.asked.append((where, "offline" if self.config.HF_HUB_OFFLINE else "online"))
+        self.calls.append((where, "offline" if self.config.HF_HUB_OFFLINE else "online"))
         if isinstance(self.loaded, Exception):
             raise self.loaded
         return self.loaded
 
     def load_from_disk(self, where: str) -> Any:
-        self.asked.append((where, "disk"))
+        self.calls.append((where, "disk"))
         return self.loaded
 
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    stand_in = StandIn({"train": pictures(), "validation": pictures(50), "test": pictures(100)})
+    stand_in = StandIn({"train": image_rows(), "validation": image_rows(50), "test": image_rows(100)})
     monkeypatch.setitem(sys.modules, "datasets", stand_in)
     return stand_in
 
 
-def stored(part: Any) -> ArrayDataset:
-    assert isinstance(part, ArrayDataset)
-    return part
+def as_array_dataset(dataset: Any) -> ArrayDataset:
+    assert isinstance(dataset, ArrayDataset)
+    return dataset
 
 
-def test_images_and_class_names_are_found(package: StandIn) -> None:
+def test_images_and_class_names_are_read(package: StandIn) -> None:
     source = open_source("hf:someone/insects")
     assert (source.name, source.classes, list(source.parts)) == ("insects", ("ant", "bee"), ["train", "val", "test"])
-    assert stored(source.val).inputs.shape == (12, 1, 6, 5)
-    assert stored(source.val).inputs[3].unique().tolist() == [53]
-    assert stored(source.test).labels.tolist() == [0, 1] * 6
-    assert stored(open_source("hf:insects", size=3).train).inputs.shape == (12, 1, 3, 3)
+    assert as_array_dataset(source.val).inputs.shape == (12, 1, 6, 5)
+    assert as_array_dataset(source.val).inputs[3].unique().tolist() == [53]
+    assert as_array_dataset(source.test).labels.tolist() == [0, 1] * 6
+    assert as_array_dataset(open_source("hf:insects", size=3).train).inputs.shape == (12, 1, 3, 3)
 
 
-def test_names_in_another_order_than_the_columns_are_refused(package: StandIn) -> None:
-    with pytest.raises(ValueError, match=r"classes must be in the order of the labels, .*\['ant', 'bee'\]"):
+def test_reordered_class_names_raise(package: StandIn) -> None:
+    with pytest.raises(ValueError, match=r"classes .*must keep the label order .*\['ant', 'bee'\]"):
         open_source("hf:someone/insects", classes=["bee", "ant"])
     assert open_source("hf:someone/insects", classes=["x", "y"]).classes == ("x", "y")
 
 
-@pytest.mark.parametrize(("download", "how"), [(False, "offline"), (True, "online")])
-def test_no_server_is_asked_unless_that_is_wished(package: StandIn, download: bool, how: str) -> None:
+@pytest.mark.parametrize(("download", "mode"), [(False, "offline"), (True, "online")])
+def test_the_network_is_used_only_with_download(package: StandIn, download: bool, mode: str) -> None:
     open_source("hf:insects", download=download)
-    assert package.asked == [("insects", how)]
+    assert package.calls == [("insects", mode)]
     assert package.config.HF_HUB_OFFLINE is False
 
 
-def test_a_folder_that_was_saved_is_loaded_from_disk(package: StandIn, tmp_path: Path) -> None:
+def test_a_saved_folder_is_loaded_from_disk(package: StandIn, tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").touch()
     open_source(f"hf:{tmp_path}")
-    assert package.asked == [(str(tmp_path), "disk")]
+    assert package.calls == [(str(tmp_path), "disk")]
 
 
-def test_numbers_and_names_in_columns_that_are_named(package: StandIn) -> None:
+def test_named_columns_of_numbers_and_names_are_read(package: StandIn) -> None:
     package.loaded = table(width=[[1.0, 2.0], [3.0, 4.0]], sort=["b", "a"], note=["", ""])
     source = open_source("hf:plants", columns=("width", "sort"))
     assert source.classes == ("a", "b")
-    assert stored(source.train).inputs.tolist() == [[1, 2], [3, 4]]
-    assert stored(source.train).labels.tolist() == [1, 0]
+    assert as_array_dataset(source.train).inputs.tolist() == [[1, 2], [3, 4]]
+    assert as_array_dataset(source.train).labels.tolist() == [1, 0]
 
 
-def test_usual_names_of_columns_are_found(package: StandIn) -> None:
+def test_common_column_names_are_found(package: StandIn) -> None:
     package.loaded = {"train": table(x=[[1.0], [2.0]], y=[0, 1])}
-    assert stored(open_source("hf:lines").train).inputs.tolist() == [[1], [2]]
-    with pytest.raises(ValueError, match=r"hf:lines has numbers in 'x', which have no size\. Leave size away"):
+    assert as_array_dataset(open_source("hf:lines").train).inputs.tolist() == [[1], [2]]
+    with pytest.raises(ValueError, match=r"size .*does not apply to hf:lines.*'x'"):
         open_source("hf:lines", size=8)
 
 
 @pytest.mark.parametrize(
     ("loaded", "columns", "error", "message"),
     [
-        (table(a=[[1.0]], b=[0]), None, ValueError, r"cannot be told from \['a', 'b'\]\. Name both: columns=\(inputs"),
-        (table(x=[[1.0]], image=[[1.0]], y=[0]), None, ValueError, r"cannot be told from \['x', 'image', 'y'\]"),
+        (table(a=[[1.0]], b=[0]), None, ValueError, r"columns from \['a', 'b'\]\. .*columns=\(inputs"),
+        (table(x=[[1.0]], image=[[1.0]], y=[0]), None, ValueError, r"columns from \['x', 'image', 'y'\]"),
         (table(a=[[1.0]], b=[0]), ("a", "c"), ValueError, r"columns must be among \['a', 'b'\]\. Got 'c' instead"),
-        ({"all": pictures()}, None, ValueError, r"must have a split 'train'\. Got \['all'\] instead\. Open it in a"),
+        ({"all": image_rows()}, None, ValueError, r"must have a split 'train'\. Got \['all'\] instead\. Open it in a"),
         (table(x=["text"], y=[0]), None, ValueError, r"inputs of train must be numbers \[N, ...\]"),
         (
             OSError("no such thing."),
@@ -147,7 +147,7 @@ def test_usual_names_of_columns_are_found(package: StandIn) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_unsupported_data_or_columns_raise(
     package: StandIn, loaded: Any, columns: tuple[str, str] | None, error: type[Exception], message: str
 ) -> None:
     package.loaded = loaded
@@ -175,12 +175,12 @@ def test_a_saved_data_set_of_images_is_the_same_by_the_package_itself(tmp_path: 
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
     rows = [{"image": encoded(image), "label": number % 2} for number, image in enumerate(IMAGES)]
-    made = datasets.Dataset.from_list(rows, features=features)
-    datasets.DatasetDict({"train": made, "test": made.select(range(3))}).save_to_disk(tmp_path / "insects")
+    dataset = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict({"train": dataset, "test": dataset.select(range(3))}).save_to_disk(tmp_path / "insects")
     source = open_source(f"hf:{tmp_path / 'insects'}")
     assert (source.name, source.classes, list(source.parts)) == ("insects", ("ant", "bee"), ["train", "test"])
-    assert stored(source.train).inputs[:, 0, 0, 0].tolist() == list(range(12))
-    assert stored(source.test).labels.tolist() == [0, 1, 0]
+    assert as_array_dataset(source.train).inputs[:, 0, 0, 0].tolist() == list(range(12))
+    assert as_array_dataset(source.test).labels.tolist() == [0, 1, 0]
 
 
 @pytest.mark.slow

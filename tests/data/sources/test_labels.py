@@ -1,4 +1,4 @@
-"""Labels of every kind become the numbers of one order of classes; what is no class is refused."""
+"""Labels of every supported kind are encoded as integers in one class order; other labels raise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.data.sources.labels import _ordered, encode_labels
+from kd.data.sources.labels import _sort_names, encode_labels
 
-exactly = settings(max_examples=60)
+examples = settings(max_examples=60)
 Array = np.ndarray[Any, Any]
 
 
@@ -27,37 +27,37 @@ Array = np.ndarray[Any, Any]
         (np.array([[1], [0], [1]], dtype=np.uint8), ("0", "1"), [1, 0, 1]),
     ],
 )
-def test_labels_of_every_kind_are_numbered(labels: Array, classes: tuple[str, ...], numbers: list[int]) -> None:
-    found, names = encode_labels({"train": labels, "test": labels[:1]})
-    assert (found["train"].tolist(), found["test"].tolist(), names) == (numbers, numbers[:1], classes)
-    assert found["train"].dtype == torch.int64
+def test_labels_of_every_kind_are_encoded(labels: Array, classes: tuple[str, ...], numbers: list[int]) -> None:
+    encoded, names = encode_labels({"train": labels, "test": labels[:1]})
+    assert (encoded["train"].tolist(), encoded["test"].tolist(), names) == (numbers, numbers[:1], classes)
+    assert encoded["train"].dtype == torch.int64
 
 
-@exactly
+@examples
 @given(st.lists(st.text("abcé", min_size=1), min_size=1, max_size=30))
-def test_a_name_stands_at_its_number_among_the_classes(names: list[str]) -> None:
-    found, classes = encode_labels({"train": np.array(names)})
-    assert [classes[number] for number in found["train"].tolist()] == names
+def test_each_number_indexes_its_class_name(names: list[str]) -> None:
+    encoded, classes = encode_labels({"train": np.array(names)})
+    assert [classes[number] for number in encoded["train"].tolist()] == names
     assert list(classes) == sorted(set(names))
 
 
-def test_names_and_floats_that_become_numbers_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoded_names_and_floats_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     encode_labels({"train": np.array(["b", "a"])})
     encode_labels({"train": np.array([0.0, 1.0])})
     out = capsys.readouterr().out
-    assert "labels: 2 names are numbered from 0 in this order: 'a', 'b'" in out
-    assert "labels of train: whole numbers stored as float64 are taken as class numbers" in out
+    assert "labels: 2 class names, numbered from 0 in this order: 'a', 'b'" in out
+    assert "labels of train: whole numbers stored as float64" in out
 
 
-def test_the_order_of_given_classes_counts() -> None:
+def test_classes_set_the_label_order() -> None:
     assert encode_labels({"train": np.array(["b", "a"])}, ["b", "a"])[0]["train"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        ({"train": np.eye(3)}, None, r"labels of train must be \[N\], .* Got \[3, 3\] .*store its argmax\(axis=1\)"),
-        ({"train": np.array([0.5, 1])}, None, r"Got 0.5 at index 0 and 1 such labels in all. Only classes"),
+        ({"train": np.eye(3)}, None, r"labels of train must be \[N\], .* Got \[3, 3\] .*argmax\(axis=1\)"),
+        ({"train": np.array([0.5, 1])}, None, r"Got 0.5 at index 0 and 1 such labels in all."),
         ({"train": np.array([0, np.nan])}, None, "Got nan at index 1"),
         ({"train": np.array([1j])}, None, r"whole numbers from 0 or strings. Got an array of complex128 .*astype"),
         ({"train": np.array([0, -1])}, None, "labels of train must be within 0 … 0, .* Got -1 at index 1"),
@@ -70,18 +70,18 @@ def test_the_order_of_given_classes_counts() -> None:
         (
             {"train": np.array([0, 1]), "val": np.array(["0"])},
             None,
-            "of one kind .* numbers in train, names in val",
+            "same kind .* numbers in train, names in val",
         ),
-        ({"train": np.array([0, 1, 2])}, ["a", "b"], "labels of train must be within 0 … 1, the 2 classes"),
-        ({"train": np.array([0])}, ["a", "a"], r"class names must differ from each other. Got \['a', 'a'\]"),
+        ({"train": np.array([0, 1, 2])}, ["a", "b"], "labels of train must be within 0 … 1, the 2 training classes"),
+        ({"train": np.array([0])}, ["a", "a"], r"class names .*must be unique. Got \['a', 'a'\]"),
     ],
 )
-def test_labels_that_are_no_classes_are_refused(labels: Any, classes: list[str] | None, message: str) -> None:
+def test_invalid_labels_raise(labels: Any, classes: list[str] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_labels(labels, classes)
 
 
-def test_two_names_of_one_number_have_an_order_of_their_own() -> None:
-    assert _ordered({"1", "01", "001", "2"}) == ["001", "01", "1", "2"]
-    assert _ordered({"10", "9"}) == ["9", "10"]
-    assert _ordered({"10", "9", "a"}) == ["10", "9", "a"]
+def test_names_with_the_same_number_are_sorted_as_text() -> None:
+    assert _sort_names({"1", "01", "001", "2"}) == ["001", "01", "1", "2"]
+    assert _sort_names({"10", "9"}) == ["9", "10"]
+    assert _sort_names({"10", "9", "a"}) == ["10", "9", "a"]

@@ -1,4 +1,4 @@
-"""Parts of a run: split and kept, normalised by the training part alone, and checked."""
+"""The splits of a run: drawn and saved, normalised with the training split's statistics, and checked."""
 
 from __future__ import annotations
 
@@ -20,175 +20,183 @@ from kd.data.splits import stratified_split
 from kd.storage.fingerprint import describe
 from tests.data.sources.test_validation import Listed
 
-exactly = settings(max_examples=40)
+examples = settings(max_examples=40)
 
 
-def table(rows: int, start: int = 0, width: int = 3) -> ArrayDataset:
-    """Different rows, of three classes in turn."""
+def make_table(rows: int, start: int = 0, width: int = 3) -> ArrayDataset:
+    """Distinct rows of three alternating classes."""
     values = torch.arange(start, start + rows * width).reshape(rows, width)
     return ArrayDataset((values**2 / 100).float(), torch.arange(rows) % 3)
 
 
-def source(rows: int = 60, **parts: Any) -> Source:
-    return Source("table", **{"train": table(rows), "val": None, "test": None, "classes": ("a", "b", "c"), **parts})
+def make_source(rows: int = 60, **fields: Any) -> Source:
+    return Source(
+        "table", **{"train": make_table(rows), "val": None, "test": None, "classes": ("a", "b", "c"), **fields}
+    )
 
 
-@exactly
+@examples
 @given(st.integers(120, 160), st.integers(0, 20), st.floats(0.1, 0.4), st.floats(0.1, 0.4))
-def test_parts_are_disjoint_whole_stratified_and_a_function_of_the_seed(
+def test_splits_are_disjoint_complete_stratified_and_seeded(
     rows: int, seed: int, held_back: float, test_share: float
 ) -> None:
-    parts = split_source(source(rows), held_back=held_back, test_share=test_share, seed=seed)
-    chosen = json.loads(parts.chosen)["rows"]
-    assert sorted(row for some in chosen.values() for row in some) == list(range(rows))
-    assert [len(chosen[name]) for name in ("train", "val", "test")] == [len(part) for part in parts[:3]]  # type: ignore[arg-type]
-    for some in chosen.values():
-        counts = torch.bincount(torch.tensor(some) % 3, minlength=3)
+    splits = split_source(make_source(rows), held_back=held_back, test_share=test_share, seed=seed)
+    chosen = json.loads(splits.chosen)["rows"]
+    assert sorted(row for split in chosen.values() for row in split) == list(range(rows))
+    assert [len(chosen[name]) for name in ("train", "val", "test")] == [len(split) for split in splits[:3]]  # type: ignore[arg-type]
+    for split in chosen.values():
+        counts = torch.bincount(torch.tensor(split) % 3, minlength=3)
         assert counts.max() - counts.min() <= 2
-    assert split_source(source(rows), held_back=held_back, test_share=test_share, seed=seed).chosen == parts.chosen
+    assert (
+        split_source(make_source(rows), held_back=held_back, test_share=test_share, seed=seed).chosen == splits.chosen
+    )
 
 
-@exactly
+@examples
 @given(st.integers(80, 120), st.integers(0, 20), st.integers(0, 20), st.sampled_from([None, 79]))
-def test_with_a_seed_of_its_own_the_test_part_is_the_same_in_every_split(
+def test_test_seed_keeps_the_test_split_the_same_for_all_seeds(
     rows: int, seed: int, test_seed: int, limit: int | None
 ) -> None:
-    def chosen(seed: int, **settings: Any) -> dict[str, list[int]]:
-        parts = split_source(source(rows), seed=seed, limit=limit, **settings)
-        found: dict[str, list[int]] = json.loads(parts.chosen)["rows"]
-        return found
+    def choose_rows(seed: int, **settings: Any) -> dict[str, list[int]]:
+        splits = split_source(make_source(rows), seed=seed, limit=limit, **settings)
+        rows_by_split: dict[str, list[int]] = json.loads(splits.chosen)["rows"]
+        return rows_by_split
 
-    alone = chosen(test_seed)
-    parts = chosen(seed, test_seed=test_seed)
-    assert parts["test"] == alone["test"]
-    assert {name: len(some) for name, some in parts.items()} == {name: len(some) for name, some in alone.items()}
-    assert sorted(chain(*parts.values())) == sorted(chain(*alone.values()))
-    assert (parts == alone) == (seed == test_seed)
-
-
-def test_a_source_with_its_own_validation_part_is_split_by_the_seed_of_the_test_part() -> None:
-    own = source(val=table(9, start=1000))
-    split = [json.loads(split_source(own, seed=seed, test_seed=3).chosen)["rows"] for seed in (3, 4)]
-    assert split[0]["test"] == split[1]["test"]
-    assert sorted(split[0]["train"]) == sorted(split[1]["train"])
+    reference = choose_rows(test_seed)
+    splits = choose_rows(seed, test_seed=test_seed)
+    assert splits["test"] == reference["test"]
+    assert {name: len(split) for name, split in splits.items()} == {
+        name: len(split) for name, split in reference.items()
+    }
+    assert sorted(chain(*splits.values())) == sorted(chain(*reference.values()))
+    assert (splits == reference) == (seed == test_seed)
 
 
-def test_a_kept_split_gives_the_same_parts_whatever_the_seed() -> None:
-    first = split_source(source(), seed=3)
-    again = split_source(source(), seed=4, held_back=0.4, chosen=first.chosen)
+def test_test_seed_applies_if_the_source_has_a_validation_split() -> None:
+    with_val = make_source(val=make_table(9, start=1000))
+    rows = [json.loads(split_source(with_val, seed=seed, test_seed=3).chosen)["rows"] for seed in (3, 4)]
+    assert rows[0]["test"] == rows[1]["test"]
+    assert sorted(rows[0]["train"]) == sorted(rows[1]["train"])
+
+
+def test_a_saved_split_gives_the_same_splits_for_any_seed() -> None:
+    first = split_source(make_source(), seed=3)
+    again = split_source(make_source(), seed=4, held_back=0.4, chosen=first.chosen)
     assert again.chosen == first.chosen
-    assert [describe(part) for part in again[:3]] == [describe(part) for part in first[:3]]
+    assert [describe(split) for split in again[:3]] == [describe(split) for split in first[:3]]
 
 
-def test_the_training_part_alone_decides_mean_and_deviation_of_all() -> None:
-    parts = split_source(source())
-    rows = json.loads(parts.chosen)["rows"]
-    raw = table(60).inputs.double()
+def test_all_splits_are_normalised_with_the_training_statistics() -> None:
+    splits = split_source(make_source())
+    rows = json.loads(splits.chosen)["rows"]
+    raw = make_table(60).inputs.double()
     mean, std = raw[rows["train"]].mean(dim=0), raw[rows["train"]].std(dim=0, correction=0)
     for name in ("train", "val", "test"):
-        part: Any = getattr(parts, name)
+        part: Any = getattr(splits, name)
         items = torch.stack([part[index][0] for index in range(len(part))])
         torch.testing.assert_close(items.double(), (raw[rows[name]] - mean) / std, rtol=1e-4, atol=1e-5)
 
 
-def test_parts_that_came_with_the_source_stay_and_only_the_others_are_taken_from_training() -> None:
-    parts = split_source(source(test=table(9, start=1000)), held_back=0.25)
-    assert [len(part) for part in parts[:3]] == [45, 15, 9]  # type: ignore[arg-type]
-    assert parts.test.labels.tolist() == [0, 1, 2] * 3  # type: ignore[attr-defined]
-    whole = split_source(source(val=table(6, start=500), test=table(9, start=1000)))
-    assert [len(part) for part in whole[:3]] == [60, 6, 9]  # type: ignore[arg-type]
+def test_existing_splits_are_kept_and_missing_ones_drawn_from_training() -> None:
+    splits = split_source(make_source(test=make_table(9, start=1000)), held_back=0.25)
+    assert [len(split) for split in splits[:3]] == [45, 15, 9]  # type: ignore[arg-type]
+    assert splits.test.labels.tolist() == [0, 1, 2] * 3  # type: ignore[attr-defined]
+    whole = split_source(make_source(val=make_table(6, start=500), test=make_table(9, start=1000)))
+    assert [len(split) for split in whole[:3]] == [60, 6, 9]  # type: ignore[arg-type]
     assert list(json.loads(whole.chosen)["rows"]) == ["train"]
 
 
-def test_mnist_is_split_as_the_pipeline_splits_it_and_keeps_its_published_normalisation() -> None:
-    parts = split_source(open_source("mnist"), held_back=0.1, seed=42, limit=500)
+def test_mnist_matches_the_pipelines_split_and_keeps_its_published_normalisation() -> None:
+    splits = split_source(open_source("mnist"), held_back=0.1, seed=42, limit=500)
     expected = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=42, limit=500)
-    for part, split in zip((parts.train, parts.val), expected, strict=True):
+    for part, split in zip((splits.train, splits.val), expected, strict=True):
         assert describe(part) == describe(split)
-    assert parts.classes == tuple("0123456789")
+    assert splits.classes == tuple("0123456789")
 
 
-def test_a_users_dataset_is_split_and_otherwise_left_as_it_is() -> None:
-    values = table(30)
-    own = Listed(*((values.inputs[row], int(values.labels[row])) for row in range(30)))
-    parts = split_source(Source("own", own, None, None, ("a", "b", "c")))
-    rows = json.loads(parts.chosen)["rows"]
-    assert isinstance(parts.train, Subset)
-    assert torch.equal(parts.val[0][0], values.inputs[rows["val"][0]])
-    batch, labels = next(iter(kd.make_loader(parts.train, batch_size=4)))
+def test_a_users_dataset_is_split_but_not_normalised() -> None:
+    values = make_table(30)
+    dataset = Listed(*((values.inputs[row], int(values.labels[row])) for row in range(30)))
+    splits = split_source(Source("own", dataset, None, None, ("a", "b", "c")))
+    rows = json.loads(splits.chosen)["rows"]
+    assert isinstance(splits.train, Subset)
+    assert torch.equal(splits.val[0][0], values.inputs[rows["val"][0]])
+    batch, labels = next(iter(kd.make_loader(splits.train, batch_size=4)))
     assert torch.equal(batch, values.inputs[rows["train"][:4]])
     assert labels.tolist() == [row % 3 for row in rows["train"][:4]]
 
 
 @pytest.mark.parametrize("raw", ["train", "test"])
-def test_arrays_beside_a_users_dataset_are_refused_for_they_would_be_normalised_otherwise(raw: str) -> None:
-    values = table(60)
-    own = Listed(*((values.inputs[row] + 1000, int(values.labels[row])) for row in range(60)))
-    parts = {"train": own, "test": own} | {raw: values}
-    with pytest.raises(ValueError, match=rf"normalised in one way\. Got .*{raw} raw.*Give all parts as one"):
-        split_source(source(**parts))
+def test_mixing_arrays_and_a_users_dataset_raises(raw: str) -> None:
+    values = make_table(60)
+    dataset = Listed(*((values.inputs[row] + 1000, int(values.labels[row])) for row in range(60)))
+    splits = {"train": dataset, "test": dataset} | {raw: values}
+    with pytest.raises(ValueError, match=rf"normalised in the same way\. Got .*{raw} to be normalised"):
+        split_source(make_source(**splits))
 
 
 def test_tokens_are_not_normalised() -> None:
     tokens = ArrayDataset(torch.arange(60).reshape(30, 2), torch.arange(30) % 3)
-    parts = split_source(source(train=tokens))
-    assert parts.train[0][0].dtype == torch.int64
+    splits = split_source(make_source(train=tokens))
+    assert splits.train[0][0].dtype == torch.int64
 
 
 @pytest.mark.parametrize(
-    ("kept", "message"),
+    ("saved", "message"),
     [
-        (b"", "the kept split is damaged: it must name the rows of train, val, test. Got JSONDecodeError"),
-        (b"\xff\xfe\x00", "the kept split is damaged"),
-        (b"[" * 10**5, "the kept split is damaged"),
-        (b"[]", "Got TypeError when reading it. Split anew with a seed"),
+        (b"", "the saved split is damaged: .* train, val, test. Got JSONDecodeError"),
+        (b"\xff\xfe\x00", "the saved split is damaged"),
+        (b"[" * 10**5, "the saved split is damaged"),
+        (b"[]", "Got TypeError when reading it"),
         (b'{"rows": {"train": [], "val": []}}', "Got KeyError"),
     ],
 )
-def test_a_damaged_split_is_refused(kept: bytes, message: str) -> None:
+def test_a_damaged_saved_split_raises(saved: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        split_source(source(), chosen=kept)
+        split_source(make_source(), chosen=saved)
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 60], [-1, 2], [], [0, 0], [1.5], [True], "012", None, [[1]]])
-def test_rows_that_are_none_are_refused(rows: object) -> None:
-    kept = json.loads(split_source(source()).chosen)
-    kept["rows"] = {"train": rows, "val": [3], "test": [4]}
-    with pytest.raises(ValueError, match=r"its parts must be lists of different rows, each within 0 … 59"):
-        split_source(source(), chosen=json.dumps(kept).encode())
+def test_invalid_saved_rows_raise(rows: object) -> None:
+    saved = json.loads(split_source(make_source()).chosen)
+    saved["rows"] = {"train": rows, "val": [3], "test": [4]}
+    with pytest.raises(ValueError, match=r"lists of distinct rows within 0 … 59"):
+        split_source(make_source(), chosen=json.dumps(saved).encode())
 
 
-def test_a_split_of_other_data_is_refused() -> None:
-    kept = split_source(source()).chosen
-    relabelled = ArrayDataset(table(60).inputs, table(60).labels.flip(0))
-    for other in (source(63), source(train=relabelled)):
-        with pytest.raises(ValueError, match=r"the kept split is of other data: .* Split them anew with a seed"):
-            split_source(other, chosen=kept)
-    with pytest.raises(ValueError, match="the kept split is of other data"):
-        split_source(source(test=table(9, start=1000)), chosen=kept)
+def test_a_saved_split_of_other_data_raises() -> None:
+    saved = split_source(make_source()).chosen
+    relabelled = ArrayDataset(make_table(60).inputs, make_table(60).labels.flip(0))
+    for other in (make_source(63), make_source(train=relabelled)):
+        with pytest.raises(ValueError, match=r"the saved split belongs to other data: .* seed"):
+            split_source(other, chosen=saved)
+    with pytest.raises(ValueError, match="the saved split belongs to other data"):
+        split_source(make_source(test=make_table(9, start=1000)), chosen=saved)
 
 
-def test_a_class_too_rare_for_every_part_is_refused() -> None:
-    rare = ArrayDataset(table(30).inputs, torch.tensor([0, 1] * 14 + [0, 2]))
-    with pytest.raises(ValueError, match=r"holding back 0.1 and 0.2 of 30 items does not leave every class in all"):
-        split_source(source(train=rare))
+def test_a_class_too_rare_for_every_split_raises() -> None:
+    rare = ArrayDataset(make_table(30).inputs, torch.tensor([0, 1] * 14 + [0, 2]))
+    with pytest.raises(ValueError, match=r"holding back 0.1 and 0.2 of 30 samples .* every class in all splits"):
+        split_source(make_source(train=rare))
 
 
-def test_a_part_of_other_classes_names_the_source_and_the_part() -> None:
+def test_errors_name_the_source_and_the_split() -> None:
     with pytest.raises(ValueError, match="labels of test must be within 0 … 1"):
         split_source(
-            source(train=ArrayDataset(table(30).inputs, torch.arange(30) % 2), test=table(9), classes=("a", "b"))
+            make_source(
+                train=ArrayDataset(make_table(30).inputs, torch.arange(30) % 2), test=make_table(9), classes=("a", "b")
+            )
         )
-    with pytest.raises(ValueError, match="table, test: a part must have items"):
-        split_source(source(test=Listed()))
+    with pytest.raises(ValueError, match="table, test: a split must have samples"):
+        split_source(make_source(test=Listed()))
 
 
 # --- moments
 
 
-@exactly
+@examples
 @given(st.integers(1, 40), st.integers(1, 3), st.sampled_from([(), (2,), (2, 3)]), st.booleans())
-def test_moments_are_those_of_each_channel_or_feature(
+def test_moments_are_computed_per_channel_or_feature(
     rows: int, width: int, inner: tuple[int, ...], of_bytes: bool
 ) -> None:
     shape = (rows, width, *inner) if len(inner) == 2 else (rows, *inner, width)
@@ -203,23 +211,24 @@ def test_moments_are_those_of_each_channel_or_feature(
     assert moments.mean.shape == ((width, 1, 1) if len(inner) == 2 else (width,))
 
 
-def test_moments_of_many_items_are_computed_piece_by_piece() -> None:
-    values = torch.rand(5000, 2, generator=torch.Generator().manual_seed(0)) + 1e4  # far from 0: sums would cancel
+def test_moments_combine_batches_without_cancellation() -> None:
+    # Far from 0, where naive sums of squares cancel.
+    values = torch.rand(5000, 2, generator=torch.Generator().manual_seed(0)) + 1e4
     moments = measure_moments(ArrayDataset(values, torch.zeros(5000).long()))
     torch.testing.assert_close(moments.mean, values.double().mean(dim=0))
     torch.testing.assert_close(moments.std, values.double().std(dim=0, correction=0))
 
 
-def test_a_feature_that_does_not_change_becomes_zero() -> None:
+def test_a_constant_feature_becomes_zero() -> None:
     values = torch.stack([torch.full((30,), 0.1), torch.arange(30.0)], dim=1)
-    parts = split_source(source(train=ArrayDataset(values, torch.arange(30) % 3)))
-    items = torch.stack([parts.train[index][0] for index in range(5)])
+    splits = split_source(make_source(train=ArrayDataset(values, torch.arange(30) % 3)))
+    items = torch.stack([splits.train[index][0] for index in range(5)])
     assert items[:, 0].abs().max() < 1e-6
     assert items.isfinite().all()
 
 
 @pytest.mark.whole_mnist
-def test_mnists_published_moments_are_found() -> None:
+def test_mnists_published_moments_are_reproduced() -> None:
     mnist = kd.load_mnist(train=True)
     moments = measure_moments(mnist)
     assert moments.mean.item() == pytest.approx(mnist.mean, abs=5e-5)

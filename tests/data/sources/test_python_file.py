@@ -1,4 +1,4 @@
-"""A Python file of the user's: run in the open, and held to what it promises."""
+"""Data from a user's Python file: the console reports that it runs, and invalid results raise."""
 
 from __future__ import annotations
 
@@ -39,52 +39,52 @@ SOURCE = CODE + (
 )
 
 
-def written(folder: Path, code: str) -> str:
+def write_file(folder: Path, code: str) -> str:
     path = folder / "my_data.py"
     path.write_text(code)
     return str(path)
 
 
 @pytest.fixture(autouse=True)
-def _forgotten() -> object:
+def _unload_module() -> object:
     yield
     if module := sys.modules.pop("kd_plugin_my_data", None):
         cloudpickle.unregister_pickle_by_value(module)
 
 
-def test_two_data_sets_become_a_source_and_the_console_says_that_code_runs(
+def test_two_datasets_become_a_source_and_the_console_reports_the_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = written(tmp_path, PAIR)
+    path = write_file(tmp_path, PAIR)
     source = open_source(path)
     assert capsys.readouterr().out == f"{path}: running its code for load\n"
     assert (source.name, source.classes, list(source.parts)) == ("my_data", ("0", "1", "2"), ["train", "test"])
-    parts = split_source(source)
-    assert [len(part) for part in parts[:3]] == [54, 6, 12]  # type: ignore[arg-type]
-    assert parts.test[2][0].tolist() == [102.0**2]
+    splits = split_source(source)
+    assert [len(split) for split in splits[:3]] == [54, 6, 12]  # type: ignore[arg-type]
+    assert splits.test[2][0].tolist() == [102.0**2]
 
 
-def test_a_source_stays_what_it_is(tmp_path: Path) -> None:
-    source = open_source(Path(written(tmp_path, SOURCE)))
+def test_a_returned_source_is_used_unchanged(tmp_path: Path) -> None:
+    source = open_source(Path(write_file(tmp_path, SOURCE)))
     assert (source.name, source.classes, list(source.parts)) == ("mine", ("a", "b", "c"), ["train", "val"])
 
 
-def test_class_names_are_taken_from_the_data_set(tmp_path: Path) -> None:
+def test_class_names_are_taken_from_the_dataset(tmp_path: Path) -> None:
     code = PAIR.replace("    start: int\n", "    classes = ['x', 'y', 'z']\n    start: int\n")
-    assert open_source(written(tmp_path, code)).classes == ("x", "y", "z")
+    assert open_source(write_file(tmp_path, code)).classes == ("x", "y", "z")
 
 
-def test_data_sets_with_their_classes_in_another_order_are_refused(tmp_path: Path) -> None:
-    named = "    train.classes, test.classes = ['x', 'y', 'z'], ['y', 'x', 'z']\n    return train, test\n"
-    code = CODE + f"\n\ndef load():\n    train, test = Squares(0, 60), Squares(100, 12)\n{named}"
+def test_datasets_with_classes_in_another_order_raise(tmp_path: Path) -> None:
+    body = "    train.classes, test.classes = ['x', 'y', 'z'], ['y', 'x', 'z']\n    return train, test\n"
+    code = CODE + f"\n\ndef load():\n    train, test = Squares(0, 60), Squares(100, 12)\n{body}"
     with pytest.raises(ValueError, match="Got 'x' in train and 'y' in test for label 0"):
-        open_source(written(tmp_path, code))
+        open_source(write_file(tmp_path, code))
 
 
-def test_a_process_that_cannot_import_the_file_gets_its_data_sets(tmp_path: Path) -> None:
-    sent = cloudpickle.dumps(open_source(written(tmp_path, PAIR)).train)
+def test_datasets_can_be_sent_to_processes_that_cannot_import_the_file(tmp_path: Path) -> None:
+    pickled = cloudpickle.dumps(open_source(write_file(tmp_path, PAIR)).train)
     del sys.modules["kd_plugin_my_data"]
-    assert torch.equal(pickle.loads(sent)[3][0], torch.tensor([9.0]))
+    assert torch.equal(pickle.loads(pickled)[3][0], torch.tensor([9.0]))
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_a_process_that_cannot_import_the_file_gets_its_data_sets(tmp_path: Path
         ("def load():\n    return [], [], []\n", "returned a tuple"),
     ],
 )
-def test_a_file_that_breaks_its_promise_is_refused(code: str, message: str, tmp_path: Path) -> None:
+def test_a_file_without_a_valid_load_raises(code: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        open_source(written(tmp_path, code))
+        open_source(write_file(tmp_path, code))
 
 
-def test_an_error_in_the_users_code_is_told_with_its_place(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"load\(\) in .*my_data\.py failed \(ZeroDivisionError: .*\)\. Correct it"):
-        open_source(written(tmp_path, "def load():\n    return 1 / 0\n"))
+def test_an_error_in_the_users_code_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"load\(\) in .*my_data\.py failed \(ZeroDivisionError: .*\)"):
+        open_source(write_file(tmp_path, "def load():\n    return 1 / 0\n"))
 
 
-def test_a_file_that_is_not_there_is_named() -> None:
+def test_a_missing_file_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no file none\.py"):
         open_source("none.py")

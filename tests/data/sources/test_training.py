@@ -1,6 +1,6 @@
-"""Nothing assumes 28 × 28: tables, sequences, tokens, colours and images on demand go the whole way to a student.
+"""End-to-end training on tables, sequences, tokens, colour images and lazily decoded images.
 
-The way is that of every run: a teacher, its logits collected by item and verified, a control and a copy that distils.
+As in every run: a teacher, its logits cached and verified by sample, a control and a distilled student.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from kd.data.sources.arrays import from_arrays
 from kd.teachers.cache import with_teacher_logits
 from kd.training.run_steps import train_pair
 from kd.types import Objective
-from tests.data.sources.test_image_dataset import lazily, tree
+from tests.data.sources.test_image_dataset import open_lazily, save_tree
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(60) % 3
 
 
-class OverTime(nn.Module):
-    """The mean of a recurrent layer's outputs: for sequences [B, T, F]."""
+class MeanOverTime(nn.Module):
+    """A classifier of sequences [B, T, F]: the mean of a recurrent layer's outputs, then a linear layer."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -37,59 +37,59 @@ class OverTime(nn.Module):
         return logits
 
 
-def arrays(inputs: np.ndarray) -> Splits:
+def split_arrays(inputs: np.ndarray) -> Splits:
     return split_source(from_arrays("own", {"train": inputs}, {"train": LABELS}))
 
 
 def sequences(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
-    return arrays(RANDOM.normal(size=(60, 7, 4)))
+    return split_arrays(RANDOM.normal(size=(60, 7, 4)))
 
 
 def tokens(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
-    return arrays(RANDOM.integers(0, 20, (60, 7)))
+    return split_arrays(RANDOM.integers(0, 20, (60, 7)))
 
 
 def colours(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
-    return arrays(RANDOM.integers(0, 256, (60, 9, 7, 3), dtype=np.uint8))
+    return split_arrays(RANDOM.integers(0, 256, (60, 9, 7, 3), dtype=np.uint8))
 
 
 def wine(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
     return split_source(open_source("sklearn:wine"))
 
 
-def on_demand(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
-    return split_source(lazily(tree(folder, per_class=15), patch))
+def lazy_images(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
+    return split_source(open_lazily(save_tree(folder, per_class=15), patch))
 
 
 MODELS: dict[Callable[[Path, pytest.MonkeyPatch], Splits], Callable[[], nn.Module]] = {
     wine: lambda: nn.Sequential(nn.Linear(13, 16), nn.ReLU(), nn.Linear(16, 3)),
-    sequences: lambda: OverTime(4),
-    tokens: lambda: nn.Sequential(nn.Embedding(20, 4), OverTime(4)),
+    sequences: lambda: MeanOverTime(4),
+    tokens: lambda: nn.Sequential(nn.Embedding(20, 4), MeanOverTime(4)),
     colours: lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 7 * 5, 3)),
-    on_demand: lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 2)),
+    lazy_images: lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 2)),
 }
 
 
 @pytest.mark.parametrize("data", MODELS, ids=lambda data: data.__name__)
-def test_any_inputs_go_the_whole_way(
+def test_training_works_for_any_inputs(
     data: Callable[[Path, pytest.MonkeyPatch], Splits], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = data(tmp_path, monkeypatch)
-    train, val = kd.make_loader(parts.train, batch_size=16, shuffle=True), kd.make_loader(parts.val, batch_size=16)
+    splits = data(tmp_path, monkeypatch)
+    train, val = kd.make_loader(splits.train, batch_size=16, shuffle=True), kd.make_loader(splits.val, batch_size=16)
 
-    def trained(title: str, model: nn.Module, objective: Objective, *loaders: object) -> kd.History:
+    def train_model(title: str, model: nn.Module, objective: Objective, *loaders: object) -> kd.History:
         adam = torch.optim.Adam(model.parameters(), lr=1e-2)
         return kd.fit(model, objective, *loaders, optimizer=adam, epochs=4, seed=0)  # type: ignore[arg-type]
 
     with kd.seeded(0):
         teacher, student = MODELS[data](), MODELS[data]()
-    history = trained("teacher", teacher, kd.supervised, train, val)
+    history = train_model("teacher", teacher, kd.supervised, train, val)
     assert history["train_loss"][-1] < history["train_loss"][0]
-    loaders = with_teacher_logits(teacher, {"training": (parts.train, train), "validation": (parts.val, val)})
+    loaders = with_teacher_logits(teacher, {"training": (splits.train, train), "validation": (splits.val, val)})
     distilled = kd.distilled(temperature=4, alpha=0.5)
     pair = train_pair(
-        student, distilled, (train, val), (loaders["training"], loaders["validation"]), train=trained, seed=0
+        student, distilled, (train, val), (loaders["training"], loaders["validation"]), train=train_model, seed=0
     )
-    assert not pair.distilled_history.notes  # both saw the same batches
-    predictions = kd.predict(pair.distilled, kd.make_loader(parts.test, batch_size=8))
-    assert predictions.logits.shape == (len(parts.test), len(parts.classes))  # type: ignore[arg-type]
+    assert not pair.distilled_history.notes  # no note: both students saw the same batches
+    predictions = kd.predict(pair.distilled, kd.make_loader(splits.test, batch_size=8))
+    assert predictions.logits.shape == (len(splits.test), len(splits.classes))  # type: ignore[arg-type]
