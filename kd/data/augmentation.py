@@ -99,10 +99,11 @@ def augmentation(specs: Sequence[str], shape: Sequence[int]) -> Transform:
     """Return the named transforms, composed in the given order.
 
     Args:
-        specs: ``flip`` (horizontal); ``crop:P`` (random crop after padding with P black pixels);
-            ``rotate:D`` (by up to D degrees in either direction); ``zoom:S`` (random crop of at least the share S of
-            the image's area, resized to the image's size); ``colour:X`` (brightness, contrast and saturation, changed
-            by up to the share X); or ``FILE.py:NAME``, a transform or a class of transforms. This runs the file's code.
+        specs: any of the following. ``flip`` flips horizontally. ``crop:P`` pads with P black pixels, then crops at
+            random. ``rotate:D`` rotates by up to D degrees in either direction. ``zoom:S`` crops at least the share S
+            of the image's area and resizes it to the image's size. ``colour:X`` changes brightness, contrast and
+            saturation by up to the share X. ``FILE.py:NAME`` is a transform, or a class that is instantiated; the
+            file's code is run.
         shape: [C, H, W] of the images.
 
     Raises:

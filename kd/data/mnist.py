@@ -50,4 +50,4 @@ def _read_file(name: str, root: Path | str | None) -> Tensor:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
             return read_idx(path, sha256=DIGESTS[name], remedy=remedy)
-    raise DamagedDataError(f"neither {folder / name} nor {name}.gz exists. {remedy}")
+    raise DamagedDataError(f"there is no file {folder / name} or {name}.gz. {remedy}")

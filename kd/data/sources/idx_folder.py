@@ -44,5 +44,5 @@ def _find_file(folder: Path, name: str) -> Path | None:
 def _read_file(folder: Path, name: str) -> Tensor:
     path = _find_file(folder, name)
     if path is None:
-        raise DamagedDataError(f"neither {folder / name} nor {name}.gz exists. {_REMEDY}")
+        raise DamagedDataError(f"there is no file {folder / name} or {name}.gz. {_REMEDY}")
     return read_idx(path, remedy=_REMEDY)
