@@ -330,7 +330,7 @@ def test_a_single_class_is_refused() -> None:
 def test_a_fitted_teacher_of_other_classes_is_refused() -> None:
     teacher = clone(LINEAR).fit(X[:100], y[:100])
     with pytest.raises(
-        ValueError, match=r"classes of the teacher must be those of y, \[0, 1, 2\]\. Got \[0, 1\] instead"
+        ValueError, match=r"classes of the teacher must be the classes of y, \[0, 1, 2\]\. Got \[0, 1\] instead"
     ):
         quick(teacher).fit(X, y)
 

@@ -188,7 +188,7 @@ def test_under_a_shuffled_loader_each_row_of_logits_is_the_teachers_answer_to_th
 
 def test_logits_collected_by_walking_the_shuffled_loader_are_refused(toy_run: ToyRun) -> None:
     walked = kd.predict(toy_run.teacher.model, toy_run.data.train_loader)
-    with pytest.raises(ValueError, match="do not belong to their items"):
+    with pytest.raises(ValueError, match="do not match their samples"):
         kd.verify_logits(toy_run.teacher.model, toy_run.data.train_subset, walked)
 
 
@@ -199,7 +199,7 @@ def test_the_pipeline_refuses_such_logits_itself(toy_run: ToyRun, monkeypatch: p
         return kd.predict(teacher, toy_run.data.train_loader)
 
     monkeypatch.setattr(kd.teachers.cache, "collect_logits", by_walking)
-    with pytest.raises(ValueError, match="do not belong to their items"):
+    with pytest.raises(ValueError, match="do not match their samples"):
         main.prepare_distillation_data(toy_run.teacher.model, *toy_run.data[:2], *toy_run.data[3:5])
 
 
@@ -209,7 +209,7 @@ def test_logits_of_another_teacher_are_refused(toy_run: ToyRun) -> None:
     with torch.no_grad():
         next(other.parameters()).add_(0.1)
     kd.verify_logits(toy_run.teacher.model, toy_run.data.train_subset, cached)
-    with pytest.raises(ValueError, match="do not belong to their items"):
+    with pytest.raises(ValueError, match="do not match their samples"):
         kd.verify_logits(other, toy_run.data.train_subset, cached)
 
 

@@ -204,7 +204,7 @@ def test_a_control_on_augmented_images_is_not_compared_in_silence(toy_run: ToyRu
 
 def test_a_subset_whose_items_change_cannot_have_cached_logits(toy_run: ToyRun) -> None:
     data = toy_run.data
-    with pytest.raises(ValueError, match=r"change from call to call .* kd\.live_teacher"):
+    with pytest.raises(ValueError, match=r"change between reads .* kd\.live_teacher"):
         main.prepare_distillation_data(toy_run.teacher.model, *data[:2], Noisy(data.train_subset), data.val_subset)
 
 

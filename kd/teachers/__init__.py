@@ -1,4 +1,4 @@
-"""Teachers: loaded from weights or from logits, several as one, and their cached logits."""
+"""Teachers loaded from weights or logits, ensembles of teachers, and their cached logits."""
 
 from kd.teachers.class_order import Reordered as Reordered
 from kd.teachers.load import load_teacher as load_teacher

@@ -1,9 +1,9 @@
-"""Teachers that were trained elsewhere: their weights from a file, their classes in the data's order, their accuracy.
+"""Load pretrained teachers: weights from a file, outputs in the class order of the data, accuracy measured.
 
     teacher = load_teacher("torchvision:resnet18", "teacher.pth", input_shape=(3, 32, 32), classes=10)
     teacher_accuracy(teacher, validation)
 
-A teacher of which only the logits are there is ``kd.teachers.logit_files``'; several are ``kd.teachers.ensemble``'s.
+See ``kd.teachers.logit_files`` for precomputed logits and ``kd.teachers.ensemble`` for several teachers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from kd.teachers.cache import collect_logits
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreement
 
-# Megabytes beyond the model's own: a head for a thousand classes is to be told as such, not as a file too large.
+# Megabytes that a file may exceed the model by, so that a head of 1000 classes is reported as a class mismatch rather
+# than as an oversized file.
 _SPARE = 64
 
 
@@ -36,22 +37,22 @@ def load_teacher(
     label_order: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> nn.Module:
-    """A trained teacher: the architecture by its spec, its weights from a file, its classes in the data's order.
+    """Load a trained teacher with outputs in the class order of the data.
 
     Args:
-        spec: as ``kd.models.build.build`` takes it.
-        file: its ``state_dict``, as ``torch.save`` has written it, or ``.safetensors`` (extra ``safetensors``).
-        input_shape: of one example.
-        classes: of the data.
-        label_order: the names of the classes in the order of the teacher's outputs, where it is not the data's; the
-            teacher is then a ``Reordered``.
-        class_names: of the data, in its order; needed with ``label_order``.
+        spec: architecture, see ``kd.models.build.build``.
+        file: ``state_dict`` written by ``torch.save``, or ``.safetensors`` (requires the extra ``safetensors``).
+        input_shape: shape of one example.
+        classes: number of classes in the data.
+        label_order: class names in the order of the teacher's outputs, if it differs from the data; the result is then
+            a ``Reordered`` model.
+        class_names: class names in the order of the data; required with ``label_order``.
 
     Raises:
-        ValueError: no such architecture, the file does not fit it exactly, its head has another number of classes, or
-            the names of the classes are not the same.
+        ValueError: the architecture is unknown, the weights do not fit it exactly, the head has another number of
+            classes, or the class names differ.
         OSError: the file cannot be read.
-        MissingExtraError: a library of an extra is not installed.
+        MissingExtraError: an optional dependency is not installed.
     """
     columns = find_columns(label_order, class_names, classes=classes)
     model = build(spec, input_shape=input_shape, classes=classes, seed=0)  # the weights are replaced
@@ -65,34 +66,34 @@ def load_teacher(
 
 
 def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "teacher") -> Agreement:
-    """Measure the teacher anew on these items (input, label), say what came out, and warn where it cannot be right.
+    """Measure and print the accuracy of a teacher; warn if it is at chance level or the class order looks wrong.
 
     Args:
-        dataset: for validation; the teacher is asked in eval mode.
-        name: of the teacher, for messages.
+        dataset: validation samples (input, label).
+        name: name of the teacher in messages.
 
     Raises:
-        ValueError: its logits are not finite, or a label is none of its classes.
+        ValueError: the logits are not finite, or a label is not one of the teacher's classes.
     """
     predictions = collect_logits(teacher, dataset)
-    found = measure_agreement(predictions)
-    right = f"{name}: {found.accuracy:.1%} right on {len(predictions.labels):,} validation items"
-    say(f"{right}, measured now; in random order it would be {found.chance:.1%}")
-    if reason := explain_doubt(found):
-        warnings.warn(f"{right}, and {reason}", stacklevel=2)
-    return found
+    agreement = measure_agreement(predictions)
+    accuracy = f"{name}: accuracy {agreement.accuracy:.1%} on {len(predictions.labels):,} validation samples"
+    say(f"{accuracy} (chance {agreement.chance:.1%})")
+    if reason := explain_doubt(agreement):
+        warnings.warn(f"{accuracy}; {reason}", stacklevel=2)
+    return agreement
 
 
 def _require_classes(state: object, expected: Mapping[str, Tensor], classes: int) -> None:
-    """Where all that does not fit is the number of the head's classes, say that instead of naming tensors."""
+    """Raise a ``ValueError`` about the number of classes if only the shape of the head differs."""
     if not isinstance(state, dict) or set(state) != set(expected):
         return
     pairs = [(state[name], tensor) for name, tensor in expected.items() if isinstance(state[name], Tensor)]
-    other = [(tuple(found.shape), tuple(wanted.shape)) for found, wanted in pairs if found.shape != wanted.shape]
-    heads = {found[:1] for found, wanted in other if found[:1] and wanted == (classes, *found[1:])}
-    if len(heads) == 1 and all(found[:1] in heads for found, _ in other):
-        ((answered,),) = heads
+    mismatches = [(tuple(got.shape), tuple(want.shape)) for got, want in pairs if got.shape != want.shape]
+    heads = {got[:1] for got, want in mismatches if got[:1] and want == (classes, *got[1:])}
+    if len(heads) == 1 and all(got[:1] in heads for got, _ in mismatches):
+        ((outputs,),) = heads
         raise ValueError(
-            f"its head answers for {answered} classes, the data has {classes}. Take the teacher that was trained on "
-            "these classes, or train its head anew"
+            f"its head has {outputs} classes, the data has {classes}. Use a teacher trained on these classes, or "
+            "retrain its head"
         )

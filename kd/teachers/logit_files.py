@@ -1,7 +1,7 @@
-"""A teacher of which only the answers are there: its logits from a file, in the order of the data, held against labels.
+"""Precomputed teacher logits from a file, sorted in the order of the dataset and checked against the labels.
 
-answers = read_logits("teacher.csv", labels=labels, classes=10, ids=file_names, id_column="file")
-dataset = kd.DistillDataset(training, answers.logits)
+predictions = read_logits("teacher.csv", labels=labels, classes=10, ids=file_names, id_column="file")
+dataset = kd.DistillDataset(training, predictions.logits)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kd.storage.tables import Array, Table, read_table
 from kd.teachers.class_order import find_columns
 from kd.teachers.label_agreement import verify_without_teacher
 
-# Nothing has the logarithm of 0. A teacher rounded to six digits cannot say less than this.
+# Lower bound of probabilities before the logarithm: the resolution of values rounded to six digits.
 FLOOR = 1e-6
 
 
@@ -35,33 +35,33 @@ def read_logits(
     label_order: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Predictions:
-    """Logits [N, K] float32 from a file, row i for item i, with the labels; what ``kd.DistillDataset`` takes.
+    """Read logits [N, K] float32 from a file, row i for sample i, and return them with the labels.
 
-    Their accuracy is measured and said, and so is what cannot be verified without the teacher.
+    The accuracy is printed, and a note that further checks would need the teacher.
 
     Args:
-        path: ``.npy`` [N, K]; ``.npz`` with such an array, alone or named as ``kind``; ``.csv`` with a column per
-            class, with or without a heading.
-        labels: [N] int64, of the items in the order of the dataset.
-        classes: K, of the data.
-        kind: ``logits`` (log-probabilities are logits too), or ``probabilities``: their logarithm is taken, with
-            those below 1e-6 raised to that, which is said.
-        ids: of the items in the order of the dataset, where the file's rows are found by id: then rows may be in any
-            order, and there may be more of them. None: row i of the file is item i's.
-        id_column: column (``.csv``) or array (``.npz``) of the file that holds them.
-        label_order: the names of the classes in the order of the file's columns, where it is not the data's. Not needed
-            where a heading names the classes.
-        class_names: of the data, in its order.
+        path: ``.npy`` [N, K]; ``.npz`` with such an array, named like ``kind`` or the only one; ``.csv`` with a column
+            per class, with or without a header.
+        labels: [N] int64, in the order of the dataset.
+        classes: number of classes K in the data.
+        kind: ``logits`` (including log-probabilities), or ``probabilities``, which are clipped at 1e-6 and converted by
+            the logarithm.
+        ids: sample ids in the order of the dataset. Rows of the file may then have any order, and extra rows are
+            ignored. None if row i of the file belongs to sample i.
+        id_column: column (``.csv``) or array (``.npz``) that contains the ids.
+        label_order: class names in the order of the columns, if it differs from the data. Not needed if a header names
+            the classes.
+        class_names: class names in the order of the data.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: damaged; other rows, ids or classes than the data's; not finite; not of the kind that was given; or
-            its accuracy is at chance level, as it is for rows in the wrong order.
+        ValueError: the file is damaged, does not fit the data, has values that are not finite or not of this ``kind``,
+            or its accuracy is at chance level, as for rows in the wrong order.
     """
     path = Path(path)
     require(ids is None or len(ids) == len(labels), "ids", len(ids or ()), f"one for each of {len(labels):,} labels")
     require(kind in ("logits", "probabilities"), "kind", kind, "'logits' or 'probabilities'")
-    table, logits = _read(path, kind, len(labels), classes, ids, id_column)
+    table, logits = _read_file(path, kind, len(labels), classes, ids, id_column)
     if label_order is None and class_names and set(class_names) & set(table.columns or ()):
         label_order = table.columns
     if columns := find_columns(label_order, class_names, classes=classes):
@@ -71,69 +71,69 @@ def read_logits(
     return predictions
 
 
-def _read(
-    path: Path, kind: str, items: int, classes: int, ids: Sequence[str] | None, id_column: str
+def _read_file(
+    path: Path, kind: str, samples: int, classes: int, ids: Sequence[str] | None, id_column: str
 ) -> tuple[Table, Tensor]:
-    """Return the file's table, and from it the logits [N, K] float32 of the items in the order of the dataset."""
+    """Return the table of a file, and its logits [N, K] float32 in the order of the dataset."""
     try:
         table = read_table(path, name=kind, id_column=None if ids is None else id_column)
-        _require_shape(table, items if ids is None else None, classes)
-        values = table.values if ids is None else table.values[_rows_of(ids, table.ids or [], path)]
-        with np.errstate(over="ignore"):  # float32 overflow becomes infinity, which is refused below
-            return table, _as_logits(torch.from_numpy(values.astype(np.float32)), kind, path)
+        _require_shape(table, samples if ids is None else None, classes)
+        values = table.values if ids is None else table.values[_find_rows(ids, table.ids or [], path)]
+        with np.errstate(over="ignore"):  # float32 overflow becomes infinity, which raises below
+            return table, _convert_to_logits(torch.from_numpy(values.astype(np.float32)), kind, path)
     except OSError as error:
         reason = error.strerror or error
         raise type(error)(
-            f"cannot read the teacher's {kind} in {path}: {reason}. Give an .npy, .npz or .csv file."
+            f"cannot read teacher {kind} from {path}: {reason}. Pass an .npy, .npz or .csv file."
         ) from error
     except ValueError as error:
-        raise ValueError(f"{path} cannot be used as the teacher's {kind}: {str(error).removesuffix('.')}.") from error
+        raise ValueError(f"invalid teacher {kind} in {path}: {str(error).removesuffix('.')}.") from error
 
 
 def _require_shape(table: Table, rows: int | None, classes: int) -> None:
     shape = list(table.values.shape)
     if len(shape) != 2 or shape[1] != classes:
-        raise ValueError(f"it should hold rows of {classes} values, one for each class of the data. Got {shape}")
+        raise ValueError(f"it must have {classes} columns, one per class of the data. Got shape {shape}")
     if rows is not None and shape[0] != rows:
         raise ValueError(
-            f"it should hold {rows:,} rows, one for each item in the order of the dataset. Got {shape[0]:,}. Where its "
-            "rows are another selection, give ids"
+            f"it must have {rows:,} rows, one per sample in the order of the dataset. Got {shape[0]:,}. Pass ids if "
+            "the rows are another selection"
         )
     if table.ids is not None and len(table.ids) != shape[0]:
-        raise ValueError(f"it should hold one id for each of its {shape[0]:,} rows. Got {len(table.ids):,}")
+        raise ValueError(f"it must have one id for each of its {shape[0]:,} rows. Got {len(table.ids):,}")
 
 
-def _rows_of(ids: Sequence[str], found: Sequence[str], path: Path) -> Array:
-    """For each item the row that has its id."""
-    row = {one: number for number, one in enumerate(found)}
-    if len(row) < len(found):
-        twice = next(one for number, one in enumerate(found) if row[one] != number)
-        raise ValueError(f"each id should be there once. Got {twice!r} more than once")
-    missing = [one for one in map(str, ids) if one not in row]
+def _find_rows(ids: Sequence[str], file_ids: Sequence[str], path: Path) -> Array:
+    """Return the row of each id in the file."""
+    row_of = {id_: row for row, id_ in enumerate(file_ids)}
+    if len(row_of) < len(file_ids):
+        duplicate = next(id_ for row, id_ in enumerate(file_ids) if row_of[id_] != row)
+        raise ValueError(f"ids must be unique. Got {duplicate!r} more than once")
+    missing = [id_ for id_ in map(str, ids) if id_ not in row_of]
     if missing:
         raise ValueError(
-            f"it should have a row for each of the {len(ids):,} items. Got none for {len(missing):,} of them, such as "
-            f"{', '.join(map(repr, missing[:3]))}; its own ids are like {', '.join(map(repr, found[:3]))}"
+            f"it must have a row for each of the {len(ids):,} samples. {len(missing):,} ids are missing, such as "
+            f"{', '.join(map(repr, missing[:3]))}; the file has ids such as {', '.join(map(repr, file_ids[:3]))}"
         )
-    if len(found) > len(ids):
-        say(f"{path}: {len(found) - len(ids):,} of its {len(found):,} rows are of other items, and left out")
-    return np.array([row[str(one)] for one in ids])
+    if len(file_ids) > len(ids):
+        say(f"{path}: {len(file_ids) - len(ids):,} of {len(file_ids):,} rows belong to no sample and are ignored")
+    return np.array([row_of[str(id_)] for id_ in ids])
 
 
-def _as_logits(values: Tensor, kind: str, path: Path) -> Tensor:
-    require_finite_logits(f"its {kind}", values, "Save them anew, as numbers within the range of float32")
+def _convert_to_logits(values: Tensor, kind: str, path: Path) -> Tensor:
+    require_finite_logits(f"its {kind}", values, "Save values within the range of float32")
     distributions = bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() <= 0.01).all())
     if kind == "logits":
         if distributions:
-            raise ValueError("all rows are probabilities: not negative, with a sum of 1. Give kind='probabilities'")
+            raise ValueError("all rows are non-negative and sum to 1. Pass kind='probabilities'")
         return values
     if not distributions:
         low, sums = float(values.min()), values.sum(dim=1)
         raise ValueError(
-            f"each row should be at least 0 and have a sum of 1. Got values from {low:.3g} and sums from "
-            f"{float(sums.min()):.3g} to {float(sums.max()):.3g}. Scores before the softmax are kind='logits'"
+            f"probabilities must be at least 0 and sum to 1 in each row. Got values from {low:.3g} and sums from "
+            f"{float(sums.min()):.3g} to {float(sums.max()):.3g}. Pass kind='logits' for scores before the softmax"
         )
-    raised = int((values < FLOOR).sum())
-    clipped = f", {raised:,} of {values.numel():,} values below {FLOOR:g} raised to it" if raised else ""
-    say(f"{path}: the logarithm of its probabilities is taken{clipped}")
+    below = int((values < FLOOR).sum())
+    clipped = f", {below:,} of {values.numel():,} values clipped at {FLOOR:g}" if below else ""
+    say(f"{path}: probabilities converted to log-probabilities{clipped}")
     return values.clamp(min=FLOOR).log()

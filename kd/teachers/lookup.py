@@ -1,4 +1,4 @@
-"""A teacher of which only the answers are there, as a model: asked for an item, it says what its file says of it."""
+"""Precomputed logits as a teacher: inputs are looked up by a hash of their content, never by position."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from torch.utils.data import Dataset
 
 from kd.data.loaders import make_loader
 
-_DIGEST = 16  # bytes
+_HASH_BYTES = 16  # two int64 per input
+_MISSING = -1
 
 
 class LogitLookup(nn.Module):
-    """Knows each item by its content, so that no order can be mistaken; an item it does not know is an error.
+    """A teacher without weights that returns the stored logits of each input it recognises.
 
-    It has no parameters. Its answers are buffers, and so in its weights file.
+    Inputs are identified by a BLAKE2b hash of their bytes, so a shuffled loader cannot mix up rows. Hashes and logits
+    are buffers and therefore part of ``state_dict()``.
 
     Args:
-        known: [N, 2] int64, the items' digests (``digests``).
-        logits: [N, K] float32, the answer to each.
+        known: [N, 2] int64, hashes of the inputs (see ``hash_inputs``).
+        logits: [N, K] float32, one row per hash.
     """
 
     def __init__(self, known: Tensor, logits: Tensor) -> None:
@@ -32,61 +34,62 @@ class LogitLookup(nn.Module):
         self.logits: Tensor
         self.register_buffer("known", known)
         self.register_buffer("logits", logits)
-        self._rows: dict[tuple[int, ...], int] = {}
-        self.register_load_state_dict_post_hook(lambda module, _: module._rows.clear())  # type: ignore[no-untyped-call]
+        self._row_of: dict[tuple[int, ...], int] = {}
+        self.register_load_state_dict_post_hook(lambda module, _: module._row_of.clear())  # type: ignore[no-untyped-call]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The answers [B, K] to these items [B, ...].
+        """Return the logits [B, K] of inputs [B, ...].
 
         Raises:
-            ValueError: the file has no answer to one of them.
+            ValueError: no logits are stored for an input.
         """
-        if not self._rows:
-            self._rows.update(_first_rows(self.known))
-        rows = [self._rows.get(tuple(digest), -1) for digest in hash_inputs(inputs).tolist()]
-        if unknown := rows.count(-1):
+        if not self._row_of:
+            self._row_of.update(_find_first_rows(self.known))
+        rows = [self._row_of.get(tuple(digest), _MISSING) for digest in hash_inputs(inputs).tolist()]
+        if missing := rows.count(_MISSING):
             raise ValueError(
-                f"the teacher's file has no answer to {unknown:,} of {len(rows):,} items. It knows the items of "
-                "the data that it was made for, as they are: not augmented, not others."
+                f"no stored logits for {missing:,} of {len(rows):,} inputs. Stored logits fit only the inputs they "
+                "were computed for: the same dataset, without augmentation."
             )
         return self.logits[torch.tensor(rows, device=self.logits.device)]
 
 
 def build_lookup(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Tensor) -> LogitLookup:
-    """A teacher for the items of these parts, from the logits [R, K] of more items.
+    """Build a lookup teacher for some splits of a dataset.
 
-    Where two items are the same and their answers are not, the first one's counts, with a warning.
+    If identical inputs have different logits, the first row wins and a warning is issued.
 
     Args:
-        parts: items (input, ...), and for each the row of its answer.
+        parts: for each split, samples (input, ...) and the row of ``logits`` for each sample.
+        logits: [R, K], of at least these samples.
     """
     known, predictions = [], []
     for dataset, rows in parts:
         known += [hash_inputs(batch[0]) for batch in make_loader(dataset, batch_size=256)]
         predictions.append(logits[torch.as_tensor(rows)])
     teacher = LogitLookup(torch.cat(known), torch.cat(predictions))
-    first = _first_rows(teacher.known)
-    own = torch.tensor([first[tuple(digest)] for digest in teacher.known.tolist()])
-    other = int((teacher.logits != teacher.logits[own]).any(dim=1).sum())
-    if other:
+    first_row = _find_first_rows(teacher.known)
+    rows_used = torch.tensor([first_row[tuple(digest)] for digest in teacher.known.tolist()])
+    conflicts = int((teacher.logits != teacher.logits[rows_used]).any(dim=1).sum())
+    if conflicts:
         warnings.warn(
-            f"{other:,} of {len(own):,} items are the same as an earlier one, but the teacher's file answers "
-            "otherwise; its answer to the earlier one counts",
+            f"{conflicts:,} of {len(rows_used):,} inputs are identical to an earlier input but have other teacher "
+            "logits; the logits of the first one are used",
             stacklevel=2,
         )
     return teacher
 
 
 def hash_inputs(inputs: Tensor) -> Tensor:
-    """[B, 2] int64 of the content of each item of a batch [B, ...]."""
+    """Return a hash [B, 2] int64 of the content of each input of a batch [B, ...]."""
     rows = inputs.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
-    joined = b"".join(hashlib.blake2b(row.data, digest_size=_DIGEST).digest() for row in rows)
+    joined = b"".join(hashlib.blake2b(row.data, digest_size=_HASH_BYTES).digest() for row in rows)
     return torch.frombuffer(bytearray(joined), dtype=torch.int64).reshape(len(rows), -1)
 
 
-def _first_rows(known: Tensor) -> dict[tuple[int, ...], int]:
-    """For each digest the first row that has it."""
-    found: dict[tuple[int, ...], int] = {}
+def _find_first_rows(known: Tensor) -> dict[tuple[int, ...], int]:
+    """Map each hash to its first row."""
+    first_row: dict[tuple[int, ...], int] = {}
     for row, digest in enumerate(known.tolist()):
-        found.setdefault(tuple(digest), row)
-    return found
+        first_row.setdefault(tuple(digest), row)
+    return first_row

@@ -1,4 +1,4 @@
-"""Who may teach the student of a table: a scikit-learn classifier by its probabilities, a network by its logits."""
+"""Teachers for tabular data: scikit-learn classifiers, by their probabilities, and networks, by their logits."""
 
 from __future__ import annotations
 
@@ -17,84 +17,82 @@ from kd.checks import require, require_finite_logits
 from kd.data.datasets import ArrayDataset
 from kd.teachers.cache import collect_logits
 
-# A forest gives many classes a probability of exactly 0, whose logarithm no student can follow. Below this, to a
-# teacher that counts leaves or neighbours, it is all "never seen".
+# Lower bound of probabilities before the logarithm. Forests and nearest neighbours return many exact zeros; smaller
+# positive values mean the same to teachers that count leaves or neighbours.
 FLOOR = 1e-6
 
 
 def prepare_teacher(teacher: Any, X: Any, y: NDArray[Any], random: np.random.RandomState) -> Any:
-    """The teacher, able to answer: itself where it is trained, else a clone that was fitted on X and y.
+    """Return the teacher if it is fitted, else a clone fitted on X and y.
 
     Args:
-        teacher: a classifier with ``predict_proba``, a trained ``nn.Module``, or None, which stays None.
-        random: gives the clone a number for every ``random_state`` in it that is None.
+        teacher: classifier with ``predict_proba``, trained ``nn.Module``, or None, which is returned as is.
+        random: seeds every ``random_state`` of the clone that is None.
 
     Raises:
-        ValueError: it is nothing that could be asked for probabilities or logits.
+        ValueError: the teacher is none of these.
     """
     if teacher is None or isinstance(teacher, nn.Module):
         return teacher
     allowed = "None, a trained nn.Module, or a classifier with predict_proba"
-    advice = "one with only a decision_function can be wrapped in sklearn.calibration.CalibratedClassifierCV"
+    advice = "wrap a classifier with only a decision_function in sklearn.calibration.CalibratedClassifierCV"
     require(hasattr(teacher, "predict_proba"), "teacher", teacher, allowed, advice)
-    return teacher if _is_fitted(teacher) else _with_seeds(clone(teacher), random).fit(X, y)
+    return teacher if _is_fitted(teacher) else _set_random_states(clone(teacher), random).fit(X, y)
 
 
 def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDArray[Any]) -> Tensor:
-    """What the teacher says of each row: logits [N, K] float32, finite, with the columns in the order of ``classes``.
+    """Return the logits of the teacher, [N, K] float32, finite, with columns in the order of ``classes``.
 
-    A classifier's are the logarithms of its probabilities, none below log ``FLOOR``. Softened by a temperature T, they
-    are its probabilities to the power of 1 / T.
+    For a classifier, logits are the logarithms of its probabilities, clipped at ``FLOOR``. Softened by a temperature T,
+    they are proportional to the probabilities to the power of 1 / T.
 
     Args:
-        X: the rows as the user gave them, which a classifier may know by the names of their columns.
-        rows: [N, F], the same as numbers, for a network.
+        X: rows as passed by the user, for a classifier, which may select columns by name.
+        rows: [N, F], the same rows as numbers, for a network.
 
     Raises:
-        ValueError: other classes than these, another shape, or numbers that are not finite.
+        ValueError: the classes or the shape differ, or values are not finite.
     """
     if isinstance(teacher, nn.Module):
         logits = network_logits(teacher, torch.tensor(rows, dtype=torch.float32))
     else:
-        columns = _columns(teacher, classes)
-        logits = _logarithms(np.asarray(teacher.predict_proba(X), dtype=np.float64)[..., columns])
-    wanted = [len(rows), len(classes)]
-    require(list(logits.shape) == wanted, "the teacher's answers", list(logits.shape), f"{wanted}, a column per class")
-    require_finite_logits(
-        "the teacher's answers", logits, "Look for non-finite numbers in the teacher and in the rows."
-    )
+        columns = _find_class_columns(teacher, classes)
+        logits = _take_logarithm(np.asarray(teacher.predict_proba(X), dtype=np.float64)[..., columns])
+    shape = [len(rows), len(classes)]
+    require(list(logits.shape) == shape, "teacher logits", list(logits.shape), f"{shape}, one column per class")
+    require_finite_logits("teacher logits", logits, "Check the teacher and the rows for non-finite numbers.")
     return logits
 
 
 def out_of_fold_logits(teacher: Any, X: Any, y: NDArray[Any], cv: Any) -> Tensor:
-    """As ``teacher_logits``, but each row is answered for by a clone of the classifier that has not learned from it.
+    """Return out-of-fold logits: each row is predicted by a clone of the classifier that was fitted without it.
 
     Args:
-        cv: how the rows are divided: a number of folds, or a splitter whose test folds make up all rows.
+        cv: number of folds, or a splitter whose test folds cover all rows.
     """
-    return _logarithms(cross_val_predict(clone(teacher), X, y, cv=cv, method="predict_proba"))
+    return _take_logarithm(cross_val_predict(clone(teacher), X, y, cv=cv, method="predict_proba"))
 
 
 def network_logits(network: nn.Module, rows: Tensor) -> Tensor:
-    """A network's answers [N, K] float32 to rows [N, F] float32, on the CPU; the network is left as it was."""
+    """Return the logits [N, K] float32 of rows [N, F] float32 on the CPU; the network does not change."""
     return collect_logits(network, ArrayDataset(rows, torch.zeros(len(rows), dtype=torch.int64))).logits
 
 
-def _logarithms(probabilities: NDArray[np.float64]) -> Tensor:
+def _take_logarithm(probabilities: NDArray[np.float64]) -> Tensor:
     return torch.tensor(np.log(probabilities.clip(min=FLOOR)), dtype=torch.float32)
 
 
-def _columns(teacher: Any, classes: NDArray[Any]) -> list[int]:
-    """Where the teacher has each of these classes among its own."""
-    known, wanted = np.ravel(teacher.classes_).tolist(), classes.tolist()
+def _find_class_columns(teacher: Any, classes: NDArray[Any]) -> list[int]:
+    """Return the column of the teacher for each class."""
+    teacher_classes, labels = np.ravel(teacher.classes_).tolist(), classes.tolist()
     require(
-        set(known) == set(wanted),
-        "the classes of the teacher",
-        known,
-        f"those of y, {wanted}",
-        "fit the teacher on rows of the same classes, or the student on those that the teacher knows",
+        set(teacher_classes) == set(labels),
+        "classes of the teacher",
+        teacher_classes,
+        f"the classes of y, {labels}",
+        "fit teacher and student on rows of the same classes",
     )
-    return [known.index(label) for label in wanted]
+    return [teacher_classes.index(label) for label in labels]
 
 
 def _is_fitted(estimator: Any) -> bool:
@@ -105,8 +103,8 @@ def _is_fitted(estimator: Any) -> bool:
     return True
 
 
-def _with_seeds(estimator: Any, random: np.random.RandomState) -> Any:
-    """The estimator, with a number for every ``random_state`` in it that is None; what the user has set stays."""
+def _set_random_states(estimator: Any, random: np.random.RandomState) -> Any:
+    """Set every ``random_state`` of an estimator that is None, nested ones included."""
     unset = [name for name, value in sorted(estimator.get_params().items()) if value is None]
     seeds = {name: int(random.randint(2**31 - 1)) for name in unset if name.split("__")[-1] == "random_state"}
     return estimator.set_params(**seeds)

@@ -53,7 +53,7 @@ def test_a_trained_teacher_is_loaded_measured_and_left_as_it_is(
     given = ("--teacher", f"mlp:32={weights}")
     arguments = [each for each in DIGITS if each not in ("--teacher", "mlp:32")]
     assert cli.main(["run", *arguments, *given, "--out", str(tmp_path / "second")]) == 0
-    assert "measured now" in capsys.readouterr().out
+    assert "teacher: accuracy" in capsys.readouterr().out
     assert (tmp_path / "second/models/teacher_model.pth").read_bytes() == weights.read_bytes()
     # The same teacher, so the same lesson; and the control does not depend on it.
     for name in ("student_regular.pth", "student_distilled.pth"):

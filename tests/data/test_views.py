@@ -87,7 +87,7 @@ def test_logits_of_another_view_raise(images: ImageDataset) -> None:
         teacher = MLP(8, input_shape=(1, 6, 5), classes=3)
     cached = kd.collect_logits(teacher, views)
     shifted = cached.logits.view(7, 25, 3).roll(1, dims=1).reshape(-1, 3)
-    with pytest.raises(ValueError, match="do not belong to their items"):
+    with pytest.raises(ValueError, match="do not match their samples"):
         kd.verify_logits(teacher, views, Predictions(shifted, cached.labels))
 
 

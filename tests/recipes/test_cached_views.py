@@ -59,7 +59,7 @@ def test_a_cache_that_is_not_the_live_teachers_is_refused(recipe: dict[str, Any]
             self.asked += 1
             return images.flatten(1)[:, 300:310] * self.asked
 
-    with pytest.raises(ValueError, match="do not belong to their items"):
+    with pytest.raises(ValueError, match="do not match their samples"):
         recipe["collect_view_logits"](Moody(), views)
 
 

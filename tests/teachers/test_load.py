@@ -1,4 +1,4 @@
-"""A trained teacher from a file: loaded only where it fits, its classes in the data's order, its accuracy measured."""
+"""Pretrained teachers: loaded only if the file fits, class order adapted, accuracy measured."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ File = Callable[[Mapping[str, Tensor]], Path]
 
 
 def as_safetensors(state: Mapping[str, Tensor]) -> bytes:
-    """Written out from the format's description: length of the header, header as JSON, the tensors' bytes."""
+    """Write the format by hand: length of the header, header as JSON, bytes of the tensors."""
     names = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
     header: dict[str, Any] = {}
     data = b""
@@ -40,16 +40,16 @@ def as_safetensors(state: Mapping[str, Tensor]) -> bytes:
         offsets = [len(data), len(data) + len(content)]
         header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
         data += content
-    return framed(json.dumps(header).encode()) + data
+    return frame_header(json.dumps(header).encode()) + data
 
 
-def framed(header: bytes) -> bytes:
+def frame_header(header: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
 @pytest.fixture(params=[".pth", ".safetensors"])
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> File:
-    """Writes a state into a file of either kind."""
+    """Return a function that writes a state into a file of this format."""
     suffix = request.param
     if suffix == ".safetensors":
         pytest.importorskip("safetensors", reason="needs the safetensors extra")
@@ -62,7 +62,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> File:
     return write
 
 
-def trained(spec: str = SPEC, classes: int = CLASSES, shape: tuple[int, ...] = SHAPE) -> nn.Module:
+def make_model(spec: str = SPEC, classes: int = CLASSES, shape: tuple[int, ...] = SHAPE) -> nn.Module:
     return build(spec, input_shape=shape, classes=classes, seed=99)
 
 
@@ -71,8 +71,8 @@ def load(path: Path, spec: str = SPEC, **options: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("spec", [SPEC, "cnn:4"])
-def test_a_teacher_answers_as_the_one_that_was_saved(file: File, spec: str) -> None:
-    teacher = trained(spec).eval()
+def test_a_loaded_teacher_returns_the_logits_of_the_saved_one(file: File, spec: str) -> None:
+    teacher = make_model(spec).eval()
     path = file(teacher.state_dict())
     images = torch.randn(5, *SHAPE)
     assert torch.equal(load(path, spec).eval()(images), teacher(images))
@@ -81,33 +81,31 @@ def test_a_teacher_answers_as_the_one_that_was_saved(file: File, spec: str) -> N
     assert torch.equal(model(images), teacher(images))
 
 
-def test_another_order_of_classes_is_put_right(file: File) -> None:
-    teacher = trained().eval()
+def test_another_class_order_is_reordered(file: File) -> None:
+    teacher = make_model().eval()
     path = file(teacher.state_dict())
     images = torch.randn(5, *SHAPE)
     loaded = load(path, label_order=["dog", "ant", "cat", "bee"], class_names=NAMES).eval()
     assert isinstance(loaded, Reordered)
     ant, bee, cat, dog = 1, 3, 2, 0
     assert torch.equal(loaded(images), teacher(images)[:, [ant, bee, cat, dog]])
-    kd.load_weights(trained(), path)
+    kd.load_weights(make_model(), path)
     assert {name.split(".")[0] for name in loaded.state_dict()} == {"model", "columns"}
 
 
-def test_a_head_for_other_classes_is_told_as_such(file: File) -> None:
-    for found in (3, 1000):
-        path = file(trained(classes=found).state_dict())
-        message = (
-            rf"teacher\.\w+ does not hold weights of a MLP: its head answers for {found} classes, the data has 4\. T"
-        )
+def test_a_head_with_other_classes_is_reported(file: File) -> None:
+    for classes in (3, 1000):
+        path = file(make_model(classes=classes).state_dict())
+        message = rf"teacher\.\w+ does not hold weights of a MLP: its head has {classes} classes, the data has 4\. Use"
         with pytest.raises(ValueError, match=message):
             load(path)
 
 
 @pytest.mark.filterwarnings("ignore:.*is made for images")
-def test_a_thousand_classes_of_a_convolutional_head_are_told_too(tmp_path: Path) -> None:
+def test_a_convolutional_head_with_a_thousand_classes_is_reported(tmp_path: Path) -> None:
     teacher = build("torchvision:squeezenet1_1", input_shape=(3, 64, 64), classes=1000, seed=0)
     (tmp_path / "teacher.pth").write_bytes(weights_bytes(teacher))
-    with pytest.raises(ValueError, match=r"its head answers for 1000 classes, the data has 4\. Take the teacher that"):
+    with pytest.raises(ValueError, match=r"its head has 1000 classes, the data has 4\. Use a teacher"):
         load(tmp_path / "teacher.pth", "torchvision:squeezenet1_1", input_shape=(3, 64, 64))
 
 
@@ -130,20 +128,20 @@ def test_a_thousand_classes_of_a_convolutional_head_are_told_too(tmp_path: Path)
         (lambda s: {name: s[name] for name in list(s)[1:]}, r"it should hold \['hidden.bias', 'hidden.weight'"),
     ],
 )
-def test_what_does_not_fit_exactly_is_refused(file: File, change: Callable[[Any], Any], message: str) -> None:
+def test_weights_that_do_not_fit_exactly_raise(file: File, change: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load(file(change(trained().state_dict())))
+        load(file(change(make_model().state_dict())))
 
 
-def test_a_whole_training_state_names_the_entry_that_is_meant(tmp_path: Path) -> None:
-    torch.save({"epoch": 3, "state_dict": trained().state_dict()}, tmp_path / "teacher.pth")
+def test_a_training_state_raises_with_the_name_of_its_state_dict(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "state_dict": make_model().state_dict()}, tmp_path / "teacher.pth")
     expected = r"Got \['epoch', 'state_dict'\] instead\. Its entry 'state_dict' has these: save that alone"
     with pytest.raises(ValueError, match=expected):
         load(tmp_path / "teacher.pth")
 
 
-def test_of_many_names_only_those_that_differ_are_told(tmp_path: Path) -> None:
-    state = trained("cnn:4").state_dict()
+def test_only_differing_names_are_reported(tmp_path: Path) -> None:
+    state = make_model("cnn:4").state_dict()
     state["head.bias"] = state.pop("output.bias")
     (tmp_path / "teacher.pth").write_bytes(state_bytes(state))
     with pytest.raises(ValueError, match=r"it should hold \['output.bias'\]\. Got \['head.bias'\] instead\. The model"):
@@ -153,7 +151,7 @@ def test_of_many_names_only_those_that_differ_are_told(tmp_path: Path) -> None:
         load(tmp_path / "teacher.pth", "cnn:4")
 
 
-def test_a_file_far_too_large_is_refused_unread(tmp_path: Path) -> None:
+def test_an_oversized_file_raises_without_being_read(tmp_path: Path) -> None:
     with (tmp_path / "teacher.pth").open("wb") as file:
         file.truncate(10**9)
     with pytest.raises(ValueError, match=r"larger than 64,\d+,\d+ bytes, the model's own size and 64 MB\. Got 1,000"):
@@ -161,7 +159,7 @@ def test_a_file_far_too_large_is_refused_unread(tmp_path: Path) -> None:
 
 
 def good_safetensors() -> bytes:
-    return as_safetensors(trained().state_dict())
+    return as_safetensors(make_model().state_dict())
 
 
 HOSTILE = {
@@ -169,28 +167,31 @@ HOSTILE = {
     "text": (b"hello, this is text", r"header should have at most [\d,]+ bytes\. Got [\d,]+"),
     "a pickle": (weights_bytes(nn.Linear(2, 2)), "header should have at most"),
     "a header of 2^60 bytes": (struct.pack("<Q", 2**60) + b"{}", "header should have at most"),
-    "no JSON": (framed(b"{{{{"), r"damaged or not a safetensors file \(SafetensorError: "),
+    "no JSON": (frame_header(b"{{{{"), r"damaged or not a safetensors file \(SafetensorError: "),
     "overlapping": (
-        framed(
+        frame_header(
             b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
         )
         + bytes(4),
         "damaged or not a safetensors file",
     ),
     "10^12 elements": (
-        framed(b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4]}}') + bytes(4),
+        frame_header(b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4]}}') + bytes(4),
         "damag",
     ),
-    "another type": (framed(b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}') + bytes(4), "damaged or not"),
-    "nothing in it": (framed(b"{}"), r"it should hold \['hidden.bias'.*Got \[\] instead"),
+    "another type": (
+        frame_header(b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}') + bytes(4),
+        "damaged or not",
+    ),
+    "nothing in it": (frame_header(b"{}"), r"it should hold \['hidden.bias'.*Got \[\] instead"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_safetensors_file_is_refused_and_the_model_unchanged(name: str, tmp_path: Path) -> None:
+def test_a_hostile_safetensors_file_raises_and_does_not_change_the_model(name: str, tmp_path: Path) -> None:
     pytest.importorskip("safetensors", reason="needs the safetensors extra")
     content, message = HOSTILE[name]
-    path, model = tmp_path / "teacher.safetensors", trained()
+    path, model = tmp_path / "teacher.safetensors", make_model()
     path.write_bytes(content)
     before = weights_bytes(model)
     with pytest.raises(ValueError, match=rf"does not hold weights of a MLP: .*{message}.*The model was not changed"):
@@ -198,7 +199,7 @@ def test_a_hostile_safetensors_file_is_refused_and_the_model_unchanged(name: str
     assert weights_bytes(model) == before
 
 
-def test_a_safetensors_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_safetensors_file_raises(tmp_path: Path) -> None:
     pytest.importorskip("safetensors", reason="needs the safetensors extra")
     content, path = good_safetensors(), tmp_path / "teacher.safetensors"
     for end in range(0, len(content), 97):
@@ -209,10 +210,10 @@ def test_a_safetensors_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=200)
 @given(data=st.data())
-def test_a_safetensors_file_with_other_bytes_is_refused_or_fits_and_is_finite(data: st.DataObject) -> None:
+def test_a_corrupted_safetensors_file_raises_or_gives_finite_weights(data: st.DataObject) -> None:
     pytest.importorskip("safetensors", reason="needs the safetensors extra")
     content = bytearray(good_safetensors())
-    place = st.integers(0, 299) | st.integers(0, len(content) - 1)  # the first 300 bytes are the header's
+    place = st.integers(0, 299) | st.integers(0, len(content) - 1)  # the first 300 bytes are the header
     for at in data.draw(st.lists(place, min_size=1, max_size=3)):
         content[at] = data.draw(st.integers(0, 255))
     with tempfile.TemporaryDirectory() as folder:
@@ -236,33 +237,35 @@ def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # --- accuracy
 
 
-def test_a_good_teachers_accuracy_is_said(digits: kd.ImageDataset, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_accuracy_of_a_teacher_is_printed(digits: kd.ImageDataset, capsys: pytest.CaptureFixture[str]) -> None:
     teacher = good_teacher().train()
     assert teacher_accuracy(teacher, digits).accuracy == 1
     assert teacher.training
-    said = " ".join(capsys.readouterr().out.split())
-    assert said == "teacher: 100.0% right on 96 validation items, measured now; in random order it would be 25.0%"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed == "teacher: accuracy 100.0% on 96 validation samples (chance 25.0%)"
 
 
-def test_a_wrong_order_of_classes_is_a_warning_that_names_the_right_one(digits: kd.ImageDataset) -> None:
+def test_a_wrong_class_order_warns_with_the_right_order(digits: kd.ImageDataset) -> None:
     wrong = Reordered(good_teacher(), [1, 0, 2, 3])
     expected = (
-        r"resnet: 50.0% right on 96 validation items, and its classes are probably in another order than the data's: "
-        r"taking output 1 for class 0, 0 for class 1 would make it 100.0%\. Give label_order"
+        r"resnet: accuracy 50\.0% on 96 validation samples; its class order .* output 1 for class 0, 0 for class 1 "
+        r"would give 100\.0%\. Pass label_order"
     )
     with pytest.warns(UserWarning, match=expected):
         assert teacher_accuracy(wrong, digits, name="resnet").accuracy == 0.5
     assert teacher_accuracy(Reordered(wrong, [1, 0, 2, 3]), digits).accuracy == 1
 
 
-def test_an_untrained_teacher_is_a_warning(digits: kd.ImageDataset) -> None:
+def test_an_untrained_teacher_warns(digits: kd.ImageDataset) -> None:
     constant = nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES))
     nn.init.zeros_(constant[1].weight)
-    with pytest.warns(UserWarning, match=r"25.0% right.*that is chance level \(25.0% ± 0.0%\)\. Are rows.*normalised"):
+    with pytest.warns(
+        UserWarning, match=r"accuracy 25\.0%.*that is chance level \(25\.0% ± 0\.0%\)\. Check .*normalised"
+    ):
         teacher_accuracy(constant, digits)
 
 
-def test_labels_that_the_teacher_has_no_output_for_are_an_error(digits: kd.ImageDataset) -> None:
+def test_labels_without_a_teacher_output_raise(digits: kd.ImageDataset) -> None:
     small = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     with pytest.raises(ValueError, match=r"labels must be within 0 … 2, the columns of logits\. Got '0 … 3'"):
         teacher_accuracy(small, digits)

@@ -1,4 +1,4 @@
-"""A teacher of which only the answers are there: every item gets its own, in whatever order it is asked."""
+"""Lookup teachers return the stored logits of each input in any order."""
 
 from __future__ import annotations
 
@@ -27,57 +27,57 @@ from kd.teachers.lookup import LogitLookup, build_lookup, hash_inputs
 STUDENT = ("--student", "mlp:8", "--epochs", "1")
 
 
-def items(rows: int = 12) -> TensorDataset:
+def make_data(rows: int = 12) -> TensorDataset:
     generator = torch.Generator().manual_seed(0)
     return TensorDataset(torch.rand(rows, 2, 3, generator=generator), torch.arange(rows) % 3)
 
 
-@given(order=st.permutations(range(12)), asked=st.permutations(range(12)), cut=st.integers(1, 11))
-def test_each_item_gets_its_own_answer_in_any_order(order: list[int], asked: list[int], cut: int) -> None:
-    data, logits = items(), torch.arange(36.0).reshape(12, 3)
+@given(order=st.permutations(range(12)), queried=st.permutations(range(12)), cut=st.integers(1, 11))
+def test_each_input_gets_its_logits_in_any_order(order: list[int], queried: list[int], cut: int) -> None:
+    data, logits = make_data(), torch.arange(36.0).reshape(12, 3)
     parts = [(Subset(data, rows), rows) for rows in (order[:cut], order[cut:])]
     teacher = build_lookup(parts, logits)
-    torch.testing.assert_close(teacher(data.tensors[0][asked]), logits[asked], rtol=0, atol=0)
+    torch.testing.assert_close(teacher(data.tensors[0][queried]), logits[queried], rtol=0, atol=0)
 
 
-def test_it_is_collected_verified_saved_and_loaded_as_any_teacher(tmp_path: Path) -> None:
-    data, logits = items(), torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
+def test_a_lookup_is_collected_verified_saved_and_loaded_like_any_teacher(tmp_path: Path) -> None:
+    data, logits = make_data(), torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
     teacher = build_lookup([(data, range(12))], logits)
     collected = kd.collect_logits(teacher, data)
     torch.testing.assert_close(collected.logits, logits, rtol=0, atol=0)
     kd.verify_logits(teacher, data, collected)
     torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
     empty = LogitLookup(torch.zeros_like(teacher.known), torch.zeros_like(teacher.logits))
-    with pytest.raises(ValueError, match="no answer to 12 of 12 items"):
+    with pytest.raises(ValueError, match="no stored logits for 12 of 12 inputs"):
         empty(data.tensors[0])
     kd.load_weights(empty, tmp_path / "teacher.pth")
     torch.testing.assert_close(empty(data.tensors[0]), logits, rtol=0, atol=0)
 
 
-def test_an_item_it_does_not_know_is_an_error() -> None:
-    data = items()
+def test_an_unknown_input_raises() -> None:
+    data = make_data()
     teacher = build_lookup([(data, range(12))], torch.zeros(12, 3))
     inputs = data.tensors[0].clone()
     inputs[4, 0, 0] += 1e-6
-    with pytest.raises(ValueError, match=r"no answer to 1 of 12 items.*not augmented"):
+    with pytest.raises(ValueError, match=r"no stored logits for 1 of 12 inputs.*without augmentation"):
         teacher(inputs)
 
 
-def test_the_first_of_two_answers_to_the_same_item_counts_and_a_warning_says_so() -> None:
+def test_the_first_of_two_conflicting_rows_is_used_with_a_warning() -> None:
     data = TensorDataset(torch.tensor([[1.0], [2.0], [1.0], [2.0]]), torch.tensor([0, 1, 0, 1]))
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
-    with pytest.warns(UserWarning, match="1 of 4 items are the same as an earlier one, but"):
+    with pytest.warns(UserWarning, match="1 of 4 inputs are identical to an earlier input"):
         teacher = build_lookup([(data, range(4))], logits)
     torch.testing.assert_close(teacher(data.tensors[0])[2], logits[0])
 
 
-def test_the_digest_is_of_the_content_of_each_item() -> None:
+def test_the_hash_depends_on_the_content_of_each_input() -> None:
     rows = torch.rand(5, 4)
-    one = hash_inputs(rows)
-    assert one.shape == (5, 2)
-    assert len(set(map(tuple, one.tolist()))) == 5
-    assert torch.equal(hash_inputs(rows.flip(0)).flip(0), one)
-    assert torch.equal(hash_inputs(rows.T.contiguous().T), one)
+    hashes = hash_inputs(rows)
+    assert hashes.shape == (5, 2)
+    assert len(set(map(tuple, hashes.tolist()))) == 5
+    assert torch.equal(hash_inputs(rows.flip(0)).flip(0), hashes)
+    assert torch.equal(hash_inputs(rows.T.contiguous().T), hashes)
 
 
 # --- from the command line
@@ -85,7 +85,7 @@ def test_the_digest_is_of_the_content_of_each_item() -> None:
 
 @pytest.fixture(scope="module")
 def predictions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray[Any, Any]]:
-    """A file of a teacher's probabilities for scikit-learn's wine in its own order, and the answers themselves."""
+    """Return a file of teacher probabilities for the wine data of scikit-learn, and the probabilities."""
     source = open_source("sklearn:wine")
     inputs = torch.cat([batch[0] for batch in raw_batches(source.train)]).double()
     labels = scan(source.train).labels
@@ -93,23 +93,23 @@ def predictions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndar
     centres = torch.stack([scaled[labels == label].mean(0) for label in range(3)])
     probabilities = (-torch.cdist(scaled, centres)).softmax(dim=1).numpy()
     file = tmp_path_factory.mktemp("answers") / "answers.csv"
-    with file.open("w", newline="") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(["class_2", "class_0", "class_1"])  # another order, which the heading tells
+    with file.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["class_2", "class_0", "class_1"])  # another class order, given by the header
         writer.writerows(probabilities[:, [2, 0, 1]])
     return file, probabilities
 
 
 @pytest.mark.usefixtures("no_pool")
-def test_a_run_asks_the_file_for_every_part(
+def test_a_run_uses_the_file_for_every_split(
     predictions: tuple[Path, np.ndarray[Any, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, probabilities = predictions
     flags = ("--data", "sklearn:wine", "--teacher", f"probabilities={file}", *STUDENT)
     assert cli.main(["run", *flags, f"--out={tmp_path}"]) == 0
     rows = load_data(RunSettings(data="sklearn:wine")).rows["test"]
-    with (tmp_path / "results/predictions/test_predictions.csv").open() as opened:
-        predicted = [int(row["teacher_prediction"]) for row in csv.DictReader(opened)]
+    with (tmp_path / "results/predictions/test_predictions.csv").open() as handle:
+        predicted = [int(row["teacher_prediction"]) for row in csv.DictReader(handle)]
     assert predicted == probabilities[np.asarray(rows)].argmax(axis=1).tolist()
     assert cli.main(["cache", "verify", f"--out={tmp_path}"]) == 0
     assert "rows are what the saved teacher answers" in capsys.readouterr().out
@@ -119,16 +119,16 @@ def test_a_run_asks_the_file_for_every_part(
     assert cli.main(["compare", *flags, *few, f"--out={tmp_path}"]) == 0
     students = (tmp_path / "results/metrics/comparison_students.csv").read_text()
     assert "smoothed" in students
-    assert "longer" not in students  # the teacher costs nothing here
+    assert "longer" not in students  # cached logits cost nothing, so no longer training is needed to match them
 
 
-def test_a_plan_takes_a_file_too(predictions: tuple[Path, np.ndarray[Any, Any]]) -> None:
+def test_a_dry_run_accepts_a_file(predictions: tuple[Path, np.ndarray[Any, Any]]) -> None:
     settings = RunSettings(data="sklearn:wine", teacher=(f"probabilities={predictions[0]}",), student="mlp:8", epochs=2)
-    found = plan(settings, load_data(settings), torch.device("cpu"))
-    assert (found.models["teacher"].parameters, found.trainings["teacher"]) == (0, 0)
+    dry_run = plan(settings, load_data(settings), torch.device("cpu"))
+    assert (dry_run.models["teacher"].parameters, dry_run.trainings["teacher"]) == (0, 0)
 
 
-def test_given_parts_have_their_rows_behind_those_of_the_training_part() -> None:
+def test_rows_of_given_splits_follow_those_of_the_training_split() -> None:
     data = load_data(RunSettings(limit=200))
     assert data.rows["test"] == range(6_000, 7_000)
     assert set(data.rows["train"]) | set(data.rows["val"]) <= set(range(6_000))
@@ -137,7 +137,7 @@ def test_given_parts_have_their_rows_behind_those_of_the_training_part() -> None
         torch.testing.assert_close(labels[torch.as_tensor(data.rows[part])], scan(dataset).labels)
 
 
-def test_a_file_and_a_model_answer_as_one(predictions: tuple[Path, np.ndarray[Any, Any]]) -> None:
+def test_a_file_and_a_model_form_an_ensemble(predictions: tuple[Path, np.ndarray[Any, Any]]) -> None:
     settings = RunSettings(data="sklearn:wine", teacher=(f"probabilities={predictions[0]}", "mlp:8"), student="mlp:8")
     assert [teacher.trained for teacher in new_teachers(settings, load_data(settings))] == [True, False]
     assert settings.trainings["teacher"] == 1
@@ -150,7 +150,7 @@ def test_a_file_and_a_model_answer_as_one(predictions: tuple[Path, np.ndarray[An
         (("--unlabelled", "more.npz"), "--unlabelled needs a teacher that can be asked"),
     ],
 )
-def test_what_answers_alone_cannot_do_is_told_at_once(
+def test_unsupported_flags_with_cached_logits_raise_at_once(
     flags: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:

@@ -1,4 +1,4 @@
-"""Teachers of tables: fitted or left as they are, their columns in our order, and what they cannot be."""
+"""Teachers for tabular data: fitting, order of columns, and invalid teachers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def generator() -> np.random.RandomState:
 
 
 class Reversed(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Logistic regression that has its classes the other way round, as scikit-learn's own never have."""
+    """Logistic regression with its classes in reverse order; scikit-learn always sorts them."""
 
     def fit(self, X: Any, y: Any) -> Reversed:
         self.model_ = LogisticRegression(max_iter=1000).fit(X, y)
@@ -44,26 +44,26 @@ class Reversed(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def test_an_unfitted_classifier_is_cloned_and_the_clone_fitted() -> None:
-    given = KNeighborsClassifier()
-    fitted = prepare_teacher(given, X, y, generator())
-    assert fitted is not given
-    assert not hasattr(given, "classes_")
+    teacher = KNeighborsClassifier()
+    fitted = prepare_teacher(teacher, X, y, generator())
+    assert fitted is not teacher
+    assert not hasattr(teacher, "classes_")
     assert fitted.score(X, y) > 0.95
 
 
 @pytest.mark.parametrize("wrap", [lambda fitted: fitted, FrozenEstimator, lambda fitted: make_pipeline(fitted)])
-def test_a_fitted_one_is_asked_as_it_is(wrap: Any) -> None:
-    given = wrap(KNeighborsClassifier().fit(X[::2], y[::2]))
-    assert prepare_teacher(given, X, y, generator()) is given
+def test_a_fitted_classifier_is_used_unchanged(wrap: Any) -> None:
+    teacher = wrap(KNeighborsClassifier().fit(X[::2], y[::2]))
+    assert prepare_teacher(teacher, X, y, generator()) is teacher
 
 
-def test_a_network_and_nobody_stay_what_they_are() -> None:
+def test_a_network_and_none_are_returned_unchanged() -> None:
     network = nn.Linear(4, 3)
     assert prepare_teacher(network, X, y, generator()) is network
     assert prepare_teacher(None, X, y, generator()) is None
 
 
-def test_every_random_state_that_is_none_gets_a_number_and_another_stays() -> None:
+def test_only_random_states_that_are_none_are_set() -> None:
     forest = RandomForestClassifier(2)
     pipeline = make_pipeline(StandardScaler(), CalibratedClassifierCV(forest, cv=2))
     first, second = (prepare_teacher(pipeline, X, y, generator()) for _ in range(2))
@@ -74,7 +74,7 @@ def test_every_random_state_that_is_none_gets_a_number_and_another_stays() -> No
     assert prepare_teacher(forest.set_params(random_state=5), X, y, generator()).random_state == 5
 
 
-def test_logits_are_the_logarithms_of_probabilities_and_never_infinite() -> None:
+def test_logits_are_clipped_log_probabilities() -> None:
     teacher = RandomForestClassifier(5, random_state=0).fit(X, y)
     probabilities = teacher.predict_proba(X)
     assert (probabilities == 0).any()
@@ -84,18 +84,18 @@ def test_logits_are_the_logarithms_of_probabilities_and_never_infinite() -> None
     assert logits.exp().numpy() == pytest.approx(np.maximum(probabilities, FLOOR), rel=1e-5)
 
 
-def test_unseen_rows_are_answered_for_by_clones_that_have_not_learned_from_them() -> None:
+def test_out_of_fold_logits_come_from_clones_fitted_without_the_row() -> None:
     teacher = ExtraTreesClassifier(20, random_state=0).fit(X, y)
-    by_heart, unseen = teacher_logits(teacher, X, X, CLASSES), out_of_fold_logits(teacher, X, y, 3)
+    fitted_on_all, unseen = teacher_logits(teacher, X, X, CLASSES), out_of_fold_logits(teacher, X, y, 3)
     expected = np.empty((150, 3))
-    for known, others in StratifiedKFold(3).split(X, y):
-        expected[others] = clone(teacher).fit(X[known], y[known]).predict_proba(X[others])
-    assert np.array_equal(by_heart.exp().numpy().round(3), np.eye(3)[y])  # nothing but the labels
+    for train, test in StratifiedKFold(3).split(X, y):
+        expected[test] = clone(teacher).fit(X[train], y[train]).predict_proba(X[test])
+    assert np.array_equal(fitted_on_all.exp().numpy().round(3), np.eye(3)[y])  # equal to the labels
     assert unseen.exp().numpy() == pytest.approx(np.maximum(expected, FLOOR), rel=1e-5)
     assert ((expected > 0.05) & (expected < 0.95)).any(axis=1).sum() > 10
 
 
-def test_columns_come_in_the_order_of_the_classes() -> None:
+def test_columns_follow_the_order_of_the_classes() -> None:
     teacher = Reversed().fit(X, y)
     assert teacher.classes_.tolist() == [2, 1, 0]
     logits = teacher_logits(teacher, X, X, CLASSES)
@@ -104,22 +104,22 @@ def test_columns_come_in_the_order_of_the_classes() -> None:
 
 
 @pytest.mark.parametrize("labels", [np.array([0, 1]), np.array([0, 1, 2, 3]), np.array(["0", "1", "2"])])
-def test_other_classes_are_refused(labels: Any) -> None:
+def test_other_classes_raise(labels: Any) -> None:
     teacher = LogisticRegression(max_iter=1000).fit(X, y)
     with pytest.raises(
-        ValueError, match=r"classes of the teacher must be those of y, \[.*\]\. Got \[0, 1, 2\] instead"
+        ValueError, match=r"classes of the teacher must be the classes of y, \[.*\]\. Got \[0, 1, 2\] instead"
     ):
         teacher_logits(teacher, X, X, labels)
 
 
-def test_margins_are_no_probabilities_and_the_error_says_what_helps() -> None:
+def test_a_classifier_without_probabilities_raises_with_a_remedy() -> None:
     with pytest.raises(ValueError, match=r"teacher must be .* with predict_proba\. Got LinearSVC\(\) .*Calibrated"):
         prepare_teacher(LinearSVC(), X, y, generator())
     fitted = prepare_teacher(CalibratedClassifierCV(LinearSVC()), X, y, generator())
     assert teacher_logits(fitted, X, X, CLASSES).shape == (150, 3)
 
 
-def test_a_network_is_asked_in_eval_mode_and_left_as_it_was() -> None:
+def test_a_network_runs_in_eval_mode_and_does_not_change() -> None:
     network = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
     before = [tensor.clone() for tensor in network.state_dict().values()]
     logits = teacher_logits(network, X, X, CLASSES)
@@ -133,18 +133,18 @@ def test_a_network_is_asked_in_eval_mode_and_left_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Linear(4, 2), r"the teacher's answers must be \[150, 3\], a column per class\. Got \[150, 2\] instead"),
+        (nn.Linear(4, 2), r"teacher logits must be \[150, 3\], one column per class\. Got \[150, 2\] instead"),
         (
             nn.Sequential(nn.Linear(4, 3), nn.Threshold(1e9, float("nan"))),
             "Got NaN or infinity in 150 of 150 rows, the first at row 0",
         ),
     ],
 )
-def test_answers_that_nobody_can_learn_from_are_refused(network: nn.Module, message: str) -> None:
+def test_network_logits_with_wrong_shape_or_nan_raise(network: nn.Module, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         teacher_logits(network, X, X, CLASSES)
 
 
-def test_a_networks_answers_come_in_the_order_of_the_rows() -> None:
+def test_network_logits_follow_the_order_of_the_rows() -> None:
     rows = torch.arange(1200.0).reshape(600, 2)
     assert torch.equal(network_logits(nn.Identity(), rows), rows)

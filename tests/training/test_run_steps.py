@@ -135,7 +135,7 @@ def test_kept_logits_are_verified_again(
         logits = teacher_logits("logits", teacher, digits)
         assert torch.equal(teacher_logits("logits", teacher, digits), logits)
         monkeypatch.setitem(SECRET, "shift", 1.0)
-        with pytest.raises(ValueError, match=r"the kept logits are refused: .* Use --fresh to collect them again"):
+        with pytest.raises(ValueError, match=r"cached logits are invalid: .* Use --fresh to collect them again"):
             teacher_logits("logits", teacher, digits)
 
 

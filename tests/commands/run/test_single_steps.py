@@ -110,7 +110,7 @@ def test_logits_that_are_not_the_teachers_are_refused(copy: Path, capsys: pytest
     assert kept.state is not None
     kept.write(kept.state | {"logits": kept.state["logits"].roll(1, dims=0)}, done=True)
     assert cli.main(["cache", "verify", f"--out={copy}"]) == 1
-    assert "teacher logits do not belong to their items" in capsys.readouterr().err
+    assert "teacher logits do not match their samples" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("cache", "info")])
