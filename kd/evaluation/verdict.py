@@ -1,4 +1,4 @@
-"""Did distillation help? One of four verdicts on paired seeds, by a rule stated before anyone looks."""
+"""Verdicts on whether distillation helps: one of four, from paired seeds and a rule fixed in advance."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ Verdict = Literal["helps", "hurts", "no difference larger than d", "inconclusive
 
 
 class Judgement(NamedTuple):
-    """A verdict and what it was read from.
+    """A verdict and the statistics that determine it.
 
-    ``interval`` has confidence 1 − ``level`` and alone decides "helps" and "hurts". ``inner`` has confidence
-    1 − 2 · ``inner_level``, and alone decides "no difference larger than d", where d is ``margin`` errors. For a single
-    method both levels are the given one and ``p`` is the paired t test's; among several, see ``judge_all``.
+    Attributes:
+        margin: equivalence margin d in errors.
+        interval: confidence interval at 1 − ``level``; it alone determines "helps" and "hurts".
+        level: significance level of ``interval``; equal to ``inner_level`` for a single method, else see ``judge_all``.
+        inner: confidence interval at 1 − 2 · ``inner_level``; it alone determines "no difference larger than d".
+        inner_level: significance level of each of the two one-sided tests.
+        p: p-value of the paired t test, Holm-adjusted for the number of methods.
+        methods: number of methods judged together.
     """
 
     verdict: Verdict
@@ -33,15 +38,22 @@ class Judgement(NamedTuple):
 
 
 def judge(pairs: Pairs, *, margin: float = 0.1, level: float = 0.05) -> Judgement:
-    """The verdict on one method. ``margin`` in percentage points of the test images, in (0, 100]; ``level`` below ½."""
+    """Judge one method.
+
+    Args:
+        margin: equivalence margin in percentage points of the test images, in (0, 100].
+        level: significance level in (0, 0.5).
+    """
     return judge_all({"method": pairs}, margin=margin, level=level)["method"]
 
 
 class Across(NamedTuple):
-    """A verdict over several teachers, and what it was read from; means and intervals in errors.
+    """A verdict across several teachers and its statistics; means, margin and intervals are in errors.
 
     Attributes:
-        level: of the interval, whose confidence is 1 − level.
+        means: mean difference under each teacher.
+        interval: confidence interval at 1 − ``level``.
+        inner: confidence interval at 1 − 2 · ``level``.
     """
 
     verdict: Verdict
@@ -54,16 +66,16 @@ class Across(NamedTuple):
 
 
 def judge_across(teachers: Sequence[Pairs], *, margin: float = 0.1, level: float = 0.05) -> Across:
-    """One verdict on a method under several teachers: each teacher counts once, by the mean difference of its pairs.
+    """Judge a method under several teachers. Each teacher counts once, with the mean difference of its pairs.
 
-    Students of one teacher share its luck, so more of them make its mean surer and no other teacher's. What speaks for
-    teachers in general is the number of teachers: the t interval has one degree of freedom less than there are.
+    Pairs of one teacher are not independent, so more pairs per teacher do not generalise to other teachers. The sample
+    size is the number of teachers: the t interval has that number minus one degrees of freedom.
 
     Args:
-        teachers: the pairs of each, at least two, all on the same number of test images.
+        teachers: pairs under each teacher, at least two, all with the same number of test images.
     """
-    require(len(teachers) >= 2, "teachers", len(teachers), "at least 2", "one teacher says nothing of others")
-    _require_rule(margin, level)
+    require(len(teachers) >= 2, "teachers", len(teachers), "at least 2", "one teacher does not generalise to others")
+    _require_valid_rule(margin, level)
     means = tuple(pairs.mean for pairs in teachers)
     errors = margin / 100 * teachers[0].images
     interval, inner = t_interval(means, level), t_interval(means, 2 * level)
@@ -71,34 +83,34 @@ def judge_across(teachers: Sequence[Pairs], *, margin: float = 0.1, level: float
 
 
 def judge_all(methods: Mapping[str, Pairs], *, margin: float = 0.1, level: float = 0.05) -> dict[str, Judgement]:
-    """The verdicts on several methods, such as share a control, with Holm's adjustment for their number.
+    """Judge several methods, for example with a shared control, with Holm's adjustment for their number M.
 
-    The smallest p-value is held against level / M, the next against level / (M − 1), and so on until one is not below
-    its level; that one and all after it are not rejected. Each method's interval has the level at which its own case
-    ended, so it excludes zero exactly where Holm rejects. These intervals decide; they do not jointly cover all M
-    differences. The claims of no difference are tested at level / M each. So with a probability of at least
-    1 − level no "helps" and no "hurts" is wrong, and with the same probability no "no difference larger than d".
+    The smallest p-value is compared with level / M, the next with level / (M − 1), and so on. The first one that is not
+    below its level and all larger ones are not rejected. The interval of each method has the level of the step that
+    settled it, so it excludes zero if and only if Holm's procedure rejects. The intervals have no joint coverage of all
+    M differences. Equivalence is tested at level / M per method (Bonferroni). Hence the probability of any wrong
+    "helps" or "hurts" is at most ``level``, and so is the probability of any wrong "no difference larger than d".
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure"; equivalence by two one-sided tests:
     Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power approach".
     """
-    _require_rule(margin, level)
+    _require_valid_rule(margin, level)
     p_values = [pairs.t_p for pairs in methods.values()]
-    adjusted, levels = holm(p_values), _levels(p_values, level)
-    judged = {}
-    for (name, pairs), p, own in zip(methods.items(), adjusted, levels, strict=True):
-        interval = t_interval(pairs.differences, own)
+    adjusted, levels = holm(p_values), _find_levels(p_values, level)
+    judgements = {}
+    for (name, pairs), p, outer_level in zip(methods.items(), adjusted, levels, strict=True):
+        interval = t_interval(pairs.differences, outer_level)
         inner = t_interval(pairs.differences, 2 * level / len(methods))
         errors = margin / 100 * pairs.images
         verdict = decide(interval, inner, errors)
-        judged[name] = Judgement(
-            verdict, pairs, errors, interval, own, inner, level / len(methods), p, methods=len(methods)
+        judgements[name] = Judgement(
+            verdict, pairs, errors, interval, outer_level, inner, level / len(methods), p, methods=len(methods)
         )
-    return judged
+    return judgements
 
 
 def decide(interval: Interval | None, inner: Interval | None, margin: float) -> Verdict:
-    """The rule. A difference that is shown is called one, however small; only then is it asked whether it is small."""
+    """Apply the decision rule. A significant difference takes precedence over equivalence, however small it is."""
     if interval and interval.high < 0:
         return "helps"
     if interval and interval.low > 0:
@@ -109,8 +121,8 @@ def decide(interval: Interval | None, inner: Interval | None, margin: float) -> 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the given order: below a level exactly where Holm's procedure rejects at it."""
-    steps = {p: p * _at_least(p, p_values) for p in p_values}
+    """Return Holm's adjusted p-values, in input order: below a level if and only if Holm's procedure rejects at it."""
+    steps = {p: p * _count_at_least(p, p_values) for p in p_values}
     return [min(1.0, max(step for q, step in steps.items() if q <= p)) for p in p_values]
 
 
@@ -118,56 +130,61 @@ def sentence(
     judgement: Judgement,
     *,
     method: str = "Distillation",
-    given: str = "this teacher, this split and this test set",
+    given: str = "this teacher, split and test set",
     noun: str = "images",
 ) -> str:
-    """One paragraph for people: the verdict, the difference with its interval, what was measured, what it holds for.
+    """Write one paragraph: the verdict, the difference with its interval, the sample size and the conditions.
 
     Args:
-        given: what all pairs had in common, and the verdict therefore does not speak beyond.
-        noun: what the items are called.
+        method: name of the method.
+        given: conditions shared by all pairs, beyond which the verdict does not generalise.
+        noun: word for the test samples.
     """
     pairs = judgement.pairs
-    seeds = f"{len(pairs.differences)} paired {_plural(len(pairs.differences), 'seed')}, {pairs.images:,} test {noun}"
-    parts = [f"{_headline(judgement, method)} {_difference(judgement, noun)}", _remark(judgement)]
-    return " ".join([*(part for part in parts if part), f"From {seeds}; given {given}."])
+    seeds = f"{len(pairs.differences)} paired {_pluralise(len(pairs.differences), 'seed')}"
+    sentences = [
+        f"{_write_headline(judgement, method)} {_describe_difference(judgement)}",
+        _write_remark(judgement),
+        f"Based on {seeds} and {pairs.images:,} test {noun}, given {given}.",
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def sentence_across(across: Across) -> str:
-    """One paragraph on a verdict over several teachers."""
-    margin = f"{across.margin:,g} {_plural(across.margin, 'error')}"
+    """Write one paragraph on a verdict across several teachers."""
+    margin = f"{across.margin:,g} {_pluralise(across.margin, 'error')}"
     headline = {
-        "helps": "Over teachers like these, distillation helps:",
-        "hurts": "Over teachers like these, distillation hurts:",
-        "no difference larger than d": f"Over teachers like these, no difference larger than {margin}:",
-        "inconclusive": "Over teachers like these: inconclusive;",
+        "helps": "Across teachers, distillation helps:",
+        "hurts": "Across teachers, distillation hurts:",
+        "no difference larger than d": f"Across teachers, distillation makes no difference larger than {margin}:",
+        "inconclusive": "Across teachers: inconclusive;",
     }[across.verdict]
     means = ", ".join(f"{mean:+,.1f}" for mean in across.means)
-    interval = _interval(across.interval, 1 - across.level)
+    interval = _format_interval(across.interval, 1 - across.level)
     return (
-        f"{headline} on average {across.mean:+,.1f} errors against the control ({interval}), from {len(across.means)} "
-        f"teachers that count once each: {means}; given this test set."
+        f"{headline} {across.mean:+,.1f} errors relative to the control on average ({interval}). "
+        f"Based on {len(across.means)} teachers with equal weight ({means}), given this test set."
     )
 
 
-def _require_rule(margin: float, level: float) -> None:
+def _require_valid_rule(margin: float, level: float) -> None:
     require(0 < margin <= 100, "margin", margin, "above 0 and at most 100 percentage points of the test images")
     require(0 < level < 0.5, "level", level, "above 0 and below 0.5")
 
 
-def _levels(p_values: Sequence[float], level: float) -> list[float]:
-    """The level at which Holm's procedure decides on each: its own step's, or that of the step it stopped at."""
-    kept = [p for p, adjusted in zip(p_values, holm(p_values), strict=True) if adjusted >= level]
-    return [level / _at_least(min(p, *kept) if kept else p, p_values) for p in p_values]
+def _find_levels(p_values: Sequence[float], level: float) -> list[float]:
+    """Return the level of the step of Holm's procedure that settles each p-value: its own step or the last one."""
+    not_rejected = [p for p, adjusted in zip(p_values, holm(p_values), strict=True) if adjusted >= level]
+    return [level / _count_at_least(min(p, *not_rejected) if not_rejected else p, p_values) for p in p_values]
 
 
-def _at_least(p: float, p_values: Sequence[float]) -> int:
-    """How many are not smaller: the divisor of the level at p's turn, the same for all that tie with it."""
+def _count_at_least(p: float, p_values: Sequence[float]) -> int:
+    """Count the p-values that are not smaller: Holm's divisor of the level at the step of p, equal for ties."""
     return sum(q >= p for q in p_values)
 
 
-def _headline(judgement: Judgement, method: str) -> str:
-    margin = f"{judgement.margin:,g} {_plural(judgement.margin, 'error')}"
+def _write_headline(judgement: Judgement, method: str) -> str:
+    margin = f"{judgement.margin:,g} {_pluralise(judgement.margin, 'error')}"
     return {
         "helps": f"{method} helps:",
         "hurts": f"{method} hurts:",
@@ -176,52 +193,52 @@ def _headline(judgement: Judgement, method: str) -> str:
     }[judgement.verdict]
 
 
-def _difference(judgement: Judgement, noun: str) -> str:
+def _describe_difference(judgement: Judgement) -> str:
     pairs = judgement.pairs
     if pairs.mean == 0:
-        return f"as many errors as the control on average ({_intervals(judgement)})."
+        return f"the same number of errors as the control on average ({_list_intervals(judgement)})."
     more = "more" if pairs.mean > 0 else "fewer"
-    share = f" and {abs(100 * pairs.relative):.1f} % of the control's" if pairs.relative is not None else ""
-    errors = f"{abs(pairs.mean):,.1f} errors {more} than the control on average ({_intervals(judgement)})"
-    return f"{errors}, which is {abs(pairs.points):.3g} percentage points of the {noun}{share}."
+    share = f" ({100 * pairs.relative:+.1f} % relative)" if pairs.relative is not None else ""
+    errors = f"{abs(pairs.mean):,.1f} {more} errors than the control on average ({_list_intervals(judgement)})"
+    return f"{errors}; error rate {pairs.points:+.3g} percentage points{share}."
 
 
-def _intervals(judgement: Judgement) -> str:
-    shown = [_interval(judgement.interval, 1 - judgement.level)]
+def _list_intervals(judgement: Judgement) -> str:
+    texts = [_format_interval(judgement.interval, 1 - judgement.level)]
     if judgement.verdict == "no difference larger than d":
-        shown.append(_interval(judgement.inner, 1 - 2 * judgement.inner_level))
+        texts.append(_format_interval(judgement.inner, 1 - 2 * judgement.inner_level))
     if judgement.methods > 1:
-        shown.append(f"p = {judgement.p:.2g}; adjusted for {judgement.methods} methods by Holm's procedure")
-    return "; ".join(shown)
+        texts.append(f"p = {judgement.p:.2g}, Holm-adjusted for {judgement.methods} methods")
+    return "; ".join(texts)
 
 
-def _interval(interval: Interval | None, confidence: float) -> str:
-    shown = f"{interval.low:+,.1f} to {interval.high:+,.1f}" if interval else "none"
-    return f"{100 * confidence:.4g} % interval {shown}"
+def _format_interval(interval: Interval | None, confidence: float) -> str:
+    bounds = f"{interval.low:+,.1f} to {interval.high:+,.1f}" if interval else "undefined"
+    return f"{100 * confidence:.4g} % CI {bounds}"
 
 
-def _remark(judgement: Judgement) -> str:
-    """What a reader would otherwise read into the verdict, or miss in it."""
+def _write_remark(judgement: Judgement) -> str:
+    """Return the power of an inconclusive comparison, a note on a significant but small difference, or nothing."""
     interval, margin = judgement.interval, judgement.margin
     if judgement.verdict == "inconclusive":
-        return _outlook(judgement)
+        return _describe_power(judgement)
     small = interval and -margin < interval.low and interval.high < margin
     if judgement.verdict != "no difference larger than d" and small:
-        return f"The difference is shown, and it is small: less than the {margin:,g} errors stated as negligible."
+        return f"The difference is significant but within the equivalence margin of {margin:,g} errors."
     return ""
 
 
-def _outlook(judgement: Judgement) -> str:
-    """Why the pairs do not decide, and how many would."""
+def _describe_power(judgement: Judgement) -> str:
+    """Explain why the pairs are inconclusive, and how many would be needed."""
     n, sd, margin = len(judgement.pairs.differences), judgement.pairs.sd, judgement.margin
     if sd is None:
-        return "One pair cannot tell: how much seeds differ is not seen in it."
+        return "The spread between seeds cannot be estimated from one pair."
     if sd == 0:
-        return f"All {n} differences are equal, so their spread is unknown; that takes more pairs."
-    visible, needed = detectable(n, sd, level=judgement.level), seeds_needed(margin, sd, level=judgement.level)
-    shown = f"With this spread, {n} pairs show a true difference of {visible:,.1f} errors in 80 % of cases"
-    return f"{shown}; for one of {margin:,g} errors it takes {needed:,}."
+        return f"All {n} differences are equal, so their spread is unknown; more pairs are needed."
+    smallest, needed = detectable(n, sd, level=judgement.level), seeds_needed(margin, sd, level=judgement.level)
+    detected = f"At this spread, {n} pairs detect a true difference of {smallest:,.1f} errors with 80 % power"
+    return f"{detected}; a difference of {margin:,g} takes {needed:,} pairs."
 
 
-def _plural(count: float, noun: str) -> str:
+def _pluralise(count: float, noun: str) -> str:
     return noun if count == 1 else f"{noun}s"

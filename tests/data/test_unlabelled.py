@@ -218,9 +218,8 @@ def test_the_verified_accuracy_counts_labelled_rows_only(digits: kd.ImageDataset
     sampled = np.random.default_rng(0).permutation(192)[:64]
     unseen = torch.ones(192, 1, dtype=torch.bool)
     unseen[sampled] = False
-    wrong = torch.where(
-        unseen, -cached.logits, cached.logits
-    )  # wrong rows are not sampled: only the accuracy reveals them
+    # The wrong rows are not sampled, so only the accuracy reveals them.
+    wrong = torch.where(unseen, -cached.logits, cached.logits)
     with pytest.raises(ValueError, match=r"\d\d\.\d% on all cached rows, but 100\.0% for the live teacher on 24"):
         kd.verify_logits(tiny_model(1), mixed, cached._replace(logits=wrong), sample=64)
 

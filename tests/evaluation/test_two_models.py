@@ -1,4 +1,4 @@
-"""The statistics agree with their formulas, written out here a second time with nothing but ``math``."""
+"""Statistics of two models match their formulas, written a second time with ``math``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def wrong_masks(shared: int, only_first: int, only_second: int, neither: int = 5
 
 
 def two_sided_tail(b: int, c: int) -> float:
-    """P(as lopsided as b against c, or more) when each of the b + c images is a fair coin."""
+    """Return the probability of a split at least as uneven as b : c in b + c fair coin tosses."""
     n = b + c
     tail = sum(math.comb(n, k) for k in range(min(b, c) + 1)) / float(2**n)
     return min(1.0, 2 * tail)
@@ -44,14 +44,14 @@ def test_mcnemar_is_the_exact_binomial_tail(shared: int, only_first: int, only_s
 @given(COUNTS, COUNTS, COUNTS)
 def test_swapping_the_networks_swaps_the_counts_and_keeps_the_p_value(shared: int, b: int, c: int) -> None:
     first, second = wrong_masks(shared, b, c)
-    one, other = mcnemar(first, second), mcnemar(second, first)
-    assert other[:2] == one[1::-1]
-    assert other.p_value == pytest.approx(one.p_value, rel=1e-12)
+    forward, swapped = mcnemar(first, second), mcnemar(second, first)
+    assert swapped[:2] == forward[1::-1]
+    assert swapped.p_value == pytest.approx(forward.p_value, rel=1e-12)
 
 
 @settings(max_examples=60)
 @given(st.integers(1, 20_000), st.floats(0, 1), st.sampled_from([0.9, 0.95, 0.99]))
-def test_the_numbers_are_those_of_scipy_stats(n: int, share: float, confidence: float) -> None:
+def test_the_interval_matches_scipy_stats(n: int, share: float, confidence: float) -> None:
     successes = round(share * n)
     expected = binomtest(successes, n).proportion_ci(confidence, method="wilson")
     assert proportion_interval(successes, n, confidence=confidence) == pytest.approx(tuple(expected), abs=1e-12)
@@ -65,14 +65,12 @@ def test_networks_that_err_on_the_same_images_do_not_differ(shared: int) -> None
 @pytest.mark.parametrize(
     ("errors", "other_errors", "shared", "p_value"), [(67, 74, 50, 0.35), (146, 74, 60, 8e-14), (74, 146, 60, 8e-14)]
 )
-def test_known_comparisons_have_their_known_p_value(
-    errors: int, other_errors: int, shared: int, p_value: float
-) -> None:
+def test_known_counts_have_their_known_p_value(errors: int, other_errors: int, shared: int, p_value: float) -> None:
     result = mcnemar(*wrong_masks(shared, errors - shared, other_errors - shared, neither=10_000))
     assert result.p_value == pytest.approx(p_value, rel=0.05)
 
 
-def test_predictions_on_different_numbers_of_images_are_refused() -> None:
+def test_predictions_on_different_numbers_of_images_raise() -> None:
     with pytest.raises(ValueError, match=r"same images.*\[3\] and \[4\]"):
         mcnemar(torch.zeros(3, dtype=torch.bool), torch.zeros(4, dtype=torch.bool))
 
@@ -108,21 +106,21 @@ def sentence(shared: int, only_control: int, only_distilled: int) -> str:
 @pytest.mark.parametrize(
     ("only_control", "only_distilled", "start"),
     [
-        (24, 17, "No difference shown:"),
-        (0, 0, "No difference shown:"),
+        (24, 17, "No significant difference:"),
+        (0, 0, "No significant difference:"),
         (86, 14, "The distilled student is better:"),
         (14, 86, "The distilled student is worse:"),
     ],
 )
-def test_the_verdict_says_what_was_shown_with_its_counts(only_control: int, only_distilled: int, start: str) -> None:
+def test_the_verdict_states_the_result_with_its_counts(only_control: int, only_distilled: int, start: str) -> None:
     text = sentence(1200, only_control, only_distilled)
     assert text.startswith(start)
     assert re.search("these two networks", text, re.IGNORECASE)
     for fact in (
         f"distilled student makes {1200 + only_distilled:,} errors",
         f"the control {1200 + only_control:,} ",
-        f"only the control is wrong on {only_control} images",
-        f"only the distilled student on {only_distilled};",
+        f"images that only the control gets wrong: {only_control},",
+        f"only the distilled student: {only_distilled};",
         f"p = {two_sided_tail(only_control, only_distilled):.2g}",
     ):
         assert fact in text
@@ -132,4 +130,4 @@ def test_the_verdict_says_what_was_shown_with_its_counts(only_control: int, only
 def test_the_verdict_changes_at_the_level() -> None:
     test = mcnemar(*wrong_masks(10, 20, 8))
     assert verdict(30, 18, test, level=test.p_value * 1.01).startswith("The distilled student is better")
-    assert verdict(30, 18, test, level=test.p_value).startswith("No difference shown")
+    assert verdict(30, 18, test, level=test.p_value).startswith("No significant difference")

@@ -1,4 +1,4 @@
-"""The verdict follows its stated rule, at its boundaries too, and is wrong as seldom as it says: simulated here."""
+"""Verdicts follow their rule, boundaries included; simulated error rates match the stated levels."""
 
 from __future__ import annotations
 
@@ -100,13 +100,13 @@ def test_swapped_arms_give_the_opposite_verdict(differences: list[int]) -> None:
 
 @examples
 @given(DIFFERENCES, st.sampled_from([0.01, 0.05, 0.2]))
-def test_the_verdict_is_the_rule_on_two_t_tests_and_a_p_value(differences: list[int], level: float) -> None:
-    """Written a second time from p-values instead of intervals: TOST is two one-sided tests against ± the margin."""
+def test_the_verdict_matches_a_rule_written_with_p_values(differences: list[int], level: float) -> None:
+    """The rule is written a second time with p-values: TOST is two one-sided tests against ± the margin."""
     judgement = judge(pairs_of(differences), level=level)
-    distinct, total = len(set(differences)) > 1, sum(differences)
+    has_spread, total = len(set(differences)) > 1, sum(differences)
     if t_test(differences) < level:
         assert judgement.verdict == ("helps" if total < 0 else "hurts")
-    elif distinct:
+    elif has_spread:
         inside = abs(total / len(differences)) < 10
         one_sided = [t_test([d + shift for d in differences]) / 2 for shift in (10, -10)]
         equivalent = inside and max(one_sided) < level
@@ -125,7 +125,7 @@ def holm_step_by_step(p_values: list[float], level: float) -> list[bool]:
 
 @examples
 @given(P_VALUES, st.sampled_from([0.011, 0.037, 0.06]))
-def test_holms_p_values_reject_what_his_steps_reject(p_values: list[float], level: float) -> None:
+def test_adjusted_p_values_match_a_stepwise_holm_procedure(p_values: list[float], level: float) -> None:
     assert [p < level for p in holm(p_values)] == holm_step_by_step(p_values, level)
 
 
@@ -137,11 +137,11 @@ def test_holm_by_hand() -> None:
 
 @examples
 @given(st.lists(DIFFERENCES, min_size=1, max_size=5))
-def test_among_several_methods_a_difference_is_shown_exactly_where_holm_rejects(several: list[list[int]]) -> None:
+def test_several_methods_differ_if_and_only_if_holm_rejects(several: list[list[int]]) -> None:
     methods = {str(index): pairs_of(differences) for index, differences in enumerate(several)}
-    judged = judge_all(methods)
+    judgements = judge_all(methods)
     rejected = holm_step_by_step([pairs.t_p for pairs in methods.values()], 0.05)
-    for judgement, reject in zip(judged.values(), rejected, strict=True):
+    for judgement, reject in zip(judgements.values(), rejected, strict=True):
         assert (judgement.verdict in {"helps", "hurts"}) == reject == (judgement.p < 0.05)
         assert judgement.interval == t_interval(judgement.pairs.differences, judgement.level)
         assert judgement.inner == t_interval(judgement.pairs.differences, 0.1 / len(several))
@@ -149,8 +149,8 @@ def test_among_several_methods_a_difference_is_shown_exactly_where_holm_rejects(
         assert judgement.p >= judgement.pairs.t_p
 
 
-def test_where_holm_stops_all_that_follow_stay_open_with_the_interval_of_that_step() -> None:
-    """Both p-values are below 0.05, neither is below 0.025: the second is not tested at 0.05 any more."""
+def test_all_methods_after_the_stop_of_holm_are_inconclusive() -> None:
+    """Both p-values are below 0.05, neither is below 0.025, so the second is never tested at 0.05."""
     several = {"one": pairs_of([-30, -6, -20, -9, -6]), "two": pairs_of([-30, -6, -21, -9, -4])}
     assert 0.025 < several["one"].t_p < several["two"].t_p < 0.05
     for judgement in judge_all(several).values():
@@ -167,7 +167,7 @@ def test_the_order_of_the_methods_does_not_matter(several: list[list[int]]) -> N
         assert judge_all({name: methods[name] for name in order}) == judge_all(methods)
 
 
-def test_one_method_alone_needs_no_adjustment_and_more_methods_ask_for_more() -> None:
+def test_a_single_method_is_not_adjusted() -> None:
     pairs = pairs_of([-30, -6, -20, -9, -12])
     alone = judge(pairs)
     assert (alone.verdict, alone.level, alone.inner_level, alone.p) == ("helps", 0.05, 0.05, pairs.t_p)
@@ -184,68 +184,68 @@ def test_one_method_alone_needs_no_adjustment_and_more_methods_ask_for_more() ->
         ({"level": 0.5}, r"level must be above 0 and below 0\.5.*Got 0\.5"),
     ],
 )
-def test_a_margin_or_level_that_is_none_is_refused(arguments: dict[str, float], message: str) -> None:
+def test_an_invalid_margin_or_level_raises(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         judge(pairs_of(HELPS), **arguments)
 
 
-GIVEN = "given this teacher, this split and this test set."
+GIVEN = "given this teacher, split and test set."
 
 
 @pytest.mark.parametrize(
     ("differences", "facts"),
     [
-        (HELPS, ["Distillation helps: 61.2 errors fewer", "0.612 percentage points", "30.6 % of the control's"]),
-        (HURTS, ["Distillation hurts: 61.2 errors more", "95 % interval +33.9 to +88.5"]),
-        ([-3, -4, -3, -2, -3], ["helps: 3.0 errors fewer", "it is small: less than the 10 errors"]),
-        (NONE, ["makes no difference larger than 10 errors: as many errors as", "; 90 % interval -1.5 to +1.5)"]),
-        (OPEN, ["Distillation: inconclusive; 11.0 errors more", "80 % of cases", "it takes"]),
-        ([-90], ["inconclusive", "95 % interval none", "One pair cannot tell", "From 1 paired seed,"]),
+        (HELPS, ["Distillation helps: 61.2 fewer errors", "error rate -0.612 percentage points (-30.6 % relative)."]),
+        (HURTS, ["Distillation hurts: 61.2 more errors", "95 % CI +33.9 to +88.5"]),
+        ([-3, -4, -3, -2, -3], ["helps: 3.0 fewer errors", "within the equivalence margin of 10 errors"]),
+        (NONE, ["makes no difference larger than 10 errors: the same number of errors", "; 90 % CI -1.5 to +1.5)"]),
+        (OPEN, ["Distillation: inconclusive; 11.0 more errors", "80 % power", "a difference of 10 takes"]),
+        ([-90], ["inconclusive", "95 % CI undefined", "from one pair", "on 1 paired seed and"]),
         ([-5, -5], ["inconclusive", "All 2 differences are equal", "more pairs"]),
     ],
 )
-def test_the_sentence_states_verdict_difference_and_what_it_holds_for(differences: list[int], facts: list[str]) -> None:
+def test_the_sentence_states_verdict_difference_and_conditions(differences: list[int], facts: list[str]) -> None:
     text = sentence(judge(pairs_of(differences)))
     for fact in (*facts, f"{len(differences)} paired seed", "10,000 test images", GIVEN):
         assert fact in text
     assert "\n" not in text
-    assert ("it is small" in text) == (differences == [-3, -4, -3, -2, -3])
+    assert ("equivalence margin" in text) == (differences == [-3, -4, -3, -2, -3])
 
 
-def test_an_open_case_says_what_so_many_pairs_would_show() -> None:
+def test_an_inconclusive_verdict_states_power_and_pairs_needed() -> None:
     pairs = pairs_of(OPEN)
     assert pairs.sd is not None
     text = sentence(judge(pairs))
-    assert f"5 pairs show a true difference of {detectable(5, pairs.sd):.1f} errors" in text
-    assert f"for one of 10 errors it takes {seeds_needed(10, pairs.sd):,}." in text
+    assert f"5 pairs detect a true difference of {detectable(5, pairs.sd):.1f} errors" in text
+    assert f"a difference of 10 takes {seeds_needed(10, pairs.sd):,} pairs." in text
 
 
-def test_a_sentence_among_several_methods_names_its_own_and_says_what_it_was_adjusted_for() -> None:
-    judged = judge_all({"Hints": pairs_of(HELPS), "Logits": pairs_of(NONE)})
-    text = sentence(judged["Hints"], method="Hints", given="one split and one test set")
+def test_a_sentence_on_several_methods_names_the_method_and_the_adjustment() -> None:
+    judgements = judge_all({"Hints": pairs_of(HELPS), "Logits": pairs_of(NONE)})
+    text = sentence(judgements["Hints"], method="Hints", given="one split and one test set")
     assert text.startswith("Hints helps:")
-    assert "97.5 % interval" in text
-    assert f"p = {judged['Hints'].p:.2g}; adjusted for 2 methods by Holm's procedure" in text
+    assert "97.5 % CI" in text
+    assert f"p = {judgements['Hints'].p:.2g}, Holm-adjusted for 2 methods" in text
     assert text.endswith("given one split and one test set.")
     assert "Holm" not in sentence(judge(pairs_of(HELPS)))
 
 
-def judged_row(row: rates.Floats) -> Judgement:
+def judge_row(row: rates.Floats) -> Judgement:
     return judge(pairs_of([int(d) for d in row]))
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 10])
 @pytest.mark.parametrize("spread", [1, 4, 15])
-def test_the_benchmark_judges_many_pairs_as_the_library_judges_each(n: int, spread: int) -> None:
+def test_the_vectorised_benchmark_matches_the_library(n: int, spread: int) -> None:
     rng = np.random.default_rng([n, spread])
     differences = rng.integers(-spread, spread + 1, (60, n)) + rng.integers(-12, 13, (60, 1))
-    found = rates.verdicts(differences.astype(np.float64), rates.MARGIN)
-    assert [rates.VERDICTS[index] for index in found] == [judged_row(row).verdict for row in differences]
+    indices = rates.verdicts(differences.astype(np.float64), rates.MARGIN)
+    assert [rates.VERDICTS[index] for index in indices] == [judge_row(row).verdict for row in differences]
 
 
 @pytest.mark.parametrize("scenario", ["normal, sd 20", "normal, sd 5", "counted errors, sd 24", "heavy tails, sd 20"])
 @pytest.mark.parametrize("n", [3, 10])
-def test_without_an_effect_one_in_forty_is_said_to_help_and_one_to_hurt(scenario: str, n: int) -> None:
+def test_the_error_rate_without_an_effect_is_one_in_forty_per_direction(scenario: str, n: int) -> None:
     helps, hurts, *_ = rates.shares(scenario, n, 0.0, 8_000)
     error = 4 * math.sqrt(0.025 * 0.975 / 8_000)
     assert max(helps, hurts) <= 0.025 + error
@@ -253,20 +253,20 @@ def test_without_an_effect_one_in_forty_is_said_to_help_and_one_to_hurt(scenario
 
 
 @pytest.mark.parametrize(("n", "effect"), [(3, 2.0), (5, 1.0), (10, 1.0)])
-def test_an_effect_is_seen_as_often_as_its_power_says(n: int, effect: float) -> None:
+def test_simulated_detection_rates_match_the_power(n: int, effect: float) -> None:
     helps, hurts, *_ = rates.shares("counted errors, sd 24", n, effect, 8_000)
     assert helps + hurts == pytest.approx(power(n, effect), abs=0.025)  # not quite normal, rounded, simulated
 
 
 @pytest.mark.parametrize(("scenario", "effect"), [("normal, sd 20", 0.5), ("normal, sd 5", 2.0)])
 @pytest.mark.parametrize("n", [3, 20])
-def test_a_difference_of_d_is_seldom_called_smaller(scenario: str, effect: float, n: int) -> None:
+def test_the_error_rate_of_equivalence_is_at_most_the_level(scenario: str, effect: float, n: int) -> None:
     assert effect * rates.SCENARIOS[scenario][0] == rates.MARGIN
     assert rates.shares(scenario, n, effect, 8_000)[2] <= 0.06
 
 
 @pytest.mark.parametrize("scenario", rates.SCENARIOS)
-def test_a_scenario_has_no_effect_of_its_own_and_the_spread_it_names(scenario: str) -> None:
+def test_scenarios_have_no_effect_and_the_documented_spread(scenario: str) -> None:
     differences = rates.simulate(scenario, 10, 0.0, 8_000)
     sd = rates.SCENARIOS[scenario][0]
     assert differences.mean() == pytest.approx(0, abs=4 * sd / math.sqrt(differences.size))
@@ -274,13 +274,13 @@ def test_a_scenario_has_no_effect_of_its_own_and_the_spread_it_names(scenario: s
     assert (differences == np.rint(differences)).all()
 
 
-def test_no_difference_in_few_items_is_no_claim_of_none() -> None:
+def test_no_difference_on_few_images_is_inconclusive() -> None:
     assert judge(pair_errors([1, 1], [1, 1], 36)).verdict == "inconclusive"  # d is 0.04 errors
     assert judge(pair_errors([1, 1], [1, 1], 10_000)).verdict == "no difference larger than d"
 
 
-def test_a_verdict_across_teachers_says_its_confidence_and_what_it_holds_for() -> None:
+def test_a_verdict_across_teachers_states_confidence_and_conditions() -> None:
     teachers = [pairs_of(differences) for differences in (HELPS, [-50, -61, -72, -55, -48])]
-    told = sentence_across(judge_across(teachers, level=0.01))
-    assert "99 % interval" in told
-    assert told.endswith("; given this test set.")
+    text = sentence_across(judge_across(teachers, level=0.01))
+    assert "99 % CI" in text
+    assert text.endswith("given this test set.")

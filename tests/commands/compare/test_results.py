@@ -194,10 +194,10 @@ def test_what_is_printed_ends_with_the_verdict(capsys: pytest.CaptureFixture[str
     assert "TOY RUN on 300 training images" in printed
     assert "label smoothing" in printed
     last = printed.rstrip().splitlines()[-1]
-    assert last.startswith("Distillation helps: 8.5 errors fewer than the control on average")
-    assert last.endswith("given this teacher, this split and this test set.")
+    assert last.startswith("Distillation helps: 8.5 fewer errors than the control on average")
+    assert last.endswith("given this teacher, split and test set.")
     across = verdict_lines(comparison(teachers=2))[-1]
-    assert across.startswith("Over teachers like these")
+    assert across.startswith("Across teachers")
 
 
 def test_how_many_pairs_it_takes_is_unknown_without_a_spread() -> None:

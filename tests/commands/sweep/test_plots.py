@@ -349,7 +349,7 @@ def test_a_documented_point_whose_loss_is_not_finite_is_an_error_that_names_it()
 
 
 def test_the_verdict_is_the_last_line_and_speaks_of_the_test_images() -> None:
-    assert "3 paired seeds, 10,000 test images; given this teacher" in lines(SWEEPS["default"]())[-1]
+    assert "3 paired seeds and 10,000 test images, given this teacher" in lines(SWEEPS["default"]())[-1]
 
 
 def test_the_screen_shows_the_best_points_and_always_those_of_a_role(capsys: pytest.CaptureFixture[str]) -> None:
