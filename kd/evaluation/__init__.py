@@ -1,1 +1,1 @@
-"""Numbers about predictions and models, and what they prove."""
+"""Metrics of predictions and models, and the statistics to compare them."""

@@ -1,4 +1,4 @@
-"""What teaching costs, what the same amount pays for without a teacher, and what a model costs where it is used."""
+"""Compute costs: of distillation, of an equally long training without a teacher, and of inference."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kd.types import Batch
 
 
 class TrainingCost(NamedTuple):
-    """Multiply-adds of training; those of the optimizer, the loss and validation are not counted.
+    """Multiply-adds of training, without the optimizer, the loss and validation.
 
     Attributes:
-        teacher: its whole training.
-        cache: its answers to all training images, as often as it is asked for them.
-        student: the whole training of one student, control or distilled.
-        epochs: of each of these trainings.
-        served: students that share the teacher and its answers, at least 1.
+        teacher: training of the teacher.
+        cache: inference of the teacher on training images.
+        student: training of one student, control or distilled.
+        epochs: of teacher and student.
+        served: number of students sharing the teacher and its logits, at least 1.
     """
 
     teacher: int
@@ -34,17 +34,17 @@ class TrainingCost(NamedTuple):
 
     @property
     def distilled(self) -> float:
-        """One distilled student and its share of the teacher."""
+        """Multiply-adds of one distilled student, including its share of the teacher."""
         return self.student + (self.teacher + self.cache) / self.served
 
     @property
     def longer_epochs(self) -> int:
-        """Epochs on the labels alone that take as many multiply-adds as ``distilled``, to the nearest."""
+        """Number of epochs on labels alone that cost the same as ``distilled``, rounded."""
         return round(self.epochs * self.distilled / self.student)
 
     @property
     def longer(self) -> float:
-        """The training of a student for ``longer_epochs``."""
+        """Multiply-adds of training a student for ``longer_epochs``."""
         return self.student * self.longer_epochs / self.epochs
 
 
@@ -60,30 +60,32 @@ def training_cost(
     views: int = 1,
     asked_at_each_step: bool = False,
 ) -> TrainingCost:
-    """Count both trainings on one batch of the training images, and scale up.
+    """Count the multiply-adds of one training batch for teacher and student, and extrapolate to the whole training.
 
     Args:
-        images: training images of an epoch.
-        labelled: those that the teacher was trained with, where the student has unlabelled ones as well.
-        views: of each image, that the teacher answers to once for all students.
-        asked_at_each_step: it answers in each epoch of each student instead, because its answers cannot be kept.
+        images: number of training images per epoch of a student.
+        served: number of students that share the teacher.
+        labelled: number of training images of the teacher, if fewer because students also get unlabelled images.
+        views: number of augmented views per image whose logits are cached.
+        asked_at_each_step: True if the teacher runs at every training step because its logits cannot be cached.
     """
-    seen = {teacher: epochs * (labelled or images), student: epochs * images}
+    samples_seen = {teacher: epochs * (labelled or images), student: epochs * images}
     training = [
-        round(training_multiply_adds(model, supervised, batch) / len(batch[0]) * items) for model, items in seen.items()
+        round(training_multiply_adds(model, supervised, batch) / len(batch[0]) * samples)
+        for model, samples in samples_seen.items()
     ]
-    asked = epochs * served if asked_at_each_step else views
-    inference = asked * images * count_multiply_adds(teacher, batch[0][:1])
+    passes = epochs * served if asked_at_each_step else views
+    inference = passes * images * count_multiply_adds(teacher, batch[0][:1])
     return TrainingCost(training[0], inference, training[1], epochs, served)
 
 
 class Footprint(NamedTuple):
-    """What a model takes where it is used.
+    """Inference cost of a model.
 
     Attributes:
-        multiply_adds: for one input.
-        bytes: of its weights file.
-        latency: of one input's answer, with a single thread.
+        multiply_adds: per input.
+        bytes: size of the weights file.
+        latency: of a batch of one on a single thread.
     """
 
     parameters: int
@@ -93,7 +95,7 @@ class Footprint(NamedTuple):
 
 
 def measure_footprint(model: nn.Module, example: Tensor) -> Footprint:
-    """Count, and time on this machine.
+    """Measure the inference cost of a model; latency depends on the machine.
 
     Args:
         example: [1, …], a batch of one.
@@ -107,11 +109,11 @@ def measure_footprint(model: nn.Module, example: Tensor) -> Footprint:
 
 
 class Saved(NamedTuple):
-    """The teacher's time that keeping its answers saves: without them each epoch of each student asks for all of them.
+    """Inference time saved by caching the logits of the teacher, compared with a pass per epoch and student.
 
     Attributes:
-        seconds: of one thread, which is what a student has, for the teacher's answers to all training images, once.
-        passes: that would have been needed: students times epochs.
+        seconds: for one pass over all training images on a single thread, like the students.
+        passes: number of passes without a cache: students × epochs.
     """
 
     seconds: float
@@ -119,22 +121,22 @@ class Saved(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Seconds saved: all passes but the one that is kept."""
+        """Seconds saved: all passes except the first, which fills the cache."""
         return self.seconds * (self.passes - 1)
 
 
-def saved(teacher: nn.Module, batch: Batch, *, images: int, students: int, epochs: int) -> Saved:
-    """Time the teacher on one batch, as the students see them, and scale up."""
-    once = measure_latency(teacher, batch[0]).median
-    return Saved(once * images / len(batch[0]), students * epochs)
+def measure_saving(teacher: nn.Module, batch: Batch, *, images: int, students: int, epochs: int) -> Saved:
+    """Time the teacher on one training batch of the students, and extrapolate to all passes."""
+    seconds = measure_latency(teacher, batch[0]).median
+    return Saved(seconds * images / len(batch[0]), students * epochs)
 
 
 class Cost(NamedTuple):
-    """All of it. Only ``training`` comes out the same each time; the rest has times in it.
+    """All costs of a comparison. Only ``training`` is reproducible; the rest contains measured times.
 
     Attributes:
-        models: ``teacher`` and ``student``.
-        saved: None where the teacher is asked at each step, or is only its answers.
+        models: keyed by ``teacher`` and ``student``.
+        saved: None if the teacher runs at every step or consists of cached logits only.
     """
 
     training: TrainingCost

@@ -1,4 +1,4 @@
-"""Fidelity: does the student do what its teacher does? Another question than whether it is right."""
+"""Fidelity: agreement of the outputs of a student with its teacher, whether correct or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kd.losses import kd_loss
 
 
 class Match(NamedTuple):
-    """How closely two networks match on a number of images.
+    """Agreement and divergence of two networks on a set of images.
 
     Attributes:
         images: at least 1.
@@ -28,7 +28,11 @@ class Match(NamedTuple):
 
 
 class Fidelity(NamedTuple):
-    """The match over all images and on those that the teacher has right, or wrong; None where there is none."""
+    """The match on all images, and by whether the teacher is right; None if there are no such images.
+
+    Attributes:
+        temperature: of the training, used for ``softened_kl``.
+    """
 
     temperature: float
     overall: Match
@@ -37,26 +41,25 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float) -> Fidelity:
-    """How closely a student matches its teacher.
+    """Measure how closely a student matches its teacher.
 
-    What a value is worth shows against two networks of which neither taught the other: the same function with a control
-    in the student's place, or with two controls of different seeds (the second then stands for the teacher).
+    As a baseline, use a control in place of the student, or two controls of different seeds: networks that were not
+    distilled from one another.
 
     Args:
-        student_logits: [N, K], finite, before any softmax; N ≥ 1, K ≥ 2.
-        teacher_logits: [N, K], likewise, for the same images in the same order.
+        student_logits, teacher_logits: [N, K], finite, for the same images in the same order; N ≥ 1, K ≥ 2.
         labels: [N], whole numbers in 0 … K − 1.
         temperature: T > 0 of the training, for ``softened_kl``.
 
     Raises:
-        ValueError: an argument is none of that.
+        ValueError: an argument is outside these ranges.
 
     Source: Stanton et al. 2021, "Does knowledge distillation really work?", arXiv:2106.05945: average top-1 agreement
-    and average predictive KL. The softened divergence and the split by the teacher's answer are additions.
+    and average predictive KL. The softened divergence and the split by correctness of the teacher are additions.
     """
     _require_pair(student_logits, teacher_logits)
     require_labels(labels, teacher_logits)
-    right = teacher_logits.detach().cpu().argmax(dim=1) == labels.cpu()
+    correct = teacher_logits.detach().cpu().argmax(dim=1) == labels.cpu()
 
     def match(mask: Tensor) -> Match:
         student, teacher = student_logits.detach().cpu()[mask], teacher_logits.detach().cpu()[mask]
@@ -65,17 +68,17 @@ def fidelity(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
 
     return Fidelity(
         temperature,
-        match(torch.ones_like(right)),
-        match(right) if right.any() else None,
-        match(~right) if not right.all() else None,
+        match(torch.ones_like(correct)),
+        match(correct) if correct.any() else None,
+        match(~correct) if not correct.all() else None,
     )
 
 
 def agreement(first_logits: Tensor, second_logits: Tensor) -> float:
-    """Share of images, in [0, 1], for which two networks name the same class (the first of equal logits).
+    """Return the share of images, in [0, 1], for which two networks predict the same class (the first one on ties).
 
     Args:
-        first_logits, second_logits: [N, K] for the same images in the same order; which is which does not matter.
+        first_logits, second_logits: [N, K] for the same images in the same order. The function is symmetric.
     """
     _require_pair(first_logits, second_logits)
     same = first_logits.detach().cpu().argmax(dim=1) == second_logits.detach().cpu().argmax(dim=1)
@@ -83,19 +86,19 @@ def agreement(first_logits: Tensor, second_logits: Tensor) -> float:
 
 
 def mean_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> float:
-    """Mean over the images of KL(p_teacher ‖ p_student) in nats, both softened by T: ≥ 0, and 0 if they are equal.
+    """Return the mean over images of KL(p_teacher ‖ p_student) in nats, both softened by T: ≥ 0, and 0 if equal.
 
-    It is ``kd_loss`` in float64 without the factor T², which balances gradients and means nothing in a measure. It
-    shrinks as T grows, in the end as 1/T², because everything softened looks alike: compare at one T only.
+    This is ``kd_loss`` in float64 without the factor T², which only balances gradients. It shrinks as T grows, in the
+    limit as 1/T², because softened probabilities become uniform: compare values at the same T only.
     """
     _require_pair(student_logits, teacher_logits)
     student, teacher = student_logits.detach().cpu().double(), teacher_logits.detach().cpu().double()
     loss = float(kd_loss(student, teacher, temperature=temperature))
-    return max(0.0, loss / temperature**2)  # rounding may take the sum of a tiny divergence below 0
+    return max(0.0, loss / temperature**2)  # rounding can make a tiny divergence negative
 
 
 def _require_pair(first: Tensor, second: Tensor) -> None:
     require_logits("the first network's logits", first)
     require_logits("the second network's logits", second)
     shapes = [list(first.shape), list(second.shape)]
-    require(shapes[0] == shapes[1], "the logits of two networks", shapes, "of one shape", "the same images and classes")
+    require(shapes[0] == shapes[1], "logits of both networks", shapes, "equal in shape", "the same images and classes")

@@ -1,4 +1,4 @@
-"""How long an answer takes: a single input through one model, as it is asked where it is used, or a batch of them."""
+"""Inference latency of a model, for a single input or a batch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from kd.devices import using_threads
 from kd.models.inference import device_of, evaluating
 
-SECONDS = 0.3  # that measuring one model may take
-WARM_UP, MOST = 20, 1000  # calls before the clock counts, and calls that are timed at most
-_FEWEST = 3  # timed even where one call takes longer than all the time there is
+SECONDS = 0.3  # time budget of one measurement
+WARM_UP, MOST = 20, 1000  # maximum number of warm-up calls and of timed calls
+_FEWEST = 3  # minimum number of timed calls, even if they exceed the budget
 
 
 class Latency(NamedTuple):
-    """Wall time from an input, or a batch, on the model's device to the answer on the CPU.
+    """Wall time from inputs on the device of the model to outputs on the CPU.
 
     Attributes:
-        median, p90: in seconds; nine calls of ten are no slower than p90.
-        calls: how many were timed.
-        threads: that torch could use.
-        device: where the model is.
+        median, p90: median and 90th percentile in seconds.
+        calls: number of timed calls.
+        threads: number of threads available to torch.
+        device: of the model.
     """
 
     median: float
@@ -36,38 +36,37 @@ class Latency(NamedTuple):
 
 
 def measure_latency(model: nn.Module, example: Tensor, *, threads: int = 1, seconds: float = SECONDS) -> Latency:
-    """Time the model's answers to the example, one call after the other, in eval mode without gradient.
+    """Time consecutive forward passes in eval mode without gradient.
 
-    A single image gives several threads little to do, and waiting for each other is what they then do; one thread also
-    is what stays comparable between machines. The number of threads is as before afterwards.
+    The default is one thread: a single image is too little work for several, and results of one thread are easier to
+    compare between machines. The previous number of threads is restored afterwards.
 
     Args:
-        example: [N, …]; a batch of one is what is usually meant.
+        example: [N, …], usually a batch of one.
         threads: at least 1.
-        seconds: after so many no further call is begun, above 0; 200 calls and more fit into the usual 0.3 s unless one
-            takes longer than a millisecond.
+        seconds: time budget, above 0; no call starts after it. The default of 0.3 s fits 200 calls of 1 ms.
     """
     inputs = example.to(device_of(model))
     with using_threads(threads), evaluating(model), torch.no_grad():
-        # To the CPU: on a GPU a call returns before its work is done, and its answer is what is waited for.
-        times = _times(lambda: model(inputs).cpu(), seconds)
+        # GPU calls return before the work is done; copying the output to the CPU waits for it.
+        times = _time_calls(lambda: model(inputs).cpu(), seconds)
     p90 = sorted(times)[-(-9 * len(times) // 10) - 1]
     return Latency(statistics.median(times), p90, len(times), threads, str(device_of(model)))
 
 
-def _times(call: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds of each timed call: the warm-up takes a quarter of the time at most, and the first call always."""
-    started = time.perf_counter()
+def _time_calls(call: Callable[[], object], seconds: float) -> list[float]:
+    """Return the seconds of each call after a warm-up of at least one call and at most a quarter of the budget."""
+    start = time.perf_counter()
     for _ in range(WARM_UP):
         call()
-        if time.perf_counter() - started > seconds / 4:
+        if time.perf_counter() - start > seconds / 4:
             break
     times: list[float] = []
     while len(times) < MOST:
-        begun = time.perf_counter()
+        call_start = time.perf_counter()
         call()
-        ended = time.perf_counter()
-        times.append(ended - begun)
-        if ended - started > seconds and len(times) >= _FEWEST:
+        call_end = time.perf_counter()
+        times.append(call_end - call_start)
+        if call_end - start > seconds and len(times) >= _FEWEST:
             break
     return times

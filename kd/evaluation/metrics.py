@@ -1,4 +1,4 @@
-"""Numbers about predictions and models."""
+"""Confusion matrix and number of parameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
-    """[K, K] counts: row = true class, column = predicted class."""
+    """Return counts [K, K]: row = true class, column = predicted class."""
     classes = logits.shape[1]
     return torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2).reshape(classes, classes)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of values in the model's parameters, frozen ones included."""
+    """Return the number of scalar parameters, including frozen ones."""
     return sum(parameter.numel() for parameter in model.parameters())

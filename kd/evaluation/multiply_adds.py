@@ -1,7 +1,7 @@
-"""What a model computes: the multiply-adds of its matrix products, convolutions and attention, counted as they run.
+"""Multiply-adds of matrix products, convolutions and attention, counted while a model runs.
 
-torch has a counter too (``torch.utils.flop_counter``). It leaves out attention on a CPU, and loads torch.compile and
-triton: 165 MB and a second, at the end of every run. Tests hold this one against it.
+PyTorch's own counter (``torch.utils.flop_counter``) misses attention on a CPU and imports torch.compile and triton,
+which costs 165 MB and a second per run. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _aten = torch.ops.aten
 
 
 class MultiplyAdds(TorchDispatchMode):
-    """Counts inside its block, forward and backward, on any device.
+    """Context manager that counts the multiply-adds of forward and backward passes on any device.
 
     Attributes:
-        total: so far.
+        total: multiply-adds so far.
     """
 
     supports_higher_order_operators = True
@@ -36,23 +36,23 @@ class MultiplyAdds(TorchDispatchMode):
         self.total: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        answer = func(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
         count = _COUNTS.get(getattr(func, "overloadpacket", func))
         self.total += count(args) if count else 0
-        return answer
+        return output
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # torch would import its compiler to mark this class as not to be compiled
+    def _should_skip_dynamo(cls) -> bool:  # otherwise torch imports its compiler just to exclude this class
         return False
 
 
-def _product(first: int) -> Callable[[Sequence[Any]], int]:
-    """Of the matrices [..., M, K] and [..., K, N] that stand at this place of the arguments."""
+def _count_product(first: int) -> Callable[[Sequence[Any]], int]:
+    """Return a counter of products of [..., M, K] and [..., K, N], which are arguments ``first`` and ``first + 1``."""
     return lambda args: args[first].numel() * args[first + 1].shape[-1]
 
 
-def _convolution(args: Sequence[Any]) -> int:
-    """Of (inputs, weight, bias, stride, padding, dilation, transposed, …)."""
+def _count_convolution(args: Sequence[Any]) -> int:
+    """Count a convolution with arguments (inputs, weight, bias, stride, padding, dilation, transposed, …)."""
     inputs, weight, _, stride, padding, dilation, transposed = args[:7]
     if transposed:
         return int(inputs[:, 0].numel() * weight.numel())
@@ -61,14 +61,22 @@ def _convolution(args: Sequence[Any]) -> int:
     return int(len(inputs) * pixels * weight.numel())
 
 
-def _convolution_backward(args: Sequence[Any]) -> int:
-    """Of (gradient, inputs, weight, bias sizes, stride, …, mask): as much for each of two gradients as forward."""
+def _count_convolution_backward(args: Sequence[Any]) -> int:
+    """Count a backward pass with arguments (gradient, inputs, weight, bias sizes, stride, …, mask).
+
+    The gradients of inputs and weight, if requested by the mask, cost the same as the forward pass each.
+    """
     mask: Sequence[bool] = args[-1]
-    return _convolution([args[1], args[2], None, *args[4:8]]) * sum(mask[:2])
+    return _count_convolution([args[1], args[2], None, *args[4:8]]) * sum(mask[:2])
 
 
-def _attention(first: int, *, of_keys: int, of_values: int) -> Callable[[Sequence[Any]], int]:
-    """Of queries [..., S, D], keys [..., T, D] and values [..., T, V] that stand at this place, by products of each."""
+def _count_attention(first: int, *, of_keys: int, of_values: int) -> Callable[[Sequence[Any]], int]:
+    """Return a counter of attention with queries [..., S, D], keys [..., T, D] and values [..., T, V].
+
+    Args:
+        first: position of the queries in the arguments, followed by keys and values.
+        of_keys, of_values: number of matrix products of the size of queries × keys and of scores × values.
+    """
 
     def count(args: Sequence[Any]) -> int:
         queries, keys, values = args[first : first + 3]
@@ -77,42 +85,45 @@ def _attention(first: int, *, of_keys: int, of_values: int) -> Callable[[Sequenc
     return count
 
 
-def _named(names: Sequence[str], count: Callable[[Sequence[Any]], int]) -> dict[Any, Callable[[Sequence[Any]], int]]:
-    """For those of torch's operations that this version of it has."""
+def _map_operations(
+    names: Sequence[str], count: Callable[[Sequence[Any]], int]
+) -> dict[Any, Callable[[Sequence[Any]], int]]:
+    """Map operations to their counter, skipping operations missing in the installed torch."""
     return {getattr(_aten, name): count for name in names if hasattr(_aten, name)}
 
 
 _KERNELS = [f"_scaled_dot_product_{kernel}_attention" for kernel in ("flash", "efficient", "cudnn")]
 _COUNTS: Mapping[Any, Callable[[Sequence[Any]], int]] = {
-    **_named(["mm", "bmm", "_int_mm"], _product(0)),
-    **_named(["addmm", "baddbmm"], _product(1)),
-    **_named(["convolution", "_convolution"], _convolution),
-    **_named(["convolution_backward"], _convolution_backward),
-    # Forward: scores and answers. Backward: scores once more, the gradients of scores and values, queries and keys.
-    **_named([*_KERNELS, f"{_KERNELS[0]}_for_cpu"], _attention(0, of_keys=1, of_values=1)),
-    **_named(
-        [f"{name}_backward" for name in (*_KERNELS, f"{_KERNELS[0]}_for_cpu")], _attention(1, of_keys=3, of_values=2)
+    **_map_operations(["mm", "bmm", "_int_mm"], _count_product(0)),
+    **_map_operations(["addmm", "baddbmm"], _count_product(1)),
+    **_map_operations(["convolution", "_convolution"], _count_convolution),
+    **_map_operations(["convolution_backward"], _count_convolution_backward),
+    # Forward: scores and outputs. Backward: scores again, then gradients of scores, values, queries and keys.
+    **_map_operations([*_KERNELS, f"{_KERNELS[0]}_for_cpu"], _count_attention(0, of_keys=1, of_values=1)),
+    **_map_operations(
+        [f"{name}_backward" for name in (*_KERNELS, f"{_KERNELS[0]}_for_cpu")],
+        _count_attention(1, of_keys=3, of_values=2),
     ),
 }
 
 
 def training_multiply_adds(model: nn.Module, objective: Objective, batch: Batch) -> int:
-    """Multiply-add operations of one training step on a batch, forward and backward; the optimizer's are not counted.
+    """Count the multiply-adds of the forward and backward pass on a batch, without the optimizer.
 
-    The model's gradients are left as they were.
+    The gradients stored in the model do not change.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = device_of(model)
     counter = MultiplyAdds()
     with evaluating(model), counter:
         _, terms = objective(model, tuple(tensor.to(device) for tensor in batch))
-        if trained:
-            torch.autograd.grad(functools.reduce(operator.add, terms.values()), trained)
+        if parameters:
+            torch.autograd.grad(functools.reduce(operator.add, terms.values()), parameters)
     return counter.total
 
 
 def count_multiply_adds(model: nn.Module, example: Tensor) -> int:
-    """Multiply-add operations of one forward pass on a batch of examples: products, convolutions and attention."""
+    """Count the multiply-adds of one forward pass on a batch of examples."""
     counter = MultiplyAdds()
     with evaluating(model), torch.no_grad(), counter:
         model(example.to(device_of(model)))

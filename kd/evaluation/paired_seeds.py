@@ -1,4 +1,4 @@
-"""Paired seeds: what the errors of N controls and N distilled students, on one test set, say about their difference."""
+"""Paired tests and confidence intervals for the errors of N controls and N distilled students on one test set."""
 
 from __future__ import annotations
 
@@ -14,25 +14,31 @@ from kd.checks import require
 
 
 class Interval(NamedTuple):
-    """From low to high, in errors; a difference below zero is in favour of the distilled students."""
+    """An interval in errors; differences below zero favour the distilled students."""
 
     low: float
     high: float
 
 
 class Arm(NamedTuple):
-    """The errors of one arm: their mean and standard deviation over the seeds (None for a single seed)."""
+    """Mean and standard deviation (None for a single seed) of the errors of one arm over the seeds."""
 
     mean: float
     sd: float | None
 
 
 class Pairs(NamedTuple):
-    """N pairs on a test set of ``images`` images. Errors are counts, differences distilled − control, in pair order.
+    """Statistics of N pairs of students. Errors are counts; differences are distilled − control.
 
-    ``mean`` and ``sd`` are those of the differences, ``points`` is the mean in percentage points of the images, and
-    ``relative`` the mean as a share of the control's (None for a control without errors). ``interval`` is the 95 % t
-    interval, the one that decides; ``bootstrap`` and the three two-sided p-values stand beside it.
+    Attributes:
+        images: number of test images.
+        differences: in the order of the pairs.
+        mean, sd: of the differences; ``sd`` is None for a single pair.
+        points: the mean difference in percentage points of the images.
+        relative: the mean difference as a share of the mean of the control; None if that is 0.
+        interval: 95 % t interval, the only one that determines a verdict.
+        bootstrap: 95 % percentile bootstrap interval.
+        t_p, wilcoxon_p, sign_p: two-sided p-values.
     """
 
     images: int
@@ -51,23 +57,27 @@ class Pairs(NamedTuple):
 
 
 def pair_errors(control: Sequence[int], distilled: Sequence[int], images: int) -> Pairs:
-    """All numbers about N pairs; entry i of both is the number of errors of seed i on the same ``images`` images.
+    """Return the statistics of N pairs of students on the same test images.
+
+    Args:
+        control, distilled: numbers of errors; entry i of both belongs to seed i.
+        images: number of test images.
 
     Raises:
         ValueError: no pair, unequal lengths, or an entry that is not a whole number from 0 to ``images``.
     """
     _require_pairs(control, distilled, images)
-    differences = tuple(int(ours) - int(theirs) for theirs, ours in zip(control, distilled, strict=True))
-    mean, arm = fmean(differences), _arm(control)
+    differences = tuple(int(errors) - int(base) for base, errors in zip(control, distilled, strict=True))
+    mean, control_arm = fmean(differences), _summarise(control)
     return Pairs(
         images=images,
-        control=arm,
-        distilled=_arm(distilled),
+        control=control_arm,
+        distilled=_summarise(distilled),
         differences=differences,
         mean=mean,
-        sd=_arm(differences).sd,
+        sd=_summarise(differences).sd,
         points=100 * mean / images,
-        relative=mean / arm.mean if arm.mean else None,
+        relative=mean / control_arm.mean if control_arm.mean else None,
         interval=t_interval(differences),
         bootstrap=bootstrap_interval(differences),
         t_p=t_test(differences),
@@ -77,44 +87,45 @@ def pair_errors(control: Sequence[int], distilled: Sequence[int], images: int) -
 
 
 def t_interval(differences: Sequence[float], level: float = 0.05) -> Interval | None:
-    """The paired t interval of the mean difference, with confidence 1 − ``level``; None where the pairs give none.
+    """Return the paired t interval of the mean difference with confidence 1 − ``level``; None if it is undefined.
 
-    One pair has no spread. Neither have pairs that all differ by the same count: t would call them certain, although
-    counts repeat by chance. If that count is not zero, the interval is the exact one from the smallest to the largest
-    difference, where the sign test grants it (six pairs for 95 %), and else None. If it is zero, the interval reaches
-    as far as a true difference may be and yet show nothing in n pairs with a probability of ``level`` / 2:
-    log(2 / ``level``) / n errors, the "rule of three". (Of counts of rare events that differ by δ in the mean, a pair
-    is equal with a probability of at most e^−δ.)
+    It is undefined for a single pair. If all differences are equal, the t interval would have length 0, although
+    counts repeat by chance. Two rules replace it then. For a difference other than zero, the interval is the single
+    point if the sign test rejects at ``level`` (six pairs for 95 %), else None. For zero, it is
+    ±log(2 / ``level``) / n errors, the "rule of three": a larger true difference shows no difference in n pairs with a
+    probability below ``level`` / 2. (If counts of rare events differ by δ in the mean, a pair is equal with a
+    probability of at most e^−δ.)
     """
     n, mean = len(differences), fmean(differences)
     if n < 2:
         return None
-    if _all_equal(differences):
+    if _are_equal(differences):
         if mean == 0:
-            unseen = math.log(2 / level) / n
-            return Interval(-unseen, unseen)
+            bound = math.log(2 / level) / n
+            return Interval(-bound, bound)
         return Interval(mean, mean) if t_test(differences) < level else None
     half = float(t.isf(level / 2, n - 1)) * stdev(differences) / n**0.5
     return Interval(mean - half, mean + half)
 
 
 def t_test(differences: Sequence[float]) -> float:
-    """The two-sided p-value of the paired t test: below a level exactly where the interval of that level excludes zero.
+    """Return the two-sided p-value of the paired t test.
 
-    Where the differences have no spread it is the sign test's, as in ``t_interval``; 1 for a single pair.
+    It is below a level if and only if ``t_interval`` at this level excludes zero. If all differences are equal, it is
+    the p-value of the sign test; for a single pair, it is 1.
     """
     n = len(differences)
-    if n < 2 or _all_equal(differences):
+    if n < 2 or _are_equal(differences):
         return sign_test(differences)
     return float(2 * t.sf(abs(fmean(differences)) / (stdev(differences) / n**0.5), n - 1))
 
 
 def bootstrap_interval(differences: Sequence[int], level: float = 0.05) -> Interval | None:
-    """The percentile bootstrap interval of the mean difference, exactly: no resample is drawn; None for a single pair.
+    """Return the exact percentile bootstrap interval of the mean difference; None for a single pair.
 
-    The sum of N draws from N whole numbers has the N-fold convolution of their histogram as its distribution.
-    Percentile and not BCa, because BCa takes a skewness from the few differences there are. With few pairs it is too
-    narrow (docs/statistics.md measures how much), which is one reason why it does not decide.
+    No resamples are drawn: the sum of N draws from N whole numbers is distributed as the N-fold convolution of their
+    histogram. Percentile rather than BCa, because BCa estimates a skewness, here from few differences. With few pairs
+    the interval is too narrow (measured in docs/statistics.md), which is why it does not determine the verdict.
 
     Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
     """
@@ -124,42 +135,44 @@ def bootstrap_interval(differences: Sequence[int], level: float = 0.05) -> Inter
     share = np.bincount(np.subtract(differences, lowest)) / n
     size = (len(share) - 1) * n + 1
     sums = np.fft.irfft(np.fft.rfft(share, size) ** n, size)
-    outside = level / 2 - 1e-9  # the transform rounds; a tail of exactly level / 2 must not depend on that
-    low = int(np.argmax(np.cumsum(sums) >= outside))
-    high = size - 1 - int(np.argmax(np.cumsum(sums[::-1]) >= outside))
+    tail = level / 2 - 1e-9  # tolerance for the rounding of the FFT if a tail is exactly level / 2
+    low = int(np.argmax(np.cumsum(sums) >= tail))
+    high = size - 1 - int(np.argmax(np.cumsum(sums[::-1]) >= tail))
     return Interval(lowest + low / n, lowest + high / n)
 
 
 def sign_test(differences: Sequence[float]) -> float:
-    """The two-sided p-value of the exact sign test. Pairs that do not differ say nothing and are left out."""
+    """Return the two-sided p-value of the exact sign test; equal pairs are dropped."""
     fewer, more = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
     return float(binomtest(fewer, fewer + more).pvalue) if fewer + more else 1.0
 
 
 def wilcoxon_test(differences: Sequence[int]) -> float:
-    """The two-sided p-value of Wilcoxon's signed-rank test, exact also where differences tie.
+    """Return the two-sided p-value of Wilcoxon's signed-rank test, exact even with ties.
 
-    Pairs that do not differ are left out, ties share their mean rank, and all 2^N choices of signs count as equally
-    likely. Under five per cent from six pairs on. By hand, because scipy is exact only where nothing ties.
+    Equal pairs are dropped, ties share their mean rank, and all 2^N sign assignments are equally likely. It takes six
+    pairs to get below 0.05. Implemented here because scipy is exact only without ties.
 
     Source: Wilcoxon 1945, "Individual comparisons by ranking methods"; with ties, Hollander and Wolfe, section 3.1.
     """
-    moved = [d for d in differences if d]
-    ranks = np.rint(2 * rankdata(np.abs(moved))).astype(int)  # mean ranks are halves; doubled, they are whole
-    share = np.ones(1)  # of the choices of signs, by the sum of the positive ranks
+    nonzero = [d for d in differences if d]
+    ranks = np.rint(2 * rankdata(np.abs(nonzero))).astype(int)  # mean ranks are multiples of ½; doubled, they are whole
+    share = np.ones(1)  # share of sign assignments by the sum of positive ranks
     for rank in ranks:
         share = (np.pad(share, (0, rank)) + np.pad(share, (rank, 0))) / 2
-    observed = int(ranks[np.greater(moved, 0)].sum())
+    observed = int(ranks[np.greater(nonzero, 0)].sum())
     tail = min(share[: observed + 1].sum(), share[observed:].sum())
     return min(1.0, 2 * float(tail))
 
 
-def _all_equal(differences: Sequence[float]) -> bool:
+def _are_equal(differences: Sequence[float]) -> bool:
     return min(differences) == max(differences)
 
 
-def _arm(errors: Sequence[int]) -> Arm:
-    counts = [int(count) for count in errors]  # statistics rounds to the type it is given, numpy's integers included
+def _summarise(errors: Sequence[int]) -> Arm:
+    counts = [
+        int(count) for count in errors
+    ]  # statistics returns the type of its input: numpy integers would be rounded
     return Arm(fmean(counts), stdev(counts) if len(counts) > 1 else None)
 
 
@@ -168,15 +181,17 @@ def _require_pairs(control: Sequence[int], distilled: Sequence[int], images: int
     require(len(control) >= 1, "control", control, "the errors of at least one seed")
     same = len(distilled) == len(control)
     allowed = f"{len(control)}, the number of control seeds, in the same order"
-    require(same, "the number of distilled seeds", len(distilled), allowed, "leave out a seed in both arms or in none")
+    require(
+        same, "the number of distilled seeds", len(distilled), allowed, "drop a seed from both arms or from neither"
+    )
     for name, arm in (("control", control), ("distilled", distilled)):
         for index, errors in enumerate(arm):
-            whole = float(errors).is_integer() and 0 <= errors <= images
-            require(whole, f"{name}[{index}]", errors, f"a whole number of errors from 0 to {images:,}")
+            valid = float(errors).is_integer() and 0 <= errors <= images
+            require(valid, f"{name}[{index}]", errors, f"a whole number of errors from 0 to {images:,}")
 
 
 class Spread(NamedTuple):
-    """Mean and standard deviation of n numbers; no deviation for one."""
+    """Mean and standard deviation of n numbers; ``sd`` is None for n = 1."""
 
     mean: float
     sd: float | None
@@ -184,5 +199,5 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The mean and standard deviation of at least one number."""
+    """Return the mean and standard deviation of at least one number."""
     return Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))

@@ -1,4 +1,4 @@
-"""Fidelity: agreement and divergence by hand and by loops, their symmetries, and the split by the teacher's answer."""
+"""Fidelity metrics match loops and values by hand; symmetries; the split by correctness of the teacher."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def networks(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return student, teacher, torch.randint(0, classes, (images,), generator=random)
 
 
-def looped_kl(student: Tensor, teacher: Tensor, temperature: float) -> float:
+def compute_kl_by_loop(student: Tensor, teacher: Tensor, temperature: float) -> float:
     """Σ_k p_k · (ln p_k − ln q_k) of softened probabilities, averaged, with nothing but ``math``."""
 
     def log_softmax(row: list[float]) -> list[float]:
@@ -42,7 +42,7 @@ def looped_kl(student: Tensor, teacher: Tensor, temperature: float) -> float:
     return total / len(student)
 
 
-def looped_agreement(first: Tensor, second: Tensor) -> float:
+def compute_agreement_by_loop(first: Tensor, second: Tensor) -> float:
     rows = list(zip(first.tolist(), second.tolist(), strict=True))
     return sum(a.index(max(a)) == b.index(max(b)) for a, b in rows) / len(rows)
 
@@ -71,27 +71,32 @@ def test_four_images_worked_by_hand() -> None:
 
 @exactly
 @given(networks(), temperatures)
-def test_every_value_is_its_loop_over_its_own_images(data: tuple[Tensor, Tensor, Tensor], temperature: float) -> None:
+def test_every_metric_matches_a_loop_over_its_images(data: tuple[Tensor, Tensor, Tensor], temperature: float) -> None:
     student, teacher, labels = data
     result = fidelity(student, teacher, labels, temperature=temperature)
-    right = [row.index(max(row)) == label for row, label in zip(teacher.tolist(), labels.tolist(), strict=True)]
+    correct = [row.index(max(row)) == label for row, label in zip(teacher.tolist(), labels.tolist(), strict=True)]
     groups = (
         (result.overall, list(range(len(labels)))),
-        (result.teacher_right, [i for i, hit in enumerate(right) if hit]),
-        (result.teacher_wrong, [i for i, hit in enumerate(right) if not hit]),
+        (result.teacher_right, [i for i, hit in enumerate(correct) if hit]),
+        (result.teacher_wrong, [i for i, hit in enumerate(correct) if not hit]),
     )
     for match, rows in groups:
         if not rows:
             assert match is None
             continue
         s, t = student[rows], teacher[rows]
-        expected = (len(rows), looped_agreement(s, t), looped_kl(s, t, 1.0), looped_kl(s, t, temperature))
+        expected = (
+            len(rows),
+            compute_agreement_by_loop(s, t),
+            compute_kl_by_loop(s, t, 1.0),
+            compute_kl_by_loop(s, t, temperature),
+        )
         assert match == pytest.approx(expected, rel=1e-8, abs=1e-12)
 
 
 @exactly
 @given(networks(), temperatures)
-def test_divergence_is_the_training_loss_without_its_factor(
+def test_divergence_is_the_training_loss_without_the_factor_t_squared(
     data: tuple[Tensor, Tensor, Tensor], temperature: float
 ) -> None:
     student, teacher, _ = data
@@ -116,7 +121,7 @@ def test_divergence_is_zero_at_equality_and_positive_elsewhere(
 
 @exactly
 @given(networks())
-def test_agreement_is_symmetric_and_whole_with_itself(data: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_agreement_is_symmetric_and_one_with_itself(data: tuple[Tensor, Tensor, Tensor]) -> None:
     student, teacher, _ = data
     assert agreement(student, teacher) == agreement(teacher, student)
     assert agreement(student, 7 * student - 3) == 1
@@ -129,37 +134,37 @@ def test_divergence_is_not_symmetric() -> None:
 
 @exactly
 @given(networks(), st.integers(0, 2**31), st.floats(-20, 20))
-def test_order_and_a_constant_in_a_row_change_nothing(
+def test_order_of_images_and_a_constant_in_a_row_change_no_metric(
     data: tuple[Tensor, Tensor, Tensor], seed: int, constant: float
 ) -> None:
     student, teacher, labels = data
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    one = fidelity(student, teacher, labels, temperature=4)
-    other = fidelity(student[order] + constant, teacher[order] - 2 * constant, labels[order], temperature=4)
-    for first, second in zip(one[1:], other[1:], strict=True):
+    base = fidelity(student, teacher, labels, temperature=4)
+    changed = fidelity(student[order] + constant, teacher[order] - 2 * constant, labels[order], temperature=4)
+    for first, second in zip(base[1:], changed[1:], strict=True):
         assert first == (None if second is None else pytest.approx(second, rel=1e-8, abs=1e-11))
 
 
 @exactly
 @given(networks())
-def test_the_whole_is_the_weighted_mean_of_its_parts(data: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_overall_metrics_are_the_weighted_mean_of_both_groups(data: tuple[Tensor, Tensor, Tensor]) -> None:
     result = fidelity(*data, temperature=3)
-    parts = [part for part in result[2:] if part is not None]
-    assert sum(part.images for part in parts) == result.overall.images
+    groups = [group for group in result[2:] if group is not None]
+    assert sum(group.images for group in groups) == result.overall.images
     for value in (1, 2, 3):
-        total = sum(part.images * part[value] for part in parts)
+        total = sum(group.images * group[value] for group in groups)
         assert total == pytest.approx(result.overall.images * result.overall[value])
 
 
-@pytest.mark.parametrize(("label", "right", "wrong"), [(0, True, False), (1, False, True)])
-def test_a_group_without_images_is_none(label: int, right: bool, wrong: bool) -> None:
+@pytest.mark.parametrize(("label", "correct", "wrong"), [(0, True, False), (1, False, True)])
+def test_a_group_without_images_is_none(label: int, correct: bool, wrong: bool) -> None:
     logits = torch.tensor([[2.0, 0.0]])
     result = fidelity(logits, logits, torch.tensor([label]), temperature=1)
     assert result.overall == Match(1, 1.0, 0.0, 0.0)
-    assert (result.teacher_right is not None, result.teacher_wrong is not None) == (right, wrong)
+    assert (result.teacher_right is not None, result.teacher_wrong is not None) == (correct, wrong)
 
 
-def test_two_networks_may_be_equally_accurate_without_agreeing_where_they_err() -> None:
+def test_equally_accurate_networks_may_disagree_on_every_image() -> None:
     """Both have half of the images right: accuracy says nothing about fidelity."""
     labels = torch.tensor([0, 0, 0, 0])
     first = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0]])
@@ -177,7 +182,7 @@ def test_gaps_of_ten_thousand_stay_finite(dtype: torch.dtype) -> None:
     assert result.overall == pytest.approx(Match(1, 0.0, 1e4, 2e3))
 
 
-def test_constant_logits_name_the_first_class_and_do_not_diverge() -> None:
+def test_constant_logits_predict_the_first_class_and_do_not_diverge() -> None:
     assert agreement(torch.zeros(2, 3), torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])) == 0.5
     assert mean_kl(torch.zeros(2, 3), torch.ones(2, 3), temperature=1) == 0
 
@@ -185,14 +190,14 @@ def test_constant_logits_name_the_first_class_and_do_not_diverge() -> None:
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        (torch.zeros(4, 3), torch.zeros(5, 3), r"two networks must be of one shape. Got \[\[4, 3\], \[5, 3\]\]"),
-        (torch.zeros(4, 3), torch.zeros(4, 2), r"two networks must be of one shape. Got \[\[4, 3\], \[4, 2\]\]"),
+        (torch.zeros(4, 3), torch.zeros(5, 3), r"both networks must be equal in shape. Got \[\[4, 3\], \[5, 3\]\]"),
+        (torch.zeros(4, 3), torch.zeros(4, 2), r"both networks must be equal in shape. Got \[\[4, 3\], \[4, 2\]\]"),
         (torch.zeros(4), torch.zeros(4, 3), r"the first network's logits must be \[images, classes\].*Got \[4\]"),
         (torch.zeros(4, 3), torch.zeros(0, 3), r"the second network's logits must be .*Got \[0, 3\]"),
         (torch.zeros(4, 3), torch.zeros(4, 3) / 0, r"the second network's logits must be finite.*4 of 4 rows"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(student: Tensor, teacher: Tensor, message: str) -> None:
+def test_logits_of_different_shape_or_with_invalid_values_raise(student: Tensor, teacher: Tensor, message: str) -> None:
     for compare in (
         lambda: agreement(student, teacher),
         lambda: mean_kl(student, teacher, temperature=1),
@@ -202,7 +207,7 @@ def test_what_cannot_be_compared_is_refused(student: Tensor, teacher: Tensor, me
             compare()
 
 
-def test_labels_and_temperature_that_do_not_fit_are_refused() -> None:
+def test_invalid_labels_and_temperature_raise() -> None:
     logits = torch.zeros(4, 3)
     with pytest.raises(ValueError, match=r"labels must be \[4\], one per row of logits. Got \[2\]"):
         fidelity(logits, logits, torch.zeros(2).long(), temperature=1)

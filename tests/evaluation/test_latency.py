@@ -1,4 +1,4 @@
-"""One answer is timed as it is given: one input, eval mode, a told number of threads; and everything is as before."""
+"""Latency is measured in eval mode with the given number of threads, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLE = torch.zeros(1, 1, 6, 6)
 
 
 class Observed(nn.Module):
-    """Notes under which circumstances it was called, and sleeps for a while."""
+    """A model that records threads and modes of each call and sleeps for some time."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         super().__init__()
@@ -29,43 +29,43 @@ class Observed(nn.Module):
         return self.scale * images.flatten(1)
 
 
-def test_the_times_are_those_of_a_call() -> None:
-    found = measure_latency(Observed(0.002), EXAMPLE)
-    assert 0.002 <= found.median <= found.p90 < 0.05
-    assert (found.threads, found.device) == (1, "cpu")
+def test_latency_is_the_duration_of_a_call() -> None:
+    latency = measure_latency(Observed(0.002), EXAMPLE)
+    assert 0.002 <= latency.median <= latency.p90 < 0.05
+    assert (latency.threads, latency.device) == (1, "cpu")
 
 
-def test_a_fast_model_is_asked_often_and_a_slow_one_until_the_time_is_over() -> None:
+def test_the_number_of_calls_is_limited_by_count_and_by_time() -> None:
     fast, slow = Observed(), Observed(0.02)
     assert measure_latency(fast, EXAMPLE, seconds=5).calls == MOST
     assert len(fast.calls) == MOST + WARM_UP
-    started = time.perf_counter()
-    found = measure_latency(slow, EXAMPLE, seconds=0.1)
-    assert time.perf_counter() - started < 1
-    assert 3 <= found.calls < 10
-    assert found.calls < len(slow.calls) < WARM_UP
+    start = time.perf_counter()
+    latency = measure_latency(slow, EXAMPLE, seconds=0.1)
+    assert time.perf_counter() - start < 1
+    assert 3 <= latency.calls < 10
+    assert latency.calls < len(slow.calls) < WARM_UP
 
 
-def test_even_the_slowest_model_is_timed_three_times() -> None:
+def test_a_slow_model_is_timed_at_least_three_times() -> None:
     assert measure_latency(Observed(0.05), EXAMPLE, seconds=1e-9).calls == 3
 
 
-def test_a_model_answers_without_training_on_so_many_threads_and_all_is_as_before() -> None:
+def test_timing_uses_eval_mode_and_the_given_threads_and_restores_both() -> None:
     model, threads = Observed(), torch.get_num_threads()
-    found = measure_latency(model.train(), EXAMPLE, threads=threads + 1, seconds=0.01)
+    latency = measure_latency(model.train(), EXAMPLE, threads=threads + 1, seconds=0.01)
     assert set(model.calls) == {(threads + 1, False, False)}
-    assert found.threads == threads + 1
+    assert latency.threads == threads + 1
     assert (torch.get_num_threads(), model.training, torch.is_grad_enabled()) == (threads, True, True)
 
 
-def test_a_failing_model_leaves_the_threads_as_they_were() -> None:
+def test_threads_are_restored_after_an_error() -> None:
     threads = torch.get_num_threads()
     with pytest.raises(RuntimeError, match="shapes"):
         measure_latency(tiny_model(), torch.zeros(1, 5), threads=threads + 1)
     assert torch.get_num_threads() == threads
 
 
-def test_weights_and_random_state_are_not_touched() -> None:
+def test_weights_and_random_state_do_not_change() -> None:
     model, state = tiny_model(dropout=0.5, batch_norm=True), torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     measure_latency(model, EXAMPLE, seconds=0.01)
@@ -73,6 +73,6 @@ def test_weights_and_random_state_are_not_touched() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_no_thread_is_refused() -> None:
+def test_zero_threads_raise() -> None:
     with pytest.raises(ValueError, match="threads must be a whole number of at least 1"):
         measure_latency(tiny_model(), EXAMPLE, threads=0)

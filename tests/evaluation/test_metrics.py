@@ -1,4 +1,4 @@
-"""The numbers about predictions and models agree with scikit-learn and with a count by hand."""
+"""Confusion matrix, parameters and multiply-adds match scikit-learn and counts by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from kd.evaluation.metrics import confusion_matrix, count_parameters
 from kd.evaluation.multiply_adds import count_multiply_adds
 
-ANSWERS = st.integers(2, 12).flatmap(
+PREDICTIONS = st.integers(2, 12).flatmap(
     lambda k: st.tuples(
         st.just(k), st.lists(st.tuples(st.integers(0, k - 1), st.integers(0, k - 1)), min_size=1, max_size=60)
     )
@@ -20,8 +20,8 @@ ANSWERS = st.integers(2, 12).flatmap(
 
 
 @settings(max_examples=50)
-@given(ANSWERS)
-def test_the_confusion_matrix_is_scikit_learns(predictions: tuple[int, list[tuple[int, int]]]) -> None:
+@given(PREDICTIONS)
+def test_the_confusion_matrix_matches_scikit_learn(predictions: tuple[int, list[tuple[int, int]]]) -> None:
     classes, pairs = predictions
     labels, predicted = torch.tensor(pairs).unbind(1)
     logits = torch.nn.functional.one_hot(predicted, classes).float() - 0.5
@@ -47,19 +47,17 @@ def test_rows_of_the_confusion_matrix_are_true_classes() -> None:
     ],
     ids=["linear", "no bias", "convolution", "padded and strided", "batch norm", "two layers"],
 )
-def test_models_are_counted_as_by_hand(
-    model: nn.Module, parameters: int, operations: int, example: torch.Tensor
-) -> None:
+def test_counts_match_counts_by_hand(model: nn.Module, parameters: int, operations: int, example: torch.Tensor) -> None:
     assert count_parameters(model) == parameters
     assert count_multiply_adds(model, example) == operations
 
 
-def test_operations_grow_with_the_batch() -> None:
+def test_multiply_adds_grow_with_the_batch() -> None:
     model = nn.Linear(7, 5)
     assert count_multiply_adds(model, torch.zeros(3, 7)) == 3 * count_multiply_adds(model, torch.zeros(1, 7))
 
 
-def test_counting_leaves_every_mode_and_statistic_as_it_was() -> None:
+def test_counting_changes_no_mode_and_no_statistic() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(8, 2))
     model.train()
     model[1].eval()

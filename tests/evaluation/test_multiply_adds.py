@@ -1,4 +1,4 @@
-"""Counted multiply-adds: torch's own counter's where that one counts, and those of the same thing written out."""
+"""Multiply-adds match the counter of torch, or explicit products where torch counts nothing."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def counted(work: Callable[[], object]) -> tuple[int, int]:
-    """By this project's counter, and by torch's."""
-    with MultiplyAdds() as own:
+def count_with_both(work: Callable[[], object]) -> tuple[int, int]:
+    """Return the counts of this project and of torch."""
+    with MultiplyAdds() as counter:
         work()
-    with FlopCounterMode(display=False) as other:
+    with FlopCounterMode(display=False) as torch_counter:
         work()
-    return own.total, other.get_total_flops() // 2
+    return counter.total, torch_counter.get_total_flops() // 2
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_it_is_what_torchs_counter_counts_forward_and_backward(name: str) -> None:
+def test_counts_match_the_counter_of_torch_forward_and_backward(name: str) -> None:
     make, shape = MODELS[name]
     model, inputs = make(), torch.randn(*shape, requires_grad=True)
 
     def step() -> None:
         model(inputs).sum().backward()
 
-    forward, torchs_forward = counted(lambda: model(inputs))
-    both, torchs_both = counted(step)
-    assert forward == torchs_forward > 0
-    assert both == torchs_both == 3 * forward
+    forward, torch_forward = count_with_both(lambda: model(inputs))
+    both, torch_both = count_with_both(step)
+    assert forward == torch_forward > 0
+    assert both == torch_both == 3 * forward
 
 
-def test_a_grouped_convolution_costs_as_much_for_each_gradient_as_forward() -> None:
+def test_each_gradient_of_a_grouped_convolution_costs_a_forward_pass() -> None:
     model, inputs = nn.Conv2d(4, 6, 3, groups=2), torch.randn(2, 4, 8, 8, requires_grad=True)
     with MultiplyAdds() as forward:
         output = model(inputs)
@@ -63,7 +63,7 @@ def test_a_grouped_convolution_costs_as_much_for_each_gradient_as_forward() -> N
     assert backward.total == 2 * forward.total
 
 
-def test_inputs_without_a_gradient_save_theirs() -> None:
+def test_the_gradient_of_inputs_is_counted_only_if_needed() -> None:
     model, inputs = nn.Conv2d(1, 4, 3), torch.randn(2, 1, 8, 8)
     with MultiplyAdds() as counter:
         model(inputs).sum().backward()
@@ -77,7 +77,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, backend: SDPBackend) -
     return counter.total
 
 
-def test_attention_on_a_cpu_is_counted_as_it_is_written_out() -> None:
+def test_fused_attention_on_a_cpu_is_counted_like_explicit_products() -> None:
     shapes = (2, 3, 10, 8), (2, 3, 12, 8), (2, 3, 12, 8)
     inputs = [torch.randn(*shape, requires_grad=True) for shape in shapes]
     scores = 2 * 3 * 10 * 12 * 8
@@ -88,18 +88,18 @@ def test_attention_on_a_cpu_is_counted_as_it_is_written_out() -> None:
     assert forward.total == 2 * scores
 
 
-def test_what_computes_nothing_costs_nothing_and_a_sum_of_blocks_is_their_sum() -> None:
-    one, other = torch.randn(3, 4), torch.randn(4, 5)
+def test_elementwise_operations_are_free_and_blocks_add_up() -> None:
+    one, torch_counter = torch.randn(3, 4), torch.randn(4, 5)
     with MultiplyAdds() as counter:
         one.relu() + one.sum()
         assert counter.total == 0
-        one @ other
+        one @ torch_counter
         assert counter.total == 60
-        torch.baddbmm(torch.zeros(2, 3, 5), one.expand(2, 3, 4), other.expand(2, 4, 5))
+        torch.baddbmm(torch.zeros(2, 3, 5), one.expand(2, 3, 4), torch_counter.expand(2, 4, 5))
     assert counter.total == 180
 
 
-def test_counting_leaves_torchs_compiler_alone() -> None:
+def test_counting_does_not_import_the_compiler_of_torch() -> None:
     program = (
         "import sys, torch; from kd.evaluation.multiply_adds import count_multiply_adds; "
         "assert count_multiply_adds(torch.nn.Conv2d(1, 2, 3), torch.zeros(1, 1, 5, 5)) == 162; "

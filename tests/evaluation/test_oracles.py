@@ -106,7 +106,7 @@ def test_the_power_of_a_paired_t_test(pairs: int, effect: float, level: float) -
 
 @examples
 @given(st.floats(0.1, 1.2), TARGETS, LEVELS)
-def test_the_number_of_seeds_that_an_effect_needs(effect: float, target: float, level: float) -> None:
+def test_the_number_of_seeds_needed_for_an_effect(effect: float, target: float, level: float) -> None:
     pairs = seeds_needed(effect, 1.0, target=target, level=level)
     assert statsmodels_power(pairs - 1, effect, level) < target + 1e-7
     assert statsmodels_power(pairs, effect, level) > target - 1e-7
@@ -114,7 +114,7 @@ def test_the_number_of_seeds_that_an_effect_needs(effect: float, target: float, 
 
 @examples
 @given(st.integers(2, 200), st.floats(0.5, 50), TARGETS, LEVELS)
-def test_the_difference_that_so_many_seeds_detect(pairs: int, sd: float, target: float, level: float) -> None:
+def test_the_difference_detected_by_a_number_of_seeds(pairs: int, sd: float, target: float, level: float) -> None:
     difference = detectable(pairs, sd, target=target, level=level)
     assert statsmodels_power(pairs, difference / sd, level) == pytest.approx(target, abs=1e-7)
 
@@ -123,7 +123,7 @@ def test_the_difference_that_so_many_seeds_detect(pairs: int, sd: float, target:
 
 
 def statsmodels_holm(p_values: list[float], level: float = 0.05) -> tuple[Any, Any]:
-    """Which are rejected, and all adjusted p-values."""
+    """Return which hypotheses are rejected, and the adjusted p-values."""
     with mock.patch("gc.collect"):  # multipletests collects garbage at each call, which takes longer than the rest
         rejected, adjusted, *_ = multipletests(p_values, alpha=level, method="holm")
     return rejected, adjusted
@@ -140,14 +140,16 @@ def test_holms_adjusted_p_values(p_values: list[float]) -> None:
 def test_verdicts_on_several_methods(several: list[list[int]], level: float) -> None:
     """Holm's procedure on t tests finds the differences; two one-sided tests at level / M find that there is none."""
     statistics = [DescrStatsW(differences) for differences in several]
-    rejected, _ = statsmodels_holm([one.ttest_mean(0)[1] for one in statistics], level)
+    rejected, _ = statsmodels_holm([row.ttest_mean(0)[1] for row in statistics], level)
     margin = 10  # errors: 0.1 percentage points of the images
-    judged = judge_all({str(k): pairs_of(d) for k, d in enumerate(several)}, margin=100 * margin / IMAGES, level=level)
-    for judgement, one, differs in zip(judged.values(), statistics, rejected, strict=True):
-        equivalent = one.ttost_mean(-margin, margin)[0] < level / len(several)
-        shown = "helps" if one.mean < 0 else "hurts"
+    judgements = judge_all(
+        {str(k): pairs_of(d) for k, d in enumerate(several)}, margin=100 * margin / IMAGES, level=level
+    )
+    for judgement, row, differs in zip(judgements.values(), statistics, rejected, strict=True):
+        equivalent = row.ttost_mean(-margin, margin)[0] < level / len(several)
+        significant = "helps" if row.mean < 0 else "hurts"
         same = "no difference larger than d" if equivalent else "inconclusive"
-        assert judgement.verdict == (shown if differs else same)
+        assert judgement.verdict == (significant if differs else same)
 
 
 @examples
@@ -183,7 +185,7 @@ def test_the_reliability_diagram_with_bins_of_equal_width(data: tuple[Tensor, Te
 @examples
 @given(logits_and_labels(), st.integers(1, 9))
 def test_the_reliability_diagram_with_bins_of_equal_mass(data: tuple[Tensor, Tensor], bins: int) -> None:
-    """Where the number of images is a multiple of the bins', scikit-learn's quantiles are these bins."""
+    """If the number of images is a multiple of the number of bins, the quantile bins of scikit-learn are equal."""
     logits, labels = data
     rows = len(labels) // bins * bins
     assume(rows)
@@ -196,11 +198,11 @@ def check_reliability(data: tuple[Tensor, Tensor], bins: int, *, equal_mass: boo
     assume(len(confidence.unique()) == len(confidence))
     strategy = "quantile" if equal_mass else "uniform"
     accuracies, confidences = calibration_curve(predicted == labels, confidence, n_bins=bins, strategy=strategy)
-    full = [one for one in reliability(logits, labels, bins=bins, equal_mass=equal_mass) if one.images]
-    assert [one.accuracy for one in full] == pytest.approx(accuracies.tolist())
-    assert [one.confidence for one in full] == pytest.approx(confidences.tolist())
-    weights = np.array([one.images for one in full]) / len(labels)
-    assert calibration_error(full) == pytest.approx(float(weights @ np.abs(accuracies - confidences)))
+    filled = [row for row in reliability(logits, labels, bins=bins, equal_mass=equal_mass) if row.images]
+    assert [row.accuracy for row in filled] == pytest.approx(accuracies.tolist())
+    assert [row.confidence for row in filled] == pytest.approx(confidences.tolist())
+    weights = np.array([row.images for row in filled]) / len(labels)
+    assert calibration_error(filled) == pytest.approx(float(weights @ np.abs(accuracies - confidences)))
 
 
 class Logits(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -250,7 +252,7 @@ def test_agreement_and_divergence_of_two_networks(data: tuple[Tensor, Tensor], t
 @examples
 @given(logits_and_labels(smallest=2))
 def test_accuracy_above_chance_is_cohens_kappa(data: tuple[Tensor, Tensor]) -> None:
-    """(accuracy − chance) / (1 − chance), and its standard error where there is no agreement but by chance."""
+    """Kappa is (accuracy − chance) / (1 − chance); its standard error is that under chance agreement."""
     logits, labels = data
     result = measure_agreement(kd.Predictions(logits.float(), labels))
     assume(result.spread > 1e-6)
@@ -258,6 +260,6 @@ def test_accuracy_above_chance_is_cohens_kappa(data: tuple[Tensor, Tensor]) -> N
     predicted = logits.float().argmax(dim=1)
     assert kappa == pytest.approx(sklearn.metrics.cohen_kappa_score(labels, predicted), abs=1e-9)
     table = sklearn.metrics.confusion_matrix(labels, predicted, labels=range(logits.shape[1]))
-    with np.errstate(invalid="ignore"):  # of another variance, which is not compared
+    with np.errstate(invalid="ignore"):  # from another variance that is not compared
         expected = cohens_kappa(table).std_kappa0
     assert result.spread / (1 - result.chance) == pytest.approx(expected, abs=1e-9)

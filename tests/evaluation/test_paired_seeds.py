@@ -1,4 +1,4 @@
-"""The numbers about paired seeds agree with a second source: scipy, an enumeration of all cases, or arithmetic."""
+"""Statistics of paired seeds match scipy, an enumeration of all cases, or arithmetic."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def arms(pairs: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
     return [control for control, _ in pairs], [distilled for _, distilled in pairs]
 
 
-def mirrored(interval: Interval | None) -> Interval | None:
+def mirror(interval: Interval | None) -> Interval | None:
     return interval and Interval(-interval.high, -interval.low)
 
 
 @examples
 @given(DIFFERENCES.filter(lambda values: len(set(values)) > 1))
-def test_the_t_interval_and_its_p_value_are_scipys(differences: list[int]) -> None:
+def test_the_t_interval_and_its_p_value_match_scipy(differences: list[int]) -> None:
     result = stats.ttest_rel(differences, [0] * len(differences))
     assert t_test(differences) == pytest.approx(result.pvalue, rel=1e-9)
     for level in (0.05, 0.1, 0.0125):
@@ -55,37 +55,37 @@ def test_a_t_interval_by_hand() -> None:
 
 @examples
 @given(DIFFERENCES, st.floats(0.001, 0.3))
-def test_a_p_value_is_below_a_level_exactly_where_the_interval_excludes_zero(d: list[int], level: float) -> None:
+def test_a_p_value_is_below_a_level_if_and_only_if_the_interval_excludes_zero(d: list[int], level: float) -> None:
     interval = t_interval(d, level)
     assert (t_test(d) < level) == (interval is not None and not interval.low <= 0 <= interval.high)
 
 
 @examples
 @given(SMALL)
-def test_the_sign_test_is_its_enumeration(differences: list[int]) -> None:
-    moved = [d for d in differences if d]
-    lopsided = abs(sum(d > 0 for d in moved) - sum(d < 0 for d in moved))
-    choices = [abs(sum(signs)) >= lopsided for signs in itertools.product((-1, 1), repeat=len(moved))]
+def test_the_sign_test_matches_an_enumeration(differences: list[int]) -> None:
+    nonzero = [d for d in differences if d]
+    lopsided = abs(sum(d > 0 for d in nonzero) - sum(d < 0 for d in nonzero))
+    choices = [abs(sum(signs)) >= lopsided for signs in itertools.product((-1, 1), repeat=len(nonzero))]
     assert sign_test(differences) == pytest.approx(sum(choices) / len(choices), rel=1e-12)
 
 
 @examples
 @given(SMALL)
-def test_wilcoxons_test_is_its_enumeration_also_with_ties_and_zeros(differences: list[int]) -> None:
-    moved = [d for d in differences if d]
-    sizes = sorted(map(abs, moved))
-    doubled = [2 * sizes.index(abs(d)) + 1 + sizes.count(abs(d)) for d in moved]  # twice the mean rank
-    seen = abs(sum(math.copysign(rank, d) for rank, d in zip(doubled, moved, strict=True)))
+def test_wilcoxons_test_matches_an_enumeration_even_with_ties_and_zeros(differences: list[int]) -> None:
+    nonzero = [d for d in differences if d]
+    sizes = sorted(map(abs, nonzero))
+    doubled = [2 * sizes.index(abs(d)) + 1 + sizes.count(abs(d)) for d in nonzero]  # twice the mean rank
+    observed = abs(sum(math.copysign(rank, d) for rank, d in zip(doubled, nonzero, strict=True)))
     choices = [
-        abs(sum(sign * rank for sign, rank in zip(signs, doubled, strict=True))) >= seen
-        for signs in itertools.product((-1, 1), repeat=len(moved))
+        abs(sum(sign * rank for sign, rank in zip(signs, doubled, strict=True))) >= observed
+        for signs in itertools.product((-1, 1), repeat=len(nonzero))
     ]
     assert wilcoxon_test(differences) == pytest.approx(sum(choices) / len(choices), rel=1e-12)
 
 
 @examples
 @given(st.lists(st.integers(1, 200), min_size=3, max_size=30, unique=True), st.randoms(use_true_random=False))
-def test_wilcoxons_test_without_ties_is_scipys(sizes: list[int], random: object) -> None:
+def test_wilcoxons_test_without_ties_matches_scipy(sizes: list[int], random: object) -> None:
     differences = [size * random.choice((-1, 1)) for size in sizes]  # type: ignore[attr-defined]
     assert wilcoxon_test(differences) == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue, rel=1e-9)
 
@@ -98,19 +98,19 @@ def test_rank_and_sign_tests_cannot_reach_five_per_cent_below_six_pairs(n: int, 
 
 @examples
 @given(st.lists(st.integers(-9, 9), min_size=2, max_size=5), st.sampled_from([0.05, 0.1, 0.125, 0.5]))
-def test_the_bootstrap_interval_is_that_of_all_resamples(differences: list[int], level: float) -> None:
+def test_the_bootstrap_interval_matches_all_resamples(differences: list[int], level: float) -> None:
     n = len(differences)
     counts = Counter(map(sum, itertools.product(differences, repeat=n)))
     sums, outside = sorted(counts), Fraction(level) / 2 * n**n
-    low = next(s for s in sums if sum(counts[other] for other in sums if other <= s) >= outside)
-    high = next(s for s in reversed(sums) if sum(counts[other] for other in sums if other >= s) >= outside)
+    low = next(s for s in sums if sum(counts[second] for second in sums if second <= s) >= outside)
+    high = next(s for s in reversed(sums) if sum(counts[second] for second in sums if second >= s) >= outside)
     assert bootstrap_interval(differences, level) == pytest.approx((low / n, high / n), abs=1e-12)
 
 
-def test_the_bootstrap_interval_is_what_drawing_resamples_finds() -> None:
+def test_the_bootstrap_interval_matches_random_resamples() -> None:
     differences = [-80, -31, -66, -59, -94, -20, -71, -48, -77, -75]
-    drawn = np.random.default_rng(0).choice(differences, size=(40_000, 10)).mean(axis=1)
-    assert bootstrap_interval(differences) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.6)
+    means = np.random.default_rng(0).choice(differences, size=(40_000, 10)).mean(axis=1)
+    assert bootstrap_interval(differences) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.6)
 
 
 def test_the_bootstrap_interval_of_large_counts_is_quick_and_close_to_normal() -> None:
@@ -130,7 +130,7 @@ def test_the_bootstrap_interval_of_large_counts_is_quick_and_close_to_normal() -
         ([3] * 6, (3, 3), 0.03125),
     ],
 )
-def test_differences_without_spread_claim_no_more_than_the_sign_test(
+def test_equal_differences_use_the_sign_test(
     differences: list[int], interval: tuple[int, int] | None, p: float
 ) -> None:
     assert t_interval(differences) == interval
@@ -139,7 +139,7 @@ def test_differences_without_spread_claim_no_more_than_the_sign_test(
 
 @pytest.mark.parametrize("level", [0.05, 0.1])
 @pytest.mark.parametrize("pairs", [2, 10])
-def test_differences_of_zero_leave_room_for_what_would_hardly_have_shown(pairs: int, level: float) -> None:
+def test_differences_of_zero_use_the_rule_of_three(pairs: int, level: float) -> None:
     """A count with mean nδ is 0 with probability e^−nδ, and the interval ends where that is level / 2."""
     interval = t_interval([0] * pairs, level)
     assert interval is not None
@@ -149,12 +149,12 @@ def test_differences_of_zero_leave_room_for_what_would_hardly_have_shown(pairs: 
     assert t_interval([0]) is None
 
 
-def test_five_equal_differences_have_an_interval_of_ninety_per_cent() -> None:
+def test_five_equal_differences_have_a_ninety_per_cent_interval() -> None:
     assert t_interval([3] * 5, 0.1) == (3, 3)
     assert t_interval([3] * 4, 0.1) is None
 
 
-def test_two_pairs_have_the_widest_of_intervals() -> None:
+def test_two_pairs_have_a_wide_interval() -> None:
     """t with one degree of freedom: tan(0.475 π) = 12.706."""
     half = math.tan(0.475 * math.pi) * 1
     assert t_interval([-5, -3]) == pytest.approx((-4 - half, -4 + half), rel=1e-9)
@@ -178,7 +178,7 @@ def test_a_single_pair_and_a_control_without_errors() -> None:
     assert (pairs.t_p, pairs.wilcoxon_p, pairs.sign_p) == (1.0, 1.0, 1.0)
 
 
-def test_counts_may_come_from_numpy_and_stay_exact() -> None:
+def test_numpy_counts_stay_exact() -> None:
     control, distilled = [220, 241, 200], [160, 150, 171]
     assert pair_errors(np.array(control), np.array(distilled), IMAGES) == pair_errors(control, distilled, IMAGES)  # type: ignore[arg-type]
 
@@ -187,52 +187,52 @@ def test_counts_may_come_from_numpy_and_stay_exact() -> None:
 @given(ARMS)
 def test_swapped_arms_give_the_mirror_image(pairs: list[tuple[int, int]]) -> None:
     control, distilled = arms(pairs)
-    one, other = pair_errors(control, distilled, IMAGES), pair_errors(distilled, control, IMAGES)
-    assert (other.mean, other.points) == (-one.mean, -one.points)
-    assert other.interval == mirrored(one.interval)
-    assert other.bootstrap == (mirrored(one.bootstrap) and pytest.approx(mirrored(one.bootstrap)))
-    assert other[-3:] == pytest.approx(one[-3:])
-    assert (other.control, other.distilled, other.sd) == (one.distilled, one.control, one.sd)
+    first, second = pair_errors(control, distilled, IMAGES), pair_errors(distilled, control, IMAGES)
+    assert (second.mean, second.points) == (-first.mean, -first.points)
+    assert second.interval == mirror(first.interval)
+    assert second.bootstrap == (mirror(first.bootstrap) and pytest.approx(mirror(first.bootstrap)))
+    assert second[-3:] == pytest.approx(first[-3:])
+    assert (second.control, second.distilled, second.sd) == (first.distilled, first.control, first.sd)
 
 
 @examples
 @given(ARMS, st.integers(-100, 500))
-def test_a_constant_added_to_both_arms_changes_nothing_about_the_difference(
+def test_a_constant_added_to_both_arms_does_not_change_the_difference(
     pairs: list[tuple[int, int]], constant: int
 ) -> None:
     control, distilled = arms(pairs)
-    one = pair_errors(control, distilled, IMAGES)
-    other = pair_errors([c + constant for c in control], [d + constant for d in distilled], IMAGES)
-    without = {"control": one.control, "distilled": one.distilled, "relative": one.relative}
-    assert other._replace(**without) == one
-    assert other.control.mean == pytest.approx(one.control.mean + constant)
+    first = pair_errors(control, distilled, IMAGES)
+    second = pair_errors([c + constant for c in control], [d + constant for d in distilled], IMAGES)
+    without = {"control": first.control, "distilled": first.distilled, "relative": first.relative}
+    assert second._replace(**without) == first
+    assert second.control.mean == pytest.approx(first.control.mean + constant)
 
 
 @examples
 @given(ARMS.flatmap(lambda pairs: st.tuples(st.just(pairs), st.permutations(pairs))))
 def test_the_order_of_the_seeds_does_not_matter(orders: tuple[list[tuple[int, int]], list[tuple[int, int]]]) -> None:
-    one, other = (pair_errors(*arms(pairs), IMAGES) for pairs in orders)
-    assert other._replace(differences=one.differences) == one
-    assert sorted(other.differences) == sorted(one.differences)
+    first, second = (pair_errors(*arms(pairs), IMAGES) for pairs in orders)
+    assert second._replace(differences=first.differences) == first
+    assert sorted(second.differences) == sorted(first.differences)
 
 
 @examples
 @given(ARMS, st.integers(2, 9))
 def test_scaled_differences_scale_the_intervals_and_keep_the_p_values(pairs: list[tuple[int, int]], k: int) -> None:
     control, distilled = arms(pairs)
-    one = pair_errors(control, distilled, IMAGES)
-    other = pair_errors([k * c for c in control], [k * d for d in distilled], k * IMAGES)
+    first = pair_errors(control, distilled, IMAGES)
+    second = pair_errors([k * c for c in control], [k * d for d in distilled], k * IMAGES)
     for name in ("interval", "bootstrap"):
-        before, after = getattr(one, name), getattr(other, name)
+        before, after = getattr(first, name), getattr(second, name)
         assert after == (before and pytest.approx((k * before.low, k * before.high)))
-    assert other[-3:] == pytest.approx(one[-3:])
-    assert (other.points, other.relative) == pytest.approx((one.points, one.relative))
+    assert second[-3:] == pytest.approx(first[-3:])
+    assert (second.points, second.relative) == pytest.approx((first.points, first.relative))
 
 
 @pytest.mark.parametrize(
     ("control", "distilled", "images", "message"),
     [
-        ([1, 2], [1], 10, r"number of distilled seeds must be 2.*Got 1 instead.*leave out a seed in both arms"),
+        ([1, 2], [1], 10, r"number of distilled seeds must be 2.*Got 1 instead.*drop a seed from both arms"),
         ([], [], 10, r"control must be the errors of at least one seed. Got \[\]"),
         ([1, math.nan], [1, 2], 10, r"control\[1\] must be a whole number of errors from 0 to 10. Got nan"),
         ([1, 2], [1, math.inf], 10, r"distilled\[1\] must be a whole number.*Got inf"),
@@ -242,8 +242,6 @@ def test_scaled_differences_scale_the_intervals_and_keep_the_p_values(pairs: lis
         ([0], [0], 0, "images must be the number of test images, at least 1. Got 0"),
     ],
 )
-def test_what_is_no_pair_of_counts_is_refused(
-    control: list[int], distilled: list[int], images: int, message: str
-) -> None:
+def test_invalid_counts_raise(control: list[int], distilled: list[int], images: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pair_errors(control, distilled, images)

@@ -31,7 +31,7 @@ from kd.commands.steps import (
 )
 from kd.console import say
 from kd.data.loaders import make_loader
-from kd.evaluation.cost import Cost, measure_footprint, saved, training_cost
+from kd.evaluation.cost import Cost, measure_footprint, measure_saving, training_cost
 from kd.evaluation.metrics import count_parameters
 from kd.methods.objectives import smoothed, supervised
 from kd.storage.files import publish, sha256
@@ -142,7 +142,7 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
         {name: measure_footprint(model, batch[0][:1]) for name, model in models.items()},
         None
         if settings.asked_at_each_step or not count_parameters(models["teacher"])
-        else saved(models["teacher"], batch, images=images, students=settings.pairs, epochs=settings.epochs),
+        else measure_saving(models["teacher"], batch, images=images, students=settings.pairs, epochs=settings.epochs),
     )
 
 
