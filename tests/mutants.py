@@ -44,14 +44,14 @@ MUTANTS = (
     ),
     Mutant(
         "new views get no live teacher",
-        "return live_teacher(teacher, objective) if ask else objective",
+        "return live_teacher(teacher, objective) if needs_logits else objective",
         "return objective",
         "tests/data/test_augmentation.py",
         "tests/test_augmentation.py",
     ),
     Mutant(
         "the control does not repeat its items",
-        "return loader_like(data.train_loader, repeated(data.train_set, len(lessons.dataset)))",
+        "return loader_like(data.train_loader, repeated(data.train_set, len(distilled.dataset)))",
         "return data.train_loader",
         "tests/commands/test_unlabelled.py",
         "tests/test_unlabelled_runs.py",
@@ -147,8 +147,8 @@ MUTANTS = (
     ),
     Mutant(
         "the test part is not recorded by its rows",
-        'if name != "train":\n            found[name]',
-        'if name == "val":\n            found[name]',
+        'if name != "train":\n            rows[name]',
+        'if name == "val":\n            rows[name]',
         "tests/teachers/test_lookup.py",
         "tests/test_file_teacher.py",
     ),

@@ -172,7 +172,7 @@ def test_a_real_ctrl_c_ends_the_program_without_noise(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.split("\n", 2)[1].startswith("SIGINT: finishing the step in hand")
-    assert "stopped: the state is kept" in err
+    assert "stopped; state saved" in err
     assert "Traceback" not in err
     assert _files(tmp_path) == {}
 

@@ -210,7 +210,7 @@ def test_a_value_out_of_range_is_one_paragraph_by_the_flags_name(
 def test_an_order_of_labels_without_a_loaded_teacher_is_refused(call: Call, tmp_path: Path) -> None:
     code, _, err = call("run", "--label-order", "b", "a")
     assert code == 2
-    assert "--label-order must be left out. Got 'b a' instead (a teacher trained here has the data's)" in err
+    assert "--label-order must be omitted. Got 'b a' instead" in err
     assert list(tmp_path.iterdir()) == []
 
 

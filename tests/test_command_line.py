@@ -99,7 +99,7 @@ def test_a_method_and_its_settings_are_given_one_by_one(terminal: Terminal) -> N
     [
         (("--method", "dkdd"), "there is no method 'dkdd'. There is dkd"),
         (("--method", "nkd", "--set", "beta=2"), "nkd has no setting 'beta'. It has temperature, gamma"),
-        (("--method", "nkd", "--temperature", "4"), "are settings of kd, and the method is nkd. It takes --set with"),
+        (("--method", "nkd", "--temperature", "4"), "are settings of kd, not of nkd. Use --set, with any of"),
         (("--set", "beta=2"), "kd is set by --temperature and --alpha. Got --set beta=2"),
     ],
 )

@@ -170,7 +170,7 @@ def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_on
         process.terminate()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "Run again, without --fresh, to go on from here" in err
+    assert "(without --fresh) to resume" in err
     ended = {folder: run(*command, folder, cwd=tmp_path) for folder in ("stopped", "untouched")}
     assert all(one.returncode == 0 for one in ended.values()), ended
     assert "teacher: kept from an earlier run" in ended["stopped"].stdout

@@ -1,1 +1,1 @@
-"""The commands of ``kd``: what they share. A command that is more than one file has a folder."""
+"""The commands of ``kd``: the code they share, and a folder for each command of more than one file."""

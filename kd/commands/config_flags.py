@@ -1,7 +1,7 @@
-"""A command line from a module of annotated constants: one flag per constant, with its type and its value as default.
+"""Command line of a module of annotated constants: one flag per constant, whose value is the flag's default.
 
-``NAME: type = default`` takes its help from the declaration of a command's settings, ``NAME: Annotated[type, "help"]``
-has its own.
+The help text of ``NAME: type = default`` comes from the settings class of a command; ``NAME: Annotated[type, "help"]``
+brings its own.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from kd.devices import device_named
 
 
 def current_settings(module: ModuleType, *, without: Sequence[str] = ()) -> dict[str, Any]:
-    """The module's constants as they stand now, by name, in a form that JSON knows."""
-    hints = {name: hint for name, hint in _constants(module).items() if name not in without}
-    values = {n: float(getattr(module, n)) if _kind(h) is float else getattr(module, n) for n, h in hints.items()}
+    """Return the module's current constants by name, with values that JSON can hold."""
+    hints = {name: hint for name, hint in _annotated_constants(module).items() if name not in without}
+    values = {n: float(getattr(module, n)) if _plain_type(h) is float else getattr(module, n) for n, h in hints.items()}
     return {name: v if v is None or isinstance(v, (int, float, str, tuple)) else str(v) for name, v in values.items()}
 
 
 def command_line(
     module: ModuleType, arguments: Sequence[str], *, program: str, description: str | None, declared: type | None = None
 ) -> None:
-    """Set the module's constants from the command line; ``--help`` or an error ends the program, as is usual.
+    """Set the module's constants from the command line; exit on ``--help`` or an invalid argument.
 
     Args:
-        module: its constants are the annotated names in capitals.
-        declared: a dataclass whose fields have the help of constants without their own: ``epochs`` that of ``EPOCHS``.
+        module: module whose constants are the annotated names in capitals.
+        declared: dataclass with the help texts of constants that lack one: field ``epochs`` documents ``EPOCHS``.
 
     Raises:
-        ValueError: a constant has the wrong type already, or a name that the module does not have.
+        ValueError: a constant already has the wrong type, or an unknown constant was set on the module.
     """
     check_constants(module)
-    hints, help_of = _constants(module), {} if declared is None else help_texts(declared)
+    hints, help_of = _annotated_constants(module), {} if declared is None else help_texts(declared)
     fields = [
         (
             name.lower(),
-            Annotated[_shown(_kind(hint)), tyro.conf.arg(help=_own_help(hint) or help_of[name.lower()])],
-            _default(getattr(module, name)),
+            Annotated[_flag_type(_plain_type(hint)), tyro.conf.arg(help=_help_in(hint) or help_of[name.lower()])],
+            _default_field(getattr(module, name)),
         )
         for name, hint in hints.items()
     ]
@@ -58,11 +58,11 @@ def command_line(
     )
     for name, hint in hints.items():
         value = getattr(parsed, name.lower())
-        setattr(module, name, _device(value) if _kind(hint) is torch.device else value)
+        setattr(module, name, _parse_device(value) if _plain_type(hint) is torch.device else value)
 
 
 def help_texts(declared: type) -> dict[str, str]:
-    """The text below each field of a dataclass, where tyro finds the help of a flag as well."""
+    """Return the docstring below each field of a dataclass, by field; tyro shows the same texts."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(declared))).body
     assert isinstance(tree, ast.ClassDef)
     return {
@@ -74,67 +74,67 @@ def help_texts(declared: type) -> dict[str, str]:
 
 
 def check_constants(module: ModuleType) -> None:
-    """Refuse a constant of the wrong type, or set under a name the module does not have: it would count for nothing."""
-    known = _constants(module)
+    """Raise ``ValueError`` for a constant of the wrong type or an unknown name, which would otherwise be ignored."""
+    known = _annotated_constants(module)
     for name in vars(module):
         if name.isupper() and name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{module.__name__}.{name} is not a setting.{hint} There are: {', '.join(known)}.")
+            raise ValueError(f"{module.__name__}.{name} is not a setting.{hint} Settings: {', '.join(known)}.")
     for name, hint in known.items():
-        value, kind = getattr(module, name), _kind(hint)
-        if not _fits(value, kind):
-            raise ValueError(f"{name} must be {_said(kind)}. Got {value!r} ({type(value).__name__}) instead.")
+        value, kind = getattr(module, name), _plain_type(hint)
+        if not _matches_type(value, kind):
+            raise ValueError(f"{name} must be {_describe_type(kind)}. Got {value!r} ({type(value).__name__}) instead.")
 
 
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of an annotated type: plain, or a choice of types or values, or a tuple of one type."""
+def _matches_type(value: object, kind: Any) -> bool:
+    """Return whether a value has the type of an annotation: a class, a union, a ``Literal`` or a tuple of one type."""
     allowed = typing.get_args(kind) or (kind,)
     if typing.get_origin(kind) is typing.Literal:
         return value in allowed
     if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, allowed[0]) for item in value)
+        return isinstance(value, tuple) and all(_matches_type(item, allowed[0]) for item in value)
     is_path = isinstance(value, Path) and Path in allowed
     return type(value) in allowed or is_path or (float in allowed and type(value) is int)
 
 
-def _said(kind: Any) -> str:
-    """The type in words."""
+def _describe_type(kind: Any) -> str:
+    """Return the type in words, for an error."""
     allowed = typing.get_args(kind) or (kind,)
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(map(repr, allowed))
     if typing.get_origin(kind) is tuple:
-        return f"a tuple of {_said(allowed[0])}"
+        return f"a tuple of {_describe_type(allowed[0])}"
     return " or ".join("None" if k is type(None) else k.__name__ for k in allowed)
 
 
-def _constants(module: ModuleType) -> dict[str, Any]:
+def _annotated_constants(module: ModuleType) -> dict[str, Any]:
     hints = typing.get_type_hints(module, include_extras=True)
     return {name: hint for name, hint in hints.items() if name.isupper()}
 
 
-def _kind(hint: Any) -> Any:
-    """The type, without what ``Annotated`` adds to it."""
+def _plain_type(hint: Any) -> Any:
+    """Return the type inside ``Annotated``, or the type itself."""
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
-def _own_help(hint: Any) -> str:
+def _help_in(hint: Any) -> str:
     return str(typing.get_args(hint)[1]) if typing.get_origin(hint) is Annotated else ""
 
 
-def _shown(kind: Any) -> Any:
-    """The type as the command line takes it: a device by its name, a tuple by giving the flag several times."""
+def _flag_type(kind: Any) -> Any:
+    """Return the type for tyro: a device is given by name, a tuple by repeating its flag."""
     if typing.get_origin(kind) is tuple:
         return Annotated[kind, tyro.conf.UseAppendAction]
     return str if kind is torch.device else kind
 
 
-def _default(value: Any) -> Any:
+def _default_field(value: Any) -> Any:
     field: Any = dataclasses.field(default=str(value) if isinstance(value, torch.device) else value)
     return field
 
 
-def _device(name: str) -> torch.device:
+def _parse_device(name: str) -> torch.device:
     try:
         return device_named(name)
     except ValueError as error:

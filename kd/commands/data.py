@@ -1,4 +1,4 @@
-"""The data of a run: opened by its name, split, checked, and a loader for each part."""
+"""The data of a run: dataset opened by name, split, checked, with a loader for each split."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ from kd.data.views import one_view_each
 
 
 class Task(NamedTuple):
-    """What a model is made for: the shape of one input without the batch, and the classes' names in label order."""
+    """The task of a model: shape of one input without the batch dimension, and class names in label order."""
 
     input_shape: tuple[int, ...]
     classes: tuple[str, ...]
 
     @property
     def noun(self) -> str:
-        """What the items are called."""
+        """Word for the samples in printed text."""
         return "images" if len(self.input_shape) == 3 else "items"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those of the classes, or none where they are their numbers."""
+        """Class names; empty if the classes are only numbered."""
         return () if self.classes == tuple(map(str, range(len(self.classes)))) else self.classes
 
 
 class Data(NamedTuple):
-    """The three parts of the data, and a loader for each; only the training loader shuffles, and may show views.
+    """The training, validation and test split, with a loader for each.
+
+    Only the training loader shuffles; with ``augment`` it yields augmented views.
 
     Attributes:
-        source: all of the data as they come.
-        chosen: the split, as ``kd.data.sources.split_source`` takes it again.
-        rows: of each part's items among all items of the data as they come: those of its training part, then those of
-            any validation and test part. By ``train``, ``val`` and ``test``.
-        unlabelled: items (input, −1), where the settings name some.
+        source: the dataset before it is split here.
+        chosen: the split as JSON, which ``kd.data.sources.split_source`` accepts as ``chosen``.
+        rows: indices of the samples of ``train``, ``val`` and ``test`` in the source, whose own training, validation
+            and test split are counted through in this order.
+        unlabelled: samples (input, −1); None without ``--unlabelled``.
     """
 
     name: str
@@ -62,35 +64,35 @@ class Data(NamedTuple):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Items by part."""
-        parts = {"training": self.train_set, "validation": self.val_set, "test": self.test_set}
-        return {name: len(part) for name, part in parts.items()}  # type: ignore[arg-type]  # has no __len__
+        """Samples per split."""
+        splits = {"training": self.train_set, "validation": self.val_set, "test": self.test_set}
+        return {name: len(split) for name, split in splits.items()}  # type: ignore[arg-type]  # has no __len__
 
     @property
     def distill_size(self) -> int:
-        """Items of an epoch of the distilled student: those to train with, and any unlabelled ones."""
-        further = 0 if self.unlabelled is None else len(self.unlabelled)  # type: ignore[arg-type]  # as above
-        return self.sizes["training"] + further
+        """Samples per epoch of the distilled student: training samples plus any unlabelled samples."""
+        unlabelled = 0 if self.unlabelled is None else len(self.unlabelled)  # type: ignore[arg-type]  # as above
+        return self.sizes["training"] + unlabelled
 
     @property
     def views(self) -> int:
-        """Views of each training item that the training loader chooses from; an epoch shows one."""
+        """Number of augmented views of each training sample; the training loader draws one per epoch."""
         return len(self.train_loader.dataset) // self.sizes["training"]  # type: ignore[arg-type]  # as above
 
     def all_labels(self) -> Tensor:
-        """[R] int64, of all items as they come. Reads them once more."""
-        return torch.cat([scan(part).labels for part in self.source.parts.values()])
+        """Return the labels of the whole source, [R] int64. Reads every sample again."""
+        return torch.cat([scan(split).labels for split in self.source.parts.values()])
 
 
 def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
-    """The data set that the settings name; the parts it came without are taken from its training data.
+    """Open and split the dataset of the settings; missing splits are taken from its training data.
 
     Args:
-        test_seed: as ``kd.data.sources.split_source`` has it.
+        test_seed: see ``kd.data.sources.split_source``.
 
     Raises:
-        ValueError: no such data set, or one that nothing can be learned from (``kd.data.sources.validation``).
-        OSError: it is not there or damaged.
+        ValueError: unknown or unusable dataset (``kd.data.sources.validation``).
+        OSError: the dataset is missing or damaged.
     """
     source = open_source(
         settings.data,
@@ -100,7 +102,7 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         classes=settings.class_names or None,
         download=settings.download,
     )
-    parts = split_source(
+    splits = split_source(
         source,
         held_back=settings.test_size,
         test_share=settings.test_share,
@@ -108,44 +110,44 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         test_seed=test_seed,
         limit=settings.limit,
     )
-    more = None
+    unlabelled = None
     if settings.unlabelled is not None:
-        labelled = {"train": parts.train, "val": parts.val, "test": parts.test}
-        more = open_unlabelled(settings.unlabelled, **labelled, size=settings.image_size)
-    example, _ = parts.train[0]
+        labelled = {"train": splits.train, "val": splits.val, "test": splits.test}
+        unlabelled = open_unlabelled(settings.unlabelled, **labelled, size=settings.image_size)
+    example, _ = splits.train[0]
     name = "MNIST" if settings.data == "mnist" else source.name
     return Data(
         name,
-        Task(tuple(example.shape), parts.classes),
-        parts.train,
-        parts.val,
-        parts.test,
-        _training_loader(settings, parts.train, tuple(example.shape)),
-        make_loader(parts.val, batch_size=settings.batch_size),
-        make_loader(parts.test, batch_size=settings.batch_size),
+        Task(tuple(example.shape), splits.classes),
+        splits.train,
+        splits.val,
+        splits.test,
+        _make_training_loader(settings, splits.train, tuple(example.shape)),
+        make_loader(splits.val, batch_size=settings.batch_size),
+        make_loader(splits.test, batch_size=settings.batch_size),
         source,
-        parts.chosen,
-        _rows(source, parts),
-        more,
+        splits.chosen,
+        _index_splits(source, splits),
+        unlabelled,
     )
 
 
-def _training_loader(settings: RunSettings, train: Dataset[Any], shape: tuple[int, ...]) -> DataLoader[Any]:
+def _make_training_loader(settings: RunSettings, train: Dataset[Any], shape: tuple[int, ...]) -> DataLoader[Any]:
     if not settings.augment:
         return make_loader(train, batch_size=settings.batch_size, shuffle=True)
-    from kd.data.augmentation import EVERY, AugmentedImages, augmentation  # with torchvision, which takes a second
+    from kd.data.augmentation import EVERY, AugmentedImages, augmentation  # imports torchvision, which takes a second
 
     transform = augmentation(settings.augment, shape)
     views = AugmentedImages(train, transform, views=settings.views or EVERY, seed=settings.seed)
     return one_view_each(views, views.views, batch_size=settings.batch_size)
 
 
-def _rows(source: Source, parts: Splits) -> dict[str, Sequence[int]]:
-    found: dict[str, Sequence[int]] = dict(json.loads(parts.chosen)["rows"])  # of its training part, which is first
+def _index_splits(source: Source, splits: Splits) -> dict[str, Sequence[int]]:
+    rows: dict[str, Sequence[int]] = dict(json.loads(splits.chosen)["rows"])  # in the source's training data: offset 0
     start = 0
     for name, dataset in source.parts.items():
-        items = len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
+        size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
         if name != "train":
-            found[name] = range(start, start + items)
-        start += items
-    return found
+            rows[name] = range(start, start + size)
+        start += size
+    return rows

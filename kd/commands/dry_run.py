@@ -1,6 +1,6 @@
-"""``--dry-run``: what a command would take, from its data, its models and a few measured steps. Nothing is written.
+"""``--dry-run``: estimate memory, disk and time of a command from its data, models and a few steps; writes nothing.
 
-Sizes are counted. Times are those of some steps on this machine as it is now, scaled up: a rough guide.
+Sizes are counted. Times are extrapolated from a few steps on this machine under its current load: a rough guide.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from kd.training.optimizers import adam
 from kd.training.pool import usable_cores
 from kd.types import Objective
 
-STEPS = 8  # training steps that are timed, after as many that are not
-RESULTS = 4_000_000  # bytes of pictures and report, in round numbers; predictions come on top
-DRAWING = 80_000_000  # bytes of memory that drawing them takes on top of a training, as measured on MNIST
+STEPS = 8  # training steps per epoch of a timing; fewer if the dataset is smaller
+RESULTS = 4_000_000  # bytes of plots and report, rounded; without predictions
+DRAWING = 80_000_000  # bytes of memory for drawing plots, in addition to training; measured on MNIST
 
 
 class Model(NamedTuple):
-    """One of the two architectures.
+    """Size and cost of one of the two architectures.
 
     Attributes:
-        multiply_adds: for one item.
+        multiply_adds: multiply-adds of one sample.
         training: multiply-adds of a whole training.
-        bytes: of its weights.
+        bytes: size of the weights.
     """
 
     parameters: int
@@ -58,26 +58,27 @@ class Model(NamedTuple):
 
 
 class Seconds(NamedTuple):
-    """Of one training step of each kind, and of one item's answer."""
+    """Seconds per training step of each kind, and per sample at inference."""
 
     teacher: float
     control: float
     distilled: float
-    teacher_answer: float
-    student_answer: float
+    teacher_inference: float
+    student_inference: float
 
 
 class Plan(NamedTuple):
-    """What a command would take.
+    """Estimated resources of a command.
 
     Attributes:
-        sizes: items by part.
-        steps: of one training, of ``teacher`` and ``student``.
-        trainings: how many of each kind; ``longer`` ones count by their epochs.
-        logits: bytes of the teacher's, all parts together.
-        disk: bytes under OUT, at most, while it runs.
-        memory: bytes.
-        seconds: without the start of the program and its pictures.
+        sizes: samples per split.
+        steps: optimizer steps of one training, for ``teacher`` and ``student``.
+        trainings: number of trainings by kind; a ``longer`` one counts in proportion to its epochs.
+        logits: bytes of the teacher's logits on all splits.
+        disk: maximum bytes under OUT while the command runs.
+        memory: peak bytes.
+        seconds: total time, without start-up and plots.
+        each: time of single steps.
     """
 
     sizes: Mapping[str, int]
@@ -92,10 +93,10 @@ class Plan(NamedTuple):
 
 
 def run(settings: RunSettings) -> None:
-    """Print what the settings' command would take.
+    """Print the estimated resources of the settings' command.
 
     Raises:
-        ValueError: a setting is outside its range, or the method cannot work on this pair.
+        ValueError: a setting is outside its range, or the method does not work with these models.
         OSError: the data cannot be read.
     """
     settings.check()
@@ -105,12 +106,12 @@ def run(settings: RunSettings) -> None:
     say_data(data, device)
     require_method(settings, data, new_teachers(settings, data))
     say_method(settings.method, format_method_settings(settings.method_settings))
-    _print(settings, plan(settings, data, device))
+    _print_plan(settings, plan(settings, data, device))
 
 
 def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
-    """Count and measure. The models are made for it and thrown away."""
-    teacher = combine_teachers([each.model for each in new_teachers(settings, data)], settings).to(device)
+    """Count sizes and time a few steps, with models that are then discarded."""
+    teacher = combine_teachers([named.model for named in new_teachers(settings, data)], settings).to(device)
     student = new_student(settings, data.task, device)
     batch, classes = first_batch(data.train_loader), len(data.task.classes)
     cost = training_cost(
@@ -125,84 +126,89 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
         asked_at_each_step=settings.asked_at_each_step,
     )
     models = {
-        "teacher": _model(teacher, batch[0][:1], cost.teacher),
-        "student": _model(student, batch[0][:1], cost.student),
+        "teacher": _measure_model(teacher, batch[0][:1], cost.teacher),
+        "student": _measure_model(student, batch[0][:1], cost.student),
     }
     trainings: dict[str, float] = dict(settings.trainings)
     if "longer" in trainings:
         trainings["longer"] *= cost.longer_epochs / settings.epochs
-    each = _seconds(settings, data, teacher, student)
-    logits = _asked(settings, data, trainings) * (4 * classes + 8)
-    trained = trainings["teacher"] * models["teacher"].bytes + _students(trainings) * models["student"].bytes
-    predictions = (1 + _students(trainings)) * data.sizes["test"] * (4 * classes + 8)
+    seconds = _time_steps(settings, data, teacher, student)
+    logits = _count_cached_rows(settings, data, trainings) * (4 * classes + 8)
+    students = _count_students(trainings)
+    weights = trainings["teacher"] * models["teacher"].bytes + students * models["student"].bytes
+    predictions = (1 + students) * data.sizes["test"] * (4 * classes + 8)
     return Plan(
         data.sizes,
         models,
-        _steps(settings, data),
+        _count_steps(settings, data),
         trainings,
         round(logits),
-        # Of each model its outcome, and before it two snapshots with two moments of every weight; predictions as text.
-        round(8 * trained + logits + 2 * predictions + 100 * data.sizes["test"] + RESULTS),
+        # Per model: its result, and earlier two snapshots with Adam's two moments of every weight; predictions as text.
+        round(8 * weights + logits + 2 * predictions + 100 * data.sizes["test"] + RESULTS),
         round(
-            _memory(device) * _processes(settings) + DRAWING + 2 * logits + 4 * trained / max(1, _students(trainings))
+            _measure_peak_memory(device) * _count_processes(settings)
+            + DRAWING
+            + 2 * logits
+            + 4 * weights / max(1, students)
         ),
-        _all_seconds(settings, data, each, trainings),
-        each,
+        _total_seconds(settings, data, seconds, trainings),
+        seconds,
     )
 
 
-def _asked(settings: RunSettings, data: Data, trainings: Mapping[str, float]) -> float:
-    """Answers of all teachers together that are kept."""
+def _count_cached_rows(settings: RunSettings, data: Data, trainings: Mapping[str, float]) -> float:
+    """Return the number of rows of logits that are cached, over all teachers."""
     rows = data.sizes["training"] * data.views + data.distill_size - data.sizes["training"] + data.sizes["validation"]
     return 0 if settings.live else max(1, trainings["teacher"]) * rows
 
 
-def _steps(settings: RunSettings, data: Data) -> dict[str, int]:
+def _count_steps(settings: RunSettings, data: Data) -> dict[str, int]:
     per_epoch = {"teacher": len(data.train_loader), "student": -(-data.distill_size // settings.batch_size)}
     return {kind: settings.epochs * steps for kind, steps in per_epoch.items()}
 
 
-def _students(trainings: Mapping[str, float]) -> float:
+def _count_students(trainings: Mapping[str, float]) -> float:
     return sum(count for kind, count in trainings.items() if kind != "teacher")
 
 
-def _model(model: nn.Module, example: torch.Tensor, training: int) -> Model:
+def _measure_model(model: nn.Module, example: torch.Tensor, training: int) -> Model:
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     return Model(count_parameters(model), count_multiply_adds(model, example), training, size)
 
 
-def _seconds(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.Module) -> Seconds:
-    """Time a few steps of each kind of training, with as many threads as it will have."""
+def _time_steps(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.Module) -> Seconds:
+    """Time a few steps of each kind of training, with the number of threads it will have."""
     size = settings.batch_size
     rows = range(min(STEPS * size, data.sizes["training"]))
-    few = Subset(data.train_loader.dataset, [row * data.views for row in rows])
-    loader = make_loader(few, batch_size=size)
+    subset = Subset(data.train_loader.dataset, [row * data.views for row in rows])
+    loader = make_loader(subset, batch_size=size)
     started = time.perf_counter()
-    predictions = collect_logits(teacher, few)
-    teacher_answer = (time.perf_counter() - started) / len(rows)
-    labelled = in_bfloat16(supervised) if settings.bfloat16 else supervised
-    teacher_step = _step(teacher, labelled, loader) if settings.trainings["teacher"] else 0.0
+    predictions = collect_logits(teacher, subset)
+    teacher_inference = (time.perf_counter() - started) / len(rows)
+    teacher_objective = in_bfloat16(supervised) if settings.bfloat16 else supervised
+    teacher_step = _time_step(teacher, teacher_objective, loader) if settings.trainings["teacher"] else 0.0
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads if _processes(settings) == 1 else 1)
+    torch.set_num_threads(threads if _count_processes(settings) == 1 else 1)
     try:
-        distill_set = few if settings.live else DistillDataset(few, predictions.logits, ids=settings.ids)
-        with_logits = make_loader(distill_set, batch_size=size)
-        control = _step(student, supervised, loader)
-        distilled = _step(student, make_objective(settings, student, teacher, with_logits), with_logits)
+        distill_set = subset if settings.live else DistillDataset(subset, predictions.logits, ids=settings.ids)
+        distill_loader = make_loader(distill_set, batch_size=size)
+        control = _time_step(student, supervised, loader)
+        objective = make_objective(settings, student, teacher, distill_loader)
+        distilled = _time_step(student, objective, distill_loader)
         started = time.perf_counter()
-        collect_logits(student, few)
-        student_answer = (time.perf_counter() - started) / len(rows)
+        collect_logits(student, subset)
+        student_inference = (time.perf_counter() - started) / len(rows)
     finally:
         torch.set_num_threads(threads)
-    return Seconds(teacher_step, control, distilled, teacher_answer, student_answer)
+    return Seconds(teacher_step, control, distilled, teacher_inference, student_inference)
 
 
-def _step(model: nn.Module, objective: Objective, loader: DataLoader[Any]) -> float:
-    """Seconds of one training step of a copy of the model: the median epoch of three, after a first one."""
-    own, times = copy.deepcopy(model), [0.0]
-    optimizer, _ = adam(own, learning_rate=1e-6, steps=4 * len(loader), objective=objective)
+def _time_step(model: nn.Module, objective: Objective, loader: DataLoader[Any]) -> float:
+    """Return the seconds of a training step on a copy of the model: median of three epochs after a warm-up epoch."""
+    trained, times = copy.deepcopy(model), [0.0]
+    optimizer, _ = adam(trained, learning_rate=1e-6, steps=4 * len(loader), objective=objective)
     fit(
-        own,
+        trained,
         objective,
         loader,
         None,
@@ -215,72 +221,73 @@ def _step(model: nn.Module, objective: Objective, loader: DataLoader[Any]) -> fl
     return epochs[1] / len(loader)
 
 
-def _all_seconds(settings: RunSettings, data: Data, each: Seconds, trainings: Mapping[str, float]) -> float:
-    steps, sizes = _steps(settings, data), data.sizes
-    checked = settings.epochs * sizes["validation"]
-    teachers = trainings["teacher"] * (steps["teacher"] * each.teacher + checked * each.teacher_answer)
-    logits = _asked(settings, data, trainings) * each.teacher_answer
+def _total_seconds(settings: RunSettings, data: Data, seconds: Seconds, trainings: Mapping[str, float]) -> float:
+    steps, sizes = _count_steps(settings, data), data.sizes
+    validated = settings.epochs * sizes["validation"]
+    teachers = trainings["teacher"] * (steps["teacher"] * seconds.teacher + validated * seconds.teacher_inference)
+    logits = _count_cached_rows(settings, data, trainings) * seconds.teacher_inference
     kinds = {kind: count for kind, count in trainings.items() if kind != "teacher"}
-    per_step = {kind: each.distilled if kind == "distilled" else each.control for kind in kinds}
+    per_step = {kind: seconds.distilled if kind == "distilled" else seconds.control for kind in kinds}
     students = sum(
-        count * (steps["student"] * per_step[kind] + (checked + sizes["test"]) * each.student_answer)
+        count * (steps["student"] * per_step[kind] + (validated + sizes["test"]) * seconds.student_inference)
         for kind, count in kinds.items()
     )
-    return teachers + logits + sizes["test"] * each.teacher_answer + students / _processes(settings)
+    return teachers + logits + sizes["test"] * seconds.teacher_inference + students / _count_processes(settings)
 
 
-def _processes(settings: RunSettings) -> int:
-    """Trainings at once."""
+def _count_processes(settings: RunSettings) -> int:
+    """Return the number of trainings that run in parallel."""
     if not isinstance(settings, PairedSettings):
         return 1
-    return min(settings.processes or usable_cores(), round(_students(settings.trainings)))
+    return min(settings.processes or usable_cores(), round(_count_students(settings.trainings)))
 
 
-def _memory(device: torch.device) -> int:
-    """Bytes at the peak of this process: it has the data, the models, and has taken steps with them."""
+def _measure_peak_memory(device: torch.device) -> int:
+    """Return the peak bytes of this process, which by now has loaded data and models and trained a few steps."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1000 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
-    except (OSError, StopIteration):  # only Linux tells it so
+    except (OSError, StopIteration):  # /proc exists on Linux only
         return 0
 
 
-def _print(settings: RunSettings, found: Plan) -> None:
-    teacher, student = found.models["teacher"], found.models["student"]
-    own = {"teacher": found.trainings["teacher"], "student": _students(found.trainings)}
+def _print_plan(settings: RunSettings, estimate: Plan) -> None:
+    teacher, student = estimate.models["teacher"], estimate.models["student"]
+    trainings = (estimate.trainings["teacher"], _count_students(estimate.trainings))
     rows = {
         "parameters": (f"{teacher.parameters:,}", f"{student.parameters:,}"),
-        "multiply-adds an item": (f"{teacher.multiply_adds:,}", f"{student.multiply_adds:,}"),
-        "multiply-adds a training, 10⁹": (f"{teacher.training / 1e9:,.1f}", f"{student.training / 1e9:,.1f}"),
+        "multiply-adds per item": (f"{teacher.multiply_adds:,}", f"{student.multiply_adds:,}"),
+        "multiply-adds per training, 10⁹": (f"{teacher.training / 1e9:,.1f}", f"{student.training / 1e9:,.1f}"),
         "weights, MB": (f"{teacher.bytes / 1e6:,.2f}", f"{student.bytes / 1e6:,.2f}"),
-        "trainings": tuple(f"{count:,.4g}" for count in own.values()),
-        "steps of each": tuple(f"{steps:,}" for steps in found.steps.values()),
-        "a step, ms": (
-            f"{1000 * found.each.teacher:.2f}",
-            f"{1000 * found.each.control:.2f} alone, {1000 * found.each.distilled:.2f} distilled",
+        "trainings": tuple(f"{count:,.4g}" for count in trainings),
+        "steps per training": tuple(f"{steps:,}" for steps in estimate.steps.values()),
+        "time per step, ms": (
+            f"{1000 * estimate.each.teacher:.2f}",
+            f"{1000 * estimate.each.control:.2f} control, {1000 * estimate.each.distilled:.2f} distilled",
         ),
     }
     names = " + ".join(choice.spec for choice in settings.teachers_chosen)
-    title = f"Plan of kd {settings.command}: nothing was trained, nothing written"
+    title = f"Dry run of kd {settings.command}: nothing was saved"
     print_table(title, ("", f"teacher {names}", f"student {settings.student}"), rows)
-    free = shutil.disk_usage(_existing(settings.out)).free
-    say(f"teacher's logits: {found.logits / 1e6:,.1f} MB, kept under {settings.state_dir}")
-    say(f"disk: at most about {found.disk / 1e6:,.0f} MB under {settings.out}; {free / 1e6:,.0f} MB are free")
-    if found.memory:
-        say(f"memory: about {found.memory / 1e6:,.0f} MB")
-    say(f"time: about {_duration(found.seconds)} on this machine, beside whatever else it does now")
-    if found.disk > free:
-        say(f"there is not enough disk. Choose another --out, or make room for {(found.disk - free) / 1e6:,.0f} MB.")
+    free = shutil.disk_usage(_nearest_existing(settings.out)).free
+    say(f"teacher logits: {estimate.logits / 1e6:,.1f} MB, cached under {settings.state_dir}")
+    say(f"disk: at most about {estimate.disk / 1e6:,.0f} MB under {settings.out}; {free / 1e6:,.0f} MB are free")
+    if estimate.memory:
+        say(f"memory: about {estimate.memory / 1e6:,.0f} MB")
+    say(f"time: about {_format_duration(estimate.seconds)} on this machine under its current load")
+    if estimate.disk > free:
+        lacking = f"{(estimate.disk - free) / 1e6:,.0f} MB"
+        say(f"not enough free disk space: free another {lacking}, or choose another --out.")
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+def _nearest_existing(folder: Path) -> Path:
+    """Return the folder, or its nearest parent that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     if hours >= 2:
         return f"{hours:,.1f} hours"

@@ -1,4 +1,4 @@
-"""What the commands say in the same words: the data, the method, the layers compared, the files written."""
+"""Messages that several commands print: the data, the method, the layers compared, the files written."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from kd.console import say
 
 
 def say_sizes(data: str, sizes: Mapping[str, int], device: object, *, noun: str = "images") -> None:
-    """What is there to learn from, by part, and where the models train.
+    """Print the number of samples in each split, and the device.
 
     Args:
-        noun: what the items are called.
+        noun: word for the samples, such as "images".
     """
-    *most, last = (f"{count:,} {part}" for part, count in sizes.items())
+    *most, last = (f"{count:,} {split}" for split, count in sizes.items())
     say(f"{data}: {', '.join(most)} and {last} {noun}; training on {device}")
 
 
 def say_files(files: Iterable[Path], *, but: Path) -> None:
-    """Which files there are now, by folder.
+    """Print the names of written files, a line per folder.
 
     Args:
-        but: a folder whose own are not worth telling.
+        but: folder whose files are not listed.
     """
-    names: dict[Path, list[str]] = {}
+    names_of: dict[Path, list[str]] = {}
     for path in sorted(path for path in files if but not in path.parents):
-        names.setdefault(path.parent, []).append(path.name)
-    for folder, own in names.items():
-        say(f"{folder}/  {', '.join(own)}")
+        names_of.setdefault(path.parent, []).append(path.name)
+    for folder, names in names_of.items():
+        say(f"{folder}/  {', '.join(names)}")
 
 
 def say_method(method: str, settings: Sequence[str]) -> None:
-    """How the distilled student is going to learn."""
+    """Print the distillation method and its settings."""
     say(f"method: {method} with {', '.join(settings)}")
 
 
 def say_layers(pairs: Sequence[tuple[str, str]]) -> None:
-    """Which layers' answers are compared, the student's and the teacher's, where any are."""
+    """Print the pairs of student and teacher layers whose outputs the method compares, if any."""
     if pairs:
-        say(f"layers compared, student – teacher: {', '.join(f'{own} – {other}' for own, other in pairs)}")
+        say(f"layers compared, student – teacher: {', '.join(f'{student} – {teacher}' for student, teacher in pairs)}")

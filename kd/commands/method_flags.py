@@ -1,4 +1,4 @@
-"""The method and its settings as a command line says them: ``--method``, ``--set NAME=VALUE``, the two flags of kd."""
+"""The flags of a method: ``--method``, ``--set NAME=VALUE``, and ``--temperature`` and ``--alpha`` of kd."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from kd.methods import METHODS, Setting, settings_of
 
 
 def parse_method_settings(texts: Sequence[str]) -> dict[str, Setting]:
-    """``("beta=8", "warmup=0")`` by name; ``ValueError`` where one is not of that form, or a name comes twice."""
-    given: dict[str, Setting] = {}
+    """Parse ``("beta=8", "warmup=0")`` into a dict; raise ``ValueError`` for another form or a repeated name."""
+    settings: dict[str, Setting] = {}
     for text in texts:
         name, sign, value = text.partition("=")
-        if not (name and sign) or name in given:
-            raise ValueError(f"a setting of the method must be given once, as NAME=VALUE. Got {text!r} instead.")
-        given[name] = value
-    return given
+        if not (name and sign) or name in settings:
+            raise ValueError(f"--set must be NAME=VALUE, each name once. Got {text!r} instead.")
+        settings[name] = value
+    return settings
 
 
 def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, alpha: float) -> dict[str, Setting]:
-    """All settings of the method that a command line has chosen: ``kd`` has flags of its own, others have ``--set``.
+    """Return all settings of a method: ``kd`` has flags for its two settings, other methods use ``--set``.
 
     Args:
-        texts: what ``--set`` was given, each NAME=VALUE.
-        temperature, alpha: those of ``kd``.
+        texts: values of ``--set``, each NAME=VALUE.
+        temperature, alpha: settings of ``kd``; left at their defaults for other methods.
 
     Raises:
-        ValueError: no such method or setting, or one that belongs to another method.
+        ValueError: unknown method or setting, or a setting of another method.
     """
-    defaults, given = METHODS["kd"].settings, {"temperature": temperature, "alpha": alpha}
+    defaults, kd_settings = METHODS["kd"].settings, {"temperature": temperature, "alpha": alpha}
     if name == "kd":
         if texts:
             raise ValueError(f"kd is set by --temperature and --alpha. Got --set {' '.join(texts)} instead.")
-        return dict(given)
+        return dict(kd_settings)
     settings = settings_of(name, parse_method_settings(texts))
-    if given != defaults:
+    if kd_settings != defaults:
         raise ValueError(
-            f"--temperature and --alpha are settings of kd, and the method is {name}. It takes --set with "
+            f"--temperature and --alpha are settings of kd, not of {name}. Use --set, with any of "
             f"{', '.join(format_method_settings(settings))}."
         )
     return settings
 
 
 def format_method_settings(settings: Mapping[str, Setting]) -> list[str]:
-    """Each as ``--set`` takes it."""
+    """Return each setting as NAME=VALUE, the form of ``--set``."""
     return [
         f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
     ]

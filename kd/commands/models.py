@@ -1,4 +1,4 @@
-"""The models of a run by the names that its settings give: teachers trained here or loaded, and the student."""
+"""The models of a run, built from its settings: the student, and teachers that are to be trained or are loaded."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from kd.teachers.load import load_teacher
 from kd.teachers.logit_files import read_logits
 from kd.teachers.lookup import build_lookup
 
-TEACHERS_ANSWER = "probabilities"  # averaged; kd.teachers.ensemble says what it means
+AVERAGED = "probabilities"  # of several teachers; see kd.teachers.ensemble
 
 
 class NamedTeacher(NamedTuple):
-    """A teacher as it starts, on the CPU, and whether its weights are trained already."""
+    """A teacher on the CPU before any training here, and whether its weights are already trained."""
 
     model: nn.Module
     trained: bool
 
 
 def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.Module:
-    """A student as it starts: the same for the same seed."""
+    """Return an untrained student; the same seed gives the same weights."""
     names = {"mlp": f"mlp:{settings.student_width}", "cnn": "cnn:8"}
     spec = names.get(settings.student, settings.student)
     model = build(spec, input_shape=task.input_shape, classes=len(task.classes), seed=settings.seed)
@@ -37,11 +37,11 @@ def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.M
 
 
 def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> NamedTeacher:
-    """A teacher by its name, with the weights or the answers of its file where it has one.
+    """Build a teacher by name, with the weights or the logits in its file if it has one.
 
     Raises:
-        ValueError, OSError, MissingExtraError: as ``kd.models.build.build``, ``kd.teachers.load.load_teacher`` and
-            ``kd.teachers.logit_files.read_logits`` have it.
+        ValueError, OSError, MissingExtraError: see ``kd.models.build.build``, ``kd.teachers.load.load_teacher`` and
+            ``kd.teachers.logit_files.read_logits``.
     """
     shape, names = data.task.input_shape, data.task.classes
     if choice.file is None:
@@ -56,8 +56,9 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
             label_order=order,
             class_names=names,
         )
-        parts = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
-        return NamedTeacher(build_lookup([(part, data.rows[n]) for n, part in parts.items()], predictions.logits), True)
+        splits = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
+        rows = [(split, data.rows[name]) for name, split in splits.items()]
+        return NamedTeacher(build_lookup(rows, predictions.logits), True)
     model = load_teacher(
         choice.spec,
         choice.file,
@@ -70,29 +71,32 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
 
 
 def new_teachers(settings: RunSettings, data: Data) -> list[NamedTeacher]:
-    """All teachers of the settings as they start, at least one."""
-    chosen = enumerate(settings.teachers_chosen)
-    return [new_teacher(with_seed_of(settings, number), choice, data) for number, choice in chosen]
+    """Build all teachers of the settings, at least one."""
+    choices = enumerate(settings.teachers_chosen)
+    return [new_teacher(with_seed_of(settings, number), choice, data) for number, choice in choices]
 
 
 def with_seed_of(settings: RunSettings, number: int) -> RunSettings:
-    """The settings of the number-th of several teachers: with one seed, two of one name would be one teacher."""
+    """Return the settings with the seed of teacher ``number``: two teachers of one name need different seeds."""
     return dataclasses.replace(settings, seed=settings.seed + 1_000_003 * number) if number else settings
 
 
 def combine_teachers(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:
-    """The one teacher there is; several answer with the mean of their probabilities at the method's temperature."""
+    """Return a single teacher unchanged; several become an ensemble.
+
+    It averages the teachers' probabilities, softened by the method's temperature.
+    """
     if len(teachers) == 1:
         return teachers[0]
     temperature = float(settings.method_settings.get("temperature", settings.temperature))
-    return Ensemble(teachers, how=TEACHERS_ANSWER, temperature=temperature)
+    return Ensemble(teachers, how=AVERAGED, temperature=temperature)
 
 
 def saved_teacher(settings: RunSettings, data: Data) -> nn.Module:
-    """The teacher that a run has saved, on the CPU.
+    """Load the teacher saved by a run, on the CPU.
 
     Raises:
-        ValueError, OSError: as ``kd.storage.weights.load_weights`` has it.
+        ValueError, OSError: see ``kd.storage.weights.load_weights``.
     """
     model = combine_teachers([teacher.model for teacher in new_teachers(settings, data)], settings)
     load_weights(model, settings.models_dir / "teacher_model.pth")

@@ -1,4 +1,4 @@
-"""Paired students as ``kd compare`` and ``kd sweep`` show them: cells of differences, means and shares."""
+"""Table cells for paired students, shared by ``kd compare`` and ``kd sweep``: differences, means and shares."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ DIFFERENCES = ("distilled minus", "mean", "95 % t", "bootstrap", "t p", "Wilcoxo
 
 
 def difference_cells(pairs: Pairs) -> list[str]:
-    """A row of ``DIFFERENCES`` after its name."""
+    """Return the cells of a row below the header ``DIFFERENCES``, without the first."""
     return [
         f"{pairs.mean:+.1f}",
-        _interval(pairs.interval),
-        _interval(pairs.bootstrap),
+        _format_interval(pairs.interval),
+        _format_interval(pairs.bootstrap),
         *(f"{p:.2g}" for p in (pairs.t_p, pairs.wilcoxon_p, pairs.sign_p)),
     ]
 
 
-def _interval(interval: Interval | None) -> str:
+def _format_interval(interval: Interval | None) -> str:
     return f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "none"
 
 
 def format_number(value: Spread, form: str, *, scale: float = 1) -> str:
-    """Mean ± standard deviation."""
+    """Return "mean ± standard deviation"; the mean alone for a single value."""
     deviation = "" if value.sd is None else f" ± {scale * value.sd:{form}}"
     return f"{scale * value.mean:{form}}{deviation}"
 
 
 def percent(share: float) -> str:
-    """A share of images: ``98.53 %``."""
+    """Format a share in [0, 1] as ``98.53 %``."""
     return f"{100 * share:.2f} %"
 
 
 def describe_tests(judgement: Judgement) -> dict[str, Any]:
-    """What a verdict was read from."""
+    """Return the margin, intervals and tests behind a verdict, as plain data."""
     return {
         "margin_errors": judgement.margin,
         "interval_95": judgement.interval,

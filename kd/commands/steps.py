@@ -1,4 +1,4 @@
-"""The steps that commands are made of: an open run, the teacher, its logits, the objective."""
+"""Steps shared by the commands: open the run folder, train the teacher, cache its logits, make the objective."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ from kd.training.students import DistillationData
 from kd.types import Objective
 
 UNLABELLED_TOO = (
-    "the control has the labelled items, over and over, in as many steps as the distilled student takes with the "
-    "unlabelled ones as well"
+    "the control repeats the labelled items, for the same number of steps as the distilled student, which also has "
+    "the unlabelled items"
 )
 
 
 @contextmanager
 def open_command(settings: RunSettings, *folders: Path, made: Sequence[str] | None = None) -> Iterator[torch.device]:
-    """What a command starts with: settings checked, folders that can be written to, its run folder open. The device.
+    """Check the settings and folders, open the run folder, and yield the device.
 
     Args:
-        made: as ``kd.storage.run_folder.open_run`` has it.
+        folders: folders that must be writable.
+        made: see ``kd.storage.run_folder.open_run``.
 
     Raises:
         ValueError: a setting is outside its range.
-        OSError: a folder cannot be written to or is in use by another run.
+        OSError: a folder is not writable or is in use by another run.
     """
     settings.check()
     device = device_named(settings.device)
@@ -62,7 +63,7 @@ def open_command(settings: RunSettings, *folders: Path, made: Sequence[str] | No
 
 
 def say_data(data: Data, device: torch.device) -> None:
-    """What there is to learn from."""
+    """Print the sizes of the splits and of any unlabelled data."""
     say_sizes(data.name, data.sizes, device, noun=data.task.noun)
     if data.unlabelled is not None:
         say(f"{len(data.unlabelled):,} unlabelled items for the distilled student")  # type: ignore[arg-type]
@@ -71,14 +72,14 @@ def say_data(data: Data, device: torch.device) -> None:
 def train_teacher(
     settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher], device: torch.device, *, suffix: str = ""
 ) -> tuple[nn.Module, History | None]:
-    """The teacher of the settings: trained on the labels, or loaded and measured anew; several as one.
+    """Train each teacher on the labels, or measure its accuracy if it is loaded; combine several.
 
     Args:
-        teachers: as they start, those of the settings.
-        suffix: tells one teacher's steps from another's in the run folder.
+        teachers: the teachers of the settings, before training.
+        suffix: appended to step names in the run folder, to distinguish teachers.
 
     Returns:
-        the model, and its curves if it is one teacher that was trained here.
+        The model, and its history if it is a single teacher trained here.
     """
     objective = in_bfloat16(supervised) if settings.bfloat16 else supervised
     models = [teacher.model.to(device) for teacher in teachers]
@@ -96,33 +97,33 @@ def train_teacher(
 def make_distill_loaders(
     settings: RunSettings, teacher: nn.Module, data: Data, *, suffix: str = ""
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """The loaders to train and to validate with, with the teacher's logits; unlabelled items are in the former.
+    """Return training and validation loaders with the teacher's cached logits; the first includes unlabelled samples.
 
-    Where the teacher has to be asked at each step, they are the data's own.
+    If the teacher runs at every step, they are the loaders of the data.
 
     Args:
-        suffix: tells one teacher's from another's in the run folder.
+        suffix: appended to step names in the run folder, to distinguish teachers.
     """
     if settings.live:
         return data.train_loader, data.val_loader
-    parts: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
+    splits: dict[str, tuple[Dataset[Any], DataLoader[Any]]] = {
         f"training{suffix}": (data.train_loader.dataset, data.train_loader),
         f"validation{suffix}": (data.val_set, data.val_loader),
     }
     if data.unlabelled is not None:
         distill_data = with_unlabelled(teacher, data.train_set, data.unlabelled, suffix=suffix)
-        del parts[f"training{suffix}"]
-        (validation,) = with_teacher_logits(teacher, parts).values()
+        del splits[f"training{suffix}"]
+        (validation,) = with_teacher_logits(teacher, splits).values()
         return loader_like(data.train_loader, distill_data), validation
-    training, validation = with_teacher_logits(teacher, parts, ids=settings.ids).values()
+    training, validation = with_teacher_logits(teacher, splits, ids=settings.ids).values()
     return training, validation
 
 
 def make_control_loader(data: Data, distilled: DataLoader[Any]) -> DataLoader[Any]:
-    """What the control is trained with: the labelled items, over and over where the other has unlabelled ones as well.
+    """Return the control's training loader: labelled samples, repeated to the length of an epoch with unlabelled data.
 
     Args:
-        distilled: the loader that the distilled student is trained with.
+        distilled: training loader of the distilled student.
     """
     if data.unlabelled is None:
         return data.train_loader
@@ -130,20 +131,20 @@ def make_control_loader(data: Data, distilled: DataLoader[Any]) -> DataLoader[An
 
 
 def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
-    """What the settings' method trains the student towards, on batches like those of the loader."""
-    example, ask = first_batch(loader), settings.live and "logits" in METHODS[settings.method].needs
-    if ask:
+    """Make the objective of the settings' method, for batches of the loader's structure."""
+    example, needs_logits = first_batch(loader), settings.live and "logits" in METHODS[settings.method].needs
+    if needs_logits:
         with torch.no_grad(), evaluating(teacher):
             example = (*example, teacher(example[0].to(device_of(teacher))).float().cpu())
     objective = make(settings.method, student, teacher, example, settings.method_settings)
-    return live_teacher(teacher, objective) if ask else objective
+    return live_teacher(teacher, objective) if needs_logits else objective
 
 
 def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher]) -> None:
-    """Refuse, before anything is trained, a method that cannot work on this pair; say which layers it compares.
+    """Try the method on this teacher and student before any training, and print the layers it compares.
 
     Raises:
-        ValueError: as the method has it.
+        ValueError: the method does not work with these models.
     """
     student = new_student(settings, data.task, torch.device("cpu"))
     teacher = combine_teachers([teacher.model for teacher in teachers], settings)
@@ -153,7 +154,7 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTe
 
 
 def make_train(settings: RunSettings) -> run_steps.Train:
-    """How every model is trained: Adam, with these settings."""
+    """Return the function that trains every model: Adam with these settings."""
 
     def train(
         title: str, model: nn.Module, objective: Objective, train_loader: DataLoader[Any], val_loader: DataLoader[Any]
@@ -176,23 +177,24 @@ def make_train(settings: RunSettings) -> run_steps.Train:
 
 
 def record_settings(settings: RunSettings, device: torch.device) -> dict[str, Any]:
-    """The settings that count for a result, under the names by which ``python main.py`` records them."""
+    """Return the settings that affect the results, under the names that ``python main.py`` uses."""
     values = dataclasses.asdict(settings) | {"device": str(device)}
     values["set"] = format_method_settings(settings.method_settings)
-    uncounted = {"out", "config", "fresh", "snapshot_seconds", "processes"}
-    # What is a flag alone, and not a constant of the documented pipeline, is told where it was given.
+    omitted = {"out", "config", "fresh", "snapshot_seconds", "processes"}
+    # Flags without a constant in the documented pipeline are recorded only if they differ from their default, so that
+    # ``kd run`` and ``python main.py`` record the same.
     defaults = {field.name: field.default for field in dataclasses.fields(RunSettings) if field.name in FLAGS_ALONE}
-    uncounted |= {name for name, default in defaults.items() if values[name] == default}
-    kept = {name: value for name, value in values.items() if name not in uncounted}
-    return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+    omitted |= {name for name, default in defaults.items() if values[name] == default}
+    recorded = {name: value for name, value in values.items() if name not in omitted}
+    return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in recorded.items()}
 
 
 class TeacherWithData(NamedTuple):
-    """A trained teacher, the data it was trained on, and the data to train students with.
+    """A trained teacher, the data it was trained on, and the data for its students.
 
     Attributes:
-        distill_data: with the teacher's logits.
-        control_data: for students that learn from the labels alone.
+        distill_data: data with the teacher's logits.
+        control_data: data of students that are trained on the labels alone.
     """
 
     model: nn.Module
@@ -204,11 +206,11 @@ class TeacherWithData(NamedTuple):
 def prepare_distillation_data(
     settings: RunSettings, device: torch.device, *, number: int = 0, test_seed: int | None = None
 ) -> TeacherWithData:
-    """Train the teacher of these settings and collect its logits, or take up what is kept; no test image is asked.
+    """Train the teacher and cache its logits, or reuse saved ones; make no prediction on the test split.
 
     Args:
-        number: which one it is where there are several; 0 is that of ``kd run`` in the same folder.
-        test_seed: as ``kd.data.sources.split_source`` has it.
+        number: index of the teacher; 0 is the teacher that ``kd run`` trains in the same folder.
+        test_seed: see ``kd.data.sources.split_source``.
     """
     data = load_data(settings, test_seed=test_seed)
     if not number:

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ANSWERS = ("logits", "probabilities")  # what stands in place of a model's name where there are only answers
+ANSWERS = ("logits", "probabilities")  # take the place of a model name if only its outputs are given
 _FILES = (".pth", ".pt", ".safetensors", ".npy", ".npz", ".csv")
 
 
 class TeacherChoice(NamedTuple):
-    """A teacher as the command line names it: a model, and the file of its weights where it is trained.
-
-    Or the kind of its answers, and their file.
-    """
+    """A value of ``--teacher``: a model name and its weights file, if any; or the kind of outputs and their file."""
 
     spec: str
     file: Path | None
@@ -25,19 +22,19 @@ class TeacherChoice(NamedTuple):
 
 
 def chosen_teachers(texts: Sequence[str]) -> list[TeacherChoice]:
-    """The teachers that ``--teacher`` names, at least one.
+    """Parse the values of ``--teacher``; without any, the teacher is ``convnet``.
 
     Raises:
-        ValueError: a file without the name of its model or of its kind.
+        ValueError: a value of another form, such as a file without a model name.
     """
-    chosen = []
+    choices = []
     for text in texts or ("convnet",):
         spec, sign, file = text.partition("=")
         if not spec or bool(sign) != bool(file) or spec.endswith(_FILES) or (spec in ANSWERS and not file):
             raise ValueError(
                 "--teacher must be NAME, NAME=FILE for trained weights, or logits=FILE or probabilities=FILE for "
-                f"answers alone. Got {text!r} instead. Say of which model the weights are, as in --teacher "
+                f"precomputed outputs. Got {text!r} instead. Weights need their model's name: --teacher "
                 "cnn:32=teacher.pth."
             )
-        chosen.append(TeacherChoice(spec, Path(file) if sign else None))
-    return chosen
+        choices.append(TeacherChoice(spec, Path(file) if sign else None))
+    return choices

@@ -1,6 +1,6 @@
-"""A small experiment: copies of one model trained alike, their errors, and what pairs of seeds say of the difference.
+"""Small experiments for recipes: train copies of one model, count errors, judge the differences by paired seeds.
 
-For recipes and first tries. ``kd compare`` is for what has to survive an interruption.
+Nothing is saved; ``kd compare`` can be interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def train_copy(
     batch_size: int = 128,
     learning_rate: float = 4e-3,
 ) -> Model:
-    """A copy of the model, trained by Adam with a step size that falls to 0. The start serves the next arm as it is.
+    """Return a copy of ``start`` trained by Adam with a learning rate that decays to 0; ``start`` is unchanged.
 
     Args:
-        data: a loader, or a dataset that is shuffled: the same order for the same seed, whatever the objective.
-        batch_size: of the loader that is made for a dataset.
+        data: a loader, or a dataset to shuffle: the order depends on the seed alone, not on the objective.
+        batch_size: used if ``data`` is a dataset.
     """
     loader = data if isinstance(data, DataLoader) else make_loader(data, batch_size=batch_size, shuffle=True)
     model = copy.deepcopy(start)
@@ -48,7 +48,7 @@ def train_copy(
 
 
 def count_errors(model: nn.Module, dataset: Dataset[Any]) -> int:
-    """Items that the model gets wrong."""
+    """Return the number of samples that the model classifies wrongly."""
     logits, labels = predict(model, make_loader(dataset, batch_size=500))
     return int((logits.argmax(dim=1) != labels).sum())
 
@@ -61,30 +61,32 @@ def judge_arms(
     margin: float = 0.1,
     title: str = "errors",
 ) -> dict[str, Judgement]:
-    """Print one line and one verdict for each pair of arms; the verdicts by ``first − second``.
+    """Print a verdict for each pair of arms, and return the verdicts by ``first − second``.
 
     Args:
-        found: the errors of each arm by its name, entry i of all from the same seed.
-        against: pairs of arms, the one to be judged and its control.
-        images: of which those errors were counted.
-        margin: the largest difference to be called none, in percentage points of the images.
+        found: errors of each arm by name; entry i of every arm comes from the same seed.
+        against: pairs of arms: the arm to judge, and its control.
+        images: number of test images.
+        margin: equivalence margin, in percentage points of the images.
     """
     pairs = {f"{first} − {second}": pair_errors(found[second], found[first], images) for first, second in against}
     verdicts = judge_all(pairs, margin=margin)
     header = ("pairs", "first", "second", "difference (interval that decides)", "verdict")
-    print_table(f"{title} of {images:,} images", header, {name: verdict_cells(own) for name, own in verdicts.items()})
-    say(f"{len(next(iter(found.values())))} seeds; errors of each: " + "; ".join(map(_listed, found, found.values())))
+    rows = {name: verdict_cells(judgement) for name, judgement in verdicts.items()}
+    print_table(f"{title} of {images:,} images", header, rows)
+    seeds = len(next(iter(found.values())))
+    say(f"{seeds} seeds; errors by seed: " + "; ".join(map(_list_counts, found, found.values())))
     return verdicts
 
 
 def verdict_cells(judgement: Judgement) -> list[str]:
-    """Errors of both as mean ± standard deviation, their difference with its interval, and the verdict."""
+    """Return the errors of both arms (mean ± standard deviation), their difference with its interval, the verdict."""
     pairs, interval = judgement.pairs, judgement.interval
     arms = [f"{arm.mean:.1f} ± {arm.sd or 0:.1f}" for arm in (pairs.distilled, pairs.control)]
-    between = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
+    limits = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
     verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:.1f} errors")
-    return [*arms, f"{pairs.mean:+.1f} ({between})", verdict]
+    return [*arms, f"{pairs.mean:+.1f} ({limits})", verdict]
 
 
-def _listed(name: str, counts: Sequence[int]) -> str:
+def _list_counts(name: str, counts: Sequence[int]) -> str:
     return f"{name} {' '.join(map(str, counts))}"

@@ -44,7 +44,7 @@ CHAPTERS = {
     "table": "Results",
     "curves": "Training",
     "comparison": "Control against distilled",
-    "fidelity": "Student beside teacher",
+    "fidelity": "Students against teacher",
     "reliability": "Reliability",
     "confusions": "Confusions",
     "gallery": "Where the students disagree",

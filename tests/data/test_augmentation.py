@@ -176,7 +176,7 @@ def test_cached_views_are_verified_and_a_repeated_run_is_identical(
         json.loads((tmp_path / "a/results/metrics/metrics.json").read_bytes())["notes"] == []
     )  # no note: both students saw the same batches
     assert cli.main(["cache", "verify", f"--out={tmp_path / 'a'}"]) == 0
-    assert "540 of 540 rows are what the saved teacher answers" in capsys.readouterr().out
+    assert "540 of 540 rows match the saved teacher" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "label-smoothing"])
@@ -244,11 +244,11 @@ def test_only_the_training_images_are_augmented() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("--views", "3"), "--views must be left out"),
+        (("--views", "3"), "--views must be omitted"),
         (("--augment", "flip", "--views", "0"), "--views must be None or a whole number of at least 1"),
-        (("--augment", "flip", "--method", "crd"), "left out with --method crd"),
-        (("--augment", "flip", "--unlabelled", "more"), "left out with --unlabelled"),
-        (("--augment", "flip", "--teacher", "logits=a.npy"), "left out with a teacher of answers alone"),
+        (("--augment", "flip", "--method", "crd"), "omitted with --method crd"),
+        (("--augment", "flip", "--unlabelled", "more"), "omitted with --unlabelled"),
+        (("--augment", "flip", "--teacher", "logits=a.npy"), "omitted with a teacher of precomputed outputs"),
     ],
 )
 def test_incompatible_flags_raise_immediately(

@@ -82,7 +82,7 @@ def test_a_signal_keeps_the_state_and_ends_with_its_status(
 ) -> None:
     ended = harness.run_and_signal(tmp_path, number, when)
     assert ended.code == 128 + number, ended.output
-    assert "Run again, without --fresh, to go on from here" in ended.output
+    assert "(without --fresh) to resume" in ended.output
     assert "Traceback" not in ended.output
     assert_goes_on(tmp_path, untouched)
 

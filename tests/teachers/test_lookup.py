@@ -112,7 +112,7 @@ def test_a_run_uses_the_file_for_every_split(
         predicted = [int(row["teacher_prediction"]) for row in csv.DictReader(handle)]
     assert predicted == probabilities[np.asarray(rows)].argmax(axis=1).tolist()
     assert cli.main(["cache", "verify", f"--out={tmp_path}"]) == 0
-    assert "rows are what the saved teacher answers" in capsys.readouterr().out
+    assert "rows match the saved teacher" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "models/manifest.json").read_text())["models"]
     assert manifest["teacher_model.pth"]["parameters"] == 0
     few = ("--pairs", "2", "--processes", "1")
@@ -146,8 +146,8 @@ def test_a_file_and_a_model_form_an_ensemble(predictions: tuple[Path, np.ndarray
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("--method", "fitnet"), "fitnet learns from the teacher's features"),
-        (("--unlabelled", "more.npz"), "--unlabelled needs a teacher that can be asked"),
+        (("--method", "fitnet"), "fitnet needs the teacher's features"),
+        (("--unlabelled", "more.npz"), "--unlabelled needs a teacher model"),
     ],
 )
 def test_unsupported_flags_with_cached_logits_raise_at_once(

@@ -10,7 +10,7 @@ from kd.commands.compare.plots import arms_reliability, errors_by_arm, paired_di
 from kd.commands.compare.results import Comparison, contrasts, summaries
 from kd.commands.compare.text import MODEL_CELLS, cost_sentences, model_cells, power_sentences, verdict_lines
 from kd.commands.paired_table import DIFFERENCES, difference_cells, format_number, percent
-from kd.commands.publish import telling, toy_stamp
+from kd.commands.publish import model_settings, toy_stamp
 from kd.evaluation.calibration import BINS
 from kd.evaluation.cost import Cost
 from kd.evaluation.paired_seeds import Spread, spread
@@ -44,7 +44,7 @@ def compare_part(
         Section("provenance", "Where this comes from", _provenance(comparison, spent, config, test, command)),
     )
     judged = comparison.across() or comparison.judgements()[0]
-    return Part("compare", verdict, toy_stamp(limit), sections, TONE_OF[judged.verdict], telling(config))
+    return Part("compare", verdict, toy_stamp(limit), sections, TONE_OF[judged.verdict], model_settings(config))
 
 
 def _arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:

@@ -36,7 +36,7 @@ class CompareSettings(PairedSettings):
     def check(self) -> None:
         """Refuse a value outside its range; the error names the flag."""
         super().check()
-        several = self.teachers > 1 and not self._teachers()
+        several = self.teachers > 1 and not self._count_teachers()
         advice = "a teacher that comes trained is the same with every seed"
         require(not several, "--teachers", self.teachers, "1 where none is trained here", advice)
 
@@ -46,4 +46,4 @@ class CompareSettings(PairedSettings):
         teachers = max(self.teachers, self.splits)
         further = {"smoothed": bool(self.smoothing), "longer": self.longer}
         arms = ["control", "distilled", *(name for name, wanted in further.items() if wanted)]
-        return {"teacher": teachers * self._teachers(), **dict.fromkeys(arms, teachers * self.pairs)}
+        return {"teacher": teachers * self._count_teachers(), **dict.fromkeys(arms, teachers * self.pairs)}

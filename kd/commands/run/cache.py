@@ -1,4 +1,4 @@
-"""``kd cache``: the logits that a run has kept, listed, or held against the teacher once more."""
+"""``kd cache``: list a run's cached teacher logits, or compare them with the saved teacher."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from kd.teachers.cache import verify_logits
 from kd.teachers.label_agreement import measure_agreement
 
 
-class Kept(NamedTuple):
-    """Logits of one part of the data, as a run has kept them, and what they were collected from."""
+class CachedLogits(NamedTuple):
+    """Cached logits of one split, with the descriptions of the teacher and dataset they were collected from."""
 
     name: str
     predictions: Predictions
@@ -37,27 +37,27 @@ class Kept(NamedTuple):
 
 
 def run(settings: CacheSettings) -> None:
-    """Print what is kept; with ``verify`` also ask the teacher.
+    """List the cached logits; with ``verify`` also compare them with the teacher's current logits.
 
     Raises:
-        ValueError: kept logits are damaged, or are not this teacher's; or none are.
-        OSError: no such run, or one that is in progress.
+        ValueError: cached logits are missing, damaged or of another teacher.
+        OSError: the run does not exist or is in progress.
     """
     saved = saved_settings(settings.out)
-    with open_run(saved.state_dir, made=()):  # a run in progress writes where this looks
-        found = sorted(kept(saved.state_dir), key=lambda each: each.name)
-        if not found:
-            raise ValueError(f"no logits are kept in {saved.state_dir}. kd run and kd distill collect them.")
-        _print(found)
+    with open_run(saved.state_dir, made=()):  # takes the lock: a run in progress writes to this folder
+        caches = sorted(read_caches(saved.state_dir), key=lambda cache: cache.name)
+        if not caches:
+            raise ValueError(f"no cached logits in {saved.state_dir}. kd run and kd distill collect them.")
+        _print_caches(caches)
         if settings.action == "verify":
-            _verify(saved, found, rows=settings.rows)
+            _verify_caches(saved, caches, rows=settings.rows)
 
 
-def kept(state_dir: Path) -> Iterator[Kept]:
-    """All finished caches of logits in a run's state folder.
+def read_caches(state_dir: Path) -> Iterator[CachedLogits]:
+    """Read all finished caches of logits in a run's state folder.
 
     Raises:
-        ValueError: one is damaged.
+        ValueError: a cache is damaged.
     """
     for note in (state_dir / "steps").glob("logits-*/description.json"):
         try:
@@ -65,56 +65,59 @@ def kept(state_dir: Path) -> Iterator[Kept]:
             inputs = description["inputs"]
             teacher, dataset = inputs["teacher"], inputs["dataset"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{note} is damaged: {error}. Delete its folder to collect these logits anew.") from error
+            raise ValueError(f"{note} is damaged: {error}. Delete its folder to collect these logits again.") from error
         snapshots = Snapshots(note.parent, key=digest(description))
         if snapshots.done and snapshots.state is not None:
             file = max(note.parent.glob("*.pt"))
             predictions = Predictions(**snapshots.state)
-            yield Kept(note.parent.name.removeprefix("logits-"), predictions, teacher, dataset, file)
+            yield CachedLogits(note.parent.name.removeprefix("logits-"), predictions, teacher, dataset, file)
 
 
-def _print(found: list[Kept]) -> None:
+def _print_caches(caches: list[CachedLogits]) -> None:
     rows = {}
-    for each in found:
-        has_labels = bool((each.predictions.labels >= 0).any())
-        right = f"{measure_agreement(each.predictions).accuracy:.2%}" if has_labels else "no labels"
-        written = datetime.fromtimestamp(each.file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-        shape, size = each.predictions.logits.shape, each.file.stat().st_size
-        rows[each.name] = (f"{shape[0]:,}", str(shape[1]), f"{size / 1e6:,.2f}", right, _short(each.teacher), written)
-    print_table("Teacher logits", ("part", "rows", "classes", "MB", "right", "teacher", "written"), rows)
+    for cache in caches:
+        has_labels = bool((cache.predictions.labels >= 0).any())
+        accuracy = f"{measure_agreement(cache.predictions).accuracy:.2%}" if has_labels else "no labels"
+        written = datetime.fromtimestamp(cache.file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        shape, size = cache.predictions.logits.shape, cache.file.stat().st_size
+        teacher = _short_hash(cache.teacher)
+        rows[cache.name] = (f"{shape[0]:,}", str(shape[1]), f"{size / 1e6:,.2f}", accuracy, teacher, written)
+    print_table("Teacher logits", ("split", "rows", "classes", "MB", "accuracy", "teacher", "written"), rows)
 
 
-def _verify(saved: RunSettings, found: list[Kept], *, rows: int) -> None:
+def _verify_caches(saved: RunSettings, caches: list[CachedLogits], *, rows: int) -> None:
     data = load_data(saved)
     teacher = saved_teacher(saved, data).to(device_named(saved.device))
-    asked = 0
-    for each, dataset in _belonging(found, teacher, data):
-        verify_logits(teacher, dataset, each.predictions, sample=rows)
-        asked += 1
-        checked = min(rows, len(each.predictions.labels))
-        say(f"{each.name}: {checked:,} of {len(each.predictions.labels):,} rows are what the saved teacher answers")
-    if not asked:
+    verified = 0
+    for cache, dataset in _match_caches(caches, teacher, data):
+        verify_logits(teacher, dataset, cache.predictions, sample=rows)
+        verified += 1
+        checked = min(rows, len(cache.predictions.labels))
+        say(f"{cache.name}: {checked:,} of {len(cache.predictions.labels):,} rows match the saved teacher")
+    if not verified:
         raise ValueError(
-            f"none of the kept logits are those of {saved.models_dir / 'teacher_model.pth'} on the data in "
-            f"{saved.file}. kd distill collects them."
+            f"no cached logits belong to {saved.models_dir / 'teacher_model.pth'} and the data in {saved.file}. "
+            "kd distill collects them."
         )
 
 
-def _belonging(found: list[Kept], teacher: nn.Module, data: Data) -> Iterator[tuple[Kept, Dataset[Any]]]:
-    """Those that were collected from this teacher and these data, with the dataset; what the others are is said."""
+def _match_caches(
+    caches: list[CachedLogits], teacher: nn.Module, data: Data
+) -> Iterator[tuple[CachedLogits, Dataset[Any]]]:
+    """Yield each cache collected from this teacher and data, with its dataset; print the names of all others."""
     weights = describe(teacher)["weights"]
-    parts = {part: (dataset, describe(dataset)) for part, dataset in _parts(data).items()}
-    for each in found:
-        dataset, described = parts.get(each.name.partition("-")[0], (None, None))
-        if each.teacher["weights"] == weights and dataset is not None and described == each.dataset:
-            yield each, dataset
+    splits = {split: (dataset, describe(dataset)) for split, dataset in _cached_splits(data).items()}
+    for cache in caches:
+        dataset, description = splits.get(cache.name.partition("-")[0], (None, None))
+        if cache.teacher["weights"] == weights and dataset is not None and description == cache.dataset:
+            yield cache, dataset
         else:
-            say(f"{each.name}: not checked; it is of another teacher or other data than the run's")
+            say(f"{cache.name}: not checked; collected from another teacher or dataset than this run's")
 
 
-def _parts(data: Data) -> dict[str, Dataset[Any]]:
+def _cached_splits(data: Data) -> dict[str, Dataset[Any]]:
     return {"training": data.train_loader.dataset, "validation": data.val_set}
 
 
-def _short(teacher: Mapping[str, Any]) -> str:
+def _short_hash(teacher: Mapping[str, Any]) -> str:
     return str(teacher.get("weights", ""))[:12]

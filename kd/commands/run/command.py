@@ -1,4 +1,4 @@
-"""``kd run``: the documented pipeline on the toolkit alone, with everything it writes under one folder."""
+"""``kd run``: the documented pipeline, built on the toolkit, with all output in one folder."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from kd.training.history import History
 
 
 class Trained(NamedTuple):
-    """What is there before the test items are asked. The mappings' keys are the models' names.
+    """Data and trained models before evaluation on the test split. Mappings are keyed by model name.
 
     Attributes:
-        histories: of the models that were trained here.
+        histories: training curves; none for a loaded teacher.
     """
 
     data: Data
@@ -51,11 +51,11 @@ class Trained(NamedTuple):
 
 
 def run(settings: RunSettings) -> None:
-    """Train teacher, control and distilled student and save them with their results, going on where it was interrupted.
+    """Train teacher, control and distilled student and save models and results; resume an interrupted run.
 
     Raises:
         ValueError: a setting is outside its range.
-        OSError: a folder cannot be written to or is in use by another run; data cannot be read.
+        OSError: a folder is not writable or is in use by another run; data cannot be read.
         FloatingPointError: a loss is not finite.
     """
     with open_command(settings, *files.folders(settings.models_dir, settings.results_dir)) as device:
@@ -64,7 +64,7 @@ def run(settings: RunSettings) -> None:
 
 
 def train(settings: RunSettings, device: torch.device) -> Trained:
-    """All up to the last epoch of the students; no test item is asked."""
+    """Train all three models; make no prediction on the test split."""
     data = load_data(settings)
     say_data(data, device)
     teachers = new_teachers(settings, data)
@@ -78,11 +78,11 @@ def train(settings: RunSettings, device: torch.device) -> Trained:
 
 
 def finish(settings: RunSettings, device: torch.device, trained: Trained) -> None:
-    """Ask the models for the test items, once; print and save everything."""
+    """Evaluate the models on the test split, once; print and save everything."""
     predictions = run_steps.predict_models(trained.models, trained.data.test_loader)
-    finished = _summary(settings, device, trained.data, trained.histories, predictions)
+    finished = _collect_results(settings, device, trained.data, trained.histories, predictions)
     text.print_evaluation(finished, limit=settings.limit)
-    # The documented pipeline's list of files is closed, and its split is a function of RANDOM_STATE alone.
+    # The documented pipeline allows no further files, and RANDOM_STATE alone determines the split of MNIST.
     split = {} if settings.data == "mnist" else {settings.results_dir / "metrics" / "split.json": trained.data.chosen}
     _save(settings, finished, trained.models, split)
 
@@ -101,7 +101,7 @@ def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, devic
     )
 
 
-def _summary(
+def _collect_results(
     settings: RunSettings,
     device: torch.device,
     data: Data,
@@ -110,7 +110,7 @@ def _summary(
 ) -> Run:
     return Run(
         histories=histories,
-        logits={name: answer.logits for name, answer in predictions.items()},
+        logits={name: prediction.logits for name, prediction in predictions.items()},
         labels=predictions[TEACHER].labels,
         test=data.test_set,
         config=record_settings(settings, device),

@@ -1,4 +1,4 @@
-"""Where the models of a run differ: kinds of errors, the items worth showing, confused pairs of classes."""
+"""Test samples on which the models of a run differ: kinds of errors, examples to show, confused pairs of classes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from torch import Tensor
 from kd.arms import ARMS, CONTROL, DISTILLED, OF_A_RUN, STUDENTS, TEACHER
 
 EXAMPLES = 6  # rows of prediction_examples
-PLACES = 12  # items in the report's gallery
-CLASSES = 12  # shown of one of them; of more, those that a model finds likely
+PLACES = 12  # examples in the report's gallery
+CLASSES = 12  # maximum number of classes shown for an example
 
 
 class Illustrations(NamedTuple):
-    """The rows of ``prediction_examples``: test items that teach.
+    """The rows of ``prediction_examples``: test samples that show how the models differ.
 
     Attributes:
-        captions: who errs.
-        probabilities: title of a column → [rows, K].
+        indices: positions in the test set.
+        captions: which models are wrong.
+        probabilities: column title → [rows, K].
     """
 
     indices: list[int]
@@ -30,14 +31,15 @@ class Illustrations(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A test item on which the students' predictions differ.
+    """A test sample on which the students' predictions differ.
 
     Attributes:
-        item: its place in the test set.
-        kind: who errs.
-        classes: labels of those that are shown: all where they are few.
-        probabilities: of these classes, by model; ``softened`` is the teacher at the temperature of the distillation.
-        likeliest: by model, the two likeliest classes of all and their probabilities.
+        item: index in the test set.
+        kind: which student is wrong.
+        classes: labels of the classes shown: all classes, or the likeliest CLASSES.
+        probabilities: probabilities of these classes, by model; ``softened`` is the teacher at the temperature of the
+            distillation.
+        likeliest: the two likeliest of all classes and their probabilities, by model.
     """
 
     item: int
@@ -49,12 +51,13 @@ class Example(NamedTuple):
 
 
 class Disagreements(NamedTuple):
-    """The test items on which control and distilled student predict different classes.
+    """The test samples on which control and distilled student predict different classes.
 
     Attributes:
-        kinds: who errs → the number of items; no item counts twice.
-        examples: up to PLACES of them: the kinds in turn, and of each those on which the students' probabilities are
-            farthest apart.
+        items: number of these samples.
+        kinds: number of samples for each kind of error; the kinds are disjoint.
+        examples: up to PLACES samples: the kinds take turns, each with the samples on which the students'
+            probabilities differ most.
     """
 
     items: int
@@ -63,10 +66,13 @@ class Disagreements(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """One way to err: images of class ``true`` taken for ``predicted``, by control and distilled student.
+    """One confusion: images of class ``true`` classified as ``predicted`` by the control or the distilled student.
 
-    ``mended`` of the control's the distilled student has right; ``new`` of the distilled student's the control has.
-    ``teacher`` is the mean probability that the softened teacher gives to ``predicted`` on all images concerned.
+    Attributes:
+        control, distilled: errors of this kind by each student.
+        mended: errors of the control on which the distilled student is right.
+        new: errors of the distilled student on which the control is right.
+        teacher: mean softened teacher probability of ``predicted`` on all images that either student confuses so.
     """
 
     true: int
@@ -84,10 +90,10 @@ class Confusion(NamedTuple):
 
 
 def choose_examples(wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> list[tuple[int, str]]:
-    """Up to EXAMPLES test images that teach, as (index, what it shows): the kinds take turns, clearest cases first.
+    """Choose up to EXAMPLES test images, as (index, kind): the kinds take turns, clearest cases first.
 
-    A kind is who errs. Within it the images on which the two students' probabilities are farthest apart come first;
-    among those where they agree, the ones on which the teacher is least sure.
+    A kind is which models are wrong. Within a kind, images on which the students' probabilities differ most come
+    first; the teacher's uncertainty breaks ties.
     """
     teacher, control, distilled = (wrong[name] for name in OF_A_RUN)
     kinds = {
@@ -99,15 +105,15 @@ def choose_examples(wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -
     probabilities = {name: values.softmax(dim=1) for name, values in logits.items()}
     distance = (probabilities[CONTROL] - probabilities[DISTILLED]).abs().sum(dim=1)
     clarity = distance - 0.01 * probabilities[TEACHER].amax(dim=1)
-    return in_turns(kinds, clarity, places=EXAMPLES)
+    return take_turns(kinds, clarity, places=EXAMPLES)
 
 
-def in_turns(kinds: Mapping[str, Tensor], clarity: Tensor, *, places: int) -> list[tuple[int, str]]:
-    """(index, kind) of so many members at most: the kinds take turns, each with its clearest member left; by kind.
+def take_turns(kinds: Mapping[str, Tensor], clarity: Tensor, *, places: int) -> list[tuple[int, str]]:
+    """Choose up to ``places`` members, as (index, kind): the kinds take turns, clearest members first; sorted by kind.
 
     Args:
-        kinds: name → [N] bool, its members.
-        clarity: [N], higher is clearer.
+        kinds: members of each kind, [N] bool.
+        clarity: [N]; higher is clearer.
     """
     ranked = {
         kind: sorted(member.nonzero().flatten().tolist(), key=lambda i: -float(clarity[i]))
@@ -122,19 +128,19 @@ def in_turns(kinds: Mapping[str, Tensor], clarity: Tensor, *, places: int) -> li
 def illustrate(
     wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor], labels: Tensor, *, temperature: float
 ) -> Illustrations:
-    """The images of ``choose_examples`` with every model's probabilities, the teacher's also as they were softened."""
-    chosen = choose_examples(wrong, logits)
-    rows = torch.tensor([index for index, _ in chosen], dtype=torch.long)
+    """Return the images of ``choose_examples`` with each model's probabilities, and the teacher's softened ones."""
+    examples = choose_examples(wrong, logits)
+    rows = torch.tensor([index for index, _ in examples], dtype=torch.long)
     columns = {
         ARMS[TEACHER].label: logits[TEACHER][rows].softmax(dim=1),
         f"{ARMS[TEACHER].label}, softened (T = {temperature:g})": (logits[TEACHER][rows] / temperature).softmax(dim=1),
         **{ARMS[name].label: logits[name][rows].softmax(dim=1) for name in STUDENTS},
     }
-    return Illustrations(rows.tolist(), labels[rows].tolist(), [caption for _, caption in chosen], columns)
+    return Illustrations(rows.tolist(), labels[rows].tolist(), [caption for _, caption in examples], columns)
 
 
 def disagreement_masks(wrong: Mapping[str, Tensor], predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """[N] masks of the test images on which the students' predictions differ, by who errs. No image is in two."""
+    """Return [N] masks of the test images on which the students' predictions differ, by kind of error; disjoint."""
     control, distilled = (wrong[name] for name in STUDENTS)
     differ = predictions[CONTROL] != predictions[DISTILLED]
     return {
@@ -147,41 +153,42 @@ def disagreement_masks(wrong: Mapping[str, Tensor], predictions: Mapping[str, Te
 def find_disagreements(
     masks: Mapping[str, Tensor], logits: Mapping[str, Tensor], labels: Tensor, *, temperature: float
 ) -> Disagreements:
-    """Count the items of ``disagreement_masks`` and choose those to show.
+    """Count the samples of ``disagreement_masks`` and choose examples.
 
     Args:
         temperature: T > 0 of the distillation.
     """
     kinds = {kind: int(member.sum()) for kind, member in masks.items()}
     control, distilled = (logits[name].softmax(dim=1) for name in STUDENTS)
-    chosen = in_turns(masks, (control - distilled).abs().sum(dim=1), places=PLACES)
-    examples = [_example(index, kind, logits, labels, temperature) for index, kind in chosen]
+    chosen = take_turns(masks, (control - distilled).abs().sum(dim=1), places=PLACES)
+    examples = [_make_example(index, kind, logits, labels, temperature) for index, kind in chosen]
     return Disagreements(sum(kinds.values()), kinds, examples)
 
 
-def _example(index: int, kind: str, logits: Mapping[str, Tensor], labels: Tensor, temperature: float) -> Example:
-    own = {name: values[index].double() for name, values in logits.items()}
+def _make_example(index: int, kind: str, logits: Mapping[str, Tensor], labels: Tensor, temperature: float) -> Example:
+    logits_of = {name: values[index].double() for name, values in logits.items()}
     rows = {
-        TEACHER: own[TEACHER].softmax(dim=0),
-        "softened": (own[TEACHER] / temperature).softmax(dim=0),
-        **{name: own[name].softmax(dim=0) for name in STUDENTS},
+        TEACHER: logits_of[TEACHER].softmax(dim=0),
+        "softened": (logits_of[TEACHER] / temperature).softmax(dim=0),
+        **{name: logits_of[name].softmax(dim=0) for name in STUDENTS},
     }
     label = int(labels[index])
-    classes = classes_shown(rows, label)
-    shown = {name: values[classes].tolist() for name, values in rows.items()}
-    return Example(index, label, kind, classes, shown, {name: _two_likeliest(row) for name, row in rows.items()})
+    classes = choose_classes(rows, label)
+    probabilities = {name: row[classes].tolist() for name, row in rows.items()}
+    likeliest = {name: _find_two_likeliest(row) for name, row in rows.items()}
+    return Example(index, label, kind, classes, probabilities, likeliest)
 
 
-def _two_likeliest(probabilities: Tensor) -> list[tuple[int, float]]:
+def _find_two_likeliest(probabilities: Tensor) -> list[tuple[int, float]]:
     values, classes = probabilities.sort(descending=True, stable=True)
     return list(zip(classes[:2].tolist(), values[:2].tolist(), strict=True))
 
 
-def classes_shown(rows: Mapping[str, Tensor], label: int) -> list[int]:
-    """All classes where there are few; else the true one and those to which a model gives most, CLASSES together.
+def choose_classes(rows: Mapping[str, Tensor], label: int) -> list[int]:
+    """Return all labels if there are at most CLASSES; else the true label and the most probable others.
 
     Args:
-        rows: probabilities [K] by model.
+        rows: probabilities [K] by model; the highest of a class counts.
     """
     highest = torch.stack([*rows.values()]).amax(dim=0)
     if len(highest) <= CLASSES:
@@ -190,23 +197,23 @@ def classes_shown(rows: Mapping[str, Tensor], label: int) -> list[int]:
     return sorted(highest.topk(CLASSES).indices.tolist())
 
 
-def confusions_changed(
+def count_confusions(
     change: Tensor, predictions: Mapping[str, Tensor], teacher_logits: Tensor, labels: Tensor, *, temperature: float
 ) -> list[Confusion]:
-    """Every pair of classes that one student confuses more often than the other, the largest differences first.
+    """Return each pair of classes that one student confuses more often than the other, largest differences first.
 
     Args:
-        change: [K, K], errors of the distilled student minus the control's by true and predicted class.
+        change: [K, K], errors of the distilled student minus the control's, by true and predicted class.
         temperature: T > 0 of the distillation.
     """
-    found = [
-        confusion(true, predicted, predictions, teacher_logits, labels, temperature=temperature)
+    confusions = [
+        count_confusion(true, predicted, predictions, teacher_logits, labels, temperature=temperature)
         for true, predicted in change.nonzero().tolist()
     ]
-    return sorted(found, key=lambda c: (-abs(c.difference), c.true, c.predicted))
+    return sorted(confusions, key=lambda c: (-abs(c.difference), c.true, c.predicted))
 
 
-def confusion(
+def count_confusion(
     true: int,
     predicted: int,
     predictions: Mapping[str, Tensor],
@@ -215,7 +222,7 @@ def confusion(
     *,
     temperature: float,
 ) -> Confusion:
-    """Count one pair of classes that at least one student confuses."""
+    """Count both students' errors on one pair of classes, which at least one student confuses."""
     of_class = labels == true
     control, distilled = (of_class & (predictions[name] == predicted) for name in STUDENTS)
     softened = (teacher_logits[control | distilled].double() / temperature).softmax(dim=1)[:, predicted]

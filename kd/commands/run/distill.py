@@ -1,4 +1,4 @@
-"""``kd distill``: teacher, logits, control and distilled student, without a look at the test items."""
+"""``kd distill``: train teacher, control and distilled student, without predictions on the test split."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from kd.storage.files import publish
 
 
 def run(settings: DistillSettings) -> None:
-    """Train what is not trained yet, and save the three models.
+    """Train the models that are not trained yet, and save all three.
 
     Raises:
-        ValueError, OSError, FloatingPointError: as ``kd.commands.run.command.run`` has it.
+        ValueError, OSError, FloatingPointError: see ``kd.commands.run.command.run``.
     """
     with open_command(settings, *folders(settings.models_dir, settings.results_dir)) as device:
         publish({settings.file: to_toml(settings, command="run")})
         trained = command.train(settings, device)
-        named = {ARMS[name].file: model for name, model in trained.models.items()}
+        model_of_file = {ARMS[name].file: model for name, model in trained.models.items()}
         example = trained.data.train_set[0][0][None]
-        files = untested_weight_files(settings.models_dir, named, example, toy=toy_stamp(settings.limit))
+        files = untested_weight_files(settings.models_dir, model_of_file, example, toy=toy_stamp(settings.limit))
         publish(files)
         say_files(files, but=settings.state_dir)
-        say(f"no test item was asked. Next: kd evaluate --out {settings.out}, which writes {settings.results_dir}")
+        say(f"test split not evaluated. Next: kd evaluate --out {settings.out}, which writes {settings.results_dir}")

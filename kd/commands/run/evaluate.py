@@ -1,4 +1,4 @@
-"""``kd evaluate``: the end of a run, with the models that are trained."""
+"""``kd evaluate``: evaluate the trained models of a run on the test split."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kd.commands.steps import open_command
 
 
 def run(settings: EvaluateSettings) -> None:
-    """Ask the models for the test items and write everything that ``kd run`` writes; what it would train is refused.
+    """Evaluate the models and write all files of ``kd run``; train nothing.
 
     Raises:
-        ValueError: something of the run is not trained with the settings in its file.
-        OSError: no such run; a folder cannot be written to or is in use by another run.
+        ValueError: a model has not been trained with the settings in the run's file.
+        OSError: the run does not exist; a folder is not writable or is in use by another run.
     """
     saved = saved_settings(settings.out)
     with open_command(saved, *folders(saved.models_dir, saved.results_dir), made=("evaluation",)) as device:

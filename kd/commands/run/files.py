@@ -1,4 +1,4 @@
-"""What a run leaves on disk besides its plots: weights with a manifest, metrics, and every single prediction."""
+"""Files of a run other than plots: weights with a manifest, metrics, and every prediction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd.commands.program import typed_command
 from kd.commands.publish import csv_bytes, json_bytes, publish_with_report
 from kd.commands.run.report import run_part
 from kd.commands.run.results import Run, Timings
-from kd.commands.run.summary import summary
+from kd.commands.run.summary import summarise_run
 from kd.evaluation.latency import measure_latency
 from kd.evaluation.metrics import count_parameters
 from kd.evaluation.multiply_adds import count_multiply_adds
@@ -25,10 +25,10 @@ from kd.storage.weights import weights_bytes
 
 
 def weight_files(folder: Path, models: Mapping[str, nn.Module], run: Run) -> dict[Path, bytes]:
-    """``NAME.pth`` for each model, and ``manifest.json`` with digest, size, shapes and test metrics of each.
+    """Return ``NAME.pth`` of each model, and ``manifest.json`` with hash, size, shapes and test metrics of each.
 
     Args:
-        models: by file name, in the order of the run's models.
+        models: models by file name, in the order of the run's models.
     """
     tests = {file: run.accuracies[name]._asdict() for file, name in zip(models, run.logits, strict=True)}
     return untested_weight_files(folder, models, run.test[0][0][None], toy=run.toy, tests=tests)
@@ -42,13 +42,13 @@ def untested_weight_files(
     toy: str | None,
     tests: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[Path, bytes]:
-    """As ``weight_files``, where no test item was asked.
+    """Return the files of ``weight_files`` without a ``Run``, for models that need not be evaluated.
 
     Args:
-        models: by file name.
+        models: models by file name.
         example: [1, …], a batch of one.
-        toy: as ``Run`` has it.
-        tests: metrics on the test set, by file name, where there are any.
+        toy: stamp of a quick run, see ``Run``.
+        tests: metrics on the test set, by file name; empty before evaluation.
     """
     files: dict[Path, bytes] = {}
     manifest: dict[str, Any] = {"toy": toy, "environment": versions(), "models": {}}
@@ -71,27 +71,27 @@ def untested_weight_files(
 def result_files(
     folder: Path, run: Run, entries: Mapping[str, Mapping[str, Any]], timings: Timings
 ) -> dict[Path, bytes]:
-    """``metrics/`` (all as JSON, and tables as CSV) and ``predictions/`` (every test image, every model).
+    """Return ``metrics/`` (everything as JSON, tables as CSV) and ``predictions/`` (every test image, every model).
 
     Args:
-        entries: each model's entry in ``manifest.json``, by its name.
+        entries: entry of each model in ``manifest.json``, by model name.
     """
     stamp = {"run": run.toy or "full"}
     metrics = folder / "metrics"
-    tested = ({**stamp, "model": name, **accuracy._asdict()} for name, accuracy in run.accuracies.items())
+    tests = ({**stamp, "model": name, **accuracy._asdict()} for name, accuracy in run.accuracies.items())
     return {
-        metrics / "metrics.json": json_bytes(summary(run, entries)),
-        metrics / "timings.json": json_bytes(_timings(run, timings)),
-        metrics / "test_metrics.csv": csv_bytes(tested),
-        metrics / "curves.csv": csv_bytes({**stamp, **row} for row in _curves(run)),
-        metrics / "per_class_accuracy.csv": csv_bytes({**stamp, **row} for row in _per_class(run)),
-        metrics / "confusion_matrices.csv": csv_bytes({**stamp, **row} for row in _confusions(run)),
-        folder / "predictions" / "test_predictions.csv": csv_bytes({**stamp, **row} for row in _predictions(run)),
+        metrics / "metrics.json": json_bytes(summarise_run(run, entries)),
+        metrics / "timings.json": json_bytes(_summarise_timings(run, timings)),
+        metrics / "test_metrics.csv": csv_bytes(tests),
+        metrics / "curves.csv": csv_bytes({**stamp, **row} for row in _list_curves(run)),
+        metrics / "per_class_accuracy.csv": csv_bytes({**stamp, **row} for row in _list_class_accuracies(run)),
+        metrics / "confusion_matrices.csv": csv_bytes({**stamp, **row} for row in _list_confusions(run)),
+        folder / "predictions" / "test_predictions.csv": csv_bytes({**stamp, **row} for row in _list_predictions(run)),
     }
 
 
-def _timings(run: Run, timings: Timings) -> dict[str, Any]:
-    """In a file of its own: the one thing that is different each time the same run is done."""
+def _summarise_timings(run: Run, timings: Timings) -> dict[str, Any]:
+    """Return the measured times, kept out of ``metrics.json`` because they differ between two equal runs."""
     return {
         "toy": run.toy,
         "training_seconds": dict(timings.training_seconds),
@@ -100,7 +100,7 @@ def _timings(run: Run, timings: Timings) -> dict[str, Any]:
     }
 
 
-def _curves(run: Run) -> list[dict[str, Any]]:
+def _list_curves(run: Run) -> list[dict[str, Any]]:
     quantities = list(dict.fromkeys(q for history in run.histories.values() for q in history))
     return [
         {"model": name, "epoch": epoch + 1, **{q: history[q][epoch] if q in history else "" for q in quantities}}
@@ -109,22 +109,22 @@ def _curves(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _per_class(run: Run) -> list[dict[str, Any]]:
+def _list_class_accuracies(run: Run) -> list[dict[str, Any]]:
     return [
-        {"model": name, "class": label, **_name(run, "class_name", label), **accuracy._asdict()}
+        {"model": name, "class": label, **_class_name_column(run, "class_name", label), **accuracy._asdict()}
         for name, classes in run.per_class.items()
         for label, accuracy in enumerate(classes)
     ]
 
 
-def _confusions(run: Run) -> list[dict[str, Any]]:
+def _list_confusions(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "model": name,
             "true": true,
-            **_name(run, "true_name", true),
+            **_class_name_column(run, "true_name", true),
             "predicted": predicted,
-            **_name(run, "predicted_name", predicted),
+            **_class_name_column(run, "predicted_name", predicted),
             "count": int(count),
         }
         for name, matrix in run.confusion_matrices.items()
@@ -133,27 +133,27 @@ def _confusions(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _predictions(run: Run) -> Iterable[dict[str, Any]]:
+def _list_predictions(run: Run) -> Iterable[dict[str, Any]]:
     columns: dict[str, Sequence[Any]] = {"index": range(len(run.labels)), "label": run.labels.tolist()}
     if run.classes:
-        columns["label_name"] = [run.named(label) for label in columns["label"]]
+        columns["label_name"] = [run.class_name(label) for label in columns["label"]]
     for name, predicted in run.predictions.items():
         confidence = run.logits[name].softmax(dim=1).max(dim=1).values
         columns[f"{name}_prediction"] = predicted.tolist()
         if run.classes:
-            columns[f"{name}_prediction_name"] = [run.named(label) for label in predicted.tolist()]
+            columns[f"{name}_prediction_name"] = [run.class_name(label) for label in predicted.tolist()]
         columns[f"{name}_confidence"] = [f"{c:.6f}" for c in confidence.tolist()]
     return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
-def _name(run: Run, column: str, label: int) -> dict[str, str]:
-    """A column with the class's name, where it has one."""
-    return {column: run.named(label)} if run.classes else {}
+def _class_name_column(run: Run, column: str, label: int) -> dict[str, str]:
+    """Return a column with the name of the class; empty if the classes are only numbered."""
+    return {column: run.class_name(label)} if run.classes else {}
 
 
 def folders(models_dir: Path, results_dir: Path) -> list[Path]:
-    """Those of a run's files."""
-    return [models_dir, *(results_dir / part for part in ("metrics", "predictions", "plots"))]
+    """Return the folders that a run writes to."""
+    return [models_dir, *(results_dir / name for name in ("metrics", "predictions", "plots"))]
 
 
 def save(
@@ -165,24 +165,24 @@ def save(
     results_dir: Path,
     state_dir: Path,
 ) -> None:
-    """Write weights, metrics, predictions, plots and report: all of them, or on an error none. Print where they are.
+    """Write weights, metrics, predictions, plots and report, all or none; print their paths.
 
     Args:
-        models: by the names of the run.
-        further: plots and whatever else is to be written with them.
-        state_dir: where the run's part of the report is kept, and other commands have put theirs.
+        models: models by name.
+        further: more files to write, such as plots.
+        state_dir: folder that holds the report sections of all commands.
     """
     weights = weight_files(models_dir, {ARMS[name].file: models[name] for name in run.logits}, run)
     manifest = json.loads(weights[models_dir / "manifest.json"])["models"]
     entries = {name: manifest[f"{ARMS[name].file}.pth"] for name in run.logits}
-    timings = measure(run, models)
+    timings = measure_timings(run, models)
     part = run_part(run, weights=manifest, entries=entries, timings=timings, command=typed_command())
     files = weights | result_files(results_dir, run, entries, timings) | dict(further)
     publish_with_report(files, part, results_dir=results_dir, state_dir=state_dir)
 
 
-def measure(run: Run, models: Mapping[str, nn.Module]) -> Timings:
-    """Time each model's answer to one input; the trainings' times are known."""
+def measure_timings(run: Run, models: Mapping[str, nn.Module]) -> Timings:
+    """Measure the latency of each model on one input; training times come from the histories."""
     return Timings(
         {name: round(history.seconds, 3) for name, history in run.histories.items()},
         {name: measure_latency(models[name], run.test[0][0][None]) for name in run.logits},

@@ -1,4 +1,4 @@
-"""The figures of a run: which ones there are."""
+"""The figures that a run saves as PNG files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from kd.report.style import png
 
 
 def teacher_figure(histories: Mapping[str, Mapping[str, list[float]]], toy: str | None) -> dict[str, bytes]:
-    """``teacher_training`` as PNG: loss and accuracy of the teacher over the epochs, stamped if it is a toy run.
+    """Return ``teacher_training`` as PNG: the teacher's loss and accuracy by epoch; empty if it was not trained here.
 
-    Nothing where it was not trained here.
+    Args:
+        toy: stamp of a quick run, else None.
     """
     if TEACHER not in histories:
         return {}
@@ -24,7 +25,7 @@ def teacher_figure(histories: Mapping[str, Mapping[str, list[float]]], toy: str 
 
 
 def run_figures(run: Run) -> dict[str, bytes]:
-    """Every figure of a run as PNG, by name."""
+    """Return all figures of a run as PNG, by name."""
     students = {name: history for name, history in run.histories.items() if name != TEACHER}
     figures: dict[str, Callable[[], Figure]] = {
         "training_curves": lambda: draw.training_curves(students, run.panels),
@@ -33,19 +34,19 @@ def run_figures(run: Run) -> dict[str, bytes]:
     }
     if is_image(run.test[0][0]):
         figures["prediction_examples"] = lambda: prediction_examples(run)
-    # One after another: as figures they take megabytes each, as PNG next to nothing.
-    drawn = {name: png(figure(), toy=run.toy) for name, figure in figures.items()}
-    return teacher_figure(run.histories, run.toy) | drawn
+    # One figure at a time: a figure takes megabytes of memory, its PNG little.
+    images = {name: png(figure(), toy=run.toy) for name, figure in figures.items()}
+    return teacher_figure(run.histories, run.toy) | images
 
 
 def prediction_examples(run: Run) -> Figure:
-    """Test images that teach, with every model's probabilities, the teacher's also as they were softened."""
-    chosen = run.illustrations
+    """Draw selected test images with each model's probabilities, and the teacher's softened ones."""
+    examples = run.illustrations
     return draw.prediction_examples(
-        [run.test[index][0] for index in chosen.indices],
-        chosen.labels,
-        chosen.captions,
-        chosen.probabilities,
+        [run.test[index][0] for index in examples.indices],
+        examples.labels,
+        examples.captions,
+        examples.probabilities,
         [ARMS[TEACHER].colour, GREY, *(ARMS[name].colour for name in STUDENTS)],
         run.classes,
     )

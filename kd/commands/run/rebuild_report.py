@@ -1,4 +1,4 @@
-"""``kd report``: the page once more, from what the commands have left for it."""
+"""``kd report``: build the report page again from the sections that the commands have saved."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def run(settings: ReportSettings) -> None:
     """Write OUT/results/report.html.
 
     Raises:
-        OSError: no command has left its part in this folder, or it cannot be written to.
+        OSError: the folder holds no saved report sections, or is not writable.
     """
     folders = RunSettings(out=settings.out)
     parts, notes = kept_parts(folders.state_dir / "report")
     if not parts:
         raise FileNotFoundError(
-            f"no part of a report is kept in {folders.state_dir}. Name the folder of a finished kd run, kd compare or "
-            "kd sweep as --out."
+            f"no saved report sections in {folders.state_dir}. --out must be the folder of a finished kd run, "
+            "kd compare or kd sweep."
         )
     files = {folders.results_dir / "report.html": page(parts, notes=notes)}
     publish(files)

@@ -1,4 +1,4 @@
-"""A run's part of the report: its three models, from their verdict to where they came from."""
+"""Report sections of a run: its three models, from the verdict to their provenance."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd.arms import arm_of
-from kd.commands.publish import telling
-from kd.commands.run.report_gallery import gallery
+from kd.commands.publish import model_settings
+from kd.commands.run.report_gallery import show_disagreements
 from kd.commands.run.report_plots import curve_panel
-from kd.commands.run.report_students import comparison, confusions, faithfulness
+from kd.commands.run.report_students import compare_confusions, compare_students, compare_with_teacher
 from kd.commands.run.results import ModelSize, Run, Timings, model_sizes
 from kd.evaluation.calibration import BINS, Bin, Calibration, ChanceError
 from kd.evaluation.two_models import McNemar
@@ -19,7 +19,7 @@ from kd.report.plots import accuracy_comparison, reliability_diagram
 from kd.report.provenance import provenance
 from kd.report.svg import figure
 
-TERMS = {"ce": "cross-entropy", "acc": "accuracy", "soft": "soft term"}  # in the heads of tables
+TERMS = {"ce": "cross-entropy", "acc": "accuracy", "soft": "soft term"}  # row titles in tables
 
 
 def run_part(
@@ -30,207 +30,220 @@ def run_part(
     timings: Timings,
     command: str,
 ) -> Part:
-    """The part of a run, as ``kd.report`` puts it into a page. Only its section ``cost`` has measured times in it.
+    """Return the report sections of a run. Only the section ``cost`` contains measured times.
 
     Args:
-        run: of the models ``teacher``, ``control`` and ``distilled``.
-        weights: file name → its entry in ``manifest.json``.
-        entries: the same by model.
-        command: what was typed to make it.
+        run: results of the models ``teacher``, ``control`` and ``distilled``.
+        weights: entries in ``manifest.json`` by file name.
+        entries: the same entries by model.
+        command: command line of the run; "" if functions were called from Python.
     """
     sizes = model_sizes(entries)
     sections = (
-        Section("verdict", "Verdict", _at_a_glance(run, sizes)),
-        Section("table", "The three models", _table(run, sizes)),
-        Section("curves", "Training", _curves(run)),
-        Section("comparison", "Control against distilled", comparison(run)),
-        Section("fidelity", "Student beside teacher", faithfulness(run)),
-        Section("reliability", "Reliability", _reliability(run)),
-        Section("confusions", "Confusions", confusions(run)),
-        Section("gallery", "Where the students disagree", gallery(run)),
-        Section("cost", "Cost", _cost(run, sizes, timings)),
+        Section("verdict", "Verdict", _show_cards(run, sizes)),
+        Section("table", "The three models", _show_table(run, sizes)),
+        Section("curves", "Training", _show_curves(run)),
+        Section("comparison", "Control against distilled", compare_students(run)),
+        Section("fidelity", "Students against teacher", compare_with_teacher(run)),
+        Section("reliability", "Reliability", _show_reliability(run)),
+        Section("confusions", "Confusions", compare_confusions(run)),
+        Section("gallery", "Where the students disagree", show_disagreements(run)),
+        Section("cost", "Cost", _show_cost(run, sizes, timings)),
         Section("provenance", "Provenance", provenance(run.config, weights, run.test, command)),
     )
-    return Part("run", run.verdict, run.toy, sections, _tone(run.students.test), telling(run.config))
+    return Part("run", run.verdict, run.toy, sections, _choose_tone(run.students.test), model_settings(run.config))
 
 
-def _tone(test: McNemar, level: float = 0.05) -> Tone:
-    """That of ``kd.evaluation.two_models.verdict``, at the level that it has by default."""
+def _choose_tone(test: McNemar, level: float = 0.05) -> Tone:
+    """Return the tone that fits ``kd.evaluation.two_models.verdict`` at its default level."""
     if test.p_value >= level:
         return "open"
     return "better" if test.only_second_wrong < test.only_first_wrong else "worse"
 
 
-def _at_a_glance(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
-    """What the verdict does not say, and a card for each model."""
+def _show_cards(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
+    """Return notes of the training, a card per model, and the limits of a single pair."""
     hint = (
-        "One pair of networks does not judge a method: another seed gives another pair. `kd compare` trains several "
-        "pairs and judges their differences by an interval that was stated before."
+        "One pair of networks is not enough to judge a method: another seed gives another pair. `kd compare` trains "
+        "several pairs and judges their differences by an interval fixed in advance."
     )
     cards = []
-    for name, found in run.accuracies.items():
+    for name, accuracy in run.accuracies.items():
         share = sizes[name].share_of_teacher
         facts = (
-            ("95 % interval", f"{100 * found.accuracy_low_95:.2f} to {100 * found.accuracy_high_95:.2f} %"),
-            ("errors", f"{found.errors:,} of {found.images:,}"),
-            ("parameters", _counted(sizes[name], "parameters")),
-            ("multiply-adds", _counted(sizes[name], "multiply_adds")),
-            ("of the teacher's work", "–" if share is None else f"{100 * share:.3g} %"),
+            ("95 % interval", f"{100 * accuracy.accuracy_low_95:.2f} to {100 * accuracy.accuracy_high_95:.2f} %"),
+            ("errors", f"{accuracy.errors:,} of {accuracy.images:,}"),
+            ("parameters", _format_count(sizes[name], "parameters")),
+            ("multiply-adds", _format_count(sizes[name], "multiply_adds")),
+            ("of the teacher's multiply-adds", "–" if share is None else f"{100 * share:.3g} %"),
         )
-        accuracy = f"{100 * found.accuracy:.2f} %"
-        cards.append(Card(arm_of(name).label, accuracy, "test accuracy", facts, model=name))
+        number = f"{100 * accuracy.accuracy:.2f} %"
+        cards.append(Card(arm_of(name).label, number, "test accuracy", facts, model=name))
     return (*map(Note, run.notes), Grid(tuple(cards), of="cards"), Paragraph(hint))
 
 
-def _counted(size: ModelSize, what: str) -> str:
-    """A teacher of answers alone has neither parameters nor work that would say anything."""
-    return f"{getattr(size, what):,}" if size.parameters else "–"
+def _format_count(size: ModelSize, field: str) -> str:
+    """Format a count; a teacher of precomputed outputs has no parameters, so its counts are a dash."""
+    return f"{getattr(size, field):,}" if size.parameters else "–"
 
 
-def _table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
-    found, measured = run.accuracies, run.calibrations
-    told = "; ".join(
-        f"{arm_of(n).label} {100 * own.accuracy:.2f} %, {100 * own.accuracy_low_95:.2f} to "
-        f"{100 * own.accuracy_high_95:.2f}"
-        for n, own in found.items()
+def _show_table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
+    accuracies, calibrations = run.accuracies, run.calibrations
+    intervals = "; ".join(
+        f"{arm_of(name).label} {100 * accuracy.accuracy:.2f} %, {100 * accuracy.accuracy_low_95:.2f} to "
+        f"{100 * accuracy.accuracy_high_95:.2f}"
+        for name, accuracy in accuracies.items()
     )
-    drawn = figure(
-        accuracy_comparison(found, noun=run.noun),
-        alt=f"Test accuracy with 95 % intervals: {told}.",
-        caption=f"The bars are for the choice of test {run.noun} alone. They do not say what another seed would give.",
+    chart = figure(
+        accuracy_comparison(accuracies, noun=run.noun),
+        alt=f"Test accuracy with 95 % intervals: {intervals}.",
+        caption=f"The intervals cover only the choice of test {run.noun}, not the variation between seeds.",
     )
     rows = [
-        ("accuracy", *(f"{100 * own.accuracy:.2f} %" for own in found.values())),
-        ("95 % interval, low", *(f"{100 * own.accuracy_low_95:.2f} %" for own in found.values())),
-        ("95 % interval, high", *(f"{100 * own.accuracy_high_95:.2f} %" for own in found.values())),
-        (f"errors, of {len(run.labels):,} {run.noun}", *(f"{own.errors:,}" for own in found.values())),
-        ("parameters", *(_counted(size, "parameters") for size in sizes.values())),
-        (f"multiply-adds an {run.noun[:-1]}", *(_counted(size, "multiply_adds") for size in sizes.values())),
-        ("NLL, nats", *(f"{m.nll:.4f}" for m in measured.values())),
-        ("Brier score", *(f"{m.brier:.4f}" for m in measured.values())),
-        (f"ECE, {BINS} bins", *(f"{100 * m.ece:.2f} %" for m in measured.values())),
-        (f"adaptive ECE, {BINS} bins", *(f"{100 * m.adaptive_ece:.2f} %" for m in measured.values())),
+        ("accuracy", *(f"{100 * accuracy.accuracy:.2f} %" for accuracy in accuracies.values())),
+        ("95 % interval, low", *(f"{100 * accuracy.accuracy_low_95:.2f} %" for accuracy in accuracies.values())),
+        ("95 % interval, high", *(f"{100 * accuracy.accuracy_high_95:.2f} %" for accuracy in accuracies.values())),
+        (f"errors, of {len(run.labels):,} {run.noun}", *(f"{accuracy.errors:,}" for accuracy in accuracies.values())),
+        ("parameters", *(_format_count(size, "parameters") for size in sizes.values())),
+        (f"multiply-adds per {run.noun[:-1]}", *(_format_count(size, "multiply_adds") for size in sizes.values())),
+        ("NLL, nats", *(f"{m.nll:.4f}" for m in calibrations.values())),
+        ("Brier score", *(f"{m.brier:.4f}" for m in calibrations.values())),
+        (f"ECE, {BINS} bins", *(f"{100 * m.ece:.2f} %" for m in calibrations.values())),
+        (f"adaptive ECE, {BINS} bins", *(f"{100 * m.adaptive_ece:.2f} %" for m in calibrations.values())),
     ]
-    caption = "On the test set. From NLL on: how well the stated probabilities fit; less is better"
-    return drawn, table(("measure", *map(_short, run.logits)), rows, caption=caption)
+    caption = "On the test set. From NLL on: fit of the predicted probabilities; lower is better"
+    return chart, table(("measure", *map(_short_label, run.logits)), rows, caption=caption)
 
 
-def _short(name: str) -> str:
+def _short_label(name: str) -> str:
     return arm_of(name).short
 
 
-def _curves(run: Run) -> tuple[Block, ...]:
-    found = {quantity for history in run.histories.values() for quantity in history}
+def _show_curves(run: Run) -> tuple[Block, ...]:
+    quantities = {quantity for history in run.histories.values() for quantity in history}
     panels = [
         figure(
             curve_panel(run.histories, quantity, title),
-            alt=f"{title}, over the epochs, in training and validation. After the last epoch, in validation: "
+            alt=f"{title}, by epoch, for training and validation. Validation after the last epoch: "
             + "; ".join(
-                f"{_short(name)} {_at(history, f'val_{quantity}', -1) or 'has none'}"
+                f"{_short_label(name)} {_format_value(history, f'val_{quantity}', -1) or 'none'}"
                 for name, history in run.histories.items()
             ),
         )
         for quantity, title in run.panels.items()
-        if f"val_{quantity}" in found
+        if f"val_{quantity}" in quantities
     ]
     rows = {
         f"{TERMS[quantity]}, {meaning}": f"{split}_{quantity}"
         for quantity in run.panels
         for split, meaning in (("train", "training"), ("val", "validation"))
-        if f"val_{quantity}" in found
+        if f"val_{quantity}" in quantities
     }
-    models = [*map(_short, run.histories)]
-    last = [(title, *(_at(history, q, -1) for history in run.histories.values())) for title, q in rows.items()]
-    every = [
-        (f"{epoch + 1}: {title}", *(_at(history, quantity, epoch) for history in run.histories.values()))
+    models = [*map(_short_label, run.histories)]
+    last_epoch = [
+        (title, *(_format_value(history, quantity, -1) for history in run.histories.values()))
+        for title, quantity in rows.items()
+    ]
+    all_epochs = [
+        (f"{epoch + 1}: {title}", *(_format_value(history, quantity, epoch) for history in run.histories.values()))
         for epoch in range(len(next(iter(run.histories.values()))["train_loss"]))
         for title, quantity in rows.items()
     ]
     return (
-        Grid((*panels, table(("after the last epoch", *models), last))),
-        Paragraph("The weights after the last epoch count; none was chosen by looking."),
-        Fold("Every epoch as a table", (table(("epoch", *models), every),)),
+        Grid((*panels, table(("after the last epoch", *models), last_epoch))),
+        Paragraph("The final weights are those after the last epoch; no epoch is selected by its validation results."),
+        Fold("Every epoch as a table", (table(("epoch", *models), all_epochs),)),
     )
 
 
-def _at(history: Mapping[str, list[float]], quantity: str, epoch: int) -> str:
+def _format_value(history: Mapping[str, list[float]], quantity: str, epoch: int) -> str:
     if quantity not in history or epoch >= len(history[quantity]):
         return ""
     value = history[quantity][epoch]
     return f"{100 * value:.2f} %" if quantity.endswith("_acc") else f"{value:.4f}"
 
 
-def _reliability(run: Run) -> tuple[Block, ...]:
-    measured, chances = run.calibrations, run.chances
+def _show_reliability(run: Run) -> tuple[Block, ...]:
+    calibrations, chances = run.calibrations, run.chances
     bins = {name: curve.bins for name, curve in run.reliabilities.items()}
-    told = "; ".join(f"{arm_of(name).label} ECE {100 * m.ece:.2f} %" for name, m in measured.items())
-    drawn = figure(
+    errors = "; ".join(f"{arm_of(name).label} ECE {100 * m.ece:.2f} %" for name, m in calibrations.items())
+    diagram = figure(
         reliability_diagram(run.reliabilities, noun=run.noun),
-        alt=f"Accuracy against confidence in {BINS} bins: {told}. The table below has every bin.",
-        caption="Below the diagonal a model is too sure of itself, above it not sure enough.",
+        alt=f"Accuracy against confidence in {BINS} bins: {errors}. The table below lists every bin.",
+        caption="Below the diagonal a model is overconfident, above it underconfident.",
     )
     rows = [
-        ("confidence, mean", *(f"{100 * m.confidence:.2f} %" for m in measured.values())),
-        ("accuracy", *(f"{100 * m.accuracy:.2f} %" for m in measured.values())),
-        ("ECE", *(f"{100 * m.ece:.2f} %" for m in measured.values())),
+        ("confidence, mean", *(f"{100 * m.confidence:.2f} %" for m in calibrations.values())),
+        ("accuracy", *(f"{100 * m.accuracy:.2f} %" for m in calibrations.values())),
+        ("ECE", *(f"{100 * m.ece:.2f} %" for m in calibrations.values())),
         ("ECE by chance, mean", *(f"{100 * chance.mean:.2f} %" for chance in chances.values())),
         ("ECE by chance, 95 % below", *(f"{100 * chance.high:.2f} %" for chance in chances.values())),
     ]
     filled = [number for number in range(BINS) if any(model[number].images for model in bins.values())]
-    each = [
-        (f"{100 * number / BINS:.0f} to {100 * (number + 1) / BINS:.0f} %", _short(name), *_bin(bins[name][number]))
+    cells = [
+        (
+            f"{100 * number / BINS:.0f} to {100 * (number + 1) / BINS:.0f} %",
+            _short_label(name),
+            *_format_bin(bins[name][number]),
+        )
         for number in filled
         for name in bins
     ]
-    every = table(("confidence", "model", run.noun, "mean confidence", "accuracy"), each)
+    bin_table = table(("confidence", "model", run.noun, "mean confidence", "accuracy"), cells)
     return (
-        drawn,
-        table(("measure", *map(_short, bins)), rows),
-        Paragraph(_miscalibrated(measured, chances, run.noun)),
-        Fold("Every bin as a table", (every,)),
+        diagram,
+        table(("measure", *map(_short_label, bins)), rows),
+        Paragraph(_describe_calibration(calibrations, chances, run.noun)),
+        Fold("Every bin as a table", (bin_table,)),
     )
 
 
-def _bin(found: Bin) -> tuple[str, str, str]:
-    if found.confidence is None or found.accuracy is None:
+def _format_bin(values: Bin) -> tuple[str, str, str]:
+    if values.confidence is None or values.accuracy is None:
         return "0", "", ""
-    return f"{found.images:,}", f"{100 * found.confidence:.1f} %", f"{100 * found.accuracy:.1f} %"
+    return f"{values.images:,}", f"{100 * values.confidence:.1f} %", f"{100 * values.accuracy:.1f} %"
 
 
-def _miscalibrated(measured: Mapping[str, Calibration], chances: Mapping[str, ChanceError], noun: str) -> str:
-    """Which models are not as often right as they say, beyond what chance makes of perfect calibration."""
-    beyond = [f"the {arm_of(name).label} is {_bias(m)}" for name, m in measured.items() if m.ece > chances[name].high]
-    found = f"Here {', '.join(beyond)}." if beyond else "Here no model's ECE is above what chance gives."
+def _describe_calibration(
+    calibrations: Mapping[str, Calibration], chances: Mapping[str, ChanceError], noun: str
+) -> str:
+    """Describe which models are miscalibrated beyond the ECE that chance gives a perfectly calibrated model."""
+    miscalibrated = [
+        f"the {arm_of(name).label} is {_describe_bias(m)}"
+        for name, m in calibrations.items()
+        if m.ece > chances[name].high
+    ]
+    finding = f"Here {', '.join(miscalibrated)}." if miscalibrated else "Here no model's ECE is above this level."
     return (
-        "A perfectly calibrated model has an ECE above 0 as well, by chance: up to the last row in 95 of 100 cases. "
-        f"{found} What one temperature, fitted on validation {noun}, mends of it is measured by `kd compare`."
+        "Even a perfectly calibrated model has an ECE above 0, by chance: at most the last row in 95 of 100 cases. "
+        f"{finding} `kd compare` also measures calibration after temperature scaling, fitted on validation {noun}."
     )
 
 
-def _bias(measured: Calibration) -> str:
-    """Which way a model's confidence errs, where most of its ECE is that one way."""
-    gap = measured.confidence - measured.accuracy
-    if abs(gap) < measured.ece / 2:
-        return "too sure of some answers and too cautious of others"
-    return "too sure" if gap > 0 else "too cautious"
+def _describe_bias(calibration: Calibration) -> str:
+    """Describe the direction of miscalibration; mixed if the mean gap is less than half of the ECE."""
+    gap = calibration.confidence - calibration.accuracy
+    if abs(gap) < calibration.ece / 2:
+        return "overconfident in some predictions and underconfident in others"
+    return "overconfident" if gap > 0 else "underconfident"
 
 
-def _cost(run: Run, sizes: Mapping[str, ModelSize], timings: Timings) -> tuple[Block, ...]:
+def _show_cost(run: Run, sizes: Mapping[str, ModelSize], timings: Timings) -> tuple[Block, ...]:
     seconds, latencies = timings.training_seconds, timings.latencies
     rows = [
-        ("parameters", *(_counted(size, "parameters") for size in sizes.values())),
-        (f"multiply-adds an {run.noun[:-1]}", *(_counted(size, "multiply_adds") for size in sizes.values())),
+        ("parameters", *(_format_count(size, "parameters") for size in sizes.values())),
+        (f"multiply-adds per {run.noun[:-1]}", *(_format_count(size, "multiply_adds") for size in sizes.values())),
         ("weights file, kB", *(f"{size.bytes / 1000:,.1f}" for size in sizes.values())),
-        ("training, s", *(f"{seconds[name]:,.1f}" if name in seconds else "came trained" for name in run.logits)),
-        ("latency, median, ms", *(f"{1000 * found.median:.3f}" for found in latencies.values())),
-        ("latency, 90 % below, ms", *(f"{1000 * found.p90:.3f}" for found in latencies.values())),
-        ("calls timed", *(f"{found.calls:,}" for found in latencies.values())),
+        ("training, s", *(f"{seconds[name]:,.1f}" if name in seconds else "loaded" for name in run.logits)),
+        ("latency, median, ms", *(f"{1000 * latency.median:.3f}" for latency in latencies.values())),
+        ("latency, 90 % below, ms", *(f"{1000 * latency.p90:.3f}" for latency in latencies.values())),
+        ("calls timed", *(f"{latency.calls:,}" for latency in latencies.values())),
     ]
-    one = next(iter(latencies.values()))
-    threads = "1 thread" if one.threads == 1 else f"{one.threads} threads"
+    first = next(iter(latencies.values()))
+    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     text = (
-        f"Latency: from one {run.noun[:-1]} on {one.device} to its answer, {threads}, after a warm-up. The times are "
-        f"those of this machine ({timings.processor}), with whatever else it was doing. All else that the run "
-        "says here comes out the same when it is repeated; times do not."
+        f"Latency: prediction for one {run.noun[:-1]} on {first.device}, {threads}, after a warm-up. Times were "
+        f"measured on this machine ({timings.processor}) under its load at that time. All other numbers of this run "
+        "are the same when it is repeated."
     )
-    return table(("cost", *map(_short, sizes)), rows), Paragraph(text)
+    return table(("cost", *map(_short_label, sizes)), rows), Paragraph(text)

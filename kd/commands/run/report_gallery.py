@@ -1,6 +1,6 @@
-"""The images on which the two students disagree, with every model's probabilities.
+"""Report section on images on which the two students disagree, with the probabilities of every model.
 
-There it can be seen what the teacher's softened answer, the "dark knowledge", adds to a label.
+The softened teacher probabilities show the "dark knowledge" that a label lacks.
 """
 
 from __future__ import annotations
@@ -19,58 +19,58 @@ from kd.commands.run.results import Run, is_image
 from kd.report.blocks import Bars, Block, Case, Fold, Grid, Paragraph, table
 
 
-def gallery(run: Run) -> tuple[Block, ...]:
-    """Some test images on which control and distilled student name different classes."""
-    found, one = run.disagreements, run.noun[:-1]
-    if not found.items:
-        return (Paragraph(f"The two students give the same answer to every test {one}: there is nothing to show."),)
-    counts = "; ".join(f"{kind}: {count:,}" for kind, count in found.kinds.items())
+def show_disagreements(run: Run) -> tuple[Block, ...]:
+    """Show some test images on which control and distilled student predict different classes."""
+    disagreements, image = run.disagreements, run.noun[:-1]
+    if not disagreements.items:
+        return (Paragraph(f"The two students predict the same class for every test {image}."),)
+    counts = "; ".join(f"{kind}: {count:,}" for kind, count in disagreements.kinds.items())
     names = [ARMS[TEACHER].short, f"… at T = {run.temperature:g}", *(ARMS[name].short for name in STUDENTS)]
     intro = (
-        f"The students' answers differ on {found.items:,} of {len(run.labels):,} test {run.noun} ({counts}). Shown "
-        f"are {len(found.examples)}: the kinds in turn, and of each those on which the students' probabilities are "
-        "farthest apart."
+        f"The students' predictions differ on {disagreements.items:,} of {len(run.labels):,} test {run.noun} "
+        f"({counts}). Of these, {len(disagreements.examples)} are shown: for each kind of error, those on which the "
+        "students' probabilities differ most."
     )
-    lesson = (
-        "The second row of each is the teacher's answer softened by the temperature: what else the "
-        f"{one} looks like, which a label does not tell."
+    explanation = (
+        "The second row of each example is the teacher's prediction softened by the temperature. It shows which other "
+        f"classes the {image} resembles; a label does not."
     )
-    if run.plain:
-        lesson += f" Of such answers, to training {run.noun}, the distilled student's lesson consists."
-    cases = tuple(_case(run, example, names) for example in found.examples)
+    if run.is_plain_kd:
+        explanation += f" Such probabilities, on training {run.noun}, are the soft targets of the distilled student."
+    cases = tuple(_make_case(run, example, names) for example in disagreements.examples)
     numbers = table(
-        (f"test {one}", "label", "who errs", *names),
+        (f"test {image}", "label", "who errs", *names),
         [(f"{case.item:,}", case.label, case.kind, *(row.told for row in case.rows)) for case in cases],
         caption="The two likeliest classes of each model",
     )
     return (
         Paragraph(intro),
-        Paragraph(lesson),
+        Paragraph(explanation),
         Grid(cases, of="cases"),
         Fold("The same probabilities as a table", (numbers,)),
     )
 
 
-def _case(run: Run, example: Example, names: Sequence[str]) -> Case:
-    """The item with its picture, if it is one, and a row of bars for each of the names."""
+def _make_case(run: Run, example: Example, names: Sequence[str]) -> Case:
+    """Return an example with its image, if it is one, and a row of bars per name."""
     rows = (
         Bars(
             model,
             title,
             tuple(values),
-            tuple((run.named(label), value) for label, value in example.likeliest[model]),
+            tuple((run.class_name(label), value) for label, value in example.likeliest[model]),
             right=example.likeliest[model][0][0] == example.label,
         )
         for title, (model, values) in zip(names, example.probabilities.items(), strict=True)
     )
-    item = run.test[example.item][0]
-    png, ink = picture(item) if is_image(item) else ("", False)
+    sample = run.test[example.item][0]
+    png, ink = encode_image(sample) if is_image(sample) else ("", False)
     return Case(
         example.item,
         f"test {run.noun[:-1]} {example.item:,}",
-        run.named(example.label),
+        run.class_name(example.label),
         example.kind,
-        tuple(map(run.named, example.classes)),
+        tuple(map(run.class_name, example.classes)),
         example.classes.index(example.label),
         bool(run.classes),
         tuple(rows),
@@ -79,13 +79,13 @@ def _case(run: Run, example: Example, names: Sequence[str]) -> Case:
     )
 
 
-def picture(image: Tensor) -> tuple[str, bool]:
-    """The image as PNG in base64, and whether it is ink.
+def encode_image(image: Tensor) -> tuple[str, bool]:
+    """Return the image as base64 PNG, and whether it is greyscale.
 
-    One channel becomes dark ink on nothing, which the page turns into light ink where it is dark; three are colours.
+    Greyscale becomes black on transparent, which a page in dark mode inverts.
 
     Args:
-        image: [C, H, W] of any scale. With other than three channels their mean is shown.
+        image: [C, H, W] of any scale. Three channels are colours; otherwise the mean of the channels is shown.
     """
     image = image.detach().cpu().double()
     image = (image - image.min()) / max(float(image.max() - image.min()), 1e-12)
@@ -95,6 +95,6 @@ def picture(image: Tensor) -> tuple[str, bool]:
         channels[3] = image.mean(dim=0)
     buffer = io.BytesIO()
     pixels = channels.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    # Without the version of the software, so that equal images are equal bytes; the stubs know of texts only.
+    # Without matplotlib's version, so that equal images give equal bytes; the type stubs allow only strings.
     imsave(buffer, pixels, format="png", metadata={"Software": None})  # type: ignore[dict-item]
     return base64.b64encode(buffer.getvalue()).decode(), ink

@@ -1,4 +1,4 @@
-"""Figures that only the report has: small, so that a phone shows them whole. Their text and colours follow the page."""
+"""Figures for the report only: small enough for a phone; their text and colours follow the page."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from kd.report.style import label_classes, style_axes
 
 
 def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity: str, title: str) -> Figure:
-    """One quantity over the epochs: validation solid and marked per model, training dashed.
+    """Plot one quantity by epoch: validation solid with a marker per model, training dashed.
 
     Args:
-        histories: by model name; one without the quantity is not drawn.
-        quantity: without ``train_`` or ``val_``; ``acc`` is shown in percent.
+        histories: training curves by model name; a model without the quantity is not drawn.
+        quantity: name without ``train_`` or ``val_``; ``acc`` is shown in percent.
     """
     figure = Figure(figsize=(4.7, 3.7), layout="constrained")
     axes, scale = figure.subplots(), 100 if quantity == "acc" else 1
-    drawn: list[Line2D] = []
+    legend: list[Line2D] = []
     for name, history in histories.items():
         arm = arm_of(name)
         for split, style in (("train", "--"), ("val", "-")):
@@ -32,18 +32,18 @@ def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity
             marker = arm.marker if split == "val" or len(values) == 1 else None
             axes.plot(epochs, values, style, color=arm.colour, marker=marker, ms=4.5, lw=1.5)
         if f"val_{quantity}" in history:
-            drawn.append(Line2D([], [], color=arm.colour, marker=arm.marker, ms=4.5, label=arm.short))
-    drawn.insert(1, Line2D([], [], color=GREY, label="validation"))  # a legend is filled column by column
-    drawn.insert(3, Line2D([], [], color=GREY, ls="--", label="training"))
+            legend.append(Line2D([], [], color=arm.colour, marker=arm.marker, ms=4.5, label=arm.short))
+    legend.insert(1, Line2D([], [], color=GREY, label="validation"))  # a legend is filled column by column
+    legend.insert(3, Line2D([], [], color=GREY, ls="--", label="training"))
     style_axes(axes, title)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.legend(handles=drawn, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles=legend, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
 def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: str = "images") -> Figure:
-    """Bars of the test images that both students, or only one of them, get wrong."""
+    """Plot bars of the test images that both students, or only one student, classify wrongly."""
     figure = Figure(figsize=(4.9, 2.1), layout="constrained")
     axes = figure.subplots()
     counts = (both, only_control, only_distilled)
@@ -54,7 +54,7 @@ def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: st
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    style_axes(axes, f"Test {noun} answered wrong by")
+    style_axes(axes, f"Test {noun} misclassified by")
     axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
@@ -62,13 +62,13 @@ def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: st
 
 
 def confusion_difference(difference: Tensor, names: Sequence[str] = ()) -> Figure:
-    """Errors of the distilled student minus the control's per (true, predicted) class; the diagonal is left blank.
+    """Plot errors of the distilled student minus the control's per (true, predicted) class; the diagonal is empty.
 
-    Signs tell what colours tell: blue with a minus for fewer errors, orange with a plus for more.
+    Signs repeat the colours: blue with a minus for fewer errors, orange with a plus for more.
 
     Args:
-        difference: [K, K] whole numbers.
-        names: of the classes, where they are more than numbers.
+        difference: [K, K] integers.
+        names: class names; empty if the classes are only numbered.
     """
     classes = len(difference)
     figure = Figure(figsize=(5.0, 4.6), layout="constrained")
@@ -78,7 +78,7 @@ def confusion_difference(difference: Tensor, names: Sequence[str] = ()) -> Figur
         if true != predicted:
             count = int(difference[true, predicted])
             colour = ARMS[CONTROL if count > 0 else DISTILLED].colour
-            # Part of the way from paper to colour, which suits black ink on white and white ink on black.
+            # Half transparent: the count stays readable on a white page and in dark mode.
             shade = (colour, 0.12 + 0.48 * abs(count) / most)
             axes.add_patch(Rectangle((predicted - 0.46, true - 0.46), 0.92, 0.92, color=shade, lw=0))
             axes.text(predicted, true, f"{count:+d}".replace("-", "−"), ha="center", va="center", fontsize=9)

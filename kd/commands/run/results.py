@@ -1,4 +1,4 @@
-"""What a run has found: every number is computed here, once. Its files, text, plots and report only read them."""
+"""Results of a run. Every number is computed here, once; files, printed text, plots and report only read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd.commands.run.disagreements import (
     Confusion,
     Disagreements,
     Illustrations,
-    confusions_changed,
+    count_confusions,
     disagreement_masks,
     find_disagreements,
     illustrate,
@@ -35,16 +35,16 @@ from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.two_models import Accuracy, McNemar, accuracy_of, mcnemar, proportion_interval, verdict
 from kd.training.history import History
 
-DRAWS = 200  # of error_by_chance: its mean is then known to a tenth of itself, in a twentieth of a second
+DRAWS = 200  # of error_by_chance: its mean is then accurate to a tenth of itself, in a twentieth of a second
 
 
 class Students(NamedTuple):
-    """Control against distilled student, image by image.
+    """Paired errors of control and distilled student on the test images.
 
     Attributes:
-        test: McNemar's, the control first.
-        control_share: of the images on which exactly one of the two errs, those on which it is the control, in [0, 1],
-            and Wilson's 95 % interval; None where there is no such image.
+        test: McNemar's test, with the control as first model.
+        control_share: among images on which exactly one student is wrong, the share on which the control is, in [0, 1],
+            with Wilson's 95 % interval; None if there is no such image.
     """
 
     test: McNemar
@@ -57,7 +57,7 @@ class Students(NamedTuple):
 
 
 class ClassAccuracy(NamedTuple):
-    """One model on the test images of one class; None where there are none."""
+    """Accuracy of one model on the test images of one class; None if there are no images."""
 
     images: int
     correct: int
@@ -65,12 +65,12 @@ class ClassAccuracy(NamedTuple):
 
 
 class ModelSize(NamedTuple):
-    """What a model takes.
+    """Size and cost of a model.
 
     Attributes:
-        multiply_adds: for one input.
-        share_of_teacher: of the teacher's multiply-adds; None where these are not known.
-        bytes, sha256: of its weights file.
+        multiply_adds: multiply-adds of one input.
+        share_of_teacher: ratio to the teacher's multiply-adds; None for a teacher of precomputed outputs.
+        bytes, sha256: size and hash of the weights file.
     """
 
     parameters: int
@@ -81,12 +81,12 @@ class ModelSize(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """What was measured with a clock, which is different each time the same run is done.
+    """Measured times, which differ between two equal runs.
 
     Attributes:
-        training_seconds: of each model that was trained in this run.
-        latencies: of each model.
-        processor: where.
+        training_seconds: training time of each model trained in this run.
+        latencies: inference latency of each model.
+        processor: name of the processor.
     """
 
     training_seconds: Mapping[str, float]
@@ -96,17 +96,17 @@ class Timings(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What was trained and predicted, and every number that follows from it. The mappings' keys are the models' names.
+    """Training curves and test predictions of a run, and every number derived from them. Mappings: by model name.
 
     Attributes:
-        histories: the curves of each model that was trained in this run; a teacher may come trained.
-        logits: each model's answers to the test set, [N, K].
-        labels: the test set's labels, [N] int64.
+        histories: training curves of each model trained in this run; none for a loaded teacher.
+        logits: logits [N, K] of each model on the test set.
+        labels: labels [N] int64 of the test set.
         test: the test set; row i of logits and labels belongs to ``test[i]``.
-        config: the settings it was run with.
+        config: settings of the run.
         temperature: T > 0 of the distillation.
-        toy: a stamp for every file if the run is too small to conclude anything from, else None.
-        classes: their names in label order, where they have other names than their numbers.
+        toy: stamp on every file of a quick run, which is too small to conclude anything from; else None.
+        classes: class names in label order; empty if the classes are only numbered.
     """
 
     histories: Mapping[str, History]
@@ -120,40 +120,40 @@ class Run:
 
     @property
     def noun(self) -> str:
-        """What the items are called."""
+        """Word for the samples in printed text."""
         return "images" if is_image(self.test[0][0]) else "items"
 
     @property
-    def plain(self) -> bool:
-        """Whether the distilled student learned by plain distillation, from answers softened as they are shown."""
+    def is_plain_kd(self) -> bool:
+        """Whether the method is ``kd``, so that training used the softened probabilities of the report."""
         return bool(self.config.get("METHOD", "kd") == "kd")
 
     @property
     def panels(self) -> dict[str, str]:
-        """The quantities whose curves are worth drawing, and what each is."""
+        """Titles of the training curves to draw, by quantity."""
         return {
             "ce": "Cross-entropy with the labels, nats",
             "acc": "Accuracy, %",
-            "soft": "Soft term: (1 − α) · T² · KL, nats" if self.plain else "Soft term of the method",
+            "soft": "Soft term: (1 − α) · T² · KL, nats" if self.is_plain_kd else "Soft term of the method",
         }
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of these numbers must know, in plain sentences."""
+        """Remarks from training that affect how the numbers are read, without duplicates."""
         return sorted({note for history in self.histories.values() for note in history.notes})
 
-    def named(self, label: int) -> str:
-        """The class of this label as a person knows it."""
+    def class_name(self, label: int) -> str:
+        """Return the name of a class, or its number if it has no name."""
         return self.classes[label] if self.classes else str(label)
 
     @cached_property
     def predictions(self) -> dict[str, Tensor]:
-        """[N] labels."""
+        """Predicted labels [N]."""
         return {name: logits.argmax(dim=1) for name, logits in self.logits.items()}
 
     @cached_property
     def wrong(self) -> dict[str, Tensor]:
-        """[N] bool: the test images that each model gets wrong."""
+        """Masks [N] bool of the test images that each model classifies wrongly."""
         return {name: predicted != self.labels for name, predicted in self.predictions.items()}
 
     @cached_property
@@ -164,28 +164,28 @@ class Run:
     def students(self) -> Students:
         control, distilled = (self.wrong[name] for name in STUDENTS)
         test = mcnemar(control, distilled)
-        single = test.only_first_wrong + test.only_second_wrong
-        share = test.only_first_wrong / single if single else None
-        low, high = proportion_interval(test.only_first_wrong, single) if single else (None, None)
+        discordant = test.only_first_wrong + test.only_second_wrong
+        share = test.only_first_wrong / discordant if discordant else None
+        low, high = proportion_interval(test.only_first_wrong, discordant) if discordant else (None, None)
         both_wrong, both_right = int((control & distilled).sum()), int((~control & ~distilled).sum())
-        return Students(test, both_wrong, both_right, single, share, low, high)
+        return Students(test, both_wrong, both_right, discordant, share, low, high)
 
     @cached_property
     def verdict(self) -> str:
-        """One sentence on these two students."""
+        """Verdict on these two students, in a sentence or two."""
         control, distilled = (self.accuracies[name].errors for name in STUDENTS)
         return verdict(control, distilled, self.students.test, noun=self.noun)
 
     @cached_property
     def confusion_matrices(self) -> dict[str, Tensor]:
-        """[K, K] counts: row = true class, column = predicted class."""
+        """Counts [K, K]: row = true class, column = predicted class."""
         return {name: confusion_matrix(logits, self.labels) for name, logits in self.logits.items()}
 
     @cached_property
     def per_class(self) -> dict[str, list[ClassAccuracy]]:
-        """By model and label."""
+        """Accuracy by model and label."""
         return {
-            name: [_class_accuracy(int(row.sum()), int(row[label])) for label, row in enumerate(matrix)]
+            name: [_measure_class(int(row.sum()), int(row[label])) for label, row in enumerate(matrix)]
             for name, matrix in self.confusion_matrices.items()
         }
 
@@ -195,7 +195,7 @@ class Run:
 
     @cached_property
     def chances(self) -> dict[str, ChanceError]:
-        """The ECE that each model would have by chance, were its confidences true."""
+        """ECE of each model that chance alone would give if the model were perfectly calibrated."""
         return {name: error_by_chance(logits, draws=DRAWS) for name, logits in self.logits.items()}
 
     @cached_property
@@ -204,7 +204,7 @@ class Run:
 
     @cached_property
     def fidelities(self) -> dict[str, Fidelity]:
-        """How closely each student matches the teacher."""
+        """Agreement of each student with the teacher."""
         return {
             name: fidelity(self.logits[name], self.logits[TEACHER], self.labels, temperature=self.temperature)
             for name in STUDENTS
@@ -212,23 +212,23 @@ class Run:
 
     @cached_property
     def confusion_change(self) -> Tensor:
-        """[K, K]: errors of the distilled student minus the control's, by true and predicted class."""
+        """Errors [K, K] of the distilled student minus the control's, by true and predicted class."""
         return (self.confusion_matrices[DISTILLED] - self.confusion_matrices[CONTROL]).fill_diagonal_(0)
 
     @property
     def fewer_confusions(self) -> int:
-        """Errors that the distilled student makes less often than the control, counted by pair of classes."""
+        """Errors that the distilled student makes less often than the control, summed over pairs of classes."""
         return -int(self.confusion_change.clamp(max=0).sum())
 
     @property
     def more_confusions(self) -> int:
-        """Those that it makes more often."""
+        """Errors that the distilled student makes more often than the control, summed over pairs of classes."""
         return int(self.confusion_change.clamp(min=0).sum())
 
     @cached_property
     def confusions(self) -> list[Confusion]:
-        """Where ``confusion_change`` is not 0, the largest differences first."""
-        return confusions_changed(
+        """Pairs of classes whose ``confusion_change`` is not 0, largest differences first."""
+        return count_confusions(
             self.confusion_change,
             self.predictions,
             self.logits[TEACHER],
@@ -247,22 +247,22 @@ class Run:
         return illustrate(self.wrong, self.logits, self.labels, temperature=self.temperature)
 
 
-def _class_accuracy(images: int, correct: int) -> ClassAccuracy:
+def _measure_class(images: int, correct: int) -> ClassAccuracy:
     return ClassAccuracy(images, correct, correct / images if images else None)
 
 
 def model_sizes(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSize]:
-    """By model.
+    """Return the size and cost of each model, by name.
 
     Args:
-        entries: each model's entry in ``manifest.json``, by its name.
+        entries: entry of each model in ``manifest.json``, by model name.
     """
-    work = entries[TEACHER]["multiply_adds"]
+    teacher_multiply_adds = entries[TEACHER]["multiply_adds"]
     return {
         name: ModelSize(
             entry["parameters"],
             entry["multiply_adds"],
-            entry["multiply_adds"] / work if work else None,
+            entry["multiply_adds"] / teacher_multiply_adds if teacher_multiply_adds else None,
             entry["bytes"],
             entry["sha256"],
         )
@@ -271,5 +271,5 @@ def model_sizes(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSize
 
 
 def is_image(example: Tensor) -> bool:
-    """Whether it can be shown as a picture: [C, H, W]."""
+    """Return whether an input can be shown as an image: [C, H, W]."""
     return example.ndim == 3

@@ -1,4 +1,4 @@
-"""What the commands for a part of a run can be told. Importable in a moment."""
+"""Settings of the commands for single steps of a run. Imports no torch, for a fast ``--help``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kd.commands.settings import RunSettings, flag
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(RunSettings):
-    """Train the pair, and the teacher where there is none yet; no test item is asked.
+    """Train teacher, control and distilled student, without evaluating them on the test split.
 
-    Starts from the settings in OUT/run.toml where there are any, and leaves its own there. ``kd evaluate`` does the
-    rest of a run.
+    Settings in an existing OUT/run.toml are the defaults; the settings used are saved there. ``kd evaluate`` completes
+    the run.
     """
 
     own_file: ClassVar[bool] = True
@@ -25,37 +25,38 @@ class DistillSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Ask the trained models of OUT for the test items, once, and write all results; nothing is trained."""
+    """Evaluate the trained models of OUT on the test split, once, and write all results; nothing is trained."""
 
     out: Path = Path("run")
     """folder of a run, with its run.toml"""
 
     def check(self) -> None:
-        """All values are possible."""
+        """Accept any value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """Put results/report.html together anew from what the commands have found in OUT; nothing is computed."""
+    """Build results/report.html again from the results saved in OUT; nothing is computed."""
 
     out: Path = Path("run")
     """folder of a run, a comparison or a sweep"""
 
     def check(self) -> None:
-        """All values are possible."""
+        """Accept any value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """The teacher's logits that OUT has kept: list them, or ask the teacher again and compare."""
+    """List the teacher logits cached in OUT, or compare them with the saved teacher."""
 
     action: Positional[Literal["info", "verify"]]
-    """info lists them; verify asks the saved teacher for a sample of rows again, and ends with 1 where one differs"""
+    """info lists them; verify recomputes a random sample of rows with the saved teacher and exits with 1 if one
+    differs"""
     out: Path = Path("run")
     """folder of a run, with its run.toml"""
     rows: Annotated[int, at_least(1)] = 1000
-    """rows of each part for which the teacher is asked, chosen at random, at least 1; all where there are fewer"""
+    """rows to recompute per split, at least 1; all rows if a split has fewer"""
 
     def check(self) -> None:
-        """Refuse a value outside its range; the error names the flag."""
+        """Raise ``ValueError`` for a value outside its range; the error names the flag."""
         check_ranges(type(self), vars(self), shown=flag)

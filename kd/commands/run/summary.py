@@ -1,4 +1,4 @@
-"""``metrics.json``: every number of a run that its plots and its part of the report show, but for measured times."""
+"""``metrics.json``: every number in a run's plots and report, except measured times."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kd.evaluation.fidelity import Fidelity
 from kd.storage.environment import versions
 
 
-def summary(run: Run, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All of it as plain data: equal for equal runs, bit by bit.
+def summarise_run(run: Run, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the content of ``metrics.json``; equal runs give identical bytes.
 
     Args:
-        entries: each model's entry in ``manifest.json``, by its name.
+        entries: entry of each model in ``manifest.json``, by model name.
     """
     return {
         "toy": run.toy,
@@ -25,70 +25,74 @@ def summary(run: Run, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         "verdict": run.verdict,
         "test": {name: accuracy._asdict() for name, accuracy in run.accuracies.items()},
         "models": {name: size._asdict() for name, size in model_sizes(entries).items()},
-        "control_against_distilled": _students(run),
+        "control_against_distilled": _summarise_students(run),
         "temperature": run.temperature,
-        "fidelity": {name: _fidelity(own) for name, own in run.fidelities.items()},
+        "fidelity": {name: _summarise_fidelity(fidelity) for name, fidelity in run.fidelities.items()},
         "ece_bins": BINS,
         "calibration": {
-            name: {**own._asdict(), "ece_by_chance": run.chances[name]._asdict()}
-            for name, own in run.calibrations.items()
+            name: {**calibration._asdict(), "ece_by_chance": run.chances[name]._asdict()}
+            for name, calibration in run.calibrations.items()
         },
-        "reliability": {name: _bins(curve) for name, curve in run.reliabilities.items()},
-        "confusion_changes": _confusions(run),
-        "disagreements": _disagreements(run.disagreements),
+        "reliability": {name: _list_bins(curve) for name, curve in run.reliabilities.items()},
+        "confusion_changes": _summarise_confusions(run),
+        "disagreements": _summarise_disagreements(run.disagreements),
         **({"classes": list(run.classes)} if run.classes else {}),
         "notes": run.notes,
         "curves": run.histories,
         "confusion_matrices": {name: matrix.tolist() for name, matrix in run.confusion_matrices.items()},
-        "per_class_accuracy": {name: [own.accuracy for own in classes] for name, classes in run.per_class.items()},
+        "per_class_accuracy": {name: [row.accuracy for row in classes] for name, classes in run.per_class.items()},
     }
 
 
-def _students(run: Run) -> dict[str, Any]:
+def _summarise_students(run: Run) -> dict[str, Any]:
     return {**run.students.test._asdict(), **{k: v for k, v in run.students._asdict().items() if k != "test"}}
 
 
-def _fidelity(found: Fidelity) -> dict[str, Any]:
-    parts = {"overall": found.overall, "teacher_right": found.teacher_right, "teacher_wrong": found.teacher_wrong}
-    return {name: match and match._asdict() for name, match in parts.items()}
+def _summarise_fidelity(fidelity: Fidelity) -> dict[str, Any]:
+    matches = {
+        "overall": fidelity.overall,
+        "teacher_right": fidelity.teacher_right,
+        "teacher_wrong": fidelity.teacher_wrong,
+    }
+    return {name: match and match._asdict() for name, match in matches.items()}
 
 
-def _bins(curve: ReliabilityCurve) -> list[dict[str, Any]]:
-    """With the range of confidence of each; None for what an empty one has not."""
+def _list_bins(curve: ReliabilityCurve) -> list[dict[str, Any]]:
+    """Return each bin with its range of confidence; values that an empty bin lacks are None."""
     count = len(curve.bins)
     return [
         {
             "confidence_from": number / count,
             "confidence_to": (number + 1) / count,
-            **own._asdict(),
+            **values._asdict(),
             "accuracy_low_95": interval and interval[0],
             "accuracy_high_95": interval and interval[1],
         }
-        for number, (own, interval) in enumerate(zip(curve.bins, curve.intervals, strict=True))
+        for number, (values, interval) in enumerate(zip(curve.bins, curve.intervals, strict=True))
     ]
 
 
-def _confusions(run: Run) -> dict[str, Any]:
+def _summarise_confusions(run: Run) -> dict[str, Any]:
     return {
         "fewer": run.fewer_confusions,
         "more": run.more_confusions,
         "pairs_of_classes": len(run.confusions),
-        "pairs": [{**own._asdict(), "difference": own.difference} for own in run.confusions],
+        "pairs": [{**confusion._asdict(), "difference": confusion.difference} for confusion in run.confusions],
     }
 
 
-def _disagreements(found: Disagreements) -> dict[str, Any]:
+def _summarise_disagreements(disagreements: Disagreements) -> dict[str, Any]:
     return {
-        "items": found.items,
-        "kinds": found.kinds,
-        "examples_shown": len(found.examples),
-        "examples": [_example(example) for example in found.examples],
+        "items": disagreements.items,
+        "kinds": disagreements.kinds,
+        "examples_shown": len(disagreements.examples),
+        "examples": [_summarise_example(example) for example in disagreements.examples],
     }
 
 
-def _example(example: Example) -> dict[str, Any]:
+def _summarise_example(example: Example) -> dict[str, Any]:
     likeliest = {
-        model: [{"class": label, "probability": value} for label, value in own]
-        for model, own in example.likeliest.items()
+        model: [{"class": label, "probability": value} for label, value in classes]
+        for model, classes in example.likeliest.items()
     }
     return example._asdict() | {"likeliest": likeliest}

@@ -1,4 +1,4 @@
-"""What ``kd run`` prints of its models: accuracies, predictions per class, one verdict."""
+"""Results that ``kd run`` prints: accuracies, predictions per class, one verdict."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def print_evaluation(run: Run, *, limit: int | None) -> None:
     """Print accuracies, predictions per class and one verdict on the two students.
 
     Args:
-        limit: the number of training images if it was a toy run, else None.
+        limit: number of training images of a quick run, else None.
     """
     toy = f", TOY RUN on {limit:,} training {run.noun}" if limit is not None else ""
     rows = {
-        name: (f"{found.accuracy:.2%}", f"{found.errors:,}", f"{found.images:,}")
-        for name, found in run.accuracies.items()
+        name: (f"{accuracy.accuracy:.2%}", f"{accuracy.errors:,}", f"{accuracy.images:,}")
+        for name, accuracy in run.accuracies.items()
     }
     print_table(f"Test set{toy}", ("model", "accuracy", "errors", run.noun), rows)
     _print_distribution(run)
@@ -28,5 +28,5 @@ def _print_distribution(run: Run) -> None:
     true = next(iter(run.confusion_matrices.values())).sum(dim=1)
     predicted = {name: matrix.sum(dim=0) for name, matrix in run.confusion_matrices.items()}
     counts = torch.stack([true, *predicted.values()], dim=1).tolist()
-    rows = {run.named(label): [f"{count:,}" for count in row] for label, row in enumerate(counts)}
+    rows = {run.class_name(label): [f"{count:,}" for count in row] for label, row in enumerate(counts)}
     print_table("Predictions per class", ("class", "true", *predicted), rows)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd.commands.paired_table import DIFFERENCES, difference_cells
-from kd.commands.publish import telling, toy_stamp
+from kd.commands.publish import model_settings, toy_stamp
 from kd.commands.sweep.plots import sweep_map
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import BEST, FINALS, POINTS, best_rows, counted, final_rows, lines, point_rows, tried_title
@@ -43,7 +43,7 @@ def sweep_part(
         toy_stamp(limit),
         sections,
         TONE_OF[judgement.verdict] if judgement else "open",
-        telling(config),
+        model_settings(config),
     )
 
 

@@ -56,7 +56,7 @@ class SweepSettings(PairedSettings):
         points = self.trials or len(self.temperatures) * len(self.alphas) * others
         controls = min(self.trials or others, others)
         return {
-            "teacher": self._teachers(),
+            "teacher": self._count_teachers(),
             "control": controls * self.seeds + self.final_pairs,
             "distilled": points * self.seeds + 2 * self.final_pairs,
         }

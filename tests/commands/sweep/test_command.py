@@ -331,7 +331,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_as_an_untouched_one(search: t
         process.terminate()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "Run again, without --fresh, to go on from here" in err
+    assert "(without --fresh) to resume" in err
     for folder in ("stopped", "untouched"):
         ended = subprocess.run([*typed, folder], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
