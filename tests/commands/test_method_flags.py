@@ -1,4 +1,4 @@
-"""A method chosen on the command line: what is trained anew, what is recorded, and both faces of the pipeline."""
+"""A method chosen on the command line: steps that run again, recorded settings, ``kd run`` against ``main.py``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     return dict(json.loads(metrics.read_text(encoding="utf-8"))["config"])
 
 
-def test_the_student_is_of_the_kind_that_was_asked_for() -> None:
+def test_the_student_has_the_architecture_of_the_setting() -> None:
     assert isinstance(new_student(), StudentModel)
     config.STUDENT = "cnn"
     student = new_student()
@@ -39,13 +39,13 @@ def test_the_student_is_of_the_kind_that_was_asked_for() -> None:
     assert student(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_a_student_of_another_kind_is_refused() -> None:
+def test_an_unknown_student_is_refused() -> None:
     config.STUDENT = "rnn"  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"STUDENT must be 'mlp' or 'cnn'\. Got 'rnn'"):
         config.check()
 
 
-def test_plain_distillation_by_its_name_is_the_documented_objective() -> None:
+def test_the_method_kd_is_the_documented_objective() -> None:
     from distillation import distillation_objective
 
     config.TEMPERATURE, config.ALPHA = 3.0, 0.25
@@ -58,7 +58,7 @@ def test_plain_distillation_by_its_name_is_the_documented_objective() -> None:
 
 
 @pytest.mark.slow  # three runs
-def test_another_setting_trains_the_distilled_student_and_nothing_else(
+def test_another_method_setting_trains_only_the_distilled_student_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ("run", "--out", str(tmp_path), *SIZE)
@@ -88,10 +88,10 @@ def test_main_and_kd_run_are_the_same_run_with_any_method(tmp_path: Path, monkey
 @pytest.mark.slow  # a training each
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs(name: str, tmp_path: Path) -> None:
-    layers = ("student_layers=layer1,layer2,layer3", "teacher_layers=conv1,norm2,norm3")  # of as many channels
-    fitting = {"fsp": ["cnn:32", "--set", layers[0], "--set", layers[1]], "sdd": ["cnn", "--teacher", "cnn:16"]}
-    own = fitting.get(name, ["cnn"])
-    assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--method", name, "--student", *own]) == 0
+    layers = ("student_layers=layer1,layer2,layer3", "teacher_layers=conv1,norm2,norm3")  # with equal channels
+    flags_of = {"fsp": ["cnn:32", "--set", layers[0], "--set", layers[1]], "sdd": ["cnn", "--teacher", "cnn:16"]}
+    flags = flags_of.get(name, ["cnn"])
+    assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--method", name, "--student", *flags]) == 0
     assert recorded(tmp_path)["METHOD"] == name
 
 
@@ -100,7 +100,7 @@ def test_batches_carry_ids_for_a_method_that_needs_them() -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])
-def test_a_method_that_cannot_work_on_the_pair_is_refused_before_anything_is_trained(
+def test_a_method_that_does_not_fit_the_models_is_refused_before_training(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([command, "--out", str(tmp_path), *SIZE, "--method", "at"]) == 1
@@ -110,13 +110,13 @@ def test_a_method_that_cannot_work_on_the_pair_is_refused_before_anything_is_tra
 
 
 @pytest.mark.slow  # a teacher and two pairs
-def test_compare_judges_the_method_that_was_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_judges_the_chosen_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer")
     assert cli.main(["compare", "--out", str(tmp_path), *SIZE, *few, "--method", "dkd"]) == 0
     assert "method: dkd" in capsys.readouterr().out
 
 
-def test_a_sweep_over_temperature_and_alpha_is_of_plain_distillation(tmp_path: Path) -> None:
+def test_a_sweep_over_temperature_and_alpha_refuses_other_methods_than_kd(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         cli.main(["sweep", "--out", str(tmp_path), "--method", "dkd"])
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""``kd run``, ``kd compare`` and ``kd sweep`` on data and models of one's own."""
+"""``kd run``, ``kd compare`` and ``kd sweep`` on user data and user models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def metrics(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
     return content
 
 
-def test_a_table_is_distilled_with_models_that_were_named(tmp_path: Path) -> None:
+def test_a_run_on_tabular_data_with_named_models_writes_all_results(tmp_path: Path) -> None:
     assert cli.main(["run", *DIGITS, "--out", str(tmp_path)]) == 0
     recorded = metrics(tmp_path)
     assert recorded["config"]["DATA"] == "sklearn:digits"  # type: ignore[comparison-overlap]
@@ -45,27 +45,27 @@ def test_a_table_is_distilled_with_models_that_were_named(tmp_path: Path) -> Non
     assert "Where the students disagree" in report
 
 
-def test_a_trained_teacher_is_loaded_measured_and_left_as_it_is(
+def test_a_trained_teacher_is_loaded_measured_and_not_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["run", *DIGITS, "--out", str(tmp_path / "first")]) == 0
     weights = tmp_path / "first/models/teacher_model.pth"
-    given = ("--teacher", f"mlp:32={weights}")
-    arguments = [each for each in DIGITS if each not in ("--teacher", "mlp:32")]
-    assert cli.main(["run", *arguments, *given, "--out", str(tmp_path / "second")]) == 0
+    arguments = [argument for argument in DIGITS if argument not in ("--teacher", "mlp:32")]
+    loaded = ("--teacher", f"mlp:32={weights}")
+    assert cli.main(["run", *arguments, *loaded, "--out", str(tmp_path / "second")]) == 0
     assert "teacher: accuracy" in capsys.readouterr().out
     assert (tmp_path / "second/models/teacher_model.pth").read_bytes() == weights.read_bytes()
-    # The same teacher, so the same lesson; and the control does not depend on it.
+    # The same teacher gives the same distilled student; the control does not depend on the teacher.
     for name in ("student_regular.pth", "student_distilled.pth"):
-        one, other = ((tmp_path / run / "models" / name).read_bytes() for run in ("first", "second"))
-        assert one == other, name
-    second = tmp_path / "second/results"
-    assert not (second / "plots/teacher_training.png").exists()
-    assert "came trained" in (second / "report.html").read_text()
+        first, second = ((tmp_path / run / "models" / name).read_bytes() for run in ("first", "second"))
+        assert first == second, name
+    results = tmp_path / "second/results"
+    assert not (results / "plots/teacher_training.png").exists()
+    assert re.search(r"training, s</t[dh]>\s*<td[^>]*>loaded<", (results / "report.html").read_text())
     assert list(metrics(tmp_path / "second")["curves"]) == ["control", "distilled"]
 
 
-def test_several_teachers_answer_as_one(tmp_path: Path) -> None:
+def test_several_teachers_form_an_ensemble(tmp_path: Path) -> None:
     assert cli.main(["run", *DIGITS, "--teacher", "mlp:16", "--out", str(tmp_path)]) == 0
     states = torch.load(tmp_path / "models/teacher_model.pth", weights_only=True)
     assert {name.split(".")[1] for name in states} == {"0", "1"}
@@ -73,14 +73,14 @@ def test_several_teachers_answer_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_pool")
-def test_compare_takes_the_same_flags(tmp_path: Path) -> None:
+def test_compare_accepts_the_same_flags(tmp_path: Path) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
     assert cli.main(["compare", *DIGITS, *few, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "results/metrics/comparison.json").read_text())
     assert len(summary["verdicts"]) == 1
 
 
-def test_a_model_that_does_not_take_the_data_is_told_before_anything_is_trained(
+def test_a_model_that_does_not_fit_the_data_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["run", "--data", "sklearn:digits", "--out", str(tmp_path)]) == 1
@@ -91,14 +91,16 @@ def test_a_model_that_does_not_take_the_data_is_told_before_anything_is_trained(
 
 
 @pytest.mark.parametrize("text", ["teacher.pth", "=x.pth", "mlp:3=", "own.safetensors", "p.csv", "logits", "logits="])
-def test_weights_without_their_model_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_a_model_name_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["run", "--teacher", text])
     assert end.value.code == 2
-    assert "Say of which model the weights are" in capsys.readouterr().err
+    error = " ".join(capsys.readouterr().err.split())
+    assert "--teacher must be NAME, NAME=FILE" in error
+    assert "Weights need their model's name" in error
 
 
-def test_names_give_the_models_of_the_documented_pipeline() -> None:
+def test_default_names_build_the_models_of_the_documented_pipeline() -> None:
     task = Task((1, 28, 28), tuple("0123456789"))
     settings = RunSettings(seed=3)
     student = new_student(settings, task, CPU)
@@ -109,15 +111,13 @@ def test_names_give_the_models_of_the_documented_pipeline() -> None:
     assert type(teacher).__name__ == "ConvNet"
 
 
-def test_parts_of_a_table_are_split_by_the_settings() -> None:
+def test_tabular_data_is_split_by_the_settings() -> None:
     data = load_data(RunSettings(data="sklearn:wine", test_share=0.5, test_size=0.25))
     assert data.sizes == {"training": 66, "validation": 23, "test": 89}
     assert data.task == Task((13,), ("class_0", "class_1", "class_2"))
 
 
-def test_the_classes_of_own_data_have_their_names_everywhere(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_class_names_of_user_data_appear_in_all_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["<b>cultivar & sons</b>", "class_1", "class_2 with a name that is far too long for an axis"]
     generator = np.random.default_rng(0)
     labels = np.arange(150) % 3
@@ -141,26 +141,26 @@ def test_the_classes_of_own_data_have_their_names_everywhere(
     assert "<b>cultivar" not in report
 
 
-def test_numbered_classes_have_no_names_beside_them(tmp_path: Path) -> None:
+def test_numbered_classes_have_no_name_columns(tmp_path: Path) -> None:
     assert cli.main(["run", *DIGITS, "--out", str(tmp_path)]) == 0
     assert "classes" not in json.loads((tmp_path / "results/metrics/metrics.json").read_text())
     with (tmp_path / "results/predictions/test_predictions.csv").open() as opened:
         assert "label_name" not in next(csv.reader(opened))
 
 
-def test_the_split_is_published_and_gives_the_same_parts_again(tmp_path: Path) -> None:
+def test_the_saved_split_gives_the_same_splits_again(tmp_path: Path) -> None:
     assert cli.main(["run", *DIGITS, "--out", str(tmp_path)]) == 0
-    parts = split_source(
+    splits = split_source(
         open_source("sklearn:digits"), chosen=(tmp_path / "results/metrics/split.json").read_bytes(), seed=7
     )
-    own = load_data(RunSettings(data="sklearn:digits"))
-    for one, other in ((parts.train, own.train_set), (parts.val, own.val_set), (parts.test, own.test_set)):
-        assert torch.equal(scan(one).labels, scan(other).labels)
-        assert scan(one).digests == scan(other).digests
+    data = load_data(RunSettings(data="sklearn:digits"))
+    for split, expected in ((splits.train, data.train_set), (splits.val, data.val_set), (splits.test, data.test_set)):
+        assert torch.equal(scan(split).labels, scan(expected).labels)
+        assert scan(split).digests == scan(expected).digests
 
 
 @pytest.mark.usefixtures("no_pool")
-def test_a_comparison_says_what_was_saved_only_where_answers_were_kept(
+def test_a_comparison_prints_the_saved_time_only_if_logits_are_cached(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
@@ -188,13 +188,13 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with small pictures in colour and with sequences, as arrays, and a network in a Python file."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small colour images and sequences, as arrays, and a network in a Python file."""
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
-    labels = np.arange(200) % 3  # 144 to train with: no batch of one, over which batch norm fails
-    pictures = generator.integers(0, 120, (200, 32, 32, 3)) + 40 * labels[:, None, None, None]
-    np.savez("pictures.npz", x_train=pictures.astype("uint8"), y_train=labels)
+    labels = np.arange(200) % 3  # 144 for training: no batch of one sample, on which batch norm fails
+    images = generator.integers(0, 120, (200, 32, 32, 3)) + 40 * labels[:, None, None, None]
+    np.savez("images.npz", x_train=images.astype("uint8"), y_train=labels)
     waves = np.sin((labels[:, None] + 1) * np.arange(12) / 3) + 0.1 * generator.normal(size=(200, 12))
     np.savez("waves.npz", x_train=waves[..., None].astype("float32"), y_train=labels)
     (tmp_path / "net.py").write_text(NET)
@@ -202,27 +202,27 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*is made for:UserWarning")  # of models for larger pictures
+@pytest.mark.filterwarnings("ignore:.*is made for:UserWarning")  # about models for larger images
 @pytest.mark.parametrize(
     ("data", "teacher", "student"),
     [
-        ("pictures.npz", "torchvision:resnet18", "torchvision:mobilenet_v3_small"),
-        ("pictures.npz", "timm:resnet10t", "cnn:4"),
+        ("images.npz", "torchvision:resnet18", "torchvision:mobilenet_v3_small"),
+        ("images.npz", "timm:resnet10t", "cnn:4"),
         ("waves.npz", "net.py:Net", "mlp:8"),
         ("waves.npz", "mlp:16", "net.py:Net"),
     ],
 )
-def test_pairs_of_all_kinds_are_distilled(data: str, teacher: str, student: str, own: Path) -> None:
+def test_pairs_of_all_kinds_are_distilled(data: str, teacher: str, student: str, folder: Path) -> None:
     models = ("--teacher", teacher, "--student", student)
     assert cli.main(["run", "--data", data, *models, "--epochs", "1", "--batch-size", "32", "--out", "run"]) == 0
     assert cli.main(["cache", "verify", "--out", "run"]) == 0
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--epochs", "1", "--batch-size", "32")
     assert cli.main(["compare", "--data", data, *models, *few, "--out", "run"]) == 0
-    assert (own / "run/results/report.html").exists()
+    assert (folder / "run/results/report.html").exists()
 
 
 @pytest.mark.usefixtures("no_pool")
-def test_what_is_no_image_is_called_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tabular_samples_are_not_called_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--processes", "1")
     points = ("--temperatures", "2", "--alphas", "0.5", "--seeds", "1", "--final-pairs", "2", "--processes", "1")
     wine = ("--data", "sklearn:wine", "--teacher", "mlp:8", "--student", "mlp:2", "--epochs", "2", f"--out={tmp_path}")
@@ -230,18 +230,18 @@ def test_what_is_no_image_is_called_none(tmp_path: Path, capsys: pytest.CaptureF
         assert cli.main([command, *wine, *flags]) == 0
     assert not re.findall(r".*\bimages?\b.*", capsys.readouterr().out)
     page = (tmp_path / "results/report.html").read_text()
-    told = re.sub(r"<[^>]*>", " ", re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL))
-    assert "test items" in told
-    assert not re.findall(r".*\bimages?\b.*", told)
+    text = re.sub(r"<[^>]*>", " ", re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL))
+    assert "test items" in text
+    assert not re.findall(r".*\bimages?\b.*", text)
 
 
-# --- what would not do what it says is refused, before anything is trained
+# --- settings that clash are refused before any training
 
 
 @pytest.mark.parametrize(
     ("command", "flags", "expected"),
     [
-        ("run", ("--teacher", "mlp:8", "--teacher", "mlp:9", "--method", "rkd"), "rkd learns from the features of one"),
+        ("run", ("--teacher", "mlp:8", "--teacher", "mlp:9", "--method", "rkd"), "--teacher must be given once"),
         ("sweep", ("--teacher", "mlp:8", "--teacher", "mlp:9"), "several are averaged at one temperature"),
         ("sweep", ("--augment", "flip"), "given with --views V"),
         (
@@ -252,7 +252,7 @@ def test_what_is_no_image_is_called_none(tmp_path: Path, capsys: pytest.CaptureF
         ("compare", ("--teacher", "mlp:8=t.pth", "--teachers", "2"), "the same with every seed"),
     ],
 )
-def test_combinations_that_would_say_something_else_are_refused(
+def test_clashing_settings_are_refused(
     command: str, flags: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -261,7 +261,7 @@ def test_combinations_that_would_say_something_else_are_refused(
     assert expected in " ".join(capsys.readouterr().err.split())
 
 
-def test_teachers_of_one_name_start_apart_and_the_first_as_it_would_alone() -> None:
+def test_teachers_of_one_name_start_with_different_weights() -> None:
     settings = RunSettings(limit=200, teacher=("mlp:16", "mlp:16"))
     data = load_data(settings)
     first, second = (teacher.model for teacher in new_teachers(settings, data))
@@ -274,12 +274,12 @@ def test_teachers_of_one_name_start_apart_and_the_first_as_it_would_alone() -> N
 @pytest.mark.parametrize(("method", "temperature"), [("kd", 3.0), ("dkd", 4.0), ("soft-labels", 1.0), ("ttm", 5.0)])
 def test_several_teachers_are_averaged_at_the_temperature_of_the_method(method: str, temperature: float) -> None:
     settings = RunSettings(method=method, temperature=3.0 if method == "kd" else 5.0)
-    both: Any = combine_teachers([build("mlp:4", input_shape=(3,), classes=2, seed=n) for n in (0, 1)], settings)
-    assert both.temperature == temperature
+    ensemble: Any = combine_teachers([build("mlp:4", input_shape=(3,), classes=2, seed=n) for n in (0, 1)], settings)
+    assert ensemble.temperature == temperature
 
 
 @pytest.mark.usefixtures("no_pool")
-def test_more_unlabelled_than_labelled_items_can_be_compared(tmp_path: Path) -> None:
+def test_compare_accepts_more_unlabelled_than_labelled_samples(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(400, 5)).astype("float32")
     labels = (inputs[:, 0] > 0).astype("int64")

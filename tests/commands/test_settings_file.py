@@ -1,4 +1,4 @@
-"""A command's settings as a file: what was written is read again as the same settings, and flags beside it win."""
+"""Settings files: a written file is read as the same settings, and flags override it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parsed(command: str, *flags: str) -> Any:
     return with_file(tyro.cli(KINDS[command], args=flags), flags)
 
 
-# A text that starts with a dash could not have come from a command line.
+# A string that starts with a dash cannot come from a command line.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(lambda t: t[0] != "-")
 floats = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 settings = st.builds(
@@ -52,8 +52,8 @@ settings = st.builds(
 
 
 @given(settings=settings)
-@hypothesis.settings(max_examples=25)  # each parses a command line twice
-def test_what_is_written_is_read_as_the_same_settings(settings: SweepSettings, tmp_path_factory: Any) -> None:
+@hypothesis.settings(max_examples=25)  # an example parses a command line twice, which is slow
+def test_a_written_file_is_read_as_the_same_settings(settings: SweepSettings, tmp_path_factory: Any) -> None:
     file = tmp_path_factory.mktemp("file") / "sweep.toml"
     file.write_bytes(to_toml(settings, command="sweep"))
     again = parsed("sweep", f"--config={file}")
@@ -61,11 +61,12 @@ def test_what_is_written_is_read_as_the_same_settings(settings: SweepSettings, t
 
 
 @pytest.mark.parametrize("command", KINDS)
-def test_a_file_tells_every_setting_of_its_command_but_what_is_done_once(command: str) -> None:
-    own = KINDS[command](limit=300, columns=("a", "b"), image_size=8, data_dir=Path("x"), unlabelled=Path("y"), views=2)
-    told = set(tomllib.loads(to_toml(own, command=command).decode()))
-    optional = {"processes", "trials"}
-    assert told | optional == {field.name for field in dataclasses.fields(own)} - UNSAVED | optional
+def test_a_file_has_every_setting_of_its_command_except_the_unsaved(command: str) -> None:
+    optional = {"limit": 300, "columns": ("a", "b"), "image_size": 8, "data_dir": Path("x"), "unlabelled": Path("y")}
+    settings = KINDS[command](**optional, views=2)
+    names = set(tomllib.loads(to_toml(settings, command=command).decode()))
+    maybe_none = {"processes", "trials"}
+    assert names | maybe_none == {field.name for field in dataclasses.fields(settings)} - UNSAVED | maybe_none
 
 
 @pytest.fixture
@@ -75,15 +76,16 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_flag_beside_the_file_wins_and_the_rest_is_the_files(file: Path) -> None:
-    found = parsed("run", "--config", str(file), "--epochs", "7", "--no-bfloat16", "--teacher=c", "--class-names", "z")
-    assert (found.epochs, found.bfloat16, found.teacher, found.class_names) == (7, False, ("c",), ("z",))
-    assert found.out == Path("there")
+def test_flags_override_the_file(file: Path) -> None:
+    flags = ("--epochs", "7", "--no-bfloat16", "--teacher=c", "--class-names", "z")
+    settings = parsed("run", "--config", str(file), *flags)
+    assert (settings.epochs, settings.bfloat16, settings.teacher, settings.class_names) == (7, False, ("c",), ("z",))
+    assert settings.out == Path("there")
     underscored = parsed("run", f"--config={file}", "--class_names", "z")
     assert (underscored.class_names, underscored.teacher) == (("z",), ("a", "b"))
 
 
-def test_a_command_for_a_part_starts_from_the_folders_own_file_and_the_others_do_not(tmp_path: Path) -> None:
+def test_only_distill_starts_from_the_file_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("epochs = 4\n")
     assert parsed("distill", f"--out={tmp_path}").epochs == 4
     assert parsed("distill", "--out", str(tmp_path), "--epochs", "5").epochs == 5
@@ -94,31 +96,31 @@ def test_a_command_for_a_part_starts_from_the_folders_own_file_and_the_others_do
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"epochs = ", "is not a TOML file of settings"),
-        (b"\xff", "is not a TOML file of settings"),
+        (b"epochs = ", "is not a TOML settings file"),
+        (b"\xff", "is not a TOML settings file"),
         (b"epoch = 3", "'epoch' is not a setting of this command. Did you mean epochs"),
         (b"fresh = true", "'fresh' is not a setting"),
-        (b"[run]\nepochs = 3", "run must be a truth value"),
-        (b"epochs = 2026-01-01", "epochs must be a truth value"),
-        (b"set = [[1]]", "set must be a truth value"),
-        (b"a = " + b"[" * 100_000, "is not a TOML file of settings"),
-        (b"#" * 1_000_001, "it has more than 1,000,000 bytes"),
+        (b"[run]\nepochs = 3", "run must be a boolean"),
+        (b"epochs = 2026-01-01", "epochs must be a boolean"),
+        (b"set = [[1]]", "set must be a boolean"),
+        (b"a = " + b"[" * 100_000, "is not a TOML settings file"),
+        (b"#" * 1_000_001, "larger than 1,000,000 bytes"),
     ],
 )
-def test_what_is_no_file_of_settings_is_told_by_its_name(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_an_invalid_file_is_refused_by_name(tmp_path: Path, content: bytes, expected: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.toml") as raised:
+    with pytest.raises(ValueError, match=r"bad\.toml") as error:
         parsed("run", "--config", str(file))
-    assert expected in str(raised.value)
+    assert expected in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"cannot read the settings in .*none\.toml: No such file"):
         read(tmp_path / "none.toml")
 
 
-def test_settings_without_a_file_stay_as_they_are() -> None:
+def test_settings_without_a_file_are_returned_unchanged() -> None:
     settings = RunSettings(epochs=3)
     assert with_file(settings, ["--epochs", "3"]) is settings
 
@@ -131,38 +133,38 @@ def test_settings_without_a_file_stay_as_they_are() -> None:
         (("--teacher=c", "--teacher=d", "--augment=crop:2"), ("c", "d"), ("crop:2",)),
     ],
 )
-def test_a_flag_that_may_be_repeated_stands_in_place_of_the_files_values(
+def test_a_repeatable_flag_replaces_the_values_of_the_file(
     tmp_path: Path, flags: tuple[str, ...], teacher: tuple[str, ...], augment: tuple[str, ...]
 ) -> None:
-    """tyro itself would append to them."""
+    """By default tyro appends to them."""
     (tmp_path / "mine.toml").write_text('teacher = ["a", "b"]\naugment = ["flip"]\n')
     settings = parsed("run", f"--config={tmp_path / 'mine.toml'}", *flags)
     assert (settings.teacher, settings.augment) == (teacher, augment)
 
 
-def test_a_flag_can_give_none_back_and_the_last_of_two_files_counts(tmp_path: Path) -> None:
-    for name, limit in (("one", 200), ("other", 300)):
+def test_a_flag_can_set_none_and_the_last_of_two_files_counts(tmp_path: Path) -> None:
+    for name, limit in (("first", 200), ("last", 300)):
         (tmp_path / f"{name}.toml").write_text(f"limit = {limit}\nlearning_rate = 1\n")
-    files = [f"--config={tmp_path / name}.toml" for name in ("one", "other")]
+    files = [f"--config={tmp_path / name}.toml" for name in ("first", "last")]
     settings = parsed("run", *files)
     assert (settings.limit, type(settings.learning_rate)) == (300, float)
     assert parsed("run", *files, "--limit", "None").limit is None
 
 
-def test_a_value_of_another_type_is_refused_by_the_files_name(
+def test_a_value_of_the_wrong_type_is_refused_by_file_and_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "bad.toml"
     file.write_text('epochs = "three"')
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as error:
         parsed("run", f"--config={file}")
-    assert ended.value.code == 2
-    shown = "".join(capsys.readouterr().err.split())
-    assert "bad.toml" in shown
-    assert "--epochs" in shown
+    assert error.value.code == 2
+    output = "".join(capsys.readouterr().err.split())
+    assert "bad.toml" in output
+    assert "--epochs" in output
 
 
-def test_the_settings_of_a_folder_are_for_it_wherever_it_is_now(tmp_path: Path) -> None:
+def test_saved_settings_follow_a_moved_folder(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('epochs = 4\nout = "elsewhere"\n')
     settings = saved_settings(tmp_path)
     assert (settings.epochs, settings.out) == (4, tmp_path)

@@ -1,4 +1,4 @@
-"""``--unlabelled``: the distilled student learns from more items than have labels, the control takes as many steps."""
+"""``--unlabelled``: more training data for the distilled student; the control takes the same number of steps."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ TOY = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "m
 
 @pytest.fixture
 def more(tmp_path: Path) -> Path:
-    """300 images that are in no part of a toy run."""
-    chosen = {*load_data(RunSettings(limit=200)).rows["train"], *load_data(RunSettings(limit=200)).rows["val"]}
-    rows = torch.tensor([row for row in range(6_000) if row not in chosen][:300])
+    """300 images that are in no split of a quick run."""
+    used = {*load_data(RunSettings(limit=200)).rows["train"], *load_data(RunSettings(limit=200)).rows["val"]}
+    rows = torch.tensor([row for row in range(6_000) if row not in used][:300])
     np.savez(tmp_path / "more.npz", x=kd.load_mnist(train=True).images[rows].numpy())
     return tmp_path / "more.npz"
 
 
-def test_only_the_distilled_student_sees_them_and_both_take_as_many_steps(more: Path) -> None:
+def test_only_the_distilled_student_sees_them_and_steps_are_equal(more: Path) -> None:
     settings = RunSettings(limit=200, unlabelled=more, teacher=("mlp:16",))
     data = load_data(settings)
-    teacher = combine_teachers([each.model for each in new_teachers(settings, data)], settings)
+    teacher = combine_teachers([teacher.model for teacher in new_teachers(settings, data)], settings)
     distill_data, validation = make_distill_loaders(settings, teacher, data)
     control = make_control_loader(data, distill_data)
     assert len(distill_data.dataset) == len(control.dataset) == 180 + 300  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def test_only_the_distilled_student_sees_them_and_both_take_as_many_steps(more: 
     assert all(bool((batch[1] >= 0).all()) for loader in (control, validation) for batch in loader)
 
 
-def test_a_run_says_so_in_a_note_and_warns_of_nothing(
+def test_a_run_notes_the_repeated_samples_without_a_warning(
     more: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with warnings.catch_warnings():
@@ -53,17 +53,17 @@ def test_a_run_says_so_in_a_note_and_warns_of_nothing(
     (note,) = recorded["notes"]
     assert UNLABELLED_TOO in note
     assert recorded["config"]["UNLABELLED"] == str(more)
-    assert "over and over" in (tmp_path / "run/results/report.html").read_text()
+    assert UNLABELLED_TOO in (tmp_path / "run/results/report.html").read_text()
 
 
 @pytest.mark.usefixtures("no_pool")
-def test_the_control_of_a_comparison_learns_from_labels_alone(more: Path, tmp_path: Path) -> None:
+def test_the_control_of_a_comparison_is_trained_on_labels_alone(more: Path, tmp_path: Path) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
     assert cli.main(["compare", *TOY, *few, "--unlabelled", str(more), f"--out={tmp_path / 'a'}"]) == 0
     assert cli.main(["run", *TOY, "--unlabelled", str(more), f"--out={tmp_path / 'b'}"]) == 0
     students = (tmp_path / "a/results/metrics/comparison_students.csv").read_text()
     assert students.count("control,") == students.count("distilled,") == 2
-    # The same start, batches and logits as in a run: with one thread, the same network.
+    # Start, batches and logits are those of a run; with one thread, so are the trained networks.
     if torch.get_num_threads() == 1:
         manifest = json.loads((tmp_path / "b/models/manifest.json").read_text())["models"]
         for name in ("student_regular.pth", "student_distilled.pth"):
@@ -77,7 +77,7 @@ def test_the_control_of_a_comparison_learns_from_labels_alone(more: Path, tmp_pa
         ("sweep", (), "--unlabelled must be left out"),
     ],
 )
-def test_where_they_cannot_be_used_is_told_at_once(
+def test_unsupported_combinations_are_refused(
     command: str, flags: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:

@@ -1,4 +1,4 @@
-"""Which figures a run gets, and which test images the examples show: all kinds in turn, each what its caption says."""
+"""The figures of a run, and the test images in its examples: kinds take turns, and captions are true."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kd.commands.run.results import Run
 pytestmark = pytest.mark.pictures
 
 NAMES = ("teacher", "control", "distilled")
-# What each caption claims: is the teacher, the control, the distilled student wrong (None: either way)?
+# Whether the teacher, the control and the distilled student are wrong according to each caption; None: either.
 CLAIMS: Mapping[str, tuple[bool | None, ...]] = {
     "only the control errs": (False, True, False),
     "only the distilled student errs": (False, False, True),
@@ -48,35 +48,33 @@ def fits(caption: str, row: tuple[bool, ...]) -> bool:
     return all(claim is None or claim == wrong for claim, wrong in zip(CLAIMS[caption], row, strict=True))
 
 
-def in_turns(available: Counter[str]) -> Counter[str]:
-    """How many of each kind are shown when the kinds take turns until the places or the images run out."""
-    shown: Counter[str] = Counter()
-    while sum(shown.values()) < min(EXAMPLES, sum(available.values())):
+def take_turns(available: Counter[str]) -> Counter[str]:
+    """Count the examples of each kind if the kinds take turns until EXAMPLES are chosen or none are left."""
+    counts: Counter[str] = Counter()
+    while sum(counts.values()) < min(EXAMPLES, sum(available.values())):
         for kind in CLAIMS:
-            if shown[kind] < available[kind] and sum(shown.values()) < EXAMPLES:
-                shown[kind] += 1
-    return shown
+            if counts[kind] < available[kind] and sum(counts.values()) < EXAMPLES:
+                counts[kind] += 1
+    return counts
 
 
 @settings(max_examples=50)
 @given(ROWS, st.integers(0, 100))
-def test_examples_show_what_their_captions_say_and_the_kinds_take_turns(
-    rows: list[tuple[bool, ...]], seed: int
-) -> None:
+def test_captions_of_examples_are_true_and_the_kinds_take_turns(rows: list[tuple[bool, ...]], seed: int) -> None:
     logits = some_logits(len(rows), seed)
     chosen = choose_examples(masks(rows), logits)
     assert all(fits(caption, rows[index]) for index, caption in chosen)
     assert len({index for index, _ in chosen}) == len(chosen) <= EXAMPLES
     available = Counter(kind for row in rows for kind in CLAIMS if fits(kind, row))
-    assert Counter(caption for _, caption in chosen) == in_turns(available)
+    assert Counter(caption for _, caption in chosen) == take_turns(available)
     assert choose_examples(masks(rows), logits) == chosen
 
 
-def test_images_that_all_models_get_right_are_not_shown() -> None:
+def test_images_without_errors_are_not_shown() -> None:
     assert choose_examples(masks([(False, False, False)] * 9), some_logits(9)) == []
 
 
-def test_the_students_farthest_apart_come_first() -> None:
+def test_images_with_the_most_different_students_come_first() -> None:
     count = 3 * EXAMPLES
     logits = some_logits(count) | {"teacher": torch.zeros(count, 5)}
     chosen = [index for index, _ in choose_examples(masks([(False, True, False)] * count), logits)]
@@ -84,7 +82,7 @@ def test_the_students_farthest_apart_come_first() -> None:
     assert chosen == apart.argsort(descending=True)[:EXAMPLES].tolist()
 
 
-def test_where_the_students_agree_the_teacher_who_is_least_sure_comes_first() -> None:
+def test_among_equal_students_the_least_certain_teacher_comes_first() -> None:
     count = 3 * EXAMPLES
     logits = some_logits(count)
     logits["distilled"] = logits["control"]
@@ -119,20 +117,20 @@ def test_every_figure_is_drawn_as_png() -> None:
     assert {Image.open(io.BytesIO(content)).format for content in figures.values()} == {"PNG"}
 
 
-def test_perfect_models_get_their_figures_too() -> None:
+def test_perfect_models_have_figures() -> None:
     labels = torch.arange(20) % 5
     perfect = torch.nn.functional.one_hot(labels, 5).float()
     assert run_figures(a_run(dict.fromkeys(NAMES, perfect), labels))
 
 
 @pytest.mark.parametrize("limit", [None, 2000])
-def test_a_toy_run_has_every_figure_stamped(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_figure_of_a_quick_run_is_stamped(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kd.commands.run.plots.png", lambda figure, *, toy: str(toy).encode())
     figures = run_figures(a_run(some_logits(30), torch.arange(30) % 5, limit))
     assert set(figures.values()) == {b"None" if limit is None else b"LIMIT=2000"}
 
 
-def test_the_examples_show_the_chosen_images_with_all_models_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_show_the_probabilities_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(kd.report.plots, "prediction_examples", lambda *arguments: calls.append(arguments))
     run = a_run(some_logits(30), torch.arange(30) % 5, temperature=3)
@@ -154,10 +152,10 @@ def test_the_examples_show_the_chosen_images_with_all_models_probabilities(monke
         torch.testing.assert_close(probabilities[title], logits[rows].softmax(dim=1))
 
 
-def test_the_stamp_names_the_limit_and_a_full_run_has_none() -> None:
+def test_only_a_quick_run_has_a_stamp_and_it_names_the_limit() -> None:
     assert toy_stamp(2000) == "LIMIT=2000"
     assert toy_stamp(None) is None
 
 
-def test_each_figure_goes_into_the_plots_folder(tmp_path: Path) -> None:
+def test_figures_are_saved_in_the_plots_folder(tmp_path: Path) -> None:
     assert plot_files(tmp_path, {"curves": b"1"}) == {tmp_path / "plots" / "curves.png": b"1"}

@@ -1,4 +1,4 @@
-"""A run's part of the report says what the run's other files say, of every model, whatever the run is like."""
+"""The report sections of a run agree with its other files, for every model and every kind of run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 import kd
-from kd.commands.run.disagreements import CLASSES, PLACES, classes_shown, disagreement_masks
+from kd.commands.run.disagreements import CLASSES, PLACES, choose_classes, disagreement_masks
 from kd.commands.run.report import run_part
-from kd.commands.run.report_gallery import gallery, picture
+from kd.commands.run.report_gallery import encode_image, show_disagreements
 from kd.commands.run.report_plots import confusion_difference
-from kd.commands.run.report_students import comparison, confusions, faithfulness
+from kd.commands.run.report_students import compare_confusions, compare_students, compare_with_teacher
 from kd.commands.run.results import Run, Timings
 from kd.evaluation.fidelity import fidelity
 from kd.evaluation.latency import Latency
@@ -58,7 +58,7 @@ def part(run: Run) -> Part:
 
 
 def html_of(part: Part) -> dict[str, str]:
-    """Each section as HTML, by name."""
+    """Return each section as HTML, by name."""
     return {section.name: render(section.blocks) for section in part.sections}
 
 
@@ -68,16 +68,16 @@ def html(part: Part) -> dict[str, str]:
 
 
 def cells(html: str) -> list[str]:
-    """What the cells of the tables say, without markup."""
+    """Return the text of all table cells, without markup."""
     return [
         parsed(cell).text.replace("\u00a0", " ") for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", html, re.DOTALL)
     ]
 
 
-# --- names of classes
+# --- class names
 
 
-def test_classes_have_their_names_and_these_are_escaped(run: Run) -> None:
+def test_class_names_are_shown_and_escaped(run: Run) -> None:
     classes = [f"<b>class & {label}</b>" for label in range(run.logits["teacher"].shape[1])]
     torch.manual_seed(0)
     html = html_of(a_part(replace(run, classes=classes)))
@@ -88,19 +88,19 @@ def test_classes_have_their_names_and_these_are_escaped(run: Run) -> None:
     assert not any("<b>class" in text for text in html.values())
 
 
-# --- the whole part
+# --- all sections
 
 
-def test_every_section_is_there_and_says_something(html: dict[str, str]) -> None:
+def test_every_section_exists_and_has_text(html: dict[str, str]) -> None:
     assert list(html) == SECTIONS
     assert all(len(parsed(text).text) > 100 for text in html.values())
 
 
-def test_every_picture_and_drawing_can_be_read_out(html: dict[str, str]) -> None:
-    found = parsed("".join(html.values()))
-    assert all(image["alt"] for image in found.all("img"))
-    names = {attributes["id"] for _, attributes in found.elements if "id" in attributes}
-    drawings = found.all("svg")
+def test_every_image_and_figure_has_a_description(html: dict[str, str]) -> None:
+    document = parsed("".join(html.values()))
+    assert all(image["alt"] for image in document.all("img"))
+    names = {attributes["id"] for _, attributes in document.elements if "id" in attributes}
+    drawings = document.all("svg")
     assert len(drawings) > 6
     for drawing in drawings:
         assert drawing["role"] == "img"
@@ -116,7 +116,7 @@ def test_the_page_is_small(part: Part) -> None:
     assert len(page([part])) < 500_000
 
 
-def test_the_verdict_is_that_of_the_run_and_its_tone_fits(run: Run, part: Part) -> None:
+def test_the_verdict_and_its_tone_follow_the_test(run: Run, part: Part) -> None:
     wrong = {name: run.wrong[name] for name in NAMES}
     test = mcnemar(wrong["control"], wrong["distilled"])
     assert part.verdict == verdict(int(wrong["control"].sum()), int(wrong["distilled"].sum()), test)
@@ -134,30 +134,30 @@ def test_the_verdict_is_that_of_the_run_and_its_tone_fits(run: Run, part: Part) 
 
 def test_only_the_costs_differ_between_two_equal_runs(run: Run) -> None:
     slower = Timings(dict.fromkeys(NAMES, 9.0), dict.fromkeys(NAMES, Latency(1, 2, 3, 1, "cpu")), "another processor")
-    pages = [page([a_part(each, timings=timings)]) for each, timings in ((run, some_timings()), (a_run(), slower))]
-    one, two = map(sections, pages)
-    assert {name for name in one if one[name] != two[name]} == {"cost"}
+    pages = [page([a_part(run, timings=some_timings())]), page([a_part(a_run(), timings=slower)])]
+    first, second = map(sections, pages)
+    assert {name for name in first if first[name] != second[name]} == {"cost"}
     outside = [re.sub(r'<section id="cost".*?</section>', "", content.decode(), flags=re.DOTALL) for content in pages]
     assert outside[0] == outside[1]
 
 
-def test_what_a_user_says_is_escaped() -> None:
+def test_user_input_is_escaped() -> None:
     run = replace(a_run(toy=EVIL), config={EVIL: EVIL, "EPOCHS": 2})
     run.histories["control"].notes.append(EVIL)
     content = page([a_part(run, command=f"python main.py --data-dir {EVIL}")])
-    found = parsed(content)
-    assert not found.all("script")
-    assert all(image.get("src", "").startswith("data:image/png;base64,") for image in found.all("img"))
-    assert not [attributes for _, attributes in found.elements if "onerror" in attributes]
-    assert found.text.count("<script>alert('x')</script>") == 5  # stamp, note, name, value and command
+    document = parsed(content)
+    assert not document.all("script")
+    assert all(image.get("src", "").startswith("data:image/png;base64,") for image in document.all("img"))
+    assert not [attributes for _, attributes in document.elements if "onerror" in attributes]
+    assert document.text.count("<script>alert('x')</script>") == 5  # stamp, note, name, value and command
 
 
-def test_a_toy_run_and_its_settings_are_passed_on(part: Part) -> None:
+def test_stamp_and_settings_are_passed_on(part: Part) -> None:
     assert part.toy == "LIMIT=300"
     assert dict(part.settings) == {"EPOCHS": "2", "LIMIT": "None", "ALPHA": "0.5"}
 
 
-def test_a_note_of_the_training_stands_above_the_cards() -> None:
+def test_a_training_note_is_shown_above_the_cards() -> None:
     run = a_run()
     for name in NAMES[1:]:
         run.histories[name].notes.append("They saw different batches.")
@@ -169,47 +169,46 @@ def test_a_note_of_the_training_stands_above_the_cards() -> None:
 # --- each section
 
 
-def test_the_table_says_what_the_metrics_say(run: Run, html: dict[str, str]) -> None:
-    said_ = cells(html["table"])
+def test_the_table_shows_the_metrics(run: Run, html: dict[str, str]) -> None:
+    texts = cells(html["table"])
     for name in NAMES:
         errors = int(run.wrong[name].sum())
-        assert f"{errors}" in said_
-        assert f"{100 * (1 - errors / 40):.2f} %" in said_
-    at = said_.index("NLL, nats")
+        assert f"{errors}" in texts
+        assert f"{100 * (1 - errors / 40):.2f} %" in texts
+    at = texts.index("NLL, nats")
     expected = [float(nn.functional.cross_entropy(run.logits[name], run.labels)) for name in NAMES]
-    assert [float(cell) for cell in said_[at + 1 : at + 4]] == pytest.approx(expected, abs=1e-4)
+    assert [float(cell) for cell in texts[at + 1 : at + 4]] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_curves_are_listed_by_epoch(run: Run, html: dict[str, str]) -> None:
-    said_ = cells(html["curves"])
-    at = said_.index("2: cross-entropy, training")
-    assert said_[at + 1 : at + 4] == [f"{run.histories[name]['train_ce'][1]:.4f}" for name in NAMES]
-    at = said_.index("2: soft term, validation")
-    assert said_[at + 1 : at + 4] == ["–", "–", "0.2500"]
+    texts = cells(html["curves"])
+    at = texts.index("2: cross-entropy, training")
+    assert texts[at + 1 : at + 4] == [f"{run.histories[name]['train_ce'][1]:.4f}" for name in NAMES]
+    at = texts.index("2: soft term, validation")
+    assert texts[at + 1 : at + 4] == ["–", "–", "0.2500"]
 
 
 def test_the_students_are_compared_image_by_image(run: Run, html: dict[str, str]) -> None:
     control, distilled = run.wrong["control"], run.wrong["distilled"]
     counts = [int((a & b).sum()) for a in (control, ~control) for b in (distilled, ~distilled)]
-    said_ = cells(html["comparison"])
-    assert [int(said_[said_.index(f"control {what}") + i]) for what in ("wrong", "right") for i in (1, 2)] == counts
+    texts = cells(html["comparison"])
+    assert [int(texts[texts.index(f"control {what}") + i]) for what in ("wrong", "right") for i in (1, 2)] == counts
 
 
-def test_students_that_err_alike_are_not_compared_further(run: Run) -> None:
-    same = replace(run, logits={**run.logits, "distilled": run.logits["control"]})
-    assert "There is no image on which exactly one of the two errs." in render(comparison(same))
-    assert "The two students make the same errors" in render(confusions(same))
-    assert "same answer to every test image" in render(gallery(same))
-    assert a_part(same).tone == "open"
+def test_equal_students_are_not_compared_further(run: Run) -> None:
+    equal = replace(run, logits={**run.logits, "distilled": run.logits["control"]})
+    assert "There is no image on which exactly one of the two errs." in render(compare_students(equal))
+    assert "The two students make the same errors" in render(compare_confusions(equal))
+    assert "same class for every test image" in render(show_disagreements(equal))
+    assert a_part(equal).tone == "open"
 
 
-def test_fidelity_is_that_of_the_module_with_the_split_by_the_teacher(run: Run) -> None:
-    said_ = cells(render(faithfulness(replace(run, temperature=3))))
-    found = fidelity(run.logits["distilled"], run.logits["teacher"], run.labels, temperature=3)
-    assert found.teacher_wrong
-    at = said_.index(f"teacher wrong: {found.teacher_wrong.images}", said_.index("distilled")) + 5
-    match = found.teacher_wrong
-    assert said_[at + 1 : at + 5] == [
+def test_fidelity_is_shown_for_right_and_wrong_teacher_predictions(run: Run) -> None:
+    texts = cells(render(compare_with_teacher(replace(run, temperature=3))))
+    match = fidelity(run.logits["distilled"], run.logits["teacher"], run.labels, temperature=3).teacher_wrong
+    assert match
+    at = texts.index(f"teacher wrong: {match.images}", texts.index("distilled")) + 5
+    assert texts[at + 1 : at + 5] == [
         "distilled",
         f"{100 * match.agreement:.2f} %",
         f"{match.kl:.4f}",
@@ -219,17 +218,17 @@ def test_fidelity_is_that_of_the_module_with_the_split_by_the_teacher(run: Run) 
 
 def test_a_perfect_teacher_has_no_row_of_errors(run: Run) -> None:
     perfect = replace(run, logits={**run.logits, "teacher": 9 * nn.functional.one_hot(run.labels, 4).float()})
-    assert "teacher wrong: 0" in cells(render(faithfulness(perfect)))
+    assert "teacher wrong: 0" in cells(render(compare_with_teacher(perfect)))
     assert a_part(perfect)
 
 
-def test_confusions_are_counted_with_what_became_of_them(run: Run) -> None:
+def test_confusions_count_mended_and_new_errors(run: Run) -> None:
     change = run.confusion_matrices["distilled"] - run.confusion_matrices["control"]
     expected = {(t, p): int(change[t, p]) for t in range(4) for p in range(4) if t != p and change[t, p]}
     assert {(c.true, c.predicted): c.difference for c in run.confusions} == expected
     assert run.more_confusions - run.fewer_confusions == sum(expected.values())
-    said_ = {name: run.logits[name].argmax(dim=1).tolist() for name in NAMES}
-    rows = list(zip(run.labels.tolist(), said_["control"], said_["distilled"], strict=True))
+    predictions = {name: run.logits[name].argmax(dim=1).tolist() for name in NAMES}
+    rows = list(zip(run.labels.tolist(), predictions["control"], predictions["distilled"], strict=True))
     for c in run.confusions:
         of_class = [(control, distilled) for label, control, distilled in rows if label == c.true]
         assert c.control == sum(control == c.predicted for control, _ in of_class)
@@ -243,21 +242,21 @@ def test_confusions_are_counted_with_what_became_of_them(run: Run) -> None:
 
 def test_a_matrix_too_large_to_read_is_not_drawn(run: Run) -> None:
     wide = {name: nn.functional.pad(values, (0, 30), value=-99.0) for name, values in run.logits.items()}
-    assert "<svg" in render(confusions(run))
-    many = render(confusions(replace(run, logits=wide)))
-    assert "<svg" not in many
-    assert "<table" in many
+    assert "<svg" in render(compare_confusions(run))
+    large = render(compare_confusions(replace(run, logits=wide)))
+    assert "<svg" not in large
+    assert "<table" in large
 
 
-def test_the_difference_shows_signs_beside_colours() -> None:
-    drawn = confusion_difference(torch.tensor([[0, -3], [2, 0]]))
-    assert sorted(text.get_text() for text in drawn.axes[0].texts) == ["+2", "−3"]
+def test_differences_have_signs_as_well_as_colours() -> None:
+    figure = confusion_difference(torch.tensor([[0, -3], [2, 0]]))
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["+2", "−3"]
 
 
-def test_the_costs_are_those_measured(run: Run, html: dict[str, str]) -> None:
-    said_ = cells(html["cost"])
-    assert said_[said_.index("latency, median, ms") + 1] == "0.100"
-    assert said_[said_.index("training, s") + 1] == "1.2"
+def test_the_costs_are_the_measured_ones(run: Run, html: dict[str, str]) -> None:
+    texts = cells(html["cost"])
+    assert texts[texts.index("latency, median, ms") + 1] == "0.100"
+    assert texts[texts.index("training, s") + 1] == "1.2"
     assert "1 thread" in html["cost"]
 
 
@@ -283,28 +282,29 @@ def test_the_gallery_shows_images_on_which_the_students_disagree(run: Run, html:
     softened = (run.logits["teacher"][numbers[0]].double() / 5).softmax(dim=0)
     assert example.probabilities["softened"] == pytest.approx(softened.tolist())
     two = softened.topk(2)
-    told = ", ".join(f"{c} ({100 * p:.0f} %)" for p, c in zip(two.values.tolist(), two.indices.tolist(), strict=True))
-    assert told in parsed(html["gallery"]).text.replace("\u00a0", " ")
+    text = ", ".join(f"{c} ({100 * p:.0f} %)" for p, c in zip(two.values.tolist(), two.indices.tolist(), strict=True))
+    assert text in parsed(html["gallery"]).text.replace("\u00a0", " ")
 
 
-def test_of_many_classes_the_likely_ones_and_the_true_one_are_drawn() -> None:
-    assert classes_shown({"teacher": torch.full((5,), 0.2)}, 1) == [0, 1, 2, 3, 4]
-    many = torch.arange(100.0) / 4950
-    assert classes_shown({"teacher": many, "softened": many}, 1) == [1, *range(100 - CLASSES + 1, 100)]
+def test_of_many_classes_the_true_and_the_likely_ones_are_chosen() -> None:
+    assert choose_classes({"teacher": torch.full((5,), 0.2)}, 1) == [0, 1, 2, 3, 4]
+    probabilities = torch.arange(100.0) / 4950
+    rows = {"teacher": probabilities, "softened": probabilities}
+    assert choose_classes(rows, 1) == [1, *range(100 - CLASSES + 1, 100)]
 
 
 def decoded(image: Tensor) -> Any:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture(image)[0]))))
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encode_image(image)[0]))))
 
 
-def test_a_grey_image_becomes_ink_and_a_coloured_one_stays_coloured() -> None:
+def test_a_grey_image_becomes_transparent_and_a_colour_image_stays_in_colour() -> None:
     image = torch.tensor([[[-1.0, 3.0], [1.0, -1.0]]])
     pixels = decoded(image)
     assert pixels[..., 3].tolist() == [[0, 255], [128, 0]]
     assert not pixels[..., :3].any()
     coloured = torch.stack([image[0], image[0].flip(0), image[0]])
     assert decoded(coloured)[..., 0].tolist() == [[0, 255], [128, 0]]
-    assert [picture(shown)[1] for shown in (image, coloured)] == [True, False]
+    assert [encode_image(pixels)[1] for pixels in (image, coloured)] == [True, False]
     assert decoded(torch.zeros(1, 2, 2))[..., 3].tolist() == [[0, 0], [0, 0]]
 
 
@@ -312,8 +312,8 @@ def test_a_grey_image_becomes_ink_and_a_coloured_one_stays_coloured() -> None:
 
 
 def digests(dataset: object) -> list[str]:
-    said_ = cells(render(provenance({}, {"x.pth": {"sha256": "ab" * 32, "bytes": 7}}, dataset, "kd run")))
-    return said_[said_.index("test data") : said_.index("version")]
+    texts = cells(render(provenance({}, {"x.pth": {"sha256": "ab" * 32, "bytes": 7}}, dataset, "kd run")))
+    return texts[texts.index("test data") : texts.index("version")]
 
 
 class Unknown(Dataset[Any]):
@@ -326,26 +326,25 @@ class Named(Unknown):
         return "version 1"
 
 
-def test_data_is_told_by_its_digests_wherever_it_lies(run: Run) -> None:
+def test_hashes_of_a_dataset_and_its_subset_are_shown(run: Run) -> None:
     assert isinstance(run.test, kd.ImageDataset)
-    plain, inside = digests(run.test), digests(Subset(run.test, range(30)))
-    assert plain[2::2] == ["inputs", "labels"]
-    assert set(plain[3::2]) <= set(inside)
-    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in plain[3::2])
+    whole, subset = digests(run.test), digests(Subset(run.test, range(30)))
+    assert whole[2::2] == ["inputs", "labels"]
+    assert set(whole[3::2]) <= set(subset)
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in whole[3::2])
 
 
-def test_data_that_cannot_be_described_is_said_to_be_so() -> None:
+def test_data_without_a_hash_is_named() -> None:
     assert digests(Unknown())[2:] == ["Unknown", "none: its content cannot be told"]
     assert re.fullmatch("[0-9a-f]{64}", digests(Named())[3])
 
 
-def test_a_part_without_a_command_says_that_there_was_none(run: Run) -> None:
+def test_a_missing_command_is_stated(run: Run) -> None:
     assert "its functions were called from Python" in render(provenance({}, {}, run.test, ""))
 
 
-def test_everything_is_drawn_from_colour_images_too() -> None:
+def test_colour_images_are_shown_in_colour() -> None:
     run = a_run()
     pixels = torch.randint(0, 256, (40, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    models: dict[str, Tensor] = run.logits  # type: ignore[assignment]
-    shown = render(gallery(replace(run, test=kd.ImageDataset(pixels, run.labels, mean=0.5, std=0.25), logits=models)))
-    assert 'class="colours"' in shown
+    dataset = kd.ImageDataset(pixels, run.labels, mean=0.5, std=0.25)
+    assert 'class="colours"' in render(show_disagreements(replace(run, test=dataset)))

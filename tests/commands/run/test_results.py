@@ -1,4 +1,4 @@
-"""The files of a run say the same thing in each place, are valid JSON and CSV, and carry the toy stamp."""
+"""The files of a run agree with each other, are valid JSON and CSV, and carry the stamp of a quick run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ TOY = "LIMIT=300"
 
 def history(*extra: str) -> kd.History:
     quantities = [f"{split}_{name}" for split in ("train", "val") for name in ("loss", "acc", "ce", *extra)]
-    made = kd.History({name: [0.5 + 0.01 * i, 0.25] for i, name in enumerate(quantities)})
-    made.seconds = 1.23456
-    return made
+    curves = kd.History({name: [0.5 + 0.01 * i, 0.25] for i, name in enumerate(quantities)})
+    curves.seconds = 1.23456
+    return curves
 
 
 def a_run(toy: str | None = TOY, *, images: int = IMAGES) -> Run:
@@ -68,7 +68,7 @@ def some_timings() -> Timings:
 
 
 def manifest_of(run: Run) -> dict[str, Any]:
-    """The entries of ``manifest.json``, by file name."""
+    """Return the entries of ``manifest.json``, by file name."""
     torch.manual_seed(0)
     content = weight_files(Path("models"), some_models(), run)[Path("models/manifest.json")]
     entries: dict[str, Any] = strict_json(content)["models"]
@@ -76,7 +76,7 @@ def manifest_of(run: Run) -> dict[str, Any]:
 
 
 def entries_of(run: Run) -> dict[str, Any]:
-    """The same by model."""
+    """Return the entries of ``manifest.json``, by model."""
     return dict(zip(run.logits, manifest_of(run).values(), strict=True))
 
 
@@ -105,7 +105,7 @@ def predictions(files: dict[Path, bytes]) -> list[dict[str, str]]:
 
 
 def strict_json(content: bytes) -> dict[str, Any]:
-    """JSON as the standard has it: Python's own NaN and Infinity are refused."""
+    """Parse JSON by the standard: unlike Python, refuse NaN and Infinity."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
@@ -115,7 +115,7 @@ def strict_json(content: bytes) -> dict[str, Any]:
 
 
 def table(files: dict[Path, bytes], name: str) -> list[dict[str, str]]:
-    """The rows of a CSV file, each with exactly the header's columns."""
+    """Return the rows of a CSV file, and check that each has exactly the header's columns."""
     rows = list(csv.DictReader(io.StringIO(files[FOLDER / f"{name}.csv"].decode(), newline="")))
     assert rows
     assert all(None not in row and None not in row.values() for row in rows)
@@ -133,7 +133,7 @@ def test_the_same_run_gives_the_same_bytes(files: dict[Path, bytes]) -> None:
     assert files_of(a_run()) == files
 
 
-def test_a_number_that_json_does_not_know_is_refused_not_written() -> None:
+def test_nan_is_refused() -> None:
     broken = a_run()
     broken.histories["teacher"]["val_loss"][1] = float("nan")
     with pytest.raises(ValueError, match="JSON"):
@@ -141,7 +141,7 @@ def test_a_number_that_json_does_not_know_is_refused_not_written() -> None:
 
 
 @pytest.mark.parametrize("toy", [TOY, None])
-def test_every_file_says_whether_it_is_toy(toy: str | None) -> None:
+def test_every_file_has_the_stamp_of_a_quick_run(toy: str | None) -> None:
     run = a_run(toy)
     files = files_of(run)
     manifest = strict_json(weight_files(Path("models"), some_models(), run)[Path("models/manifest.json")])
@@ -154,7 +154,7 @@ def test_every_file_says_whether_it_is_toy(toy: str | None) -> None:
 
 
 def test_every_prediction_is_listed_with_its_confidence(run: Run, predictions: list[dict[str, str]]) -> None:
-    columns = [f"{name}_{what}" for name in NAMES for what in ("prediction", "confidence")]
+    columns = [f"{name}_{column}" for name in NAMES for column in ("prediction", "confidence")]
     assert list(predictions[0]) == ["run", "index", "label", *columns]
     assert [int(row["index"]) for row in predictions] == list(range(IMAGES))
     assert [int(row["label"]) for row in predictions] == run.labels.tolist()
@@ -165,9 +165,7 @@ def test_every_prediction_is_listed_with_its_confidence(run: Run, predictions: l
         assert confidences == pytest.approx(probabilities.amax(dim=1).tolist(), abs=1e-6)
 
 
-def test_curves_have_a_row_per_model_and_epoch_and_blanks_where_a_model_has_no_such_term(
-    run: Run, files: dict[Path, bytes]
-) -> None:
+def test_curves_have_a_row_per_model_and_epoch_and_blanks_for_missing_terms(run: Run, files: dict[Path, bytes]) -> None:
     rows = table(files, "metrics/curves")
     assert [(row["model"], int(row["epoch"])) for row in rows] == [(n, e + 1) for n in NAMES for e in range(EPOCHS)]
     for row in rows:
@@ -177,14 +175,14 @@ def test_curves_have_a_row_per_model_and_epoch_and_blanks_where_a_model_has_no_s
             assert row[quantity] == expected, (row["model"], quantity)
 
 
-def test_confusion_counts_are_scikit_learns_and_sum_to_the_images(run: Run, files: dict[Path, bytes]) -> None:
+def test_confusion_counts_equal_scikit_learns(run: Run, files: dict[Path, bytes]) -> None:
     rows = table(files, "metrics/confusion_matrices")
     assert len(rows) == len(NAMES) * CLASSES**2
     for name in NAMES:
-        mine = {(int(r["true"]), int(r["predicted"])): int(r["count"]) for r in rows if r["model"] == name}
+        counts = {(int(r["true"]), int(r["predicted"])): int(r["count"]) for r in rows if r["model"] == name}
         expected = sklearn.metrics.confusion_matrix(run.labels, run.logits[name].argmax(dim=1), labels=range(CLASSES))
-        assert [[mine[t, p] for p in range(CLASSES)] for t in range(CLASSES)] == expected.tolist()
-        assert sum(mine.values()) == IMAGES
+        assert [[counts[t, p] for p in range(CLASSES)] for t in range(CLASSES)] == expected.tolist()
+        assert sum(counts.values()) == IMAGES
 
 
 def test_a_class_without_test_images_has_no_accuracy(files: dict[Path, bytes], summary: dict[str, Any]) -> None:
@@ -193,7 +191,7 @@ def test_a_class_without_test_images_has_no_accuracy(files: dict[Path, bytes], s
     assert [shares[3] for shares in summary["per_class_accuracy"].values()] == [None] * len(NAMES)
 
 
-def test_the_summary_keeps_configuration_curves_notes_and_timings() -> None:
+def test_the_summary_contains_settings_curves_and_notes() -> None:
     run = a_run()
     for name in NAMES[1:]:
         run.histories[name].notes.append("They saw different batches.")
@@ -208,26 +206,26 @@ def test_the_summary_keeps_configuration_curves_notes_and_timings() -> None:
     assert summary["environment"]["torch"] == version("torch")
 
 
-# --- facts that several files share
+# --- numbers that are in several files
 
 
 def test_errors_agree_between_all_files(
     run: Run, files: dict[Path, bytes], summary: dict[str, Any], predictions: list[dict[str, str]]
 ) -> None:
-    tested = {row["model"]: row for row in table(files, "metrics/test_metrics")}
+    tests = {row["model"]: row for row in table(files, "metrics/test_metrics")}
     per_class = table(files, "metrics/per_class_accuracy")
     manifest = strict_json(weight_files(Path("models"), some_models(), run)[Path("models/manifest.json")])
-    assert list(tested) == list(NAMES)
+    assert list(tests) == list(NAMES)
     for name in NAMES:
         errors = sum(row["label"] != row[f"{name}_prediction"] for row in predictions)
         correct = sum(int(row["correct"]) for row in per_class if row["model"] == name)
         diagonal = sum(summary["confusion_matrices"][name][k][k] for k in range(CLASSES))
-        assert 0 < errors == int(tested[name]["errors"]) == IMAGES - correct == IMAGES - diagonal
-        facts = summary["test"][name]
-        assert facts == manifest["models"][f"{name}_model.pth"]["test"]
-        assert facts == {key: type(facts[key])(tested[name][key]) for key in tested[name].keys() - {"run", "model"}}
-        assert facts["accuracy"] == pytest.approx(1 - errors / IMAGES)
-        assert facts["accuracy_low_95"] < facts["accuracy"] < facts["accuracy_high_95"]
+        assert 0 < errors == int(tests[name]["errors"]) == IMAGES - correct == IMAGES - diagonal
+        metrics = summary["test"][name]
+        assert metrics == manifest["models"][f"{name}_model.pth"]["test"]
+        assert metrics == {key: type(metrics[key])(tests[name][key]) for key in tests[name].keys() - {"run", "model"}}
+        assert metrics["accuracy"] == pytest.approx(1 - errors / IMAGES)
+        assert metrics["accuracy_low_95"] < metrics["accuracy"] < metrics["accuracy_high_95"]
 
 
 def test_per_class_accuracies_agree_with_predictions(
@@ -255,7 +253,7 @@ def test_the_comparison_of_the_students_agrees_with_predictions(
 # --- weights
 
 
-def test_the_manifest_describes_the_files_beside_it(run: Run, tmp_path: Path) -> None:
+def test_the_manifest_describes_the_weights_files(run: Run, tmp_path: Path) -> None:
     models = some_models()
     written = weight_files(tmp_path, models, run)
     assert {path.name for path in written} == {"manifest.json", *(f"{name}.pth" for name in models)}
@@ -272,12 +270,12 @@ def test_the_manifest_describes_the_files_beside_it(run: Run, tmp_path: Path) ->
         assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in state.items())
 
 
-def test_models_and_results_must_be_equally_many(run: Run) -> None:
+def test_the_numbers_of_models_and_results_must_be_equal(run: Run) -> None:
     with pytest.raises(ValueError, match="zip"):
         weight_files(Path("models"), {"teacher_model": nn.Flatten()}, run)
 
 
-def test_wrong_marks_exactly_the_errors() -> None:
+def test_the_mask_of_wrong_predictions_marks_the_errors() -> None:
     run = a_run()
     perfect = replace(run, logits={**run.logits, "teacher": nn.functional.one_hot(run.labels, CLASSES).float()})
     assert not perfect.wrong["teacher"].any()
