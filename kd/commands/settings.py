@@ -108,9 +108,8 @@ class RunSettings:
     download: bool = False
     """let hf: download a dataset that is not on this disk; nothing else ever uses the network"""
     teacher: UseAppendAction[tuple[str, ...]] = ()
-    """name of a model to train, NAME=FILE for trained weights (.pth, .safetensors), or logits=FILE or
-    probabilities=FILE for precomputed outputs (.npy, .npz, .csv);
-    several teachers form an ensemble; convnet if not given"""
+    """name of a model to train, or NAME=FILE for trained weights (.pth, .safetensors), or logits=FILE or
+    probabilities=FILE for its outputs (.npy, .npz, .csv); several form an ensemble; convnet if not given"""
     label_order: tuple[str, ...] = ()
     """class names in the order of a loaded teacher's outputs, if it differs from the label order"""
     augment: UseAppendAction[tuple[str, ...]] = ()
@@ -120,8 +119,7 @@ class RunSettings:
     """fixed augmented views per image, at least 1, with cached teacher logits;
     None draws new views in every epoch and runs the teacher at every step"""
     unlabelled: Path | None = None
-    """unlabelled images, as a folder or as array x of a .npz file,
-    added to the training data of the distilled student only"""
+    """unlabelled images for the distilled student only: a folder, or a .npz file with an array x"""
     student: str = "mlp"
     """architecture of both students: mlp (STUDENT_WIDTH hidden units), cnn (three stages of 8, 16 and 32 channels) or
     a model name such as mlp:64,32, cnn:16, torchvision:resnet18, timm:NAME or FILE.py:NAME"""

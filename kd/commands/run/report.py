@@ -75,7 +75,7 @@ def _show_cards(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
             ("errors", f"{accuracy.errors:,} of {accuracy.images:,}"),
             ("parameters", _format_count(sizes[name], "parameters")),
             ("multiply-adds", _format_count(sizes[name], "multiply_adds")),
-            ("of the teacher's multiply-adds", "–" if share is None else f"{100 * share:.3g} %"),
+            ("relative to teacher", "–" if share is None else f"{100 * share:.3g} %"),
         )
         number = f"{100 * accuracy.accuracy:.2f} %"
         cards.append(Card(arm_of(name).label, number, "test accuracy", facts, model=name))

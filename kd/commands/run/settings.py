@@ -50,8 +50,7 @@ class CacheSettings:
     """List the teacher logits cached in OUT, or compare them with the saved teacher."""
 
     action: Positional[Literal["info", "verify"]]
-    """info lists them; verify recomputes a random sample of rows with the saved teacher and exits with 1 if one
-    differs"""
+    """info lists them; verify recomputes random rows with the saved teacher and exits with 1 if one differs"""
     out: Path = Path("run")
     """folder of a run, with its run.toml"""
     rows: Annotated[int, at_least(1)] = 1000
