@@ -47,7 +47,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
     if choice.file is None:
         return NamedTeacher(build(choice.spec, input_shape=shape, classes=len(names), seed=settings.seed), False)
     order = settings.label_order or None
-    if choice.is_answers:
+    if choice.is_precomputed:
         predictions = read_logits(
             choice.file,
             labels=data.all_labels(),

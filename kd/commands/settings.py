@@ -192,7 +192,7 @@ class RunSettings:
             "--unlabelled": self.unlabelled is not None,
             f"--method {self.method}, which stores a value for each image": self.ids,
             "a teacher of precomputed outputs, which has none for views": any(
-                choice.is_answers for choice in self.teachers_chosen
+                choice.is_precomputed for choice in self.teachers_chosen
             ),
         }
         for name, is_set in clashes.items():
@@ -200,7 +200,7 @@ class RunSettings:
 
     def _check_precomputed_teacher(self) -> None:
         """Refuse settings that need features or logits of other samples: precomputed outputs have neither."""
-        if not any(choice.is_answers for choice in self.teachers_chosen):
+        if not any(choice.is_precomputed for choice in self.teachers_chosen):
             return
         if "teacher" in METHODS[self.method].needs:
             raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ANSWERS = ("logits", "probabilities")  # take the place of a model name if only its outputs are given
+OUTPUT_KINDS = ("logits", "probabilities")  # take the place of a model name if only its outputs are given
 _FILES = (".pth", ".pt", ".safetensors", ".npy", ".npz", ".csv")
 
 
@@ -17,8 +17,8 @@ class TeacherChoice(NamedTuple):
     file: Path | None
 
     @property
-    def is_answers(self) -> bool:
-        return self.spec in ANSWERS
+    def is_precomputed(self) -> bool:
+        return self.spec in OUTPUT_KINDS
 
 
 def chosen_teachers(texts: Sequence[str]) -> list[TeacherChoice]:
@@ -30,7 +30,7 @@ def chosen_teachers(texts: Sequence[str]) -> list[TeacherChoice]:
     choices = []
     for text in texts or ("convnet",):
         spec, sign, file = text.partition("=")
-        if not spec or bool(sign) != bool(file) or spec.endswith(_FILES) or (spec in ANSWERS and not file):
+        if not spec or bool(sign) != bool(file) or spec.endswith(_FILES) or (spec in OUTPUT_KINDS and not file):
             raise ValueError(
                 "--teacher must be NAME, NAME=FILE for trained weights, or logits=FILE or probabilities=FILE for "
                 f"precomputed outputs. Got {text!r} instead. Weights need their model's name: --teacher "

@@ -1,4 +1,4 @@
-"""``--dry-run``: its counts equal those of a run, and it writes nothing."""
+"""``--dry-run``: its counts match a run's, and it writes nothing."""
 
 from __future__ import annotations
 

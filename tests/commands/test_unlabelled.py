@@ -63,7 +63,7 @@ def test_the_control_of_a_comparison_is_trained_on_labels_alone(more: Path, tmp_
     assert cli.main(["run", *TOY, "--unlabelled", str(more), f"--out={tmp_path / 'b'}"]) == 0
     students = (tmp_path / "a/results/metrics/comparison_students.csv").read_text()
     assert students.count("control,") == students.count("distilled,") == 2
-    # Start, batches and logits are those of a run; with one thread, so are the trained networks.
+    # Same start, batches and logits as in a run: with one thread, the trained networks are identical.
     if torch.get_num_threads() == 1:
         manifest = json.loads((tmp_path / "b/models/manifest.json").read_text())["models"]
         for name in ("student_regular.pth", "student_distilled.pth"):
