@@ -78,7 +78,7 @@ class Plan(NamedTuple):
         disk: maximum bytes under OUT while the command runs.
         memory: peak bytes.
         seconds: total time, without start-up and plots.
-        step: time of single steps.
+        timings: time of single steps and samples.
     """
 
     sizes: Mapping[str, int]
@@ -89,7 +89,7 @@ class Plan(NamedTuple):
     disk: int
     memory: int
     seconds: float
-    step: Seconds
+    timings: Seconds
 
 
 def run(settings: RunSettings) -> None:
@@ -264,8 +264,8 @@ def _print_plan(settings: RunSettings, estimate: Plan) -> None:
         "trainings": tuple(f"{count:,.4g}" for count in trainings),
         "steps per training": tuple(f"{steps:,}" for steps in estimate.steps.values()),
         "time per step, ms": (
-            f"{1000 * estimate.step.teacher:.2f}",
-            f"{1000 * estimate.step.control:.2f} control, {1000 * estimate.step.distilled:.2f} distilled",
+            f"{1000 * estimate.timings.teacher:.2f}",
+            f"{1000 * estimate.timings.control:.2f} control, {1000 * estimate.timings.distilled:.2f} distilled",
         ),
     }
     names = " + ".join(choice.spec for choice in settings.teachers_chosen)
