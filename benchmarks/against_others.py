@@ -1,11 +1,11 @@
-"""This project's speed and memory against a tutorial's and against other libraries', in fresh processes that alternate.
+"""Compare speed and memory with a tutorial's pipeline and with other libraries, in alternating fresh processes.
 
     pip install -e ".[bench]"
     python benchmarks/against_others.py --rounds 5 --out others.json
 
-Two questions. How long does a user wait for the documented pipeline, done by ``python main.py`` and by a tutorial's one
-file? And how long is one epoch of the student, with and without a teacher? A library that is not installed is named as
-such. Everything measured is in ``contenders/``, each a script of its own.
+Two measurements: the documented pipeline from start to end, as ``python main.py`` and as a tutorial's single file; and
+one epoch of the student, with and without a teacher. Libraries that are not installed are listed as missing. Every
+contender is a script in ``contenders/``.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import measuring
 sys.path.insert(0, str(Path(__file__).parent / "contenders"))
 from mnist_folder import prepare
 
-# torch stays out of this process while it measures: on Linux a child's peak memory starts at that of its parent.
+# Do not import torch while measuring: on Linux a child's peak memory starts at its parent's.
 
 PEERS = ("torchdistill", "lightning", "skorch", "keras")
 MISSING = "not installed: pip install -e '.[bench]'"
@@ -33,64 +33,68 @@ TEACHER_LIVE, TEACHER_CACHED, PLAIN = "teacher asked at each step", "teacher's l
 Run = Callable[[], dict[str, Any]]
 
 
-def whole_pipeline(rounds: int, epochs: int = 10, limit: int | None = None, *, cached: bool = False) -> dict[str, Any]:
-    """The documented pipeline, obvious and ours, each from the start of its process to its end.
+def measure_pipeline(
+    rounds: int, epochs: int = 10, limit: int | None = None, *, cached: bool = False
+) -> dict[str, Any]:
+    """Measure the documented pipeline, obvious and ours, from the start of each process to its end.
 
     Args:
-        limit: toy size; None uses all images.
-        cached: let a third contender run, the obvious one that asks its teacher once for each image.
+        limit: train on the first N images only, for quick trials; None uses all.
+        cached: also run the obvious pipeline with cached teacher logits.
 
-    Returns: medians by contender of ``seconds``, ``peak_rss`` (bytes), ``parts`` and ``test_errors``; ``ratios``, how
-    many times as long as ours each takes in each round, and ``ratio``, their median; and every run.
+    Returns: medians by contender of ``seconds``, ``peak_rss`` (bytes), ``parts`` and ``test_errors``; ``ratios`` of
+    each contender's time to ours, by round, and ``ratio``, their median; and every run.
     """
-    with _mnist() as data:
+    with _unpack_mnist() as data:
         obvious = ("contenders/obvious.py", "--data", data)
         ours = ("contenders/ours.py",)
         contenders = {"obvious": obvious, "ours": ours, "ours, bfloat16": (*ours, "--bfloat16")}
         if cached:
             contenders[f"obvious, {TEACHER_CACHED}"] = (*obvious, "--cached")
-        for script in contenders.values():  # a toy first: Python's and the system's caches are as for any later run
-            measuring.fresh_process(*script, *_size(1, 600))
-        runs = _rounds({name: _process(*script, *_size(epochs, limit)) for name, script in contenders.items()}, rounds)
-    seconds = {name: _median(of, "process_seconds") for name, of in runs.items()}
-    ratios = {name: _ratios(of, runs["ours"]) for name, of in runs.items() if name != "ours"}
+        for script in contenders.values():  # a quick run first, to warm Python's and the system's caches
+            measuring.run_script(*script, *_size_flags(1, 600))
+        runs = _run_rounds(
+            {name: _make_runner(*script, *_size_flags(epochs, limit)) for name, script in contenders.items()}, rounds
+        )
+    seconds = {name: _median(reports, "process_seconds") for name, reports in runs.items()}
+    ratios = {name: _ratios(reports, runs["ours"]) for name, reports in runs.items() if name != "ours"}
     return {
         "rounds": rounds,
         "epochs": epochs,
         "limit": limit,
         "seconds": seconds,
-        "ratio": {name: statistics.median(each) for name, each in ratios.items()},
+        "ratio": {name: statistics.median(by_round) for name, by_round in ratios.items()},
         "ratios": ratios,
-        "peak_rss": {name: _median(of, "peak_rss") for name, of in runs.items()},
-        "parts": {name: _medians(of, "seconds") for name, of in runs.items()},
-        "test_errors": {name: _medians(of, "test_errors") for name, of in runs.items()},
+        "peak_rss": {name: _median(reports, "peak_rss") for name, reports in runs.items()},
+        "parts": {name: _medians(reports, "seconds") for name, reports in runs.items()},
+        "test_errors": {name: _medians(reports, "test_errors") for name, reports in runs.items()},
         "runs": runs,
     }
 
 
-def student_epochs(rounds: int, epochs: int = 3, limit: int | None = None) -> dict[str, Any]:
-    """One epoch of the student, by each contender that is installed.
+def measure_student_epochs(rounds: int, epochs: int = 3, limit: int | None = None) -> dict[str, Any]:
+    """Measure one epoch of the student for each installed contender.
 
-    Returns: ``epoch_seconds`` (medians over the rounds) by way of teaching and contender; ``collecting_seconds``, what
-    the cached logits take once; versions; the contenders that are ``missing``; and every run.
+    Returns: ``epoch_seconds`` (medians over the rounds) by teacher mode and contender; ``collecting_seconds``,
+    the one-off cost of cached logits; versions; ``missing`` contenders; and every run.
     """
     missing = [name for name in PEERS if not importlib.util.find_spec(name)]
     scripts = {"ours": "epoch_ours", "obvious": "epoch_obvious"}
     scripts |= {name: f"peer_{name}" for name in PEERS if name not in missing}
-    with _mnist() as data:
-        common = ("--data", data, *_size(epochs, limit))
+    with _unpack_mnist() as data:
+        common = ("--data", data, *_size_flags(epochs, limit))
         contenders: dict[str, Run] = {}
         for name, script in scripts.items():
-            contenders[f"{name}, {TEACHER_LIVE}"] = _process(f"contenders/{script}.py", *common)
-            contenders[f"{name}, {PLAIN}"] = _process(f"contenders/{script}.py", *common, "--no-teacher")
+            contenders[f"{name}, {TEACHER_LIVE}"] = _make_runner(f"contenders/{script}.py", *common)
+            contenders[f"{name}, {PLAIN}"] = _make_runner(f"contenders/{script}.py", *common, "--no-teacher")
         cached = f"ours, {TEACHER_CACHED}"
-        contenders[cached] = _process("contenders/epoch_ours.py", *common, "--cached")
-        runs = _rounds(contenders, rounds)
+        contenders[cached] = _make_runner("contenders/epoch_ours.py", *common, "--cached")
+        runs = _run_rounds(contenders, rounds)
     return {
         "rounds": rounds,
         "epochs": epochs,
         "samples": runs[cached][0]["samples"],
-        "epoch_seconds": _by_teaching({name: _median(of, "epoch_seconds") for name, of in runs.items()}),
+        "epoch_seconds": _group_by_teacher({name: _median(reports, "epoch_seconds") for name, reports in runs.items()}),
         "collecting_seconds": _median(runs[cached], "collecting_seconds"),
         "versions": {name: runs[f"{name}, {PLAIN}"][0]["version"] for name in scripts},
         "missing": missing,
@@ -98,8 +102,8 @@ def student_epochs(rounds: int, epochs: int = 3, limit: int | None = None) -> di
     }
 
 
-def pipeline_table(result: Mapping[str, Any]) -> str:
-    """``whole_pipeline`` as Markdown."""
+def format_pipeline(result: Mapping[str, Any]) -> str:
+    """Format the result of ``measure_pipeline`` as Markdown."""
     parts = ("import", "teacher", "control", "distilled", "evaluation_and_saving")
     rows = [
         [
@@ -112,16 +116,19 @@ def pipeline_table(result: Mapping[str, Any]) -> str:
     ]
     header = ["contender", "seconds in all", *(part.replace("_", " ") for part in parts), "peak memory, MB"]
     compared = "\n".join(
-        f"{name}: {result['ratio'][name]:.2f} × as long as ours ({min(each):.2f} to {max(each):.2f})"
-        for name, each in result["ratios"].items()
+        f"{name}: {result['ratio'][name]:.2f} × as long as ours ({min(ratios):.2f} to {max(ratios):.2f})"
+        for name, ratios in result["ratios"].items()
     )
     images = "60,000" if result["limit"] is None else f"{result['limit']:,}"
-    size = f"{_counted(result['epochs'], 'epoch')} of 90 % of {images} images, median of {_counted(result['rounds'])}."
-    return f"{measuring.table(header, rows)}\n\n{size}\n{compared}"
+    size = (
+        f"{_format_count(result['epochs'], 'epoch')} of 90 % of {images} images, "
+        f"median of {_format_count(result['rounds'])}."
+    )
+    return f"{measuring.format_table(header, rows)}\n\n{size}\n{compared}"
 
 
-def epochs_table(result: Mapping[str, Any]) -> str:
-    """``student_epochs`` as Markdown."""
+def format_epochs(result: Mapping[str, Any]) -> str:
+    """Format the result of ``measure_student_epochs`` as Markdown."""
     rows = []
     for teaching, seconds in result["epoch_seconds"].items():
         for name, value in seconds.items():
@@ -130,38 +137,39 @@ def epochs_table(result: Mapping[str, Any]) -> str:
     rows += [["", name, MISSING, ""] for name in result["missing"]]
     header = ["teacher", "contender and version (ours and obvious: torch's)", "seconds an epoch", "of ours"]
     return (
-        f"{measuring.table(header, rows)}\n\n{result['samples']:,} images, median of {_counted(result['rounds'])}. "
-        f"Collecting and verifying the logits that are cached takes {result['collecting_seconds']:.2f} s, once. Keras "
+        f"{measuring.format_table(header, rows)}\n\n{result['samples']:,} images, "
+        f"median of {_format_count(result['rounds'])}. Collecting and verifying the logits that are cached takes "
+        f"{result['collecting_seconds']:.2f} s, once. Keras "
         "trains from one array in memory, as its examples do; obvious and the other peers from torchvision's dataset."
     )
 
 
 @contextmanager
-def _mnist() -> Iterator[str]:
+def _unpack_mnist() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         yield str(prepare(Path(folder)))
 
 
-def _size(epochs: int, limit: int | None) -> tuple[str, ...]:
+def _size_flags(epochs: int, limit: int | None) -> tuple[str, ...]:
     return ("--epochs", str(epochs), *(() if limit is None else ("--limit", str(limit))))
 
 
-def _process(*command: str) -> Run:
-    return lambda: measuring.fresh_process(*command)
+def _make_runner(*command: str) -> Run:
+    return lambda: measuring.run_script(*command)
 
 
-def _rounds(contenders: Mapping[str, Run], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """All that each contender's runs have reported, in alternating rounds."""
+def _run_rounds(contenders: Mapping[str, Run], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Run all contenders in alternating rounds; return every report by contender."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
 
-    def noted(name: str) -> Callable[[], float]:
-        def once() -> float:
+    def record(name: str) -> Callable[[], float]:
+        def run_once() -> float:
             runs[name].append(contenders[name]())
             return float(runs[name][-1]["process_seconds"])
 
-        return once
+        return run_once
 
-    measuring.alternating({name: noted(name) for name in contenders}, rounds=rounds, warm_up=0)
+    measuring.alternate({name: record(name) for name in contenders}, rounds=rounds, warm_up=0)
     return runs
 
 
@@ -173,8 +181,8 @@ def _medians(runs: Sequence[Mapping[str, Any]], figures: str) -> dict[str, float
     return {name: _median([run[figures] for run in runs], name) for name in runs[0][figures]}
 
 
-def _by_teaching(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """``{"ours, no teacher": s}`` as ``{"no teacher": {"ours": s}}``."""
+def _group_by_teacher(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Turn ``{"ours, no teacher": s}`` into ``{"no teacher": {"ours": s}}``."""
     result: dict[str, dict[str, float]] = {TEACHER_LIVE: {}, TEACHER_CACHED: {}, PLAIN: {}}
     for name, value in figures.items():
         contender, teaching = name.split(", ")
@@ -183,25 +191,27 @@ def _by_teaching(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def _ratios(runs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [one["process_seconds"] / other["process_seconds"] for one, other in zip(runs, ours, strict=True)]
+    return [run["process_seconds"] / our["process_seconds"] for run, our in zip(runs, ours, strict=True)]
 
 
-def _counted(number: int, what: str = "round") -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _format_count(number: int, noun: str = "round") -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10, help="of the whole pipeline; the student's epochs are three")
-    parser.add_argument("--limit", type=int, default=None, help="toy size, to try the script")
-    parser.add_argument("--cached", action="store_true", help="also the obvious pipeline with the logits cached")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file of everything measured")
+    parser.add_argument(
+        "--epochs", type=int, default=10, help="epochs of the whole pipeline; the student measurement uses three"
+    )
+    parser.add_argument("--limit", type=int, default=None, help="train on the first N images only, to try the script")
+    parser.add_argument("--cached", action="store_true", help="also measure the obvious pipeline with cached logits")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file for all measurements")
     arguments = parser.parse_args()
-    pipeline = whole_pipeline(arguments.rounds, arguments.epochs, arguments.limit, cached=arguments.cached)
-    epochs = student_epochs(arguments.rounds, limit=arguments.limit)
-    machine = measuring.machine()  # last: it imports torch
-    print(pipeline_table(pipeline), epochs_table(epochs), json.dumps(machine), sep="\n\n")
+    pipeline = measure_pipeline(arguments.rounds, arguments.epochs, arguments.limit, cached=arguments.cached)
+    epochs = measure_student_epochs(arguments.rounds, limit=arguments.limit)
+    machine = measuring.describe_machine()  # last, because it imports torch
+    print(format_pipeline(pipeline), format_epochs(epochs), json.dumps(machine), sep="\n\n")
     if arguments.out:
         report = {"machine": machine, "whole_pipeline": pipeline, "student_epochs": epochs}
         arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -1,11 +1,11 @@
-"""Does distillation help the default pair? Paired seeds, each with its own teacher, through the pipeline's functions.
+"""Test whether distillation helps the default pair: paired seeds, one teacher each, with the pipeline's functions.
 
     python benchmarks/default_pair.py --split val --seeds 0-9 --widths 32 64 128 256 --out val.json
     python benchmarks/default_pair.py --split test --seeds 100-109 --widths 256 --out test.json
 
-For each seed: a teacher, then for each width a control and a distilled student (same initial weights, same batches).
-Errors after the last epoch on the validation images (``val``: for choosing) or the test images (``test``: once, for
-confirming). One single-threaded process per core; a seed takes about three minutes.
+For each seed: a teacher, then for each width a control and a distilled student with the same initial weights and
+batches. Errors after the last epoch are on the validation images (``val``, for choosing) or the test images (``test``,
+once, for confirming). One single-threaded process per core; a seed takes about three minutes.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from kd.evaluation.paired_seeds import pair_errors
 
 
 def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per width: errors of the teacher, the control and the distilled student."""
+    """Return one row per width: errors of the teacher, the control and the distilled student."""
     torch.set_num_threads(1)
     for name, value in overrides.items():
         setattr(config, name, value)
@@ -43,25 +43,25 @@ def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, 
         data = pipeline.load_and_split_data()
         teacher, *_ = pipeline.train_teacher(data.train_loader, data.val_loader)
         loaders = pipeline.prepare_distillation_data(teacher, *data[:2], data.train_subset, data.val_subset)
-        judged = data.val_loader if split == "val" else data.test_loader
+        eval_loader = data.val_loader if split == "val" else data.test_loader
         rows = []
         for width in widths:
             config.STUDENT_WIDTH = width
             students = pipeline.train_students(teacher, *data[:2], *loaders)
             models = {"teacher": teacher, "control": students[0], "distilled": students[1]}
-            errors = {name: _errors(model, judged) for name, model in models.items()}
+            errors = {name: _count_errors(model, eval_loader) for name, model in models.items()}
             seconds = {"control": students[2].seconds, "distilled": students[3].seconds}
             rows.append({"seed": seed, "width": width, "errors": errors, "seconds": seconds})
     return rows
 
 
-def _errors(model: torch.nn.Module, loader: Any) -> int:
+def _count_errors(model: torch.nn.Module, loader: Any) -> int:
     logits, labels = kd.predict(model, loader)
     return int((logits.argmax(dim=1) != labels).sum())
 
 
 def summarise(rows: list[dict[str, Any]], images: int) -> str:
-    """A Markdown table: mean ± standard deviation of errors, paired difference with 95 % t interval, p, by width."""
+    """Return a Markdown table by width: mean ± standard deviation of errors, paired difference (95 % t interval), p."""
     lines = [
         "| student width | n | teacher errors | control errors | distilled errors | difference (95 % interval) | p |",
         "|---|---|---|---|---|---|---|",
@@ -79,19 +79,19 @@ def summarise(rows: list[dict[str, Any]], images: int) -> str:
     return "\n".join([*lines, f"\nErrors of {images:,} images; difference = distilled − control, paired t."])
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--seeds", default="0-9", help="first-last, inclusive")
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--epochs", type=int, default=config.EPOCHS)
-    parser.add_argument("--limit", type=int, default=None, help="toy size, to try the script")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of all rows")
+    parser.add_argument("--limit", type=int, default=None, help="train on the first N images only, to try the script")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for all rows")
     return parser.parse_args()
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = _parse_arguments()
     first, last = map(int, arguments.seeds.split("-"))
     overrides = {"EPOCHS": arguments.epochs, "LIMIT": arguments.limit, "DEVICE": torch.device("cpu")}
     rows: list[dict[str, Any]] = []

@@ -1,10 +1,10 @@
-"""An epoch beside its limit: what data, bookkeeping and checks cost on top of the bare arithmetic.
+"""Compare an epoch with its limit: the cost of data, bookkeeping and checks on top of the arithmetic.
 
     python benchmarks/epochs.py --rounds 5
 
-The same steps (model, optimizer, batch size) four ways, alternating, medians: through ``kd.fit``, as a bare loop over
-one batch that is ready in memory, and, computed, as floating-point operations at the rate of a matrix product measured
-in the same rounds. The last line is all figures as JSON.
+Prints medians of alternating rounds for the same steps (model, optimizer, batch size) with ``kd.fit`` and in a bare
+loop over tensors in memory. The third time is computed: the floating-point operations at the rate of a matrix product
+measured in the same rounds. The last line has all figures as JSON.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from kd.data.splits import stratified_split
 from kd.methods.objectives import in_bfloat16
 from kd.teachers.cache import ASKED_AT_ONCE
 from kd.training.optimizers import adam
-from measuring import alternating, machine, report, seconds, table
+from measuring import alternate, describe_machine, format_table, print_report, time_call
 from models import StudentModel, TeacherModel
 
 Loaders = tuple[DataLoader[Any], DataLoader[Any]]
 
 
 class Work(NamedTuple):
-    """What is trained on: the pipeline's split, with and without (random) teacher logits."""
+    """Training data: the pipeline's split, with and without (random) teacher logits."""
 
     training: Subset[Any]
     plain: Loaders
@@ -48,7 +48,7 @@ class Work(NamedTuple):
 
 
 def load(limit: int | None) -> Work:
-    """The pipeline's own data and loaders. The logits are random: their values cost the same time."""
+    """Load the pipeline's data and loaders, with random logits, which take the same time as real ones."""
     parts = stratified_split(kd.load_mnist(train=True), held_back=config.TEST_SIZE, seed=0, limit=limit)
     plain = (
         kd.make_loader(parts[0], batch_size=config.BATCH_SIZE, shuffle=True),
@@ -59,16 +59,16 @@ def load(limit: int | None) -> Work:
     return Work(parts[0], plain, distill)
 
 
-def fitted(make: Callable[[], nn.Module], objective: kd.Objective, loaders: Loaders, **settings: Any) -> float:
-    """Seconds of one epoch as the pipeline trains it: batches, metrics, checks, validation."""
+def time_fit(make: Callable[[], nn.Module], objective: kd.Objective, loaders: Loaders, **settings: Any) -> float:
+    """Time one epoch of the pipeline's training: batches, metrics, checks, validation."""
     model = make()
     optimizer, scheduler = adam(model, learning_rate=config.LEARNING_RATE, steps=len(loaders[0]))
     settings |= {"optimizer": optimizer, "scheduler": scheduler}
-    return seconds(lambda: kd.fit(model, objective, *loaders, epochs=1, seed=0, **settings))
+    return time_call(lambda: kd.fit(model, objective, *loaders, epochs=1, seed=0, **settings))
 
 
-def bare(make: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> float:
-    """Seconds of one epoch over tensors, already normalised, in a random order; nothing is measured or checked."""
+def time_bare_loop(make: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> float:
+    """Time one epoch over normalised tensors in random order, without metrics or checks."""
     model = make()
     optimizer, _ = adam(model, learning_rate=config.LEARNING_RATE, steps=1000)
 
@@ -78,22 +78,22 @@ def bare(make: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> float
             F.cross_entropy(model(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
-    return seconds(loop)
+    return time_call(loop)
 
 
-def bare_forward(teacher: nn.Module, images: Tensor) -> float:
-    """Seconds of the teacher's answers to images that lie ready, in batches as ``kd.collect_logits`` makes them."""
+def time_bare_forward(teacher: nn.Module, images: Tensor) -> float:
+    """Time the teacher's forward pass over tensors in memory, with the batch size of ``kd.collect_logits``."""
 
     def loop() -> None:
         with torch.no_grad():
             for batch in images.split(ASKED_AT_ONCE):  # type: ignore[no-untyped-call]
                 teacher(batch)
 
-    return seconds(loop)
+    return time_call(loop)
 
 
-def product_rate(size: int = 1024, times: int = 20) -> float:
-    """Floating-point operations a second of a square float32 matrix product: what this machine can do at best."""
+def measure_product_rate(size: int = 1024, times: int = 20) -> float:
+    """Return the FLOP/s of a square float32 matrix product, this machine's practical limit."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     left @ right
 
@@ -101,11 +101,11 @@ def product_rate(size: int = 1024, times: int = 20) -> float:
         for _ in range(times):
             left @ right
 
-    return 2 * size**3 * times / seconds(multiply)
+    return 2 * size**3 * times / time_call(multiply)
 
 
-def operations(make: Callable[[], nn.Module]) -> int:
-    """Floating-point operations of one training step's matrix products and convolutions, forward and backward."""
+def count_operations(make: Callable[[], nn.Module]) -> int:
+    """Count the FLOPs of a training step's matrix products and convolutions, forward and backward."""
     images, labels = torch.randn(config.BATCH_SIZE, 1, 28, 28), torch.randint(10, (config.BATCH_SIZE,))
     model = make()
     with FlopCounterMode(display=False) as counter:
@@ -114,33 +114,33 @@ def operations(make: Callable[[], nn.Module]) -> int:
 
 
 def measure(work: Work, rounds: int) -> dict[str, float]:
-    """Medians in seconds by name, and the two rates."""
+    """Return medians by name: seconds, and the rate of the matrix product."""
     teacher, no_validation = TeacherModel().eval(), (work.plain[0], [next(iter(work.plain[1]))])
     objective = kd.distilled(temperature=config.TEMPERATURE, alpha=config.ALPHA)
     images, labels = kd.data.collate(work.training.__getitems__(list(range(len(work.training)))))
-    return alternating(
+    return alternate(
         {
-            "product_rate": product_rate,
-            "teacher": lambda: fitted(TeacherModel, kd.supervised, work.plain),
-            "teacher_bfloat16": lambda: fitted(TeacherModel, in_bfloat16(kd.supervised), work.plain),
-            "teacher_bare": lambda: bare(TeacherModel, images, labels),
-            "control": lambda: fitted(StudentModel, kd.supervised, work.plain),
-            "control_unmeasured": lambda: fitted(StudentModel, kd.supervised, no_validation, metrics={}),  # type: ignore[arg-type]
-            "distilled": lambda: fitted(StudentModel, objective, work.distill),
-            "student_bare": lambda: bare(StudentModel, images, labels),
-            "cache": lambda: seconds(lambda: kd.collect_logits(teacher, work.training)),
-            "cache_bare": lambda: bare_forward(teacher, images),
+            "product_rate": measure_product_rate,
+            "teacher": lambda: time_fit(TeacherModel, kd.supervised, work.plain),
+            "teacher_bfloat16": lambda: time_fit(TeacherModel, in_bfloat16(kd.supervised), work.plain),
+            "teacher_bare": lambda: time_bare_loop(TeacherModel, images, labels),
+            "control": lambda: time_fit(StudentModel, kd.supervised, work.plain),
+            "control_unmeasured": lambda: time_fit(StudentModel, kd.supervised, no_validation, metrics={}),  # type: ignore[arg-type]
+            "distilled": lambda: time_fit(StudentModel, objective, work.distill),
+            "student_bare": lambda: time_bare_loop(StudentModel, images, labels),
+            "cache": lambda: time_call(lambda: kd.collect_logits(teacher, work.training)),
+            "cache_bare": lambda: time_bare_forward(teacher, images),
         },
         rounds=rounds,
     )
 
 
-def rows(figures: dict[str, float], steps: int) -> list[list[str]]:
-    """What the issue of speed asks for, each with its ratio."""
+def format_rows(figures: dict[str, float], steps: int) -> list[list[str]]:
+    """Return the rows of the table: each time, its baseline, and their ratio."""
     bound = {name: figures[f"{name}_operations"] * steps / figures["product_rate"] for name in ("teacher", "student")}
 
-    def row(what: str, seconds: float, against: str, limit: float) -> list[str]:
-        return [what, f"{seconds:.3f} s", against, f"{limit:.3f} s", f"{seconds / limit:.2f}"]
+    def row(label: str, seconds: float, baseline: str, limit: float) -> list[str]:
+        return [label, f"{seconds:.3f} s", baseline, f"{limit:.3f} s", f"{seconds / limit:.2f}"]
 
     unmeasured = figures["control_unmeasured"]
     return [
@@ -157,16 +157,19 @@ def rows(figures: dict[str, float], steps: int) -> list[list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each")
-    parser.add_argument("--limit", type=int, default=None, help="training images; all unless given")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each variant")
+    parser.add_argument("--limit", type=int, default=None, help="number of training images (default: all)")
     arguments = parser.parse_args()
     work = load(arguments.limit)
     with kd.seeded(0):
         figures = measure(work, arguments.rounds)
-        figures |= {"teacher_operations": operations(TeacherModel), "student_operations": operations(StudentModel)}
-    lines = rows(figures, work.steps)
-    print(table(["what", "takes", "against", "takes", "ratio"], lines))
-    report(figures=figures, rows=lines, steps=work.steps, rounds=arguments.rounds, machine=machine())
+        figures |= {
+            "teacher_operations": count_operations(TeacherModel),
+            "student_operations": count_operations(StudentModel),
+        }
+    lines = format_rows(figures, work.steps)
+    print(format_table(["what", "takes", "against", "takes", "ratio"], lines))
+    print_report(figures=figures, rows=lines, steps=work.steps, rounds=arguments.rounds, machine=describe_machine())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How cost grows: time and memory with samples, classes, model size and the number of students.
+"""Measure how time and memory grow with samples, classes, model size and the number of students.
 
     python benchmarks/growth.py --out growth.json                          # about half an hour
     python benchmarks/growth.py --quick                                    # a few small sizes, under a minute
     python benchmarks/growth.py --seconds-per-point 120 --memory-gib 40
 
-Every size is measured in a process of its own, so that its peak memory is its own. A number without a mark is
-measured. "scaled": a part of the pass was timed, and scaled up to the whole. "computed": the size was not run, because
-it would exceed the budget; the number is on the straight line through the sizes that were.
+Every size is measured in a fresh process, because peak memory never falls within one. Numbers without a mark are
+measured. "scaled": part of the pass was timed and scaled up. "computed": the size would exceed the budget and was not
+run; the number lies on the straight line through the measured sizes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from growth_tables import INDEX, tables
-from measuring import fresh_process, report
+from growth_tables import INDEX, format_tables
+from measuring import print_report, run_script
 
 GIB, MIB = 2**30, 2**20
-BASE = 700 * MIB  # Python and torch before any data, to plan with; what it really is is measured
+BASE = 700 * MIB  # assumed memory of Python and torch before any data, for planning; the tables show the measured one
 PIXELS = 28 * 28
 MACHINES = (8, 16, 24, 64)  # GiB
 
@@ -39,55 +39,59 @@ Row = dict[str, Any]  # "size", the figures of growth_points, "scaled": names, "
 
 
 class Budget(NamedTuple):
-    """What one point may take; what would take more is scaled or computed."""
+    """Limits for one point; beyond them, figures are scaled or computed."""
 
     seconds: float
     memory: int  # bytes
 
 
 def samples(budget: Budget, sizes: Sequence[int] = SAMPLES, classes: int = 10) -> list[Row]:
-    """Collecting teacher logits and one epoch of the default student, by the number of images."""
-    return sweep("samples", sizes, budget, lambda n: samples_need(n, classes), classes=classes, limit=budget.seconds)
+    """Measure collecting teacher logits and one epoch of the default student, by number of images."""
+    return sweep(
+        "samples", sizes, budget, lambda n: estimate_samples_memory(n, classes), classes=classes, limit=budget.seconds
+    )
 
 
 def classes(budget: Budget, sizes: Sequence[int] = CLASSES, images: int = 10_000) -> list[Row]:
-    """One epoch, the loss alone, and the logits' bytes, by the number of classes."""
-    return sweep("classes", sizes, budget, lambda k: classes_need(k, images), images=images, limit=budget.seconds)
+    """Measure one epoch, the loss alone and the size of the logits, by number of classes."""
+    return sweep(
+        "classes", sizes, budget, lambda k: estimate_classes_memory(k, images), images=images, limit=budget.seconds
+    )
 
 
 def widths(budget: Budget, sizes: Sequence[int] = WIDTHS) -> list[Row]:
-    """One step, parameters and one snapshot, by the student's hidden units."""
-    return sweep("widths", sizes, budget, width_need, limit=budget.seconds)
+    """Measure one step, parameters and one snapshot, by the student's hidden units."""
+    return sweep("widths", sizes, budget, estimate_width_memory, limit=budget.seconds)
 
 
 def students(budget: Budget, sizes: Sequence[int] = STUDENTS, images: int = 20_000, epochs: int = 10) -> dict[str, Any]:
-    """Students one after another (``sequence``) and in a ``pool`` of single-threaded processes, one per core."""
-    cores, each = os.cpu_count() or 1, samples_need(images, 10)
+    """Measure students in ``sequence`` and in a ``pool`` of single-threaded processes, one per core."""
+    cores, memory = os.cpu_count() or 1, estimate_samples_memory(images, 10)
     work: dict[str, Any] = {"images": images, "epochs": epochs}
-    one_by_one = sweep("sequence", sizes, budget, lambda _: each, **work)
-    pooled = sweep("pool", sizes, budget, lambda n: min(n, cores) * each, **work, workers=cores)
+    one_by_one = sweep("sequence", sizes, budget, lambda _: memory, **work)
+    pooled = sweep("pool", sizes, budget, lambda n: min(n, cores) * memory, **work, workers=cores)
     for row in pooled:
         row["peak_bytes"] = row["worker_bytes"] * min(row["size"], cores)
     return {**work, "cores": cores, "sequence": one_by_one, "pool": pooled}
 
 
-def samples_need(count: int, classes: int) -> int:
-    """Bytes that ``samples`` holds at its worst: images, labels and those kept with the logits, an epoch's indices."""
-    return BASE + count * (PIXELS + 8 + 8 + INDEX) + logits_bytes(count, classes)
+def estimate_samples_memory(count: int, classes: int) -> int:
+    """Return the peak bytes of ``samples``: images, labels twice (once with the logits), logits, an epoch's indices."""
+    return BASE + count * (PIXELS + 8 + 8 + INDEX) + count_logits_bytes(count, classes)
 
 
-def classes_need(count: int, images: int) -> int:
-    """Bytes of ``classes`` at its worst: data and logits; of the last layer weights, gradient and Adam's moments."""
-    return BASE + images * (PIXELS + 8) + logits_bytes(images, count) + 4 * 4 * 256 * count
+def estimate_classes_memory(count: int, images: int) -> int:
+    """Return the peak bytes of ``classes``: data, logits, and the last layer's weights, gradient and Adam moments."""
+    return BASE + images * (PIXELS + 8) + count_logits_bytes(images, count) + 4 * 4 * 256 * count
 
 
-def width_need(width: int) -> int:
-    """Bytes of ``widths`` at its worst: weights, gradients, two moments, and a snapshot's file in memory twice."""
+def estimate_width_memory(width: int) -> int:
+    """Return the peak bytes of ``widths``: weights, gradients, two moments, and a snapshot file in memory twice."""
     return BASE + 4 * (PIXELS + 11) * width * (4 + 2 * 3)
 
 
-def logits_bytes(count: int, classes: int) -> int:
-    """Bytes of the logits of so many samples: float32."""
+def count_logits_bytes(count: int, classes: int) -> int:
+    """Return the bytes of float32 logits of ``count`` samples."""
     return count * classes * 4
 
 
@@ -100,78 +104,89 @@ def sweep(
     measure: Callable[..., Row] | None = None,
     **settings: Any,
 ) -> list[Row]:
-    """Every size, from small to large: measured in a fresh process, or computed where it would exceed the budget.
+    """Measure every size in a fresh process, smallest first; compute sizes that would exceed the budget.
 
     Raises:
-        ValueError: not even the two smallest sizes fit into the memory: there would be no line.
+        ValueError: fewer than two sizes fit into memory, so there is no line to compute others from.
     """
     rows: list[Row] = []
     for size in sizes:
-        seen = [row for row in rows if not row["computed"]]
-        foreseen = on_line(seen, "fixed_seconds", size) if len(seen) > 1 else 0.0
-        if need(size) <= budget.memory and foreseen <= budget.seconds:
-            point = (measure or _measure)(kind, size=size, **settings)
+        measured = [row for row in rows if not row["computed"]]
+        predicted = predict_on_line(measured, "fixed_seconds", size) if len(measured) > 1 else 0.0
+        if need(size) <= budget.memory and predicted <= budget.seconds:
+            point = (measure or _measure_point)(kind, size=size, **settings)
             rows.append({"size": size, "computed": False, **point})
-        elif len(seen) > 1:
-            rows.append(computed(seen, size))
+        elif len(measured) > 1:
+            rows.append(compute_row(measured, size))
         else:
             raise ValueError(
-                f"{kind}: two sizes at least must be measured, to compute others. {size:,} needs "
-                f"{need(size) / GIB:.2f} GiB; got {budget.memory / GIB:.2f}. Raise --memory-gib."
+                f"{kind}: at least two sizes must be measured to compute the others, but size {size:,} needs "
+                f"{need(size) / GIB:.2f} GiB of {budget.memory / GIB:.2f} GiB. Raise --memory-gib."
             )
     return rows
 
 
-def _measure(kind: str, **settings: Any) -> Row:
+def _measure_point(kind: str, **settings: Any) -> Row:
     print(" ".join([kind, *([f"{settings['size']:,}"] if settings else []), "…"]), file=sys.stderr, flush=True)
-    return fresh_process("growth.py", "--point", json.dumps({"kind": kind, **settings}))
+    return run_script("growth.py", "--point", json.dumps({"kind": kind, **settings}))
 
 
-def computed(seen: Sequence[Row], size: int) -> Row:
-    """A row for a size that was not run: each figure on the straight line through the rows measured."""
-    figures = [name for name, value in seen[-1].items() if isinstance(value, (int, float)) and name not in _NOT_FIGURES]
-    return {"size": size, "computed": True, "scaled": [], **{name: on_line(seen, name, size) for name in figures}}
+def compute_row(measured: Sequence[Row], size: int) -> Row:
+    """Return a row for a size that was not run: each figure on the straight line through the measured rows."""
+    figures = [
+        name for name, value in measured[-1].items() if isinstance(value, (int, float)) and name not in _NOT_FIGURES
+    ]
+    return {
+        "size": size,
+        "computed": True,
+        "scaled": [],
+        **{name: predict_on_line(measured, name, size) for name in figures},
+    }
 
 
 _NOT_FIGURES = ("size", "computed")
 
 
-def on_line(seen: Sequence[Row], figure: str, size: int) -> float:
-    """The figure at this size on the least-squares line through the rows, two at least."""
-    slope, intercept = statistics.linear_regression([row["size"] for row in seen], [row[figure] for row in seen])
+def predict_on_line(rows: Sequence[Row], figure: str, size: int) -> float:
+    """Return the figure at this size on the least-squares line through the rows (at least two)."""
+    slope, intercept = statistics.linear_regression([row["size"] for row in rows], [row[figure] for row in rows])
     return float(intercept + slope * size)
 
 
-def limits() -> list[Row]:
-    """Where logits in memory stop fitting, for some numbers of classes; computed, all of it."""
+def compute_limits() -> list[Row]:
+    """Compute when logits stop fitting into memory, for some numbers of classes."""
     sets = {"MNIST": 60_000, "ImageNet-1k": 1_281_167, "ImageNet-21k": 14_197_122}
     return [
         {
             "classes": k,
-            "sets": {f"{name}, {n:,}": logits_bytes(n, k) for name, n in sets.items()},
-            "samples": {gib: gib * GIB // logits_bytes(1, k) for gib in MACHINES},
+            "sets": {f"{name}, {n:,}": count_logits_bytes(n, k) for name, n in sets.items()},
+            "samples": {gib: gib * GIB // count_logits_bytes(1, k) for gib in MACHINES},
         }
         for k in (10, 1_000, 21_841)
     ]
 
 
 def main() -> None:
-    """Measure everything that was asked for and print it as the tables of docs/performance.md."""
-    arguments = _arguments()
+    """Measure the requested parts and print the tables of docs/performance.md."""
+    arguments = _parse_arguments()
     if arguments.point:
-        _point(json.loads(arguments.point))
+        _run_point(json.loads(arguments.point))
         return
     budget = Budget(arguments.seconds_per_point, int(arguments.memory_gib * GIB))
-    cut = _QUICK if arguments.quick else {}
+    options = _QUICK if arguments.quick else {}
     results = {
-        "machine": _measure("this_machine"),
+        "machine": _measure_point("this_machine"),
         "budget": budget._asdict(),
-        **{name: function(budget, **cut.get(name, {})) for name, function in _PARTS.items() if name in arguments.parts},
-        "limits": limits(),
+        **{
+            name: function(budget, **options.get(name, {}))
+            for name, function in _PARTS.items()
+            if name in arguments.parts
+        },
+        "limits": compute_limits(),
     }
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(tables(results))
+    print(format_tables(results))
 
 
 _PARTS: dict[str, Callable[..., Any]] = {"samples": samples, "classes": classes, "widths": widths, "students": students}
@@ -183,20 +198,22 @@ _QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-def _point(settings: dict[str, Any]) -> None:
-    import growth_points  # here: the parent, which only starts processes, has no use for torch
+def _run_point(settings: dict[str, Any]) -> None:
+    import growth_points  # here, because it imports torch, which the parent must not
 
-    report(**getattr(growth_points, settings.pop("kind"))(**settings))
+    print_report(**getattr(growth_points, settings.pop("kind"))(**settings))
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 / GIB
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
     parser.add_argument("--quick", action="store_true", help="a few small sizes, 2 seconds each")
     parser.add_argument("--seconds-per-point", type=float, help="default: 60; with --quick 2")
-    parser.add_argument("--memory-gib", type=float, default=half, help=f"default: half of the machine's, {half:.1f}")
-    parser.add_argument("--out", type=Path, help="JSON file of all rows")
+    parser.add_argument(
+        "--memory-gib", type=float, default=half, help=f"default: half of the machine's memory, {half:.1f}"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file for all rows")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.seconds_per_point = arguments.seconds_per_point or (2 if arguments.quick else 60)

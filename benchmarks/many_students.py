@@ -1,11 +1,11 @@
-"""Many students: one after another, or side by side in processes of one thread each, as kd compare trains them.
+"""Compare training many students one after another and in parallel single-threaded processes, as in kd compare.
 
     python benchmarks/many_students.py --students 20 --epochs 3 --rounds 3
 
-For each width the same students (control and distilled in turn, random teacher logits: their values cost the same time)
-are trained one after another with torch's threads, one after another with a single thread, and by the pool; the three
-take turns, medians. Starting the processes is measured by a pool that has nothing to do, and shown by itself: it is
-paid once, whatever the number of students. The last line is all figures as JSON.
+For each width the same students are trained one after another with torch's threads, one after another with a single
+thread, and by the pool: medians of alternating rounds. Half are controls, half distilled, with random teacher logits,
+which take the same time as real ones. Starting the processes, a one-off cost, is measured separately with an idle pool.
+The last line has all figures as JSON.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from kd.commands.steps import make_train
 from kd.devices import using_threads
 from kd.training.pool import in_pool, usable_cores
 from kd.training.students import DistillationData, Student, train_student, train_students
-from measuring import alternating, machine, report, seconds, table
+from measuring import alternate, describe_machine, format_table, print_report, time_call
 
 MNIST = Task((1, 28, 28), tuple("0123456789"))
 CPU = torch.device("cpu")
 
 
-def distill_data(settings: RunSettings) -> DistillationData:
-    """The pipeline's own data, with random teacher logits."""
+def make_distill_data(settings: RunSettings) -> DistillationData:
+    """Return the pipeline's data with random teacher logits."""
     data = load_data(settings)
     training, validation = (
         kd.DistillDataset(part, torch.randn(data.sizes[name], 10))
@@ -44,53 +44,55 @@ def distill_data(settings: RunSettings) -> DistillationData:
     return DistillationData(training, validation, data.test_set, settings.batch_size)
 
 
-def students(settings: RunSettings, count: int) -> dict[str, Student]:
-    """Control and distilled in turn."""
+def make_students(settings: RunSettings, count: int) -> dict[str, Student]:
+    """Return ``count`` new students, control and distilled in turn."""
     objectives = (kd.supervised, kd.distilled(temperature=settings.temperature, alpha=settings.alpha))
-    made = {}
+    students = {}
     for number in range(count):
-        own = dataclasses.replace(settings, seed=number // 2)
-        student = Student(new_student(own, MNIST, CPU), objectives[number % 2], make_train(own), settings.epochs)
-        made[f"student-{number}"] = student
-    return made
+        seeded = dataclasses.replace(settings, seed=number // 2)
+        student = Student(new_student(seeded, MNIST, CPU), objectives[number % 2], make_train(seeded), settings.epochs)
+        students[f"student-{number}"] = student
+    return students
 
 
-def one_by_one(own: DistillationData, make: Callable[[], Mapping[str, Student]], count: int) -> float:
-    """Seconds for all, in this process."""
-    fresh = make()
+def time_one_by_one(data: DistillationData, make: Callable[[], Mapping[str, Student]], count: int) -> float:
+    """Return the seconds to train all students in this process with ``count`` threads."""
+    students = make()
     with using_threads(count):
-        return seconds(lambda: [train_student(own, name, student, tested=False) for name, student in fresh.items()])
+        return time_call(
+            lambda: [train_student(data, name, student, tested=False) for name, student in students.items()]
+        )
 
 
-def side_by_side(own: DistillationData, make: Callable[[], Mapping[str, Student]]) -> float:
-    """Seconds for all, by the pool, from starting its processes to their end."""
-    fresh = make()
-    return seconds(lambda: list(train_students([own], fresh, tested=False)))
+def time_pool(data: DistillationData, make: Callable[[], Mapping[str, Student]]) -> float:
+    """Return the seconds to train all students in the pool, from starting its processes to their end."""
+    students = make()
+    return time_call(lambda: list(train_students([data], students, tested=False)))
 
 
-def nothing(own: DistillationData, number: int) -> None:
-    """What a process that is only started does."""
+def do_nothing(data: DistillationData, number: int) -> None:
+    """Do nothing: the job of an idle pool."""
 
 
-def starting(own: DistillationData) -> float:
-    """Seconds to start one process for each core, give it the data and end it."""
+def time_start(data: DistillationData) -> float:
+    """Return the seconds to start one process per core, send it the data and end it."""
     names = {str(number): number for number in range(usable_cores())}
-    return seconds(lambda: list(in_pool(nothing, own, names, steps=dict.fromkeys(names, 1), title="starting")))
+    return time_call(lambda: list(in_pool(do_nothing, data, names, steps=dict.fromkeys(names, 1), title="starting")))
 
 
 def measure(settings: RunSettings, count: int, rounds: int) -> dict[str, float]:
-    """Medians in seconds."""
-    own = distill_data(settings)
+    """Return median seconds by way of training."""
+    data = make_distill_data(settings)
 
     def make() -> dict[str, Student]:
-        return students(settings, count)
+        return make_students(settings, count)
 
-    return alternating(
+    return alternate(
         {
-            "one_by_one": lambda: one_by_one(own, make, torch.get_num_threads()),
-            "one_by_one_single": lambda: one_by_one(own, make, 1),
-            "pool": lambda: side_by_side(own, make),
-            "start": lambda: starting(own),
+            "one_by_one": lambda: time_one_by_one(data, make, torch.get_num_threads()),
+            "one_by_one_single": lambda: time_one_by_one(data, make, 1),
+            "pool": lambda: time_pool(data, make),
+            "start": lambda: time_start(data),
         },
         rounds=rounds,
     )
@@ -101,26 +103,26 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=20)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3, help="timed turns of each")
-    parser.add_argument("--limit", type=int, default=None, help="toy size, to try the script")
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each way")
+    parser.add_argument("--limit", type=int, default=None, help="train on the first N images only, to try the script")
     arguments = parser.parse_args()
     figures, rows = {}, []
     for width in arguments.widths:
         settings = RunSettings(student_width=width, epochs=arguments.epochs, limit=arguments.limit)
-        found = figures[width] = measure(settings, arguments.students, arguments.rounds)
+        times = figures[width] = measure(settings, arguments.students, arguments.rounds)
         names = ("one_by_one", "one_by_one_single", "pool", "start")
-        best = min(found["one_by_one"], found["one_by_one_single"])
-        ratios = [f"{best / spent:.2f}" for spent in (found["pool"] - found["start"], found["pool"])]
-        rows.append([str(width), *(f"{found[name]:.1f} s" for name in names), *ratios])
+        best = min(times["one_by_one"], times["one_by_one_single"])
+        ratios = [f"{best / spent:.2f}" for spent in (times["pool"] - times["start"], times["pool"])]
+        rows.append([str(width), *(f"{times[name]:.1f} s" for name in names), *ratios])
     threaded = f"one by one, {torch.get_num_threads()} threads"
     header = ["width", threaded, "one by one, 1 thread", "pool", "of it starting", "ratio, started", "ratio, in all"]
-    print(table(header, rows))
+    print(format_table(header, rows))
     print(
-        f"\n{arguments.students} students, {arguments.epochs} epochs, median of {arguments.rounds} rounds; ratio: of "
-        "the better way to train one after another to the pool, without and with the start of its processes"
+        f"\n{arguments.students} students, {arguments.epochs} epochs, median of {arguments.rounds} rounds; ratio of "
+        "the faster way to train one after another to the pool, without and with starting its processes"
     )
     sizes = {name: value for name, value in vars(arguments).items() if name != "widths"}
-    report(figures=figures, **sizes, machine=machine())
+    print_report(figures=figures, **sizes, machine=describe_machine())
 
 
 if __name__ == "__main__":

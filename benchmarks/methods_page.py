@@ -1,6 +1,6 @@
-"""The tables of docs/methods.md: what there is, from ``kd.methods.METHODS``, what it costs and is worth on MNIST.
+"""Update the tables of docs/methods.md: methods (``kd.methods.METHODS``), cost of a step, results on MNIST.
 
-python benchmarks/methods_page.py   # puts them between the page's markers, from docs/method-costs.json, methods-*.json
+python benchmarks/methods_page.py   # reads docs/method-costs.json and docs/methods-*.json
 """
 
 from __future__ import annotations
@@ -19,89 +19,89 @@ from kd.commands.method_flags import format_method_settings
 from kd.evaluation.paired_seeds import pair_errors
 from kd.evaluation.verdict import Judgement, judge_all
 from kd.methods import METHODS
-from measuring import table
+from measuring import format_table
 from methods_on_mnist import CONTROL
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
 
 def main() -> None:
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(fill_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def filled(text: str) -> str:
-    """The page's text with its tables made anew, each between ``<!-- NAME -->`` and ``<!-- end -->``."""
-    tables = {"methods": what_there_is()}
+def fill_page(text: str) -> str:
+    """Return the page with new tables, each between ``<!-- NAME -->`` and ``<!-- end -->``."""
+    tables = {"methods": format_methods()}
     for results in sorted(PAGE.parent.glob("methods-*.json")):
-        tables[results.stem] = comparison(json.loads(results.read_text(encoding="utf-8")))
-    tables["costs"] = costs(json.loads((PAGE.parent / "method-costs.json").read_text(encoding="utf-8"))["costs"])
+        tables[results.stem] = format_comparison(json.loads(results.read_text(encoding="utf-8")))
+    tables["costs"] = format_costs(json.loads((PAGE.parent / "method-costs.json").read_text(encoding="utf-8"))["costs"])
     for name, lines in tables.items():
         between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if len(between.findall(text)) != 1:
-            raise ValueError(f"the page must have the markers <!-- {name} --> and <!-- end --> once.")
-        text = between.sub(rf"\g<1>{lines}\n\g<2>", text)  # a table has no backslash
+            raise ValueError(f"the page must contain the markers <!-- {name} --> and <!-- end --> exactly once.")
+        text = between.sub(rf"\g<1>{lines}\n\g<2>", text)  # safe as a template: a table has no backslash
     return text
 
 
-def what_there_is() -> str:
-    """A line for each method."""
+def format_methods() -> str:
+    """Return one row per method. All need labels, so ``needs`` lists the rest; empty settings are left out."""
     rows = [
         (
             f"`{name}`",
-            ", ".join(method.needs),
-            ", ".join(format_method_settings(method.settings)),
+            ", ".join(need for need in method.needs if need != "labels"),
+            ", ".join(setting for setting in format_method_settings(method.settings) if not setting.endswith("=")),
             method.paper,
             method.reference,
         )
         for name, method in METHODS.items()
     ]
-    return table(("method", "needs", "settings", "paper", "to be held against"), rows)
+    return format_table(("method", "needs", "settings", "paper", "reference code"), rows)
 
 
-def costs(measured: Mapping[str, Mapping[str, float]]) -> str:
-    """What a training step of each method takes, beside one of plain distillation."""
+def format_costs(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the costs of a training step by method, relative to ``kd``."""
     kd = measured["kd"]
     rows = [
         (
             f"`{name}`" if name in METHODS else name,
-            f"{own['seconds'] / kd['seconds']:.2f}",
-            f"{(own['peak_rss'] - kd['peak_rss']) / 1e6:+.0f}",
-            f"{own['trained']:,}",
-            f"{own['remembered']:,}",
+            f"{cost['seconds'] / kd['seconds']:.2f}",
+            f"{(cost['peak_rss'] - kd['peak_rss']) / 1e6:+.0f}",
+            f"{cost['trained']:,}",
+            f"{cost['remembered']:,}",
         )
-        for name, own in measured.items()
+        for name, cost in measured.items()
     ]
-    return table(("method", "time of a step, × kd", "memory, MB more", "parameters of its own", "kept numbers"), rows)
+    return format_table(("method", "step time, × kd", "extra memory, MB", "extra parameters", "buffer values"), rows)
 
 
-def comparison(results: Mapping[str, Any]) -> str:
-    """Errors of each method, and its paired differences to the control and to plain distillation."""
+def format_comparison(results: Mapping[str, Any]) -> str:
+    """Return each method's errors and paired differences to the control and to ``kd``, with verdicts."""
     errors, images = results["errors"], results["images"]
-    against = {base: _judged(errors, base, images) for base in (CONTROL, "kd") if base in errors}
+    judgements = {base: _judge(errors, base, images) for base in (CONTROL, "kd") if base in errors}
     rows = [
         (
             name,
-            f"{statistics.mean(own):.1f} ± {statistics.stdev(own):.1f}",
-            *(cell for judged in against.values() for cell in _cells(judged.get(name))),
+            f"{statistics.mean(counts):.1f} ± {statistics.stdev(counts):.1f}",
+            *(_format_judgement(by_method.get(name)) for by_method in judgements.values()),
         )
-        for name, own in errors.items()
+        for name, counts in errors.items()
     ]
-    return table(("student", "errors", "− control", "verdict", "− kd", "verdict"), rows)
+    return format_table(("student", "errors", "− control", "− kd"), rows)
 
 
-def _judged(errors: Mapping[str, Sequence[int]], base: str, images: int) -> dict[str, Judgement]:
-    """The verdicts on all methods against one of them, with Holm's adjustment for their number."""
-    others = {name: own for name, own in errors.items() if name not in (base, CONTROL)}
-    return judge_all({name: pair_errors(errors[base], own, images) for name, own in others.items()})
+def _judge(errors: Mapping[str, Sequence[int]], base: str, images: int) -> dict[str, Judgement]:
+    """Return the verdict on each method against ``base``, with Holm's adjustment for the number of methods."""
+    methods = {name: counts for name, counts in errors.items() if name not in (base, CONTROL)}
+    return judge_all({name: pair_errors(errors[base], counts, images) for name, counts in methods.items()})
 
 
-def _cells(judgement: Judgement | None) -> list[str]:
+def _format_judgement(judgement: Judgement | None) -> str:
     if judgement is None:
-        return ["", ""]
+        return ""
     interval = judgement.interval
     between = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
     verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:g} errors")
-    return [f"{judgement.pairs.mean:+.1f} ({between})", verdict]
+    return f"{judgement.pairs.mean:+.1f} ({between}): {verdict}"
 
 
 if __name__ == "__main__":

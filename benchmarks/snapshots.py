@@ -1,9 +1,9 @@
-"""What snapshots cost: the time of one write, as a share of the interval between two.
+"""Measure the cost of snapshots: the time of a write, as a share of the interval between two.
 
     python benchmarks/snapshots.py --writes 20
 
-Trains the teacher with Adam for a few steps and writes its whole state again and again, into the folder given. Prints
-median and worst time of one write, its size, and what that is of training time at the default interval.
+Trains the teacher with Adam for one step and writes its whole state repeatedly into the given folder. Prints the median
+and worst time of a write, its size, and the share of training time at the default interval.
 """
 
 import argparse
@@ -28,7 +28,9 @@ from models import TeacherModel
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--writes", type=int, default=20)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to be measured")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to measure"
+    )
     arguments = parser.parse_args()
     model = TeacherModel()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.LEARNING_RATE)

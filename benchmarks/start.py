@@ -1,9 +1,9 @@
-"""What it costs a process to begin to train: torch's Adam beside this project's, which leaves torch.compile alone.
+"""Measure the start of a training process: torch's Adam against this project's, which does not import torch.compile.
 
     python benchmarks/start.py    # a minute
 
-Each figure is the median of fresh processes, in turns, that import torch and take one step of a small student: the
-time until it is taken, and the peak memory. ``kd compare`` and ``kd sweep`` start such a process for each core.
+Each figure is the median over alternating fresh processes that import torch and take one step of a small student: the
+time until the step is done, and the peak memory. ``kd compare`` and ``kd sweep`` start such a process per core.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ OPTIMIZERS = ("torch", "kd")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The start of a training."""
+    """Start of a training process."""
 
     rounds: int = 5
-    """processes of each kind"""
+    """processes per optimizer"""
     optimizer: str = ""
-    """for the script's own processes: take one step with this one alone"""
+    """internal: take one step with this optimizer only"""
 
 
-def take_a_step(name: str) -> None:
-    """One step of a small student, and the report for the process that has started this one."""
+def take_step(name: str) -> None:
+    """Take one step of a small student and print the report for the parent process."""
     import torch
 
     from kd.models import MLP
@@ -46,25 +46,25 @@ def take_a_step(name: str) -> None:
         optimizer, _ = adam(student, learning_rate=1e-3, steps=1)
     student(torch.randn(128, 784)).sum().backward()
     optimizer.step()
-    measuring.report()
+    measuring.print_report()
 
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     if settings.optimizer:
-        take_a_step(settings.optimizer)
+        take_step(settings.optimizer)
         return
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in OPTIMIZERS}
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in OPTIMIZERS}
     for turn in range(settings.rounds + 1):
         for name in OPTIMIZERS:
-            own = measuring.fresh_process("start.py", f"--optimizer={name}")
-            if turn:  # the first one has read the files from disk
-                found[name].append((own["process_seconds"], own["peak_rss"] / 1e6))
+            report = measuring.run_script("start.py", f"--optimizer={name}")
+            if turn:  # the first round reads the files from disk
+                runs[name].append((report["process_seconds"], report["peak_rss"] / 1e6))
     rows = []
-    for name, figures in found.items():
+    for name, figures in runs.items():
         times, sizes = zip(*figures, strict=True)
         rows.append([name, f"{statistics.median(times):.2f}", f"{statistics.median(sizes):.0f}"])
-    print(measuring.table(["Adam of", "seconds to the first step", "peak memory, MB"], rows))
+    print(measuring.format_table(["Adam of", "seconds to the first step", "peak memory, MB"], rows))
 
 
 if __name__ == "__main__":

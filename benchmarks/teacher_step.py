@@ -1,10 +1,10 @@
-"""What the teacher's memory format, order of pooling and kind of dropout are worth: a training step, alternating.
+"""Measure the effect of the teacher's memory format, pooling order and kind of dropout on a training step.
 
     python benchmarks/teacher_step.py --rounds 30
 
-As written (channels last, pooling right after the convolution, whole maps dropped), and with each of the three done the
-other way; and two ways not taken: bfloat16, which is fast where the processor multiplies in it, and with ``--compile``
-torch.compile, which needs a C++ compiler and seconds to start. Prints the median of each.
+Alternates the teacher as written (channels last, pooling right after the convolution, whole maps dropped) with variants
+that reverse one of these choices, and with two options not used: bfloat16, which is fast on processors that multiply in
+it, and (``--compile``) torch.compile, which needs a C++ compiler and seconds to start. Prints medians.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from models import TeacherModel
 
 
 class PoolLast(TeacherModel):
-    """The textbook order: norm and ReLU on the whole map, then pooling."""
+    """Teacher with the textbook order: norm and ReLU on the whole map, then pooling."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv1(images).relu()
@@ -40,15 +40,15 @@ class PoolLast(TeacherModel):
 
 
 class DropoutOfValues(TeacherModel):
-    """A random number for each value of a map instead of one for the map."""
+    """Teacher that drops single values instead of whole maps."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.dropout_maps = nn.Dropout(0.1)  # type: ignore[assignment]  # of another kind, on purpose
+        self.dropout_maps = nn.Dropout(0.1)  # type: ignore[assignment]  # another kind of dropout, on purpose
 
 
-def stepper(model: nn.Module, precision: torch.dtype | None = None) -> Callable[[], None]:
-    """One training step on a fixed batch; its forward pass in the precision given, where torch thinks that safe."""
+def make_step(model: nn.Module, precision: torch.dtype | None = None) -> Callable[[], None]:
+    """Return a training step on a fixed batch, with autocast to ``precision`` in the forward pass."""
     optimizer, _ = adam(model, learning_rate=config.LEARNING_RATE, steps=1000)
     images, labels = torch.randn(config.BATCH_SIZE, 1, 28, 28), torch.randint(10, (config.BATCH_SIZE,))
 
@@ -68,17 +68,17 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also torch.compile")
     arguments = parser.parse_args()
     rounds = arguments.rounds
-    bytearray(30 << 20)  # a large block, freed: glibc then keeps what a step frees, as it does once MNIST was loaded
+    bytearray(30 << 20)  # freeing a large block makes glibc keep memory that a step frees, as after loading MNIST
     with kd.seeded(0):
         steps = {
-            "as written": stepper(TeacherModel()),
-            "default memory format": stepper(TeacherModel().to(memory_format=torch.contiguous_format)),
-            "pooling last": stepper(PoolLast()),
-            "dropout of values": stepper(DropoutOfValues()),
-            "bfloat16 autocast": stepper(TeacherModel(), precision=torch.bfloat16),
+            "as written": make_step(TeacherModel()),
+            "default memory format": make_step(TeacherModel().to(memory_format=torch.contiguous_format)),
+            "pooling last": make_step(PoolLast()),
+            "dropout of values": make_step(DropoutOfValues()),
+            "bfloat16 autocast": make_step(TeacherModel(), precision=torch.bfloat16),
         }
         if arguments.compile:
-            steps["torch.compile"] = stepper(torch.compile(TeacherModel()))  # type: ignore[arg-type]
+            steps["torch.compile"] = make_step(torch.compile(TeacherModel()))  # type: ignore[arg-type]
         seconds: dict[str, list[float]] = {name: [] for name in steps}
         for turn in range(rounds + 3):  # the first three are warm-up
             for name, step in steps.items():

@@ -1,9 +1,9 @@
-"""How often is kd.evaluation.verdict wrong, and how often does it see what is there? Simulated, with known truth.
+"""Simulate the error rates and the power of kd.evaluation.verdict, with known true differences.
 
     python benchmarks/verdict_error_rates.py
 
-Pairs of 10,000 test images with d = 10 errors; the true difference is an improvement of so many standard deviations of
-the differences. Seeded: every run prints the same tables.
+Pairs are evaluated on 10,000 test images with d = 10 errors; the true effect is an improvement in standard
+deviations of the differences. Seeded: every run prints the same tables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from kd.evaluation.paired_seeds import bootstrap_interval
 from kd.evaluation.power import power
-from measuring import table
+from measuring import format_table
 
 Floats = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, int]], Floats]  # differences without any effect, before rounding
@@ -35,7 +35,7 @@ MARGIN = 10.0
 
 
 def t_intervals(differences: Floats, level: float) -> tuple[Floats, Floats]:
-    """Low and high of ``kd.evaluation.paired_seeds.t_interval`` for each row; NaN where it gives none."""
+    """Return the bounds of ``kd.evaluation.paired_seeds.t_interval`` for each row; NaN if there is no interval."""
     n = differences.shape[1]
     mean, sd = differences.mean(axis=1), differences.std(axis=1, ddof=1)
     half = t.isf(level / 2, n - 1) * sd / n**0.5
@@ -46,7 +46,7 @@ def t_intervals(differences: Floats, level: float) -> tuple[Floats, Floats]:
 
 
 def verdicts(differences: Floats, margin: float, level: float = 0.05) -> NDArray[np.int64]:
-    """``kd.evaluation.verdict.judge`` for each row of whole differences, as an index into ``VERDICTS``."""
+    """Apply ``kd.evaluation.verdict.judge`` to each row of whole differences; return indices into ``VERDICTS``."""
     low, high = t_intervals(differences, level)
     inner_low, inner_high = t_intervals(differences, 2 * level)
     inside = (-margin < inner_low) & (inner_high < margin)
@@ -60,41 +60,41 @@ def normal(sd: float) -> Noise:
     return noise
 
 
-def students(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Differences of counted errors. Each image has its difficulty, each seed its luck, half of which a pair shares.
+def counted_errors(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
+    """Draw differences of error counts, with image difficulties and seed effects, half of which a pair shares.
 
-    About 220 errors with a standard deviation of 21 between seeds, as the default student has; 24 of the differences.
+    About 220 errors; standard deviation 21 between seeds, as for the default student, and 24 of the differences.
     """
     images, wrong = np.array([100, 300, 9600]), np.array([0.7, 0.3, 0.00625])
-    luck = 0.12 * 0.5**0.5 * rng.standard_normal((3, *shape))  # in log-odds of an error
+    effects = 0.12 * 0.5**0.5 * rng.standard_normal((3, *shape))  # shared, control's, distilled's; in log-odds
     odds = np.log(wrong / (1 - wrong))
     control, distilled = (
-        rng.binomial(images, 1 / (1 + np.exp(-(odds + own[..., None])))).sum(axis=-1)
-        for own in (luck[0] + luck[1], luck[0] + luck[2])
+        rng.binomial(images, 1 / (1 + np.exp(-(odds + effect[..., None])))).sum(axis=-1)
+        for effect in (effects[0] + effects[1], effects[0] + effects[2])
     )
     differences: Floats = (distilled - control).astype(np.float64)
     return differences
 
 
 def skewed(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Gamma with skewness 1: now and then a pair in which the distilled student does much worse."""
+    """Draw from a gamma distribution with skewness 1: in some pairs the distilled student is much worse."""
     return 20 * (rng.gamma(4, size=shape) - 4) / 2
 
 
 def very_skewed(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Exponential, skewness 2."""
+    """Draw from an exponential distribution, skewness 2."""
     return 20 * (rng.exponential(size=shape) - 1)
 
 
 def heavy_tailed(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Student's t with 3 degrees of freedom: most pairs alike, a few far out on either side."""
+    """Draw from Student's t with 3 degrees of freedom: most pairs similar, a few extreme on either side."""
     return 20 * rng.standard_t(3, size=shape) / 3**0.5
 
 
 SCENARIOS: dict[str, tuple[float, Noise]] = {
     "normal, sd 20": (20, normal(20)),
     "normal, sd 5": (5, normal(5)),
-    "counted errors, sd 24": (24, students),
+    "counted errors, sd 24": (24, counted_errors),
     "skewness 1, sd 20": (20, skewed),
     "skewness 2, sd 20": (20, very_skewed),
     "heavy tails, sd 20": (20, heavy_tailed),
@@ -102,33 +102,33 @@ SCENARIOS: dict[str, tuple[float, Noise]] = {
 
 
 def simulate(scenario: str, n: int, effect: float, runs: int) -> Floats:
-    """[runs, n] whole differences with this true improvement, in standard deviations."""
+    """Draw [runs, n] whole differences with this true improvement, in standard deviations."""
     sd, noise = SCENARIOS[scenario]
     rng = np.random.default_rng([list(SCENARIOS).index(scenario), n, round(100 * effect)])
     return np.rint(noise(rng, (runs, n)) - effect * sd)
 
 
 def shares(scenario: str, n: int, effect: float, runs: int) -> Floats:
-    """The share of each of ``VERDICTS`` among so many simulated comparisons of n pairs."""
-    found = verdicts(simulate(scenario, n, effect, runs), MARGIN)
-    return np.bincount(found, minlength=len(VERDICTS)) / runs
+    """Return the share of each of ``VERDICTS`` among simulated comparisons of n pairs."""
+    indices = verdicts(simulate(scenario, n, effect, runs), MARGIN)
+    return np.bincount(indices, minlength=len(VERDICTS)) / runs
 
 
-def verdict_table(runs: int) -> str:
+def format_verdicts(runs: int) -> str:
     rows = []
     for scenario in SCENARIOS:
         for effect in EFFECTS:
-            cells = [" / ".join(_percent(x) for x in shares(scenario, n, effect, runs)) for n in SIZES]
+            cells = [" / ".join(_format_percent(x) for x in shares(scenario, n, effect, runs)) for n in SIZES]
             rows.append([scenario, f"{effect:g}", *cells])
-    return table(["differences", "effect in sd", *(f"{n} pairs" for n in SIZES)], rows)
+    return format_table(["differences", "effect in sd", *(f"{n} pairs" for n in SIZES)], rows)
 
 
-def power_table() -> str:
-    rows = [[f"{effect:g}", *(_percent(power(n, effect)) for n in SIZES)] for effect in EFFECTS]
-    return table(["effect in sd", *(f"{n} pairs" for n in SIZES)], rows)
+def format_power() -> str:
+    rows = [[f"{effect:g}", *(_format_percent(power(n, effect)) for n in SIZES)] for effect in EFFECTS]
+    return format_table(["effect in sd", *(f"{n} pairs" for n in SIZES)], rows)
 
 
-def coverage_table(runs: int) -> str:
+def format_coverage(runs: int) -> str:
     rows = []
     for scenario in SCENARIOS:
         cells = []
@@ -137,47 +137,52 @@ def coverage_table(runs: int) -> str:
             low, high = t_intervals(differences, 0.05)
             resampled = [bootstrap_interval([int(x) for x in row]) or (np.nan, np.nan) for row in differences]
             lows, highs = np.array(resampled).T
-            cells.append(" / ".join(_percent(_covers_zero(*ends)) for ends in ((low, high), (lows, highs))))
+            cells.append(
+                " / ".join(_format_percent(_estimate_coverage(*ends)) for ends in ((low, high), (lows, highs)))
+            )
         rows.append([scenario, *cells])
-    return table(["differences", *(f"{n} pairs" for n in SIZES)], rows)
+    return format_table(["differences", *(f"{n} pairs" for n in SIZES)], rows)
 
 
-def few_items_table(runs: int) -> str:
-    """Few errors: the control makes none, or one in a thousand items, and the student d more. Is that denied?"""
+def format_few_items(runs: int) -> str:
+    """Return how often a true difference of d is called smaller at few errors: control 0 or 0.1 %, student d more."""
     rows = []
     for items in ITEMS:
         margin = items * MARGIN / 10_000
-        cells = [" / ".join(_percent(_denied(n, rate * items, margin, runs)) for rate in (0.0, 0.001)) for n in SIZES]
+        cells = [
+            " / ".join(_format_percent(_estimate_denied(n, rate * items, margin, runs)) for rate in (0.0, 0.001))
+            for n in SIZES
+        ]
         rows.append([f"{items:,}", f"{margin:g}", *cells])
-    return table(["test items", "d, errors", *(f"{n} pairs" for n in SIZES)], rows)
+    return format_table(["test items", "d, errors", *(f"{n} pairs" for n in SIZES)], rows)
 
 
-def _denied(n: int, errors: float, more: float, runs: int) -> float:
-    """How often n pairs of Poisson counts that differ by just the margin are said to differ by less."""
+def _estimate_denied(n: int, errors: float, more: float, runs: int) -> float:
+    """Return how often n pairs of Poisson counts that differ by exactly the margin are judged to differ by less."""
     rng = np.random.default_rng([n, round(1000 * errors), round(1000 * more)])
     control, distilled = (rng.poisson(mean, (runs, n)) for mean in (errors, errors + more))
     return float(np.mean(verdicts((distilled - control).astype(np.float64), more) == 2))
 
 
-def family_table(methods: int, runs: int) -> str:
-    """Methods without any effect against one control: how often at least one of them is said to help or to hurt."""
+def format_family(methods: int, runs: int) -> str:
+    """Return how often at least one of several methods without effect is judged to help or hurt against one control."""
     cells: list[list[str]] = [["each at 5 %"], ["Holm"]]
     for n in SIZES:
         rng = np.random.default_rng([methods, n])
         arms = 14 * rng.standard_normal((methods + 1, runs, n))
         differences = np.rint(arms[1:] - arms[0])
-        levels = (0.05, 0.05 / methods)  # the latter is Holm's first step: all is null, so what it rejects is wrong
+        levels = (0.05, 0.05 / methods)  # the latter is Holm's first step; without effects, every rejection is an error
         for row, level in zip(cells, levels, strict=True):
-            wrong = [verdicts(one, MARGIN, level) < 2 for one in differences]
-            row.append(_percent(np.any(wrong, axis=0).mean()))
-    return table(["any of four wrong", *(f"{n} pairs" for n in SIZES)], cells)
+            wrong = [verdicts(method, MARGIN, level) < 2 for method in differences]
+            row.append(_format_percent(np.any(wrong, axis=0).mean()))
+    return format_table(["any of four wrong", *(f"{n} pairs" for n in SIZES)], cells)
 
 
-def _covers_zero(low: Floats, high: Floats) -> float:
+def _estimate_coverage(low: Floats, high: Floats) -> float:
     return float(np.mean((low <= 0) & (high >= 0)))
 
 
-def _percent(share: Any) -> str:
+def _format_percent(share: Any) -> str:
     return f"{100 * share:.1f}"
 
 
@@ -185,12 +190,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=40_000, help="simulated comparisons per cell")
     runs = parser.parse_args().runs
-    print(f"{' / '.join(VERDICTS)}, in % of {runs:,} comparisons:\n\n{verdict_table(runs)}\n")
-    print(f"The chance of an interval that excludes zero, in %, by kd.evaluation.power:\n\n{power_table()}\n")
-    print(f"Coverage of the 95 % t / bootstrap interval, in % of {runs // 20:,}:\n\n{coverage_table(runs // 20)}\n")
+    print(f"{' / '.join(VERDICTS)}, in % of {runs:,} comparisons:\n\n{format_verdicts(runs)}\n")
+    print(f"The chance of an interval that excludes zero, in %, by kd.evaluation.power:\n\n{format_power()}\n")
+    print(f"Coverage of the 95 % t / bootstrap interval, in % of {runs // 20:,}:\n\n{format_coverage(runs // 20)}\n")
     title = "Called smaller than d where it is d, control without errors / with 0.1 %"
-    print(f"{title}, in % of {runs:,}:\n\n{few_items_table(runs)}\n")
-    print(f"Four methods, one control, no effect, in % of {runs:,}:\n\n{family_table(4, runs)}")
+    print(f"{title}, in % of {runs:,}:\n\n{format_few_items(runs)}\n")
+    print(f"Four methods, one control, no effect, in % of {runs:,}:\n\n{format_family(4, runs)}")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ import time
 import torch
 
 from obvious import LEARNING_RATE, loss_with, supervised_loss, train_one_epoch
-from student_epoch import loader, networks, parser, report
+from student_epoch import make_loader, make_networks, make_parser, print_report
 
 
 def main() -> None:
-    arguments = parser(__doc__).parse_args()
-    batches = loader(arguments)
-    teacher, student = networks()
+    arguments = make_parser(__doc__).parse_args()
+    batches = make_loader(arguments)
+    teacher, student = make_networks()
     loss = supervised_loss if arguments.no_teacher else loss_with(teacher)
     optimizer = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE)
     seconds = []
@@ -20,7 +20,7 @@ def main() -> None:
         train_one_epoch(student, batches, loss, optimizer)
         seconds.append(time.perf_counter() - started)
     samples = len(batches.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
-    report(seconds, samples, torch.__version__)
+    print_report(seconds, samples, torch.__version__)
 
 
 if __name__ == "__main__":

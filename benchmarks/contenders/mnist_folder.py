@@ -1,8 +1,8 @@
-"""The embedded MNIST as a folder that torchvision reads: FOLDER/MNIST/raw with the four unpacked files.
+"""Unpack the embedded MNIST into a folder that torchvision reads: FOLDER/MNIST/raw with four files.
 
     python benchmarks/contenders/mnist_folder.py FOLDER
 
-Unpacking is not timed in any comparison: who has used torchvision before has the folder already.
+No comparison times the unpacking, because torchvision users already have the folder.
 """
 
 import argparse
@@ -13,7 +13,7 @@ EMBEDDED = Path(__file__).parent.parent.parent / "kd" / "data" / "mnist_idx"
 
 
 def prepare(folder: Path) -> Path:
-    """Unpack what is not there yet, and return the folder. Imports nothing heavy: see ``against_others``."""
+    """Unpack missing files and return the folder. Imports nothing heavy, for ``against_others``."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for packed in EMBEDDED.glob("*.gz"):

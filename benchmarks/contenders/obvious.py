@@ -1,15 +1,15 @@
-"""The documented pipeline as an ordinary tutorial writes it: one file, torchvision and a plain loop, nothing of kd.
+"""The documented pipeline in the style of an ordinary tutorial: one file, torchvision and a plain loop, without kd.
 
     python benchmarks/contenders/mnist_folder.py /tmp/mnist
     python benchmarks/contenders/obvious.py --data /tmp/mnist --epochs 10
 
-What ``ours.py`` is measured against. Layers, loss, optimizer, batch size and the sizes of the split are this project's;
-everything else is what one writes who has read the usual examples: transforms for each image, a loader with its default
-workers, ``loss.item()`` at each step, the teacher asked at each step. Nothing is slow on purpose. With ``--cached`` the
-teacher is asked once for each image, and its logits go into a dataset, as docs/pipeline.rst has it.
+The baseline for ``ours.py``. Layers, loss, optimizer, batch size and split sizes are this project's. Everything else
+follows the usual examples: transforms per image, a loader with default workers, ``loss.item()`` at each step, a live
+teacher. Nothing is slow on purpose. With ``--cached`` the teacher runs once per image and its logits go into a dataset,
+as in docs/pipeline.rst.
 """
 
-# ruff: noqa: E402  the clock starts before the heavy imports, for which a user waits too
+# ruff: noqa: E402  the clock starts before the heavy imports, because users wait for them too
 import time
 
 STARTED = time.perf_counter()
@@ -43,9 +43,9 @@ TEMPERATURE, ALPHA = 5.0, 0.5
 Loss = Callable[..., tuple[Tensor, Tensor]]  # model, images, labels (and teacher logits) → loss, logits
 
 
-# --- networks: the layers of kd/models/networks.py, in the same order, so that weights can be exchanged one by one.
-# Pooling comes last here, as textbooks have it. With positive scales in the norms, as they start and stay, the same
-# weights give the same logits; in training the norms see the whole map here and the pooled one there. ---
+# --- networks: the layers of kd/models/networks.py in the same order, so that weights can be exchanged one by one.
+# Pooling comes last, as in textbooks. With positive scales in the norms, as they start and stay, equal weights give
+# equal logits; in training, norms use the whole map here and the pooled map in kd. ---
 
 
 class Teacher(nn.Module):
@@ -86,22 +86,22 @@ class Student(nn.Module):
 # --- data ---
 
 
-def mnist(root: Path, *, train: bool) -> Dataset[Any]:
+def load_mnist(root: Path, *, train: bool) -> Dataset[Any]:
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     images: Dataset[Any] = datasets.MNIST(root, train=train, download=False, transform=transform)
     return images
 
 
 def make_loaders(root: Path, limit: int | None) -> tuple[DataLoader[Any], DataLoader[Any], DataLoader[Any]]:
-    """Training and validation (nine tenths and one tenth of the first ``limit`` images; None: of all), and test."""
-    images: Dataset[Any] = mnist(root, train=True)
+    """Return training and validation loaders (9:1 of the first ``limit`` images; None: of all) and the test loader."""
+    images: Dataset[Any] = load_mnist(root, train=True)
     if limit is not None:
         images = Subset(images, range(limit))
     training, validation = random_split(images, [0.9, 0.1], generator=torch.Generator().manual_seed(42))
     return (
         DataLoader(training, batch_size=BATCH_SIZE, shuffle=True),
         DataLoader(validation, batch_size=BATCH_SIZE),
-        DataLoader(mnist(root, train=False), batch_size=BATCH_SIZE),
+        DataLoader(load_mnist(root, train=False), batch_size=BATCH_SIZE),
     )
 
 
@@ -175,7 +175,7 @@ def train_one_epoch(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: DataLoader[Any]) -> tuple[float, float, list[int]]:
-    """Loss, accuracy and the predictions in the loader's order."""
+    """Return loss, accuracy and the predictions in the loader's order."""
     model.eval()
     total_loss, correct, predictions = 0.0, 0, []
     for images, labels in loader:
@@ -190,7 +190,7 @@ def evaluate(model: nn.Module, loader: DataLoader[Any]) -> tuple[float, float, l
 def train(
     name: str, model: nn.Module, loss_of: Loss, training: DataLoader[Any], validation: DataLoader[Any], epochs: int
 ) -> dict[str, list[float]]:
-    """Train for so many epochs; the curves, and the seconds of each epoch with its validation."""
+    """Train for ``epochs``; return the curves and the seconds of each epoch with its validation."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     quantities = ("train_loss", "train_acc", "val_loss", "val_acc", "epoch_seconds")
     history: dict[str, list[float]] = {quantity: [] for quantity in quantities}
@@ -247,7 +247,7 @@ def plot_examples(images: Dataset[Any], predictions: dict[str, list[int]], path:
 
 
 def run(folder: Path, data: Path, epochs: int, limit: int | None, *, cached: bool) -> dict[str, Any]:
-    """Train, evaluate and save the three models; the figures that ``measuring.report`` prints."""
+    """Train, evaluate and save the three models; return the figures for ``measuring.print_report``."""
     torch.manual_seed(0)
     training, validation, test = make_loaders(data, limit)
     models: dict[str, nn.Module] = {"teacher": Teacher(), "control": Student(), "distilled": Student()}
@@ -284,14 +284,14 @@ def run(folder: Path, data: Path, epochs: int, limit: int | None, *, cached: boo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="what mnist_folder.py has made")
+    parser.add_argument("--data", type=Path, required=True, help="folder made by mnist_folder.py")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--limit", type=int, default=None, help="toy size: the first so many training images")
-    parser.add_argument("--cached", action="store_true", help="ask the teacher once for each image, before")
+    parser.add_argument("--limit", type=int, default=None, help="train on the first N images only")
+    parser.add_argument("--cached", action="store_true", help="run the teacher once per image, before training")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = run(Path(folder), arguments.data, arguments.epochs, arguments.limit, cached=arguments.cached)
-    measuring.report(**figures)
+    measuring.print_report(**figures)
 
 
 if __name__ == "__main__":

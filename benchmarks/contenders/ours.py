@@ -1,11 +1,11 @@
-"""What ``python main.py`` does, from its command line to its last file, timed in the parts that ``obvious.py`` has.
+"""Time ``python main.py`` from its command line to its last file, in the same parts as ``obvious.py``.
 
     python benchmarks/contenders/ours.py --epochs 10
 
-Everything is written into a temporary folder. The times of the trainings are those that the run itself has kept.
+Files go into a temporary folder. Training times are those recorded by the run.
 """
 
-# ruff: noqa: E402  the clock starts before the heavy imports, for which a user waits too
+# ruff: noqa: E402  the clock starts before the heavy imports, because users wait for them too
 import time
 
 STARTED = time.perf_counter()
@@ -26,9 +26,9 @@ IMPORTED = time.perf_counter()
 
 
 def run(folder: Path, epochs: int, limit: int | None, *, bfloat16: bool) -> dict[str, Any]:
-    """Run the command; the figures that ``measuring.report`` prints.
+    """Run the command and return the figures for ``measuring.print_report``.
 
-    ``distilled`` counts collecting and verifying the teacher's logits; its epochs, being a mean, do not.
+    The seconds of ``distilled`` include collecting and verifying the teacher's logits; its epoch seconds do not.
     """
     settings: dict[str, Any] = {
         "epochs": epochs,
@@ -37,7 +37,7 @@ def run(folder: Path, epochs: int, limit: int | None, *, bfloat16: bool) -> dict
         "state-dir": folder / ".kd",
         **({} if limit is None else {"limit": limit}),
     }
-    spent = _timed("prepare_distillation_data", "evaluate_all_models", "save_and_visualize_results")
+    spent = _time_functions("prepare_distillation_data", "evaluate_all_models", "save_and_visualize_results")
     words = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     status = pipeline._cli([*words, "--bfloat16"] if bfloat16 else words)
     if status:
@@ -59,11 +59,11 @@ def run(folder: Path, epochs: int, limit: int | None, *, bfloat16: bool) -> dict
     }
 
 
-def _timed(*names: str) -> dict[str, float]:
-    """Let these functions of the pipeline note how long they take, in the dictionary returned."""
+def _time_functions(*names: str) -> dict[str, float]:
+    """Wrap these functions of the pipeline; their run times appear in the returned dictionary."""
     spent: dict[str, float] = {}
 
-    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def record(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             started = time.perf_counter()
             result = function(*arguments)
@@ -73,19 +73,19 @@ def _timed(*names: str) -> dict[str, float]:
         return call
 
     for name in names:
-        setattr(pipeline, name, noting(name, getattr(pipeline, name)))
+        setattr(pipeline, name, record(name, getattr(pipeline, name)))
     return spent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--limit", type=int, default=None, help="toy size: so many training images")
-    parser.add_argument("--bfloat16", action="store_true", help="as for main.py: in the teacher's training")
+    parser.add_argument("--limit", type=int, default=None, help="train on the first N images only")
+    parser.add_argument("--bfloat16", action="store_true", help="train the teacher in bfloat16, as in main.py")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = run(Path(folder), arguments.epochs, arguments.limit, bfloat16=arguments.bfloat16)
-    measuring.report(**figures)
+    measuring.print_report(**figures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Student epochs by Keras on its PyTorch backend: ``keras.distillation.Distiller``, images as one array in memory.
 
-The array is how Keras' own examples feed MNIST: it is made before the clock starts, and no transform runs per image.
+Keras' own examples feed MNIST as an array. It is made before the clock starts, and no transform runs per image.
 """
 
 import os
@@ -13,11 +13,11 @@ import keras
 import numpy as np
 
 from obvious import ALPHA, BATCH_SIZE, LEARNING_RATE, TEMPERATURE
-from student_epoch import loader, parser, report
+from student_epoch import make_loader, make_parser, print_report
 
 
 def make_teacher() -> Any:
-    """The layers of ``obvious.Teacher``; channels last, which is Keras' default."""
+    """Return the layers of ``obvious.Teacher``, channels last (Keras' default)."""
     layers = [keras.Input((28, 28, 1))]
     for filters, pooled in ((32, True), (64, True), (128, False)):
         layers += [keras.layers.Conv2D(filters, 3), keras.layers.BatchNormalization(), keras.layers.ReLU()]
@@ -33,10 +33,10 @@ def make_student() -> Any:
 
 
 def make_model(*, plain: bool) -> Any:
-    """Compiled with the same loss: ``alpha`` weighs the labels, and LogitsDistillation multiplies by T² itself.
+    """Return a model compiled with the same loss: ``alpha`` weights the labels, and LogitsDistillation applies T².
 
-    The divergence is given as an object: under its default name, "kl_divergence", Keras 3.15.1 leaves the softmax out
-    and takes it of bare logits, so that the loss goes below 0.
+    The divergence is passed as an object: by its default name, "kl_divergence", Keras 3.15.1 omits the softmax and
+    uses raw logits, so the loss becomes negative.
     """
     model = make_student()
     if not plain:
@@ -60,13 +60,13 @@ class Clock(keras.callbacks.Callback):
 
 
 def main() -> None:
-    arguments = parser(__doc__).parse_args()
-    pairs = list(loader(arguments))
+    arguments = make_parser(__doc__).parse_args()
+    pairs = list(make_loader(arguments))
     images = np.concatenate([batch.permute(0, 2, 3, 1).numpy() for batch, _ in pairs])
     labels = np.concatenate([batch.numpy() for _, batch in pairs])
     model, clock = make_model(plain=arguments.no_teacher), Clock()
-    kept = model.fit(images, labels, batch_size=BATCH_SIZE, epochs=arguments.epochs, verbose=0, callbacks=[clock])
-    report(clock.seconds, len(images), keras.__version__, loss=kept.history["loss"][-1])
+    history = model.fit(images, labels, batch_size=BATCH_SIZE, epochs=arguments.epochs, verbose=0, callbacks=[clock])
+    print_report(clock.seconds, len(images), keras.__version__, loss=history.history["loss"][-1])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Student epochs by Lightning's Trainer: logger, checkpoints, progress bar and model summary are off."""
+"""Student epochs by Lightning's Trainer, without logger, checkpoints, progress bar and model summary."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from obvious import LEARNING_RATE, Loss, loss_with, supervised_loss
-from student_epoch import loader, networks, parser, report
+from student_epoch import make_loader, make_networks, make_parser, print_report
 
 
 class LitStudent(LightningModule):
@@ -40,10 +40,10 @@ class Clock(Callback):
 
 def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    arguments = parser(__doc__).parse_args()
-    batches, clock = loader(arguments), Clock()
-    teacher, student = networks()
-    # The teacher stays outside of the module: Lightning would set its mode and save it.
+    arguments = make_parser(__doc__).parse_args()
+    batches, clock = make_loader(arguments), Clock()
+    teacher, student = make_networks()
+    # The teacher stays outside the module, because Lightning would set its mode and save it.
     model = LitStudent(student, supervised_loss if arguments.no_teacher else loss_with(teacher))
     trainer = Trainer(
         accelerator="cpu",
@@ -57,7 +57,7 @@ def main() -> None:
     trainer.fit(model, batches)
     loss = float(trainer.callback_metrics["train_loss"])
     samples = len(batches.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
-    report(clock.seconds, samples, version("lightning"), loss=loss)
+    print_report(clock.seconds, samples, version("lightning"), loss=loss)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Student epochs by skorch: a NeuralNet whose ``get_loss`` asks the teacher, its way of changing a loss.
+"""Student epochs by skorch: a NeuralNet whose ``get_loss``, skorch's hook for custom losses, runs the teacher.
 
-skorch times each epoch itself and prints nothing here; it is given no validation part.
+skorch times each epoch itself; printing and the validation split are off.
 """
 
 from importlib.metadata import version
@@ -11,7 +11,7 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 
 from obvious import BATCH_SIZE, LEARNING_RATE, distillation_loss
-from student_epoch import images, networks, parser, report
+from student_epoch import load_images, make_networks, make_parser, print_report
 
 
 class DistillationNet(NeuralNet):
@@ -26,9 +26,9 @@ class DistillationNet(NeuralNet):
 
 
 def main() -> None:
-    arguments = parser(__doc__).parse_args()
-    training = images(arguments)
-    teacher, student = networks()
+    arguments = make_parser(__doc__).parse_args()
+    training = load_images(arguments)
+    teacher, student = make_networks()
     settings: dict[str, Any] = {
         "criterion": nn.CrossEntropyLoss,
         "optimizer": torch.optim.Adam,
@@ -43,7 +43,7 @@ def main() -> None:
     net = NeuralNet(student, **settings) if plain else DistillationNet(student, teacher=teacher, **settings)
     net.fit(training, y=None)
     samples = len(training)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
-    report(net.history[:, "dur"], samples, version("skorch"), loss=net.history[-1, "train_loss"])
+    print_report(net.history[:, "dur"], samples, version("skorch"), loss=net.history[-1, "train_loss"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Student epochs by torchdistill: its distillation box, KDLoss and box-driven loop, as its examples use them.
+"""Student epochs by torchdistill: distillation box, KDLoss and box-driven loop, as in its examples.
 
-Like its example, the loop reads ``loss.item()`` at each step; the example's meters and log lines are left out.
+As in the example, the loop reads ``loss.item()`` at each step; the example's meters and log lines are omitted.
 """
 
 import time
@@ -13,7 +13,7 @@ from torchdistill.core.distillation import get_distillation_box
 from torchdistill.core.training import get_training_box
 
 from obvious import ALPHA, BATCH_SIZE, LEARNING_RATE, TEMPERATURE
-from student_epoch import images, networks, parser, report
+from student_epoch import load_images, make_networks, make_parser, print_report
 
 OUTPUT = {"module_path": ".", "io": "output"}  # "." is the model itself
 KD_LOSS = {
@@ -25,7 +25,7 @@ KD_LOSS = {
             "teacher_module_path": ".",
             "teacher_module_io": "output",
             "temperature": TEMPERATURE,
-            "alpha": ALPHA,  # weighs the labels, as here; the soft term gets (1 − alpha) · T²
+            "alpha": ALPHA,  # weights the labels, as in kd; the soft term gets (1 − alpha) · T²
             "reduction": "batchmean",
         },
     },
@@ -41,8 +41,8 @@ CROSS_ENTROPY = {
 }
 
 
-def configuration(epochs: int, *, plain: bool) -> dict[str, Any]:
-    """What one otherwise writes into torchdistill's YAML file, under ``train``."""
+def make_configuration(epochs: int, *, plain: bool) -> dict[str, Any]:
+    """Return the section ``train`` of torchdistill's YAML configuration."""
     model = {"forward_proc": "forward_batch_only", "forward_hook": {"input": [], "output": []}}
     return {
         "num_epochs": epochs,
@@ -61,7 +61,7 @@ def configuration(epochs: int, *, plain: bool) -> dict[str, Any]:
 
 
 def train_one_epoch(box: Any, epoch: int) -> float:
-    """The mean training loss."""
+    """Train one epoch and return the mean loss."""
     box.pre_epoch_process(epoch=epoch)
     losses = []
     for inputs, targets, supplement in box.train_data_loader:
@@ -73,10 +73,10 @@ def train_one_epoch(box: Any, epoch: int) -> float:
 
 
 def main() -> None:
-    arguments = parser(__doc__).parse_args()
-    data = {"train": images(arguments)}
-    teacher, student = networks()
-    settings = (data, configuration(arguments.epochs, plain=arguments.no_teacher), torch.device("cpu"))
+    arguments = make_parser(__doc__).parse_args()
+    data = {"train": load_images(arguments)}
+    teacher, student = make_networks()
+    settings = (data, make_configuration(arguments.epochs, plain=arguments.no_teacher), torch.device("cpu"))
     single = {"device_ids": None, "distributed": False, "lr_factor": 1}
     if arguments.no_teacher:
         box = get_training_box(student, *settings, **single)
@@ -87,7 +87,7 @@ def main() -> None:
         started = time.perf_counter()
         loss = train_one_epoch(box, epoch)
         seconds.append(time.perf_counter() - started)
-    report(seconds, len(box.train_data_loader.dataset), version("torchdistill"), loss=loss)
+    print_report(seconds, len(box.train_data_loader.dataset), version("torchdistill"), loss=loss)
 
 
 if __name__ == "__main__":

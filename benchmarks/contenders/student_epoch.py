@@ -1,8 +1,8 @@
-"""What the contenders for one epoch of the student share: arguments, data, networks, report.
+"""Shared by the contenders for one epoch of the student: arguments, data, networks, report.
 
-Each trains the small student from a convolutional teacher with random weights (time does not depend on what they know),
-batches of 128, Adam, the same loss, no validation. Each keeps the epoch's mean training loss in its own documented way,
-and prints the median seconds of an epoch; the first, which pays for warming up, counts only if it is the only one.
+Each trains the small student with a convolutional teacher of random weights (time does not depend on them), batches of
+128, Adam, the same loss, no validation. Each records the epoch's mean training loss as its library documents. Each
+prints the median seconds of an epoch. The first epoch includes the warm-up and counts only if there is no other.
 """
 
 import argparse
@@ -14,41 +14,41 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from obvious import BATCH_SIZE, Student, Teacher, mnist
+from obvious import BATCH_SIZE, Student, Teacher, load_mnist
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import measuring
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """The arguments of every contender."""
-    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--data", type=Path, required=True, help="what mnist_folder.py has made")
-    result.add_argument("--epochs", type=int, default=3)
-    result.add_argument("--limit", type=int, default=None, help="toy size: the first so many training images")
-    result.add_argument("--no-teacher", action="store_true", help="the plain student, on cross-entropy alone")
-    return result
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of every contender."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder made by mnist_folder.py")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=None, help="train on the first N images only")
+    parser.add_argument("--no-teacher", action="store_true", help="train the plain student on cross-entropy alone")
+    return parser
 
 
-def images(arguments: argparse.Namespace) -> Dataset[Any]:
-    """The training images as torchvision's users have them: decoded, scaled and normalised one by one."""
-    training = mnist(arguments.data, train=True)
+def load_images(arguments: argparse.Namespace) -> Dataset[Any]:
+    """Load the training images as torchvision users do: decoded, scaled and normalised one by one."""
+    training = load_mnist(arguments.data, train=True)
     return training if arguments.limit is None else Subset(training, range(arguments.limit))
 
 
-def loader(arguments: argparse.Namespace) -> DataLoader[Any]:
-    """Over the training images, shuffled, with torch's defaults."""
-    return DataLoader(images(arguments), batch_size=BATCH_SIZE, shuffle=True)
+def make_loader(arguments: argparse.Namespace) -> DataLoader[Any]:
+    """Return a shuffled loader over the training images with torch's defaults."""
+    return DataLoader(load_images(arguments), batch_size=BATCH_SIZE, shuffle=True)
 
 
-def networks() -> tuple[Teacher, Student]:
-    """A frozen teacher in eval mode, and a student to be trained."""
+def make_networks() -> tuple[Teacher, Student]:
+    """Return a frozen teacher in eval mode, and a student to train."""
     teacher = Teacher().eval()
     teacher.requires_grad_(False)
     return teacher, Student()
 
 
-def report(seconds: Sequence[float], samples: int, version: str, **more: Any) -> None:
-    """The last line of a contender, given the seconds of each epoch."""
+def print_report(seconds: Sequence[float], samples: int, version: str, **more: Any) -> None:
+    """Print a contender's last line, given the seconds of each epoch."""
     median = statistics.median(seconds[1:] or seconds)
-    measuring.report(epoch_seconds=median, samples=samples, version=version, **more)
+    measuring.print_report(epoch_seconds=median, samples=samples, version=version, **more)

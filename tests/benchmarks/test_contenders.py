@@ -1,4 +1,4 @@
-"""The speed benchmark compares like with like: the tutorial's networks and loss are ours, and its script runs."""
+"""The speed benchmark is fair: the tutorial has our networks, loss and settings, and its script runs."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ CONTENDERS = Path(config.__file__).parent / "benchmarks" / "contenders"
 
 @pytest.fixture(scope="module")
 def obvious() -> Iterator[ModuleType]:
-    """The tutorial's script as a module, without leaving its folder where other tests would import from."""
+    """Import the tutorial's script without leaving its folder on the path of other tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(CONTENDERS.parent)
         patch.syspath_prepend(CONTENDERS)
@@ -34,8 +34,8 @@ def images(count: int = 16) -> Tensor:
     return torch.randn(count, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 
 
-def with_trained_norms(model: nn.Module) -> nn.Module:
-    """Statistics and scales that matter. The scales are positive: only then may pooling go before the norm."""
+def randomise_norms(model: nn.Module) -> nn.Module:
+    """Randomise the norms. Scales are positive: only then may pooling come before the norm."""
     for norm in filter(lambda m: isinstance(m, nn.BatchNorm2d), model.modules()):
         nn.init.uniform_(norm.weight, 0.5, 2)
         nn.init.normal_(norm.bias)
@@ -44,39 +44,39 @@ def with_trained_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def given_the_weights_of(model: nn.Module, other: nn.Module) -> nn.Module:
-    """The other one's weights, layer by layer: the names differ, the order and the shapes do not."""
-    model.load_state_dict(dict(zip(model.state_dict(), other.state_dict().values(), strict=True)))
+def copy_weights(model: nn.Module, source: nn.Module) -> nn.Module:
+    """Copy the weights layer by layer: names differ, order and shapes do not."""
+    model.load_state_dict(dict(zip(model.state_dict(), source.state_dict().values(), strict=True)))
     return model
 
 
-def test_the_tutorials_teacher_computes_what_ours_does(obvious: ModuleType) -> None:
+def test_the_tutorials_teacher_has_the_logits_of_our_teacher(obvious: ModuleType) -> None:
     with kd.seeded(0):
-        ours = with_trained_norms(TeacherModel()).eval()
-        theirs = given_the_weights_of(obvious.Teacher(), ours).eval()
+        teacher = randomise_norms(TeacherModel()).eval()
+        tutorial_teacher = copy_weights(obvious.Teacher(), teacher).eval()
     with torch.no_grad():
-        torch.testing.assert_close(theirs(images()), ours(images()), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(tutorial_teacher(images()), teacher(images()), rtol=1e-4, atol=1e-4)
 
 
-def test_the_tutorials_student_computes_what_ours_does(obvious: ModuleType) -> None:
+def test_the_tutorials_student_has_the_logits_of_our_student(obvious: ModuleType) -> None:
     with kd.seeded(0):
-        ours = StudentModel()
-        theirs = given_the_weights_of(obvious.Student(), ours)
-    torch.testing.assert_close(theirs(images()), ours(images()))
+        student = StudentModel()
+        tutorial_student = copy_weights(obvious.Student(), student)
+    torch.testing.assert_close(tutorial_student(images()), student(images()))
 
 
-def test_the_tutorials_loss_is_ours(obvious: ModuleType) -> None:
+def test_the_tutorials_loss_equals_ours(obvious: ModuleType) -> None:
     with kd.seeded(0):
         teacher, student, labels = obvious.Teacher().eval(), StudentModel(), torch.randint(10, (16,))
     teacher_logits = 5 * teacher(images()).detach()
     objective = kd.distilled(temperature=config.TEMPERATURE, alpha=config.ALPHA)
     output, terms = objective(student, (images(), labels, teacher_logits))
-    theirs = obvious.distillation_loss(output, teacher_logits, labels)
-    torch.testing.assert_close(theirs, torch.stack(list(terms.values())).sum())
-    assert theirs > F.cross_entropy(output, labels) / 2  # the soft term counts
+    tutorial_loss = obvious.distillation_loss(output, teacher_logits, labels)
+    torch.testing.assert_close(tutorial_loss, torch.stack(list(terms.values())).sum())
+    assert tutorial_loss > F.cross_entropy(output, labels) / 2  # the soft term counts
 
 
-def test_the_tutorial_asks_its_teacher_without_training_it(obvious: ModuleType) -> None:
+def test_the_tutorial_does_not_train_its_teacher(obvious: ModuleType) -> None:
     teacher, student = obvious.Teacher(), obvious.Student()
     before = copy.deepcopy(teacher.state_dict())
     loss, _ = obvious.loss_with(teacher)(student, images(), torch.zeros(16, dtype=torch.int64))
@@ -89,12 +89,12 @@ def test_the_tutorial_asks_its_teacher_without_training_it(obvious: ModuleType) 
 def test_the_tutorials_cached_logits_belong_to_their_images(obvious: ModuleType) -> None:
     teacher, dataset = obvious.Teacher(), torch.utils.data.TensorDataset(images(200), torch.arange(200) % 10)
     loader = obvious.with_teacher_logits(torch.utils.data.DataLoader(dataset), teacher)
-    for shown, _, logits in loader:
-        torch.testing.assert_close(logits, teacher(shown), rtol=1e-4, atol=1e-5)
+    for inputs, _, logits in loader:
+        torch.testing.assert_close(logits, teacher(inputs), rtol=1e-4, atol=1e-5)
     assert len(loader) == 2
 
 
-def test_both_have_the_same_settings(obvious: ModuleType) -> None:
+def test_the_tutorial_has_our_settings(obvious: ModuleType) -> None:
     assert (obvious.BATCH_SIZE, obvious.LEARNING_RATE) == (config.BATCH_SIZE, config.LEARNING_RATE)
     assert (obvious.TEMPERATURE, obvious.ALPHA) == (config.TEMPERATURE, config.ALPHA)
 
@@ -104,7 +104,7 @@ def last_line(script: str, *arguments: str | Path) -> str:
 
 
 @pytest.mark.slow
-def test_both_scripts_report_the_same_figures_at_toy_size(tmp_path: Path) -> None:
+def test_both_scripts_report_the_same_figures_in_a_quick_run(tmp_path: Path) -> None:
     run("contenders/mnist_folder.py", tmp_path)
     size = ("--limit", "600", "--epochs", "1")
     obvious, ours = last_line("obvious.py", "--data", tmp_path, *size), last_line("ours.py", *size)

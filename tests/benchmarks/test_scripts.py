@@ -1,4 +1,4 @@
-"""Every script that a page names runs, at toy size, to its last line."""
+"""Every benchmark that the docs name completes a quick run."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ SCRIPTS = {
 
 
 def run(script: str, *arguments: str | Path) -> str:
-    """What it prints."""
+    """Run a benchmark and return its output."""
     command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_benchmark_runs_to_its_end(script: str, tmp_path: Path) -> None:
+def test_a_benchmark_completes_a_quick_run(script: str, tmp_path: Path) -> None:
     arguments = SCRIPTS[script].format(folder=tmp_path).split()
     assert run(script, *arguments).strip()
-    for place, value in itertools.pairwise(arguments):
-        assert place != "--out" or Path(value).stat().st_size
+    for flag, value in itertools.pairwise(arguments):
+        assert flag != "--out" or Path(value).stat().st_size
 
 
 @pytest.mark.slow
-def test_the_entry_command_prints_every_table_at_toy_size(tmp_path: Path) -> None:
+def test_bench_prints_every_table_in_a_quick_run(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     printed = run("bench.py", "--rounds", "1", "--limit", "600", "--out", out)
     headings = ("| what | measured | aim |", "| what | takes |", "| contender | seconds", "| teacher | contender")
