@@ -1,4 +1,4 @@
-"""The page about own data: what it tells a reader to write runs, in its order, and says what is true."""
+"""The Python code of docs/own_data.md runs in order, and its statements about methods are true."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "own_data.md"
 
 @pytest.fixture
 def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the page takes for granted: data, and in the folder a teacher and a table of its answers."""
+    """Provide the names and files that the page assumes: data, a teacher and a table of its logits."""
     monkeypatch.chdir(tmp_path)
     mnist = kd.load_mnist(train=True)
     training, validation = Subset(mnist, range(200)), Subset(mnist, range(200, 400))
@@ -40,23 +40,23 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def run_section(title: str, names: dict[str, Any], *, blocks: int) -> None:
-    """Run the python of one chapter, of so many blocks."""
+    """Run the Python blocks of one chapter, which must be ``blocks`` in number."""
     text = PAGE.read_text(encoding="utf-8")
     (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    found = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert len(found) == blocks
-    for number, block in enumerate(found, start=1):
-        exec(compile(block, f"own_data.md, {title}, python block {number}", "exec"), names)
+    sources = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(sources) == blocks
+    for number, source in enumerate(sources, start=1):
+        exec(compile(source, f"own_data.md, {title}, python block {number}", "exec"), names)
 
 
-def test_the_pages_python_runs_in_its_order(names: dict[str, Any]) -> None:
+def test_the_code_on_models_runs(names: dict[str, Any]) -> None:
     run_section("Models", names, blocks=4)
     teacher, distill_data = names["teacher"], names["distill_data"]
     np.testing.assert_allclose(distill_data.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
     torch.testing.assert_close(names["cached"].logits, names["same"])
 
 
-def test_its_python_for_unlabelled_data_runs(names: dict[str, Any]) -> None:
+def test_the_code_on_unlabelled_data_runs(names: dict[str, Any]) -> None:
     images = kd.load_mnist(train=True).images[400:430]
     np.savez("more.npz", x=images.numpy(), y="nobody reads this")
     teacher = build("mlp:64", input_shape=(1, 28, 28), classes=10, seed=0)
@@ -69,7 +69,7 @@ def test_its_python_for_unlabelled_data_runs(names: dict[str, Any]) -> None:
     assert len(names["loader"]) == len(names["control_loader"])
 
 
-def test_the_methods_for_unlabelled_data_are_those_that_the_page_names() -> None:
+def test_the_page_names_the_methods_for_unlabelled_data() -> None:
     (line,) = re.findall(
         r"^- \*\*Methods\*\*: (.*?)(?=^- )", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
@@ -79,7 +79,7 @@ def test_the_methods_for_unlabelled_data_are_those_that_the_page_names() -> None
     assert able == {name for name in taught - unable if "logits" in METHODS[name].needs}
 
 
-def test_its_python_for_scikit_learn_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_code_on_scikit_learn_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     inputs, labels = datasets.load_digits(return_X_y=True)
     monkeypatch.setattr(datasets, "load_digits", lambda *, return_X_y: (inputs[:450], labels[:450]))
     monkeypatch.setattr(RandomForestClassifier.__init__, "__defaults__", (20,))  # trees

@@ -1,4 +1,4 @@
-"""docs/own_data.md, on data: its example prints what stands below it, and every kind of source is named."""
+"""The chapter on data in docs/own_data.md: its example prints the documented output; all kinds of source are listed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PAGE = (Path(main.__file__).parent / "docs" / "own_data.md").read_text(encoding=
 (TEXT,) = re.findall(r"^## Data .*?(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_the_example_prints_what_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_prints_the_documented_output(capsys: pytest.CaptureFixture[str]) -> None:
     (program,), (printed,) = (re.findall(f"```{kind}\n(.*?)```", TEXT, re.DOTALL) for kind in ("python", "text"))
     exec(program, {})
     assert capsys.readouterr().out == printed
 
 
-def test_every_kind_that_an_error_names_is_in_the_table() -> None:
+def test_every_kind_in_the_error_message_is_in_the_table() -> None:
     for kind in re.findall(r"\w+(?=:NAME)|\.npz|\.py\b|IDX|mnist", kinds.KINDS):
         assert kind in TEXT
