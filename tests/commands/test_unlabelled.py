@@ -74,7 +74,7 @@ def test_the_control_of_a_comparison_is_trained_on_labels_alone(more: Path, tmp_
     ("command", "flags", "expected"),
     [
         ("run", ("--method", "dkd"), "dkd needs the label of every item"),
-        ("sweep", (), "--unlabelled must be left out"),
+        ("sweep", (), "--unlabelled must be omitted"),
     ],
 )
 def test_unsupported_combinations_are_refused(

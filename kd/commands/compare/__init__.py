@@ -1,1 +1,1 @@
-"""``kd compare``: did distillation help? Paired seeds, further controls, one verdict."""
+"""``kd compare``: did distillation help? Paired seeds, additional controls and one verdict."""

@@ -1,4 +1,4 @@
-"""``kd compare``: did distillation help? Paired seeds from one teacher's logits, further controls, one verdict."""
+"""The ``kd compare`` command: train pairs of control and distilled student with equal seeds, judge the differences."""
 
 from __future__ import annotations
 
@@ -41,37 +41,38 @@ from kd.types import Objective
 
 
 class Teacher(NamedTuple):
-    """A teacher with its split, and what its students have in common.
+    """A trained teacher with its split of the data and the seeds of its pairs.
 
     Attributes:
-        number: 0 is that of ``kd run`` in the same folder.
-        settings: those that it was trained with, its own seed and split among them.
-        answers: its own.
+        number: counts from 0; teacher 0 is the teacher of ``kd run`` in the same folder.
+        settings: the settings it was trained with, including its seed and its split.
+        prepared: the model with its datasets.
+        predictions: its logits on the validation and test images.
         objective: of its distilled students.
-        seeds: of its pairs.
+        seeds: one per pair.
     """
 
     number: int
     settings: CompareSettings
-    taught: TeacherWithData
+    prepared: TeacherWithData
     predictions: ModelPredictions
     objective: Objective
     seeds: Sequence[int]
 
     @property
     def task(self) -> Task:
-        return self.taught.data.task
+        return self.prepared.data.task
 
     @property
     def distill_data(self) -> DistillationData:
-        return self.taught.distill_data
+        return self.prepared.distill_data
 
 
 class Arm(NamedTuple):
     """One way to train a student.
 
     Attributes:
-        objective: None is the distilled one of each teacher.
+        objective: None for distillation, whose objective depends on the teacher.
     """
 
     objective: Objective | None
@@ -79,53 +80,62 @@ class Arm(NamedTuple):
 
 
 def run(settings: CompareSettings) -> None:
-    """Train the pairs and the further controls, or take up what is kept of them; print and save what they say.
+    """Train the teachers and all students, reusing saved ones; print the results, write the files and the report.
 
     Raises:
         ValueError: a setting is outside its range.
-        OSError: a folder cannot be written to or is in use by another run; a process was killed.
+        OSError: a folder is not writable or in use by another run, or a worker process was killed.
         FloatingPointError: a loss is not finite.
     """
-    with open_command(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
+    with open_command(settings, *(settings.results_dir / folder for folder in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
-        teachers = [_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))]
-        spent = _cost(settings, teachers[0], device)
+        teachers = [
+            _prepare_teacher(settings, number, device) for number in range(max(settings.teachers, settings.splits))
+        ]
+        cost = _measure_cost(settings, teachers[0], device)
         say_method(settings.method, format_method_settings(settings.method_settings))
-        arms = _arms(settings, spent)
-        trained = _train(settings, teachers, dict(_students(teachers, arms, device)))
-        comparison = _comparison(settings, teachers, arms, trained)
-        print_comparison(comparison, spent, limit=settings.limit)
+        arms = _choose_arms(settings, cost)
+        trained = _train_all(settings, teachers, dict(_make_students(teachers, arms, device)))
+        comparison = _collect_predictions(settings, teachers, arms, trained)
+        print_comparison(comparison, cost, limit=settings.limit)
         config, test = record_settings(settings, device), teachers[0].distill_data.test
-        files = comparison_files(settings.results_dir, comparison, trained, spent, config, limit=settings.limit)
-        part = compare_part(comparison, spent, config, test=test, command=typed_command(), limit=settings.limit)
-        publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
+        files = comparison_files(settings.results_dir, comparison, trained, cost, config, limit=settings.limit)
+        report_part = compare_part(comparison, cost, config, test=test, command=typed_command(), limit=settings.limit)
+        publish_with_report(files, report_part, results_dir=settings.results_dir, state_dir=settings.state_dir)
 
 
-def _teacher(settings: CompareSettings, number: int, device: torch.device) -> Teacher:
-    """Train the number-th teacher on its split, or take up the kept one; that of ``kd run`` in this folder, too."""
-    own = dataclasses.replace(
+def _prepare_teacher(settings: CompareSettings, number: int, device: torch.device) -> Teacher:
+    """Train the teacher with this number on its split, or reuse the saved one, including the teacher of ``kd run``."""
+    teacher_settings = dataclasses.replace(
         settings,
         seed=settings.seed + number % settings.teachers,
         random_state=settings.random_state + number % settings.splits,
     )
-    # Data without a test part of their own give the same one to every split: one verdict, on one test set.
-    taught = prepare_distillation_data(own, device, number=number, test_seed=settings.random_state)
+    # If the data come without a test split, all teachers share one, because the verdict needs a single test set.
+    prepared = prepare_distillation_data(teacher_settings, device, number=number, test_seed=settings.random_state)
     title = f"teacher-{number}" if number else "teacher"
     on_validation, on_test = (
-        predict_dataset(taught.model, dataset, batch_size=settings.batch_size, title=f"{title}-{part}")
-        for part, dataset in {"validation": taught.data.val_set, "test": taught.data.test_set}.items()
+        predict_dataset(prepared.model, dataset, batch_size=settings.batch_size, title=f"{title}-{split}")
+        for split, dataset in {"validation": prepared.data.val_set, "test": prepared.data.test_set}.items()
     )
-    predictions = ModelPredictions(on_validation, on_test, sha256(weights_bytes(taught.model)))
-    return Teacher(number, own, taught, predictions, _distilled(settings, taught, device), _seeds(settings, number))
+    predictions = ModelPredictions(on_validation, on_test, sha256(weights_bytes(prepared.model)))
+    return Teacher(
+        number,
+        teacher_settings,
+        prepared,
+        predictions,
+        _make_distilled_objective(settings, prepared, device),
+        _list_seeds(settings, number),
+    )
 
 
-def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
+def _measure_cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
     training = teacher.distill_data.training
     batch = next(
-        iter(make_loader(teacher.taught.control_data.training, batch_size=settings.batch_size))
-    )  # all with labels
+        iter(make_loader(teacher.prepared.control_data.training, batch_size=settings.batch_size))
+    )  # control data: every sample has a label
     student = new_student(settings, teacher.task, device)
-    models = {"teacher": teacher.taught.model, "student": student}
+    models = {"teacher": teacher.prepared.model, "student": student}
     images: int = len(training) // teacher.distill_data.views  # type: ignore[arg-type]  # torch leaves __len__ undeclared
     return Cost(
         training_cost(
@@ -133,7 +143,7 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
             student,
             batch,
             images=images,
-            labelled=teacher.taught.data.sizes["training"],
+            labelled=teacher.prepared.data.sizes["training"],
             epochs=settings.epochs,
             served=settings.pairs,
             views=teacher.distill_data.views,
@@ -146,69 +156,71 @@ def _cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> 
     )
 
 
-def _distilled(settings: CompareSettings, taught: TeacherWithData, device: torch.device) -> Objective:
-    """What the distilled students of this teacher are trained towards."""
-    loader = make_loader(taught.distill_data.training, batch_size=settings.batch_size)
-    student = new_student(settings, taught.data.task, device)
-    return make_objective(settings, student, taught.model, loader)
+def _make_distilled_objective(settings: CompareSettings, prepared: TeacherWithData, device: torch.device) -> Objective:
+    """Return the training objective of this teacher's distilled students."""
+    loader = make_loader(prepared.distill_data.training, batch_size=settings.batch_size)
+    student = new_student(settings, prepared.data.task, device)
+    return make_objective(settings, student, prepared.model, loader)
 
 
-def _arms(settings: CompareSettings, spent: Cost) -> dict[str, Arm]:
+def _choose_arms(settings: CompareSettings, cost: Cost) -> dict[str, Arm]:
     arms = {CONTROL: Arm(supervised, settings.epochs), DISTILLED: Arm(None, settings.epochs)}
     if settings.smoothing:
         arms[SMOOTHED] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)
-    if settings.longer and spent.training.longer_epochs > settings.epochs:  # a teacher from a file costs nothing here
-        arms[LONGER] = Arm(supervised, spent.training.longer_epochs)
+    if (
+        settings.longer and cost.training.longer_epochs > settings.epochs
+    ):  # never for a loaded teacher: no training cost
+        arms[LONGER] = Arm(supervised, cost.training.longer_epochs)
     return arms
 
 
-def _seeds(settings: CompareSettings, teacher: int) -> list[int]:
-    """Seeds of this teacher's pairs: no two teachers share one, so that their students do not either."""
+def _list_seeds(settings: CompareSettings, teacher: int) -> list[int]:
+    """List the seeds of a teacher's pairs; no two teachers share a seed, so their students are independent."""
     first = settings.seed + teacher * settings.pairs
     return list(range(first, first + settings.pairs))
 
 
-def _name(arm: str, teacher: Teacher, seed: int) -> str:
+def _name_student(arm: str, teacher: Teacher, seed: int) -> str:
     return f"{arm}-seed-{seed}" + (f"-teacher-{teacher.number}" if teacher.number else "")
 
 
-def _students(
+def _make_students(
     teachers: Sequence[Teacher], arms: Mapping[str, Arm], device: torch.device
 ) -> Iterator[tuple[str, Student]]:
-    """All of one seed start from the same weights and see the same batches."""
+    """Yield name and student for every teacher, seed and arm; equal seeds mean equal initial weights and batches."""
     for teacher in teachers:
         for seed in teacher.seeds:
             for name, arm in arms.items():
-                own = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
-                model, train = new_student(own, teacher.task, device), make_train(own)
-                # First the data of all teachers with their logits, then, for the controls, without unlabelled items.
-                index = teacher.number if arm.objective is None else len(teachers) + teacher.number
-                student = Student(model, arm.objective or teacher.objective, train, arm.epochs, index)
-                yield _name(name, teacher, seed), student
+                student_settings = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
+                model, train = new_student(student_settings, teacher.task, device), make_train(student_settings)
+                # Same order as in _train_all: distillation data of all teachers, then their control data.
+                data_index = teacher.number if arm.objective is None else len(teachers) + teacher.number
+                student = Student(model, arm.objective or teacher.objective, train, arm.epochs, data_index)
+                yield _name_student(name, teacher, seed), student
 
 
-def _train(
+def _train_all(
     settings: CompareSettings, teachers: Sequence[Teacher], students: Mapping[str, Student]
 ) -> dict[str, TrainedStudent]:
-    trained: dict[str, TrainedStudent] = {}
+    finished: dict[str, TrainedStudent] = {}
     distill_data = [teacher.distill_data for teacher in teachers] + [
-        teacher.taught.control_data for teacher in teachers
+        teacher.prepared.control_data for teacher in teachers
     ]
     for name, student in train_students(distill_data, students, processes=settings.processes):
-        trained[name] = student
+        finished[name] = student
         seconds, accuracy = student.history.seconds, student.history["val_acc"][-1]
-        say(f"{len(trained):>3}/{len(students)}  {name}: validation accuracy {accuracy:.2%}, {seconds:.0f} s")
-    return {name: trained[name] for name in students}  # in the order of seeds, not that in which they were done
+        say(f"{len(finished):>3}/{len(students)}  {name}: validation accuracy {accuracy:.2%}, {seconds:.0f} s")
+    return {name: finished[name] for name in students}  # ordered by seed; training finishes in any order
 
 
-def _comparison(
+def _collect_predictions(
     settings: CompareSettings,
     teachers: Sequence[Teacher],
     arms: Mapping[str, Arm],
-    trained: Mapping[str, TrainedStudent],
+    trained_students: Mapping[str, TrainedStudent],
 ) -> Comparison:
     def group(arm: str, teacher: Teacher) -> list[ModelPredictions]:
-        return [_predictions(trained[_name(arm, teacher, seed)]) for seed in teacher.seeds]
+        return [_to_predictions(trained_students[_name_student(arm, teacher, seed)]) for seed in teacher.seeds]
 
     return Comparison(
         teachers=[teacher.predictions for teacher in teachers],
@@ -220,6 +232,6 @@ def _comparison(
     )
 
 
-def _predictions(student: TrainedStudent) -> ModelPredictions:
+def _to_predictions(student: TrainedStudent) -> ModelPredictions:
     assert student.test is not None
     return ModelPredictions(student.validation, student.test, sha256(state_bytes(student.weights)))

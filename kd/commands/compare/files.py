@@ -1,4 +1,4 @@
-"""What ``kd compare`` leaves on disk: every statistic as JSON, every student as a row of a table."""
+"""Output files of ``kd compare``: statistics as JSON, one CSV row per student, times, plots."""
 
 from __future__ import annotations
 
@@ -22,68 +22,70 @@ from kd.training.students import TrainedStudent
 def comparison_files(
     folder: Path,
     comparison: Comparison,
-    trained: Mapping[str, TrainedStudent],
-    spent: Cost,
+    students: Mapping[str, TrainedStudent],
+    cost: Cost,
     config: Mapping[str, Any],
     *,
     limit: int | None,
 ) -> dict[Path, bytes]:
-    """``metrics/comparison.json``, ``comparison_students.csv``, the times in a file of their own, and the plots.
+    """Return path and content of ``metrics/comparison*.json``, ``metrics/comparison_students.csv`` and the plots.
 
     Args:
-        folder: of the results.
-        trained: every student by its name.
-        limit: the number of training images if it was a toy run, else None.
+        folder: the results folder.
+        students: all trained students by name.
+        config: the settings of the run.
+        limit: the number of training images of a quick run, else None.
     """
     toy, metrics = toy_stamp(limit), folder / "metrics"
     summary = {
         "toy": toy,
         "config": dict(config),
         "environment": versions(),
-        "verdicts": _verdicts(comparison),
-        "across_teachers": _across(comparison),
+        "verdicts": _describe_verdicts(comparison),
+        "across_teachers": _describe_across(comparison),
         "further_controls": {
             arm: [pairs._asdict() for pairs in groups] for arm, groups in comparison.further().items()
         },
         "mcnemar": [[test._asdict() for test in comparison.mcnemars(n)] for n in range(len(comparison.teachers))],
         "arms": {
-            arm: {name: value._asdict() for name, value in own.items()} for arm, own in summaries(comparison).items()
+            arm: {name: value._asdict() for name, value in spreads.items()}
+            for arm, spreads in summaries(comparison).items()
         },
         "teacher_errors": [teacher.errors for teacher in comparison.teachers],
         "agreement_of_two_controls": spread(comparison.baseline_agreement())._asdict(),
         "teacher_weights_sha256": [teacher.weights for teacher in comparison.teachers],
-        "training_multiply_adds": _training(spent.training),
-        "models": {name: _counted(model) for name, model in spent.models.items()},
+        "training_multiply_adds": _describe_training(cost.training),
+        "models": {name: _describe_model(model) for name, model in cost.models.items()},
     }
     return {
         metrics / "comparison.json": json_bytes(summary),
         metrics / "comparison_students.csv": csv_bytes(
             {"run": toy or "full", **row} for row in student_rows(comparison)
         ),
-        metrics / "comparison_timings.json": json_bytes({"toy": toy, **_timings(trained, spent)}),
-        **plot_files(folder, {name: png(drawn, toy=toy) for name, drawn in figures(comparison).items()}),
+        metrics / "comparison_timings.json": json_bytes({"toy": toy, **_describe_times(students, cost)}),
+        **plot_files(folder, {name: png(figure, toy=toy) for name, figure in figures(comparison).items()}),
     }
 
 
-def _training(spent: TrainingCost) -> dict[str, Any]:
-    sums = {"distilled": spent.distilled, "longer": spent.longer, "longer_epochs": spent.longer_epochs}
-    return spent._asdict() | sums
+def _describe_training(cost: TrainingCost) -> dict[str, Any]:
+    sums = {"distilled": cost.distilled, "longer": cost.longer, "longer_epochs": cost.longer_epochs}
+    return cost._asdict() | sums
 
 
-def _counted(model: Footprint) -> dict[str, Any]:
+def _describe_model(model: Footprint) -> dict[str, Any]:
     return {name: value for name, value in model._asdict().items() if name != "latency"}
 
 
-def _timings(trained: Mapping[str, TrainedStudent], spent: Cost) -> dict[str, Any]:
+def _describe_times(students: Mapping[str, TrainedStudent], cost: Cost) -> dict[str, Any]:
     return {
-        "training_seconds": {name: round(student.history.seconds, 3) for name, student in trained.items()},
-        "latency_seconds": {name: model.latency._asdict() for name, model in spent.models.items()},
-        "teacher_seconds_saved": spent.saved._asdict() | {"total": spent.saved.total} if spent.saved else None,
+        "training_seconds": {name: round(student.history.seconds, 3) for name, student in students.items()},
+        "latency_seconds": {name: model.latency._asdict() for name, model in cost.models.items()},
+        "teacher_seconds_saved": cost.saved._asdict() | {"total": cost.saved.total} if cost.saved else None,
     }
 
 
-def _verdicts(comparison: Comparison) -> list[dict[str, Any]]:
-    """For each teacher, with its pairs."""
+def _describe_verdicts(comparison: Comparison) -> list[dict[str, Any]]:
+    """Describe the verdict under each teacher, with its pairs, tests and power."""
     return [
         {
             "verdict": judgement.verdict,
@@ -95,6 +97,6 @@ def _verdicts(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def _across(comparison: Comparison) -> dict[str, Any] | None:
+def _describe_across(comparison: Comparison) -> dict[str, Any] | None:
     across = comparison.across()
     return across and {**across._asdict(), "sentence": sentence_across(across)}

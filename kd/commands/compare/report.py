@@ -1,4 +1,4 @@
-"""What ``kd compare`` adds to the report: the verdict, all pairs, calibration, fidelity and cost of every arm."""
+"""Report sections of ``kd compare``: verdict, pairs, calibration, fidelity and cost of every arm."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ Arms = Mapping[str, Mapping[str, Spread]]
 
 
 def compare_part(
-    comparison: Comparison, spent: Cost, config: Mapping[str, Any], *, test: object, command: str, limit: int | None
+    comparison: Comparison, cost: Cost, config: Mapping[str, Any], *, test: object, command: str, limit: int | None
 ) -> Part:
-    """All sections of a comparison.
+    """Build the report sections of a comparison.
 
     Args:
-        config: the settings it was run with.
-        test: the data set that was tested on.
-        command: as it was typed, "" if there was none.
-        limit: the number of training images if it was a toy run, else None.
+        config: the settings of the run.
+        test: the test set.
+        command: the command line as typed; "" if there was none.
+        limit: the number of training images of a quick run, else None.
     """
     arms = summaries(comparison)
-    *others, verdict = verdict_lines(comparison)
+    *other_verdicts, verdict = verdict_lines(comparison)
     sections = (
-        Section("table", "Every way to train the student", _arms(comparison, arms)),
-        Section("comparison", "Pair by pair", (*_pairs(comparison), *paragraphs(others))),
-        Section("reliability", "Calibration", _calibration(comparison, arms)),
-        Section("fidelity", "Does the student do what its teacher does?", _fidelity(comparison, arms)),
-        Section("cost", "What it costs", _cost(comparison, spent)),
-        Section("provenance", "Where this comes from", _provenance(comparison, spent, config, test, command)),
+        Section("table", "Test errors of all arms", _show_arms(comparison, arms)),
+        Section("comparison", "Paired differences", (*_show_pairs(comparison), *paragraphs(other_verdicts))),
+        Section("reliability", "Calibration", _show_calibration(comparison, arms)),
+        Section("fidelity", "Fidelity to the teacher", _show_fidelity(comparison, arms)),
+        Section("cost", "Cost", _show_cost(comparison, cost)),
+        Section("provenance", "Where this comes from", _show_provenance(comparison, cost, config, test, command)),
     )
     judged = comparison.across() or comparison.judgements()[0]
     return Part("compare", verdict, toy_stamp(limit), sections, TONE_OF[judged.verdict], model_settings(config))
 
 
-def _arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
+def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     rows = [
         (
             ARMS[arm].label,
-            own["test_errors"].n,
-            format_number(own["test_errors"], ".1f"),
-            percent(own["test_accuracy"].mean),
+            numbers["test_errors"].n,
+            format_number(numbers["test_errors"], ".1f"),
+            percent(numbers["test_accuracy"].mean),
         )
-        for arm, own in arms.items()
+        for arm, numbers in arms.items()
     ]
     teachers = spread([teacher.errors for teacher in comparison.teachers])
     rows.append(
@@ -68,20 +68,20 @@ def _arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     )
     caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test {comparison.noun}."
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
-    drawn = figure(errors_by_arm(comparison), alt=f"Test errors of every student. {alt}.")
-    return table(("student", "n", "test errors", "accuracy"), rows, caption=caption), drawn
+    drawing = figure(errors_by_arm(comparison), alt=f"Test errors of every student. {alt}.")
+    return table(("student", "n", "test errors", "accuracy"), rows, caption=caption), drawing
 
 
-def _pairs(comparison: Comparison) -> tuple[Block, ...]:
+def _show_pairs(comparison: Comparison) -> tuple[Block, ...]:
     rows = [(title, *difference_cells(pairs)) for title, pairs in contrasts(comparison)]
     alt = "; ".join(f"distilled minus {row[0]}: {row[1]} ({row[2]})" for row in rows)
-    caption = "Differences in test errors; below zero is in favour of the distilled students."
-    drawn = figure(paired_differences(comparison), alt=f"Paired differences. {alt}.")
-    return (drawn, table(DIFFERENCES, rows, caption=caption), *paragraphs(power_sentences(comparison)))
+    caption = "Differences in test errors; values below zero favour the distilled students."
+    drawing = figure(paired_differences(comparison), alt=f"Paired differences. {alt}.")
+    return (drawing, table(DIFFERENCES, rows, caption=caption), *paragraphs(power_sentences(comparison)))
 
 
-# Column of a student's row, how it is shown, and what it is multiplied by.
-_CALIBRATION = (
+# Column of ``student_rows``, its format and its scale.
+_CALIBRATION_COLUMNS = (
     ("nll", ".4f", 1),
     ("brier", ".4f", 1),
     ("ece", ".2f", 100),
@@ -92,79 +92,81 @@ _CALIBRATION = (
 )
 
 
-def _calibration(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
+def _show_calibration(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     header = ("student", "NLL", "Brier", "ECE, %", "adaptive ECE, %", "fitted T", "NLL at it", "ECE at it, %")
     rows = [
         (
             ARMS[arm].label,
             *(
-                format_number(own[name], form, scale=scale) if name in own else "none"
-                for name, form, scale in _CALIBRATION
+                format_number(numbers[name], form, scale=scale) if name in numbers else "none"
+                for name, form, scale in _CALIBRATION_COLUMNS
             ),
         )
-        for arm, own in arms.items()
+        for arm, numbers in arms.items()
     ]
     caption = (
-        f"{BINS} bins; T is fitted on the validation {comparison.noun}, and left out where none fits best (a student "
-        "without an error there). Mean ± standard deviation over the seeds."
+        f"{BINS} bins. The temperature T is fitted on the validation {comparison.noun}; students without an optimal T "
+        "(no validation errors) are left out. Mean ± standard deviation over the seeds."
     )
-    alt = "Accuracy against confidence of every arm, all its students together, in bins of equal width."
+    alt = "Accuracy against confidence of every arm, its students pooled, in bins of equal width."
     return figure(arms_reliability(comparison), alt=alt), table(header, rows, caption=caption)
 
 
-def _fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
+def _show_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     shares_of = ("agreement_with_teacher", "agreement_where_teacher_right", "agreement_where_teacher_wrong")
     header = (
         "student",
-        "agrees",
-        "where it is right",
-        "where it is wrong",
+        "agreement",
+        "if teacher right",
+        "if teacher wrong",
         "KL",
         f"KL at T = {comparison.temperature:g}",
     )
     rows = []
-    for arm, own in arms.items():
-        shares = [percent(own[name].mean) if name in own else "none" for name in shares_of]
-        divergences = [format_number(own[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
+    for arm, numbers in arms.items():
+        shares = [percent(numbers[name].mean) if name in numbers else "none" for name in shares_of]
+        divergences = [format_number(numbers[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
         rows.append((ARMS[arm].label, *shares, *divergences))
     baseline = spread(comparison.baseline_agreement())
-    told = (
-        "The control was never shown the teacher: what another student agrees with beyond it comes from its training. "
-        f"Two controls of different seeds, neither of which taught the other, agree on {percent(baseline.mean)} of "
-        f"the test {comparison.noun}."
+    explanation = (
+        "The control is trained without the teacher, so any agreement above the control's comes from the training "
+        f"method. Two controls with different seeds agree on {percent(baseline.mean)} of the test {comparison.noun}."
     )
     caption = (
-        f"Agreement with the teacher's predictions, and KL(teacher ‖ student) in nats, on the test {comparison.noun}."
+        f"Agreement with the teacher's predictions on all test {comparison.noun} and on those it classifies correctly "
+        "or wrongly; KL(teacher ‖ student) in nats."
     )
-    return table(header, rows, caption=caption), Paragraph(told)
+    return table(header, rows, caption=caption), Paragraph(explanation)
 
 
-def _cost(comparison: Comparison, spent: Cost) -> tuple[Block, ...]:
-    used = [(name, *model_cells(model)) for name, model in spent.models.items()]
-    own = spent.training
+def _show_cost(comparison: Comparison, cost: Cost) -> tuple[Block, ...]:
+    footprints = [(name, *model_cells(model)) for name, model in cost.models.items()]
+    training = cost.training
     rows = [
-        ("teacher, its whole training", f"{own.teacher:.4g}"),
-        (f"teacher, its answers to all training {comparison.noun}", f"{own.cache:.4g}"),
-        ("one student, control or distilled", f"{own.student:.4g}"),
-        (f"one distilled student with 1/{own.served} of the teacher", f"{own.distilled:.4g}"),
+        ("teacher, training", f"{training.teacher:.4g}"),
+        (f"teacher, logits of all training {comparison.noun}", f"{training.cache:.4g}"),
+        ("one student, control or distilled", f"{training.student:.4g}"),
+        (f"one distilled student with 1/{training.served} of the teacher", f"{training.distilled:.4g}"),
     ]
     if LONGER in comparison.students:
-        rows.append((f"a control trained for {own.longer_epochs} epochs", f"{own.longer:.4g}"))
+        rows.append((f"a control trained for {training.longer_epochs} epochs", f"{training.longer:.4g}"))
     return (
-        table(MODEL_CELLS, used, caption="Where it is used: one input, one thread, on this machine"),
-        table(("training", "multiply-adds"), rows, caption="To train it"),
-        *paragraphs(cost_sentences(comparison, spent)),
+        table(MODEL_CELLS, footprints, caption="Inference: one input, one thread, on this machine"),
+        table(("training", "multiply-adds"), rows, caption="Training"),
+        *paragraphs(cost_sentences(comparison, cost)),
     )
 
 
-def _provenance(
-    comparison: Comparison, spent: Cost, config: Mapping[str, Any], test: object, command: str
+def _show_provenance(
+    comparison: Comparison, cost: Cost, config: Mapping[str, Any], test: object, command: str
 ) -> tuple[Block, ...]:
-    size = spent.models["teacher"].bytes
+    size = cost.models["teacher"].bytes
     weights = {
         f"teacher {number}": {"sha256": teacher.weights, "bytes": size}
         for number, teacher in enumerate(comparison.teachers)
     }
-    seeds = "; ".join(f"{own[0]} to {own[-1]}" for own in comparison.seeds)
-    students = f"Seeds of the pairs: {seeds}. Each student's digest is in `metrics/comparison_students.csv`."
+    seeds = "; ".join(f"{group[0]} to {group[-1]}" for group in comparison.seeds)
+    students = (
+        f"Seeds of the pairs: {seeds}. The hash of each student's weights is in `metrics/comparison_students.csv`."
+    )
     return (*provenance(config, weights, test, command), Paragraph(students))

@@ -1,4 +1,4 @@
-"""The numbers of ``kd compare``, from its students' answers alone, and its arms as rows."""
+"""Statistics of ``kd compare``, computed from the logits of its models, and rows for tables."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from kd.models.inference import Predictions
 
 
 class ModelPredictions(NamedTuple):
-    """One network's logits and the labels of the validation and of the test images, in the order of the datasets.
+    """Logits and labels of one network on the validation and test images, in dataset order.
 
     Attributes:
-        weights: SHA-256 of the network's weights as a file.
+        weights: SHA-256 of the network's weights file.
     """
 
     validation: Predictions
@@ -38,22 +38,22 @@ class ModelPredictions(NamedTuple):
 
     @property
     def errors(self) -> int:
-        """Test images that it gets wrong."""
+        """Number of misclassified test images."""
         return int((self.test.logits.argmax(dim=1) != self.test.labels).sum())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Teachers and the students that were compared under each of them.
+    """Predictions of all teachers and, for each teacher, of its students.
 
     Attributes:
-        teachers: one or more, all on one test set.
-        students: arm → for each teacher, its students in the order of their seeds; entry i of every arm started from
-            the same weights and saw the same batches. ``control`` and ``distilled`` are always among the arms.
-        seeds: for each teacher, of its pairs.
-        margin: what counts as no difference, in percentage points.
-        temperature: of the distillation, for fidelity.
-        noun: what the items are called.
+        teachers: at least one; all use the same test set.
+        students: arm → teacher → students in the order of ``seeds``. Students at the same place in different arms
+            start from the same weights and see the same batches. The arms include ``control`` and ``distilled``.
+        seeds: teacher → seeds of its pairs.
+        margin: equivalence margin in percentage points.
+        temperature: of distillation, also used for fidelity.
+        noun: plural noun for the samples, such as "images".
     """
 
     teachers: Sequence[ModelPredictions]
@@ -68,26 +68,26 @@ class Comparison:
         return len(self.teachers[0].test.labels)
 
     def pairs(self, teacher: int, arm: str = DISTILLED, against: str = CONTROL) -> Pairs:
-        """Test errors of ``arm`` against those of another, paired by seed, under one teacher."""
-        ours, theirs = (self.students[name][teacher] for name in (arm, against))
-        return pair_errors([a.errors for a in theirs], [a.errors for a in ours], self.images)
+        """Pair the test errors of two arms by seed, under one teacher; differences are ``arm`` minus ``against``."""
+        students, reference = (self.students[name][teacher] for name in (arm, against))
+        return pair_errors([a.errors for a in reference], [a.errors for a in students], self.images)
 
     def judgements(self) -> list[Judgement]:
-        """The verdict under each teacher, given this teacher."""
+        """Return one verdict per teacher, each conditional on that teacher."""
         return [judge(self.pairs(number), margin=self.margin) for number in range(len(self.teachers))]
 
     def across(self) -> Across | None:
-        """The verdict over all teachers; None for a single one."""
+        """Return the verdict over all teachers; None if there is only one."""
         groups = [self.pairs(number) for number in range(len(self.teachers))]
         return judge_across(groups, margin=self.margin) if len(groups) > 1 else None
 
     def further(self) -> dict[str, list[Pairs]]:
-        """The distilled students against each further control, by teacher. Shown; they decide nothing."""
-        others = [arm for arm in self.students if arm not in (CONTROL, DISTILLED)]
-        return {arm: [self.pairs(n, against=arm) for n in range(len(self.teachers))] for arm in others}
+        """Pair the distilled students with each additional control: arm → teacher → pairs. Not part of the verdict."""
+        controls = [arm for arm in self.students if arm not in (CONTROL, DISTILLED)]
+        return {arm: [self.pairs(n, against=arm) for n in range(len(self.teachers))] for arm in controls}
 
     def mcnemars(self, teacher: int) -> list[McNemar]:
-        """McNemar's test for each pair: two networks, not the method."""
+        """Return McNemar's test of each pair; it compares two networks, not two methods."""
         labels = self.teachers[teacher].test.labels
         wrong = [
             [predictions.test.logits.argmax(dim=1) != labels for predictions in self.students[arm][teacher]]
@@ -95,10 +95,10 @@ class Comparison:
         ]
         return [mcnemar(control, distilled) for control, distilled in zip(*wrong, strict=True)]
 
-    @cached_property  # each is asked for by table, files and report, and takes seconds
+    @cached_property  # takes seconds; table, files and report all read it
     def fidelities(self) -> dict[str, list[list[Fidelity]]]:
-        """How closely each student matches its teacher on the test images: arm → by teacher → by seed."""
-        return self._each(
+        """Fidelity of each student to its teacher on the test images: arm → teacher → seed."""
+        return self._measure_students(
             lambda predictions, teacher: fidelity(
                 predictions.test.logits, teacher.test.logits, teacher.test.labels, temperature=self.temperature
             )
@@ -106,26 +106,28 @@ class Comparison:
 
     @cached_property
     def scalings(self) -> dict[str, list[list[Scaling]]]:
-        """Calibration of each student on the test images, before and after one temperature fitted on validation."""
-        return self._each(lambda predictions, _: scaling(predictions))
+        """Test calibration of each student before and after temperature scaling: arm → teacher → seed."""
+        return self._measure_students(lambda predictions, _: fit_scaling(predictions))
 
     @cached_property
     def reliabilities(self) -> dict[str, ReliabilityCurve]:
-        """Accuracy against confidence of every arm, all its students together."""
+        """Reliability curve of each arm, from the pooled test predictions of its students."""
         return {
-            arm: _pooled([predictions.test for group in groups for predictions in group])
+            arm: _pool_reliability([predictions.test for group in groups for predictions in group])
             for arm, groups in self.students.items()
         }
 
     def baseline_agreement(self) -> list[float]:
-        """Agreement of controls with the next seed's: what two networks share of which neither taught the other."""
+        """Return the agreement between controls of consecutive seeds: the level that needs no distillation."""
         return [
-            agreement(one.test.logits, other.test.logits)
+            agreement(first.test.logits, second.test.logits)
             for controls in self.students[CONTROL]
-            for one, other in itertools.pairwise(controls)
+            for first, second in itertools.pairwise(controls)
         ]
 
-    def _each(self, measure: Callable[[ModelPredictions, ModelPredictions], Any]) -> dict[str, list[list[Any]]]:
+    def _measure_students(
+        self, measure: Callable[[ModelPredictions, ModelPredictions], Any]
+    ) -> dict[str, list[list[Any]]]:
         return {
             arm: [
                 [measure(predictions, teacher) for predictions in group]
@@ -135,24 +137,24 @@ class Comparison:
         }
 
 
-def _pooled(tested: Sequence[Predictions]) -> ReliabilityCurve:
-    logits, labels = torch.cat([own.logits for own in tested]), torch.cat([own.labels for own in tested])
-    return reliability_curve(reliability(logits, labels), students=len(tested))
+def _pool_reliability(predictions: Sequence[Predictions]) -> ReliabilityCurve:
+    logits, labels = torch.cat([p.logits for p in predictions]), torch.cat([p.labels for p in predictions])
+    return reliability_curve(reliability(logits, labels), students=len(predictions))
 
 
-def scaling(predictions: ModelPredictions) -> Scaling:
-    """Calibration on the test images, before and after the temperature that fits the validation images."""
+def fit_scaling(predictions: ModelPredictions) -> Scaling:
+    """Return test calibration before and after temperature scaling, fitted on the validation images."""
     return temperature_scaling(*predictions.validation, *predictions.test)
 
 
 def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """One row per student: errors, calibration and fidelity on the test images."""
+    """Yield one row per student: errors, calibration and fidelity on the test images."""
     fidelities, scalings = comparison.fidelities, comparison.scalings
     for arm, groups in comparison.students.items():
         for teacher, group in enumerate(groups):
             for index, predictions in enumerate(group):
-                match, scaled = fidelities[arm][teacher][index], scalings[arm][teacher][index]
-                validation, bounded = predictions.validation, scaled.temperature.at_bound
+                fidelity_to_teacher, scaling = fidelities[arm][teacher][index], scalings[arm][teacher][index]
+                validation, at_bound = predictions.validation, scaling.temperature.at_bound
                 yield {
                     "arm": arm,
                     "teacher": teacher,
@@ -161,37 +163,43 @@ def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                     "test_accuracy": 1 - predictions.errors / comparison.images,
                     "weights_sha256": predictions.weights,
                     "validation_errors": int((validation.logits.argmax(dim=1) != validation.labels).sum()),
-                    **{name: getattr(scaled.before, name) for name in ("nll", "brier", "ece", "adaptive_ece")},
-                    # A temperature at the end of its range is no optimum: there is none, and nothing to tell of it.
-                    "fitted_temperature": None if bounded else scaled.temperature.value,
-                    "nll_after_scaling": None if bounded else scaled.after.nll,
-                    "ece_after_scaling": None if bounded else scaled.after.ece,
-                    "agreement_with_teacher": match.overall.agreement,
-                    "kl_to_teacher": match.overall.kl,
-                    "softened_kl_to_teacher": match.overall.softened_kl,
-                    "agreement_where_teacher_right": match.teacher_right.agreement if match.teacher_right else None,
-                    "agreement_where_teacher_wrong": match.teacher_wrong.agreement if match.teacher_wrong else None,
+                    **{name: getattr(scaling.before, name) for name in ("nll", "brier", "ece", "adaptive_ece")},
+                    # A fitted temperature at the end of its range is not an optimum, so it is not reported.
+                    "fitted_temperature": None if at_bound else scaling.temperature.value,
+                    "nll_after_scaling": None if at_bound else scaling.after.nll,
+                    "ece_after_scaling": None if at_bound else scaling.after.ece,
+                    "agreement_with_teacher": fidelity_to_teacher.overall.agreement,
+                    "kl_to_teacher": fidelity_to_teacher.overall.kl,
+                    "softened_kl_to_teacher": fidelity_to_teacher.overall.softened_kl,
+                    "agreement_where_teacher_right": fidelity_to_teacher.teacher_right.agreement
+                    if fidelity_to_teacher.teacher_right
+                    else None,
+                    "agreement_where_teacher_wrong": fidelity_to_teacher.teacher_wrong.agreement
+                    if fidelity_to_teacher.teacher_wrong
+                    else None,
                 }
 
 
 def summaries(comparison: Comparison) -> dict[str, dict[str, Spread]]:
-    """Mean, standard deviation and n of every number of an arm's students, over all teachers: arm → name → spread."""
+    """Return mean, standard deviation and n of every column over all students of an arm: arm → column → spread."""
     rows = list(student_rows(comparison))
-    named = {"arm", "teacher", "seed", "weights_sha256"}
-    found: dict[str, dict[str, Spread]] = {}
+    labels = {"arm", "teacher", "seed", "weights_sha256"}
+    spreads: dict[str, dict[str, Spread]] = {}
     for arm in comparison.students:
-        own = [row for row in rows if row["arm"] == arm]
-        measured = {name: [row[name] for row in own if row[name] is not None] for name in own[0] if name not in named}
-        found[arm] = {name: spread(values) for name, values in measured.items() if values}
-    return found
+        arm_rows = [row for row in rows if row["arm"] == arm]
+        columns = {
+            name: [row[name] for row in arm_rows if row[name] is not None] for name in arm_rows[0] if name not in labels
+        }
+        spreads[arm] = {name: spread(values) for name, values in columns.items() if values}
+    return spreads
 
 
 def contrasts(comparison: Comparison) -> list[tuple[str, Pairs]]:
-    """What the distilled students are compared with, and how: for each teacher the control, then the further ones."""
-    further, several = comparison.further(), len(comparison.teachers) > 1
-    found = []
+    """List title and pairs of every comparison: for each teacher the control, then the additional controls."""
+    further, has_several = comparison.further(), len(comparison.teachers) > 1
+    named_pairs = []
     for number in range(len(comparison.teachers)):
-        suffix = f", teacher {number}" if several else ""
-        found.append((f"{ARMS[CONTROL].label}{suffix}", comparison.pairs(number)))
-        found += [(f"{ARMS[arm].label}{suffix}", groups[number]) for arm, groups in further.items()]
-    return found
+        suffix = f", teacher {number}" if has_several else ""
+        named_pairs.append((f"{ARMS[CONTROL].label}{suffix}", comparison.pairs(number)))
+        named_pairs += [(f"{ARMS[arm].label}{suffix}", groups[number]) for arm, groups in further.items()]
+    return named_pairs

@@ -1,4 +1,4 @@
-"""What ``kd compare`` can be told: all that ``kd run`` can, and how many pairs under which conditions."""
+"""Settings of ``kd compare``: the settings of ``kd run``, the numbers of pairs and teachers, additional controls."""
 
 from __future__ import annotations
 
@@ -11,39 +11,36 @@ from kd.commands.settings import PairedSettings
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings(PairedSettings):
-    """Did distillation help? Many pairs of control and distilled student from one teacher, and a verdict.
+    """Test whether distillation helps: train pairs of control and distilled student, then state a verdict.
 
-    In the folder of a finished ``kd run`` with the same settings, its teacher and its logits are used.
+    In the folder of a finished ``kd run`` with the same settings, its teacher and logits are reused.
     """
 
     command: ClassVar[str] = "compare"
 
     # Evidence
     pairs: Annotated[int, at_least(2, "10 is usual; one pair has no spread")] = 10
-    """pairs of control and distilled student for each teacher, at least 2; their seeds count up from SEED"""
+    """pairs of control and distilled student per teacher, at least 2; their seeds count up from SEED"""
     teachers: Annotated[int, at_least(1)] = 1
-    """teachers, at least 1, with seeds counting up from SEED; the verdict then speaks of more than one teacher"""
+    """teachers to train, at least 1; seeds count up from SEED. With several, the verdict is over their means"""
     splits: Annotated[int, at_least(1)] = 1
-    """splits into training and validation images, at least 1, counting up from RANDOM_STATE; a teacher for each"""
-    smoothing: Annotated[float, Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.1 is usual; 0 leaves that control out")] = (
-        0.1
-    )
-    """label smoothing of a further control, in [0, 1): is it the teacher, or just softer targets? 0 leaves it out"""
+    """training/validation splits, at least 1, each with its own teacher; their seeds count up from RANDOM_STATE"""
+    smoothing: Annotated[float, Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.1 is usual; 0 omits this control")] = 0.1
+    """label smoothing of an additional control, in [0, 1): do soft targets alone help as much? 0 omits it"""
     longer: bool = True
-    """a further control, trained on the labels until its multiply-adds equal those of the distilled student and its
-    share of the teacher: is it the teacher, or just more computation?"""
+    """add a control trained for as many multiply-adds as a distilled student plus its share of the teacher"""
 
     def check(self) -> None:
-        """Refuse a value outside its range; the error names the flag."""
+        """Raise ``ValueError`` naming the flag if a setting is outside its range."""
         super().check()
-        several = self.teachers > 1 and not self._count_teachers()
-        advice = "a teacher that comes trained is the same with every seed"
-        require(not several, "--teachers", self.teachers, "1 where none is trained here", advice)
+        only_loaded = self.teachers > 1 and not self._count_teachers()
+        advice = "its seed has no effect"
+        require(not only_loaded, "--teachers", self.teachers, "1 with a loaded teacher", advice)
 
     @property
     def trainings(self) -> dict[str, int]:
-        """How many models are trained, by kind; those of ``longer`` take more epochs."""
+        """Number of models to train, by kind; ``longer`` models take more epochs."""
         teachers = max(self.teachers, self.splits)
         further = {"smoothed": bool(self.smoothing), "longer": self.longer}
-        arms = ["control", "distilled", *(name for name, wanted in further.items() if wanted)]
+        arms = ["control", "distilled", *(name for name, enabled in further.items() if enabled)]
         return {"teacher": teachers * self._count_teachers(), **dict.fromkeys(arms, teachers * self.pairs)}

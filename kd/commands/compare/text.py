@@ -1,4 +1,4 @@
-"""What ``kd compare`` prints: one table of arms, one of differences, and the verdict."""
+"""Printed output of ``kd compare``: tables of arms, differences and cost, then the verdict."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from kd.evaluation.power import power_of
 from kd.evaluation.verdict import sentence, sentence_across
 
 
-def print_comparison(comparison: Comparison, spent: Cost, *, limit: int | None) -> None:
-    """Print all arms, the paired differences, what teaching costs, and the verdict.
+def print_comparison(comparison: Comparison, cost: Cost, *, limit: int | None) -> None:
+    """Print the arms, the paired differences, the cost and the verdict.
 
     Args:
-        limit: the number of training images if it was a toy run, else None.
+        limit: the number of training images of a quick run, else None.
     """
-    toy = f", TOY RUN on {limit:,} training {comparison.noun}" if limit is not None else ""
+    toy = f", QUICK RUN on {limit:,} training {comparison.noun}" if limit is not None else ""
     _print_arms(comparison, f"{comparison.images:,} test {comparison.noun}{toy}")
     _print_differences(comparison)
     print_table(
-        "What it takes to use them", MODEL_CELLS, {name: model_cells(own) for name, own in spent.models.items()}
+        "Cost of inference", MODEL_CELLS, {name: model_cells(footprint) for name, footprint in cost.models.items()}
     )
-    for line in [*cost_sentences(comparison, spent), *verdict_lines(comparison)]:
+    for line in [*cost_sentences(comparison, cost), *verdict_lines(comparison)]:
         say(line)
 
 
 def verdict_lines(comparison: Comparison) -> list[str]:
-    """The verdicts as sentences; the one that counts comes last."""
+    """Return the verdicts as sentences; the overall verdict comes last."""
     judgements, across = comparison.judgements(), comparison.across()
     if across is None:
         return [sentence(judgement, noun=comparison.noun) for judgement in judgements]
-    told = [
+    per_teacher = [
         f"Teacher {number}: {sentence(judgement, noun=comparison.noun)}" for number, judgement in enumerate(judgements)
     ]
-    return [*told, sentence_across(across)]
+    return [*per_teacher, sentence_across(across)]
 
 
 MODEL_CELLS = ("model", "parameters", "multiply-adds", "file, kB", "latency, ms", "90 % below, ms")
 
 
 def model_cells(model: Footprint) -> list[str]:
-    """A row of ``MODEL_CELLS`` after its name. A teacher of answers alone has no costs that would say anything."""
+    """Format a row of ``MODEL_CELLS`` without the name; a teacher of stored logits has only a file size."""
     if not model.parameters:
         return ["–", "–", f"{model.bytes / 1000:,.1f}", "–", "–"]
     return [
@@ -57,41 +57,41 @@ def model_cells(model: Footprint) -> list[str]:
     ]
 
 
-def cost_sentences(comparison: Comparison, spent: Cost) -> list[str]:
-    """What there is to say of the cost: of a control that was trained longer, and of answers that were kept."""
-    longer = [cost_sentence(spent.training)] if LONGER in comparison.students else []
-    return [*longer, saved_sentence(spent.saved, comparison.noun)] if spent.saved else longer
+def cost_sentences(comparison: Comparison, cost: Cost) -> list[str]:
+    """Return sentences on the longer-trained control and on the time saved by cached logits, as far as they apply."""
+    longer = [cost_sentence(cost.training)] if LONGER in comparison.students else []
+    return [*longer, saved_sentence(cost.saved, comparison.noun)] if cost.saved else longer
 
 
 def saved_sentence(saved: Saved, noun: str = "images") -> str:
-    """How much of the teacher's time its kept answers have saved."""
+    """State the teacher time saved by caching its logits."""
     return (
-        f"With one thread the teacher takes {saved.seconds:,.1f} s for its answers to all training {noun}. They were "
-        f"kept, so it gave them once and not {saved.passes:,} times, once in each epoch of each distilled student: "
-        f"{saved.total:,.0f} s saved."
+        f"Computing the teacher's logits for all training {noun} takes {saved.seconds:,.1f} s on one thread. They are "
+        f"cached, so the teacher runs once instead of {saved.passes:,} times (once per epoch of each distilled "
+        f"student): {saved.total:,.0f} s saved."
     )
 
 
-def cost_sentence(spent: TrainingCost) -> str:
-    """What a distilled student costs with its share of the teacher, and what the longer control has of it."""
+def cost_sentence(cost: TrainingCost) -> str:
+    """State the cost of a distilled student with its share of the teacher, and of the longer-trained control."""
     return (
-        f"Multiply-adds: a distilled student takes {spent.student:.3g} and 1/{spent.served} of its teacher's training "
-        f"and answers, {spent.distilled:.3g} in all; the control that is trained longer, for {spent.longer_epochs} "
-        f"epochs instead of {spent.epochs}, takes {spent.longer:.3g}."
+        f"Multiply-adds: {cost.student:.3g} for training a student; {cost.distilled:.3g} including 1/{cost.served} of "
+        f"its teacher's training and logits; {cost.longer:.3g} for the control trained for {cost.longer_epochs} "
+        f"epochs instead of {cost.epochs}."
     )
 
 
 def _print_arms(comparison: Comparison, title: str) -> None:
     header = ("student", "n", "errors", "accuracy", "NLL", "ECE, %", "agrees with teacher")
     rows = {}
-    for arm, own in summaries(comparison).items():
+    for arm, numbers in summaries(comparison).items():
         rows[ARMS[arm].label] = [
-            str(own["test_errors"].n),
-            format_number(own["test_errors"], ".1f"),
-            f"{own['test_accuracy'].mean:.2%}",
-            format_number(own["nll"], ".4f"),
-            format_number(own["ece"], ".2f", scale=100),
-            f"{own['agreement_with_teacher'].mean:.2%}",
+            str(numbers["test_errors"].n),
+            format_number(numbers["test_errors"], ".1f"),
+            f"{numbers['test_accuracy'].mean:.2%}",
+            format_number(numbers["nll"], ".4f"),
+            format_number(numbers["ece"], ".2f", scale=100),
+            f"{numbers['agreement_with_teacher'].mean:.2%}",
         ]
     rows[ARMS[TEACHER].label] = [
         str(len(comparison.teachers)),
@@ -101,27 +101,26 @@ def _print_arms(comparison: Comparison, title: str) -> None:
     ]
     print_table(f"Mean ± standard deviation on {title}", header, rows)
     baseline = spread(comparison.baseline_agreement())
-    say(f"Two controls of different seeds agree on {baseline.mean:.2%} of the {comparison.noun}.")
+    say(f"Two controls with different seeds agree on {baseline.mean:.2%} of the test {comparison.noun}.")
 
 
 def _print_differences(comparison: Comparison) -> None:
     rows = {title: difference_cells(pairs) for title, pairs in contrasts(comparison)}
-    decides = (
-        "only the first line's t interval decides" if len(comparison.teachers) == 1 else "the teachers' means decide"
-    )
-    print_table(f"Paired differences in test errors ({decides})", DIFFERENCES, rows)
+    rule = "first row's t interval" if len(comparison.teachers) == 1 else "means over the teachers"
+    print_table(f"Paired differences in test errors (for the verdict: {rule})", DIFFERENCES, rows)
     for line in power_sentences(comparison):
         say(line)
 
 
 def power_sentences(comparison: Comparison) -> Iterator[str]:
-    """For each teacher what so many pairs can show, how many more it would take, and McNemar's test of each pair."""
+    """Yield, for each teacher, the power of its pairs, the pairs needed for the margin, and McNemar's tests."""
     for number, judgement in enumerate(comparison.judgements()):
         power, n = power_of(judgement.pairs, judgement.margin), len(judgement.pairs.differences)
         significant = sum(test.p_value < 0.05 for test in comparison.mcnemars(number))
         if power.detectable is not None:
             yield (
-                f"With this spread {n} pairs show a true difference of {power.detectable:,.1f} errors in 80 % of "
-                f"cases; one of {judgement.margin:,g} takes {power.for_margin:,} pairs. McNemar's exact test, which "
-                f"judges two networks and not the method, is below 0.05 for {significant} of the {n} pairs."
+                f"With this spread, {n} pairs detect a true difference of {power.detectable:,.1f} errors with 80 % "
+                f"power; a difference of {judgement.margin:,g} errors needs {power.for_margin:,} pairs. McNemar's "
+                f"exact test, which compares two networks rather than two methods, gives p < 0.05 for {significant} "
+                f"of the {n} pairs."
             )

@@ -1,1 +1,1 @@
-"""``kd sweep``: which temperature, which alpha? Chosen on validation images, tested once with fresh seeds."""
+"""``kd sweep``: choose temperature and alpha on validation images, then test the choice once with fresh seeds."""

@@ -1,4 +1,4 @@
-"""``kd sweep``: which temperature, which alpha? Chosen on validation images; then one look at the test images."""
+"""The ``kd sweep`` command: choose temperature and alpha on validation images, then test once with fresh seeds."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import TeacherWithData, make_train, open_command, prepare_distillation_data, record_settings
 from kd.commands.sweep.files import sweep_files
-from kd.commands.sweep.points import Point, Score, Tried, documented, grid, plain, with_controls
+from kd.commands.sweep.points import Point, Score, TriedPoint, add_controls, documented_point, format_value, list_grid
 from kd.commands.sweep.report import sweep_part
-from kd.commands.sweep.results import Final, Images, Sweep, roles
+from kd.commands.sweep.results import Final, Images, Sweep, assign_roles
 from kd.commands.sweep.settings import SweepSettings
 from kd.commands.sweep.text import print_sweep
 from kd.console import say
@@ -34,11 +34,11 @@ from kd.types import Objective
 
 
 class Bench(NamedTuple):
-    """Where students of any point are made.
+    """Inputs for training the students of any point, and their training times.
 
     Attributes:
-        distill_data: with the logits of the one teacher, for each batch size.
-        seconds: what each student's training took, by its name; filled as they are made.
+        distill_data: the same data with the teacher's logits, one entry per batch size.
+        seconds: training time of each student by name; filled during the sweep.
     """
 
     settings: SweepSettings
@@ -50,160 +50,169 @@ class Bench(NamedTuple):
 
 
 def run(settings: SweepSettings) -> None:
-    """Try all points, or go on where that was interrupted; test three of them with fresh seeds; print and save it all.
+    """Try all points, resuming an interrupted sweep; test up to three points with fresh seeds; print and save results.
 
     Raises:
-        ValueError: a setting is outside its range; a search without Optuna.
-        OSError: a folder cannot be written to or is in use by another run; a process was killed.
-        FloatingPointError: the loss of a point that has to be tested is not finite.
+        ValueError: a setting is outside its range, or ``--trials`` is given without Optuna.
+        OSError: a folder is not writable or in use by another run, or a worker process was killed.
+        FloatingPointError: the loss of a point that must be tested is not finite.
     """
-    with open_command(settings, *(settings.results_dir / part for part in ("metrics", "plots"))) as device:
+    with open_command(settings, *(settings.results_dir / folder for folder in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
-        taught = prepare_distillation_data(settings, device)
-        bench = _bench(settings, taught, device)
-        sweep = _tested(bench, explore(bench))
+        prepared = prepare_distillation_data(settings, device)
+        bench = _make_bench(settings, prepared, device)
+        sweep = _test_roles(bench, explore(bench))
         print_sweep(sweep, limit=settings.limit)
-        _publish(bench, taught, sweep)
+        _publish(bench, prepared, sweep)
 
 
-def _bench(settings: SweepSettings, taught: TeacherWithData, device: torch.device) -> Bench:
-    distill_data = [taught.distill_data._replace(batch_size=size) for size in _batch_sizes(settings)]
-    images = Images(taught.data.sizes["validation"], taught.data.sizes["test"], taught.data.task.noun)
-    return Bench(settings, device, taught.data.task, distill_data, images, {})
+def _make_bench(settings: SweepSettings, prepared: TeacherWithData, device: torch.device) -> Bench:
+    distill_data = [prepared.distill_data._replace(batch_size=size) for size in _list_batch_sizes(settings)]
+    images = Images(prepared.data.sizes["validation"], prepared.data.sizes["test"], prepared.data.task.noun)
+    return Bench(settings, device, prepared.data.task, distill_data, images, {})
 
 
-def _batch_sizes(settings: SweepSettings) -> list[int]:
+def _list_batch_sizes(settings: SweepSettings) -> list[int]:
     return list(dict.fromkeys((settings.batch_size, *map(int, settings.varied.get("batch_size", ())))))
 
 
-def explore(bench: Bench) -> list[Tried]:
-    """How every point does on the validation images: the documented one, all others, and the control of each."""
-    settings, known = bench.settings, dict[Point, Tried]()
+def explore(bench: Bench) -> list[TriedPoint]:
+    """Evaluate the documented point, all other points and their controls on the validation images."""
+    settings, results = bench.settings, dict[Point, TriedPoint]()
 
-    def attempt(points: Iterable[Point]) -> dict[Point, Tried]:
-        known.update(_attempted(bench, [each for each in with_controls(points) if each not in known]))
-        return known
+    def attempt(points: Iterable[Point]) -> dict[Point, TriedPoint]:
+        results.update(_try_points(bench, [point for point in add_controls(points) if point not in results]))
+        return results
 
     if settings.trials is None:
-        attempt([documented(settings), *grid(settings)])
+        attempt([documented_point(settings), *list_grid(settings)])
     else:
-        from kd.commands.sweep.search import search  # it needs Optuna, which not everybody has
+        from kd.commands.sweep.search import search  # imports Optuna, an optional dependency
 
-        # Beside the steps, so that --fresh puts it aside with them.
+        # In the steps folder, so that --fresh moves it aside with the saved steps.
         file = settings.state_dir / "steps" / "search.db"
         file.parent.mkdir(exist_ok=True)
-        trials = search(settings, file, _key(bench), attempt, worst=bench.images.validation)
-        known.update((each.point, each) for each in trials)
-        attempt([documented(settings), *(each.point for each in trials)])
-    return list(known.values())
+        trials = search(settings, file, _search_key(bench), attempt, worst=bench.images.validation)
+        results.update((trial.point, trial) for trial in trials)
+        attempt([documented_point(settings), *(trial.point for trial in trials)])
+    return list(results.values())
 
 
-def _attempted(bench: Bench, points: Sequence[Point]) -> dict[Point, Tried]:
-    """Train the points' students and see how they do on the validation images; no test image is asked."""
-    students = _students(bench, points, _seeds(bench.settings))
+def _try_points(bench: Bench, points: Sequence[Point]) -> dict[Point, TriedPoint]:
+    """Train the students of some points and score them on the validation images; the test images are not used."""
+    students = _make_students(bench, points, _list_seeds(bench.settings))
     scores: dict[str, Score | None] = {}
     for name, outcome in try_students(bench.distill_data, students, processes=bench.settings.processes):
-        counted = f"{len(scores) + 1:>3}/{len(students)}  {name}"
+        progress = f"{len(scores) + 1:>3}/{len(students)}  {name}"
         if isinstance(outcome, TrainedStudent):
             scores[name], bench.seconds[name] = score(outcome.validation), outcome.history.seconds
-            say(f"{counted}: validation accuracy {outcome.history['val_acc'][-1]:.2%}, {outcome.history.seconds:.0f} s")
+            say(
+                f"{progress}: validation accuracy {outcome.history['val_acc'][-1]:.2%}, {outcome.history.seconds:.0f} s"
+            )
         else:
             scores[name] = None
-            say(f"{counted}: given up; {outcome}")
-    names = {each: _names(bench.settings, each, _seeds(bench.settings)) for each in points}
-    return {each: Tried(each, tuple(scores[name] for name in names[each])) for each in points}
+            say(f"{progress}: failed; {outcome}")
+    names = {point: _name_students(bench.settings, point, _list_seeds(bench.settings)) for point in points}
+    return {point: TriedPoint(point, tuple(scores[name] for name in names[point])) for point in points}
 
 
-def _tested(bench: Bench, tried: Sequence[Tried]) -> Sweep:
-    """The points of all roles with fresh seeds, on the test images: the only time that these are asked."""
-    settings, reference = bench.settings, documented(bench.settings)
-    points, seeds = list(dict.fromkeys(roles(tried, reference).values())), _final_seeds(settings)
-    students, finals = _students(bench, points, seeds), dict[str, Final]()
-    for name, done in train_students(bench.distill_data, students, processes=settings.processes):
-        assert done.test is not None
-        finals[name], bench.seconds[name] = Final(score(done.validation), score(done.test)), done.history.seconds
-        say(f"{len(finals):>3}/{len(students)}  {name}: fresh seed, {done.history.seconds:.0f} s")
+def _test_roles(bench: Bench, tried: Sequence[TriedPoint]) -> Sweep:
+    """Train the points of all roles with fresh seeds and test them; the only use of the test images."""
+    settings, documented = bench.settings, documented_point(bench.settings)
+    points, seeds = list(dict.fromkeys(assign_roles(tried, documented).values())), _list_final_seeds(settings)
+    students, finals = _make_students(bench, points, seeds), dict[str, Final]()
+    for name, student in train_students(bench.distill_data, students, processes=settings.processes):
+        assert student.test is not None
+        finals[name] = Final(score(student.validation), score(student.test))
+        bench.seconds[name] = student.history.seconds
+        say(f"{len(finals):>3}/{len(students)}  {name}: fresh seed, {student.history.seconds:.0f} s")
     return Sweep(
         tried=tried,
-        documented=reference,
-        seeds=_seeds(settings),
+        documented=documented,
+        seeds=_list_seeds(settings),
         images=bench.images,
         final_seeds=seeds,
-        finals={each: [finals[name] for name in _names(settings, each, seeds)] for each in points},
+        finals={point: [finals[name] for name in _name_students(settings, point, seeds)] for point in points},
         margin=settings.margin,
         searched=settings.trials is not None,
     )
 
 
-def _publish(bench: Bench, taught: TeacherWithData, sweep: Sweep) -> None:
-    """Write the files and the report, all of them or none, and say where they are."""
+def _publish(bench: Bench, prepared: TeacherWithData, sweep: Sweep) -> None:
+    """Write the files and the report atomically (all or none) and print their paths."""
     settings, config = bench.settings, record_settings(bench.settings, bench.device)
-    part = sweep_part(
+    report_part = sweep_part(
         sweep,
         config,
-        teacher=weights_bytes(taught.model),
-        test=taught.data.test_set,
+        teacher=weights_bytes(prepared.model),
+        test=prepared.data.test_set,
         command=typed_command(),
         limit=settings.limit,
     )
     files = sweep_files(settings.results_dir, sweep, config, bench.seconds, limit=settings.limit)
-    publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
+    publish_with_report(files, report_part, results_dir=settings.results_dir, state_dir=settings.state_dir)
 
 
-def _seeds(settings: SweepSettings) -> list[int]:
+def _list_seeds(settings: SweepSettings) -> list[int]:
     return list(range(settings.seed, settings.seed + settings.seeds))
 
 
-def _final_seeds(settings: SweepSettings) -> list[int]:
-    """Others than those by which the points were judged: the luck of a chosen point's seeds is not to count."""
+def _list_final_seeds(settings: SweepSettings) -> list[int]:
+    """List the seeds of the test, disjoint from the seeds of the selection, which favour the chosen point."""
     first = settings.seed + settings.seeds
     return list(range(first, first + settings.final_pairs))
 
 
-def _students(bench: Bench, points: Iterable[Point], seeds: Sequence[int]) -> dict[str, Student]:
-    """For each seed the same initial weights at every point of one width, and the same batches of one size."""
-    sizes = _batch_sizes(bench.settings)
+def _make_students(bench: Bench, points: Iterable[Point], seeds: Sequence[int]) -> dict[str, Student]:
+    """Make the students of some points; with equal seeds, widths and batch sizes, initial weights and batches agree."""
+    sizes = _list_batch_sizes(bench.settings)
     students = {}
-    for each in points:
-        for name, seed in zip(_names(bench.settings, each, seeds), seeds, strict=True):
-            # Each value is of its setting's type, which a point does not know.
-            own = dataclasses.replace(bench.settings, seed=seed, **dict(each.others))  # type: ignore[arg-type]
-            model, train = new_student(own, bench.task, bench.device), make_train(own)
-            students[name] = Student(model, objective(each), train, own.epochs, sizes.index(own.batch_size))
+    for point in points:
+        for name, seed in zip(_name_students(bench.settings, point, seeds), seeds, strict=True):
+            # Values have the type of their setting, but the type of ``others`` is only ``float``.
+            student_settings = dataclasses.replace(bench.settings, seed=seed, **dict(point.others))  # type: ignore[arg-type]
+            model, train = new_student(student_settings, bench.task, bench.device), make_train(student_settings)
+            students[name] = Student(
+                model, make_objective(point), train, student_settings.epochs, sizes.index(student_settings.batch_size)
+            )
     return students
 
 
-def objective(point: Point) -> Objective:
-    """What the point's students are trained towards. At alpha 1 that is the control's own objective, bit for bit."""
+def make_objective(point: Point) -> Objective:
+    """Return the objective of the point's students; at alpha = 1 it is the control's objective, bit for bit."""
     return supervised if point.temperature is None else distilled(temperature=point.temperature, alpha=point.alpha)
 
 
-def _names(settings: SweepSettings, point: Point, seeds: Sequence[int]) -> list[str]:
-    """Names of the point's students. Where ``kd compare`` trains the same one it has the same name, and is kept."""
-    reference = documented(settings)
-    own = "".join(f"-{name}={plain(value)}" for name, value in point.others)
-    named = f"T={plain(point.temperature)}-alpha={plain(point.alpha)}{own}" if point.temperature else f"{CONTROL}{own}"
-    arm = {reference: DISTILLED, reference.control: CONTROL}.get(point, named)
+def _name_students(settings: SweepSettings, point: Point, seeds: Sequence[int]) -> list[str]:
+    """Name the students of a point; students that ``kd compare`` also trains get the same names and are reused."""
+    reference = documented_point(settings)
+    suffix = "".join(f"-{name}={format_value(value)}" for name, value in point.others)
+    arm_name = (
+        f"T={format_value(point.temperature)}-alpha={format_value(point.alpha)}{suffix}"
+        if point.temperature
+        else f"{CONTROL}{suffix}"
+    )
+    arm = {reference: DISTILLED, reference.control: CONTROL}.get(point, arm_name)
     return [f"{arm}-seed-{seed}" for seed in seeds]
 
 
 def score(predictions: Predictions) -> Score:
-    """Errors and mean cross-entropy of a student's answers."""
+    """Return the errors and the mean cross-entropy of a student's predictions."""
     wrong = predictions.logits.argmax(dim=1) != predictions.labels
     return Score(int(wrong.sum()), float(F.cross_entropy(predictions.logits, predictions.labels)))
 
 
-def _key(bench: Bench) -> str:
-    """Of all that a search's proposals and results depend on. The parent's threads do not count: students have one."""
+def _search_key(bench: Bench) -> str:
+    """Hash all inputs of a search. The parent's thread count is excluded because students train on one thread."""
     settings = bench.settings
-    machine = {name: value for name, value in environment().items() if name != "threads"}
+    environment_inputs = {name: value for name, value in environment().items() if name != "threads"}
     inputs = {
         "ranges": {"temperature": settings.temperatures, "alpha": settings.alphas, **settings.varied},
-        "documented": documented(settings),
+        "documented": documented_point(settings),
         "students": [settings.student_width, settings.learning_rate, settings.epochs, settings.batch_size],
         "student": new_student(settings, bench.task, torch.device("cpu")),
-        "seeds": _seeds(settings),
+        "seeds": _list_seeds(settings),
         "data": [bench.distill_data[0].training, bench.distill_data[0].validation],
         "device": bench.device,
     }
-    return digest({"inputs": describe(inputs), "environment": machine})[:16]
+    return digest({"inputs": describe(inputs), "environment": environment_inputs})[:16]

@@ -1,4 +1,4 @@
-"""What ``kd sweep`` leaves on disk: everything as JSON, every student as a row of a table, the map as a picture."""
+"""Output files of ``kd sweep``: results as JSON, one CSV row per student, times, and the map as a plot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from kd.commands.paired_table import describe_tests
 from kd.commands.publish import csv_bytes, json_bytes, plot_files, toy_stamp
 from kd.commands.sweep.plots import sweep_map
-from kd.commands.sweep.points import Point, Score, Tried
+from kd.commands.sweep.points import Point, Score, TriedPoint
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import lines
 from kd.evaluation.paired_seeds import spread
@@ -20,18 +20,18 @@ from kd.storage.environment import versions
 def sweep_files(
     folder: Path, sweep: Sweep, config: Mapping[str, Any], seconds: Mapping[str, float], *, limit: int | None
 ) -> dict[Path, bytes]:
-    """``metrics/sweep.json`` and ``sweep.csv``, the times in a file of their own, and ``plots/sweep.png``.
+    """Return path and content of ``metrics/sweep.json``, ``sweep.csv``, ``sweep_timings.json``, ``plots/sweep.png``.
 
     Args:
-        folder: of the results.
-        config: the settings that the sweep was run with.
-        seconds: what the training of each student took, by its name.
-        limit: the number of training images if it was a toy run, else None.
+        folder: the results folder.
+        config: the settings of the sweep.
+        seconds: training time of each student by name.
+        limit: the number of training images of a quick run, else None.
     """
     toy, metrics = toy_stamp(limit), folder / "metrics"
     times = {name: round(value, 3) for name, value in seconds.items()}
     return {
-        metrics / "sweep.json": json_bytes({"toy": toy, "config": dict(config), **_summary(sweep)}),
+        metrics / "sweep.json": json_bytes({"toy": toy, "config": dict(config), **_summarize(sweep)}),
         metrics / "sweep.csv": csv_bytes({"run": toy or "full", **row} for row in student_rows(sweep)),
         metrics / "sweep_timings.json": json_bytes({"toy": toy, "training_seconds": times}),
         **plot_files(folder, {"sweep": png(sweep_map(sweep), toy=toy)}),
@@ -39,23 +39,28 @@ def sweep_files(
 
 
 def student_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
-    """One row per student: those by which points were judged, without test errors, and the final ones.
+    """Yield one row per student: first the selection, without test scores, then the test.
 
-    The control has no temperature.
+    The temperature of a control is empty.
     """
-    for tried in sweep.tried:
-        for seed, score in zip(sweep.seeds, tried.scores, strict=True):
-            yield {"part": "tried", **_named(sweep, tried.point), "seed": seed, **_scores("validation", score)} | {
+    for trial in sweep.tried:
+        for seed, score in zip(sweep.seeds, trial.scores, strict=True):
+            yield {
+                "part": "tried",
+                **_describe_point(sweep, trial.point),
+                "seed": seed,
+                **_score_columns("validation", score),
+            } | {
                 "test_errors": "",
                 "test_cross_entropy": "",
             }
     for point, finals in sweep.finals.items():
         for seed, final in zip(sweep.final_seeds, finals, strict=True):
-            scores = _scores("validation", final.validation) | _scores("test", final.test)
-            yield {"part": "final", **_named(sweep, point), "seed": seed, **scores}
+            scores = _score_columns("validation", final.validation) | _score_columns("test", final.test)
+            yield {"part": "final", **_describe_point(sweep, point), "seed": seed, **scores}
 
 
-def _named(sweep: Sweep, point: Point) -> dict[str, Any]:
+def _describe_point(sweep: Sweep, point: Point) -> dict[str, Any]:
     temperature = "" if point.temperature is None else point.temperature
     return {
         "roles": " ".join(sweep.roles_of(point)),
@@ -65,19 +70,19 @@ def _named(sweep: Sweep, point: Point) -> dict[str, Any]:
     }
 
 
-def _scores(part: str, score: Score | None) -> dict[str, Any]:
-    """Empty where the loss was not finite."""
+def _score_columns(part: str, score: Score | None) -> dict[str, Any]:
+    """Return the columns of a score; values are empty if the loss was not finite."""
     return {f"{part}_{name}": getattr(score, name, "") for name in ("errors", "cross_entropy")}
 
 
-def _summary(sweep: Sweep) -> dict[str, Any]:
+def _summarize(sweep: Sweep) -> dict[str, Any]:
     judgement = sweep.judgement()
     return {
         "environment": versions(),
         "lines": lines(sweep),
-        "roles": {role: _point(point) for role, point in sweep.roles.items()},
+        "roles": {role: _point_settings(point) for role, point in sweep.roles.items()},
         "rates": {role: sweep.rates(point)._asdict() for role, point in sweep.roles.items()},
-        "verdict": judgement and {"on": sweep.judged(), "verdict": judgement.verdict, **describe_tests(judgement)},
+        "verdict": judgement and {"on": sweep.judged_role(), "verdict": judgement.verdict, **describe_tests(judgement)},
         "chosen_against_documented": sweep.pairs(sweep.roles["chosen"], sweep.roles["documented"])._asdict(),
         "final_seeds": list(sweep.final_seeds),
         "test_errors": {
@@ -85,20 +90,20 @@ def _summary(sweep: Sweep) -> dict[str, Any]:
             for role, point in sweep.roles.items()
         },
         "seeds": list(sweep.seeds),
-        "points": [_tried(each) for each in sweep.ordered],
+        "points": [_describe_tried(trial) for trial in sweep.ordered],
     }
 
 
-def _point(point: Point) -> dict[str, Any]:
+def _point_settings(point: Point) -> dict[str, Any]:
     return {"temperature": point.temperature, "alpha": point.alpha, **dict(point.others)}
 
 
-def _tried(tried: Tried) -> dict[str, Any]:
-    """Best first; None for what the loss of a student did not live to see."""
+def _describe_tried(trial: TriedPoint) -> dict[str, Any]:
+    """Describe a tried point; values are None if the loss of a student was not finite."""
     return {
-        **_point(tried.point),
-        "validation_errors": [score and score.errors for score in tried.scores],
-        "mean": tried.mean if tried.finite else None,
-        "sd": tried.sd if tried.finite else None,
-        "cross_entropy": tried.cross_entropy if tried.finite else None,
+        **_point_settings(trial.point),
+        "validation_errors": [score and score.errors for score in trial.scores],
+        "mean": trial.mean if trial.finite else None,
+        "sd": trial.sd if trial.finite else None,
+        "cross_entropy": trial.cross_entropy if trial.finite else None,
     }

@@ -1,4 +1,4 @@
-"""The map of a sweep: errors of the validation images over temperature and alpha, with two points marked."""
+"""The map of a sweep: validation errors over temperature and alpha, with the points of interest marked."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from kd.arms import GREY
-from kd.commands.sweep.points import Point, Tried, label, plain
+from kd.commands.sweep.points import Point, TriedPoint, format_point, format_value
 from kd.commands.sweep.results import Sweep
-from kd.commands.sweep.text import counted
+from kd.commands.sweep.text import count_noun
 
-# Dark blue is good and yellow is bad: told apart with every common colour blindness, and in grey.
+# Dark blue is good, yellow is bad: distinguishable in greyscale and with all common colour blindness.
 COLOURS = colormaps["cividis"]
-INK, PAPER = "#010101", "#FEFEFE"  # on coloured ground; not pure black and white, which a dark page turns round
-# Each over a wider dark line, so that it stands out from every ground.
+INK, PAPER = "#010101", "#FEFEFE"  # on coloured cells; the report inverts pure black and white in dark mode
+# Drawn over a wider dark line, to stand out from any cell colour.
 LINES: Mapping[str, dict[str, Any]] = {
     "chosen": {"ls": "-", "lw": 3, "ec": "#E69F00"},
     "documented": {"ls": (0, (2.2, 1.4)), "lw": 2.2, "ec": "#FEFEFE"},
@@ -33,148 +33,150 @@ LEGEND: dict[str, Any] = {
     "handlelength": 2.6,
     "handleheight": 1.6,
 }
-LEVELS = 8  # colours of a search's map, which has no room for numbers
+LEVELS = 8  # colours of a search map, which has no room for numbers
 
 
 def sweep_map(sweep: Sweep) -> Figure:
-    """A heat map of the combinations of values, or the proposed points where they are."""
+    """Plot a heat map of a grid, or a scatter plot of the points that a search proposed."""
     return search_map(sweep) if sweep.searched else heat_map(sweep)
 
 
 def heat_map(sweep: Sweep) -> Figure:
-    """Mean errors over temperature and alpha, with their standard deviation over the seeds.
+    """Plot mean errors over temperature and alpha, with their standard deviation over the seeds.
 
-    One map at the chosen point's further settings and one at those of the documented point, if they are others, in the
-    same colours. Alpha 1 is the control and has no temperature: one column of equal cells. What was not tried is left
-    blank.
+    If the chosen and the documented point differ in other varied settings, each gets a map, on one colour scale.
+    Alpha = 1 is the control, which has no temperature, so all cells of its column are equal. Untried cells are blank.
     """
     marked = {role: sweep.roles[role] for role in LINES}
-    parts = list(dict.fromkeys(its.others for its in marked.values()))
-    shown = [each for each in sweep.tried if each.point.others in parts]
-    own = {each.point.temperature for each in shown if each.point.temperature is not None}
-    temperatures = sorted(own or {sweep.documented.temperature or 1.0})  # controls alone have none
-    alphas = sorted({each.point.alpha for each in shown})
-    size = (max(7.2, 2.6 + 1.25 * len(alphas)), 1 + len(parts) * (1.5 + 0.72 * len(temperatures)))
+    maps = list(dict.fromkeys(point.others for point in marked.values()))
+    trials = [trial for trial in sweep.tried if trial.point.others in maps]
+    tried_temperatures = {trial.point.temperature for trial in trials if trial.point.temperature is not None}
+    temperatures = sorted(
+        tried_temperatures or {sweep.documented.temperature or 1.0}
+    )  # a sweep of controls has no temperatures
+    alphas = sorted({trial.point.alpha for trial in trials})
+    size = (max(7.2, 2.6 + 1.25 * len(alphas)), 1 + len(maps) * (1.5 + 0.72 * len(temperatures)))
     figure = Figure(figsize=size, layout="constrained")
-    norm = _scale([each.mean for each in shown if each.finite])
-    for axes, others in zip(figure.subplots(len(parts), squeeze=False)[:, 0], parts, strict=True):
-        _cells(axes, [each for each in shown if each.point.others == others], temperatures, alphas, norm)
-        for role, its in marked.items():
-            if its.others == others:
-                _frame(axes, its, temperatures, alphas, role)
-        mean = "Mean errors (± sd)" if len(sweep.seeds) > 1 else "Errors"
-        at = "".join(f"at {name.replace('_', ' ')} {plain(value)}; " for name, value in others)
-        _titles(axes, sweep, mean, f"{at}fewer is better")
-    handles: list[Any] = [_lines((0, 0), (1, 1), role) for role in marked]
-    figure.legend(handles, [f"{role}: {label(its, others=False)}" for role, its in marked.items()], **LEGEND)
+    norm = _make_norm([trial.mean for trial in trials if trial.finite])
+    for axes, others in zip(figure.subplots(len(maps), squeeze=False)[:, 0], maps, strict=True):
+        _draw_cells(axes, [trial for trial in trials if trial.point.others == others], temperatures, alphas, norm)
+        for role, point in marked.items():
+            if point.others == others:
+                _draw_frame(axes, point, temperatures, alphas, role)
+        quantity = "Mean errors (± sd)" if len(sweep.seeds) > 1 else "Errors"
+        prefix = "".join(f"at {name.replace('_', ' ')} {format_value(value)}; " for name, value in others)
+        _set_titles(axes, sweep, quantity, f"{prefix}fewer is better")
+    handles: list[Any] = [_make_frame((0, 0), (1, 1), role) for role in marked]
+    figure.legend(handles, [f"{role}: {format_point(point, others=False)}" for role, point in marked.items()], **LEGEND)
     return figure
 
 
-def _scale(means: Sequence[float]) -> Normalize:
-    """From the best to as far beyond the median as that is beyond the best: a bad corner takes no colours."""
+def _make_norm(means: Sequence[float]) -> Normalize:
+    """Scale colours from the best mean to twice as far as the median; worse points share the last colour."""
     low = min(means)
     return Normalize(low, max(low + 1, min(max(means), low + 2 * (median(means) - low))), clip=True)
 
 
-def _cells(
-    axes: Axes, shown: Sequence[Tried], temperatures: Sequence[float], alphas: Sequence[float], norm: Normalize
+def _draw_cells(
+    axes: Axes, trials: Sequence[TriedPoint], temperatures: Sequence[float], alphas: Sequence[float], norm: Normalize
 ) -> None:
-    """A cell for each point; for a control one at every temperature."""
-    for each in shown:
-        for row in _rows(each.point, temperatures):
-            _cell(axes, row, alphas.index(each.point.alpha), each, norm)
+    """Draw a cell for each point; a control gets a cell at every temperature."""
+    for trial in trials:
+        for row in _find_rows(trial.point, temperatures):
+            _draw_cell(axes, row, alphas.index(trial.point.alpha), trial, norm)
     names = {1.0: "1\n(control)", 0.0: "0\n(teacher alone)"}
-    axes.set_xticks(range(len(alphas)), [names.get(alpha, plain(alpha)) for alpha in alphas])
-    axes.set_yticks(range(len(temperatures)), [plain(temperature) for temperature in temperatures])
+    axes.set_xticks(range(len(alphas)), [names.get(alpha, format_value(alpha)) for alpha in alphas])
+    axes.set_yticks(range(len(temperatures)), [format_value(temperature) for temperature in temperatures])
     axes.set_xlim(-0.5, len(alphas) - 0.5)
     axes.set_ylim(-0.5, len(temperatures) - 0.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
-def _rows(own: Point, temperatures: Sequence[float]) -> Sequence[int]:
-    return range(len(temperatures)) if own.temperature is None else [temperatures.index(own.temperature)]
+def _find_rows(point: Point, temperatures: Sequence[float]) -> Sequence[int]:
+    return range(len(temperatures)) if point.temperature is None else [temperatures.index(point.temperature)]
 
 
-def _cell(axes: Axes, row: int, column: int, tried: Tried, norm: Normalize) -> None:
-    if not tried.finite:
-        # Not hatched: the report's page takes no patterns in a drawing.
+def _draw_cell(axes: Axes, row: int, column: int, trial: TriedPoint, norm: Normalize) -> None:
+    if not trial.finite:
+        # No hatching: the report does not allow SVG patterns.
         axes.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, fc="none", ec=GREY, ls=(0, (2, 2)), lw=0.8))
         axes.text(column, row, "not\nfinite", ha="center", va="center", fontsize=9, color=GREY)
         return
-    share = float(norm(tried.mean))
-    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=COLOURS(share), ec=PAPER, lw=1))
-    ink = PAPER if share < 0.467 else INK  # where both have a contrast of 4.5 on this ground
-    spread = "" if tried.sd is None else f"± {tried.sd:.1f}"
+    colour_position = float(norm(trial.mean))
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=COLOURS(colour_position), ec=PAPER, lw=1))
+    ink = PAPER if colour_position < 0.467 else INK  # there, both have a contrast of 4.5 to the cell
+    spread = "" if trial.sd is None else f"± {trial.sd:.1f}"
     style: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
-    axes.text(column, row + (0.1 if spread else 0), f"{tried.mean:.1f}", fontsize=11, **style)
+    axes.text(column, row + (0.1 if spread else 0), f"{trial.mean:.1f}", fontsize=11, **style)
     if spread:
         axes.text(column, row - 0.2, spread, fontsize=8, **style)
 
 
-def _frame(axes: Axes, own: Point, temperatures: Sequence[float], alphas: Sequence[float], role: str) -> None:
-    """Around the cells of a role; the chosen one's lies outside, should both be the same."""
-    rows, inset = _rows(own, temperatures), 0.035 if role == "chosen" else 0.1
-    corner = (alphas.index(own.alpha) - 0.5 + inset, rows[0] - 0.5 + inset)
-    for line in _lines(corner, (1 - 2 * inset, len(rows) - 2 * inset), role):
+def _draw_frame(axes: Axes, point: Point, temperatures: Sequence[float], alphas: Sequence[float], role: str) -> None:
+    """Frame the cells of a role; on a shared cell the frame of the chosen point is outside."""
+    rows, inset = _find_rows(point, temperatures), 0.035 if role == "chosen" else 0.1
+    corner = (alphas.index(point.alpha) - 0.5 + inset, rows[0] - 0.5 + inset)
+    for line in _make_frame(corner, (1 - 2 * inset, len(rows) - 2 * inset), role):
         axes.add_patch(line)
 
 
-def _lines(corner: tuple[float, float], size: tuple[float, float], role: str) -> tuple[Rectangle, Rectangle]:
-    own = LINES[role]
-    under = Rectangle(corner, *size, fc="none", zorder=3, gid="under", ec=INK, lw=own["lw"] + 2)
-    return under, Rectangle(corner, *size, fc="none", zorder=3, gid=role, **own)
+def _make_frame(corner: tuple[float, float], size: tuple[float, float], role: str) -> tuple[Rectangle, Rectangle]:
+    style = LINES[role]
+    under = Rectangle(corner, *size, fc="none", zorder=3, gid="under", ec=INK, lw=style["lw"] + 2)
+    return under, Rectangle(corner, *size, fc="none", zorder=3, gid=role, **style)
 
 
-def _titles(axes: Axes, sweep: Sweep, what: str, more: str) -> None:
+def _set_titles(axes: Axes, sweep: Sweep, quantity: str, subtitle: str) -> None:
     axes.set_xlabel("alpha: weight of the labels")
     axes.set_ylabel("temperature")
-    judged_by = f"{sweep.images.validation:,} validation {sweep.images.noun}, {counted(len(sweep.seeds), 'seed')}"
-    axes.set_title(f"{what} of {judged_by}\n{more}", loc="left", fontsize=11)
+    images, seeds = f"{sweep.images.validation:,} validation {sweep.images.noun}", count_noun(len(sweep.seeds), "seed")
+    axes.set_title(f"{quantity} on {images}, {seeds}\n{subtitle}", loc="left", fontsize=11)
 
 
 def search_map(sweep: Sweep) -> Figure:
-    """Every point that was proposed, coloured by its mean errors. Further settings differ from point to point."""
-    shown = [each for each in sweep.tried if each.finite and each.point.temperature is not None]
+    """Plot every proposed point, coloured by its mean errors; points may also differ in other varied settings."""
+    trials = [trial for trial in sweep.tried if trial.finite and trial.point.temperature is not None]
     figure = Figure(figsize=(8.4, 5.6), layout="constrained")
     axes = figure.subplots()
-    norm = _scale([each.mean for each in sweep.tried if each.finite])
+    norm = _make_norm([trial.mean for trial in sweep.tried if trial.finite])
     levels = MaxNLocator(LEVELS, integer=True).tick_values(norm.vmin or 0, norm.vmax or 1)
     steps = BoundaryNorm(levels, COLOURS.N, extend="max")
-    drawn = axes.scatter(
-        [each.point.alpha for each in shown],
-        [each.point.temperature or 1 for each in shown],
-        c=[each.mean for each in shown],
+    scatter = axes.scatter(
+        [trial.point.alpha for trial in trials],
+        [trial.point.temperature or 1 for trial in trials],
+        c=[trial.mean for trial in trials],
         norm=steps,
         cmap=COLOURS,
         s=90,
-        edgecolors="#000000",  # a page's ink: the best points are as dark as a dark page, the worst as bright as paper
+        edgecolors="#000000",  # inverted in dark mode; the best points are as dark as a dark page
         linewidths=0.8,
     )
-    figure.colorbar(drawn, ax=axes, label="mean errors")
+    figure.colorbar(scatter, ax=axes, label="mean errors")
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    narrow = high < 5 * low  # 1, 2, 5, 10, … could leave it without a number
-    axes.yaxis.set_major_locator(MaxNLocator(7) if narrow else LogLocator(subs=(1, 2, 5), numticks=20))
+    is_narrow = high < 5 * low  # ticks at 1, 2, 5, 10, … could all miss the range
+    axes.yaxis.set_major_locator(MaxNLocator(7) if is_narrow else LogLocator(subs=(1, 2, 5), numticks=20))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(-0.04, 1.04)
     _mark_points(figure, axes, sweep)
-    _titles(axes, sweep, "Mean errors", f"{len(shown)} proposed points; fewer is better")
+    _set_titles(axes, sweep, "Mean errors", f"{len(trials)} proposed points; fewer is better")
     return figure
 
 
 def _mark_points(figure: Figure, axes: Axes, sweep: Sweep) -> None:
-    """A mark for each role; one line for a point on the labels alone, which has no temperature, whatever its roles."""
+    """Mark each role; a control, which has no temperature, is one vertical line for all its roles."""
     handles = []
-    for own in sweep.finals:
-        roles, told = sweep.roles_of(own), f"{label(own, others=False)}, {sweep.found(own).mean:.1f} errors"
-        if own.temperature is None:
+    for point in sweep.finals:
+        roles, mean = sweep.roles_of(point), sweep.find_tried(point).mean
+        text = f"{format_point(point, others=False)}, {mean:.1f} errors"
+        if point.temperature is None:
             dashes = {"chosen": "-", "documented": "--", "control": ":"}[roles[0]]
-            handles.append(axes.axvline(1, color=GREY, ls=dashes, lw=2, label=f"{', '.join(roles)}: {told}"))
+            handles.append(axes.axvline(1, color=GREY, ls=dashes, lw=2, label=f"{', '.join(roles)}: {text}"))
             continue
         for role in roles:
             shape: dict[str, Any] = {"marker": "*", "ms": 22} if role == "chosen" else {"marker": "D", "ms": 14}
-            style: dict[str, Any] = {"ls": "", "mfc": "none", "mec": "#D55E00", "mew": 2, "label": f"{role}: {told}"}
-            handles += axes.plot(own.alpha, own.temperature, **shape, **style)
+            style: dict[str, Any] = {"ls": "", "mfc": "none", "mec": "#D55E00", "mew": 2, "label": f"{role}: {text}"}
+            handles += axes.plot(point.alpha, point.temperature, **shape, **style)
     figure.legend(handles=handles, **LEGEND | {"ncols": 1, "labelspacing": 0.9})

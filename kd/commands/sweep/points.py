@@ -1,4 +1,4 @@
-"""The points of a sweep, how each did on the validation images, and which one is chosen: the rule alone."""
+"""Points of a sweep, their validation scores, and the rule that chooses the best point."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kd.commands.sweep.settings import SweepSettings
 
 
 class Point(NamedTuple):
-    """One way to train a student.
+    """Settings of one way to train a student.
 
     Attributes:
-        temperature: None where alpha is 1: the soft loss has no weight, and no temperature makes a difference.
+        temperature: None if alpha = 1, because the soft loss then has no weight.
         alpha: weight of the labels.
-        others: the further settings that are varied, by name.
+        others: names and values of the other varied settings.
     """
 
     temperature: float | None
@@ -27,7 +27,7 @@ class Point(NamedTuple):
 
     @property
     def control(self) -> Point:
-        """The same on the labels alone."""
+        """The point with the same other settings that trains on the labels alone."""
         return Point(None, 1.0, self.others)
 
     @property
@@ -36,134 +36,141 @@ class Point(NamedTuple):
 
     @property
     def width(self) -> float | None:
-        """The student's width where it is varied: a control of another width would be another network."""
+        """The student's width; None if it is not varied."""
         return dict(self.others).get("student_width")
 
 
 class Score(NamedTuple):
-    """A student on some images: how many it gets wrong, and its mean cross-entropy with the labels, in nats."""
+    """Errors of a student on some images, and its mean cross-entropy in nats."""
 
     errors: int
     cross_entropy: float
 
 
-class Tried(NamedTuple):
-    """A point and its students in the order of their seeds; None for one whose loss was not finite."""
+class TriedPoint(NamedTuple):
+    """A point and the validation scores of its students, in the order of the seeds; None if a loss was not finite."""
 
     point: Point
     scores: tuple[Score | None, ...]
 
     @property
     def finite(self) -> bool:
-        """Whether every student's loss was."""
+        """Whether the losses of all students were finite."""
         return None not in self.scores
 
     @property
     def errors(self) -> list[int]:
-        """Of each student whose loss was finite."""
+        """Errors of each student whose loss was finite."""
         return [score.errors for score in self.scores if score]
 
     @property
     def mean(self) -> float:
-        """Mean errors; only for a finite point."""
+        """Mean errors; defined for a finite point only."""
         return fmean(self.errors)
 
     @property
     def sd(self) -> float | None:
-        """Standard deviation of the errors over the seeds; None for a single one."""
+        """Standard deviation of the errors over the seeds; None for a single seed."""
         return stdev(self.errors) if len(self.errors) > 1 else None
 
     @property
     def cross_entropy(self) -> float:
-        """Mean over the students; only for a finite point. The same whatever their order."""
+        """Mean over the students, independent of their order; defined for a finite point only."""
         return math.fsum(score.cross_entropy for score in self.scores if score) / len(self.scores)
 
 
-def point(temperature: float, alpha: float, others: Mapping[str, float] | None = None) -> Point:
-    """The point of these settings; all that describe the same training are the same point."""
-    named = tuple((others or {}).items())
-    return Point(None if alpha == 1 else float(temperature), float(alpha), named)
+def make_point(temperature: float, alpha: float, others: Mapping[str, float] | None = None) -> Point:
+    """Return the point of these settings; settings that give the same training give equal points."""
+    other_settings = tuple((others or {}).items())
+    return Point(None if alpha == 1 else float(temperature), float(alpha), other_settings)
 
 
-def documented(settings: SweepSettings) -> Point:
-    """The point that ``kd run`` trains with the same settings."""
-    return point(settings.temperature, settings.alpha, {name: getattr(settings, name) for name in settings.varied})
+def documented_point(settings: SweepSettings) -> Point:
+    """Return the point that ``kd run`` trains with the same settings."""
+    return make_point(settings.temperature, settings.alpha, {name: getattr(settings, name) for name in settings.varied})
 
 
-def grid(settings: SweepSettings) -> list[Point]:
-    """Every combination of the values, in order, each once."""
+def list_grid(settings: SweepSettings) -> list[Point]:
+    """List all combinations of the values, in order and without duplicates."""
     names, values = list(settings.varied), list(settings.varied.values())
     combinations = itertools.product(itertools.product(*values), settings.temperatures, settings.alphas)
-    return list(dict.fromkeys(point(t, alpha, dict(zip(names, own, strict=True))) for own, t, alpha in combinations))
-
-
-def with_controls(points: Iterable[Point]) -> list[Point]:
-    """The points and the control of each, each once: the control is given every further setting that the method is."""
-    return list(dict.fromkeys(itertools.chain.from_iterable((each, each.control) for each in points)))
-
-
-def ranked(tried: Iterable[Tried], reference: Point) -> list[Tried]:
-    """The finite points, best first, whatever order they come in.
-
-    Fewer errors on the validation images over all seeds; among equals the lower cross-entropy with the labels; then the
-    point nearest to the reference.
-    """
-    finite = (each for each in tried if each.finite)
-    return sorted(
-        finite,
-        key=lambda each: (each.mean, each.cross_entropy, distance(each.point, reference), _order(each.point)),
+    return list(
+        dict.fromkeys(make_point(t, alpha, dict(zip(names, rest, strict=True))) for rest, t, alpha in combinations)
     )
 
 
-def choose(tried: Sequence[Tried], reference: Point) -> Tried:
-    """The first of ``ranked``.
+def add_controls(points: Iterable[Point]) -> list[Point]:
+    """Return the points and, with the same other settings, their controls; without duplicates."""
+    return list(dict.fromkeys(itertools.chain.from_iterable((point, point.control) for point in points)))
+
+
+def rank_points(tried: Iterable[TriedPoint], reference: Point) -> list[TriedPoint]:
+    """Sort the finite points, best first; the result does not depend on the input order.
+
+    Criteria, in order: fewer mean validation errors, lower cross-entropy, smaller distance to the reference.
+    """
+    finite = (trial for trial in tried if trial.finite)
+    return sorted(
+        finite,
+        key=lambda trial: (trial.mean, trial.cross_entropy, distance(trial.point, reference), _sort_key(trial.point)),
+    )
+
+
+def choose_point(tried: Sequence[TriedPoint], reference: Point) -> TriedPoint:
+    """Return the best point (see ``rank_points``).
 
     Args:
-        tried: all with the same seeds.
+        tried: at least one point, all with the same seeds.
 
     Raises:
         ValueError: the numbers of seeds differ.
-        FloatingPointError: not one point is finite.
+        FloatingPointError: no point is finite.
     """
-    counts = {len(each.scores) for each in tried}
-    require(len(counts) == 1, "seeds", sorted(counts), "as many at each point", "else the luckier one is chosen")
-    best = ranked(tried, reference)
+    counts = {len(trial.scores) for trial in tried}
+    require(
+        len(counts) == 1,
+        "seeds",
+        sorted(counts),
+        "equal in number for all points",
+        "otherwise the luckier point is chosen",
+    )
+    best = rank_points(tried, reference)
     if not best:
         raise FloatingPointError(
-            f"none of the {len(tried)} points was trained to its end: at each, a loss was not finite. A smaller "
-            "--learning-rate is the usual remedy."
+            f"none of the {len(tried)} points could be trained: at each, a loss was not finite. Try a smaller "
+            "--learning-rate."
         )
     return best[0]
 
 
-def choose_control(tried: Sequence[Tried], judged: Point, reference: Point) -> Tried:
-    """The best of the controls with as many hidden units as the judged point: tuned as the method was."""
-    controls = [each for each in tried if each.point.is_control and each.point.width == judged.width]
-    return choose(controls, reference)
+def choose_control(tried: Sequence[TriedPoint], judged: Point, reference: Point) -> TriedPoint:
+    """Return the best control of the judged point's width; like the method, it is tuned on the validation images."""
+    controls = [trial for trial in tried if trial.point.is_control and trial.point.width == judged.width]
+    return choose_point(controls, reference)
 
 
-def distance(one: Point, other: Point) -> float:
-    """How far apart: the difference in alpha, and for each other setting the factor between the two, as a logarithm."""
-    pairs = [(value, dict(other.others)[name]) for name, value in one.others]
-    if one.temperature is not None and other.temperature is not None:
-        pairs.append((one.temperature, other.temperature))
-    return abs(one.alpha - other.alpha) + math.fsum(abs(math.log(a / b)) for a, b in pairs)
+def distance(first: Point, second: Point) -> float:
+    """Return the distance of two points: the difference in alpha, plus the absolute log ratio of each other setting."""
+    pairs = [(value, dict(second.others)[name]) for name, value in first.others]
+    if first.temperature is not None and second.temperature is not None:
+        pairs.append((first.temperature, second.temperature))
+    return abs(first.alpha - second.alpha) + math.fsum(abs(math.log(a / b)) for a, b in pairs)
 
 
-def _order(point: Point) -> tuple[float, ...]:
-    """One fixed order of all points, so that the last tie is broken in the same way every time."""
+def _sort_key(point: Point) -> tuple[float, ...]:
+    """Return a key that orders all points, to break the last ties deterministically."""
     return (point.temperature or 0, point.alpha, *(value for _, value in point.others))
 
 
-def label(point: Point, *, others: bool = True) -> str:
-    """For people: ``T = 5, alpha = 0.5, student width 32``."""
-    own = "alpha = 1 (labels alone)"
+def format_point(point: Point, *, others: bool = True) -> str:
+    """Format a point for display: ``T = 5, alpha = 0.5, student width 32``."""
+    text = "alpha = 1 (labels alone)"
     if point.temperature is not None:
-        own = f"T = {plain(point.temperature)}, alpha = {plain(point.alpha)}"
-    further = [f"{name.replace('_', ' ')} {plain(value)}" for name, value in point.others] if others else []
-    return ", ".join([own, *further])
+        text = f"T = {format_value(point.temperature)}, alpha = {format_value(point.alpha)}"
+    other_texts = [f"{name.replace('_', ' ')} {format_value(value)}" for name, value in point.others] if others else []
+    return ", ".join([text, *other_texts])
 
 
-def plain(value: float) -> str:
-    """The number in full, and 5 for 5.0."""
+def format_value(value: float) -> str:
+    """Format a number with all its digits; 5.0 becomes 5."""
     return repr(value).removesuffix(".0")

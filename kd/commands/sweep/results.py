@@ -1,4 +1,4 @@
-"""What a sweep has found: the choice, made on validation images, and what fresh seeds say of it on the test images."""
+"""Results of a sweep: the choice on validation images and its test with fresh seeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import NamedTuple
 
-from kd.commands.sweep.points import Point, Score, Tried, choose, choose_control, label, ranked
+from kd.commands.sweep.points import Point, Score, TriedPoint, choose_control, choose_point, format_point, rank_points
 from kd.evaluation.paired_seeds import Pairs, pair_errors
 from kd.evaluation.verdict import Judgement, judge
 
@@ -16,7 +16,7 @@ ROLES = ("chosen", "documented", "control")
 
 
 class Images(NamedTuple):
-    """How many there are of each kind, and what they are called."""
+    """Numbers of validation and test samples, and the plural noun for them."""
 
     validation: int
     test: int
@@ -24,11 +24,12 @@ class Images(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Shares of images that the students of a point get wrong, on average.
+    """Mean error rates of the students of a point.
 
     Attributes:
-        validation_when_tried: for the chosen point too good, because it is the best of many.
-        validation_fresh_seeds: of the same images.
+        validation_when_tried: with the seeds of the selection; too low for the chosen point, the best of many.
+        validation_fresh_seeds: with fresh seeds, on the same images.
+        test: with fresh seeds.
     """
 
     validation_when_tried: float
@@ -37,26 +38,26 @@ class Rates(NamedTuple):
 
 
 class Final(NamedTuple):
-    """A student of a fresh seed, on both kinds of images."""
+    """Validation and test score of a student with a fresh seed."""
 
     validation: Score
     test: Score
 
 
-def roles(tried: Sequence[Tried], documented: Point) -> dict[str, Point]:
-    """The points that are to be tested, by role; one point may have several.
+def assign_roles(tried: Sequence[TriedPoint], documented: Point) -> dict[str, Point]:
+    """Return the point of each role, to be tested; a point may have several roles.
 
-    The control is that of the chosen point, or of the documented one if the chosen one is itself a control: of another
-    width it would be another network.
+    The control is the best control that has the same width as the judged point: the chosen point, or the documented
+    point if the chosen point is itself a control.
 
     Raises:
-        FloatingPointError: there is none for a role, because a loss was not finite.
+        FloatingPointError: no point can fill a role, because a loss was not finite.
     """
-    chosen = choose(tried, documented).point
-    if not next(each for each in tried if each.point == documented).finite:
+    chosen = choose_point(tried, documented).point
+    if not next(trial for trial in tried if trial.point == documented).finite:
         raise FloatingPointError(
-            f"the documented point ({label(documented)}) was not trained to its end: a loss was not finite. It is what "
-            "the chosen one is held against; set --temperature, --alpha or --learning-rate to values that train."
+            f"the documented point ({format_point(documented)}) could not be trained: a loss was not finite. The "
+            "chosen point is compared with it, so set --temperature, --alpha or --learning-rate to values that train."
         )
     judged = documented if chosen.is_control else chosen
     return dict(zip(ROLES, (chosen, documented, choose_control(tried, judged, documented).point), strict=True))
@@ -67,15 +68,17 @@ class Sweep:
     """A finished sweep.
 
     Attributes:
-        tried: every point, with students of the same seeds.
-        documented: the point that the settings describe.
-        seeds: of the students by which the points were judged.
-        finals: the points of all roles → their students in the order of ``final_seeds``, none of which is in ``seeds``.
-        margin: what counts as no difference, in percentage points of the test images.
-        searched: whether the points were proposed one after another; else they are combinations of given values.
+        tried: all points, scored with the same seeds.
+        documented: the point of the settings TEMPERATURE and ALPHA.
+        seeds: of the selection.
+        images: numbers of validation and test images.
+        final_seeds: of the test; disjoint from ``seeds``.
+        finals: point of a role → its students in the order of ``final_seeds``.
+        margin: equivalence margin in percentage points of the test images.
+        searched: whether Optuna proposed the points; otherwise they form a grid.
     """
 
-    tried: Sequence[Tried]
+    tried: Sequence[TriedPoint]
     documented: Point
     seeds: Sequence[int]
     images: Images
@@ -86,45 +89,45 @@ class Sweep:
 
     @cached_property
     def roles(self) -> dict[str, Point]:
-        return roles(self.tried, self.documented)
+        return assign_roles(self.tried, self.documented)
 
     @cached_property
-    def ordered(self) -> list[Tried]:
-        """Every point, best first, and last those with a loss that was not finite."""
-        return [*ranked(self.tried, self.documented), *(each for each in self.tried if not each.finite)]
+    def ordered(self) -> list[TriedPoint]:
+        """All points, best first; points with a loss that was not finite come last."""
+        return [*rank_points(self.tried, self.documented), *(trial for trial in self.tried if not trial.finite)]
 
     def roles_of(self, point: Point) -> list[str]:
-        """What the point is: nothing, for most."""
-        return [role for role, own in self.roles.items() if own == point]
+        """Return the roles of a point; empty for most points."""
+        return [role for role, role_point in self.roles.items() if role_point == point]
 
-    def found(self, point: Point) -> Tried:
-        """How the point did when points were tried."""
-        return next(each for each in self.tried if each.point == point)
+    def find_tried(self, point: Point) -> TriedPoint:
+        """Return the point with its validation scores."""
+        return next(trial for trial in self.tried if trial.point == point)
 
     def rates(self, point: Point) -> Rates:
-        """How the point's students did: by those it was judged by, and by those of fresh seeds. Only for a role's."""
+        """Return the error rates of a point that has a role."""
         finals = self.finals[point]
         return Rates(
-            self.found(point).mean / self.images.validation,
-            fmean(each.validation.errors for each in finals) / self.images.validation,
-            fmean(each.test.errors for each in finals) / self.images.test,
+            self.find_tried(point).mean / self.images.validation,
+            fmean(final.validation.errors for final in finals) / self.images.validation,
+            fmean(final.test.errors for final in finals) / self.images.test,
         )
 
-    def pairs(self, ours: Point, theirs: Point) -> Pairs:
-        """Test errors of one point's students against those of another's, paired by seed."""
-        control, other = ([each.test.errors for each in self.finals[point]] for point in (theirs, ours))
-        return pair_errors(control, other, self.images.test)
+    def pairs(self, point: Point, reference: Point) -> Pairs:
+        """Pair the test errors of two points by seed; differences are ``point`` minus ``reference``."""
+        reference_errors, errors = ([final.test.errors for final in self.finals[p]] for p in (reference, point))
+        return pair_errors(reference_errors, errors, self.images.test)
 
-    def judged(self) -> str | None:
-        """The role that is held against the control: the chosen point, or the documented one if that has no teacher.
+    def judged_role(self) -> str | None:
+        """Return the role compared with the control: chosen, or documented if the chosen point is a control.
 
-        None where both are on the labels alone.
+        None if both are controls.
         """
         return next((role for role in ("chosen", "documented") if not self.roles[role].is_control), None)
 
     def judgement(self) -> Judgement | None:
-        """The verdict on the point of the role ``judged``."""
-        role = self.judged()
+        """Return the verdict on the point of ``judged_role``; None if there is none."""
+        role = self.judged_role()
         if role is None:
             return None
         return judge(self.pairs(self.roles[role], self.roles["control"]), margin=self.margin)

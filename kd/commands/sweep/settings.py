@@ -1,4 +1,4 @@
-"""What ``kd sweep`` can be told: all that ``kd run`` can, which values to try, and how many students to judge by."""
+"""Settings of ``kd sweep``: the settings of ``kd run``, the values to try and the numbers of students."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tyro.conf import UseAppendAction
 from kd.checks import at_least, or_none, ranges, require, require_in_range
 from kd.commands.settings import PairedSettings
 
-# Settings that a student can have for itself. The others are the teacher's, the split's, or not about training at all.
-STUDENTS_OWN: Mapping[str, type[int] | type[float]] = {
+# Settings that affect students only, so they can vary under one teacher.
+STUDENT_SETTINGS: Mapping[str, type[int] | type[float]] = {
     "student_width": int,
     "learning_rate": float,
     "epochs": int,
@@ -24,11 +24,11 @@ STUDENTS_OWN: Mapping[str, type[int] | type[float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings(PairedSettings):
-    """Which temperature, which alpha? Many students from one teacher's logits, chosen on validation images alone.
+    """Choose temperature and alpha: train many students from one teacher and compare them on the validation images.
 
-    TEMPERATURE and ALPHA are the documented point. It, the control and the chosen point are then trained with fresh
-    seeds and asked for the test images, once. In the folder of a finished ``kd run`` with the same settings, its
-    teacher and its logits are used.
+    TEMPERATURE and ALPHA are the documented point. The chosen point, the documented point and the control are then
+    trained with fresh seeds and tested once. In the folder of a finished ``kd run`` with the same settings, its teacher
+    and logits are reused.
     """
 
     command: ClassVar[str] = "sweep"
@@ -37,21 +37,21 @@ class SweepSettings(PairedSettings):
     temperatures: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0)
     """temperatures to try, each above 0"""
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """weights of the labels to try, each in [0, 1]; 1 is the control, which is always tried"""
+    """weights of the labels to try, in [0, 1]; 1 is the control, which is always tried"""
     vary: UseAppendAction[tuple[str, ...]] = ()
-    """one more setting of the students alone, and values: student_width=64,256; learning_rate, epochs, batch_size"""
+    """NAME=VALUE,VALUE of another student setting to vary: student_width, learning_rate, epochs or batch_size"""
     trials: Annotated[int | None, or_none(at_least(1, "30 is usual"))] = None
-    """points for Optuna to propose within the ranges of the values, at least 1; None tries every combination of them"""
-    seeds: Annotated[int, at_least(1, "the spread of a point takes 2")] = 2
-    """students for each point, at least 1, with seeds counting up from SEED; the same seeds at each point"""
+    """points for Optuna to propose within the ranges of the values, at least 1; None tries every combination"""
+    seeds: Annotated[int, at_least(1, "a standard deviation needs 2")] = 2
+    """students per point, at least 1; all points use the same seeds, counting up from SEED"""
 
     # Evidence
     final_pairs: Annotated[int, at_least(2, "one pair has no spread")] = 5
-    """fresh seeds with which the chosen point, the documented one and the control are tested, at least 2"""
+    """fresh seeds for testing the chosen point, the documented point and the control, at least 2"""
 
     @property
     def trainings(self) -> dict[str, int]:
-        """How many models are trained, by kind: at most, for points that are the same are tried once."""
+        """Upper bound on the number of models to train, by kind; equal points are trained once."""
         others = math.prod(len(values) for values in self.varied.values())
         points = self.trials or len(self.temperatures) * len(self.alphas) * others
         controls = min(self.trials or others, others)
@@ -63,72 +63,81 @@ class SweepSettings(PairedSettings):
 
     @property
     def varied(self) -> dict[str, tuple[float, ...]]:
-        """Each further setting and its values, from ``vary``, without repetitions.
+        """Names and values of the settings in ``vary``, without duplicates.
 
         Raises:
-            ValueError: the text is not NAME=VALUE,VALUE, or the setting is not one of a student's own.
+            ValueError: a text is not NAME=VALUE,VALUE,… or the setting does not affect students only.
         """
-        read: dict[str, tuple[float, ...]] = {}
+        parsed: dict[str, tuple[float, ...]] = {}
         for text in self.vary:
-            name, values = _varied(text)
-            require(name not in read, f"--vary {name}", text, "given once", "all its values go behind one =")
-            read[name] = values
-        return read
+            name, values = _parse_vary(text)
+            require(name not in parsed, f"--vary {name}", text, "given once", "list all values after one =")
+            parsed[name] = values
+        return parsed
 
     def check(self) -> None:
-        """Refuse a value outside its range, or a search without Optuna; the error names the flag."""
+        """Raise ``ValueError`` naming the flag if a setting is outside its range or a search lacks Optuna."""
         super().check()
-        require(self.method == "kd", "--method of kd sweep", self.method, "kd, whose temperature and alpha are varied")
         require(
-            self.unlabelled is None, "--unlabelled", str(self.unlabelled), "left out", "kd run and kd compare take it"
+            self.method == "kd",
+            "--method of kd sweep",
+            self.method,
+            "kd, because a sweep varies its temperature and alpha",
         )
         require(
-            not self.live, "--augment", " ".join(self.augment), "given with --views V", "kd sweep keeps all answers"
+            self.unlabelled is None, "--unlabelled", str(self.unlabelled), "omitted", "kd run and kd compare accept it"
         )
-        advice = "several are averaged at one temperature, and a sweep varies it"
+        require(
+            not self.live, "--augment", " ".join(self.augment), "given with --views V", "kd sweep needs cached logits"
+        )
+        advice = "several teachers are averaged at one temperature, but a sweep varies it"
         require(len(self.teachers_chosen) == 1, "--teacher of kd sweep", " ".join(self.teacher), "given once", advice)
-        for name, values in {"temperatures": self.temperatures, "alphas": self.alphas}.items():
-            require(len(values) >= 1, f"--{name}", values, "at least one number")
-            _check_each(name.removesuffix("s"), values, f"--{name}")
+        for name, grid_values in {"temperatures": self.temperatures, "alphas": self.alphas}.items():
+            require(len(grid_values) >= 1, f"--{name}", grid_values, "at least one number")
+            _check_values(name.removesuffix("s"), grid_values, f"--{name}")
         fixed = "student_width" in self.varied and self.student != "mlp"
         require(
-            not fixed, "--vary student_width", self.student, "of --student mlp", "another student has no such width"
+            not fixed,
+            "--vary student_width",
+            self.student,
+            "used with --student mlp",
+            "other students have no such width",
         )
-        for name, own in self.varied.items():
-            _check_each(name, own, f"--vary {name}")
-            self._require_documented(name, own)
+        for name, values in self.varied.items():
+            _check_values(name, values, f"--vary {name}")
+            self._require_documented(name, values)
         if self.trials is not None and importlib.util.find_spec("optuna") is None:
             raise ValueError(
-                "--trials needs Optuna, which is not installed: pip install 'paired-distillation[search]'. Without "
-                "--trials every combination of the values is tried."
+                "--trials needs Optuna, which is not installed: pip install 'paired-distillation[search]'. Or omit "
+                "--trials to try every combination of the values."
             )
 
     def _require_documented(self, name: str, values: Sequence[float]) -> None:
-        """The documented point is one of those that may be chosen, so its values are to be among the wanted ones."""
+        """Check that the documented point is a candidate: its value must be among the values or in their range."""
         documented = getattr(self, name)
-        inside = documented in values if STUDENTS_OWN[name] is int else min(values) <= documented <= max(values)
+        included = documented in values if STUDENT_SETTINGS[name] is int else min(values) <= documented <= max(values)
         flag = f"--{name.replace('_', '-')}"
-        allowed = f"values with {documented} among them, which is {flag}"
-        require(inside, f"--vary {name}", values, allowed, f"or set {flag} to one of yours: it is tried as well")
+        allowed = f"values that include {documented}, the value of {flag}"
+        require(included, f"--vary {name}", values, allowed, f"or set {flag} to one of your values")
 
 
-def _varied(text: str) -> tuple[str, tuple[float, ...]]:
-    """``student_width=32,256`` as its name and values."""
+def _parse_vary(text: str) -> tuple[str, tuple[float, ...]]:
+    """Parse ``student_width=32,256`` into name and values."""
     name, equals, listed = text.partition("=")
     name = name.strip().replace("-", "_")
-    require(bool(equals), "--vary", text, "NAME=VALUE,VALUE,…", "as in --vary student_width=64,256")
-    advice = f"--{name}s lists its values" if name in {"temperature", "alpha"} else "the others are not a student's own"
-    require(name in STUDENTS_OWN, "--vary", name, f"one of {', '.join(STUDENTS_OWN)}", advice)
-    kind = STUDENTS_OWN[name]
+    require(bool(equals), "--vary", text, "NAME=VALUE,VALUE,…", "for example --vary student_width=64,256")
+    advice = f"use --{name}s" if name in {"temperature", "alpha"} else "other settings do not affect students only"
+    require(name in STUDENT_SETTINGS, "--vary", name, f"one of {', '.join(STUDENT_SETTINGS)}", advice)
+    kind = STUDENT_SETTINGS[name]
     try:
         values = tuple(dict.fromkeys(kind(value) for value in listed.split(",")))
     except ValueError as error:
         allowed = "whole numbers" if kind is int else "numbers"
-        raise ValueError(f"--vary {name} must be {allowed} with commas between. Got {listed!r} instead.") from error
+        raise ValueError(f"--vary {name} must be {allowed} separated by commas. Got {listed!r} instead.") from error
     return name, values
 
 
-def _check_each(setting: str, values: Sequence[float], shown: str) -> None:
+def _check_values(setting: str, values: Sequence[float], label: str) -> None:
     allowed = ranges(PairedSettings)[setting]
     for value in values:
-        require_in_range(shown, value, allowed)
+        require_in_range(label, value, allowed)

@@ -1,4 +1,4 @@
-"""``kd compare`` at toy size: fair pairs, kept students, and the teacher of ``kd run`` reused."""
+"""Quick runs of ``kd compare``: matched pairs, reuse of saved students and of the teacher of ``kd run``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.digests import folder_digest
 
 MNIST = Task((1, 28, 28), tuple("0123456789"))
 CPU = torch.device("cpu")
-TOY = ("--limit", "300", "--epochs", "1", "--student-width", "16", "--device", "cpu")
+QUICK = ("--limit", "300", "--epochs", "1", "--student-width", "16", "--device", "cpu")
 SETTINGS = CompareSettings(limit=300, epochs=1, student_width=16, pairs=3)
 SPENT = Cost(TrainingCost(teacher=300, cache=0, student=10, epochs=1, served=3), {}, Saved(1.0, 3))
 
@@ -36,26 +36,26 @@ def kd_command(*arguments: str) -> int:
         return int(end.code or 0)
 
 
-def students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any]:
-    taught: Any = SimpleNamespace(data=SimpleNamespace(task=MNIST))
+def make_students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any]:
+    prepared: Any = SimpleNamespace(data=SimpleNamespace(task=MNIST))
     predictions: Any = None
-    given = []
+    teacher_list = []
     for number in range(teachers):
         objective = kd.distilled(temperature=5, alpha=(1 + number) / 10)
-        given.append(
-            compare.Teacher(number, settings, taught, predictions, objective, compare._seeds(settings, number))
+        teacher_list.append(
+            compare.Teacher(number, settings, prepared, predictions, objective, compare._list_seeds(settings, number))
         )
-    return dict(compare._students(given, compare._arms(settings, SPENT), CPU))
+    return dict(compare._make_students(teacher_list, compare._choose_arms(settings, SPENT), CPU))
 
 
-def test_all_students_of_a_seed_start_from_the_same_weights_and_other_seeds_from_others() -> None:
-    made = students(SETTINGS)
-    starts = {name: kd.weights_bytes(student.model) for name, student in made.items()}
+def test_students_of_a_seed_share_initial_weights_and_seeds_differ() -> None:
+    students = make_students(SETTINGS)
+    starts = {name: kd.weights_bytes(student.model) for name, student in students.items()}
     assert len(starts) == 4 * 3
     for seed in range(3):
         assert len({starts[f"{arm}-seed-{seed}"] for arm in ("control", "distilled", "smoothed", "longer")}) == 1
     assert len(set(starts.values())) == 3
-    assert {name: made[f"{name}-seed-0"].epochs for name in ("control", "distilled", "smoothed", "longer")} == {
+    assert {name: students[f"{name}-seed-0"].epochs for name in ("control", "distilled", "smoothed", "longer")} == {
         "control": 1,
         "distilled": 1,
         "smoothed": 1,
@@ -64,18 +64,18 @@ def test_all_students_of_a_seed_start_from_the_same_weights_and_other_seeds_from
 
 
 def test_teachers_share_no_seed_and_no_student() -> None:
-    made = students(SETTINGS, teachers=2)
-    assert len(made) == 2 * 4 * 3
-    assert len({kd.weights_bytes(student.model) for student in made.values()}) == 6
-    assert compare._seeds(SETTINGS, 0) == [0, 1, 2]
-    assert compare._seeds(SETTINGS, 1) == [3, 4, 5]
+    students = make_students(SETTINGS, teachers=2)
+    assert len(students) == 2 * 4 * 3
+    assert len({kd.weights_bytes(student.model) for student in students.values()}) == 6
+    assert compare._list_seeds(SETTINGS, 0) == [0, 1, 2]
+    assert compare._list_seeds(SETTINGS, 1) == [3, 4, 5]
 
 
 def test_distilled_students_have_the_objective_of_their_own_teacher() -> None:
-    made = students(SETTINGS, teachers=2)
-    first, second = (made[name].objective for name in ("distilled-seed-0", "distilled-seed-3-teacher-1"))
+    students = make_students(SETTINGS, teachers=2)
+    first, second = (students[name].objective for name in ("distilled-seed-0", "distilled-seed-3-teacher-1"))
     assert describe(first) != describe(second)
-    assert all(describe(made[f"distilled-seed-{seed}"].objective) == describe(first) for seed in (1, 2))
+    assert all(describe(students[f"distilled-seed-{seed}"].objective) == describe(first) for seed in (1, 2))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_distilled_students_have_the_objective_of_their_own_teacher() -> None:
         ({"longer": False}, ["control", "distilled", "smoothed"]),
     ],
 )
-def test_further_controls_can_be_left_out(change: dict[str, Any], arms: list[str]) -> None:
-    assert list(compare._arms(dataclasses.replace(SETTINGS, **change), SPENT)) == arms
+def test_additional_controls_can_be_omitted(change: dict[str, Any], arms: list[str]) -> None:
+    assert list(compare._choose_arms(dataclasses.replace(SETTINGS, **change), SPENT)) == arms
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_further_controls_can_be_left_out(change: dict[str, Any], arms: list[str
         (("--processes", "0"), "--processes must be None or a whole number of at least 1"),
     ],
 )
-def test_a_bad_setting_is_refused_before_anything_is_done(
+def test_a_bad_setting_is_rejected_before_any_work(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert kd_command("compare", "--out", str(tmp_path / "new"), *arguments) == 2
@@ -110,13 +110,13 @@ def test_a_bad_setting_is_refused_before_anything_is_done(
 
 
 @pytest.mark.slow
-def test_compare_after_run_uses_its_teacher_and_a_second_compare_trains_nothing(
+def test_compare_reuses_the_teacher_of_run_and_a_second_compare_trains_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ("--out", str(tmp_path))
-    assert kd_command("run", *out, *TOY) == 0
+    assert kd_command("run", *out, *QUICK) == 0
     capsys.readouterr()
-    assert kd_command("compare", *out, *TOY, "--pairs", "2") == 0
+    assert kd_command("compare", *out, *QUICK, "--pairs", "2") == 0
     printed = capsys.readouterr().out
     assert "teacher: kept from an earlier run" in printed
     assert "logits-training: kept from an earlier run" in printed
@@ -125,42 +125,42 @@ def test_compare_after_run_uses_its_teacher_and_a_second_compare_trains_nothing(
     summary = json.loads((metrics / "comparison.json").read_text())
     assert summary["toy"] == "LIMIT=300"
     assert summary["config"]["PAIRS"] == 2
-    tested = json.loads((metrics / "metrics.json").read_text())["test"]
-    assert summary["teacher_errors"] == [tested["teacher"]["errors"]]
+    run_metrics = json.loads((metrics / "metrics.json").read_text())["test"]
+    assert summary["teacher_errors"] == [run_metrics["teacher"]["errors"]]
     with (metrics / "comparison_students.csv").open() as table:
         assert len(list(csv.DictReader(table))) == 8
     before = folder_digest(tmp_path / "results")
-    kept = sorted(path.name for path in (tmp_path / ".kd").rglob("*.pt"))
-    assert kd_command("compare", *out, *TOY, "--pairs", "2") == 0
+    saved_steps = sorted(path.name for path in (tmp_path / ".kd").rglob("*.pt"))
+    assert kd_command("compare", *out, *QUICK, "--pairs", "2") == 0
     assert folder_digest(tmp_path / "results") == before
-    assert sorted(path.name for path in (tmp_path / ".kd").rglob("*.pt")) == kept
-    assert kd_command("compare", *out, *TOY, "--pairs", "3", "--processes", "1") == 0
+    assert sorted(path.name for path in (tmp_path / ".kd").rglob("*.pt")) == saved_steps
+    assert kd_command("compare", *out, *QUICK, "--pairs", "3", "--processes", "1") == 0
     more = json.loads((metrics / "comparison.json").read_text())
     assert more["verdicts"][0]["pairs"]["differences"][:2] == summary["verdicts"][0]["pairs"]["differences"]
 
 
 @pytest.mark.slow
-def test_the_first_pair_is_that_of_kd_run_with_one_thread(tmp_path: Path) -> None:
+def test_the_first_pair_equals_the_students_of_kd_run_on_one_thread(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert kd_command("run", "--out", str(tmp_path / "run"), *TOY) == 0
-        assert kd_command("compare", "--out", str(tmp_path / "compare"), *TOY, "--pairs", "2") == 0
+        assert kd_command("run", "--out", str(tmp_path / "run"), *QUICK) == 0
+        assert kd_command("compare", "--out", str(tmp_path / "compare"), *QUICK, "--pairs", "2") == 0
     finally:
         torch.set_num_threads(threads)
     test = json.loads((tmp_path / "run" / "results" / "metrics" / "metrics.json").read_text())["test"]
     with (tmp_path / "compare" / "results" / "metrics" / "comparison_students.csv").open() as table:
-        found = {(row["arm"], row["seed"]): int(row["test_errors"]) for row in csv.DictReader(table)}
-    assert found["control", "0"] == test["control"]["errors"]
-    assert found["distilled", "0"] == test["distilled"]["errors"]
+        errors = {(row["arm"], row["seed"]): int(row["test_errors"]) for row in csv.DictReader(table)}
+    assert errors["control", "0"] == test["control"]["errors"]
+    assert errors["distilled", "0"] == test["distilled"]["errors"]
 
 
 @pytest.mark.slow
-def test_several_teachers_have_a_verdict_each_and_one_across(
+def test_several_teachers_have_one_verdict_each_and_one_overall(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ("--pairs", "2", "--teachers", "2", "--splits", "2", "--smoothing", "0", "--no-longer")
-    assert kd_command("compare", "--out", str(tmp_path), *TOY, *few) == 0
+    assert kd_command("compare", "--out", str(tmp_path), *QUICK, *few) == 0
     summary = json.loads((tmp_path / "results" / "metrics" / "comparison.json").read_text())
     assert len(summary["verdicts"]) == len(summary["teacher_errors"]) == 2
     assert summary["across_teachers"]["sentence"] in capsys.readouterr().out.replace("\n", " ")
@@ -168,15 +168,15 @@ def test_several_teachers_have_a_verdict_each_and_one_across(
 
 
 def test_each_teacher_has_its_own_seed_and_its_own_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    calls = []
 
     def load_data(settings: CompareSettings, *, test_seed: int) -> None:
-        seen.append((settings.seed, settings.random_state, test_seed))
+        calls.append((settings.seed, settings.random_state, test_seed))
         raise StopIteration
 
     monkeypatch.setattr(steps, "load_data", load_data)
     settings = dataclasses.replace(SETTINGS, teachers=3, splits=2)
     for number in range(3):
         with pytest.raises(StopIteration):
-            compare._teacher(settings, number, CPU)
-    assert seen == [(0, 42, 42), (1, 43, 42), (2, 42, 42)]
+            compare._prepare_teacher(settings, number, CPU)
+    assert calls == [(0, 42, 42), (1, 43, 42), (2, 42, 42)]

@@ -1,4 +1,4 @@
-"""The search by Optuna: the same points however often it was killed, none tried twice, all within the ranges."""
+"""Search with Optuna: resumes with the same proposals, tries no point twice, stays within the ranges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("optuna", reason="needs Optuna (search extra)")
 
-from kd.commands.sweep.points import Point, Score, Tried, documented, point
+from kd.commands.sweep.points import Point, Score, TriedPoint, documented_point, make_point
 from kd.commands.sweep.search import ROUND, search
 from kd.commands.sweep.settings import SweepSettings
 
@@ -19,17 +19,17 @@ WORST = 100
 
 
 class Bowl:
-    """Stands in for training: errors grow with the distance from T = 3, alpha = 0.2; counts what it was asked for."""
+    """Replaces training: errors grow with the distance from T = 3, alpha = 0.2."""
 
     def __init__(self, *, dies_after: int | None = None) -> None:
-        self.asked: list[Point] = []
+        self.tried_points: list[Point] = []
         self.dies_after = dies_after
 
-    def __call__(self, points: Sequence[Point]) -> dict[Point, Tried]:
-        if self.dies_after is not None and len(self.asked) >= self.dies_after:
+    def __call__(self, points: Sequence[Point]) -> dict[Point, TriedPoint]:
+        if self.dies_after is not None and len(self.tried_points) >= self.dies_after:
             raise KeyboardInterrupt
-        self.asked += points
-        return {each: Tried(each, (self.score(each), self.score(each))) for each in points}
+        self.tried_points += points
+        return {trial: TriedPoint(trial, (self.score(trial), self.score(trial))) for trial in points}
 
     def score(self, at: Point) -> Score | None:
         if dict(at.others)["learning_rate"] > 0.006:
@@ -38,106 +38,108 @@ class Bowl:
         return Score(round(errors), errors / 100)
 
 
-def found(folder: Path, trials: int, bowl: Bowl | None = None, *, seed: int = 0, key: str = "k") -> list[Tried]:
+def run_search(
+    folder: Path, trials: int, bowl: Bowl | None = None, *, seed: int = 0, key: str = "k"
+) -> list[TriedPoint]:
     settings = dataclasses.replace(SETTINGS, trials=trials, seed=seed)
     return search(settings, folder / "search.db", key, bowl or Bowl(), worst=WORST)
 
 
 def test_every_proposal_lies_within_the_ranges_and_the_documented_point_comes_first(tmp_path: Path) -> None:
-    trials = found(tmp_path, 14)
+    trials = run_search(tmp_path, 14)
     assert len(trials) == 14
-    assert trials[0].point == documented(SETTINGS)
-    assert len({each.point for each in trials}) == 14
-    for each in trials:
-        others = dict(each.point.others)
-        assert 1 <= (each.point.temperature or 1) <= 20
-        assert 0 <= each.point.alpha <= 1
+    assert trials[0].point == documented_point(SETTINGS)
+    assert len({trial.point for trial in trials}) == 14
+    for trial in trials:
+        others = dict(trial.point.others)
+        assert 1 <= (trial.point.temperature or 1) <= 20
+        assert 0 <= trial.point.alpha <= 1
         assert 1e-3 <= others["learning_rate"] <= 1e-2
         assert others["student_width"] in (64, 256)
-        assert len(f"{each.point.temperature!r}".replace(".", "").strip("0")) <= 3  # a person can type it
+        assert len(f"{trial.point.temperature!r}".replace(".", "").strip("0")) <= 3  # few enough digits to type
 
 
-def test_the_same_seed_proposes_the_same_points_and_another_one_others(tmp_path: Path) -> None:
-    runs = [found(tmp_path, 10, seed=seed, key=key) for seed, key in ((0, "a"), (0, "b"), (1, "c"))]
+def test_equal_seeds_propose_equal_points_and_different_seeds_differ(tmp_path: Path) -> None:
+    runs = [run_search(tmp_path, 10, seed=seed, key=key) for seed, key in ((0, "a"), (0, "b"), (1, "c"))]
     assert runs[0] == runs[1]
     assert runs[0][1:] != runs[2][1:]
 
 
 @pytest.mark.parametrize("first", [1, ROUND - 1, ROUND, ROUND + 1, 2 * ROUND + 3])
-def test_a_search_that_goes_on_ends_as_one_in_one_go_and_tries_nothing_twice(first: int, tmp_path: Path) -> None:
-    """Also where only some trials of a round were written down before it was killed."""
+def test_a_resumed_search_equals_a_single_search_and_tries_nothing_twice(first: int, tmp_path: Path) -> None:
+    """Resume after any number of trials, including within a round."""
     before, after = Bowl(), Bowl()
-    begun = found(tmp_path, first, before)
-    whole = found(tmp_path, 13, after)
+    begun = run_search(tmp_path, first, before)
+    whole = run_search(tmp_path, 13, after)
     assert whole[:first] == begun
-    assert len(before.asked) + len(after.asked) == 13
-    assert not set(before.asked) & set(after.asked)
+    assert len(before.tried_points) + len(after.tried_points) == 13
+    assert not set(before.tried_points) & set(after.tried_points)
     (tmp_path / "other").mkdir()
-    assert found(tmp_path / "other", 13) == whole
+    assert run_search(tmp_path / "other", 13) == whole
 
 
-def test_killed_in_the_middle_of_a_round_it_proposes_that_round_again(tmp_path: Path) -> None:
+def test_a_search_killed_within_a_round_proposes_the_round_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        found(tmp_path, 12, Bowl(dies_after=ROUND))
+        run_search(tmp_path, 12, Bowl(dies_after=ROUND))
     after = Bowl()
-    assert found(tmp_path, 12, after) == found(tmp_path, 12, Bowl(), key="untouched")
-    assert len(after.asked) == 12 - ROUND
+    assert run_search(tmp_path, 12, after) == run_search(tmp_path, 12, Bowl(), key="untouched")
+    assert len(after.tried_points) == 12 - ROUND
 
 
-def test_a_finished_search_asks_for_nothing_and_gives_what_it_found(tmp_path: Path) -> None:
-    trials, again = found(tmp_path, 9), Bowl()
-    assert found(tmp_path, 9, again) == trials
-    assert found(tmp_path, 5, again) == trials[:5]
-    assert again.asked == []
+def test_a_finished_search_trains_nothing_and_returns_its_trials(tmp_path: Path) -> None:
+    trials, again = run_search(tmp_path, 9), Bowl()
+    assert run_search(tmp_path, 9, again) == trials
+    assert run_search(tmp_path, 5, again) == trials[:5]
+    assert again.tried_points == []
 
 
-def test_another_key_is_another_study_in_the_same_file(tmp_path: Path) -> None:
-    found(tmp_path, 4)
+def test_each_key_has_its_own_study_in_the_file(tmp_path: Path) -> None:
+    run_search(tmp_path, 4)
     other = Bowl()
-    found(tmp_path, 4, other, key="another teacher")
-    assert len(other.asked) == 4
+    run_search(tmp_path, 4, other, key="another teacher")
+    assert len(other.tried_points) == 4
 
 
-def test_it_learns(tmp_path: Path) -> None:
-    """The second half of the proposals is better than the first on average, as a random search's is not."""
-    trials = found(tmp_path, 40)
-    errors = [each.mean if each.finite else WORST for each in trials]
+def test_later_proposals_are_better(tmp_path: Path) -> None:
+    """The second half of the proposals has clearly fewer errors on average; a random search shows no such trend."""
+    trials = run_search(tmp_path, 40)
+    errors = [trial.mean if trial.finite else WORST for trial in trials]
     assert sum(errors[20:]) < 0.8 * sum(errors[:20])
 
 
-def test_a_point_that_is_not_finite_is_kept_as_such(tmp_path: Path) -> None:
-    trials = found(tmp_path, 20)
-    failed = [each for each in trials if not each.finite]
+def test_a_non_finite_point_is_saved(tmp_path: Path) -> None:
+    trials = run_search(tmp_path, 20)
+    failed = [trial for trial in trials if not trial.finite]
     assert failed
-    assert found(tmp_path, 20) == trials
+    assert run_search(tmp_path, 20) == trials
 
 
 def test_a_documented_point_outside_the_ranges_is_not_proposed(tmp_path: Path) -> None:
     settings = SweepSettings(temperatures=(6, 20), trials=4)
 
-    def attempt(points: Sequence[Point]) -> dict[Point, Tried]:
-        return {each: Tried(each, (Score(1, 1.0),)) for each in points}
+    def attempt(points: Sequence[Point]) -> dict[Point, TriedPoint]:
+        return {trial: TriedPoint(trial, (Score(1, 1.0),)) for trial in points}
 
     trials = search(settings, tmp_path / "search.db", "k", attempt, worst=WORST)
-    assert point(5, 0.5) not in {each.point for each in trials}
+    assert make_point(5, 0.5) not in {trial.point for trial in trials}
 
 
-def test_single_values_leave_nothing_to_propose_but_work(tmp_path: Path) -> None:
+def test_a_search_over_single_values_works(tmp_path: Path) -> None:
     settings = SweepSettings(temperatures=(5,), alphas=(0, 1), trials=5)
 
-    def attempt(points: Sequence[Point]) -> dict[Point, Tried]:
-        return {each: Tried(each, (Score(1, 1.0),)) for each in points}
+    def attempt(points: Sequence[Point]) -> dict[Point, TriedPoint]:
+        return {trial: TriedPoint(trial, (Score(1, 1.0),)) for trial in points}
 
     trials = search(settings, tmp_path / "search.db", "k", attempt, worst=WORST)
-    assert {each.point.temperature for each in trials} == {5}
+    assert {trial.point.temperature for trial in trials} == {5}
 
 
-def test_a_damaged_database_is_one_sentence_that_names_it(tmp_path: Path) -> None:
+def test_a_damaged_database_raises_an_error_naming_it(tmp_path: Path) -> None:
     (tmp_path / "search.db").write_bytes(b"no database at all" * 100)
-    with pytest.raises(OSError, match=r"search\.db cannot be used: .*delete it"):
-        found(tmp_path, 4)
+    with pytest.raises(OSError, match=r"search\.db is not usable: .*delete it"):
+        run_search(tmp_path, 4)
 
 
-def test_it_says_nothing_on_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found(tmp_path, 5)
+def test_a_search_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_search(tmp_path, 5)
     assert capfd.readouterr() == ("", "")
