@@ -1,17 +1,18 @@
-"""A chain of teachers, each taught by the one before: teacher assistants, and networks born again as the same chain.
+"""Distill through a chain of networks: teacher assistants (TAKD) and born-again networks (BAN).
 
     python recipes/assistants.py                          # both chains, 5 seeds
-    python recipes/assistants.py --limit 500 --pairs 2    # at toy size
+    python recipes/assistants.py --limit 500 --pairs 2    # quick run
 
-What to look at: ``last_of`` is the whole method. With sizes that fall, an assistant between a large teacher and a small
-student bridges what the student could not follow (TAKD); with equal sizes it is a network that is born again, and again
-(BAN). The last of a chain starts from the control's weights and sees its batches, so the way there is all that differs.
+Look at ``train_chain``, the whole method: each network is distilled from the previous one. With decreasing sizes, an
+assistant bridges the gap between a large teacher and a small student (TAKD); with equal sizes, the network is born
+again (BAN). The last network of a chain starts from the control's weights and sees the control's batches, so the arms
+differ only in the chain before it.
 
     assistant     ConvNet → 256 units → 32 units       controls: 32 units on the labels; ConvNet → 32 units
     born again    256 → 256 → 256 units                controls: 256 units on the labels; 256 → 256 units
 
 Sources: Mirzadeh et al. 2020, "Improved Knowledge Distillation via Teacher Assistant", arXiv:1902.03393; Furlanello et
-al. 2018, "Born-Again Neural Networks", arXiv:1805.04770. Temperature and alpha are this project's, for both.
+al. 2018, "Born-Again Neural Networks", arXiv:1805.04770. Temperature and alpha are this project's defaults in both.
 """
 
 from __future__ import annotations
@@ -36,49 +37,49 @@ from kd.seeding import epoch_seed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Chains of teachers beside a single step and the labels alone."""
+    """Chains of networks against a single distillation and against training on the labels alone."""
 
     pairs: int = 5
-    """seeds"""
+    """seeds; one student per arm and seed"""
     epochs: int = 3
-    """of the teacher and of every student"""
+    """epochs of the teacher and of every student"""
     large: int = 256
-    """units of the assistant, and of those that are born again"""
+    """hidden units of the assistant and of the born-again networks"""
     small: int = 32
-    """units of the student with an assistant"""
+    """hidden units of the student with an assistant"""
     temperature: float = 5.0
-    """of every step of a chain"""
+    """temperature of every distillation"""
     alpha: float = 0.5
-    """weight of the labels at every step; the teacher gets the rest"""
+    """weight of the labels in every distillation; the teacher's weight is 1 - alpha"""
     limit: int | None = None
-    """use only so many training images"""
+    """train on the first N images only (stratified)"""
 
 
-def last_of(teacher: nn.Module | None, units: Sequence[int], training: Split, settings: Settings, seed: int) -> MLP:
-    """The last of a chain of networks with these units, each taught by the one before, the first by the teacher.
+def train_chain(teacher: nn.Module | None, units: Sequence[int], training: Split, settings: Settings, seed: int) -> MLP:
+    """Train a chain of networks with these numbers of units and return the last one.
 
     Args:
-        teacher: of the first one, who learns from the labels alone where there is none.
+        teacher: teacher of the first network; None trains it on the labels.
     """
     for place, width in enumerate(units):
-        # Counted from the end, so that the last one's weights and batches are those of a chain of any length.
-        own = seed if place == len(units) - 1 else epoch_seed(seed, len(units) - place)
-        with kd.seeded(own):
+        # The last network always gets ``seed``, so its weights and batches do not depend on the chain's length.
+        model_seed = seed if place == len(units) - 1 else epoch_seed(seed, len(units) - place)
+        with kd.seeded(model_seed):
             start = MLP(width)
         if teacher is None:
-            student = train_copy(start, kd.supervised, training, seed=own, epochs=settings.epochs)
+            student = train_copy(start, kd.supervised, training, seed=model_seed, epochs=settings.epochs)
         else:
             cached = kd.collect_logits(teacher, training)
             kd.verify_logits(teacher, training, cached)
             distill_set = kd.DistillDataset(training, cached.logits)
             objective = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
-            student = train_copy(start, objective, distill_set, seed=own, epochs=settings.epochs)
+            student = train_copy(start, objective, distill_set, seed=model_seed, epochs=settings.epochs)
         teacher = student
     return student
 
 
 def main(settings: Settings) -> dict[str, list[int]]:
-    """Errors of the last of each chain, in the order of the seeds."""
+    """Return the errors of the last network of each chain, in the order of the seeds."""
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
         convnet = train_copy(ConvNet(), kd.supervised, training, seed=0, epochs=settings.epochs)
@@ -91,20 +92,20 @@ def main(settings: Settings) -> dict[str, list[int]]:
         "born again": (None, [large, large]),
         "born again twice": (None, [large, large, large]),
     }
-    found: dict[str, list[int]] = {name: [] for name in chains}
+    errors: dict[str, list[int]] = {name: [] for name in chains}
     for seed in range(settings.pairs):
         for name, (teacher, units) in chains.items():
-            found[name].append(count_errors(last_of(teacher, units, training, settings, seed), held_back))
-    against = [
+            errors[name].append(count_errors(train_chain(teacher, units, training, settings, seed), held_back))
+    comparisons = [
         ("teacher → large → small", "small"),
         ("teacher → large → small", "teacher → small"),
         ("born again", "large"),
         ("born again twice", "large"),
         ("born again twice", "born again"),
     ]
-    title = f"the ConvNet has {count_errors(convnet, held_back)} errors; of a student's"
-    judge_arms(found, against, images=len(held_back), title=title)
-    return found
+    title = f"student errors (ConvNet: {count_errors(convnet, held_back)})"
+    judge_arms(errors, comparisons, images=len(held_back), title=title)
+    return errors
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Cached views: each shift of an image by up to 2 pixels is an item of its own, with the teacher's answer to it.
+"""Cache the teacher's logits of augmented views: every shift of an image by up to 2 pixels has its own logits.
 
-    python recipes/cached_views.py                         # 4 students of each kind
-    python recipes/cached_views.py --limit 500 --pairs 2   # at toy size
+    python recipes/cached_views.py                         # 4 students per arm
+    python recipes/cached_views.py --limit 500 --pairs 2   # quick run
 
-What to look at: an augmentation that can be counted needs no live teacher and no replay of random states. The number of
-an item says which view of which image it is, so the student is given the very view whose logits it gets; a random
-sample of the cache is held against the live teacher. As float16, 25 views of MNIST take 27 MB.
+Look at ``collect_view_logits``: an augmentation with a finite number of views needs no live teacher and no replay of
+random states. A sample's index identifies image and view, so view and logits always match; a random subset of the cache
+is compared with the live teacher. As float16, 25 views of MNIST take 27 MB.
 
-Three kinds of student, from the same weights, on the same views in the same order: on the labels (the control), with
-each view's own logits, and, as it is often done, with those of the image that was not shifted, whatever the view.
+Three arms, from the same weights, on the same views in the same order: the labels (the control), the logits of each
+view, and the logits of the unshifted image for all its views. The last arm is a common shortcut.
 
 Sources: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent", arXiv:2106.05237; Shen &
-Xing 2022, "A Fast Knowledge Distillation Framework for Visual Recognition", arXiv:2112.01528, who keep crops by
-their coordinates.
+Xing 2022, "A Fast Knowledge Distillation Framework for Visual Recognition", arXiv:2112.01528, who store the coordinates
+of crops.
 """
 
 from __future__ import annotations
@@ -38,34 +38,34 @@ from kd.models.inference import Predictions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Students of the views' own logits beside students of the labels."""
+    """Cached logits of each view against cached logits of the unshifted image and against the labels."""
 
     pairs: int = 4
-    """students of each kind"""
+    """seeds; one student per arm and seed"""
     epochs: int = 5
-    """of every student, one view of each image in each"""
+    """epochs of every student; one view of each image per epoch"""
     teacher_epochs: int = 3
-    """of the teacher, on views too"""
+    """epochs of the teacher, also on views"""
     reach: int = 2
-    """pixels of the largest shift"""
+    """largest shift in pixels"""
     temperature: float = 5.0
-    """of the distillation"""
+    """distillation temperature"""
     alpha: float = 0.5
-    """weight of the labels; the teacher gets the rest"""
+    """weight of the labels; the teacher's weight is 1 - alpha"""
     limit: int | None = None
-    """use only so many training images"""
+    """train on the first N images only (stratified)"""
 
 
 def collect_view_logits(teacher: nn.Module, views: ShiftedImages) -> Tensor:
-    """The teacher's logits, row ``sample · views + view``, as float16, held against the live teacher on a sample."""
+    """Collect the teacher's logits as float16, in row ``image · views + view``, and verify a random sample."""
     cached = kd.collect_logits(Centred(teacher), views)
-    half = cached.logits.half()
-    kd.verify_logits(Centred(teacher), views, Predictions(half, cached.labels), sample=2048)
-    return half
+    float16_logits = cached.logits.half()
+    kd.verify_logits(Centred(teacher), views, Predictions(float16_logits, cached.labels), sample=2048)
+    return float16_logits
 
 
 class Centred(nn.Module):
-    """A model's logits less their mean: the same distribution at every temperature, and float16 is finest around 0."""
+    """A model's logits minus their mean: equal softmax at every temperature, and smaller float16 rounding errors."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Centred(nn.Module):
 
 
 def main(settings: Settings) -> dict[str, list[int]]:
-    """Errors by kind of student, in the order of the seeds."""
+    """Return the errors by arm, in the order of the seeds."""
     mnist = kd.load_mnist(train=True)
     training, held_back = stratified_split(mnist, held_back=0.1, seed=0, limit=settings.limit)
     images = ImageDataset(mnist.images[training.indices], mnist.labels[training.indices], mean=MEAN, std=STD)
@@ -85,22 +85,27 @@ def main(settings: Settings) -> dict[str, list[int]]:
     with kd.seeded(0):
         on_views = one_view_each(views, views.views, batch_size=128)
         teacher = train_copy(ConvNet(), kd.supervised, on_views, seed=0, epochs=settings.teacher_epochs)
-    own = collect_view_logits(teacher, views)
-    whole = own[views.views // 2 :: views.views].repeat_interleave(views.views, dim=0)  # the middle view's, for all
+    view_logits = collect_view_logits(teacher, views)
+    middle = view_logits[views.views // 2 :: views.views]  # the middle view is the unshifted image
+    image_logits = middle.repeat_interleave(views.views, dim=0)
     distilled = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
-    arms = {"labels": (kd.supervised, own), "own logits": (distilled, own), "the image's logits": (distilled, whole)}
-    found: dict[str, list[int]] = {name: [] for name in arms}
+    arms = {
+        "labels": (kd.supervised, view_logits),
+        "own logits": (distilled, view_logits),
+        "the image's logits": (distilled, image_logits),
+    }
+    errors: dict[str, list[int]] = {name: [] for name in arms}
     for seed in range(settings.pairs):
         with kd.seeded(seed):
             start = MLP(256)
         for name, (objective, logits) in arms.items():
             loader = one_view_each(kd.DistillDataset(views, logits), views.views, batch_size=128)
             student = train_copy(start, objective, loader, seed=seed, epochs=settings.epochs)
-            found[name].append(count_errors(student, held_back))
-    title = f"{len(own):,} views cached; the teacher has {count_errors(teacher, held_back)} errors; of a student's"
-    against = [("own logits", "labels"), ("own logits", "the image's logits")]
-    judge_arms(found, against, images=len(held_back), title=title)
-    return found
+            errors[name].append(count_errors(student, held_back))
+    title = f"{len(view_logits):,} cached views; student errors (teacher: {count_errors(teacher, held_back)})"
+    comparisons = [("own logits", "labels"), ("own logits", "the image's logits")]
+    judge_arms(errors, comparisons, images=len(held_back), title=title)
+    return errors
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""Class attention transfer: where in the picture a network sees each class, taught map by map (CAT-KD).
+"""Class attention transfer (CAT-KD): match the class activation maps of student and teacher.
 
     python recipes/cat_kd.py                         # 4 seeds
-    python recipes/cat_kd.py --limit 500 --pairs 2   # at toy size
-    python recipes/cat_kd.py --out cat_kd            # and the first student's weights, as it is used
+    python recipes/cat_kd.py --limit 500 --pairs 2   # quick run
+    python recipes/cat_kd.py --out cat_kd            # also save the weights of the first student
 
-What to look at: ``ByMaps`` turns the linear layer at a network's end into a 1 × 1 convolution, one map for each class,
-whose mean is that class's logit. A mean and a linear layer may change places, so the network answers as it did before,
-with the same parameters; but now its answer has a place, and that can be compared. Teacher and student are converted
-before they are trained, and stay so: they are what is evaluated and saved.
+Look at ``MapClassifier``: it replaces the last linear layer by a 1 × 1 convolution with one map per class; the mean of
+a map is the logit of its class. Averaging and a linear layer commute, so the network computes the same logits with the
+same parameters, but each logit now has a spatial map, which can be compared. Teacher and student are converted before
+training and stay converted for evaluation and saving.
 
-Controls, from the same weights and on the same batches: the converted student on the labels, and distilled as usual.
+Controls, from the same weights and on the same batches: the converted student on the labels, and plain distillation.
 
-Source: Guo et al. 2023, "Class Attention Transfer Based Knowledge Distillation", arXiv:2304.12777. Fields of 2 × 2 are
-theirs. They take β = 15 for ResNets on CIFAR-100, and advise to choose it so that the term is 1 to 50 after an epoch;
-here 15 makes it 300, so it is 1, and the term is printed. Their program has no licence, and nothing here is from it.
+Source: Guo et al. 2023, "Class Attention Transfer Based Knowledge Distillation", arXiv:2304.12777. The pooling to 2 × 2
+follows the paper. The authors use β = 15 for ResNets on CIFAR-100 and recommend a β for which the term is 1 to 50 after
+an epoch. Here β = 15 makes it 300, so β is 1, and the term is printed. The authors' code has no licence and is not
+used.
 """
 
 from __future__ import annotations
@@ -42,32 +43,32 @@ from kd.training.loop import evaluate
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Maps of the classes beside the labels alone and the logits."""
+    """Class activation maps against the labels alone and against plain distillation."""
 
     pairs: int = 4
-    """seeds"""
+    """seeds; one student per arm and seed"""
     epochs: int = 2
-    """of every student"""
+    """epochs of every student"""
     teacher_epochs: int = 8
-    """of the teacher"""
+    """epochs of the teacher"""
     teacher: int = 16
     """maps of the teacher's first stage"""
     student: int = 4
     """maps of the student's first stage"""
     beta: float = 1.0
-    """weight of the maps, beside the cross-entropy with the labels"""
+    """weight of the map term; the cross-entropy with the labels has weight 1"""
     side: int = 2
-    """maps are compared in side × side fields"""
+    """maps are averaged to side × side before they are compared"""
     limit: int | None = None
-    """use only so many training images"""
+    """train on the first N images only (stratified)"""
     out: Path | None = None
     """folder for the weights of the first seed's student"""
 
 
-class ByMaps(nn.Module):
-    """The network with its linear layer as a 1 × 1 convolution: ``maps`` answers with a map for each class.
+class MapClassifier(nn.Module):
+    """A network whose linear layer is a 1 × 1 convolution; the output of ``maps`` has one map per class.
 
-    Input [B, C, H, W], output their means, the logits [B, K]: those that the network gave.
+    Input [B, C, H, W]; output logits [B, K], equal to the logits of the original network.
     """
 
     def __init__(self, network: CNN) -> None:
@@ -84,25 +85,25 @@ class ByMaps(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
-def cat_kd(teacher: ByMaps, *, beta: float, side: int) -> kd.Objective:
-    """``CE + beta · cat_loss`` for a student that is ``ByMaps`` too."""
+def cat_kd(teacher: MapClassifier, *, beta: float, side: int) -> kd.Objective:
+    """Return the objective ``CE + beta · cat_loss``; the student must also be a ``MapClassifier``."""
 
     def objective(student: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         teacher.eval()
-        with torch.no_grad(), capture(teacher, "maps") as theirs:
+        with torch.no_grad(), capture(teacher, "maps") as teacher_maps:
             teacher(batch[0])
-        with capture(student, "maps") as ours:
+        with capture(student, "maps") as student_maps:
             output, terms = kd.supervised(student, batch)
-        return output, {**terms, "maps": beta * cat_loss(ours["maps"], theirs["maps"], side=side)}
+        return output, {**terms, "maps": beta * cat_loss(student_maps["maps"], teacher_maps["maps"], side=side)}
 
     return objective
 
 
 def main(settings: Settings) -> dict[str, list[int]]:
-    """Errors by kind of student, in the order of the seeds."""
+    """Return the errors by arm, in the order of the seeds."""
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
-        start = ByMaps(CNN(settings.teacher, MNIST_SHAPE, 10))
+        start = MapClassifier(CNN(settings.teacher, MNIST_SHAPE, 10))
     teacher = train_copy(start, kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
     by_maps = cat_kd(teacher, beta=settings.beta, side=settings.side)
     arms: dict[str, kd.Objective] = {
@@ -110,21 +111,21 @@ def main(settings: Settings) -> dict[str, list[int]]:
         "kd": kd.live_teacher(teacher, kd.distilled(temperature=5, alpha=0.5)),
         "cat-kd": by_maps,
     }
-    found: dict[str, list[int]] = {name: [] for name in arms}
+    errors: dict[str, list[int]] = {name: [] for name in arms}
     for seed in range(settings.pairs):
         with kd.seeded(seed):
-            start = ByMaps(CNN(settings.student, MNIST_SHAPE, 10))
+            start = MapClassifier(CNN(settings.student, MNIST_SHAPE, 10))
         for name, objective in arms.items():
             student = train_copy(start, objective, training, seed=seed, epochs=settings.epochs)
-            found[name].append(count_errors(student, held_back))
-        if seed == 0:  # the last arm's student is the one taught by maps
-            measured = evaluate(student, by_maps, kd.make_loader(held_back, batch_size=500))
-            say(f"maps' term at the end: {measured['maps']:.2f}")
+            errors[name].append(count_errors(student, held_back))
+        if seed == 0:  # ``student`` is the student of the last arm, cat-kd
+            metrics = evaluate(student, by_maps, kd.make_loader(held_back, batch_size=500))
+            say(f"map term at the end: {metrics['maps']:.2f}")
             if settings.out:
                 publish({settings.out / "student.pth": weights_bytes(student)})
-    title = f"the teacher has {count_errors(teacher, held_back)} errors; of a student's"
-    judge_arms(found, [("cat-kd", name) for name in found if name != "cat-kd"], images=len(held_back), title=title)
-    return found
+    title = f"student errors (teacher: {count_errors(teacher, held_back)})"
+    judge_arms(errors, [("cat-kd", name) for name in errors if name != "cat-kd"], images=len(held_back), title=title)
+    return errors
 
 
 if __name__ == "__main__":

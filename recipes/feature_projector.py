@@ -1,12 +1,12 @@
-"""A hint: the student's maps, through a projector, are pulled towards the teacher's (FitNets).
+"""Feature distillation with a hint (FitNets): match the student's projected maps to the teacher's.
 
-    python recipes/feature_projector.py                          # 4 students of each kind
-    python recipes/feature_projector.py --limit 500 --pairs 2    # at toy size
+    python recipes/feature_projector.py                          # 4 students per arm
+    python recipes/feature_projector.py --limit 500 --pairs 2    # quick run
 
-What to look at: ``Hint`` is a whole method in thirty lines. ``kd.models.features.capture`` reads a layer of any model,
-so that neither model is changed; the projector, a 1 × 1 convolution, gives the student's few maps the teacher's number,
-and is thrown away after the training. Both terms are minimised together, as today's programs do; the paper trains the
-hint first, and the rest after it. Control: the labels alone, from the same weights and on the same batches.
+Look at ``Hint``, a complete method in thirty lines. ``kd.models.features.capture`` reads a layer of any
+model, so neither model is modified. The projector, a 1 × 1 convolution, maps the student's channels to the teacher's
+and is discarded after training. Both terms are minimised together, as is common today; the paper trains with the hint
+first and with the labels afterwards. Control: the labels alone, from the same weights and on the same batches.
 
 Source: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550.
 """
@@ -31,68 +31,68 @@ from kd.losses.feature import same_size
 from kd.models import CNN, MNIST_SHAPE, ConvNet
 from kd.models.features import capture, shapes
 
-# Names as model.named_modules() has them, in the middle of each.
+# Names from model.named_modules(): a layer in the middle of each network.
 STUDENT_LAYER, TEACHER_LAYER = "layer2", "norm2"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A hint beside the labels alone."""
+    """A hint against the labels alone."""
 
     pairs: int = 4
-    """students of each kind"""
+    """seeds; one student per arm and seed"""
     epochs: int = 2
-    """of the teacher and of every student"""
+    """epochs of the teacher and of every student"""
     weight: float = 1.0
-    """of the hint, beside the cross-entropy with the labels"""
+    """weight of the hint; the cross-entropy with the labels has weight 1"""
     limit: int | None = None
-    """use only so many training images"""
+    """train on the first N images only (stratified)"""
 
 
 class Hint(nn.Module):
-    """Cross-entropy with the labels, and the distance of the projected maps from the teacher's.
+    """Cross-entropy with the labels plus the squared distance between projected and teacher maps.
 
-    A module, because it has weights of its own: ``kd.training.optimizers.adam`` trains them with the student's.
+    A module, because the projector has weights: ``kd.training.optimizers.adam`` trains them with the student.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, images: Tensor, *, weight: float) -> None:
         super().__init__()
-        ours, theirs = (
+        student_width, teacher_width = (
             shapes(model, [layer], images)[0][0]
             for model, layer in ((student, STUDENT_LAYER), (teacher, TEACHER_LAYER))
         )
-        self.projector = nn.Conv2d(ours, theirs, kernel_size=1)
-        self.teacher = (teacher,)  # in a tuple, where torch does not look for modules: it is not to be trained
+        self.projector = nn.Conv2d(student_width, teacher_width, kernel_size=1)
+        self.teacher = (teacher,)  # a tuple hides it from torch, so it is not trained
         self.weight = weight
 
     def forward(self, model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
         teacher.eval()
-        with torch.no_grad(), capture(teacher, TEACHER_LAYER) as theirs:
+        with torch.no_grad(), capture(teacher, TEACHER_LAYER) as teacher_layers:
             teacher(batch[0])
-        with capture(model, STUDENT_LAYER) as ours:
+        with capture(model, STUDENT_LAYER) as student_layers:
             output, terms = kd.supervised(model, batch)
-        # The student's maps are 14 × 14, the teacher's 4 × 4: the larger ones are averaged to the size of the smaller.
-        student_maps, teacher_maps = same_size(ours[STUDENT_LAYER], theirs[TEACHER_LAYER])
+        # The student's maps are 14 × 14, the teacher's 4 × 4: the larger maps are averaged to the smaller size.
+        student_maps, teacher_maps = same_size(student_layers[STUDENT_LAYER], teacher_layers[TEACHER_LAYER])
         return output, {**terms, "hint": self.weight * hint_loss(self.projector(student_maps), teacher_maps)}
 
 
 def main(settings: Settings) -> dict[str, list[int]]:
-    """Errors by kind of student, in the order of the seeds."""
+    """Return the errors by arm, in the order of the seeds."""
     training, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=settings.limit)
     with kd.seeded(0):
         teacher = train_copy(ConvNet(), kd.supervised, training, seed=0, epochs=settings.epochs)
-    found: dict[str, list[int]] = {"labels": [], "hint": []}
+    errors: dict[str, list[int]] = {"labels": [], "hint": []}
     for seed in range(settings.pairs):
         with kd.seeded(seed):
             start = CNN(8, MNIST_SHAPE, 10)
             hint = Hint(start, teacher, training[0][0][None], weight=settings.weight)
         for name, objective in (("labels", kd.supervised), ("hint", hint)):
             student = train_copy(start, objective, training, seed=seed, epochs=settings.epochs)
-            found[name].append(count_errors(student, held_back))
-    title = f"the teacher has {count_errors(teacher, held_back)} errors; of a student's"
-    judge_arms(found, [("hint", "labels")], images=len(held_back), title=title)
-    return found
+            errors[name].append(count_errors(student, held_back))
+    title = f"student errors (teacher: {count_errors(teacher, held_back)})"
+    judge_arms(errors, [("hint", "labels")], images=len(held_back), title=title)
+    return errors
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The networks of recipes/hinton2015.py, what they are shown, and their errors."""
+"""Networks, input jitter and error counts for recipes/hinton2015.py."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import kd
 
-LIMIT = 15**0.5  # of the length of a unit's incoming weights (Hinton et al. 2012, arXiv:1207.0580, appendix A)
+LIMIT = 15**0.5  # largest L2 norm of a unit's incoming weights (Hinton et al. 2012, arXiv:1207.0580, appendix A)
 JITTER = 2  # pixels, in each direction
 
 
 class MaxNormLinear(nn.Linear):
-    """A linear layer in which no unit's incoming weights are longer than ``LIMIT`` when a training step uses them."""
+    """A linear layer that limits the norm of each unit's incoming weights to ``LIMIT`` before each training step."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.training:
@@ -26,8 +26,8 @@ class MaxNormLinear(nn.Linear):
         return super().forward(inputs)
 
 
-def teacher(width: int) -> nn.Module:
-    """784-width-width-10 with max-norm, and dropout of a fifth of the pixels and half of the hidden units."""
+def make_teacher(width: int) -> nn.Module:
+    """Make a 784-width-width-10 network with max-norm and dropout: 20 % of the pixels, 50 % of the hidden units."""
     return nn.Sequential(
         nn.Flatten(),
         *(nn.Dropout(0.2), MaxNormLinear(784, width), nn.ReLU()),
@@ -36,49 +36,49 @@ def teacher(width: int) -> nn.Module:
     )
 
 
-def student(width: int) -> nn.Module:
-    """784-width-width-10, with nothing that regularises."""
+def make_student(width: int) -> nn.Module:
+    """Make a 784-width-width-10 network without regularisation."""
     hidden = nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, 10))
 
 
 def jitter(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Images [B, 1, H, W] moved by up to two pixels; what comes in at the edge is 0.
+    """Shift images [B, 1, H, W] by up to two pixels and fill with 0.
 
     Args:
-        rows, columns: [B] int64 in [0, 4]; 2 leaves an image where it is, 0 moves it down or right by two pixels.
+        rows, columns: [B] int64 in [0, 4]; 2 is no shift, 0 a shift down or right by two pixels.
     """
     height, width = images.shape[-2:]
     windows = F.pad(images[:, 0], [JITTER] * 4).unfold(1, height, 1).unfold(2, width, 1)
     return windows[torch.arange(len(images), device=images.device), rows, columns].unsqueeze(1)
 
 
-def jittered(objective: kd.Objective) -> kd.Objective:
-    """The same objective with each image moved, in training steps, by one of the 25 shifts of up to two pixels."""
+def add_jitter(objective: kd.Objective) -> kd.Objective:
+    """Apply an objective to randomly shifted images, one of 25 shifts per image; in eval mode images are unchanged."""
 
-    def moved(model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def jittered(model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if not model.training:
             return objective(model, batch)
         images = batch[0]
         rows, columns = torch.randint(2 * JITTER + 1, (2, len(images)), device=images.device)
         return objective(model, (jitter(images, rows, columns), *batch[1:]))
 
-    return moved
+    return jittered
 
 
-def unnormalised(dataset: kd.ImageDataset) -> kd.ImageDataset:
-    """The same images with pixels in [0, 1]."""
+def remove_normalisation(dataset: kd.ImageDataset) -> kd.ImageDataset:
+    """Return the same images with pixels in [0, 1]."""
     return kd.ImageDataset(dataset.images, dataset.labels, mean=0.0, std=1.0)
 
 
-def only(dataset: kd.ImageDataset, rows: Sequence[int]) -> kd.ImageDataset:
-    """These rows of it, as they are."""
-    kept = torch.tensor(rows)
-    return kd.ImageDataset(dataset.images[kept], dataset.labels[kept], mean=0.0, std=1.0)
+def select_rows(dataset: kd.ImageDataset, rows: Sequence[int]) -> kd.ImageDataset:
+    """Return these rows of a dataset, without normalisation."""
+    index = torch.tensor(rows)
+    return kd.ImageDataset(dataset.images[index], dataset.labels[index], mean=0.0, std=1.0)
 
 
-def rows_of(labels: Tensor, digits: Sequence[int] | None) -> list[int]:
-    """The rows whose label is one of the digits; all of them where that is None."""
+def find_rows(labels: Tensor, digits: Sequence[int] | None) -> list[int]:
+    """Return the rows whose label is one of the digits; all rows for None."""
     if digits is None:
         return list(range(len(labels)))
     rows: list[int] = torch.isin(labels, torch.tensor(digits)).nonzero().flatten().tolist()
@@ -86,23 +86,23 @@ def rows_of(labels: Tensor, digits: Sequence[int] | None) -> list[int]:
 
 
 def predict(model: nn.Module, dataset: kd.ImageDataset) -> kd.Predictions:
-    """The model's logits of every image, and the labels."""
+    """Return the model's logits for all images, and the labels."""
     return kd.predict(model, kd.make_loader(dataset, batch_size=500))
 
 
-def errors(model: nn.Module, dataset: kd.ImageDataset) -> dict[str, int]:
-    """As ``errors_of``, of the model's answers."""
-    return errors_of(*predict(model, dataset))
+def count_model_errors(model: nn.Module, dataset: kd.ImageDataset) -> dict[str, int]:
+    """Count the errors of a model (see ``count_errors``)."""
+    return count_errors(*predict(model, dataset))
 
 
-def errors_of(logits: Tensor, labels: Tensor) -> dict[str, int]:
-    """Images that are taken for another digit: all of them, and the 3s among them."""
+def count_errors(logits: Tensor, labels: Tensor) -> dict[str, int]:
+    """Count all misclassified images and the misclassified 3s."""
     wrong = logits.argmax(dim=1) != labels
     return {"errors": int(wrong.sum()), "errors on 3": int(wrong[labels == 3].sum())}
 
 
-def machine() -> dict[str, Any]:
-    """Where it was run."""
+def describe_machine() -> dict[str, Any]:
+    """Describe system, processor and torch version."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": torch.cpu.get_capabilities().get("cpu_name", ""),

@@ -1,6 +1,6 @@
-"""The tables of docs/hinton2015.md, from the rows of recipes/hinton2015.py.
+"""Write the tables of docs/hinton2015.md from the results of recipes/hinton2015.py.
 
-python recipes/hinton2015_table.py docs/hinton2015.json docs/hinton2015.md   # puts them between the page's markers
+python recipes/hinton2015_table.py docs/hinton2015.json docs/hinton2015.md   # replaces text between the page's markers
 """
 
 from __future__ import annotations
@@ -24,82 +24,90 @@ TESTED = 10_000
 def main(results: Path, page: Path) -> None:
     """Write the tables into the page, each between ``<!-- NAME -->`` and ``<!-- end -->``."""
     rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
-    page.write_text(filled(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    page.write_text(fill_page(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
 
-def filled(text: str, rows: Rows) -> str:
-    """The page's text with its tables made anew."""
-    for name, lines in {"pair": pair(rows), "left out": left_out(rows), "temperatures": temperatures(rows)}.items():
-        between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if len(between.findall(text)) != 1:
+def fill_page(text: str, rows: Rows) -> str:
+    """Return the page's text with its tables replaced."""
+    for name, lines in {
+        "pair": make_pair_table(rows),
+        "left out": make_left_out_table(rows),
+        "temperatures": make_temperature_table(rows),
+    }.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if len(pattern.findall(text)) != 1:
             raise ValueError(f"the page must have the markers <!-- {name} --> and <!-- end --> once.")
         table = "\n".join(lines) + "\n"
-        text = between.sub(rf"\g<1>{table}\g<2>", text)  # a table has no backslash
+        text = pattern.sub(rf"\g<1>{table}\g<2>", text)  # a table has no backslash
     return text
 
 
-def pair(rows: Rows) -> list[str]:
-    """Teacher, student alone and distilled student, and what distillation is worth."""
-    alone, distilled = (_of(rows, kind, width=800) for kind in ("alone", "distilled"))
-    twenty = [row for row in distilled if row["temperature"] == 20]
-    lines = _head("network", "paper", "ours", "n")
-    for name, paper, found in (
-        ("teacher, 1200-1200, dropout, max-norm, jitter", 67, _of(rows, "teacher")),
+def make_pair_table(rows: Rows) -> list[str]:
+    """Format errors of teacher, student trained alone and distilled student, and the paired difference."""
+    alone, distilled = (_select(rows, kind, width=800) for kind in ("alone", "distilled"))
+    at_twenty = [row for row in distilled if row["temperature"] == 20]
+    lines = _format_header("network", "paper", "ours", "n")
+    for name, paper, group in (
+        ("teacher, 1200-1200, dropout, max-norm, jitter", 67, _select(rows, "teacher")),
         ("student, 800-800, labels alone", 146, alone),
-        ("student, 800-800, distilled at T = 20", 74, twenty),
+        ("student, 800-800, distilled at T = 20", 74, at_twenty),
     ):
-        lines.append(_line(name, str(paper), _errors(found), str(len(found))))
-    seeds = sorted({row["seed"] for row in alone} & {row["seed"] for row in twenty})
+        lines.append(_format_line(name, str(paper), _format_errors(group), str(len(group))))
+    seeds = sorted({row["seed"] for row in alone} & {row["seed"] for row in at_twenty})
     if len(seeds) > 1:
-        control, twin = ({row["seed"]: row["errors"] for row in arm} for arm in (alone, twenty))
-        between = pair_errors([control[seed] for seed in seeds], [twin[seed] for seed in seeds], TESTED)
-        assert between.interval is not None
-        difference = f"{between.mean:+.1f} ({between.interval.low:+.1f} to {between.interval.high:+.1f})"
-        lines.append(_line("distilled − alone, paired 95 % interval", "-72", difference, str(len(seeds))))
+        control_errors, distilled_errors = ({row["seed"]: row["errors"] for row in arm} for arm in (alone, at_twenty))
+        differences = pair_errors(
+            [control_errors[seed] for seed in seeds], [distilled_errors[seed] for seed in seeds], TESTED
+        )
+        assert differences.interval is not None
+        difference = f"{differences.mean:+.1f} ({differences.interval.low:+.1f} to {differences.interval.high:+.1f})"
+        lines.append(_format_line("distilled − alone, paired 95 % interval", "-72", difference, str(len(seeds))))
     return lines
 
 
-def left_out(rows: Rows) -> list[str]:
-    """Students that have not seen all digits, before and after their logits are shifted by one number."""
-    lines = _head("transfer set", "shift of the logits", "paper", "ours", "of the 3s, paper", "of the 3s, ours", "n")
+def make_left_out_table(rows: Rows) -> list[str]:
+    """Format errors of students trained without some digits, before and after a shift of their logits."""
+    lines = _format_header(
+        "transfer set", "shift of the logits", "paper", "ours", "of the 3s, paper", "of the 3s, ours", "n"
+    )
     papers = {
         "without 3": (("206", "133"), ("", ""), ("109", "14")),
         "7 and 8": (("4,730 (47.3 %)", ""), ("", ""), ("1,320 (13.2 %)", "")),
     }
     for kind, paper in papers.items():
-        found = _of(rows, kind)
+        group = _select(rows, kind)
         for rule, (errors, threes) in zip(("none", "matched", "oracle"), paper, strict=True):
-            states = [row if rule == "none" else row[rule] for row in found]
-            shift = "none" if rule == "none" else f"{rule}, {_mean([state['shift'] for state in states])}"
-            ours = _errors(states), _errors(states, "errors on 3") if kind == "without 3" else ""
-            lines.append(_line(kind, shift, errors, ours[0], threes, ours[1], str(len(found))))
+            states = [row if rule == "none" else row[rule] for row in group]
+            shift = "none" if rule == "none" else f"{rule}, {_format_mean([state['shift'] for state in states])}"
+            our_cells = _format_errors(states), _format_errors(states, "errors on 3") if kind == "without 3" else ""
+            lines.append(_format_line(kind, shift, errors, our_cells[0], threes, our_cells[1], str(len(group))))
     return lines
 
 
-def temperatures(rows: Rows) -> list[str]:
-    """Errors by temperature and width; n in brackets."""
+def make_temperature_table(rows: Rows) -> list[str]:
+    """Format errors by temperature and width, with n in brackets."""
     students = [row for row in rows if row["kind"] in ("alone", "distilled")]
     widths = sorted({row["width"] for row in students})
-    lines = _head("temperature", *(f"{width}-{width}" for width in widths))
+    lines = _format_header("temperature", *(f"{width}-{width}" for width in widths))
     for temperature in [None, *sorted({row["temperature"] for row in students if row["temperature"]})]:
         cells = [
             [row for row in students if row["width"] == width and row["temperature"] == temperature] for width in widths
         ]
         name = "labels alone" if temperature is None else f"{temperature:g}"
-        lines.append(_line(name, *(f"{_errors(cell)} ({len(cell)})" if cell else "" for cell in cells)))
+        lines.append(_format_line(name, *(f"{_format_errors(cell)} ({len(cell)})" if cell else "" for cell in cells)))
     return lines
 
 
-def _of(rows: Rows, kind: str, **wanted: Any) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["kind"] == kind and wanted.items() <= row.items()]
+def _select(rows: Rows, kind: str, **fields: Any) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["kind"] == kind and fields.items() <= row.items()]
 
 
-def _errors(rows: Rows, what: str = "errors") -> str:
-    """Mean ± standard deviation, or the number alone where there is one."""
-    return _mean([row[what] for row in rows])
+def _format_errors(rows: Rows, key: str = "errors") -> str:
+    """Format mean ± standard deviation; a single value without deviation."""
+    return _format_mean([row[key] for row in rows])
 
 
-def _mean(values: Sequence[float]) -> str:
+def _format_mean(values: Sequence[float]) -> str:
     if not values:
         return ""
     if len(values) == 1:
@@ -107,11 +115,11 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def _head(*names: str) -> list[str]:
-    return [_line(*names), _line(*("---" for _ in names))]
+def _format_header(*names: str) -> list[str]:
+    return [_format_line(*names), _format_line(*("---" for _ in names))]
 
 
-def _line(*cells: str) -> str:
+def _format_line(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 

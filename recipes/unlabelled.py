@@ -1,12 +1,13 @@
-"""1,000 labelled digits and 59,000 unlabelled ones: what is a teacher's answer worth where nobody has given a label?
+"""Distill with 1,000 labelled and 59,000 unlabelled digits: how much do unlabelled images help?
 
-    python recipes/unlabelled.py             # 8 students of each kind: six minutes on one core
-    python recipes/unlabelled.py --quick     # at toy size, to try the script
+    python recipes/unlabelled.py             # 8 students per arm: six minutes on one core
+    python recipes/unlabelled.py --quick     # quick run, to try the script
 
-Three kinds of student for each seed, from the same weights and with the same number of steps: on the 1,000 labels alone
-(the control), distilled on the same 1,000 images, and distilled on these and the unlabelled rest. In one block the
-teacher has seen no more labels than its students; in the other all 60,000: a teacher that somebody else had the data
-for. Temperature and alpha were set beforehand; test images are read after training. docs/own_data.md has the outcome.
+Look at ``compare_students``: for each seed there are three students with the same initial weights and number of steps.
+The control is trained on the 1,000 labels alone, the second is distilled on the same 1,000 images, the third on all
+images, labelled and unlabelled. The first teacher is trained on the same 1,000 labels, the second on all 60,000, like a
+pretrained teacher. Temperature and alpha were fixed beforehand; test images are used only after training. Results are
+in docs/own_data.md.
 """
 
 from __future__ import annotations
@@ -41,54 +42,54 @@ AGAINST = ((DISTILLED, CONTROL), (MORE, CONTROL), (MORE, DISTILLED))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """MNIST with few labels: students with and without the unlabelled images, of two teachers."""
+    """MNIST with few labels: students with and without the unlabelled images, for two teachers."""
 
     labels: int = 1000
-    """images whose label is known, stratified by class; the labels of the others are hidden"""
+    """number of labelled images, stratified by class; all other labels are hidden"""
     limit: int | None = None
-    """use only so many training images, labelled and unlabelled together"""
+    """train on the first N images only (stratified), labelled and unlabelled together"""
     pairs: int = 8
-    """students of each kind"""
+    """seeds; one student per arm and seed"""
     width: int = 256
-    """of the students' hidden layer"""
+    """hidden units of the students"""
     epochs: int = 4
-    """of every student, counted in all training images: the labelled ones alone are repeated as often as it takes"""
+    """epochs of every student over all training images; labelled images alone are repeated to the same length"""
     teacher_epochs: int = 2
-    """of both teachers, counted likewise"""
+    """epochs of both teachers, counted in the same way"""
     temperature: float = 4.0
-    """of the soft targets"""
+    """distillation temperature"""
     alpha: float = 0.1
     """weight of the labels: loss = alpha * CE + (1 - alpha) * T^2 * KL"""
     quick: bool = False
-    """toy size, which says nothing"""
+    """quick run, too small to conclude anything from"""
 
-    def sized(self) -> Settings:
-        """These settings, or what ``--quick`` makes of them."""
-        toy: dict[str, Any] = {"labels": 100, "limit": 600, "pairs": 2, "width": 8, "epochs": 1, "teacher_epochs": 1}
-        return dataclasses.replace(self, **toy) if self.quick else self
+    def apply_quick(self) -> Settings:
+        """Return the settings of a quick run if ``--quick`` is given, else these settings."""
+        quick: dict[str, Any] = {"labels": 100, "limit": 600, "pairs": 2, "width": 8, "epochs": 1, "teacher_epochs": 1}
+        return dataclasses.replace(self, **quick) if self.quick else self
 
 
 class Images(NamedTuple):
-    """What is there to learn from and to be judged on."""
+    """Training and test images."""
 
     labelled: Split
     unlabelled: Split
-    all: Split  # the second teacher has their labels
+    all: Split  # both; only the second teacher uses all labels
     test: kd.ImageDataset
 
 
-def images(settings: Settings) -> Images:
-    """The first of the stratified order have labels. Those of the others are there, and nothing reads them."""
+def load_images(settings: Settings) -> Images:
+    """Load MNIST; the first images of the stratified order are labelled, the labels of the rest are not read."""
     training, test = (kd.load_mnist(train=train) for train in (True, False))
     order = stratified_order(training.labels, seed=0)[: settings.limit].tolist()
     labelled, unlabelled = order[: settings.labels], order[settings.labels :]
     return Images(Split(training, labelled), Split(training, unlabelled), Split(training, order), test)
 
 
-def trained(
+def train_model(
     new: Callable[[], nn.Module], objective: kd.Objective, dataset: Dataset[Any], *, seed: int, epochs: int
 ) -> nn.Module:
-    """A new model of this seed after its training, whose steps are counted by the dataset's length."""
+    """Make a model from this seed, train it and return it; the dataset's length determines the number of steps."""
     with kd.seeded(seed):
         model = new()
     loader = kd.make_loader(dataset, batch_size=128, shuffle=True)
@@ -97,55 +98,57 @@ def trained(
     return model
 
 
-def errors(model: nn.Module, test: Dataset[Any]) -> int:
-    """Test images that it gets wrong."""
+def count_errors(model: nn.Module, test: Dataset[Any]) -> int:
+    """Count the misclassified test images."""
     logits, labels = kd.predict(model, kd.make_loader(test, batch_size=500))
     return int((logits.argmax(dim=1) != labels).sum())
 
 
-def all_errors(dataset: Dataset[Any], objective: kd.Objective, data: Images, settings: Settings) -> list[int]:
-    """The test errors of one kind of student, by seed; each starts from its seed's weights."""
+def count_errors_by_seed(dataset: Dataset[Any], objective: kd.Objective, data: Images, settings: Settings) -> list[int]:
+    """Train one student per seed and return their test errors; the seed determines the initial weights."""
     new, epochs = functools.partial(MLP, settings.width), settings.epochs
-    models = (trained(new, objective, dataset, seed=seed, epochs=epochs) for seed in range(settings.pairs))
-    return [errors(model, data.test) for model in models]
+    models = (train_model(new, objective, dataset, seed=seed, epochs=epochs) for seed in range(settings.pairs))
+    return [count_errors(model, data.test) for model in models]
 
 
-def block(teacher: nn.Module, control: list[int], data: Images, settings: Settings) -> dict[str, Judgement]:
-    """The verdicts on one teacher's students."""
+def compare_students(teacher: nn.Module, control: list[int], data: Images, settings: Settings) -> dict[str, Judgement]:
+    """Train one teacher's students and return the verdicts by pair of arms."""
     distill_set = with_unlabelled(teacher, data.labelled, data.unlabelled)
     few = kd.DistillDataset(data.labelled, distill_set.logits[: settings.labels])
     objective = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
     datasets: dict[str, Dataset[Any]] = {DISTILLED: repeated(few, len(data.all)), MORE: distill_set}
-    found = {name: all_errors(dataset, objective, data, settings) for name, dataset in datasets.items()} | {
+    errors = {name: count_errors_by_seed(dataset, objective, data, settings) for name, dataset in datasets.items()} | {
         CONTROL: control
     }
-    say(f"errors by seed: {found}")
-    pairs = {f"{one} − {other}": pair_errors(found[other], found[one], len(data.test)) for one, other in AGAINST}
+    say(f"errors by seed: {errors}")
+    pairs = {
+        f"{first} − {second}": pair_errors(errors[second], errors[first], len(data.test)) for first, second in AGAINST
+    }
     return judge_all(pairs)
 
 
-def cells(judgement: Judgement) -> list[str]:
-    """Errors of both as mean ± standard deviation, their difference, and the verdict."""
+def format_row(judgement: Judgement) -> list[str]:
+    """Format the errors of both arms (mean ± standard deviation), their difference and the verdict."""
     pairs = judgement.pairs
     arms = [f"{arm.mean:.1f} ± {arm.sd or 0:.1f}" for arm in (pairs.distilled, pairs.control)]
-    between = f"{pairs.interval.low:+.1f} to {pairs.interval.high:+.1f}" if pairs.interval else "no interval"
+    interval = f"{pairs.interval.low:+.1f} to {pairs.interval.high:+.1f}" if pairs.interval else "no interval"
     verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:.0f} errors")
-    return [*arms, f"{pairs.mean:+.1f} ({between})", verdict]
+    return [*arms, f"{pairs.mean:+.1f} ({interval})", verdict]
 
 
 def main(settings: Settings) -> dict[str, dict[str, Judgement]]:
-    """The verdicts by teacher."""
-    data = images(settings)
+    """Return the verdicts by teacher."""
+    data = load_images(settings)
     few = repeated(data.labelled, len(data.all))
-    control, verdicts = all_errors(few, kd.supervised, data, settings), {}
+    control, verdicts = count_errors_by_seed(few, kd.supervised, data, settings), {}
     for name, dataset in {f"{settings.labels:,} labels": few, f"all {len(data.all):,} labels": data.all}.items():
-        teacher = trained(ConvNet, kd.supervised, dataset, seed=0, epochs=settings.teacher_epochs)
-        verdicts[name] = block(teacher, control, data, settings)
-        title = f"teacher trained on {name}, {errors(teacher, data.test)} errors; {settings.pairs} pairs"
+        teacher = train_model(ConvNet, kd.supervised, dataset, seed=0, epochs=settings.teacher_epochs)
+        verdicts[name] = compare_students(teacher, control, data, settings)
+        title = f"teacher trained on {name}, {count_errors(teacher, data.test)} errors; {settings.pairs} pairs"
         header = ("students", "first", "second", "difference (95 %)", "verdict")
-        print_table(title, header, {pair: cells(judgement) for pair, judgement in verdicts[name].items()})
+        print_table(title, header, {pair: format_row(judgement) for pair, judgement in verdicts[name].items()})
     return verdicts
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__).sized())
+    main(tyro.cli(Settings, description=__doc__).apply_quick())

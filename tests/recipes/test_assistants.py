@@ -35,7 +35,7 @@ def toy(recipe: dict[str, Any], **changes: Any) -> Any:
 def test_a_chain_of_one_without_a_teacher_is_the_control(recipe: dict[str, Any], training: Split) -> None:
     with kd.seeded(4):
         control = train_copy(MLP(6), kd.supervised, training, seed=4, epochs=1)
-    own = recipe["last_of"](None, [6], training, toy(recipe), 4)
+    own = recipe["train_chain"](None, [6], training, toy(recipe), 4)
     assert torch.equal(own.hidden.weight, control.hidden.weight)
 
 
@@ -44,7 +44,7 @@ def test_without_a_word_from_the_teacher_every_chain_ends_in_its_control(
 ) -> None:
     """So the last one has the control's weights at the start and its batches, however long the chain is."""
     settings = toy(recipe, alpha=1.0)
-    ends = [recipe["last_of"](None, units, training, settings, 4) for units in ([6], [6, 6], [12, 9, 6])]
+    ends = [recipe["train_chain"](None, units, training, settings, 4) for units in ([6], [6, 6], [12, 9, 6])]
     assert all(torch.equal(end.hidden.weight, ends[0].hidden.weight) for end in ends)
 
 
@@ -56,7 +56,7 @@ def test_each_learns_from_the_one_before(recipe: dict[str, Any], training: Split
             return torch.eye(10)[torch.full((len(images),), 7)] * 50
 
     settings = toy(recipe, alpha=0.0, temperature=1.0, epochs=20)
-    end = recipe["last_of"](Sure(), [12, 6], training, settings, 0)
+    end = recipe["train_chain"](Sure(), [12, 6], training, settings, 0)
     said = kd.predict(end, kd.make_loader(training, batch_size=100)).logits.argmax(dim=1)
     assert (said == 7).float().mean() > 0.95
 
@@ -64,12 +64,12 @@ def test_each_learns_from_the_one_before(recipe: dict[str, Any], training: Split
 def test_a_born_again_network_does_not_start_as_its_teacher_did(recipe: dict[str, Any], training: Split) -> None:
     with pytest.MonkeyPatch.context() as patch:
         starts: list[torch.Tensor] = []
-        namespace = recipe["last_of"].__globals__
+        namespace = recipe["train_chain"].__globals__
         plain = namespace["train_copy"]
         patch.setitem(
             namespace, "train_copy", lambda start, *a, **k: starts.append(start.hidden.weight) or plain(start, *a, **k)
         )
-        recipe["last_of"](None, [6, 6, 6], training, toy(recipe), 0)
+        recipe["train_chain"](None, [6, 6, 6], training, toy(recipe), 0)
     assert len({tuple(start[0].tolist()) for start in starts}) == 3
 
 

@@ -35,12 +35,12 @@ def _batch() -> kd.Batch:
 def made(recipe: dict[str, Any]) -> tuple[Any, Any]:
     """Teacher and student."""
     with kd.seeded(3):
-        return recipe["ByMaps"](CNN(4, MNIST_SHAPE, 10)), recipe["ByMaps"](CNN(2, MNIST_SHAPE, 10))
+        return recipe["MapClassifier"](CNN(4, MNIST_SHAPE, 10)), recipe["MapClassifier"](CNN(2, MNIST_SHAPE, 10))
 
 
 def test_a_converted_network_is_the_same_function_of_the_same_size(recipe: dict[str, Any], batch: kd.Batch) -> None:
     network = CNN(3, MNIST_SHAPE, 10).double().eval()
-    converted = recipe["ByMaps"](network).double().eval()
+    converted = recipe["MapClassifier"](network).double().eval()
     assert torch.allclose(converted(batch[0].double()), network(batch[0].double()), atol=1e-12)
     assert count_parameters(converted) == count_parameters(network)
     assert converted.maps(converted.trunk(batch[0].double())).shape == (12, 10, 7, 7)
@@ -92,7 +92,7 @@ def test_at_toy_size_it_is_the_same_twice_and_what_is_saved_is_what_was_evaluate
     found = recipe["main"](recipe["Settings"](**toy, out=tmp_path))
     assert {name: len(own) for name, own in found.items()} == {"labels": 2, "kd": 2, "cat-kd": 2}
     assert recipe["main"](recipe["Settings"](**toy)) == found
-    saved = recipe["ByMaps"](CNN(2, MNIST_SHAPE, 10))
+    saved = recipe["MapClassifier"](CNN(2, MNIST_SHAPE, 10))
     kd.load_weights(saved, tmp_path / "student.pth")
     _, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
     assert count_errors(saved, held_back) == found["cat-kd"][0]

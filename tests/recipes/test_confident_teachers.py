@@ -34,7 +34,7 @@ def networks(count: int) -> list[ConvNet]:
 
 def test_weighed_are_divergences_and_maps_image_by_image(recipe: dict[str, Any]) -> None:
     teachers, (images, labels) = networks(2), batch()
-    objective = recipe["Weighed"](teachers, temperature=4.0, weight=50.0, alike=False)
+    objective = recipe["WeightedTeachers"](teachers, temperature=4.0, weight=50.0, alike=False)
     with kd.seeded(1):
         student = CNN(8, MNIST_SHAPE, 10)
     output, terms = objective(student, (images, labels))
@@ -71,7 +71,9 @@ def test_teachers_that_are_one_are_heard_alike(recipe: dict[str, Any]) -> None:
     (teacher,), given = networks(1), batch()
     with kd.seeded(1):
         student = CNN(8, MNIST_SHAPE, 10).eval()
-    both = [recipe["Weighed"]([teacher] * 3, temperature=4.0, weight=50.0, alike=alike) for alike in (True, False)]
+    both = [
+        recipe["WeightedTeachers"]([teacher] * 3, temperature=4.0, weight=50.0, alike=alike) for alike in (True, False)
+    ]
     for objective in both:
         for projector in objective.projectors:
             projector.load_state_dict(objective.projectors[0].state_dict())
@@ -81,11 +83,11 @@ def test_teachers_that_are_one_are_heard_alike(recipe: dict[str, Any]) -> None:
 
 def test_a_share_of_the_labels_is_wrong(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=1000)
-    images, labels = recipe["mislabelled"](training, 0.3).tensors
+    images, labels = recipe["corrupt_labels"](training, 0.3).tensors
     own = torch.tensor([int(training[row][1]) for row in range(len(training))])
     assert (labels != own).float().mean().item() == pytest.approx(0.3, abs=0.05)
     assert torch.equal(images[17], training[17][0])
-    assert torch.equal(recipe["mislabelled"](training, 0.0).tensors[1], own)
+    assert torch.equal(recipe["corrupt_labels"](training, 0.0).tensors[1], own)
 
 
 def test_at_toy_size_it_is_the_same_twice(recipe: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ class Watched(nn.Module):
 
 def test_a_mixture_has_the_shares_it_says(recipe: dict[str, Any], batch: kd.Batch) -> None:
     with kd.seeded(1):
-        mixed, partner, share = recipe["mixture"](batch[0])
+        mixed, partner, share = recipe["mix_images"](batch[0])
     assert sorted(partner.tolist()) == list(range(6))
     assert 0 < share < 1
     for row, other in enumerate(partner):
@@ -81,7 +81,7 @@ def test_no_label_counts_and_who_answers_as_the_teacher_has_no_loss(recipe: dict
 def test_mixed_labels_are_cross_entropies_by_their_shares(recipe: dict[str, Any], batch: kd.Batch) -> None:
     student = MLP(8)
     with kd.seeded(1):
-        images, partner, share = recipe["mixture"](batch[0])
+        images, partner, share = recipe["mix_images"](batch[0])
     with kd.seeded(1):
         _, terms = recipe["mixed_labels"](student, batch)
     target = share * torch.eye(10)[batch[1]] + (1 - share) * torch.eye(10)[batch[1][partner]]

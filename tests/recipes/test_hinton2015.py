@@ -56,8 +56,8 @@ def test_each_image_of_a_batch_is_moved_by_itself_and_only_in_training(recipe: R
         seen.append(batch[0])
         return kd.supervised(model, batch)
 
-    model, batch = recipe.networks.student(4), (torch.rand(64, 1, 28, 28), torch.zeros(64, dtype=torch.int64))
-    jittered = recipe.networks.jittered(objective)
+    model, batch = recipe.networks.make_student(4), (torch.rand(64, 1, 28, 28), torch.zeros(64, dtype=torch.int64))
+    jittered = recipe.networks.add_jitter(objective)
     with kd.seeded(0):
         jittered(model, batch)
     jittered(model.eval(), batch)
@@ -88,39 +88,39 @@ def test_the_matched_shift_makes_the_digits_as_frequent_as_they_are(
     recipe: Recipe, seed: int, share: float, digits: set[int]
 ) -> None:
     logits = 3 * torch.randn(200, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    shift = recipe.bias.matched(logits, sorted(digits), share)
-    shares = recipe.bias.shifted(logits, sorted(digits), shift).softmax(dim=1)[:, sorted(digits)].sum(dim=1)
+    shift = recipe.bias.find_matching_shift(logits, sorted(digits), share)
+    shares = recipe.bias.shift_logits(logits, sorted(digits), shift).softmax(dim=1)[:, sorted(digits)].sum(dim=1)
     assert float(shares.mean()) == pytest.approx(share, abs=1e-5)
 
 
 def test_the_oracle_finds_the_shift_that_was_taken_away(recipe: Recipe) -> None:
     logits = torch.eye(4).repeat(10, 1) * 8
     labels = torch.arange(4).repeat(10)
-    biased = recipe.bias.shifted(logits, [3], -12.0)
-    assert recipe.networks.errors_of(biased, labels)["errors on 3"] == 10
-    shift = recipe.bias.shift_of_fewest_errors(biased, labels, [3])
-    found = recipe.networks.errors_of(recipe.bias.shifted(biased, [3], shift), labels)
+    biased = recipe.bias.shift_logits(logits, [3], -12.0)
+    assert recipe.networks.count_errors(biased, labels)["errors on 3"] == 10
+    shift = recipe.bias.find_best_shift(biased, labels, [3])
+    found = recipe.networks.count_errors(recipe.bias.shift_logits(biased, [3], shift), labels)
     assert found == {"errors": 0, "errors on 3": 0}
     assert 4 < shift < 20
 
 
 def test_a_transfer_set_without_a_digit_has_none_and_keeps_each_image_with_its_logits(recipe: Recipe) -> None:
-    settings = recipe.main.Settings(out=Path("nowhere"), quick=True).sized()
-    distill_data = recipe.main.images(settings)
+    settings = recipe.main.Settings(out=Path("nowhere"), quick=True).apply_quick()
+    distill_data = recipe.main.load_images(settings)
     logits = torch.randn(600, 10, generator=torch.Generator().manual_seed(0))
     distill_data = distill_data._replace(logits=logits)
     network = recipe.main.Network("without 3", 8, 0, 20.0, labels=False, digits=(0, 1, 2, 4, 5, 6, 7, 8, 9))
-    items = recipe.main.transfer_set(distill_data, network)
+    items = recipe.main.make_transfer_set(distill_data, network)
     labels = torch.tensor([label for _, label, _ in items])
     assert set(labels.tolist()) == set(range(10)) - {3}
     kept = (distill_data.training.labels != 3).nonzero().flatten()
     assert torch.equal(torch.stack([row for _, _, row in items]), logits[kept])
-    assert len(recipe.main.transfer_set(distill_data, network._replace(digits=None))) == 600
+    assert len(recipe.main.make_transfer_set(distill_data, network._replace(digits=None))) == 600
 
 
 def test_held_back_images_are_judged_on_and_not_trained_on(recipe: Recipe) -> None:
     settings = recipe.main.Settings(out=Path("nowhere"), held_back=100, limit=600)
-    training, judged, *_ = recipe.main.images(settings)
+    training, judged, *_ = recipe.main.load_images(settings)
     assert (len(training), len(judged)) == (500, 100)
     together = torch.cat([training.images, judged.images]).flatten(1)
     first = kd.load_mnist(train=True).images[:600].flatten(1)
@@ -131,22 +131,22 @@ def test_soft_targets_alone_where_digits_are_left_out(recipe: Recipe) -> None:
     settings = recipe.main.Settings(out=Path("nowhere"))
     without = recipe.main.Network("without 3", 8, 0, 20.0, labels=False)
     batch = (torch.rand(3, 784), torch.tensor([0, 1, 2]), torch.randn(3, 10))
-    _, terms = recipe.main.objective_of(without, settings)(recipe.networks.student(8), batch)
+    _, terms = recipe.main.make_objective(without, settings)(recipe.networks.make_student(8), batch)
     assert terms["hard"].item() == 0
     assert terms["soft"].item() > 0
 
 
 @pytest.mark.slow  # two pools of processes
 def test_at_toy_size_it_trains_every_kind_and_goes_on_from_what_is_there(recipe: Recipe, tmp_path: Path) -> None:
-    settings = recipe.main.Settings(out=tmp_path / "run", quick=True, processes=1).sized()
+    settings = recipe.main.Settings(out=tmp_path / "run", quick=True, processes=1).apply_quick()
     rows = recipe.main.run(settings)
     assert {row["kind"] for row in rows} == {"teacher", "alone", "distilled", "without 3", "7 and 8"}
     saved = json.loads((tmp_path / "run" / "results.json").read_text())
     assert saved["rows"] == json.loads(json.dumps(rows))
     assert recipe.main.run(settings) == rows  # from the run folder, bit for bit
     page = "<!-- pair -->\n<!-- end -->\n<!-- left out -->\n<!-- end -->\n<!-- temperatures -->\n<!-- end -->\n"
-    filled = recipe.table.filled(page, rows)
-    assert recipe.table.filled(filled, rows) == filled
+    filled = recipe.table.fill_page(page, rows)
+    assert recipe.table.fill_page(filled, rows) == filled
     (teacher,) = (row for row in rows if row["kind"] == "teacher")
     assert f"| 67 | {teacher['errors']:.4g} | 1 |" in filled
 
@@ -155,9 +155,9 @@ def test_the_page_shows_the_rows_that_lie_beside_it(recipe: Recipe) -> None:
     page = FOLDER.parent / "docs" / "hinton2015.md"
     rows = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
     text = page.read_text(encoding="utf-8")
-    assert recipe.table.filled(text, rows) == text
+    assert recipe.table.fill_page(text, rows) == text
 
 
 def test_a_page_without_its_markers_is_refused(recipe: Recipe) -> None:
     with pytest.raises(ValueError, match="<!-- pair -->"):
-        recipe.table.filled("nothing", [])
+        recipe.table.fill_page("nothing", [])

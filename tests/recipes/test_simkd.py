@@ -92,7 +92,7 @@ def test_labels_are_not_read_and_the_teachers_classifier_stays(recipe: dict[str,
 
 def test_everything_that_is_used_is_counted(recipe: dict[str, Any], batch: kd.Batch) -> None:
     _, student, composite = made(recipe)
-    counted = recipe["costs"]({"plain": student, "composite": composite}, batch[0][:1])
+    counted = recipe["format_costs"]({"plain": student, "composite": composite}, batch[0][:1])
     projector = 8 * 16 + 16 * 16 * 9 + 16 * 32  # weights; one multiply-add each at each of 7 × 7 pixels
     trunk = 9 * 2 + 2 * 4 * 9 + 4 * 8 * 9
     norms = 2 * (2 + 4 + 8)

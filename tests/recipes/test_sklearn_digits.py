@@ -44,8 +44,8 @@ def test_at_toy_size_it_ends_with_a_verdict_on_each_table(tmp_path: Path) -> Non
 
 
 def test_one_table_is_judged_by_errors_of_the_same_students(recipe: dict[str, Any]) -> None:
-    settings = recipe["Settings"](quick=True).sized()
-    result = recipe["outcome"]("breast cancer", settings)
+    settings = recipe["Settings"](quick=True).apply_quick()
+    result = recipe["run_table"]("breast cancer", settings)
     assert all(set(chosen) == {"temperature", "alpha"} for chosen in result.chosen.values())
     by_heart, unseen, between = (judgement.pairs for judgement in result.verdicts.values())
     assert [pairs.images for pairs in (by_heart, unseen, between)] == [285] * 3
@@ -56,7 +56,7 @@ def test_one_table_is_judged_by_errors_of_the_same_students(recipe: dict[str, An
 
 
 def test_a_pair_differs_in_its_teacher_and_in_nothing_else(recipe: dict[str, Any]) -> None:
-    settings = recipe["Settings"](quick=True).sized()
-    control, twin = (recipe["student"](teacher, settings, 3) for teacher in (None, DecisionTreeClassifier()))
+    settings = recipe["Settings"](quick=True).apply_quick()
+    control, twin = (recipe["make_student"](teacher, settings, 3) for teacher in (None, DecisionTreeClassifier()))
     first, second = control.get_params(deep=False), twin.get_params(deep=False)
     assert {name for name in first if first[name] != second[name]} == {"teacher"}

@@ -34,7 +34,7 @@ def test_the_target_is_the_mean_of_the_probabilities_at_its_temperature(recipe: 
 
 def test_teachers_of_two_seeds_differ_and_of_one_do_not(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=100)
-    one, again, other = (recipe["new_teacher"](training, seed=seed, epochs=1) for seed in (1, 1, 2))
+    one, again, other = (recipe["train_teacher"](training, seed=seed, epochs=1) for seed in (1, 1, 2))
     assert torch.equal(one.output.weight, again.output.weight)
     assert not torch.equal(one.output.weight, other.output.weight)
 

@@ -22,13 +22,13 @@ def recipe() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def toy(recipe: dict[str, Any]) -> Any:
-    settings = recipe["Settings"](quick=True).sized()
+    settings = recipe["Settings"](quick=True).apply_quick()
     return dataclasses.replace(settings, labels=50, limit=150)
 
 
 @pytest.mark.whole_mnist
 def test_the_labelled_images_are_stratified_and_apart_from_the_others(recipe: dict[str, Any]) -> None:
-    data = recipe["images"](recipe["Settings"]())
+    data = recipe["load_images"](recipe["Settings"]())
     assert [len(part) for part in data] == [1000, 59000, 60000, 10000]
     assert not set(data.labelled.indices) & set(data.unlabelled.indices)
     labels = kd.load_mnist(train=True).labels
@@ -43,7 +43,7 @@ def test_at_toy_size_every_pair_is_judged_and_hidden_labels_change_nothing(
     assert list(verdicts) == ["50 labels", "all 150 labels"]
     for judgements in verdicts.values():
         assert [len(judgement.pairs.differences) for judgement in judgements.values()] == [2, 2, 2]
-    hidden = recipe["images"](toy).unlabelled.indices
+    hidden = recipe["load_images"](toy).unlabelled.indices
     real = kd.load_mnist
 
     def otherwise(*, train: bool) -> kd.ImageDataset:
