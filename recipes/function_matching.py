@@ -4,9 +4,9 @@
     python recipes/function_matching.py --limit 500 --pairs 2   # quick run
 
 Look at ``matching``: mixtures of two images cannot be cached, so the teacher runs at every step on exactly the
-student's input, with the same shift, mixing partner and mixing weight. No label is used, and the temperature is 1. Averaging the
-cached logits of the two images would not be equivalent: the teacher's output for a mixture is not the mixture of its
-outputs.
+student's input, with the same shift, mixing partner and mixing weight. No label is used, and the temperature is 1.
+Averaging the cached logits of the two images would not be equivalent: the teacher's output for a mixture is not the
+mixture of its outputs.
 
 Controls, from the same weights and on the same views: the labels, the mixed labels of the same mixtures, and function
 matching for a third of the epochs. The authors train up to a thousand times longer, with weight decay and gradient

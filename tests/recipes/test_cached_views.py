@@ -1,4 +1,4 @@
-"""The recipe of cached views: each view's own answer lies beside it, and at toy size it runs."""
+"""Recipe on cached views: every view is paired with its own logits; quick runs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def _views() -> ShiftedImages:
     return ShiftedImages(ImageDataset(mnist.images[:40], mnist.labels[:40], mean=mnist.mean, std=mnist.std), reach=2)
 
 
-def test_every_view_that_a_student_sees_has_the_teachers_answer_to_it(
-    recipe: dict[str, Any], views: ShiftedImages
-) -> None:
+def test_every_view_is_paired_with_its_own_logits(recipe: dict[str, Any], views: ShiftedImages) -> None:
     with kd.seeded(0):
         teacher = MLP(16)
     cached = recipe["collect_view_logits"](teacher, views)
@@ -41,42 +39,42 @@ def test_every_view_that_a_student_sees_has_the_teachers_answer_to_it(
     loader = one_view_each(kd.DistillDataset(views, cached), views.views, batch_size=16)
     for epoch in range(2):
         seed_loader(loader, seed=0, epoch=epoch)
-        for shown, _, logits in loader:
-            live = teacher(shown)
+        for images, _, logits in loader:
+            live = teacher(images)
             assert kd.kd_loss(logits, live, temperature=1) < 1e-6
             assert kd.kd_loss(logits.roll(1, dims=0), live, temperature=1) > 1e-3
 
 
-def test_a_cache_that_is_not_the_live_teachers_is_refused(recipe: dict[str, Any], views: ShiftedImages) -> None:
-    class Moody(nn.Module):
-        """A teacher whose answers change from time to time."""
+def test_logits_that_differ_from_the_live_teachers_are_rejected(recipe: dict[str, Any], views: ShiftedImages) -> None:
+    class Inconsistent(nn.Module):
+        """A teacher whose logits change with every call."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.asked = 0
+            self.calls = 0
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            self.asked += 1
-            return images.flatten(1)[:, 300:310] * self.asked
+            self.calls += 1
+            return images.flatten(1)[:, 300:310] * self.calls
 
     with pytest.raises(ValueError, match="do not match their samples"):
-        recipe["collect_view_logits"](Moody(), views)
+        recipe["collect_view_logits"](Inconsistent(), views)
 
 
-def test_at_toy_size_it_is_the_same_twice_and_with_alpha_1_the_control(recipe: dict[str, Any]) -> None:
-    toy = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 120, "reach": 1}
-    found = recipe["main"](recipe["Settings"](**toy))
-    assert {name: len(own) for name, own in found.items()} == dict.fromkeys(
+def test_a_quick_run_is_reproducible_and_equals_the_control_with_alpha_1(recipe: dict[str, Any]) -> None:
+    quick = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 120, "reach": 1}
+    errors = recipe["main"](recipe["Settings"](**quick))
+    assert {name: len(counts) for name, counts in errors.items()} == dict.fromkeys(
         ("labels", "own logits", "the image's logits"), 2
     )
-    assert recipe["main"](recipe["Settings"](**toy)) == found
-    without = recipe["main"](recipe["Settings"](**toy, alpha=1.0))
-    assert without["own logits"] == without["the image's logits"] == without["labels"] == found["labels"]
+    assert recipe["main"](recipe["Settings"](**quick)) == errors
+    without = recipe["main"](recipe["Settings"](**quick, alpha=1.0))
+    assert without["own logits"] == without["the image's logits"] == without["labels"] == errors["labels"]
 
 
-def test_logits_differ_where_views_do(recipe: dict[str, Any]) -> None:
-    toy = {"pairs": 1, "epochs": 2, "teacher_epochs": 2, "limit": 300, "alpha": 0.0}
-    shifted = recipe["main"](recipe["Settings"](**toy, reach=2))
-    still = recipe["main"](recipe["Settings"](**toy, reach=0))
+def test_the_arms_differ_only_if_views_differ(recipe: dict[str, Any]) -> None:
+    quick = {"pairs": 1, "epochs": 2, "teacher_epochs": 2, "limit": 300, "alpha": 0.0}
+    shifted = recipe["main"](recipe["Settings"](**quick, reach=2))
+    still = recipe["main"](recipe["Settings"](**quick, reach=0))
     assert still["own logits"] == still["the image's logits"]
     assert shifted["own logits"] != shifted["the image's logits"]

@@ -1,4 +1,4 @@
-"""The recipe of class activation maps: a conversion changes no answer, the maps teach, and at toy size it runs."""
+"""Recipe on class attention transfer: equivalent conversion, the map term, and a quick run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def made(recipe: dict[str, Any]) -> tuple[Any, Any]:
         return recipe["MapClassifier"](CNN(4, MNIST_SHAPE, 10)), recipe["MapClassifier"](CNN(2, MNIST_SHAPE, 10))
 
 
-def test_a_converted_network_is_the_same_function_of_the_same_size(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_a_converted_network_computes_the_same_function_with_as_many_parameters(
+    recipe: dict[str, Any], batch: kd.Batch
+) -> None:
     network = CNN(3, MNIST_SHAPE, 10).double().eval()
     converted = recipe["MapClassifier"](network).double().eval()
     assert torch.allclose(converted(batch[0].double()), network(batch[0].double()), atol=1e-12)
@@ -46,24 +48,26 @@ def test_a_converted_network_is_the_same_function_of_the_same_size(recipe: dict[
     assert converted.maps(converted.trunk(batch[0].double())).shape == (12, 10, 7, 7)
 
 
-def test_the_term_is_the_written_formula_of_both_models_maps(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_the_map_term_matches_a_numpy_reference(recipe: dict[str, Any], batch: kd.Batch) -> None:
     teacher, student = (model.eval() for model in made(recipe))
     output, terms = recipe["cat_kd"](teacher, beta=3.0, side=2)(student, batch)
     with torch.no_grad():
-        theirs, ours = (model.maps(model.trunk(batch[0])).double().numpy() for model in (teacher, student))
+        teacher_maps, student_maps = (
+            model.maps(model.trunk(batch[0])).double().numpy() for model in (teacher, student)
+        )
     assert list(terms) == ["hard", "maps"]
-    assert terms["maps"].item() == pytest.approx(3 * cat(ours, theirs), rel=1e-6)
+    assert terms["maps"].item() == pytest.approx(3 * cat(student_maps, teacher_maps), rel=1e-6)
     assert terms["hard"].item() == pytest.approx(nn.functional.cross_entropy(output, batch[1]).item())
-    np.testing.assert_allclose(output.detach().numpy(), ours.mean(axis=(2, 3)), atol=1e-6)
+    np.testing.assert_allclose(output.detach().numpy(), student_maps.mean(axis=(2, 3)), atol=1e-6)
 
 
-def test_in_one_field_it_is_the_difference_of_the_logits(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_with_side_1_the_term_is_the_squared_difference_of_the_logits(recipe: dict[str, Any], batch: kd.Batch) -> None:
     teacher, student = (model.eval() for model in made(recipe))
     output, terms = recipe["cat_kd"](teacher, beta=1.0, side=1)(student, batch)
     assert terms["maps"].item() == pytest.approx((output - teacher(batch[0])).square().mean().item(), rel=1e-5)
 
 
-def test_the_maps_teach_the_student_and_the_teacher_stays(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_the_map_term_trains_the_student_and_not_the_teacher(recipe: dict[str, Any], batch: kd.Batch) -> None:
     teacher, student = made(recipe)
     before = [tensor.clone() for tensor in teacher.state_dict().values()]
     recipe["cat_kd"](teacher, beta=1.0, side=2)(student, batch)[1]["maps"].backward()
@@ -75,7 +79,7 @@ def test_the_maps_teach_the_student_and_the_teacher_stays(recipe: dict[str, Any]
     assert twin["maps"].item() == 0
 
 
-def test_without_weight_it_is_the_control(recipe: dict[str, Any]) -> None:
+def test_with_weight_0_the_student_equals_the_control(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
     teacher, student = made(recipe)
     objectives = recipe["cat_kd"](teacher, beta=0.0, side=2), kd.supervised
@@ -85,14 +89,12 @@ def test_without_weight_it_is_the_control(recipe: dict[str, Any]) -> None:
     assert all(torch.equal(*pair) for pair in zip(*ends, strict=True))
 
 
-def test_at_toy_size_it_is_the_same_twice_and_what_is_saved_is_what_was_evaluated(
-    recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    toy = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 200, "teacher": 4, "student": 2}
-    found = recipe["main"](recipe["Settings"](**toy, out=tmp_path))
-    assert {name: len(own) for name, own in found.items()} == {"labels": 2, "kd": 2, "cat-kd": 2}
-    assert recipe["main"](recipe["Settings"](**toy)) == found
+def test_a_quick_run_is_reproducible_and_saves_the_evaluated_model(recipe: dict[str, Any], tmp_path: Path) -> None:
+    quick = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 200, "teacher": 4, "student": 2}
+    errors = recipe["main"](recipe["Settings"](**quick, out=tmp_path))
+    assert {name: len(counts) for name, counts in errors.items()} == {"labels": 2, "kd": 2, "cat-kd": 2}
+    assert recipe["main"](recipe["Settings"](**quick)) == errors
     saved = recipe["MapClassifier"](CNN(2, MNIST_SHAPE, 10))
     kd.load_weights(saved, tmp_path / "student.pth")
     _, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
-    assert count_errors(saved, held_back) == found["cat-kd"][0]
+    assert count_errors(saved, held_back) == errors["cat-kd"][0]

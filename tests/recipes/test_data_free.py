@@ -1,4 +1,4 @@
-"""The recipe without data: no real image reaches the student, each term pulls where it should, and it runs."""
+"""Recipe without data: terms and their gradients, no use of real images, and a quick run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def made(recipe: dict[str, Any], **given: Any) -> tuple[ConvNet, MLP, Any, kd.Ba
         return teacher, student, objective, (torch.randn(12, 100), torch.full((12,), -1))
 
 
-def test_pictures_have_the_shape_mean_and_deviation_of_the_images(recipe: dict[str, Any]) -> None:
+def test_generated_images_have_shape_mean_and_deviation_of_the_data(recipe: dict[str, Any]) -> None:
     _, _, objective, (noise, _) = made(recipe)
     pictures = objective.generator(noise)
     assert pictures.shape == (12, *MNIST_SHAPE)
@@ -41,19 +41,19 @@ def test_pictures_have_the_shape_mean_and_deviation_of_the_images(recipe: dict[s
     assert pictures.std(correction=0).item() == pytest.approx(1, abs=1e-2)
 
 
-def test_the_terms_are_the_written_formulas(recipe: dict[str, Any]) -> None:
+def test_the_terms_match_their_formulas(recipe: dict[str, Any]) -> None:
     teacher, student, objective, batch = made(recipe, activation=0.3, balance=2.0, temperature=4.0)
     for model in (teacher.eval(), student, objective.eval(), objective.teacher[0]):
         model.double()
     batch = batch[0].double(), batch[1]
     output, terms = objective(student, batch)
-    with torch.no_grad(), capture(teacher, "output:input") as found:
+    with torch.no_grad(), capture(teacher, "output:input") as errors:
         predictions = teacher(objective.generator(batch[0])).numpy()
     p = np.array([softmax(row) for row in predictions])
     lesson = [kl(softmax(t, 4.0), softmax(s, 4.0)) for t, s in zip(predictions, output.detach().numpy(), strict=True)]
     written = {
         "sure": -np.mean(np.log(p.max(axis=1))),
-        "activation": -0.3 * np.mean(np.abs(found["output:input"].numpy())),
+        "activation": -0.3 * np.mean(np.abs(errors["output:input"].numpy())),
         "balance": 2.0 * np.sum(p.mean(axis=0) * np.log10(p.mean(axis=0))),
         "soft": 16 * np.mean(lesson),
     }
@@ -61,7 +61,7 @@ def test_the_terms_are_the_written_formulas(recipe: dict[str, Any]) -> None:
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(written, rel=1e-6)
 
 
-def test_a_class_that_never_comes_up_leaves_all_finite(recipe: dict[str, Any]) -> None:
+def test_the_terms_are_finite_if_a_class_never_occurs(recipe: dict[str, Any]) -> None:
     _, student, objective, batch = made(recipe)
     with torch.no_grad():
         objective.teacher[0].output.weight *= 1e4
@@ -72,7 +72,7 @@ def test_a_class_that_never_comes_up_leaves_all_finite(recipe: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("term", ["sure", "activation", "balance"])
-def test_what_makes_pictures_goes_through_the_teacher_to_the_generator_alone(recipe: dict[str, Any], term: str) -> None:
+def test_generator_terms_have_gradients_for_the_generator_only(recipe: dict[str, Any], term: str) -> None:
     teacher, student, objective, batch = made(recipe)
     objective(student, batch)[1][term].backward()
     assert objective.generator[0].weight.grad.abs().sum() > 0
@@ -80,14 +80,14 @@ def test_what_makes_pictures_goes_through_the_teacher_to_the_generator_alone(rec
     assert all(parameter.grad is None for parameter in objective.teacher[0].parameters())
 
 
-def test_the_lesson_reaches_the_student_alone(recipe: dict[str, Any]) -> None:
+def test_the_distillation_loss_has_gradients_for_the_student_only(recipe: dict[str, Any]) -> None:
     _, student, objective, batch = made(recipe)
     objective(student, batch)[1]["soft"].backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
-def test_the_generator_learns_and_neither_teacher_nor_its_norms_change(recipe: dict[str, Any]) -> None:
+def test_training_changes_the_generator_and_not_the_teacher(recipe: dict[str, Any]) -> None:
     teacher, student, objective, batch = made(recipe)
     asked = objective.teacher[0]
     before, norms = kd.weights_bytes(teacher), kd.weights_bytes(asked)
@@ -99,8 +99,8 @@ def test_the_generator_learns_and_neither_teacher_nor_its_norms_change(recipe: d
     assert not list(filter(lambda name: "teacher" in name, dict(objective.named_parameters())))
 
 
-def test_no_real_image_is_needed(recipe: dict[str, Any]) -> None:
-    """What the batch holds beside its noise is not read."""
+def test_real_images_are_not_read(recipe: dict[str, Any]) -> None:
+    """Entries of a batch after the noise have no effect on the terms."""
     _, student, objective, (noise, _) = made(recipe)
     objective.eval()
     plain = objective(student, (noise,))[1]
@@ -108,8 +108,8 @@ def test_no_real_image_is_needed(recipe: dict[str, Any]) -> None:
     assert all(torch.equal(plain[name], labelled[name]) for name in plain)
 
 
-def test_at_toy_size_it_is_the_same_twice(recipe: dict[str, Any]) -> None:
-    toy = {"pairs": 2, "steps": 3, "teacher_epochs": 1, "limit": 200}
-    found = recipe["main"](recipe["Settings"](**toy))
-    assert {name: len(own) for name, own in found.items()} == {"real": 2, "noise": 2, "data-free": 2}
-    assert recipe["main"](recipe["Settings"](**toy)) == found
+def test_a_quick_run_is_reproducible(recipe: dict[str, Any]) -> None:
+    quick = {"pairs": 2, "steps": 3, "teacher_epochs": 1, "limit": 200}
+    errors = recipe["main"](recipe["Settings"](**quick))
+    assert {name: len(counts) for name, counts in errors.items()} == {"real": 2, "noise": 2, "data-free": 2}
+    assert recipe["main"](recipe["Settings"](**quick)) == errors

@@ -1,4 +1,4 @@
-"""The recipe of a hint: the projector learns, the teacher does not, and at toy size it runs."""
+"""Recipe on a hint: gradients of projector and student, and a quick run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def made(recipe: dict[str, Any], images: torch.Tensor, weight: float = 1.0) -> t
         return student, teacher, recipe["Hint"](student, teacher, images, weight=weight)
 
 
-def test_the_hint_reaches_the_projector_and_the_layers_below_it_only(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_the_hint_has_gradients_for_projector_and_lower_layers_only(recipe: dict[str, Any], batch: kd.Batch) -> None:
     student, teacher, hint = made(recipe, batch[0])
     before = [tensor.clone() for tensor in teacher.state_dict().values()]
     _, terms = hint(student, batch)
@@ -50,7 +50,7 @@ def test_the_projector_is_trained_by_the_optimizer_and_the_teacher_is_not(
     assert [name for name, _ in hint.named_parameters()] == ["projector.weight", "projector.bias"]
 
 
-def test_it_is_nothing_where_the_projected_maps_are_the_teachers(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_the_hint_is_zero_if_projected_and_teacher_maps_are_equal(recipe: dict[str, Any], batch: kd.Batch) -> None:
     student, teacher, hint = made(recipe, batch[0])
     teacher.norm2.weight.data.zero_()  # so the teacher's maps are its norm's bias, whatever the image
     teacher.norm2.bias.data.fill_(0.5)
@@ -61,10 +61,10 @@ def test_it_is_nothing_where_the_projected_maps_are_the_teachers(recipe: dict[st
     assert hint(student, batch)[1]["hint"].item() == pytest.approx(1)
 
 
-def test_at_toy_size_it_is_the_same_twice_and_without_weight_the_control(recipe: dict[str, Any]) -> None:
-    toy = {"pairs": 2, "epochs": 1, "limit": 200}
-    found = recipe["main"](recipe["Settings"](**toy))
-    assert {name: len(own) for name, own in found.items()} == {"labels": 2, "hint": 2}
-    assert recipe["main"](recipe["Settings"](**toy)) == found
-    unweighted = recipe["main"](recipe["Settings"](**toy, weight=0))
-    assert unweighted["hint"] == unweighted["labels"] == found["labels"]
+def test_a_quick_run_is_reproducible_and_equals_the_control_with_weight_0(recipe: dict[str, Any]) -> None:
+    quick = {"pairs": 2, "epochs": 1, "limit": 200}
+    errors = recipe["main"](recipe["Settings"](**quick))
+    assert {name: len(counts) for name, counts in errors.items()} == {"labels": 2, "hint": 2}
+    assert recipe["main"](recipe["Settings"](**quick)) == errors
+    unweighted = recipe["main"](recipe["Settings"](**quick, weight=0))
+    assert unweighted["hint"] == unweighted["labels"] == errors["labels"]

@@ -1,4 +1,4 @@
-"""The recipe of a matched function: teacher and student see one picture, no label counts, and at toy size it runs."""
+"""Recipe on function matching: mixtures, independence of labels, and a quick run."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def _batch() -> kd.Batch:
         return torch.randn(6, 1, 28, 28), torch.arange(6)
 
 
-class Watched(nn.Module):
-    """A model that keeps what it was shown."""
+class Recorder(nn.Module):
+    """A model that stores its last inputs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.model, self.shown = MLP(8), torch.empty(0)
+        self.model, self.inputs = MLP(8), torch.empty(0)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.shown = images
+        self.inputs = images
         logits: torch.Tensor = self.model(images)
         return logits
 
 
-def test_a_mixture_has_the_shares_it_says(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_a_mixture_is_the_weighted_sum_of_an_image_and_its_partner(recipe: dict[str, Any], batch: kd.Batch) -> None:
     with kd.seeded(1):
         mixed, partner, share = recipe["mix_images"](batch[0])
     assert sorted(partner.tolist()) == list(range(6))
@@ -49,24 +49,24 @@ def test_a_mixture_has_the_shares_it_says(recipe: dict[str, Any], batch: kd.Batc
         assert torch.allclose(mixed[row], share * batch[0][row] + (1 - share) * batch[0][other])
 
 
-def test_teacher_and_student_see_the_same_picture_and_the_next_step_another(
+def test_teacher_and_student_get_the_same_mixture_and_each_step_a_new_one(
     recipe: dict[str, Any], batch: kd.Batch
 ) -> None:
-    teacher, student = Watched(), Watched()
+    teacher, student = Recorder(), Recorder()
     objective = recipe["matching"](teacher)
     with kd.seeded(1):
         objective(student, batch)
-        first = student.shown
-        assert torch.equal(teacher.shown, first)
+        first = student.inputs
+        assert torch.equal(teacher.inputs, first)
         objective(student, batch)
-    assert torch.equal(teacher.shown, student.shown)
-    assert not torch.equal(student.shown, first)
+    assert torch.equal(teacher.inputs, student.inputs)
+    assert not torch.equal(student.inputs, first)
     with kd.seeded(1):
         recipe["mixed_labels"](student, batch)
-    assert torch.equal(student.shown, first)  # its control sees the same mixtures
+    assert torch.equal(student.inputs, first)  # the control on mixed labels gets the same mixtures
 
 
-def test_no_label_counts_and_who_answers_as_the_teacher_has_no_loss(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_labels_have_no_effect_and_a_copy_of_the_teacher_has_zero_loss(recipe: dict[str, Any], batch: kd.Batch) -> None:
     teacher, student = MLP(8), MLP(8)
     losses = []
     for labels in (batch[1], batch[1].flip(0)):
@@ -78,7 +78,7 @@ def test_no_label_counts_and_who_answers_as_the_teacher_has_no_loss(recipe: dict
     assert sum(terms.values()).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_mixed_labels_are_cross_entropies_by_their_shares(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_mixed_labels_give_the_weighted_cross_entropies(recipe: dict[str, Any], batch: kd.Batch) -> None:
     student = MLP(8)
     with kd.seeded(1):
         images, partner, share = recipe["mix_images"](batch[0])
@@ -89,10 +89,10 @@ def test_mixed_labels_are_cross_entropies_by_their_shares(recipe: dict[str, Any]
     assert terms["hard"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_at_toy_size_it_is_the_same_twice(recipe: dict[str, Any]) -> None:
-    toy = {"pairs": 2, "epochs": 3, "teacher_epochs": 1, "limit": 200}
-    found = recipe["main"](recipe["Settings"](**toy))
-    assert {name: len(own) for name, own in found.items()} == dict.fromkeys(
+def test_a_quick_run_is_reproducible(recipe: dict[str, Any]) -> None:
+    quick = {"pairs": 2, "epochs": 3, "teacher_epochs": 1, "limit": 200}
+    errors = recipe["main"](recipe["Settings"](**quick))
+    assert {name: len(counts) for name, counts in errors.items()} == dict.fromkeys(
         ("labels", "mixed labels", "matching", "impatient"), 2
     )
-    assert recipe["main"](recipe["Settings"](**toy)) == found
+    assert recipe["main"](recipe["Settings"](**quick)) == errors

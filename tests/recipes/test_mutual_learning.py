@@ -1,4 +1,4 @@
-"""The recipe of mutual learning: nobody's gradient reaches the other, alone is alone, and at toy size it runs."""
+"""Recipe on mutual learning: separate gradients, independent controls, and a quick run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def peers(recipe: dict[str, Any]) -> Any:
         return recipe["Peers"](MLP(8), MLP(8))
 
 
-def test_each_gets_the_gradient_of_its_own_divergence_with_the_other_as_given(recipe: dict[str, Any]) -> None:
+def test_each_student_gets_gradients_of_its_own_divergence_only(recipe: dict[str, Any]) -> None:
     both, batch = peers(recipe), (torch.randn(6, 1, 28, 28), torch.arange(6))
     _, terms = recipe["mutual"](weight=1.0)(both, batch)
     gradients = torch.autograd.grad(terms["mutual"], list(both.students[0].parameters()))
@@ -36,11 +36,11 @@ def test_each_gets_the_gradient_of_its_own_divergence_with_the_other_as_given(re
     divergence = F.kl_div(
         F.log_softmax(first, 1), F.log_softmax(second, 1).detach(), reduction="batchmean", log_target=True
     )
-    own = torch.autograd.grad(divergence, list(both.students[0].parameters()))
-    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(gradients, own, strict=True))
+    expected = torch.autograd.grad(divergence, list(both.students[0].parameters()))
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(gradients, expected, strict=True))
 
 
-def test_two_alone_end_as_each_would_without_the_other(recipe: dict[str, Any]) -> None:
+def test_with_weight_0_each_student_equals_one_trained_alone(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
     both = peers(recipe)
     together = train_copy(both, recipe["mutual"](weight=0), training, seed=0, epochs=1)
@@ -49,10 +49,10 @@ def test_two_alone_end_as_each_would_without_the_other(recipe: dict[str, Any]) -
         assert torch.allclose(alone.hidden.weight, done.hidden.weight, atol=1e-6)
 
 
-def test_at_toy_size_it_is_the_same_twice_and_without_weight_the_control(recipe: dict[str, Any]) -> None:
-    toy = {"pairs": 2, "epochs": 1, "limit": 200}
-    found = recipe["main"](recipe["Settings"](**toy))
-    assert {name: len(own) for name, own in found.items()} == {"alone": 2, "mutual": 2}
-    assert recipe["main"](recipe["Settings"](**toy)) == found
-    without = recipe["main"](recipe["Settings"](**toy, weight=0.0))
-    assert without["mutual"] == without["alone"] == found["alone"]
+def test_a_quick_run_is_reproducible_and_equals_the_control_with_weight_0(recipe: dict[str, Any]) -> None:
+    quick = {"pairs": 2, "epochs": 1, "limit": 200}
+    errors = recipe["main"](recipe["Settings"](**quick))
+    assert {name: len(counts) for name, counts in errors.items()} == {"alone": 2, "mutual": 2}
+    assert recipe["main"](recipe["Settings"](**quick)) == errors
+    without = recipe["main"](recipe["Settings"](**quick, weight=0.0))
+    assert without["mutual"] == without["alone"] == errors["alone"]

@@ -1,4 +1,4 @@
-"""The recipe of a loss of one's own: what it says is so, and at toy size it runs."""
+"""Recipe on a custom loss: its limit, and a quick run."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def recipe() -> dict[str, Any]:
     return runpy.run_path(str(RECIPE))
 
 
-def test_the_loss_is_zero_where_the_logits_agree_up_to_a_constant(recipe: dict[str, Any]) -> None:
+def test_the_loss_is_zero_if_logits_are_equal_up_to_a_constant(recipe: dict[str, Any]) -> None:
     teacher, labels = torch.randn(6, 10), torch.arange(6)
     _, terms = recipe["matched_logits"](nn.Identity(), (teacher + 3, labels, teacher))
     assert terms["soft"].item() == pytest.approx(0, abs=1e-10)
 
 
-def test_its_gradient_is_that_of_a_large_temperature(recipe: dict[str, Any]) -> None:
+def test_the_gradient_equals_the_limit_of_a_large_temperature(recipe: dict[str, Any]) -> None:
     student, teacher, labels = (
         torch.randn(6, 10).double().requires_grad_(),
         torch.randn(6, 10).double(),
         torch.arange(6),
     )
     _, terms = recipe["matched_logits"](nn.Identity(), (student, labels, teacher))
-    (own,) = torch.autograd.grad(terms["soft"], student)
+    (gradient,) = torch.autograd.grad(terms["soft"], student)
     (soft,) = torch.autograd.grad(kd.kd_loss(student, teacher, temperature=1e4), student)
-    assert torch.allclose(own, soft, rtol=1e-3, atol=1e-6)
+    assert torch.allclose(gradient, soft, rtol=1e-3, atol=1e-6)
 
 
-def test_at_toy_size_it_has_the_errors_of_every_student(recipe: dict[str, Any]) -> None:
-    found = recipe["main"](recipe["Settings"](pairs=2, epochs=1, limit=200))
-    assert {name: len(own) for name, own in found.items()} == {"labels alone": 2, "kd": 2, "matched logits": 2}
-    assert recipe["main"](recipe["Settings"](pairs=2, epochs=1, limit=200)) == found
+def test_a_quick_run_returns_the_errors_of_every_student(recipe: dict[str, Any]) -> None:
+    errors = recipe["main"](recipe["Settings"](pairs=2, epochs=1, limit=200))
+    assert {name: len(counts) for name, counts in errors.items()} == {"labels alone": 2, "kd": 2, "matched logits": 2}
+    assert recipe["main"](recipe["Settings"](pairs=2, epochs=1, limit=200)) == errors

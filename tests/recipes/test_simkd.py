@@ -1,4 +1,4 @@
-"""The recipe of the reused classifier: what is used is the composite, no label is read, and at toy size it runs."""
+"""Recipe on the reused classifier: loss, gradients, costs of the composite, and a quick run."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def last_maps(network: CNN, images: Tensor) -> Tensor:
     return network.layer3(network.layer2(network.layer1(images)))  # type: ignore[no-any-return]
 
 
-def test_the_loss_is_the_mean_squared_difference_of_the_maps_and_nothing_else(
-    recipe: dict[str, Any], batch: kd.Batch
-) -> None:
+def test_the_loss_is_the_mean_squared_difference_of_the_maps(recipe: dict[str, Any], batch: kd.Batch) -> None:
     teacher, _, composite = made(recipe)
     composite.eval()
     _, terms = recipe["simkd"](teacher)(composite, batch)
@@ -55,7 +53,7 @@ def test_the_loss_is_the_mean_squared_difference_of_the_maps_and_nothing_else(
     assert terms["feature"].item() == pytest.approx(written, rel=1e-6)
 
 
-def test_with_the_teachers_maps_it_answers_as_the_teacher_does(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_with_the_teachers_maps_the_composite_has_the_teachers_logits(recipe: dict[str, Any], batch: kd.Batch) -> None:
     teacher, _, composite = made(recipe)
     composite.trunk, composite.projector = nn.Sequential(teacher.layer1, teacher.layer2, teacher.layer3), nn.Identity()
     output, terms = recipe["simkd"](teacher)(composite.eval(), batch)
@@ -63,7 +61,7 @@ def test_with_the_teachers_maps_it_answers_as_the_teacher_does(recipe: dict[str,
     assert terms["feature"].item() == 0
 
 
-def test_the_gradient_reaches_projector_and_trunk_but_no_classifier_and_no_teacher(
+def test_projector_and_trunk_have_gradients_and_classifier_and_teacher_none(
     recipe: dict[str, Any], batch: kd.Batch
 ) -> None:
     teacher, _, composite = made(recipe)
@@ -74,15 +72,15 @@ def test_the_gradient_reaches_projector_and_trunk_but_no_classifier_and_no_teach
     assert all(parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_labels_are_not_read_and_the_teachers_classifier_stays(recipe: dict[str, Any]) -> None:
+def test_labels_have_no_effect_and_the_classifier_is_unchanged(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
     images = torch.stack([training[i][0] for i in range(len(training))])
     teacher, _, composite = made(recipe)
     before = [tensor.clone() for tensor in teacher.state_dict().values()]
     labels = torch.arange(len(images)) % 10
     ends = [
-        train_copy(composite, recipe["simkd"](teacher), TensorDataset(images, other), seed=0, epochs=1)
-        for other in (labels, labels.flip(0))
+        train_copy(composite, recipe["simkd"](teacher), TensorDataset(images, targets), seed=0, epochs=1)
+        for targets in (labels, labels.flip(0))
     ]
     assert all(torch.equal(*pair) for pair in zip(*(end.state_dict().values() for end in ends), strict=True))
     assert torch.equal(ends[0].classifier.weight, teacher.output.weight)
@@ -90,27 +88,30 @@ def test_labels_are_not_read_and_the_teachers_classifier_stays(recipe: dict[str,
     assert all(torch.equal(*pair) for pair in zip(before, teacher.state_dict().values(), strict=True))
 
 
-def test_everything_that_is_used_is_counted(recipe: dict[str, Any], batch: kd.Batch) -> None:
+def test_costs_include_projector_and_classifier(recipe: dict[str, Any], batch: kd.Batch) -> None:
     _, student, composite = made(recipe)
-    counted = recipe["format_costs"]({"plain": student, "composite": composite}, batch[0][:1])
+    costs = recipe["format_costs"]({"plain": student, "composite": composite}, batch[0][:1])
     projector = 8 * 16 + 16 * 16 * 9 + 16 * 32  # weights; one multiply-add each at each of 7 × 7 pixels
     trunk = 9 * 2 + 2 * 4 * 9 + 4 * 8 * 9
     norms = 2 * (2 + 4 + 8)
-    assert counted["plain"][0] == f"{trunk + norms + 8 * 10 + 10:,}"
-    assert counted["composite"][0] == f"{trunk + norms + projector + 2 * (16 + 16 + 32) + 32 * 10 + 10:,}"
+    assert costs["plain"][0] == f"{trunk + norms + 8 * 10 + 10:,}"
+    assert costs["composite"][0] == f"{trunk + norms + projector + 2 * (16 + 16 + 32) + 32 * 10 + 10:,}"
     at_each_stage = 9 * 2 * 28**2 + 2 * 4 * 9 * 14**2 + 4 * 8 * 9 * 7**2
-    assert counted["plain"][1] == f"{at_each_stage + 80:,}"
-    assert counted["composite"][1] == f"{at_each_stage + projector * 49 + 320:,}"
+    assert costs["plain"][1] == f"{at_each_stage + 80:,}"
+    assert costs["composite"][1] == f"{at_each_stage + projector * 49 + 320:,}"
 
 
-def test_at_toy_size_it_is_the_same_twice_and_what_is_saved_is_what_was_evaluated(
-    recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    toy = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 200, "teacher": 4, "student": 2}
-    found = recipe["main"](recipe["Settings"](**toy, out=tmp_path))
-    assert {name: len(own) for name, own in found.items()} == {"labels": 2, "kd": 2, "same on labels": 2, "simkd": 2}
-    assert recipe["main"](recipe["Settings"](**toy)) == found
+def test_a_quick_run_is_reproducible_and_saves_the_evaluated_model(recipe: dict[str, Any], tmp_path: Path) -> None:
+    quick = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 200, "teacher": 4, "student": 2}
+    errors = recipe["main"](recipe["Settings"](**quick, out=tmp_path))
+    assert {name: len(counts) for name, counts in errors.items()} == {
+        "labels": 2,
+        "kd": 2,
+        "same on labels": 2,
+        "simkd": 2,
+    }
+    assert recipe["main"](recipe["Settings"](**quick)) == errors
     saved = recipe["Composite"](CNN(2, MNIST_SHAPE, 10), CNN(4, MNIST_SHAPE, 10), reduction=2)
     kd.load_weights(saved, tmp_path / "composite.pth")
     _, held_back = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
-    assert count_errors(saved, held_back) == found["simkd"][0]
+    assert count_errors(saved, held_back) == errors["simkd"][0]

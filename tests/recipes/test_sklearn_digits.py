@@ -1,4 +1,4 @@
-"""The scikit-learn recipe: at toy size it runs from end to end; its pairs differ in the teacher and in nothing else."""
+"""Recipe on scikit-learn: matched pairs, and a quick run from end to end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def recipe() -> dict[str, Any]:
     return runpy.run_path(str(RECIPE))
 
 
-@pytest.mark.slow  # a process that imports everything anew
-def test_at_toy_size_it_ends_with_a_verdict_on_each_table(tmp_path: Path) -> None:
+@pytest.mark.slow  # starts a process with all imports
+def test_a_quick_run_prints_a_verdict_for_each_dataset(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", str(RECIPE), "--quick"]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"}
-    ran = subprocess.run(
+    result = subprocess.run(
         command,
         cwd=tmp_path,
         env=environment,
@@ -36,14 +36,14 @@ def test_at_toy_size_it_ends_with_a_verdict_on_each_table(tmp_path: Path) -> Non
         timeout=280,
         check=False,
     )
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
     for table, rows in (("digits", 899), ("breast cancer", 285)):
-        assert f"{table}: errors on {rows} test rows" in ran.stdout
-    assert ran.stdout.count("unseen − control") == 2
+        assert f"{table}: errors on {rows} test rows" in result.stdout
+    assert result.stdout.count("unseen − control") == 2
 
 
-def test_one_table_is_judged_by_errors_of_the_same_students(recipe: dict[str, Any]) -> None:
+def test_all_verdicts_use_the_same_students(recipe: dict[str, Any]) -> None:
     settings = recipe["Settings"](quick=True).apply_quick()
     result = recipe["run_table"]("breast cancer", settings)
     assert all(set(chosen) == {"temperature", "alpha"} for chosen in result.chosen.values())
@@ -55,7 +55,7 @@ def test_one_table_is_judged_by_errors_of_the_same_students(recipe: dict[str, An
     assert all(judgement.margin == pytest.approx(0.5 / 100 * 285) for judgement in result.verdicts.values())
 
 
-def test_a_pair_differs_in_its_teacher_and_in_nothing_else(recipe: dict[str, Any]) -> None:
+def test_the_students_of_a_pair_differ_in_the_teacher_only(recipe: dict[str, Any]) -> None:
     settings = recipe["Settings"](quick=True).apply_quick()
     control, twin = (recipe["make_student"](teacher, settings, 3) for teacher in (None, DecisionTreeClassifier()))
     first, second = control.get_params(deep=False), twin.get_params(deep=False)

@@ -41,7 +41,7 @@ def compare_part(
         Section("reliability", "Calibration", _show_calibration(comparison, arms)),
         Section("fidelity", "Fidelity to the teacher", _show_fidelity(comparison, arms)),
         Section("cost", "Cost", _show_cost(comparison, cost)),
-        Section("provenance", "Where this comes from", _show_provenance(comparison, cost, config, test, command)),
+        Section("provenance", "Provenance", _show_provenance(comparison, cost, config, test, command)),
     )
     judged = comparison.across() or comparison.judgements()[0]
     return Part("compare", verdict, toy_stamp(limit), sections, TONE_OF[judged.verdict], model_settings(config))

@@ -34,7 +34,7 @@ class CompareSettings(PairedSettings):
         """Raise ``ValueError`` naming the flag if a setting is outside its range."""
         super().check()
         only_loaded = self.teachers > 1 and not self._count_teachers()
-        advice = "its seed has no effect"
+        advice = "it is the same with every seed"
         require(not only_loaded, "--teachers", self.teachers, "1 with a loaded teacher", advice)
 
     @property

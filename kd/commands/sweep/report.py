@@ -45,7 +45,7 @@ def sweep_part(
         Section("table", "Test of the chosen point", (_show_finals(sweep), *paragraphs(middle_lines))),
         Section("comparison", "Paired differences", (_show_pairs(sweep),)),
         Section("map", "Temperature and alpha", (Paragraph(choice), *_show_map(sweep))),
-        Section("provenance", "Where this comes from", _show_provenance(sweep, config, teacher, test, command)),
+        Section("provenance", "Provenance", _show_provenance(sweep, config, teacher, test, command)),
     )
     return Part(
         "sweep",

@@ -90,7 +90,7 @@ class SweepSettings(PairedSettings):
         require(
             not self.live, "--augment", " ".join(self.augment), "given with --views V", "kd sweep needs cached logits"
         )
-        advice = "several teachers are averaged at one temperature, but a sweep varies it"
+        advice = "several are averaged at one temperature, but a sweep varies it"
         require(len(self.teachers_chosen) == 1, "--teacher of kd sweep", " ".join(self.teacher), "given once", advice)
         for name, grid_values in {"temperatures": self.temperatures, "alphas": self.alphas}.items():
             require(len(grid_values) >= 1, f"--{name}", grid_values, "at least one number")
