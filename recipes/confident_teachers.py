@@ -82,7 +82,7 @@ class WeightedTeachers(nn.Module):
         projected = [project(pooled) for project in self.projectors]
         soft = torch.stack([self._kl(output, teacher_logits) for teacher_logits in logits])
         distances = torch.stack(
-            [(ours - maps).square().flatten(1).mean(dim=1) for ours, maps in zip(projected, teacher_maps, strict=True)]
+            [(p - maps).square().flatten(1).mean(dim=1) for p, maps in zip(projected, teacher_maps, strict=True)]
         )
         map_logits = [_classify_maps(teacher, maps) for teacher, maps in zip(self.teachers, projected, strict=True)]
         terms["soft"] = self._weighted_mean(soft, logits, batch[1])

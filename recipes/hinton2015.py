@@ -116,7 +116,7 @@ class ExperimentData(NamedTuple):
     """Training and test images; the teacher's logits of the training images, None until the teacher is trained."""
 
     training: kd.ImageDataset
-    judged: kd.ImageDataset
+    test: kd.ImageDataset
     logits: Tensor | None
     settings: Settings
 
@@ -175,13 +175,13 @@ def make_transfer_set(data: ExperimentData, network: Network) -> Any:
 def train_and_test(data: ExperimentData, network: Network) -> dict[str, Any]:
     """Train a network and count its test errors, also after a shift of the logits if digits were left out."""
     model = train_network(data, network)
-    row: dict[str, Any] = network._asdict() | networks.count_model_errors(model, data.judged)
+    row: dict[str, Any] = network._asdict() | networks.count_model_errors(model, data.test)
     if network.digits is None:
         return row
     digits = (3,) if network.kind == "without 3" else network.digits
     share = float(torch.isin(data.training.labels, torch.tensor(digits)).float().mean())
     logits, _ = networks.predict(model, data.training)
-    test_logits, labels = networks.predict(model, data.judged)
+    test_logits, labels = networks.predict(model, data.test)
     shifts = {
         "matched": find_matching_shift(logits, digits, share),
         "oracle": find_best_shift(test_logits, labels, digits),
@@ -227,7 +227,7 @@ def run(settings: Settings) -> list[dict[str, Any]]:
             ):
                 rows.append(row)
                 save_rows(rows, settings)
-                say(f"{name}: {row['errors']} errors of {len(data.judged):,}")
+                say(f"{name}: {row['errors']} errors of {len(data.test):,}")
             if data.logits is None:
                 data = add_logits(data)
     return rows

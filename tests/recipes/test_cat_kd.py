@@ -32,7 +32,7 @@ def _batch() -> kd.Batch:
     return torch.randn(12, *MNIST_SHAPE, generator=generator), torch.arange(12) % 10
 
 
-def made(recipe: dict[str, Any]) -> tuple[Any, Any]:
+def make_models(recipe: dict[str, Any]) -> tuple[Any, Any]:
     """Teacher and student."""
     with kd.seeded(3):
         return recipe["MapClassifier"](CNN(4, MNIST_SHAPE, 10)), recipe["MapClassifier"](CNN(2, MNIST_SHAPE, 10))
@@ -49,7 +49,7 @@ def test_a_converted_network_computes_the_same_function_with_as_many_parameters(
 
 
 def test_the_map_term_matches_a_numpy_reference(recipe: dict[str, Any], batch: kd.Batch) -> None:
-    teacher, student = (model.eval() for model in made(recipe))
+    teacher, student = (model.eval() for model in make_models(recipe))
     output, terms = recipe["cat_kd"](teacher, beta=3.0, side=2)(student, batch)
     with torch.no_grad():
         teacher_maps, student_maps = (
@@ -62,13 +62,13 @@ def test_the_map_term_matches_a_numpy_reference(recipe: dict[str, Any], batch: k
 
 
 def test_with_side_1_the_term_is_the_squared_difference_of_the_logits(recipe: dict[str, Any], batch: kd.Batch) -> None:
-    teacher, student = (model.eval() for model in made(recipe))
+    teacher, student = (model.eval() for model in make_models(recipe))
     output, terms = recipe["cat_kd"](teacher, beta=1.0, side=1)(student, batch)
     assert terms["maps"].item() == pytest.approx((output - teacher(batch[0])).square().mean().item(), rel=1e-5)
 
 
 def test_the_map_term_trains_the_student_and_not_the_teacher(recipe: dict[str, Any], batch: kd.Batch) -> None:
-    teacher, student = made(recipe)
+    teacher, student = make_models(recipe)
     before = [tensor.clone() for tensor in teacher.state_dict().values()]
     recipe["cat_kd"](teacher, beta=1.0, side=2)(student, batch)[1]["maps"].backward()
     for name, parameter in student.named_parameters():
@@ -81,7 +81,7 @@ def test_the_map_term_trains_the_student_and_not_the_teacher(recipe: dict[str, A
 
 def test_with_weight_0_the_student_equals_the_control(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
-    teacher, student = made(recipe)
+    teacher, student = make_models(recipe)
     objectives = recipe["cat_kd"](teacher, beta=0.0, side=2), kd.supervised
     ends = [
         train_copy(student, objective, training, seed=0, epochs=1).state_dict().values() for objective in objectives

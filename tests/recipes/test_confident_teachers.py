@@ -40,11 +40,11 @@ def test_divergences_and_map_distances_are_weighted_per_image(recipe: dict[str, 
         student = CNN(8, MNIST_SHAPE, 10)
     output, terms = objective(student, (images, labels))
     logits = [teacher(images).detach() for teacher in teachers]
-    cross_entropies = torch.stack([F.cross_entropy(own, labels, reduction="none") for own in logits])
+    cross_entropies = torch.stack([F.cross_entropy(values, labels, reduction="none") for values in logits])
     weights = 1 - cross_entropies.softmax(dim=0)
     expected = sum(
-        (own[row] * kd.kd_loss(output[row : row + 1], predictions[row : row + 1], temperature=4)).item()
-        for own, predictions in zip(weights, logits, strict=True)
+        (values[row] * kd.kd_loss(output[row : row + 1], predictions[row : row + 1], temperature=4)).item()
+        for values, predictions in zip(weights, logits, strict=True)
         for row in range(len(labels))
     ) / (2 * len(labels))
     assert terms["soft"].item() == pytest.approx(expected, rel=1e-4)
@@ -54,10 +54,10 @@ def test_divergences_and_map_distances_are_weighted_per_image(recipe: dict[str, 
     for teacher, project in zip(teachers, objective.projectors, strict=True):
         with torch.no_grad(), kd.capture(teacher, "norm3") as teacher_maps:
             teacher(images)
-            own = project(pooled)
-            distances.append((own - teacher_maps["norm3"]).square().mean(dim=(1, 2, 3)))
+            values = project(pooled)
+            distances.append((values - teacher_maps["norm3"]).square().mean(dim=(1, 2, 3)))
             # The hook replaces the teacher's maps by the student's, so the teacher's classifier is applied to these.
-            handle = teacher.norm3.register_forward_hook(lambda *_, own=own: own)
+            handle = teacher.norm3.register_forward_hook(lambda *_, values=values: values)
             map_entropies.append(F.cross_entropy(teacher(images), labels, reduction="none"))
             handle.remove()
     weights = 1 - torch.stack(map_entropies).softmax(dim=0)

@@ -25,16 +25,16 @@ def _recipe() -> dict[str, Any]:
     return runpy.run_path(str(RECIPE))
 
 
-def made(recipe: dict[str, Any], **given: Any) -> tuple[ConvNet, MLP, Any, kd.Batch]:
+def make_models(recipe: dict[str, Any], **changes: Any) -> tuple[ConvNet, MLP, Any, kd.Batch]:
     """Teacher, student, objective and a batch of noise."""
     with kd.seeded(3):
         teacher, student = ConvNet(), MLP(8)
-        objective = recipe["DataFree"](teacher, recipe["Settings"](**given))
+        objective = recipe["DataFree"](teacher, recipe["Settings"](**changes))
         return teacher, student, objective, (torch.randn(12, 100), torch.full((12,), -1))
 
 
 def test_generated_images_have_shape_mean_and_deviation_of_the_data(recipe: dict[str, Any]) -> None:
-    _, _, objective, (noise, _) = made(recipe)
+    _, _, objective, (noise, _) = make_models(recipe)
     pictures = objective.generator(noise)
     assert pictures.shape == (12, *MNIST_SHAPE)
     assert pictures.mean().item() == pytest.approx(0, abs=1e-5)
@@ -42,7 +42,7 @@ def test_generated_images_have_shape_mean_and_deviation_of_the_data(recipe: dict
 
 
 def test_the_terms_match_their_formulas(recipe: dict[str, Any]) -> None:
-    teacher, student, objective, batch = made(recipe, activation=0.3, balance=2.0, temperature=4.0)
+    teacher, student, objective, batch = make_models(recipe, activation=0.3, balance=2.0, temperature=4.0)
     for model in (teacher.eval(), student, objective.eval(), objective.teacher[0]):
         model.double()
     batch = batch[0].double(), batch[1]
@@ -62,7 +62,7 @@ def test_the_terms_match_their_formulas(recipe: dict[str, Any]) -> None:
 
 
 def test_the_terms_are_finite_if_a_class_never_occurs(recipe: dict[str, Any]) -> None:
-    _, student, objective, batch = made(recipe)
+    _, student, objective, batch = make_models(recipe)
     with torch.no_grad():
         objective.teacher[0].output.weight *= 1e4
     _, terms = objective(student, batch)
@@ -73,7 +73,7 @@ def test_the_terms_are_finite_if_a_class_never_occurs(recipe: dict[str, Any]) ->
 
 @pytest.mark.parametrize("term", ["sure", "activation", "balance"])
 def test_generator_terms_have_gradients_for_the_generator_only(recipe: dict[str, Any], term: str) -> None:
-    teacher, student, objective, batch = made(recipe)
+    teacher, student, objective, batch = make_models(recipe)
     objective(student, batch)[1][term].backward()
     assert objective.generator[0].weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in [*student.parameters(), *teacher.parameters()])
@@ -81,14 +81,14 @@ def test_generator_terms_have_gradients_for_the_generator_only(recipe: dict[str,
 
 
 def test_the_distillation_loss_has_gradients_for_the_student_only(recipe: dict[str, Any]) -> None:
-    _, student, objective, batch = made(recipe)
+    _, student, objective, batch = make_models(recipe)
     objective(student, batch)[1]["soft"].backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
 def test_training_changes_the_generator_and_not_the_teacher(recipe: dict[str, Any]) -> None:
-    teacher, student, objective, batch = made(recipe)
+    teacher, student, objective, batch = make_models(recipe)
     asked = objective.teacher[0]
     before, norms = kd.weights_bytes(teacher), kd.weights_bytes(asked)
     start = objective.generator[0].weight.clone()
@@ -101,7 +101,7 @@ def test_training_changes_the_generator_and_not_the_teacher(recipe: dict[str, An
 
 def test_real_images_are_not_read(recipe: dict[str, Any]) -> None:
     """Entries of a batch after the noise have no effect on the terms."""
-    _, student, objective, (noise, _) = made(recipe)
+    _, student, objective, (noise, _) = make_models(recipe)
     objective.eval()
     plain = objective(student, (noise,))[1]
     labelled = objective(student, (noise, torch.arange(12) % 10, torch.randn(12, *MNIST_SHAPE)))[1]

@@ -26,14 +26,14 @@ def _batch() -> kd.Batch:
         return torch.randn(6, *MNIST_SHAPE), torch.arange(6)
 
 
-def made(recipe: dict[str, Any], images: torch.Tensor, weight: float = 1.0) -> tuple[CNN, ConvNet, Any]:
+def make_models(recipe: dict[str, Any], images: torch.Tensor, weight: float = 1.0) -> tuple[CNN, ConvNet, Any]:
     with kd.seeded(0):
         student, teacher = CNN(2, MNIST_SHAPE, 10), ConvNet()
         return student, teacher, recipe["Hint"](student, teacher, images, weight=weight)
 
 
 def test_the_hint_has_gradients_for_projector_and_lower_layers_only(recipe: dict[str, Any], batch: kd.Batch) -> None:
-    student, teacher, hint = made(recipe, batch[0])
+    student, teacher, hint = make_models(recipe, batch[0])
     before = [tensor.clone() for tensor in teacher.state_dict().values()]
     _, terms = hint(student, batch)
     terms["hint"].backward()
@@ -46,12 +46,12 @@ def test_the_hint_has_gradients_for_projector_and_lower_layers_only(recipe: dict
 def test_the_projector_is_trained_by_the_optimizer_and_the_teacher_is_not(
     recipe: dict[str, Any], batch: kd.Batch
 ) -> None:
-    _, _, hint = made(recipe, batch[0])
+    _, _, hint = make_models(recipe, batch[0])
     assert [name for name, _ in hint.named_parameters()] == ["projector.weight", "projector.bias"]
 
 
 def test_the_hint_is_zero_if_projected_and_teacher_maps_are_equal(recipe: dict[str, Any], batch: kd.Batch) -> None:
-    student, teacher, hint = made(recipe, batch[0])
+    student, teacher, hint = make_models(recipe, batch[0])
     teacher.norm2.weight.data.zero_()  # so the teacher's maps are its norm's bias, whatever the image
     teacher.norm2.bias.data.fill_(0.5)
     hint.projector.weight.data.zero_()

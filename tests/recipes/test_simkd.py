@@ -31,7 +31,7 @@ def _batch() -> kd.Batch:
     return torch.randn(12, *MNIST_SHAPE, generator=generator), torch.arange(12) % 10
 
 
-def made(recipe: dict[str, Any]) -> tuple[CNN, CNN, Any]:
+def make_models(recipe: dict[str, Any]) -> tuple[CNN, CNN, Any]:
     """Teacher, plain student and composite."""
     with kd.seeded(3):
         teacher, student = CNN(8, MNIST_SHAPE, 10), CNN(2, MNIST_SHAPE, 10)
@@ -43,18 +43,18 @@ def last_maps(network: CNN, images: Tensor) -> Tensor:
 
 
 def test_the_loss_is_the_mean_squared_difference_of_the_maps(recipe: dict[str, Any], batch: kd.Batch) -> None:
-    teacher, _, composite = made(recipe)
+    teacher, _, composite = make_models(recipe)
     composite.eval()
     _, terms = recipe["simkd"](teacher)(composite, batch)
     with torch.no_grad():
-        ours, theirs = composite.projector(composite.trunk(batch[0])), last_maps(teacher, batch[0])
-    written = np.mean((ours.double().numpy() - theirs.double().numpy()) ** 2)
+        projected, teacher_maps = composite.projector(composite.trunk(batch[0])), last_maps(teacher, batch[0])
+    written = np.mean((projected.double().numpy() - teacher_maps.double().numpy()) ** 2)
     assert list(terms) == ["feature"]
     assert terms["feature"].item() == pytest.approx(written, rel=1e-6)
 
 
 def test_with_the_teachers_maps_the_composite_has_the_teachers_logits(recipe: dict[str, Any], batch: kd.Batch) -> None:
-    teacher, _, composite = made(recipe)
+    teacher, _, composite = make_models(recipe)
     composite.trunk, composite.projector = nn.Sequential(teacher.layer1, teacher.layer2, teacher.layer3), nn.Identity()
     output, terms = recipe["simkd"](teacher)(composite.eval(), batch)
     assert torch.equal(output, teacher(batch[0]))
@@ -64,7 +64,7 @@ def test_with_the_teachers_maps_the_composite_has_the_teachers_logits(recipe: di
 def test_projector_and_trunk_have_gradients_and_classifier_and_teacher_none(
     recipe: dict[str, Any], batch: kd.Batch
 ) -> None:
-    teacher, _, composite = made(recipe)
+    teacher, _, composite = make_models(recipe)
     recipe["simkd"](teacher)(composite, batch)[1]["feature"].backward()
     for name, parameter in composite.named_parameters():
         assert (parameter.grad is None) == name.startswith("classifier"), name
@@ -75,7 +75,7 @@ def test_projector_and_trunk_have_gradients_and_classifier_and_teacher_none(
 def test_labels_have_no_effect_and_the_classifier_is_unchanged(recipe: dict[str, Any]) -> None:
     training, _ = stratified_split(kd.load_mnist(train=True), held_back=0.1, seed=0, limit=200)
     images = torch.stack([training[i][0] for i in range(len(training))])
-    teacher, _, composite = made(recipe)
+    teacher, _, composite = make_models(recipe)
     before = [tensor.clone() for tensor in teacher.state_dict().values()]
     labels = torch.arange(len(images)) % 10
     ends = [
@@ -89,7 +89,7 @@ def test_labels_have_no_effect_and_the_classifier_is_unchanged(recipe: dict[str,
 
 
 def test_costs_include_projector_and_classifier(recipe: dict[str, Any], batch: kd.Batch) -> None:
-    _, student, composite = made(recipe)
+    _, student, composite = make_models(recipe)
     costs = recipe["format_costs"]({"plain": student, "composite": composite}, batch[0][:1])
     projector = 8 * 16 + 16 * 16 * 9 + 16 * 32  # weights; one multiply-add each at each of 7 × 7 pixels
     trunk = 9 * 2 + 2 * 4 * 9 + 4 * 8 * 9

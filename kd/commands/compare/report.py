@@ -43,8 +43,8 @@ def compare_part(
         Section("cost", "Cost", _show_cost(comparison, cost)),
         Section("provenance", "Provenance", _show_provenance(comparison, cost, config, test, command)),
     )
-    judged = comparison.across() or comparison.judgements()[0]
-    return Part("compare", verdict, toy_stamp(limit), sections, TONE_OF[judged.verdict], model_settings(config))
+    judgement = comparison.across() or comparison.judgements()[0]
+    return Part("compare", verdict, toy_stamp(limit), sections, TONE_OF[judgement.verdict], model_settings(config))
 
 
 def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:

@@ -69,13 +69,13 @@ def _show_finals(sweep: Sweep) -> Block:
 
 def _show_pairs(sweep: Sweep) -> Block:
     """Show the pairs of the verdict first, then chosen against documented point unless that repeats them."""
-    judged, roles = sweep.judged_role(), sweep.roles
-    if judged is None:
+    judged_role, roles = sweep.judged_role(), sweep.roles
+    if judged_role is None:
         return Paragraph(
             "Neither the chosen nor the documented point uses the teacher, so there are no pairs to judge."
         )
-    role_pairs = [(judged, "control")]
-    if judged == "chosen" and roles["documented"] not in {roles["chosen"], roles["control"]}:
+    role_pairs = [(judged_role, "control")]
+    if judged_role == "chosen" and roles["documented"] not in {roles["chosen"], roles["control"]}:
         role_pairs.append(("chosen", "documented"))
     rows = [
         (f"{role} minus {reference}", *difference_cells(sweep.pairs(roles[role], roles[reference])))

@@ -78,9 +78,9 @@ def _describe_choice(sweep: Sweep) -> str:
     validation_items, test_items, noun = sweep.images
     return (
         f"Chosen on {validation_items:,} validation {noun} among {len(sweep.tried)} points with "
-        f"{count_noun(len(sweep.seeds), 'seed')} each: {format_point(chosen)}, with an error rate of {tried}. As the "
-        f"best of many this is partly luck: with {len(sweep.final_seeds)} fresh seeds the error rate is {fresh} on the "
-        f"same {noun} and {test} on the {test_items:,} test {noun}."
+        f"{count_noun(len(sweep.seeds), 'seed')} each: {format_point(chosen)}, with an error rate of {tried}. The "
+        f"best of many is partly luck: with {len(sweep.final_seeds)} fresh seeds the error rate is {fresh} on the same "
+        f"{noun} and {test} on the {test_items:,} test {noun}."
     )
 
 

@@ -88,8 +88,8 @@ def make_students(settings: SweepSettings, points: Sequence[Point], prepared: Te
 
 
 def test_points_share_initial_weights_per_seed_and_seeds_differ(prepared: TeacherWithData) -> None:
-    made = make_students(SETTINGS, list_grid(SETTINGS), prepared)
-    starts = {name: kd.weights_bytes(student.model) for name, student in made.items()}
+    by_name = make_students(SETTINGS, list_grid(SETTINGS), prepared)
+    starts = {name: kd.weights_bytes(student.model) for name, student in by_name.items()}
     assert len(starts) == 5 * 2
     assert len({content for name, content in starts.items() if name.endswith("seed-0")}) == 1
     assert len(set(starts.values())) == 2
@@ -97,9 +97,9 @@ def test_points_share_initial_weights_per_seed_and_seeds_differ(prepared: Teache
 
 def test_a_varied_setting_affects_the_students_only(prepared: TeacherWithData) -> None:
     settings = dataclasses.replace(SETTINGS, vary=("student_width=16,32", "epochs=1,2", "batch_size=128,50"))
-    made = make_students(settings, list_grid(settings), prepared)
+    by_name = make_students(settings, list_grid(settings), prepared)
     small, large = (
-        made[f"T=1-alpha=0-student_width={width}-epochs={epochs}-batch_size={size}-seed-0"]
+        by_name[f"T=1-alpha=0-student_width={width}-epochs={epochs}-batch_size={size}-seed-0"]
         for width, epochs, size in ((16, 1, 128), (32, 2, 50))
     )
     assert [student.model.hidden.out_features for student in (small, large)] == [16, 32]  # type: ignore[union-attr]

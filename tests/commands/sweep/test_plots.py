@@ -241,9 +241,9 @@ def test_a_search_map_shows_every_point_at_its_place() -> None:
     sweep = SWEEPS["search"]()
     axes = draw("search")[0].axes[0]
     (dots,) = axes.collections
-    shown = {(round(x, 9), round(y, 9)) for x, y in np.asarray(dots.get_offsets())}
+    plotted = {(round(x, 9), round(y, 9)) for x, y in np.asarray(dots.get_offsets())}
     expected = [at for at in (trial.point for trial in sweep.tried) if at.temperature is not None]
-    assert shown == {(round(at.alpha, 9), round(at.temperature or 0, 9)) for at in expected}
+    assert plotted == {(round(at.alpha, 9), round(at.temperature or 0, 9)) for at in expected}
     assert str(axes.lines[0].get_label()).startswith("chosen: ")
     assert axes.get_yscale() == "log"
 
@@ -255,9 +255,9 @@ def test_the_temperature_axis_always_has_tick_labels(low: float, high: float) ->
     FigureCanvasAgg(figure).draw()
     axes = figure.axes[0]
     bottom, top = axes.get_ylim()
-    shown = [text.get_text() for text in axes.get_yticklabels() if bottom <= text.get_position()[1] <= top]
-    assert 1 <= len(shown) <= 10
-    assert len(set(shown)) == len(shown)
+    labels = [text.get_text() for text in axes.get_yticklabels() if bottom <= text.get_position()[1] <= top]
+    assert 1 <= len(labels) <= 10
+    assert len(set(labels)) == len(labels)
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def test_if_a_control_wins_the_documented_point_is_compared_with_a_control_of_it
         try_point(5, 1, 3, student_width=64),
     ]
     points = [trial.point for trial in sweep]
-    found = assign_roles(sweep, points[0])
-    assert found == {"chosen": points[3], "documented": points[0], "control": points[1]}
+    roles = assign_roles(sweep, points[0])
+    assert roles == {"chosen": points[3], "documented": points[0], "control": points[1]}
 
 
 # --- points

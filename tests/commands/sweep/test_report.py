@@ -34,11 +34,11 @@ def test_the_page_is_valid_and_reproducible_for_every_outcome(name: str) -> None
     content = page([make_part(sweep)])
     assert content == page([make_part(SWEEPS[name]())])
     assert list(sections(content)) == ["verdict", "table", "comparison", "map", "provenance"]
-    shown = section_texts(sweep)
+    texts = section_texts(sweep)
     for line in lines(sweep):
-        assert line in " ".join(shown.values())
+        assert line in " ".join(texts.values())
     for row in (*point_rows(sweep), *final_rows(sweep)):
-        assert row[0] in shown["map"] + shown["table"]
+        assert row[0] in texts["map"] + texts["table"]
 
 
 def test_the_report_part_has_verdict_tone_and_shared_settings() -> None:
@@ -86,9 +86,9 @@ def test_pairs_include_the_verdict_and_the_documented_point() -> None:
 
 
 def test_provenance_shows_command_and_seeds() -> None:
-    shown = section_texts(make_sweep(list_grid(DEFAULT), documented=make_point(5, 0.5)))["provenance"]
-    assert "kd sweep --seeds 2" in shown
-    assert "Seeds of the selection: 0, 1; of the test: 2, 3, 4." in shown
+    texts = section_texts(make_sweep(list_grid(DEFAULT), documented=make_point(5, 0.5)))["provenance"]
+    assert "kd sweep --seeds 2" in texts
+    assert "Seeds of the selection: 0, 1; of the test: 2, 3, 4." in texts
 
 
 def test_a_page_of_several_commands_labels_each_source() -> None:
