@@ -26,7 +26,7 @@ from kd.commands.models import new_student
 from kd.commands.settings import RunSettings
 from kd.commands.steps import make_train
 from kd.devices import using_threads
-from kd.training.pool import in_pool, usable_cores
+from kd.training.pool import run_in_pool, usable_cores
 from kd.training.students import DistillationData, Student, train_student, train_students
 from measuring import alternate, describe_machine, format_table, print_report, time_call
 
@@ -77,7 +77,9 @@ def do_nothing(data: DistillationData, number: int) -> None:
 def time_start(data: DistillationData) -> float:
     """Return the seconds to start one process per core, send it the data and end it."""
     names = {str(number): number for number in range(usable_cores())}
-    return time_call(lambda: list(in_pool(do_nothing, data, names, steps=dict.fromkeys(names, 1), title="starting")))
+    return time_call(
+        lambda: list(run_in_pool(do_nothing, data, names, steps=dict.fromkeys(names, 1), title="starting"))
+    )
 
 
 def measure(settings: RunSettings, count: int, rounds: int) -> dict[str, float]:

@@ -33,7 +33,7 @@ from kd.data.splits import stratified_split
 from kd.methods.objectives import in_bfloat16
 from kd.storage.run_folder import open_run
 from kd.training.optimizers import adam
-from kd.training.pool import in_pool
+from kd.training.pool import run_in_pool
 from kd.training.run_steps import train
 
 
@@ -222,7 +222,7 @@ def run(settings: Settings) -> list[dict[str, Any]]:
         for networks_of_step in plan_networks(settings):
             by_name = {network.name: network for network in networks_of_step}
             steps = {name: count_steps(data, network) for name, network in by_name.items()}
-            for name, row in in_pool(
+            for name, row in run_in_pool(
                 train_and_test, data, by_name, steps=steps, title="networks", processes=settings.processes
             ):
                 rows.append(row)

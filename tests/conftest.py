@@ -85,7 +85,7 @@ def no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, item in items.items():
             yield name, work(shared, cloudpickle.loads(cloudpickle.dumps(item)))
 
-    monkeypatch.setattr(students, "in_pool", in_this_process)
+    monkeypatch.setattr(students, "run_in_pool", in_this_process)
 
 
 class ToyRun(NamedTuple):

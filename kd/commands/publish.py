@@ -13,7 +13,7 @@ from typing import Any
 from kd.commands.messages import say_files
 from kd.commands.settings import RunSettings
 from kd.report.page import Part, report_files
-from kd.report.provenance import shown
+from kd.report.provenance import format_setting
 from kd.storage.files import publish
 
 
@@ -58,4 +58,4 @@ _MODEL_SETTINGS = {field.name.upper() for field in dataclasses.fields(RunSetting
 
 def model_settings(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings, as text, that must be equal for two results to be about the same models."""
-    return {name: shown(value) for name, value in config.items() if name in _MODEL_SETTINGS}
+    return {name: format_setting(value) for name, value in config.items() if name in _MODEL_SETTINGS}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from kd.storage.stopping import stop_if_asked
+from kd.storage.stopping import stop_if_requested
 
 
 class Predictions(NamedTuple):
@@ -29,7 +29,7 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
             labels.add(label)
             if on_batch:
                 on_batch()
-            stop_if_asked()
+            stop_if_requested()
     if not logits.filled:
         raise ValueError("the loader yields no batch: there is nothing to predict on.")
     return Predictions(logits.tensor(), labels.tensor())

@@ -10,7 +10,7 @@ _LEFT, _WIDTH, _ROW, _BAR, _ANSWER = 78, 320, 34, 28, 62  # in units of the view
 _NAMED_ANSWER, _NAMES = 104, 36  # where classes have names: the room for an answer, and below the columns
 
 
-def drawing(case: Case) -> str:
+def draw_case(case: Case) -> str:
     """The true class's column is on a band; on the right each row's answer."""
     bottom = _ROW * len(case.rows)
     height = bottom + (_NAMES if case.named else 16)
@@ -20,7 +20,7 @@ def drawing(case: Case) -> str:
     for number, row in enumerate(case.rows):
         base = _ROW * (number + 1) - 4
         colour = f"of-{escape(row.model)}"
-        parts += [_text(0, base - 4, row.title, "of-quiet" if row.model == "softened" else colour)]
+        parts += [_draw_text(0, base - 4, row.title, "of-quiet" if row.model == "softened" else colour)]
         parts += [f'<rect class="of-line" x="{_LEFT}" y="{base}" width="{step * len(left):.1f}" height="0.6"/>']
         for x, value in zip(left, row.values, strict=True):
             tall = _BAR * value
@@ -29,8 +29,10 @@ def drawing(case: Case) -> str:
                 parts += [f'<rect class="{colour}" {corner} width="{0.76 * step:.1f}" height="{tall:.1f}"/>']
         name, value = row.likeliest[0]
         answer = f"{shorten(name, 9)} {'✓' if row.right else '✗'} {100 * value:.0f} %"
-        parts += [_text(_WIDTH, base - 4, answer, "of-ink", anchor="end")]
-    parts += [_class_name(x + step / 2, bottom, name, case.named) for x, name in zip(left, case.classes, strict=True)]
+        parts += [_draw_text(_WIDTH, base - 4, answer, "of-ink", anchor="end")]
+    parts += [
+        _draw_class_name(x + step / 2, bottom, name, case.named) for x, name in zip(left, case.classes, strict=True)
+    ]
     told = "; ".join(f"{row.title}: {row.told}" for row in case.rows)
     name = f"case-{case.item}"
     return (
@@ -40,15 +42,15 @@ def drawing(case: Case) -> str:
     )
 
 
-def _class_name(x: float, bottom: float, name: str, named: bool) -> str:
+def _draw_class_name(x: float, bottom: float, name: str, named: bool) -> str:
     """Below its column: a number as it is, a name upwards to it."""
     if not named:
-        return _text(x, bottom + 12, name, "of-quiet", anchor="middle", size=9.5)
+        return _draw_text(x, bottom + 12, name, "of-quiet", anchor="middle", size=9.5)
     place = f"translate({x + 2:.1f} {bottom + 6:.1f}) rotate(-55)"
-    return f'<g transform="{place}">{_text(0, 0, shorten(name, 9), "of-quiet", anchor="end", size=7)}</g>'
+    return f'<g transform="{place}">{_draw_text(0, 0, shorten(name, 9), "of-quiet", anchor="end", size=7)}</g>'
 
 
-def _text(x: float, y: float, text: str, kind: str, *, anchor: str = "start", size: float = 11) -> str:
+def _draw_text(x: float, y: float, text: str, kind: str, *, anchor: str = "start", size: float = 11) -> str:
     style = f"font-size: {size}px; text-anchor: {anchor}"
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" style="{style}">{escape(text)}</text>'
 

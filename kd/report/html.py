@@ -8,55 +8,56 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from kd.report.blocks import Block, Card, Case, Code, Figure, Fold, Grid, Note, Paragraph, Table
-from kd.report.case import drawing
+from kd.report.case import draw_case
 
 _NUMBER = re.compile(r"[-+−±<>≈]?\s?\d[\d.,\s]*(e[-+]?\d+)?(±\s?[\d.,]+\s?)?[%a-zA-Zµ/]{0,6}(\s?\(.*\))?")
 _DIGEST = re.compile(r"[0-9a-f]{12,}")
-_NOTHING = "–"
+_EMPTY_CELL = "–"
 
 
 def render(blocks: Iterable[Block]) -> str:
     """All of them, one after the other."""
-    return "".join(map(_render, blocks))
+    return "".join(map(_render_block, blocks))
 
 
-def _render(block: Block) -> str:
+def _render_block(block: Block) -> str:
     match block:
         case Paragraph(text):
-            return f"<p>{inline(text)}</p>"
+            return f"<p>{format_inline(text)}</p>"
         case Note(text):
-            return f'<p class="warning"><strong>Note.</strong> {inline(text)}</p>'
+            return f'<p class="warning"><strong>Note.</strong> {format_inline(text)}</p>'
         case Code(text):  # scrolls in itself
             return f'<pre tabindex="0"><code>{escape(text)}</code></pre>\n'
         case Table():
-            return _table(block)
+            return _render_table(block)
         case Figure():
-            return _figure(block)
+            return _render_figure(block)
         case Card():
-            return _card(block)
+            return _render_card(block)
         case Case():
-            return _case(block)
+            return _render_case(block)
         case Fold(summary, blocks):
-            return f"<details><summary>{inline(summary)}</summary>{render(blocks)}</details>\n"
+            return f"<details><summary>{format_inline(summary)}</summary>{render(blocks)}</details>\n"
         case Grid(blocks, of):
-            return f'<div class="grid {_word(of)}">{render(blocks)}</div>\n'
+            return f'<div class="grid {_css_class(of)}">{render(blocks)}</div>\n'
 
 
-def inline(text: str) -> str:
+def format_inline(text: str) -> str:
     """The text escaped, with `backticks` as code and no line broken between "5" and "%": for use inside an element."""
     unbroken = re.sub(r"(?<=\d) (?=%)|(?<=\w) (?== \d)|(?<= =) (?=\d)", "\u00a0", escape(text))
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", unbroken)
 
 
-def _table(block: Table) -> str:
+def _render_table(block: Table) -> str:
     """A table that scrolls in itself where it is too wide. Numbers stand right."""
-    cells = [[cell or _NOTHING for cell in row] for row in block.rows]
+    cells = [[cell or _EMPTY_CELL for cell in row] for row in block.rows]
     right = [_is_numeric([row[column] for row in cells]) for column in range(len(block.header))]
     head = "".join(
-        f'<th scope="col"{_side(n)}>{inline(text)}</th>' for text, n in zip(block.header, right, strict=True)
+        f'<th scope="col"{_cell_class(n)}>{format_inline(text)}</th>'
+        for text, n in zip(block.header, right, strict=True)
     )
-    body = "".join(f"<tr>{_row(row, right)}</tr>\n" for row in cells)
-    titled = f'<p class="caption">{inline(block.caption)}</p>' if block.caption else ""
+    body = "".join(f"<tr>{_render_row(row, right)}</tr>\n" for row in cells)
+    titled = f'<p class="caption">{format_inline(block.caption)}</p>' if block.caption else ""
     label = escape(block.caption or f"Table: {', '.join(block.header)}")
     return (
         f'{titled}<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table>'
@@ -64,64 +65,66 @@ def _table(block: Table) -> str:
     )
 
 
-def _row(cells: Sequence[str], right: Sequence[bool]) -> str:
+def _render_row(cells: Sequence[str], right: Sequence[bool]) -> str:
     first, *others = cells
-    rest = "".join(f"<td{_side(n)}>{_cell(cell)}</td>" for cell, n in zip(others, right[1:], strict=True))
-    return f'<th scope="row"{_side(right[0])}>{inline(first)}</th>{rest}'
+    rest = "".join(f"<td{_cell_class(n)}>{_format_cell(cell)}</td>" for cell, n in zip(others, right[1:], strict=True))
+    return f'<th scope="row"{_cell_class(right[0])}>{format_inline(first)}</th>{rest}'
 
 
-def _cell(text: str) -> str:
-    return f"<code>{text}</code>" if _DIGEST.fullmatch(text) else inline(text)
+def _format_cell(text: str) -> str:
+    return f"<code>{text}</code>" if _DIGEST.fullmatch(text) else format_inline(text)
 
 
-def _side(right: bool) -> str:
+def _cell_class(right: bool) -> str:
     return ' class="number"' if right else ""
 
 
 def _is_numeric(column: Sequence[str]) -> bool:
     """All numbers, perhaps with a unit or something in parentheses; a digest that begins with a digit is none."""
-    told = [cell for cell in column if cell != _NOTHING]
+    told = [cell for cell in column if cell != _EMPTY_CELL]
     return bool(told) and all(_NUMBER.fullmatch(cell) for cell in told)
 
 
-def _figure(block: Figure) -> str:
+def _render_figure(block: Figure) -> str:
     """The drawing with ids of its own, so that two figures cannot share one, and a description for screen readers."""
     opening, body = re.split(r"(?<=>)", block.svg, maxsplit=1)
     box = opening.split('"')[1]
     title = block.caption or "Figure"
     prefix = "f" + hashlib.sha256((block.alt + title + body).encode()).hexdigest()[:10]
-    below = f"<figcaption>{inline(block.caption)}</figcaption>" if block.caption else ""
+    below = f"<figcaption>{format_inline(block.caption)}</figcaption>" if block.caption else ""
     return (
         f'<figure><div class="scroll chart" tabindex="0"><svg viewBox="{box}" '
         f'style="--width: {float(box.split()[2]):.0f}px" role="img" aria-labelledby="{prefix}-t {prefix}-d">'
         f'<title id="{prefix}-t">{escape(title)}</title><desc id="{prefix}-d">{escape(block.alt)}</desc>'
-        f"{_own_ids(body, prefix)}</div>{below}</figure>\n"
+        f"{_prefix_ids(body, prefix)}</div>{below}</figure>\n"
     )
 
 
-def _own_ids(body: str, prefix: str) -> str:
+def _prefix_ids(body: str, prefix: str) -> str:
     """Names that nothing refers to are dropped; the others get a prefix."""
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda name: f' id="{prefix}-{name[1]}"' if name[1] in used else "", body)
     return re.sub(r'(url\(#|href="#)([^")]+)', rf"\1{prefix}-\2", body)
 
 
-def _card(block: Card) -> str:
-    listed = "".join(f"<div><dt>{inline(name)}</dt><dd>{inline(value)}</dd></div>" for name, value in block.facts)
+def _render_card(block: Card) -> str:
+    listed = "".join(
+        f"<div><dt>{format_inline(name)}</dt><dd>{format_inline(value)}</dd></div>" for name, value in block.facts
+    )
     return (
-        f'<div class="card {_word(block.model)}"><h3>{inline(block.title)}</h3>'
-        f'<p class="big">{inline(block.number)}</p><p class="note">{inline(block.note)}</p><dl>{listed}</dl></div>\n'
+        f'<div class="card {_css_class(block.model)}"><h3>{format_inline(block.title)}</h3>'
+        f'<p class="big">{format_inline(block.number)}</p><p class="note">{format_inline(block.note)}</p><dl>{listed}</dl></div>\n'
     )
 
 
-def _case(block: Case) -> str:
+def _render_case(block: Case) -> str:
     """The item as a picture, where it is one: dark ink on nothing or colours; and its bars."""
     kind = "ink" if block.ink else "colours"
     source = f"data:image/png;base64,{escape(block.png)}"
     image = f'<img class="{kind}" alt="the test image" src="{source}">' if block.png else ""
-    head = f"<strong>Label {escape(block.label)}</strong><br>{inline(block.kind)}<br>{escape(block.title)}"
-    return f'<figure class="case"><div class="head">{image}<p>{head}</p></div>{drawing(block)}</figure>\n'
+    head = f"<strong>Label {escape(block.label)}</strong><br>{format_inline(block.kind)}<br>{escape(block.title)}"
+    return f'<figure class="case"><div class="head">{image}<p>{head}</p></div>{draw_case(block)}</figure>\n'
 
 
-def _word(name: str) -> str:
+def _css_class(name: str) -> str:
     return name if re.fullmatch(r"[a-z]+", name) else "other"

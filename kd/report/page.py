@@ -55,7 +55,7 @@ CHAPTERS = {
 ORDER = tuple(CHAPTERS)
 # Several seeds say more than one, and a search says least: the first that has a verdict gives the page's.
 SOURCES = {"compare": "kd compare", "run": "the run", "sweep": "kd sweep"}
-LARGEST = 20_000_000  # bytes of a kept part
+MAX_PART_BYTES = 20_000_000  # bytes of a kept part
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def report_files(part: Part, *, results_dir: Path, state_dir: Path) -> dict[Path
     A kept part that is damaged or none of ours is left out, and the page says so.
     """
     folder = state_dir / "report"
-    others, notes = kept_parts(folder, without=part.source)
+    others, notes = load_parts(folder, without=part.source)
     kept = folder / f"{part.source}.json"
     return {kept: to_json(part), results_dir / "report.html": page([part, *others], notes=notes)}
 
@@ -117,20 +117,20 @@ def page(parts: Sequence[Part], *, notes: Sequence[str] = ()) -> bytes:
         ValueError: a name is not in small letters or comes twice.
     """
     for part in parts:
-        _require_sound(part)
-    ordered = sorted(parts, key=lambda part: _place(part.source, tuple(SOURCES)))
-    verdicts = [_shown(part) for part in ordered if part.verdict]
-    text: str = _template().render(
-        toys=[f"{_label(part.source)}: {part.toy}" for part in ordered if part.toy],
+        _check_part(part)
+    ordered = sorted(parts, key=lambda part: _sort_key(part.source, tuple(SOURCES)))
+    verdicts = [_format_verdict(part) for part in ordered if part.verdict]
+    text: str = _load_template().render(
+        toys=[f"{_source_label(part.source)}: {part.toy}" for part in ordered if part.toy],
         lead=verdicts[0] if verdicts else None,
         others=verdicts[1:],
-        notes=[*notes, *_conflicts(ordered)],
-        chapters=_chapters(ordered),
+        notes=[*notes, *_find_conflicts(ordered)],
+        chapters=_collect_chapters(ordered),
     )
     return text.encode()
 
 
-def _require_sound(part: Part) -> None:
+def _check_part(part: Part) -> None:
     names = [section.name for section in part.sections]
     for name in (part.source, *names):
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) or names.count(name) > 1:
@@ -139,14 +139,20 @@ def _require_sound(part: Part) -> None:
         raise ValueError(f"a verdict's tone must be one of {', '.join(TONES)}. Got {part.tone!r}.")
 
 
-def _shown(part: Part) -> dict[str, str]:
+def _format_verdict(part: Part) -> dict[str, str]:
     sign, heading = TONES[part.tone]
     if part.source == "run":  # whatever it is, it is said of two networks
         heading += ", in this one pair"
-    return {"tone": part.tone, "sign": sign, "heading": heading, "text": part.verdict, "from": _label(part.source)}
+    return {
+        "tone": part.tone,
+        "sign": sign,
+        "heading": heading,
+        "text": part.verdict,
+        "from": _source_label(part.source),
+    }
 
 
-def _chapters(parts: Sequence[Part]) -> list[dict[str, Any]]:
+def _collect_chapters(parts: Sequence[Part]) -> list[dict[str, Any]]:
     """The sections of all parts by name, in the page's order."""
     chapters: dict[str, dict[str, Any]] = {"verdict": {"name": "verdict", "title": "Verdict", "pieces": []}}
     for part in parts:
@@ -155,29 +161,29 @@ def _chapters(parts: Sequence[Part]) -> list[dict[str, Any]]:
                 section.name, {"name": section.name, "title": section.title, "pieces": list[dict[str, str]]()}
             )
             chapter["pieces"].append(
-                {"from": _label(part.source), "title": section.title, "html": _markup(render(section.blocks))}
+                {"from": _source_label(part.source), "title": section.title, "html": _mark_safe(render(section.blocks))}
             )
     for name, chapter in chapters.items():
         if len(chapter["pieces"]) > 1:
             chapter["title"] = CHAPTERS.get(name, chapter["title"])
-    return sorted(chapters.values(), key=lambda chapter: _place(chapter["name"], ORDER))
+    return sorted(chapters.values(), key=lambda chapter: _sort_key(chapter["name"], ORDER))
 
 
-def _place(name: str, order: Sequence[str]) -> tuple[float, str]:
+def _sort_key(name: str, order: Sequence[str]) -> tuple[float, str]:
     """For sorting: known names in their order, unknown ones by the alphabet before the last known one."""
     return (order.index(name), "") if name in order else (len(order) - 1.5, name)
 
 
-def _label(source: str) -> str:
+def _source_label(source: str) -> str:
     return SOURCES.get(source, f"kd {source}")
 
 
-def _conflicts(parts: Sequence[Part]) -> list[str]:
+def _find_conflicts(parts: Sequence[Part]) -> list[str]:
     """One sentence if parts were made with different settings: side by side they would be read as one result."""
     told: dict[str, dict[str, str]] = {}
     for part in parts:
         for name, value in part.settings.items():
-            told.setdefault(name, {})[_label(part.source)] = value
+            told.setdefault(name, {})[_source_label(part.source)] = value
     different = [
         f"{name} is {' and '.join(f'{value} in {source}' for source, value in values.items())}"
         for name, values in told.items()
@@ -189,24 +195,24 @@ def _conflicts(parts: Sequence[Part]) -> list[str]:
     return [f"The parts of this page speak of different models: {found}. Run the commands with equal settings."]
 
 
-def _markup(html: str) -> Any:
+def _mark_safe(html: str) -> Any:
     from markupsafe import Markup  # with the template engine, at the end of a command only
 
     return Markup(html)
 
 
-def _template() -> Any:
+def _load_template() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     folder = Path(__file__).parent
-    environment.globals["style"] = _markup((folder / "page.css").read_text(encoding="utf-8"))
+    environment.globals["style"] = _mark_safe((folder / "page.css").read_text(encoding="utf-8"))
     return environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
 
 
-def kept_parts(folder: Path, *, without: str = "") -> tuple[list[Part], list[str]]:
+def load_parts(folder: Path, *, without: str = "") -> tuple[list[Part], list[str]]:
     """The parts that commands have left in this folder, and a sentence on each file that is none.
 
     Args:
@@ -217,10 +223,10 @@ def kept_parts(folder: Path, *, without: str = "") -> tuple[list[Part], list[str
         if path.stem == without:
             continue
         try:
-            part: Part = from_json(read_bytes(path, limit=LARGEST), Part)
+            part: Part = from_json(read_bytes(path, limit=MAX_PART_BYTES), Part)
             if part.source != path.stem:
                 raise ValueError(f"it is the part of {part.source!r}")
-            _require_sound(part)
+            _check_part(part)
             parts.append(part)
         except (OSError, ValueError, RecursionError) as error:
             reason = str(error).replace(f"{path}", path.name).removesuffix(".")

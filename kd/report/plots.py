@@ -16,7 +16,7 @@ from kd.evaluation.calibration import ReliabilityCurve
 from kd.evaluation.two_models import Accuracy
 from kd.report.style import TICKS, escape_label, label_classes, style_axes
 
-JOINED = 10  # images that a bin must have for its point to be joined to others
+MIN_JOINED = 10  # images that a bin must have for its point to be joined to others
 
 
 def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], panels: Mapping[str, str]) -> Figure:
@@ -31,7 +31,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], pane
         for name, history in histories.items():
             for split, style in (("train", "--"), ("val", "-")):
                 if f"{split}_{quantity}" in history:
-                    _curve(axes, history[f"{split}_{quantity}"], style, name, quantity == "acc")
+                    _plot_curve(axes, history[f"{split}_{quantity}"], style, name, quantity == "acc")
         style_axes(axes, title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -42,7 +42,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], pane
     return figure
 
 
-def _curve(axes: Axes, values: Sequence[float], style: str, name: str, percent: bool) -> None:
+def _plot_curve(axes: Axes, values: Sequence[float], style: str, name: str, percent: bool) -> None:
     arm = arm_of(name)
     label = f"{arm.label}, {'training' if style == '--' else 'validation'}"
     scale = 100 if percent else 1
@@ -103,14 +103,14 @@ def prediction_examples(
         picture.set_title(f"label {named}: {caption}", fontsize=9.5, loc="left")
         picture.set_axis_off()
         for axes, (title, values), colour in zip(grid[row, 1:], probabilities.items(), colours, strict=True):
-            _probability_bars(axes, values[row], label, colour, classes)
+            _plot_probability_bars(axes, values[row], label, colour, classes)
             if row == 0:
                 axes.set_title(title, fontsize=11, weight="bold", pad=16)
     figure.suptitle("Where the models disagree: probability of each class (hatched: the true one)", weight="bold")
     return figure
 
 
-def _probability_bars(axes: Axes, values: Tensor, label: int, colour: str, classes: Sequence[str]) -> None:
+def _plot_probability_bars(axes: Axes, values: Tensor, label: int, colour: str, classes: Sequence[str]) -> None:
     bars = axes.bar(range(len(values)), (100 * values).tolist(), color=colour)
     bars[label].set(hatch="///", edgecolor="white")
     top = int(values.argmax())
@@ -147,7 +147,7 @@ def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = 
         np.fill_diagonal(matrix, 0)
     ceiling = max(1, *(int(matrix.max()) for matrix in mistakes.values()))
     for axes, (name, matrix) in zip(np.atleast_1d(figure.subplots(1, len(matrices))), mistakes.items(), strict=True):
-        _heatmap(axes, matrix, ceiling)
+        _plot_heatmap(axes, matrix, ceiling)
         label_classes(axes, len(matrix), classes)
         arm = arm_of(name)
         axes.set_title(f"{arm.label}: {matrix.sum():,} errors", weight="bold", color=arm.colour)
@@ -156,7 +156,7 @@ def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = 
     return figure
 
 
-def _heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
+def _plot_heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
     """Counts [K, K] as shades up to the ceiling, each with its number where it is not zero; the diagonal blank.
 
     In matplotlib alone: seaborn's heatmap looks the same, and costs a second and 190 MB to import.
@@ -187,7 +187,7 @@ def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "
     axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[6, 0.25 + 0.28 * len(curves)])
     axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls=(0, (8, 4)), label="perfectly calibrated")
     for row, (name, curve) in enumerate(curves.items()):
-        _reliability_points(axes, curve, arm_of(name))
+        _plot_reliability(axes, curve, arm_of(name))
         for column, (images, _, _) in zip(range(bins), curve.bins, strict=True):
             text = f"{images:,}" if images < 1e5 else f"{images / 1000:,.0f}k"
             colour = "black" if images else GREY
@@ -195,19 +195,19 @@ def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "
     style_axes(axes, "Reliability: how often a model is right when it is this sure")
     axes.set_ylabel("accuracy, %   (bar: 95 % interval)")
     axes.set_ylim(-4, 104)
-    _count_table(table, list(curves), bins, noun)
+    _style_count_table(table, list(curves), bins, noun)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def _reliability_points(axes: Axes, curve: ReliabilityCurve, arm: Arm) -> None:
+def _plot_reliability(axes: Axes, curve: ReliabilityCurve, arm: Arm) -> None:
     """A point with its interval for each bin that has images; a line joins those that chance does not throw about."""
     full = [
         (images, 100 * confidence, 100 * accuracy, interval)
         for (images, confidence, accuracy), interval in zip(curve.bins, curve.intervals, strict=True)
         if confidence is not None and accuracy is not None and interval is not None
     ]
-    joined = [(confidence, accuracy) for images, confidence, accuracy, _ in full if images >= JOINED]
+    joined = [(confidence, accuracy) for images, confidence, accuracy, _ in full if images >= MIN_JOINED]
     axes.plot([c for c, _ in joined], [a for _, a in joined], arm.line, color=arm.colour, lw=1.4)
     # Where none or all are right an interval ends at its point, but for rounding.
     below = [max(0.0, a - 100 * low) for _, _, a, (low, _) in full]
@@ -225,7 +225,7 @@ def _reliability_points(axes: Axes, curve: ReliabilityCurve, arm: Arm) -> None:
     )
 
 
-def _count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -> None:
+def _style_count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -> None:
     """The frame around the counts: a row per model, a column per bin, the shared axis of confidence below."""
     axes.set_yticks(range(len(names)), [arm_of(name).label for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -234,6 +234,8 @@ def _count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -> None
     axes.grid(which="minor", axis="x", color="#DDDDDD", lw=0.8)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    title = f"{noun.capitalize()} in each of the {bins} bins   (points of fewer than {JOINED} {noun} are not joined)"
+    title = (
+        f"{noun.capitalize()} in each of the {bins} bins   (points of fewer than {MIN_JOINED} {noun} are not joined)"
+    )
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("confidence: probability of the predicted class, %")

@@ -21,7 +21,7 @@ _THEME = {
     "#eeeeee": "var(--line)",
     "#cc0000": "var(--alarm)",
 }
-_BARE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # nothing that changes from day to day
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}  # nothing that changes from day to day
 
 
 def figure(drawn: matplotlib.figure.Figure, *, alt: str, caption: str = "") -> Figure:
@@ -34,19 +34,19 @@ def figure(drawn: matplotlib.figure.Figure, *, alt: str, caption: str = "") -> F
         alt: what somebody who does not see it should know.
         caption: shown below it.
     """
-    return Figure(for_page(svg_text(drawn)), alt, caption)
+    return Figure(adapt_to_page(render_svg(drawn)), alt, caption)
 
 
-def svg_text(drawn: matplotlib.figure.Figure) -> str:
+def render_svg(drawn: matplotlib.figure.Figure) -> str:
     """What matplotlib writes, reproducibly, with text as text: a file of its own."""
     drawn.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd"}):
-        drawn.savefig(buffer, format="svg", transparent=True, metadata=_BARE)
+        drawn.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     return buffer.getvalue()
 
 
-def for_page(text: str) -> str:
+def adapt_to_page(text: str) -> str:
     """An SVG file of matplotlib's as an element for a page: themed, without styles for the whole page, and small."""
     opening, body = re.split(r"(?<=>)", text[text.index("<svg") :], maxsplit=1)
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # would hold for the whole page

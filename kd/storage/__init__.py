@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, read safely, and the folder from which a run resumes."""
+"""Storage: atomic file writes, safe reads of untrusted files, and the folder that a run resumes from."""

@@ -1,4 +1,4 @@
-"""What else decides the bits of a result besides its inputs: this package's code, versions, threads, processor."""
+"""The environment of a result: package code, versions, number of threads, processor."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from kd.storage.fingerprint import digest
 
 
 def environment() -> dict[str, Any]:
-    """For a step's key: what else decides the bits of a result, and nothing more, so that no step is done in vain.
+    """Return everything besides a step's inputs that can change the bits of its result; part of the step's key.
 
-    A GPU is part of a step's own inputs: its device.
+    Nothing else is included, since any change here runs every step again. A GPU is covered by the step's inputs, as
+    its device.
     """
     return {
         "kd": package_digest(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "processor": _processor(),
+        "processor": _describe_processor(),
         "precision": f"{torch.get_default_dtype()} {torch.get_float32_matmul_precision()}",
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
@@ -32,9 +33,9 @@ def environment() -> dict[str, Any]:
 
 PACKAGE = Path(__file__).parents[1]
 
-# Modules and folders that may change without changing a result. A new one counts until it is named here: the safe
-# way round.
-_NO_RESULTS = """
+# Modules and folders that cannot change a result. New modules count until they are listed here, so that a forgotten
+# entry costs a repeated step instead of a stale result.
+_RESULT_NEUTRAL = """
 arms cli console devices
 commands/compare commands/run commands/sweep
 commands/config_flags commands/dry_run commands/messages commands/paired_table commands/program commands/publish
@@ -46,26 +47,26 @@ training/contention training/pool training/students
 """
 
 
-@functools.cache  # read once, when the run is opened: the files may be edited while it goes on
+@functools.cache  # computed once, when the run is opened: the sources may be edited during the run
 def package_digest() -> str:
-    """Digest of this package's sources, but for those that only print, draw, write or parse."""
-    return digest_of(PACKAGE)
+    """Return the digest of this package's sources, without modules that only print, draw, write or parse."""
+    return digest_package(PACKAGE)
 
 
-def digest_of(package: Path) -> str:
-    """As ``package_digest``, of a package that lies in this folder."""
+def digest_package(package: Path) -> str:
+    """Return ``package_digest()`` of the package in this folder."""
     sources = sorted(path.relative_to(package) for path in package.rglob("*.py"))
-    counting = [path for path in sources if not _without_results(path.with_suffix("").as_posix())]
-    return digest([(path.as_posix(), sha256((package / path).read_bytes())) for path in counting])[:12]
+    relevant = [path for path in sources if not _is_result_neutral(path.with_suffix("").as_posix())]
+    return digest([(path.as_posix(), sha256((package / path).read_bytes())) for path in relevant])[:12]
 
 
-def _without_results(module: str) -> bool:
-    """Whether a module, by its path in the package, is named in ``_NO_RESULTS``, or is in a folder that is."""
-    return any(module == name or module.startswith(f"{name}/") for name in _NO_RESULTS.split())
+def _is_result_neutral(module: str) -> bool:
+    """Return whether ``_RESULT_NEUTRAL`` lists this module (a path inside the package) or one of its folders."""
+    return any(module == name or module.startswith(f"{name}/") for name in _RESULT_NEUTRAL.split())
 
 
-def _processor() -> str:
-    """As exactly as the system tells: math libraries choose their kernels by the model."""
+def _describe_processor() -> str:
+    """Return the processor as precisely as the system reports it: math libraries choose kernels by its model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -75,7 +76,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, Any]:
-    """For a reader of results: with which packages and on what machine they were made. No key depends on it."""
+    """Return package versions and machine, to be recorded with results. No key depends on them."""
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "numpy", "scikit-learn")},

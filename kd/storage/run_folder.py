@@ -1,11 +1,11 @@
-"""The run folder: every step is kept, resumed or done anew, and what was kept is never mixed.
+"""The run folder: each step of a run is reused, resumed or run, depending on its saved state.
 
     with open_run(Path(".kd")):
         outcome = run_step("teacher", inputs={...}, produce=...)
 
-A step's key is the digest of all that decides its outcome. Its states lie in a folder named after the key, so a
-changed setting meets an empty folder and what was there stays aside, untouched. Outside an open run a step is simply
-done: functions called one by one read and write nothing here.
+A step's key is the digest of all inputs that determine its result. Its states are saved in a folder named after the
+key, so a changed setting starts in an empty folder and leaves the old state untouched. Outside an open run a step just
+runs: functions called one by one neither read nor write here.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from kd.storage.environment import environment, package_digest
 from kd.storage.files import publish, require_writable
 from kd.storage.fingerprint import describe, digest
 from kd.storage.snapshots import INTERVAL, Snapshots
-from kd.storage.stopping import stop_if_asked, stopping_when_asked
+from kd.storage.stopping import handle_stop_signals, stop_if_requested
 
 State = dict[str, Any]
 
-KEY = 16  # hexadecimal digits of a step's key in its folder's name
+KEY_DIGITS = 16  # hexadecimal digits of the key in the name of a step's folder
 
 
 class OpenRun(NamedTuple):
-    """A folder that this process, or the one that has started it, holds locked.
+    """A run folder locked by this process or its parent.
 
     Attributes:
         interval: seconds between two snapshots.
-        made: the steps that may be done in it, by name; any others must be kept already. None: all may.
+        made: names of the steps that may run; all others must be saved already. None: all steps may run.
     """
 
     folder: Path
@@ -53,23 +53,24 @@ _open: ContextVar[OpenRun | None] = ContextVar("the open run", default=None)
 def open_run(
     folder: Path, *, fresh: bool = False, interval: float = INTERVAL, made: Sequence[str] | None = None
 ) -> Iterator[None]:
-    """Open a run folder, for this process alone, until the block ends. For programs: it may set the number of threads.
+    """Lock a run folder for this process until the block ends. For programs: may change torch's number of threads.
 
-    SIGTERM and Ctrl-C inside the block finish the training step in hand, keep the state and end the program (143, 130).
+    Inside the block, SIGTERM and Ctrl-C finish the current training step, save the state and exit with status 143 or
+    130.
 
     Args:
-        folder: made if it is not there.
-        fresh: put all earlier steps aside and start from nothing.
+        folder: created if missing.
+        fresh: move all saved steps aside and start over.
         interval: seconds between two snapshots of a training.
-        made: the steps that may be done, by name; ``run_step`` refuses others that are not kept. None: all may.
+        made: names of the steps that may run; ``run_step`` raises for others that are not saved. None: all may run.
 
     Raises:
-        OSError: another process has the folder open, or it cannot be written to.
+        OSError: another process uses the folder, or it is not writable.
     """
     require_writable(folder)
-    with _locked(folder), stopping_when_asked():
+    with _lock_folder(folder), handle_stop_signals():
         if fresh:
-            _put_aside(folder)
+            _move_steps_aside(folder)
         _use_recorded_threads(folder)
         package_digest()
         token = _open.set(OpenRun(folder, interval, None if made is None else tuple(made)))
@@ -79,58 +80,59 @@ def open_run(
             _open.reset(token)
 
 
-def opened_run() -> OpenRun | None:
-    """The run that is open here, for a worker process to join; None where there is none."""
+def current_run() -> OpenRun | None:
+    """Return the open run, to be passed to ``join_run`` in a worker process; None if no run is open."""
     return _open.get()
 
 
 def join_run(run: OpenRun | None) -> None:
-    """Let this process's steps be those of the run that its parent has open. For the rest of the process."""
+    """Use the parent's open run for all further steps of this process."""
     _open.set(run)
 
 
 def run_step(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots | None], State]) -> State:
-    """The outcome of one step: as kept from an earlier run, resumed from a snapshot, or produced anew.
+    """Return the result of a step: saved by an earlier run, resumed from a snapshot, or newly computed.
 
     Args:
-        name: short, for messages and for the name of a folder.
-        inputs: all that decides the outcome: settings, models as they start, datasets, loaders, functions. Versions,
-            threads and device are added.
-        produce: does the work, from ``snapshots.state`` on if that is not None; None stands for no run being open.
-            The outcome must be tensors, numbers, strings and containers of them; a snapshot's state also has
-            ``"where"``, which a person is told.
+        name: short; used in messages and in the folder's name.
+        inputs: everything that determines the result: settings, initial models, datasets, loaders, functions.
+            Versions, number of threads and processor are added.
+        produce: computes the result, resuming from ``snapshots.state`` if that is not None. Gets None if no run is
+            open. The result and all snapshots may contain tensors, numbers, strings and containers of these. A
+            snapshot also has an entry ``"where"``, a position such as "epoch 3, batch 120", for the message.
 
     Raises:
-        ValueError: it is not kept, and the run was opened for other steps alone.
+        ValueError: the step is not saved, and the open run does not allow it to run.
     """
     run = _open.get()
     if run is None:
-        return _produced(name, produce, None)
-    stop_if_asked()
+        return _run_producer(name, produce, None)
+    stop_if_requested()
     description = {"inputs": describe(inputs), "environment": environment()}
     key = digest(description)
-    snapshots = Snapshots(run.folder / "steps" / f"{name}-{key[:KEY]}", key=key, interval=run.interval)
+    snapshots = Snapshots(run.folder / "steps" / f"{name}-{key[:KEY_DIGITS]}", key=key, interval=run.interval)
     note = snapshots.folder / "description.json"
     if snapshots.done and snapshots.state is not None:
-        note.touch()  # the newest is what the next change is told against
-        say(f"{name}: kept from an earlier run, nothing it depends on has changed")
+        note.touch()  # later changes are reported relative to the newest description
+        say(f"{name}: up to date, reused")
         return snapshots.state
     if run.made is not None and name not in run.made:
-        raise ValueError(f"{name}: there is none with these settings in {run.folder}. kd run and kd distill make it.")
+        raise ValueError(f"{name}: not in {run.folder} with these settings. Run kd run or kd distill first.")
     if snapshots.state is not None:
-        say(f"{name}: interrupted earlier; goes on from its snapshot at {snapshots.state['where']}")
+        say(f"{name}: resuming from {snapshots.state['where']}")
     elif note.exists():
-        say(f"{name}: interrupted before its first snapshot; done again from its start")
+        say(f"{name}: interrupted before its first snapshot, starting over")
     else:
-        _say_what_changed(run.folder, name, description)
+        _report_changes(run.folder, name, description)
         publish({note: json.dumps(description, indent=1).encode()})
-    outcome = _produced(name, produce, snapshots)
+    outcome = _run_producer(name, produce, snapshots)
     snapshots.write(outcome, done=True)
-    stop_if_asked()
+    stop_if_requested()
     return outcome
 
 
-def _produced(name: str, produce: Callable[[Snapshots | None], State], snapshots: Snapshots | None) -> State:
+def _run_producer(name: str, produce: Callable[[Snapshots | None], State], snapshots: Snapshots | None) -> State:
+    """Call ``produce``, adding the step's name to a ``FloatingPointError``."""
     try:
         return produce(snapshots)
     except FloatingPointError as error:
@@ -138,16 +140,16 @@ def _produced(name: str, produce: Callable[[Snapshots | None], State], snapshots
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. The system frees the lock when the process ends, however it ends."""
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Lock the folder for this process. The operating system releases the lock however the process ends."""
     owner = folder / "owner"
     lock = filelock.FileLock(folder / "lock", blocking=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        process = owner.read_text() if owner.exists() else "unknown"
+        pid = owner.read_text() if owner.exists() else "unknown"
         raise OSError(
-            f"another run (process {process}) is using {folder}. Wait for it to end, or choose another folder."
+            f"another run (process {pid}) is using {folder}. Wait for it to end, or choose another folder."
         ) from error
     try:
         publish({owner: str(os.getpid()).encode()})
@@ -156,19 +158,19 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _put_aside(folder: Path) -> None:
-    """Rename what there is; an earlier run put aside before keeps its place."""
+def _move_steps_aside(folder: Path) -> None:
+    """Rename the folder of saved steps to the first free ``aside-N``."""
     steps = folder / "steps"
     (folder / "run.json").unlink(missing_ok=True)
     if steps.exists():
-        taken = {path.name for path in folder.iterdir()}
-        number = next(n for n in range(1, len(taken) + 2) if f"aside-{n}" not in taken)
+        names = {path.name for path in folder.iterdir()}
+        number = next(n for n in range(1, len(names) + 2) if f"aside-{n}" not in names)
         steps.rename(folder / f"aside-{number}")
-        say(f"earlier steps were put aside in {folder / f'aside-{number}'}; delete it if you do not need it")
+        say(f"old state moved to {folder / f'aside-{number}'}; safe to delete")
 
 
 def _use_recorded_threads(folder: Path) -> None:
-    """Another number of threads gives other bits: go on with the recorded one."""
+    """Set torch's number of threads to the recorded one: another number changes the bits of results."""
     record = folder / "run.json"
     if not record.exists():
         publish({record: json.dumps({"threads": torch.get_num_threads()}).encode()})
@@ -176,31 +178,30 @@ def _use_recorded_threads(folder: Path) -> None:
     try:
         threads = int(json.loads(record.read_text())["threads"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{record} is damaged: {error}. Delete it to go on with the present number of threads."
-        ) from error
+        raise ValueError(f"{record} is damaged: {error}. Delete it to use the current number of threads.") from error
     if threads != torch.get_num_threads():
-        say(f"threads: {threads}, as in the earlier run, instead of {torch.get_num_threads()}; --fresh forgets it")
+        say(f"threads: {threads} as in the earlier run, not {torch.get_num_threads()}; --fresh resets it")
         torch.set_num_threads(threads)
 
 
-def _say_what_changed(folder: Path, name: str, description: Mapping[str, Any]) -> None:
-    """Where there was an earlier outcome of this step, say what is different now."""
-    key = "[0-9a-f]" * KEY  # not those of a step whose name goes on, as teacher-test does
-    earlier = list((folder / "steps").glob(f"{name}-{key}/description.json"))
-    if not earlier:
+def _report_changes(folder: Path, name: str, description: Mapping[str, Any]) -> None:
+    """Print the inputs that changed since the last run of this step, if there was one."""
+    key = "[0-9a-f]" * KEY_DIGITS  # excludes steps whose name only starts with this one, like teacher-test
+    descriptions = list((folder / "steps").glob(f"{name}-{key}/description.json"))
+    if not descriptions:
         return
-    latest = max(earlier, key=lambda path: path.stat().st_mtime)
+    latest = max(descriptions, key=lambda path: path.stat().st_mtime)
     try:
-        changed = differences(json.loads(latest.read_text()), description)
+        lines = list_differences(json.loads(latest.read_text()), description)
+        changes = [line.removeprefix("inputs.") for line in lines]
     except (OSError, ValueError):
-        changed = ["the earlier description cannot be read"]
-    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    say(f"{name}: starts anew; changed since the last run: {'; '.join(changed[:3])}{more} (the earlier state is kept)")
+        changes = ["old description unreadable"]
+    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    say(f"{name}: inputs changed ({'; '.join(changes[:3])}{more}), starting over; old state kept")
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two descriptions differ, one line each: ``settings.epochs: was 10, is 2``."""
+def list_differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """List the differences between two descriptions, one line each: ``settings.epochs: 10 -> 2``."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))
     if isinstance(old, dict) and isinstance(new, dict):
@@ -208,11 +209,9 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         return [
             line
             for key in keys
-            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            for line in list_differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         ]
     if old == new:
         return []
-    was, now = json.dumps(old), json.dumps(new)
-    return [
-        f"{path}: was {was}, is {now}" if len(was + now) < 40 else f"{path} is another"
-    ]  # digests tell a person nothing
+    before, after = json.dumps(old), json.dumps(new)
+    return [f"{path}: {before} -> {after}" if len(before + after) < 40 else path]  # digests are of no use to a reader

@@ -1,7 +1,7 @@
-"""Numbered generations of one state in one folder: what a step of a run goes on from after it was killed.
+"""Snapshots of one step of a run: numbered generations of its state, from which a killed run resumes.
 
-A file's name carries the digest of its content, so one atomic rename publishes both. Two generations are kept: should
-the newest be damaged, the one before it stands. A damaged one is no generation: it goes once a whole one is written.
+A file's name contains the digest of its content, so one atomic rename publishes both. Two generations are kept, in case
+the newest is damaged. Damaged files do not count and are deleted after the next write.
 """
 
 from __future__ import annotations
@@ -18,77 +18,77 @@ import torch
 
 from kd.console import say
 from kd.storage.files import publish, require_space, sha256
-from kd.storage.stopping import asked_to_stop
+from kd.storage.stopping import is_stop_requested
 from kd.storage.untrusted import read_bytes
 from kd.storage.weights import load_tensors
 
-INTERVAL = 30.0  # seconds between two snapshots; what they cost is measured by benchmarks/snapshots.py
+INTERVAL = 30.0  # seconds between two snapshots; benchmarks/snapshots.py measures their cost
 GENERATIONS = 2
 _NAME = re.compile(r"([0-9]{6,})-([0-9a-f]{64})\.pt")
 
 
 class Snapshots:
-    """The states of one step. ``state`` is the newest one found, or None where there is none yet.
+    """The saved states of one step. ``state`` is the newest intact one, or None if nothing is saved.
 
     Args:
-        folder: of this step alone; made on the first write.
-        key: what the states belong to; a state with another key is foreign and refused.
+        folder: used by this step only; created by the first write.
+        key: the step's key; a state with another key is rejected.
 
     Raises:
-        ValueError: there are files, but none of them is whole; or the folder is a symbolic link.
+        ValueError: all files are damaged, or the folder is a symbolic link.
     """
 
     def __init__(self, folder: Path, *, key: str, interval: float = INTERVAL) -> None:
         self.folder, self.key, self.interval = folder, key, interval
         self.done = False
         self.state: dict[str, Any] | None = None
-        self._written = time.monotonic()  # never the wall clock, which may go backwards
-        self._skipped: set[Path] = set()
-        for place in (folder, folder.parent):  # files are written and deleted in it
-            if place.is_symlink():
-                raise ValueError(f"{place} is a symbolic link. Put the folder itself there, or delete the link.")
+        self._last_write = time.monotonic()  # the wall clock may go backwards
+        self._damaged: set[Path] = set()
+        for path in (folder, folder.parent):  # files inside are written and deleted
+            if path.is_symlink():
+                raise ValueError(f"{path} is a symbolic link. Replace it by the folder itself, or delete it.")
         self._remove_leftovers()
         self._read_newest()
 
     def due(self) -> bool:
-        """Whether it is time to write: the interval has passed, or the program was asked to stop."""
-        return asked_to_stop() or time.monotonic() - self._written >= self.interval
+        """Return whether to write now: the interval has passed, or a stop was requested."""
+        return is_stop_requested() or time.monotonic() - self._last_write >= self.interval
 
     def write(self, state: Mapping[str, Any], *, done: bool = False) -> None:
-        """Publish one more generation and drop all but the newest two.
+        """Write a new generation and delete all but the newest two.
 
         Args:
-            state: tensors, numbers, strings and containers of them.
-            done: the step's outcome; nothing comes after it.
+            state: tensors, numbers, strings and containers of these.
+            done: the state is the step's result; no further write follows.
         """
         buffer = io.BytesIO()
         torch.save({"key": self.key, "done": done, "state": dict(state)}, buffer)
         content = buffer.getvalue()
         generations = self._generations()
-        number = 1 + (_number(generations[0]) if generations else 0)
+        number = 1 + (_generation_number(generations[0]) if generations else 0)
         publish({self.folder / f"{number:06d}-{sha256(content)}.pt": content})
-        whole = [path for path in generations if path not in self._skipped]
-        for old in whole[GENERATIONS - 1 :]:
-            old.unlink(missing_ok=True)
-        for damaged in self._skipped:
-            with suppress(OSError):  # gone already, or a folder of that name: it does no harm
-                damaged.unlink()
-        self.done, self._written = done, time.monotonic()
+        intact = [path for path in generations if path not in self._damaged]
+        for path in intact[GENERATIONS - 1 :]:
+            path.unlink(missing_ok=True)
+        for path in self._damaged:
+            with suppress(OSError):  # already deleted, or a folder with this name: harmless
+                path.unlink()
+        self.done, self._last_write = done, time.monotonic()
 
     def reserve(self, size: int) -> None:
-        """Refuse to start where the disk cannot hold the generations of states of this many bytes."""
+        """Check that the disk has space for all generations of a state of ``size`` bytes."""
         require_space(self.folder, (GENERATIONS + 1) * size)
 
     def _remove_leftovers(self) -> None:
-        """What writes that were killed have left: no later write has their names, so nothing would overwrite them."""
+        """Delete temporary files of killed writes. No later write has their names, so nothing overwrites them."""
         for leftover in self.folder.glob(".*.pt.tmp"):
-            with suppress(OSError):  # only space is lost
+            with suppress(OSError):  # costs only disk space
                 leftover.unlink()
 
     def _generations(self) -> list[Path]:
-        """The files, newest first."""
+        """Return the snapshot files, newest first."""
         files = self.folder.iterdir() if self.folder.is_dir() else []
-        return sorted((path for path in files if _NAME.fullmatch(path.name)), key=_number, reverse=True)
+        return sorted((path for path in files if _NAME.fullmatch(path.name)), key=_generation_number, reverse=True)
 
     def _read_newest(self) -> None:
         generations = self._generations()
@@ -96,15 +96,15 @@ class Snapshots:
             try:
                 content = self._read(path)
             except (OSError, ValueError) as error:
-                say(f"skipped a snapshot: {error}")
-                self._skipped.add(path)
+                say(f"snapshot skipped: {error}")
+                self._damaged.add(path)
                 continue
             self.done, self.state = content["done"], content["state"]
             return
         if generations:
             raise ValueError(
-                f"none of the {len(generations)} snapshots in {self.folder} can be used. Nothing was started over: put "
-                "a whole one back, or delete that folder to redo this step, or use --fresh to redo all."
+                f"none of the {len(generations)} snapshots in {self.folder} is usable. Restore an intact one, delete "
+                "the folder to run this step again, or use --fresh to run all steps again."
             )
 
     def _read(self, path: Path) -> dict[str, Any]:
@@ -112,23 +112,23 @@ class Snapshots:
         assert name is not None
         try:
             content = load_tensors(read_bytes(path, expected=name[2]))
-            _check_form(content)
+            _check_structure(content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if content["key"] != self.key:
-            raise ValueError(f"{path} belongs to another computation.")
+            raise ValueError(f"{path} has the key of another step or other inputs.")
         snapshot: dict[str, Any] = content
         return snapshot
 
 
-def _check_form(content: Any) -> None:
+def _check_structure(content: Any) -> None:
     types = {"key": str, "done": bool, "state": dict}
     if not isinstance(content, dict) or set(content) != set(types):
-        raise ValueError(f"it should be a dictionary of exactly {', '.join(types)}.")
+        raise ValueError(f"it should be a dictionary with exactly the keys {', '.join(types)}.")
     for name, kind in types.items():
         if not isinstance(content[name], kind):
-            raise ValueError(f"its {name} should be a {kind.__name__}. Got a {type(content[name]).__name__}.")
+            raise ValueError(f"its {name} should be a {kind.__name__}. Got {type(content[name]).__name__}.")
 
 
-def _number(path: Path) -> int:
+def _generation_number(path: Path) -> int:
     return int(path.name.partition("-")[0])

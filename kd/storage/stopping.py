@@ -1,7 +1,7 @@
-"""Being asked to stop: SIGTERM and Ctrl-C let the step in hand finish and its state be kept; a second one does not.
+"""Graceful stop: the first SIGTERM or Ctrl-C finishes the current step and saves its state, the second exits at once.
 
-Nothing is set up by importing or by calling the toolkit: only inside ``stopping_when_asked()``, which a program's main
-function opens, are the two signals handled here. Elsewhere Ctrl-C is Python's own KeyboardInterrupt.
+Signal handlers are installed only inside ``handle_stop_signals()``, which a program's main function enters. Importing
+or calling the toolkit installs none: there Ctrl-C raises KeyboardInterrupt as usual.
 """
 
 from __future__ import annotations
@@ -12,49 +12,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-_asked: list[int] = []  # the signal that asked, if one did
+_received: list[int] = []  # the first stop signal, if any
 
 
 class Stopped(SystemExit):
-    """Asked to stop, with the state kept. Ends the program with 128 + signal: 143 for SIGTERM, 130 for Ctrl-C."""
+    """Stop after a signal, with the state saved. The exit status is 128 + signal: 143 for SIGTERM, 130 for Ctrl-C."""
 
 
 @contextmanager
-def stopping_when_asked() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGINT only leave word, which ``stop_if_asked`` obeys at the next safe point."""
-    _asked.clear()
-    earlier = {number: signal.signal(number, _ask) for number in (signal.SIGTERM, signal.SIGINT)}
+def handle_stop_signals() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGINT are only recorded; ``stop_if_requested`` stops at the next safe point."""
+    _received.clear()
+    old_handlers = {number: signal.signal(number, _handle_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
-        stop_if_asked()
+        stop_if_requested()
     finally:
-        for number, handler in earlier.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
-        _asked.clear()
+        _received.clear()
 
 
-def asked_to_stop() -> bool:
-    """Whether a signal has come in: time to keep the state."""
-    return bool(_asked)
+def is_stop_requested() -> bool:
+    """Return whether a stop signal has arrived, so that the state should be saved."""
+    return bool(_received)
 
 
-def ask_to_stop() -> None:
-    """Leave word as SIGTERM does; once more changes nothing. For a worker process, which its parent tells to stop."""
-    if not _asked:
-        _asked.append(signal.SIGTERM)
+def request_stop() -> None:
+    """Request a stop like SIGTERM; repeating it has no effect. For worker processes, which their parent stops."""
+    if not _received:
+        _received.append(signal.SIGTERM)
 
 
-def stop_if_asked() -> None:
-    """A safe point: raise ``Stopped`` if a signal has come in since the block was entered."""
-    if _asked:
-        raise Stopped(128 + _asked[0])
+def stop_if_requested() -> None:
+    """Raise ``Stopped`` if a stop was requested since the block was entered. Called at safe points."""
+    if _received:
+        raise Stopped(128 + _received[0])
 
 
-def _ask(number: int, frame: FrameType | None) -> None:
-    if _asked:
+def _handle_signal(number: int, frame: FrameType | None) -> None:
+    if _received:
         os._exit(128 + number)
-    _asked.append(number)
+    _received.append(number)
     name = signal.Signals(number).name
-    # Not print: a handler may interrupt another print, which does not allow that.
-    with suppress(OSError):  # whoever read it may be gone: Ctrl-C reaches a whole pipeline of programs
-        os.write(2, f"\n{name}: finishing the step in hand, once more ends at once\n".encode())
+    # Not print(): the handler may interrupt another print(), which is not reentrant.
+    with suppress(OSError):  # stderr's reader may have ended: Ctrl-C reaches all programs of a shell pipeline
+        os.write(2, f"\n{name}: finishing the current step; repeat to exit at once\n".encode())

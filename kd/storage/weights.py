@@ -1,4 +1,4 @@
-"""Weights as files: written with the same bytes for the same weights, read with nothing but ``weights_only=True``."""
+"""Weights files: reproducible bytes on writing, ``weights_only=True`` on reading."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from kd.storage.untrusted import parse_safetensors, read_bytes, rebuild_archive,
 
 
 def weights_bytes(model: nn.Module) -> bytes:
-    """The model's plain ``state_dict`` as the bytes of a ``.pth`` file; the same weights give the same bytes."""
+    """Return the model's plain ``state_dict`` as the bytes of a ``.pth`` file; equal weights give equal bytes."""
     return state_bytes(model.state_dict())
 
 
 def state_bytes(state: Mapping[str, Tensor]) -> bytes:
-    """A ``state_dict`` as the bytes of a ``.pth`` file.
+    """Return a ``state_dict`` as the bytes of a ``.pth`` file.
 
-    Through a buffer, because ``torch.save`` puts the file's own name into the file. Contiguous copies on the CPU, so
-    that neither a memory format nor a device of the training is carried over (``contiguous()`` would not do: it keeps
-    the strides of dimensions of size 1).
+    A buffer is used because ``torch.save`` stores the file's name inside the file. Tensors are copied to the CPU in
+    contiguous format, so that the bytes depend neither on memory format nor on device. ``contiguous()`` would not do:
+    it keeps the strides of dimensions of size 1.
     """
     plain = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     buffer = io.BytesIO()
@@ -33,25 +33,26 @@ def state_bytes(state: Mapping[str, Tensor]) -> bytes:
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Load a ``state_dict`` file into the model, in place. Everything is checked before a single weight is changed.
+    """Load a ``state_dict`` file into the model, in place. All checks are done before any weight is changed.
 
     Args:
-        path: as ``torch.save`` has written it, or ``.safetensors`` (extra ``safetensors``).
+        path: a file written by ``torch.save``, or a ``.safetensors`` file (extra ``safetensors``).
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, hostile, not finite, or does not fit the model: names, shapes and types exactly.
-        MissingExtraError: it is a ``.safetensors`` file, and the extra is not installed.
+        ValueError: the file is damaged or malicious, has values that are not finite, or does not match the model's
+            names, shapes and dtypes exactly.
+        MissingExtraError: the file is ``.safetensors`` and the extra is not installed.
     """
-    with naming_weights(model, path):
+    with add_file_to_errors(model, path):
         state = read_state(path, model.state_dict())
         require_fitting(state, model.state_dict())
     model.load_state_dict(state)
 
 
 @contextmanager
-def naming_weights(model: nn.Module, path: Path | str) -> Iterator[None]:
-    """Say in a ``ValueError`` which file is refused, for which model. Nothing inside the block changes the model."""
+def add_file_to_errors(model: nn.Module, path: Path | str) -> Iterator[None]:
+    """Add file and model to a ``ValueError`` raised inside the block, which must not change the model."""
     try:
         yield
     except ValueError as error:
@@ -62,38 +63,38 @@ def naming_weights(model: nn.Module, path: Path | str) -> Iterator[None]:
 
 
 def read_state(path: Path | str, expected: Mapping[str, Tensor], *, spare: int = 1) -> Any:
-    """What is in a file of weights, not yet compared with what is expected; only its size is.
+    """Read the content of a weights file; only its size is compared with the expected tensors.
 
     Args:
-        spare: megabytes that it may have beyond those of the tensors expected.
+        spare: megabytes allowed beyond the size of the expected tensors.
 
     Raises:
-        OSError, ValueError, MissingExtraError: as ``load_weights``.
+        OSError, ValueError, MissingExtraError: see ``load_weights``.
     """
-    names = 1000 * len(expected) + 1_000_000 * spare
-    limit = names + sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    overhead = 1000 * len(expected) + 1_000_000 * spare
+    limit = overhead + sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
     content = read_bytes(Path(path), limit=limit, because=f", the model's own size and {spare} MB")
     if Path(path).suffix == ".safetensors":
-        return parse_safetensors(content, header_limit=names)
+        return parse_safetensors(content, header_limit=overhead)
     return load_tensors(content)
 
 
-def require_fitting(found: object, expected: Mapping[str, Tensor]) -> None:
-    """What was found is a dictionary of tensors with these names, shapes and types exactly, all of it finite.
+def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:
+    """Check that a state is a dictionary of finite tensors with exactly the expected names, shapes and dtypes.
 
     Args:
-        found: as ``load_tensors`` gives it.
-        expected: what it is to replace, such as a model's ``state_dict()``, on any device.
+        state: result of ``load_tensors``.
+        expected: tensors to be replaced, such as a model's ``state_dict()``, on any device.
 
     Raises:
-        ValueError: saying what it should be, and what it is instead.
+        ValueError: naming the expected and the actual value.
     """
-    if not isinstance(found, dict):
-        raise ValueError(f"it should hold {sorted(expected)}. Got {type(found).__name__} instead")
-    if set(found) != set(expected):
-        raise ValueError(_other_names(found, expected))
+    if not isinstance(state, dict):
+        raise ValueError(f"it should hold {sorted(expected)}. Got {type(state).__name__} instead")
+    if set(state) != set(expected):
+        raise ValueError(_describe_name_mismatch(state, expected))
     for name, tensor in expected.items():
-        value = found[name]
+        value = state[name]
         if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
             got = f"{list(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"{name} should be {list(tensor.shape)} of {tensor.dtype}. Got {got}")
@@ -102,13 +103,13 @@ def require_fitting(found: object, expected: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(content: bytes) -> Any:
-    """What ``torch.save`` wrote: tensors, numbers, strings and containers of them, on the CPU. Nothing in it can run.
+    """Load tensors and plain data written by ``torch.save`` to the CPU, without running any code.
 
-    torch never sees these bytes, only an archive that was built anew from what is in them.
+    torch never parses these bytes, only an archive rebuilt from their validated members.
 
     Raises:
-        ValueError: damaged, compressed, overlapping, with an object that is not data, or with a tensor that is not
-            dense or is a view larger than what is stored.
+        ValueError: the archive is damaged or compressed, its members overlap, or it contains objects other than data,
+            tensors that are not dense, or tensors larger than their storage.
     """
     try:
         archive = io.BytesIO(rebuild_archive(content))
@@ -120,23 +121,23 @@ def load_tensors(content: bytes) -> Any:
     return loaded
 
 
-def _other_names(found: Mapping[object, object], expected: Mapping[str, Tensor]) -> str:
-    """What it should hold and what it does instead: all names of a small model, the differing ones of a large one."""
-    large = len(expected) > 12
-    wanted = sorted(name for name in expected if not large or name not in found)
-    got = sorted(_shown(name) for name in found if not large or name not in expected)
-    message = f"it should hold {_some(wanted)}. Got {_some(got)} instead"
-    for name, value in found.items():
+def _describe_name_mismatch(state: Mapping[object, object], expected: Mapping[str, Tensor]) -> str:
+    """Describe expected and actual names: all names for a small model, only the differing ones for a large one."""
+    is_large = len(expected) > 12
+    required = sorted(name for name in expected if not is_large or name not in state)
+    got = sorted(_format_key(name) for name in state if not is_large or name not in expected)
+    message = f"it should hold {_format_names(required)}. Got {_format_names(got)} instead"
+    for name, value in state.items():
         if isinstance(value, Mapping) and set(value) == set(expected):
-            return f"{message}. Its entry {_shown(name)!r} has these: save that alone"
-    if {f"module.{name}" for name in expected} == set(found):
-        return f"{message}. It is that of an nn.DataParallel: save model.module.state_dict()"
+            return f"{message}. Its entry {_format_key(name)!r} contains them: save only that entry"
+    if {f"module.{name}" for name in expected} == set(state):
+        return f"{message}. The model was wrapped in nn.DataParallel: save model.module.state_dict()"
     return message
 
 
-def _some(names: list[str]) -> str:
+def _format_names(names: list[str]) -> str:
     return f"{names[:12]} and {len(names) - 12} more" if len(names) > 12 else str(names)
 
 
-def _shown(key: object) -> str:
-    return key if isinstance(key, str) else type(key).__name__  # whatever else it is may be long to print
+def _format_key(key: object) -> str:
+    return key if isinstance(key, str) else type(key).__name__  # other keys may be long to print

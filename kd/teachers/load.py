@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from kd.console import say
 from kd.models.build import build
-from kd.storage.weights import naming_weights, read_state, require_fitting
+from kd.storage.weights import add_file_to_errors, read_state, require_fitting
 from kd.teachers.cache import collect_logits
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreement
@@ -57,7 +57,7 @@ def load_teacher(
     columns = find_columns(label_order, class_names, classes=classes)
     model = build(spec, input_shape=input_shape, classes=classes, seed=0)  # the weights are replaced
     expected = model.state_dict()
-    with naming_weights(model, file):
+    with add_file_to_errors(model, file):
         state = read_state(file, expected, spare=_SPARE)
         _require_classes(state, expected, classes)
         require_fitting(state, expected)

@@ -36,7 +36,7 @@ def labelled_rows(labels: Tensor) -> Tensor | None:
     return None if has_label.all() else has_label.nonzero().flatten()
 
 
-def measured(
+def measure_batch(
     metrics: Mapping[str, Metric], output: Tensor, batch: Batch, rows: Tensor | None
 ) -> tuple[dict[str, Tensor], int]:
     """The metrics over these rows, NaN over none; and how many rows they are."""

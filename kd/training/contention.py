@@ -13,8 +13,8 @@ from kd.console import say
 from kd.training.history import History
 
 _STAT = Path("/proc/stat")
-_told: list[str] = []
-_NOTABLE = 0.3  # cores; below it the ordinary rustle of a system
+_printed: list[str] = []
+_NOTABLE_CORES = 0.3  # cores; below it the ordinary rustle of a system
 
 
 def machine_seconds() -> float | None:
@@ -46,14 +46,14 @@ class OtherPrograms:
         return None if machine is None else machine - own.user - own.system
 
 
-def advice(*, busy: float, threads: int, cores: int) -> str | None:
+def format_advice(*, busy: float, threads: int, cores: int) -> str | None:
     """What to do where so many cores are busy elsewhere; None where nothing is in the way.
 
     The threads of a matrix product wait for each other at its end, spinning: one that has to share its core
     holds up all of them.
     """
     free = max(1, round(cores - busy))
-    if threads == 1 or busy < _NOTABLE or threads <= cores - busy + _NOTABLE:
+    if threads == 1 or busy < _NOTABLE_CORES or threads <= cores - busy + _NOTABLE_CORES:
         return None
     return (
         f"other programs keep {busy:.1f} of {cores} cores busy, and PyTorch's {threads} threads wait for each other: "
@@ -61,15 +61,15 @@ def advice(*, busy: float, threads: int, cores: int) -> str | None:
     )
 
 
-def watched(on_epoch: Callable[[int, History], None]) -> Callable[[int, History], None]:
+def advise_on_contention(on_epoch: Callable[[int, History], None]) -> Callable[[int, History], None]:
     """The same hook, followed by advice, once in a process, if other programs were in the way until then."""
     others = OtherPrograms()
 
     def with_advice(done: int, history: History) -> None:
         on_epoch(done, history)
-        hint = advice(busy=others.cores(), threads=torch.get_num_threads(), cores=os.cpu_count() or 1)
-        if hint and not _told:
+        hint = format_advice(busy=others.cores(), threads=torch.get_num_threads(), cores=os.cpu_count() or 1)
+        if hint and not _printed:
             say(f"note: {hint}")
-            _told.append(hint)
+            _printed.append(hint)
 
     return with_advice

@@ -19,8 +19,8 @@ from kd.checks import require
 from kd.data.loaders import seed_loader
 from kd.models.inference import device_of, evaluating
 from kd.seeding import epoch_seed, seeded
-from kd.storage.stopping import asked_to_stop, stop_if_asked
-from kd.training.batch_metrics import METRICS, labelled_rows, measured
+from kd.storage.stopping import is_stop_requested, stop_if_requested
+from kd.training.batch_metrics import METRICS, labelled_rows, measure_batch
 from kd.training.history import History, Means, Position
 from kd.types import Metric, Objective
 
@@ -104,12 +104,12 @@ class _Training:
         """Train until the end of the epoch, measure on ``val_loader``, and note both in the history."""
         model, objective, epoch = self.model, self.objective, self.at.epoch
         where = f"epoch {epoch + 1} of {self.epochs}"
-        with _naming_dead_workers(where, train_loader, val_loader), seeded(epoch_seed(self.seed, epoch), self.device):
+        with _explain_dead_workers(where, train_loader, val_loader), seeded(epoch_seed(self.seed, epoch), self.device):
             for loader in (train_loader, val_loader):
                 seed_loader(loader, seed=self.seed, epoch=epoch)
             _start_epoch(model, objective, epoch, self.epochs)
             batches, step = self.at.remaining(train_loader, self.device), self._after_step
-            train = _epoch(
+            train = _run_batches(
                 model, objective, batches, self.metrics, where, self.at.means, optimizer=self.optimizer, after_step=step
             )
             val: dict[str, float] = {}
@@ -117,9 +117,11 @@ class _Training:
                 # A signal waits for the next training step: an objective with a memory may change it in validation,
                 # so a state taken in the middle of one could not be gone on from.
                 after = f"the validation after {where}"
-                with evaluating(model, *_modules(objective)):
-                    val = _epoch(model, objective, val_loader, self.metrics, after, Means(), after_step=lambda: None)
-        self.at.next_epoch(dict([*_prefixed("train", train), *_prefixed("val", val)]))
+                with evaluating(model, *_objective_modules(objective)):
+                    val = _run_batches(
+                        model, objective, val_loader, self.metrics, after, Means(), after_step=lambda: None
+                    )
+        self.at.next_epoch(dict([*_add_prefix("train", train), *_add_prefix("val", val)]))
         self.at.history.seconds = time.perf_counter() - self.started
 
     def _after_step(self) -> None:
@@ -127,23 +129,23 @@ class _Training:
             self.scheduler.step()
         if self.on_batch:
             self.on_batch()
-        asked = asked_to_stop()  # read once: a signal may come in while a snapshot is written
+        asked = is_stop_requested()  # read once: a signal may come in while a snapshot is written
         if self.snapshots and (asked or self.snapshots.due()):
             self.at.history.seconds = time.perf_counter() - self.started
             self.snapshots.write(self.at.state(self.parts, self.device))
         if asked:
-            stop_if_asked()
+            stop_if_requested()
 
 
 def evaluate(
     model: nn.Module, objective: Objective, loader: DataLoader[Any], *, metrics: Mapping[str, Metric] = METRICS
 ) -> dict[str, float]:
     """Loss, terms and metrics averaged over the loader's samples, in eval mode; the model's mode is restored."""
-    with evaluating(model, *_modules(objective)), _naming_dead_workers("evaluation", loader):
-        return _epoch(model, objective, loader, metrics, "evaluation", Means())
+    with evaluating(model, *_objective_modules(objective)), _explain_dead_workers("evaluation", loader):
+        return _run_batches(model, objective, loader, metrics, "evaluation", Means())
 
 
-def _epoch(
+def _run_batches(
     model: nn.Module,
     objective: Objective,
     batches: Iterable[Any],
@@ -152,7 +154,7 @@ def _epoch(
     means: Means,
     *,
     optimizer: torch.optim.Optimizer | None = None,
-    after_step: Callable[[], None] = stop_if_asked,
+    after_step: Callable[[], None] = stop_if_requested,
 ) -> dict[str, float]:
     """One pass over the batches, training if an optimizer is given; adds to the means of loss, terms and metrics."""
     device = device_of(model)
@@ -162,7 +164,7 @@ def _epoch(
             batch = tuple(tensor.to(device, non_blocking=True) for tensor in raw)
             output, terms = objective(model, batch)
             loss = functools.reduce(operator.add, terms.values())
-            over_labelled, labelled = measured(metrics, output.detach(), batch, labelled_rows(raw[1]))
+            over_labelled, labelled = measure_batch(metrics, output.detach(), batch, labelled_rows(raw[1]))
             values = {"loss": loss} | terms | over_labelled
             gradients: Sequence[Tensor] = ()
             if optimizer is not None:
@@ -176,7 +178,7 @@ def _epoch(
             numbers, gradient = dict(zip(values, row, strict=False)), math.hypot(*row[len(values) :])
             if not math.isfinite(numbers["loss"] + gradient):
                 shown = {name: numbers[name] for name in terms} | ({"gradient": gradient} if optimizer else {})
-                raise FloatingPointError(_not_finite(f"{where}, batch {means.batches + 1}", shown, optimizer))
+                raise FloatingPointError(_format_not_finite(f"{where}, batch {means.batches + 1}", shown, optimizer))
             if optimizer is not None:
                 optimizer.step()
             means.add(numbers, len(batch[1]), dict.fromkeys(metrics, labelled))
@@ -185,7 +187,7 @@ def _epoch(
 
 
 @contextmanager
-def _naming_dead_workers(where: str, *loaders: DataLoader[Any] | None) -> Iterator[None]:
+def _explain_dead_workers(where: str, *loaders: DataLoader[Any] | None) -> Iterator[None]:
     """A clear error where a worker process of a loader dies. torch raises at whatever line is running just then.
 
     An exception that a living worker passes on ("Caught … in DataLoader worker") is left as it is.
@@ -211,7 +213,7 @@ def gradient_norms(parameters: Iterable[Tensor]) -> Sequence[Tensor]:
     return torch._foreach_norm(gradients) if gradients else ()
 
 
-def _not_finite(where: str, numbers: Mapping[str, float], optimizer: torch.optim.Optimizer | None) -> str:
+def _format_not_finite(where: str, numbers: Mapping[str, float], optimizer: torch.optim.Optimizer | None) -> str:
     listed = ", ".join(f"{name} = {value}" for name, value in numbers.items())
     if optimizer is None:
         return f"the loss is not finite in {where}: {listed}. {_REMEDY}"
@@ -222,18 +224,18 @@ def _not_finite(where: str, numbers: Mapping[str, float], optimizer: torch.optim
     )
 
 
-def _prefixed(split: str, means: dict[str, float]) -> Iterator[tuple[str, float]]:
+def _add_prefix(split: str, means: dict[str, float]) -> Iterator[tuple[str, float]]:
     return ((f"{split}_{name}", value) for name, value in means.items())
 
 
 def _start_epoch(model: nn.Module, objective: Objective, epoch: int, epochs: int) -> None:
     """Training mode, and the word to an objective that wants to know where the training stands."""
-    for module in (model, *_modules(objective)):
+    for module in (model, *_objective_modules(objective)):
         module.train()
     if tell := getattr(objective, "set_epoch", None):
         tell(epoch, epochs)
 
 
-def _modules(objective: Objective) -> tuple[nn.Module, ...]:
+def _objective_modules(objective: Objective) -> tuple[nn.Module, ...]:
     """The objective, where it has parameters or a memory of its own."""
     return (objective,) if isinstance(objective, nn.Module) else ()

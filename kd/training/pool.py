@@ -22,17 +22,17 @@ import torch
 
 from kd.checks import require
 from kd.console import progress, relayed
-from kd.storage.run_folder import OpenRun, join_run, opened_run
-from kd.storage.stopping import ask_to_stop, stop_if_asked
+from kd.storage.run_folder import OpenRun, current_run, join_run
+from kd.storage.stopping import request_stop, stop_if_requested
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_LOOK = 0.2  # seconds between two looks at what the processes have done
+_POLL_SECONDS = 0.2  # seconds between two looks at what the processes have done
 
 
-def in_pool(
+def run_in_pool(
     work: Callable[[Shared, Item], Result],
     shared: Shared,
     items: Mapping[str, Item],
@@ -60,15 +60,15 @@ def in_pool(
     context = multiprocessing.get_context("spawn")  # fork copies locks that threads hold, and CUDA does not survive it
     done = context.RawArray("Q", max(1, len(order)))
     theirs, ours = context.Pipe(duplex=False)
-    setup = _Setup(cloudpickle.dumps((work, shared)), done, theirs, opened_run())
-    pool = ProcessPoolExecutor(min(processes, max(1, len(order))), context, _start, (setup,))
+    setup = _Setup(cloudpickle.dumps((work, shared)), done, theirs, current_run())
+    pool = ProcessPoolExecutor(min(processes, max(1, len(order))), context, _init_worker, (setup,))
     try:
         futures = {
-            pool.submit(_do, number, cloudpickle.dumps(items[name])): (number, name)
+            pool.submit(_run_item, number, cloudpickle.dumps(items[name])): (number, name)
             for number, name in enumerate(order)
         }
         with progress(title, steps=sum(steps.values())) as advance:
-            yield from _finished(futures, done, [steps[name] for name in order], advance)
+            yield from _collect_results(futures, done, [steps[name] for name in order], advance)
     except BrokenProcessPool as error:
         raise OSError(
             f"{title}: one of {processes} processes was killed, perhaps because memory ran out, or could not start. "
@@ -84,7 +84,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _finished(
+def _collect_results(
     futures: dict[Future[bytes], tuple[int, str]],
     done: MutableSequence[int],
     steps: list[int],
@@ -92,14 +92,14 @@ def _finished(
 ) -> Iterator[tuple[str, Any]]:
     shown = 0
     while futures:
-        ready, _ = wait(futures, timeout=_LOOK, return_when=FIRST_COMPLETED)
+        ready, _ = wait(futures, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         results = [(futures.pop(future), future.result()) for future in ready]
         for (number, _), _ in results:
             done[number] = steps[number]  # also where it was kept from an earlier run and took none
         now = sum(min(count, most) for count, most in zip(done, steps, strict=False))
         advance(now - shown)
         shown = now
-        stop_if_asked()
+        stop_if_requested()
         for (_, name), result in results:
             yield name, cloudpickle.loads(result)
 
@@ -121,37 +121,37 @@ class _Worker(NamedTuple):
 
 
 _worker: list[_Worker] = []
-_working = threading.Lock()
+_item_lock = threading.Lock()
 
 
-def _start(setup: _Setup) -> None:
+def _init_worker(setup: _Setup) -> None:
     """Make this process a worker. Signals are the parent's business: it passes them on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: ask_to_stop())
-    threading.Thread(target=_obey, args=(setup.word,), daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: request_stop())
+    threading.Thread(target=_watch_parent, args=(setup.word,), daemon=True).start()
     torch.set_num_threads(1)
     join_run(setup.run)
     work, shared = cloudpickle.loads(setup.work_and_shared)
     _worker.append(_Worker(work, shared, setup.done))
 
 
-def _obey(word: Connection) -> None:
+def _watch_parent(word: Connection) -> None:
     """Stop when the pipe is closed. End when the parent is gone: its executor's processes would wait for it forever."""
     word.poll(None)  # nothing is ever sent
-    ask_to_stop()
+    request_stop()
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-    with _working:
+    with _item_lock:
         os._exit(128 + signal.SIGTERM)
 
 
-def _do(number: int, item: bytes) -> bytes:
+def _run_item(number: int, item: bytes) -> bytes:
     (worker,) = _worker
 
     def advance(steps: int) -> None:
         worker.done[number] += steps
 
-    with _working, relayed(advance):
-        stop_if_asked()
+    with _item_lock, relayed(advance):
+        stop_if_requested()
         return bytes(cloudpickle.dumps(worker.work(worker.shared, cloudpickle.loads(item))))

@@ -22,7 +22,7 @@ from kd.methods.objectives import supervised
 from kd.models.inference import Predictions, device_of, predict
 from kd.storage.run_folder import run_step
 from kd.storage.snapshots import Snapshots
-from kd.training.contention import watched
+from kd.training.contention import advise_on_contention
 from kd.training.history import History, load_state
 from kd.training.hooks import print_epoch
 from kd.training.loop import fit
@@ -71,7 +71,9 @@ def train(
     loaders = {"train": train_loader, "validation": val_loader}
 
     def produce(snapshots: Snapshots | None) -> dict[str, Any]:
-        with progress(title, steps=epochs * len(train_loader), done=_done(snapshots, train_loader)) as advance:
+        with progress(
+            title, steps=epochs * len(train_loader), done=_count_completed_steps(snapshots, train_loader)
+        ) as advance:
             history = fit(
                 model,
                 objective,
@@ -82,7 +84,7 @@ def train(
                 epochs=epochs,
                 seed=seed,
                 on_batch=advance,
-                on_epoch=watched(print_epoch(title, epochs)),
+                on_epoch=advise_on_contention(print_epoch(title, epochs)),
                 snapshots=snapshots,
             )
         return {"model": model.state_dict(), "history": history.state()}
@@ -92,7 +94,7 @@ def train(
     return History.from_state(outcome["history"])
 
 
-def _done(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:
+def _count_completed_steps(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:
     """Steps that an interrupted training has behind it."""
     state = snapshots.state if snapshots else None
     return int(state["epoch"] * len(loader) + state["means"]["batches"]) if state else 0

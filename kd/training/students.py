@@ -12,7 +12,7 @@ from kd.data.loaders import make_loader
 from kd.data.views import one_view_each
 from kd.models.inference import Predictions
 from kd.training.history import History
-from kd.training.pool import in_pool
+from kd.training.pool import run_in_pool
 from kd.training.run_steps import Train, predict_models
 from kd.types import Objective
 
@@ -85,11 +85,11 @@ def train_students(
 
     Args:
         tested: ask each for the test set, once, after its last epoch. Not while anything is still being chosen.
-        processes: as ``kd.training.pool.in_pool`` has it.
+        processes: as ``kd.training.pool.run_in_pool`` has it.
     """
-    work = _trained_and_tested if tested else _trained
-    steps, named = _steps(data, students), {name: (name, student) for name, student in students.items()}
-    return in_pool(work, data, named, steps=steps, title="students", processes=processes)
+    work = _train_and_test if tested else _train_untested
+    steps, named = _count_steps(data, students), {name: (name, student) for name, student in students.items()}
+    return run_in_pool(work, data, named, steps=steps, title="students", processes=processes)
 
 
 def try_students(
@@ -97,8 +97,8 @@ def try_students(
 ) -> Iterator[tuple[str, TrainedStudent | FloatingPointError]]:
     """As ``train_students``, for settings that nobody has tried yet: no test image is asked, and a loss that is not
     finite is that student's outcome instead of the end of all."""
-    steps, named = _steps(data, students), {name: (name, student) for name, student in students.items()}
-    return in_pool(_attempted, data, named, steps=steps, title="students", processes=processes)
+    steps, named = _count_steps(data, students), {name: (name, student) for name, student in students.items()}
+    return run_in_pool(_try_training, data, named, steps=steps, title="students", processes=processes)
 
 
 def train_student(data: DistillationData, name: str, student: Student, *, tested: bool = True) -> TrainedStudent:
@@ -119,22 +119,22 @@ def predict_dataset(model: nn.Module, dataset: Dataset[Any], *, batch_size: int,
     return predict_models({"model": model}, make_loader(dataset, batch_size=batch_size), title=title)["model"]
 
 
-def _steps(data: Sequence[DistillationData], students: Mapping[str, Student]) -> dict[str, int]:
+def _count_steps(data: Sequence[DistillationData], students: Mapping[str, Student]) -> dict[str, int]:
     """Training steps of each student."""
     batches = [len(own.training_loader()) for own in data]
     return {name: student.epochs * batches[student.teacher] for name, student in students.items()}
 
 
-def _trained_and_tested(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
+def _train_and_test(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
     return train_student(data[named[1].teacher], *named)
 
 
-def _trained(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
+def _train_untested(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
     return train_student(data[named[1].teacher], *named, tested=False)
 
 
-def _attempted(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent | FloatingPointError:
+def _try_training(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent | FloatingPointError:
     try:
-        return _trained(data, named)
+        return _train_untested(data, named)
     except FloatingPointError as error:
         return error

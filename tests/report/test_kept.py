@@ -9,7 +9,7 @@ import pytest
 
 from kd.report.blocks import Block, Figure
 from kd.report.kept import FORMAT, to_json
-from kd.report.page import Part, Section, kept_parts, page, report_files
+from kd.report.page import Part, Section, load_parts, page, report_files
 from tests.report.test_page import EVERY_BLOCK, EVIL, a_case, a_part, parsed, sections
 
 pytestmark = pytest.mark.pictures
@@ -140,7 +140,7 @@ def test_a_damaged_or_foreign_part_is_left_out_with_a_note_and_never_an_error(
 def test_whatever_is_kept_comes_back_as_it_was(tmp_path: Path) -> None:
     part = a_part("compare", sections=(Section("map", EVIL, tuple(EVERY_BLOCK.values())),), toy=EVIL, tone="worse")
     publish(part, tmp_path)
-    parts, notes = kept_parts(tmp_path / ".kd" / "report")
+    parts, notes = load_parts(tmp_path / ".kd" / "report")
     assert (parts, notes) == ([part], [])
 
 

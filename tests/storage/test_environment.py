@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kd.storage.environment import _NO_RESULTS, PACKAGE, _without_results, digest_of, package_digest
+from kd.storage.environment import _RESULT_NEUTRAL, PACKAGE, _is_result_neutral, digest_package, package_digest
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 FOLDERS = sorted({path.parent.as_posix() for path in FILES})
@@ -25,32 +25,32 @@ def copied(folder: Path) -> Path:
 @pytest.mark.parametrize("folder", sorted({*FOLDERS} - WITHOUT_RESULTS))
 def test_a_byte_changed_in_any_folder_that_counts_changes_the_key(folder: str, tmp_path: Path) -> None:
     package = copied(tmp_path)
-    before = digest_of(package)
-    assert before == digest_of(PACKAGE) == package_digest()
+    before = digest_package(package)
+    assert before == digest_package(PACKAGE) == package_digest()
     counting = [
         path
         for path in FILES
-        if path.parent.as_posix() == folder and not _without_results(path.with_suffix("").as_posix())
+        if path.parent.as_posix() == folder and not _is_result_neutral(path.with_suffix("").as_posix())
     ]
     assert counting
     for path in counting:
         content = (package / path).read_bytes()
         (package / path).write_bytes(content + b"#")
-        assert digest_of(package) != before, path
+        assert digest_package(package) != before, path
         (package / path).write_bytes(content)
-    assert digest_of(package) == before
+    assert digest_package(package) == before
 
 
 @pytest.mark.parametrize("folder", sorted(WITHOUT_RESULTS))
 def test_a_byte_changed_where_it_is_only_shown_changes_no_key(folder: str, tmp_path: Path) -> None:
     package = copied(tmp_path)
-    before = digest_of(package)
+    before = digest_package(package)
     for path in FILES:
         if path.parent.as_posix() == folder:
             (package / path).write_bytes(b"#")
-    assert digest_of(package) == before
+    assert digest_package(package) == before
 
 
 def test_every_module_that_does_not_count_is_there() -> None:
     names = {path.with_suffix("").as_posix() for path in FILES} | {*FOLDERS}
-    assert {*_NO_RESULTS.split()} <= names
+    assert {*_RESULT_NEUTRAL.split()} <= names

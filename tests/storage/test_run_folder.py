@@ -13,7 +13,7 @@ import torch
 
 from kd.storage.run_folder import open_run, run_step
 from kd.storage.snapshots import Snapshots
-from kd.storage.stopping import Stopped, asked_to_stop, stop_if_asked, stopping_when_asked
+from kd.storage.stopping import Stopped, handle_stop_signals, is_stop_requested, stop_if_requested
 from tests.digests import folder_digest
 
 
@@ -113,17 +113,17 @@ def test_a_damaged_record_of_threads_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_waits_for_a_safe_point(number: signal.Signals, code: int) -> None:
     def asked() -> None:
-        with stopping_when_asked():
+        with handle_stop_signals():
             os.kill(os.getpid(), number)
-            assert asked_to_stop()
-            stop_if_asked()
+            assert is_stop_requested()
+            stop_if_requested()
             raise AssertionError("it went on")
 
     earlier = signal.getsignal(number)
     with pytest.raises(Stopped) as stopped:
         asked()
     assert stopped.value.code == code
-    assert not asked_to_stop()
+    assert not is_stop_requested()
     assert signal.getsignal(number) is earlier
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import kd
 from kd.storage.snapshots import Snapshots
-from kd.storage.stopping import Stopped, stopping_when_asked
+from kd.storage.stopping import Stopped, handle_stop_signals
 from tests.conftest import tiny_model
 
 
@@ -50,7 +50,7 @@ def test_a_signal_in_any_step_keeps_the_state_and_the_end_is_the_same(
     untouched = Interrupting(at_call=0)
     history = fit(untouched, digits, None)
     interrupted = Interrupting(at_call)
-    with pytest.raises(Stopped), stopping_when_asked():
+    with pytest.raises(Stopped), handle_stop_signals():
         fit(interrupted, digits, Snapshots(tmp_path, key="k", interval=3600))
     snapshots = Snapshots(tmp_path, key="k", interval=3600)
     assert snapshots.state is not None

@@ -123,7 +123,7 @@ def test_a_convolutional_head_with_a_thousand_classes_is_reported(tmp_path: Path
         (lambda s: {**s, "hidden.bias": s["hidden.bias"] / 0}, r"hidden.bias has values that are not finite"),
         (
             lambda s: {f"module.{name}": value for name, value in s.items()},
-            r"It is that of an nn.DataParallel: save mod",
+            r"wrapped in nn.DataParallel: save mod",
         ),
         (lambda s: {name: s[name] for name in list(s)[1:]}, r"it should hold \['hidden.bias', 'hidden.weight'"),
     ],
@@ -135,7 +135,7 @@ def test_weights_that_do_not_fit_exactly_raise(file: File, change: Callable[[Any
 
 def test_a_training_state_raises_with_the_name_of_its_state_dict(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": make_model().state_dict()}, tmp_path / "teacher.pth")
-    expected = r"Got \['epoch', 'state_dict'\] instead\. Its entry 'state_dict' has these: save that alone"
+    expected = r"Got \['epoch', 'state_dict'\] instead\. Its entry 'state_dict' contains them: save only that entry"
     with pytest.raises(ValueError, match=expected):
         load(tmp_path / "teacher.pth")
 

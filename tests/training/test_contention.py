@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kd.training import contention
-from kd.training.contention import OtherPrograms, advice, machine_seconds, watched
+from kd.training.contention import OtherPrograms, advise_on_contention, format_advice, machine_seconds
 from kd.training.history import History
 
 
@@ -29,15 +29,15 @@ from kd.training.history import History
     ],
 )
 def test_advice_where_threads_have_to_share_a_core(busy: float, threads: int, cores: int, told: bool) -> None:
-    assert (advice(busy=busy, threads=threads, cores=cores) is not None) == told
+    assert (format_advice(busy=busy, threads=threads, cores=cores) is not None) == told
 
 
 def test_advice_names_what_is_busy_and_a_number_of_threads_that_fits() -> None:
-    text = advice(busy=1.2, threads=4, cores=4)
+    text = format_advice(busy=1.2, threads=4, cores=4)
     assert text is not None
     assert "1.2 of 4 cores" in text
     assert "OMP_NUM_THREADS=3" in text
-    assert "OMP_NUM_THREADS=1" in (advice(busy=2.0, threads=2, cores=2) or "")
+    assert "OMP_NUM_THREADS=1" in (format_advice(busy=2.0, threads=2, cores=2) or "")
 
 
 def _stat(path: Path, *, user: int, steal: int = 0) -> None:
@@ -83,10 +83,10 @@ def test_it_is_said_once_and_the_hook_is_called_at_every_epoch(
     monkeypatch.setattr(contention.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("threads are the user's"))
-    monkeypatch.setattr(contention, "_told", [])
+    monkeypatch.setattr(contention, "_printed", [])
     called: list[int] = []
     for _ in range(2):  # trainings of one run
-        hook = watched(lambda done, history: called.append(done))
+        hook = advise_on_contention(lambda done, history: called.append(done))
         for epoch in (1, 2, 3):
             hook(epoch, History())
     assert called == [1, 2, 3, 1, 2, 3]
@@ -96,7 +96,7 @@ def test_it_is_said_once_and_the_hook_is_called_at_every_epoch(
 def test_nothing_is_said_on_a_quiet_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(contention, "_told", [])
+    monkeypatch.setattr(contention, "_printed", [])
     monkeypatch.setattr(OtherPrograms, "cores", lambda self: 0.0)
-    watched(lambda done, history: None)(1, History())
+    advise_on_contention(lambda done, history: None)(1, History())
     assert capsys.readouterr().out == ""

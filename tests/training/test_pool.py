@@ -21,7 +21,7 @@ import main as pipeline
 from kd.console import progress, relayed, say
 from kd.data.datasets import DistillDataset
 from kd.storage.run_folder import open_run
-from kd.training.pool import in_pool, usable_cores
+from kd.training.pool import run_in_pool, usable_cores
 from kd.training.students import DistillationData, Student, TrainedStudent, train_student, train_students
 from kd.types import Batch, Objective
 from tests.conftest import CLASSES, tiny_model
@@ -135,13 +135,13 @@ def die(shared: None, item: int) -> None:
 
 def test_a_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(OSError, match=r"counting: one of 1 processes was killed.*fewer --processes"):
-        list(in_pool(die, None, {"one": 1}, steps={"one": 1}, title="counting", processes=1))
+        list(run_in_pool(die, None, {"one": 1}, steps={"one": 1}, title="counting", processes=1))
 
 
 def test_no_process_is_refused_and_nothing_to_do_is_nothing() -> None:
     with pytest.raises(ValueError, match=r"processes must be a whole number of at least 1\. Got 0 instead"):
-        list(in_pool(die, None, {}, steps={}, title="none", processes=0))
-    assert list(in_pool(die, None, {}, steps={}, title="none")) == []
+        list(run_in_pool(die, None, {}, steps={}, title="none", processes=0))
+    assert list(run_in_pool(die, None, {}, steps={}, title="none")) == []
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kd.commands.messages import say_files
 from kd.commands.run.settings import ReportSettings
 from kd.commands.settings import RunSettings
-from kd.report.page import kept_parts, page
+from kd.report.page import load_parts, page
 from kd.storage.files import publish
 
 
@@ -16,7 +16,7 @@ def run(settings: ReportSettings) -> None:
         OSError: the folder holds no saved report sections, or is not writable.
     """
     folders = RunSettings(out=settings.out)
-    parts, notes = kept_parts(folders.state_dir / "report")
+    parts, notes = load_parts(folders.state_dir / "report")
     if not parts:
         raise FileNotFoundError(
             f"no saved report sections in {folders.state_dir}. --out must be the folder of a finished kd run, "

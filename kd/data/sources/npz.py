@@ -7,7 +7,7 @@ from pathlib import Path
 from kd.data.sources.arrays import from_arrays
 from kd.data.sources.labels import choose_class_names
 from kd.data.sources.source import Source
-from kd.storage.tables import Array, arrays_in
+from kd.storage.tables import Array, read_npz
 
 _HINT = "Write it with numpy.savez(file, x_train=…, y_train=…, x_test=…, y_test=…)."
 
@@ -19,7 +19,7 @@ def open_npz(path: Path, classes: list[str] | None = None) -> Source:
         DamagedDataError: the file is missing, not an archive, damaged, too large, or holds anything but plain arrays.
         ValueError: arrays are missing or are not valid inputs and labels.
     """
-    arrays = arrays_in(path, _HINT)
+    arrays = read_npz(path, _HINT)
     _require_pairs(path, arrays)
     if "x" in arrays:
         arrays = {f"{name}_train" if name in "xy" else name: values for name, values in arrays.items()}

@@ -20,7 +20,7 @@ from kd.data.sources.image_folder import list_images, require_inside
 from kd.data.sources.normalisation import Normalisable
 from kd.data.sources.scan import ScannedItems, scan
 from kd.data.sources.validation import require_finite
-from kd.storage.tables import arrays_in
+from kd.storage.tables import read_npz
 from kd.types import UNLABELLED
 
 
@@ -74,7 +74,7 @@ def open_unlabelled(
 
 def _open_npz(path: Path) -> ArrayDataset:
     hint = "Write it with numpy.savez(file, x=…)."
-    arrays = arrays_in(path, hint)
+    arrays = read_npz(path, hint)
     if "x" not in arrays:
         raise ValueError(f"{path} must hold an array x of inputs. Got {', '.join(arrays) or 'none'} instead. {hint}")
     inputs = to_inputs("the unlabelled data", arrays["x"])

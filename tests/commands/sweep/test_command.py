@@ -74,7 +74,7 @@ def trained_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ) -> Iterator[tuple[str, TrainedStudent | FloatingPointError]]:
         for name, student in to_train.items():
             names.append(name)
-            yield name, students._attempted(distill_data, (name, student))
+            yield name, students._try_training(distill_data, (name, student))
 
     monkeypatch.setattr(command, "try_students", attempt)
     return names

@@ -128,11 +128,11 @@ def encode_header(shape: str, dtype: str = "<f4") -> bytes:
     [
         (
             encode_header("(1000000000000, 2)") + bytes(8),
-            r"its array x cannot be used: a shape \[1000000000000, 2\] of float32 does not go with 8 bytes",
+            r"its array x cannot be used: shape \[1000000000000, 2\] of float32 does not match 8 bytes",
         ),
-        (encode_header("(-1, 2)") + bytes(8), r"a shape \[-1, 2\] of float32 does not go with 8 bytes"),
-        (encode_header("(2, 2)") + bytes(15), r"a shape \[2, 2\] of float32 does not go with 15 bytes of values"),
-        (encode_header("(2, 2)") + bytes(17), r"a shape \[2, 2\] of float32 does not go with 17 bytes of values"),
+        (encode_header("(-1, 2)") + bytes(8), r"shape \[-1, 2\] of float32 does not match 8 bytes"),
+        (encode_header("(2, 2)") + bytes(15), r"shape \[2, 2\] of float32 does not match 15 bytes"),
+        (encode_header("(2, 2)") + bytes(17), r"shape \[2, 2\] of float32 does not match 17 bytes"),
         (encode_header("(2,", "|O"), "cannot read the data file"),
         (
             b"\x93NUMPY\x09\x00" + bytes(50),
@@ -163,7 +163,7 @@ def test_a_file_that_is_too_large_raises(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_duplicate_array_names_raise(tmp_path: Path) -> None:
-    with pytest.raises(DamagedDataError, match="two of its arrays have one name"):
+    with pytest.raises(DamagedDataError, match="two of its arrays have the same name"):
         open_source(write_archive(tmp_path, encode_header("(1,)"), times=2))
 
 
