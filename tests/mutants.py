@@ -112,8 +112,8 @@ MUTANTS = (
     ),
     Mutant(
         "the test set is read although it is not asked for",
-        "work = _trained_and_tested if tested else _trained",
-        "work = _trained_and_tested",
+        "work = _train_and_test if tested else _train_untested",
+        "work = _train_and_test",
         "tests/training/test_pool.py",
         "tests/test_pool.py",
     ),

@@ -1,1 +1,1 @@
-"""results/report.html: one page, put together from what each command has found."""
+"""results/report.html: a single page built from the results of all commands."""

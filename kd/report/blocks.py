@@ -1,6 +1,6 @@
-"""Report sections as plain data: paragraphs, tables, figures, cards. They become HTML when the page is put together.
+"""Blocks of a report as plain data: paragraphs, tables, figures, cards. They become HTML when the page is built.
 
-All of them are text and numbers. ``Figure`` alone holds markup, and refuses what is more than a drawing.
+All blocks contain text and numbers. Only ``Figure`` contains markup, and accepts nothing but a drawing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Elements of a drawing as matplotlib writes it. None of them holds HTML, leads to another page or loads a file.
+# SVG elements that matplotlib writes. None can contain HTML, link to another page or load a file.
 _ELEMENTS = "svg g path rect circle line polyline polygon use defs clipPath text tspan image"
 _DRAWING = frozenset(_ELEMENTS.split())
 _ADDRESS = re.compile(r"#[\w-]+|data:image/png;base64,[A-Za-z0-9+/=\s]*")
@@ -19,14 +19,14 @@ _PNG = re.compile(r"[A-Za-z0-9+/=]*")
 
 @dataclass(frozen=True)
 class Paragraph:
-    """What stands between `backticks` is set as code."""
+    """A paragraph of text; `backticks` mark code."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph that must not be overlooked."""
+    """A highlighted paragraph."""
 
     text: str
 
@@ -40,10 +40,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row names it. An empty cell is shown as a dash.
+    """A table. The first cell of each row is its name; empty cells are shown as a dash.
 
     Raises:
-        ValueError: a row has another number of cells than the header.
+        ValueError: a row does not have the same number of cells as the header.
     """
 
     header: tuple[str, ...]
@@ -54,21 +54,21 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ValueError(
-                    f"each row of a table needs {len(self.header)} cells, as its header has. Got {list(row)}."
+                    f"each row of a table needs {len(self.header)} cells, like its header. Got {list(row)}."
                 )
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its text as text.
+    """A drawing as SVG.
 
     Attributes:
-        svg: an ``svg`` element with nothing but a view box, as ``kd.report.svg.figure`` makes it.
-        alt: for readers who do not see it.
-        caption: shown below it.
+        svg: an ``svg`` element with a view box as its only attribute, see ``kd.report.svg.figure``.
+        alt: description for screen readers.
+        caption: shown below the drawing.
 
     Raises:
-        ValueError: the SVG is more than a drawing, or is not well-formed.
+        ValueError: the SVG is not well-formed, or contains more than a drawing.
     """
 
     svg: str
@@ -81,10 +81,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Card:
-    """One model at a glance: its name, its most important number with a note below, and a few facts.
+    """Summary of one model: name, main number with a note, and a few facts.
 
     Attributes:
-        model: ``teacher``, ``control`` or ``distilled``, for its colour; another is grey.
+        model: ``teacher``, ``control`` or ``distilled`` sets the colour; any other value is grey.
     """
 
     title: str
@@ -99,11 +99,11 @@ class Bars:
     """One row of a ``Case``: a model's probabilities.
 
     Attributes:
-        model: for its colour.
-        title: what the row is called.
-        values: a probability for each class that is shown.
-        likeliest: the two likeliest classes of all, by name, and their probabilities.
-        right: whether the likeliest is the true one.
+        model: sets the colour, see ``Card``.
+        title: the row's label.
+        values: a probability for each class shown.
+        likeliest: names and probabilities of the two most likely of all classes.
+        right: whether the most likely class is the true one.
     """
 
     model: str
@@ -113,29 +113,29 @@ class Bars:
     right: bool
 
     @property
-    def told(self) -> str:
-        """The likeliest classes: "9 (71 %), 4 (20 %)"."""
+    def summary(self) -> str:
+        """The most likely classes as text: "9 (71 %), 4 (20 %)"."""
         return ", ".join(f"{name} ({100 * value:.0f} %)" for name, value in self.likeliest)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A test item with the probabilities of every model, drawn as bars.
+    """A test sample with each model's probabilities, drawn as bars.
 
     Attributes:
-        item: its place in the test set.
-        title: what it is called.
-        label: its class, as a person knows it.
-        kind: who errs.
-        classes: those that are shown.
-        true: which of them is the true one.
-        named: whether classes have names, which need more room than numbers.
+        item: index in the test set.
+        title: title of the sample.
+        label: name of the true class.
+        kind: which models are wrong.
+        classes: names of the classes shown.
+        true: index of the true class in ``classes``.
+        named: whether classes have names, which need more space than numbers.
         rows: one or more.
-        png: the item as a picture, in base64; "" if it is none.
-        ink: whether the picture is ink on nothing, which a dark page turns into light; else it is in colours.
+        png: the sample as an image, in base64; "" if it is not an image.
+        ink: whether the image is dark ink on a transparent background, inverted on a dark page; else it has colours.
 
     Raises:
-        ValueError: the numbers do not fit together, or the picture is not in base64.
+        ValueError: the numbers of classes and values do not match, or the image is not base64.
     """
 
     item: int
@@ -154,12 +154,12 @@ class Case:
         if not fits or not all(len(row.values) == len(self.classes) and row.likeliest for row in self.rows):
             raise ValueError(f"each row of {self.title} needs a number for each of its {len(self.classes)} classes.")
         if not _PNG.fullmatch(self.png):
-            raise ValueError(f"the picture of {self.title} must be in base64.")
+            raise ValueError(f"the image of {self.title} must be base64.")
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What few readers need, behind one line of text that opens it."""
+    """Collapsed details that few readers need, with a one-line summary."""
 
     summary: str
     blocks: tuple[Block, ...]
@@ -167,10 +167,10 @@ class Fold:
 
 @dataclass(frozen=True)
 class Grid:
-    """Blocks beside each other where there is room, below each other on a phone.
+    """Blocks side by side on wide screens, stacked on narrow ones.
 
     Attributes:
-        of: ``panels`` (charts), or ``cards`` or ``cases``, which have widths of their own.
+        of: ``panels`` (plots), ``cards`` or ``cases``; sets the width of a column.
     """
 
     blocks: tuple[Block, ...]
@@ -181,19 +181,19 @@ Block = Paragraph | Note | Code | Table | Figure | Card | Case | Fold | Grid
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> Table:
-    """A table of any values, shown as ``str`` does; None is an empty cell."""
+    """Return a table of arbitrary values, converted with ``str``; None becomes an empty cell."""
     cells = (tuple("" if cell is None else str(cell) for cell in row) for row in rows)
     return Table(tuple(header), tuple(cells), caption)
 
 
 def paragraphs(texts: Iterable[str]) -> tuple[Paragraph, ...]:
-    """One for each text."""
+    """Return one paragraph per text."""
     return tuple(map(Paragraph, texts))
 
 
 def _require_drawing(svg: str) -> None:
     if not re.match(r'<svg viewBox="[\d. -]+">', svg) or "<!" in svg or "<?" in svg:
-        raise ValueError("a figure must be one svg element that has a view box and no declarations.")
+        raise ValueError("a figure must be a single svg element with a view box and without declarations.")
     try:
         elements = list(ET.fromstring(svg).iter())
     except ET.ParseError as error:
@@ -201,4 +201,4 @@ def _require_drawing(svg: str) -> None:
     for element in elements:
         handlers = [name for name in element.attrib if name.lower().startswith("on")]
         if element.tag not in _DRAWING or handlers or not _ADDRESS.fullmatch(element.get("href", "#none")):
-            raise ValueError(f"a figure must be a drawing alone, without handlers or addresses. Got <{element.tag}>.")
+            raise ValueError(f"a figure must not contain event handlers, links or other markup. Got <{element.tag}>.")

@@ -1,4 +1,4 @@
-"""Blocks of a report as HTML. Whatever text is in them is escaped here; nothing else may make HTML of it."""
+"""Render blocks of a report as HTML. All text is escaped here; no other module may turn text into HTML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EMPTY_CELL = "–"
 
 
 def render(blocks: Iterable[Block]) -> str:
-    """All of them, one after the other."""
+    """Render blocks in order."""
     return "".join(map(_render_block, blocks))
 
 
@@ -26,7 +26,7 @@ def _render_block(block: Block) -> str:
             return f"<p>{format_inline(text)}</p>"
         case Note(text):
             return f'<p class="warning"><strong>Note.</strong> {format_inline(text)}</p>'
-        case Code(text):  # scrolls in itself
+        case Code(text):  # focusable, so that it can be scrolled with the keyboard
             return f'<pre tabindex="0"><code>{escape(text)}</code></pre>\n'
         case Table():
             return _render_table(block)
@@ -43,50 +43,50 @@ def _render_block(block: Block) -> str:
 
 
 def format_inline(text: str) -> str:
-    """The text escaped, with `backticks` as code and no line broken between "5" and "%": for use inside an element."""
+    """Escape text for use inside an element, with `backticks` as code and no line break between "5" and "%"."""
     unbroken = re.sub(r"(?<=\d) (?=%)|(?<=\w) (?== \d)|(?<= =) (?=\d)", "\u00a0", escape(text))
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", unbroken)
 
 
 def _render_table(block: Table) -> str:
-    """A table that scrolls in itself where it is too wide. Numbers stand right."""
+    """Render a table that scrolls horizontally if it is too wide. Numeric columns are right-aligned."""
     cells = [[cell or _EMPTY_CELL for cell in row] for row in block.rows]
-    right = [_is_numeric([row[column] for row in cells]) for column in range(len(block.header))]
+    numeric = [_is_numeric([row[column] for row in cells]) for column in range(len(block.header))]
     head = "".join(
         f'<th scope="col"{_cell_class(n)}>{format_inline(text)}</th>'
-        for text, n in zip(block.header, right, strict=True)
+        for text, n in zip(block.header, numeric, strict=True)
     )
-    body = "".join(f"<tr>{_render_row(row, right)}</tr>\n" for row in cells)
-    titled = f'<p class="caption">{format_inline(block.caption)}</p>' if block.caption else ""
+    body = "".join(f"<tr>{_render_row(row, numeric)}</tr>\n" for row in cells)
+    caption = f'<p class="caption">{format_inline(block.caption)}</p>' if block.caption else ""
     label = escape(block.caption or f"Table: {', '.join(block.header)}")
     return (
-        f'{titled}<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table>'
+        f'{caption}<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n"
     )
 
 
-def _render_row(cells: Sequence[str], right: Sequence[bool]) -> str:
-    first, *others = cells
-    rest = "".join(f"<td{_cell_class(n)}>{_format_cell(cell)}</td>" for cell, n in zip(others, right[1:], strict=True))
-    return f'<th scope="row"{_cell_class(right[0])}>{format_inline(first)}</th>{rest}'
+def _render_row(cells: Sequence[str], numeric: Sequence[bool]) -> str:
+    first, *rest = cells
+    data = "".join(f"<td{_cell_class(n)}>{_format_cell(cell)}</td>" for cell, n in zip(rest, numeric[1:], strict=True))
+    return f'<th scope="row"{_cell_class(numeric[0])}>{format_inline(first)}</th>{data}'
 
 
 def _format_cell(text: str) -> str:
     return f"<code>{text}</code>" if _DIGEST.fullmatch(text) else format_inline(text)
 
 
-def _cell_class(right: bool) -> str:
-    return ' class="number"' if right else ""
+def _cell_class(is_numeric: bool) -> str:
+    return ' class="number"' if is_numeric else ""
 
 
 def _is_numeric(column: Sequence[str]) -> bool:
-    """All numbers, perhaps with a unit or something in parentheses; a digest that begins with a digit is none."""
-    told = [cell for cell in column if cell != _EMPTY_CELL]
-    return bool(told) and all(_NUMBER.fullmatch(cell) for cell in told)
+    """Return whether all cells are numbers, with an optional unit and parentheses. Digests are not numbers."""
+    cells = [cell for cell in column if cell != _EMPTY_CELL]
+    return bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells)
 
 
 def _render_figure(block: Figure) -> str:
-    """The drawing with ids of its own, so that two figures cannot share one, and a description for screen readers."""
+    """Render a drawing with unique ids, since figures share one page, and a description for screen readers."""
     opening, body = re.split(r"(?<=>)", block.svg, maxsplit=1)
     box = opening.split('"')[1]
     title = block.caption or "Figure"
@@ -101,24 +101,25 @@ def _render_figure(block: Figure) -> str:
 
 
 def _prefix_ids(body: str, prefix: str) -> str:
-    """Names that nothing refers to are dropped; the others get a prefix."""
+    """Drop ids that nothing refers to, and prefix the others."""
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
-    body = re.sub(r' id="([^"]+)"', lambda name: f' id="{prefix}-{name[1]}"' if name[1] in used else "", body)
+    body = re.sub(r' id="([^"]+)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else "", body)
     return re.sub(r'(url\(#|href="#)([^")]+)', rf"\1{prefix}-\2", body)
 
 
 def _render_card(block: Card) -> str:
-    listed = "".join(
+    facts = "".join(
         f"<div><dt>{format_inline(name)}</dt><dd>{format_inline(value)}</dd></div>" for name, value in block.facts
     )
     return (
         f'<div class="card {_css_class(block.model)}"><h3>{format_inline(block.title)}</h3>'
-        f'<p class="big">{format_inline(block.number)}</p><p class="note">{format_inline(block.note)}</p><dl>{listed}</dl></div>\n'
+        f'<p class="big">{format_inline(block.number)}</p><p class="note">{format_inline(block.note)}</p>'
+        f"<dl>{facts}</dl></div>\n"
     )
 
 
 def _render_case(block: Case) -> str:
-    """The item as a picture, where it is one: dark ink on nothing or colours; and its bars."""
+    """Render a sample's image, if it has one, and its bars."""
     kind = "ink" if block.ink else "colours"
     source = f"data:image/png;base64,{escape(block.png)}"
     image = f'<img class="{kind}" alt="the test image" src="{source}">' if block.png else ""

@@ -1,4 +1,4 @@
-"""Parts of a report as JSON, kept in the state folder so that a later command can put its own beside them."""
+"""Report parts as JSON, saved in the state folder so that later commands can combine them with their own part."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from kd.report.blocks import Block
 
-FORMAT = 2  # of a kept part; another one is left out
+FORMAT = 2  # version of saved parts; parts of another version are skipped
 _BLOCKS = {kind.__name__.lower(): kind for kind in get_args(Block)}
 
 
 def to_json(part: Any) -> bytes:
-    """The part as JSON; a block has its kind beside its fields."""
+    """Return the part as JSON. Each block has its kind besides its fields."""
     return (json.dumps({"format": FORMAT, **_to_plain(part)}, indent=1) + "\n").encode()
 
 
 def from_json(content: bytes, kind: type) -> Any:
-    """The inverse of ``to_json``.
+    """Return the part saved by ``to_json``.
 
     Args:
-        kind: the class of the part.
+        kind: class of the part.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: the content is anything else.
     """
-    found = json.loads(content)
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise ValueError(f"it is not a part of format {FORMAT}")
-    return _parse_record(found, kind)
+    data = json.loads(content)
+    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+        raise ValueError(f"it is not a report part of format {FORMAT}")
+    return _parse_record(data, kind)
 
 
 def _to_plain(value: Any) -> Any:
@@ -45,45 +45,45 @@ def _to_plain(value: Any) -> Any:
     return [_to_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
-def _parse_record(found: Any, kind: type) -> Any:
-    """A dataclass from its fields, each of them there and as it is declared."""
+def _parse_record(value: Any, kind: type) -> Any:
+    """Build a dataclass from exactly its declared fields."""
     hints = get_type_hints(kind)
-    if not isinstance(found, dict) or found.keys() != hints.keys():
+    if not isinstance(value, dict) or value.keys() != hints.keys():
         raise ValueError(f"it should have {', '.join(hints)}")
-    return kind(**{name: _parse_value(found[name], hint, name) for name, hint in hints.items()})
+    return kind(**{name: _parse_value(value[name], hint, name) for name, hint in hints.items()})
 
 
-def _parse_value(found: Any, kind: Any, name: str) -> Any:
-    """A value as it is declared.
+def _parse_value(value: Any, kind: Any, name: str) -> Any:
+    """Convert a value to its declared type.
 
     Args:
-        name: of the field it is in, for the error message.
+        name: name of the field, for the error message.
     """
     arguments = get_args(kind)
     if kind == Block:
-        block = found.get("block") if isinstance(found, dict) else None
+        block = value.get("block") if isinstance(value, dict) else None
         if block not in _BLOCKS:
-            raise ValueError(f"its {name} should be blocks of a report")
-        return _parse_record({key: value for key, value in found.items() if key != "block"}, _BLOCKS[block])
+            raise ValueError(f"its {name} should contain report blocks")
+        return _parse_record({key: entry for key, entry in value.items() if key != "block"}, _BLOCKS[block])
     if dataclasses.is_dataclass(kind):
-        return _parse_record(found, kind)  # type: ignore[arg-type]  # it is a class here
-    if get_origin(kind) is tuple and isinstance(found, list):
+        return _parse_record(value, kind)  # type: ignore[arg-type]  # a class, not an instance
+    if get_origin(kind) is tuple and isinstance(value, list):
         if arguments[-1] is ...:
-            return tuple(_parse_value(entry, arguments[0], name) for entry in found)
-        if len(found) == len(arguments):
-            return tuple(_parse_value(entry, own, name) for entry, own in zip(found, arguments, strict=True))
-    if get_origin(kind) is Mapping and isinstance(found, dict):
-        return {key: _parse_value(value, arguments[1], name) for key, value in found.items()}
-    if not _is_plain(found, kind):
-        raise ValueError(f"its {name} is not as it is written")
-    return found
+            return tuple(_parse_value(entry, arguments[0], name) for entry in value)
+        if len(value) == len(arguments):
+            return tuple(_parse_value(entry, argument, name) for entry, argument in zip(value, arguments, strict=True))
+    if get_origin(kind) is Mapping and isinstance(value, dict):
+        return {key: _parse_value(entry, arguments[1], name) for key, entry in value.items()}
+    if not _is_plain(value, kind):
+        raise ValueError(f"its {name} has an invalid type or value")
+    return value
 
 
-def _is_plain(found: Any, kind: Any) -> bool:
+def _is_plain(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
-        return found in get_args(kind)
+        return value in get_args(kind)
     if isinstance(kind, types.UnionType):
-        return any(_is_plain(found, one) for one in get_args(kind))
+        return any(_is_plain(value, member) for member in get_args(kind))
     if kind is float:
-        return type(found) in (int, float) and math.isfinite(found)
-    return type(found) is kind
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind

@@ -1,10 +1,10 @@
-"""The report: one page on all that the commands have found so far, each with its part, put together anew by each.
+"""The report: a single page with the results of all commands so far, rebuilt by each command.
 
     files = report_files(Part("run", verdict, None, sections), results_dir=…, state_dir=…)
     kd.storage.files.publish(files)
 
-The page is one file that loads nothing: it opens from a disk, and a browser runs no script in it. A part is kept as
-JSON in the state folder, so that a later command can put its own beside it.
+The page is a self-contained file without scripts, to be opened from disk. Each command saves its part as JSON in the
+state folder, so that later commands can include it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kd.report.html import render
 from kd.report.kept import from_json, to_json
 from kd.storage.untrusted import read_bytes
 
-# A name can be told without colour, and so can a sign.
+# Sign and heading of a verdict: readable without colour.
 TONES = {
     "better": ("▲", "Better"),
     "worse": ("▼", "Worse"),
@@ -30,7 +30,7 @@ TONES = {
     "open": ("?", "Not decided"),
 }
 Tone = Literal["better", "worse", "equal", "open"]
-# Of the verdicts on paired seeds, whichever command has them.
+# Tone of a verdict on paired seeds, the same for all commands.
 TONE_OF: Mapping[Verdict, Tone] = {
     "helps": "better",
     "hurts": "worse",
@@ -38,7 +38,7 @@ TONE_OF: Mapping[Verdict, Tone] = {
     "inconclusive": "open",
 }
 
-# In their order, with the title that a chapter has where several commands have a section in it.
+# Chapters in the page's order, with the title used if several commands contribute to a chapter.
 CHAPTERS = {
     "verdict": "Verdict",
     "table": "Results",
@@ -53,20 +53,20 @@ CHAPTERS = {
     "provenance": "Provenance",
 }
 ORDER = tuple(CHAPTERS)
-# Several seeds say more than one, and a search says least: the first that has a verdict gives the page's.
+# Strongest evidence first: several seeds, one pair, a search. The first command with a verdict leads the page.
 SOURCES = {"compare": "kd compare", "run": "the run", "sweep": "kd sweep"}
-MAX_PART_BYTES = 20_000_000  # bytes of a kept part
+MAX_PART_BYTES = 20_000_000  # size limit of a saved part
 
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of the page, or what one command has to say in it.
+    """One command's contribution to a chapter of the page.
 
     Attributes:
-        name: its place and its address in the page, small letters; unique within a part. Those of ``ORDER`` come in
-            that order, others before ``provenance``.
-        title: as a heading.
-        blocks: what is in it, as plain data.
+        name: lower-case name, unique within a part; sets position and anchor. Names in ``ORDER`` keep that order,
+            others come before ``provenance``.
+        title: heading.
+        blocks: content as plain data.
     """
 
     name: str
@@ -76,16 +76,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Part:
-    """What one command has found.
+    """One command's contribution to the report.
 
     Attributes:
-        source: the command's name, small letters: ``run``, ``compare``, ``sweep``.
-        verdict: one paragraph for the top of the page; "" if it has none.
-        toy: the stamp of a run too small to conclude from, else None.
-        sections: in whatever order.
-        tone: of the verdict, for its colour, sign and heading.
-        settings: those that must be equal for two parts to speak of the same models. Where they are not, the page says
-            so. What a command varies itself does not belong here.
+        source: lower-case name of the command: ``run``, ``compare``, ``sweep``.
+        verdict: one paragraph for the top of the page; "" if there is none.
+        toy: stamp of a toy run, which is too small to conclude anything from; else None.
+        sections: in any order.
+        tone: sets the verdict's colour, sign and heading.
+        settings: settings that must be equal for two parts to describe the same models; the page reports differences.
+            Settings that the command varies do not belong here.
     """
 
     source: str
@@ -97,24 +97,24 @@ class Part:
 
 
 def report_files(part: Part, *, results_dir: Path, state_dir: Path) -> dict[Path, bytes]:
-    """The part as it is kept, and ``report.html`` from it and the kept parts of other commands: to be published.
+    """Return the files to publish: the part as JSON, and ``report.html`` with the parts of all commands.
 
-    A kept part that is damaged or none of ours is left out, and the page says so.
+    A saved part that is damaged or not a report part is skipped, with a note on the page.
     """
     folder = state_dir / "report"
-    others, notes = load_parts(folder, without=part.source)
-    kept = folder / f"{part.source}.json"
-    return {kept: to_json(part), results_dir / "report.html": page([part, *others], notes=notes)}
+    other_parts, notes = load_parts(folder, exclude=part.source)
+    path = folder / f"{part.source}.json"
+    return {path: to_json(part), results_dir / "report.html": page([part, *other_parts], notes=notes)}
 
 
 def page(parts: Sequence[Part], *, notes: Sequence[str] = ()) -> bytes:
-    """The whole page.
+    """Render the whole page.
 
     Args:
-        notes: what its reader must know about the page itself, in plain sentences.
+        notes: caveats about the page itself, as full sentences.
 
     Raises:
-        ValueError: a name is not in small letters or comes twice.
+        ValueError: a name is not lower-case or not unique, or a tone is unknown.
     """
     for part in parts:
         _check_part(part)
@@ -134,14 +134,14 @@ def _check_part(part: Part) -> None:
     names = [section.name for section in part.sections]
     for name in (part.source, *names):
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) or names.count(name) > 1:
-            raise ValueError(f"a part's and a section's name must be in small letters and unique. Got {name!r}.")
+            raise ValueError(f"names of parts and sections must be lower-case and unique. Got {name!r}.")
     if part.tone not in TONES:
         raise ValueError(f"a verdict's tone must be one of {', '.join(TONES)}. Got {part.tone!r}.")
 
 
 def _format_verdict(part: Part) -> dict[str, str]:
     sign, heading = TONES[part.tone]
-    if part.source == "run":  # whatever it is, it is said of two networks
+    if part.source == "run":  # the verdict is about two networks only
         heading += ", in this one pair"
     return {
         "tone": part.tone,
@@ -153,7 +153,7 @@ def _format_verdict(part: Part) -> dict[str, str]:
 
 
 def _collect_chapters(parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """The sections of all parts by name, in the page's order."""
+    """Group the sections of all parts by name, in the page's order."""
     chapters: dict[str, dict[str, Any]] = {"verdict": {"name": "verdict", "title": "Verdict", "pieces": []}}
     for part in parts:
         for section in part.sections:
@@ -170,7 +170,7 @@ def _collect_chapters(parts: Sequence[Part]) -> list[dict[str, Any]]:
 
 
 def _sort_key(name: str, order: Sequence[str]) -> tuple[float, str]:
-    """For sorting: known names in their order, unknown ones by the alphabet before the last known one."""
+    """Sort known names in their order, and unknown ones alphabetically before the last known name."""
     return (order.index(name), "") if name in order else (len(order) - 1.5, name)
 
 
@@ -179,24 +179,24 @@ def _source_label(source: str) -> str:
 
 
 def _find_conflicts(parts: Sequence[Part]) -> list[str]:
-    """One sentence if parts were made with different settings: side by side they would be read as one result."""
-    told: dict[str, dict[str, str]] = {}
+    """Return a warning if parts have different settings: side by side they would look like one result."""
+    settings: dict[str, dict[str, str]] = {}
     for part in parts:
         for name, value in part.settings.items():
-            told.setdefault(name, {})[_source_label(part.source)] = value
-    different = [
+            settings.setdefault(name, {})[_source_label(part.source)] = value
+    conflicts = [
         f"{name} is {' and '.join(f'{value} in {source}' for source, value in values.items())}"
-        for name, values in told.items()
+        for name, values in settings.items()
         if len(set(values.values())) > 1
     ]
-    if not different:
+    if not conflicts:
         return []
-    found = "; ".join(different)
-    return [f"The parts of this page speak of different models: {found}. Run the commands with equal settings."]
+    details = "; ".join(conflicts)
+    return [f"The sections of this page describe different models: {details}. Run the commands with equal settings."]
 
 
 def _mark_safe(html: str) -> Any:
-    from markupsafe import Markup  # with the template engine, at the end of a command only
+    from markupsafe import Markup  # imported late, like jinja2: only needed at the end of a command
 
     return Markup(html)
 
@@ -212,24 +212,24 @@ def _load_template() -> Any:
     return environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
 
 
-def load_parts(folder: Path, *, without: str = "") -> tuple[list[Part], list[str]]:
-    """The parts that commands have left in this folder, and a sentence on each file that is none.
+def load_parts(folder: Path, *, exclude: str = "") -> tuple[list[Part], list[str]]:
+    """Load all saved parts of a folder. Returns the parts and a note for each skipped file.
 
     Args:
-        without: the command whose own is not wanted.
+        exclude: command whose part is not loaded.
     """
     parts, notes = [], []
     for path in sorted(folder.glob("*.json")):
-        if path.stem == without:
+        if path.stem == exclude:
             continue
         try:
             part: Part = from_json(read_bytes(path, limit=MAX_PART_BYTES), Part)
             if part.source != path.stem:
-                raise ValueError(f"it is the part of {part.source!r}")
+                raise ValueError(f"it contains the part of {part.source!r}")
             _check_part(part)
             parts.append(part)
         except (OSError, ValueError, RecursionError) as error:
             reason = str(error).replace(f"{path}", path.name).removesuffix(".")
-            notes.append(f"{path.name}, kept for this page by another command, was left out: {reason}.")
+            notes.append(f"{path.name}, saved by another command, was skipped: {reason}.")
             say(f"report: {notes[-1]}")
     return parts, notes

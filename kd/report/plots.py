@@ -1,4 +1,4 @@
-"""Figures from numbers. Each function returns a matplotlib figure. No global state."""
+"""Plots of a run's results. Each function returns a matplotlib figure and uses no global state."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from kd.evaluation.calibration import ReliabilityCurve
 from kd.evaluation.two_models import Accuracy
 from kd.report.style import TICKS, escape_label, label_classes, style_axes
 
-MIN_JOINED = 10  # images that a bin must have for its point to be joined to others
+MIN_JOINED = 10  # a bin's point is joined to others only if the bin has this many images
 
 
 def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], panels: Mapping[str, str]) -> Figure:
-    """One panel per quantity over the epochs: training dashed, validation solid, one colour per model.
+    """Plot quantities over the epochs, one panel each: training dashed, validation solid, one colour per model.
 
     Args:
         histories: by model name.
-        panels: quantity without its ``train_``/``val_`` prefix → title. A model that lacks it is not drawn there.
+        panels: quantity without its ``train_``/``val_`` prefix → title. Models without the quantity are skipped.
     """
     figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
     for axes, (quantity, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
@@ -52,7 +52,7 @@ def _plot_curve(axes: Axes, values: Sequence[float], style: str, name: str, perc
 
 
 def accuracy_comparison(accuracies: Mapping[str, Accuracy], *, noun: str = "images") -> Figure:
-    """Test accuracy of each model as a dot with its 95 % interval, on an axis that shows the differences.
+    """Plot each model's test accuracy with its 95 % interval, on an axis zoomed to the differences.
 
     Args:
         accuracies: by model name, on one test set.
@@ -60,8 +60,8 @@ def accuracy_comparison(accuracies: Mapping[str, Accuracy], *, noun: str = "imag
     figure = Figure(figsize=(8.4, 1.7 + 0.75 * len(accuracies)), layout="constrained")
     axes = figure.subplots()
     for row, (name, (share, low, high, errors, _)) in enumerate(accuracies.items()):
-        spread = [[100 * (share - low)], [100 * (high - share)]]
-        axes.errorbar(100 * share, row, xerr=spread, fmt="o", ms=8, capsize=5, lw=2, color=arm_of(name).colour)
+        margins = [[100 * (share - low)], [100 * (high - share)]]
+        axes.errorbar(100 * share, row, xerr=margins, fmt="o", ms=8, capsize=5, lw=2, color=arm_of(name).colour)
         text = f"{share:.2%}   {errors:,} errors"
         axes.annotate(text, (100 * share, row), (0, 11), textcoords="offset points", ha="center", weight="bold")
     axes.set_yticks(range(len(accuracies)), [arm_of(name).label for name in accuracies])
@@ -81,27 +81,28 @@ def prediction_examples(
     colours: Sequence[str],
     classes: Sequence[str] = (),
 ) -> Figure:
-    """One row per image: the image, then each model's probabilities over the classes as bars.
+    """Plot one row per image: the image, then each model's class probabilities as bars.
 
     Args:
         images: [C, H, W] each.
-        labels, captions: the true class and what the row shows.
+        labels: true class of each image.
+        captions: caption of each row.
         probabilities: column title → [rows, K].
         colours: one per column.
-        classes: their names, where they are more than numbers.
+        classes: class names; empty if classes are plain numbers.
     """
     rows = len(images)
     figure = Figure(figsize=(13.5, 1.3 + 1.75 * rows), layout="constrained")
     if not rows:
-        figure.suptitle("There is no test image on which a model errs", weight="bold")
+        figure.suptitle("No model misclassifies any test image", weight="bold")
         return figure
     grid = figure.subplots(rows, 1 + len(probabilities), squeeze=False, width_ratios=[1] + [1.7] * len(probabilities))
     for row, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
-        picture = grid[row, 0]
-        picture.imshow(image.mean(dim=0).numpy(), cmap="gray_r")
-        named = escape_label(classes[label]) if classes else str(label)
-        picture.set_title(f"label {named}: {caption}", fontsize=9.5, loc="left")
-        picture.set_axis_off()
+        image_axes = grid[row, 0]
+        image_axes.imshow(image.mean(dim=0).numpy(), cmap="gray_r")
+        class_name = escape_label(classes[label]) if classes else str(label)
+        image_axes.set_title(f"label {class_name}: {caption}", fontsize=9.5, loc="left")
+        image_axes.set_axis_off()
         for axes, (title, values), colour in zip(grid[row, 1:], probabilities.items(), colours, strict=True):
             _plot_probability_bars(axes, values[row], label, colour, classes)
             if row == 0:
@@ -126,20 +127,20 @@ def _plot_probability_bars(axes: Axes, values: Tensor, label: int, colour: str, 
     axes.set_ylim(0, 125)
     axes.set_xlim(-1.3, len(values) + 0.3)
     axes.set_yticks([0, 50, 100], ["0 %", "", "100 %"], fontsize=8)
-    places = range(len(values)) if len(values) <= 12 else []
+    ticks = range(len(values)) if len(values) <= 12 else []
     if classes:
-        axes.set_xticks(places, [escape_label(classes[place], 8) for place in places], rotation=60)
+        axes.set_xticks(ticks, [escape_label(classes[index], 8) for index in ticks], rotation=60)
     else:
-        axes.set_xticks(places)
+        axes.set_xticks(ticks)
     axes.tick_params(axis="x", labelsize=6 if classes else 8, length=0)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = ()) -> Figure:
-    """Errors per (true, predicted) class for each model, on one colour scale; the diagonal is left blank.
+    """Plot each model's errors per (true, predicted) class, on one colour scale; the diagonal is blank.
 
     Args:
-        classes: their names, where they are more than numbers.
+        classes: class names; empty if classes are plain numbers.
     """
     figure = Figure(figsize=(5.4 * len(matrices), 5.3), layout="constrained")
     mistakes = {name: matrix.numpy().copy() for name, matrix in matrices.items()}
@@ -157,9 +158,9 @@ def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = 
 
 
 def _plot_heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
-    """Counts [K, K] as shades up to the ceiling, each with its number where it is not zero; the diagonal blank.
+    """Plot counts [K, K] as shades up to ``ceiling``, with non-zero counts as text and a blank diagonal.
 
-    In matplotlib alone: seaborn's heatmap looks the same, and costs a second and 190 MB to import.
+    Uses matplotlib only: seaborn's heatmap looks the same but takes a second and 190 MB to import.
     """
     blank = np.eye(len(counts), dtype=bool)
     axes.imshow(np.ma.masked_array(counts, blank), cmap="Blues", vmin=0, vmax=ceiling)
@@ -176,11 +177,11 @@ def _plot_heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
 
 
 def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "images") -> Figure:
-    """Accuracy against confidence for each model, with 95 % intervals, above the number of images in each bin.
+    """Plot each model's accuracy against confidence with 95 % intervals, above the number of images per bin.
 
     Args:
-        curves: by model name, from ``kd.evaluation.calibration.reliability_curve`` with bins of equal width, as many
-            for each.
+        curves: by model name, from ``kd.evaluation.calibration.reliability_curve`` with bins of equal width, the same
+            number for each model.
     """
     bins = len(next(iter(curves.values())).bins)
     figure = Figure(figsize=(8.4, 6.6 + 0.28 * len(curves)), layout="constrained")
@@ -192,7 +193,7 @@ def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "
             text = f"{images:,}" if images < 1e5 else f"{images / 1000:,.0f}k"
             colour = "black" if images else GREY
             table.text(100 * (column + 0.5) / bins, row, text, ha="center", va="center", fontsize=8, color=colour)
-    style_axes(axes, "Reliability: how often a model is right when it is this sure")
+    style_axes(axes, "Reliability: accuracy of predictions at each confidence")
     axes.set_ylabel("accuracy, %   (bar: 95 % interval)")
     axes.set_ylim(-4, 104)
     _style_count_table(table, list(curves), bins, noun)
@@ -201,32 +202,32 @@ def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "
 
 
 def _plot_reliability(axes: Axes, curve: ReliabilityCurve, arm: Arm) -> None:
-    """A point with its interval for each bin that has images; a line joins those that chance does not throw about."""
-    full = [
+    """Plot a point and its interval for each bin with images; a line joins bins with at least ``MIN_JOINED`` images."""
+    bins = [
         (images, 100 * confidence, 100 * accuracy, interval)
         for (images, confidence, accuracy), interval in zip(curve.bins, curve.intervals, strict=True)
         if confidence is not None and accuracy is not None and interval is not None
     ]
-    joined = [(confidence, accuracy) for images, confidence, accuracy, _ in full if images >= MIN_JOINED]
+    joined = [(confidence, accuracy) for images, confidence, accuracy, _ in bins if images >= MIN_JOINED]
     axes.plot([c for c, _ in joined], [a for _, a in joined], arm.line, color=arm.colour, lw=1.4)
-    # Where none or all are right an interval ends at its point, but for rounding.
-    below = [max(0.0, a - 100 * low) for _, _, a, (low, _) in full]
-    above = [max(0.0, 100 * high - a) for _, _, a, (_, high) in full]
+    # At 0 % or 100 % accuracy the interval ends at the point; rounding could make the difference negative.
+    below = [max(0.0, a - 100 * low) for _, _, a, (low, _) in bins]
+    above = [max(0.0, 100 * high - a) for _, _, a, (_, high) in bins]
     axes.errorbar(
-        [c for _, c, _, _ in full],
-        [a for _, _, a, _ in full],
+        [c for _, c, _, _ in bins],
+        [a for _, _, a, _ in bins],
         yerr=[below, above],
         fmt=arm.marker,
         elinewidth=1,
         capsize=3,
         color=arm.colour,
-        clip_on=False,  # a point at 100 % is drawn whole
+        clip_on=False,  # so that a point at 100 % is not cut off
         label=f"{arm.label}: ECE {100 * curve.ece:.2f} %",
     )
 
 
 def _style_count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -> None:
-    """The frame around the counts: a row per model, a column per bin, the shared axis of confidence below."""
+    """Style the table of counts: a row per model, a column per bin, the shared confidence axis below."""
     axes.set_yticks(range(len(names)), [arm_of(name).label for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 100)

@@ -1,4 +1,4 @@
-"""What all figures share: ticks of classes, a bold title, a figure as the bytes of a PNG."""
+"""Style shared by all figures: class ticks, titles, PNG output."""
 
 from __future__ import annotations
 
@@ -10,37 +10,41 @@ from matplotlib.figure import Figure
 
 from kd.report.case import shorten
 
-TICKS = 25  # classes of which each can have a tick, and its counts a place
+TICKS = 25  # largest number of classes for which every class gets a tick and every count fits
 
 
 def png(figure: Figure, *, toy: str | None = None) -> bytes:
-    """The figure as PNG bytes, stamped if it comes from a toy run."""
+    """Return the figure as PNG bytes.
+
+    Args:
+        toy: stamp of a toy run, added to the title.
+    """
     if toy:
-        title = "   ".join(filter(None, [figure.get_suptitle(), f"TOY RUN ({toy}): too small to conclude from"]))
+        title = "   ".join(filter(None, [figure.get_suptitle(), f"TOY RUN ({toy}): too small for conclusions"]))
         figure.suptitle(title, color="#CC0000", weight="bold")
-    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)  # titles keep clear of the picture's edge
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)  # keeps titles off the edge
     buffer = io.BytesIO()
-    # No creation date or software version in the file: the same numbers give the same bytes.
+    # No creation date or software version in the file, so that the same numbers give the same bytes.
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
-    """A tick for each class on both axes, of many for some: its number, or its name cut to fit."""
-    places = range(0, count, -(-count // TICKS))
-    texts = [escape_label(names[place]) if names else str(place) for place in places]
-    turned = any(len(text) > 3 for text in texts)
-    axes.set_xticks(places, texts, rotation=45 if turned else 0, ha="right" if turned else "center")
-    axes.set_yticks(places, texts)
+    """Label both axes with at most ``TICKS`` class numbers or shortened names."""
+    classes = range(0, count, -(-count // TICKS))
+    labels = [escape_label(names[index]) if names else str(index) for index in classes]
+    is_rotated = any(len(label) > 3 for label in labels)
+    axes.set_xticks(classes, labels, rotation=45 if is_rotated else 0, ha="right" if is_rotated else "center")
+    axes.set_yticks(classes, labels)
 
 
 def escape_label(name: str, most: int = 14) -> str:
-    """A short name for a figure, in which a dollar is a dollar: matplotlib reads a formula between two."""
+    """Shorten a name and escape dollar signs, which matplotlib would parse as a formula."""
     return shorten(name, most).replace("$", r"\$")
 
 
 def style_axes(axes: Axes, title: str) -> None:
-    """A bold title on the left, a faint grid, and no frame on the right and at the top."""
+    """Set a bold left title and a faint grid, and hide the right and top spines."""
     axes.set_title(title, weight="bold", loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""A matplotlib figure as a block with SVG: its colours follow the page's, light or dark, and so does its font."""
+"""Convert matplotlib figures to SVG blocks whose colours and font follow the page, light or dark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import matplotlib.figure
 
 from kd.report.blocks import Figure
 
-# matplotlib's colours → what the page's style sheet calls them. kd.report.plots chooses them for white paper.
+# Colours in matplotlib figures, chosen for white paper → variables of the page's style sheet.
 _THEME = {
     "#000000": "currentColor",
     "#ffffff": "var(--paper)",
@@ -21,24 +21,24 @@ _THEME = {
     "#eeeeee": "var(--line)",
     "#cc0000": "var(--alarm)",
 }
-_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}  # nothing that changes from day to day
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}  # omits the date and other changing data
 
 
 def figure(drawn: matplotlib.figure.Figure, *, alt: str, caption: str = "") -> Figure:
-    """The figure as a block: SVG without fixed colours of ink and paper, with its text as text.
+    """Convert a figure to an SVG block with the page's colours and selectable text.
 
-    The same figure gives the same bytes. Its layout becomes a constrained one, its background transparent.
+    The same figure gives the same bytes. Its layout is set to constrained, its background to transparent.
 
     Args:
-        drawn: text in it may not be mathematical (``$…$``).
-        alt: what somebody who does not see it should know.
-        caption: shown below it.
+        drawn: figure without mathematical text (``$…$``).
+        alt: description for screen readers.
+        caption: shown below the figure.
     """
     return Figure(adapt_to_page(render_svg(drawn)), alt, caption)
 
 
 def render_svg(drawn: matplotlib.figure.Figure) -> str:
-    """What matplotlib writes, reproducibly, with text as text: a file of its own."""
+    """Render a figure as a standalone SVG file, reproducibly, with text as text."""
     drawn.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd"}):
@@ -47,15 +47,15 @@ def render_svg(drawn: matplotlib.figure.Figure) -> str:
 
 
 def adapt_to_page(text: str) -> str:
-    """An SVG file of matplotlib's as an element for a page: themed, without styles for the whole page, and small."""
+    """Turn matplotlib's SVG file into a compact element for the page, with its colours and without global styles."""
     opening, body = re.split(r"(?<=>)", text[text.index("<svg") :], maxsplit=1)
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # would hold for the whole page
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # would apply to the whole page
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = body.replace("xlink:href", "href")
     body = re.sub(r"#[0-9a-f]{6}\b", lambda colour: _THEME.get(colour[0], colour[0]), body)
     body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
-    body = re.sub(r"font: ([^;\"']*)'[^;\"]*", r"font: \1var(--sans)", body)  # as matplotlib before 3.10 has it
-    # A hundredth of a point is enough, and half the bytes.
+    body = re.sub(r"font: ([^;\"']*)'[^;\"]*", r"font: \1var(--sans)", body)  # form used before matplotlib 3.10
+    # Two decimals, 0.01 pt, are precise enough and halve the size.
     body = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda a: re.sub(r"(\.\d\d)\d+", r"\1", a[0]), body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     box = re.search(r'viewBox="([\d. ]+)"', opening)

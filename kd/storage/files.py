@@ -15,9 +15,9 @@ from pathlib import Path
 def publish(files: Mapping[Path, bytes]) -> None:
     """Write all files or none: a full disk or a kill while writing leaves existing files unchanged.
 
-    Each content is written to a temporary file in its target's folder and flushed to disk. Only when all of them are
-    written are they renamed and the folders flushed. Each rename is atomic, so every file is complete, either old or
-    new; only a kill between two renames leaves a mixture. Missing folders are created.
+    Each content is written to a temporary file in its target's folder and flushed to disk. When all are written, the
+    files are renamed and the folders flushed. Each rename is atomic, so every file is complete, either old or new; only
+    a kill between two renames leaves a mixture. Missing folders are created.
 
     Raises:
         OSError: naming the path, the bytes needed and the bytes free. No temporary file is left behind.

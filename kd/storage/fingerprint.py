@@ -57,8 +57,8 @@ def describe(value: Any) -> Any:
     """Return the value as JSON data, equal for equal values in any process.
 
     A dataset is described by the string that its ``fingerprint()`` method returns, or by its attributes if it has no
-    such method; a function by its loaded code, defaults and closure; a class by its members and bases; any other
-    object by its class and the state that pickle would save.
+    such method. A function is described by its loaded code, defaults and closure, a class by its members and bases,
+    and any other object by its class and the state that pickle would save.
 
     Raises:
         OpaqueError: the value contains an object that cannot be inspected.

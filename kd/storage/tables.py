@@ -124,7 +124,7 @@ def _parse_array(stream: IO[bytes], size: int, kinds: str) -> Array:
     if dtype.hasobject:
         raise ValueError("its values are Python objects, which are not read: they could run code")
     if dtype.kind not in kinds:
-        raise ValueError(f"its dtype is {dtype}, which is neither numbers nor ids")
+        raise ValueError(f"its dtype is {dtype}, not one for numbers or ids")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != data_size:
         raise ValueError(f"shape {list(shape)} of {dtype} does not match {data_size:,} bytes of data")
     with _convert_npy_errors():

@@ -23,8 +23,8 @@ def state_bytes(state: Mapping[str, Tensor]) -> bytes:
     """Return a ``state_dict`` as the bytes of a ``.pth`` file.
 
     A buffer is used because ``torch.save`` stores the file's name inside the file. Tensors are copied to the CPU in
-    contiguous format, so that the bytes depend neither on memory format nor on device. ``contiguous()`` would not do:
-    it keeps the strides of dimensions of size 1.
+    contiguous format, so that the bytes do not depend on memory format or device. ``contiguous()`` would not do: it
+    keeps the strides of dimensions of size 1.
     """
     plain = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     buffer = io.BytesIO()

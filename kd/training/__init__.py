@@ -1,1 +1,1 @@
-"""Training: the loop, its state between two steps, the steps of a run, and many students at once."""
+"""Training: the loop, its resumable state, the steps of a run, and parallel training of many students."""

@@ -1,4 +1,4 @@
-"""What is measured on each batch besides the loss, over its items with a label."""
+"""Metrics of a batch besides the loss, over its labelled samples."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kd.types import UNLABELLED, Batch, Metric
 
 
 def accuracy(output: Tensor, batch: Batch) -> Tensor:
-    """Share of the items whose largest logit is the label's, in [0, 1]."""
+    """Return the share of samples whose largest logit is the label's, in [0, 1]."""
     return (output.argmax(dim=1) == batch[1]).sum() / len(output)
 
 
 def cross_entropy(output: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy with the labels in nats, unweighted: comparable between any two objectives."""
+    """Return the unweighted cross-entropy with the labels, in nats; comparable between all objectives."""
     return F.cross_entropy(output.float(), batch[1])
 
 
@@ -26,9 +26,9 @@ METRICS: Mapping[str, Metric] = {"acc": accuracy, "ce": cross_entropy}
 
 
 def labelled_rows(labels: Tensor) -> Tensor | None:
-    """The items of the batch that have a label, by row; None for all of them, and where labels are no class indices.
+    """Return the rows that have a label; None if all have one, or if the labels are not class indices.
 
-    Asked of the loader's batch, which lies on the CPU: on a GPU the answer would have to be waited for.
+    Takes the labels of the loader's batch on the CPU: on a GPU this would force a synchronisation.
     """
     if labels.dtype != torch.int64 or labels.ndim != 1:
         return None
@@ -39,7 +39,7 @@ def labelled_rows(labels: Tensor) -> Tensor | None:
 def measure_batch(
     metrics: Mapping[str, Metric], output: Tensor, batch: Batch, rows: Tensor | None
 ) -> tuple[dict[str, Tensor], int]:
-    """The metrics over these rows, NaN over none; and how many rows they are."""
+    """Return the metrics over the given rows (None: all rows; NaN if there are none) and the number of rows."""
     if rows is not None:
         rows = rows.to(output.device)
         output, batch = output[rows], tuple(tensor[rows] for tensor in batch)

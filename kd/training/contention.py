@@ -1,4 +1,4 @@
-"""Other programs on the same cores: noticed and told, never acted on."""
+"""Detection of other programs on the same cores. The user is advised; nothing else changes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kd.training.history import History
 
 _STAT = Path("/proc/stat")
 _printed: list[str] = []
-_NOTABLE_CORES = 0.3  # cores; below it the ordinary rustle of a system
+_NOTABLE_CORES = 0.3  # cores; less is normal background load
 
 
 def machine_seconds() -> float | None:
-    """Core seconds that all programs of this machine (and its host, as far as it tells) have taken since it started.
+    """Return the core seconds used by all programs since boot, including steal time reported by the host.
 
-    None where the system does not say (only Linux does).
+    None if not available; only Linux provides it.
     """
     try:
         user, nice, system, _idle, _wait, irq, softirq, steal = map(int, _STAT.read_text().split(maxsplit=9)[1:9])
@@ -30,39 +30,42 @@ def machine_seconds() -> float | None:
 
 
 class OtherPrograms:
-    """How many cores other programs keep busy, on average from the moment this is made."""
+    """Average number of cores kept busy by other programs since this object was created."""
 
     def __init__(self) -> None:
-        self._started, self._others = time.monotonic(), self._other_seconds()
+        self._started, self._seconds_at_start = time.monotonic(), self._other_seconds()
 
     def cores(self) -> float:
-        """0.0 where it cannot be known."""
-        before, now, elapsed = self._others, self._other_seconds(), time.monotonic() - self._started
+        """Return the average number of cores; 0.0 if unknown."""
+        before, now, elapsed = self._seconds_at_start, self._other_seconds(), time.monotonic() - self._started
         return 0.0 if before is None or now is None or elapsed <= 0 else max(0.0, (now - before) / elapsed)
 
     @staticmethod
     def _other_seconds() -> float | None:
-        machine, own = machine_seconds(), os.times()
-        return None if machine is None else machine - own.user - own.system
+        machine, process = machine_seconds(), os.times()
+        return None if machine is None else machine - process.user - process.system
 
 
 def format_advice(*, busy: float, threads: int, cores: int) -> str | None:
-    """What to do where so many cores are busy elsewhere; None where nothing is in the way.
+    """Return advice if other programs slow this one down, else None.
 
-    The threads of a matrix product wait for each other at its end, spinning: one that has to share its core
-    holds up all of them.
+    At the end of a matrix product all threads spin until the last one is done, so a thread that shares its core delays
+    the others.
+
+    Args:
+        busy: cores kept busy by other programs.
     """
     free = max(1, round(cores - busy))
     if threads == 1 or busy < _NOTABLE_CORES or threads <= cores - busy + _NOTABLE_CORES:
         return None
     return (
-        f"other programs keep {busy:.1f} of {cores} cores busy, and PyTorch's {threads} threads wait for each other: "
-        f"this can take several times as long. End them, or start this anew with OMP_NUM_THREADS={free}."
+        f"other programs keep {busy:.1f} of {cores} cores busy, so PyTorch's {threads} threads wait for each other: "
+        f"training can take several times as long. End them, or restart with OMP_NUM_THREADS={free}."
     )
 
 
 def advise_on_contention(on_epoch: Callable[[int, History], None]) -> Callable[[int, History], None]:
-    """The same hook, followed by advice, once in a process, if other programs were in the way until then."""
+    """Return a hook that calls ``on_epoch``, then prints advice, once per process, if other programs interfere."""
     others = OtherPrograms()
 
     def with_advice(done: int, history: History) -> None:

@@ -1,4 +1,4 @@
-"""What a training has measured so far, and where it stands."""
+"""Training history, running means, and the position from which a training resumes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from kd.seeding import generator_states, set_generator_states
 
 
 class History(dict[str, list[float]]):
-    """One list per quantity, one entry per epoch: ``train_loss``, ``val_acc``, …; accuracies are in [0, 1].
+    """Curves of a training: one list per quantity (``train_loss``, ``val_acc``, …), one entry per epoch.
+
+    Accuracies are in [0, 1].
 
     Attributes:
         seconds: wall time of the whole training.
-        notes: what a reader of these numbers must know, in plain sentences.
+        notes: caveats for readers of these numbers, as full sentences.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -27,40 +29,41 @@ class History(dict[str, list[float]]):
         self.notes: list[str] = []
 
     def state(self) -> dict[str, Any]:
-        """As plain data, for a snapshot."""
+        """Return the history as plain data, for a snapshot."""
         return {"curves": dict(self), "seconds": self.seconds, "notes": self.notes}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> History:
-        """The inverse of ``state``."""
+        """Return the history saved by ``state``."""
         history = cls(state["curves"])
         history.seconds, history.notes = state["seconds"], list(state["notes"])
         return history
 
 
 def load_state(part: Any, state: Mapping[str, Any], name: str) -> None:
-    """``part.load_state_dict(state)``, and ValueError for whatever is wrong with the state."""
+    """Call ``part.load_state_dict(state)``, and raise ValueError if the state does not fit."""
     try:
         part.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise ValueError(f"what was kept of the {name} does not fit it: {reason} Use --fresh to start anew.") from error
+        raise ValueError(f"saved state does not fit the {name}: {reason} Use --fresh to start over.") from error
 
 
 @dataclass
 class Means:
-    """Running means over samples: each batch counts by its size, or by as many of its samples as a number is of."""
+    """Running means over samples: each batch is weighted by the number of samples behind its mean."""
 
     batches: int = 0
     samples: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    missing: dict[str, int] = field(default_factory=dict)  # by number, the samples that it is not of
+    missing: dict[str, int] = field(default_factory=dict)  # quantity → samples that it was not measured on
 
     def add(self, numbers: Mapping[str, float], samples: int, fewer: Mapping[str, int] | None = None) -> None:
-        """Take in the means of one batch of so many samples.
+        """Add the means of one batch.
 
         Args:
-            fewer: of how many samples a number is the mean, by name, where not of all; that of none does not count.
+            samples: size of the batch.
+            fewer: number of samples behind each mean, by name, if not the whole batch; with 0 the mean is ignored.
         """
         self.batches += 1
         self.samples += samples
@@ -70,28 +73,28 @@ class Means:
             self.missing[name] = self.missing.get(name, 0) + samples - count
 
     def values(self) -> dict[str, float]:
-        """The means so far, NaN for what is the mean of no sample. Raises ValueError if there was none at all."""
+        """Return the means so far, NaN for a quantity without samples. Raises ValueError if there was no batch."""
         if not self.samples:
-            raise ValueError("the loader yields no batch (too few samples for drop_last, or an empty dataset).")
+            raise ValueError("the loader yields no batch: the dataset is empty or too small for drop_last.")
         counts = {name: self.samples - self.missing.get(name, 0) for name in self.sums}
         return {name: total / counts[name] if counts[name] else math.nan for name, total in self.sums.items()}
 
 
 @dataclass
 class Position:
-    """Where a training stands, between two steps. With the states of its parts, all that going on from here takes."""
+    """Position of a training between two training steps; with the states of its parts, enough to resume from here."""
 
     epoch: int = 0
     means: Means = field(default_factory=Means)
     history: History = field(default_factory=History)
-    generators: tuple[Tensor, ...] = ()  # to be set before the next step; empty at the start of an epoch
+    generators: tuple[Tensor, ...] = ()  # random states to restore before the next step; empty at an epoch's start
 
     def state(self, parts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-        """Everything as plain data.
+        """Return position and parts as plain data.
 
         Args:
-            parts: model, optimizer and what else has a ``state_dict``; the others are left out.
-            device: whose random generator counts besides the CPU's.
+            parts: model, optimizer, scheduler, objective; those without a ``state_dict`` are skipped.
+            device: device whose random generator is saved besides the CPU's.
         """
         return {
             "where": f"epoch {self.epoch + 1}, batch {self.means.batches}",
@@ -103,7 +106,7 @@ class Position:
         }
 
     def restore(self, state: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> None:
-        """Take over a state, in place, and give the parts theirs. None changes nothing."""
+        """Restore position and parts in place from a saved state; None changes nothing."""
         if state is None:
             return
         self.epoch, self.means = state["epoch"], Means(**state["means"])
@@ -113,7 +116,7 @@ class Position:
             load_state(parts[name], part, name)
 
     def remaining(self, loader: Iterable[Any], device: torch.device) -> Iterator[Any]:
-        """The epoch's batches from here on. Those already seen are drawn and dropped, as the order requires."""
+        """Return the epoch's remaining batches. Batches already seen are drawn and dropped to keep the order."""
         batches = iter(loader)
         for _ in range(self.means.batches):
             next(batches)
@@ -122,7 +125,7 @@ class Position:
         return batches
 
     def next_epoch(self, means: Mapping[str, float]) -> None:
-        """Note the means of the epoch that is over and go to the start of the next."""
+        """Add the finished epoch's means to the history and move to the start of the next epoch."""
         for name, value in means.items():
             self.history.setdefault(name, []).append(value)
         self.epoch, self.means, self.generators = self.epoch + 1, Means(), ()

@@ -1,4 +1,4 @@
-"""Hooks for a training, called after an epoch."""
+"""Hooks that a training calls after each epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kd.training.history import History
 
 
 def print_epoch(title: str, epochs: int) -> Callable[[int, History], None]:
-    """An ``on_epoch`` hook that prints one line: losses and accuracies of training and any validation, time so far."""
+    """Return an ``on_epoch`` hook that prints loss and accuracy of training and validation, and the time so far."""
 
     def on_epoch(done: int, history: History) -> None:
         parts = (

@@ -1,10 +1,10 @@
-"""torch's Adam without torch's compiler: the one place that leans on what torch does not promise.
+"""torch's Adam without importing torch's compiler; the only module that relies on torch internals.
 
-torch wraps methods of its optimizers so that they ask torch.compile whether they are being compiled, and to ask they
-import the compiler when they are first called: 164 MB and 1.2 s in every process that trains, though nothing is
-compiled here (benchmarks/start.py). The wrapped methods are taken out of their wrappers; what they do is the same.
+torch wraps the methods of its optimizers to check whether they are being compiled. The first call imports the compiler:
+164 MB and 1.2 s in every training process (benchmarks/start.py), although nothing is compiled here. This class uses the
+unwrapped methods, which compute the same.
 
-tests/training/test_lean_adam.py fails where a newer torch has changed any of it, and says what to do.
+tests/training/test_lean_adam.py fails if a newer torch changes these internals, and explains the remedy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-# What it takes from torch: each method is wrapped by a decorator that leaves it in ``__wrapped__``.
+# The methods used from torch; its decorator keeps the original in ``__wrapped__``.
 METHODS = {
     "add_param_group": torch.optim.Optimizer,
     "state_dict": torch.optim.Optimizer,
@@ -26,7 +26,7 @@ _STEP: Any = inspect.unwrap(torch.optim.Adam.step)
 
 
 class LeanAdam(torch.optim.Adam):
-    """``torch.optim.Adam``, bit for bit, but not differentiable itself (``differentiable=True``)."""
+    """``torch.optim.Adam``, bit for bit, without support for ``differentiable=True``."""
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
     state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)

@@ -1,4 +1,4 @@
-"""How the pipeline's models are stepped: Adam, with a step size that falls linearly to nothing."""
+"""The pipeline's optimizer: Adam with a learning rate that falls linearly to 0."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from kd.types import Objective
 def adam(
     model: nn.Module, *, learning_rate: float, steps: int, objective: Objective | None = None
 ) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Adam, and the schedule to be stepped with it after each training step.
+    """Return Adam and its scheduler, to be stepped after each training step.
 
-    A constant step size leaves the weights wherever the last batches threw them; falling to 0, the last epoch is the
-    best one or near it, without choosing any.
+    With a constant learning rate the final weights depend on the last few batches. With a rate that falls to 0 the last
+    epoch is at or near the best one, so no epoch needs to be selected.
 
     Args:
-        learning_rate: at the first step, above 0.
-        steps: training steps until it is 0, at least 1.
-        objective: its parameters, if it has any, are trained with the model's.
+        learning_rate: initial learning rate, above 0.
+        steps: training steps until the rate is 0, at least 1.
+        objective: its parameters, if any, are trained together with the model's.
     """
-    own = objective.parameters() if isinstance(objective, nn.Module) else ()
+    objective_parameters = objective.parameters() if isinstance(objective, nn.Module) else ()
     # Fused: one pass over the weights instead of a dozen, a fifth of a small student's step (benchmarks/epochs.py).
-    optimizer = LeanAdam([*model.parameters(), *own], lr=learning_rate, fused=True)
+    optimizer = LeanAdam([*model.parameters(), *objective_parameters], lr=learning_rate, fused=True)
     return optimizer, LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=steps)

@@ -1,8 +1,8 @@
-"""Many trainings at once: a pool of single-threaded processes, one for each core.
+"""Train many students in parallel: one single-threaded process per core.
 
-The threads of one small matrix product wait for each other more than they help; processes of one thread each do not
-wait at all (benchmarks/many_students.py). What one computes does not depend on the others, or on how many there are: it
-is bit for bit what a program with a single thread computes.
+In small matrix products threads spend more time waiting for each other than they save; single-threaded processes do
+not wait (benchmarks/many_students.py). Results are bit-identical to a single-threaded program and do not depend on the
+number of processes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_POLL_SECONDS = 0.2  # seconds between two looks at what the processes have done
+_POLL_SECONDS = 0.2  # seconds between two updates of the progress bar and checks for a stop
 
 
 def run_in_pool(
@@ -41,15 +41,16 @@ def run_in_pool(
     title: str,
     processes: int | None = None,
 ) -> Iterator[tuple[str, Result]]:
-    """(name, work(shared, item)) for each item, as they are finished. Steps in it belong to the run that is open here.
+    """Yield (name, work(shared, item)) for each item as it finishes. Steps inside belong to the currently open run.
 
-    Functions and closures of any module, the main program's too, can be given. Each process holds a copy of ``shared``.
-    Where the consumer stops, an item fails, or this process is asked to stop or dies, every process finishes its step,
-    keeps its state and ends.
+    Functions and closures of any module are accepted, including ``__main__``. Each process has its own copy of
+    ``shared``. If the consumer stops, an item fails, or this process is stopped or dies, every process finishes its
+    current step, saves its state and exits.
 
     Args:
-        steps: how many steps of a ``kd.console.progress`` each item takes, for the bar; the longest go first.
-        processes: at least 1; one for each core that this process may use, unless given.
+        steps: number of ``kd.console.progress`` steps of each item, for the progress bar. The longest items start
+            first.
+        processes: at least 1; defaults to the number of cores that this process may use.
 
     Raises:
         OSError: a process was killed.
@@ -57,10 +58,10 @@ def run_in_pool(
     processes = usable_cores() if processes is None else processes
     require(processes >= 1, "processes", processes, "a whole number of at least 1")
     order = sorted(items, key=lambda name: -steps[name])
-    context = multiprocessing.get_context("spawn")  # fork copies locks that threads hold, and CUDA does not survive it
+    context = multiprocessing.get_context("spawn")  # fork copies locks held by threads and breaks CUDA
     done = context.RawArray("Q", max(1, len(order)))
-    theirs, ours = context.Pipe(duplex=False)
-    setup = _Setup(cloudpickle.dumps((work, shared)), done, theirs, current_run())
+    stop_receiver, stop_sender = context.Pipe(duplex=False)
+    setup = _Setup(cloudpickle.dumps((work, shared)), done, stop_receiver, current_run())
     pool = ProcessPoolExecutor(min(processes, max(1, len(order))), context, _init_worker, (setup,))
     try:
         futures = {
@@ -71,16 +72,16 @@ def run_in_pool(
             yield from _collect_results(futures, done, [steps[name] for name in order], advance)
     except BrokenProcessPool as error:
         raise OSError(
-            f"{title}: one of {processes} processes was killed, perhaps because memory ran out, or could not start. "
-            "What was finished is kept: run again to go on, with fewer --processes if memory is short."
+            f"{title}: one of {processes} processes was killed, perhaps for lack of memory, or could not start. "
+            "Finished work is saved: run again to resume, with fewer --processes if memory is short."
         ) from error
     finally:
-        ours.close()  # the word for all to stop; if this process dies, the system says it
+        stop_sender.close()  # tells workers to stop; the OS closes the pipe if this process dies
         pool.shutdown(cancel_futures=True)
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -90,27 +91,30 @@ def _collect_results(
     steps: list[int],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[str, Any]]:
-    shown = 0
+    displayed = 0
     while futures:
         ready, _ = wait(futures, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         results = [(futures.pop(future), future.result()) for future in ready]
         for (number, _), _ in results:
-            done[number] = steps[number]  # also where it was kept from an earlier run and took none
-        now = sum(min(count, most) for count, most in zip(done, steps, strict=False))
-        advance(now - shown)
-        shown = now
+            done[number] = steps[number]  # also for an item reused from an earlier run, which takes no steps
+        total = sum(min(count, limit) for count, limit in zip(done, steps, strict=False))
+        advance(total - displayed)
+        displayed = total
         stop_if_requested()
         for (_, name), result in results:
             yield name, cloudpickle.loads(result)
 
 
 class _Setup(NamedTuple):
-    """What each process is started with. As bytes, because multiprocessing cannot send closures, and would send
-    tensors through /dev/shm, which containers keep small."""
+    """Arguments of a worker process.
+
+    ``work`` and ``shared`` are pickled to bytes, because multiprocessing cannot send closures and sends tensors through
+    /dev/shm, which is small in containers.
+    """
 
     work_and_shared: bytes
     done: MutableSequence[int]
-    word: Connection
+    stop_receiver: Connection
     run: OpenRun | None
 
 
@@ -125,19 +129,19 @@ _item_lock = threading.Lock()
 
 
 def _init_worker(setup: _Setup) -> None:
-    """Make this process a worker. Signals are the parent's business: it passes them on."""
+    """Set up this worker process. Ctrl-C is ignored, since the parent handles it and stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: request_stop())
-    threading.Thread(target=_watch_parent, args=(setup.word,), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(setup.stop_receiver,), daemon=True).start()
     torch.set_num_threads(1)
     join_run(setup.run)
     work, shared = cloudpickle.loads(setup.work_and_shared)
     _worker.append(_Worker(work, shared, setup.done))
 
 
-def _watch_parent(word: Connection) -> None:
-    """Stop when the pipe is closed. End when the parent is gone: its executor's processes would wait for it forever."""
-    word.poll(None)  # nothing is ever sent
+def _watch_parent(stop_receiver: Connection) -> None:
+    """Request a stop when the pipe closes; exit when the parent has died, since an orphaned worker waits forever."""
+    stop_receiver.poll(None)  # returns when the pipe is closed; nothing is ever sent
     request_stop()
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,7 +1,7 @@
 """The steps of a run, with plain arguments: training, the pair of students, predictions.
 
-Inside an open run (``kd.storage.run_folder``) each is kept, resumed or done anew as its inputs demand; elsewhere it is
-simply done.
+Inside an open run (``kd.storage.run_folder``) each step is reused, resumed or run, depending on its inputs. Outside,
+it just runs.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from kd.training.hooks import print_epoch
 from kd.training.loop import fit
 from kd.types import Objective
 
-# (title, model, objective, training loader, validation loader) → the history of training the model in place.
+# Trains the model in place: (title, model, objective, training loader, validation loader) → history.
 Train = Callable[[str, nn.Module, Objective, DataLoader[Any], DataLoader[Any]], History]
 
 
 class Pair(NamedTuple):
-    """The control and its distilled twin, trained."""
+    """A trained control and its distilled twin."""
 
     control: nn.Module
     distilled: nn.Module
@@ -53,12 +53,13 @@ def train(
     seed: int,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> History:
-    """Train the model in place towards the objective, with progress on the screen; the last epoch's weights count.
+    """Train the model in place with a progress display. The model ends with the weights of the last epoch.
 
-    From a training that was kept the model's weights are taken, and no state of the objective or of the optimizer.
+    If the result of an earlier run is reused, only the model's weights are loaded, not the state of objective or
+    optimizer.
 
     Args:
-        val_loader: None measures nothing but the training.
+        val_loader: None skips validation.
         scheduler: stepped after each training step.
     """
     settings = {
@@ -89,13 +90,13 @@ def train(
             )
         return {"model": model.state_dict(), "history": history.state()}
 
-    outcome = run_step(title, {"model": model, "objective": objective, **settings, **loaders}, produce)
-    load_state(model, outcome["model"], title)
-    return History.from_state(outcome["history"])
+    result = run_step(title, {"model": model, "objective": objective, **settings, **loaders}, produce)
+    load_state(model, result["model"], title)
+    return History.from_state(result["history"])
 
 
 def _count_completed_steps(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:
-    """Steps that an interrupted training has behind it."""
+    """Return the number of completed training steps of an interrupted training."""
     state = snapshots.state if snapshots else None
     return int(state["epoch"] * len(loader) + state["means"]["batches"]) if state else 0
 
@@ -110,16 +111,17 @@ def train_pair(
     seed: int,
     on_purpose: str | None = None,
 ) -> Pair:
-    """Train the student on the labels, as the control, and a copy of it towards the objective: same weights at start.
+    """Train the student as control on the labels, and a copy with the same initial weights on the objective.
 
-    Should the two training loaders not show the same batches, a warning says why, and the histories' ``notes`` keep it.
-    Where that is wanted, it is a note alone.
+    If the two training loaders yield different batches, a warning gives the reason, and it is added to the ``notes`` of
+    both histories. With ``on_purpose`` there is only the note.
 
     Args:
-        loaders, distill_loaders: training and validation; those of the copy carry what its objective needs.
-        train: how each of the two is trained.
-        seed: the one that ``train`` uses, to compare the order of the batches.
-        on_purpose: why the batches differ, where they are meant to.
+        loaders: training and validation loader of the control.
+        distill_loaders: training and validation loader of the copy, with the extra data that the objective needs.
+        train: trains one student.
+        seed: seed used by ``train``, to compare the order of batches.
+        on_purpose: reason why the batches are meant to differ; None if they should be the same.
     """
     control, distilled = student, copy.deepcopy(student)
     difference = batches_differ(loaders[0], distill_loaders[0], seed=seed)
@@ -137,12 +139,12 @@ def train_pair(
 def predict_models(
     models: Mapping[str, nn.Module], loader: DataLoader[Any], *, title: str = "evaluation"
 ) -> dict[str, Predictions]:
-    """Each model's answers to every item of the loader, which must not shuffle (``kd.data.loaders.in_order``)."""
+    """Return each model's predictions for all samples. The loader must not shuffle (``kd.data.loaders.in_order``)."""
 
     def produce(_: object) -> dict[str, Any]:
         with progress(title, steps=len(models) * len(loader)) as advance:
             return {name: predict(model, loader, on_batch=advance)._asdict() for name, model in models.items()}
 
     devices = sorted({str(device_of(model)) for model in models.values()})
-    outcome = run_step(title, {"models": models, "test": loader, "devices": devices}, produce)
-    return {name: Predictions(**outcome[name]) for name in models}
+    result = run_step(title, {"models": models, "test": loader, "devices": devices}, produce)
+    return {name: Predictions(**result[name]) for name in models}

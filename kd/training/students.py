@@ -1,4 +1,4 @@
-"""Students trained side by side from the kept logits of their teachers, and asked when they are done."""
+"""Train students in parallel from cached teacher logits, and collect their predictions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kd.types import Objective
 
 
 class DistillationData(NamedTuple):
-    """What the students of one teacher have in common.
+    """Data shared by the students of one teacher.
 
     Attributes:
-        training, validation: items (input, label, teacher logits).
-        test: items (input, label).
-        batch_size: of the training; batches come in an order that is a function of the student's seed alone.
-        views: of each sample, of which an epoch shows one (``kd.data.views``).
+        training, validation: samples (input, label, teacher logits).
+        test: samples (input, label).
+        batch_size: batch size of the training; the order of batches depends only on the student's seed.
+        views: number of augmented views per sample; an epoch uses one view of each sample (``kd.data.views``).
     """
 
     training: Dataset[Any]
@@ -34,20 +34,20 @@ class DistillationData(NamedTuple):
     views: int = 1
 
     def training_loader(self) -> DataLoader[Any]:
-        """One epoch of it in an order that ``kd.fit`` seeds."""
+        """Return the loader of training data, whose order ``kd.fit`` seeds."""
         if self.views == 1:
             return make_loader(self.training, batch_size=self.batch_size, shuffle=True)
         return one_view_each(self.training, self.views, batch_size=self.batch_size)
 
 
 class Student(NamedTuple):
-    """A student as it starts, and how it is trained.
+    """An untrained student and its training.
 
     Attributes:
-        model: its initial weights count; it is not changed.
-        train: seed, epochs and optimizer are in it.
-        epochs: for the progress bar.
-        teacher: index of the ``DistillationData`` that it is trained on.
+        model: the network with its initial weights; not modified.
+        train: the training function, with its own seed, epochs and optimizer.
+        epochs: number of epochs, for the progress bar.
+        teacher: index of the ``DistillationData`` to train on.
     """
 
     model: nn.Module
@@ -58,11 +58,11 @@ class Student(NamedTuple):
 
 
 class TrainedStudent(NamedTuple):
-    """A student when it is done.
+    """A trained student.
 
     Attributes:
         weights: its state dict.
-        validation, test: its answers, in the order of the datasets; ``test`` is None where it was not asked.
+        validation, test: its predictions, in the order of the datasets; ``test`` is None if the test set was not used.
     """
 
     weights: dict[str, Any]
@@ -78,63 +78,65 @@ def train_students(
     tested: bool = True,
     processes: int | None = None,
 ) -> Iterator[tuple[str, TrainedStudent]]:
-    """Train each student in a process of one thread, several at once; yields each by its name as it is done.
+    """Train the students in parallel single-threaded processes; yields (name, trained student) as each finishes.
 
-    In an open run (``kd.storage.run_folder``) what is finished is kept, and what was interrupted goes on from its
-    snapshot.
+    In an open run (``kd.storage.run_folder``) finished students are reused and interrupted ones resume from their
+    snapshots.
 
     Args:
-        tested: ask each for the test set, once, after its last epoch. Not while anything is still being chosen.
-        processes: as ``kd.training.pool.run_in_pool`` has it.
+        tested: predict the test set once, after the last epoch. Use False while settings are still being selected.
+        processes: see ``kd.training.pool.run_in_pool``.
     """
     work = _train_and_test if tested else _train_untested
-    steps, named = _count_steps(data, students), {name: (name, student) for name, student in students.items()}
-    return run_in_pool(work, data, named, steps=steps, title="students", processes=processes)
+    steps, items = _count_steps(data, students), {name: (name, student) for name, student in students.items()}
+    return run_in_pool(work, data, items, steps=steps, title="students", processes=processes)
 
 
 def try_students(
     data: Sequence[DistillationData], students: Mapping[str, Student], *, processes: int | None = None
 ) -> Iterator[tuple[str, TrainedStudent | FloatingPointError]]:
-    """As ``train_students``, for settings that nobody has tried yet: no test image is asked, and a loss that is not
-    finite is that student's outcome instead of the end of all."""
-    steps, named = _count_steps(data, students), {name: (name, student) for name, student in students.items()}
-    return run_in_pool(_try_training, data, named, steps=steps, title="students", processes=processes)
+    """Train students with untried settings: like ``train_students`` without the test set.
+
+    If a loss is not finite, the student's result is the FloatingPointError, and the other students continue.
+    """
+    steps, items = _count_steps(data, students), {name: (name, student) for name, student in students.items()}
+    return run_in_pool(_try_training, data, items, steps=steps, title="students", processes=processes)
 
 
 def train_student(data: DistillationData, name: str, student: Student, *, tested: bool = True) -> TrainedStudent:
-    """Train one student in this process, with the threads it has, and ask it."""
+    """Train one student in this process, with its number of threads, and predict validation and test set."""
     training = data.training_loader()
     validation = make_loader(data.validation, batch_size=data.batch_size)
     history = student.train(name, student.model, student.objective, training, validation)
     predictions = {
-        part: predict_dataset(student.model, dataset, batch_size=data.batch_size, title=f"{name}-{part}")
-        for part, dataset in {"validation": data.validation, "test": data.test}.items()
-        if tested or part != "test"
+        split: predict_dataset(student.model, dataset, batch_size=data.batch_size, title=f"{name}-{split}")
+        for split, dataset in {"validation": data.validation, "test": data.test}.items()
+        if tested or split != "test"
     }
     return TrainedStudent(student.model.state_dict(), history, predictions["validation"], predictions.get("test"))
 
 
 def predict_dataset(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, title: str) -> Predictions:
-    """A single model's answers to every item of the dataset, in its order."""
+    """Return one model's predictions for all samples of the dataset, in its order."""
     return predict_models({"model": model}, make_loader(dataset, batch_size=batch_size), title=title)["model"]
 
 
 def _count_steps(data: Sequence[DistillationData], students: Mapping[str, Student]) -> dict[str, int]:
-    """Training steps of each student."""
-    batches = [len(own.training_loader()) for own in data]
+    """Return the number of training steps of each student."""
+    batches = [len(teacher_data.training_loader()) for teacher_data in data]
     return {name: student.epochs * batches[student.teacher] for name, student in students.items()}
 
 
-def _train_and_test(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
-    return train_student(data[named[1].teacher], *named)
+def _train_and_test(data: Sequence[DistillationData], item: tuple[str, Student]) -> TrainedStudent:
+    return train_student(data[item[1].teacher], *item)
 
 
-def _train_untested(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent:
-    return train_student(data[named[1].teacher], *named, tested=False)
+def _train_untested(data: Sequence[DistillationData], item: tuple[str, Student]) -> TrainedStudent:
+    return train_student(data[item[1].teacher], *item, tested=False)
 
 
-def _try_training(data: Sequence[DistillationData], named: tuple[str, Student]) -> TrainedStudent | FloatingPointError:
+def _try_training(data: Sequence[DistillationData], item: tuple[str, Student]) -> TrainedStudent | FloatingPointError:
     try:
-        return _train_untested(data, named)
+        return _train_untested(data, item)
     except FloatingPointError as error:
         return error

@@ -201,7 +201,7 @@ def test_the_verdict_of_several_seeds_leads_and_the_others_stand_below(order: tu
 
 
 def test_a_part_without_a_verdict_gives_none() -> None:
-    assert "No command has come to a verdict yet." in sections(page([a_part(verdict="")]))["verdict"]
+    assert "No command has reached a verdict yet." in sections(page([a_part(verdict="")]))["verdict"]
     verdict = sections(page([a_part("compare", verdict=""), a_part("run")]))["verdict"]
     assert "What run says." in verdict
 
@@ -219,7 +219,7 @@ def test_parts_of_other_settings_are_told_apart() -> None:
     one, other = a_part("run", settings=same), a_part("compare", settings={"EPOCHS": "10", "SEEDS": "5"})
     assert "different models" not in page([one, other]).decode()
     other = replace(other, settings={"EPOCHS": "3", "ALPHA": "0.5"})
-    assert "speak of different models: EPOCHS is 3 in kd compare and 10 in the run." in parsed(page([one, other])).text
+    assert "describe different models: EPOCHS is 3 in kd compare and 10 in the run." in parsed(page([one, other])).text
 
 
 def test_whatever_a_part_says_is_escaped() -> None:

@@ -40,7 +40,7 @@ def show_disagreements(run: Run) -> tuple[Block, ...]:
     cases = tuple(_make_case(run, example, names) for example in disagreements.examples)
     numbers = table(
         (f"test {image}", "label", "who errs", *names),
-        [(f"{case.item:,}", case.label, case.kind, *(row.told for row in case.rows)) for case in cases],
+        [(f"{case.item:,}", case.label, case.kind, *(row.summary for row in case.rows)) for case in cases],
         caption="The two likeliest classes of each model",
     )
     return (

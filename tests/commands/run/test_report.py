@@ -335,7 +335,7 @@ def test_hashes_of_a_dataset_and_its_subset_are_shown(run: Run) -> None:
 
 
 def test_data_without_a_hash_is_named() -> None:
-    assert digests(Unknown())[2:] == ["Unknown", "none: its content cannot be told"]
+    assert digests(Unknown())[2:] == ["Unknown", "none: the content cannot be inspected"]
     assert re.fullmatch("[0-9a-f]{64}", digests(Named())[3])
 
 

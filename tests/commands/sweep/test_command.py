@@ -316,7 +316,7 @@ def test_a_sweep_reuses_steps_of_run_and_compare_and_a_second_sweep_trains_nothi
     assert (summary["seeds"], summary["final_seeds"]) == ([0], [1, 2])
     page = sections((tmp_path / "results" / "report.html").read_bytes())
     assert {"curves", "comparison", "fidelity", "map", "provenance"} <= set(page)
-    assert "speak of different models" not in page["verdict"]
+    assert "describe different models" not in page["verdict"]
     before = folder_digest(tmp_path / "results")
     assert kd_command("sweep", *out, *QUICK, *FEW, "--processes", "1") == 0
     assert folder_digest(tmp_path / "results") == before
