@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(run: Run, tmp_
     path.write_text("a file where a folder should be")
     code, out, err = run()
     assert (code, out) == (1, "")
-    assert f"cannot write into the folder {path}" in _one_paragraph(err)
+    assert f"cannot write to folder {path}" in _one_paragraph(err)
     assert _files(tmp_path) == {blocked: b"a file where a folder should be"}
 
 
@@ -171,7 +171,7 @@ def test_a_real_ctrl_c_ends_the_program_without_noise(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.split("\n", 2)[1].startswith("SIGINT: finishing the step in hand")
+    assert err.split("\n", 2)[1].startswith("SIGINT: finishing the current step")
     assert "stopped; state saved" in err
     assert "Traceback" not in err
     assert _files(tmp_path) == {}

@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(call: Call, tm
     (tmp_path / "out").write_text("a file where a folder should be")
     code, out, err = call("run", *TOY, "--out", "out")
     assert (code, out) == (1, "")
-    assert f"cannot write into the folder {Path('out/models')}" in err
+    assert f"cannot write to folder {Path('out/models')}" in err
 
 
 def test_a_library_that_is_not_installed_is_one_paragraph(

@@ -129,7 +129,7 @@ def test_the_same_command_again_keeps_every_step_and_changes_no_file(
 ) -> None:
     before = outputs(finished)
     assert cli.main(["run", *TOY, "--out", str(finished)]) == 0
-    kept = re.findall(r"^(\S+): kept from an earlier run", capsys.readouterr().out, flags=re.MULTILINE)
+    kept = re.findall(r"^(\S+): up to date, reused", capsys.readouterr().out, flags=re.MULTILINE)
     assert kept == ["teacher", "logits-training", "logits-validation", "control", "distilled", "evaluation"]
     after = outputs(finished)
     assert before.pop("run.toml") != after.pop("run.toml")  # the folder was given as another path
@@ -173,6 +173,6 @@ def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_on
     assert "(without --fresh) to resume" in err
     ended = {folder: run(*command, folder, cwd=tmp_path) for folder in ("stopped", "untouched")}
     assert all(one.returncode == 0 for one in ended.values()), ended
-    assert "teacher: kept from an earlier run" in ended["stopped"].stdout
+    assert "teacher: up to date, reused" in ended["stopped"].stdout
     one, other = (folder_digest(tmp_path / folder / "models", tmp_path / folder / "results") for folder in ended)
     assert one == other

@@ -117,7 +117,9 @@ def run_step(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots 
         say(f"{name}: up to date, reused")
         return snapshots.state
     if run.made is not None and name not in run.made:
-        raise ValueError(f"{name}: not in {run.folder} with these settings. Run kd run or kd distill first.")
+        raise ValueError(
+            f"{name}: no saved result with these settings in {run.folder}. Run kd run or kd distill first."
+        )
     if snapshots.state is not None:
         say(f"{name}: resuming from {snapshots.state['where']}")
     elif note.exists():

@@ -66,7 +66,7 @@ def test_another_method_setting_trains_only_the_distilled_student_again(
     before = {name: weights(tmp_path, name) for name in ("teacher_model", "student_regular", "student_distilled")}
     assert "method: dkd with temperature=4, alpha=1, beta=8, warmup=0.0833333" in capsys.readouterr().out
     assert cli.main([*out, "--method", "dkd", "--set", "beta=0.5"]) == 0
-    kept = re.findall(r"^(\S+): kept from an earlier run", capsys.readouterr().out, flags=re.MULTILINE)
+    kept = re.findall(r"^(\S+): up to date, reused", capsys.readouterr().out, flags=re.MULTILINE)
     assert kept == ["teacher", "logits-training", "logits-validation", "control"]
     after = {name: weights(tmp_path, name) for name in before}
     assert [name for name in before if before[name] != after[name]] == ["student_distilled"]

@@ -94,7 +94,7 @@ def test_a_failing_disk_ends_the_run_with_one_paragraph(error: str, tmp_path: Pa
     assert ended.code == 1
     assert "Traceback" not in ended.output
     assert "cannot write" in ended.output
-    assert "bytes are free there" in ended.output
+    assert "bytes are free" in ended.output
     assert_goes_on(tmp_path, untouched)
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_it_used(damage: str, tmp
         }[damage]
     )
     output = assert_goes_on(tmp_path, untouched)
-    assert "skipped a snapshot: " in output
+    assert "snapshot skipped: " in output
     assert victim.name in output
 
 
@@ -155,7 +155,7 @@ def test_where_no_snapshot_is_whole_the_run_refuses_to_start_over(tmp_path: Path
         victim.write_bytes(b"")
     ended = harness.run(tmp_path)
     assert ended.code == 1
-    assert "Nothing was started over" in ended.output
+    assert "is usable. Restore an intact one" in ended.output
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_a_dead_one_is_not_in_the_way(
@@ -178,8 +178,8 @@ def test_another_temperature_keeps_teacher_logits_and_control(tmp_path: Path, un
     ended = harness.run(tmp_path / "run", "--temperature", "4")
     assert ended.code == 0
     for step in ("teacher", "logits-training", "logits-validation", "control"):
-        assert f"{step}: kept" in ended.output
-    assert "distilled: starts anew; changed since the last run: inputs.objective.closure.temperature" in ended.output
+        assert f"{step}: up to date" in ended.output
+    assert "distilled: inputs changed (objective.closure.temperature" in ended.output
     assert_goes_on(tmp_path / "run", untouched)  # the first outcome is still there: nothing is trained again
 
 
@@ -187,6 +187,6 @@ def test_fresh_redoes_all_and_puts_the_rest_aside(tmp_path: Path, untouched: Pat
     shutil.copytree(untouched, tmp_path / "run")
     ended = harness.run(tmp_path / "run", "--fresh")
     assert ended.code == 0
-    assert "kept" not in ended.output
+    assert "up to date" not in ended.output
     assert (tmp_path / "run" / ".kd" / "aside-1").is_dir()
     assert harness.fingerprint(tmp_path / "run") == harness.fingerprint(untouched)

@@ -129,8 +129,8 @@ def test_a_damaged_or_foreign_part_is_left_out_with_a_note_and_never_an_error(
     folder.mkdir(parents=True)
     (folder / "compare.json").write_bytes(content)
     made = publish(a_part(), tmp_path)
-    assert "compare.json, kept for this page by another command, was left out: " in parsed(made).text
-    assert "compare.json, kept for this page" in capsys.readouterr().out
+    assert "compare.json, saved by another command, was skipped: " in parsed(made).text
+    assert "compare.json, saved by another command" in capsys.readouterr().out
     assert list(sections(made)) == ["verdict", "table"]
     assert not parsed(made).all("script")
     assert str(tmp_path) not in made.decode()

@@ -146,7 +146,7 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
 
 def test_a_file_in_the_folders_place_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"kept")
-    with pytest.raises(OSError, match=rf"{re.escape(str(tmp_path / 'taken'))}.*Choose another one"):
+    with pytest.raises(OSError, match=rf"{re.escape(str(tmp_path / 'taken'))}.*Choose another folder"):
         require_writable(tmp_path / "taken")
     assert on_disk(tmp_path) == {"taken": b"kept"}
 

@@ -156,7 +156,7 @@ def test_another_process_describes_the_same() -> None:
 def test_differences_name_the_place_and_show_short_values() -> None:
     old = {"settings": {"epochs": 10, "seed": 0}, "model": {"weights": "a" * 64}}
     new = {"settings": {"epochs": 2, "seed": 0}, "model": {"weights": "b" * 64}}
-    assert list_differences(old, new) == ["settings.epochs: was 10, is 2", "model.weights is another"]
+    assert list_differences(old, new) == ["settings.epochs: 10 -> 2", "model.weights"]
     assert list_differences(old, old) == []
 
 
@@ -164,8 +164,8 @@ def test_differences_inside_a_list_name_the_place_too() -> None:
     optimizer = torch.optim.Adam(tiny_model().parameters(), lr=0.25)
     old = {"optimizer": describe(optimizer)}
     optimizer.param_groups[0]["lr"] = 0.5
-    assert list_differences(old, {"optimizer": describe(optimizer)}) == ["optimizer.groups.0.lr: was 0.25, is 0.5"]
-    assert list_differences({"layers": [1]}, {"layers": [1, 2]}) == ["layers: was [1], is [1, 2]"]
+    assert list_differences(old, {"optimizer": describe(optimizer)}) == ["optimizer.groups.0.lr: 0.25 -> 0.5"]
+    assert list_differences({"layers": [1]}, {"layers": [1, 2]}) == ["layers: [1] -> [1, 2]"]
 
 
 def test_defaults_of_a_function_and_plain_attributes_of_a_module_count() -> None:
@@ -198,7 +198,7 @@ def test_which_parameters_are_trained_counts() -> None:
 
 def test_a_changed_setting_of_an_objective_is_shown_by_name() -> None:
     old, new = (describe(kd.distilled(temperature=t, alpha=0.5)) for t in (5, 4))
-    assert list_differences(old, new) == ["closure.temperature: was 5.0, is 4.0"]
+    assert list_differences(old, new) == ["closure.temperature: 5.0 -> 4.0"]
 
 
 def test_a_whole_number_given_as_such_is_the_same_temperature() -> None:

@@ -314,7 +314,7 @@ def test_a_graph_of_torch_shows_its_code_and_torchscript_does_not() -> None:
 
     assert describe(torch.fx.symbolic_trace(Adding(1))) == describe(torch.fx.symbolic_trace(Adding(1)))
     assert describe(torch.fx.symbolic_trace(Adding(1))) != describe(torch.fx.symbolic_trace(Adding(2)))
-    with pytest.raises(OpaqueError, match="TorchScript does not show its code"):
+    with pytest.raises(OpaqueError, match="TorchScript code is not accessible"):
         describe(torch.jit.trace(Adding(1), torch.zeros(1)))  # type: ignore[no-untyped-call]
 
 

@@ -38,7 +38,7 @@ def test_the_same_inputs_are_worked_on_once(tmp_path: Path, capsys: pytest.Captu
         with open_run(tmp_path):
             assert outcome(work, {"epochs": 2}) == 1
     assert work.done == 1
-    assert "work: kept from an earlier run" in capsys.readouterr().out
+    assert "work: up to date, reused" in capsys.readouterr().out
 
 
 def test_changed_inputs_start_anew_say_why_and_leave_the_other_outcome(
@@ -48,7 +48,7 @@ def test_changed_inputs_start_anew_say_why_and_leave_the_other_outcome(
     with open_run(tmp_path):
         assert outcome(work, {"epochs": 2}) == 1
         assert outcome(work, {"epochs": 3}) == 2
-        assert "work: starts anew; changed since the last run: inputs.epochs: was 2, is 3" in capsys.readouterr().out
+        assert "work: inputs changed (epochs: 2 -> 3), starting over" in capsys.readouterr().out
         assert outcome(work, {"epochs": 2}) == 1
 
 
@@ -56,7 +56,7 @@ def test_a_step_whose_name_goes_on_is_another_one(tmp_path: Path, capsys: pytest
     with open_run(tmp_path):
         run_step("work-2", {"epochs": 2}, Work())
         run_step("work", {"epochs": 3}, Work())
-    assert "starts anew" not in capsys.readouterr().out
+    assert "inputs changed" not in capsys.readouterr().out
 
 
 def test_without_an_open_run_nothing_is_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_the_recorded_number_of_threads_is_used_again(tmp_path: Path, capsys: py
         torch.set_num_threads(2)
         with open_run(tmp_path):
             assert torch.get_num_threads() == 1
-        assert "threads: 1, as in the earlier run, instead of 2" in capsys.readouterr().out
+        assert "threads: 1 as in the earlier run, not 2" in capsys.readouterr().out
     finally:
         torch.set_num_threads(before)
 
@@ -130,15 +130,15 @@ def test_a_signal_waits_for_a_safe_point(number: signal.Signals, code: int) -> N
 def test_a_second_signal_ends_at_once() -> None:
     code = (
         "import os, signal, time\n"
-        "from kd.storage.stopping import stopping_when_asked\n"
-        "with stopping_when_asked():\n"
+        "from kd.storage.stopping import handle_stop_signals\n"
+        "with handle_stop_signals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
     assert ended.returncode == 143
-    assert "finishing the step in hand" in ended.stderr
+    assert "finishing the current step" in ended.stderr
 
 
 def test_a_digest_of_folders_notices_every_file_but_the_timings(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_step_killed_before_its_first_snapshot_is_said_to_be_done_again(
         run_step("work", {}, killed)
     with open_run(tmp_path):
         assert outcome(Work(), {}) == 1
-    assert "work: interrupted before its first snapshot; done again from its start" in capsys.readouterr().out
+    assert "work: interrupted before its first snapshot, starting over" in capsys.readouterr().out
 
 
 def test_fresh_forgets_the_threads_of_a_run_that_kept_nothing(tmp_path: Path) -> None:

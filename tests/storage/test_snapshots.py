@@ -133,7 +133,7 @@ def test_a_damaged_generation_is_skipped_aloud(
     assert found is not None
     assert torch.equal(found["value"], torch.zeros(5))
     printed = " ".join(capsys.readouterr().out.split())
-    assert "skipped a snapshot" in printed
+    assert "snapshot skipped" in printed
     assert newest.name in printed.replace(" ", "")
 
 
@@ -141,7 +141,7 @@ def test_where_all_are_damaged_nothing_is_started_over(tmp_path: Path) -> None:
     Snapshots(tmp_path, key="k").write({"value": 1})
     for path in tmp_path.glob("*.pt"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of the 1 snapshots .* Nothing was started over.*--fresh"):
+    with pytest.raises(ValueError, match=r"none of the 1 snapshots .*delete the folder.*--fresh"):
         Snapshots(tmp_path, key="k")
 
 
@@ -207,7 +207,7 @@ def test_a_file_of_another_form_is_skipped(form: Any, tmp_path: Path, capsys: py
     torch.save(form, buffer)
     publish({tmp_path / f"000002-{sha256(buffer.getvalue())}.pt": buffer.getvalue()})
     assert Snapshots(tmp_path, key="k").state == {"value": 1}
-    assert "skipped a snapshot" in capsys.readouterr().out
+    assert "snapshot skipped" in capsys.readouterr().out
 
 
 def test_a_link_in_the_folders_place_is_refused(tmp_path: Path) -> None:
@@ -233,5 +233,5 @@ def test_a_state_that_does_not_fit_is_refused_in_one_sentence(digits: kd.ImageDa
     foreign = Snapshots(tmp_path, key="k", interval=0)
     assert foreign.state is not None
     foreign.state["parts"]["model"].popitem()
-    with pytest.raises(ValueError, match=r"what was kept of the model does not fit it: .* Use --fresh to start anew"):
+    with pytest.raises(ValueError, match=r"saved state does not fit the model: .* Use --fresh to start over"):
         train(digits, foreign)

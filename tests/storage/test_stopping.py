@@ -63,9 +63,9 @@ def test_a_signal_in_any_step_keeps_the_state_and_the_end_is_the_same(
 def test_a_reader_that_is_gone_does_not_disturb_the_handler() -> None:
     code = (
         "import os, signal\n"
-        "from kd.storage.stopping import stopping_when_asked\n"
+        "from kd.storage.stopping import handle_stop_signals\n"
         "os.close(2)\n"
-        "with stopping_when_asked():\n"
+        "with handle_stop_signals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False, timeout=50)

@@ -52,12 +52,10 @@ def test_in_an_open_run_a_training_is_kept_until_its_optimizer_or_seed_changes(
         model, history = trained(loader)
         capsys.readouterr()
         again, same_history = trained(loader)
-        assert "tiny: kept from an earlier run" in capsys.readouterr().out
+        assert "tiny: up to date, reused" in capsys.readouterr().out
         assert (kd.weights_bytes(again), same_history) == (kd.weights_bytes(model), history)
         trained(loader, rate=0.5)
-        assert "starts anew; changed since the last run: inputs.optimizer.groups.0.lr: was 0.01, is 0.5" in (
-            capsys.readouterr().out
-        )
+        assert "inputs changed (optimizer.groups.0.lr: 0.01 -> 0.5)" in (capsys.readouterr().out)
         trained(loader, seed=1)
         assert "epoch 2/2" in capsys.readouterr().out
 
@@ -116,7 +114,7 @@ def test_predictions_are_each_models_own_and_kept_in_an_open_run(
                 logits, labels = kd.predict(model, in_order(loader))
                 assert torch.equal(predictions[name].logits, logits)
                 assert torch.equal(predictions[name].labels, labels)
-    assert "evaluation: kept from an earlier run" in capsys.readouterr().out
+    assert "evaluation: up to date, reused" in capsys.readouterr().out
 
 
 SECRET = {"shift": 0.0}  # decides what a teacher answers, and no description of the teacher shows it

@@ -35,5 +35,5 @@ def test_a_killed_worker_is_named_with_a_remedy(digits: kd.ImageDataset) -> None
     model = tiny_model()
     loader = DataLoader(Deadly(digits), batch_size=4, num_workers=1)
     optimizer = torch.optim.Adam(model.parameters())
-    with pytest.raises(OSError, match=r"worker process of the loader has died in epoch 1 of 3.*run again to go on"):
+    with pytest.raises(OSError, match=r"DataLoader worker process died in epoch 1 of 3.*run again to resume"):
         kd.fit(model, kd.supervised, loader, loader, optimizer=optimizer, epochs=3, seed=0)

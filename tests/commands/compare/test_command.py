@@ -118,8 +118,8 @@ def test_compare_reuses_the_teacher_of_run_and_a_second_compare_trains_nothing(
     capsys.readouterr()
     assert kd_command("compare", *out, *QUICK, "--pairs", "2") == 0
     printed = capsys.readouterr().out
-    assert "teacher: kept from an earlier run" in printed
-    assert "logits-training: kept from an earlier run" in printed
+    assert "teacher: up to date, reused" in printed
+    assert "logits-training: up to date, reused" in printed
     assert "8/8" in printed
     metrics = tmp_path / "results" / "metrics"
     summary = json.loads((metrics / "comparison.json").read_text())

@@ -52,7 +52,7 @@ def test_distill_starts_from_the_settings_in_its_folder(copy: Path, capsys: pyte
     before = (copy / "results" / "metrics" / "metrics.json").read_bytes()
     assert cli.main(["distill", f"--out={copy}", "--alpha", "0.25"]) == 0
     out = capsys.readouterr().out
-    kept = re.findall(r"^(\S+): kept from", out, flags=re.MULTILINE)
+    kept = re.findall(r"^(\S+): up to date", out, flags=re.MULTILINE)
     assert kept == ["teacher", "logits-training", "logits-validation", "control"]
     assert "changed since the last run: inputs.objective" in out.replace("\n", " ")
     assert "test" not in json.loads((copy / "models" / "manifest.json").read_bytes())["models"]["teacher_model.pth"]
@@ -66,7 +66,7 @@ def test_evaluate_trains_nothing(copy: Path, capsys: pytest.CaptureFixture[str])
     (step,) = copy.glob(".kd/steps/distilled-*")
     shutil.rmtree(step)
     assert cli.main(["evaluate", f"--out={copy}"]) == 1
-    assert "error: distilled: there is none with these settings" in capsys.readouterr().err
+    assert "error: distilled: no saved result with these settings" in capsys.readouterr().err
 
 
 def test_the_report_is_built_again(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

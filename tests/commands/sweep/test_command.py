@@ -308,7 +308,7 @@ def test_a_sweep_reuses_steps_of_run_and_compare_and_a_second_sweep_trains_nothi
     capsys.readouterr()
     assert kd_command("sweep", *out, *QUICK, *FEW) == 0
     printed = capsys.readouterr().out
-    assert "teacher: kept from an earlier run" in printed
+    assert "teacher: up to date, reused" in printed
     assert {path.name for path in (tmp_path / ".kd" / "steps").iterdir()} == steps  # all students are reused
     summary = json.loads((tmp_path / "results" / "metrics" / "sweep.json").read_text())
     assert summary["toy"] == "LIMIT=300"
