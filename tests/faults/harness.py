@@ -1,6 +1,6 @@
-"""Runs of the real pipeline at toy size in processes of their own, and ways to end them.
+"""Quick runs of the real pipeline in separate processes, and ways to end them.
 
-Nothing in the product helps: faults come from outside, by signals and by the system calls that strace injects.
+The product contains no test hooks: faults come from outside, as signals and as system calls failed by strace.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
-# A snapshot after every step, so that a kill at any point has one before it; three steps an epoch.
-TOY = ("--limit", "300", "--epochs", "2", "--snapshot-seconds", "0")
+# Three steps an epoch, with a snapshot after each, so that there is a snapshot before any kill.
+QUICK = ("--limit", "300", "--epochs", "2", "--snapshot-seconds", "0")
 
 
 class Ended(NamedTuple):
-    code: int  # as subprocess gives it: negative for a signal
+    code: int  # return code of subprocess: negative for a signal
     output: str
 
 
 def run(folder: Path, *arguments: str, before: Sequence[str] = ()) -> Ended:
-    """The pipeline in this folder, to whatever end; ``before`` is a command put in front of it, like strace."""
+    """Run the pipeline in this folder until it ends; ``before`` is a command prefix such as strace."""
     with start(folder, *arguments, before=before) as process:
         output, _ = process.communicate(timeout=240)
     return Ended(process.returncode, output)
 
 
 def start(folder: Path, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """The pipeline in this folder, running."""
-    # One thread: small matrices gain nothing from two, and runs beside each other then do not wait for one another.
+    """Start the pipeline in this folder."""
+    # One thread: small matrices gain nothing from two, and parallel runs would slow each other down.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-    command = [*before, sys.executable, "-u", "-m", "tests.cheap", str(ROOT / "main.py"), *TOY, *arguments]
+    command = [*before, sys.executable, "-u", "-m", "tests.cheap", str(ROOT / "main.py"), *QUICK, *arguments]
     folder.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -43,7 +43,7 @@ def start(folder: Path, *arguments: str, before: Sequence[str] = ()) -> subproce
 
 
 def run_and_kill(folder: Path, seconds: float) -> Ended:
-    """Start it and SIGKILL it after so many seconds, if it has not ended before."""
+    """Start the pipeline and SIGKILL it after ``seconds``, unless it has ended before."""
     with start(folder) as process:
         try:
             output, _ = process.communicate(timeout=seconds)
@@ -54,7 +54,7 @@ def run_and_kill(folder: Path, seconds: float) -> Ended:
 
 
 def run_and_signal(folder: Path, number: signal.Signals, when: str) -> Ended:
-    """Start it and send the signal as soon as a line of its output contains ``when``."""
+    """Start the pipeline and send the signal as soon as a line of its output contains ``when``."""
     lines = []
     with start(folder) as process:
         assert process.stdout is not None
@@ -68,14 +68,14 @@ def run_and_signal(folder: Path, number: signal.Signals, when: str) -> Ended:
 
 
 def strace(inject: str) -> list[str]:
-    """The command to put before a run: ``strace("rename:signal=KILL:when=3")`` kills it at its third rename."""
+    """Return a command prefix: ``strace("rename:signal=KILL:when=3")`` kills the run at its third rename."""
     calls = inject.split(":")[0]
-    # The injected calls must be traced: with -e trace=none strace injects nothing, and says nothing.
+    # The injected calls must be traced: with -e trace=none strace silently injects nothing.
     return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={inject}"]
 
 
 def count_calls(folder: Path, calls: str) -> int:
-    """How many of these system calls a run makes from start to end."""
+    """Return the number of these system calls in a complete run."""
     log = folder.parent / f"{folder.name}.strace"
     ended = run(folder, before=["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={calls}"])
     assert ended.code == 0, ended.output
@@ -83,7 +83,7 @@ def count_calls(folder: Path, calls: str) -> int:
 
 
 def fingerprint(folder: Path) -> str:
-    """All that the run left, but for its timings."""
+    """Return the digest of all files of a run except its timings."""
     from tests.digests import folder_digest
 
     return folder_digest(folder / "models", folder / "results")

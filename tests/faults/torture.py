@@ -1,10 +1,10 @@
-"""Kill the pipeline at every kind of point, go on, and compare with a run that nobody touched.
+"""Kill the pipeline at random points, resume it, and compare the results with an uninterrupted run.
 
     python tests/faults/torture.py --kills 200        (make torture)
 
-Three kinds: at a counted system call (fsync, rename, unlink; needs strace), after a random time, and by SIGTERM or
-SIGINT in every step. A run is killed up to four times before it may end. Prints a table: kills, runs that went on,
-runs that ended with the fingerprint of the untouched one. Exit status 1 if one did not.
+Runs are killed at a counted system call (fsync, rename, unlink; needs strace), after a random time, or by SIGTERM or
+SIGINT in any step, up to four times before they may end. Prints a table of kills, runs, runs that resumed, and runs
+with the fingerprint of the uninterrupted run. The exit status is 1 unless all runs are identical.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 from tests.faults import harness
 
 CALLS = ("fsync", "rename", "unlink")
-# What a run prints when it is in a step; the last is printed while saving, by which time all steps are kept.
+# Output that marks a step in progress; the last one is printed while results are saved, after all steps.
 STEPS = (
     "MNIST:",
     "teacher    epoch 1/2",
@@ -42,14 +42,14 @@ KILLS_PER_RUN = 4
 
 
 class Case:
-    """One run, killed again and again until it is left alone."""
+    """One run that is killed several times before it may end."""
 
     def __init__(self, folder: Path, kind: str, rng: random.Random, counts: dict[str, int], seconds: float) -> None:
         self.folder, self.kind, self.rng, self.counts, self.seconds = folder, kind, rng, counts, seconds
         self.kills = 0
 
     def play(self, reference: str) -> tuple[int, bool, bool]:
-        """Kills, whether it went on to the end, whether it ended as the untouched one did."""
+        """Return the number of kills, whether the run completed, and whether its results equal the reference."""
         for _ in range(self.rng.randint(1, KILLS_PER_RUN)):
             ended = self._kill()
             if ended.code == 0:
@@ -57,7 +57,7 @@ class Case:
             self.kills += 1
         last = harness.run(self.folder)
         if last.code != 0:
-            print(f"{self.kind}: did not go on:\n{last.output}", flush=True)
+            print(f"{self.kind}: not resumed:\n{last.output}", flush=True)
             return self.kills, False, False
         identical = harness.fingerprint(self.folder) == reference
         shutil.rmtree(self.folder)
@@ -77,14 +77,14 @@ class Case:
 
 
 def torture(kills: int, seed: int, folder: Path, workers: int) -> bool:
-    """Play cases until there were so many kills; print the table; True if every run ended identically."""
+    """Play cases until ``kills`` kills are reached and print the table; return whether all runs are identical."""
     started = time.perf_counter()
     reference = harness.run(folder / "reference")
     assert reference.code == 0, reference.output
     seconds, expected = time.perf_counter() - started, harness.fingerprint(folder / "reference")
     kinds = [*(CALLS if shutil.which("strace") else ()), "random time", "SIGTERM", "SIGINT"]
     counts = {call: harness.count_calls(folder / f"count-{call}", call) for call in kinds if call in CALLS}
-    print(f"an untouched run takes {seconds:.0f} s and makes {counts} calls; seed {seed}", flush=True)
+    print(f"an uninterrupted run takes {seconds:.0f} s and makes {counts} calls; seed {seed}", flush=True)
     rng = random.Random(seed)
     table: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     with ThreadPoolExecutor(workers) as pool:
@@ -99,13 +99,13 @@ def torture(kills: int, seed: int, folder: Path, workers: int) -> bool:
             ):
                 table[case.kind].update(runs=1, kills=killed, resumed=resumed, identical=identical)
             print(f"{sum(row['kills'] for row in table.values())} kills so far", flush=True)
-    _print(table)
+    _print_table(table)
     return all(row["identical"] == row["runs"] for row in table.values())
 
 
-def _print(table: dict[str, Counter[str]]) -> None:
+def _print_table(table: dict[str, Counter[str]]) -> None:
     print(f"\n{platform.platform()}, torch {torch.__version__}, {os.cpu_count()} cores, one thread a run\n")
-    print("| killed by | kills | runs | went on to the end | identical to the untouched run |\n|---|---|---|---|---|")
+    print("| killed by | kills | runs | completed | identical to the uninterrupted run |\n|---|---|---|---|---|")
     columns = ("kills", "runs", "resumed", "identical")
     for kind, row in {**table, "**all**": sum(table.values(), Counter())}.items():
         name = f"SIGKILL at a random {kind}" if kind in CALLS else kind

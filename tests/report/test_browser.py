@@ -1,4 +1,4 @@
-"""The report in a real browser: it opens from the disk, asks for nothing, is read light or dark, large or small."""
+"""The report in a real browser: it opens from disk, loads nothing, and is readable in light and dark, at all widths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INSTALLED = ("chromium", "chromium-browser", "google-chrome")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright (pip install playwright)")
     with playwright.sync_playwright() as started:
-        # The system's own where there is one, else that of `playwright install chromium`.
+        # The system's browser if there is one, else the browser of `playwright install chromium`.
         executable = next(filter(None, map(shutil.which, INSTALLED)), None)
         if executable is None and not Path(started.chromium.executable_path).exists():
             pytest.skip("needs Chromium (Debian package chromium, or: playwright install chromium)")
@@ -36,15 +36,15 @@ def browser() -> Iterator[Any]:
 
 
 class Opened:
-    """A page, what it asked for and what it complained about."""
+    """An open page, its requests and its console messages."""
 
     def __init__(self, browser: Any, path: Path, *, width: int, scheme: str) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.messages: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.goto(path.as_uri())
 
     def __call__(self, script: str) -> Any:
@@ -68,25 +68,25 @@ def opened(browser: Any, report: Path) -> Iterator[Open]:
         return pages[-1]
 
     yield open_page
-    for each in pages:
-        each.page.close()
+    for opened_page in pages:
+        opened_page.page.close()
 
 
 def luminance(colour: str) -> float:
-    """Of ``rgb(r, g, b)``, in [0, 1]."""
+    """Return the luminance of ``rgb(r, g, b)``, in [0, 1]."""
     red, green, blue = (int(number) / 255 for number in re.findall(r"\d+", colour)[:3])
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_it_opens_from_the_disk_asks_for_nothing_and_complains_of_nothing(opened: Open, report: Path) -> None:
+def test_the_page_opens_from_disk_without_requests_or_errors(opened: Open, report: Path) -> None:
     page = opened()
     assert [url for url in page.requests if not url.startswith("data:")] == [report.as_uri()]
-    assert page.complaints == []
+    assert page.messages == []
     assert page("document.images.length") > 3
     assert page("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
-def test_every_section_is_seen_and_the_contents_lead_there(opened: Open, report: Path) -> None:
+def test_every_section_is_visible_and_linked_from_the_contents(opened: Open, report: Path) -> None:
     page = opened()
     names = list(sections(report.read_bytes()))
     assert len(names) == 10
@@ -99,8 +99,8 @@ def test_every_section_is_seen_and_the_contents_lead_there(opened: Open, report:
         assert -5 <= top < 844, name
 
 
-def test_no_script_of_a_part_runs_wherever_it_stands(browser: Any, tmp_path: Path) -> None:
-    """Not even in a drawing that was never checked: the page's policy has a browser run none."""
+def test_no_script_of_a_part_runs(browser: Any, tmp_path: Path) -> None:
+    """Scripts do not even run in an unchecked drawing, because of the page's Content-Security-Policy."""
     evil = '<script>window.ran = 1</script><img src="x" onerror="window.ran = 2">'
     drawing = Figure('<svg viewBox="0 0 9 9"></svg>', evil, evil)
     hostile = f'<svg viewBox="0 0 9 9"><script>window.ran = 3</script><svg onload="window.ran = 4"></svg>{evil}</svg>'
@@ -112,7 +112,7 @@ def test_no_script_of_a_part_runs_wherever_it_stands(browser: Any, tmp_path: Pat
     shown = Opened(browser, path, width=1280, scheme="light")
     assert shown("document.querySelector('main').innerText").count("window.ran") > 8
     assert shown("window.ran === undefined")
-    assert any("Content Security Policy" in complaint for complaint in shown.complaints)
+    assert any("Content Security Policy" in complaint for complaint in shown.messages)
     shown.page.close()
 
 
@@ -120,7 +120,7 @@ def test_no_script_of_a_part_runs_wherever_it_stands(browser: Any, tmp_path: Pat
 def test_the_page_never_scrolls_sideways(opened: Open, width: int) -> None:
     page = opened(width)
     assert page("document.documentElement.scrollWidth") <= width
-    # Nothing sticks out but what scrolls in itself.
+    # Only content in scrolling boxes may extend beyond the page.
     outside = page(
         f"""[...document.querySelectorAll('main *')].filter(element =>
         !element.closest('.scroll, pre, svg') && element.getBoundingClientRect().right > {width} + 1).length"""
@@ -128,7 +128,7 @@ def test_the_page_never_scrolls_sideways(opened: Open, width: int) -> None:
     assert outside == 0
 
 
-def test_what_is_too_wide_for_a_phone_scrolls_in_itself(opened: Open) -> None:
+def test_wide_content_scrolls_inside_its_box_on_a_phone(opened: Open) -> None:
     page = opened(390)
     wide = page("[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length")
     assert 0 < wide < 8
@@ -137,7 +137,7 @@ def test_what_is_too_wide_for_a_phone_scrolls_in_itself(opened: Open) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_light_is_light_and_dark_is_dark_drawings_too(opened: Open, scheme: str, dark: bool) -> None:
+def test_page_and_drawings_follow_the_colour_scheme(opened: Open, scheme: str, dark: bool) -> None:
     page = opened(scheme=scheme)
     paper = luminance(page("getComputedStyle(document.body).backgroundColor"))
     fills = page("[...document.querySelectorAll('main p, svg text')].map(e => getComputedStyle(e).color)")
@@ -151,8 +151,8 @@ def test_light_is_light_and_dark_is_dark_drawings_too(opened: Open, scheme: str,
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_the_contrast_that_readers_need(opened: Open, scheme: str) -> None:
-    """WCAG's 4.5 to 1 for all text of the page that stands on a plain ground."""
+def test_text_has_enough_contrast(opened: Open, scheme: str) -> None:
+    """Text on a plain background has WCAG's contrast of 4.5 to 1."""
     page = opened(scheme=scheme)
     found = page(
         """[...document.querySelectorAll('main p, main dt, main dd, main td, main th, h2, h3, nav a')].map(element => {
@@ -164,8 +164,8 @@ def test_text_has_the_contrast_that_readers_need(opened: Open, scheme: str) -> N
 
     def linear(colour: str) -> float:
         parts = [int(number) / 255 for number in re.findall(r"\d+", colour)[:3]]
-        bent = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * bent[0] + 0.7152 * bent[1] + 0.0722 * bent[2]
+        linearised = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linearised[0] + 0.7152 * linearised[1] + 0.0722 * linearised[2]
 
     for text, ground in {tuple(pair) for pair in found}:
         high, low = sorted((linear(text), linear(ground)), reverse=True)
@@ -187,7 +187,7 @@ def test_every_text_in_a_drawing_is_inside_it(opened: Open, width: int) -> None:
     assert outside == []
 
 
-def test_a_toy_run_is_stamped_wherever_one_looks(opened: Open) -> None:
+def test_the_stamp_of_a_toy_run_stays_visible(opened: Open) -> None:
     page = opened()
     for position in (0, 3000):
         page(f"window.scrollTo({{top: {position}, behavior: 'instant'}})")
@@ -196,7 +196,7 @@ def test_a_toy_run_is_stamped_wherever_one_looks(opened: Open) -> None:
         assert "TOY RUN" in page.page.locator(".toy").inner_text()
 
 
-def test_it_prints(opened: Open) -> None:
+def test_the_page_can_be_printed(opened: Open) -> None:
     printed = opened().page.pdf()
     assert printed.startswith(b"%PDF")
     assert len(printed) > 50_000

@@ -1,4 +1,4 @@
-"""Parts that commands leave for each other: all come back as they were; what is damaged or hostile stays harmless."""
+"""Saved report parts are restored unchanged; damaged and hostile files are harmless."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ pytestmark = pytest.mark.pictures
 
 
 def publish(part: Part, folder: Path) -> bytes:
-    """The page after this part was written, as a command does it."""
+    """Write a part like a command does, and return the page."""
     files = report_files(part, results_dir=folder / "results", state_dir=folder / ".kd")
-    kept = folder / ".kd" / "report" / f"{part.source}.json"
-    assert set(files) == {kept, folder / "results" / "report.html"}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_bytes(files[kept])
+    path = folder / ".kd" / "report" / f"{part.source}.json"
+    assert set(files) == {path, folder / "results" / "report.html"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(files[path])
     return files[folder / "results" / "report.html"]
 
 
-def test_each_command_adds_its_part_and_replaces_its_earlier_one(tmp_path: Path) -> None:
+def test_each_command_adds_or_replaces_its_part(tmp_path: Path) -> None:
     parts = [
         a_part("run", "table", toy="LIMIT=1", settings={"A": "1"}),
         a_part("compare", "comparison", tone="worse"),
@@ -56,10 +56,10 @@ def kept(*blocks: object, **changed: object) -> bytes:
 
 
 def block(of: Block, /, **changed: object) -> dict[str, object]:
-    """The block as it is kept, with other values for some fields."""
+    """Return a block as saved in JSON, with some fields changed."""
     part = json.loads(to_json(a_part(sections=(Section("map", "A map", (of,)),))))
-    found: dict[str, object] = part["sections"][0]["blocks"][0]
-    return found | changed
+    fields: dict[str, object] = part["sections"][0]["blocks"][0]
+    return fields | changed
 
 
 DRAWING = '<svg viewBox="0 0 9 9">{}</svg>'
@@ -73,21 +73,21 @@ DAMAGES |= {
     "with a section of a wrong kind": kept(sections=["map"]),
     "with a section without blocks": kept(sections=[{"name": "map", "title": "A map"}]),
     "with HTML in place of blocks": kept(sections=[{"name": "map", "title": "A map", "blocks": "<b>x</b>"}]),
-    "with a block that is none": kept({"block": "html", "text": "<b>x</b>"}),
-    "with a block in which something is missing": kept({"block": "paragraph"}),
-    "with a block in which there is more": kept({"block": "paragraph", "text": "x", "html": "<b>x</b>"}),
+    "with an unknown block": kept({"block": "html", "text": "<b>x</b>"}),
+    "with a block without a field": kept({"block": "paragraph"}),
+    "with a block with an extra field": kept({"block": "paragraph", "text": "x", "html": "<b>x</b>"}),
     "with a block of a wrong kind": kept({"block": "paragraph", "text": 3}),
     "with a text in place of a block": kept({"block": "fold", "summary": "x", "blocks": ["x"]}),
     "with a row too short": kept({"block": "table", "header": ["a", "b"], "rows": [["x"]], "caption": ""}),
     "with a number for a text": kept({"block": "table", "header": ["a"], "rows": [[1]], "caption": ""}),
     "with a case without rows": kept(CASE | {"rows": []}),
     "with a case of other classes": kept(CASE | {"classes": ["a"]}),
-    "with a true class that is none": kept(CASE | {"true": 2}),
-    "with a number that is none": kept(CASE | {"item": "7"}),
-    "with a picture that is none": kept(CASE | {"png": '" onerror="alert(1)'}),
-    "with a name that is none": kept(sections=[{"name": '"><b', "title": "A map", "blocks": []}]),
+    "with an invalid true class": kept(CASE | {"true": 2}),
+    "with a text for a number": kept(CASE | {"item": "7"}),
+    "with an invalid image": kept(CASE | {"png": '" onerror="alert(1)'}),
+    "with an invalid name": kept(sections=[{"name": '"><b', "title": "A map", "blocks": []}]),
 }
-# What a drawing could hold that is more than a drawing.
+# Content that is not allowed in a drawing.
 UNWANTED = {
     "a script": "<script>alert(1)</script>",
     "another page": '<foreignObject><iframe src="x"></iframe></foreignObject>',
@@ -97,9 +97,9 @@ UNWANTED = {
     "a title": "<title><b>x</b></title>",
     "a handler": '<g onload="alert(1)"/>',
     "a handler in capitals": '<g ONLOAD="alert(1)"/>',
-    "a drawing of elsewhere": '<use href="other.svg#x"/>',
-    "an address of a script": '<use href="javascript:alert(1)"/>',
-    "a picture from elsewhere": '<image href="https://example.org/x.png"/>',
+    "a drawing from another file": '<use href="other.svg#x"/>',
+    "a script as address": '<use href="javascript:alert(1)"/>',
+    "an external image": '<image href="https://example.org/x.png"/>',
     "an animation": '<animate attributeName="href"/>',
     "a comment": "<!-- x -->",
     "raw characters": "<![CDATA[<b>x</b>]]>",
@@ -114,7 +114,7 @@ DAMAGES |= {
     f"with {name}": kept(DRAWN | {"svg": svg})
     for name, svg in {
         "a handler of a drawing": '<svg viewBox="0 0 9 9" onload="alert(1)"></svg>',
-        "a drawing that is none": "<p>x</p>",
+        "HTML in place of a drawing": "<p>x</p>",
         "a drawing behind a declaration": f'<!DOCTYPE svg [<!ENTITY x "y">]>{DRAWING.format("&x;")}',
         "two drawings": 2 * DRAWING.format(""),
     }.items()
@@ -122,22 +122,22 @@ DAMAGES |= {
 
 
 @pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_or_foreign_part_is_left_out_with_a_note_and_never_an_error(
+def test_a_damaged_or_foreign_part_is_skipped_with_a_note(
     content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / ".kd" / "report"
     folder.mkdir(parents=True)
     (folder / "compare.json").write_bytes(content)
-    made = publish(a_part(), tmp_path)
-    assert "compare.json, saved by another command, was skipped: " in parsed(made).text
+    html = publish(a_part(), tmp_path)
+    assert "compare.json, saved by another command, was skipped: " in parsed(html).text
     assert "compare.json, saved by another command" in capsys.readouterr().out
-    assert list(sections(made)) == ["verdict", "table"]
-    assert not parsed(made).all("script")
-    assert str(tmp_path) not in made.decode()
+    assert list(sections(html)) == ["verdict", "table"]
+    assert not parsed(html).all("script")
+    assert str(tmp_path) not in html.decode()
     assert (folder / "compare.json").read_bytes() == content
 
 
-def test_whatever_is_kept_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_saved_part_is_restored_unchanged(tmp_path: Path) -> None:
     part = a_part("compare", sections=(Section("map", EVIL, tuple(EVERY_BLOCK.values())),), toy=EVIL, tone="worse")
     publish(part, tmp_path)
     parts, notes = load_parts(tmp_path / ".kd" / "report")
@@ -153,15 +153,15 @@ EVIL_FIELDS = [
 
 
 @pytest.mark.parametrize(("name", "field"), EVIL_FIELDS)
-def test_a_hostile_text_in_a_kept_part_is_text(name: str, field: str, tmp_path: Path) -> None:
-    """Out of its field, its element and its section it does not come, and the page's policy runs no script."""
+def test_hostile_text_in_a_saved_part_stays_text(name: str, field: str, tmp_path: Path) -> None:
+    """The text cannot break out of its field, element or section, and the page's policy forbids scripts."""
     breakout = f'"></title></desc></svg></p></div></section></main>{EVIL}<script>alert(2)</script>'
     (tmp_path / ".kd" / "report").mkdir(parents=True)
     content = kept(block(EVERY_BLOCK[name], **{field: breakout}))
     (tmp_path / ".kd" / "report" / "compare.json").write_bytes(content)
-    made = publish(a_part(), tmp_path)
-    assert list(sections(made)) == ["verdict", "table", "map"]
-    found = parsed(made)
+    content = publish(a_part(), tmp_path)
+    assert list(sections(content)) == ["verdict", "table", "map"]
+    found = parsed(content)
     assert not found.all("script")
     assert {image["src"] for image in found.all("img")} <= {"data:image/png;base64,iVBORw0KGgo="}
     assert not [attributes for _, attributes in found.elements if "onerror" in attributes]
@@ -171,13 +171,13 @@ def test_a_hostile_text_in_a_kept_part_is_text(name: str, field: str, tmp_path: 
     assert "script" not in policy
 
 
-def test_a_whole_part_of_a_command_of_later_days_is_shown(tmp_path: Path) -> None:
+def test_a_valid_part_of_an_unknown_command_is_shown(tmp_path: Path) -> None:
     (tmp_path / ".kd" / "report").mkdir(parents=True)
     (tmp_path / ".kd" / "report" / "export.json").write_bytes(kept(source="export"))
     assert list(sections(publish(a_part(), tmp_path))) == ["verdict", "table", "map"]
 
 
-def test_a_link_in_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_as_part_is_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / ".kd" / "report"
     folder.mkdir(parents=True)
     (tmp_path / "elsewhere.json").write_bytes(kept())

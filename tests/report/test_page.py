@@ -1,4 +1,4 @@
-"""The page that several commands share: in order, escaped, complete in itself, the same bytes for the same findings."""
+"""The shared page of all commands: ordered, escaped, self-contained and reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVIL = "<script>alert('x')</script><img src=x onerror=\"alert('y')\"> & `code`"
 
 @dataclass
 class Found(HTMLParser):
-    """What a browser would make of a page: its elements with their attributes, and its text."""
+    """Elements of a page with their attributes, and its text, as a browser would parse them."""
 
     elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     text: str = ""
@@ -49,7 +49,7 @@ def parsed(content: bytes | str) -> Found:
 
 
 def sections(content: bytes) -> dict[str, str]:
-    """The HTML of each section of a page."""
+    """Return the HTML of each section of a page."""
     return dict(re.findall(r'<section id="([\w-]+)".*?>\n(.*?)</section>', content.decode(), re.DOTALL))
 
 
@@ -89,7 +89,7 @@ EVERY_BLOCK: dict[str, Block] = {
 
 
 @pytest.mark.parametrize("block", EVERY_BLOCK.values(), ids=EVERY_BLOCK)
-def test_every_text_is_escaped_and_arrives_as_it_was(block: Block) -> None:
+def test_every_text_is_escaped_and_unchanged(block: Block) -> None:
     found = parsed(render([block]))
     assert "script" not in {tag for tag, _ in found.elements}
     assert [image["src"] for image in found.all("img")] == ["data:image/png;base64,iVBORw0KGgo="] * isinstance(
@@ -99,11 +99,11 @@ def test_every_text_is_escaped_and_arrives_as_it_was(block: Block) -> None:
     assert EVIL.replace("`", "") in found.text.replace("`", "")
 
 
-def test_code_in_a_text_is_set_as_code() -> None:
+def test_backticks_become_code() -> None:
     assert render([Paragraph("Try `kd <x>`.")]) == "<p>Try <code>kd &lt;x&gt;</code>.</p>"
 
 
-def test_a_table_has_heads_for_columns_and_rows_and_numbers_to_the_right() -> None:
+def test_a_table_has_column_and_row_headers_and_right_aligned_numbers() -> None:
     rows = [("a", "1,234 %", "0a1b" * 16, None), ("b", "−0.5 ms (2)", "11bc" * 16, ""), ("c", "16.2 ± 7.5", "x", "")]
     found = parsed(render([table(("name", "number", "digest", "nothing"), rows)]))
     assert [a["scope"] for a in found.all("th")] == ["col"] * 4 + ["row"] * 3
@@ -117,7 +117,7 @@ def test_a_table_has_heads_for_columns_and_rows_and_numbers_to_the_right() -> No
     )
 
 
-def test_a_row_of_another_length_is_refused() -> None:
+def test_a_row_of_another_length_raises() -> None:
     with pytest.raises(ValueError, match=r"each row of a table needs 2 cells.* Got \['a'\]"):
         table(("x", "y"), [("a",)])
 
@@ -125,7 +125,7 @@ def test_a_row_of_another_length_is_refused() -> None:
 # --- figures
 
 
-def test_a_figure_names_itself_and_has_no_address_and_no_name_that_another_could_have() -> None:
+def test_a_figure_has_a_title_no_links_and_unique_ids() -> None:
     first, second = (render([figure(a_plot(), alt=alt, caption="A plot")]) for alt in ("one", "another"))
     for made, alt in ((first, "one"), (second, "another")):
         found = parsed(made)
@@ -143,7 +143,7 @@ def test_a_figure_names_itself_and_has_no_address_and_no_name_that_another_could
         }
 
 
-def test_a_figure_takes_ink_paper_and_the_models_colours_from_the_page() -> None:
+def test_a_figure_uses_the_pages_colours() -> None:
     made = render([figure(a_plot(), alt="x")])
     assert "var(--distilled)" in made
     assert "currentColor" in made
@@ -170,7 +170,7 @@ def test_the_page_is_complete_in_itself_and_forbids_what_it_does_not_need() -> N
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in found.all("meta")
 
 
-def test_sections_come_in_the_pages_order_and_the_contents_lead_to_each() -> None:
+def test_sections_follow_the_pages_order_and_the_contents_link_to_each() -> None:
     names = [*reversed(ORDER), "zebra", "apples"]
     content = page([a_part("run", *names)])
     expected = [*ORDER[:-1], "apples", "zebra", ORDER[-1]]
@@ -179,7 +179,7 @@ def test_sections_come_in_the_pages_order_and_the_contents_lead_to_each() -> Non
     assert links == ["#top", *(f"#{name}" for name in expected)]
 
 
-def test_sections_of_one_name_share_a_place_and_tell_their_command() -> None:
+def test_sections_with_the_same_name_share_a_chapter_and_name_their_command() -> None:
     content = page([a_part("run", "table", "cost"), a_part("sweep", "map", "cost"), a_part("compare", "table")])
     found = sections(content)
     assert list(found) == ["verdict", "table", "map", "cost"]
@@ -191,7 +191,7 @@ def test_sections_of_one_name_share_a_place_and_tell_their_command() -> None:
 
 
 @pytest.mark.parametrize("order", [("run", "compare", "sweep"), ("sweep", "compare", "run")])
-def test_the_verdict_of_several_seeds_leads_and_the_others_stand_below(order: tuple[str, ...]) -> None:
+def test_the_verdict_of_several_seeds_comes_first(order: tuple[str, ...]) -> None:
     parts = [a_part(source, tone="better" if source == "compare" else "open") for source in order]
     verdict = sections(page(parts))["verdict"]
     assert verdict.index("What compare says.") < verdict.index("What run says.") < verdict.index("What sweep says.")
@@ -200,7 +200,7 @@ def test_the_verdict_of_several_seeds_leads_and_the_others_stand_below(order: tu
     assert "Better" in verdict
 
 
-def test_a_part_without_a_verdict_gives_none() -> None:
+def test_a_part_without_a_verdict_adds_none() -> None:
     assert "No command has reached a verdict yet." in sections(page([a_part(verdict="")]))["verdict"]
     verdict = sections(page([a_part("compare", verdict=""), a_part("run")]))["verdict"]
     assert "What run says." in verdict
@@ -214,7 +214,7 @@ def test_a_toy_run_is_stamped_and_a_full_one_is_not() -> None:
     assert "<title>Toy run" in content
 
 
-def test_parts_of_other_settings_are_told_apart() -> None:
+def test_parts_with_different_settings_give_a_warning() -> None:
     same = {"EPOCHS": "10", "ALPHA": "0.5"}
     one, other = a_part("run", settings=same), a_part("compare", settings={"EPOCHS": "10", "SEEDS": "5"})
     assert "different models" not in page([one, other]).decode()
@@ -222,7 +222,7 @@ def test_parts_of_other_settings_are_told_apart() -> None:
     assert "describe different models: EPOCHS is 3 in kd compare and 10 in the run." in parsed(page([one, other])).text
 
 
-def test_whatever_a_part_says_is_escaped() -> None:
+def test_all_text_of_a_part_is_escaped() -> None:
     part = a_part(verdict=EVIL, toy=EVIL, sections=(Section("table", EVIL, (Paragraph(EVIL),)),), settings={EVIL: "a"})
     content = page([part, a_part("compare", settings={EVIL: "b"})], notes=[EVIL])
     assert not parsed(content).all("script")
@@ -239,6 +239,6 @@ def test_whatever_a_part_says_is_escaped() -> None:
         (a_part(tone="good"), "tone must be one of better, worse, equal, open. Got 'good'"),
     ],
 )
-def test_a_part_that_is_not_as_agreed_is_refused(part: Part, message: str) -> None:
+def test_an_invalid_part_raises(part: Part, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         page([part])

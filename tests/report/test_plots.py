@@ -1,4 +1,4 @@
-"""Figures come out whole: every text inside the picture, none on top of another, the same numbers the same bytes."""
+"""Figures are complete: no text is clipped or overlaps another, and equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.pictures
 
 MODELS = ("teacher", "control", "distilled")
 CAPTIONS = ("only the control errs", "only the distilled student errs", "both students err", "the teacher errs")
-# The panels of the pipeline's training_curves.png, of which the last has the longest title.
+# Panels of the pipeline's training_curves.png; the last one has the longest title.
 PANELS = {
     "ce": "Cross-entropy with the labels, nats",
     "acc": "Accuracy, %",
@@ -80,7 +80,7 @@ def matrices(classes: int = 10, mistakes: int = 40, models: int = 3) -> Figure:
 
 
 def reliability_bins(seed: int, images: int, empty: int = 3) -> list[Bin]:
-    """15 bins that a real model might have: the lowest are empty, most images are in the last."""
+    """Return 15 realistic bins: the lowest are empty, and most images are in the last."""
     accuracies = (torch.rand(15, generator=torch.Generator().manual_seed(seed)) * 4).round() / 4
     counts = [0] * empty + [4 * (i + 1) for i in range(14 - empty)] + [images]
     middles = [(i + 0.5) / 15 for i in range(15)]
@@ -117,8 +117,8 @@ TOY = "LIMIT=2000"
 
 
 @cache
-def drawn(name: str, toy: str | None = None) -> tuple[Figure, bytes]:
-    """The figure, laid out as in its file, and the file."""
+def draw(name: str, toy: str | None = None) -> tuple[Figure, bytes]:
+    """Return the figure with the layout of its file, and the file's content."""
     figure = FIGURES[name]()
     content = png(figure, toy=toy)
     figure.set_dpi(Image.open(io.BytesIO(content)).size[0] / figure.get_figwidth())
@@ -126,8 +126,8 @@ def drawn(name: str, toy: str | None = None) -> tuple[Figure, bytes]:
     return figure, content
 
 
-def shown_ticks(axes: Axes, which: str = "xy") -> Iterator[Text]:
-    """Labels of the ticks inside the axes; matplotlib keeps those beyond the limits too, without drawing them."""
+def visible_ticks(axes: Axes, which: str = "xy") -> Iterator[Text]:
+    """Yield the labels of ticks inside the axes; matplotlib also keeps ticks outside, without drawing them."""
     for axis in (getattr(axes, f"{letter}axis") for letter in which):
         low, high = sorted(axis.get_view_interval())
         slack = 1e-6 * (high - low)
@@ -135,7 +135,7 @@ def shown_ticks(axes: Axes, which: str = "xy") -> Iterator[Text]:
 
 
 def texts(figure: Figure) -> list[tuple[str, Bbox]]:
-    """Every text that is to be seen, with its place in pixels."""
+    """Return every visible text with its bounding box in pixels."""
     axes = [axes for axes in figure.axes if axes.axison]
     ticks = {
         label
@@ -144,12 +144,12 @@ def texts(figure: Figure) -> list[tuple[str, Bbox]]:
         for label in (tick.label1, tick.label2)
     }
     seen = [text for text in figure.findobj(Text) if isinstance(text, Text) and text not in ticks]
-    seen += itertools.chain.from_iterable(map(shown_ticks, axes))
+    seen += itertools.chain.from_iterable(map(visible_ticks, axes))
     return [(t.get_text(), t.get_window_extent()) for t in seen if t.get_visible() and t.get_text().strip()]
 
 
 def clashes(boxes: list[tuple[str, Bbox]]) -> list[tuple[str, str]]:
-    """Pairs of texts that overlap by more than a pixel in both directions."""
+    """Return pairs of texts that overlap by more than a pixel in both directions."""
     edges = np.array([box.extents for _, box in boxes])
     low = np.maximum(edges[:, None, :2], edges[None, :, :2])
     high = np.minimum(edges[:, None, 2:], edges[None, :, 2:])
@@ -166,15 +166,15 @@ STAMPED = ("teacher", "accuracy", "examples", "reliability")
 
 
 @pytest.mark.parametrize(("name", "toy"), [*((name, None) for name in FIGURES), *((name, TOY) for name in STAMPED)])
-def test_no_text_leaves_the_picture_or_covers_another(name: str, toy: str | None) -> None:
-    figure, _ = drawn(name, toy)
+def test_no_text_is_clipped_or_overlaps_another(name: str, toy: str | None) -> None:
+    figure, _ = draw(name, toy)
     boxes = texts(figure)
     assert len(boxes) > 5
     assert outside(figure, boxes) == []
     assert clashes(boxes) == []
 
 
-def test_the_check_itself_sees_clipped_and_covered_texts() -> None:
+def test_the_check_detects_clipped_and_overlapping_texts() -> None:
     figure = Figure(figsize=(2, 2))
     FigureCanvasAgg(figure)
     for x, text in ((0.1, "below"), (0.15, "above"), (0.95, "clipped")):
@@ -184,14 +184,14 @@ def test_the_check_itself_sees_clipped_and_covered_texts() -> None:
     assert clashes(boxes) == [("below", "above")]
 
 
-def test_the_soft_terms_title_is_there_in_full() -> None:
-    figure, _ = drawn("students")
+def test_the_title_of_the_soft_term_is_complete() -> None:
+    figure, _ = draw("students")
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(PANELS.values())
 
 
 @pytest.mark.parametrize("name", ["teacher", "students", "accuracy", "examples", "matrices", "reliability"])
 def test_the_same_numbers_give_the_same_decodable_bytes(name: str) -> None:
-    _, content = drawn(name)
+    _, content = draw(name)
     image = Image.open(io.BytesIO(content))
     image.verify()
     assert image.format == "PNG"
@@ -199,25 +199,25 @@ def test_the_same_numbers_give_the_same_decodable_bytes(name: str) -> None:
     assert png(FIGURES[name]()) == content
 
 
-def test_other_numbers_give_another_picture() -> None:
-    assert png(comparison((68, 167, 144))) != drawn("accuracy")[1]
+def test_different_numbers_give_a_different_image() -> None:
+    assert png(comparison((68, 167, 144))) != draw("accuracy")[1]
 
 
 @pytest.mark.parametrize("name", STAMPED)
 def test_a_toy_run_is_stamped_and_a_full_one_is_not(name: str) -> None:
-    assert f"TOY RUN ({TOY})" in drawn(name, TOY)[0].get_suptitle()
-    assert "TOY" not in drawn(name)[0].get_suptitle()
-    assert drawn(name, TOY)[1] != drawn(name)[1]
+    assert f"TOY RUN ({TOY})" in draw(name, TOY)[0].get_suptitle()
+    assert "TOY" not in draw(name)[0].get_suptitle()
+    assert draw(name, TOY)[1] != draw(name)[1]
 
 
-def test_the_stamp_keeps_the_figures_own_title() -> None:
-    assert drawn("examples", TOY)[0].get_suptitle().startswith(drawn("examples")[0].get_suptitle())
+def test_the_stamp_keeps_the_figures_title() -> None:
+    assert draw("examples", TOY)[0].get_suptitle().startswith(draw("examples")[0].get_suptitle())
 
 
-# --- what is drawn
+# --- content of the figures
 
 
-def test_curves_are_drawn_against_epochs_from_one_with_accuracy_in_percent() -> None:
+def test_curves_start_at_epoch_one_with_accuracy_in_percent() -> None:
     numbers = histories(3)
     figure = training_curves({"control": numbers["control"]}, {"ce": "a", "acc": "b"})
     for axes, quantity, scale in zip(figure.axes, ("ce", "acc"), (1, 100), strict=True):
@@ -229,8 +229,8 @@ def test_curves_are_drawn_against_epochs_from_one_with_accuracy_in_percent() -> 
             assert list(np.asarray(lines[style].get_ydata())) == pytest.approx(expected)
 
 
-def test_a_quantity_that_a_model_lacks_is_not_drawn_for_it() -> None:
-    figure, _ = drawn("students")
+def test_a_model_without_a_quantity_is_not_drawn() -> None:
+    figure, _ = draw("students")
     assert [len(axes.lines) for axes in figure.axes] == [4, 4, 2]
     assert {line.get_label() for line in figure.axes[2].lines} == {
         "distilled student, training",
@@ -239,14 +239,14 @@ def test_a_quantity_that_a_model_lacks_is_not_drawn_for_it() -> None:
 
 
 def test_each_curve_is_named_once_in_the_legend() -> None:
-    (legend,) = drawn("students")[0].legends
+    (legend,) = draw("students")[0].legends
     names = [text.get_text() for text in legend.get_texts()]
     assert len(names) == len(set(names)) == 4
 
 
 @pytest.mark.parametrize(("name", "marked"), [("one epoch", True), ("students", False)])
 def test_a_single_epoch_is_drawn_as_a_marker(name: str, marked: bool) -> None:
-    markers = {line.get_marker() for axes in drawn(name)[0].axes for line in axes.lines}
+    markers = {line.get_marker() for axes in draw(name)[0].axes for line in axes.lines}
     assert markers == ({"o"} if marked else {"None"})
 
 
@@ -258,26 +258,26 @@ def test_a_single_epoch_is_drawn_as_a_marker(name: str, marked: bool) -> None:
         "one epoch",
     ],
 )
-def test_epochs_are_marked_by_whole_numbers(name: str) -> None:
-    labels = [text.get_text() for axes in drawn(name)[0].axes for text in shown_ticks(axes, "x")]
+def test_epoch_ticks_are_integers(name: str) -> None:
+    labels = [text.get_text() for axes in draw(name)[0].axes for text in visible_ticks(axes, "x")]
     assert labels
     assert all(label.isdigit() for label in labels)
 
 
-def test_the_accuracy_axis_shows_the_differences() -> None:
-    low, high = drawn("accuracy")[0].axes[0].get_xlim()
+def test_the_accuracy_axis_is_zoomed_to_the_differences() -> None:
+    low, high = draw("accuracy")[0].axes[0].get_xlim()
     assert 97 < low < 98.33 < 99.32 < high
     assert high - low < 2.5
 
 
-def test_the_accuracy_figure_tells_the_numbers() -> None:
-    shown = " ".join(text for text, _ in texts(drawn("accuracy")[0]))
-    for part in ("99.32%", "68 errors", "98.33%", "167 errors", "98.57%", "143 errors", "10,000 test images"):
-        assert part in shown
+def test_the_accuracy_figure_contains_the_numbers() -> None:
+    text = " ".join(text for text, _ in texts(draw("accuracy")[0]))
+    for value in ("99.32%", "68 errors", "98.33%", "167 errors", "98.57%", "143 errors", "10,000 test images"):
+        assert value in text
 
 
-def test_the_interval_in_the_picture_is_the_one_computed() -> None:
-    figure, _ = drawn("accuracy")
+def test_the_drawn_interval_is_the_computed_interval() -> None:
+    figure, _ = draw("accuracy")
     for container, errors in zip(figure.axes[0].containers, (68, 167, 143), strict=True):
         assert isinstance(container, ErrorbarContainer)
         ((left, _), (right, _)) = container.lines[2][0].get_segments()[0]
@@ -293,11 +293,11 @@ def test_example_bars_are_the_probabilities_and_the_true_class_is_hatched() -> N
     assert "label 1: both students err" in figure.axes[0].get_title(loc="left")
 
 
-def test_without_any_disagreement_the_examples_figure_still_draws() -> None:
+def test_the_examples_figure_works_without_disagreements() -> None:
     assert png(examples(rows=0))
 
 
-def test_the_heat_map_shows_mistakes_only() -> None:
+def test_the_heat_map_shows_only_mistakes() -> None:
     matrix = torch.tensor([[50, 3], [0, 40]])
     figure = confusion_matrices({"control": matrix})
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["3"]
@@ -309,10 +309,10 @@ def error_bars(figure: Figure) -> list[ErrorbarContainer]:
     return [container for container in figure.axes[0].containers if isinstance(container, ErrorbarContainer)]
 
 
-def test_a_reliability_point_is_accuracy_at_confidence_in_percent_and_an_empty_bin_has_none() -> None:
-    figure, _ = drawn("reliability")
+def test_reliability_points_are_in_percent_and_empty_bins_have_none() -> None:
+    figure, _ = draw("reliability")
     for seed, bars in enumerate(error_bars(figure)):
-        assert not bars.lines[0].get_clip_on()  # at 100 % half of a marker is beyond the axes
+        assert not bars.lines[0].get_clip_on()  # at 100 % half of the marker is outside the axes
         full = [b for b in reliability_bins(seed, 9_876) if b.images]
         assert len(full) == 12
         for which, values in ((0, [b.confidence for b in full]), (1, [b.accuracy for b in full])):
@@ -322,23 +322,23 @@ def test_a_reliability_point_is_accuracy_at_confidence_in_percent_and_an_empty_b
             assert [y / 100 for _, y in segment] == pytest.approx([low, high], abs=1e-9)
 
 
-def test_models_in_the_reliability_diagram_are_told_apart_without_colour() -> None:
-    bars = error_bars(drawn("reliability")[0])
+def test_models_in_the_reliability_diagram_differ_without_colour() -> None:
+    bars = error_bars(draw("reliability")[0])
     assert len({container.lines[0].get_marker() for container in bars}) == 3
-    joined = [line for line in drawn("reliability")[0].axes[0].lines if line.get_linestyle() in {"-", "--", ":"}]
+    joined = [line for line in draw("reliability")[0].axes[0].lines if line.get_linestyle() in {"-", "--", ":"}]
     assert len({line.get_linestyle() for line in joined}) == 3
 
 
 def test_only_points_of_enough_images_are_joined() -> None:
-    """Bins of 4 and 8 images stay alone; those of 12 and more are joined."""
-    figure, _ = drawn("reliability of one model")
+    """Bins with 4 and 8 images are not joined; bins with 12 or more are."""
+    figure, _ = draw("reliability of one model")
     style = ARMS["distilled"].line
     (line,) = [line for line in figure.axes[0].lines if line.get_linestyle() == style and line.get_marker() == "None"]
     assert list(np.asarray(line.get_xdata())) == pytest.approx([100 * (i + 0.5) / 15 for i in range(5, 15)])
 
 
-def test_the_reliability_diagram_tells_every_count_and_every_error() -> None:
-    figure, _ = drawn("reliability of one model")
+def test_the_reliability_diagram_contains_all_counts_and_errors() -> None:
+    figure, _ = draw("reliability of one model")
     counts = [text.get_text() for text in figure.axes[1].texts]
     assert counts == [f"{b.images:,}" for b in reliability_bins(0, 9_876)]
     bins = reliability_bins(0, 9_876)
@@ -346,11 +346,11 @@ def test_the_reliability_diagram_tells_every_count_and_every_error() -> None:
     (legend,) = figure.legends
     expected = ["perfectly calibrated", f"distilled student: ECE {100 * error:.2f} %"]
     assert sorted(text.get_text() for text in legend.get_texts()) == sorted(expected)
-    assert "1,281k" in [text.get_text() for text in drawn("reliability of many images")[0].axes[1].texts]
+    assert "1,281k" in [text.get_text() for text in draw("reliability of many images")[0].axes[1].texts]
 
 
-def test_counts_stand_below_their_bins() -> None:
-    figure, _ = drawn("reliability")
+def test_counts_are_below_their_bins() -> None:
+    figure, _ = draw("reliability")
     assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim() == (0, 100)
     rows = {text.get_position()[1] for text in figure.axes[1].texts}
     assert len(rows) == 3
@@ -358,7 +358,7 @@ def test_counts_stand_below_their_bins() -> None:
         assert text.get_position()[0] == pytest.approx(100 * (column + 0.5) / 15)
 
 
-def test_a_dollar_in_the_name_of_a_class_is_a_dollar() -> None:
+def test_dollar_signs_in_class_names_are_literal() -> None:
     classes = ("$1m_$2m", "$10^$20", "$$", "a$b")
     figure = confusion_matrices({"teacher": torch.eye(4, dtype=torch.int64)}, classes)
     png(figure)
@@ -366,11 +366,11 @@ def test_a_dollar_in_the_name_of_a_class_is_a_dollar() -> None:
     assert labels == list(classes)
 
 
-def test_students_asked_the_same_images_have_the_intervals_of_one() -> None:
+def test_students_on_the_same_images_have_the_interval_of_one_student() -> None:
     bins = [Bin(4000, 0.95, 0.9)]
     figures = [
-        reliability_diagram({"control": reliability_curve(own, students=n)})
-        for own, n in ((bins, 10), ([Bin(400, 0.95, 0.9)], 1))
+        reliability_diagram({"control": reliability_curve(summed, students=n)})
+        for summed, n in ((bins, 10), ([Bin(400, 0.95, 0.9)], 1))
     ]
     segments = [error_bars(figure)[0].lines[2][0].get_segments()[0] for figure in figures]
     assert np.array_equal(*segments)

@@ -1,4 +1,4 @@
-"""The digest of the package's own code: every module that may change a result is in it, wherever it lies."""
+"""The package digest covers every module that can change a result, in any folder."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from kd.storage.environment import _RESULT_NEUTRAL, PACKAGE, _is_result_neutral,
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 FOLDERS = sorted({path.parent.as_posix() for path in FILES})
-WITHOUT_RESULTS = {"commands/compare", "commands/run", "commands/sweep", "report"}
+NEUTRAL_FOLDERS = {"commands/compare", "commands/run", "commands/sweep", "report"}
 
 
-def copied(folder: Path) -> Path:
-    """The package's sources alone."""
+def copy_sources(folder: Path) -> Path:
+    """Copy only the package's sources."""
     for path in FILES:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PACKAGE / path, folder / path)
     return folder
 
 
-@pytest.mark.parametrize("folder", sorted({*FOLDERS} - WITHOUT_RESULTS))
-def test_a_byte_changed_in_any_folder_that_counts_changes_the_key(folder: str, tmp_path: Path) -> None:
-    package = copied(tmp_path)
+@pytest.mark.parametrize("folder", sorted({*FOLDERS} - NEUTRAL_FOLDERS))
+def test_a_changed_byte_in_any_relevant_folder_changes_the_key(folder: str, tmp_path: Path) -> None:
+    package = copy_sources(tmp_path)
     before = digest_package(package)
     assert before == digest_package(PACKAGE) == package_digest()
-    counting = [
+    relevant = [
         path
         for path in FILES
         if path.parent.as_posix() == folder and not _is_result_neutral(path.with_suffix("").as_posix())
     ]
-    assert counting
-    for path in counting:
+    assert relevant
+    for path in relevant:
         content = (package / path).read_bytes()
         (package / path).write_bytes(content + b"#")
         assert digest_package(package) != before, path
@@ -41,9 +41,9 @@ def test_a_byte_changed_in_any_folder_that_counts_changes_the_key(folder: str, t
     assert digest_package(package) == before
 
 
-@pytest.mark.parametrize("folder", sorted(WITHOUT_RESULTS))
-def test_a_byte_changed_where_it_is_only_shown_changes_no_key(folder: str, tmp_path: Path) -> None:
-    package = copied(tmp_path)
+@pytest.mark.parametrize("folder", sorted(NEUTRAL_FOLDERS))
+def test_a_changed_byte_in_a_display_folder_keeps_the_key(folder: str, tmp_path: Path) -> None:
+    package = copy_sources(tmp_path)
     before = digest_package(package)
     for path in FILES:
         if path.parent.as_posix() == folder:
@@ -51,6 +51,6 @@ def test_a_byte_changed_where_it_is_only_shown_changes_no_key(folder: str, tmp_p
     assert digest_package(package) == before
 
 
-def test_every_module_that_does_not_count_is_there() -> None:
+def test_every_listed_neutral_module_exists() -> None:
     names = {path.with_suffix("").as_posix() for path in FILES} | {*FOLDERS}
     assert {*_RESULT_NEUTRAL.split()} <= names

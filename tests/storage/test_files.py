@@ -1,4 +1,4 @@
-"""Files are published whole or not at all; a folder that cannot be written to is named before any work is done."""
+"""Files are published completely or not at all; an unwritable folder is reported before any work is done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("first.txt", "deep/second.txt", "deep/third.txt")
 
 
 def on_disk(folder: Path) -> dict[str, bytes]:
-    """Every file under the folder, hidden ones too."""
+    """Return the content of every file under the folder, including hidden files."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -27,8 +27,8 @@ def contents(folder: Path, text: bytes) -> dict[Path, bytes]:
     return {folder / name: text + name.encode() for name in NAMES}
 
 
-def failing_at(call: int, function: Callable[..., Any], error: BaseException) -> Callable[..., Any]:
-    """The function, except that its ``call``-th call (from 0) raises."""
+def fail_at(call: int, function: Callable[..., Any], error: BaseException) -> Callable[..., Any]:
+    """Wrap the function so that its ``call``-th call (from 0) raises."""
     calls = iter(range(10**6))
 
     def wrapped(*args: Any) -> Any:
@@ -41,28 +41,28 @@ def failing_at(call: int, function: Callable[..., Any], error: BaseException) ->
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> dict[str, bytes]:
-    """What an earlier run left in ``tmp_path``."""
+    """Files of an earlier run in ``tmp_path``."""
     publish(contents(tmp_path, b"earlier "))
     return on_disk(tmp_path)
 
 
-def test_files_are_published_whole_with_their_folders_made_on_demand(tmp_path: Path) -> None:
+def test_files_are_published_and_missing_folders_created(tmp_path: Path) -> None:
     publish({tmp_path / "a" / "b" / "c.bin": b"\x00\xff", tmp_path / "empty": b""})
     assert on_disk(tmp_path) == {"a/b/c.bin": b"\x00\xff", "empty": b""}
 
 
 @pytest.mark.usefixtures("earlier")
-def test_publishing_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_publishing_again_replaces_files_and_leaves_no_others(tmp_path: Path) -> None:
     publish(contents(tmp_path, b"new "))
     assert on_disk(tmp_path) == {name: b"new " + name.encode() for name in NAMES}
 
 
 @pytest.mark.parametrize("call", range(3))
-def test_a_full_disk_at_any_file_changes_none(
+def test_a_full_disk_at_any_file_changes_no_file(
     tmp_path: Path, earlier: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(os, "fsync", failing_at(call, os.fsync, full))
+    monkeypatch.setattr(os, "fsync", fail_at(call, os.fsync, full))
     with pytest.raises(OSError, match="No space left on device") as caught:
         publish(contents(tmp_path, b"new "))
     message = str(caught.value)
@@ -74,7 +74,7 @@ def test_a_full_disk_at_any_file_changes_none(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files, which Windows does not have")
-def test_a_write_that_is_cut_short_by_the_system_changes_none(tmp_path: Path, earlier: dict[str, bytes]) -> None:
+def test_a_write_truncated_by_the_system_changes_no_file(tmp_path: Path, earlier: dict[str, bytes]) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -88,10 +88,10 @@ def test_a_write_that_is_cut_short_by_the_system_changes_none(tmp_path: Path, ea
 
 
 @pytest.mark.parametrize("call", range(3))
-def test_an_interrupt_while_writing_keeps_every_earlier_file(
+def test_an_interrupt_while_writing_keeps_all_earlier_files(
     tmp_path: Path, earlier: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    monkeypatch.setattr(os, "fsync", failing_at(call, os.fsync, KeyboardInterrupt()))
+    monkeypatch.setattr(os, "fsync", fail_at(call, os.fsync, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         publish(contents(tmp_path, b"new "))
     assert earlier.items() <= on_disk(tmp_path).items()
@@ -100,30 +100,30 @@ def test_an_interrupt_while_writing_keeps_every_earlier_file(
 def test_an_interrupt_while_writing_leaves_no_temporary_file(
     tmp_path: Path, earlier: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fsync", failing_at(1, os.fsync, KeyboardInterrupt()))
+    monkeypatch.setattr(os, "fsync", fail_at(1, os.fsync, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         publish(contents(tmp_path, b"new "))
     assert on_disk(tmp_path) == earlier
 
 
 def rename_fails(call: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Path, "replace", failing_at(call, Path.replace, PermissionError(errno.EACCES, "in use")))
+    monkeypatch.setattr(Path, "replace", fail_at(call, Path.replace, PermissionError(errno.EACCES, "in use")))
     with pytest.raises(PermissionError, match="in use"):
         publish(contents(tmp_path, b"new "))
 
 
 @pytest.mark.parametrize("call", range(3))
 @pytest.mark.usefixtures("earlier")
-def test_a_rename_that_fails_leaves_each_file_whole_and_no_temporary_one(
+def test_a_failed_rename_leaves_complete_files_and_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     rename_fails(call, monkeypatch, tmp_path)
-    found = on_disk(tmp_path)
-    assert set(found) == set(NAMES)
-    assert all(content in (b"earlier " + name.encode(), b"new " + name.encode()) for name, content in found.items())
+    files = on_disk(tmp_path)
+    assert set(files) == set(NAMES)
+    assert all(content in (b"earlier " + name.encode(), b"new " + name.encode()) for name, content in files.items())
 
 
-def test_a_folder_in_a_files_place_is_refused_before_any_file_is_replaced(
+def test_a_folder_with_a_files_name_raises_before_any_file_is_replaced(
     tmp_path: Path, earlier: dict[str, bytes]
 ) -> None:
     (tmp_path / "taken").mkdir()
@@ -132,19 +132,19 @@ def test_a_folder_in_a_files_place_is_refused_before_any_file_is_replaced(
     assert on_disk(tmp_path) == earlier
 
 
-def test_a_file_in_a_folders_place_gets_the_full_message(tmp_path: Path) -> None:
+def test_a_file_with_a_folders_name_raises_the_full_message(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"kept")
     with pytest.raises(OSError, match=r"file\.txt.*needs 3 bytes.*choose another folder"):
         publish({tmp_path / "taken" / "file.txt": b"new"})
     assert on_disk(tmp_path) == {"taken": b"kept"}
 
 
-def test_a_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+def test_a_writable_folder_is_created_and_left_empty(tmp_path: Path) -> None:
     require_writable(tmp_path / "new" / "folder")
     assert list((tmp_path / "new" / "folder").iterdir()) == []
 
 
-def test_a_file_in_the_folders_place_is_named_in_the_error(tmp_path: Path) -> None:
+def test_a_file_with_the_folders_name_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"kept")
     with pytest.raises(OSError, match=rf"{re.escape(str(tmp_path / 'taken'))}.*Choose another folder"):
         require_writable(tmp_path / "taken")
@@ -160,7 +160,7 @@ def test_a_read_only_folder_is_named_in_the_error(tmp_path: Path, monkeypatch: p
         require_writable(tmp_path)
 
 
-def test_new_folders_are_flushed_from_the_highest_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_folders_are_flushed_outermost_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[Path] = []
     monkeypatch.setattr("kd.storage.files._flush_folder", flushed.append)
     publish({tmp_path / "a" / "b" / "c": b""})
@@ -168,6 +168,8 @@ def test_new_folders_are_flushed_from_the_highest_down(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
-def test_a_mount_that_flushes_no_folders_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr(os, "fsync", failing_at(1, os.fsync, OSError(number, "not here")))  # 0 is the file
+def test_a_mount_that_cannot_flush_folders_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", fail_at(1, os.fsync, OSError(number, "not here")))  # 0 is the file
     publish({tmp_path / "a": b"new"})

@@ -1,4 +1,4 @@
-"""Two descriptions are equal exactly when the same would be computed: what must change them does, nothing else."""
+"""Two descriptions are equal if and only if the computation is the same."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ plain = st.recursive(
 
 @settings(max_examples=50)
 @given(plain)
-def test_plain_data_is_described_as_json_and_equal_to_itself(value: Any) -> None:
+def test_plain_data_is_described_as_json_and_equal_data_equally(value: Any) -> None:
     assert digest(describe(value)) == digest(json.loads(json.dumps(describe(copy.deepcopy(value)))))
 
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=30), st.data())
-def test_one_changed_value_in_a_tensor_is_noticed(values: list[int], data: st.DataObject) -> None:
+def test_one_changed_value_changes_a_tensors_description(values: list[int], data: st.DataObject) -> None:
     tensor = torch.tensor(values)
     other = tensor.clone()
     other[data.draw(st.integers(0, len(values) - 1))] += 1
     assert describe(tensor) != describe(other)
 
 
-def test_shape_and_type_are_part_of_a_tensor() -> None:
+def test_shape_and_dtype_are_part_of_a_tensors_description() -> None:
     zeros = torch.zeros(2, 3)
     assert describe(zeros) != describe(torch.zeros(3, 2))
     assert describe(zeros) != describe(torch.zeros(2, 3, dtype=torch.int32))
 
 
-def test_a_memory_format_changes_nothing() -> None:
+def test_memory_format_does_not_change_the_description() -> None:
     images = torch.rand(2, 3, 4, 5)
     assert describe(images) == describe(images.contiguous(memory_format=torch.channels_last))
 
 
-def test_another_weight_another_class_or_another_forward_is_another_model() -> None:
+def test_weights_class_and_forward_are_part_of_a_models_description() -> None:
     model = tiny_model()
     assert describe(model) == describe(copy.deepcopy(model))
     assert describe(model) != describe(tiny_model(seed=1))
@@ -72,11 +72,11 @@ def test_another_weight_another_class_or_another_forward_is_another_model() -> N
     assert len({digest(describe(m)) for m in (model, named, other)}) == 3
 
 
-def test_a_setting_of_a_layer_without_weights_is_noticed() -> None:
+def test_a_setting_of_a_layer_without_weights_changes_the_description() -> None:
     assert describe(tiny_model(dropout=0.1)) != describe(tiny_model(dropout=0.2))
 
 
-def test_a_changed_forward_deep_inside_is_noticed() -> None:
+def test_a_changed_forward_of_a_nested_module_changes_the_description() -> None:
     def block(source: str) -> nn.Module:
         class Block(nn.Module):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -93,13 +93,13 @@ def test_a_changed_forward_deep_inside_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("change", [{"temperature": 4.0}, {"alpha": 0.4}])
-def test_an_objective_is_described_with_its_settings(change: dict[str, float]) -> None:
+def test_settings_are_part_of_an_objectives_description(change: dict[str, float]) -> None:
     setting = {"temperature": 5.0, "alpha": 0.5}
     assert describe(kd.distilled(**setting)) == describe(kd.distilled(**setting))
     assert describe(kd.distilled(**setting)) != describe(kd.distilled(**{**setting, **change}))
 
 
-def test_the_teacher_inside_an_objective_is_part_of_it() -> None:
+def test_the_teacher_is_part_of_a_live_objectives_description() -> None:
     objective = kd.distilled(temperature=5, alpha=0.5)
     one, other = (describe(kd.live_teacher(tiny_model(seed), objective)) for seed in (0, 1))
     assert one != other
@@ -115,24 +115,26 @@ def test_the_teacher_inside_an_objective_is_part_of_it() -> None:
         lambda data: kd.DistillDataset(data, torch.zeros(len(data), 4)),
     ],
 )
-def test_another_dataset_is_noticed(change: Callable[[kd.ImageDataset], Dataset[Any]], digits: kd.ImageDataset) -> None:
+def test_any_change_of_a_dataset_changes_the_description(
+    change: Callable[[kd.ImageDataset], Dataset[Any]], digits: kd.ImageDataset
+) -> None:
     assert describe(Subset(digits, [0, 1, 2])) == describe(Subset(digits, [0, 1, 2]))
     assert describe(change(digits)) not in (describe(digits), describe(Subset(digits, [0, 1, 2])))
 
 
-def test_batch_size_drop_last_and_order_are_part_of_a_loader(digits: kd.ImageDataset) -> None:
+def test_batch_size_drop_last_and_order_are_part_of_a_loaders_description(digits: kd.ImageDataset) -> None:
     variants: list[dict[str, Any]] = [{}, {"batch_size": 2}, {"batch_size": 2, "drop_last": True}, {"shuffle": True}]
     assert len({digest(describe(DataLoader(digits, **variant))) for variant in variants}) == len(variants)
 
 
-def test_the_optimizer_counts_with_its_settings_and_not_with_its_weights() -> None:
+def test_an_optimizers_description_has_its_settings_but_not_the_weights() -> None:
     one, other = (describe(torch.optim.Adam(tiny_model(seed).parameters(), lr=0.1)) for seed in (0, 1))
     assert one == other
     assert one != describe(torch.optim.Adam(tiny_model().parameters(), lr=0.2))
     assert one != describe(torch.optim.AdamW(tiny_model().parameters(), lr=0.1))
 
 
-def test_what_cannot_be_described_is_refused_with_a_remedy() -> None:
+def test_an_opaque_attribute_raises_with_a_remedy() -> None:
     class Opaque(TensorDataset):
         def __init__(self) -> None:
             super().__init__(torch.zeros(1))
@@ -144,7 +146,7 @@ def test_what_cannot_be_described_is_refused_with_a_remedy() -> None:
     assert describe(Opaque())["content"] == "version 1"
 
 
-def test_another_process_describes_the_same() -> None:
+def test_descriptions_are_equal_in_another_process() -> None:
     code = (
         "import kd, kd.storage.fingerprint as d; "
         "print(d.digest(d.describe([kd.distilled(temperature=5, alpha=.5), {'b': 1}])))"
@@ -153,14 +155,14 @@ def test_another_process_describes_the_same() -> None:
     assert printed == digest(describe([kd.distilled(temperature=5, alpha=0.5), {"b": 1}]))
 
 
-def test_differences_name_the_place_and_show_short_values() -> None:
+def test_differences_show_the_path_and_short_values() -> None:
     old = {"settings": {"epochs": 10, "seed": 0}, "model": {"weights": "a" * 64}}
     new = {"settings": {"epochs": 2, "seed": 0}, "model": {"weights": "b" * 64}}
     assert list_differences(old, new) == ["settings.epochs: 10 -> 2", "model.weights"]
     assert list_differences(old, old) == []
 
 
-def test_differences_inside_a_list_name_the_place_too() -> None:
+def test_differences_inside_a_list_show_the_path() -> None:
     optimizer = torch.optim.Adam(tiny_model().parameters(), lr=0.25)
     old = {"optimizer": describe(optimizer)}
     optimizer.param_groups[0]["lr"] = 0.5
@@ -168,8 +170,8 @@ def test_differences_inside_a_list_name_the_place_too() -> None:
     assert list_differences({"layers": [1]}, {"layers": [1, 2]}) == ["layers: [1] -> [1, 2]"]
 
 
-def test_defaults_of_a_function_and_plain_attributes_of_a_module_count() -> None:
-    def made(temperature: float) -> Callable[..., float]:
+def test_function_defaults_and_module_attributes_change_the_description() -> None:
+    def make_objective(temperature: float) -> Callable[..., float]:
         def objective(model: object, batch: object, temperature: float = temperature) -> float:
             return temperature
 
@@ -180,20 +182,20 @@ def test_defaults_of_a_function_and_plain_attributes_of_a_module_count() -> None
             super().__init__()
             self.temperature = temperature
 
-    assert describe(made(4)) == describe(made(4))
-    assert describe(made(4)) != describe(made(5))
+    assert describe(make_objective(4)) == describe(make_objective(4))
+    assert describe(make_objective(4)) != describe(make_objective(5))
     assert describe(Soft(4)) == describe(Soft(4))
     assert describe(Soft(4)) != describe(Soft(5))
 
 
-def test_which_parameters_are_trained_counts() -> None:
+def test_the_set_of_trained_parameters_changes_the_description() -> None:
     model, frozen = tiny_model(), tiny_model()
     next(iter(frozen.parameters())).requires_grad_(False)
-    described = [
+    descriptions = [
         describe(torch.optim.Adam(parameters))
         for parameters in (model.parameters(), list(model.parameters())[2:], frozen.parameters())
     ]
-    assert len({digest(description) for description in described}) == 3
+    assert len({digest(description) for description in descriptions}) == 3
 
 
 def test_a_changed_setting_of_an_objective_is_shown_by_name() -> None:
@@ -201,11 +203,11 @@ def test_a_changed_setting_of_an_objective_is_shown_by_name() -> None:
     assert list_differences(old, new) == ["closure.temperature: 5.0 -> 4.0"]
 
 
-def test_a_whole_number_given_as_such_is_the_same_temperature() -> None:
+def test_an_integer_temperature_equals_the_float() -> None:
     assert describe(kd.distilled(temperature=5, alpha=1)) == describe(kd.distilled(temperature=5.0, alpha=1.0))
 
 
-def test_the_code_that_was_loaded_counts_and_not_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loaded_code_is_described_and_not_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "edited_module.py"
     source.write_text("def objective(model, batch):\n    return 1\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -215,7 +217,7 @@ def test_the_code_that_was_loaded_counts_and_not_the_file(tmp_path: Path, monkey
     assert describe(objective) == before
 
 
-def test_a_function_that_is_a_default_is_described_by_its_name_and_not_by_its_address() -> None:
+def test_a_function_as_default_is_described_without_its_address() -> None:
     def first(x: int) -> int:
         return x
 

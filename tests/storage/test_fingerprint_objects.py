@@ -1,4 +1,4 @@
-"""Objects, functions, models and loaders are described by all that decides, wherever it is kept."""
+"""Descriptions of objects, functions, models and loaders contain all state that affects results, at any depth."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kd.storage.fingerprint import OpaqueError, describe, digest
 
 
 class Scaled:
-    """A callable object, as transforms and noises are."""
+    """A callable object, like a transform."""
 
     def __init__(self, factor: float, others: Any = ()) -> None:
         self.factor, self.others = factor, others
@@ -47,8 +47,8 @@ class Options:
     depth: int = 1
 
 
-class Without(nn.Module):
-    """With a method that autograd passes by, a private setting and something that cannot be described."""
+class PartlyOpaque(nn.Module):
+    """A module with a ``no_grad`` method, a private setting and an opaque attribute."""
 
     def __init__(self, k: int = 1, mask: torch.Tensor | None = None, **settings: Any) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Slotted:
 
 
 class Plain:
-    """An object that is no callable and no dataclass."""
+    """An object that is neither callable nor a dataclass."""
 
     def __init__(self, depth: int) -> None:
         self.depth, self.lock = depth, threading.Lock()
@@ -128,32 +128,32 @@ DIFFERENT: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 @pytest.mark.parametrize("where", [lambda x: x, closing_over, by_default, lambda x: Scaled(1, [x])])
-def test_whatever_decides_counts_wherever_it_is(one: Any, other: Any, where: Callable[[Any], Any]) -> None:
+def test_a_difference_changes_the_description_at_any_depth(one: Any, other: Any, where: Callable[[Any], Any]) -> None:
     assert describe(where(one)) == describe(where(copy.deepcopy(one)))
     assert describe(where(one)) != describe(where(other))
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_in_a_model_too_beside_what_cannot_be_described(one: Any, other: Any) -> None:
+def test_a_difference_changes_the_description_of_a_partly_opaque_model(one: Any, other: Any) -> None:
     for hold in (lambda x: {"own": x}, lambda x: {"own": [threading.Lock(), x]}, lambda x: {"_own": {"a": x}}):
-        first, again, changed = (describe(Without(**hold(x))) for x in (one, copy.deepcopy(one), other))
+        first, again, changed = (describe(PartlyOpaque(**hold(x))) for x in (one, copy.deepcopy(one), other))
         assert first == again
         assert first != changed
 
 
-def test_private_settings_and_buffers_that_are_not_saved_are_part_of_a_model() -> None:
-    assert describe(Without(1)) == describe(Without(1))
-    assert describe(Without(1)) != describe(Without(3))
-    assert describe(Without(mask=torch.zeros(2))) != describe(Without(mask=torch.ones(2)))
-    one, other = (kd.live_teacher(Without(k), kd.supervised) for k in (1, 3))
+def test_private_settings_and_unsaved_buffers_are_part_of_a_models_description() -> None:
+    assert describe(PartlyOpaque(1)) == describe(PartlyOpaque(1))
+    assert describe(PartlyOpaque(1)) != describe(PartlyOpaque(3))
+    assert describe(PartlyOpaque(mask=torch.zeros(2))) != describe(PartlyOpaque(mask=torch.ones(2)))
+    one, other = (kd.live_teacher(PartlyOpaque(k), kd.supervised) for k in (1, 3))
     assert describe(one) != describe(other)
 
 
-def test_settings_of_schedulers_samplers_and_batches_count() -> None:
+def test_settings_of_schedulers_samplers_and_collate_functions_change_the_description() -> None:
     def scheduled(milestone: int) -> Any:
         optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
-        parts = [torch.optim.lr_scheduler.ConstantLR(optimizer, factor) for factor in (0.1, 1.0)]
-        return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[milestone])
+        schedulers = [torch.optim.lr_scheduler.ConstantLR(optimizer, factor) for factor in (0.1, 1.0)]
+        return torch.optim.lr_scheduler.SequentialLR(optimizer, schedulers, milestones=[milestone])
 
     assert describe(scheduled(2)) == describe(scheduled(2))
     assert describe(scheduled(2)) != describe(scheduled(10))
@@ -174,32 +174,32 @@ def test_settings_of_schedulers_samplers_and_batches_count() -> None:
     assert describe(collated[0]) != describe(collated[1])
 
 
-def test_what_holds_itself_is_described_once() -> None:
+def test_a_recursive_closure_is_described_once() -> None:
     def recursive(n: int) -> int:
         return 0 if n == 0 else recursive(n - 1)
 
     assert describe(recursive) == describe(recursive)
 
 
-def test_in_an_objective_around_another_settings_count() -> None:
+def test_settings_of_a_wrapped_objective_change_the_description() -> None:
     objectives = [in_bfloat16(Scaled(factor)) for factor in (1, 1, 2)]  # type: ignore[arg-type]
     assert describe(objectives[0]) == describe(objectives[1])
     assert describe(objectives[0]) != describe(objectives[2])
 
 
-def made_class(**members: Any) -> type:
+def make_class(**members: Any) -> type:
     return type("Made", (), members)
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_the_members_of_a_class_and_of_its_bases_count(one: Any, other: Any) -> None:
-    for derived in (lambda x: made_class(setting=x), lambda x: type("Derived", (made_class(setting=x),), {})):
+def test_members_of_a_class_and_its_bases_change_the_description(one: Any, other: Any) -> None:
+    for derived in (lambda x: make_class(setting=x), lambda x: type("Derived", (make_class(setting=x),), {})):
         first, again, changed = (describe(derived(x)()) for x in (one, copy.deepcopy(one), other))
         assert first == again
         assert first != changed
 
 
-def test_the_code_behind_every_kind_of_method_counts() -> None:
+def test_the_code_of_every_kind_of_method_changes_the_description() -> None:
     def first(self: Any) -> int:
         return 1
 
@@ -207,11 +207,11 @@ def test_the_code_behind_every_kind_of_method_counts() -> None:
         return 2
 
     for kind in (lambda f: f, staticmethod, classmethod, property, functools.cached_property, functools.partialmethod):
-        assert describe(made_class(method=kind(first))()) == describe(made_class(method=kind(first))())
-        assert describe(made_class(method=kind(first))()) != describe(made_class(method=kind(second))())
+        assert describe(make_class(method=kind(first))()) == describe(make_class(method=kind(first))())
+        assert describe(make_class(method=kind(first))()) != describe(make_class(method=kind(second))())
 
 
-def test_a_change_in_what_is_tried_or_in_the_names_of_arguments_is_another_function() -> None:
+def test_exception_handling_and_argument_names_change_a_functions_description() -> None:
     def guarded(x: Any) -> Any:
         try:
             y = int(x)
@@ -239,19 +239,19 @@ def test_a_change_in_what_is_tried_or_in_the_names_of_arguments_is_another_funct
     assert len({digest(describe(function)) for function in functions}) == 3
 
 
-def test_what_is_set_on_a_function_counts() -> None:
-    def made(depth: int) -> Callable[[], int]:
+def test_attributes_of_a_function_change_the_description() -> None:
+    def make_function(depth: int) -> Callable[[], int]:
         def function() -> int:
             return 0
 
         function.depth = depth  # type: ignore[attr-defined]
         return function
 
-    assert describe(made(1)) == describe(made(1))
-    assert describe(made(1)) != describe(made(2))
+    assert describe(make_function(1)) == describe(make_function(1))
+    assert describe(make_function(1)) != describe(make_function(2))
 
 
-def test_hooks_are_part_of_a_model() -> None:
+def test_hooks_are_part_of_a_models_description() -> None:
     def hooked(factor: float, register: str) -> nn.Module:
         model = nn.Linear(1, 1)
         nn.init.zeros_(model.weight)
@@ -272,11 +272,11 @@ class Holding(nn.Module):
 
 
 OPAQUE = {
-    "an object of which nothing shows": lambda: object(),
+    "a bare object": lambda: object(),
     "an open file": lambda: open(__file__, encoding="utf-8"),  # noqa: SIM115, PTH123
     "a generator": lambda: (number for number in range(3)),
-    "an object that pickle refuses": lambda: threading.local(),
-    "something of another library, in C": lambda: ssl.create_default_context(),
+    "an object that cannot be pickled": lambda: threading.local(),
+    "an object of a C library": lambda: ssl.create_default_context(),
 }
 PLACES: dict[str, Callable[[Any], Any]] = {
     "itself": lambda x: x,
@@ -285,7 +285,7 @@ PLACES: dict[str, Callable[[Any], Any]] = {
     "a closure": closing_over,
     "a default": by_default,
     "an object's attribute": lambda x: Scaled(1, x),
-    "a member of a class": lambda x: made_class(setting=x),
+    "a member of a class": lambda x: make_class(setting=x),
     "collating": lambda x: DataLoader(TensorDataset(torch.zeros(1)), collate_fn=closing_over(x)),
 }
 
@@ -293,8 +293,8 @@ PLACES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("opaque", OPAQUE)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_what_cannot_be_seen_into_is_refused_wherever_it_is(opaque: str, place: str) -> None:
-    """Its type alone would not tell that it has changed."""
+def test_an_opaque_object_raises_at_any_depth(opaque: str, place: str) -> None:
+    """The type alone would not reveal a change."""
     thing = OPAQUE[opaque]()
     with pytest.raises(OpaqueError, match=r"cannot tell whether a .* has changed since an earlier run"):
         describe(PLACES[place](thing))
@@ -303,7 +303,7 @@ def test_what_cannot_be_seen_into_is_refused_wherever_it_is(opaque: str, place: 
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
-def test_a_graph_of_torch_shows_its_code_and_torchscript_does_not() -> None:
+def test_an_fx_graph_is_described_and_torchscript_raises() -> None:
     class Adding(nn.Module):
         def __init__(self, constant: int) -> None:
             super().__init__()
@@ -318,7 +318,7 @@ def test_a_graph_of_torch_shows_its_code_and_torchscript_does_not() -> None:
         describe(torch.jit.trace(Adding(1), torch.zeros(1)))  # type: ignore[no-untyped-call]
 
 
-def test_locks_and_loggers_decide_nothing() -> None:
+def test_locks_and_loggers_do_not_change_the_description() -> None:
     for first, second in ((threading.Lock(), threading.Lock()), (logging.getLogger("a"), logging.getLogger("b"))):
         assert describe(Holding(first)) == describe(Holding(second))
 
@@ -340,5 +340,5 @@ def test_locks_and_loggers_decide_nothing() -> None:
         lambda: kd.models.build.build("timm:test_vit", input_shape=(3, 160, 160), classes=3, seed=0),
     ],
 )
-def test_what_people_use_is_described_and_equal_to_itself_made_again(make: Callable[[], Any]) -> None:
+def test_common_objects_are_described_equally_when_created_again(make: Callable[[], Any]) -> None:
     assert digest(describe(make())) == digest(describe(make()))

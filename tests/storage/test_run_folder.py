@@ -1,4 +1,4 @@
-"""The run folder: what has not changed is kept, what has changed starts anew, and nothing is mixed."""
+"""The run folder: unchanged steps are reused, changed steps run again, and results never mix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.digests import folder_digest
 
 
 class Work:
-    """A step's work that counts how often it is done."""
+    """Work of a step that counts its calls."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -28,69 +28,69 @@ class Work:
         return {"value": torch.tensor(self.done)}
 
 
-def outcome(work: Work, inputs: dict[str, object]) -> int:
+def run_work(work: Work, inputs: dict[str, object]) -> int:
     return int(run_step("work", inputs, work)["value"])
 
 
-def test_the_same_inputs_are_worked_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_with_the_same_inputs_runs_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = Work()
     for _ in range(3):
         with open_run(tmp_path):
-            assert outcome(work, {"epochs": 2}) == 1
+            assert run_work(work, {"epochs": 2}) == 1
     assert work.done == 1
     assert "work: up to date, reused" in capsys.readouterr().out
 
 
-def test_changed_inputs_start_anew_say_why_and_leave_the_other_outcome(
+def test_changed_inputs_start_over_with_a_reason_and_keep_the_other_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = Work()
     with open_run(tmp_path):
-        assert outcome(work, {"epochs": 2}) == 1
-        assert outcome(work, {"epochs": 3}) == 2
+        assert run_work(work, {"epochs": 2}) == 1
+        assert run_work(work, {"epochs": 3}) == 2
         assert "work: inputs changed (epochs: 2 -> 3), starting over" in capsys.readouterr().out
-        assert outcome(work, {"epochs": 2}) == 1
+        assert run_work(work, {"epochs": 2}) == 1
 
 
-def test_a_step_whose_name_goes_on_is_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_with_a_longer_name_is_another_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_run(tmp_path):
         run_step("work-2", {"epochs": 2}, Work())
         run_step("work", {"epochs": 3}, Work())
     assert "inputs changed" not in capsys.readouterr().out
 
 
-def test_without_an_open_run_nothing_is_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_open_run_no_file_is_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     work = Work()
-    assert [outcome(work, {}), outcome(work, {})] == [1, 2]
+    assert [run_work(work, {}), run_work(work, {})] == [1, 2]
     assert not list(tmp_path.iterdir())
 
 
-def test_fresh_works_again_and_puts_the_earlier_outcome_aside(tmp_path: Path) -> None:
+def test_fresh_runs_again_and_moves_the_old_state_aside(tmp_path: Path) -> None:
     work = Work()
     for number, fresh in enumerate([False, True, True], start=1):
         with open_run(tmp_path, fresh=fresh):
-            assert outcome(work, {}) == number
+            assert run_work(work, {}) == number
     assert sorted(path.name for path in tmp_path.glob("aside-*")) == ["aside-1", "aside-2"]
 
 
-def test_work_that_fails_leaves_no_outcome(tmp_path: Path) -> None:
+def test_failed_work_saves_no_result(tmp_path: Path) -> None:
     def fail(_: Snapshots | None) -> dict[str, object]:
         raise FloatingPointError("the loss is not finite")
 
     with open_run(tmp_path), pytest.raises(FloatingPointError):
         run_step("work", {}, fail)
     with open_run(tmp_path):
-        assert outcome(Work(), {}) == 1
+        assert run_work(Work(), {}) == 1
 
 
-def test_a_folder_in_use_is_refused_and_names_the_process(tmp_path: Path) -> None:
+def test_a_folder_in_use_raises_and_names_the_process(tmp_path: Path) -> None:
     second = open_run(tmp_path)
     with open_run(tmp_path), pytest.raises(OSError, match=rf"another run \(process {os.getpid()}\) is using"):
         second.__enter__()
 
 
-def test_the_recorded_number_of_threads_is_used_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_recorded_number_of_threads_is_restored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -112,22 +112,22 @@ def test_a_damaged_record_of_threads_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_waits_for_a_safe_point(number: signal.Signals, code: int) -> None:
-    def asked() -> None:
+    def stop() -> None:
         with handle_stop_signals():
             os.kill(os.getpid(), number)
             assert is_stop_requested()
             stop_if_requested()
-            raise AssertionError("it went on")
+            raise AssertionError("not stopped")
 
-    earlier = signal.getsignal(number)
+    handler = signal.getsignal(number)
     with pytest.raises(Stopped) as stopped:
-        asked()
+        stop()
     assert stopped.value.code == code
     assert not is_stop_requested()
-    assert signal.getsignal(number) is earlier
+    assert signal.getsignal(number) is handler
 
 
-def test_a_second_signal_ends_at_once() -> None:
+def test_a_second_signal_exits_at_once() -> None:
     code = (
         "import os, signal, time\n"
         "from kd.storage.stopping import handle_stop_signals\n"
@@ -141,7 +141,7 @@ def test_a_second_signal_ends_at_once() -> None:
     assert "finishing the current step" in ended.stderr
 
 
-def test_a_digest_of_folders_notices_every_file_but_the_timings(tmp_path: Path) -> None:
+def test_the_folder_digest_covers_all_files_except_timings_and_page(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("1")
     (tmp_path / "timings.json").write_text("1")
     (tmp_path / "report.html").write_text("1")
@@ -153,7 +153,7 @@ def test_a_digest_of_folders_notices_every_file_but_the_timings(tmp_path: Path) 
     assert folder_digest(tmp_path) != before
 
 
-def test_a_step_killed_before_its_first_snapshot_is_said_to_be_done_again(
+def test_a_step_killed_before_its_first_snapshot_starts_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def killed(_: Snapshots | None) -> dict[str, object]:
@@ -162,11 +162,11 @@ def test_a_step_killed_before_its_first_snapshot_is_said_to_be_done_again(
     with pytest.raises(KeyboardInterrupt), open_run(tmp_path):
         run_step("work", {}, killed)
     with open_run(tmp_path):
-        assert outcome(Work(), {}) == 1
+        assert run_work(Work(), {}) == 1
     assert "work: interrupted before its first snapshot, starting over" in capsys.readouterr().out
 
 
-def test_fresh_forgets_the_threads_of_a_run_that_kept_nothing(tmp_path: Path) -> None:
+def test_fresh_resets_the_threads_of_a_run_without_saved_steps(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Training from a snapshot ends as if it had never been interrupted, and a damaged snapshot is never used."""
+"""Training resumed from a snapshot is bit-identical to an uninterrupted one; damaged snapshots are never used."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.conftest import CLASSES, tiny_model
 
 
 class Cut(Exception):
-    """What interrupts a training here."""
+    """Simulated interruption of a training."""
 
 
 class Projected(nn.Module):
-    """An objective with weights and a memory of its own, as feature methods have."""
+    """An objective with its own weights and state, like feature methods."""
 
     memory: Tensor
 
@@ -46,7 +46,7 @@ class Projected(nn.Module):
 def train(
     digits: kd.ImageDataset, snapshots: Snapshots | None, *, cut_after: int | None = None
 ) -> tuple[dict[str, Tensor], kd.History]:
-    """Three epochs of six steps with everything that has a state; cut off after so many steps if asked."""
+    """Train three epochs of six steps with every stateful part; interrupt after ``cut_after`` steps."""
     model, objective = tiny_model(dropout=0.3, batch_norm=True), Projected()
     optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=0.01)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=18)
@@ -74,7 +74,7 @@ def train(
 
 @settings(max_examples=18, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 18), min_size=1, max_size=3))
-def test_cut_anywhere_and_again_it_ends_bit_identical(
+def test_a_training_interrupted_anywhere_repeatedly_ends_bit_identical(
     cuts: list[int], digits: kd.ImageDataset, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     expected, curves = train(digits, None)
@@ -87,14 +87,14 @@ def test_cut_anywhere_and_again_it_ends_bit_identical(
     assert history == curves
 
 
-def test_an_interrupted_training_is_not_begun_again(digits: kd.ImageDataset, tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes_instead_of_starting_over(digits: kd.ImageDataset, tmp_path: Path) -> None:
     with pytest.raises(Cut):
         train(digits, Snapshots(tmp_path, key="k", interval=0), cut_after=15)
-    with pytest.raises(Cut):  # it stands at step 14: the snapshot of step 15 was never written
+    with pytest.raises(Cut):  # resumes from step 14: the snapshot of step 15 was never written
         train(digits, Snapshots(tmp_path, key="k", interval=0), cut_after=4)
 
 
-def test_nothing_is_written_before_the_interval_has_passed(digits: kd.ImageDataset, tmp_path: Path) -> None:
+def test_no_snapshot_is_written_before_the_interval_has_passed(digits: kd.ImageDataset, tmp_path: Path) -> None:
     train(digits, Snapshots(tmp_path, key="k", interval=3600))
     assert not list(tmp_path.iterdir())
 
@@ -116,7 +116,7 @@ damages: dict[str, Any] = {
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.sampled_from(sorted(damages)), place=st.floats(0, 1, exclude_max=True))
-def test_a_damaged_generation_is_skipped_aloud(
+def test_a_damaged_generation_is_skipped_with_a_message(
     damage: str, place: float, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged")
@@ -129,15 +129,15 @@ def test_a_damaged_generation_is_skipped_aloud(
     if damaged == content:
         return
     newest.write_bytes(damaged)
-    found = Snapshots(folder, key="k").state
-    assert found is not None
-    assert torch.equal(found["value"], torch.zeros(5))
+    state = Snapshots(folder, key="k").state
+    assert state is not None
+    assert torch.equal(state["value"], torch.zeros(5))
     printed = " ".join(capsys.readouterr().out.split())
     assert "snapshot skipped" in printed
     assert newest.name in printed.replace(" ", "")
 
 
-def test_where_all_are_damaged_nothing_is_started_over(tmp_path: Path) -> None:
+def test_if_all_generations_are_damaged_an_error_is_raised(tmp_path: Path) -> None:
     Snapshots(tmp_path, key="k").write({"value": 1})
     for path in tmp_path.glob("*.pt"):
         path.write_bytes(b"")
@@ -145,13 +145,13 @@ def test_where_all_are_damaged_nothing_is_started_over(tmp_path: Path) -> None:
         Snapshots(tmp_path, key="k")
 
 
-def test_a_snapshot_of_another_computation_is_refused(tmp_path: Path) -> None:
+def test_a_snapshot_with_another_key_raises(tmp_path: Path) -> None:
     Snapshots(tmp_path, key="one").write({"value": 1})
     with pytest.raises(ValueError, match="none of the 1"):
         Snapshots(tmp_path, key="other")
 
 
-def test_too_little_space_is_said_before_the_work(tmp_path: Path) -> None:
+def test_too_little_space_raises_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"not enough space.*bytes are needed.*are free.*Free space"):
         Snapshots(tmp_path, key="k").reserve(10**18)
 
@@ -161,15 +161,15 @@ def test_snapshots_open_with_weights_only(tmp_path: Path, digits: kd.ImageDatase
         train(digits, Snapshots(tmp_path, key="k", interval=0), cut_after=8)
     state = torch.load(max(tmp_path.glob("*.pt")), weights_only=True)["state"]
     assert set(state["parts"]) == {"model", "optimizer", "scheduler", "objective"}
-    assert (state["epoch"], state["means"]["batches"]) == (1, 1)  # the cut came before the eighth snapshot
+    assert (state["epoch"], state["means"]["batches"]) == (1, 1)  # interrupted before the eighth snapshot
 
 
 def values(folder: Path) -> list[int]:
-    """What the files hold, oldest first; a file that cannot be read raises."""
+    """Return the saved values, oldest first; an unreadable file raises."""
     return [torch.load(path, weights_only=True)["state"]["value"] for path in sorted(folder.glob("*.pt"))]
 
 
-def test_a_damaged_generation_is_not_one_of_the_two(tmp_path: Path) -> None:
+def test_a_damaged_generation_does_not_count_towards_the_two(tmp_path: Path) -> None:
     for value in range(2):
         Snapshots(tmp_path, key="k").write({"value": value})
     max(tmp_path.glob("*.pt")).write_bytes(b"damaged")
@@ -181,7 +181,7 @@ def test_a_damaged_generation_is_not_one_of_the_two(tmp_path: Path) -> None:
     assert values(tmp_path) == [2, 3]
 
 
-def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_leftovers_of_killed_writes_are_removed(tmp_path: Path) -> None:
     Snapshots(tmp_path, key="k").write({"value": 1})
     (tmp_path / f".000002-{'0' * 64}.pt.tmp").write_bytes(b"half")
     (tmp_path / "description.json").write_bytes(b"{}")
@@ -201,7 +201,9 @@ FORMS: list[Any] = [
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_of_another_form_is_skipped(form: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_with_another_structure_is_skipped(
+    form: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Snapshots(tmp_path, key="k").write({"value": 1})
     buffer = io.BytesIO()
     torch.save(form, buffer)
@@ -210,14 +212,14 @@ def test_a_file_of_another_form_is_skipped(form: Any, tmp_path: Path, capsys: py
     assert "snapshot skipped" in capsys.readouterr().out
 
 
-def test_a_link_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+def test_a_symbolic_link_as_folder_raises(tmp_path: Path) -> None:
     Snapshots(tmp_path / "real", key="k").write({"value": 1})
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / 'link'))} is a symbolic link"):
         Snapshots(tmp_path / "link", key="k")
 
 
-def test_the_millionth_generation_follows_the_one_before(tmp_path: Path) -> None:
+def test_generation_numbers_sort_numerically_beyond_six_digits(tmp_path: Path) -> None:
     Snapshots(tmp_path, key="k").write({"value": 1})
     (path,) = tmp_path.glob("*.pt")
     path.rename(path.with_name(path.name.replace("000001-", "999999-")))
@@ -227,7 +229,7 @@ def test_the_millionth_generation_follows_the_one_before(tmp_path: Path) -> None
     assert Snapshots(tmp_path, key="k").state == {"value": 3}
 
 
-def test_a_state_that_does_not_fit_is_refused_in_one_sentence(digits: kd.ImageDataset, tmp_path: Path) -> None:
+def test_a_state_that_does_not_fit_raises_a_short_error(digits: kd.ImageDataset, tmp_path: Path) -> None:
     with pytest.raises(Cut):
         train(digits, Snapshots(tmp_path, key="k", interval=0), cut_after=8)
     foreign = Snapshots(tmp_path, key="k", interval=0)

@@ -1,4 +1,4 @@
-"""Asked to stop, a training keeps its state after the step in hand, and goes on from it as if nothing had been."""
+"""On a stop signal a training finishes its current step and saves its state; the resumed training is bit-identical."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Interrupting(nn.Module):
 
 
 def fit(model: nn.Module, digits: kd.ImageDataset, snapshots: Snapshots | None) -> kd.History:
-    """Two epochs of six steps of training and two of validation."""
+    """Train two epochs, each with six training steps and two validation batches."""
     loader, val_loader = kd.make_loader(digits, batch_size=16, shuffle=True), kd.make_loader(digits, batch_size=48)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     return kd.fit(model, kd.supervised, loader, val_loader, optimizer=optimizer, epochs=2, seed=0, snapshots=snapshots)
@@ -44,7 +44,7 @@ def fit(model: nn.Module, digits: kd.ImageDataset, snapshots: Snapshots | None) 
     ("at_call", "where"),
     [(1, "epoch 1, batch 1"), (4, "epoch 1, batch 4"), (7, "epoch 2, batch 1"), (12, "epoch 2, batch 4")],
 )
-def test_a_signal_in_any_step_keeps_the_state_and_the_end_is_the_same(
+def test_a_signal_in_any_step_saves_the_state_and_the_result_is_the_same(
     at_call: int, where: str, digits: kd.ImageDataset, tmp_path: Path
 ) -> None:
     untouched = Interrupting(at_call=0)
@@ -60,7 +60,7 @@ def test_a_signal_in_any_step_keeps_the_state_and_the_end_is_the_same(
     assert kd.weights_bytes(resumed) == kd.weights_bytes(untouched)
 
 
-def test_a_reader_that_is_gone_does_not_disturb_the_handler() -> None:
+def test_the_handler_works_with_a_closed_stderr() -> None:
     code = (
         "import os, signal\n"
         "from kd.storage.stopping import handle_stop_signals\n"

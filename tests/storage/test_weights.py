@@ -1,4 +1,4 @@
-"""Weights files hold nothing but tensors, the same bytes for the same weights, and load only where they fit."""
+"""Weights files contain only tensors, have equal bytes for equal weights, and load only into a matching model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models import StudentModel, TeacherModel
 
 
 class CannotLoad(nn.Sequential):
-    """A model whose name must appear in the error of a file that does not fit."""
+    """A model whose class name must appear in the error if a file does not fit."""
 
     def __init__(self, width: int = 3) -> None:
         super().__init__(nn.Linear(2, 4), nn.Linear(4, width))
@@ -36,7 +36,7 @@ def test_weights_are_a_plain_dictionary_of_tensors() -> None:
     assert all(type(tensor) is torch.Tensor and not tensor.requires_grad for tensor in state.values())
 
 
-def test_other_weights_give_other_bytes() -> None:
+def test_different_weights_give_different_bytes() -> None:
     model = StudentModel(width=8)
     before = weights_bytes(model)
     assert weights_bytes(copy.deepcopy(model)) == before
@@ -45,21 +45,21 @@ def test_other_weights_give_other_bytes() -> None:
     assert weights_bytes(model) != before
 
 
-def test_the_memory_format_does_not_show_in_the_bytes() -> None:
+def test_the_memory_format_does_not_change_the_bytes() -> None:
     plain = nn.Conv2d(2, 3, 3)
     channels_last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     assert plain.weight.stride() != channels_last.weight.stride()
     assert weights_bytes(plain) == weights_bytes(channels_last)
 
 
-def test_the_teachers_memory_format_does_not_show_in_the_bytes() -> None:
+def test_the_teachers_memory_format_does_not_change_the_bytes() -> None:
     teacher = TeacherModel()
     plain = copy.deepcopy(teacher).to(memory_format=torch.contiguous_format)
     assert weights_bytes(plain) == weights_bytes(teacher)
 
 
 @pytest.mark.parametrize("make", [TeacherModel, StudentModel, lambda: nn.BatchNorm1d(4)])
-def test_saved_weights_load_into_another_model_bit_by_bit(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+def test_saved_weights_load_bit_by_bit_into_another_model(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
     model, other = make(), make()
     publish({tmp_path / "w.pth": weights_bytes(model)})
     load_weights(other, tmp_path / "w.pth")
@@ -68,7 +68,7 @@ def test_saved_weights_load_into_another_model_bit_by_bit(tmp_path: Path, make: 
 
 
 class Payload:
-    """What a malicious file does on loading: it makes a file of its own."""
+    """A malicious object that creates a file when loaded."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -86,7 +86,7 @@ def test_code_in_a_weights_file_does_not_run(tmp_path: Path, save: Callable[[Any
         load_weights(CannotLoad(), path)
     assert not trace.exists()
     torch.load(path, weights_only=False) if save is torch.save else pickle.loads(path.read_bytes())
-    assert trace.exists(), "the payload does nothing, so this test proves nothing"
+    assert trace.exists(), "the payload has no effect, so this test proves nothing"
 
 
 GOOD = weights_bytes(CannotLoad())
@@ -100,7 +100,7 @@ BAD_FILES = {
 }
 
 
-def refused(path: Path, content: bytes, model: nn.Module) -> str:
+def load_error(path: Path, content: bytes, model: nn.Module) -> str:
     path.write_bytes(content)
     with pytest.raises(ValueError, match="does not hold weights") as caught:
         load_weights(model, path)
@@ -108,32 +108,32 @@ def refused(path: Path, content: bytes, model: nn.Module) -> str:
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_file_that_does_not_fit_is_refused_by_path_and_class(tmp_path: Path, kind: str) -> None:
-    message = refused(tmp_path / "w.pth", BAD_FILES[kind], CannotLoad())
+def test_the_error_of_a_wrong_file_names_path_and_class(tmp_path: Path, kind: str) -> None:
+    message = load_error(tmp_path / "w.pth", BAD_FILES[kind], CannotLoad())
     assert message.startswith(f"{tmp_path / 'w.pth'} does not hold weights of a CannotLoad")
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], {"0.weight": 1.0}, {}])
-def test_tensors_in_another_form_are_refused(tmp_path: Path, content: Any) -> None:
+def test_tensors_in_another_structure_raise(tmp_path: Path, content: Any) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    assert "CannotLoad" in refused(tmp_path / "w.pth", buffer.getvalue(), CannotLoad())
+    assert "CannotLoad" in load_error(tmp_path / "w.pth", buffer.getvalue(), CannotLoad())
 
 
 @settings(max_examples=40)
 @given(st.integers(0, len(GOOD) - 1))
-def test_a_file_cut_anywhere_is_refused(length: int) -> None:
+def test_a_file_truncated_anywhere_raises(length: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        assert "CannotLoad" in refused(Path(folder) / "w.pth", GOOD[:length], CannotLoad())
+        assert "CannotLoad" in load_error(Path(folder) / "w.pth", GOOD[:length], CannotLoad())
 
 
-def test_a_refused_file_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_a_rejected_file_leaves_the_model_unchanged(tmp_path: Path) -> None:
     model = CannotLoad()
     before = copy.deepcopy(model.state_dict())
-    refused(tmp_path / "w.pth", BAD_FILES["another shape"], model)
+    load_error(tmp_path / "w.pth", BAD_FILES["another shape"], model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_missing_file_is_an_os_error_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_file_raises_an_os_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         load_weights(CannotLoad(), tmp_path / "absent.pth")

@@ -1,4 +1,4 @@
-"""Other programs on the same cores are noticed and told once; threads are never changed."""
+"""Other programs on the same cores are detected and reported once; the number of threads never changes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from kd.training.history import History
 
 
 @pytest.mark.parametrize(
-    ("busy", "threads", "cores", "told"),
+    ("busy", "threads", "cores", "is_advised"),
     [
         (1.0, 2, 2, True),
         (0.5, 2, 2, True),
-        (0.1, 2, 2, False),  # the rustle of a system
-        (1.0, 1, 2, False),  # a core is free, and one thread waits for nobody
-        (2.0, 1, 2, False),  # no setting of ours helps
+        (0.1, 2, 2, False),  # normal background load
+        (1.0, 1, 2, False),  # a core is free, and a single thread never waits
+        (2.0, 1, 2, False),  # no setting helps
         (10.0, 4, 64, False),  # plenty of cores left
         (62.0, 4, 64, True),
     ],
 )
-def test_advice_where_threads_have_to_share_a_core(busy: float, threads: int, cores: int, told: bool) -> None:
-    assert (format_advice(busy=busy, threads=threads, cores=cores) is not None) == told
+def test_advice_is_given_if_threads_share_a_core(busy: float, threads: int, cores: int, is_advised: bool) -> None:
+    assert (format_advice(busy=busy, threads=threads, cores=cores) is not None) == is_advised
 
 
-def test_advice_names_what_is_busy_and_a_number_of_threads_that_fits() -> None:
+def test_advice_states_the_busy_cores_and_a_fitting_number_of_threads() -> None:
     text = format_advice(busy=1.2, threads=4, cores=4)
     assert text is not None
     assert "1.2 of 4 cores" in text
@@ -44,27 +44,27 @@ def _stat(path: Path, *, user: int, steal: int = 0) -> None:
     path.write_text(f"cpu  {user} 0 0 5000 100 0 0 {steal} 0 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
 
 
-def test_own_work_does_not_count_and_the_hosts_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stat, clock, own = tmp_path / "stat", [100.0], [5.0]
+def test_this_process_does_not_count_and_the_host_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat, clock, process = tmp_path / "stat", [100.0], [5.0]
     monkeypatch.setattr(contention, "_STAT", stat)
     monkeypatch.setattr(contention.os, "sysconf", lambda name: 100)
-    monkeypatch.setattr(contention.os, "times", lambda: SimpleNamespace(user=own[0], system=0.0))
+    monkeypatch.setattr(contention.os, "times", lambda: SimpleNamespace(user=process[0], system=0.0))
     monkeypatch.setattr(contention.time, "monotonic", lambda: clock[0])
     _stat(stat, user=1000)
     others = OtherPrograms()
     _stat(stat, user=1000 + 1500, steal=300)  # in ten seconds 15 core seconds and 3 taken by the host
-    clock[0], own[0] = 110.0, 5.0 + 10.0  # of which 10 were ours
+    clock[0], process[0] = 110.0, 5.0 + 10.0  # 10 of them by this process
     assert others.cores() == pytest.approx(0.8)
 
 
-def test_a_system_that_does_not_say_gives_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_stat_there_is_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contention, "_STAT", tmp_path / "absent")
     assert machine_seconds() is None
     assert OtherPrograms().cores() == 0.0
 
 
-@pytest.mark.skipif(not contention._STAT.exists(), reason="only Linux tells")
-def test_a_busy_program_is_seen() -> None:
+@pytest.mark.skipif(not contention._STAT.exists(), reason="needs /proc/stat")
+def test_a_busy_program_is_detected() -> None:
     spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.2)
@@ -76,13 +76,13 @@ def test_a_busy_program_is_seen() -> None:
         spinning.wait()
 
 
-def test_it_is_said_once_and_the_hook_is_called_at_every_epoch(
+def test_advice_is_printed_once_and_the_hook_called_every_epoch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(OtherPrograms, "cores", lambda self: 1.0)
     monkeypatch.setattr(contention.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("threads are the user's"))
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("the number of threads must not change"))
     monkeypatch.setattr(contention, "_printed", [])
     called: list[int] = []
     for _ in range(2):  # trainings of one run
@@ -93,9 +93,7 @@ def test_it_is_said_once_and_the_hook_is_called_at_every_epoch(
     assert capsys.readouterr().out.count("note: other programs") == 1
 
 
-def test_nothing_is_said_on_a_quiet_machine(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_quiet_machine_prints_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(contention, "_printed", [])
     monkeypatch.setattr(OtherPrograms, "cores", lambda self: 0.0)
     advise_on_contention(lambda done, history: None)(1, History())

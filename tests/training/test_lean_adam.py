@@ -1,4 +1,4 @@
-"""The Adam that leaves torch's compiler alone: the same bits as torch's own, and loud where torch has changed."""
+"""``LeanAdam`` is bit-identical to torch's Adam; these tests fail if torch changes the internals it relies on."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kd.models.networks import MLP
 from kd.seeding import seeded
 from kd.training.lean_adam import METHODS, LeanAdam
 
-WHAT_TO_DO = (
-    f"torch {torch.__version__} has changed {{what}}, on which kd/training/lean_adam.py leans. Read its docstring and "
-    "torch/optim/optimizer.py. If torch's own Adam no longer imports torch._dynamo, delete the module and use "
-    "torch.optim.Adam in kd/training/optimizers.py. Otherwise take the method as it is now, or leave it out of the "
-    "class; python benchmarks/start.py measures what that costs. Then correct this test."
+REMEDY = (
+    f"torch {torch.__version__} has changed {{change}}, which kd/training/lean_adam.py relies on. Read its docstring "
+    "and torch/optim/optimizer.py. If torch's own Adam no longer imports torch._dynamo, delete the module and use "
+    "torch.optim.Adam in kd/training/optimizers.py. Otherwise adapt the method, or remove it from the class; python "
+    "benchmarks/start.py measures the cost. Then correct this test."
 )
 PARAMETERS = {
     "add_param_group": ["self", "param_group"],
@@ -32,18 +32,18 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_method_is_still_wrapped_and_has_the_arguments_it_had(name: str) -> None:
+def test_the_method_is_still_wrapped_and_has_the_same_arguments(name: str) -> None:
     method: Any = getattr(METHODS[name], name)
     inner = inspect.unwrap(method)
-    told = WHAT_TO_DO.format(what=f"{METHODS[name].__name__}.{name}")
-    assert inner is not method, told
-    assert (inner.__name__, inner.__module__.rpartition(".")[0]) == (name, "torch.optim"), told
-    assert [*inspect.signature(inner).parameters] == PARAMETERS[name], told
-    assert "_dynamo" not in inner.__code__.co_names, told
+    remedy = REMEDY.format(change=f"{METHODS[name].__name__}.{name}")
+    assert inner is not method, remedy
+    assert (inner.__name__, inner.__module__.rpartition(".")[0]) == (name, "torch.optim"), remedy
+    assert [*inspect.signature(inner).parameters] == PARAMETERS[name], remedy
+    assert "_dynamo" not in inner.__code__.co_names, remedy
 
 
-def _trained(optimizer_class: Any, steps: int, **settings: Any) -> tuple[MLP, torch.optim.Optimizer]:
-    """A small network after some steps, of which the second half follows a round trip of the optimizer's state."""
+def _train(optimizer_class: Any, steps: int, **settings: Any) -> tuple[MLP, torch.optim.Optimizer]:
+    """Train a small network, with a round trip of the optimizer's state halfway."""
     with seeded(0):
         model = MLP(8)
         batches = [(torch.randn(16, 1, 28, 28), torch.randint(10, (16,))) for _ in range(steps)]
@@ -59,15 +59,17 @@ def _trained(optimizer_class: Any, steps: int, **settings: Any) -> tuple[MLP, to
 
 
 @pytest.mark.parametrize("settings", [{"fused": True}, {"foreach": True}, {"foreach": False}, {"weight_decay": 0.1}])
-def test_its_steps_are_those_of_torchs_adam_bit_for_bit(settings: dict[str, Any]) -> None:
-    (ours, lean), (theirs, plain) = (_trained(kind, 10, **settings) for kind in (LeanAdam, torch.optim.Adam))
-    told = WHAT_TO_DO.format(what="what a step of Adam does")
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)), told
-    one, other = lean.state_dict(), plain.state_dict()
-    assert one["param_groups"] == other["param_groups"], told
-    for number, moments in other["state"].items():
-        assert one["state"][number].keys() == moments.keys(), told
-        assert all(torch.equal(one["state"][number][name], moment) for name, moment in moments.items()), told
+def test_steps_are_bit_identical_to_torchs_adam(settings: dict[str, Any]) -> None:
+    (lean_model, lean), (plain_model, plain) = (_train(kind, 10, **settings) for kind in (LeanAdam, torch.optim.Adam))
+    remedy = REMEDY.format(change="the computation of an Adam step")
+    assert all(torch.equal(a, b) for a, b in zip(lean_model.parameters(), plain_model.parameters(), strict=True)), (
+        remedy
+    )
+    lean_state, plain_state = lean.state_dict(), plain.state_dict()
+    assert lean_state["param_groups"] == plain_state["param_groups"], remedy
+    for number, moments in plain_state["state"].items():
+        assert lean_state["state"][number].keys() == moments.keys(), remedy
+        assert all(torch.equal(lean_state["state"][number][name], m) for name, m in moments.items()), remedy
 
 
 @pytest.mark.slow
@@ -79,4 +81,4 @@ optimizer.step()
 sys.exit("torch._dynamo" not in sys.modules)
 """
     ended = subprocess.run([sys.executable, "-c", program], check=False)
-    assert ended.returncode == 0, WHAT_TO_DO.format(what="when its optimizers import the compiler")
+    assert ended.returncode == 0, REMEDY.format(change="when its optimizers import the compiler")

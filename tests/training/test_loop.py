@@ -1,4 +1,4 @@
-"""The loop: it learns, repeats itself to the bit, averages rightly and stops before a bad step."""
+"""The training loop learns, is reproducible to the bit, averages correctly and stops before a bad step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import CLASSES, tiny_model
 def train(
     dataset: kd.ImageDataset, model: nn.Module, objective: kd.Objective = kd.supervised, **changes: Any
 ) -> kd.History:
-    """``kd.fit`` on batches of 20, so that the last of the 96 is uneven."""
+    """Call ``kd.fit`` with 96 samples in batches of 20, so that the last batch is smaller."""
     loader = kd.make_loader(dataset, batch_size=20, shuffle=True)
     arguments: dict[str, Any] = {
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9),
@@ -31,8 +31,8 @@ def train(
     return kd.fit(model, objective, loader, kd.make_loader(dataset, batch_size=50), **(arguments | changes))
 
 
-def poisoned(bad: float, at_call: int) -> tuple[kd.Objective, Callable[[], int]]:
-    """Supervised with a second term, which is ``bad`` at the given call; and the number of calls so far."""
+def make_poisoned(bad: float, at_call: int) -> tuple[kd.Objective, Callable[[], int]]:
+    """Return a supervised objective whose second term is ``bad`` at the given call, and a counter of its calls."""
     calls = 0
 
     def objective(model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -51,7 +51,7 @@ def test_fit_learns(digits: kd.ImageDataset) -> None:
     assert history["val_ce"][-1] < 0.5 * history["val_ce"][0]
 
 
-def test_fit_without_validation_trains_the_same_and_has_no_curves_of_it(digits: kd.ImageDataset) -> None:
+def test_fit_without_validation_gives_the_same_weights_and_no_val_curves(digits: kd.ImageDataset) -> None:
     loader = kd.make_loader(digits, batch_size=20, shuffle=True)
     validated, alone = tiny_model(dropout=0.3), tiny_model(dropout=0.3)
     histories = [
@@ -65,9 +65,9 @@ def test_fit_without_validation_trains_the_same_and_has_no_curves_of_it(digits: 
     assert all(histories[1][name] == histories[0][name] for name in histories[1])
 
 
-def test_fit_is_the_textbook_loop(digits: kd.ImageDataset) -> None:
+def test_fit_equals_a_plain_sgd_loop(digits: kd.ImageDataset) -> None:
     loader, fitted, by_hand = kd.make_loader(digits, batch_size=20), tiny_model(), tiny_model()
-    for model in (fitted, by_hand):  # a gradient left over from before must not count
+    for model in (fitted, by_hand):  # left-over gradients must be ignored
         model(torch.ones(1, 1, 6, 6)).sum().backward()
     optimizer = torch.optim.SGD(fitted.parameters(), lr=0.2)
     kd.fit(fitted, kd.supervised, loader, loader, optimizer=optimizer, epochs=2, seed=0)
@@ -81,11 +81,11 @@ def test_fit_is_the_textbook_loop(digits: kd.ImageDataset) -> None:
         torch.testing.assert_close(weight, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_the_same_seed_gives_the_same_weights_and_history_to_the_bit(digits: kd.ImageDataset) -> None:
+def test_the_same_seed_gives_bit_identical_weights_and_history(digits: kd.ImageDataset) -> None:
     models = [tiny_model(dropout=0.5, batch_norm=True) for _ in range(2)]
     histories = []
     for model in models:
-        torch.rand(1)  # whatever the caller draws in between must not count
+        torch.rand(1)  # random numbers drawn by the caller must have no effect
         histories.append(train(digits, model, seed=7))
     assert kd.weights_bytes(models[0]) == kd.weights_bytes(models[1])
     assert dict(histories[0]) == dict(histories[1])
@@ -100,7 +100,7 @@ def test_another_seed_gives_another_training(digits: kd.ImageDataset, dropout: f
 
 
 def test_dropout_differs_between_the_epochs_and_repeats_with_the_seed(digits: kd.ImageDataset) -> None:
-    """With a rate of 0 and the batches in order, only dropout can change the training loss."""
+    """With learning rate 0 and batches in order, only dropout can change the training loss."""
     loader, losses = kd.make_loader(digits, batch_size=20), []
     for _ in range(2):
         model = tiny_model(dropout=0.5)
@@ -112,16 +112,16 @@ def test_dropout_differs_between_the_epochs_and_repeats_with_the_seed(digits: kd
     assert losses[0] == losses[1]
 
 
-def test_the_callers_random_state_is_left_as_it_was(digits: kd.ImageDataset) -> None:
+def test_the_callers_random_state_is_restored(digits: kd.ImageDataset) -> None:
     before = torch.get_rng_state()
     train(digits, tiny_model(dropout=0.5))
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(FloatingPointError):
-        train(digits, tiny_model(dropout=0.5), poisoned(math.nan, 2)[0])
+        train(digits, tiny_model(dropout=0.5), make_poisoned(math.nan, 2)[0])
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_training_step_of_every_epoch_is_in_train_mode_and_every_validation_step_in_eval_mode(
+def test_training_steps_are_in_train_mode_and_validation_steps_in_eval_mode(
     digits: kd.ImageDataset,
 ) -> None:
     model, seen = tiny_model(dropout=0.5).eval(), []
@@ -132,38 +132,38 @@ def test_every_training_step_of_every_epoch_is_in_train_mode_and_every_validatio
     assert seen == 3 * (5 * [({True}, True)] + 2 * [({False}, False)])
 
 
-@pytest.mark.parametrize("ask", [lambda m, x: kd.evaluate(m, kd.supervised, x), kd.predict])
-def test_evaluate_and_predict_give_each_submodule_its_mode_back(
-    digits: kd.ImageDataset, ask: Callable[..., object]
+@pytest.mark.parametrize("measure", [lambda m, x: kd.evaluate(m, kd.supervised, x), kd.predict])
+def test_evaluate_and_predict_restore_the_mode_of_every_submodule(
+    digits: kd.ImageDataset, measure: Callable[..., object]
 ) -> None:
     model = tiny_model(dropout=0.5, batch_norm=True).train()
     frozen = next(module for module in model.modules() if isinstance(module, nn.BatchNorm1d)).eval()
     before = kd.weights_bytes(model)
     with torch.enable_grad():
-        ask(model, kd.make_loader(digits, batch_size=20))
+        measure(model, kd.make_loader(digits, batch_size=20))
         assert torch.is_grad_enabled()
     assert [module.training for module in model.modules()] == [module is not frozen for module in model.modules()]
     assert kd.weights_bytes(model) == before
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_modes_are_back_after_an_error_in_evaluation(digits: kd.ImageDataset) -> None:
+def test_modes_are_restored_after_an_error_in_evaluation(digits: kd.ImageDataset) -> None:
     model = tiny_model().train()
     with pytest.raises(FloatingPointError, match=r"evaluation, batch 2: hard = .*, soft = inf"):
-        kd.evaluate(model, poisoned(math.inf, 2)[0], kd.make_loader(digits, batch_size=20))
+        kd.evaluate(model, make_poisoned(math.inf, 2)[0], kd.make_loader(digits, batch_size=20))
     assert all(module.training for module in model.modules())
 
 
-def test_means_are_over_samples_whatever_the_batch_size(digits: kd.ImageDataset) -> None:
+def test_means_do_not_depend_on_the_batch_size(digits: kd.ImageDataset) -> None:
     model = tiny_model()
     whole = kd.evaluate(model, kd.supervised, kd.make_loader(digits, batch_size=96))
     for batch_size in (1, 7, 50, 95):
-        parts = kd.evaluate(model, kd.supervised, kd.make_loader(digits, batch_size=batch_size))
-        assert parts == pytest.approx(whole, rel=1e-5)
+        means = kd.evaluate(model, kd.supervised, kd.make_loader(digits, batch_size=batch_size))
+        assert means == pytest.approx(whole, rel=1e-5)
 
 
-def test_training_means_are_over_samples_too(digits: kd.ImageDataset) -> None:
-    """With a rate of 0, the training pass measures what evaluation measures."""
+def test_training_means_are_over_samples(digits: kd.ImageDataset) -> None:
+    """With learning rate 0, training and evaluation measure the same."""
     model = tiny_model()
     history = train(digits, model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0), epochs=1)
     for name in ("loss", "hard", "acc", "ce"):
@@ -182,7 +182,7 @@ def test_the_loss_is_the_sum_of_its_terms(digits: kd.ImageDataset) -> None:
 
 @settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(2, 6), st.integers(1, 9), st.integers(0, 2**31))
-def test_accuracy_and_cross_entropy_are_what_numpy_says(n: int, classes: int, batch_size: int, seed: int) -> None:
+def test_accuracy_and_cross_entropy_match_numpy(n: int, classes: int, batch_size: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = 5 * torch.randn(n, classes, generator=generator)
     labels = torch.randint(0, classes, (n,), generator=generator)
@@ -197,7 +197,7 @@ def test_accuracy_and_cross_entropy_are_what_numpy_says(n: int, classes: int, ba
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_step(digits: kd.ImageDataset, bad: float) -> None:
-    model, (objective, calls) = tiny_model(), poisoned(bad, at_call=10)  # 5 + 2 calls per epoch: epoch 2, batch 3
+    model, (objective, calls) = tiny_model(), make_poisoned(bad, at_call=10)  # 5 + 2 calls per epoch: epoch 2, batch 3
     good: list[bytes] = []
     with pytest.raises(FloatingPointError) as stopped:
         train(digits, model, objective, on_batch=lambda: good.append(kd.weights_bytes(model)))
@@ -212,25 +212,25 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(digits: kd.ImageDataset
 
 
 @pytest.mark.parametrize("epochs", [0, -1])
-def test_less_than_one_epoch_is_refused(digits: kd.ImageDataset, epochs: int) -> None:
+def test_less_than_one_epoch_raises(digits: kd.ImageDataset, epochs: int) -> None:
     with pytest.raises(ValueError, match=rf"^epochs must be a whole number of at least 1\. Got {epochs} instead"):
         train(digits, tiny_model(), epochs=epochs)
 
 
-def test_a_negative_seed_is_refused_before_the_first_step(digits: kd.ImageDataset) -> None:
+def test_a_negative_seed_raises_before_the_first_step(digits: kd.ImageDataset) -> None:
     model = tiny_model()
     with pytest.raises(ValueError, match=r"^seed must be .* Got -1 instead"):
         train(digits, model, seed=-1)
     assert kd.weights_bytes(model) == kd.weights_bytes(tiny_model())
 
 
-@pytest.mark.parametrize("ask", [lambda m, x: kd.evaluate(m, kd.supervised, x), kd.predict])
-def test_a_loader_without_a_batch_is_refused(digits: kd.ImageDataset, ask: Callable[..., object]) -> None:
+@pytest.mark.parametrize("measure", [lambda m, x: kd.evaluate(m, kd.supervised, x), kd.predict])
+def test_a_loader_without_batches_raises(digits: kd.ImageDataset, measure: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="the loader yields no batch"):
-        ask(tiny_model(), DataLoader(digits, batch_size=100, drop_last=True))
+        measure(tiny_model(), DataLoader(digits, batch_size=100, drop_last=True))
 
 
-def test_training_on_a_loader_without_a_batch_is_refused(digits: kd.ImageDataset) -> None:
+def test_training_on_a_loader_without_batches_raises(digits: kd.ImageDataset) -> None:
     model = tiny_model()
     empty, full = DataLoader(digits, batch_size=100, drop_last=True), kd.make_loader(digits, batch_size=50)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -262,7 +262,7 @@ def test_the_history_has_one_list_per_quantity_and_one_entry_per_epoch(digits: k
     assert history.notes == []
 
 
-def test_metrics_of_ones_own_are_reported_under_their_names(digits: kd.ImageDataset) -> None:
+def test_custom_metrics_are_recorded_by_name(digits: kd.ImageDataset) -> None:
     def share_of_first_class(output: Tensor, batch: kd.Batch) -> Tensor:
         return (batch[1] == 0).float().mean()
 
@@ -287,35 +287,33 @@ def test_predictions_are_in_the_loaders_order_in_single_precision(digits: kd.Ima
         torch.testing.assert_close(logits, model.eval()(images).float(), rtol=1e-2, atol=1e-2)
 
 
-class Promising(Sampler[int]):
-    """Hands out so many indices, and says that it is another number."""
+class WrongLength(Sampler[int]):
+    """A sampler that yields ``count`` indices but reports another length."""
 
-    def __init__(self, count: int, promised: int) -> None:
-        self.count, self.promised = count, promised
+    def __init__(self, count: int, reported: int) -> None:
+        self.count, self.reported = count, reported
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.count))
 
     def __len__(self) -> int:
-        return self.promised
+        return self.reported
 
 
-@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), promised=st.none() | st.integers(1, 60))
-def test_predictions_are_the_batches_put_together_whatever_a_loader_says_of_its_length(
-    sizes: list[int], promised: int | None
-) -> None:
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), reported=st.none() | st.integers(1, 60))
+def test_predictions_do_not_depend_on_the_loaders_reported_length(sizes: list[int], reported: int | None) -> None:
     batches = [(torch.randn(size, 6), torch.randint(4, (size,))) for size in sizes]
     model = nn.Linear(6, 4)
     loader: Any = batches
-    if promised is not None:  # torch believes a sampler's length too, and so may be wrong
-        loader = DataLoader(batches, batch_size=None, sampler=Promising(len(batches), promised))  # type: ignore[arg-type]
+    if reported is not None:  # torch trusts the sampler's length, which may be wrong
+        loader = DataLoader(batches, batch_size=None, sampler=WrongLength(len(batches), reported))  # type: ignore[arg-type]
     logits, labels = kd.predict(model, loader)
     with torch.no_grad():
         assert torch.equal(logits, torch.cat([model(inputs) for inputs, _ in batches]))
     assert torch.equal(labels, torch.cat([label for _, label in batches]))
-    assert logits.untyped_storage().nbytes() == logits.nbytes  # nothing is held beyond what is said
+    assert logits.untyped_storage().nbytes() == logits.nbytes  # no spare memory
 
 
-def test_predictions_of_a_loader_that_drops_the_last_batch_are_of_the_others(digits: kd.ImageDataset) -> None:
+def test_predictions_of_a_loader_with_drop_last_omit_the_last_batch(digits: kd.ImageDataset) -> None:
     loader = DataLoader(digits, batch_size=50, drop_last=True)
     assert len(kd.predict(tiny_model(), loader).logits) == 50

@@ -1,4 +1,4 @@
-"""NaN and infinity, wherever they come from, stop the run before the step and leave nothing to go on from wrongly."""
+"""NaN and infinity stop the run before the step and leave no bad state to resume from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import tiny_model
 
 
 class Steep(nn.Module):
-    """The identity, with an infinite slope at 0, which is where its second call stands."""
+    """A model whose second call has an infinite gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,17 +37,15 @@ def fit(model: nn.Module, digits: kd.ImageDataset, snapshots: Snapshots | None =
     kd.fit(model, kd.supervised, loader, loader, optimizer=optimizer, epochs=2, seed=0, snapshots=snapshots)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_step_though_the_loss_is_fine(
-    digits: kd.ImageDataset, tmp_path: Path
-) -> None:
+def test_a_gradient_that_is_not_finite_stops_before_the_step(digits: kd.ImageDataset, tmp_path: Path) -> None:
     model, snapshots = Steep(), Snapshots(tmp_path, key="k", interval=0)
     with pytest.raises(FloatingPointError, match=r"batch 2 at learning rate 0\.1: hard = \d.*, gradient = (nan|inf)"):
         fit(model, digits, snapshots)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    kept = Snapshots(tmp_path, key="k").state
-    assert kept is not None
-    assert kept["where"] == "epoch 1, batch 1"
-    assert all(tensor.isfinite().all() for tensor in kept["parts"]["model"].values())
+    state = Snapshots(tmp_path, key="k").state
+    assert state is not None
+    assert state["where"] == "epoch 1, batch 1"
+    assert all(tensor.isfinite().all() for tensor in state["parts"]["model"].values())
 
 
 def test_the_error_names_the_step(digits: kd.ImageDataset) -> None:
@@ -58,7 +56,7 @@ def test_the_error_names_the_step(digits: kd.ImageDataset) -> None:
         run_steps.train("distilled", model, kd.supervised, loader, loader, optimizer=optimizer, epochs=2, seed=0)
 
 
-def test_teacher_logits_that_are_not_finite_are_never_kept(digits: kd.ImageDataset, tmp_path: Path) -> None:
+def test_teacher_logits_that_are_not_finite_are_never_saved(digits: kd.ImageDataset, tmp_path: Path) -> None:
     teacher = tiny_model()
     with torch.no_grad():
         next(iter(teacher.parameters()))[0, 0] = math.nan
@@ -68,7 +66,7 @@ def test_teacher_logits_that_are_not_finite_are_never_kept(digits: kd.ImageDatas
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_a_clock_that_goes_backwards_changes_nothing(
+def test_a_clock_that_goes_backwards_has_no_effect(
     digits: kd.ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, model = tiny_model(), tiny_model()
@@ -80,7 +78,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     assert len(list(tmp_path.glob("*.pt"))) == 2
 
 
-def test_a_state_folder_that_vanishes_is_made_again(digits: kd.ImageDataset, tmp_path: Path) -> None:
+def test_a_deleted_state_folder_is_created_again(digits: kd.ImageDataset, tmp_path: Path) -> None:
     folder = tmp_path / "step"
     snapshots = Snapshots(folder, key="k")
     snapshots.write({"value": 1})

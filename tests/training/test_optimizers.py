@@ -1,4 +1,4 @@
-"""Adam with a step size that falls to nothing: the same numbers as torch's plain Adam, at the rates that were said."""
+"""Adam with a learning rate that falls to 0 matches torch's plain Adam at the expected rates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _model(seed: int = 0) -> MLP:
         return MLP(8)
 
 
-def test_the_step_size_falls_linearly_from_the_learning_rate_to_zero() -> None:
+def test_the_learning_rate_falls_linearly_to_zero() -> None:
     optimizer, scheduler = adam(_model(), learning_rate=0.1, steps=4)
     rates = []
     for _ in range(5):
@@ -31,7 +31,7 @@ def test_the_step_size_falls_linearly_from_the_learning_rate_to_zero() -> None:
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
 
 
-def test_fused_steps_are_those_of_the_plain_adam_within_rounding() -> None:
+def test_fused_steps_match_the_plain_adam_within_rounding() -> None:
     model = _model()
     plain = copy.deepcopy(model)
     optimizer, scheduler = adam(model, learning_rate=1e-2, steps=20)
@@ -45,12 +45,12 @@ def test_fused_steps_are_those_of_the_plain_adam_within_rounding() -> None:
             F.cross_entropy(network(images), labels).backward()
             stepper.step()
         scheduler.step()
-    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     assert not torch.equal(model.hidden.weight, _model().hidden.weight)
 
 
-def test_a_process_that_trains_leaves_torchs_compiler_alone() -> None:
+def test_a_training_process_does_not_import_torchs_compiler() -> None:
     program = """
 import sys, torch, kd
 from kd.training.optimizers import adam
@@ -66,7 +66,7 @@ sys.exit("torch._dynamo" in sys.modules)
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_a_step_takes_no_gradient_and_asks_its_closure_with_one() -> None:
+def test_a_step_needs_no_gradient_and_calls_its_closure_with_gradients() -> None:
     model = _model()
     optimizer, _ = adam(model, learning_rate=1e-4, steps=4)
 
@@ -82,16 +82,16 @@ def test_a_step_takes_no_gradient_and_asks_its_closure_with_one() -> None:
     assert loss.item() > model(torch.ones(2, 1, 28, 28)).square().sum().item()
 
 
-def test_what_decides_the_rates_is_in_the_description_of_a_step() -> None:
-    def described(**settings: float) -> object:
+def test_settings_of_the_scheduler_are_part_of_its_description() -> None:
+    def describe_scheduler(**settings: float) -> object:
         optimizer, _ = adam(_model(), learning_rate=0.1, steps=4)
         return describe(
             torch.optim.lr_scheduler.LinearLR(optimizer, **{"total_iters": 4, "end_factor": 0.0, **settings})
         )
 
-    assert described() == described()
-    assert described() != described(total_iters=5)
-    assert described() != described(end_factor=0.5)
+    assert describe_scheduler() == describe_scheduler()
+    assert describe_scheduler() != describe_scheduler(total_iters=5)
+    assert describe_scheduler() != describe_scheduler(end_factor=0.5)
     optimizer, _ = adam(_model(), learning_rate=0.1, steps=4)
     lambdas = [torch.optim.lr_scheduler.LambdaLR(optimizer, rule) for rule in (lambda step: 1.0, lambda step: 0.5)]
     assert describe(lambdas[0]) != describe(lambdas[1])

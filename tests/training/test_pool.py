@@ -1,4 +1,4 @@
-"""The pool: the same bits as one thread by itself, and what becomes of the work when somebody is killed."""
+"""The pool gives the same bits as a single thread, and saves finished work if a process is killed."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ ROOT = Path(pipeline.__file__).parent
 @pytest.fixture
 def distill_data(digits: kd.ImageDataset) -> DistillationData:
     logits = 3 * torch.randn(len(digits), CLASSES, generator=torch.Generator().manual_seed(1))
-    taught = DistillDataset(digits, logits)
-    return DistillationData(taught, taught, digits, batch_size=16)
+    dataset = DistillDataset(digits, logits)
+    return DistillationData(dataset, dataset, digits, batch_size=16)
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def student(seed: int, objective: Objective, *, epochs: int = 2, pause: float = 0.0) -> Student:
-    """With dropout and batch norm, so that order, random states and buffers all count."""
+def make_student(seed: int, objective: Objective, *, epochs: int = 2, pause: float = 0.0) -> Student:
+    """Return a student with dropout and batch norm, so that order, random states and buffers all matter."""
 
     def train(title: str, model: nn.Module, towards: Objective, training: Any, validation: Any) -> kd.History:
         from kd.training import run_steps
@@ -62,12 +62,12 @@ def student(seed: int, objective: Objective, *, epochs: int = 2, pause: float = 
     return Student(tiny_model(seed, dropout=0.3, batch_norm=True), slowly if pause else objective, train, epochs)
 
 
-def three() -> dict[str, Student]:
-    """Closures as objectives and as ways to train: nothing that plain pickling could send."""
+def make_three() -> dict[str, Student]:
+    """Return students whose objectives and training functions are closures, which plain pickle cannot send."""
     return {
-        "control-1": student(1, kd.supervised),
-        "distilled-1": student(1, kd.distilled(temperature=4, alpha=0.3)),
-        "distilled-2": student(2, kd.distilled(temperature=2, alpha=0.0), epochs=3),
+        "control-1": make_student(1, kd.supervised),
+        "distilled-1": make_student(1, kd.distilled(temperature=4, alpha=0.3)),
+        "distilled-2": make_student(2, kd.distilled(temperature=2, alpha=0.0), epochs=3),
     }
 
 
@@ -83,32 +83,32 @@ def assert_same(one: TrainedStudent, other: TrainedStudent) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_every_student_is_bit_for_bit_what_one_thread_alone_makes_of_it(distill_data: DistillationData) -> None:
-    students = three()
-    before = {name: kd.weights_bytes(each.model) for name, each in students.items()}
-    together = dict(train_students([distill_data], students, processes=2))
-    assert {name: kd.weights_bytes(each.model) for name, each in students.items()} == before
-    assert set(together) == set(students)
-    for name, each in three().items():
-        assert_same(together[name], train_student(distill_data, name, each))
+def test_every_student_is_bit_identical_to_a_single_threaded_training(distill_data: DistillationData) -> None:
+    students = make_three()
+    before = {name: kd.weights_bytes(student.model) for name, student in students.items()}
+    trained = dict(train_students([distill_data], students, processes=2))
+    assert {name: kd.weights_bytes(student.model) for name, student in students.items()} == before
+    assert set(trained) == set(students)
+    for name, untrained in make_three().items():
+        assert_same(trained[name], train_student(distill_data, name, untrained))
 
 
 class Untouchable(Dataset[Any]):
-    """As long as a dataset, and an error where an item is asked for."""
+    """A dataset with a length whose samples must not be read."""
 
     def __len__(self) -> int:
         return 3
 
     def __getitem__(self, index: int) -> Any:
-        raise AssertionError(f"item {index} of the test set was asked for")
+        raise AssertionError(f"sample {index} of the test set was read")
 
 
 @pytest.mark.usefixtures("no_pool")
-def test_a_finished_student_is_kept_and_the_test_set_is_left_alone_where_it_is_not_to_be_asked(
+def test_a_finished_student_is_reused_and_an_unused_test_set_is_never_read(
     distill_data: DistillationData, tmp_path: Path
 ) -> None:
     untouchable = distill_data._replace(test=Untouchable())
-    students = {"only": student(3, kd.supervised)}
+    students = {"only": make_student(3, kd.supervised)}
     with open_run(tmp_path):
         (first,) = dict(train_students([untouchable], students, tested=False, processes=1)).values()
         generations = sorted(path.name for path in (tmp_path / "steps").rglob("*.pt"))
@@ -123,8 +123,8 @@ def diverging(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]
     return output, {"hard": terms["hard"] * float("nan")}
 
 
-def test_an_error_names_the_student_and_ends_the_pool(distill_data: DistillationData) -> None:
-    students = {"fine": student(1, kd.supervised), "doomed": student(1, diverging)}
+def test_an_error_names_the_student_and_stops_the_pool(distill_data: DistillationData) -> None:
+    students = {"fine": make_student(1, kd.supervised), "doomed": make_student(1, diverging)}
     with pytest.raises(FloatingPointError, match=r"doomed: the loss or its gradient is not finite in epoch 1"):
         dict(train_students([distill_data], students, processes=1))
 
@@ -133,31 +133,31 @@ def die(shared: None, item: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
+def test_a_killed_process_raises_with_a_remedy() -> None:
     with pytest.raises(OSError, match=r"counting: one of 1 processes was killed.*fewer --processes"):
         list(run_in_pool(die, None, {"one": 1}, steps={"one": 1}, title="counting", processes=1))
 
 
-def test_no_process_is_refused_and_nothing_to_do_is_nothing() -> None:
+def test_zero_processes_raise_and_no_items_give_no_results() -> None:
     with pytest.raises(ValueError, match=r"processes must be a whole number of at least 1\. Got 0 instead"):
         list(run_in_pool(die, None, {}, steps={}, title="none", processes=0))
     assert list(run_in_pool(die, None, {}, steps={}, title="none")) == []
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
-def test_a_worker_prints_nothing_but_errors_and_hands_its_steps_on(capsys: pytest.CaptureFixture[str]) -> None:
-    told: list[int] = []
-    with relayed(told.append):
+def test_a_worker_prints_only_errors_and_reports_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    steps: list[int] = []
+    with relayed(steps.append):
         say("progress")
         say("trouble", to_stderr=True)
         with progress("bar", steps=5, done=2) as advance:
             advance()
             advance(2)
-    assert told == [2, 1, 2]
+    assert steps == [2, 1, 2]
     assert capsys.readouterr() == ("", "trouble\n")
 
 
-# Trains four slow students in OUT, two at once, and prints a digest of each when all are done.
+# Trains four slow students in OUT, two at a time, and prints a digest of each at the end.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -168,7 +168,7 @@ import kd
 from kd.commands.program import exit_status
 from kd.storage.run_folder import open_run
 from kd.training.students import DistillationData, train_students
-from tests.training.test_pool import student
+from tests.training.test_pool import make_student
 
 generator = torch.Generator().manual_seed(0)
 images = torch.randint(0, 256, (64, 1, 6, 6), generator=generator).to(torch.uint8)
@@ -176,13 +176,13 @@ digits = kd.ImageDataset(images, torch.arange(64) % 4, mean=0.4, std=0.25)
 
 def program():
     with open_run(Path(sys.argv[1]), interval=0.0):
-        students = {f"s{seed}": student(seed, kd.supervised, epochs=6, pause=0.03) for seed in range(4)}
-        lessons = [DistillationData(digits, digits, digits, 8)]
-        trained = {}
-        for name, done in train_students(lessons, students, processes=2):
+        students = {f"s{seed}": make_student(seed, kd.supervised, epochs=6, pause=0.03) for seed in range(4)}
+        data = [DistillationData(digits, digits, digits, 8)]
+        sums = {}
+        for name, trained in train_students(data, students, processes=2):
             print("finished", flush=True)
-            trained[name] = [float(tensor.double().sum()) for tensor in done.weights.values()]
-        print(sorted(trained.items()))
+            sums[name] = [float(tensor.double().sum()) for tensor in trained.weights.values()]
+        print(sorted(sums.items()))
 
 if __name__ == "__main__":
     sys.exit(exit_status(program))
@@ -209,26 +209,26 @@ def complete(program: Path, folder: Path) -> str:
     return output.splitlines()[-1]
 
 
-def workers_of(folder: Path) -> list[int]:
-    """Worker processes of the program that was started for this folder."""
-    found = []
+def find_workers(folder: Path) -> list[int]:
+    """Return the pids of the worker processes of the program that runs in this folder."""
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            environment, command = ((entry / part).read_bytes() for part in ("environ", "cmdline"))
+            environment, command = ((entry / name).read_bytes() for name in ("environ", "cmdline"))
         except OSError:
             continue
         if b"multiprocessing" in command and str(folder).encode() in environment:
-            found.append(int(entry.name))
-    return found
+            pids.append(int(entry.name))
+    return pids
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_program_leaves_no_process_and_goes_on_where_it_was(
+def test_a_killed_program_leaves_no_process_and_resumes(
     number: signal.Signals, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, folder = complete(program, tmp_path / "untouched"), tmp_path / "killed"
-    monkeypatch.setenv("KD_TEST_FOLDER", str(folder))  # worker processes inherit it: that is how they are found
+    monkeypatch.setenv("KD_TEST_FOLDER", str(folder))  # inherited by worker processes, to find them
     with start(program, folder) as process:
         assert process.stdout
         assert process.stdout.readline() == "finished\n"
@@ -236,9 +236,8 @@ def test_a_killed_program_leaves_no_process_and_goes_on_where_it_was(
         process.communicate(timeout=60)
     assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while workers_of(folder) and time.monotonic() < deadline:
+    while find_workers(folder) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert workers_of(folder) == []
-    kept = {path.parent.name for path in (folder / "steps").rglob("*.pt")}
-    assert kept
+    assert find_workers(folder) == []
+    assert list((folder / "steps").rglob("*.pt"))
     assert complete(program, folder) == expected

@@ -1,4 +1,4 @@
-"""The steps by themselves, with plain arguments: the same as the toolkit's functions, and kept in an open run."""
+"""The steps of a run give the same results as the toolkit's functions, and are reused in an open run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adam(model: nn.Module, rate: float = 1e-2) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=rate)
 
 
-def trained(loader: DataLoader[Any], *, rate: float = 1e-2, seed: int = 0) -> tuple[nn.Module, kd.History]:
+def train_tiny(loader: DataLoader[Any], *, rate: float = 1e-2, seed: int = 0) -> tuple[nn.Module, kd.History]:
     model = tiny_model(dropout=0.2)
     history = run_steps.train(
         "tiny", model, kd.supervised, loader, loader, optimizer=adam(model, rate), epochs=2, seed=seed
@@ -35,8 +35,10 @@ def trained(loader: DataLoader[Any], *, rate: float = 1e-2, seed: int = 0) -> tu
     return model, history
 
 
-def test_training_is_fit_with_lines_on_the_screen(loader: DataLoader[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    model, history = trained(loader)
+def test_training_equals_fit_and_prints_a_line_per_epoch(
+    loader: DataLoader[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, history = train_tiny(loader)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  train")[0] for line in lines] == ["tiny       epoch 1/2", "tiny       epoch 2/2"]
     twin = tiny_model(dropout=0.2)
@@ -45,38 +47,38 @@ def test_training_is_fit_with_lines_on_the_screen(loader: DataLoader[Any], capsy
     assert kd.weights_bytes(model) == kd.weights_bytes(twin)
 
 
-def test_in_an_open_run_a_training_is_kept_until_its_optimizer_or_seed_changes(
+def test_in_an_open_run_a_training_is_reused_until_optimizer_or_seed_changes(
     loader: DataLoader[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_run(tmp_path):
-        model, history = trained(loader)
+        model, history = train_tiny(loader)
         capsys.readouterr()
-        again, same_history = trained(loader)
+        again, same_history = train_tiny(loader)
         assert "tiny: up to date, reused" in capsys.readouterr().out
         assert (kd.weights_bytes(again), same_history) == (kd.weights_bytes(model), history)
-        trained(loader, rate=0.5)
+        train_tiny(loader, rate=0.5)
         assert "inputs changed (optimizer.groups.0.lr: 0.01 -> 0.5)" in (capsys.readouterr().out)
-        trained(loader, seed=1)
+        train_tiny(loader, seed=1)
         assert "epoch 2/2" in capsys.readouterr().out
 
 
-def test_each_loader_gets_the_logits_of_its_own_dataset(
+def test_each_loader_gets_the_logits_of_its_dataset(
     digits: kd.ImageDataset, loader: DataLoader[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher = tiny_model(3)
-    parts = {"training": (digits, loader), "validation": (digits, kd.make_loader(digits, batch_size=50))}
-    with_ids = with_teacher_logits(teacher, parts, ids=True)
+    splits = {"training": (digits, loader), "validation": (digits, kd.make_loader(digits, batch_size=50))}
+    with_ids = with_teacher_logits(teacher, splits, ids=True)
     assert [len(next(iter(loader))) for loader in with_ids.values()] == [4, 4]
     assert "teacher logits: 192 rows" in capsys.readouterr().out
-    made = with_teacher_logits(teacher, parts)
-    assert list(made) == ["training", "validation"]
-    assert [item.batch_size for item in made.values()] == [32, 50]
+    loaders = with_teacher_logits(teacher, splits)
+    assert list(loaders) == ["training", "validation"]
+    assert [loader.batch_size for loader in loaders.values()] == [32, 50]
     assert "teacher logits: 192 rows" in capsys.readouterr().out
-    for images, _, logits in made["training"]:
+    for images, _, logits in loaders["training"]:
         torch.testing.assert_close(logits, kd.predict(teacher, [(images, images[:, 0, 0, 0])]).logits)
 
 
-def test_a_pair_with_one_objective_ends_bit_identical_and_without_a_note(loader: DataLoader[Any]) -> None:
+def test_a_pair_with_equal_objectives_is_bit_identical_without_a_note(loader: DataLoader[Any]) -> None:
     def train(title: str, model: nn.Module, *rest: Any) -> kd.History:
         return run_steps.train(title, model, *rest, optimizer=adam(model), epochs=1, seed=5)
 
@@ -88,7 +90,7 @@ def test_a_pair_with_one_objective_ends_bit_identical_and_without_a_note(loader:
     assert pair.control_history.notes == pair.distilled_history.notes == []
 
 
-def test_a_pair_that_sees_other_batches_is_warned_of_and_noted(
+def test_different_batches_of_a_pair_give_a_warning_and_a_note(
     digits: kd.ImageDataset, loader: DataLoader[Any]
 ) -> None:
     def train(title: str, model: nn.Module, *rest: Any) -> kd.History:
@@ -102,7 +104,7 @@ def test_a_pair_that_sees_other_batches_is_warned_of_and_noted(
         assert note.startswith("The control and the distilled student did not see the same batches")
 
 
-def test_predictions_are_each_models_own_and_kept_in_an_open_run(
+def test_predictions_of_several_models_are_reused_in_an_open_run(
     digits: kd.ImageDataset, loader: DataLoader[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = {"one": tiny_model(1), "other": tiny_model(2)}
@@ -117,38 +119,38 @@ def test_predictions_are_each_models_own_and_kept_in_an_open_run(
     assert "evaluation: up to date, reused" in capsys.readouterr().out
 
 
-SECRET = {"shift": 0.0}  # decides what a teacher answers, and no description of the teacher shows it
+HIDDEN = {"shift": 0.0}  # changes the teacher's logits, but is not part of its description
 
 
-def shifted(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
-    return output + SECRET["shift"]
+def shift_logits(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+    return output + HIDDEN["shift"]
 
 
-def test_kept_logits_are_verified_again(
+def test_cached_logits_are_verified_again(
     digits: kd.ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = tiny_model()
     with open_run(tmp_path):
-        teacher.register_forward_hook(shifted)
+        teacher.register_forward_hook(shift_logits)
         logits = teacher_logits("logits", teacher, digits)
         assert torch.equal(teacher_logits("logits", teacher, digits), logits)
-        monkeypatch.setitem(SECRET, "shift", 1.0)
+        monkeypatch.setitem(HIDDEN, "shift", 1.0)
         with pytest.raises(ValueError, match=r"cached logits are invalid: .* Use --fresh to collect them again"):
             teacher_logits("logits", teacher, digits)
 
 
-def test_a_validation_loader_that_shuffles_does_so_by_seed_and_epoch(digits: kd.ImageDataset) -> None:
+def test_a_shuffling_validation_loader_depends_on_seed_and_epoch(digits: kd.ImageDataset) -> None:
     orders: list[list[int]] = [[], []]
     for order in orders:
         numbered = TensorDataset(digits.images.float(), digits.labels, torch.arange(len(digits)))
         shuffled = kd.make_loader(numbered, batch_size=32, shuffle=True)
-        next(iter(shuffled))  # whatever was drawn before
+        next(iter(shuffled))  # earlier draws must have no effect
 
-        def noting(model: nn.Module, batch: kd.Batch, order: list[int] = order) -> Any:
+        def record_order(model: nn.Module, batch: kd.Batch, order: list[int] = order) -> Any:
             order += [] if model.training else batch[2].tolist()
             return kd.supervised(model, batch)
 
         model = tiny_model()
-        kd.fit(model, noting, shuffled, shuffled, optimizer=adam(model), epochs=2, seed=5)
+        kd.fit(model, record_order, shuffled, shuffled, optimizer=adam(model), epochs=2, seed=5)
     assert orders[0] == orders[1]
     assert orders[0][: len(digits)] != orders[0][len(digits) :]

@@ -1,4 +1,4 @@
-"""A loader whose worker process dies: the training says so and stops."""
+"""A training stops with a clear error if a worker process of its loader dies."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from tests.conftest import tiny_model
 
 
 class Deadly(Dataset[Any]):
-    """Kills the process that asks for its sixty-first item."""
+    """A dataset that kills the process reading its sample 60."""
 
-    def __init__(self, items: kd.ImageDataset) -> None:
-        self.items = items
+    def __init__(self, dataset: kd.ImageDataset) -> None:
+        self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
         if index == 60:
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.items[index]
+        return self.dataset[index]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows ends processes in another way")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's loader, when it is collected
-def test_a_killed_worker_is_named_with_a_remedy(digits: kd.ImageDataset) -> None:
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # raised when torch's loader is garbage-collected
+def test_a_killed_worker_raises_with_a_remedy(digits: kd.ImageDataset) -> None:
     model = tiny_model()
     loader = DataLoader(Deadly(digits), batch_size=4, num_workers=1)
     optimizer = torch.optim.Adam(model.parameters())

@@ -54,7 +54,7 @@ def test_distill_starts_from_the_settings_in_its_folder(copy: Path, capsys: pyte
     out = capsys.readouterr().out
     kept = re.findall(r"^(\S+): up to date", out, flags=re.MULTILINE)
     assert kept == ["teacher", "logits-training", "logits-validation", "control"]
-    assert "changed since the last run: inputs.objective" in out.replace("\n", " ")
+    assert "distilled: inputs changed (objective" in out.replace("\n", " ")
     assert "test" not in json.loads((copy / "models" / "manifest.json").read_bytes())["models"]["teacher_model.pth"]
     assert (copy / "results" / "metrics" / "metrics.json").read_bytes() == before
     assert cli.main(["evaluate", f"--out={copy}"]) == 0
