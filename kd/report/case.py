@@ -55,6 +55,6 @@ def _draw_text(x: float, y: float, text: str, kind: str, *, anchor: str = "start
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" style="{style}">{escape(text)}</text>'
 
 
-def shorten(name: str, most: int = 14) -> str:
-    """Cut a name to at most ``most`` characters."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def shorten(name: str, length: int = 14) -> str:
+    """Cut a name to at most ``length`` characters."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"

@@ -38,9 +38,9 @@ def label_classes(axes: Axes, count: int, names: Sequence[str]) -> None:
     axes.set_yticks(classes, labels)
 
 
-def escape_label(name: str, most: int = 14) -> str:
+def escape_label(name: str, length: int = 14) -> str:
     """Shorten a name and escape dollar signs, which matplotlib would parse as a formula."""
-    return shorten(name, most).replace("$", r"\$")
+    return shorten(name, length).replace("$", r"\$")
 
 
 def style_axes(axes: Axes, title: str) -> None:

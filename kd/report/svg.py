@@ -24,25 +24,25 @@ _THEME = {
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}  # omits the date and other changing data
 
 
-def figure(drawn: matplotlib.figure.Figure, *, alt: str, caption: str = "") -> Figure:
+def figure(plot: matplotlib.figure.Figure, *, alt: str, caption: str = "") -> Figure:
     """Convert a figure to an SVG block with the page's colours and selectable text.
 
     The same figure gives the same bytes. Its layout is set to constrained, its background to transparent.
 
     Args:
-        drawn: figure without mathematical text (``$…$``).
+        plot: figure without mathematical text (``$…$``).
         alt: description for screen readers.
         caption: shown below the figure.
     """
-    return Figure(adapt_to_page(render_svg(drawn)), alt, caption)
+    return Figure(adapt_to_page(render_svg(plot)), alt, caption)
 
 
-def render_svg(drawn: matplotlib.figure.Figure) -> str:
+def render_svg(plot: matplotlib.figure.Figure) -> str:
     """Render a figure as a standalone SVG file, reproducibly, with text as text."""
-    drawn.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
+    plot.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd"}):
-        drawn.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+        plot.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     return buffer.getvalue()
 
 

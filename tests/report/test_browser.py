@@ -109,11 +109,11 @@ def test_no_script_of_a_part_runs(browser: Any, tmp_path: Path) -> None:
     part = a_part(verdict=evil, toy=evil, sections=(Section("map", evil, blocks),), settings={evil: evil})
     path = tmp_path / "report.html"
     path.write_bytes(page([part], notes=[evil]))
-    shown = Opened(browser, path, width=1280, scheme="light")
-    assert shown("document.querySelector('main').innerText").count("window.ran") > 8
-    assert shown("window.ran === undefined")
-    assert any("Content Security Policy" in complaint for complaint in shown.messages)
-    shown.page.close()
+    opened_page = Opened(browser, path, width=1280, scheme="light")
+    assert opened_page("document.querySelector('main').innerText").count("window.ran") > 8
+    assert opened_page("window.ran === undefined")
+    assert any("Content Security Policy" in complaint for complaint in opened_page.messages)
+    opened_page.page.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
@@ -141,10 +141,10 @@ def test_page_and_drawings_follow_the_colour_scheme(opened: Open, scheme: str, d
     page = opened(scheme=scheme)
     paper = luminance(page("getComputedStyle(document.body).backgroundColor"))
     fills = page("[...document.querySelectorAll('main p, svg text')].map(e => getComputedStyle(e).color)")
-    drawn = page("[...document.querySelectorAll('svg text')].map(e => getComputedStyle(e).fill)")
+    plot_fills = page("[...document.querySelectorAll('svg text')].map(e => getComputedStyle(e).fill)")
     lines = page("[...document.querySelectorAll('.chart svg path')].map(e => getComputedStyle(e).stroke)")
     assert (paper < 0.1) if dark else (paper > 0.95)
-    for colour in [*fills, *drawn]:
+    for colour in [*fills, *plot_fills]:
         assert abs(luminance(colour) - paper) > 0.3, colour
     for colour in {line for line in lines if line.startswith("rgb")}:
         assert abs(luminance(colour) - paper) > 0.08, colour
@@ -154,7 +154,7 @@ def test_page_and_drawings_follow_the_colour_scheme(opened: Open, scheme: str, d
 def test_text_has_enough_contrast(opened: Open, scheme: str) -> None:
     """Text on a plain background has WCAG's contrast of 4.5 to 1."""
     page = opened(scheme=scheme)
-    found = page(
+    pairs = page(
         """[...document.querySelectorAll('main p, main dt, main dd, main td, main th, h2, h3, nav a')].map(element => {
         let behind = element;
         while (getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)' && behind.parentElement)
@@ -167,7 +167,7 @@ def test_text_has_enough_contrast(opened: Open, scheme: str) -> None:
         linearised = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linearised[0] + 0.7152 * linearised[1] + 0.0722 * linearised[2]
 
-    for text, ground in {tuple(pair) for pair in found}:
+    for text, ground in {tuple(pair) for pair in pairs}:
         high, low = sorted((linear(text), linear(ground)), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
 

@@ -161,12 +161,12 @@ def test_hostile_text_in_a_saved_part_stays_text(name: str, field: str, tmp_path
     (tmp_path / ".kd" / "report" / "compare.json").write_bytes(content)
     content = publish(a_part(), tmp_path)
     assert list(sections(content)) == ["verdict", "table", "map"]
-    found = parsed(content)
-    assert not found.all("script")
-    assert {image["src"] for image in found.all("img")} <= {"data:image/png;base64,iVBORw0KGgo="}
-    assert not [attributes for _, attributes in found.elements if "onerror" in attributes]
-    assert len(found.all("main")) == len(found.all("section")) - 2 == 1
-    (policy,) = (a["content"] for a in found.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    result = parsed(content)
+    assert not result.all("script")
+    assert {image["src"] for image in result.all("img")} <= {"data:image/png;base64,iVBORw0KGgo="}
+    assert not [attributes for _, attributes in result.elements if "onerror" in attributes]
+    assert len(result.all("main")) == len(result.all("section")) - 2 == 1
+    (policy,) = (a["content"] for a in result.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
     assert "script" not in policy
 

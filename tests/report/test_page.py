@@ -43,9 +43,9 @@ class Found(HTMLParser):
 
 
 def parsed(content: bytes | str) -> Found:
-    found = Found()
-    found.feed(content.decode() if isinstance(content, bytes) else content)
-    return found
+    result = Found()
+    result.feed(content.decode() if isinstance(content, bytes) else content)
+    return result
 
 
 def sections(content: bytes) -> dict[str, str]:
@@ -54,8 +54,10 @@ def sections(content: bytes) -> dict[str, str]:
 
 
 def a_part(source: str = "run", *names: str, **changed: object) -> Part:
-    made = tuple(Section(name, f"About {name}", (Paragraph(f"{name} by {source}"),)) for name in names or ("table",))
-    return replace(Part(source, f"What {source} says.", None, made), **changed)  # type: ignore[arg-type]
+    sections_of_part = tuple(
+        Section(name, f"About {name}", (Paragraph(f"{name} by {source}"),)) for name in names or ("table",)
+    )
+    return replace(Part(source, f"What {source} says.", None, sections_of_part), **changed)  # type: ignore[arg-type]
 
 
 def a_case(text: str, png: str = "iVBORw0KGgo=") -> Case:
@@ -64,12 +66,12 @@ def a_case(text: str, png: str = "iVBORw0KGgo=") -> Case:
 
 
 def a_plot() -> matplotlib.figure.Figure:
-    made = matplotlib.figure.Figure(figsize=(4, 3))
-    axes = made.subplots()
+    plot = matplotlib.figure.Figure(figsize=(4, 3))
+    axes = plot.subplots()
     axes.plot([0, 1, 2], [1, 0, 1], marker="o", color="#0072B2", label=EVIL)
     axes.plot([0, 1], [0, 1], color="#000000")
-    made.legend()
-    return made
+    plot.legend()
+    return plot
 
 
 # --- blocks
@@ -90,13 +92,13 @@ EVERY_BLOCK: dict[str, Block] = {
 
 @pytest.mark.parametrize("block", EVERY_BLOCK.values(), ids=EVERY_BLOCK)
 def test_every_text_is_escaped_and_unchanged(block: Block) -> None:
-    found = parsed(render([block]))
-    assert "script" not in {tag for tag, _ in found.elements}
-    assert [image["src"] for image in found.all("img")] == ["data:image/png;base64,iVBORw0KGgo="] * isinstance(
+    result = parsed(render([block]))
+    assert "script" not in {tag for tag, _ in result.elements}
+    assert [image["src"] for image in result.all("img")] == ["data:image/png;base64,iVBORw0KGgo="] * isinstance(
         block, Case
     )
-    assert not [attributes for _, attributes in found.elements if "onerror" in attributes]
-    assert EVIL.replace("`", "") in found.text.replace("`", "")
+    assert not [attributes for _, attributes in result.elements if "onerror" in attributes]
+    assert EVIL.replace("`", "") in result.text.replace("`", "")
 
 
 def test_backticks_become_code() -> None:
@@ -105,11 +107,11 @@ def test_backticks_become_code() -> None:
 
 def test_a_table_has_column_and_row_headers_and_right_aligned_numbers() -> None:
     rows = [("a", "1,234 %", "0a1b" * 16, None), ("b", "−0.5 ms (2)", "11bc" * 16, ""), ("c", "16.2 ± 7.5", "x", "")]
-    found = parsed(render([table(("name", "number", "digest", "nothing"), rows)]))
-    assert [a["scope"] for a in found.all("th")] == ["col"] * 4 + ["row"] * 3
-    assert [a.get("class") for a in found.all("td")] == ["number", None, None] * 3
-    assert found.text.count("–") == 3
-    (region,) = found.all("div")
+    result = parsed(render([table(("name", "number", "digest", "nothing"), rows)]))
+    assert [a["scope"] for a in result.all("th")] == ["col"] * 4 + ["row"] * 3
+    assert [a.get("class") for a in result.all("td")] == ["number", None, None] * 3
+    assert result.text.count("–") == 3
+    (region,) = result.all("div")
     assert (region["role"], region["tabindex"], region["aria-label"]) == (
         "region",
         "0",
@@ -127,28 +129,28 @@ def test_a_row_of_another_length_raises() -> None:
 
 def test_a_figure_has_a_title_no_links_and_unique_ids() -> None:
     first, second = (render([figure(a_plot(), alt=alt, caption="A plot")]) for alt in ("one", "another"))
-    for made, alt in ((first, "one"), (second, "another")):
-        found = parsed(made)
-        (svg,) = found.all("svg")
+    for html, alt in ((first, "one"), (second, "another")):
+        result = parsed(html)
+        (svg,) = result.all("svg")
         title, description = svg["aria-labelledby"].split()
-        assert (svg["role"], found.all("title"), found.all("desc")) == ("img", [{"id": title}], [{"id": description}])
-        assert alt in found.text
-        assert "http" not in made
-    names = [[a["id"] for _, a in parsed(made).elements if "id" in a] for made in (first, second)]
+        assert (svg["role"], result.all("title"), result.all("desc")) == ("img", [{"id": title}], [{"id": description}])
+        assert alt in result.text
+        assert "http" not in html
+    names = [[a["id"] for _, a in parsed(html).elements if "id" in a] for html in (first, second)]
     assert not set(names[0]) & set(names[1])
-    assert all(len(set(own)) == len(own) for own in names)
-    for made, own in zip((first, second), names, strict=True):
-        assert set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', made)) <= {(n, "") for n in own} | {
-            ("", n) for n in own
+    assert all(len(set(ids)) == len(ids) for ids in names)
+    for html, ids in zip((first, second), names, strict=True):
+        assert set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html)) <= {(n, "") for n in ids} | {
+            ("", n) for n in ids
         }
 
 
 def test_a_figure_uses_the_pages_colours() -> None:
-    made = render([figure(a_plot(), alt="x")])
-    assert "var(--distilled)" in made
-    assert "currentColor" in made
-    assert not re.search(r"#0{6}|#f{6}|#0072b2|DejaVu", made, re.IGNORECASE)
-    assert "<style" not in made
+    html = render([figure(a_plot(), alt="x")])
+    assert "var(--distilled)" in html
+    assert "currentColor" in html
+    assert not re.search(r"#0{6}|#f{6}|#0072b2|DejaVu", html, re.IGNORECASE)
+    assert "<style" not in html
 
 
 def test_the_same_figure_gives_the_same_bytes() -> None:
@@ -160,14 +162,14 @@ def test_the_same_figure_gives_the_same_bytes() -> None:
 
 def test_the_page_is_complete_in_itself_and_forbids_what_it_does_not_need() -> None:
     content = page([a_part()])
-    found = parsed(content)
-    assert not {tag for tag, _ in found.elements} & {"script", "link", "iframe", "object"}
+    result = parsed(content)
+    assert not {tag for tag, _ in result.elements} & {"script", "link", "iframe", "object"}
     assert b"http://" not in content
     assert b"https://" not in content
-    (policy,) = (a["content"] for a in found.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (a["content"] for a in result.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.split("; ")[0] == "default-src 'none'"
     assert "script-src" not in policy
-    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in found.all("meta")
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in result.all("meta")
 
 
 def test_sections_follow_the_pages_order_and_the_contents_link_to_each() -> None:
@@ -181,13 +183,13 @@ def test_sections_follow_the_pages_order_and_the_contents_link_to_each() -> None
 
 def test_sections_with_the_same_name_share_a_chapter_and_name_their_command() -> None:
     content = page([a_part("run", "table", "cost"), a_part("sweep", "map", "cost"), a_part("compare", "table")])
-    found = sections(content)
-    assert list(found) == ["verdict", "table", "map", "cost"]
-    assert parsed(found["table"]).text.split() == [
+    result = sections(content)
+    assert list(result) == ["verdict", "table", "map", "cost"]
+    assert parsed(result["table"]).text.split() == [
         *("Results", "About", "table", "by", "kd", "compare", "table", "by", "compare"),
         *("About", "table", "by", "the", "run", "table", "by", "run"),
     ]
-    assert "by the run" not in found["map"]
+    assert "by the run" not in result["map"]
 
 
 @pytest.mark.parametrize("order", [("run", "compare", "sweep"), ("sweep", "compare", "run")])

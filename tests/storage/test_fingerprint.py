@@ -40,9 +40,9 @@ def test_plain_data_is_described_as_json_and_equal_data_equally(value: Any) -> N
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=30), st.data())
 def test_one_changed_value_changes_a_tensors_description(values: list[int], data: st.DataObject) -> None:
     tensor = torch.tensor(values)
-    other = tensor.clone()
-    other[data.draw(st.integers(0, len(values) - 1))] += 1
-    assert describe(tensor) != describe(other)
+    changed = tensor.clone()
+    changed[data.draw(st.integers(0, len(values) - 1))] += 1
+    assert describe(tensor) != describe(changed)
 
 
 def test_shape_and_dtype_are_part_of_a_tensors_description() -> None:
@@ -61,15 +61,15 @@ def test_weights_class_and_forward_are_part_of_a_models_description() -> None:
     assert describe(model) == describe(copy.deepcopy(model))
     assert describe(model) != describe(tiny_model(seed=1))
 
-    class Named(nn.Sequential):
+    class OtherName(nn.Sequential):
         pass
 
-    class Other(nn.Sequential):
+    class OtherForward(nn.Sequential):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.zeros(1)
 
-    named, other = Named(*model), Other(*model)
-    assert len({digest(describe(m)) for m in (model, named, other)}) == 3
+    models = (model, OtherName(*model), OtherForward(*model))
+    assert len({digest(describe(model)) for model in models}) == 3
 
 
 def test_a_setting_of_a_layer_without_weights_changes_the_description() -> None:
@@ -101,8 +101,8 @@ def test_settings_are_part_of_an_objectives_description(change: dict[str, float]
 
 def test_the_teacher_is_part_of_a_live_objectives_description() -> None:
     objective = kd.distilled(temperature=5, alpha=0.5)
-    one, other = (describe(kd.live_teacher(tiny_model(seed), objective)) for seed in (0, 1))
-    assert one != other
+    first, second = (describe(kd.live_teacher(tiny_model(seed), objective)) for seed in (0, 1))
+    assert first != second
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ def test_batch_size_drop_last_and_order_are_part_of_a_loaders_description(digits
 
 
 def test_an_optimizers_description_has_its_settings_but_not_the_weights() -> None:
-    one, other = (describe(torch.optim.Adam(tiny_model(seed).parameters(), lr=0.1)) for seed in (0, 1))
-    assert one == other
-    assert one != describe(torch.optim.Adam(tiny_model().parameters(), lr=0.2))
-    assert one != describe(torch.optim.AdamW(tiny_model().parameters(), lr=0.1))
+    first, second = (describe(torch.optim.Adam(tiny_model(seed).parameters(), lr=0.1)) for seed in (0, 1))
+    assert first == second
+    assert first != describe(torch.optim.Adam(tiny_model().parameters(), lr=0.2))
+    assert first != describe(torch.optim.AdamW(tiny_model().parameters(), lr=0.1))
 
 
 def test_an_opaque_attribute_raises_with_a_remedy() -> None:

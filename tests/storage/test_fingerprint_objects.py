@@ -90,8 +90,8 @@ class Plain:
 
 
 class Pair(NamedTuple):
-    one: int
-    other: int
+    value: int
+    different: int
 
 
 DIFFERENT: list[tuple[Any, Any]] = [
@@ -126,17 +126,19 @@ DIFFERENT: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+@pytest.mark.parametrize(("value", "different"), DIFFERENT)
 @pytest.mark.parametrize("where", [lambda x: x, closing_over, by_default, lambda x: Scaled(1, [x])])
-def test_a_difference_changes_the_description_at_any_depth(one: Any, other: Any, where: Callable[[Any], Any]) -> None:
-    assert describe(where(one)) == describe(where(copy.deepcopy(one)))
-    assert describe(where(one)) != describe(where(other))
+def test_a_difference_changes_the_description_at_any_depth(
+    value: Any, different: Any, where: Callable[[Any], Any]
+) -> None:
+    assert describe(where(value)) == describe(where(copy.deepcopy(value)))
+    assert describe(where(value)) != describe(where(different))
 
 
-@pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_a_difference_changes_the_description_of_a_partly_opaque_model(one: Any, other: Any) -> None:
+@pytest.mark.parametrize(("value", "different"), DIFFERENT)
+def test_a_difference_changes_the_description_of_a_partly_opaque_model(value: Any, different: Any) -> None:
     for hold in (lambda x: {"own": x}, lambda x: {"own": [threading.Lock(), x]}, lambda x: {"_own": {"a": x}}):
-        first, again, changed = (describe(PartlyOpaque(**hold(x))) for x in (one, copy.deepcopy(one), other))
+        first, again, changed = (describe(PartlyOpaque(**hold(x))) for x in (value, copy.deepcopy(value), different))
         assert first == again
         assert first != changed
 
@@ -145,8 +147,8 @@ def test_private_settings_and_unsaved_buffers_are_part_of_a_models_description()
     assert describe(PartlyOpaque(1)) == describe(PartlyOpaque(1))
     assert describe(PartlyOpaque(1)) != describe(PartlyOpaque(3))
     assert describe(PartlyOpaque(mask=torch.zeros(2))) != describe(PartlyOpaque(mask=torch.ones(2)))
-    one, other = (kd.live_teacher(PartlyOpaque(k), kd.supervised) for k in (1, 3))
-    assert describe(one) != describe(other)
+    value, different = (kd.live_teacher(PartlyOpaque(k), kd.supervised) for k in (1, 3))
+    assert describe(value) != describe(different)
 
 
 def test_settings_of_schedulers_samplers_and_collate_functions_change_the_description() -> None:
@@ -158,10 +160,10 @@ def test_settings_of_schedulers_samplers_and_collate_functions_change_the_descri
     assert describe(scheduled(2)) == describe(scheduled(2))
     assert describe(scheduled(2)) != describe(scheduled(10))
     data = TensorDataset(torch.arange(8))
-    drawn = [
+    samplers = [
         DataLoader(data, sampler=torch.utils.data.RandomSampler(data, replacement=True, num_samples=n)) for n in (4, 6)
     ]
-    assert describe(drawn[0]) != describe(drawn[1])
+    assert describe(samplers[0]) != describe(samplers[1])
     batches = [
         DataLoader(
             data,
@@ -191,10 +193,10 @@ def make_class(**members: Any) -> type:
     return type("Made", (), members)
 
 
-@pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_members_of_a_class_and_its_bases_change_the_description(one: Any, other: Any) -> None:
+@pytest.mark.parametrize(("value", "different"), DIFFERENT)
+def test_members_of_a_class_and_its_bases_change_the_description(value: Any, different: Any) -> None:
     for derived in (lambda x: make_class(setting=x), lambda x: type("Derived", (make_class(setting=x),), {})):
-        first, again, changed = (describe(derived(x)()) for x in (one, copy.deepcopy(one), other))
+        first, again, changed = (describe(derived(x)()) for x in (value, copy.deepcopy(value), different))
         assert first == again
         assert first != changed
 
@@ -290,14 +292,14 @@ PLACES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("location", PLACES)
 @pytest.mark.parametrize("opaque", OPAQUE)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_an_opaque_object_raises_at_any_depth(opaque: str, place: str) -> None:
+def test_an_opaque_object_raises_at_any_depth(opaque: str, location: str) -> None:
     """The type alone would not reveal a change."""
     thing = OPAQUE[opaque]()
     with pytest.raises(OpaqueError, match=r"cannot tell whether a .* has changed since an earlier run"):
-        describe(PLACES[place](thing))
+        describe(PLACES[location](thing))
     if hasattr(thing, "close"):
         thing.close()
 

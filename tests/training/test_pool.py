@@ -71,15 +71,15 @@ def make_three() -> dict[str, Student]:
     }
 
 
-def assert_same(one: TrainedStudent, other: TrainedStudent) -> None:
-    assert one.history == other.history
-    assert list(one.weights) == list(other.weights)
-    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
-    assert torch.equal(one.validation.logits, other.validation.logits)
-    assert (one.test is None) == (other.test is None)
-    if one.test is not None and other.test is not None:
-        assert torch.equal(one.test.logits, other.test.logits)
-        assert torch.equal(one.test.labels, other.test.labels)
+def assert_same(first: TrainedStudent, second: TrainedStudent) -> None:
+    assert first.history == second.history
+    assert list(first.weights) == list(second.weights)
+    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
+    assert torch.equal(first.validation.logits, second.validation.logits)
+    assert (first.test is None) == (second.test is None)
+    if first.test is not None and second.test is not None:
+        assert torch.equal(first.test.logits, second.test.logits)
+        assert torch.equal(first.test.labels, second.test.labels)
 
 
 @pytest.mark.usefixtures("one_thread")
