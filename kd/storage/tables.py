@@ -101,7 +101,7 @@ def _require_no_bomb(member: zipfile.ZipInfo) -> None:
     if member.file_size > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * member.compress_size):
         raise ValueError(
             f"its array {member.filename} would unpack to {member.file_size:,} bytes, more than {_MAX_EXPANSION} times "
-            "its size. If that is intended, save it uncompressed"
+            "its size. Save it uncompressed if that is intended"
         )
 
 
@@ -124,7 +124,7 @@ def _parse_array(stream: IO[bytes], size: int, kinds: str) -> Array:
     if dtype.hasobject:
         raise ValueError("its values are Python objects, which are not read: they could run code")
     if dtype.kind not in kinds:
-        raise ValueError(f"its dtype is {dtype}, not one for numbers or ids")
+        raise ValueError(f"its values are of type {dtype}, not numbers or ids")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != data_size:
         raise ValueError(f"shape {list(shape)} of {dtype} does not match {data_size:,} bytes of data")
     with _convert_npy_errors():

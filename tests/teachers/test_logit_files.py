@@ -228,7 +228,7 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "percentages": ("t.npy", to_npy(100 * softmax(make_logits())), {"kind": "probabilities"}, r"sums from 100 to 100"),
     "another kind": ("t.npy", b"", {"kind": "scores"}, r"kind must be 'logits' or 'probabilities'\. Got 'scores'"),
     "another file": ("t.pt", b"", {}, r"it should be an \.npy, \.npz or \.csv file\. Got '\.pt'"),
-    "without ending": ("t", b"", {}, r"Got 'no ending'"),
+    "without ending": ("t", b"", {}, r"Got 'no suffix'"),
     "ids for npy": (
         "t.npy",
         to_npy(make_logits()),

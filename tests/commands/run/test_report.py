@@ -340,7 +340,7 @@ def test_data_without_a_hash_is_named() -> None:
 
 
 def test_a_missing_command_is_stated(run: Run) -> None:
-    assert "its functions were called from Python" in render(provenance({}, {}, run.test, ""))
+    assert "functions were called from Python" in render(provenance({}, {}, run.test, ""))
 
 
 def test_colour_images_are_shown_in_colour() -> None:
