@@ -1,7 +1,7 @@
-"""Every number this pipeline chooses. Edit here, set ``config.EPOCHS = 1`` in Python, or pass ``--epochs 1``.
+"""Settings of the pipeline. Edit this file, set ``config.EPOCHS = 1`` in Python, or pass ``--epochs 1``.
 
-Each constant is read at the moment it is used, so a change counts everywhere. ``python main.py --help`` prints the
-meaning, unit and range of each. ``kd run`` has the same settings, and kd/commands/settings.py declares them for both.
+Constants are read at each use, so changes at run time take effect. ``python main.py --help`` prints the meaning, unit
+and range of each. ``kd run`` has the same settings; kd/commands/settings.py declares them for both.
 """
 
 import sys
@@ -21,7 +21,7 @@ DEVICE: torch.device = torch.device("cuda" if torch.cuda.is_available() else "cp
 
 # Training parameters
 BATCH_SIZE: int = 128
-TEST_SIZE: float = 0.1  # a tenth of the training images is held back for validation
+TEST_SIZE: float = 0.1  # share of the training images used for validation
 RANDOM_STATE: int = 42
 EPOCHS: int = 10
 LEARNING_RATE: float = 4e-3
@@ -30,9 +30,9 @@ SEED: int = 0
 
 # Distillation parameters
 TEMPERATURE: float = 5
-ALPHA: float = 0.5  # labels and teacher weigh the same; 1 is the labels alone
+ALPHA: float = 0.5  # weight of the labels; 1 trains on the labels only
 METHOD: str = "kd"
-SET: tuple[str, ...] = ()  # the method's own defaults
+SET: tuple[str, ...] = ()  # settings of the method as "name=value"; empty: its defaults
 
 # Models
 STUDENT: Annotated[
@@ -41,19 +41,17 @@ STUDENT: Annotated[
 STUDENT_WIDTH: int = 256
 
 # Data and files
-LIMIT: int | None = None  # all training images
-DATA_DIR: Path | None = None  # the embedded MNIST
-MODELS_DIR: Annotated[Path, "folder of the saved models"] = Path("models")
-RESULTS_DIR: Annotated[Path, "folder of metrics, predictions and plots"] = Path("results")
-STATE_DIR: Annotated[Path, "folder of what an interrupted run goes on from: snapshots, finished steps, lock"] = Path(
-    ".kd"
-)
+LIMIT: int | None = None  # None: all training images
+DATA_DIR: Path | None = None  # None: the MNIST included in the package
+MODELS_DIR: Annotated[Path, "folder for the trained models"] = Path("models")
+RESULTS_DIR: Annotated[Path, "folder for metrics, predictions and plots"] = Path("results")
+STATE_DIR: Annotated[Path, "folder for resume state: snapshots, finished steps, lock file"] = Path(".kd")
 SNAPSHOT_SECONDS: float = 30
 FRESH: bool = False
 
 
 def check() -> None:
-    """Refuse a value of the wrong type or outside its range, before any work is done; the error names the constant."""
+    """Check types and ranges of all constants before any work starts. Errors contain the constant's name."""
     check_constants(sys.modules[__name__])
     require_device(DEVICE, "DEVICE")
     values = {name.lower(): value for name, value in globals().items() if name.isupper()}

@@ -1,4 +1,4 @@
-"""This pipeline's distillation: its objective, and the dataset that carries the teacher's logits."""
+"""Distillation in this pipeline: the objective, and the dataset with the teacher's logits."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 import config
 import kd
-from kd import DistillDataset as DistillDataset  # the documented place of this name
+from kd import DistillDataset as DistillDataset  # documented as distillation.DistillDataset
 from kd.commands.messages import say_layers
 from kd.commands.method_flags import all_method_settings
 from kd.data.loaders import first_batch
@@ -16,19 +16,19 @@ from models import TeacherModel, new_student
 
 
 def distillation_objective(student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> kd.Objective:
-    """What ``METHOD`` trains the student towards; ``kd`` is ``ALPHA · CE + (1 − ALPHA) · T² · KL(teacher ‖ student)``.
+    """Build the objective of ``METHOD``; for ``kd``: ``ALPHA · CE + (1 − ALPHA) · T² · KL(teacher ‖ student)``.
 
     Args:
-        loader: over (image, label, teacher logits).
+        loader: yields (image, label, teacher logits).
     """
     return make(config.METHOD, student, teacher, first_batch(loader), method_settings())
 
 
 def require_method(loader: DataLoader[Any]) -> None:
-    """Refuse, before anything is trained, a ``METHOD`` that cannot work on this pair; say which layers it compares.
+    """Check before training that ``METHOD`` supports this teacher and student, and print the layers it compares.
 
     Raises:
-        ValueError: as the method has it.
+        ValueError: the method does not support these models or settings.
     """
     with kd.seeded(config.SEED):
         layers = try_method(config.METHOD, new_student(), TeacherModel(), first_batch(loader), method_settings())
@@ -36,5 +36,5 @@ def require_method(loader: DataLoader[Any]) -> None:
 
 
 def method_settings() -> dict[str, Setting]:
-    """All settings of ``METHOD``: its defaults, and what ``SET``, or for ``kd`` TEMPERATURE and ALPHA, say instead."""
+    """Return all settings of ``METHOD``: its defaults, updated by ``SET`` and, for ``kd``, TEMPERATURE and ALPHA."""
     return all_method_settings(config.METHOD, config.SET, temperature=config.TEMPERATURE, alpha=config.ALPHA)

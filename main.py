@@ -1,6 +1,6 @@
-"""The documented pipeline (docs/pipeline.rst): teacher, control and distilled student on MNIST, compared fairly.
+"""The pipeline of docs/pipeline.rst: train teacher, control and distilled student on MNIST, and compare them.
 
-``python main.py`` runs it; ``python main.py --help`` lists what can be changed. The functions also work one by one.
+``python main.py`` runs it; ``python main.py --help`` lists the settings. The functions can also be called separately.
 """
 
 import sys
@@ -15,7 +15,7 @@ import config
 import kd
 import visualization
 from distillation import distillation_objective, method_settings, require_method
-from kd.arms import OF_A_RUN, TEACHER
+from kd.arms import RUN_ARMS, TEACHER
 from kd.commands.config_flags import command_line, current_settings
 from kd.commands.messages import say_method, say_sizes
 from kd.commands.method_flags import format_method_settings
@@ -57,7 +57,7 @@ class TeacherTraining(_TeacherTuple):
     """The trained teacher and its curves: one entry per epoch, accuracies in [0, 1].
 
     Attributes:
-        history: all curves and the time it took, for ``TrainMetrics``; beside the five documented items.
+        history: all curves and the training time, for ``TrainMetrics``; not one of the five documented tuple items.
     """
 
     history: kd.History
@@ -82,7 +82,7 @@ class TrainMetrics(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One model on the test set: accuracy in [0, 1], number of errors, logits [N, K] in the test set's order."""
+    """Results of a model on the test set: accuracy in [0, 1], number of errors, logits [N, K] in dataset order."""
 
     accuracy: float
     errors: int
@@ -96,13 +96,13 @@ class TestMetrics(NamedTuple):
 
 
 def initialize_directories() -> None:
-    """Create ``models/`` and ``results/{metrics,predictions,plots}``; an unwritable one is an error now, not later."""
+    """Create ``models/`` and ``results/{metrics,predictions,plots}``, and check that they are writable."""
     for folder in files.folders(config.MODELS_DIR, config.RESULTS_DIR):
         require_writable(folder)
 
 
 def load_and_split_data() -> Data:
-    """Load MNIST, hold ``TEST_SIZE`` of its training images back for validation (stratified), and make the loaders."""
+    """Load MNIST, split off the share ``TEST_SIZE`` for validation (stratified), and create the loaders."""
     training = kd.load_mnist(train=True, root=config.DATA_DIR)
     test = kd.load_mnist(train=False, root=config.DATA_DIR)
     train_subset, val_subset = stratified_split(
@@ -138,13 +138,13 @@ def prepare_distillation_data(
     train_subset: Dataset[Any],
     val_subset: Dataset[Any],
 ) -> DistillLoaders:
-    """Loaders over (image, label, teacher logits), with the batch size, drop_last and order of the loaders given.
+    """Return loaders over (image, label, teacher logits), with batch size, drop_last and order of the given loaders.
 
-    The logits are taken from the subsets in their own order and verified row by row against the teacher.
+    The logits are computed in the order of the subsets and verified row by row against the teacher.
     """
-    ids = "ids" in METHODS[config.METHOD].needs  # as a fourth item, for a method that keeps something about each image
-    parts = {"training": (train_subset, train_loader), "validation": (val_subset, val_loader)}
-    return DistillLoaders(*with_teacher_logits(teacher, parts, ids=ids).values())
+    ids = "ids" in METHODS[config.METHOD].needs  # sample ids as a fourth tensor, for methods with a memory per image
+    splits = {"training": (train_subset, train_loader), "validation": (val_subset, val_loader)}
+    return DistillLoaders(*with_teacher_logits(teacher, splits, ids=ids).values())
 
 
 def train_students(
@@ -154,10 +154,11 @@ def train_students(
     train_distill_loader: DataLoader[Any],
     val_distill_loader: DataLoader[Any],
 ) -> StudentTraining:
-    """Train the control on the labels and its twin on labels and teacher logits: same weights, same batches.
+    """Train the control on the labels and the distilled student on labels and teacher logits.
 
-    The teacher speaks through the logits in the loaders; the model itself is not asked again. Should the two loaders
-    not show the same batches, a warning says why, and the histories' ``notes`` keep it.
+    Both start from the same weights and see the same batches. Logit methods use the cached logits in the loaders
+    instead of running the teacher. If the two loaders yield different batches, a warning is issued and recorded in the
+    histories' ``notes``.
     """
     with kd.seeded(config.SEED):
         student: nn.Module = new_student().to(config.DEVICE)
@@ -171,12 +172,12 @@ def train_students(
 def evaluate_all_models(
     teacher: nn.Module, student_reg: nn.Module, student_dist: nn.Module, test_loader: DataLoader[Any]
 ) -> TestMetrics:
-    """Evaluate the three on every test image, once; print accuracies, prediction distributions and one verdict."""
-    models = dict(zip(OF_A_RUN, (teacher, student_reg, student_dist), strict=True))
+    """Evaluate the three models on the test set; print accuracies, prediction distributions and the verdict."""
+    models = dict(zip(RUN_ARMS, (teacher, student_reg, student_dist), strict=True))
     predictions = run_steps.predict_models(models, in_order(test_loader))
-    logits = {name: answer.logits for name, answer in predictions.items()}
-    text.print_evaluation(_run({}, logits, predictions[TEACHER].labels, test_loader), limit=config.LIMIT)
-    return TestMetrics(*map(_result, predictions.values()))
+    logits = {name: result.logits for name, result in predictions.items()}
+    text.print_evaluation(_build_run({}, logits, predictions[TEACHER].labels, test_loader), limit=config.LIMIT)
+    return TestMetrics(*map(_measure, predictions.values()))
 
 
 def save_and_visualize_results(
@@ -187,26 +188,28 @@ def save_and_visualize_results(
     test_metrics: TestMetrics,
     test_loader: DataLoader[Any],
 ) -> None:
-    """Save models, metrics, predictions, plots and the report on them: all of them, or on an error none.
+    """Save models, metrics, predictions, plots and the report. If an error occurs, nothing is written.
 
-    Everything is drawn from the two metrics; of ``test_loader`` only the images and labels are used.
+    All results come from the two metrics arguments; ``test_loader`` only provides images and labels.
     """
-    logits = {name: result.logits for name, result in zip(OF_A_RUN, test_metrics, strict=True)}
-    run = _run(dict(zip(OF_A_RUN, train_metrics, strict=True)), logits, _labels(test_loader, test_metrics), test_loader)
-    models = dict(zip(OF_A_RUN, (teacher, student_reg, student_dist), strict=True))
+    logits = {name: result.logits for name, result in zip(RUN_ARMS, test_metrics, strict=True)}
+    run = _build_run(
+        dict(zip(RUN_ARMS, train_metrics, strict=True)), logits, _load_labels(test_loader, test_metrics), test_loader
+    )
+    models = dict(zip(RUN_ARMS, (teacher, student_reg, student_dist), strict=True))
     plots = visualization.all_plots(run)
     folders = {"models_dir": config.MODELS_DIR, "results_dir": config.RESULTS_DIR, "state_dir": config.STATE_DIR}
     files.save(run, models, plots, **folders)
 
 
 def main() -> None:
-    """Run the whole pipeline with the values of ``config``, from where an earlier run was interrupted."""
+    """Run the whole pipeline with the settings in ``config``; resume an interrupted run."""
     config.check()
     initialize_directories()
     with open_run(config.STATE_DIR, fresh=config.FRESH, interval=config.SNAPSHOT_SECONDS):
         data = load_and_split_data()
-        tested = len(data.test_loader.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
-        sizes = {"training": len(data.train_subset), "validation": len(data.val_subset), "test": tested}
+        test_count = len(data.test_loader.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
+        sizes = {"training": len(data.train_subset), "validation": len(data.val_subset), "test": test_count}
         say_sizes("MNIST", sizes, config.DEVICE)
         require_method(data.val_loader)
         training = train_teacher(data.train_loader, data.val_loader)
@@ -219,7 +222,7 @@ def main() -> None:
         save_and_visualize_results(*models, train_metrics, test_metrics, data.test_loader)
 
 
-def _run(
+def _build_run(
     histories: Mapping[str, kd.History], logits: Mapping[str, Tensor], labels: Tensor, test_loader: DataLoader[Any]
 ) -> Run:
     return Run(
@@ -234,26 +237,26 @@ def _run(
     )
 
 
-def _result(predictions: Predictions) -> Result:
+def _measure(predictions: Predictions) -> Result:
     errors = int((predictions.logits.argmax(dim=1) != predictions.labels).sum())
     return Result(1 - errors / len(predictions.labels), errors, predictions.logits)
 
 
-def _labels(test_loader: DataLoader[Any], metrics: TestMetrics) -> Tensor:
-    """The labels in the dataset's order; refused if the metrics were measured on other images."""
+def _load_labels(test_loader: DataLoader[Any], metrics: TestMetrics) -> Tensor:
+    """Return the labels in the dataset's order, after checking that the metrics belong to this loader."""
     labels = torch.cat([batch[1] for batch in in_order(test_loader)])
     for name, result in metrics._asdict().items():
         if len(result.logits) != len(labels) or int((result.logits.argmax(dim=1) != labels).sum()) != result.errors:
             raise ValueError(
                 f"test_metrics.{name} was not measured on this test_loader: its {len(result.logits)} logits and "
-                f"{result.errors} errors do not fit the {len(labels)} labels. Pass the loader that was evaluated."
+                f"{result.errors} errors do not match the {len(labels)} labels. Pass the loader that was evaluated."
             )
     return labels
 
 
 def _cli(arguments: list[str]) -> int:
     def program() -> None:
-        description = "Teacher, control and distilled student on MNIST, compared fairly."
+        description = "Train teacher, control and distilled student on MNIST, and compare them."
         command_line(config, arguments, program="main.py", description=description, declared=RunSettings)
         main()
 

@@ -1,4 +1,4 @@
-"""The pair: a convolutional teacher, a small student. Input [B, 1, 28, 28], output logits [B, 10]."""
+"""Models of the pipeline: a convolutional teacher and small students. Input [B, 1, 28, 28], output logits [B, 10]."""
 
 import config
 from kd.models import CNN, MLP, MNIST_SHAPE, ConvNet
@@ -9,19 +9,19 @@ class TeacherModel(ConvNet):
 
 
 class StudentModel(MLP):
-    """One hidden layer of ``width`` ReLU units (``config.STUDENT_WIDTH`` unless given): 203,530 parameters at 256."""
+    """One hidden layer of ``width`` ReLU units, by default ``config.STUDENT_WIDTH``; 203,530 parameters at 256."""
 
     def __init__(self, width: int | None = None) -> None:
         super().__init__(config.STUDENT_WIDTH if width is None else width)
 
 
 class StudentCNN(CNN):
-    """Stages ``layer1`` to ``layer3`` of 8, 16 and 32 maps, for methods that need maps: 6,274 parameters."""
+    """Stages ``layer1`` to ``layer3`` of 8, 16 and 32 maps, for methods that need feature maps; 6,274 parameters."""
 
     def __init__(self) -> None:
         super().__init__(8, MNIST_SHAPE, classes=10)
 
 
 def new_student() -> MLP | CNN:
-    """A student of the kind that ``config.STUDENT`` names."""
+    """Build an untrained student of the kind ``config.STUDENT``."""
     return StudentModel() if config.STUDENT == "mlp" else StudentCNN()

@@ -1,4 +1,4 @@
-"""How this pipeline trains: Adam, from config.LEARNING_RATE down to 0 in config.EPOCHS epochs, with progress shown."""
+"""Training in this pipeline: Adam for config.EPOCHS epochs, with a decay from config.LEARNING_RATE to 0."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ def train_model(
     train_loader: DataLoader[Any],
     val_loader: DataLoader[Any],
 ) -> kd.History:
-    """Train the model in place towards the objective; the weights after the last epoch count.
+    """Train the model in place; the final weights are those after the last epoch.
 
-    Inside an open run (``python main.py``) this is a step: kept, resumed or done anew as its inputs demand.
+    Inside a run (``python main.py``) this is a step of the run: reused, resumed or repeated, depending on its inputs.
     """
     steps = config.EPOCHS * len(train_loader)
     optimizer, scheduler = adam(model, learning_rate=config.LEARNING_RATE, steps=steps, objective=objective)

@@ -1,4 +1,4 @@
-"""Which figure goes into which file."""
+"""Plots of the pipeline as file contents."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,15 +11,15 @@ from kd.commands.run.results import Run
 
 
 def teacher_plot(history: Mapping[str, list[float]]) -> dict[Path, bytes]:
-    """``teacher_training.png``: loss and accuracy of the teacher over the epochs."""
+    """Return ``teacher_training.png``: loss and accuracy of the teacher over the epochs."""
     return publish.plot_files(config.RESULTS_DIR, plots.teacher_figure({TEACHER: history}, toy_stamp()))
 
 
 def all_plots(run: Run) -> dict[Path, bytes]:
-    """Every documented plot, and the confusion matrices, as file contents."""
+    """Return all documented plots and the confusion matrices, as file contents by path."""
     return publish.plot_files(config.RESULTS_DIR, plots.run_figures(run))
 
 
 def toy_stamp() -> str | None:
-    """What is stamped on everything that a run at toy size writes."""
+    """Return the stamp on all outputs of a quick run (``LIMIT``), or None for a full run."""
     return publish.toy_stamp(config.LIMIT)

@@ -66,7 +66,7 @@ def make_objective(name: str, batch_size: int) -> tuple[nn.Module, Objective, tu
     objective = supervised if name == CONTROL else make(name, student, teacher, batch)
     if isinstance(objective, CRDLoss):  # fill its memory, as from the second epoch on
         rows = torch.nn.functional.normalize(torch.randn(2, SEEN, objective.memory.rows.shape[2]), dim=2)
-        objective.memory.meet(torch.arange(SEEN), torch.randint(10, (SEEN,)), rows)
+        objective.memory.add_new(torch.arange(SEEN), torch.randint(10, (SEEN,)), rows)
     return student, objective, batch
 
 

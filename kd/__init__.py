@@ -1,4 +1,4 @@
-"""Knowledge distillation: mechanisms. Importable and installable by itself; knows nothing of the pipeline around it.
+"""Knowledge distillation for PyTorch: losses, methods, training, statistics, reports and the command ``kd``.
 
 history = kd.fit(student, kd.distilled(temperature=5, alpha=0.5), train_loader, val_loader, ...)
 """
@@ -6,7 +6,7 @@ history = kd.fit(student, kd.distilled(temperature=5, alpha=0.5), train_loader, 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for type checkers and editors; at run time a name is imported when it is first used
+if TYPE_CHECKING:  # for type checkers and editors; at run time a name is imported at its first use
     from kd.classifier import DistilledClassifier
     from kd.data.datasets import DistillDataset, ImageDataset
     from kd.data.loaders import batches_differ, loader_like, make_loader
@@ -72,11 +72,11 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The public name, imported now: torch takes seconds, which ``kd --help`` has no use for."""
+    """Import a public name at its first use: importing torch takes seconds, which ``kd --help`` does not need."""
     for module, names in _MODULES.items():
         if name in names:
             value = getattr(importlib.import_module(f"kd.{module}"), name)
-            globals()[name] = value  # found without this function from now on
+            globals()[name] = value  # later lookups bypass this function
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

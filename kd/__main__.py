@@ -1,4 +1,4 @@
-"""``python -m kd`` is the command ``kd``."""
+"""Entry point of ``python -m kd``, the same as the command ``kd``."""
 
 import sys
 

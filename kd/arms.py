@@ -1,4 +1,4 @@
-"""The models of an experiment: what they are called in files, figures and messages, and how they are drawn."""
+"""Arms of an experiment (teacher, control, distilled, …): their names and their style in plots."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 
 class Arm(NamedTuple):
-    """One of them, or one way to train a student.
+    """A model of an experiment: the teacher, or a student with its way of training.
 
     Attributes:
-        key: in JSON, in columns and rows of CSV, in names of steps and in printed lines.
-        label: in legends and sentences.
-        short: where there is little room.
-        colour: of Okabe and Ito's palette: told apart with every common colour blindness, and in grey by lightness.
-        marker: of its points, and
-        line: of the line through them: told apart without colour.
-        file: its weights file's name without the suffix, as ``docs/pipeline.rst`` has it; "" if a run leaves none.
+        key: identifier in JSON, CSV columns and rows, step names and printed lines.
+        label: name in legends and sentences.
+        short: name for narrow places.
+        colour: from the Okabe-Ito palette, safe for common colour blindness; greyscale differs in lightness.
+        marker: matplotlib marker of points; distinct without colour.
+        line: matplotlib line style; distinct without colour.
+        file: name of the weights file without suffix (see ``docs/pipeline.rst``); "" if a run saves no weights.
     """
 
     key: str
@@ -27,7 +27,7 @@ class Arm(NamedTuple):
     file: str = ""
 
 
-GREY = "#666666"  # of all that is no arm
+GREY = "#666666"  # for everything that is not an arm
 
 TEACHER, CONTROL, DISTILLED, SMOOTHED, LONGER = "teacher", "control", "distilled", "smoothed", "longer"
 ARMS = {
@@ -40,10 +40,10 @@ ARMS = {
         Arm(LONGER, "longer on the labels", "longer", "#CC79A7", "v", "-"),
     )
 }
-OF_A_RUN = (TEACHER, CONTROL, DISTILLED)
+RUN_ARMS = (TEACHER, CONTROL, DISTILLED)
 STUDENTS = (CONTROL, DISTILLED)
 
 
 def arm_of(name: str) -> Arm:
-    """The arm of this key; a grey one for any other name."""
+    """Return the arm with this key, or a grey placeholder arm for any other name."""
     return ARMS.get(name) or Arm(name, name, name, GREY, "P", "--")

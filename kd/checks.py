@@ -1,4 +1,4 @@
-"""Refused values, in one form: what it is, what was given, what is allowed, what to do. The ranges of settings."""
+"""Validation of values, with uniform errors (name, value, allowed values, remedy), and the ranges of settings."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:  # torch takes seconds to import, and settings are checked wit
 
 
 class DamagedDataError(OSError):
-    """A data file is missing, unreadable or not what it should be. The message names the file and the remedy."""
+    """A data file is missing, unreadable or corrupt. The message names the file and the remedy."""
 
 
 def require(condition: bool, name: str, got: object, allowed: str, advice: str = "") -> None:
-    """Raise ``ValueError`` unless the condition holds. NaN fails every comparison, so it is refused as well."""
+    """Raise ``ValueError`` unless the condition holds. NaN fails every comparison, so range checks reject it too."""
     if not condition:
         hint = f" ({advice})" if advice else ""
         raise ValueError(f"{name} must be {allowed}. Got {got!r} instead{hint}.")
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """``Did you mean a or b?`` with the known names that look most like this one; where none does, what else to say."""
+    """Return ``Did you mean a or b?`` with up to three similar known names, or ``otherwise`` if none is similar."""
     close = difflib.get_close_matches(name, list(known), n=3)
     return f"Did you mean {' or '.join(close)}?" if close else otherwise
 
@@ -39,22 +39,22 @@ def require_logits(name: str, logits: Tensor) -> None:
 
 def require_finite_logits(name: str, logits: Tensor, advice: str) -> None:
     """Raise ``ValueError`` unless logits [N, K] are finite; the error names the first row that is not."""
-    # By the extremes of each row, in which NaN and infinity show: no mask of the size of all logits.
+    # NaN and infinity show up in the extremes of a row, so no mask of the size of all logits is needed.
     finite = logits.amin(dim=1).isfinite() & logits.amax(dim=1).isfinite()
     if not finite.all():
-        broken = (~finite).nonzero().flatten().tolist()
+        broken_rows = (~finite).nonzero().flatten().tolist()
         raise ValueError(
-            f"{name} must be finite. Got NaN or infinity in {len(broken):,} of {len(logits):,} rows, the first at row "
-            f"{broken[0]}. {advice}"
+            f"{name} must be finite. Got NaN or infinity in {len(broken_rows):,} of {len(logits):,} rows, the first at "
+            f"row {broken_rows[0]}. {advice}"
         )
 
 
 def require_labels(labels: Tensor, logits: Tensor) -> None:
-    """Raise ``ValueError`` unless the labels are [N] whole numbers, each a column of these logits [N, K]."""
+    """Raise ``ValueError`` unless the labels are [N] whole numbers in 0 … K − 1, for logits [N, K]."""
     images, classes = logits.shape
     require(list(labels.shape) == [images], "labels", list(labels.shape), f"[{images}], one per row of logits")
-    whole = not (labels.is_floating_point() or labels.is_complex() or str(labels.dtype) == "torch.bool")
-    require(whole, "labels", labels.dtype, "whole numbers", "class indices, such as torch.int64")
+    is_integral = not (labels.is_floating_point() or labels.is_complex() or str(labels.dtype) == "torch.bool")
+    require(is_integral, "labels", labels.dtype, "whole numbers", "class indices, such as torch.int64")
     low, high = int(labels.min()), int(labels.max())
     require(
         low >= 0 and high < classes, "labels", f"{low} … {high}", f"within 0 … {classes - 1}, the columns of logits"
@@ -62,9 +62,10 @@ def require_labels(labels: Tensor, logits: Tensor) -> None:
 
 
 def require_every_label(labels: Tensor, rows: int) -> None:
-    """Raise ``ValueError`` unless labels are [rows] int64, and where an item has none.
+    """Raise ``ValueError`` unless labels are [rows] int64 and every sample has one.
 
-    The latter on a CPU alone: a GPU would be waited for, and refuses later.
+    Missing labels (−1) are checked on the CPU only: on a GPU the check would force a synchronisation, and the loss
+    itself fails later.
     """
     if list(labels.shape) != [rows] or str(labels.dtype) != "torch.int64":
         raise ValueError(
@@ -72,13 +73,19 @@ def require_every_label(labels: Tensor, rows: int) -> None:
         )
     if labels.device.type == "cpu" and bool((labels < 0).any()):
         raise ValueError(
-            f"this loss needs the label of every item. Got {int((labels < 0).sum())} of {len(labels)} without one. "
-            "Learn from unlabelled items with a method whose own loss reads no labels, such as kd."
+            f"this loss needs a label for every sample. Got {int((labels < 0).sum())} of {len(labels)} without one. "
+            "For unlabelled samples use a method whose own loss reads no labels, such as kd."
         )
 
 
 class Range(NamedTuple):
-    """The values that a setting may have: a predicate, the same in words, and which are usual."""
+    """Allowed values of a setting.
+
+    Attributes:
+        holds: predicate that is true for an allowed value.
+        allowed: the same in words, for errors and help texts.
+        advice: usual values or a remedy, for errors.
+    """
 
     holds: Callable[[Any], bool]
     allowed: str
@@ -86,22 +93,22 @@ class Range(NamedTuple):
 
 
 def at_least(least: int, advice: str = "") -> Range:
-    """The range of whole numbers from ``least`` on."""
+    """Return the range of whole numbers ≥ ``least``."""
     return Range(lambda n: n >= least, f"a whole number of at least {least}", advice)
 
 
 def or_none(values: Range) -> Range:
-    """The same range, with None in it."""
+    """Return the range extended by None."""
     return Range(lambda x: x is None or values.holds(x), f"None or {values.allowed}", values.advice)
 
 
 def positive(advice: str) -> Range:
-    """The range of finite numbers above 0."""
+    """Return the range of finite numbers above 0."""
     return Range(lambda x: 0 < x < math.inf, "a finite number above 0", advice)
 
 
 def proportion(advice: str) -> Range:
-    """The range (0, 1)."""
+    """Return the open range (0, 1)."""
     return Range(lambda x: 0 < x < 1, "in (0, 1)", advice)
 
 
@@ -111,27 +118,27 @@ LEARNING_RATE = positive("0.001 is usual for Adam")
 
 
 def ranges(declaration: type) -> dict[str, Range]:
-    """The range of each setting of a class that has one: the ``Range`` in its ``Annotated`` type."""
+    """Return the range of each setting of a class, taken from its ``Annotated`` type; omit settings without one."""
     hints = typing.get_type_hints(declaration, include_extras=True)
     metadata = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
     return {name: item for name, items in metadata.items() for item in items if isinstance(item, Range)}
 
 
 def require_in_range(name: str, value: object, allowed: Range) -> None:
-    """Raise ``ValueError`` with the setting's name, the value, what is allowed and what is usual, unless it is that."""
+    """Raise ``ValueError`` if the value is outside its range; the error shows name, value and allowed values."""
     require(allowed.holds(value), name, value, allowed.allowed, allowed.advice)
 
 
 def check_ranges(declaration: type, values: Mapping[str, object], *, shown: Callable[[str], str]) -> None:
-    """Refuse a value outside the range of its setting.
+    """Check every value against the range of its setting.
 
     Args:
-        declaration: a class whose annotations have the ranges.
-        values: by setting; those without a range are not checked.
-        shown: a setting's name as the reader of the error knows it, ``EPOCHS`` or ``--epochs``.
+        declaration: class whose annotations contain the ranges.
+        values: values by setting name; settings without a range are not checked.
+        shown: maps a setting's name to its name in errors, such as ``EPOCHS`` or ``--epochs``.
 
     Raises:
-        ValueError: as ``require_in_range`` has it.
+        ValueError: a value is outside its range.
     """
     for name, allowed in ranges(declaration).items():
         if name in values:

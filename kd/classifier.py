@@ -1,4 +1,4 @@
-"""Distillation as scikit-learn has it: an estimator whose teacher is a classifier or a trained network.
+"""Distillation as a scikit-learn estimator, with a classifier or a trained network as teacher.
 
 model = kd.DistilledClassifier(RandomForestClassifier(), student=(32,)).fit(X, y)
 """
@@ -46,51 +46,53 @@ _RANGES = {
 
 
 class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """A small network for tables, trained on the labels and on what a teacher says of each row.
+    """A small neural network for tabular data, distilled from a teacher.
 
-    ``fit`` gives the student ``alpha · CE + (1 − alpha) · T² · KL(teacher ‖ student)``. For small tables of numbers;
-    everything is kept in memory. Sparse matrices, missing values and sample weights are refused.
+    ``fit`` minimises ``alpha · CE + (1 − alpha) · T² · KL(teacher ‖ student)``. The whole data set is held in memory.
+    Sparse matrices, missing values and sample weights are not supported.
 
     Args:
-        teacher: who teaches.
+        teacher: the model to distil from.
 
-            A scikit-learn classifier with ``predict_proba``: one that is not fitted is cloned, and the clone fitted on
-            the very rows that ``fit`` is given; one that is fitted is asked as it is. scikit-learn's ``clone``, and so
-            ``GridSearchCV`` and ``cross_val_score``, forget what an estimator has learned: there the teacher learns
-            anew from each training fold, and nothing leaks from the fold it is judged on. To keep a fitted one, wrap it
-            in ``sklearn.frozen.FrozenEstimator``; see to it then that it has not seen the rows to be judged on.
+            A scikit-learn classifier with ``predict_proba``. An unfitted classifier is cloned and fitted on the data
+            passed to ``fit``; a fitted classifier is used without refitting. In ``GridSearchCV`` and
+            ``cross_val_score``, ``clone`` discards the fit: the teacher is fitted again on each training fold, and no
+            test fold leaks. To keep a fitted teacher, wrap it in ``sklearn.frozen.FrozenEstimator``; then make sure
+            that it was not fitted on rows used for evaluation.
 
-            A trained ``nn.Module``, shown the rows as they are given to ``fit``, in float32, and asked for logits
-            [N, classes] in the order of ``classes_``. ``clone`` copies it with its weights.
+            A trained ``nn.Module`` that maps the unscaled rows in float32 to logits [N, classes] in the order of
+            ``classes_``. ``clone`` copies it with its weights.
 
-            None: nobody. The student learns from the labels alone, as the control does that belongs beside a distilled
-            student. With the same ``random_state`` both start from the same weights and see the same batches.
+            None: the student is trained on the labels only. This is the control for a distilled student: with the
+            same ``random_state`` both start from the same weights and see the same batches.
         student: units of each hidden layer, such as ``(64,)``; or a function (features, classes) → ``nn.Module`` with
             input [B, features] float32 and output logits [B, classes].
         temperature: T > 0, softens teacher and student in the second term.
-        alpha: weight of the *labels*, in [0, 1]. 1 gives the control to the bit, 0 the teacher alone.
-        cv: of a teacher that is fitted here, which answers are taught. None: those of the fitted teacher to the rows it
-            has learned from. A forest knows these by heart: fully grown and without bootstrap, it repeats the labels,
-            and all that its student gets is labels that the temperature has smoothed. A number of folds, or a splitter:
-            each row is answered for by a clone that has not learned from it, as ``StackingClassifier`` does;
-            ``teacher_`` has still learned from all.
-        epochs: passes over the rows, at least 1; the weights after the last count.
-        batch_size: rows a training step, at least 1.
-        learning_rate: of Adam at the first step, above 0; it falls linearly to 0.
-        standardize: show the student every column at mean 0 and variance 1, as measured on the rows of ``fit``. The
-            teacher always gets the rows as they are.
-        device: where the student trains and answers: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``.
-        random_state: decides the student's first weights and the order of batches, and of a teacher that is fitted here
-            every ``random_state`` that is None. An int gives the same bits each time, for one number of threads, and
-            no global random state is touched. None draws from NumPy's, as everywhere in scikit-learn.
+        alpha: weight of the *labels*, in [0, 1]. 1 equals the control bit for bit; 0 uses the teacher only.
+        cv: how the logits of a teacher fitted here are computed.
+
+            None: by the fitted teacher, on the rows it was fitted on. An overfitted teacher then adds little: a fully
+            grown forest without bootstrap reproduces the labels, and its student is trained on smoothed labels.
+
+            A number of folds, or a splitter: out of fold, each row by a clone that was fitted without it, as in
+            ``StackingClassifier``. ``teacher_`` is still fitted on all rows.
+        epochs: passes over the data, at least 1. The weights after the last epoch are used.
+        batch_size: rows per training step, at least 1.
+        learning_rate: initial learning rate of Adam, above 0; decays linearly to 0.
+        standardize: scale the student's inputs to mean 0 and variance 1, with the statistics of the rows passed to
+            ``fit``. The teacher always gets unscaled rows.
+        device: device of the student: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``.
+        random_state: seeds the student's initial weights, the order of batches, and each ``random_state`` of None in a
+            teacher fitted here. With an int, results are bit-identical for the same number of threads, and global
+            random states are untouched. None draws from NumPy's global generator, as in scikit-learn.
         verbose: print a line for each epoch.
 
     Attributes:
-        classes_: [K] labels, sorted.
-        n_features_in_, feature_names_in_: as everywhere in scikit-learn; the latter if the columns have names.
-        teacher_: the one that was asked: the fitted clone, or ``teacher`` itself.
-        student_: the trained ``nn.Module``, in eval mode; its input are rows as ``scaler_`` gives them.
-        scaler_: the fitted ``StandardScaler``, None without ``standardize``.
+        classes_: [K] sorted labels.
+        n_features_in_, feature_names_in_: as in scikit-learn; the latter only if the columns have names.
+        teacher_: the teacher used: the fitted clone, or ``teacher`` itself.
+        student_: the trained ``nn.Module``, in eval mode. Its inputs are rows transformed by ``scaler_``.
+        scaler_: the fitted ``StandardScaler``; None if ``standardize`` is False.
         history_: ``kd.History`` of the training.
     """
 
@@ -124,80 +126,81 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.verbose = verbose
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> DistilledClassifier:
-        """Train the student, and before it the teacher, if that is not fitted.
+        """Fit the teacher if it is unfitted, then train the student.
 
         Args:
             X: [N, F] finite numbers.
-            y: [N] labels of two classes or more; numbers or strings.
+            y: [N] labels of two or more classes; numbers or strings.
 
         Raises:
-            ValueError: a parameter, the data, or a teacher that does not fit them.
+            ValueError: a parameter or the data is invalid, or the teacher does not fit the data.
             FloatingPointError: the loss or a gradient is not finite.
         """
-        objective, device = self._checked()
+        objective, device = self._check_parameters()
         rows, targets = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(targets)
         self.classes_, labels = np.unique(targets, return_inverse=True)
         require(len(self.classes_) >= 2, "y", f"{len(self.classes_)} class", "of at least 2 classes")
         random = check_random_state(self.random_state)
-        seed = int(random.randint(2**31 - 1))  # drawn before the teacher's, so that control and twin have the same
+        # Drawn before the teacher's seeds, so that the control and the distilled student get the same seed.
+        seed = int(random.randint(2**31 - 1))
         self.scaler_ = StandardScaler().fit(rows) if self.standardize else None
-        self.student_ = self._untrained(seed, rows[:1]).to(device)
+        self.student_ = self._build_student(seed, rows[:1]).to(device)
         self.teacher_ = prepare_teacher(self.teacher, X, targets, random)
-        dataset: Dataset[Any] = ArrayDataset(self._inputs(rows), torch.tensor(labels))
+        dataset: Dataset[Any] = ArrayDataset(self._prepare_inputs(rows), torch.tensor(labels))
         if self.teacher_ is not None:
             dataset = DistillDataset(dataset, self._teacher_logits(X, rows, targets))
         self.history_ = self._train(objective, make_loader(dataset, batch_size=self.batch_size, shuffle=True), seed)
-        self.student_.eval()  # for whoever takes it out of here and asks it directly
+        self.student_.eval()  # for callers that use ``student_`` directly
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probabilities [N, K] of the classes in the order of ``classes_``; each row adds up to 1."""
-        check_is_fitted(self, "history_")  # a training that was broken off has left a student, but no history
+        """Return probabilities [N, K] in the order of ``classes_``; each row sums to 1."""
+        check_is_fitted(self, "history_")  # after an interrupted fit student_ exists, but history_ does not
         rows = validate_data(self, X, dtype=np.float64, reset=False)
-        logits = network_logits(self.student_, self._inputs(rows))
+        logits = network_logits(self.student_, self._prepare_inputs(rows))
         probabilities: NDArray[np.float64] = logits.double().softmax(dim=1).numpy()
         return probabilities
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most probable class [N] of each row."""
+        """Return the most probable class [N] of each row."""
         probabilities = self.predict_proba(X)
         labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return labels
 
-    def _checked(self) -> tuple[Objective, torch.device]:
-        """The objective and the device, once every parameter is known to be allowed."""
+    def _check_parameters(self) -> tuple[Objective, torch.device]:
+        """Validate all parameters, and return the objective and the device."""
         for name, values in _RANGES.items():
             require_in_range(name, getattr(self, name), values)
         device = device_named(str(self.device), setting="device")
         require_device(device, "device")
-        recipe = isinstance(self.student, (tuple, list)) or callable(self.student)
+        is_supported = isinstance(self.student, (tuple, list)) or callable(self.student)
         allowed = "hidden sizes such as (64,), or a function (features, classes) → nn.Module"
-        advice = "fit must not change what it is given, so a network itself is no student; a function makes a new one"
-        require(recipe and not isinstance(self.student, nn.Module), "student", self.student, allowed, advice)
+        advice = "fit must not modify its parameters, so pass a function that builds a new network, not the network"
+        require(is_supported and not isinstance(self.student, nn.Module), "student", self.student, allowed, advice)
         objective = distilled(temperature=self.temperature, alpha=self.alpha)
         return supervised if self.teacher is None else objective, device
 
-    def _inputs(self, rows: NDArray[np.float64]) -> Tensor:
-        """What the student sees of these rows [N, F]: float32, standardised where that is wanted."""
+    def _prepare_inputs(self, rows: NDArray[np.float64]) -> Tensor:
+        """Return the student's inputs [N, F] for these rows: float32, standardised if ``standardize`` is True."""
         return torch.tensor(self.scaler_.transform(rows) if self.scaler_ else rows, dtype=torch.float32)
 
-    def _untrained(self, seed: int, row: NDArray[np.float64]) -> nn.Module:
-        """The student as it starts, shown one row to see that it has an answer of the right shape."""
+    def _build_student(self, seed: int, row: NDArray[np.float64]) -> nn.Module:
+        """Build the untrained student and check its output shape on one row."""
         features, classes = self.n_features_in_, len(self.classes_)
         with seeded(seed):
             if callable(self.student):
-                made = self.student(features, classes)
+                network = self.student(features, classes)
             else:
-                made = MLP(*self.student, input_shape=(features,), classes=classes)
-            shape = list(network_logits(made, self._inputs(row)).shape)
-        require(shape == [1, classes], "the student's answer to one row", shape, f"[1, {classes}], a logit per class")
-        return made
+                network = MLP(*self.student, input_shape=(features,), classes=classes)
+            shape = list(network_logits(network, self._prepare_inputs(row)).shape)
+        require(shape == [1, classes], "the student's output for one row", shape, f"[1, {classes}], a logit per class")
+        return network
 
     def _teacher_logits(self, X: Any, rows: NDArray[np.float64], targets: NDArray[Any]) -> Tensor:
-        """The teacher's logits [N, K], one row for each."""
-        fitted_here = self.teacher_ is not self.teacher
-        if fitted_here and self.cv is not None:
+        """Return the teacher's logits [N, K], out of fold if ``cv`` is set and the teacher was fitted here."""
+        is_fitted_here = self.teacher_ is not self.teacher
+        if is_fitted_here and self.cv is not None:
             return out_of_fold_logits(self.teacher_, X, targets, self.cv)
         return teacher_logits(self.teacher_, X, rows, self.classes_)
 

@@ -1,4 +1,4 @@
-"""The command ``kd``. What a command can be told is a dataclass; the work is imported only when it is to be done."""
+"""The command ``kd``. Settings are dataclasses, free of torch; a command's module is imported only to run it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from kd.console import say
 
 class Settings(Protocol):
     def check(self) -> None:
-        """Raise ValueError for a value outside its range."""
+        """Raise ``ValueError`` for a value outside its range."""
 
 
 class Command(NamedTuple):
-    """The class of a command's settings, and the module whose ``run(settings)`` does the work."""
+    """A command: the class of its settings, and the module whose ``run(settings)`` executes it."""
 
     settings: type[Settings]
     module: str
@@ -42,37 +42,39 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says and return the exit status, as ``kd.commands.program`` has it.
+    """Parse the command line, run the command and return its exit status (see ``kd.commands.program``).
 
     Args:
-        arguments: those of the process unless given.
+        arguments: defaults to the process's arguments.
 
     Raises:
-        SystemExit: after ``--help`` (0), and for a command line that is refused (2), before anything is done.
+        SystemExit: after ``--help`` (0), and for an invalid command line (2), before any work starts.
     """
 
     words = sys.argv[1:] if arguments is None else arguments
 
     def program() -> None:
-        command, settings = _parsed(words)
+        command, settings = _parse(words)
         module = "kd.commands.dry_run" if getattr(settings, "dry_run", False) else command.module
         importlib.import_module(module).run(settings)
 
     return exit_status(program, command=("kd", *words))
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[Command, Settings]:
-    kinds: dict[str, Callable[..., Settings]] = {name: command.settings for name, command in COMMANDS.items()}
+def _parse(arguments: Sequence[str]) -> tuple[Command, Settings]:
+    settings_classes: dict[str, Callable[..., Settings]] = {
+        name: command.settings for name, command in COMMANDS.items()
+    }
     try:
         settings: Settings = subcommand_cli_from_dict(
-            kinds,
+            settings_classes,
             prog="kd",
-            description="Knowledge distillation whose answer can be trusted.",
+            description="Train a small network from a large one, next to a matched control, with statistics on both.",
             args=arguments,
         )
         if isinstance(settings, RunSettings):
             settings = with_file(settings, arguments[1:])
-        settings.check()  # before torch is imported: a mistake is answered at once
+        settings.check()  # before torch is imported, so a mistake is reported at once
     except (ValueError, OSError) as error:
         say(f"error: {error}", to_stderr=True)
         raise SystemExit(2) from error

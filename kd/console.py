@@ -1,4 +1,4 @@
-"""What a person sees while it runs: a live bar with the time left on a terminal, plain lines elsewhere."""
+"""Console output: lines, tables, and a progress bar with the remaining time if the output is a terminal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-_live: list[Console] = []  # the console of the bar on the screen: whoever prints past it writes into the bar
-_relays: list[Callable[[int], None]] = []  # in a worker process: where steps are counted instead
+_live: list[Console] = []  # console of the visible bar; output that bypasses it would overwrite the bar
+_relays: list[Callable[[int], None]] = []  # in a worker process: callbacks that count steps instead of a bar
 
 
 def say(text: str, *, to_stderr: bool = False) -> None:
-    """Print one line or paragraph, unstyled where the output is not a terminal."""
+    """Print one line or paragraph, without styling. In a worker process print errors only."""
     if _relays and not to_stderr:
         return
     console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
@@ -23,8 +23,8 @@ def say(text: str, *, to_stderr: bool = False) -> None:
 
 
 @contextmanager
-def relayed(advance: Callable[[int], None]) -> Iterator[None]:
-    """Inside the block only errors are printed, and a bar's steps are told to ``advance``: for a worker process."""
+def relay_progress(advance: Callable[[int], None]) -> Iterator[None]:
+    """Inside the block print errors only and send progress steps to ``advance``. For worker processes."""
     _relays.append(advance)
     try:
         yield
@@ -34,14 +34,17 @@ def relayed(advance: Callable[[int], None]) -> Iterator[None]:
 
 class Advance(Protocol):
     def __call__(self, steps: int = 1, /) -> None:
-        """Move the bar on by so many steps."""
+        """Advance the bar by this number of steps."""
 
 
 @contextmanager
 def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
-    """A bar over ``steps`` steps, so many of them ``done`` before; yields the function that advances it.
+    """Show a progress bar inside the block and yield the function that advances it; silent without a terminal.
 
-    Silent where there is no terminal.
+    Args:
+        title: text before the bar.
+        steps: total number of steps.
+        done: steps completed earlier.
     """
     if _relays:
         _relays[-1](done)
@@ -59,12 +62,12 @@ def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
 
 
 def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """A table with a name at the head of each row and right-aligned cells."""
+    """Print a table with left-aligned row names and right-aligned cells."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for name, cells in rows.items():
         table.add_row(name, *cells)
-    # Off the terminal rich assumes 80 columns and cuts the cells; a file has no width.
+    # Without a terminal rich assumes 80 columns and truncates cells, so files get a very wide console.
     console = Console(highlight=False)
     Console(highlight=False, width=None if console.is_terminal else 10_000).print(table)

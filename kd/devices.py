@@ -1,4 +1,4 @@
-"""Where a model trains: a device by its name, and whether this machine has it."""
+"""Devices by name, checks that they are available, and the number of CPU threads."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from kd.checks import require
 
 
 def device_named(name: str, *, setting: str = "--device") -> torch.device:
-    """``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is CUDA where there is one, else the CPU.
+    """Return the device with this name.
 
     Args:
-        setting: what the error calls it.
+        name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` for CUDA if available, else the CPU.
+        setting: name of the setting in the error.
 
     Raises:
-        ValueError: there is no such kind of device.
+        ValueError: the name is not a device type. Availability is not checked; see ``require_device``.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,18 +29,18 @@ def device_named(name: str, *, setting: str = "--device") -> torch.device:
 
 
 def require_device(device: torch.device, name: str) -> None:
-    """Refuse a device that this machine lacks; the error calls it by the setting's name."""
-    works = True
+    """Raise ``ValueError`` if this machine does not have the device; ``name`` is the setting's name in the error."""
+    is_available = True
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # torch raises either, by how it was built
-        works = False
-    require(works, name, str(device), "a device of this machine", "cpu always works")
+    except (RuntimeError, AssertionError):  # which of the two depends on the build of torch
+        is_available = False
+    require(is_available, name, str(device), "a device of this machine", "cpu always works")
 
 
 @contextmanager
 def using_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads inside the block, at least 1; afterwards as many as before."""
+    """Set torch's number of threads (at least 1) inside the block and restore it afterwards."""
     require(count >= 1, "threads", count, "a whole number of at least 1")
     before = torch.get_num_threads()
     torch.set_num_threads(count)

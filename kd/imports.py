@@ -1,4 +1,4 @@
-"""What is imported by name at run time: optional libraries, and classes and functions from a user's own file."""
+"""Imports at run time: optional libraries (extras), and classes and functions from user files (plugins)."""
 
 from __future__ import annotations
 
@@ -17,80 +17,81 @@ from kd.console import say
 
 
 def is_plugin(spec: str) -> bool:
-    """Whether the text names something in a Python file: ``file.py`` or ``file.py:Name``."""
+    """Return whether the text refers to a Python file: ``file.py`` or ``file.py:Name``."""
     return spec.endswith(".py") or spec.rpartition(":")[0].endswith(".py")
 
 
 def load_plugin(spec: str) -> Any:
-    """What is called ``Name`` in the file of ``file.py:Name``. Loading it runs the file's code, which is said.
+    """Return the object ``Name`` from ``file.py:Name``. Runs the file's code and prints a line about it.
 
-    The file stands alone: what it imports must be installed or on ``PYTHONPATH``. Its classes and functions can be sent
-    to other processes (``kd.training.pool``).
+    Modules that the file imports must be installed or on ``PYTHONPATH``; the file's folder is not searched. Its classes
+    and functions can be sent to other processes (``kd.training.pool``).
 
     Raises:
-        ValueError: no name is given, the file's code fails, or there is no such name in it.
+        ValueError: the name is missing, the file's code fails, or the file does not define the name.
         OSError: the file cannot be read.
     """
     file, _, name = spec.rpartition(":")
     if not file.endswith(".py") or not name:
         raise ValueError(
-            f"{spec!r} must be FILE.py:NAME, a Python file and what to take from it, as in net.py:Student."
+            f"{spec!r} must be FILE.py:NAME, a Python file and a name defined in it, such as net.py:Student."
         )
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}, from which {name!r} was to be taken. Give its path.")
+        raise FileNotFoundError(f"there is no file {path} to load {name!r} from. Check its path.")
     say(f"{path}: running its code for {name}")
     module = run_file(path)
     if name not in vars(module):
-        public = [known for known in vars(module) if not known.startswith("_")]
-        meant = did_you_mean(name, public, f"Define it there; found: {', '.join(public) or 'nothing'}.")
-        raise ValueError(f"{path} defines no {name!r}. {meant}")
+        public = [key for key in vars(module) if not key.startswith("_")]
+        hint = did_you_mean(name, public, f"Define it there; found: {', '.join(public) or 'nothing'}.")
+        raise ValueError(f"{path} defines no {name!r}. {hint}")
     return getattr(module, name)
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Leaves no ``__pycache__`` beside a user's file, and never takes code from one that an edit has made old."""
+    """Source loader without bytecode cache: writes no ``__pycache__`` and never runs stale code after an edit."""
 
     def path_stats(self, path: str) -> Any:
-        raise OSError(f"{path} is compiled anew each time")
+        raise OSError(f"{path} is always compiled from source")
 
 
 def run_file(path: Path) -> ModuleType:
-    """A Python file as a module, its code run anew; what it defines can be sent to other processes.
+    """Run a Python file and return it as a module. Objects that it defines can be sent to other processes.
 
     Raises:
-        ValueError: its code fails.
+        ValueError: the file's code fails.
     """
-    # A name that no installed module has: a file called random.py is not to become everyone's random.
+    # The prefix keeps a user's random.py from replacing the standard module in sys.modules.
     name = f"kd_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses, among others, look their module up while they are made
+    sys.modules[name] = module  # needed while the code runs: dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # anyone's code
+    except Exception as error:  # user code can raise anything
         del sys.modules[name]
         raise ValueError(f"{path} failed while its code ran ({type(error).__name__}: {error}). Correct it.") from error
-    cloudpickle.register_pickle_by_value(module)  # no other process can import it by that name
+    cloudpickle.register_pickle_by_value(module)  # other processes cannot import it by its name
     return module
 
 
 class MissingExtraError(ImportError):
-    """A library of an extra is not installed; the message says how to install it."""
+    """An optional library is not installed. The message contains the command that installs it."""
 
 
 def import_extra(module: str, *, library: str, name: str, needed_for: str) -> Any:
-    """The module of an optional library.
+    """Import and return a module of an optional library.
 
     Args:
-        library: its name, for a person.
-        name: of the extra that brings it.
-        needed_for: what cannot be done without it.
+        module: dotted name of the module.
+        library: name of the library in the error.
+        name: extra that installs the library.
+        needed_for: feature that needs the library, in the error.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: the library is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of (seed, epoch), without leaving a trace in the caller's generators."""
+"""Random seeds as a pure function of (seed, epoch), and seeded blocks that restore the caller's generators."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from kd.checks import require
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """One 63-bit number from (seed, epoch), well mixed: neighbouring seeds and epochs share no stream."""
+    """Return a 63-bit seed from (seed, epoch). Mixing avoids correlated streams of neighbouring seeds and epochs."""
     require(seed >= 0, "seed", seed, "a whole number of at least 0")
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's global generators inside the block and give the caller's states back after it.
+    """Seed torch's global generators inside the block and restore the caller's states afterwards.
 
     Args:
-        device: the GPU (CUDA or MPS) whose generator is used inside, if any; the CPU's is always covered. No other
-            device's generator is touched.
+        seed: seed of the generators.
+        device: GPU (CUDA or MPS) whose generator is also seeded. The CPU's always is; other devices' never are.
     """
     device = device or torch.device("cpu")
     before = generator_states(device)
@@ -41,7 +41,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 
 def generator_states(device: torch.device) -> list[Tensor]:
-    """The states of torch's global generators: the CPU's, then that of the GPU if the device is one."""
+    """Return the states of torch's global generators: the CPU's, then the GPU's if the device is a GPU."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -51,7 +51,7 @@ def generator_states(device: torch.device) -> list[Tensor]:
 
 
 def set_generator_states(states: Sequence[Tensor], device: torch.device) -> None:
-    """The inverse of ``generator_states``."""
+    """Restore states returned by ``generator_states``."""
     torch.set_rng_state(states[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states[1], device)

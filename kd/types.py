@@ -1,6 +1,6 @@
-"""The whole vocabulary of the toolkit: three types, one number, and no base class.
+"""Shared types of the toolkit: ``Batch``, ``Objective``, ``Metric``, and the label of unlabelled samples.
 
-Axis letters used in every docstring: N samples, B batch, K classes, C channels, H × W pixels.
+Axis letters in all docstrings: N samples, B batch, K classes, C channels, H × W pixels.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-# What a loader yields: input [B, ...], label [B] int64, then, where the method needs it, teacher logits [B, K], and
-# last ids [B] int64 of the samples.
+# A loader's batch: input [B, ...], label [B] int64, then, if the method needs them, teacher logits [B, K] and finally
+# sample ids [B] int64.
 Batch = tuple[Tensor, ...]
 
-# The label of an item that has none: distillation learns from its input and the teacher alone.
+# Label of an unlabelled sample, which distillation uses with the teacher's logits only.
 UNLABELLED = -1
 
 # (model, batch) → the model's output and its weighted loss terms by name; the loss is their sum.
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
-# (output, batch) → a scalar, averaged over the items, all of which have a label. Reported, never trained on.
+# (output, batch) → a scalar, averaged over the samples, all of which are labelled. Reported, never trained on.
 Metric = Callable[[Tensor, Batch], Tensor]

@@ -29,7 +29,7 @@ from kd.data.splits import stratified_split
 from kd.losses import hint_loss
 from kd.losses.feature import same_size
 from kd.models import CNN, MNIST_SHAPE, ConvNet
-from kd.models.features import capture, shapes
+from kd.models.features import capture, layer_shapes
 
 # Names from model.named_modules(): a layer in the middle of each network.
 STUDENT_LAYER, TEACHER_LAYER = "layer2", "norm2"
@@ -58,7 +58,7 @@ class Hint(nn.Module):
     def __init__(self, student: nn.Module, teacher: nn.Module, images: Tensor, *, weight: float) -> None:
         super().__init__()
         student_width, teacher_width = (
-            shapes(model, [layer], images)[0][0]
+            layer_shapes(model, [layer], images)[0][0]
             for model, layer in ((student, STUDENT_LAYER), (teacher, TEACHER_LAYER))
         )
         self.projector = nn.Conv2d(student_width, teacher_width, kernel_size=1)

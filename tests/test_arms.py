@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import main
-from kd.arms import ARMS, OF_A_RUN, arm_of
+from kd.arms import ARMS, RUN_ARMS, arm_of
 
 
 def test_no_two_arms_have_a_name_a_colour_or_a_marker_in_common() -> None:
@@ -16,8 +16,8 @@ def test_no_two_arms_have_a_name_a_colour_or_a_marker_in_common() -> None:
 
 def test_the_files_of_a_run_are_those_of_the_documented_pipeline() -> None:
     reference = (Path(main.__file__).parent / "docs" / "pipeline.rst").read_text(encoding="utf-8")
-    assert all(f"``{ARMS[name].file}.pth``" in reference for name in OF_A_RUN)
-    assert len(OF_A_RUN) == len(main.TestMetrics._fields) == len(main.TrainMetrics._fields)
+    assert all(f"``{ARMS[name].file}.pth``" in reference for name in RUN_ARMS)
+    assert len(RUN_ARMS) == len(main.TestMetrics._fields) == len(main.TrainMetrics._fields)
 
 
 def test_another_name_is_shown_as_it_is() -> None:

@@ -304,7 +304,7 @@ def test_a_lazy_student_gets_its_sizes_and_still_repeats_itself() -> None:
         ({"student": 64}, r"student must be hidden sizes such as \(64,\), or a function .*Got 64 instead"),
         (
             {"student": MLP(8, input_shape=(4,), classes=3)},
-            "a network itself is no student; a function makes a new one",
+            "pass a function that builds a new network, not the network",
         ),
         ({"student": (0,)}, r"widths of an MLP must be one or more whole numbers above 0\. Got \(0,\)"),
         (

@@ -91,18 +91,18 @@ print(list(model(torch.ones(1, 6)).shape), digest(describe(model)))
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", r"must be FILE.py:NAME, a Python file and what to take from it"),
+        ("", r"must be FILE.py:NAME, a Python file and a name defined in it"),
         ("Tolt", r"random.py defines no 'Tolt'\. Did you mean Told\?"),
         ("qqqq", r"random.py defines no 'qqqq'\. Define it there; found: .*Told"),
         (
             "asks_more",
             r"random.py:asks_more must take \(input_shape, classes\) or no arguments\. Got \(input_shape, depth",
         ),
-        ("fails", r"random.py:fails failed as it was called \(KeyError: 'inside'\)\. Correct the file"),
-        ("no_module", r"random.py:no_module must make a torch.nn.Module\. Got a int instead"),
-        ("instance", r"must be a class or a function that makes a model\. Got a Alone instead"),
-        ("number", r"must be a class or a function that makes a model\. Got a int instead"),
-        ("Alone", r"Alone was tried on one example \[1, 7\] and failed"),
+        ("fails", r"random.py:fails failed when called \(KeyError: 'inside'\)\. Correct the file"),
+        ("no_module", r"random.py:no_module must return a torch.nn.Module\. Got a int instead"),
+        ("instance", r"must be a class or a function that returns a model\. Got a Alone instead"),
+        ("number", r"must be a class or a function that returns a model\. Got a int instead"),
+        ("Alone", r"Alone was tried on one sample \[1, 7\] and failed"),
     ],
 )
 def test_what_is_no_model_is_refused(file: Path, name: str, message: str) -> None:
@@ -111,12 +111,12 @@ def test_what_is_no_model_is_refused(file: Path, name: str, message: str) -> Non
 
 
 def test_a_file_alone_names_nothing(file: Path) -> None:
-    with pytest.raises(ValueError, match=r"must be FILE.py:NAME.*as in net.py:Student"):
+    with pytest.raises(ValueError, match=r"must be FILE.py:NAME.*such as net.py:Student"):
         build(str(file), input_shape=(7,), classes=4, seed=0)
 
 
 def test_a_file_that_is_not_there_or_does_not_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*net.py, from which 'Net' was to be taken\. Give"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*net.py to load 'Net' from\. Check its path"):
         build(f"{tmp_path / 'net.py'}:Net", input_shape=(7,), classes=4, seed=0)
     for code, reason in (("def", "SyntaxError"), ("import nothing_of_that_name", "ModuleNotFoundError: No module")):
         (tmp_path / "net.py").write_text(code)

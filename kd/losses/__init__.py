@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors, one per paper. No config, no model, no device."""
+"""Distillation losses as pure functions of tensors, without configuration, models or device handling."""
 
 from kd.losses.contrastive import crd_loss as crd_loss
 from kd.losses.feature import ab_loss as ab_loss

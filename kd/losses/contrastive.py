@@ -1,4 +1,4 @@
-"""Losses that tell a sample's own embedding from those of other samples, on rows [B, D] of length 1."""
+"""Contrastive losses of embeddings [B, D], rows of unit length."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.checks import require
-from kd.losses.precision import wide
+from kd.losses.precision import widen
 
 
 def crd_loss(anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Tensor, *, temperature: float) -> Tensor:
-    """``log(1 + e^−l⁺) + Σ log(1 + e^l⁻)``, averaged over the batch: are two of one sample, or met at random?
+    """Contrastive loss ``log(1 + e^−l⁺) + Σ log(1 + e^l⁻)``, averaged over the batch.
 
-    One model's embedding is the anchor; the others are the other model's, and get no gradient. l is the pair's cosine
-    divided by τ, less log m and log Z: m is the anchor's number of negatives, and Z what the exponential of the cosine
-    over τ is on average for random directions in D dimensions. In float32 or better, inside autocast too.
+    It classifies pairs of embeddings as from the same sample or from different samples. One model provides the anchors;
+    the other provides positives and negatives, which get no gradient. The logit of a pair is
+    ``l = cosine / τ − log m − log Z``, with m the anchor's number of negatives and Z the expectation of e^(cosine / τ)
+    for random directions in D dimensions. Computed in float32 or better, also inside autocast.
 
     Args:
-        anchors, positives: [B, D], rows of length 1; row i of both is of one sample.
-        negatives: [M, D], rows of length 1.
-        allowed: [B, M] bool, which negatives count for which anchor: those of other classes.
+        anchors, positives: [B, D], rows of unit length; row i of both belongs to the same sample.
+        negatives: [M, D], rows of unit length.
+        allowed: [B, M] bool, mask of the negatives that count for each anchor: samples of other classes.
         temperature: τ > 0.
 
-    Source: Tian et al. 2020, arXiv:1910.10699, equations 9 to 18, and the normalisation of the authors' code, where the
-    size of the data set cancels out of the critic. They take for Z the mean of the first batch, among whose memory rows
-    all directions are random: a constant of τ and D, up to chance, and here without it.
+    Source: Tian et al. 2020, arXiv:1910.10699, equations 9 to 18, with the normalisation of the authors' code, where
+    the size of the data set cancels out of the critic. The authors estimate Z as the mean over the first batch, while
+    the memory is still random. Up to sampling noise that is a function of τ and D, computed exactly here.
     """
     require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "the authors take 0.07")
     if anchors.shape != positives.shape or negatives.shape[1:] != anchors.shape[1:] or anchors.ndim != 2:
@@ -39,20 +40,20 @@ def crd_loss(anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Ten
     expected = [len(anchors), len(negatives)]
     require(list(allowed.shape) == expected, "allowed", list(allowed.shape), f"{expected}, a row for each anchor")
     with torch.autocast(anchors.device.type, enabled=False):
-        own, other, others = (wide(rows) for rows in (anchors, positives.detach(), negatives.detach()))
-        noise = allowed.sum(dim=1).clamp(min=1).to(own.dtype).log() + log_partition(own.shape[1], temperature)
-        same = (own * other).sum(dim=1) / temperature - noise
-        different = own @ others.T / temperature - noise.unsqueeze(1)
-        return (F.softplus(-same) + (F.softplus(different) * allowed).sum(dim=1)).mean()
+        anchors, positives, negatives = (widen(rows) for rows in (anchors, positives.detach(), negatives.detach()))
+        offsets = allowed.sum(dim=1).clamp(min=1).to(anchors.dtype).log() + log_partition(anchors.shape[1], temperature)
+        positive_logits = (anchors * positives).sum(dim=1) / temperature - offsets
+        negative_logits = anchors @ negatives.T / temperature - offsets.unsqueeze(1)
+        return (F.softplus(-positive_logits) + (F.softplus(negative_logits) * allowed).sum(dim=1)).mean()
 
 
 @functools.cache
 def log_partition(dimensions: int, temperature: float) -> float:
-    """log Z = log E e^(cosine / τ) of two random directions in D dimensions; about 1 / 2Dτ² where D τ² is not small.
+    """Return log Z = log E e^(cosine / τ) for random directions in D dimensions; about 1 / 2Dτ² unless Dτ² is small.
 
-    Its power series, Σₖ (1 / 2τ)²ᵏ Γ(D / 2) / (k! Γ(k + D / 2)), whose terms are largest before k = 1 / 2τ.
+    Computed by the power series Σₖ (1 / 2τ)²ᵏ Γ(D / 2) / (k! Γ(k + D / 2)); its terms peak before k = 1 / 2τ.
     """
-    half, terms = dimensions / 2, math.ceil(2 / temperature) + 100
-    k = torch.arange(terms, dtype=torch.float64)
+    half, count = dimensions / 2, math.ceil(2 / temperature) + 100
+    k = torch.arange(count, dtype=torch.float64)
     logs = -2 * k * math.log(2 * temperature) + math.lgamma(half) - torch.lgamma(k + 1) - torch.lgamma(k + half)
     return float(logs.logsumexp(dim=0))

@@ -1,10 +1,10 @@
-"""The precision in which losses are computed."""
+"""Floating-point precision of the losses."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 
-def wide(values: Tensor) -> Tensor:
-    """The values in float32 where they are in half precision, which is not enough for a loss; double stays double."""
+def widen(values: Tensor) -> Tensor:
+    """Return half-precision values as float32, because losses need it; float32 and float64 stay unchanged."""
     return values if values.dtype.itemsize >= 4 else values.float()

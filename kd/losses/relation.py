@@ -1,7 +1,7 @@
-"""Losses of how the samples of a batch lie to each other, on features [B, D]; D may differ between the models.
+"""Losses of relations between the samples of a batch, on features [B, D]. D may differ between the models.
 
-In float32 or better, also inside autocast, whose half-precision products overflow here; none lets a gradient reach the
-teacher. They raise ``ValueError`` for features that are not one row per sample on both sides.
+Computed in float32 or better, also inside autocast, because half-precision products overflow. No gradient reaches the
+teacher. The losses raise ``ValueError`` unless both models have one row of features per sample.
 """
 
 from __future__ import annotations
@@ -15,107 +15,119 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.checks import require
-from kd.losses.precision import wide
+from kd.losses.precision import widen
 
 Relation = Callable[[Tensor], Tensor]
 
 
 def sp_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """``‖G_s − G_t‖² / B²``, G the products of all pairs of samples, each row scaled to length 1. Zero at agreement.
+    """Similarity-preserving loss ``‖G_s − G_t‖² / B²``. Zero at agreement.
+
+    G [B, B] contains the inner products of all pairs of samples, each row scaled to unit length.
 
     Source: Tung, Mori 2019, arXiv:1907.09682, equations 2 to 4.
     """
-    ours, theirs = _both(student_features, teacher_features, similarities)
-    return (ours - theirs).square().mean()
+    student, teacher = _relate_both(student_features, teacher_features, similarities)
+    return (student - teacher).square().mean()
 
 
 def rkd_distance_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """Huber loss of all pairs' Euclidean distances, each model's divided by their mean. Zero at agreement.
+    """Relational distance loss: Huber loss of the Euclidean distances of all pairs of samples. Zero at agreement.
 
-    Source: Park et al. 2019, arXiv:1904.05068, equations 5 to 7; averaged over B² pairs, the diagonal among them.
+    Each model's distances are divided by their mean.
+
+    Source: Park et al. 2019, arXiv:1904.05068, equations 5 to 7; averaged over B² pairs, including the diagonal.
     """
-    return F.smooth_l1_loss(*_both(student_features, teacher_features, relative_distances))
+    return F.smooth_l1_loss(*_relate_both(student_features, teacher_features, relative_distances))
 
 
 def rkd_angle_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """Huber loss of the cosines of the angles of all triples. Zero at agreement. It takes B³ and B² · D numbers.
+    """Relational angle loss: Huber loss of the cosines of the angles of all triples of samples. Zero at agreement.
+
+    Needs memory for B³ and B² · D numbers.
 
     Source: Park et al. 2019, arXiv:1904.05068, equations 8 and 9; averaged over B³ triples.
     """
-    return F.smooth_l1_loss(*_both(student_features, teacher_features, angles))
+    return F.smooth_l1_loss(*_relate_both(student_features, teacher_features, angle_cosines))
 
 
 def pkt_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """``mean p · log(p / q)`` over B² pairs: who is near whom, as probabilities by cosine. Zero at agreement.
+    """Probabilistic knowledge transfer: ``mean p · log(p / q)`` over B² pairs of samples. Zero at agreement.
 
-    Source: Passalis, Tefas 2018, arXiv:1803.10837, with the cosine kernel; 1e-7 in both as in the authors' code.
+    p and q are the teacher's and the student's ``neighbour_probabilities``, from the cosines of the features.
+
+    Source: Passalis, Tefas 2018, arXiv:1803.10837, with the cosine kernel; 1e-7 is added to p and q inside the
+    logarithm, as in the authors' code.
     """
-    q, p = _both(student_features, teacher_features, neighbours)
+    q, p = _relate_both(student_features, teacher_features, neighbour_probabilities)
     return (p * ((p + 1e-7) / (q + 1e-7)).log()).mean()
 
 
 def cc_loss(student_features: Tensor, teacher_features: Tensor, *, gamma: float = 0.4, order: int = 2) -> Tensor:
-    """``‖K_s − K_t‖² / B²``, K the Gaussian kernel of all pairs of samples, rows scaled to length 1. Zero at agreement.
+    """Correlation congruence ``‖K_s − K_t‖² / B²``. Zero at agreement.
 
-    The kernel is its series up to ``order``: with rows of length 1, exp(−γ‖x − y‖²) = e^−2γ · Σ (2γ · x·y)^p / p!.
+    K [B, B] is the Gaussian kernel of all pairs of samples, rows scaled to unit length. It is computed by its series up
+    to ``order``: for unit rows, exp(−γ‖x − y‖²) = e^−2γ · Σ (2γ · x·y)^p / p!.
 
     Args:
-        gamma: γ > 0; large ones look at near neighbours alone.
-        order: of the series, at least 1; 1 compares cosines, as the bilinear kernel does.
+        gamma: γ > 0; for large values only close neighbours matter.
+        order: order of the series, at least 1; 1 compares cosines, like the bilinear kernel.
 
-    Source: Peng et al. 2019, arXiv:1904.01802, section 3, with their γ and order. They embed both models' features by
-    linear layers first; here there are none, because an embedding of the teacher's that is trained too can make both
-    agree by saying nothing.
+    Source: Peng et al. 2019, arXiv:1904.01802, section 3, with their γ and order. The authors first embed both models'
+    features by trained linear layers. Here there are none, because a trained embedding of the teacher can collapse:
+    both models then agree on constant features.
     """
     require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors take 0.4")
     require(order >= 1, "order", order, "a whole number of at least 1", "the authors take 2")
-    ours, theirs = _both(student_features, teacher_features, partial(kernels, gamma=gamma, order=order))
-    return (ours - theirs).square().mean()
+    student, teacher = _relate_both(
+        student_features, teacher_features, partial(gaussian_kernels, gamma=gamma, order=order)
+    )
+    return (student - teacher).square().mean()
 
 
 def similarities(features: Tensor) -> Tensor:
-    """[B, B]: products of all pairs, each row of length 1."""
+    """Return [B, B]: inner products of all pairs of rows, normalised to rows of unit length."""
     return F.normalize(features @ features.T, dim=1)
 
 
 def relative_distances(features: Tensor) -> Tensor:
-    """[B, B]: distances of all pairs, divided by the mean of those above 0; all 0 where no two samples differ."""
+    """Return [B, B]: distances of all pairs, divided by the mean positive distance; all 0 if all samples are equal."""
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
-    apart = distances > 0
-    mean = distances.sum() / apart.sum().clamp(min=1)
+    is_positive = distances > 0
+    mean = distances.sum() / is_positive.sum().clamp(min=1)
     return distances / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
 
-def angles(features: Tensor) -> Tensor:
-    """[B, B, B]: at (i, j, k) the cosine of the angle at i between j and k; 0 where two are the same."""
+def angle_cosines(features: Tensor) -> Tensor:
+    """Return [B, B, B]: at (i, j, k) the cosine of the angle at i between j and k; 0 if i equals j or k."""
     directions = F.normalize(features.unsqueeze(0) - features.unsqueeze(1), dim=2)
     return torch.bmm(directions, directions.transpose(1, 2))
 
 
-def neighbours(features: Tensor) -> Tensor:
-    """[B, B]: cosines of all pairs, shifted to [0, 1], each row divided by its sum."""
+def neighbour_probabilities(features: Tensor) -> Tensor:
+    """Return [B, B]: cosines of all pairs, shifted to [0, 1], each row divided by its sum."""
     unit = F.normalize(features, dim=1, eps=1e-7)
-    near = (unit @ unit.T + 1) / 2
-    return near / near.sum(dim=1, keepdim=True)
+    similarity = (unit @ unit.T + 1) / 2
+    return similarity / similarity.sum(dim=1, keepdim=True)
 
 
-def kernels(features: Tensor, *, gamma: float, order: int) -> Tensor:
-    """[B, B]: the Gaussian kernel of all pairs of rows, each of length 1, by its series up to ``order``."""
+def gaussian_kernels(features: Tensor, *, gamma: float, order: int) -> Tensor:
+    """Return [B, B]: the Gaussian kernel of all pairs of unit rows, by its series up to ``order``."""
     unit = F.normalize(features, dim=1)
     cosines = unit @ unit.T
     terms = [(2 * gamma) ** power / math.factorial(power) * cosines**power for power in range(order + 1)]
     return math.exp(-2 * gamma) * torch.stack(terms).sum(dim=0)
 
 
-def _both(student_features: Tensor, teacher_features: Tensor, relation: Relation) -> tuple[Tensor, Tensor]:
-    """The relation among the student's samples and among the teacher's."""
+def _relate_both(student_features: Tensor, teacher_features: Tensor, relation: Relation) -> tuple[Tensor, Tensor]:
+    """Return the relation matrices of the student's and of the teacher's samples."""
     if len(student_features) != len(teacher_features) or min(student_features.ndim, teacher_features.ndim) < 2:
         raise ValueError(
-            "features must be [B, D] with one B. "
+            "features must be [B, D] with equal B. "
             f"Got {list(student_features.shape)} and {list(teacher_features.shape)} instead."
         )
     with torch.autocast(student_features.device.type, enabled=False):
-        ours, theirs = (
-            relation(wide(rows)) for rows in (student_features.flatten(1), teacher_features.detach().flatten(1))
+        student, teacher = (
+            relation(widen(rows)) for rows in (student_features.flatten(1), teacher_features.detach().flatten(1))
         )
-    return ours, theirs
+    return student, teacher

@@ -1,4 +1,4 @@
-"""The methods of distillation, each by its name: the table of them, and the factories that the table names.
+"""Distillation methods by name: the table of methods, and functions that build their objectives.
 
 objective = kd.methods.make("dkd", student, teacher, batch, {"beta": 2})
 """

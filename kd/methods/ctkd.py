@@ -1,4 +1,4 @@
-"""CTKD: a temperature that is trained against the student, so that the lessons grow harder."""
+"""CTKD: an adversarially trained temperature, which makes the distillation loss harder over time."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from kd.types import Batch, Objective
 
 
 class CTKDLoss(nn.Module):
-    """``hard · CE + soft · T² · KL`` with T = start + span · sigmoid(θ): the student lowers the loss, and θ raises it.
+    """``hard · CE + soft · T² · KL`` with T = start + span · sigmoid(θ). The student minimises it; θ maximises it.
 
-    θ starts at 1. Its gradient is turned round and grows to its full size, by half a cosine, in the first ``warmup`` of
-    the epochs. T moves, so the teacher's logits are needed, and no probabilities at one temperature would do.
+    θ starts at 1. Its gradient is reversed, with a strength that grows to 1 as half a cosine over the first ``warmup``
+    share of the epochs. T changes, so the method needs the teacher's logits; probabilities at one temperature do not
+    suffice.
 
     Args:
-        start: the lowest temperature, above 0.
-        span: from the lowest to the highest one, above 0.
-        warmup: share of the epochs in which the turned gradient grows, in [0, 1]; 0 has it full at once.
+        start: lowest temperature, above 0.
+        span: difference between highest and lowest temperature, above 0.
+        warmup: share of the epochs in which the reversed gradient grows, in [0, 1]; 0 starts with full strength.
         hard, soft: weights of the labels and of the teacher.
 
-    Source: Li et al. 2023, arXiv:2211.16231, the global temperature of section 3. The authors step θ by SGD with the
-    student's settings. Adam, which divides each gradient by its usual size, cares for its sign and little for its size,
-    so there the growth says less.
+    Source: Li et al. 2023, arXiv:2211.16231, the global temperature of section 3. The authors update θ by SGD with the
+    student's settings. Adam normalises the size of gradients, so with Adam the warm-up has little effect.
     """
 
     def __init__(self, *, start: float, span: float, warmup: float, hard: float, soft: float) -> None:
@@ -40,15 +40,15 @@ class CTKDLoss(nn.Module):
         self._strength = 1.0
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Take the strength of this epoch, counted from 0."""
+        """Set the strength of gradient reversal for this epoch, counted from 0."""
         progress = min(1.0, (epoch + 1) / (self.warmup * epochs)) if self.warmup else 1.0
         self._strength = (1 - math.cos(math.pi * progress)) / 2
 
     def temperature(self) -> Tensor:
-        """T, whose gradient comes to θ turned round."""
-        fixed = self.theta.detach()
-        turned = fixed + self._strength * (fixed - self.theta)  # the value of θ, bit for bit
-        return self.start + self.span * turned.sigmoid()
+        """Return T, with gradient reversal towards θ."""
+        detached = self.theta.detach()
+        reversed_theta = detached + self._strength * (detached - self.theta)  # equals θ bit for bit
+        return self.start + self.span * reversed_theta.sigmoid()
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         require_teacher_logits(batch)
@@ -68,5 +68,5 @@ def ctkd(
     hard: float,
     soft: float,
 ) -> Objective:
-    """``kd`` with a temperature of its own that is trained against the student."""
+    """``kd`` with an adversarially trained temperature."""
     return CTKDLoss(start=start, span=span, warmup=warmup, hard=hard, soft=soft).to(batch[0].device)

@@ -1,4 +1,4 @@
-"""A method by its name: what the table says of it, its settings, and the objective made from both."""
+"""Methods by name: their entry in the table, their settings, and their objective."""
 
 from __future__ import annotations
 
@@ -18,77 +18,82 @@ if TYPE_CHECKING:
 
 
 def method_named(name: str) -> Method:
-    """The method of that name.
+    """Return the method with this name.
 
     Raises:
-        ValueError: there is none; the error names those that are called nearly so, or else all.
+        ValueError: there is no such method; the error lists similar names, or all names if none is similar.
     """
     if name in METHODS:
         return METHODS[name]
-    near = difflib.get_close_matches(name, METHODS, n=3) or sorted(METHODS)
-    raise ValueError(f"there is no method {name!r}. There is {', '.join(near)}.")
+    similar = difflib.get_close_matches(name, METHODS, n=3) or sorted(METHODS)
+    raise ValueError(f"there is no method {name!r}. There is {', '.join(similar)}.")
 
 
 def require_unlabelled_method(name: str) -> None:
-    """Raise ``ValueError`` for a method whose own loss reads labels; the error names those that need none."""
+    """Raise ``ValueError`` for a method whose own loss reads labels; the error lists the methods that do not."""
     if not method_named(name).unlabelled:
-        able = ", ".join(other for other, method in METHODS.items() if method.unlabelled)
+        alternatives = ", ".join(key for key, method in METHODS.items() if method.unlabelled)
         raise ValueError(
-            f"{name} needs the label of every item: its own loss reads them. With unlabelled items there is {able}."
+            f"{name} needs a label for every sample, because its own loss reads labels. "
+            f"Methods for unlabelled samples: {alternatives}."
         )
 
 
 def settings_of(name: str, given: Mapping[str, Setting] | None = None) -> dict[str, Setting]:
-    """All settings of a method: its defaults, and what is given in their place.
+    """Return all settings of a method: its defaults, updated by the given values.
 
     Args:
-        given: values of the default's type, or texts that say one.
+        name: name of the method.
+        given: values of the default's type, or their text.
 
     Raises:
-        ValueError: the method has no such setting, or the value is not of its type, or is a number below 0 or infinite.
+        ValueError: the method has no such setting, or a value has the wrong type, is negative or infinite.
     """
     method, given = method_named(name), given or {}
     for key in given:
         if key not in method.settings:
             raise ValueError(f"{name} has no setting {key!r}. It has {', '.join(method.settings)}.")
-    return {key: _converted(key, given.get(key, value), type(value)) for key, value in method.settings.items()}
+    return {key: _convert(key, given.get(key, value), type(value)) for key, value in method.settings.items()}
 
 
 def make(
     name: str, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting] | None = None
 ) -> Objective:
-    """The method's objective for this pair.
+    """Build the method's objective for a student and a teacher.
 
     Args:
-        batch: an example of what the training loader yields, on whatever device.
-        settings: as ``settings_of`` takes them.
+        name: name of the method.
+        batch: an example batch of the training loader, on any device.
+        settings: see ``settings_of``.
 
     Raises:
-        ValueError: no such method or setting, or a pair that the method cannot work on. Some ranges are looked at by
-            the loss alone, with the first batch: ``try_method`` tells them before.
+        ValueError: there is no such method or setting, or the method does not support these models. Some ranges are
+            checked by the loss only, at the first batch; ``try_method`` finds such errors early.
     """
-    from kd.models.inference import device_of  # with torch, which the table does without
+    from kd.models.inference import device_of  # imports torch, which this module avoids
 
     module, _, function = method_named(name).factory.partition(":")
     factory = getattr(importlib.import_module(module), function)
-    moved = tuple(tensor.to(device_of(student)) for tensor in batch)
-    objective: Objective = factory(student, teacher, moved, **settings_of(name, settings))
+    batch_on_device = tuple(tensor.to(device_of(student)) for tensor in batch)
+    objective: Objective = factory(student, teacher, batch_on_device, **settings_of(name, settings))
     return objective
 
 
 def try_method(
     name: str, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting] | None = None
 ) -> list[tuple[str, str]]:
-    """Make the method's objective and ask it once: what it cannot work with is told before anything is trained.
+    """Build the method's objective and evaluate it once, to find errors before training.
 
     Args:
-        batch: inputs and labels; teacher logits and ids are added here, where the method needs them.
+        name: name of the method.
+        batch: inputs and labels; teacher logits and ids are added if the method needs them.
+        settings: see ``settings_of``.
 
     Returns:
-        the layers whose answers it compares, the student's and the teacher's in pairs; none for most methods of logits.
+        The layers that the method compares, in pairs (student, teacher); empty for most methods that use logits.
 
     Raises:
-        ValueError: as ``make`` has it, or as the objective has it at its first batch.
+        ValueError: see ``make``; or the objective fails on the batch.
     """
     import torch
     from torch import nn
@@ -101,17 +106,17 @@ def try_method(
         logits = [teacher(inputs).float()] if "logits" in needs else []
         ids = [torch.arange(len(labels), device=labels.device)] if "ids" in needs else []
         objective = make(name, student, teacher, (inputs, labels, *logits, *ids), settings)
-        parts = [*objective.modules()] if isinstance(objective, nn.Module) else []
-        with evaluating(*parts[:1]):
+        modules = [*objective.modules()] if isinstance(objective, nn.Module) else []
+        with evaluating(*modules[:1]):
             objective(student, (inputs, labels, *logits, *ids))
     return [
         pair
-        for part in parts
-        for pair in zip(getattr(part, "student_layers", ()), getattr(part, "teacher_layers", ()), strict=True)
+        for module in modules
+        for pair in zip(getattr(module, "student_layers", ()), getattr(module, "teacher_layers", ()), strict=True)
     ]
 
 
-def _converted(name: str, value: Setting, kind: type[Setting]) -> Setting:
+def _convert(name: str, value: Setting, kind: type[Setting]) -> Setting:
     try:
         converted = kind(value)
     except (OverflowError, TypeError, ValueError) as error:

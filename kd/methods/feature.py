@@ -1,7 +1,7 @@
-"""Factories of the methods that learn from the teacher's features, for the table in ``kd.methods``.
+"""Factories of the methods that use the teacher's features, for the table in ``kd.methods``.
 
-The teacher is asked at each step, in eval mode and without a gradient. Each objective has a ``hard`` term, the
-cross-entropy with the labels, and a ``feature`` one, the method's own, weighted.
+The teacher runs at every step, in eval mode and without gradients. Each objective has a ``hard`` term, the
+cross-entropy with the labels, and a weighted ``feature`` term, the method's loss.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.losses.feature import at_loss, hint_loss, mgd_loss, nst_loss, same_size, vid_loss, without_some
+from kd.losses.feature import at_loss, drop_channels, hint_loss, mgd_loss, nst_loss, same_size, vid_loss
 from kd.losses.relation import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.methods.objectives import supervised_where_labelled
-from kd.models.features import capture, find_penultimate, find_stages, match_stages, shapes
+from kd.models.features import capture, find_penultimate, find_stages, layer_shapes, match_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
-# (the student's features, the teacher's, layer by layer) → the method's own loss, weighted.
+# (student features, teacher features; one tensor per layer) → the method's weighted loss.
 FeatureLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 
 class FeatureObjective(nn.Module):
-    """Cross-entropy with the labels, and a loss of what some layers of both models compute.
+    """Cross-entropy with the labels plus a loss of intermediate features of both models.
 
     Args:
-        teacher: asked at each step. It is no part of this module: not trained, not moved, not in its state.
-        layers: of the student and of the teacher, in pairs, as ``kd.models.features.capture`` takes them.
-        loss: of the captured features; a module's parameters become this one's.
+        teacher: runs at every step. Not registered as a submodule: it is not trained, moved or saved.
+        layers: pairs of layers, (student, teacher), named as in ``kd.models.features.capture``.
+        loss: loss of the captured features; if it is a module, it is registered with its parameters.
     """
 
     def __init__(self, teacher: nn.Module, layers: Sequence[tuple[str, str]], loss: FeatureLoss) -> None:
         super().__init__()
-        self.teacher = (teacher,)  # in a tuple, where torch does not look for modules
+        self.teacher = (teacher,)  # a tuple, so that torch does not register it as a submodule
         self.student_layers, self.teacher_layers = (list(names) for names in zip(*layers, strict=True))
         self.loss = loss
 
@@ -50,20 +50,21 @@ class FeatureObjective(nn.Module):
 def capture_both(
     model: nn.Module, teacher: nn.Module, batch: Batch, student_layers: Sequence[str], teacher_layers: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor], list[Tensor], list[Tensor]]:
-    """What ``supervised_where_labelled`` returns, and what the layers of student and teacher answer with on the way."""
-    teacher.eval()  # at every step: who trains the teacher further leaves it in training mode
-    with torch.no_grad(), capture(teacher, *teacher_layers) as theirs:
+    """Run both models; return the result of ``supervised_where_labelled`` and both lists of captured features."""
+    teacher.eval()  # at every step, because a caller may also train the teacher
+    with torch.no_grad(), capture(teacher, *teacher_layers) as teacher_features:
         teacher(batch[0])
-    with capture(model, *student_layers) as ours:
+    with capture(model, *student_layers) as student_features:
         output, terms = supervised_where_labelled(model, batch)
-    return output, terms, [ours[name] for name in student_layers], [theirs[name] for name in teacher_layers]
+    features = [student_features[name] for name in student_layers], [teacher_features[name] for name in teacher_layers]
+    return output, terms, *features
 
 
 class FitNetLoss(nn.Module):
-    """``weight · hint_loss`` of maps that a 1 × 1 convolution has given the teacher's number of channels.
+    """``weight · hint_loss`` after a 1 × 1 convolution that projects the student's maps to the teacher's channels.
 
     Args:
-        channels: of the student and of the teacher.
+        channels: numbers of channels, (student, teacher).
     """
 
     def __init__(self, channels: tuple[int, int], weight: float) -> None:
@@ -72,15 +73,15 @@ class FitNetLoss(nn.Module):
             self.projector = nn.Conv2d(*channels, kernel_size=1)
         self.weight = weight
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        student, teacher = same_size(ours[0], theirs[0])
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        student, teacher = same_size(student_maps[0], teacher_maps[0])
         return self.weight * hint_loss(self.projector(student), teacher)
 
 
 def fitnet(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
-    """``CE + weight · hint_loss`` at the middle one of the stages, or at the named ones, with a projector."""
+    """``CE + weight · hint_loss`` with a projector, at the middle one of the common stages or of the named layers."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     middle = pairs[len(pairs) // 2]
     (channels,) = count_channels(student, teacher, batch, [middle])
@@ -88,27 +89,27 @@ def fitnet(
 
 
 class VIDLoss(nn.Module):
-    """``weight · vid_loss`` summed over stages: three 1 × 1 convolutions foretell the means, a parameter each variance.
+    """``weight · vid_loss`` summed over stages. Three 1 × 1 convolutions predict the means; variances are parameters.
 
     Args:
-        channels: of the student and of the teacher, for each stage.
+        channels: numbers of channels (student, teacher) of each stage.
     """
 
-    START, LEAST = 5.0, 1e-5  # of the variances, the authors'
+    START, LEAST = 5.0, 1e-5  # initial and minimum variance, as in the authors' code
 
     def __init__(self, channels: Sequence[tuple[int, int]], weight: float) -> None:
         super().__init__()
         with seeded(0):
-            self.means = nn.ModuleList(_foreteller(*pair) for pair in channels)
+            self.means = nn.ModuleList(_make_mean_predictor(*pair) for pair in channels)
         start = math.log(math.expm1(self.START - self.LEAST))
-        self.scales = nn.ParameterList(torch.full((theirs,), start) for _, theirs in channels)
+        self.scales = nn.ParameterList(torch.full((teacher_channels,), start) for _, teacher_channels in channels)
         self.weight = weight
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        pairs = [same_size(*pair) for pair in zip(ours, theirs, strict=True)]
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        pairs = [same_size(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]
         terms = [
-            vid_loss(foretell(student), teacher, F.softplus(scale) + self.LEAST)
-            for foretell, scale, (student, teacher) in zip(self.means, self.scales, pairs, strict=True)
+            vid_loss(predict_means(student), teacher, F.softplus(scale) + self.LEAST)
+            for predict_means, scale, (student, teacher) in zip(self.means, self.scales, pairs, strict=True)
         ]
         return self.weight * torch.stack(terms).sum()
 
@@ -116,35 +117,35 @@ class VIDLoss(nn.Module):
 def vid(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
-    """``CE + weight · vid_loss`` summed over all stages that both have, from the last one back."""
+    """``CE + weight · vid_loss`` summed over the common stages, which are matched from the last one backwards."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    foretold = VIDLoss(count_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
-    return FeatureObjective(teacher, pairs, foretold)
+    loss = VIDLoss(count_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
+    return FeatureObjective(teacher, pairs, loss)
 
 
 class MGDLoss(nn.Module):
-    """``weight · mgd_loss`` of maps that two 3 × 3 convolutions make of the student's, of which some are missing.
+    """``weight · mgd_loss`` of maps that two 3 × 3 convolutions generate from the student's masked maps.
 
     Args:
-        channels: of the student and of the teacher.
-        mask: the share of channels that is missing in training; none is where it is only measured.
+        channels: numbers of channels, (student, teacher).
+        mask: probability that a channel is masked in training; nothing is masked in evaluation.
     """
 
     def __init__(self, channels: tuple[int, int], weight: float, mask: float) -> None:
         super().__init__()
         require(0 <= mask < 1, "mask", mask, "in [0, 1)", "the authors take 0.15")
-        ours, theirs = channels
+        inputs, outputs = channels
         with seeded(0):
-            self.projector = nn.Conv2d(ours, theirs, 1) if ours != theirs else nn.Identity()
-            first, second = (nn.Conv2d(theirs, theirs, 3, padding=1) for _ in range(2))
+            self.projector = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+            first, second = (nn.Conv2d(outputs, outputs, 3, padding=1) for _ in range(2))
         self.generator = nn.Sequential(first, nn.ReLU(), second)
         self.weight, self.mask = weight, mask
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        student, teacher = same_size(ours[0], theirs[0])
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        student, teacher = same_size(student_maps[0], teacher_maps[0])
         projected = self.projector(student)
-        seen = without_some(projected, self.mask) if self.training else projected
-        return self.weight * mgd_loss(self.generator(seen), teacher)
+        masked = drop_channels(projected, self.mask) if self.training else projected
+        return self.weight * mgd_loss(self.generator(masked), teacher)
 
 
 def mgd(
@@ -157,7 +158,7 @@ def mgd(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + weight · mgd_loss`` at the last of the stages, or at the last of the named layers."""
+    """``CE + weight · mgd_loss`` at the last stage, or at the last of the named layers."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     (channels,) = count_channels(student, teacher, batch, pairs[-1:])
     return FeatureObjective(teacher, pairs[-1:], MGDLoss(channels, weight, mask).to(batch[0].device))
@@ -173,30 +174,30 @@ def at(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + weight · at_loss`` summed over all stages that both have, from the last one back."""
+    """``CE + weight · at_loss`` summed over the common stages, which are matched from the last one backwards."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    return FeatureObjective(teacher, pairs, _over_stages(weight, partial(at_loss, form=form)))
+    return FeatureObjective(teacher, pairs, _sum_over_stages(weight, partial(at_loss, form=form)))
 
 
 def nst(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
-    """``CE + weight · nst_loss`` summed over all stages that both have, from the last one back."""
+    """``CE + weight · nst_loss`` summed over the common stages, which are matched from the last one backwards."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    return FeatureObjective(teacher, pairs, _over_stages(weight, nst_loss))
+    return FeatureObjective(teacher, pairs, _sum_over_stages(weight, nst_loss))
 
 
 def sp(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
-    """``CE + weight · sp_loss`` of the last maps, of the last linear layers' inputs where one has none, or as named."""
-    found = [find_stages(model, batch[0]) for model in (student, teacher)]
-    if all(found):  # the authors' layers: where both end with maps, these, though they need not be of one size
+    """``CE + weight · sp_loss`` of the last maps (without maps: the last linear layers' inputs), or of named layers."""
+    stages = [find_stages(model, batch[0]) for model in (student, teacher)]
+    if all(stages):  # as in the paper: the last maps of both, whose sizes may differ
         student_layers, teacher_layers = (
-            named or own[-1].layer for named, own in zip((student_layers, teacher_layers), found, strict=True)
+            names or found[-1].layer for names, found in zip((student_layers, teacher_layers), stages, strict=True)
         )
-    rows = flatten_both(student, teacher, batch, student_layers, teacher_layers)
-    return FeatureObjective(teacher, rows, _times(weight, sp_loss))
+    layers = match_vector_layers(student, teacher, batch, student_layers, teacher_layers)
+    return FeatureObjective(teacher, layers, _weigh_single_layer(weight, sp_loss))
 
 
 def rkd(
@@ -209,24 +210,26 @@ def rkd(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + distance · rkd_distance_loss + angle · rkd_angle_loss``, of what the last linear layers are given.
+    """``CE + distance · rkd_distance_loss + angle · rkd_angle_loss`` of the last linear layers' inputs.
 
-    Or of the named layers. ``angle=0`` saves memory.
+    Or of the named layers. ``angle=0`` skips the angle loss, which needs the most memory.
     """
 
-    def loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        distances = distance * rkd_distance_loss(ours[0], theirs[0])
-        return distances + angle * rkd_angle_loss(ours[0], theirs[0]) if angle else distances
+    def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        distance_term = distance * rkd_distance_loss(student_maps[0], teacher_maps[0])
+        return distance_term + angle * rkd_angle_loss(student_maps[0], teacher_maps[0]) if angle else distance_term
 
-    return FeatureObjective(teacher, flatten_both(student, teacher, batch, student_layers, teacher_layers), loss)
+    return FeatureObjective(teacher, match_vector_layers(student, teacher, batch, student_layers, teacher_layers), loss)
 
 
 def pkt(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
-    """``CE + weight · pkt_loss``, layers as in ``rkd``."""
+    """``CE + weight · pkt_loss``; layers as in ``rkd``."""
     return FeatureObjective(
-        teacher, flatten_both(student, teacher, batch, student_layers, teacher_layers), _times(weight, pkt_loss)
+        teacher,
+        match_vector_layers(student, teacher, batch, student_layers, teacher_layers),
+        _weigh_single_layer(weight, pkt_loss),
     )
 
 
@@ -241,51 +244,56 @@ def cc(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + weight · cc_loss``, layers as in ``rkd``."""
-    rows = flatten_both(student, teacher, batch, student_layers, teacher_layers)
-    return FeatureObjective(teacher, rows, _times(weight, partial(cc_loss, gamma=gamma, order=order)))
+    """``CE + weight · cc_loss``; layers as in ``rkd``."""
+    layers = match_vector_layers(student, teacher, batch, student_layers, teacher_layers)
+    return FeatureObjective(teacher, layers, _weigh_single_layer(weight, partial(cc_loss, gamma=gamma, order=order)))
 
 
-def _foreteller(ours: int, theirs: int) -> nn.Sequential:
-    """Maps of the teacher's number from the student's, pixel by pixel."""
-    first, second, third = (nn.Conv2d(inputs, theirs, 1, bias=False) for inputs in (ours, theirs, theirs))
+def _make_mean_predictor(student_channels: int, teacher_channels: int) -> nn.Sequential:
+    """Build three 1 × 1 convolutions from the student's to the teacher's number of channels."""
+    sizes = (student_channels, teacher_channels, teacher_channels)
+    first, second, third = (nn.Conv2d(inputs, teacher_channels, 1, bias=False) for inputs in sizes)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
 
 
 def count_channels(
     student: nn.Module, teacher: nn.Module, batch: Batch, pairs: Sequence[tuple[str, str]]
 ) -> list[tuple[int, int]]:
-    """Of the student's layer and of the teacher's, for each pair of layers that answer with maps.
+    """Return the numbers of channels (student, teacher) for each pair of layers.
 
     Raises:
-        ValueError: one does not answer with maps.
+        ValueError: the output of a layer is not feature maps.
     """
-    models, named = (student, teacher), zip(*pairs, strict=True)
-    found = [shapes(model, layers, batch[0]) for model, layers in zip(models, named, strict=True)]
-    for layers in zip(pairs, zip(*found, strict=True), strict=True):
-        for name, shape in zip(*layers, strict=True):
-            require(len(shape) == 3, f"what {name} answers with", list(shape), "maps [C, H, W]", "name another layer")
-    return [(ours[0], theirs[0]) for ours, theirs in zip(*found, strict=True)]
+    models, layers_by_model = (student, teacher), zip(*pairs, strict=True)
+    shapes = [layer_shapes(model, layers, batch[0]) for model, layers in zip(models, layers_by_model, strict=True)]
+    for pair in zip(pairs, zip(*shapes, strict=True), strict=True):
+        for name, shape in zip(*pair, strict=True):
+            require(len(shape) == 3, f"the output of {name}", list(shape), "maps [C, H, W]", "name another layer")
+    return [(student_shape[0], teacher_shape[0]) for student_shape, teacher_shape in zip(*shapes, strict=True)]
 
 
-def _over_stages(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLoss:
-    def summed(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        return weight * torch.stack([loss(one, other) for one, other in zip(ours, theirs, strict=True)]).sum()
+def _sum_over_stages(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLoss:
+    """Return ``weight`` times the sum of ``loss`` over all pairs of layers."""
 
-    return summed
+    def weighted_sum(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        return weight * torch.stack([loss(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]).sum()
 
-
-def _times(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLoss:
-    def weighted(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        return weight * loss(ours[0], theirs[0])
-
-    return weighted
+    return weighted_sum
 
 
-def flatten_both(
+def _weigh_single_layer(weight: float, loss: Callable[[Tensor, Tensor], Tensor]) -> FeatureLoss:
+    """Return ``weight`` times ``loss`` of the only pair of layers."""
+
+    def weighted_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        return weight * loss(student_maps[0], teacher_maps[0])
+
+    return weighted_loss
+
+
+def match_vector_layers(
     student: nn.Module, teacher: nn.Module, batch: Batch, student_layers: str, teacher_layers: str
 ) -> list[tuple[str, str]]:
-    """One layer of each whose values are a row for each sample."""
+    """Return one pair of layers with one vector per sample: the named layers, or the penultimate features."""
     return [
         (student_layers or find_penultimate(student, batch[0]), teacher_layers or find_penultimate(teacher, batch[0]))
     ]

@@ -1,7 +1,7 @@
-"""Objectives: what a model is trained towards, as functions of (model, batch).
+"""Training objectives as functions of (model, batch).
 
-An objective returns the model's output and its loss terms, weighted and by name. The loop adds them up; it knows no
-method. A new method is a new function here (or in the user's own file), never a change in the loop.
+An objective returns the model's output and its weighted loss terms by name; the training loop minimises their sum. The
+loop is independent of methods: a new method is a new objective, here or in a user's file.
 """
 
 from __future__ import annotations
@@ -19,40 +19,39 @@ from kd.types import UNLABELLED, Batch, Objective
 
 
 def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy with the labels: ``{"hard": CE}``. Batch: input, label; anything after them is ignored.
+    """Cross-entropy with the labels, ``{"hard": CE}``. Batch: input, label; further tensors are ignored.
 
-    Every item has a label here: without a teacher, one that has none teaches nothing.
+    All samples must be labelled, because without a teacher an unlabelled sample has no training signal.
     """
     output = model(batch[0])
     return output, {"hard": _cross_entropy(output, batch[1])}
 
 
 def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """``supervised`` on those items of the batch whose label is not ``UNLABELLED`` (−1); ``{"hard": 0}`` without any.
+    """``supervised`` on the labelled samples of the batch (label not −1), ``{"hard": 0}`` if there are none.
 
-    The labelled part of every distillation: where all items have a label it is ``supervised``, bit for bit.
+    The label term of all distillation methods. If all samples are labelled, it equals ``supervised`` bit for bit.
     """
     output, labels = model(batch[0]), batch[1]
     total = _cross_entropy(output, labels, ignore_index=UNLABELLED, reduction="sum")
-    # A sum divided by a tensor: no mean of nothing, which is NaN, and no number for which a GPU would be waited for.
+    # Divide the sum by a tensor: the mean of an empty set would be NaN, and a Python number would force a GPU sync.
     return output, {"hard": total / (labels != UNLABELLED).sum().clamp(min=1)}
 
 
-def _cross_entropy(output: Tensor, labels: Tensor, **how: Any) -> Tensor:
+def _cross_entropy(output: Tensor, labels: Tensor, **options: Any) -> Tensor:
     try:
-        return F.cross_entropy(output.float(), labels, **how)
-    except IndexError as error:  # torch has looked at the labels already: a look of our own would take time
+        return F.cross_entropy(output.float(), labels, **options)
+    except IndexError as error:  # torch checks labels anyway; a check before would cost time in every step
         raise ValueError(
             f"labels must be within 0 … {output.shape[1] - 1}, the columns of logits. Got {int(labels.min())} … "
-            f"{int(labels.max())} instead. Items without a label ({UNLABELLED}) are for distillation: "
-            "kd.data.unlabelled."
+            f"{int(labels.max())} instead. Unlabelled samples ({UNLABELLED}) need distillation; see kd.data.unlabelled."
         ) from error
 
 
 class WrappedObjective(nn.Module):
-    """What an objective made of another one starts from: the other's parameters are its own, and it hears of epochs.
+    """Base class of objectives that wrap another objective: registers its parameters and forwards ``set_epoch``.
 
-    A function around an objective with parameters would hide them from the optimizer, and the epochs from a warm-up.
+    A plain function would hide the parameters from the optimizer and the epochs from a warm-up.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -60,16 +59,16 @@ class WrappedObjective(nn.Module):
         self.objective = objective
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Tell the objective inside, if it wants to know."""
-        if tell := getattr(self.objective, "set_epoch", None):
-            tell(epoch, epochs)
+        """Forward the epoch to the wrapped objective if it has ``set_epoch``."""
+        if set_epoch := getattr(self.objective, "set_epoch", None):
+            set_epoch(epoch, epochs)
 
 
 def in_bfloat16(objective: Objective) -> Objective:
-    """The same objective, with the model's matrix products and convolutions in bfloat16 in training steps.
+    """Return the objective with matrix products and convolutions in bfloat16 during training.
 
-    Weights, gradients, optimizer and loss stay float32, and so does everything outside of training. It is worth it
-    where the processor has units for it (Intel AMX, CUDA from compute capability 8.0); elsewhere it is slower.
+    Weights, gradients, optimizer state and loss stay float32, and so does evaluation. Faster only on hardware with
+    bfloat16 units (Intel AMX, CUDA from compute capability 8.0); slower on other hardware.
     """
     return _InBfloat16(objective)
 
@@ -81,12 +80,12 @@ class _InBfloat16(WrappedObjective):
 
 
 def smoothed(*, smoothing: float) -> Objective:
-    """Cross-entropy with smoothed labels, ``{"hard": CE}``: 1 − ε on the label and ε spread over all K classes.
+    """Cross-entropy with smoothed labels, ``{"hard": CE}``: 1 − ε on the label plus ε spread over all K classes.
 
-    What is left of distillation when the teacher knows nothing of the image: a control for it.
+    Equivalent to distillation from a uniform teacher, and therefore a control for distillation.
 
     Args:
-        smoothing: ε in [0, 1). 0 trains exactly as ``supervised`` does.
+        smoothing: ε in [0, 1). 0 equals ``supervised``.
 
     Source: Szegedy et al. 2016, arXiv:1512.00567, section 7; as a teacher, Yuan et al. 2020, arXiv:1909.11723.
     """
@@ -101,20 +100,20 @@ def smoothed(*, smoothing: float) -> Objective:
 
 
 def distilled(*, temperature: float, alpha: float) -> Objective:
-    """``alpha · CE + (1 − alpha) · T² · KL(teacher ‖ student)`` as ``{"hard": …, "soft": …}``.
+    """Distillation objective ``alpha · CE + (1 − alpha) · T² · KL(teacher ‖ student)``, ``{"hard": …, "soft": …}``.
 
-    Batch: input, label, teacher logits [B, K]. Items without a label (−1) count in the soft term alone; the hard one is
-    averaged over the others (``kd.data.unlabelled``).
+    Batch: input, label, teacher logits [B, K]. Unlabelled samples (−1) contribute to the soft term only; the hard term
+    is averaged over the labelled samples (``kd.data.unlabelled``).
 
     Args:
-        temperature: T > 0, softens both distributions in the soft term; the hard term is taken at T = 1.
-        alpha: weight of the *hard* term, in [0, 1]. 1 trains exactly as ``supervised`` does, 0 on the teacher alone.
+        temperature: T > 0, softens both distributions in the soft term; the hard term uses T = 1.
+        alpha: weight of the *hard* term, in [0, 1]. 1 equals ``supervised``; 0 uses the teacher only.
 
-    Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2 (which gives the hard term the smaller weight).
+    Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2 (where the hard term has the smaller weight).
     """
     require(0 <= alpha <= 1, "alpha", alpha, "in [0, 1]", "the weight of the labels; the teacher gets 1 - alpha")
     require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "4 to 10 is usual")
-    temperature, alpha = float(temperature), float(alpha)  # 5 and 5.0 are one setting, and are to be described as one
+    temperature, alpha = float(temperature), float(alpha)  # so that 5 and 5.0 have the same fingerprint
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         require_teacher_logits(batch)
@@ -126,18 +125,18 @@ def distilled(*, temperature: float, alpha: float) -> Objective:
 
 
 def require_teacher_logits(batch: Batch) -> None:
-    """Raise ``ValueError`` for a batch that does not carry the teacher's logits after input and label."""
+    """Raise ``ValueError`` unless the batch contains the teacher's logits after input and label."""
     if len(batch) < 3:
         raise ValueError(
             "distillation needs batches of (input, label, teacher logits). "
-            f"Got {len(batch)} items: pass a loader over a DistillDataset, or wrap the objective in live_teacher()."
+            f"Got {len(batch)} tensors. Pass a loader over a DistillDataset, or wrap the objective in live_teacher()."
         )
 
 
 def live_teacher(teacher: nn.Module, objective: Objective) -> Objective:
-    """The same objective with the teacher asked at each step, for inputs that change (augmentation).
+    """Return the objective with an online teacher, which runs at every step. For inputs that change (augmentation).
 
-    The teacher answers in eval mode; its weights and buffers stay as they are.
+    The teacher runs in eval mode without gradients; its weights and buffers do not change.
     """
     return _LiveTeacher(teacher, objective)
 
@@ -145,11 +144,11 @@ def live_teacher(teacher: nn.Module, objective: Objective) -> Objective:
 class _LiveTeacher(WrappedObjective):
     def __init__(self, teacher: nn.Module, objective: Objective) -> None:
         super().__init__(objective)
-        self.teacher = (teacher,)  # in a tuple, where torch does not look for modules: it is not to be trained
+        self.teacher = (teacher,)  # a tuple, so that torch does not register it as a submodule to train
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
-        teacher.eval()  # at every step: who trains the teacher further leaves it in training mode
+        teacher.eval()  # at every step, because a caller may also train the teacher
         with torch.no_grad():
             teacher_logits = teacher(batch[0]).float()
         return self.objective(model, (*batch[:2], teacher_logits, *batch[2:]))

@@ -1,7 +1,7 @@
-"""OFA-KD, for a teacher of another kind than the student: logits are learned, also at exits on the student's way.
+"""OFA-KD, for teacher and student of different architectures: distils logits, also at early exits of the student.
 
-Maps of a convolutional network and of a transformer have nothing in common to be compared; their answers have. So each
-stage of the student gets an exit of its own, which is trained to answer as the teacher does, and is left out in use.
+Feature maps of a convolutional network and of a transformer are not comparable, but logits are. Each stage of the
+student gets an exit classifier that is trained on the teacher's logits. Exits are used in training only.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses import ofa_loss
 from kd.methods.objectives import require_teacher_logits, supervised
-from kd.models.features import capture, find_stages, shapes
+from kd.models.features import capture, find_stages, layer_shapes
 from kd.models.inference import evaluating
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
 
 class OFALoss(nn.Module):
-    """``CE + soft · ofa_loss`` of the student's logits, and ``exits · ofa_loss`` summed over those of its exits.
+    """``CE + soft · ofa_loss`` of the student's logits, plus ``exits · ofa_loss`` summed over the logits of its exits.
 
     Args:
-        layers: of the student, as ``kd.models.features.capture`` takes them.
-        found: what each answers with: [C, H, W], or [D].
+        layers: the student's layers with an exit, named as in ``kd.models.features.capture``.
+        output_shapes: output shapes of these layers, [C, H, W] or [D].
         classes: K.
+        gamma: γ of ``ofa_loss``.
+        soft, exits: weights of the two terms.
     """
 
     def __init__(
         self,
         layers: Sequence[str],
-        found: Sequence[tuple[int, ...]],
+        output_shapes: Sequence[tuple[int, ...]],
         classes: int,
         *,
         gamma: float,
@@ -40,9 +42,9 @@ class OFALoss(nn.Module):
         exits: float,
     ) -> None:
         super().__init__()
-        width = max((shape[0] for shape in found if len(shape) == 3), default=0)
+        width = max((shape[0] for shape in output_shapes if len(shape) == 3), default=0)
         with seeded(0):
-            self.branches = nn.ModuleList(_branch(shape, width, classes) for shape in found)
+            self.branches = nn.ModuleList(_make_exit(shape, width, classes) for shape in output_shapes)
         self.layers, self.gamma, self.soft, self.exits = list(layers), gamma, soft, exits
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -71,22 +73,22 @@ def ofa(
 ) -> Objective:
     """``CE + soft · ofa_loss + exits · Σ ofa_loss``, with an exit at each stage of the student or at the named layers.
 
-    A student without maps has no exits unless they are named: ``student_layers=hidden`` puts one behind hidden units.
+    A student without feature maps has no exits by default; ``student_layers=hidden`` adds one to a hidden layer.
     """
     require(exits >= 0, "exits", exits, "at least 0", "the weight of the exits' losses; the authors take 1")
     inputs = batch[0]
     with evaluating(student), torch.no_grad():
         classes = student(inputs).shape[1]
     layers = student_layers.split(",") if student_layers else [stage.layer for stage in find_stages(student, inputs)]
-    found = shapes(student, layers, inputs)
-    return OFALoss(layers, found, classes, gamma=gamma, soft=soft, exits=exits).to(inputs.device)
+    output_shapes = layer_shapes(student, layers, inputs)
+    return OFALoss(layers, output_shapes, classes, gamma=gamma, soft=soft, exits=exits).to(inputs.device)
 
 
-def _branch(shape: tuple[int, ...], width: int, classes: int) -> nn.Sequential:
-    """From what a layer answers with to logits; maps become ``width`` of them, and each its mean."""
+def _make_exit(shape: tuple[int, ...], width: int, classes: int) -> nn.Sequential:
+    """Build an exit from a layer's output to logits; feature maps get a convolution to ``width`` maps and pooling."""
     if len(shape) == 1:
         return nn.Sequential(nn.Linear(shape[0], classes))
-    require(len(shape) == 3, "what a layer with an exit answers with", list(shape), "[C, H, W] or [D]")
+    require(len(shape) == 3, "the output of a layer with an exit", list(shape), "[C, H, W] or [D]")
     convolution = nn.Conv2d(shape[0], width, 3, padding=1, bias=False)
-    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), *pooled, nn.Linear(width, classes))
+    pooling = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), *pooling, nn.Linear(width, classes))

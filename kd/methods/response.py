@@ -1,7 +1,7 @@
-"""Factories of the methods that learn from logits or labels alone, for the table in ``kd.methods``.
+"""Factories of the methods that use only logits or labels, for the table in ``kd.methods``.
 
-A factory makes an objective for a student, a teacher and one batch; these need nothing of the three. Each objective has
-a ``hard`` term, the cross-entropy with the labels, and a ``soft`` one, the method's own, both weighted.
+A factory builds an objective from a student, a teacher and an example batch; these factories ignore all three. Each
+objective has two weighted terms: ``hard``, the cross-entropy with the labels, and ``soft``, the method's loss.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kd.methods.objectives import (
 )
 from kd.types import Batch, Objective
 
-# (student logits, batch of input, label, teacher logits) → the method's own loss, weighted.
+# (student logits, batch of input, label, teacher logits) → the method's weighted loss.
 Soft = Callable[[Tensor, Batch], Tensor]
 
 
@@ -42,13 +42,13 @@ def kd(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: flo
 
 
 def soft_labels(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: float, alpha: float) -> Objective:
-    """``alpha · CE + (1 − alpha) · T² · soft-label CE``: the gradient of ``kd``, with another number for the loss."""
+    """``alpha · CE + (1 − alpha) · T² · soft-label CE``: same gradient as ``kd``, different value of the loss."""
     require(0 <= alpha <= 1, "alpha", alpha, "in [0, 1]", "the weight of the labels; the teacher gets 1 - alpha")
 
     def soft(logits: Tensor, batch: Batch) -> Tensor:
         return (1 - alpha) * soft_cross_entropy(logits, batch[2], temperature=temperature)
 
-    return _with_labels(soft, weight=alpha)
+    return _add_label_loss(soft, weight=alpha)
 
 
 def dkd(
@@ -61,12 +61,12 @@ def dkd(
     beta: float,
     warmup: float,
 ) -> Objective:
-    """``CE + dkd_loss``, the latter growing evenly from nothing in the first ``warmup`` of the epochs."""
+    """``CE + dkd_loss``, with a linear warm-up of the latter over the first ``warmup`` share of the epochs."""
 
     def soft(logits: Tensor, batch: Batch) -> Tensor:
         return dkd_loss(logits, batch[2], batch[1], temperature=temperature, alpha=alpha, beta=beta)
 
-    return WarmupObjective(_with_labels(soft), warmup)
+    return WarmupObjective(_add_label_loss(soft), warmup)
 
 
 def nkd(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: float, gamma: float) -> Objective:
@@ -75,7 +75,7 @@ def nkd(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: fl
     def soft(logits: Tensor, batch: Batch) -> Tensor:
         return nkd_loss(logits, batch[2], batch[1], temperature=temperature, gamma=gamma)
 
-    return _with_labels(soft)
+    return _add_label_loss(soft)
 
 
 def dist(
@@ -86,19 +86,19 @@ def dist(
     def soft(logits: Tensor, batch: Batch) -> Tensor:
         return dist_loss(logits, batch[2], temperature=temperature, beta=beta, gamma=gamma)
 
-    return _with_labels(soft)
+    return _add_label_loss(soft)
 
 
 def lskd(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: float, hard: float, soft: float
 ) -> Objective:
-    """``hard · CE + soft · T² · KL`` of standardised logits; the labels are compared with the logits as they are."""
+    """``hard · CE + soft · T² · KL``; only the logits in KL are standardised."""
     weight = soft
 
     def softened(logits: Tensor, batch: Batch) -> Tensor:
         return weight * kd_loss(standardised(logits), standardised(batch[2]), temperature=temperature)
 
-    return _with_labels(softened, weight=hard)
+    return _add_label_loss(softened, weight=hard)
 
 
 def lskd_dkd(
@@ -112,23 +112,23 @@ def lskd_dkd(
     beta: float,
     warmup: float,
 ) -> Objective:
-    """``hard · CE + dkd_loss`` of standardised logits, the latter warmed up as in ``dkd``."""
+    """``hard · CE + dkd_loss`` of standardised logits, with the warm-up of ``dkd``."""
 
     def soft(logits: Tensor, batch: Batch) -> Tensor:
-        own, other = standardised(logits), standardised(batch[2])
-        return dkd_loss(own, other, batch[1], temperature=temperature, alpha=alpha, beta=beta)
+        student_logits, teacher_logits = standardised(logits), standardised(batch[2])
+        return dkd_loss(student_logits, teacher_logits, batch[1], temperature=temperature, alpha=alpha, beta=beta)
 
-    return WarmupObjective(_with_labels(soft, weight=hard), warmup)
+    return WarmupObjective(_add_label_loss(soft, weight=hard), warmup)
 
 
 def ttm(student: nn.Module, teacher: nn.Module, batch: Batch, *, gamma: float, soft: float) -> Objective:
     """``CE + soft · ttm_loss``."""
-    return _with_labels(_transformed(gamma, soft, weighted=False))
+    return _add_label_loss(_make_ttm_term(gamma, soft, weighted=False))
 
 
 def wttm(student: nn.Module, teacher: nn.Module, batch: Batch, *, gamma: float, soft: float) -> Objective:
-    """``CE + soft · ttm_loss`` with each sample weighted by how unsure the teacher is of it."""
-    return _with_labels(_transformed(gamma, soft, weighted=True))
+    """``CE + soft · ttm_loss``, with each sample weighted by the teacher's uncertainty."""
+    return _add_label_loss(_make_ttm_term(gamma, soft, weighted=True))
 
 
 def wsld(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: float, soft: float) -> Objective:
@@ -138,7 +138,7 @@ def wsld(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: f
     def weighted(logits: Tensor, batch: Batch) -> Tensor:
         return weight * wsld_loss(logits, batch[2], batch[1], temperature=temperature)
 
-    return _with_labels(weighted)
+    return _add_label_loss(weighted)
 
 
 def label_smoothing(student: nn.Module, teacher: nn.Module, batch: Batch, *, smoothing: float) -> Objective:
@@ -149,7 +149,7 @@ def label_smoothing(student: nn.Module, teacher: nn.Module, batch: Batch, *, smo
 def teacher_free(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, correct: float, temperature: float, alpha: float
 ) -> Objective:
-    """``kd`` from a virtual teacher who knows the labels and nothing else: a control. The true teacher is not asked."""
+    """``kd`` from a virtual teacher that is derived from the labels: a control. The real teacher is not used."""
     require(0 <= alpha <= 1, "alpha", alpha, "in [0, 1]", "the weight of the labels; the virtual teacher gets the rest")
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -162,10 +162,11 @@ def teacher_free(
 
 
 class WarmupObjective(WrappedObjective):
-    """An objective all of whose terms but the ``hard`` one grow evenly from nothing to their full weight.
+    """An objective with a linear warm-up of all its terms except ``hard``.
 
     Args:
-        share: of the epochs in which they grow, in [0, 1]; 0 gives them their full weight at once.
+        objective: the wrapped objective.
+        share: share of the epochs for the warm-up, in [0, 1]; 0 disables it.
     """
 
     def __init__(self, objective: Objective, share: float) -> None:
@@ -175,7 +176,7 @@ class WarmupObjective(WrappedObjective):
         self._weight = 1.0
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Take the weight of this epoch, counted from 0."""
+        """Set the weight of this epoch, counted from 0."""
         super().set_epoch(epoch, epochs)
         self._weight = min(1.0, (epoch + 1) / (self.share * epochs)) if self.share else 1.0
 
@@ -184,8 +185,8 @@ class WarmupObjective(WrappedObjective):
         return output, {name: term if name == "hard" else self._weight * term for name, term in terms.items()}
 
 
-def _with_labels(soft: Soft, *, weight: float = 1.0) -> Objective:
-    """``weight`` · cross-entropy with the labels, and the method's own loss."""
+def _add_label_loss(soft: Soft, *, weight: float = 1.0) -> Objective:
+    """Return the objective with the terms ``weight`` · cross-entropy with the labels and ``soft``."""
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         require_teacher_logits(batch)
@@ -195,7 +196,7 @@ def _with_labels(soft: Soft, *, weight: float = 1.0) -> Objective:
     return objective
 
 
-def _transformed(gamma: float, weight: float, *, weighted: bool) -> Soft:
+def _make_ttm_term(gamma: float, weight: float, *, weighted: bool) -> Soft:
     def soft(logits: Tensor, batch: Batch) -> Tensor:
         return weight * ttm_loss(logits, batch[2], gamma=gamma, weighted=weighted)
 

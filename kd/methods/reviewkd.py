@@ -1,4 +1,4 @@
-"""ReviewKD: the student's stages are fused from the deepest on, and what comes out held against the teacher's."""
+"""ReviewKD: fuses the student's stages from the deepest upwards and compares the results with the teacher's maps."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from kd.models.features import match_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
-WIDEST = 512  # maps between the fusions, the authors'
+WIDEST = 512  # maximum number of maps between the fusions, as in the authors' code
 
 
 class Fusion(nn.Module):
-    """A stage of the student and all deeper ones, weighed against each other at each pixel.
+    """Attention-weighted fusion of a stage of the student with the fused deeper stages, at each pixel.
 
     Args:
-        ours, middle, theirs: channels of the student's stage, between the fusions, and of the teacher's stage.
-        deepest: there is nothing to fuse it with.
+        inputs: channels of the student's stage.
+        middle: channels between the fusions.
+        outputs: channels of the teacher's stage.
+        deepest: whether there is no deeper stage to fuse with.
     """
 
-    def __init__(self, ours: int, middle: int, theirs: int, *, deepest: bool) -> None:
+    def __init__(self, inputs: int, middle: int, outputs: int, *, deepest: bool) -> None:
         super().__init__()
-        self.enter = nn.Sequential(nn.Conv2d(ours, middle, 1, bias=False), nn.BatchNorm2d(middle))
+        self.enter = nn.Sequential(nn.Conv2d(inputs, middle, 1, bias=False), nn.BatchNorm2d(middle))
         self.attention = None if deepest else nn.Conv2d(2 * middle, 2, 1)
-        self.leave = nn.Sequential(nn.Conv2d(middle, theirs, 3, padding=1, bias=False), nn.BatchNorm2d(theirs))
+        self.leave = nn.Sequential(nn.Conv2d(middle, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, maps: Tensor, deeper: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """What goes on to the next shallower stage, and what is held against the teacher's maps of this size."""
+        """Return the fused maps for the next shallower stage, and maps of this size to compare with the teacher's."""
         fused = self.enter(maps)
         if self.attention is not None and deeper is not None:
             deeper = F.interpolate(deeper, list(fused.shape[2:]))
@@ -44,10 +46,11 @@ class Fusion(nn.Module):
 
 
 class ReviewKDLoss(nn.Module):
-    """``weight · hcl_loss`` summed over stages, the student's fused from the deepest on.
+    """``weight · hcl_loss`` summed over stages; the student's stages are fused from the deepest upwards.
 
     Args:
-        channels: of the student and of the teacher, for each stage from the shallowest on.
+        channels: numbers of channels (student, teacher) of each stage, shallowest first.
+        weight: weight of the loss.
     """
 
     def __init__(self, channels: Sequence[tuple[int, int]], weight: float) -> None:
@@ -55,16 +58,17 @@ class ReviewKDLoss(nn.Module):
         middle, last = min(WIDEST, channels[-1][0]), len(channels) - 1
         with seeded(0):
             self.fusions = nn.ModuleList(
-                Fusion(ours, middle, theirs, deepest=stage == last) for stage, (ours, theirs) in enumerate(channels)
+                Fusion(inputs, middle, outputs, deepest=stage == last)
+                for stage, (inputs, outputs) in enumerate(channels)
             )
         self.weight = weight
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         fused: Tensor | None = None
         terms = []
-        for fusion, student, teacher in reversed(list(zip(self.fusions, ours, theirs, strict=True))):
-            fused, answer = fusion(student, fused, teacher.shape[2:])
-            terms.append(hcl_loss(answer, teacher))
+        for fusion, student, teacher in reversed(list(zip(self.fusions, student_maps, teacher_maps, strict=True))):
+            fused, projected = fusion(student, fused, teacher.shape[2:])
+            terms.append(hcl_loss(projected, teacher))
         return self.weight * torch.stack(terms).sum()
 
 
@@ -78,7 +82,7 @@ def reviewkd(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + weight · Σ hcl_loss`` over all stages that both have, growing evenly in the first ``warmup`` of epochs."""
+    """``CE + weight · Σ hcl_loss`` over the common stages, with a linear warm-up over ``warmup`` of the epochs."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    reviewed = ReviewKDLoss(count_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
-    return WarmupObjective(FeatureObjective(teacher, pairs, reviewed), warmup)
+    loss = ReviewKDLoss(count_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
+    return WarmupObjective(FeatureObjective(teacher, pairs, loss), warmup)

@@ -1,6 +1,6 @@
-"""Methods whose authors first bring the student's maps into shape, and only then let it learn from the labels.
+"""Factories of two-phase methods, for the table in ``kd.methods``: first the feature loss, then the labels.
 
-For the table in ``kd.methods``. Both stages are one training here, told apart by its epochs.
+Both phases are part of one training run and are separated by epoch.
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ from kd.types import Batch, Objective
 
 
 def require_first_phase(alone: float) -> None:
-    """Raise ``ValueError`` for what is no share of the epochs that leaves some."""
-    require(0 <= alone < 1, "alone", alone, "in [0, 1), a share of the epochs", "0 has all terms all along")
+    """Raise ``ValueError`` unless ``alone`` is a share of the epochs below 1."""
+    require(0 <= alone < 1, "alone", alone, "in [0, 1), a share of the epochs", "0 uses all terms in all epochs")
 
 
 def first_phase_epochs(alone: float, epochs: int) -> int:
-    """How many of the epochs this share is: rounded up, but one is left at least."""
+    """Return the number of epochs of the first phase: the share rounded up, with at least one epoch left."""
     return min(math.ceil(alone * epochs), epochs - 1)
 
 
 class TwoPhaseObjective(nn.Module):
-    """The ``feature`` term alone in the first epochs, and after them the ``hard`` one alone, without the teacher.
+    """Only the ``feature`` term in the first epochs, then only the ``hard`` term, without the teacher.
 
     Args:
-        alone: share of the epochs for the features, in [0, 1): rounded up, but one epoch at least is for the labels. 0
-            has both terms all along, and so has a training of one epoch.
+        objective: the objective with both terms.
+        alone: share of the epochs for the ``feature`` term, in [0, 1), rounded up, with at least one epoch left for the
+            labels. With 0, or with a single epoch, both terms are used in all epochs.
     """
 
     def __init__(self, objective: FeatureObjective, alone: float) -> None:
         super().__init__()
         require_first_phase(alone)
         self.objective, self.alone = objective, alone
-        self._wanted = {"hard", "feature"}
+        self._active_terms = {"hard", "feature"}
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Take the terms of this epoch, counted from 0."""
+        """Select the terms of this epoch, counted from 0."""
         first = first_phase_epochs(self.alone, epochs)
-        self._wanted = {"hard", "feature"} if not first else {"feature"} if epoch < first else {"hard"}
+        self._active_terms = {"hard", "feature"} if not first else {"feature"} if epoch < first else {"hard"}
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        if self._wanted == {"hard"}:
+        if self._active_terms == {"hard"}:
             output, terms = supervised_where_labelled(model, batch)
             return output, {**terms, "feature": torch.zeros_like(terms["hard"])}
         output, terms = self.objective(model, batch)
-        return output, {name: term if name in self._wanted else 0 * term for name, term in terms.items()}
+        return output, {name: term if name in self._active_terms else 0 * term for name, term in terms.items()}
 
 
 def fsp(
@@ -68,33 +69,38 @@ def fsp(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``weight · fsp_loss`` over all stages that both have, which must have as many channels; then CE.
+    """``weight · fsp_loss`` over the common stages, which must have the same numbers of channels; then CE.
 
     Raises:
-        ValueError: also where there is one stage alone, or where the channels differ: no projector is between.
+        ValueError: also if there is only one common stage, or if the channels differ, because fsp has no projector.
     """
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    ours, theirs = (list(channels) for channels in zip(*count_channels(student, teacher, batch, pairs), strict=True))
+    student_channels, teacher_channels = (
+        list(channels) for channels in zip(*count_channels(student, teacher, batch, pairs), strict=True)
+    )
     advice = (
-        "name layers that fit: --student cnn:32 --set student_layers=layer1,layer2,layer3 "
-        "--set teacher_layers=conv1,norm2,norm3 do with the teacher of the pipeline"
+        "name matching layers; for the pipeline's teacher: --student cnn:32 "
+        "--set student_layers=layer1,layer2,layer3 --set teacher_layers=conv1,norm2,norm3"
     )
     require(len(pairs) > 1, "stages that fsp compares", len(pairs), "two or more", advice)
-    require(ours == theirs, "channels of the student's stages", ours, f"the teacher's {theirs} for fsp", advice)
+    allowed = f"the teacher's {teacher_channels} for fsp"
+    require(student_channels == teacher_channels, "channels of the student's stages", student_channels, allowed, advice)
 
-    def loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        return weight * fsp_loss(ours, theirs)
+    def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        return weight * fsp_loss(student_maps, teacher_maps)
 
     return TwoPhaseObjective(FeatureObjective(teacher, pairs, loss), alone)
 
 
 class ABLoss(nn.Module):
-    """``weight · ab_loss`` summed over stages, each half as much as the next deeper one.
+    """``weight · ab_loss`` summed over stages, each with half the weight of the next deeper stage.
 
-    The student's maps come to the teacher's number by a 1 × 1 convolution and a batch norm for each stage.
+    A connector for each stage (1 × 1 convolution, batch norm) projects the student's maps to the teacher's channels.
 
     Args:
-        channels: of the student and of the teacher, for each stage from the shallowest on.
+        channels: numbers of channels (student, teacher) of each stage, shallowest first.
+        weight: weight of the loss.
+        margin: margin of ``ab_loss``, above 0.
     """
 
     def __init__(self, channels: Sequence[tuple[int, int]], weight: float, margin: float) -> None:
@@ -106,9 +112,9 @@ class ABLoss(nn.Module):
             )
         self.weight, self.margin = weight, margin
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        total = torch.zeros((), device=ours[0].device)
-        for connector, *pair in zip(self.connectors, ours, theirs, strict=True):
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        total = torch.zeros((), device=student_maps[0].device)
+        for connector, *pair in zip(self.connectors, student_maps, teacher_maps, strict=True):
             student, teacher = same_size(*pair)
             total = total / 2 + ab_loss(connector(student), teacher, margin=self.margin)
         return self.weight * total
@@ -125,7 +131,7 @@ def ab(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``weight · Σ ab_loss`` over all stages that both have, from the last one back; then CE."""
+    """``weight · Σ ab_loss`` over the common stages, which are matched from the last one backwards; then CE."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    bounded = ABLoss(count_channels(student, teacher, batch, pairs), weight, margin).to(batch[0].device)
-    return TwoPhaseObjective(FeatureObjective(teacher, pairs, bounded), alone)
+    loss = ABLoss(count_channels(student, teacher, batch, pairs), weight, margin).to(batch[0].device)
+    return TwoPhaseObjective(FeatureObjective(teacher, pairs, loss), alone)

@@ -1,6 +1,6 @@
-"""Every method by its name: one literal table, from which the command line, the tests and the docs follow.
+"""Table of all distillation methods; the command line, the tests and the docs are derived from it.
 
-Importable in a moment, without torch: a factory is a dotted name, resolved by ``kd.methods`` when it is to be used.
+Does not import torch: factories are dotted names, which ``kd.methods`` resolves at first use.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ Setting = float | int | str
 
 
 class Method(NamedTuple):
-    """What is to be known of a method before it is used.
+    """Description of a method.
 
     Attributes:
-        factory: ``module:function`` of ``make(student, teacher, example_batch, **settings) -> Objective``. It builds
-            whatever parameters the method has, from the two models and the shapes of one batch.
-        needs: of ``labels``; ``logits`` (the teacher's, from its cache, third in the batch); ``teacher`` (the live
-            model, for its features); ``ids`` (of samples, last in the batch).
-        settings: the factory's keyword arguments, with the authors' defaults.
-        paper: authors, year and arXiv number, or DOI where there is none.
-        reference: a public implementation to hold against ours, and its licence.
-        unlabelled: it also learns from items without a label: its own loss reads none.
+        factory: ``module:function`` with signature ``(student, teacher, example_batch, **settings) -> Objective``. It
+            builds the method's parameters, if any, from the two models and the shapes of one batch.
+        needs: inputs, of ``labels``; ``logits`` (the teacher's cached logits, third in the batch); ``teacher`` (the
+            online model, for its features); ``ids`` (of samples, last in the batch).
+        settings: keyword arguments of the factory, with the authors' defaults.
+        paper: authors, year and arXiv number, or the DOI if there is no arXiv number.
+        reference: public implementation for comparison, and its licence.
+        unlabelled: whether unlabelled samples are supported, because the method's own loss reads no labels.
     """
 
     factory: str
@@ -35,7 +35,7 @@ class Method(NamedTuple):
 
 
 _LOGITS, _FEATURES = ("labels", "logits"), ("labels", "teacher")
-_LAYERS: Mapping[str, Setting] = {"student_layers": "", "teacher_layers": ""}  # "" takes those that are found
+_LAYERS: Mapping[str, Setting] = {"student_layers": "", "teacher_layers": ""}  # "" selects layers automatically
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {

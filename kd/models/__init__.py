@@ -1,4 +1,4 @@
-"""Networks: the toolkit's own, those of torchvision, timm and of a file, and what they compute inside."""
+"""Models: built-in networks, torchvision, timm and user files; intermediate features and inference."""
 
 from kd.models.networks import CNN as CNN
 from kd.models.networks import MLP as MLP

@@ -1,4 +1,4 @@
-"""What a model computes on its way to the logits: captured by hooks, which leave the model as it was."""
+"""Intermediate activations of a model, captured with forward hooks, and the layers that methods compare by default."""
 
 from __future__ import annotations
 
@@ -12,53 +12,58 @@ from torch import Tensor, nn
 
 from kd.models.inference import evaluating
 
-_INPUT = ":input"
+_INPUT = ":input"  # suffix of a layer's name: the input of the layer instead of its output
 
 
 class Features(dict[str, Tensor]):
-    """What layers have answered with in a pass, by name."""
+    """Captured activations by layer name. Access to a layer that did not run raises ``ValueError``."""
 
     def __missing__(self, layer: str) -> Tensor:
-        raise ValueError(f"the layer {layer!r} had no part in the pass: name one that has.")
+        raise ValueError(f"the layer {layer!r} did not run in the forward pass. Name a layer that does.")
 
 
 @contextmanager
 def capture(model: nn.Module, *layers: str) -> Iterator[Features]:
-    """A dictionary of what these layers answer with, filled at each pass inside the block; of several, the last counts.
+    """Capture the outputs of layers inside the block; yields a dictionary that each forward pass fills.
+
+    After several passes the dictionary contains the last outputs. The hooks are removed at the end of the block.
 
     Args:
-        layers: paths as ``model.named_modules()`` has them. ``layer3`` is that module's output, ``output:input`` what
-            is given to the module ``output``.
+        model: the model whose layers are captured.
+        layers: module paths as in ``model.named_modules()``. ``layer3`` captures the module's output, ``output:input``
+            the input of the module ``output``.
 
     Raises:
-        ValueError: there is no such layer; the error names those that are called nearly so. Or it answers with
-            something else than one tensor, or is asked for though it had no part in the pass, or its answer was
-            overwritten by a function that works in place. (Modules may, as torchvision's ReLUs do: then copies are
-            kept.)
+        ValueError: a layer does not exist (the error suggests similar names), did not run in the pass, or does not
+            return a single tensor. Also if a later in-place operation overwrote a captured output. In-place modules,
+            such as torchvision's ReLUs, are allowed: outputs are then copied.
     """
-    found, versions = Features(), dict[str, int]()
-    in_place = any(getattr(module, "inplace", False) for module in model.modules())
+    features, versions = Features(), dict[str, int]()
+    has_inplace = any(getattr(module, "inplace", False) for module in model.modules())
 
-    def keep(name: str, output: Any) -> None:
+    def store(name: str, output: Any) -> None:
         if not isinstance(output, Tensor):
-            raise ValueError(f"the layer {name!r} answers with a {type(output).__name__}, no tensor: name another.")
-        found[name] = output.clone() if in_place else output  # a copy takes a tenth of a small network's step
-        versions[name] = 0 if output.is_inference() else found[name]._version
+            raise ValueError(f"the layer {name!r} must return a tensor. Got a {type(output).__name__}; name another.")
+        # Copies only if needed: they take a tenth of a small network's training step.
+        features[name] = output.clone() if has_inplace else output
+        versions[name] = 0 if output.is_inference() else features[name]._version
 
     with ExitStack() as hooks:
         for name in layers:
-            hooks.callback(_hook(model, name, keep))
-        yield found
-    for name, output in found.items():
+            hooks.callback(_add_hook(model, name, store))
+        yield features
+    for name, output in features.items():
         if not output.is_inference() and output._version != versions[name]:
-            raise ValueError(f"what the layer {name!r} answers with is overwritten by what follows: name a later one.")
+            raise ValueError(
+                f"the output of {name!r} is overwritten by a later in-place operation. Name a later layer."
+            )
 
 
 class Stage(NamedTuple):
-    """A layer that answers with maps.
+    """A layer whose output is feature maps.
 
     Attributes:
-        layer: as ``capture`` takes it.
+        layer: name of the layer, as in ``capture``.
         shape: [C, H, W].
     """
 
@@ -68,8 +73,8 @@ class Stage(NamedTuple):
 
 class _Maps(NamedTuple):
     stage: Stage
-    place: int  # in the order in which layers answer
-    depth: int  # blocks that it lies in; a chain of modules is no block
+    place: int  # position in the order of execution
+    depth: int  # number of enclosing blocks; see _count_blocks
 
     @property
     def pixels(self) -> int:
@@ -77,23 +82,23 @@ class _Maps(NamedTuple):
 
 
 def find_stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
-    """For each size of maps the last layer that has it, in the order of the pass; none where there are no maps.
+    """Return the last layer for each size of feature maps, in forward order; empty if the model has no maps.
 
-    The last one outside of blocks: what a residual block computes on its way is no stage. Not counted are maps of one
-    pixel, maps that have been made larger again, maps before the model goes on in another layout (channels last,
-    tokens), dropout, and layers that are called several times.
+    Layers inside a block (for example a residual block) are not stages; the block is. Also excluded: maps of one pixel,
+    upsampled maps, maps before a change of layout (channels last, tokens), dropout, and layers that run several times.
 
     Args:
-        inputs: [B, ...], an example.
+        model: the model, run once in eval mode.
+        inputs: [B, ...], an example batch.
     """
-    outputs = _outputs(model, inputs)
+    outputs = _record_outputs(model, inputs)
     names = [name for name, _ in outputs]
     last: dict[tuple[int, int], _Maps] = {}
-    others: list[tuple[int, int]] = []  # places and depths of answers in another layout
+    other_layouts: list[tuple[int, int]] = []  # (place, depth) of outputs in another layout
     for place, (name, output) in enumerate(outputs):
-        depth = _depth(model, name)
-        if not _are_maps(output, inputs):
-            others += [(place, depth)] if output.ndim > 2 and len(output) == len(inputs) else []
+        depth = _count_blocks(model, name)
+        if not _is_feature_map(output, inputs):
+            other_layouts += [(place, depth)] if output.ndim > 2 and len(output) == len(inputs) else []
         elif names.count(name) == 1:
             height, width = output.shape[2:]
             maps = _Maps(Stage(name, tuple(output.shape[1:])), place, depth)
@@ -105,12 +110,12 @@ def find_stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
         for row, maps in enumerate(in_order)
         if maps.pixels > 1
         and all(maps.pixels < earlier.pixels or maps.depth < earlier.depth for earlier in in_order[:row])
-        and not any(place > maps.place and depth <= maps.depth for place, depth in others)
+        and not any(place > maps.place and depth <= maps.depth for place, depth in other_layouts)
     ]
 
 
-def _are_maps(output: Tensor, inputs: Tensor) -> bool:
-    """Whether this is [B, C, H, W] of the inputs' proportions, which [B, H, W, C] and what is in windows are not."""
+def _is_feature_map(output: Tensor, inputs: Tensor) -> bool:
+    """Return whether the output is [B, C, H, W] with the inputs' aspect ratio, unlike [B, H, W, C] or windows."""
     if output.ndim != 4 or len(output) != len(inputs):
         return False
     if inputs.ndim != 4:
@@ -119,85 +124,86 @@ def _are_maps(output: Tensor, inputs: Tensor) -> bool:
     return abs(height - width) <= 1 if rows == columns else 1 / 2 < height * columns / (width * rows) < 2
 
 
-def _depth(model: nn.Module, name: str) -> int:
-    """How many modules this one lies in, besides the model itself and chains and lists of modules."""
-    chains = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+def _count_blocks(model: nn.Module, name: str) -> int:
+    """Return the number of modules that contain this one, without the model itself and plain containers."""
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     parts = name.split(".")
-    around = (model.get_submodule(".".join(parts[:length])) for length in range(1, len(parts)))
-    return sum(not isinstance(module, chains) for module in around)
+    ancestors = (model.get_submodule(".".join(parts[:length])) for length in range(1, len(parts)))
+    return sum(not isinstance(module, containers) for module in ancestors)
 
 
 def find_penultimate(model: nn.Module, inputs: Tensor) -> str:
-    """The layer, as ``capture`` takes it, whose values the last linear layer turns into logits.
+    """Return the name for ``capture`` of the penultimate features: the input of the last linear layer.
 
     Raises:
         ValueError: the model has no linear layer.
     """
     modules = dict(model.named_modules())
-    linear = [name for name, _ in _outputs(model, inputs) if isinstance(modules[name], nn.Linear)]
+    linear = [name for name, _ in _record_outputs(model, inputs) if isinstance(modules[name], nn.Linear)]
     if not linear:
-        raise ValueError(f"{type(model).__name__} has no linear layer at its end: name the layer to learn from.")
+        raise ValueError(f"{type(model).__name__} has no linear layer. Name the layer to compare.")
     return linear[-1] + _INPUT
 
 
 def match_stages(
     student: nn.Module, teacher: nn.Module, inputs: Tensor, *, student_layers: str = "", teacher_layers: str = ""
 ) -> list[tuple[str, str]]:
-    """Layers of both, the student's first, that are to be compared: as named, or the last stages of both in pairs.
+    """Return pairs of layers to compare, (student, teacher): the named layers, or the last common stages.
 
     Args:
-        student_layers, teacher_layers: names with commas between; "" for those that are found.
+        inputs: an example batch, to find stages.
+        student_layers, teacher_layers: comma-separated layer names; "" uses the stages from ``find_stages``.
 
     Raises:
-        ValueError: there are no maps to compare, or the names are not as many on both sides.
+        ValueError: a model has no maps to compare, or the numbers of names differ.
     """
-    named = [
+    layers_by_model = [
         layers.split(",") if layers else [stage.layer for stage in find_stages(model, inputs)]
         for model, layers in ((student, student_layers), (teacher, teacher_layers))
     ]
-    for who, layers, model in zip(("student", "teacher"), named, (student, teacher), strict=True):
+    for role, layers, model in zip(("student", "teacher"), layers_by_model, (student, teacher), strict=True):
         if not layers:
             raise ValueError(
-                f"this method compares feature maps, and the {who}, {type(model).__name__}, has none. "
-                "A student with --student cnn has. Maps that are not found by themselves can be named: "
-                f"--set {who}_layers=NAME,NAME."
+                f"this method compares feature maps, and none were found in the {role}, {type(model).__name__}. "
+                f"Use a model with feature maps, such as --student cnn, or name layers: --set {role}_layers=NAME,NAME."
             )
-    count = min(map(len, named))
-    if student_layers and teacher_layers and len(named[0]) != len(named[1]):
+    count = min(map(len, layers_by_model))
+    if student_layers and teacher_layers and len(layers_by_model[0]) != len(layers_by_model[1]):
         raise ValueError(
-            f"student_layers and teacher_layers must be as many. Got {len(named[0])} and {len(named[1])} instead."
+            "student_layers and teacher_layers must name equally many layers. "
+            f"Got {len(layers_by_model[0])} and {len(layers_by_model[1])} instead."
         )
-    return list(zip(*(layers[-count:] for layers in named), strict=True))
+    return list(zip(*(layers[-count:] for layers in layers_by_model), strict=True))
 
 
-def _outputs(model: nn.Module, inputs: Tensor) -> list[tuple[str, Tensor]]:
-    """Each module's output in one pass in eval mode, in the order in which they answer; dropout's are left out."""
-    found: list[tuple[str, Tensor]] = []
+def _record_outputs(model: nn.Module, inputs: Tensor) -> list[tuple[str, Tensor]]:
+    """Run the model once in eval mode and return the output of each module in order of execution, without dropout."""
+    outputs: list[tuple[str, Tensor]] = []
 
-    def note(name: str) -> Any:
-        return lambda module, _, output: found.append((name, output)) if isinstance(output, Tensor) else None
+    def record(name: str) -> Any:
+        return lambda module, _, output: outputs.append((name, output)) if isinstance(output, Tensor) else None
 
     with ExitStack() as hooks, evaluating(model), torch.no_grad():
         for name, module in model.named_modules():
             if name and not isinstance(module, nn.modules.dropout._DropoutNd):
-                hooks.callback(module.register_forward_hook(note(name)).remove)
+                hooks.callback(module.register_forward_hook(record(name)).remove)
         model(inputs)
-    return found
+    return outputs
 
 
-def _hook(model: nn.Module, name: str, keep: Callable[[str, Any], None]) -> Any:
-    """Have the layer's answers kept; the function that takes the hook away again."""
+def _add_hook(model: nn.Module, name: str, store: Callable[[str, Any], None]) -> Any:
+    """Add a hook that stores the layer's outputs, and return the function that removes it."""
     path, modules = name.removesuffix(_INPUT), dict(model.named_modules())
     if path not in modules:
-        near = difflib.get_close_matches(path, modules, n=3) or [each for each in modules if each]
-        raise ValueError(f"{type(model).__name__} has no layer {path!r}. It has {', '.join(near)}.")
+        similar = difflib.get_close_matches(path, modules, n=3) or [key for key in modules if key]
+        raise ValueError(f"{type(model).__name__} has no layer {path!r}. It has {', '.join(similar)}.")
     if name.endswith(_INPUT):
-        return modules[path].register_forward_pre_hook(lambda _, inputs: keep(name, inputs[0])).remove
-    return modules[path].register_forward_hook(lambda *answered: keep(name, answered[2])).remove
+        return modules[path].register_forward_pre_hook(lambda _, inputs: store(name, inputs[0])).remove
+    return modules[path].register_forward_hook(lambda *call: store(name, call[2])).remove
 
 
-def shapes(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[tuple[int, ...]]:
-    """What the layers answer with for one example, without the batch."""
-    with evaluating(model), torch.no_grad(), capture(model, *layers) as found:
+def layer_shapes(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[tuple[int, ...]]:
+    """Return the output shapes of layers, without the batch dimension."""
+    with evaluating(model), torch.no_grad(), capture(model, *layers) as features:
         model(inputs)
-    return [tuple(found[layer].shape[1:]) for layer in layers]
+    return [tuple(features[layer].shape[1:]) for layer in layers]

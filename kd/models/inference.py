@@ -1,4 +1,4 @@
-"""Run models without training them: predictions in the loader's order, eval mode inside a block, a model's device."""
+"""Inference: predictions in the loader's order, eval mode inside a block, and the device of a model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from kd.storage.stopping import stop_if_requested
 
 
 class Predictions(NamedTuple):
-    """Logits [N, K] float32 and labels [N] int64, both on the CPU, in the order of the loader."""
+    """Logits [N, K] float32 and labels [N] int64, both on the CPU, in the loader's order."""
 
     logits: Tensor
     labels: Tensor
 
 
 def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], None] | None = None) -> Predictions:
-    """Logits and labels of every sample, in the loader's order, in eval mode without gradient."""
-    device, logits, labels = device_of(model), _Rows(loader), _Rows(loader)
+    """Return logits and labels of all samples in the loader's order. The model runs in eval mode without gradients.
+
+    Args:
+        on_batch: called after each batch, for a progress bar.
+
+    Raises:
+        ValueError: the loader yields no batch.
+    """
+    device, logits, labels = device_of(model), _RowBuffer(loader), _RowBuffer(loader)
     with evaluating(model), torch.no_grad():
         for inputs, label, *_ in loader:
             logits.add(model(inputs.to(device)).float())
@@ -31,34 +38,34 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
                 on_batch()
             stop_if_requested()
     if not logits.filled:
-        raise ValueError("the loader yields no batch: there is nothing to predict on.")
+        raise ValueError("the loader yields no batch, so there is nothing to predict. Pass a non-empty dataset.")
     return Predictions(logits.tensor(), labels.tensor())
 
 
-class _Rows:
-    """Batches put one below the other on the CPU, in a tensor made for all of them at the first.
+class _RowBuffer:
+    """Concatenated batches on the CPU, in one tensor that is allocated with the first batch.
 
-    A list of small tensors, concatenated in the end, takes the memory twice; worse, each of them comes to lie between
-    two large batches, whose memory then is in pieces: 2.7 kB for an image's ten logits (benchmarks/growth.py).
+    Concatenating a list of small tensors at the end would need twice the memory. The small tensors would also fragment
+    the memory of the large input batches between them: 2.7 kB for an image's ten logits (benchmarks/growth.py).
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
         sampler = loader.sampler if isinstance(loader, DataLoader) else None
-        self._expected = len(sampler) if isinstance(sampler, Sized) else 0  # a guess: the tensor grows where it fails
+        self._expected = len(sampler) if isinstance(sampler, Sized) else 0  # an estimate; the tensor grows if too small
         self._all: Tensor | None = None
         self.filled = 0
 
     def add(self, batch: Tensor) -> None:
         end = self.filled + len(batch)
         if self._all is None or end > len(self._all):
-            self._make_room(max(end, self._expected, 2 * self.filled), batch)
-        self._all[self.filled : end] = batch  # type: ignore[index]  # made just now, if not before
+            self._allocate(max(end, self._expected, 2 * self.filled), batch)
+        self._all[self.filled : end] = batch  # type: ignore[index]  # allocated above
         self.filled = end
 
-    def _make_room(self, rows: int, like: Tensor) -> None:
-        earlier, self._all = self._all, torch.empty(rows, *like.shape[1:], dtype=like.dtype)
-        if earlier is not None:
-            self._all[: self.filled] = earlier[: self.filled]
+    def _allocate(self, rows: int, like: Tensor) -> None:
+        old, self._all = self._all, torch.empty(rows, *like.shape[1:], dtype=like.dtype)
+        if old is not None:
+            self._all[: self.filled] = old[: self.filled]
 
     def tensor(self) -> Tensor:
         assert self._all is not None
@@ -67,7 +74,7 @@ class _Rows:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards every submodule is back in the mode it was in."""
+    """Set models to eval mode inside the block and restore the mode of every submodule afterwards."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -79,5 +86,5 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter; the CPU for a model without any."""
+    """Return the device of the model's first parameter, or the CPU if the model has no parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

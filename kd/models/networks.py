@@ -1,6 +1,6 @@
-"""Small architectures of the toolkit's own. Input [B, ...], output logits [B, classes]; as they stand, for MNIST.
+"""Built-in small architectures. Input [B, ...], output logits [B, classes]; the defaults fit MNIST.
 
-How many channels, pixels or values an input has is told by ``input_shape``, the shape of one example without the batch.
+``input_shape`` is the shape of one sample, without the batch dimension.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MNIST_SHAPE = (1, 28, 28)
 
 
 class ConvNet(nn.Module):
-    """Convolutions 5 × 5, 5 × 5, 3 × 3 to 32, 64, 128 maps, two with batch norm and dropout; 256 hidden units.
+    """Three convolutions (5 × 5, 5 × 5, 3 × 3; 32, 64, 128 maps) and 256 hidden units, with batch norm and dropout.
 
     Args:
-        input_shape: [C, H, W] with H and W of at least 23 pixels, fewer leave nothing of the maps.
+        input_shape: [C, H, W] with H and W of at least 23 pixels; for smaller images the last maps would be empty.
         classes: K.
     """
 
@@ -29,22 +29,22 @@ class ConvNet(nn.Module):
         super().__init__()
         require_images("ConvNet", input_shape, side=23)
         channels, height, width = input_shape
-        # The first layer's maps are the largest and cost time by being moved: a stride of 2, and nothing but a ReLU.
+        # The first layer's maps are the largest, and moving them dominates its cost: hence stride 2 and only a ReLU.
         self.conv1 = nn.Conv2d(channels, 32, 5, stride=2)
         self.conv2, self.norm2 = nn.Conv2d(32, 64, 5, bias=False), nn.BatchNorm2d(64)
         self.conv3, self.norm3 = nn.Conv2d(64, 128, 3, bias=False), nn.BatchNorm2d(128)
         self.pool = nn.MaxPool2d(2)
         self.hidden = nn.Linear(128 * _last_side(height) * _last_side(width), 256)
         self.output = nn.Linear(256, classes)
-        # Of whole maps: a CPU draws random numbers one by one, and so needs one for each map instead of each value.
+        # Dropout of whole maps needs one random number for each map, not for each value; a CPU draws them one by one.
         self.dropout_maps = nn.Dropout2d(0.1)
         self.dropout_hidden = nn.Dropout(0.5)
-        # Channels last: the same step in less time on a CPU (benchmarks/teacher_step.py). Weights and results are the
-        # same numbers; only their order in memory differs.
+        # Channels last makes a training step faster on a CPU (benchmarks/teacher_step.py). Weights and results have the
+        # same values; only their order in memory differs.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Pooling comes right after the convolution: norm, ReLU and dropout then work on a quarter of the values.
+        # Pooling directly after the convolution leaves a quarter of the values for norm, ReLU and dropout.
         x = self.conv1(images).relu()
         x = self.dropout_maps(self.norm2(self.pool(self.conv2(x))).relu())
         x = self.dropout_maps(self.norm3(self.conv3(x)).relu())
@@ -54,11 +54,11 @@ class ConvNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """Hidden layers of ReLU units, one for each of ``widths``, on all values of an input of any shape.
+    """Multilayer perceptron with ReLU units. Inputs of any shape are flattened.
 
     Args:
         widths: units of each hidden layer, at least one layer.
-        input_shape: of one example; tabular data is [features].
+        input_shape: shape of one sample; [features] for tabular data.
         classes: K.
     """
 
@@ -66,8 +66,8 @@ class MLP(nn.Module):
         super().__init__()
         require(bool(widths) and min(widths) >= 1, "widths of an MLP", widths, "one or more whole numbers above 0")
         self.hidden = nn.Linear(math.prod(input_shape), widths[0])
-        more = itertools.pairwise(widths)
-        self.deeper = nn.Sequential(*(layer for pair in more for layer in (nn.Linear(*pair), nn.ReLU())))
+        sizes = itertools.pairwise(widths)
+        self.deeper = nn.Sequential(*(layer for pair in sizes for layer in (nn.Linear(*pair), nn.ReLU())))
         self.output = nn.Linear(widths[-1], classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -76,13 +76,13 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """A small student for images of any number of channels and any size: three stages, then the mean of each map.
+    """Small convolutional network for images of any size: three stages, global average pooling, a linear layer.
 
-    ``layer1``, ``layer2`` and ``layer3`` answer with ``width``, 2 · ``width`` and 4 · ``width`` maps on all, a quarter
-    and a sixteenth of the pixels. Each is a convolution 3 × 3, batch norm and ReLU.
+    ``layer1``, ``layer2`` and ``layer3`` output ``width``, 2 · ``width`` and 4 · ``width`` maps with 1, 1/4 and 1/16 of
+    the pixels. Each stage is a 3 × 3 convolution, batch norm and ReLU.
 
     Args:
-        width: maps of the first stage, at least 1; 32 makes a network of 95,000 parameters.
+        width: maps of the first stage, at least 1; 32 gives a network of 95,000 parameters.
         input_shape: [C, H, W].
         classes: K.
     """
@@ -104,7 +104,7 @@ class CNN(nn.Module):
 
 
 def require_images(architecture: str, input_shape: Sequence[int], *, side: int) -> None:
-    """Raise ``ValueError`` unless an example is an image [C, H, W] of at least ``side`` × ``side`` pixels."""
+    """Raise ``ValueError`` unless the input is an image [C, H, W] of at least ``side`` × ``side`` pixels."""
     fits = len(input_shape) == 3 and min(input_shape[1:]) >= side
     allowed = f"images [channels, height, width] of at least {side} × {side} pixels"
     advice = "cnn:32 takes images of any size, mlp:256 inputs of any shape"
@@ -112,7 +112,7 @@ def require_images(architecture: str, input_shape: Sequence[int], *, side: int) 
 
 
 def _last_side(side: int) -> int:
-    """Height or width of ConvNet's last maps: conv1, conv2, pool, conv3."""
+    """Return height or width of ConvNet's last maps, after conv1, conv2, pool and conv3."""
     return (((side - 5) // 2 + 1) - 4) // 2 - 2
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require, require_every_label
-from kd.losses.precision import wide
+from kd.losses.precision import widen
 
 HOWS = ("probabilities", "logits")
 
@@ -52,7 +52,7 @@ def average_logits(
     """
     shares = _normalise_weights(weights, len(logits))
     _check_arguments(how, temperature, [list(z.shape) for z in logits])
-    wide_logits = [wide(z) for z in logits]
+    wide_logits = [widen(z) for z in logits]
     if how == "logits":
         return functools.reduce(operator.add, (w * z for w, z in zip(shares, wide_logits, strict=True)))
     assert temperature is not None
@@ -78,7 +78,7 @@ def confidences(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     require(len(logits) >= 2, "the number of teachers", len(logits), "at least 2", "a single teacher has weight 1")
     _check_arguments("logits", None, [list(z.shape) for z in logits])
     require_every_label(labels, len(logits[0]))
-    wide_logits = [wide(z.detach()) for z in logits]
+    wide_logits = [widen(z.detach()) for z in logits]
     losses = torch.stack([F.cross_entropy(z, labels, reduction="none") for z in wide_logits])
     return (1 - losses.softmax(dim=0)) / (len(logits) - 1)
 

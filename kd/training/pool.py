@@ -21,7 +21,7 @@ import cloudpickle
 import torch
 
 from kd.checks import require
-from kd.console import progress, relayed
+from kd.console import progress, relay_progress
 from kd.storage.run_folder import OpenRun, current_run, join_run
 from kd.storage.stopping import request_stop, stop_if_requested
 
@@ -156,6 +156,6 @@ def _run_item(number: int, item: bytes) -> bytes:
     def advance(steps: int) -> None:
         worker.done[number] += steps
 
-    with _item_lock, relayed(advance):
+    with _item_lock, relay_progress(advance):
         stop_if_requested()
         return bytes(cloudpickle.dumps(worker.work(worker.shared, cloudpickle.loads(item))))

@@ -105,7 +105,7 @@ def test_a_method_that_does_not_fit_the_models_is_refused_before_training(
 ) -> None:
     assert cli.main([command, "--out", str(tmp_path), *SIZE, "--method", "at"]) == 1
     out, err = capsys.readouterr()
-    assert "the student, MLP, has none. A student with --student cnn has." in err
+    assert "none were found in the student, MLP. Use a model with feature maps, such as --student cnn" in err
     assert "epoch" not in out
 
 

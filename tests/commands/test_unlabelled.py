@@ -73,7 +73,7 @@ def test_the_control_of_a_comparison_is_trained_on_labels_alone(more: Path, tmp_
 @pytest.mark.parametrize(
     ("command", "flags", "expected"),
     [
-        ("run", ("--method", "dkd"), "dkd needs the label of every item"),
+        ("run", ("--method", "dkd"), "dkd needs a label for every sample"),
         ("sweep", (), "--unlabelled must be omitted"),
     ],
 )

@@ -115,13 +115,13 @@ def has_label_weight(name: str) -> bool:
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_methods_that_read_labels_raise(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} needs the label of every item.* there is kd, soft-labels, dist"):
+    with pytest.raises(ValueError, match=f"{name} needs a label for every sample.*: kd, soft-labels, dist"):
         require_unlabelled_method(name)
     model = CNN(4, (1, 6, 6), CLASSES) if name == "sdd" else tiny_model()
     ids = (torch.arange(ITEMS),) if "ids" in METHODS[name].needs else ()
     teacher = copy.deepcopy(model) if name == "sdd" else tiny_model(1)
     objective = make(name, model, teacher, (*make_batch(), *ids))
-    with pytest.raises(ValueError, match=r"needs the label of every item|labels must be within 0 … 3"):
+    with pytest.raises(ValueError, match=r"needs a label for every sample|labels must be within 0 … 3"):
         objective(model, (*make_batch(unlabelled=1), *ids))
 
 

@@ -1,4 +1,4 @@
-"""Losses of maps and of relations among samples: the papers' formulas, their symmetries, and what they refuse."""
+"""Losses of feature maps and of relations between samples: the papers' formulas, invariances, invalid inputs."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from kd.losses import (
     sp_loss,
     vid_loss,
 )
-from kd.losses.feature import without_some
-from kd.losses.relation import kernels, neighbours, similarities
+from kd.losses.feature import drop_channels
+from kd.losses.relation import gaussian_kernels, neighbour_probabilities, similarities
 from tests.features_in_numpy import ATTENTION, MAPS, ROWS, semckd_layers
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def layers(maps: Tensor) -> list[Tensor]:
-    """As ``tests.features_in_numpy`` has them."""
+    """Return the layers that ``tests.features_in_numpy`` uses for SemCKD."""
     return [maps[:, :2], maps[:, 1:, :4, :3], maps[:, :1, :4, :3]]
 
 
@@ -75,7 +75,7 @@ seeds = st.integers(0, 2**31)
 
 
 def features(name: str, seed: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Of the student and of the teacher, in float64."""
+    """Return random maps of the student and of the teacher, in float64."""
     shape = (4, 3, 5, 5) if name in OF_MAPS else (4, 6)
     generator = torch.Generator().manual_seed(seed)
     student, teacher = scale * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
@@ -140,7 +140,7 @@ def test_half_precision_around_it_changes_nothing(name: str) -> None:
 @of_rows
 def test_features_need_not_be_as_wide_but_one_for_each_sample(name: str) -> None:
     assert math.isfinite(ALL[name](torch.randn(4, 3), torch.randn(4, 9)).item())
-    with pytest.raises(ValueError, match=r"one B\. Got \[4, 3\] and \[5, 3\]"):
+    with pytest.raises(ValueError, match=r"\[B, D\].*Got \[4, 3\] and \[5, 3\]"):
         ALL[name](torch.randn(4, 3), torch.randn(5, 3))
 
 
@@ -151,7 +151,7 @@ def test_maps_that_cannot_be_compared_are_refused() -> None:
         vid_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.ones(4))
     with pytest.raises(ValueError, match=r"\[B, C, H, W\]"):
         at_loss(torch.randn(2, 3), torch.randn(2, 3))
-    with pytest.raises(ValueError, match=r"one K\. Got \[2, 3, 4, 4\] and \[2, 5, 4, 4\]"):
+    with pytest.raises(ValueError, match=r"\[B, K, H, W\].*Got \[2, 3, 4, 4\] and \[2, 5, 4, 4\]"):
         cat_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4))
     with pytest.raises(ValueError, match=r"both sides\. Got \[3, 3\] channels and \[3, 4\] instead"):
         fsp_loss([torch.randn(2, 3, 4, 4)] * 2, [torch.randn(2, 3, 4, 4), torch.randn(2, 4, 4, 4)])
@@ -187,9 +187,9 @@ def test_the_best_variance_of_vid_is_the_mean_squared_error_of_its_channel(seed:
 def test_hcl_takes_the_levels_that_are_coarser_than_the_maps(size: tuple[int, int], levels: int) -> None:
     student, teacher = torch.randn(2, 3, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert hcl_loss(student, teacher).item() == pytest.approx(WRITTEN["hcl"](student.numpy(), teacher.numpy()))
-    # A difference that is the same everywhere is as large at each level, and so is their weighted mean.
+    # A constant difference is equal at all levels, and so is the weighted mean.
     assert hcl_loss(teacher + 3, teacher).item() == pytest.approx(9)
-    # One that no mean shows is left with the weight of the finest level.
+    # A difference that averages to 0 counts at the finest level only.
     unseen = torch.zeros(1, 1, 8, 8)
     unseen[..., ::2], unseen[..., 1::2] = 1, -1
     assert hcl_loss(unseen, torch.zeros_like(unseen)).item() == pytest.approx(1 / (1 + 1 / 2 + 1 / 4 + 1 / 8))
@@ -198,12 +198,12 @@ def test_hcl_takes_the_levels_that_are_coarser_than_the_maps(size: tuple[int, in
 def test_mgd_leaves_out_whole_channels_of_each_sample_and_the_others_as_they_are() -> None:
     torch.manual_seed(0)
     maps = torch.rand(50, 40, 2, 3) + 1
-    left = without_some(maps, 0.15)
+    left = drop_channels(maps, 0.15)
     missing = (left == 0).all(dim=(2, 3))
     assert torch.equal(left[~missing], maps[~missing])
     assert missing.float().mean().item() == pytest.approx(0.15, abs=0.03)
     assert len({tuple(row.tolist()) for row in missing}) > 40  # other channels of each sample
-    assert torch.equal(without_some(maps, 0.0), maps)
+    assert torch.equal(drop_channels(maps, 0.0), maps)
 
 
 def test_larger_maps_are_averaged_to_the_size_of_the_smaller() -> None:
@@ -230,9 +230,9 @@ def test_relations_of_rkd_do_not_know_moves_turns_and_scale(seed: int, scale: fl
 def test_rows_of_sp_have_a_length_of_one_and_those_of_pkt_a_sum_of_one(seed: int) -> None:
     rows, _ = features("sp", seed)
     assert torch.allclose(similarities(rows).norm(dim=1), torch.ones(4, dtype=torch.float64))
-    assert torch.allclose(neighbours(rows).sum(dim=1), torch.ones(4, dtype=torch.float64))
+    assert torch.allclose(neighbour_probabilities(rows).sum(dim=1), torch.ones(4, dtype=torch.float64))
     scales = torch.rand(4, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
-    assert torch.allclose(neighbours(scales * rows), neighbours(rows))
+    assert torch.allclose(neighbour_probabilities(scales * rows), neighbour_probabilities(rows))
 
 
 @some
@@ -241,11 +241,11 @@ def test_the_series_of_cc_becomes_the_gaussian_kernel_and_begins_with_the_cosine
     rows, other = features("cc", seed)
     unit = torch.nn.functional.normalize(rows, dim=1)
     gaussian = (-gamma * torch.cdist(unit, unit).square()).exp()
-    assert torch.allclose(kernels(rows, gamma=gamma, order=25), gaussian, atol=1e-6)
+    assert torch.allclose(gaussian_kernels(rows, gamma=gamma, order=25), gaussian, atol=1e-6)
     cosines = [each @ each.T for each in (unit, torch.nn.functional.normalize(other, dim=1))]
     bilinear = (cosines[0] - cosines[1]).square().mean() * (2 * gamma * math.exp(-2 * gamma)) ** 2
     assert cc_loss(rows, other, gamma=gamma, order=1).item() == pytest.approx(bilinear.item())
-    # Neither a turn of all rows nor the length of any says anything.
+    # Rotating all rows or scaling any row does not change the result.
     generator = torch.Generator().manual_seed(seed)
     turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))
     scales = torch.rand(4, 1, generator=generator, dtype=torch.float64) + 0.1

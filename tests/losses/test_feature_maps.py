@@ -1,4 +1,4 @@
-"""What the losses of maps that are compared as a set, as a flow or class by class do not know, and what they equal."""
+"""Losses of maps that are compared as sets, by FSP matrices or by class: invariances and equivalent formulas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd.losses import ab_loss, cat_loss, fsp_loss, nst_loss
-from kd.losses.feature import flow
+from kd.losses.feature import fsp_matrix
 from tests.features_in_numpy import ab
 
 some = settings(max_examples=20)
@@ -18,7 +18,7 @@ seeds = st.integers(0, 2**31)
 
 
 def maps(seed: int) -> tuple[Tensor, Tensor]:
-    """Of the student and of the teacher, in float64."""
+    """Return random maps of the student and of the teacher, in float64."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = torch.randn(2, 4, 3, 5, 5, generator=generator, dtype=torch.float64)
     return student, teacher
@@ -33,7 +33,7 @@ def test_cat_in_one_field_compares_logits_and_normalised_does_not_know_a_maps_sc
     assert cat_loss(student, teacher, side=1).item() == pytest.approx(expected)
     scaled = cat_loss(scale * student, teacher, normalise=True).item()
     assert scaled == pytest.approx(cat_loss(student, teacher, normalise=True).item())
-    # Maps of which each pixel has become four say the same in 2 × 2 fields that part evenly.
+    # Upsampling every pixel to 2 × 2 does not change 2 × 2 pooling if the windows divide the maps evenly.
     small = student[:, :, :4, :4]
     large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     assert cat_loss(large, teacher).item() == pytest.approx(cat_loss(small, teacher).item())
@@ -75,10 +75,10 @@ def test_a_flow_does_not_know_where_its_maps_are_active_but_how_strongly_togethe
     first, second = maps(seed)
     order = torch.randperm(25, generator=torch.Generator().manual_seed(seed))
     moved = [each.flatten(2)[..., order].view_as(each) for each in (first, second)]
-    assert torch.allclose(flow(*moved), flow(first, second))
-    assert torch.allclose(flow(factor * first, second / factor), flow(first, second))
-    assert torch.allclose(flow(second, first), flow(first, second).transpose(1, 2))
-    # So a student whose first layer is twice as strong and whose next one is half as strong agrees with its teacher.
+    assert torch.allclose(fsp_matrix(*moved), fsp_matrix(first, second))
+    assert torch.allclose(fsp_matrix(factor * first, second / factor), fsp_matrix(first, second))
+    assert torch.allclose(fsp_matrix(second, first), fsp_matrix(first, second).transpose(1, 2))
+    # So a student with the first layer doubled and the next layer halved agrees with its teacher.
     assert fsp_loss([factor * first, second / factor], [first, second]).item() == pytest.approx(0, abs=1e-12)
     whole = fsp_loss([first, second, first], [second, second, second]).item()
     parts = [fsp_loss(pair, [second, second]).item() for pair in ([first, second], [second, first])]

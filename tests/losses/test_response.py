@@ -1,4 +1,4 @@
-"""The soft-target loss: the written formula, its symmetries, its gradient, its precision and what it refuses."""
+"""Soft-target loss: formula, invariances, gradient, precision and invalid inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CRD: its loss is the written formula, its memory holds each sample under its own id, no class contrasts itself."""
+"""CRD: formula of the loss, memory rows by sample id, and negatives from other classes only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 import kd
 from kd.losses import crd_loss
 from kd.losses.contrastive import log_partition
-from kd.methods.crd import MemoryBank, _ids
+from kd.methods.crd import MemoryBank, _get_ids
 from kd.storage.snapshots import Snapshots
 from kd.training.optimizers import adam
 from tests.features_in_numpy import crd
@@ -66,7 +66,7 @@ def test_the_partition_is_that_of_the_von_mises_fisher_distribution(temperature:
 def test_ids_below_0_are_refused() -> None:
     batch = torch.rand(2, 1, 24, 24), torch.tensor([0, 1]), torch.tensor([-1, 0])
     with pytest.raises(ValueError, match=r"int64 \[B\] from 0"):
-        _ids(batch)
+        _get_ids(batch)
 
 
 def test_only_the_anchor_learns_and_a_better_pair_costs_less() -> None:
@@ -129,14 +129,14 @@ def test_the_positive_of_a_sample_is_its_own_row_and_the_memory_moves_by_the_mom
     memory = MemoryBank(dim=6, momentum=0.25)
     ids, labels = torch.tensor([5, 2]), torch.tensor([1, 0])
     now, later = unit(0, 2, 2, 6).float(), unit(1, 2, 2, 6).float()
-    memory.meet(ids, labels, now)
+    memory.add_new(ids, labels, now)
     assert memory.labels.tolist() == [-1, -1, 0, -1, -1, 1]
-    assert sorted(memory.drawn(10).tolist()) == [2, 5]  # what was never seen is no negative
-    memory.meet(ids, labels, later)  # not the first time
+    assert sorted(memory.draw(10).tolist()) == [2, 5]  # samples never seen are not drawn
+    memory.add_new(ids, labels, later)  # not the first time
     assert torch.equal(memory.rows[:, ids], now)
     memory.update(ids, later)
     torch.testing.assert_close(memory.rows[:, ids], F.normalize(0.25 * now + 0.75 * later, dim=2))
-    assert memory.drawn(1).tolist() in ([2], [5])
+    assert memory.draw(1).tolist() in ([2], [5])
 
 
 def test_rows_of_its_own_class_are_no_negatives_of_a_sample() -> None:

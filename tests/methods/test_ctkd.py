@@ -1,4 +1,4 @@
-"""A temperature against the student: the loss is kd's, the temperature's gradient is turned round, and both learn."""
+"""CTKD: the loss equals kd's, the temperature's gradient is reversed, and both student and temperature are trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import CLASSES, tiny_model
 
 
 def logits(seed: int = 0) -> kd.Batch:
-    """Student's logits as the input of ``nn.Identity``, labels, teacher's logits."""
+    """Return student logits (the input of ``nn.Identity``), labels and teacher logits."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = 3 * torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
     return student, torch.arange(6) % 5, teacher

@@ -1,4 +1,4 @@
-"""Methods that learn from features: the teacher stays as it is, the student learns, a run knows what counts."""
+"""Feature methods: the teacher does not change, the student is trained, and fingerprints cover all settings."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def images(count: int = 48) -> kd.ImageDataset:
 
 
 def distill_data() -> kd.DistillDataset:
-    """The images with logits and ids, which some methods ask for and the others pass over."""
+    """Return a dataset of images with logits and ids; methods that do not need them ignore them."""
     return kd.DistillDataset(images(), torch.randn(48, 4, generator=torch.Generator().manual_seed(0)), ids=True)
 
 
 def pair(name: str = "", *, maps: bool = True) -> tuple[nn.Module, nn.Module]:
-    """A student and a teacher as they start; for fsp of as many channels, for sdd both with the means of their maps."""
+    """Return an untrained student and teacher: with equal channels for fsp, with global average pooling for sdd."""
     with kd.seeded(1):
         student = CNN(4, SHAPE, 4) if maps else MLP(8, input_shape=SHAPE, classes=4)
         return student, CNN(4, SHAPE, 4) if name in {"fsp", "sdd"} else ConvNet(SHAPE, 4)
@@ -178,7 +178,7 @@ def test_the_named_layers_are_those_that_are_compared(name: str) -> None:
     named = {"fsp": ("layer1,layer2", "layer1,layer2"), "sdd": ("layer3", "layer3")}
     ours, theirs = named.get(name, ("layer2", "norm2"))
     objective: Any = made(name, student, teacher, student_layers=ours, teacher_layers=theirs)
-    compared = getattr(objective, "objective", objective)  # inside of what warms it up
+    compared = getattr(objective, "objective", objective)  # unwrap a warm-up
     assert (compared.student_layers, compared.teacher_layers) == (ours.split(","), theirs.split(","))
     _, terms = objective(student, first())
     assert terms["feature"].item() > 0
@@ -188,7 +188,7 @@ def test_the_named_layers_are_those_that_are_compared(name: str) -> None:
 
 @pytest.mark.parametrize("name", MAPS)
 def test_a_student_without_maps_is_told_which_one_has_some(name: str) -> None:
-    with pytest.raises(ValueError, match=r"MLP, has none\. A student with --student cnn has"):
+    with pytest.raises(ValueError, match=r"none were found in the student, MLP\. .*--student cnn"):
         made(name, *pair(maps=False))
 
 
@@ -211,7 +211,7 @@ def test_reviewkd_fuses_from_the_deepest_stage_on_and_grows_with_the_epochs() ->
         losses.append(objective(student, first())[1]["feature"].item())
     assert losses[0] == pytest.approx(losses[1] / 2)
     assert losses[1] == losses[2] == losses[3]
-    # What is compared at the shallowest stage hangs on the deepest one too.
+    # The loss at the shallowest stage depends on the deepest stage too.
     maps = [torch.randn(2, channels, 6, 6, requires_grad=True) for channels in (4, 8, 16)]
     fused, answer = fusions[2](maps[2], None, (6, 6))
     for fusion, own in ((fusions[1], maps[1]), (fusions[0], maps[0])):
@@ -293,7 +293,7 @@ def test_the_variances_of_vid_start_at_five_and_learn_with_what_foretells_the_me
 
 @pytest.mark.parametrize("name", sorted(set(PROJECTED) & set(MAPS)))
 def test_a_layer_without_maps_is_refused_when_the_method_is_made(name: str) -> None:
-    with pytest.raises(ValueError, match=r"what output answers with must be maps \[C, H, W\].*Got \[4\]"):
+    with pytest.raises(ValueError, match=r"output of output must be maps \[C, H, W\].*Got \[4\]"):
         made(name, *pair(), student_layers="layer3", teacher_layers="output")
 
 

@@ -1,4 +1,4 @@
-"""FT: who learns when, what the paraphraser is, and what its factors do not know."""
+"""FT: which modules are trained in which epoch, the paraphraser, and invariances of its factors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.methods.test_feature import first, made, pair
 
 
 def gradients(terms: dict[str, torch.Tensor], **parts: nn.Module) -> set[str]:
-    """The parts that the terms would move."""
+    """Return the names of the modules that get a gradient from the terms."""
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     return {
         name
@@ -25,7 +25,7 @@ def gradients(terms: dict[str, torch.Tensor], **parts: nn.Module) -> set[str]:
 
 
 def moved(epoch: int, epochs: int, **given: Any) -> tuple[set[str], set[str]]:
-    """The terms that are not 0 in this epoch, and what they move."""
+    """Return the nonzero terms of this epoch, and the modules that they train."""
     student, teacher = pair()
     objective: Any = made("ft", student, teacher, **given)
     objective.set_epoch(epoch, epochs)

@@ -1,4 +1,4 @@
-"""Objectives with weights, a memory or a schedule of their own: what the loop and the optimizer do for them."""
+"""Objectives with parameters, buffers or a schedule: support by the training loop and the optimizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import CLASSES, tiny_model
 
 
 class Watching(nn.Module):
-    """Cross-entropy through a projector of its own; notes what it is told and the mode it is in."""
+    """Cross-entropy through a projector; records ``set_epoch`` calls and the mode of each step."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Objectives: what each term weighs, where gradients go, and that the teacher comes out as it went in."""
+"""Objectives: weights of the terms, gradients, and an unchanged teacher."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ temperatures = st.floats(0.5, 20)
 
 
 def random_batch(seed: int = 0, size: int = 8) -> kd.Batch:
-    """Images, labels and teacher logits for ``tiny_model``."""
+    """Return images, labels and teacher logits for ``tiny_model``."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(size, 1, 6, 6, generator=generator)
     labels = torch.randint(0, CLASSES, (size,), generator=generator)
@@ -124,7 +124,7 @@ def test_terms_of_a_half_precision_model_are_computed_in_single_precision() -> N
 
 
 def test_a_batch_without_teacher_logits_is_refused_with_the_two_ways_out() -> None:
-    with pytest.raises(ValueError, match=r"Got 2 items: pass a loader over a DistillDataset, or .* live_teacher\(\)"):
+    with pytest.raises(ValueError, match=r"Got 2 tensors\. .*DistillDataset, or .* live_teacher\(\)"):
         kd.distilled(temperature=2, alpha=0.5)(tiny_model(), random_batch()[:2])
 
 
@@ -175,7 +175,7 @@ def test_cached_and_live_distillation_give_the_same_student(digits: kd.ImageData
     logits = kd.collect_logits(teacher, digits).logits
     cached = trained(tiny_model(dropout=0.2), objective, kd.DistillDataset(digits, logits))
     live = trained(tiny_model(dropout=0.2), kd.live_teacher(teacher, objective), digits)
-    # Not to the bit: the teacher was asked in batches of another size, which changes the order of summation.
+    # Not bit for bit: the teacher ran with another batch size, which changes the order of summation.
     for name, weight in cached.state_dict().items():
         torch.testing.assert_close(weight, live.state_dict()[name], rtol=1e-5, atol=1e-6)
     start = tiny_model().state_dict()["1.weight"]
@@ -202,7 +202,7 @@ def test_in_bfloat16_products_are_rounded_in_training_and_nothing_else(seed: int
     exact, rounded = (gradients(model, objective, batch) for objective in (distilled, in_bfloat16(distilled)))
     assert rounded.dtype == torch.float32
     assert not torch.equal(exact, rounded)
-    # 0.4 % for each number, and now and then a ReLU is on the other side of 0.
+    # 0.4 % rounding for each number, and occasionally a ReLU on the other side of 0.
     assert float((exact - rounded).norm() / exact.norm()) < 0.2
     _, terms = in_bfloat16(distilled)(model, batch)
     assert {term.dtype for term in terms.values()} == {torch.float32}

@@ -1,4 +1,4 @@
-"""Every method of the table that learns from logits: the same contract for all, and each paper's formula."""
+"""All logit methods of the table: the common contract, and each paper's formula."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESPONSE = [name for name, method in METHODS.items() if set(method.needs) <= {"l
 every = pytest.mark.parametrize("name", RESPONSE)
 some = settings(max_examples=25)
 
-# What these leave at agreement is an entropy, of the teacher's answer or of the virtual teacher's.
+# At agreement these losses equal the entropy of the teacher or of the virtual teacher.
 NOT_ZERO_AT_AGREEMENT = {"soft-labels", "nkd", "wsld", "ofa", "label-smoothing", "teacher-free"}
 
 Logits = tuple[Tensor, Tensor, Tensor]
@@ -29,7 +29,7 @@ Logits = tuple[Tensor, Tensor, Tensor]
 
 @st.composite
 def batches(draw: st.DrawFn) -> Logits:
-    """Student's and teacher's logits [B, K] in float64 and labels, from nearly uniform to nearly one-hot."""
+    """Return student and teacher logits [B, K] in float64, from nearly uniform to nearly one-hot, and labels."""
     rows, classes = draw(st.integers(2, 6)), draw(st.integers(3, 7))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     scale = draw(st.sampled_from([0.3, 1.0, 5.0]))
@@ -38,7 +38,7 @@ def batches(draw: st.DrawFn) -> Logits:
 
 
 def objective_of(name: str, **given: Any) -> kd.Objective:
-    """The method's objective for a model that answers with its input, so that logits can be given to it directly."""
+    """Build the method's objective for an identity model, so that logits can be passed directly."""
     model, batch = nn.Identity(), (torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 5))
     return make(name, model, model, batch, given)
 
@@ -50,7 +50,7 @@ def loss_of(name: str, student: Tensor, teacher: Tensor, labels: Tensor, **given
 
 
 def numbers_of(name: str) -> dict[str, float]:
-    """Its settings that are numbers."""
+    """Return the numeric settings of a method."""
     return {key: value for key, value in settings_of(name).items() if isinstance(value, float)}
 
 
@@ -146,7 +146,7 @@ def test_at_agreement_the_methods_own_term_is_zero_or_has_no_gradient(name: str,
     _, teacher, labels = batch
     gamma = (
         float(settings_of(name)["gamma"]) if "ttm" in name else 1.0
-    )  # there the student is to be the softened teacher
+    )  # the minimum is at the softened teacher
     student = (gamma * teacher).requires_grad_()
     _, terms = objective_of(name)(nn.Identity(), (student, labels, teacher))
     if name not in NOT_ZERO_AT_AGREEMENT:

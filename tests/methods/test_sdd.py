@@ -1,4 +1,4 @@
-"""SDD: logits of regions, what they count, and which models have some."""
+"""SDD: region logits, their weights, and the models that support them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ seeds = st.integers(0, 2**31)
 
 
 def logits(seed: int, regions: int = 5) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the student and of the teacher in float64, and labels."""
+    """Return region logits of the student and of the teacher in float64, and labels."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = 2 * torch.randn(2, 6, regions, 3, generator=generator, dtype=torch.float64)
     return student, teacher, torch.randint(0, 3, (6,), generator=generator)
@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
         sdd_loss(student, teacher, labels, temperature=0)
     for scales in ("2,4", "1,x", "", "1,0"):
-        with pytest.raises(ValueError, match=r"scales must be whole numbers with commas between, 1 the first"):
+        with pytest.raises(ValueError, match=r"scales must be comma-separated whole numbers, starting with 1"):
             made("sdd", *pair("sdd"), scales=scales)
 
 
@@ -118,11 +118,11 @@ def test_the_whole_picture_has_the_models_own_logits_and_a_quarter_has_those_of_
 
 
 def test_a_model_without_the_means_of_its_maps_is_refused_with_those_that_have_them() -> None:
-    with pytest.raises(ValueError, match=r"teacher, ConvNet, is not given those of norm2\..*--teacher cnn:32"):
+    with pytest.raises(ValueError, match=r"teacher, ConvNet, they are not the means of norm2\..*--teacher cnn:32"):
         made("sdd", *pair())
-    with pytest.raises(ValueError, match="student, CNN, is not given those of layer2"):
+    with pytest.raises(ValueError, match="student, CNN, they are not the means of layer2"):
         made("sdd", *pair("sdd"), student_layers="layer2", teacher_layers="layer3")
-    with pytest.raises(ValueError, match="has none"):
+    with pytest.raises(ValueError, match="none were found in the student, MLP"):
         made("sdd", *pair(maps=False))
 
 

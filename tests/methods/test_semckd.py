@@ -1,4 +1,4 @@
-"""SemCKD: an attention of each sample's own, over all pairs of layers, that moves to what can be agreed upon."""
+"""SemCKD: attention for each sample over all pairs of layers, which shifts to the pairs that can agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods of two stages: what counts in which epoch, what each compares, and what it is not made for."""
+"""Two-phase methods: active terms by epoch, compared layers, and unsupported models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ every = pytest.mark.parametrize("name", ["fsp", "ab"])
 
 
 def counted(name: str, epochs: int, **given: Any) -> list[str]:
-    """The terms that count, epoch by epoch."""
+    """Return the active terms of each epoch."""
     student, teacher = pair(name)
     objective: Any = made(name, student, teacher, **given)
     found = []

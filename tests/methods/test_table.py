@@ -1,4 +1,4 @@
-"""The table of methods: what it says is so, without torch, and a mistake is answered with what there is."""
+"""Table of methods: consistent with the factories, importable without torch, helpful errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_factory_takes_just_the_settings_that_the_table_names(name: str) -> No
     keywords = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert positional == ["student", "teacher", "batch"]
     assert keywords == list(METHODS[name].settings)
-    assert all(p.default is p.empty for p in signature.parameters.values())  # they stand in the table, and only there
+    assert all(p.default is p.empty for p in signature.parameters.values())  # settings have defaults in the table only
 
 
 @every

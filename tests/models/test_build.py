@@ -1,4 +1,4 @@
-"""A model by its name: fitted to shape and classes, a function of the seed, tried without being changed."""
+"""Models from specifications: adapted to shape and classes, a function of the seed, checked without side effects."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def answer(model: nn.Module, shape: Sequence[int], batch: int = 2) -> Tensor:
     return output
 
 
-# --- what is made
+# --- built models
 
 
 @pytest.mark.parametrize(("spec", "shape"), SPECS)
@@ -102,7 +102,7 @@ def test_a_cnn_trains(digits: kd.ImageDataset) -> None:
 
 
 def test_the_pipelines_pair_still_starts_from_the_bits_it_always_did() -> None:
-    """Written out as they were before they took other shapes: the order of drawing is part of a documented result."""
+    """The order of random draws is part of a documented result, so initial weights must not change."""
     with kd.seeded(7):
         convnet = ConvNet()
     with kd.seeded(7):
@@ -165,17 +165,17 @@ def test_a_model_with_auxiliary_heads_has_one_output_in_training_too(name: str) 
 
 def test_small_images_get_a_warning() -> None:
     expected = (
-        r"torchvision:resnet18 is made for images of about 224 × 224 pixels; these have 28 × 28.*cnn:32 keeps more"
+        r"torchvision:resnet18 is designed for images of about 224 × 224 pixels. Got 28 × 28.*cnn:32 is better suited"
     )
     with pytest.warns(UserWarning, match=expected):
         build("torchvision:resnet18", input_shape=(1, 28, 28), classes=10, seed=0)
 
 
-# --- what is tried
+# --- checks of the output
 
 
 class Odd(nn.Module):
-    """Answers with whatever it is given; counts in a buffer how often it was asked in training mode."""
+    """Returns ``output``, or raises it; batch norm counts forward passes in training mode."""
 
     def __init__(self, output: object) -> None:
         super().__init__()
@@ -192,17 +192,17 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (torch.zeros(1, 4), r"must answer with logits \[1, 5\]\. Got \[1, 4\] instead"),
-        (torch.zeros(5), r"must answer with logits \[1, 5\]\. Got \[5\] instead"),
-        ({"logits": torch.zeros(1, 5)}, r"must answer with logits \[1, 5\]\. Got a dict instead"),
-        (torch.tensor([[0.0, 1.0, float("nan"), 0.0, 0.0]]), r"must answer with finite logits\. Got \[\[0.0, 1.0, nan"),
+        (torch.zeros(1, 4), r"must return logits \[1, 5\]\. Got \[1, 4\] instead"),
+        (torch.zeros(5), r"must return logits \[1, 5\]\. Got \[5\] instead"),
+        ({"logits": torch.zeros(1, 5)}, r"must return logits \[1, 5\]\. Got a dict instead"),
+        (torch.tensor([[0.0, 1.0, float("nan"), 0.0, 0.0]]), r"must return finite logits\. Got \[\[0.0, 1.0, nan"),
         (RuntimeError("wrong size.\nmore"), r"failed \(RuntimeError: wrong size\)\. Choose a model.*mlp:256"),
     ],
 )
 def test_what_does_not_answer_with_one_row_of_logits_is_refused_unchanged(output: object, message: str) -> None:
     model = Odd(output)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"odd was tried on one example \[1, 3\] and " + message):
+    with pytest.raises(ValueError, match=r"odd was tried on one sample \[1, 3\] and " + message):
         require_logits_output(model, "odd", (3,), 5)
     assert model.training
     assert not model.unused.training
@@ -215,17 +215,17 @@ def test_what_does_not_answer_with_one_row_of_logits_is_refused_unchanged(output
         ("convnett", r"there is no model 'convnett'\. Did you mean convnet\? Allowed: convnet, mlp:256,"),
         ("zzz", r"there is no model 'zzz'\. Choose another\. Allowed"),
         ("convnet:3", r"there is no model 'convnet:3'"),
-        ("mlp", r"'mlp' must name widths, whole numbers above 0: mlp:256"),
-        ("mlp:8,0", r"'mlp:8,0' must name widths"),
-        ("cnn:-3", r"'cnn:-3' must name widths"),
+        ("mlp", r"'mlp' must contain widths, whole numbers above 0: mlp:256"),
+        ("mlp:8,0", r"'mlp:8,0' must contain widths"),
+        ("cnn:-3", r"'cnn:-3' must contain widths"),
         ("cnn:8,8", r"the width in cnn:WIDTH must be one whole number above 0\. Got '8,8' instead"),
         ("torchvision:resnet81", r"torchvision has no classifier 'resnet81' among its \d+\. Did you mean resnet18"),
         ("torchvision:fcn_resnet50", r"torchvision has no classifier 'fcn_resnet50'"),
         ("torchvision:", r"torchvision has no classifier ''.*It has alexnet, "),
-        ("torchvision:alexnet", r"tried on one example \[1, 1, 28, 28\] and failed \(RuntimeError: .*too small"),
+        ("torchvision:alexnet", r"tried on one sample \[1, 1, 28, 28\] and failed \(RuntimeError: .*too small"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*is made for images")
+@pytest.mark.filterwarnings("ignore:.*is designed for images")
 def test_a_spec_that_cannot_be_built_says_what_is_allowed(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(spec, input_shape=(1, 28, 28), classes=3, seed=0)
@@ -278,7 +278,7 @@ def test_a_first_layer_that_is_no_plain_convolution_is_refused(monkeypatch: pyte
         model = nn.Module()
         model.stem = nn.Sequential(first)
         monkeypatch.setattr(vision, "get_model", lambda *_, made=model, **__: made)
-        with pytest.raises(ValueError, match=rf"resnet18 cannot be fitted to images of 1 channels.*{got}.*Give the im"):
+        with pytest.raises(ValueError, match=rf"resnet18 cannot be adapted to images of 1 channels.*{got}.*Give the im"):
             build("torchvision:resnet18", input_shape=(1, 64, 64), classes=3, seed=0)
 
 
@@ -291,7 +291,7 @@ def test_torchvision_timm_and_safetensors_are_imported_on_use_only() -> None:
     assert (ran.stdout.strip(), ran.stderr) == ("[]", "")
 
 
-# --- training, at toy size
+# --- training, a quick run
 
 
 @pytest.mark.slow
@@ -301,7 +301,7 @@ def test_torchvision_timm_and_safetensors_are_imported_on_use_only() -> None:
 )
 def test_a_pair_of_the_zoo_distils(specs: tuple[str, str], digits: kd.ImageDataset) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is made for images")
+        warnings.filterwarnings("ignore", message=".*is designed for images")
         images = digits.images.repeat_interleave(6, dim=2).repeat_interleave(6, dim=3)
         data = kd.ImageDataset(images, digits.labels, mean=0.4, std=0.25)
         teacher, student = (made(spec, (1, 36, 36), classes=4, seed=1) for spec in specs)

@@ -1,4 +1,4 @@
-"""The pair: what its docstrings and comments promise, and that a memory format changes no result."""
+"""Models of the pipeline: the claims of their docstrings, and results that do not depend on the memory format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def some_images(count: int = 5) -> Tensor:
 
 
 def stated_parameters(model: type[TeacherModel] | type[StudentModel]) -> int:
-    """The parameter count in the docstring."""
+    """Return the parameter count in the docstring."""
     (number,) = re.findall(r"([\d,]+) parameters", model.__doc__ or "")
     return int(number.replace(",", ""))
 

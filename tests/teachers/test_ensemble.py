@@ -178,7 +178,7 @@ def test_confidence_favours_the_correct_teacher_and_requires_two_teachers_and_ev
     assert confidences([right, wrong], torch.tensor([0])).flatten().tolist() == pytest.approx([1, 0], abs=1e-3)
     with pytest.raises(ValueError, match="number of teachers must be at least 2"):
         confidences([right], torch.tensor([0]))
-    with pytest.raises(ValueError, match="needs the label of every item"):
+    with pytest.raises(ValueError, match="needs a label for every sample"):
         confidences([right, wrong], torch.tensor([-1]))
     with pytest.raises(ValueError, match="equal in shape"):
         confidences([right, wrong[:, :3]], torch.tensor([0]))

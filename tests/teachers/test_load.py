@@ -101,7 +101,7 @@ def test_a_head_with_other_classes_is_reported(file: File) -> None:
             load(path)
 
 
-@pytest.mark.filterwarnings("ignore:.*is made for images")
+@pytest.mark.filterwarnings("ignore:.*is designed for images")
 def test_a_convolutional_head_with_a_thousand_classes_is_reported(tmp_path: Path) -> None:
     teacher = build("torchvision:squeezenet1_1", input_shape=(3, 64, 64), classes=1000, seed=0)
     (tmp_path / "teacher.pth").write_bytes(weights_bytes(teacher))

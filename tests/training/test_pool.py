@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 import kd
 import main as pipeline
-from kd.console import progress, relayed, say
+from kd.console import progress, relay_progress, say
 from kd.data.datasets import DistillDataset
 from kd.storage.run_folder import open_run
 from kd.training.pool import run_in_pool, usable_cores
@@ -147,7 +147,7 @@ def test_zero_processes_raise_and_no_items_give_no_results() -> None:
 
 def test_a_worker_prints_only_errors_and_reports_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
     steps: list[int] = []
-    with relayed(steps.append):
+    with relay_progress(steps.append):
         say("progress")
         say("trouble", to_stderr=True)
         with progress("bar", steps=5, done=2) as advance:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kd.arms import ARMS, CONTROL, DISTILLED, OF_A_RUN, STUDENTS, TEACHER
+from kd.arms import ARMS, CONTROL, DISTILLED, RUN_ARMS, STUDENTS, TEACHER
 
 EXAMPLES = 6  # rows of prediction_examples
 PLACES = 12  # examples in the report's gallery
@@ -95,7 +95,7 @@ def choose_examples(wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -
     A kind is which models are wrong. Within a kind, images on which the students' probabilities differ most come
     first; the teacher's uncertainty breaks ties.
     """
-    teacher, control, distilled = (wrong[name] for name in OF_A_RUN)
+    teacher, control, distilled = (wrong[name] for name in RUN_ARMS)
     kinds = {
         "only the control errs": ~teacher & control & ~distilled,
         "only the distilled student errs": ~teacher & ~control & distilled,
