@@ -1,6 +1,6 @@
-"""Runs at toy size in a fraction of the time: blank figures and a small MNIST, in this process or in another one.
+"""Faster test runs: blank figures and a small MNIST, in this process or in a child process.
 
-python -m tests.cheap PROGRAM.py ARGUMENTS    runs the program so; this checkout must be on the path
+python -m tests.cheap PROGRAM.py ARGUMENTS    runs a program this way; this checkout must be on the path
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from PIL import Image
 
 from kd.data import mnist
 
-IMAGES = {"train": 6_000, "t10k": 1_000}  # of MNIST's 60,000 and 10,000, the first ones
+IMAGES = {"train": 6_000, "t10k": 1_000}  # the first images of MNIST's 60,000 and 10,000
 SMALL_MNIST = "KD_TESTS_SMALL_MNIST"  # an environment variable, so that child processes use the same files
 
 _drawn = {name: getattr(Figure, name) for name in ("savefig", "subplots", "legend", "colorbar")}
 
 
 class _NoAxes:
-    """Stands in for axes and whatever their methods return: accepts everything, draws nothing."""
+    """Stub for axes and all objects that their methods return: accepts any call, draws nothing."""
 
     def __getattr__(self, name: str) -> Self:
-        if name.startswith("__"):  # what numpy and copy look for
+        if name.startswith("__"):  # numpy and copy test for special methods
             raise AttributeError(name)
         return self
 
@@ -46,17 +46,17 @@ class _NoAxes:
         return self
 
     def __iter__(self) -> Iterator[float]:
-        return iter((0.0, 1.0))  # such as the two ends of an axis
+        return iter((0.0, 1.0))  # for example the limits of an axis
 
 
 def _no_subplots(figure: Figure, nrows: int = 1, ncols: int = 1, *, squeeze: bool = True, **_: object) -> Any:
-    """Stand in for ``Figure.subplots``, whose axes take a hundredth of a second each to make."""
+    """Replace ``Figure.subplots``, which takes a hundredth of a second for each axes."""
     axes = np.full((nrows, ncols), _NoAxes(), dtype=object)
     return axes if not squeeze else axes.item() if axes.size == 1 else axes.squeeze()
 
 
 def _save_blank(figure: Figure, file: IO[Any], *, format: str, **_: object) -> None:
-    """Stand in for ``Figure.savefig``: write a picture of one pixel."""
+    """Replace ``Figure.savefig``: write an image of one pixel."""
     if format == "svg":
         file.write('<svg viewBox="0 0 1 1"></svg>')
     else:
@@ -65,7 +65,7 @@ def _save_blank(figure: Figure, file: IO[Any], *, format: str, **_: object) -> N
 
 @contextmanager
 def figures(*, drawn: bool) -> Iterator[None]:
-    """Inside this block, figures are drawn and saved as they are, or left blank."""
+    """Inside the block, draw figures (``drawn=True``) or save blank ones."""
     nothing = _NoAxes().__call__
     blank = {"savefig": _save_blank, "subplots": _no_subplots, "legend": nothing, "colorbar": nothing}
     with ExitStack() as undo:
@@ -77,7 +77,7 @@ def figures(*, drawn: bool) -> Iterator[None]:
 
 @contextmanager
 def small_mnist() -> Iterator[None]:
-    """Inside this block, ``kd.load_mnist`` reads the first images of each part alone."""
+    """Inside the block, ``kd.load_mnist`` loads only the first images of each split."""
     before = mnist.EMBEDDED, mnist.DIGESTS
     mnist.EMBEDDED, mnist.DIGESTS = _small_files()
     try:
@@ -88,7 +88,7 @@ def small_mnist() -> Iterator[None]:
 
 @cache
 def _small_files() -> tuple[Path, dict[str, str]]:
-    """The folder of the small MNIST, written by the first process that needs it, and the digests of its files."""
+    """Return the folder of the small MNIST and the digests of its files; the first process that needs it writes it."""
     if SMALL_MNIST not in os.environ:
         os.environ[SMALL_MNIST] = tempfile.mkdtemp(prefix="small-mnist-")
         for name in mnist.DIGESTS:
@@ -110,10 +110,10 @@ def remove_small_mnist() -> None:
 
 if __name__ == "__main__":
     _, *sys.argv = sys.argv
-    given = SMALL_MNIST in os.environ  # by the tests that started this process, and theirs to remove
+    inherited = SMALL_MNIST in os.environ  # created, and later removed, by the tests that started this process
     try:
         with figures(drawn=False), small_mnist():
             runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
-        if not given:
+        if not inherited:
             remove_small_mnist()

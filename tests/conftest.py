@@ -1,4 +1,4 @@
-"""Shared by all tests: fixtures at toy size, one thread per process, blank figures, and strict skips."""
+"""Fixtures and hooks of all tests: quick runs, one thread per process, blank figures, and strict skips."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-# Tests run in one process per core (pytest-xdist), so each of them, and each process it starts, gets one thread.
-# torch reads the variable when it is imported, which is why this comes before the imports below.
+# Tests run in one process per core (pytest-xdist), so every process uses one thread. torch reads the variable at
+# import, so it must be set before the imports below.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import cloudpickle
@@ -26,20 +26,20 @@ import main
 from kd.training import students
 from tests.cheap import figures, remove_small_mnist, small_mnist
 
-# What fails in one clone fails in every other. HYPOTHESIS_SEARCH=1 looks for new examples instead.
+# Hypothesis uses the same examples in every clone, so failures are reproducible. HYPOTHESIS_SEARCH=1 draws new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "same")
 
 
 def pytest_configure() -> None:
-    """Keep compiled modules, as is the default: otherwise each process that a test starts compiles the package anew."""
+    """Enable bytecode caches: without them each child process of a test compiles the package again."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files of this folder: they run whole programs, and would keep one process busy at the end."""
+    """Run the files of this folder first: they run whole programs and would occupy a single process at the end."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
@@ -49,9 +49,10 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
-    """Save blank figures and load a small MNIST, except for tests marked ``pictures`` or ``whole_mnist``.
+    """Use blank figures and a small MNIST, except for tests marked ``pictures`` or ``whole_mnist``.
 
-    Otherwise both would take most of the time of a run at toy size. Fixtures of any scope are set up inside this hook.
+    Real figures and the full MNIST take most of the time of a quick run. Fixtures of all scopes are set up inside this
+    hook.
     """
     pictures, whole = (item.get_closest_marker(name) is not None for name in ("pictures", "whole_mnist"))
     with figures(drawn=pictures), nullcontext() if whole else small_mnist():
@@ -60,7 +61,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
 
 @pytest.fixture(autouse=True)
 def _constants_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a test sets in ``config`` is undone after it."""
+    """Restore all constants in ``config`` after each test."""
     for name, value in vars(config).items():
         if name.isupper():
             monkeypatch.setattr(config, name, value)
@@ -68,16 +69,16 @@ def _constants_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def toy(tmp_path: Path) -> ModuleType:
-    """``config`` at toy size, writing into the test's own folder."""
+    """Return ``config`` with settings for a quick run in the test's temporary folder."""
     _toy_size(tmp_path)
     return config
 
 
 @pytest.fixture
 def no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train students in this process instead of in a pool of new ones, each of which imports torch anew.
+    """Train students in this process instead of in a process pool, whose workers must import torch first.
 
-    What a pool would send to a process is still pickled and unpickled.
+    Objects that a pool would send to a worker are still pickled and unpickled.
     """
 
     def in_this_process(work: Any, shared: Any, items: Mapping[str, Any], **_: Any) -> Iterator[tuple[str, Any]]:
@@ -99,7 +100,7 @@ class ToyRun(NamedTuple):
 
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
-    """One run of the seven documented functions at toy size, shared by all tests that only look at it."""
+    """Run the seven documented functions once, quickly. Shared by all tests that only read the results."""
     with pytest.MonkeyPatch.context() as patch, figures(drawn=True), small_mnist():
         for name, value in vars(config).items():
             if name.isupper():
@@ -134,7 +135,7 @@ CLASSES = 4
 
 @pytest.fixture
 def digits() -> kd.ImageDataset:
-    """96 random 1 × 6 × 6 images whose class, 0 to 3, shows as a brighter quadrant: quick to learn, never constant."""
+    """Return 96 random 1 × 6 × 6 images of 4 classes; the class is a brighter quadrant, which is easy to learn."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(96) % CLASSES
     images = torch.randint(0, 100, (96, 1, 6, 6), generator=generator)
@@ -145,7 +146,7 @@ def digits() -> kd.ImageDataset:
 
 
 def tiny_model(seed: int = 0, *, dropout: float = 0.0, batch_norm: bool = False) -> nn.Module:
-    """A small network for the ``digits`` fixture."""
+    """Return a small network for the ``digits`` fixture."""
     with kd.seeded(seed):
         norm: list[nn.Module] = [nn.BatchNorm1d(16)] if batch_norm else []
         return nn.Sequential(
@@ -155,9 +156,9 @@ def tiny_model(seed: int = 0, *, dropout: float = 0.0, batch_norm: bool = False)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """With ``KD_NO_SKIPS`` set, as in CI, a test that cannot run has failed."""
+    """Turn skips into failures if ``KD_NO_SKIPS`` is set, as in CI."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("KD_NO_SKIPS"):
         report.outcome = "failed"
-        report.longrepr = f"skipped where nothing may be skipped (KD_NO_SKIPS): {call.excinfo and call.excinfo.value}"
+        report.longrepr = f"skipped, which KD_NO_SKIPS does not allow: {call.excinfo and call.excinfo.value}"
     return report

@@ -1,4 +1,4 @@
-"""The feature methods' losses as their papers write them, in NumPy's float64: to hold ``kd.losses`` against."""
+"""Reference implementation of the feature losses from their papers, in NumPy's float64, to test ``kd.losses``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hint(student: Array, teacher: Array) -> float:
 
 
 def attention(maps: Array) -> Array:
-    """Of one sample, [C, H, W]."""
+    """Return the loss of one sample, [C, H, W]."""
     flat = (maps**2).sum(axis=0).ravel()
     return np.asarray(flat / np.sqrt((flat**2).sum()))
 
@@ -38,7 +38,7 @@ def at_paper(student: Array, teacher: Array) -> float:
 
 def nst(student: Array, teacher: Array) -> float:
     def patterns(sample: Array) -> list[Array]:
-        return [one.ravel() / np.sqrt((one**2).sum()) for one in sample]
+        return [channel.ravel() / np.sqrt((channel**2).sum()) for channel in sample]
 
     def kernel(first: list[Array], second: list[Array]) -> float:
         return float(np.mean([(a @ b) ** 2 for a in first for b in second]))
@@ -48,7 +48,7 @@ def nst(student: Array, teacher: Array) -> float:
 
 
 def layers(maps: Array) -> list[Array]:
-    """Three layers of two, two and one maps, and of two sizes, from maps of three channels."""
+    """Return three layers with two, two and one maps, of two sizes, from maps of three channels."""
     return [maps[:, :2], maps[:, 1:, :4, :3], maps[:, :1, :4, :3]]
 
 
@@ -58,18 +58,18 @@ def fsp(student: Array, teacher: Array) -> float:
         rows, columns = [slice(0, 2), slice(1, 3), slice(2, 4), slice(3, 5)], [slice(0, 2), slice(1, 4), slice(3, 5)]
         smaller = np.array([[first[..., r, c].mean(axis=(2, 3)) for c in columns] for r in rows]).transpose(2, 3, 0, 1)
         pairs = [(smaller, second), (second, third)]
-        return [np.einsum("bihw,bjhw->bij", one, other) / (4 * 3) for one, other in pairs]
+        return [np.einsum("bihw,bjhw->bij", *pair) / (4 * 3) for pair in pairs]
 
     return sum(hint(s, t) for s, t in zip(flows(student), flows(teacher), strict=True))
 
 
 def ab(student: Array, teacher: Array, margin: float = 1.0) -> float:
     total = 0.0
-    for own, other in zip(student.ravel(), teacher.ravel(), strict=True):
-        if other > 0 and own < margin:
-            total += (own - margin) ** 2
-        if other <= 0 and own > -margin:
-            total += (own + margin) ** 2
+    for s, t in zip(student.ravel(), teacher.ravel(), strict=True):
+        if t > 0 and s < margin:
+            total += (s - margin) ** 2
+        if t <= 0 and s > -margin:
+            total += (s + margin) ** 2
     return total / len(student)
 
 
@@ -80,11 +80,11 @@ def ft(student: Array, teacher: Array) -> float:
     return float(np.mean([np.abs(scaled(s) - scaled(t)).mean() for s, t in zip(student, teacher, strict=True)]))
 
 
-ATTENTION = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])  # of two layers of the student to three of the teacher
+ATTENTION = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])  # of two layers of the student over three of the teacher
 
 
 def semckd_layers(maps: Array) -> list[Array]:
-    """Maps for six pairs of layers, from maps of three channels."""
+    """Return maps for six pairs of layers, from maps of three channels."""
     return [maps, maps[:, :2], maps[:, 1:], maps[..., :3, :], maps[..., 1:], maps[:, :1]]
 
 
@@ -92,8 +92,8 @@ def semckd(student: Array, teacher: Array) -> float:
     total = 0.0
     for sample in range(len(student)):
         for index, weight in enumerate(ATTENTION.ravel()):
-            ours, theirs = (semckd_layers(each[sample : sample + 1])[index] for each in (student, teacher))
-            total += weight * ((ours - theirs) ** 2).mean()
+            s, t = (semckd_layers(maps[sample : sample + 1])[index] for maps in (student, teacher))
+            total += weight * ((s - t) ** 2).mean()
     return float(total / (2 * len(student)))
 
 
@@ -103,11 +103,11 @@ def sdd(student: Array, teacher: Array, labels: NDArray[np.int64], temperature: 
         return np.asarray(powers / powers.sum())
 
     total = 0.0
-    for ours, theirs, label in zip(student, teacher, labels, strict=True):
-        whole = theirs[0].argmax() == label
-        for own, other in zip(ours, theirs, strict=True):
-            q, p = softmax(own), softmax(other)
-            consistent = (other.argmax() == label) == whole
+    for student_rows, teacher_rows, label in zip(student, teacher, labels, strict=True):
+        whole = teacher_rows[0].argmax() == label
+        for s, t in zip(student_rows, teacher_rows, strict=True):
+            q, p = softmax(s), softmax(t)
+            consistent = (t.argmax() == label) == whole
             total += (1 if consistent else 2) * (p * np.log(p / q)).sum()
     return float(temperature**2 * total / (student.shape[0] * student.shape[1]))
 
@@ -134,8 +134,8 @@ def rkd_angle(student: Array, teacher: Array) -> float:
     def cosine(rows: Array, i: int, j: int, k: int) -> float:
         if i in (j, k):
             return 0.0
-        one, other = rows[j] - rows[i], rows[k] - rows[i]
-        return float(one @ other / np.sqrt((one @ one) * (other @ other)))
+        a, b = rows[j] - rows[i], rows[k] - rows[i]
+        return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
     triples = itertools.product(range(len(student)), repeat=3)
     return float(np.mean([huber(cosine(student, *t) - cosine(teacher, *t)) for t in triples]))
@@ -163,11 +163,11 @@ def cc(student: Array, teacher: Array) -> float:
 
 
 def vid(means: Array, teacher: Array, variances: tuple[float, ...] = (0.5, 1.0, 2.0)) -> float:
-    each = [
+    terms = [
         0.5 * ((teacher[i] - means[i]) ** 2 / variances[i[1]] + np.log(variances[i[1]]))
         for i in np.ndindex(means.shape)
     ]
-    return float(np.mean(each))
+    return float(np.mean(terms))
 
 
 def mgd(generated: Array, teacher: Array) -> float:
@@ -175,7 +175,7 @@ def mgd(generated: Array, teacher: Array) -> float:
 
 
 def fields(maps: Array, side: int) -> Array:
-    """[B, C, side, side]: the mean of each field; neighbours overlap where the pixels cannot be shared evenly."""
+    """Return [B, C, side, side], average-pooled; windows overlap if ``side`` does not divide the size."""
     height, width = maps.shape[2:]
 
     def field(at: int, pixels: int) -> slice:
@@ -198,8 +198,8 @@ def cat(student: Array, teacher: Array) -> float:
 
 def cat_normalised(student: Array, teacher: Array) -> float:
     def scaled(maps: Array) -> Array:
-        each = fields(maps, 2)
-        return np.array([[one / np.sqrt((one**2).sum()) for one in sample] for sample in each])
+        pooled = fields(maps, 2)
+        return np.array([[channel / np.sqrt((channel**2).sum()) for channel in sample] for sample in pooled])
 
     return hint(scaled(student), scaled(teacher))
 

@@ -1,7 +1,7 @@
-"""The methods as their papers write them, in NumPy's float64, row by row: to hold ``kd.losses`` against.
+"""Reference implementation of the logit methods from their papers, in NumPy's float64, to test ``kd.losses``.
 
 Each function takes the student's and the teacher's logits [B, K], labels [B] and the method's settings, and returns its
-whole loss. Nothing here is made for speed or for extreme logits.
+whole loss. Neither fast nor stable for extreme logits.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ def hard(row: Logits, label: int) -> float:
     return float(-np.log(softmax(row)[label]))
 
 
-def mean(each: Callable[[Logits, Logits, int], float], student: Logits, teacher: Logits, labels: Labels) -> float:
-    return float(np.mean([each(s, t, int(y)) for s, t, y in zip(student, teacher, labels, strict=True)]))
+def mean(row_loss: Callable[[Logits, Logits, int], float], student: Logits, teacher: Logits, labels: Labels) -> float:
+    return float(np.mean([row_loss(s, t, int(y)) for s, t, y in zip(student, teacher, labels, strict=True)]))
 
 
 def kd(student: Logits, teacher: Logits, labels: Labels, temperature: float, alpha: float) -> float:
-    def each(s: Logits, t: Logits, y: int) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
         soft = temperature**2 * kl(softmax(t, temperature), softmax(s, temperature))
         return alpha * hard(s, y) + (1 - alpha) * soft
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 def ctkd(
     student: Logits, teacher: Logits, labels: Labels, start: float, span: float, warmup: float, hard: float, soft: float
 ) -> float:
-    """At the start, before any step of the temperature; ``warmup`` is of its gradient."""
+    """The loss before the first update of the temperature; ``warmup`` affects its gradient only."""
     temperature = start + span / (1 + np.exp(-1.0))
     labelled, taught = (kd(student, teacher, labels, temperature, alpha) for alpha in (1.0, 0.0))
     return hard * labelled + soft * taught
 
 
 def soft_labels(student: Logits, teacher: Logits, labels: Labels, temperature: float, alpha: float) -> float:
-    def each(s: Logits, t: Logits, y: int) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
         soft = temperature**2 * cross_entropy(softmax(t, temperature), softmax(s, temperature))
         return alpha * hard(s, y) + (1 - alpha) * soft
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 def decoupled(row: Logits, label: int, temperature: float) -> tuple[Logits, Logits]:
-    """(label or not, which of the others)"""
+    """Return the probabilities of (label or not, each of the other classes)"""
     p = softmax(row, temperature)
     others = np.delete(p, label)
     return np.array([p[label], others.sum()]), others / others.sum()
@@ -71,20 +71,20 @@ def decoupled(row: Logits, label: int, temperature: float) -> tuple[Logits, Logi
 def dkd(
     student: Logits, teacher: Logits, labels: Labels, temperature: float, alpha: float, beta: float, warmup: float
 ) -> float:
-    def each(s: Logits, t: Logits, y: int) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
         (bs, os), (bt, ot) = decoupled(s, y, temperature), decoupled(t, y, temperature)
         return hard(s, y) + temperature**2 * (alpha * kl(bt, bs) + beta * kl(ot, os))
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 def nkd(student: Logits, teacher: Logits, labels: Labels, temperature: float, gamma: float) -> float:
-    def each(s: Logits, t: Logits, y: int) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
         (_, os), (_, ot) = decoupled(s, y, temperature), decoupled(t, y, temperature)
         target = -softmax(t)[y] * np.log(softmax(s)[y])
         return float(hard(s, y) + target + gamma * temperature**2 * cross_entropy(ot, os))
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 def dist(student: Logits, teacher: Logits, labels: Labels, temperature: float, beta: float, gamma: float) -> float:
@@ -118,69 +118,71 @@ def lskd_dkd(
     beta: float,
     warmup: float,
 ) -> float:
-    own, other = z_scores(student), z_scores(teacher)
-    decoupled_alone = dkd(own, other, labels, temperature, alpha, beta, warmup) - kd(own, other, labels, 1, 1)
+    student_scores, teacher_scores = z_scores(student), z_scores(teacher)
+    decoupled_alone = dkd(student_scores, teacher_scores, labels, temperature, alpha, beta, warmup) - kd(
+        student_scores, teacher_scores, labels, 1, 1
+    )
     return hard * kd(student, teacher, labels, 1, 1) + decoupled_alone
 
 
 def ttm(student: Logits, teacher: Logits, labels: Labels, gamma: float, soft: float) -> float:
-    def each(s: Logits, t: Logits, y: int) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
         power = softmax(t) ** gamma
         return hard(s, y) + soft * kl(power / power.sum(), softmax(s))
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 def wttm(student: Logits, teacher: Logits, labels: Labels, gamma: float, soft: float) -> float:
-    def each(s: Logits, t: Logits, y: int) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
         power = softmax(t) ** gamma
         return float(hard(s, y) + soft * power.sum() * kl(power / power.sum(), softmax(s)))
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 def wsld(student: Logits, teacher: Logits, labels: Labels, temperature: float, soft: float) -> float:
-    def each(s: Logits, t: Logits, y: int) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
         weight = 1 - np.exp(-hard(s, y) / (hard(t, y) + 1e-7))
         softened = temperature**2 * cross_entropy(softmax(t, temperature), softmax(s, temperature))
         return float(hard(s, y) + soft * weight * softened)
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 def label_smoothing(student: Logits, teacher: Logits, labels: Labels, smoothing: float) -> float:
-    def each(s: Logits, t: Logits, y: int) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
         target = np.full(len(s), smoothing / len(s))
         target[y] += 1 - smoothing
         return cross_entropy(target, softmax(s))
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 def teacher_free(
     student: Logits, teacher: Logits, labels: Labels, correct: float, temperature: float, alpha: float
 ) -> float:
-    def each(s: Logits, t: Logits, y: int) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
         virtual = np.full(len(s), (1 - correct) / (len(s) - 1))
         virtual[y] = correct
         softened = virtual ** (1 / temperature)
         soft = temperature**2 * kl(softened / softened.sum(), softmax(s, temperature))
         return alpha * hard(s, y) + (1 - alpha) * soft
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 def ofa(
     student: Logits, teacher: Logits, labels: Labels, gamma: float, soft: float, exits: float, student_layers: str
 ) -> float:
-    """Of a student without exits."""
+    """The loss of a student without exits."""
     assert not student_layers
 
-    def each(s: Logits, t: Logits, y: int) -> float:
-        asked = [(p + (k == y)) ** gamma - (k == y) for k, p in enumerate(softmax(t))]
-        return hard(s, y) + soft * cross_entropy(np.array(asked), softmax(s))
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
+        weights = [(p + (k == y)) ** gamma - (k == y) for k, p in enumerate(softmax(t))]
+        return hard(s, y) + soft * cross_entropy(np.array(weights), softmax(s))
 
-    return mean(each, student, teacher, labels)
+    return mean(row_loss, student, teacher, labels)
 
 
 WRITTEN: Mapping[str, Callable[..., float]] = {

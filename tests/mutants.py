@@ -1,10 +1,10 @@
 """Mutation check: break the package in twenty places, one by one, and see whether a related test fails.
 
-    python tests/mutants.py                     with this checkout's tests
-    python tests/mutants.py --against CHECKOUT  also with those of another checkout of this project
+    python tests/mutants.py                     use this checkout's tests
+    python tests/mutants.py --against CHECKOUT  also use the tests of another checkout of this project
 
-Each mutant replaces a snippet of code that occurs once in the package. The exit status is 1 if the tests of this
-checkout let a mutant pass that those of the other one catch, or any mutant if there is no other one.
+Each mutant replaces a snippet of code that occurs once in the package. The exit status is 1 if this checkout's tests
+miss a mutant. With --against, only mutants that the other checkout's tests catch count.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Mutant(NamedTuple):
     original: str
     broken: str
     tests: str  # related test files of this checkout, separated by spaces
-    earlier: str = ""  # those of the checkout compared with, where they have other names
+    earlier: str = ""  # test files of the other checkout, if they have other names
 
 
 MUTANTS = (
     Mutant(
-        "toy runs carry no stamp",
+        "quick runs have no stamp",
         'return None if limit is None else f"LIMIT={limit}"',
         "return None",
         "tests/test_pipeline.py",
@@ -43,14 +43,14 @@ MUTANTS = (
         "tests/test_pipeline.py",
     ),
     Mutant(
-        "new views get no live teacher",
+        "new augmented views get no live teacher",
         "return live_teacher(teacher, objective) if needs_logits else objective",
         "return objective",
         "tests/data/test_augmentation.py",
         "tests/test_augmentation.py",
     ),
     Mutant(
-        "the control does not repeat its items",
+        "the control does not repeat its samples",
         "return loader_like(data.train_loader, repeated(data.train_set, len(distilled.dataset)))",
         "return data.train_loader",
         "tests/commands/test_unlabelled.py",
@@ -90,7 +90,7 @@ MUTANTS = (
         "tests/test_report.py",
     ),
     Mutant(
-        "the verdict is turned round",
+        "the verdict is reversed",
         'better = "better" if test.only_second_wrong <',
         'better = "better" if test.only_second_wrong >',
         "tests/test_command_line.py tests/evaluation/test_two_models.py",
@@ -104,14 +104,14 @@ MUTANTS = (
         "tests/test_imports.py",
     ),
     Mutant(
-        "views of an image are the same",
+        "augmented views of an image are equal",
         "{item // self.views} {item % self.views}",
         "{item // self.views}",
         "tests/data/test_augmentation.py",
         "tests/test_augmentation.py",
     ),
     Mutant(
-        "the test set is read although it is not asked for",
+        "the test set is read although it is not needed",
         "work = _train_and_test if tested else _train_untested",
         "work = _train_and_test",
         "tests/training/test_pool.py",
@@ -125,7 +125,7 @@ MUTANTS = (
         "tests/test_cli.py",
     ),
     Mutant(
-        "kd evaluate trains what is missing",
+        "kd evaluate trains missing models",
         'made=("evaluation",)',
         "made=None",
         "tests/commands/run/test_single_steps.py",
@@ -146,14 +146,14 @@ MUTANTS = (
         "tests/test_own_data_runs.py",
     ),
     Mutant(
-        "the test part is not recorded by its rows",
+        "the rows of the test split are not recorded",
         'if name != "train":\n            rows[name]',
         'if name == "val":\n            rows[name]',
         "tests/teachers/test_lookup.py",
         "tests/test_file_teacher.py",
     ),
     Mutant(
-        "the dry run forgets the test items",
+        "the dry run omits the test samples",
         '"test": self.test_set}',
         '"test": self.val_set}',
         "tests/commands/test_dry_run.py",
@@ -185,7 +185,7 @@ def copy(checkout: Path, folder: Path) -> Path:
 
 
 def catches(checkout: Path, mutant: Mutant, tests: str) -> tuple[bool, float]:
-    """Whether a test of these files fails on the mutant, and after how many seconds."""
+    """Return whether a test of these files fails on the mutant, and the time in seconds."""
     places = [path for path in (checkout / "kd").rglob("*.py") if mutant.original in path.read_text(encoding="utf-8")]
     if len(places) != 1 or places[0].read_text(encoding="utf-8").count(mutant.original) != 1:
         raise SystemExit(f"error: {mutant.meaning}: the snippet must occur once in {checkout}/kd. Got {places}.")

@@ -1,4 +1,4 @@
-"""What can go wrong: each a clear error, exit status not 0, nothing half-written, earlier results kept."""
+"""Failures: a clear error, a nonzero exit status, no partial files, and unchanged earlier results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROGRAM = Path(main.__file__)
 
 @pytest.fixture
 def run(toy: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The whole pipeline in about a second: a linear teacher, narrow students, four steps."""
+    """Return a function that runs the pipeline in about a second: linear teacher, narrow students, four steps."""
     monkeypatch.setattr(main, "TeacherModel", lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
     config.LIMIT, config.EPOCHS, config.STUDENT_WIDTH, config.BATCH_SIZE = 100, 1, 8, 32
 
@@ -41,7 +41,7 @@ def run(toy: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """All results; not what an interrupted run goes on from."""
+    """Return all result files by path, without the resume state."""
     files = (path for path in folder.rglob("*") if path.is_file() and ".kd" not in path.parts)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -54,7 +54,7 @@ def _one_paragraph(err: str) -> str:
 
 @pytest.fixture
 def earlier(run: Run, toy_run: ToyRun, tmp_path: Path) -> dict[str, bytes]:
-    """The results of an earlier run that went well, with other models and settings, where the next run will write."""
+    """Put results of an earlier run, with other models and settings, into the output folders of the next run."""
     shutil.copytree(toy_run.folder, tmp_path, dirs_exist_ok=True)
     return _files(tmp_path)
 
@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(run: Run, tmp_
 
 
 def _failing_from(call: int, error: BaseException) -> Callable[[int], None]:
-    """An ``os.fsync`` that fails from its n-th call on: the disk is full, or the user loses patience."""
+    """Return an ``os.fsync`` that fails from its n-th call on, as with a full disk or Ctrl-C."""
     calls = 0
 
     def fsync(handle: int) -> None:
@@ -96,14 +96,14 @@ def test_a_full_disk_keeps_earlier_results_and_leaves_nothing_half_written(
     )
     assert str(tmp_path) in message
     after = _files(tmp_path)
-    if call > 1:  # the teacher's curves are a result of their own, saved as soon as it is trained
+    if call > 1:  # the teacher's curves are saved separately, directly after its training
         assert after.pop("results/plots/teacher_training.png") != earlier.pop("results/plots/teacher_training.png")
     assert after == earlier
 
 
 @pytest.mark.pictures
-def test_a_file_that_may_not_grow_keeps_earlier_results(run: Run, earlier: dict[str, bytes], tmp_path: Path) -> None:
-    """The operating system's own refusal, half-way through a file."""
+def test_a_file_size_limit_keeps_earlier_results(run: Run, earlier: dict[str, bytes], tmp_path: Path) -> None:
+    """The operating system refuses the write in the middle of a file."""
     resource = pytest.importorskip("resource", reason="limits on file size are Unix's")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
@@ -127,8 +127,8 @@ def test_a_folder_in_a_files_place_is_refused_before_any_file_is_replaced(
     code, _, err = run()
     assert code == 1
     assert str(in_the_way) in _one_paragraph(err)
-    kept = [name for name in earlier if name.startswith("models/")]
-    assert {name: _files(tmp_path)[name] for name in kept} == {name: earlier[name] for name in kept}
+    models = [name for name in earlier if name.startswith("models/")]
+    assert {name: _files(tmp_path)[name] for name in models} == {name: earlier[name] for name in models}
 
 
 @pytest.mark.parametrize("step", ["teacher", "distilled"])
@@ -160,7 +160,7 @@ def test_ctrl_c_while_saving_leaves_no_temporary_file(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a Windows process in another way")
-def test_a_real_ctrl_c_ends_the_program_without_noise(tmp_path: Path) -> None:
+def test_a_real_ctrl_c_ends_the_program_without_a_traceback(tmp_path: Path) -> None:
     command = [sys.executable, str(PROGRAM), "--limit", "100", "--epochs", "100000"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
@@ -205,7 +205,7 @@ def test_an_image_that_is_not_finite_stops_training_before_the_step_and_saves_no
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A user's own copy of the data, to be spoilt."""
+    """Return a user's copy of the data that a test can damage."""
     raw = tmp_path / "copy" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for file in mnist.EMBEDDED.glob("*.gz"):

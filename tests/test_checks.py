@@ -1,4 +1,4 @@
-"""The ranges of all settings: what is inside passes, what is outside or not a number is refused by name."""
+"""Ranges of all settings: values inside pass; values outside and NaN raise an error with the setting's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kd.commands.settings import RunSettings
 
 DECLARED = {name: command.settings for command in cli.COMMANDS.values() for name in ranges(command.settings)}
 
-# The least and the greatest value allowed, and the nearest ones that are not.
+# Smallest and largest allowed values, and the closest values outside.
 INSIDE: Mapping[str, tuple[object, ...]] = {
     "batch_size": (1, 10**6),
     "test_size": (1e-9, 0.999),
@@ -69,7 +69,7 @@ OUTSIDE: Mapping[str, tuple[object, ...]] = {
 }
 
 
-def test_both_tables_here_cover_every_range_there_is() -> None:
+def test_the_tables_of_this_file_cover_every_range() -> None:
     assert set(INSIDE) == set(OUTSIDE) == set(DECLARED)
 
 
@@ -80,12 +80,12 @@ def test_a_value_inside_its_range_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DECLARED)
-def test_a_value_outside_is_refused_with_name_range_and_value(name: str) -> None:
+def test_a_value_outside_its_range_is_refused_with_name_range_and_value(name: str) -> None:
     for value in OUTSIDE[name]:
         allowed = ranges(DECLARED[name])[name].allowed
         with pytest.raises(ValueError, match=re.escape(f"<{name}> must be {allowed}. Got {value!r} inst")):
             check_ranges(DECLARED[name], {name: value}, shown=lambda name: f"<{name}>")
 
 
-def test_a_setting_without_a_range_and_a_name_that_is_no_setting_are_left_alone() -> None:
+def test_settings_without_a_range_and_unknown_names_are_ignored() -> None:
     check_ranges(RunSettings, {"out": "anywhere", "nonsense": -1, "epochs": 1}, shown=str.upper)

@@ -1,4 +1,4 @@
-"""The scikit-learn face: its own checks, its own tools around it, and what a distilled student must be besides."""
+"""The scikit-learn estimator: scikit-learn's checks and tools, and properties of a distilled student."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ NAMES = np.array(["setosa", "versicolor", "virginica"])[y]
 LINEAR = LogisticRegression(max_iter=1000)
 
 
-def quick(teacher: Any = None, student: Any = (8,), **changes: Any) -> kd.DistilledClassifier:
-    """A small student that learns fast."""
+def make_classifier(teacher: Any = None, student: Any = (8,), **changes: Any) -> kd.DistilledClassifier:
+    """Return a small model that trains fast."""
     settings: dict[str, Any] = {"epochs": 5, "learning_rate": 0.02, "random_state": 0}
     return kd.DistilledClassifier(teacher, student, **(settings | changes))
 
@@ -48,22 +48,22 @@ def weights(model: kd.DistilledClassifier) -> bytes:
 
 
 def global_states() -> tuple[str, str]:
-    """Those of torch's and NumPy's global generators; what NumPy's is at is the next thing that a legacy user draws."""
+    """Return the states of torch's and NumPy's global generators."""
     return str(torch.get_rng_state().tolist()), str(np.random.mtrand._rand.get_state())  # type: ignore[attr-defined]
 
 
 def teacher_network() -> nn.Module:
-    """A network that has learned iris by its raw rows."""
-    return quick(standardize=False, epochs=30).fit(X, y).student_
+    """Return a network trained on the unscaled rows of iris."""
+    return make_classifier(standardize=False, epochs=30).fit(X, y).student_
 
 
 CHECKED = [
-    quick(),
-    quick(LINEAR, temperature=1, random_state=None),
-    quick(DecisionTreeClassifier(), student=dropout_network, alpha=0.9, cv=2),
-    quick(quick(student=(16, 16)), standardize=False),
+    make_classifier(),
+    make_classifier(LINEAR, temperature=1, random_state=None),
+    make_classifier(DecisionTreeClassifier(), student=dropout_network, alpha=0.9, cv=2),
+    make_classifier(make_classifier(student=(16, 16)), standardize=False),
 ]
-# Those of arrays from elsewhere need a variable set before scipy is imported: below, in a process of their own.
+# Checks of the array API need an environment variable before scipy is imported: see below, in a separate process.
 CHECKS = [pair for model in CHECKED for pair in estimator_checks_generator(model) if "array_api" not in str(pair[1])]
 
 
@@ -74,23 +74,23 @@ def check_name(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=check_name)
-def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
+def test_scikit_learns_checks_pass(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-@pytest.mark.slow  # a process that imports everything anew
-def test_scikit_learns_own_check_of_array_dispatch() -> None:
+@pytest.mark.slow  # a new process imports everything again
+def test_scikit_learns_check_of_array_dispatch_passes() -> None:
     program = (
         "import kd; from sklearn.utils.estimator_checks import estimator_checks_generator as checks; "
-        "found = [c for c in checks(kd.DistilledClassifier(epochs=2)) if 'array_api' in str(c[1])]; "
-        "[check(estimator) for estimator, check in found]"
+        "pairs = [c for c in checks(kd.DistilledClassifier(epochs=2)) if 'array_api' in str(c[1])]; "
+        "[check(estimator) for estimator, check in pairs]"
     )
     environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, env=environment, timeout=120)
 
 
-def test_a_student_learns_and_its_answers_are_probabilities_of_its_classes() -> None:
-    model = quick(LINEAR, epochs=40).fit(X, NAMES)
+def test_a_student_is_accurate_and_predicts_probabilities_of_its_classes() -> None:
+    model = make_classifier(LINEAR, epochs=40).fit(X, NAMES)
     probabilities = model.predict_proba(X)
     assert model.classes_.tolist() == ["setosa", "versicolor", "virginica"]
     assert probabilities.dtype == np.float64
@@ -100,44 +100,44 @@ def test_a_student_learns_and_its_answers_are_probabilities_of_its_classes() -> 
     assert model.history_["train_loss"][-1] < 0.3 * model.history_["train_loss"][0]
 
 
-def test_with_alpha_0_a_student_with_room_becomes_its_teacher_and_not_its_labels() -> None:
+def test_with_alpha_0_a_large_student_matches_the_teacher_and_not_the_labels() -> None:
     teacher = clone(LINEAR).fit(X, (y + 1) % 3)
-    model = quick(teacher, alpha=0, temperature=1, epochs=100, batch_size=16).fit(X, y)
+    model = make_classifier(teacher, alpha=0, temperature=1, epochs=100, batch_size=16).fit(X, y)
     assert np.abs(model.predict_proba(X) - teacher.predict_proba(X)).max() < 0.1
     assert model.score(X, y) < 0.1
 
 
 @pytest.mark.parametrize("student", [(8,), dropout_network])
 def test_with_alpha_1_it_is_the_control_bit_for_bit(student: Any) -> None:
-    control = quick(None, student).fit(X, y)
+    control = make_classifier(None, student).fit(X, y)
     for teacher in (RandomForestClassifier(3), clone(LINEAR).fit(X, y), teacher_network()):
-        assert weights(quick(teacher, student, alpha=1).fit(X, y)) == weights(control)
-    assert weights(quick(teacher, student, alpha=0.9).fit(X, y)) != weights(control)
+        assert weights(make_classifier(teacher, student, alpha=1).fit(X, y)) == weights(control)
+    assert weights(make_classifier(teacher, student, alpha=0.9).fit(X, y)) != weights(control)
 
 
 @pytest.mark.parametrize("teacher", [None, RandomForestClassifier(3)])
-def test_one_random_state_gives_the_same_bits_and_touches_no_other(teacher: Any) -> None:
+def test_the_same_random_state_gives_the_same_bits_and_global_states_are_untouched(teacher: Any) -> None:
     before = global_states()
-    first, second = (quick(teacher, dropout_network).fit(X, y) for _ in range(2))
+    first, second = (make_classifier(teacher, dropout_network).fit(X, y) for _ in range(2))
     probabilities = first.predict_proba(X)
     assert global_states() == before
     assert weights(first) == weights(second)
     assert np.array_equal(probabilities, second.predict_proba(X))
-    assert weights(first) != weights(quick(teacher, dropout_network, random_state=1).fit(X, y))
+    assert weights(first) != weights(make_classifier(teacher, dropout_network, random_state=1).fit(X, y))
 
 
-def test_without_a_random_state_it_is_drawn_from_numpys_as_in_all_of_scikit_learn() -> None:
-    first, second = (quick(random_state=None).fit(X, y) for _ in range(2))
+def test_without_a_random_state_numpys_global_generator_is_used() -> None:
+    first, second = (make_classifier(random_state=None).fit(X, y) for _ in range(2))
     assert weights(first) != weights(second)
     random = np.random.RandomState(3)
-    drawn = [quick(random_state=random).fit(X, y) for _ in range(2)]
+    drawn = [make_classifier(random_state=random).fit(X, y) for _ in range(2)]
     assert weights(drawn[0]) != weights(drawn[1])
-    assert weights(drawn[0]) == weights(quick(random_state=np.random.RandomState(3)).fit(X, y))
+    assert weights(drawn[0]) == weights(make_classifier(random_state=np.random.RandomState(3)).fit(X, y))
 
 
-def test_parameters_stay_what_was_given() -> None:
+def test_parameters_are_stored_unchanged() -> None:
     forest = RandomForestClassifier(3)
-    model = quick(forest)
+    model = make_classifier(forest)
     before = model.get_params()
     model.fit(X, y)
     assert model.get_params() == before
@@ -146,61 +146,63 @@ def test_parameters_stay_what_was_given() -> None:
     assert model.teacher_.classes_.tolist() == [0, 1, 2]
 
 
-def test_a_teacher_is_asked_for_each_row_itself_not_for_the_batch_it_comes_in() -> None:
-    """With the teacher alone to learn from, whatever order the rows have, each keeps its own answer."""
+def test_teacher_logits_belong_to_rows_not_to_positions() -> None:
+    """Trained on a teacher only, with shuffled batches, the student can match the teacher only if rows are aligned."""
     teacher = FrozenEstimator(DecisionTreeClassifier(random_state=0).fit(X, y))
-    model = quick(teacher, alpha=0, epochs=60).fit(X, y)
+    model = make_classifier(teacher, alpha=0, epochs=60).fit(X, y)
     assert (model.predict(X) == teacher.predict(X)).mean() > 0.95
 
 
-def test_a_teacher_sees_the_rows_as_they_are_and_the_student_standardised() -> None:
+def test_the_teacher_gets_unscaled_rows_and_the_student_standardised_ones() -> None:
     teacher, seen = teacher_network(), []
     teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    model = quick(teacher).fit(X, y)
+    model = make_classifier(teacher).fit(X, y)
     assert np.array_equal(torch.cat(seen).numpy(), X.astype(np.float32))
-    shown = model.scaler_.transform(X)
-    assert shown.mean(axis=0) == pytest.approx(np.zeros(4), abs=1e-9)
-    assert quick(standardize=False).fit(X, y).scaler_ is None
+    standardised_rows = model.scaler_.transform(X)
+    assert standardised_rows.mean(axis=0) == pytest.approx(np.zeros(4), abs=1e-9)
+    assert make_classifier(standardize=False).fit(X, y).scaler_ is None
 
 
-def test_far_from_zero_standardised_rows_keep_their_digits() -> None:
-    """Float32 has no digits left for a tenth beside ten million, so standardising comes first, in float64."""
-    near, far = quick(epochs=20).fit(X, y), quick(epochs=20).fit(X + 1e7, y)
+def test_standardising_large_values_keeps_precision() -> None:
+    """Float32 cannot represent tenths near ten million, so rows are standardised in float64 first."""
+    near, far = make_classifier(epochs=20).fit(X, y), make_classifier(epochs=20).fit(X + 1e7, y)
     assert far.predict_proba(X + 1e7) == pytest.approx(near.predict_proba(X), abs=1e-3)
 
 
-def test_columns_are_known_by_their_names_to_teacher_and_student() -> None:
+def test_teacher_and_student_check_column_names() -> None:
     pd = pytest.importorskip("pandas")
     table = pd.DataFrame(X, columns=list("abcd"))
-    teacher = RandomForestClassifier(3).fit(table, NAMES)  # warns where it is asked without names: an error here
-    model = quick(teacher).fit(table, NAMES)
+    teacher = RandomForestClassifier(3).fit(table, NAMES)  # it warns if names are missing, which is an error here
+    model = make_classifier(teacher).fit(table, NAMES)
     assert model.feature_names_in_.tolist() == list("abcd")
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(table[list("bacd")])
 
 
-def test_in_a_pipeline() -> None:
-    model = make_pipeline(MinMaxScaler(), quick(RandomForestClassifier(5), epochs=40)).fit(X, NAMES)
+def test_the_estimator_works_in_a_pipeline() -> None:
+    model = make_pipeline(MinMaxScaler(), make_classifier(RandomForestClassifier(5), epochs=40)).fit(X, NAMES)
     assert model.score(X, NAMES) > 0.9
     assert cross_val_score(model, X, NAMES, cv=3).mean() > 0.8
 
 
-def test_in_a_pipeline_as_the_teacher() -> None:
+def test_a_pipeline_can_be_the_teacher() -> None:
     teacher = make_pipeline(StandardScaler(), LINEAR)
-    assert quick(teacher, epochs=40).fit(X, y).score(X, y) > 0.9
+    assert make_classifier(teacher, epochs=40).fit(X, y).score(X, y) > 0.9
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])  # processes import everything anew
-def test_a_grid_search_over_its_own_settings_and_its_teachers(jobs: int) -> None:
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])  # new processes import everything again
+def test_a_grid_search_over_its_settings_and_its_teachers_works(jobs: int) -> None:
     grid = {"temperature": [1, 4], "alpha": [0.5, 1.0], "teacher__max_depth": [1, None]}
-    search = GridSearchCV(quick(RandomForestClassifier(3)), grid, cv=2, n_jobs=jobs, error_score="raise").fit(X, NAMES)
+    search = GridSearchCV(make_classifier(RandomForestClassifier(3)), grid, cv=2, n_jobs=jobs, error_score="raise").fit(
+        X, NAMES
+    )
     assert set(search.best_params_) == set(grid)
     assert len(search.cv_results_["params"]) == 8
     assert search.predict_proba(X).shape == (150, 3)
 
 
 class CountingForest(RandomForestClassifier):  # type: ignore[misc]
-    """Notes how many rows each of its clones learns from."""
+    """Records the number of rows of each ``fit``, over all clones."""
 
     rows: tuple[int, ...] = ()
 
@@ -209,85 +211,85 @@ class CountingForest(RandomForestClassifier):  # type: ignore[misc]
         return super().fit(X, y, sample_weight)  # type: ignore[no-any-return]
 
 
-def test_in_cross_validation_a_teacher_learns_from_the_fold_even_if_it_was_fitted(
+def test_in_cross_validation_the_teacher_is_fitted_on_the_training_fold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     teacher = CountingForest(3).fit(X, y)
     monkeypatch.setattr(CountingForest, "rows", ())
-    cross_val_score(quick(teacher, epochs=1), X, y, cv=3)
+    cross_val_score(make_classifier(teacher, epochs=1), X, y, cv=3)
     assert CountingForest.rows == (100, 100, 100)
 
 
-def test_with_cv_each_row_is_answered_for_by_a_teacher_that_has_not_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_cv_logits_are_out_of_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CountingForest, "rows", ())
-    by_heart, unseen = (quick(CountingForest(3), cv=cv).fit(X, NAMES) for cv in (None, 3))
+    in_fold, out_of_fold = (make_classifier(CountingForest(3), cv=cv).fit(X, NAMES) for cv in (None, 3))
     assert CountingForest.rows == (150, 150, 100, 100, 100)
-    assert weights(unseen) != weights(by_heart)
-    assert np.array_equal(unseen.teacher_.predict_proba(X), by_heart.teacher_.predict_proba(X))
-    assert weights(unseen) == weights(quick(CountingForest(3), cv=3).fit(X, NAMES))
-    assert weights(quick(CountingForest(3), cv=3, alpha=1).fit(X, y)) == weights(quick().fit(X, y))
+    assert weights(out_of_fold) != weights(in_fold)
+    assert np.array_equal(out_of_fold.teacher_.predict_proba(X), in_fold.teacher_.predict_proba(X))
+    assert weights(out_of_fold) == weights(make_classifier(CountingForest(3), cv=3).fit(X, NAMES))
+    assert weights(make_classifier(CountingForest(3), cv=3, alpha=1).fit(X, y)) == weights(make_classifier().fit(X, y))
 
 
-def test_a_teacher_that_is_not_fitted_here_is_not_fitted_for_cv_either() -> None:
+def test_a_fitted_teacher_is_not_refitted_for_cv() -> None:
     frozen = FrozenEstimator(RandomForestClassifier(3).fit(X, y))
-    assert weights(quick(frozen, cv=3).fit(X, y)) == weights(quick(frozen).fit(X, y))
+    assert weights(make_classifier(frozen, cv=3).fit(X, y)) == weights(make_classifier(frozen).fit(X, y))
 
 
-def test_in_cross_validation_a_frozen_teacher_and_a_network_keep_what_they_know(
+def test_in_cross_validation_a_frozen_teacher_and_a_network_are_not_refitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     frozen = FrozenEstimator(CountingForest(3).fit(X, y))
     monkeypatch.setattr(CountingForest, "rows", ())
-    cross_val_score(quick(frozen, epochs=1), X, y, cv=3)
+    cross_val_score(make_classifier(frozen, epochs=1), X, y, cv=3)
     assert CountingForest.rows == ()
-    copied = clone(quick(teacher_network()))
-    assert weights(copied.fit(X, y)) == weights(quick(teacher_network()).fit(X, y))
+    copied = clone(make_classifier(teacher_network()))
+    assert weights(copied.fit(X, y)) == weights(make_classifier(teacher_network()).fit(X, y))
 
 
-def test_a_distilled_student_teaches_the_next() -> None:
-    chain = quick(quick(RandomForestClassifier(5), student=(32,), epochs=40), epochs=40).fit(X, y)
+def test_a_distilled_student_can_be_a_teacher() -> None:
+    chain = make_classifier(make_classifier(RandomForestClassifier(5), student=(32,), epochs=40), epochs=40).fit(X, y)
     assert isinstance(chain.teacher_.teacher_, RandomForestClassifier)
     assert chain.score(X, y) > 0.9
 
 
 @pytest.mark.parametrize("teacher", [None, RandomForestClassifier(3), teacher_network()])
-def test_pickled_it_answers_the_same(teacher: Any) -> None:
-    model = quick(teacher, dropout_network).fit(X, NAMES)
+def test_a_pickled_model_predicts_the_same(teacher: Any) -> None:
+    model = make_classifier(teacher, dropout_network).fit(X, NAMES)
     again = pickle.loads(pickle.dumps(model))
     assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
     assert again.history_ == model.history_
 
 
-def test_it_prints_nothing_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    quick().fit(X, y)
+def test_nothing_is_printed_unless_verbose(capsys: pytest.CaptureFixture[str]) -> None:
+    make_classifier().fit(X, y)
     assert capsys.readouterr() == ("", "")
-    quick(verbose=True, epochs=2).fit(X, y)
+    make_classifier(verbose=True, epochs=2).fit(X, y)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("student    epoch 1/2  train loss ")
     assert "epoch 2/2" in second
 
 
-def test_the_student_can_be_taken_out_and_asked_directly() -> None:
-    model = quick(None, dropout_network).fit(X, y)
+def test_the_student_network_can_be_used_directly() -> None:
+    model = make_classifier(None, dropout_network).fit(X, y)
     with torch.no_grad():
         logits = model.student_(torch.tensor(model.scaler_.transform(X), dtype=torch.float32))
     assert logits.double().softmax(dim=1).numpy() == pytest.approx(model.predict_proba(X), abs=1e-6)
 
 
-def test_a_training_that_was_broken_off_is_no_fit() -> None:
-    model = quick(learning_rate=1e30)
+def test_an_interrupted_fit_leaves_the_model_unfitted() -> None:
+    model = make_classifier(learning_rate=1e30)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         model.fit(X, y)
     with pytest.raises(NotFittedError):
         model.predict(X)
 
 
-def test_a_lazy_student_gets_its_sizes_and_still_repeats_itself() -> None:
+def test_a_lazy_student_is_initialised_reproducibly() -> None:
     def lazy(features: int, classes: int) -> nn.Module:
         return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(classes))
 
     before = global_states()
-    first, second = (quick(student=lazy).fit(X, y) for _ in range(2))
+    first, second = (make_classifier(student=lazy).fit(X, y) for _ in range(2))
     assert global_states() == before
     assert weights(first) == weights(second)
 
@@ -316,7 +318,7 @@ def test_a_lazy_student_gets_its_sizes_and_still_repeats_itself() -> None:
         ({"teacher": "forest"}, r"teacher must be None, a trained nn\.Module, or a classifier with predict_proba"),
     ],
 )
-def test_what_it_cannot_be_told_is_refused_at_fit(changes: dict[str, Any], message: str) -> None:
+def test_invalid_parameters_are_refused_at_fit(changes: dict[str, Any], message: str) -> None:
     model = kd.DistilledClassifier(**{"teacher": LINEAR, **changes})
     with pytest.raises(ValueError, match=message):
         model.fit(X, y)
@@ -324,7 +326,7 @@ def test_what_it_cannot_be_told_is_refused_at_fit(changes: dict[str, Any], messa
 
 def test_a_single_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"y must be of at least 2 classes\. Got '1 class' instead"):
-        quick().fit(X[:50], y[:50])
+        make_classifier().fit(X[:50], y[:50])
 
 
 def test_a_fitted_teacher_of_other_classes_is_refused() -> None:
@@ -332,7 +334,7 @@ def test_a_fitted_teacher_of_other_classes_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"classes of the teacher must be the classes of y, \[0, 1, 2\]\. Got \[0, 1\] instead"
     ):
-        quick(teacher).fit(X, y)
+        make_classifier(teacher).fit(X, y)
 
 
 def two_tables() -> list[tuple[NDArray[Any], NDArray[Any]]]:
@@ -341,7 +343,7 @@ def two_tables() -> list[tuple[NDArray[Any], NDArray[Any]]]:
 
 
 @pytest.mark.parametrize("table", two_tables(), ids=["digits", "breast cancer"])
-def test_with_its_defaults_it_learns_images_and_measurements(table: tuple[NDArray[Any], NDArray[Any]]) -> None:
+def test_the_defaults_work_for_images_and_measurements(table: tuple[NDArray[Any], NDArray[Any]]) -> None:
     rows, labels = table
     train, test = slice(0, None, 2), slice(1, None, 2)
     model = kd.DistilledClassifier(RandomForestClassifier(50), epochs=30, random_state=0).fit(

@@ -1,4 +1,4 @@
-"""The command ``kd``: help at once, mistakes in a sentence, and ``kd run`` the same run as ``python main.py``."""
+"""The command ``kd``: fast help, short errors, and ``kd run`` equal to ``python main.py``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = {field.name: field.default for field in dataclasses.fields(RunSetting
 MEANINGS = help_texts(RunSettings)
 SHARED = [name for name in SETTINGS if name.upper() in inspect.get_annotations(config)]
 
-# Runs the command and then says on stderr which slow packages it has imported.
+# Runs the command and then prints to stderr which slow packages it has imported.
 WATCHED = """
 import sys
 from kd.cli import main
@@ -44,7 +44,7 @@ sys.exit(f"imported {sorted(slow)}" if slow else code)
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A Python program in a process of its own, with this checkout's ``kd`` and its output in a pipe."""
+    """Run a Python program in a new process, with this checkout's ``kd`` and output in a pipe."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200"}
     return subprocess.run(
         [sys.executable, "-W", "error", *command],
@@ -58,7 +58,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def words(text: str) -> str:
-    """The text without the frames drawn around it and with single spaces."""
+    """Return the text without frames and with single spaces."""
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
 
 
@@ -67,14 +67,14 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Calls the command in this process, in an empty folder: exit status, output, errors."""
+    """Return a function that runs the command in this process, in an empty folder: exit status, output, errors."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         try:
             code = cli.main(arguments)
         except SystemExit as end:
-            code = int(end.code or 0)  # an error in words would be a ValueError here
+            code = int(end.code or 0)  # fails for a text, which SystemExit also accepts
         return code, *capsys.readouterr()
 
     return call
@@ -83,18 +83,16 @@ def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 # --- settings
 
 
-def test_the_defaults_are_those_of_config() -> None:
+def test_the_defaults_equal_those_of_config() -> None:
     folders = {"MODELS_DIR", "RESULTS_DIR", "STATE_DIR"}
     assert {name.upper() for name in SHARED} == set(inspect.get_annotations(config)) - folders
     assert set(SETTINGS) - set(SHARED) == {"out"} | FLAGS_ALONE
-    given = {name: getattr(config, name.upper()) for name in SHARED if name != "device"}
-    assert {name: SETTINGS[name] for name in given} == given
+    defaults = {name: getattr(config, name.upper()) for name in SHARED if name != "device"}
+    assert {name: SETTINGS[name] for name in defaults} == defaults
     assert device_named(RunSettings().device) == config.DEVICE
 
 
-def test_help_of_a_run_has_the_meaning_of_every_setting_that_config_shares(
-    call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_of_run_explains_every_setting_shared_with_config(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     code, out, err = call("run", "--help")
     assert (code, err) == (0, "")
@@ -104,9 +102,9 @@ def test_help_of_a_run_has_the_meaning_of_every_setting_that_config_shares(
 
 
 def test_every_number_is_declared_with_a_range() -> None:
-    """Of every command, and no other setting is.
+    """For every command, exactly the numeric settings have ranges.
 
-    The numbers of a list are checked as what they are values of: ``--temperatures`` as ``--temperature``.
+    Numbers in a list have the range of the single setting: ``--temperatures`` has the range of ``--temperature``.
     """
     for command in cli.COMMANDS.values():
         kinds = get_type_hints(command.settings)
@@ -124,7 +122,7 @@ def test_everything_is_under_the_out_folder() -> None:
     )
 
 
-# --- help and mistakes
+# --- help and errors
 
 
 @pytest.mark.parametrize(
@@ -140,7 +138,7 @@ def test_everything_is_under_the_out_folder() -> None:
         ("sweep", "--trials", "0"),
     ],
 )
-def test_help_and_mistakes_are_answered_without_importing_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_help_and_errors_do_not_import_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
     ended = run("-c", WATCHED, *arguments, cwd=tmp_path)
     assert ended.returncode == (0 if "--help" in arguments else 2), ended.stderr
     assert "imported" not in ended.stderr
@@ -154,7 +152,7 @@ def test_help_lists_the_commands_and_the_module_runs_as_the_command_does(tmp_pat
         assert f"• {name} " in ended.stdout
 
 
-def test_the_installed_command_is_this_one() -> None:
+def test_the_installed_command_is_this_checkouts() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"] == {"kd": "kd.cli:main"}
 
@@ -170,7 +168,7 @@ def test_the_installed_command_is_this_one() -> None:
         (("run", "--limit", "1.5"), "--limit"),
     ],
 )
-def test_a_wrong_name_or_type_is_answered_with_the_right_one(
+def test_a_wrong_name_or_type_is_refused_with_the_right_one(
     call: Call, tmp_path: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
     code, out, err = call(*arguments)
@@ -197,7 +195,7 @@ def test_a_wrong_name_or_type_is_answered_with_the_right_one(
         ("--snapshot-seconds", "-1", "at least 0"),
     ],
 )
-def test_a_value_out_of_range_is_one_paragraph_by_the_flags_name(
+def test_a_value_out_of_range_gives_one_paragraph_with_the_flags_name(
     call: Call, tmp_path: Path, flag: str, value: str, allowed: str
 ) -> None:
     code, out, err = call("run", flag, value)
@@ -217,7 +215,7 @@ def test_an_order_of_labels_without_a_loaded_teacher_is_refused(call: Call, tmp_
 @pytest.mark.parametrize(
     ("device", "expected"), [("gpu", "--device must be cpu, cuda"), ("cuda:99", "--device must be a device of this")]
 )
-def test_a_device_that_is_not_there_is_one_paragraph_before_any_file(
+def test_a_missing_device_gives_one_paragraph_before_any_file(
     call: Call, tmp_path: Path, device: str, expected: str
 ) -> None:
     code, out, err = call("run", "--device", device)
@@ -234,9 +232,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(call: Call, tm
     assert f"cannot write to folder {Path('out/models')}" in err
 
 
-def test_a_library_that_is_not_installed_is_one_paragraph(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_library_gives_one_paragraph(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     code, _, err = call("run", "--data", "sklearn:digits", "--teacher", "timm:resnet18")
     assert code == 1

@@ -1,4 +1,4 @@
-"""``python main.py``: every constant is a flag, a bad one is explained in a paragraph, and what is printed is plain."""
+"""``python main.py``: every constant has a flag, errors are one paragraph, and the output is plain text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
 
 
 class Terminal:
-    """Calls the command line in this process, as the shell would see it."""
+    """Return a function that runs the command line in this process: exit status, output, errors."""
 
     def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
         self.capture = capture
@@ -37,7 +37,7 @@ class Terminal:
         message = ""
         try:
             code: Any = main._cli(list(arguments))
-        except SystemExit as end:  # what a number or a text means here is the interpreter's rule
+        except SystemExit as end:  # the interpreter defines the meaning of a number and of a text
             code = 1 if isinstance(end.code, str) else (end.code or 0)
             message = end.code if isinstance(end.code, str) else ""
         out, err = self.capture.readouterr()
@@ -51,18 +51,18 @@ def terminal(toy: object, capsys: pytest.CaptureFixture[str]) -> Terminal:
 
 @pytest.fixture
 def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only parse: what the run would read stands in ``config`` afterwards."""
+    """Only parse the flags; the values are in ``config`` afterwards."""
     monkeypatch.setattr(main, "main", lambda: None)
 
 
 def _words(text: str) -> str:
-    """The text without the frames drawn around it and with single spaces."""
+    """Return the text without frames and with single spaces."""
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
 
 
 @pytest.mark.usefixtures("no_run")
 def test_a_flag_overrides_each_constant(terminal: Terminal) -> None:
-    given = {
+    overrides = {
         "DEVICE": torch.device("cpu"),
         "BATCH_SIZE": 64,
         "TEST_SIZE": 0.2,
@@ -81,15 +81,15 @@ def test_a_flag_overrides_each_constant(terminal: Terminal) -> None:
         "STATE_DIR": Path("s"),
         "SNAPSHOT_SECONDS": 5.0,
     }
-    without_value, chosen = {"FRESH", "BFLOAT16"}, {"METHOD", "SET"}  # a test of its own
-    assert set(given) == set(CONSTANTS) - without_value - chosen
-    flags = [part for name, value in given.items() for part in (f"--{name.lower().replace('_', '-')}", str(value))]
+    without_value, chosen = {"FRESH", "BFLOAT16"}, {"METHOD", "SET"}  # tested separately
+    assert set(overrides) == set(CONSTANTS) - without_value - chosen
+    flags = [part for name, value in overrides.items() for part in (f"--{name.lower().replace('_', '-')}", str(value))]
     assert terminal(*flags).code == 0
-    assert {name: getattr(config, name) for name in given} == given
+    assert {name: getattr(config, name) for name in overrides} == overrides
 
 
 @pytest.mark.usefixtures("no_run")
-def test_a_method_and_its_settings_are_given_one_by_one(terminal: Terminal) -> None:
+def test_a_method_and_its_settings_can_be_set(terminal: Terminal) -> None:
     assert terminal("--method", "dkd", "--set", "beta=2", "--set", "warmup=0").code == 0
     assert (config.METHOD, config.SET) == ("dkd", ("beta=2", "warmup=0"))
 
@@ -110,7 +110,7 @@ def test_a_setting_of_another_method_is_refused(terminal: Terminal, flags: tuple
 
 
 @pytest.mark.usefixtures("no_run")
-def test_what_is_not_given_stays_as_config_has_it(terminal: Terminal) -> None:
+def test_flags_not_given_keep_the_values_of_config(terminal: Terminal) -> None:
     config.EPOCHS, config.LIMIT = 7, 500
     assert terminal("--temperature", "4").code == 0
     assert (config.EPOCHS, config.LIMIT, config.TEMPERATURE) == (7, 500, 4)
@@ -132,7 +132,7 @@ def test_help_lists_every_constant_with_its_meaning_and_default(terminal: Termin
 @pytest.mark.parametrize(
     ("wrong", "right"), [("--epoch", "--epochs"), ("--temprature", "--temperature"), ("--batchsize", "--batch-size")]
 )
-def test_an_unknown_flag_is_answered_with_the_right_one(terminal: Terminal, wrong: str, right: str) -> None:
+def test_an_unknown_flag_is_refused_with_the_right_one(terminal: Terminal, wrong: str, right: str) -> None:
     code, out, err = terminal(wrong, "3")
     assert code != 0
     assert out == ""
@@ -141,7 +141,7 @@ def test_an_unknown_flag_is_answered_with_the_right_one(terminal: Terminal, wron
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--epochs", "three"), ("--alpha", "half"), ("--limit", "1.5")])
-def test_a_value_of_the_wrong_type_is_refused_by_the_flags_name(terminal: Terminal, flag: str, value: str) -> None:
+def test_a_value_of_the_wrong_type_is_refused_with_the_flags_name(terminal: Terminal, flag: str, value: str) -> None:
     code, out, err = terminal(flag, value)
     assert code != 0
     assert out == ""
@@ -169,7 +169,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_the_flags_name(terminal: Termin
         ("--device", "nonsense", "cpu, cuda, cuda:N or mps"),
     ],
 )
-def test_a_value_out_of_range_is_one_paragraph_with_name_range_and_value(
+def test_a_value_out_of_range_gives_one_paragraph_with_name_range_and_value(
     terminal: Terminal, tmp_path: Path, flag: str, value: str, allowed: str
 ) -> None:
     code, out, err = terminal(flag, value)
@@ -181,7 +181,7 @@ def test_a_value_out_of_range_is_one_paragraph_with_name_range_and_value(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_device_that_this_machine_lacks_is_one_paragraph_too(terminal: Terminal) -> None:
+def test_a_missing_device_gives_one_paragraph(terminal: Terminal) -> None:
     code, _, err = terminal("--device", "cuda:99")
     assert code == 1
     assert "cuda:99" in err
@@ -212,7 +212,7 @@ def test_a_constant_of_the_wrong_type_set_in_config_is_refused_by_name(
     assert "Traceback" not in err
 
 
-def test_evaluation_prints_accuracies_distributions_and_one_honest_verdict(
+def test_evaluation_prints_accuracies_distributions_and_one_verdict(
     toy_run: ToyRun, toy: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     students = toy_run.students[:2]

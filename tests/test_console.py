@@ -1,4 +1,4 @@
-"""On the screen: a live bar on a terminal; elsewhere plain lines without control characters, and nothing cut."""
+"""Console output: a progress bar on a terminal; elsewhere plain lines without control characters or truncation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kd.training.hooks import print_epoch
 
 ESCAPE = "\x1b"
 DIGITS = [str(k) for k in range(10)]
-# The table of predictions per class on MNIST's 10,000 test images, as wide as it gets.
+# The widest table: predictions per class on MNIST's 10,000 test images.
 DISTRIBUTION = {name: ["1,135"] * 10 for name in ("true", "teacher", "control", "distilled")}
 
 
 @pytest.fixture(autouse=True)
 def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the tests themselves run in: no terminal, of no known size."""
+    """Simulate an output without a terminal or a known size, wherever the tests run."""
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
 
@@ -29,26 +29,26 @@ def a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 100) -> None:
 
 
 def cells(text: str) -> list[list[str]]:
-    """The rows of a printed table, without their frame."""
+    """Return the rows of a printed table, without the frame."""
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
     return [[cell.strip() for cell in re.split("[│┃|]", line)[1:-1]] for line in plain.splitlines() if "│" in line]
 
 
 def history() -> kd.History:
-    made = kd.History(train_loss=[0.9, 0.12345], train_acc=[0.5, 0.98765], val_loss=[0.8, 0.2], val_acc=[0.6, 0.97])
-    made.seconds = 83.4
-    return made
+    result = kd.History(train_loss=[0.9, 0.12345], train_acc=[0.5, 0.98765], val_loss=[0.8, 0.2], val_acc=[0.6, 0.97])
+    result.seconds = 83.4
+    return result
 
 
 @pytest.mark.parametrize(
     "text", ["a [red]word[/red] in brackets", "C:\\results", "x" * 300, "α · CE, 99.30 % of [0, 1]"]
 )
-def test_say_prints_the_text_as_it_is_on_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_say_prints_text_unchanged_on_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     say(text)
     assert capsys.readouterr().out == text + "\n"
 
 
-def test_say_prints_colons_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_say_prints_colons_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     say("results:key:/plots")
     assert capsys.readouterr().out == "results:key:/plots\n"
 
@@ -68,7 +68,7 @@ def test_an_epoch_is_one_plain_line_with_its_numbers(capsys: pytest.CaptureFixtu
     assert first.index("train") == second.index("train")
 
 
-def test_an_epoch_without_validation_says_nothing_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_epoch_without_validation_does_not_mention_it(capsys: pytest.CaptureFixture[str]) -> None:
     curves = {name: values for name, values in history().items() if not name.startswith("val_")}
     print_epoch("student", 10)(2, kd.History(curves))
     assert capsys.readouterr().out == "student    epoch  2/10  train loss 0.1235 accuracy 98.77%  0 s\n"
@@ -88,11 +88,11 @@ def test_progress_shows_percent_and_time_left_on_a_terminal(
     with progress("training the teacher", steps=4) as advance:
         for _ in range(3):
             advance()
-    shown = capsys.readouterr().out
-    assert ESCAPE in shown
+    output = capsys.readouterr().out
+    assert ESCAPE in output
     for part in ("training the teacher", "75%"):
-        assert part in shown
-    assert re.search(r"\d:\d\d:\d\d|-:--:--", shown)
+        assert part in output
+    assert re.search(r"\d:\d\d:\d\d|-:--:--", output)
 
 
 def test_progress_ends_with_its_block_even_on_an_error(
@@ -113,7 +113,7 @@ def test_a_table_is_plain_and_whole_without_a_terminal(capsys: pytest.CaptureFix
     assert max(map(len, printed.splitlines())) > 80
 
 
-def test_numbers_stand_to_the_right_and_names_to_the_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_are_right_aligned_and_names_left_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     print_table("t", ("model", "errors"), {"a": ["1"], "longer": ["1,000"]})
     printed = capsys.readouterr().out
     assert "│ a      │      1 │" in printed
@@ -136,7 +136,7 @@ def test_the_table_of_ten_classes_is_whole_on_a_terminal(
     assert printed.count("1,135") == 40
 
 
-def test_a_line_printed_while_a_bar_is_shown_starts_on_a_line_of_its_own(
+def test_a_line_printed_during_a_progress_bar_starts_on_a_new_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a_terminal(monkeypatch)

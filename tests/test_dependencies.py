@@ -1,4 +1,4 @@
-"""``pyproject.toml`` declares what is imported and nothing else, and messages that name an extra name it correctly."""
+"""``pyproject.toml`` declares exactly the imported packages, and messages name extras correctly."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ METADATA = PROJECT["project"]
 LISTS: dict[str, list[str]] = {"dependencies": METADATA["dependencies"], **METADATA["optional-dependencies"]}
 USER_EXTRAS = [name for name in LISTS if name not in {"dependencies", "test", "bench"}]
 
-IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # all others are imported by their own name
-TOOLS = {  # declared and imported nowhere: what runs each of them
+IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # all others are imported by the package's name
+TOOLS = {  # declared but never imported, with the command or setting that uses them
     "mypy": "make lint",
     "ruff": "make lint",
     "pytest-timeout": "pytest itself, for the timeout in pyproject.toml",
@@ -34,7 +34,7 @@ IMPORTING_CALLS = {"import_extra", "find_spec", "import_module", "importorskip"}
 
 
 class Scope(NamedTuple):
-    """Files, and the lists of requirements whose packages they may import."""
+    """Return files with the lists of requirements whose packages they may import."""
 
     patterns: tuple[str, ...]
     lists: tuple[str, ...]
@@ -63,15 +63,15 @@ def distribution(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", name[0]).lower()
 
 
-def declared(lists: Iterable[str]) -> set[str]:
-    """The top-level modules of these lists of requirements."""
+def declared_modules(lists: Iterable[str]) -> set[str]:
+    """Return the top-level modules of these lists of requirements."""
     names = {distribution(requirement) for name in lists for requirement in LISTS[name]} - {METADATA["name"]}
     return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names - set(TOOLS)}
 
 
 @functools.cache
-def imported(path: Path) -> set[str]:
-    """The top-level modules that a file imports, by a statement or by a call."""
+def imported_modules(path: Path) -> set[str]:
+    """Return the top-level modules that a file imports, by statement or by call."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -89,22 +89,22 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("scope", SCOPES)
 def test_every_import_is_declared(scope: str) -> None:
     patterns, lists = SCOPES[scope]
-    allowed = declared(lists) | OWN | set(NOT_DECLARED) | set(sys.stdlib_module_names)
+    allowed = declared_modules(lists) | OWN | set(NOT_DECLARED) | set(sys.stdlib_module_names)
     assert files(*patterns)
-    missing = {str(path.relative_to(ROOT)): imported(path) - allowed for path in files(*patterns)}
+    missing = {str(path.relative_to(ROOT)): imported_modules(path) - allowed for path in files(*patterns)}
     assert {path: names for path, names in missing.items() if names} == {}
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_every_declared_package_is_imported(name: str) -> None:
-    """By the code that its list is for: dependencies and users' extras by ``kd``, the others by tests or benchmarks."""
+    """Dependencies and user extras are imported by ``kd``, the other lists by tests or benchmarks."""
     scope = {"test": "tests", "bench": "benchmarks"}.get(name, "package")
     paths = files(*SCOPES[scope].patterns)
-    used = {module for path in paths for module in imported(path)}
-    if name in USER_EXTRAS:  # the modules of an extra may stand in a tuple or table
+    used = {module for path in paths for module in imported_modules(path)}
+    if name in USER_EXTRAS:  # modules of an extra may be named in a tuple or table
         texts = [path.read_text(encoding="utf-8") for path in paths]
-        used |= {module for module in declared([name]) if any(f'"{module}"' in text for text in texts)}
-    assert declared([name]) - used == set()
+        used |= {module for module in declared_modules([name]) if any(f'"{module}"' in text for text in texts)}
+    assert declared_modules([name]) - used == set()
 
 
 def test_a_package_in_several_lists_has_one_range() -> None:
@@ -123,7 +123,7 @@ def test_messages_that_name_an_extra_name_this_distribution_and_an_extra_it_has(
     assert by_commands | set(by_calls) == set(USER_EXTRAS)
 
 
-def test_the_version_stands_in_pyproject_alone() -> None:
+def test_the_version_is_defined_in_pyproject_only() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in files("*.py", "kd/**/*.py"))
     assert f'"{METADATA["version"]}"' not in text
     assert not re.search(r"__version__ *=", text)

@@ -1,4 +1,4 @@
-"""Devices by name: the ones there are, the automatic choice, and what is refused."""
+"""Devices by name: known devices, the automatic choice, and errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_device_by_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(("available", "expected"), [(True, "cuda"), (False, "cpu")])
-def test_auto_is_cuda_where_there_is_one(available: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_cuda_if_available(available: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     assert device_named("auto") == torch.device(expected)
 
@@ -26,7 +26,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
         device_named("gpu", setting="device")
 
 
-def test_a_device_that_this_machine_lacks_is_refused_by_the_settings_name() -> None:
+def test_an_unavailable_device_is_refused_with_the_settings_name() -> None:
     require_device(torch.device("cpu"), "DEVICE")
     with pytest.raises(ValueError, match=r"DEVICE must be a device of this machine\. Got 'cuda:99' instead"):
         require_device(torch.device("cuda:99"), "DEVICE")

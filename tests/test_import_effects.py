@@ -1,4 +1,4 @@
-"""Importing has no effect: no file, no thread setting, no signal handler, no socket, no random number, no output."""
+"""Imports have no side effects on files, threads, signal handlers, sockets, random states or output."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import main
 
 ROOT = Path(main.__file__).parent
 
-# The audit hook sees what is really called, in any module: sockets made, and files opened for writing.
+# The audit hook detects sockets and files opened for writing in any module.
 CHECK = """
 import signal, sys, threading
 
-# matplotlib and torchvision make caches of their own when they are imported.
+# matplotlib and torchvision create caches when they are imported.
 import matplotlib.font_manager, numpy, torch, torchvision
 
 threads, random_state = torch.get_num_threads(), torch.get_rng_state()
@@ -49,7 +49,7 @@ for module in sys.argv[1:]:
 
 
 def _modules() -> list[str]:
-    """Every module of the package, but for the one that runs the command when it is imported."""
+    """Covers every module of the package except ``__main__``, which runs the command."""
     names = (path.relative_to(ROOT).with_suffix("").parts for path in (ROOT / "kd").rglob("*.py"))
     return sorted(".".join(part for part in name if part != "__init__") for name in names if name[-1] != "__main__")
 

@@ -1,4 +1,4 @@
-"""A model from a user's own file: what it may be, what is said, and every way in which it can go wrong."""
+"""Models from a user's file: supported definitions, printed messages, and errors."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ instance, number = Alone(), 3
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "random.py"  # which must not become everyone's random
+    path = tmp_path / "random.py"  # must not replace the standard module random
     path.write_text(CODE)
     return path
 
 
 @pytest.mark.parametrize("name", ["Told", "half_told", "Alone"])
-def test_a_class_or_function_is_told_what_it_asks_for(
+def test_a_class_or_function_gets_the_arguments_it_accepts(
     file: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (build(f"{file}:{name}", input_shape=(6,), classes=4, seed=5) for _ in range(2))
@@ -62,7 +62,7 @@ def test_a_class_or_function_is_told_what_it_asks_for(
     assert sys.modules["random"] is random
 
 
-def test_an_edit_counts_at_once_and_is_another_description(file: Path) -> None:
+def test_an_edit_takes_effect_and_changes_the_fingerprint(file: Path) -> None:
     before = build(f"{file}:Told", input_shape=(6,), classes=4, seed=0)
     file.write_text(CODE.replace("nn.Flatten(), nn.Linear", "nn.Identity(), nn.Linear"))
     after = build(f"{file}:Told", input_shape=(6,), classes=4, seed=0)
@@ -85,7 +85,7 @@ print(list(model(torch.ones(1, 6)).shape), digest(describe(model)))
         for _ in range(2)
     )
     assert first.startswith("[1, 4] ")
-    assert first == second  # a step that another process has begun can be gone on with
+    assert first == second  # so another process can resume a step
 
 
 @pytest.mark.parametrize(
@@ -105,17 +105,17 @@ print(list(model(torch.ones(1, 6)).shape), digest(describe(model)))
         ("Alone", r"Alone was tried on one sample \[1, 7\] and failed"),
     ],
 )
-def test_what_is_no_model_is_refused(file: Path, name: str, message: str) -> None:
+def test_an_invalid_model_is_refused(file: Path, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(f"{file}:{name}", input_shape=(7,), classes=4, seed=0)
 
 
-def test_a_file_alone_names_nothing(file: Path) -> None:
+def test_a_file_without_a_name_is_refused(file: Path) -> None:
     with pytest.raises(ValueError, match=r"must be FILE.py:NAME.*such as net.py:Student"):
         build(str(file), input_shape=(7,), classes=4, seed=0)
 
 
-def test_a_file_that_is_not_there_or_does_not_run_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_failing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no file .*net.py to load 'Net' from\. Check its path"):
         build(f"{tmp_path / 'net.py'}:Net", input_shape=(7,), classes=4, seed=0)
     for code, reason in (("def", "SyntaxError"), ("import nothing_of_that_name", "ModuleNotFoundError: No module")):
@@ -125,6 +125,6 @@ def test_a_file_that_is_not_there_or_does_not_run_is_named(tmp_path: Path) -> No
         assert "kd_plugin_net" not in sys.modules
 
 
-def test_a_dataclass_of_the_file_can_be_made(file: Path) -> None:
+def test_a_file_can_define_dataclasses(file: Path) -> None:
     build(f"{file}:half_told", input_shape=(6,), classes=4, seed=0)
     assert dataclasses.is_dataclass(sys.modules["kd_plugin_random"].Width)

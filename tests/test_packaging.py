@@ -1,4 +1,4 @@
-"""What ``pip install .`` gives: the package alone, with its data and their licence, usable without the repository."""
+"""Installation with ``pip install .``: only the package, with data and licences, usable without the repository."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ROOT_MODULES = [path.stem for path in ROOT.glob("*.py")]
 
 
 def repository_files() -> list[str]:
-    """What a clone would hold: every file git knows or would take in."""
+    """Return the files of a clone: all files that git tracks or would track."""
     if not shutil.which("git") or not (ROOT / ".git").exists():
-        pytest.skip("needs git and a checkout, to tell the project's files from what a run leaves")
+        pytest.skip("needs git and a checkout, to distinguish the project's files from outputs")
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
     return [name for name in listed if (ROOT / name).is_file()]
 
 
 def clean_copy(folder: Path) -> Path:
-    """The project as a fresh clone has it, in the folder."""
+    """Copy the files of a fresh clone into the folder."""
     for name in repository_files():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
@@ -41,9 +41,9 @@ def clean_copy(folder: Path) -> Path:
 
 
 def require_index(folder: Path) -> None:
-    """Skip where pip cannot fetch a package; what fails after this is a failure."""
-    asked = run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "hatchling")
-    if asked.returncode:
+    """Skip if pip cannot download packages; later errors are failures."""
+    download = run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "hatchling")
+    if download.returncode:
         pytest.skip("needs a package index that pip can reach")
 
 
@@ -55,7 +55,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that was built from it."""
+    """Return a folder with the sdist and the wheel built from the sdist."""
     pytest.importorskip("build", reason="needs the build package (test extra)")
     isolation = ["--no-isolation"] if importlib.util.find_spec("hatchling") else []
     if not isolation:
@@ -74,7 +74,7 @@ def wheel(dist: Path) -> zipfile.ZipFile:
 
 @pytest.fixture(scope="module")
 def sdist(dist: Path) -> dict[str, bytes]:
-    """Its files by name, without the leading folder."""
+    """Return the contents of the sdist by file name, without the leading folder."""
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         opened = {member.name.split("/", 1)[1]: archive.extractfile(member) for member in archive if member.isfile()}
@@ -83,14 +83,14 @@ def sdist(dist: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def python(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel and this environment's dependencies, but without this checkout.
+    """Return a fresh environment with the wheel and this environment's dependencies, but without this checkout.
 
     The ``.pth`` line adds the folder of the dependencies without reading the ``.pth`` files in it, among which is the
     editable installation of the checkout.
     """
     folder = tmp_path_factory.mktemp("environment")
-    made = run(sys.executable, "-m", "venv", "--without-pip", folder)
-    assert made.returncode == 0, made.stderr
+    created = run(sys.executable, "-m", "venv", "--without-pip", folder)
+    assert created.returncode == 0, created.stderr
     paths = sysconfig.get_paths("venv", {"base": str(folder), "platbase": str(folder)})
     site = Path(paths["purelib"])
     options = ("--quiet", "--no-deps", "--no-index", "--target", site)
@@ -139,13 +139,13 @@ def test_no_module_of_the_pipeline_is_installed(python: Path, tmp_path: Path, mo
     assert ran.stdout.strip() == "None", ran.stderr
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_contains_only_the_package(wheel: zipfile.ZipFile) -> None:
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert shipped == {name for name in repository_files() if name.startswith("kd/")}
     assert {"kd/py.typed", NOTICE} <= shipped
 
 
-def test_data_and_notice_are_the_repositorys_in_wheel_and_sdist(
+def test_data_and_notice_in_wheel_and_sdist_equal_the_repositorys(
     wheel: zipfile.ZipFile, sdist: dict[str, bytes]
 ) -> None:
     names = [NOTICE, *(f"kd/data/mnist_idx/{path.name}" for path in (ROOT / NOTICE).parent.glob("*.gz"))]
@@ -170,12 +170,12 @@ def test_the_metadata_name_both_licences_and_their_files(
     assert fields["Requires-Python"] == ">=3.11"
 
 
-def test_the_licence_files_lie_beside_the_wheels_metadata(wheel: zipfile.ZipFile) -> None:
+def test_the_licence_files_are_in_the_wheels_metadata_folder(wheel: zipfile.ZipFile) -> None:
     licences = [name.split("/licenses/")[1] for name in wheel.namelist() if ".dist-info/licenses/" in name]
     assert sorted(licences) == ["LICENSE", NOTICE]
 
 
-def test_the_sdist_holds_pipeline_documents_and_tests(sdist: dict[str, bytes]) -> None:
+def test_the_sdist_contains_pipeline_documents_and_tests(sdist: dict[str, bytes]) -> None:
     tests = {name for name in repository_files() if re.fullmatch(r"tests/.*\.py", name)}
     expected = {"docs/pipeline.rst", "README.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml", *tests}
     assert expected | {f"{module}.py" for module in ROOT_MODULES} <= set(sdist)

@@ -72,7 +72,7 @@ def _json(path: Path) -> Any:
 
 
 def _fresh_config() -> ModuleType:
-    """``config.py`` executed anew, untouched by any fixture."""
+    """Execute ``config.py`` again, independent of fixtures."""
     spec = importlib.util.spec_from_file_location("fresh_config", config.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -119,7 +119,7 @@ def test_the_functions_return_these_tuples(toy_run: ToyRun) -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_the_programmatic_example_runs_as_it_stands() -> None:
+def test_the_programmatic_example_runs_unchanged() -> None:
     names: dict[str, Any] = {}
     exec(_code_block("python", "from main import"), names)
     assert isinstance(names["teacher"], TeacherModel)
@@ -160,18 +160,18 @@ def test_the_run_is_full_size_and_writes_into_the_documented_folders_by_default(
     assert (fresh["LIMIT"], fresh["MODELS_DIR"], fresh["RESULTS_DIR"]) == (None, Path("models"), Path("results"))
 
 
-def test_every_constant_has_a_meaning_its_own_or_that_of_the_same_setting_of_kd_run(toy: ModuleType) -> None:
+def test_every_constant_has_a_help_text_of_its_own_or_of_kd_run(toy: ModuleType) -> None:
     hints = inspect.get_annotations(toy)
     constants = [name for name in vars(toy) if name.isupper()]
     assert sorted(constants) == sorted(hints)
-    own = {name: hints[name].__metadata__[0] for name in constants if hasattr(hints[name], "__metadata__")}
-    assert set(own) == {"STUDENT", "MODELS_DIR", "RESULTS_DIR", "STATE_DIR"}  # as kd run does not have them
+    texts = {name: hints[name].__metadata__[0] for name in constants if hasattr(hints[name], "__metadata__")}
+    assert set(texts) == {"STUDENT", "MODELS_DIR", "RESULTS_DIR", "STATE_DIR"}  # kd run does not have these settings
     shared = help_texts(RunSettings)
-    assert all(len(own.get(name) or shared[name.lower()]) > 15 for name in constants)
+    assert all(len(texts.get(name) or shared[name.lower()]) > 15 for name in constants)
 
 
 @pytest.mark.usefixtures("toy")
-def test_setting_epochs_counts_and_the_teacher_alone_saves_its_curves() -> None:
+def test_setting_epochs_takes_effect_and_train_teacher_saves_its_curves() -> None:
     config.EPOCHS, config.LIMIT = 1, 200
     train_loader, val_loader, *_ = main.load_and_split_data()
     _, *curves = main.train_teacher(train_loader, val_loader)
@@ -181,8 +181,8 @@ def test_setting_epochs_counts_and_the_teacher_alone_saves_its_curves() -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_setting_temperature_and_alpha_counts(toy_run: ToyRun) -> None:
-    config.EPOCHS, config.LEARNING_RATE = 1, 1e-12  # weights stay, so that the loss terms can be compared
+def test_setting_temperature_and_alpha_takes_effect(toy_run: ToyRun) -> None:
+    config.EPOCHS, config.LEARNING_RATE = 1, 1e-12  # weights hardly change, so the loss terms can be compared
     soft = {}
     for temperature, alpha in ((5, 0.5), (5, 0.75), (2, 0.5)):
         config.TEMPERATURE, config.ALPHA = temperature, alpha
@@ -194,7 +194,7 @@ def test_setting_temperature_and_alpha_counts(toy_run: ToyRun) -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_setting_batch_size_split_and_student_width_counts() -> None:
+def test_setting_batch_size_split_and_student_width_takes_effect() -> None:
     config.BATCH_SIZE, config.TEST_SIZE, config.STUDENT_WIDTH = 32, 0.25, 16
     data = main.load_and_split_data()
     assert [loader.batch_size for loader in data[:3]] == [32, 32, 32]
@@ -221,7 +221,7 @@ def test_histories_hold_one_entry_per_epoch_and_accuracies_are_shares(toy_run: T
     )
 
 
-def test_the_loaders_and_subsets_are_torchs_own_kinds(toy_run: ToyRun) -> None:
+def test_the_loaders_and_subsets_are_torchs_classes(toy_run: ToyRun) -> None:
     assert all(isinstance(value, DataLoader) for value in (*toy_run.data[:3], *toy_run.loaders))
     assert all(isinstance(value, Dataset) for value in toy_run.data[3:])
     assert all(isinstance(loader.dataset, kd.DistillDataset) for loader in toy_run.loaders)
@@ -230,24 +230,24 @@ def test_the_loaders_and_subsets_are_torchs_own_kinds(toy_run: ToyRun) -> None:
 
 
 def test_the_reference_names_only_files_that_a_run_writes(toy_run: ToyRun) -> None:
-    named = set(re.findall(r"``(\w+\.(?:pth|png))``", REFERENCE))
-    assert len(named) == 7
-    assert named <= {path.name for path in toy_run.folder.rglob("*")}
+    documented = set(re.findall(r"``(\w+\.(?:pth|png))``", REFERENCE))
+    assert len(documented) == 7
+    assert documented <= {path.name for path in toy_run.folder.rglob("*")}
 
 
 def test_a_run_writes_exactly_these_files(toy_run: ToyRun) -> None:
     files = (path.relative_to(toy_run.folder).as_posix() for path in toy_run.folder.rglob("*") if path.is_file())
-    assert sorted(files) == sorted([*FILES, ".kd/report/run.json"])  # the last for the reports of later commands
+    assert sorted(files) == sorted([*FILES, ".kd/report/run.json"])  # the last file is for reports of later commands
 
 
-def test_the_pictures_open_and_carry_the_red_stamp_of_a_toy_run(toy_run: ToyRun) -> None:
+def test_the_plots_can_be_opened_and_have_the_red_stamp_of_a_quick_run(toy_run: ToyRun) -> None:
     for name in (name for name in FILES if name.endswith(".png")):
         red, green, blue = imread(toy_run.folder / name)[:, :, :3].transpose(2, 0, 1)
         assert min(red.shape) > 200
         assert ((red > 0.75) & (green < 0.05) & (blue < 0.05)).sum() > 100, name
 
 
-def test_every_table_and_record_carries_the_toy_stamp(toy_run: ToyRun) -> None:
+def test_every_table_and_record_has_the_stamp_of_a_quick_run(toy_run: ToyRun) -> None:
     for path in (toy_run.folder / name for name in FILES):
         if path.suffix == ".csv":
             assert {row["run"] for row in _rows(path)} == {"LIMIT=300"}
@@ -258,7 +258,7 @@ def test_every_table_and_record_carries_the_toy_stamp(toy_run: ToyRun) -> None:
 
 
 @pytest.mark.parametrize("index", range(3), ids=NAMES)
-def test_a_saved_model_loads_safely_and_reproduces_what_the_manifest_says(toy_run: ToyRun, index: int) -> None:
+def test_a_saved_model_loads_safely_and_reproduces_the_manifest(toy_run: ToyRun, index: int) -> None:
     path = toy_run.folder / FILES[index]
     model = (TeacherModel if index == 0 else StudentModel)()
     state = torch.load(path, weights_only=True)
@@ -283,7 +283,7 @@ def test_the_predictions_are_every_test_image_with_the_errors_reported(toy_run: 
         torch.testing.assert_close(confidences, result.logits.softmax(dim=1).amax(dim=1), atol=1e-6, rtol=0)
 
 
-def test_the_metrics_agree_with_each_other_and_record_how_they_came_about(toy_run: ToyRun) -> None:
+def test_the_metrics_are_consistent_and_record_their_origin(toy_run: ToyRun) -> None:
     folder = toy_run.folder / "results" / "metrics"
     summary, table, curves = (
         _json(folder / "metrics.json"),

@@ -1,4 +1,4 @@
-"""What must hold between runs: equal where nothing differs, untouched where nothing may be touched, aligned always."""
+"""Relations between runs: equal results for equal inputs, no side effects, and aligned rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("toy")
 
 @pytest.fixture
 def teacher() -> nn.Module:
-    """An untrained teacher that shows any touch: batch statistics that move in training mode, dropout, weights."""
+    """An untrained teacher that detects changes: batch statistics (updated in training mode), dropout, weights."""
     with kd.seeded(1):
         return nn.Sequential(
             nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10)
@@ -59,7 +59,7 @@ def test_with_alpha_below_one_the_students_differ(toy_run: ToyRun) -> None:
     assert not _same(regular, distilled)
 
 
-def test_with_alpha_zero_the_labels_count_for_nothing(toy_run: ToyRun) -> None:
+def test_with_alpha_zero_the_labels_do_not_matter(toy_run: ToyRun) -> None:
     config.ALPHA, config.EPOCHS = 0, 1
 
     def relabelled(dataset: kd.DistillDataset) -> kd.DistillDataset:
@@ -103,7 +103,7 @@ def test_cached_and_live_distillation_agree(toy_run: ToyRun) -> None:
 
 
 def test_the_same_seed_gives_the_same_run_to_the_last_bit(toy_run: ToyRun) -> None:
-    torch.rand(7)  # whatever was drawn before
+    torch.rand(7)  # regardless of earlier random draws
     data = main.load_and_split_data()
     next(iter(data.train_loader))
     teacher = main.train_teacher(*data[:2])
@@ -111,26 +111,26 @@ def test_the_same_seed_gives_the_same_run_to_the_last_bit(toy_run: ToyRun) -> No
     students = main.train_students(teacher.model, *data[:2], *loaders)
     assert teacher[1:] == toy_run.teacher[1:]
     assert students[2:] == toy_run.students[2:]
-    for mine, theirs in zip(
+    for repeated, original in zip(
         (teacher.model, *students[:2]), (toy_run.teacher.model, *toy_run.students[:2]), strict=True
     ):
-        assert _same(mine, theirs)
+        assert _same(repeated, original)
 
 
 def test_another_seed_gives_other_students(toy_run: ToyRun) -> None:
     config.SEED, config.EPOCHS = 1, 1
-    for mine, theirs in zip(_students(toy_run)[:2], toy_run.students[:2], strict=True):
-        assert not _same(mine, theirs)
+    for repeated, original in zip(_students(toy_run)[:2], toy_run.students[:2], strict=True):
+        assert not _same(repeated, original)
 
 
-def test_training_leaves_the_callers_random_state_alone(toy_run: ToyRun) -> None:
+def test_training_does_not_change_the_callers_random_state(toy_run: ToyRun) -> None:
     config.EPOCHS = 1
     before = torch.get_rng_state()
     _students(toy_run)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_teacher_is_left_untouched_by_every_step_that_uses_it(toy_run: ToyRun, teacher: nn.Module) -> None:
+def test_no_step_changes_the_teacher(toy_run: ToyRun, teacher: nn.Module) -> None:
     config.EPOCHS = 1
     before = kd.weights_bytes(teacher)
     loaders = main.prepare_distillation_data(teacher, *toy_run.data[:2], *toy_run.data[3:5])
@@ -143,7 +143,7 @@ def test_the_teacher_is_left_untouched_by_every_step_that_uses_it(toy_run: ToyRu
     assert all(module.training for module in teacher.modules())
 
 
-def test_the_answer_to_an_image_does_not_depend_on_the_batch_around_it(toy_run: ToyRun, teacher: nn.Module) -> None:
+def test_the_logits_of_an_image_do_not_depend_on_the_batch(toy_run: ToyRun, teacher: nn.Module) -> None:
     alone = kd.predict(teacher, [_batch(toy_run.data.test_dataset, [5])]).logits
     among = kd.predict(teacher, [_batch(toy_run.data.test_dataset, [5, 6, 7])]).logits
     torch.testing.assert_close(alone[0], among[0])
@@ -175,7 +175,7 @@ def test_both_students_see_the_same_batches_in_the_same_shuffled_order(toy_run: 
     assert not torch.equal(control[0][0], _one_pass(toy_run.data.train_loader, seed=4)[0][0])
 
 
-def test_under_a_shuffled_loader_each_row_of_logits_is_the_teachers_answer_to_the_image_beside_it(
+def test_in_a_shuffled_loader_each_row_of_logits_belongs_to_its_image(
     toy_run: ToyRun,
 ) -> None:
     for loader in toy_run.loaders:
@@ -186,14 +186,14 @@ def test_under_a_shuffled_loader_each_row_of_logits_is_the_teachers_answer_to_th
             assert not torch.allclose(cached.roll(1, dims=0), live, atol=1e-3)
 
 
-def test_logits_collected_by_walking_the_shuffled_loader_are_refused(toy_run: ToyRun) -> None:
+def test_logits_collected_from_a_shuffled_loader_are_refused(toy_run: ToyRun) -> None:
     walked = kd.predict(toy_run.teacher.model, toy_run.data.train_loader)
     with pytest.raises(ValueError, match="do not match their samples"):
         kd.verify_logits(toy_run.teacher.model, toy_run.data.train_subset, walked)
 
 
-def test_the_pipeline_refuses_such_logits_itself(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fault of trap 5, put into the pipeline: its own verification has to stop it."""
+def test_the_pipeline_refuses_shuffled_logits(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shuffled logits in the pipeline must be detected by its verification."""
 
     def by_walking(teacher: nn.Module, dataset: Any, **_: Any) -> kd.Predictions:
         return kd.predict(teacher, toy_run.data.train_loader)
@@ -205,12 +205,12 @@ def test_the_pipeline_refuses_such_logits_itself(toy_run: ToyRun, monkeypatch: p
 
 def test_logits_of_another_teacher_are_refused(toy_run: ToyRun) -> None:
     cached = kd.collect_logits(toy_run.teacher.model, toy_run.data.train_subset)
-    other = copy.deepcopy(toy_run.teacher.model)
+    changed = copy.deepcopy(toy_run.teacher.model)
     with torch.no_grad():
-        next(other.parameters()).add_(0.1)
+        next(changed.parameters()).add_(0.1)
     kd.verify_logits(toy_run.teacher.model, toy_run.data.train_subset, cached)
     with pytest.raises(ValueError, match="do not match their samples"):
-        kd.verify_logits(other, toy_run.data.train_subset, cached)
+        kd.verify_logits(changed, toy_run.data.train_subset, cached)
 
 
 def _batch(dataset: Any, rows: list[int]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""``python main.py`` and ``kd run`` as programs: processes of their own, with output in a pipe and whole MNIST."""
+"""``python main.py`` and ``kd run`` as separate processes, with output in a pipe and the full MNIST."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.pictures, pytest.mark.whole_mnist]
 
 
 def written(folder: Path) -> list[Path]:
-    """The files of a run, without what it goes on from."""
+    """Return the files of a run by path, without the resume state."""
     return [path for path in folder.rglob("*") if path.is_file() and ".kd" not in path.parts]
 
 
@@ -36,7 +36,7 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="module")
 def main_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """One real ``python main.py`` at toy size, in a folder of its own, with nothing said about colours."""
+    """Run ``python main.py`` quickly in an empty folder, without colour settings in the environment."""
     folder = tmp_path_factory.mktemp("main")
     environment = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "TTY_COMPATIBLE"}}
     command = [sys.executable, "-W", "error", main.__file__, *TOY]
@@ -56,7 +56,7 @@ def test_the_program_succeeds_and_writes_into_the_folder_it_is_called_from(main_
     assert not [path for path in names if path.name.startswith(".")]
 
 
-def test_off_the_terminal_there_is_one_plain_line_per_epoch(main_run: Finished) -> None:
+def test_without_a_terminal_there_is_one_plain_line_per_epoch(main_run: Finished) -> None:
     lines = main_run.outcome.stdout.splitlines()
     pattern = r"(\w+) +epoch 1/1  train loss [\d.]+ accuracy [\d.]+%  val loss [\d.]+ accuracy [\d.]+%  \d+ s"
     epochs = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
@@ -64,7 +64,7 @@ def test_off_the_terminal_there_is_one_plain_line_per_epoch(main_run: Finished) 
     assert not set("\x1b\r\b") & set(main_run.outcome.stdout)
 
 
-def test_the_program_says_where_each_file_is(main_run: Finished) -> None:
+def test_the_program_prints_the_path_of_each_file(main_run: Finished) -> None:
     for path in written(main_run.folder):
         place = path.parent.relative_to(main_run.folder)
         (line,) = [
@@ -78,7 +78,7 @@ def test_the_program_says_where_each_file_is(main_run: Finished) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of ``kd run`` at toy size."""
+    """Return the folder of a quick ``kd run``."""
     folder = tmp_path_factory.mktemp("kd")
     ended = run("-m", "kd", "run", *TOY, "--out", "somewhere/else", cwd=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -96,18 +96,21 @@ def test_a_run_writes_exactly_the_documented_layout_and_its_state(finished: Path
 
 
 def test_a_run_is_bit_for_bit_the_run_of_main(finished: Path, main_run: Finished) -> None:
-    same, other = outputs(finished), outputs(main_run.folder)
-    assert set(same) - set(other) == {"run.toml"}
-    del same["run.toml"]
+    kd_files, main_files = outputs(finished), outputs(main_run.folder)
+    assert set(kd_files) - set(main_files) == {"run.toml"}
+    del kd_files["run.toml"]
     timed = {"results/metrics/timings.json", REPORT}
-    assert {name for name in same if same[name] != other[name]} <= {*RECORDS, *timed}
+    assert {name for name in kd_files if kd_files[name] != main_files[name]} <= {*RECORDS, *timed}
     for name in RECORDS:
-        assert comparable(same[name]) == comparable(other[name]), name
-    one, two = sections(same[REPORT]), sections(other[REPORT])
-    assert list(one) == list(two)
-    assert {name for name in one if one[name] != two[name]} <= {"cost", "provenance"}  # times; command and folders
-    assert f"kd run {' '.join(TOY)} --out somewhere/else" in one["provenance"]
-    assert f"python main.py {' '.join(TOY)}<" in two["provenance"]
+        assert comparable(kd_files[name]) == comparable(main_files[name]), name
+    kd_page, main_page = sections(kd_files[REPORT]), sections(main_files[REPORT])
+    assert list(kd_page) == list(main_page)
+    assert {name for name in kd_page if kd_page[name] != main_page[name]} <= {
+        "cost",
+        "provenance",
+    }  # times; command and folders
+    assert f"kd run {' '.join(TOY)} --out somewhere/else" in kd_page["provenance"]
+    assert f"python main.py {' '.join(TOY)}<" in main_page["provenance"]
 
 
 REPORT = "results/report.html"
@@ -115,32 +118,32 @@ RECORDS = ("models/manifest.json", "results/metrics/metrics.json")
 
 
 def comparable(record: bytes) -> dict[str, Any]:
-    """A JSON record without what may differ: the models' classes, and the folders of ``main.py``."""
+    """Return a JSON record without entries that may differ: the models' classes, and the folders of ``main.py``."""
     content: dict[str, Any] = json.loads(record)
     for entry in content.get("models", {}).values():
-        entry.pop("class", None)  # in the manifest alone
+        entry.pop("class", None)  # in the manifest only
     for folder in ("MODELS_DIR", "RESULTS_DIR", "STATE_DIR"):
         content.get("config", {}).pop(folder, None)
     return content
 
 
-def test_the_same_command_again_keeps_every_step_and_changes_no_file(
+def test_the_same_command_again_reuses_every_step_and_changes_no_file(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = outputs(finished)
     assert cli.main(["run", *TOY, "--out", str(finished)]) == 0
-    kept = re.findall(r"^(\S+): up to date, reused", capsys.readouterr().out, flags=re.MULTILINE)
-    assert kept == ["teacher", "logits-training", "logits-validation", "control", "distilled", "evaluation"]
+    reused = re.findall(r"^(\S+): up to date, reused", capsys.readouterr().out, flags=re.MULTILINE)
+    assert reused == ["teacher", "logits-training", "logits-validation", "control", "distilled", "evaluation"]
     after = outputs(finished)
-    assert before.pop("run.toml") != after.pop("run.toml")  # the folder was given as another path
+    assert before.pop("run.toml") != after.pop("run.toml")  # another path to the same folder
     reports = [sections(files.pop(REPORT)) for files in (before, after)]
     times = [json.loads(files.pop("results/metrics/timings.json")) for files in (before, after)]
     assert after == before
-    assert times[0].pop("latency_seconds").keys() == times[1].pop("latency_seconds").keys()  # measured anew
+    assert times[0].pop("latency_seconds").keys() == times[1].pop("latency_seconds").keys()  # measured again
     assert times[0] == times[1]
     for report in reports:
-        assert report.pop("cost")  # latencies are measured anew
-        report.pop("provenance")  # the folder was given as another path
+        assert report.pop("cost")  # latencies are measured again
+        report.pop("provenance")  # another path to the same folder
     assert reports[0] == reports[1]
 
 
@@ -155,7 +158,7 @@ def test_the_settings_are_recorded_under_the_names_of_config(finished: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGTERM ends a Windows process at once")
-def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_one(tmp_path: Path) -> None:
+def test_an_interrupted_run_prints_a_hint_and_resumes_to_the_same_results(tmp_path: Path) -> None:
     command = ["-m", "tests.cheap", str(ROOT / "kd" / "__main__.py"), "run", *TOY, "--out"]
     with subprocess.Popen(
         [sys.executable, "-u", *command, "stopped"],
@@ -172,7 +175,7 @@ def test_an_interrupted_run_says_so_and_the_same_command_ends_as_an_untouched_on
     assert process.returncode == 143
     assert "(without --fresh) to resume" in err
     ended = {folder: run(*command, folder, cwd=tmp_path) for folder in ("stopped", "untouched")}
-    assert all(one.returncode == 0 for one in ended.values()), ended
+    assert all(process.returncode == 0 for process in ended.values()), ended
     assert "teacher: up to date, reused" in ended["stopped"].stdout
-    one, other = (folder_digest(tmp_path / folder / "models", tmp_path / folder / "results") for folder in ended)
-    assert one == other
+    first, second = (folder_digest(tmp_path / folder / "models", tmp_path / folder / "results") for folder in ended)
+    assert first == second

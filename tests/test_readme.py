@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type, open or import works, from a fresh clone."""
+"""Commands, links and imports in the documents work in a fresh clone."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ TOY = ("--limit", "200", "--epochs", "1")
 
 
 def blocks(path: Path, language: str) -> list[str]:
-    """The fenced code blocks of a language."""
+    """Return the fenced code blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def commands(path: Path) -> list[list[str]]:
-    """The commands in its bash blocks, as words, without comments."""
+    """Return the commands in the bash blocks, as words, without comments."""
     lines = "".join(blocks(path, "bash")).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def without_code(path: Path) -> str:
-    """The text of a document without code blocks and inline code."""
+    """Return the text of a document without code blocks and inline code."""
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"`[^`]*`", "", text)
 
 
 def headings(path: Path) -> set[str]:
-    """The anchors that a renderer gives to a document's headings."""
+    """Return the anchors of a document's headings."""
     titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
 
 
 def pipeline_arguments() -> list[list[str]]:
-    """Arguments for the pipeline in the documents: after ``main.py``, or to ``make run`` as ARGS. None is no case."""
+    """Return the pipeline's arguments in the documents, after ``main.py`` or in ARGS; skip commands without any."""
     found = []
     for words in (words for document in DOCUMENTS for words in commands(document)):
         if "main.py" in words:
@@ -58,7 +58,7 @@ def pipeline_arguments() -> list[list[str]]:
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A command as a reader runs it: nothing of this environment or of a surrounding make is passed on."""
+    """Run a command like a reader, without variables of this environment or of a surrounding make."""
     hidden = ("VIRTUAL_ENV", "PYTHONPATH", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "ARGS")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     return subprocess.run(
@@ -78,13 +78,13 @@ def outputs(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean copy, run with this environment's interpreter: a script's own folder comes first on its path."""
+    """Return a clean copy to run with this environment's interpreter; a script's folder comes first on its path."""
     return clean_copy(tmp_path_factory.mktemp("copy"))
 
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A clean copy without any environment: ``make`` has to install everything. Gigabytes, so removed afterwards."""
+    """Return a clean copy without an environment, so ``make`` must install everything. Gigabytes, so removed later."""
     if not shutil.which("make"):
         pytest.skip("needs make")
     require_index(tmp_path_factory.mktemp("index"))
@@ -94,12 +94,12 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def make(folder: Path, target: str, arguments: str) -> subprocess.CompletedProcess[str]:
-    """``make target ARGS=…`` with this interpreter, and the CPU build of torch where this environment has it."""
+    """Run ``make target ARGS=…`` with this interpreter, and the CPU build of torch if this environment has it."""
     build = ["CPU=1"] if torch.__version__.endswith("+cpu") else []
     return run("make", target, f"ARGS={arguments}", f"PYTHON={sys.executable}", *build, cwd=folder)
 
 
-# --- what is written
+# --- text
 
 
 def test_the_readme_is_short() -> None:
@@ -107,23 +107,23 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_readme_gives_the_two_commands() -> None:
-    given = [words[:2] for words in commands(ROOT / "README.md")]
-    assert ["make", "run"] in given
-    assert ["make", "test"] in given
+    first_words = [words[:2] for words in commands(ROOT / "README.md")]
+    assert ["make", "run"] in first_words
+    assert ["make", "test"] in first_words
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_make_target_exists(document: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = [
+    mentioned = [
         word for words in commands(document) if words[0] == "make" for word in words[1:] if re.match(r"\w[^=]*$", word)
     ]
-    named += re.findall(r"`make ([\w-]+)", document.read_text(encoding="utf-8"))
-    assert set(named) <= targets
+    mentioned += re.findall(r"`make ([\w-]+)", document.read_text(encoding="utf-8"))
+    assert set(mentioned) <= targets
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_and_picture_is_there_for_a_reader_of_a_clone(document: Path) -> None:
+def test_every_link_and_image_exists_in_a_clone(document: Path) -> None:
     files = {ROOT / name for name in repository_files()}
     present = files | {parent for path in files for parent in path.parents}
     broken = []
@@ -141,7 +141,7 @@ def test_every_link_and_picture_is_there_for_a_reader_of_a_clone(document: Path)
 def test_every_script_in_a_command_exists(document: Path) -> None:
     files = set(repository_files())
     scripts = {word for words in commands(document) for word in words if re.fullmatch(r"[\w./-]+\.(py|sh|toml)", word)}
-    assert {name for name in scripts if not name.endswith("run.toml")} <= files  # that one a run has left
+    assert {name for name in scripts if not name.endswith("run.toml")} <= files  # run.toml is written by a run
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -150,10 +150,10 @@ def test_no_placeholder_is_left(document: Path) -> None:
     assert re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b|\bTODO\b|\bTBD\b|\bXXX\b", text) == []
 
 
-# --- what is run
+# --- commands
 
 
-def test_the_python_of_the_first_pages_runs_at_toy_size(
+def test_the_python_of_the_first_pages_runs_quickly(
     toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [block for page in ("README.md", "docs/getting_started.md") for block in blocks(ROOT / page, "python")]
@@ -165,7 +165,7 @@ def test_the_python_of_the_first_pages_runs_at_toy_size(
 
 
 @pytest.mark.parametrize("arguments", pipeline_arguments(), ids=" ".join)
-def test_every_pipeline_command_runs_at_toy_size(copy: Path, arguments: list[str]) -> None:
+def test_every_pipeline_command_runs_quickly(copy: Path, arguments: list[str]) -> None:
     ran = run(sys.executable, "-m", "tests.cheap", "main.py", *arguments, *TOY, cwd=copy)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "TOY RUN" in ran.stdout
@@ -176,7 +176,7 @@ def test_every_pipeline_command_runs_at_toy_size(copy: Path, arguments: list[str
 
 
 @pytest.mark.timeout(1500)
-def test_make_run_from_a_fresh_clone_installs_and_leaves_every_file_the_reference_names(fresh: Path) -> None:
+def test_make_run_in_a_fresh_clone_installs_and_writes_every_documented_file(fresh: Path) -> None:
     ran = make(fresh, "run", " ".join(TOY))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     reference = (ROOT / "docs" / "pipeline.rst").read_text(encoding="utf-8")

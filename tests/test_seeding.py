@@ -1,4 +1,4 @@
-"""Randomness is a pure function of (seed, epoch) and leaves no trace in the caller's generators."""
+"""Random numbers are a pure function of (seed, epoch), and the caller's generators are restored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draw(seed: int) -> Tensor:
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 10_000))
-def test_the_seed_of_an_epoch_is_pure_and_fits_every_generator(seed: int, epoch: int) -> None:
+def test_the_seed_of_an_epoch_is_deterministic_and_fits_every_generator(seed: int, epoch: int) -> None:
     value = epoch_seed(seed, epoch)
     torch.rand(1)
     assert epoch_seed(seed, epoch) == value
@@ -37,27 +37,27 @@ def test_a_negative_seed_is_refused(seed: int) -> None:
         epoch_seed(seed, 0)
 
 
-def test_inside_the_block_the_seed_alone_decides() -> None:
+def test_inside_the_block_only_the_seed_matters() -> None:
     first = draw(5)
     torch.rand(3)
     assert torch.equal(draw(5), first)
     assert not torch.equal(draw(6), first)
 
 
-def test_after_the_block_the_callers_state_is_back() -> None:
+def test_after_the_block_the_callers_state_is_restored() -> None:
     before = torch.get_rng_state()
     draw(5)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_state_is_back_after_an_error_too() -> None:
+def test_the_state_is_restored_after_an_error() -> None:
     before = torch.get_rng_state()
     with pytest.raises(ZeroDivisionError), kd.seeded(5):
         torch.rand(1 // 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_block_inside_a_block_leaves_the_outer_stream_alone() -> None:
+def test_a_nested_block_does_not_change_the_outer_stream() -> None:
     with kd.seeded(1):
         torch.rand(2)
         draw(2)

@@ -1,4 +1,4 @@
-"""The split, and each documented function by itself on loaders that a user built, as from a notebook."""
+"""The split, and each documented function on loaders built by a user, as in a notebook."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _one_epoch(toy: object) -> None:
 
 
 class Noisy(Dataset[Any]):
-    """Random augmentation: an item is never the same twice."""
+    """Dataset with random augmentation: an item changes at each access."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -102,7 +102,7 @@ def test_a_limit_takes_the_first_images_of_one_stratified_order() -> None:
     assert (large[1] - 600 * everything).abs().max() <= 1
 
 
-def test_a_users_own_copy_in_torchvisions_layout_gives_the_same_data(tmp_path: Path, toy_run: ToyRun) -> None:
+def test_a_users_copy_in_torchvisions_layout_gives_the_same_data(tmp_path: Path, toy_run: ToyRun) -> None:
     raw = tmp_path / "copy" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for file in mnist.EMBEDDED.glob("*.gz"):
@@ -113,7 +113,7 @@ def test_a_users_own_copy_in_torchvisions_layout_gives_the_same_data(tmp_path: P
     assert list(data.val_subset.indices) == list(toy_run.data.val_subset.indices)
 
 
-# Loaders that a user built
+# Loaders built by a user
 
 
 def test_every_function_works_on_plain_torch_loaders_over_a_plain_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +135,7 @@ def test_every_function_works_on_plain_torch_loaders_over_a_plain_list(capsys: p
     assert "test_predictions.csv" in capsys.readouterr().out
 
 
-def test_a_users_shuffled_loader_without_generator_is_as_repeatable_as_the_pipelines_own(toy_run: ToyRun) -> None:
+def test_a_users_shuffled_loader_without_generator_is_reproducible(toy_run: ToyRun) -> None:
     train_loader: DataLoader[Any] = DataLoader(toy_run.data.train_subset, batch_size=50, shuffle=True)
     runs = []
     for _ in range(2):
@@ -149,8 +149,8 @@ def test_a_users_shuffled_loader_without_generator_is_as_repeatable_as_the_pipel
 @pytest.mark.parametrize(
     "order", [{"shuffle": True, "drop_last": True}, {"sampler": WeightedRandomSampler([1.0, 9.0] * 135, 270)}]
 )
-def test_with_alpha_one_the_students_agree_on_a_users_loader_too(toy_run: ToyRun, order: dict[str, Any]) -> None:
-    """Any warning about differing batches would fail this as well."""
+def test_with_alpha_one_the_students_agree_on_a_users_loader(toy_run: ToyRun, order: dict[str, Any]) -> None:
+    """A warning about different batches would also fail this test."""
     config.ALPHA = 1
     train_loader: DataLoader[Any] = DataLoader(toy_run.data.train_subset, batch_size=50, **order)
     loaders = _prepare(toy_run, train_loader, toy_run.data.val_loader)
@@ -173,7 +173,7 @@ def test_distillation_loaders_copy_batch_size_drop_last_and_shuffling(
 
 
 def test_a_loader_over_the_full_set_with_a_random_subset_sampler_is_still_shuffled(toy_run: ToyRun) -> None:
-    """The usual way to split without Subset: the loader's dataset is longer than ``train_subset``."""
+    """A common way to split without Subset: the loader's dataset is longer than ``train_subset``."""
     subset = toy_run.data.train_subset
     given: DataLoader[Any] = DataLoader(subset.dataset, batch_size=48, sampler=SubsetRandomSampler(subset.indices))
     copied, _ = _prepare(toy_run, given, toy_run.data.val_loader)
@@ -195,14 +195,14 @@ def test_students_that_see_different_batches_are_warned_about_and_it_is_recorded
     assert recorded["notes"] == [note]
 
 
-def test_a_control_on_augmented_images_is_not_compared_in_silence(toy_run: ToyRun) -> None:
+def test_a_control_on_augmented_images_gives_a_warning(toy_run: ToyRun) -> None:
     noisy: DataLoader[Any] = DataLoader(Noisy(toy_run.data.train_subset), batch_size=64, shuffle=True)
     loaders = _prepare(toy_run, noisy, toy_run.data.val_loader)
     with pytest.warns(UserWarning, match="did not see the same batches: their samples differ"):
         main.train_students(toy_run.teacher.model, noisy, toy_run.data.val_loader, *loaders)
 
 
-def test_a_subset_whose_items_change_cannot_have_cached_logits(toy_run: ToyRun) -> None:
+def test_a_subset_with_changing_items_cannot_have_cached_logits(toy_run: ToyRun) -> None:
     data = toy_run.data
     with pytest.raises(ValueError, match=r"change between reads .* kd\.live_teacher"):
         main.prepare_distillation_data(toy_run.teacher.model, *data[:2], Noisy(data.train_subset), data.val_subset)
@@ -224,8 +224,8 @@ def test_a_shuffled_test_loader_gives_logits_in_the_datasets_order(toy_run: ToyR
     measured = main.evaluate_all_models(students[0], *students, shuffled)
     assert [result.errors for result in measured[1:]] == [result.errors for result in toy_run.test[1:]]
     assert [result.accuracy for result in measured[1:]] == [result.accuracy for result in toy_run.test[1:]]
-    for mine, theirs in zip(measured[1:], toy_run.test[1:], strict=True):
-        torch.testing.assert_close(mine.logits, theirs.logits, atol=1e-4, rtol=1e-4)
+    for result, original in zip(measured[1:], toy_run.test[1:], strict=True):
+        torch.testing.assert_close(result.logits, original.logits, atol=1e-4, rtol=1e-4)
 
 
 def test_saving_refuses_metrics_that_were_measured_on_another_loader(toy_run: ToyRun) -> None:

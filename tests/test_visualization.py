@@ -1,4 +1,4 @@
-"""Which figure goes into which file: under the folder, with the temperature and the stamp that config has now."""
+"""Plots and their files: in the folder, and with the temperature and the stamp of the current config."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.commands.run.test_plots import NAMES, a_run, history, some_logits
 from visualization import all_plots, teacher_plot, toy_stamp
 
 
-def test_every_documented_plot_is_drawn_into_the_plots_folder(toy: ModuleType) -> None:
+def test_every_documented_plot_is_written_to_the_plots_folder(toy: ModuleType) -> None:
     files = all_plots(a_run(some_logits(30), torch.arange(30) % 5))
     names = ("teacher_training", "training_curves", "accuracy_comparison", "prediction_examples", "confusion_matrices")
     assert set(files) == {toy.RESULTS_DIR / "plots" / f"{name}.png" for name in names}
     assert {Image.open(io.BytesIO(content)).format for content in files.values()} == {"PNG"}
 
 
-def test_perfect_models_get_their_plots_too() -> None:
+def test_perfect_models_get_plots() -> None:
     labels = torch.arange(20) % 5
     perfect = torch.nn.functional.one_hot(labels, 5).float()
     assert all_plots(a_run(dict.fromkeys(NAMES, perfect), labels))
@@ -47,6 +47,6 @@ def test_the_stamp_names_the_limit_and_a_full_run_has_none(monkeypatch: pytest.M
     assert toy_stamp() is None
 
 
-def test_the_teachers_plot_stands_alone_and_follows_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_teachers_plot_follows_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "RESULTS_DIR", tmp_path)
     assert list(teacher_plot(history())) == [tmp_path / "plots" / "teacher_training.png"]

@@ -17,7 +17,7 @@ some = settings(max_examples=20)
 seeds = st.integers(0, 2**31)
 
 
-def maps(seed: int) -> tuple[Tensor, Tensor]:
+def make_maps(seed: int) -> tuple[Tensor, Tensor]:
     """Return random maps of the student and of the teacher, in float64."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = torch.randn(2, 4, 3, 5, 5, generator=generator, dtype=torch.float64)
@@ -26,9 +26,9 @@ def maps(seed: int) -> tuple[Tensor, Tensor]:
 
 @some
 @given(seeds, st.floats(0.1, 100))
-def test_cat_in_one_field_compares_logits_and_normalised_does_not_know_a_maps_scale(seed: int, scale: float) -> None:
-    student, teacher = maps(seed)
-    logits = [each.mean(dim=(2, 3)) for each in (student, teacher)]
+def test_cat_of_side_1_compares_logits_and_normalised_is_scale_invariant(seed: int, scale: float) -> None:
+    student, teacher = make_maps(seed)
+    logits = [values.mean(dim=(2, 3)) for values in (student, teacher)]
     expected = (logits[0] - logits[1]).square().mean().item()
     assert cat_loss(student, teacher, side=1).item() == pytest.approx(expected)
     scaled = cat_loss(scale * student, teacher, normalise=True).item()
@@ -41,8 +41,8 @@ def test_cat_in_one_field_compares_logits_and_normalised_does_not_know_a_maps_sc
 
 @some
 @given(seeds, st.sampled_from([-3.0, 0.2, 5.0]))
-def test_nst_knows_a_set_of_patterns_and_not_their_order_number_scale_or_sign(seed: int, factor: float) -> None:
-    student, teacher = maps(seed)
+def test_nst_is_invariant_to_order_number_scale_and_sign_of_maps(seed: int, factor: float) -> None:
+    student, teacher = make_maps(seed)
     expected = nst_loss(student, teacher).item()
     assert expected > 0
     order = torch.randperm(student.shape[1], generator=torch.Generator().manual_seed(seed))
@@ -54,10 +54,10 @@ def test_nst_knows_a_set_of_patterns_and_not_their_order_number_scale_or_sign(se
 
 @some
 @given(seeds)
-def test_nst_by_products_of_matrices_is_the_broadcast_form_and_a_difference_of_gram_matrices(seed: int) -> None:
-    student, teacher = maps(seed)
+def test_nst_equals_the_broadcast_form_and_a_difference_of_gram_matrices(seed: int) -> None:
+    student, teacher = make_maps(seed)
     teacher = torch.cat([teacher, student.flip(0)], dim=1)  # other channels than the student's
-    s, t = (F.normalize(each.flatten(2), dim=2) for each in (student, teacher))
+    s, t = (F.normalize(values.flatten(2), dim=2) for values in (student, teacher))
 
     def broadcast(one: Tensor, other: Tensor) -> Tensor:
         return (one.unsqueeze(1) * other.unsqueeze(2)).sum(dim=-1).square().mean()
@@ -71,10 +71,10 @@ def test_nst_by_products_of_matrices_is_the_broadcast_form_and_a_difference_of_g
 
 @some
 @given(seeds, st.sampled_from([0.5, 2.0]))
-def test_a_flow_does_not_know_where_its_maps_are_active_but_how_strongly_together(seed: int, factor: float) -> None:
-    first, second = maps(seed)
+def test_fsp_is_invariant_to_the_positions_of_activations(seed: int, factor: float) -> None:
+    first, second = make_maps(seed)
     order = torch.randperm(25, generator=torch.Generator().manual_seed(seed))
-    moved = [each.flatten(2)[..., order].view_as(each) for each in (first, second)]
+    moved = [values.flatten(2)[..., order].view_as(values) for values in (first, second)]
     assert torch.allclose(fsp_matrix(*moved), fsp_matrix(first, second))
     assert torch.allclose(fsp_matrix(factor * first, second / factor), fsp_matrix(first, second))
     assert torch.allclose(fsp_matrix(second, first), fsp_matrix(first, second).transpose(1, 2))
@@ -87,10 +87,8 @@ def test_a_flow_does_not_know_where_its_maps_are_active_but_how_strongly_togethe
 
 @some
 @given(seeds, st.sampled_from([0.3, 1.0, 2.5]), st.sampled_from([0.1, 1.0, 10.0]))
-def test_ab_is_the_written_formula_and_knows_of_the_teacher_only_what_is_active(
-    seed: int, margin: float, scale: float
-) -> None:
-    student, teacher = maps(seed)
+def test_ab_is_the_written_formula_and_uses_only_signs_of_the_teacher(seed: int, margin: float, scale: float) -> None:
+    student, teacher = make_maps(seed)
     student = scale * student
     loss = ab_loss(student, teacher, margin=margin)
     assert loss.item() == pytest.approx(ab(student.numpy(), teacher.numpy(), margin), rel=1e-9)
@@ -104,8 +102,8 @@ def test_ab_is_the_written_formula_and_knows_of_the_teacher_only_what_is_active(
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e-4, 0.0])
-def test_ab_sends_a_finite_gradient_to_the_student_alone_and_refuses_what_does_not_fit(scale: float) -> None:
-    student, teacher = ((scale * each.float()).requires_grad_() for each in maps(1))
+def test_ab_has_a_finite_gradient_for_the_student_only_and_refuses_bad_shapes(scale: float) -> None:
+    student, teacher = ((scale * values.float()).requires_grad_() for values in make_maps(1))
     ab_loss(student, teacher).backward()  # type: ignore[no-untyped-call]
     assert teacher.grad is None
     assert student.grad is not None
@@ -118,8 +116,8 @@ def test_ab_sends_a_finite_gradient_to_the_student_alone_and_refuses_what_does_n
         ab_loss(student, teacher, margin=0.0)
 
 
-def test_half_precision_around_products_of_maps_changes_nothing() -> None:
-    student, teacher = (100 * each.float() for each in maps(2))
+def test_autocast_does_not_change_products_of_maps() -> None:
+    student, teacher = (100 * values.float() for values in make_maps(2))
     losses = [nst_loss(student, teacher), fsp_loss([student, student], [teacher, teacher])]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(nst_loss(student, teacher), losses[0])

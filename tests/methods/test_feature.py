@@ -38,7 +38,7 @@ class Cut(Exception):
     pass
 
 
-def images(count: int = 48) -> kd.ImageDataset:
+def make_images(count: int = 48) -> kd.ImageDataset:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % 4
     pixels = torch.randint(0, 100, (count, *SHAPE), generator=generator)
@@ -46,32 +46,32 @@ def images(count: int = 48) -> kd.ImageDataset:
     return kd.ImageDataset(pixels.to(torch.uint8), labels, mean=0.4, std=0.25)
 
 
-def distill_data() -> kd.DistillDataset:
+def make_distill_data() -> kd.DistillDataset:
     """Return a dataset of images with logits and ids; methods that do not need them ignore them."""
-    return kd.DistillDataset(images(), torch.randn(48, 4, generator=torch.Generator().manual_seed(0)), ids=True)
+    return kd.DistillDataset(make_images(), torch.randn(48, 4, generator=torch.Generator().manual_seed(0)), ids=True)
 
 
-def pair(name: str = "", *, maps: bool = True) -> tuple[nn.Module, nn.Module]:
+def build_models(name: str = "", *, maps: bool = True) -> tuple[nn.Module, nn.Module]:
     """Return an untrained student and teacher: with equal channels for fsp, with global average pooling for sdd."""
     with kd.seeded(1):
         student = CNN(4, SHAPE, 4) if maps else MLP(8, input_shape=SHAPE, classes=4)
         return student, CNN(4, SHAPE, 4) if name in {"fsp", "sdd"} else ConvNet(SHAPE, 4)
 
 
-def made(name: str, student: nn.Module, teacher: nn.Module, **given: Any) -> kd.Objective:
-    return make(name, student, teacher, first(), given)
+def build_objective(name: str, student: nn.Module, teacher: nn.Module, **settings: Any) -> kd.Objective:
+    return make(name, student, teacher, get_first_batch(), settings)
 
 
-def first() -> kd.Batch:
-    return next(iter(kd.make_loader(distill_data(), batch_size=8)))
+def get_first_batch() -> kd.Batch:
+    return next(iter(kd.make_loader(make_distill_data(), batch_size=8)))
 
 
 def fit(
-    name: str, *, epochs: int = 2, cut_after: int = 0, snapshots: Snapshots | None = None, **given: Any
+    name: str, *, epochs: int = 2, cut_after: int = 0, snapshots: Snapshots | None = None, **settings: Any
 ) -> dict[str, Tensor]:
-    student, teacher = pair(name)
-    objective = made(name, student, teacher, **given)
-    loader = kd.make_loader(distill_data(), batch_size=8, shuffle=True)
+    student, teacher = build_models(name)
+    objective = build_objective(name, student, teacher, **settings)
+    loader = kd.make_loader(make_distill_data(), batch_size=8, shuffle=True)
     optimizer, scheduler = adam(student, learning_rate=0.01, steps=epochs * len(loader), objective=objective)
     steps = iter(range(1, 1000))
 
@@ -91,19 +91,19 @@ def fit(
         on_batch=cut,
         snapshots=snapshots,
     )
-    own = objective.state_dict(prefix="objective.") if isinstance(objective, nn.Module) else {}
-    return {**student.state_dict(), **own}
+    objective_state = objective.state_dict(prefix="objective.") if isinstance(objective, nn.Module) else {}
+    return {**student.state_dict(), **objective_state}
 
 
 @every
-def test_an_epoch_leaves_the_teacher_as_it_was_and_asks_it_in_eval_mode(name: str) -> None:
-    student, teacher = pair(name)
+def test_an_epoch_runs_the_teacher_in_eval_mode_and_does_not_change_it(name: str) -> None:
+    student, teacher = build_models(name)
     modes: list[tuple[bool, bool]] = []
     teacher.register_forward_hook(lambda *_: modes.append((teacher.training, student.training)))
     before = kd.weights_bytes(teacher)
-    objective = made(name, student, teacher)
+    objective = build_objective(name, student, teacher)
     modes.clear()
-    loader = kd.make_loader(distill_data(), batch_size=8, shuffle=True)
+    loader = kd.make_loader(make_distill_data(), batch_size=8, shuffle=True)
     optimizer, _ = adam(student, learning_rate=0.01, steps=6, objective=objective)
     kd.fit(student, objective, loader, None, optimizer=optimizer, epochs=1, seed=0)
     assert modes == [(False, True)] * 6
@@ -112,25 +112,25 @@ def test_an_epoch_leaves_the_teacher_as_it_was_and_asks_it_in_eval_mode(name: st
 
 
 @every
-def test_its_own_term_teaches_and_the_teacher_is_no_part_of_the_objective(name: str) -> None:
-    student, teacher = pair(name)
-    objective = made(name, student, teacher)
-    _, terms = objective(student, first())
+def test_the_feature_term_has_a_gradient_and_the_teacher_is_no_submodule(name: str) -> None:
+    student, teacher = build_models(name)
+    objective = build_objective(name, student, teacher)
+    _, terms = objective(student, get_first_batch())
     assert list(terms) == ["hard", "feature", *(["paraphraser"] if name == "ft" else [])]
     terms["feature"].backward()  # type: ignore[no-untyped-call]
     trained = [p for p in student.parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)]
     assert trained
     assert isinstance(objective, nn.Module)
-    theirs = {id(p) for p in teacher.parameters()}
-    assert not theirs & {id(p) for p in objective.parameters()}
+    teacher_ids = {id(p) for p in teacher.parameters()}
+    assert not teacher_ids & {id(p) for p in objective.parameters()}
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
 @every
-def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_features(name: str) -> None:
-    _, teacher = pair(name)
+def test_the_feature_term_is_zero_if_student_and_teacher_are_equal(name: str) -> None:
+    _, teacher = build_models(name)
     student = copy.deepcopy(teacher).eval()
-    _, terms = made(name, student, teacher)(student, first())
+    _, terms = build_objective(name, student, teacher)(student, get_first_batch())
     if name in PROJECTED:
         assert terms["feature"].item() > 0
     else:
@@ -138,32 +138,32 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_features(name: 
 
 
 @every
-def test_settings_and_teacher_count_for_what_a_run_knows_it_by(name: str) -> None:
-    student, teacher = pair(name)
-    known = digest(describe(made(name, student, teacher)))
-    assert known == digest(describe(made(name, *pair(name))))
-    assert known == digest(describe(cloudpickle.loads(cloudpickle.dumps(made(name, student, teacher)))))
+def test_settings_and_teacher_are_part_of_the_fingerprint(name: str) -> None:
+    student, teacher = build_models(name)
+    known = digest(describe(build_objective(name, student, teacher)))
+    assert known == digest(describe(build_objective(name, *build_models(name))))
+    assert known == digest(describe(cloudpickle.loads(cloudpickle.dumps(build_objective(name, student, teacher)))))
     for setting, value in settings_of(name).items():
         if isinstance(value, float):
-            assert digest(describe(made(name, student, teacher, **{setting: value / 2}))) != known
+            assert digest(describe(build_objective(name, student, teacher, **{setting: value / 2}))) != known
     with torch.no_grad():
         next(teacher.parameters()).add_(1)
-    assert digest(describe(made(name, student, teacher))) != known
+    assert digest(describe(build_objective(name, student, teacher))) != known
 
 
 @pytest.mark.parametrize("name", sorted(n for n in FEATURE if "weight" in settings_of(n)))
-def test_without_weight_the_student_is_the_one_that_learns_from_the_labels_bit_for_bit(name: str) -> None:
-    student, _ = pair(name)
-    loader = kd.make_loader(distill_data(), batch_size=8, shuffle=True)
+def test_with_weight_0_the_student_equals_the_control_bit_for_bit(name: str) -> None:
+    student, _ = build_models(name)
+    loader = kd.make_loader(make_distill_data(), batch_size=8, shuffle=True)
     optimizer, scheduler = adam(student, learning_rate=0.01, steps=2 * len(loader))
     kd.fit(student, kd.supervised, loader, None, optimizer=optimizer, scheduler=scheduler, epochs=2, seed=0)
     alone = {"alone": 0.0} if "alone" in settings_of(name) else {}
-    found = fit(name, weight=0.0, **alone)
-    assert all(torch.equal(tensor, found[key]) for key, tensor in student.state_dict().items())
+    weightless = fit(name, weight=0.0, **alone)
+    assert all(torch.equal(tensor, weightless[key]) for key, tensor in student.state_dict().items())
 
 
 @pytest.mark.parametrize("name", [*FEATURE, "ofa"])
-def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole = fit(name)
     with pytest.raises(Cut):
         fit(name, cut_after=7, snapshots=Snapshots(tmp_path, key="k", interval=0))
@@ -173,78 +173,82 @@ def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name: str, tmp_path: Pa
 
 
 @every
-def test_the_named_layers_are_those_that_are_compared(name: str) -> None:
-    student, teacher = pair(name)
-    named = {"fsp": ("layer1,layer2", "layer1,layer2"), "sdd": ("layer3", "layer3")}
-    ours, theirs = named.get(name, ("layer2", "norm2"))
-    objective: Any = made(name, student, teacher, student_layers=ours, teacher_layers=theirs)
+def test_named_layers_are_compared(name: str) -> None:
+    student, teacher = build_models(name)
+    special = {"fsp": ("layer1,layer2", "layer1,layer2"), "sdd": ("layer3", "layer3")}
+    student_layers, teacher_layers = special.get(name, ("layer2", "norm2"))
+    objective: Any = build_objective(
+        name, student, teacher, student_layers=student_layers, teacher_layers=teacher_layers
+    )
     compared = getattr(objective, "objective", objective)  # unwrap a warm-up
-    assert (compared.student_layers, compared.teacher_layers) == (ours.split(","), theirs.split(","))
-    _, terms = objective(student, first())
+    assert (compared.student_layers, compared.teacher_layers) == (student_layers.split(","), teacher_layers.split(","))
+    _, terms = objective(student, get_first_batch())
     assert terms["feature"].item() > 0
     with pytest.raises(ValueError, match="has no layer 'layer9'"):
-        made(name, student, teacher, student_layers="layer9", teacher_layers="norm3")(student, first())
+        build_objective(name, student, teacher, student_layers="layer9", teacher_layers="norm3")(
+            student, get_first_batch()
+        )
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_a_student_without_maps_is_told_which_one_has_some(name: str) -> None:
+def test_a_student_without_maps_is_refused_with_a_remedy(name: str) -> None:
     with pytest.raises(ValueError, match=r"none were found in the student, MLP\. .*--student cnn"):
-        made(name, *pair(maps=False))
+        build_objective(name, *build_models(maps=False))
 
 
 @pytest.mark.parametrize("name", sorted(set(FEATURE) - set(MAPS)))
-def test_relations_among_samples_need_no_maps(name: str) -> None:
-    student, teacher = pair(maps=False)
-    _, terms = made(name, student, teacher)(student, first())
+def test_relations_between_samples_need_no_maps(name: str) -> None:
+    student, teacher = build_models(maps=False)
+    _, terms = build_objective(name, student, teacher)(student, get_first_batch())
     assert terms["feature"].item() > 0
 
 
-def test_reviewkd_fuses_from_the_deepest_stage_on_and_grows_with_the_epochs() -> None:
-    student, teacher = pair()
-    objective: Any = made("reviewkd", student, teacher, warmup=0.5)
+def test_reviewkd_fuses_from_the_deepest_stage_and_warms_up() -> None:
+    student, teacher = build_models()
+    objective: Any = build_objective("reviewkd", student, teacher, warmup=0.5)
     fusions = objective.objective.loss.fusions
     assert [fusion.attention is None for fusion in fusions] == [False, False, True]
     assert [fusion.leave[0].weight.shape[:2] for fusion in fusions] == [(32, 16), (64, 16), (64, 16)]
     losses = []
     for epoch in (0, 1, 2, 3):
         objective.set_epoch(epoch, 4)
-        losses.append(objective(student, first())[1]["feature"].item())
+        losses.append(objective(student, get_first_batch())[1]["feature"].item())
     assert losses[0] == pytest.approx(losses[1] / 2)
     assert losses[1] == losses[2] == losses[3]
     # The loss at the shallowest stage depends on the deepest stage too.
     maps = [torch.randn(2, channels, 6, 6, requires_grad=True) for channels in (4, 8, 16)]
     fused, answer = fusions[2](maps[2], None, (6, 6))
-    for fusion, own in ((fusions[1], maps[1]), (fusions[0], maps[0])):
-        fused, answer = fusion(own, fused, (3, 3))
+    for fusion, stage in ((fusions[1], maps[1]), (fusions[0], maps[0])):
+        fused, answer = fusion(stage, fused, (3, 3))
     assert answer.shape == (2, 32, 3, 3)
     answer.square().sum().backward()
-    assert all(own.grad is not None and bool(own.grad.abs().sum() > 0) for own in maps)
+    assert all(stage.grad is not None and bool(stage.grad.abs().sum() > 0) for stage in maps)
     before = {f"objective.{name}": parameter.clone() for name, parameter in objective.named_parameters()}
     after = fit("reviewkd")
     assert all(not torch.equal(parameter, after[name]) for name, parameter in before.items())
 
 
-def test_mgd_masks_in_training_alone_and_at_the_last_stage() -> None:
-    student, teacher = pair()
-    objective: Any = made("mgd", student, teacher, mask=0.5)
+def test_mgd_masks_only_in_training_and_uses_the_last_stage() -> None:
+    student, teacher = build_models()
+    objective: Any = build_objective("mgd", student, teacher, mask=0.5)
     assert (objective.student_layers, objective.teacher_layers) == (["layer3"], ["norm2"])
     student.eval()
-    values = [objective(student, first())[1]["feature"].item() for _ in range(2)]
+    values = [objective(student, get_first_batch())[1]["feature"].item() for _ in range(2)]
     assert values[0] != values[1]
     objective.eval()
-    values = [objective(student, first())[1]["feature"].item() for _ in range(2)]
+    values = [objective(student, get_first_batch())[1]["feature"].item() for _ in range(2)]
     assert values[0] == values[1]
     with pytest.raises(ValueError, match=r"mask must be in \[0, 1\)\. Got 1\.0"):
-        made("mgd", student, teacher, mask=1.0)
+        build_objective("mgd", student, teacher, mask=1.0)
 
 
-def test_ofa_has_an_exit_at_each_stage_which_teaches_and_learns() -> None:
-    student, teacher = pair()
-    objective: Any = made("ofa", student, teacher)
+def test_ofa_trains_an_exit_at_each_stage() -> None:
+    student, teacher = build_models()
+    objective: Any = build_objective("ofa", student, teacher)
     assert objective.layers == ["layer1", "layer2", "layer3"]
-    _, terms = objective(student, first())
+    _, terms = objective(student, get_first_batch())
     assert list(terms) == ["hard", "soft", "exits"]
-    _, without = made("ofa", student, teacher, student_layers="layer2", soft=0.0)(student, first())
+    _, without = build_objective("ofa", student, teacher, student_layers="layer2", soft=0.0)(student, get_first_batch())
     assert without["soft"].item() == 0
     assert 0 < without["exits"].item() < terms["exits"].item()
     terms["exits"].backward()
@@ -256,19 +260,19 @@ def test_ofa_has_an_exit_at_each_stage_which_teaches_and_learns() -> None:
     assert all(not torch.equal(parameter, after[name]) for name, parameter in before.items())
 
 
-def test_a_student_without_maps_has_exits_where_they_are_named() -> None:
-    student, teacher = pair(maps=False)
-    _, terms = made("ofa", student, teacher)(student, first())
+def test_a_student_without_maps_has_exits_at_named_layers() -> None:
+    student, teacher = build_models(maps=False)
+    _, terms = build_objective("ofa", student, teacher)(student, get_first_batch())
     assert list(terms) == ["hard", "soft"]
-    _, terms = made("ofa", student, teacher, student_layers="hidden")(student, first())
+    _, terms = build_objective("ofa", student, teacher, student_layers="hidden")(student, get_first_batch())
     assert terms["exits"].item() > 0
     with pytest.raises(ValueError, match=r"MLP has no layer 'hiden'\. It has hidden"):
-        made("ofa", student, teacher, student_layers="hiden")
+        build_objective("ofa", student, teacher, student_layers="hiden")
 
 
-def test_the_projector_learns_with_the_student() -> None:
-    student, teacher = pair()
-    objective = made("fitnet", student, teacher)
+def test_the_projector_is_trained_with_the_student() -> None:
+    student, teacher = build_models()
+    objective = build_objective("fitnet", student, teacher)
     assert isinstance(objective, nn.Module)
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     assert {name: list(value.shape) for name, value in before.items()} == {
@@ -279,9 +283,9 @@ def test_the_projector_learns_with_the_student() -> None:
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_variances_of_vid_start_at_five_and_learn_with_what_foretells_the_means() -> None:
-    student, teacher = pair()
-    objective: Any = made("vid", student, teacher)
+def test_the_variances_of_vid_start_at_five_and_are_trained_with_the_mean_predictors() -> None:
+    student, teacher = build_models()
+    objective: Any = build_objective("vid", student, teacher)
     scales = [nn.functional.softplus(scale) + 1e-5 for scale in objective.loss.scales]
     assert [list(scale.shape) for scale in scales] == [[32], [64], [64]]  # the teacher's channels at three stages
     assert all(torch.allclose(scale, torch.tensor(5.0)) for scale in scales)
@@ -292,16 +296,16 @@ def test_the_variances_of_vid_start_at_five_and_learn_with_what_foretells_the_me
 
 
 @pytest.mark.parametrize("name", sorted(set(PROJECTED) & set(MAPS)))
-def test_a_layer_without_maps_is_refused_when_the_method_is_made(name: str) -> None:
+def test_a_layer_without_maps_is_refused_when_the_method_is_built(name: str) -> None:
     with pytest.raises(ValueError, match=r"output of output must be maps \[C, H, W\].*Got \[4\]"):
-        made(name, *pair(), student_layers="layer3", teacher_layers="output")
+        build_objective(name, *build_models(), student_layers="layer3", teacher_layers="output")
 
 
 @pytest.mark.parametrize(("maps", "layers"), [(True, ("layer3", "norm2")), (False, ("output:input", "output:input"))])
-def test_sp_compares_last_maps_where_both_have_some(maps: bool, layers: tuple[str, str]) -> None:
-    objective: Any = made("sp", *pair(maps=maps))
+def test_sp_compares_the_last_maps_if_both_models_have_maps(maps: bool, layers: tuple[str, str]) -> None:
+    objective: Any = build_objective("sp", *build_models(maps=maps))
     assert (*objective.student_layers, *objective.teacher_layers) == layers
-    student, teacher = pair(maps=maps)
-    named: Any = made("sp", student, teacher, student_layers="output:input", teacher_layers="hidden")
-    assert (*named.student_layers, *named.teacher_layers) == ("output:input", "hidden")
-    assert named(student, first())[1]["feature"].item() > 0
+    student, teacher = build_models(maps=maps)
+    explicit: Any = build_objective("sp", student, teacher, student_layers="output:input", teacher_layers="hidden")
+    assert (*explicit.student_layers, *explicit.teacher_layers) == ("output:input", "hidden")
+    assert explicit(student, get_first_batch())[1]["feature"].item() > 0

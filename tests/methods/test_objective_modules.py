@@ -21,11 +21,11 @@ class Watching(nn.Module):
         super().__init__()
         with kd.seeded(3):
             self.projector = nn.Linear(CLASSES, CLASSES)
-        self.told: list[tuple[int, int]] = []
+        self.epochs_set: list[tuple[int, int]] = []
         self.modes: list[tuple[bool, bool, bool]] = []
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        self.told.append((epoch, epochs))
+        self.epochs_set.append((epoch, epochs))
 
     def forward(self, model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.modes.append((torch.is_grad_enabled(), model.training, self.training))
@@ -52,13 +52,13 @@ def fit(
     )
 
 
-def test_it_is_told_each_epoch_before_its_first_step(digits: kd.ImageDataset) -> None:
+def test_set_epoch_is_called_before_the_first_step_of_each_epoch(digits: kd.ImageDataset) -> None:
     objective = Watching()
     fit(digits, objective, epochs=3)
-    assert objective.told == [(0, 3), (1, 3), (2, 3)]
+    assert objective.epochs_set == [(0, 3), (1, 3), (2, 3)]
 
 
-def test_it_is_in_the_models_mode_at_every_step(digits: kd.ImageDataset) -> None:
+def test_the_objective_has_the_models_mode_at_every_step(digits: kd.ImageDataset) -> None:
     objective = Watching().eval()
     fit(digits, objective, epochs=2)
     training, validating = [(True, True, True)] * 12, [(False, False, False)] * 2
@@ -66,28 +66,28 @@ def test_it_is_in_the_models_mode_at_every_step(digits: kd.ImageDataset) -> None
     assert objective.training
 
 
-def test_evaluate_asks_it_in_eval_mode_and_leaves_it_as_it_was(digits: kd.ImageDataset) -> None:
+def test_evaluate_runs_it_in_eval_mode_and_restores_its_mode(digits: kd.ImageDataset) -> None:
     objective = Watching()
     kd.evaluate(tiny_model(), objective, kd.make_loader(digits, batch_size=50))
     assert objective.modes == [(False, False, False)] * 2
     assert objective.training
 
 
-def test_adam_trains_its_weights_with_the_models(digits: kd.ImageDataset) -> None:
+def test_adam_trains_its_parameters_and_the_models(digits: kd.ImageDataset) -> None:
     objective = Watching()
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     fit(digits, objective, epochs=1)
     assert all(not torch.equal(tensor, before[name]) for name, tensor in objective.state_dict().items())
 
 
-def test_without_weights_of_its_own_adam_has_the_models_alone() -> None:
+def test_without_parameters_adam_has_only_the_models() -> None:
     model = tiny_model()
     for objective in (None, kd.supervised):
         optimizer, _ = adam(model, learning_rate=0.01, steps=1, objective=objective)
         assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
 
 
-def test_a_training_that_goes_on_tells_it_where_it_stands(digits: kd.ImageDataset, tmp_path: Path) -> None:
+def test_a_resumed_training_calls_set_epoch_with_the_current_epoch(digits: kd.ImageDataset, tmp_path: Path) -> None:
     class Cut(Exception):
         pass
 
@@ -101,4 +101,4 @@ def test_a_training_that_goes_on_tells_it_where_it_stands(digits: kd.ImageDatase
     with pytest.raises(Cut):
         fit(digits, first, epochs=3, snapshots=Snapshots(tmp_path, key="k", interval=0))
     fit(digits, second, epochs=3, snapshots=Snapshots(tmp_path, key="k", interval=0))
-    assert second.told == [(1, 3), (2, 3)]
+    assert second.epochs_set == [(1, 3), (2, 3)]

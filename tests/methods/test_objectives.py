@@ -39,7 +39,7 @@ def gradients(model: nn.Module, objective: kd.Objective, batch: kd.Batch) -> Ten
     return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(model.parameters()))])
 
 
-def trained(model: nn.Module, objective: kd.Objective, dataset: Dataset[Any], epochs: int = 3) -> nn.Module:
+def train(model: nn.Module, objective: kd.Objective, dataset: Dataset[Any], epochs: int = 3) -> nn.Module:
     loader = kd.make_loader(dataset, batch_size=16, shuffle=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     kd.fit(model, objective, loader, loader, optimizer=optimizer, epochs=epochs, seed=3)
@@ -48,7 +48,7 @@ def trained(model: nn.Module, objective: kd.Objective, dataset: Dataset[Any], ep
 
 @exactly
 @given(st.integers(0, 1000), temperatures)
-def test_with_alpha_1_loss_and_gradient_are_the_supervised_ones_to_the_bit(seed: int, temperature: float) -> None:
+def test_with_alpha_1_loss_and_gradient_equal_supervised_bit_for_bit(seed: int, temperature: float) -> None:
     model, batch = tiny_model(seed), random_batch(seed)
     distilled = kd.distilled(temperature=temperature, alpha=1)
     assert torch.equal(gradients(model, distilled, batch), gradients(model, kd.supervised, batch))
@@ -58,8 +58,8 @@ def test_with_alpha_1_loss_and_gradient_are_the_supervised_ones_to_the_bit(seed:
 
 def test_with_alpha_1_training_gives_the_control_byte_for_byte(digits: kd.ImageDataset) -> None:
     logits = kd.collect_logits(tiny_model(9), digits).logits
-    control = trained(tiny_model(dropout=0.3), kd.supervised, digits)
-    student = trained(tiny_model(dropout=0.3), kd.distilled(temperature=4, alpha=1), kd.DistillDataset(digits, logits))
+    control = train(tiny_model(dropout=0.3), kd.supervised, digits)
+    student = train(tiny_model(dropout=0.3), kd.distilled(temperature=4, alpha=1), kd.DistillDataset(digits, logits))
     assert kd.weights_bytes(student) == kd.weights_bytes(control)
     assert kd.weights_bytes(student) != kd.weights_bytes(tiny_model(dropout=0.3))
 
@@ -77,7 +77,9 @@ def test_with_alpha_0_the_labels_do_not_matter(seed: int, temperature: float) ->
 
 @exactly
 @given(st.integers(0, 1000), temperatures, alphas)
-def test_alpha_weighs_the_hard_term_and_one_minus_alpha_the_soft(seed: int, temperature: float, alpha: float) -> None:
+def test_alpha_is_the_weight_of_the_hard_term_and_one_minus_alpha_of_the_soft(
+    seed: int, temperature: float, alpha: float
+) -> None:
     model, batch = tiny_model(seed), random_batch(seed)
     output, terms = kd.distilled(temperature=temperature, alpha=alpha)(model, batch)
     assert list(terms) == ["hard", "soft"]
@@ -123,24 +125,24 @@ def test_terms_of_a_half_precision_model_are_computed_in_single_precision() -> N
     assert {term.dtype for term in terms.values()} == {torch.float32}
 
 
-def test_a_batch_without_teacher_logits_is_refused_with_the_two_ways_out() -> None:
+def test_a_batch_without_teacher_logits_is_refused_with_both_remedies() -> None:
     with pytest.raises(ValueError, match=r"Got 2 tensors\. .*DistillDataset, or .* live_teacher\(\)"):
         kd.distilled(temperature=2, alpha=0.5)(tiny_model(), random_batch()[:2])
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan])
-def test_an_alpha_outside_0_to_1_is_refused_when_the_objective_is_made(alpha: float) -> None:
+def test_an_alpha_outside_0_to_1_is_refused_when_the_objective_is_built(alpha: float) -> None:
     with pytest.raises(ValueError, match=rf"^alpha must be in \[0, 1\]\. Got {alpha} instead .*weight of the labels"):
         kd.distilled(temperature=2, alpha=alpha)
 
 
 @pytest.mark.parametrize("temperature", [0, -3, math.nan])
-def test_a_bad_temperature_is_refused_when_the_objective_is_made(temperature: float) -> None:
+def test_a_bad_temperature_is_refused_when_the_objective_is_built(temperature: float) -> None:
     with pytest.raises(ValueError, match=rf"^temperature must be a finite number above 0\. Got {temperature} instead"):
         kd.distilled(temperature=temperature, alpha=0.5)
 
 
-def test_a_live_teacher_gives_the_terms_of_its_own_logits() -> None:
+def test_a_live_teacher_gives_the_terms_of_its_logits() -> None:
     model, teacher, (inputs, labels, others) = tiny_model(), tiny_model(1), random_batch()
     objective = kd.distilled(temperature=3, alpha=0.4)
     expected = gradients(model, objective, (inputs, labels, teacher(inputs).detach()))
@@ -149,11 +151,11 @@ def test_a_live_teacher_gives_the_terms_of_its_own_logits() -> None:
     assert torch.equal(gradients(model, live, (inputs, labels, others)), expected)
 
 
-def test_a_live_teacher_is_in_eval_mode_at_every_step_and_keeps_its_bytes(digits: kd.ImageDataset) -> None:
+def test_a_live_teacher_is_in_eval_mode_at_every_step_and_unchanged(digits: kd.ImageDataset) -> None:
     teacher = tiny_model(1, dropout=0.5, batch_norm=True)
     before, modes = kd.weights_bytes(teacher), []
     teacher.register_forward_hook(lambda module, *_: modes.append((module.training, torch.is_grad_enabled())))
-    student = trained(tiny_model(), kd.live_teacher(teacher, kd.distilled(temperature=3, alpha=0.5)), digits)
+    student = train(tiny_model(), kd.live_teacher(teacher, kd.distilled(temperature=3, alpha=0.5)), digits)
     assert modes
     assert set(modes) == {(False, False)}
     assert kd.weights_bytes(teacher) == before
@@ -161,20 +163,20 @@ def test_a_live_teacher_is_in_eval_mode_at_every_step_and_keeps_its_bytes(digits
     assert kd.weights_bytes(student) != kd.weights_bytes(tiny_model())
 
 
-def test_a_teacher_trained_after_live_teacher_was_made_still_keeps_its_bytes(digits: kd.ImageDataset) -> None:
+def test_a_live_teacher_put_into_training_mode_is_still_unchanged(digits: kd.ImageDataset) -> None:
     teacher = tiny_model(1, batch_norm=True)
     objective = kd.live_teacher(teacher, kd.distilled(temperature=3, alpha=0.5))
-    trained(teacher, kd.supervised, digits, epochs=1)
+    train(teacher, kd.supervised, digits, epochs=1)
     before = kd.weights_bytes(teacher)
-    trained(tiny_model(), objective, digits, epochs=1)
+    train(tiny_model(), objective, digits, epochs=1)
     assert kd.weights_bytes(teacher) == before
 
 
 def test_cached_and_live_distillation_give_the_same_student(digits: kd.ImageDataset) -> None:
     teacher, objective = tiny_model(1, batch_norm=True), kd.distilled(temperature=4, alpha=0.3)
     logits = kd.collect_logits(teacher, digits).logits
-    cached = trained(tiny_model(dropout=0.2), objective, kd.DistillDataset(digits, logits))
-    live = trained(tiny_model(dropout=0.2), kd.live_teacher(teacher, objective), digits)
+    cached = train(tiny_model(dropout=0.2), objective, kd.DistillDataset(digits, logits))
+    live = train(tiny_model(dropout=0.2), kd.live_teacher(teacher, objective), digits)
     # Not bit for bit: the teacher ran with another batch size, which changes the order of summation.
     for name, weight in cached.state_dict().items():
         torch.testing.assert_close(weight, live.state_dict()[name], rtol=1e-5, atol=1e-6)
@@ -182,12 +184,12 @@ def test_cached_and_live_distillation_give_the_same_student(digits: kd.ImageData
     assert (cached.state_dict()["1.weight"] - start).abs().max() > 1e-2
 
 
-def test_a_student_of_the_wrong_classes_learns_the_wrong_classes(digits: kd.ImageDataset) -> None:
+def test_permuted_teacher_classes_train_permuted_classes(digits: kd.ImageDataset) -> None:
     right = 6.0 * F.one_hot(digits.labels, CLASSES).float()
     accuracies = []
     for logits in (right, right.roll(1, dims=1)):
         dataset = kd.DistillDataset(digits, logits)
-        student = trained(tiny_model(), kd.distilled(temperature=2, alpha=0), dataset, epochs=8)
+        student = train(tiny_model(), kd.distilled(temperature=2, alpha=0), dataset, epochs=8)
         loader = kd.make_loader(digits, batch_size=32)
         accuracies.append(kd.evaluate(student, kd.supervised, loader)["acc"])
     assert accuracies[0] > 0.9
@@ -216,7 +218,7 @@ def test_in_bfloat16_validates_in_single_precision() -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda inner: kd.live_teacher(tiny_model(1), inner), in_bfloat16])
-def test_what_an_objective_inside_another_has_is_trained_told_the_epoch_and_kept(
+def test_a_wrapped_objective_is_trained_saved_and_gets_the_epoch(
     wrap: Callable[[kd.Objective], nn.Module], digits: kd.ImageDataset
 ) -> None:
     inner = CTKDLoss(start=1.0, span=20.0, warmup=0.5, hard=0.1, soft=0.9)

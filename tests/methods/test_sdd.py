@@ -16,13 +16,13 @@ from kd.losses import kd_loss, sdd_loss
 from kd.methods.sdd import region_logits
 from kd.models.networks import CNN
 from tests.features_in_numpy import sdd
-from tests.methods.test_feature import SHAPE, first, made, pair
+from tests.methods.test_feature import SHAPE, build_models, build_objective, get_first_batch
 
 some = settings(max_examples=20)
 seeds = st.integers(0, 2**31)
 
 
-def logits(seed: int, regions: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+def make_logits(seed: int, regions: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     """Return region logits of the student and of the teacher in float64, and labels."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = 2 * torch.randn(2, 6, regions, 3, generator=generator, dtype=torch.float64)
@@ -32,7 +32,7 @@ def logits(seed: int, regions: int = 5) -> tuple[Tensor, Tensor, Tensor]:
 @some
 @given(seeds, st.sampled_from([1.0, 4.0]))
 def test_it_is_the_written_formula(seed: int, temperature: float) -> None:
-    student, teacher, labels = logits(seed)
+    student, teacher, labels = make_logits(seed)
     written = sdd(student.numpy(), teacher.numpy(), labels.numpy(), temperature)
     assert sdd_loss(student, teacher, labels, temperature=temperature).item() == pytest.approx(written, rel=1e-6)
 
@@ -41,7 +41,7 @@ def test_it_is_the_written_formula(seed: int, temperature: float) -> None:
     "wrong", [torch.zeros(6, 1, dtype=torch.int64), torch.zeros(6), torch.zeros(5, dtype=torch.int64)]
 )
 def test_labels_of_another_shape_or_kind_are_refused(wrong: Tensor) -> None:
-    student, teacher, _ = logits(0)
+    student, teacher, _ = make_logits(0)
     with pytest.raises(ValueError, match="labels must be int64, one for each of 6 rows"):
         sdd_loss(student, teacher, wrong, temperature=4)
 
@@ -49,15 +49,15 @@ def test_labels_of_another_shape_or_kind_are_refused(wrong: Tensor) -> None:
 @some
 @given(seeds)
 def test_with_one_region_it_is_plain_distillation(seed: int) -> None:
-    student, teacher, labels = logits(seed, regions=1)
+    student, teacher, labels = make_logits(seed, regions=1)
     plain = kd_loss(student[:, 0], teacher[:, 0], temperature=4).item()
     assert sdd_loss(student, teacher, labels, temperature=4).item() == pytest.approx(plain)
 
 
 @some
 @given(seeds)
-def test_neither_samples_nor_regions_but_the_whole_have_an_order(seed: int) -> None:
-    student, teacher, labels = logits(seed)
+def test_samples_and_regions_can_be_permuted_except_the_whole_image(seed: int) -> None:
+    student, teacher, labels = make_logits(seed)
     expected = sdd_loss(student, teacher, labels, temperature=4).item()
     generator = torch.Generator().manual_seed(seed)
     samples, regions = torch.randperm(6, generator=generator), torch.randperm(4, generator=generator)
@@ -67,7 +67,7 @@ def test_neither_samples_nor_regions_but_the_whole_have_an_order(seed: int) -> N
     assert sdd_loss(student[:, order], teacher[:, order], labels, temperature=4).item() == pytest.approx(expected)
 
 
-def test_a_region_that_tells_another_story_counts_double() -> None:
+def test_a_region_that_differs_in_correctness_from_the_whole_counts_double() -> None:
     right, wrong = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
     labels, flat = torch.tensor([0]), torch.zeros(1, 2, 2)
 
@@ -78,8 +78,8 @@ def test_a_region_that_tells_another_story_counts_double() -> None:
     assert loss(wrong, right) == pytest.approx(1.5 * loss(wrong, wrong))
 
 
-def test_agreement_is_zero_the_teacher_has_no_gradient_and_large_gaps_are_finite() -> None:
-    student, teacher, labels = (each.requires_grad_() if each.is_floating_point() else each for each in logits(0))
+def test_the_loss_is_zero_at_agreement_without_teacher_gradient_and_finite() -> None:
+    student, teacher, labels = (each.requires_grad_() if each.is_floating_point() else each for each in make_logits(0))
     assert sdd_loss(teacher, teacher, labels, temperature=4).item() == pytest.approx(0, abs=1e-12)
     sdd_loss(student, teacher, labels, temperature=4).backward()  # type: ignore[no-untyped-call]
     assert teacher.grad is None
@@ -93,21 +93,21 @@ def test_agreement_is_zero_the_teacher_has_no_gradient_and_large_gaps_are_finite
     assert sdd_loss(student.half(), teacher.half(), labels, temperature=4).dtype == torch.float32
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    student, teacher, labels = logits(0)
+def test_incompatible_inputs_are_refused() -> None:
+    student, teacher, labels = make_logits(0)
     with pytest.raises(ValueError, match=r"must both be \[B, N, K\].*Got \[6, 5, 3\] and \[6, 4, 3\] instead"):
         sdd_loss(student, teacher[:, 1:], labels, temperature=4)
     with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
         sdd_loss(student, teacher, labels, temperature=0)
     for scales in ("2,4", "1,x", "", "1,0"):
         with pytest.raises(ValueError, match=r"scales must be comma-separated whole numbers, starting with 1"):
-            made("sdd", *pair("sdd"), scales=scales)
+            build_objective("sdd", *build_models("sdd"), scales=scales)
 
 
-def test_the_whole_picture_has_the_models_own_logits_and_a_quarter_has_those_of_its_pixels() -> None:
+def test_region_logits_are_the_models_logits_of_the_image_and_of_its_quarters() -> None:
     with kd.seeded(0):
         model = CNN(4, SHAPE, 4).eval()
-    images = first()[0]
+    images = get_first_batch()[0]
     with torch.no_grad(), kd.capture(model, "layer3") as found:
         output = model(images)
         predictions = region_logits(found["layer3"], model.output, (1, 2))
@@ -117,22 +117,22 @@ def test_the_whole_picture_has_the_models_own_logits_and_a_quarter_has_those_of_
     assert torch.allclose(predictions[:, 1], upper_left, atol=1e-6)
 
 
-def test_a_model_without_the_means_of_its_maps_is_refused_with_those_that_have_them() -> None:
+def test_a_model_without_global_average_pooling_is_refused_with_a_remedy() -> None:
     with pytest.raises(ValueError, match=r"teacher, ConvNet, they are not the means of norm2\..*--teacher cnn:32"):
-        made("sdd", *pair())
+        build_objective("sdd", *build_models())
     with pytest.raises(ValueError, match="student, CNN, they are not the means of layer2"):
-        made("sdd", *pair("sdd"), student_layers="layer2", teacher_layers="layer3")
+        build_objective("sdd", *build_models("sdd"), student_layers="layer2", teacher_layers="layer3")
     with pytest.raises(ValueError, match="none were found in the student, MLP"):
-        made("sdd", *pair(maps=False))
+        build_objective("sdd", *build_models(maps=False))
 
 
-def test_another_head_will_do_whatever_its_layers_are_called() -> None:
+def test_layer_names_do_not_matter() -> None:
     with kd.seeded(0):
         teacher = nn.Sequential(
             nn.Conv2d(1, 5, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)
         )
-    student, _ = pair()
-    objective: Any = made("sdd", student, teacher, scales="1,2")
+    student, _ = build_models()
+    objective: Any = build_objective("sdd", student, teacher, scales="1,2")
     assert (objective.teacher_layers, objective.classifiers) == (["1"], ("output", "4"))
-    _, terms = objective(student, first())
+    _, terms = objective(student, get_first_batch())
     assert terms["feature"].item() > 0

@@ -20,7 +20,7 @@ every = pytest.mark.parametrize("name", METHODS)
 
 
 @every
-def test_a_factory_takes_just_the_settings_that_the_table_names(name: str) -> None:
+def test_a_factory_takes_exactly_the_settings_of_the_table(name: str) -> None:
     module, _, function = METHODS[name].factory.partition(":")
     signature = inspect.signature(getattr(importlib.import_module(module), function))
     positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -31,37 +31,37 @@ def test_a_factory_takes_just_the_settings_that_the_table_names(name: str) -> No
 
 
 @every
-def test_what_it_needs_is_of_the_vocabulary_and_its_paper_can_be_found(name: str) -> None:
+def test_needs_are_known_inputs_and_the_paper_has_an_identifier(name: str) -> None:
     assert set(METHODS[name].needs) <= {"labels", "logits", "teacher", "ids"}
     assert len({"logits", "teacher"} & set(METHODS[name].needs)) <= 1
     assert "arXiv:" in METHODS[name].paper or "doi:" in METHODS[name].paper
     assert METHODS[name].reference
 
 
-def test_the_table_is_there_without_torch() -> None:
+def test_the_table_does_not_import_torch() -> None:
     program = "import sys, kd.methods; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_plain_distillation_is_the_pipelines() -> None:
+def test_kd_equals_the_objective_of_the_pipeline() -> None:
     import config
 
     assert settings_of("kd") == {"temperature": config.TEMPERATURE, "alpha": config.ALPHA}
 
 
-def test_an_unknown_method_is_answered_with_those_that_are_nearly_called_so() -> None:
+def test_an_unknown_method_is_refused_with_similar_names() -> None:
     with pytest.raises(ValueError, match=r"no method 'dkdd'\. There is dkd"):
         method_named("dkdd")
     with pytest.raises(ValueError, match="kd, label-smoothing"):
         method_named("???")
 
 
-def test_a_setting_that_the_method_lacks_is_answered_with_those_it_has() -> None:
+def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"nkd has no setting 'beta'\. It has temperature, gamma"):
         settings_of("nkd", {"beta": 1})
 
 
-def test_given_settings_take_the_place_of_defaults_as_what_the_defaults_are() -> None:
+def test_given_settings_replace_defaults_with_the_same_type() -> None:
     assert settings_of("dkd", {"beta": "2"}) == {**METHODS["dkd"].settings, "beta": 2.0}
     assert list(settings_of("dkd", {"warmup": 0})) == list(METHODS["dkd"].settings)
     with pytest.raises(ValueError, match=r"beta must be a float\. Got 'many'"):
@@ -69,22 +69,22 @@ def test_given_settings_take_the_place_of_defaults_as_what_the_defaults_are() ->
 
 
 @pytest.mark.parametrize("texts", [["beta"], ["=3"], ["beta=1", "beta=2"]])
-def test_a_setting_is_given_once_with_its_name_and_value(texts: list[str]) -> None:
+def test_a_setting_must_be_given_once_as_name_and_value(texts: list[str]) -> None:
     with pytest.raises(ValueError, match="once, as NAME=VALUE"):
         parse_method_settings(texts)
 
 
-def test_texts_become_settings() -> None:
+def test_texts_are_parsed_as_settings() -> None:
     assert parse_method_settings(["beta=8", "layers=a,b=c"]) == {"beta": "8", "layers": "a,b=c"}
 
 
 @every
-def test_settings_as_they_are_shown_can_be_given_back(name: str) -> None:
+def test_formatted_settings_can_be_parsed(name: str) -> None:
     again = settings_of(name, parse_method_settings(format_method_settings(settings_of(name))))
     assert format_method_settings(again) == format_method_settings(METHODS[name].settings)
 
 
-def test_no_text_is_a_setting_of_text_alone() -> None:
+def test_empty_text_is_valid_for_text_settings_only() -> None:
     assert settings_of("at", parse_method_settings(["student_layers="]))["student_layers"] == ""
     with pytest.raises(ValueError, match=r"beta must be a float\. Got '' instead"):
         settings_of("dkd", parse_method_settings(["beta="]))
@@ -99,7 +99,7 @@ def test_numbers_are_finite_and_not_negative(name: str, value: float | str) -> N
                 settings_of(name, {setting: value})
 
 
-def test_whole_numbers_are_not_cut_to_size() -> None:
+def test_whole_numbers_are_not_truncated() -> None:
     for value in (100.9, "100.9", None):
         with pytest.raises(ValueError, match=rf"negatives must be an? .* Got {value!r} instead"):
             settings_of("crd", {"negatives": value})  # type: ignore[dict-item]
@@ -118,7 +118,7 @@ def test_whole_numbers_are_not_cut_to_size() -> None:
         ("cc", {"order": 0}),
     ],
 )
-def test_what_is_outside_its_range_is_told_before_anything_is_trained(name: str, settings: dict[str, float]) -> None:
+def test_a_value_outside_its_range_is_refused_before_training(name: str, settings: dict[str, float]) -> None:
     with kd.seeded(0):
         student, teacher = CNN(4, MNIST_SHAPE, 10), CNN(8, MNIST_SHAPE, 10)
         batch = torch.rand(8, *MNIST_SHAPE), torch.randint(10, (8,))
@@ -140,7 +140,7 @@ def test_every_method_can_be_tried(name: str) -> None:
     assert teacher.training
 
 
-def test_a_method_is_made_with_its_settings() -> None:
+def test_a_method_is_built_with_its_settings() -> None:
     model, batch = nn.Identity(), (torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 5))
     logits, labels = torch.randn(3, 5), torch.tensor([0, 1, 2])
     _, terms = make("kd", model, model, batch, {"alpha": "1"})(model, (logits, labels, torch.randn(3, 5)))

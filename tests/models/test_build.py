@@ -37,13 +37,13 @@ SPECS = [
 ]
 
 
-def made(spec: str, shape: Sequence[int], classes: int = 5, seed: int = 0) -> nn.Module:
+def build_model(spec: str, shape: Sequence[int], classes: int = 5, seed: int = 0) -> nn.Module:
     if spec.startswith("timm"):
         pytest.importorskip("timm", reason="needs the timm extra")
     return build(spec, input_shape=shape, classes=classes, seed=seed)
 
 
-def answer(model: nn.Module, shape: Sequence[int], batch: int = 2) -> Tensor:
+def run_model(model: nn.Module, shape: Sequence[int], batch: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     output: Tensor = model.eval()(torch.randn(batch, *shape, generator=generator))
     return output
@@ -53,22 +53,20 @@ def answer(model: nn.Module, shape: Sequence[int], batch: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize(("spec", "shape"), SPECS)
-def test_every_model_answers_in_the_datas_shapes_and_is_a_function_of_the_seed(
-    spec: str, shape: tuple[int, ...]
-) -> None:
+def test_every_model_fits_the_data_and_is_a_function_of_the_seed(spec: str, shape: tuple[int, ...]) -> None:
     before = torch.get_rng_state()
-    model, same, other = (made(spec, shape, seed=seed) for seed in (3, 3, 4))
+    model, same, other = (build_model(spec, shape, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in model.modules())
-    assert answer(model, shape).shape == (2, 5)
-    assert torch.equal(answer(model, shape), answer(same, shape))
-    assert not torch.equal(answer(model, shape), answer(other, shape))
+    assert run_model(model, shape).shape == (2, 5)
+    assert torch.equal(run_model(model, shape), run_model(same, shape))
+    assert not torch.equal(run_model(model, shape), run_model(other, shape))
     assert digest(describe(model)) == digest(describe(same))
 
 
 @some
 @given(shape=shapes, widths=st.lists(st.integers(1, 6), min_size=1, max_size=4), classes=st.integers(2, 5))
-def test_an_mlp_is_its_formula_for_any_shape(shape: list[int], widths: list[int], classes: int) -> None:
+def test_an_mlp_equals_its_formula_for_any_shape(shape: list[int], widths: list[int], classes: int) -> None:
     model = build(f"mlp:{','.join(map(str, widths))}", input_shape=shape, classes=classes, seed=0)
     weights = list(model.parameters())
     sizes = [int(torch.tensor(shape).prod()), *widths, classes]
@@ -101,7 +99,7 @@ def test_a_cnn_trains(digits: kd.ImageDataset) -> None:
     assert history["val_acc"][-1] > 0.9
 
 
-def test_the_pipelines_pair_still_starts_from_the_bits_it_always_did() -> None:
+def test_the_initial_weights_of_the_pipelines_models_have_not_changed() -> None:
     """The order of random draws is part of a documented result, so initial weights must not change."""
     with kd.seeded(7):
         convnet = ConvNet()
@@ -137,28 +135,28 @@ def test_the_documented_name_is_the_documented_model() -> None:
     assert all(torch.equal(built[name], tensor) for name, tensor in documented.items())
 
 
-def test_three_channels_leave_torchvisions_model_as_it_is() -> None:
+def test_with_three_channels_torchvisions_model_is_unchanged() -> None:
     built = build("torchvision:resnet18", input_shape=(3, 64, 64), classes=5, seed=2).state_dict()
     with kd.seeded(2):
-        own = vision.resnet18(weights=None, num_classes=5).state_dict()
-    assert all(torch.equal(built[name], tensor) for name, tensor in own.items())
+        original = vision.resnet18(weights=None, num_classes=5).state_dict()
+    assert all(torch.equal(built[name], tensor) for name, tensor in original.items())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v3_small"])
-def test_the_first_convolution_takes_the_datas_channels_and_all_else_stays(name: str) -> None:
+def test_only_the_first_convolution_is_adapted_to_the_channels(name: str) -> None:
     built = build(f"torchvision:{name}", input_shape=(2, 96, 96), classes=5, seed=2)
     first = next(module for module in built.modules() if isinstance(module, nn.Conv2d))
     extra = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
-    own = vision.get_model(name, weights=None, num_classes=5, **extra)
-    old = next(module for module in own.modules() if isinstance(module, nn.Conv2d))
+    original = vision.get_model(name, weights=None, num_classes=5, **extra)
+    old = next(module for module in original.modules() if isinstance(module, nn.Conv2d))
     assert first.weight.shape == (old.weight.shape[0], 2, *old.weight.shape[2:])
     for setting in ("stride", "padding", "dilation", "groups", "padding_mode"):
         assert getattr(first, setting) == getattr(old, setting)
-    assert list(built.state_dict()) == list(own.state_dict())
+    assert list(built.state_dict()) == list(original.state_dict())
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_a_model_with_auxiliary_heads_has_one_output_in_training_too(name: str) -> None:
+def test_a_model_with_auxiliary_heads_has_one_output_in_training(name: str) -> None:
     model = build(f"torchvision:{name}", input_shape=(3, 96, 96), classes=4, seed=0).train()
     assert model(torch.randn(2, 3, 96, 96)).shape == (2, 4)
 
@@ -199,7 +197,7 @@ class Odd(nn.Module):
         (RuntimeError("wrong size.\nmore"), r"failed \(RuntimeError: wrong size\)\. Choose a model.*mlp:256"),
     ],
 )
-def test_what_does_not_answer_with_one_row_of_logits_is_refused_unchanged(output: object, message: str) -> None:
+def test_a_model_with_bad_output_is_refused_and_unchanged(output: object, message: str) -> None:
     model = Odd(output)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"odd was tried on one sample \[1, 3\] and " + message):
@@ -226,13 +224,13 @@ def test_what_does_not_answer_with_one_row_of_logits_is_refused_unchanged(output
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*is designed for images")
-def test_a_spec_that_cannot_be_built_says_what_is_allowed(spec: str, message: str) -> None:
+def test_an_invalid_spec_is_refused_with_the_allowed_ones(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(spec, input_shape=(1, 28, 28), classes=3, seed=0)
 
 
 @pytest.mark.parametrize("name", ["hf-hub:someone/resnet", "local-dir:/tmp", "resnet18.a1_in1k", "resnet81"])
-def test_timm_is_asked_for_plain_names_only(name: str) -> None:
+def test_timm_gets_plain_names_only(name: str) -> None:
     pytest.importorskip("timm", reason="needs the timm extra")
     with pytest.raises(ValueError, match=r"timm has no classifier '.*' among its \d+"):
         build(f"timm:{name}", input_shape=(3, 64, 64), classes=3, seed=0)
@@ -245,13 +243,13 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("spec", ["convnet", "cnn:4", "torchvision:resnet18", "timm:resnet18"])
-def test_a_table_is_no_image(spec: str) -> None:
+def test_tabular_input_is_refused_by_image_models(spec: str) -> None:
     with pytest.raises(ValueError, match=r"must be images \[channels, height, width\].*Got \[13\] instead.*mlp:256"):
-        made(spec, (13,))
+        build_model(spec, (13,))
 
 
-def test_convnet_leaves_nothing_of_a_small_image() -> None:
-    assert answer(build("convnet", input_shape=(1, 23, 23), classes=2, seed=0), (1, 23, 23)).shape == (2, 2)
+def test_convnet_refuses_small_images() -> None:
+    assert run_model(build("convnet", input_shape=(1, 23, 23), classes=2, seed=0), (1, 23, 23)).shape == (2, 2)
     with pytest.raises(ValueError, match=r"at least 23 × 23 pixels\. Got \[1, 22, 28\] instead \(cnn:32 takes"):
         build("convnet", input_shape=(1, 22, 28), classes=2, seed=0)
 
@@ -270,19 +268,21 @@ def test_shape_classes_and_seed_are_checked() -> None:
         CNN(0, (1, 3, 3), 2)
 
 
-def test_a_first_layer_that_is_no_plain_convolution_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_layer_that_is_not_a_plain_convolution_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Own(nn.Conv2d):
         pass
 
     for first, got in ((Own(3, 4, 1), "Own at 'stem.0' with 3 channels"), (nn.Linear(3, 4), "Got none")):
         model = nn.Module()
         model.stem = nn.Sequential(first)
-        monkeypatch.setattr(vision, "get_model", lambda *_, made=model, **__: made)
-        with pytest.raises(ValueError, match=rf"resnet18 cannot be adapted to images of 1 channels.*{got}.*Give the im"):
+        monkeypatch.setattr(vision, "get_model", lambda *_, network=model, **__: network)
+        with pytest.raises(
+            ValueError, match=rf"resnet18 cannot be adapted to images of 1 channels.*{got}.*Give the im"
+        ):
             build("torchvision:resnet18", input_shape=(1, 64, 64), classes=3, seed=0)
 
 
-def test_torchvision_timm_and_safetensors_are_imported_on_use_only() -> None:
+def test_torchvision_timm_and_safetensors_are_imported_only_if_used() -> None:
     program = (
         "import sys, kd.models.build, kd.teachers.load, kd.teachers.logit_files, kd.teachers.ensemble; "
         "print([name for name in ('torchvision', 'timm', 'safetensors', 'scipy') if name in sys.modules])"
@@ -299,12 +299,12 @@ def test_torchvision_timm_and_safetensors_are_imported_on_use_only() -> None:
     "specs",
     [("torchvision:resnet18", "torchvision:shufflenet_v2_x0_5"), ("timm:resnet10t", "timm:mobilenetv3_small_050")],
 )
-def test_a_pair_of_the_zoo_distils(specs: tuple[str, str], digits: kd.ImageDataset) -> None:
+def test_two_models_of_the_zoo_can_be_distilled(specs: tuple[str, str], digits: kd.ImageDataset) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is designed for images")
         images = digits.images.repeat_interleave(6, dim=2).repeat_interleave(6, dim=3)
         data = kd.ImageDataset(images, digits.labels, mean=0.4, std=0.25)
-        teacher, student = (made(spec, (1, 36, 36), classes=4, seed=1) for spec in specs)
+        teacher, student = (build_model(spec, (1, 36, 36), classes=4, seed=1) for spec in specs)
 
     def fit(model: nn.Module, objective: kd.Objective, dataset: torch.utils.data.Dataset) -> kd.History:
         loader = kd.make_loader(dataset, batch_size=32, shuffle=True)

@@ -21,19 +21,19 @@ def hooks(model: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-def test_a_layers_output_and_input_are_those_of_the_pass() -> None:
+def test_captured_outputs_and_inputs_equal_those_of_the_pass() -> None:
     model = CNN(4, MNIST_SHAPE, 10).eval()
-    with capture(model, "layer3", "output:input") as found:
+    with capture(model, "layer3", "output:input") as captured:
         logits = model(IMAGES)
     maps = model.layer3(model.layer2(model.layer1(IMAGES)))
-    assert torch.equal(found["layer3"], maps)
-    assert torch.equal(found["output:input"], maps.mean(dim=(2, 3)))
-    assert torch.equal(model.output(found["output:input"]), logits)
-    found["layer3"].sum().backward()
+    assert torch.equal(captured["layer3"], maps)
+    assert torch.equal(captured["output:input"], maps.mean(dim=(2, 3)))
+    assert torch.equal(model.output(captured["output:input"]), logits)
+    captured["layer3"].sum().backward()
     assert model.layer1[0].weight.grad is not None
 
 
-def test_no_hook_is_left_whatever_happens() -> None:
+def test_hooks_are_always_removed() -> None:
     model = CNN(4, MNIST_SHAPE, 10)
     before = kd.weights_bytes(model)
     with pytest.raises(RuntimeError, match="stop"), capture(model, "layer1"):
@@ -49,14 +49,14 @@ def test_no_hook_is_left_whatever_happens() -> None:
     assert kd.weights_bytes(model) == before
 
 
-def test_the_stages_of_the_toolkits_models_are_found() -> None:
-    found = [(stage.layer, stage.shape) for stage in find_stages(CNN(4, MNIST_SHAPE, 10), IMAGES)]
-    assert found == [("layer1", (4, 28, 28)), ("layer2", (8, 14, 14)), ("layer3", (16, 7, 7))]
+def test_the_stages_of_the_built_in_models_are_found() -> None:
+    stages = [(stage.layer, stage.shape) for stage in find_stages(CNN(4, MNIST_SHAPE, 10), IMAGES)]
+    assert stages == [("layer1", (4, 28, 28)), ("layer2", (8, 14, 14)), ("layer3", (16, 7, 7))]
     assert [stage.layer for stage in find_stages(ConvNet(), IMAGES)] == ["conv1", "conv2", "norm2", "norm3"]
     assert find_stages(MLP(8), IMAGES) == []
 
 
-def test_one_pixel_dropout_and_layers_used_twice_are_no_stages() -> None:
+def test_one_pixel_dropout_and_layers_used_twice_are_not_stages() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -95,7 +95,7 @@ def test_one_pixel_dropout_and_layers_used_twice_are_no_stages() -> None:
     ],
 )
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_the_stages_of_known_networks_are_where_their_authors_end_them(
+def test_the_stages_of_known_networks_match_their_papers(
     name: str, pixels: int, layers: list[str], *, wrapped: bool
 ) -> None:
     class Wrapped(nn.Module):
@@ -109,24 +109,24 @@ def test_the_stages_of_known_networks_are_where_their_authors_end_them(
 
     size = {"image_size": pixels} if name == "vit_b_16" else {}
     model = torchvision.models.get_model(name, weights=None, num_classes=4, **size)
-    found = find_stages(Wrapped(model) if wrapped else model, torch.rand(2, 3, pixels, pixels))
-    assert [stage.layer.removeprefix("backbone.") for stage in found] == layers
+    stages = find_stages(Wrapped(model) if wrapped else model, torch.rand(2, 3, pixels, pixels))
+    assert [stage.layer.removeprefix("backbone.") for stage in stages] == layers
 
 
-def test_what_is_captured_is_what_the_layer_answered_whatever_works_in_place_afterwards() -> None:
+def test_a_captured_output_is_not_changed_by_later_in_place_modules() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 4))
     inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     for gradients in (True, False):
-        with torch.set_grad_enabled(gradients), capture(model, "0", "0:input") as found:
+        with torch.set_grad_enabled(gradients), capture(model, "0", "0:input") as captured:
             model(inputs)
-        assert torch.equal(found["0"], F.linear(inputs, model[0].weight, model[0].bias))
-        assert found["0"].min() < 0
-    with torch.inference_mode(), capture(model, "0") as found:
+        assert torch.equal(captured["0"], F.linear(inputs, model[0].weight, model[0].bias))
+        assert captured["0"].min() < 0
+    with torch.inference_mode(), capture(model, "0") as captured:
         model(inputs)
-    assert found["0"].min() < 0
+    assert captured["0"].min() < 0
 
 
-def test_an_answer_that_a_function_overwrites_is_no_answer() -> None:
+def test_an_output_overwritten_by_a_function_is_refused() -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -139,13 +139,13 @@ def test_an_answer_that_a_function_overwrites_is_no_answer() -> None:
     model = InPlace()
     with pytest.raises(ValueError, match="output of 'hidden' is overwritten"), capture(model, "hidden"):
         model(torch.randn(5, 6))
-    with capture(model, "output") as found:
+    with capture(model, "output") as captured:
         model(torch.randn(5, 6))
-    assert found["output"].shape == (5, 4)
+    assert captured["output"].shape == (5, 4)
     assert hooks(model) == 0
 
 
-def test_a_layer_without_a_part_in_the_pass_and_one_that_answers_with_several_tensors_are_told() -> None:
+def test_layers_that_do_not_run_or_return_tuples_are_refused() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -158,17 +158,17 @@ def test_a_layer_without_a_part_in_the_pass_and_one_that_answers_with_several_te
     model, inputs = Recurrent(), torch.randn(2, 3, 6)
     with pytest.raises(ValueError, match="'unused' did not run"):
         layer_shapes(model, ["unused"], inputs)
-    with pytest.raises(ValueError, match="'rnn' must return a tensor. Got a tuple"):
+    with pytest.raises(ValueError, match=r"'rnn' must return a tensor\. Got a tuple"):
         layer_shapes(model, ["rnn"], inputs)
     assert hooks(model) == 0
 
 
-def test_stages_are_matched_from_the_last_one_back() -> None:
+def test_stages_are_matched_from_the_last_one_backwards() -> None:
     student, teacher = CNN(4, MNIST_SHAPE, 10), ConvNet()
     expected = [("layer1", "conv2"), ("layer2", "norm2"), ("layer3", "norm3")]
     assert match_stages(student, teacher, IMAGES) == expected
-    named = match_stages(student, teacher, IMAGES, student_layers="layer2", teacher_layers="conv1")
-    assert named == [("layer2", "conv1")]
+    pairs = match_stages(student, teacher, IMAGES, student_layers="layer2", teacher_layers="conv1")
+    assert pairs == [("layer2", "conv1")]
 
 
 def test_models_without_maps_and_lists_of_unequal_length_are_refused() -> None:

@@ -16,11 +16,11 @@ from kd.evaluation.multiply_adds import count_multiply_adds
 from models import StudentModel, TeacherModel
 
 
-def some_images(count: int = 5) -> Tensor:
+def make_images(count: int = 5) -> Tensor:
     return torch.randn(count, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 
 
-def stated_parameters(model: type[TeacherModel] | type[StudentModel]) -> int:
+def documented_parameters(model: type[TeacherModel] | type[StudentModel]) -> int:
     """Return the parameter count in the docstring."""
     (number,) = re.findall(r"([\d,]+) parameters", model.__doc__ or "")
     return int(number.replace(",", ""))
@@ -34,23 +34,21 @@ def teacher() -> TeacherModel:
 
 @pytest.mark.parametrize("model", [TeacherModel, StudentModel])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_each_model_answers_with_ten_logits_per_image(
-    model: type[TeacherModel] | type[StudentModel], batch: int
-) -> None:
-    output = model()(some_images(batch))
+def test_each_model_returns_ten_logits_per_image(model: type[TeacherModel] | type[StudentModel], batch: int) -> None:
+    output = model()(make_images(batch))
     assert output.shape == (batch, 10)
     assert output.dtype == torch.float32
 
 
 def test_the_docstrings_state_the_true_parameter_counts() -> None:
-    assert count_parameters(TeacherModel()) == stated_parameters(TeacherModel)
-    assert count_parameters(StudentModel(256)) == stated_parameters(StudentModel)
+    assert count_parameters(TeacherModel()) == documented_parameters(TeacherModel)
+    assert count_parameters(StudentModel(256)) == documented_parameters(StudentModel)
 
 
 def test_the_student_is_smaller_and_at_least_ten_times_cheaper() -> None:
     teacher, student = TeacherModel(), StudentModel()
     assert count_parameters(student) < count_parameters(teacher)
-    assert 10 * count_multiply_adds(student, some_images(1)) <= count_multiply_adds(teacher, some_images(1))
+    assert 10 * count_multiply_adds(student, make_images(1)) <= count_multiply_adds(teacher, make_images(1))
 
 
 def test_the_students_width_is_read_at_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,20 +57,20 @@ def test_the_students_width_is_read_at_use(monkeypatch: pytest.MonkeyPatch) -> N
     assert StudentModel(5).hidden.out_features == 5
 
 
-def test_the_memory_format_changes_no_answer_and_no_gradient(teacher: TeacherModel) -> None:
+def test_the_memory_format_changes_no_logits_and_no_gradient(teacher: TeacherModel) -> None:
     plain = copy.deepcopy(teacher).to(memory_format=torch.contiguous_format)
     assert teacher.conv2.weight.stride() != plain.conv2.weight.stride()
     for model in (teacher, plain):
-        model(some_images()).square().sum().backward()
-    torch.testing.assert_close(teacher(some_images()), plain(some_images()))
-    for one, other in zip(teacher.parameters(), plain.parameters(), strict=True):
-        assert one.grad is not None
-        assert other.grad is not None
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+        model(make_images()).square().sum().backward()
+    torch.testing.assert_close(teacher(make_images()), plain(make_images()))
+    for parameter, plain_parameter in zip(teacher.parameters(), plain.parameters(), strict=True):
+        assert parameter.grad is not None
+        assert plain_parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, plain_parameter.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_acts_in_training_only(teacher: TeacherModel) -> None:
-    images = some_images()
+    images = make_images()
     assert torch.equal(teacher(images), teacher(images))
     teacher.train()
     with kd.seeded(0):
