@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# SVG elements that matplotlib writes. None can contain HTML, link to another page or load a file.
+# SVG elements that matplotlib writes. None can contain HTML; their links must match _ADDRESS.
 _ELEMENTS = "svg g path rect circle line polyline polygon use defs clipPath text tspan image"
 _DRAWING = frozenset(_ELEMENTS.split())
 _ADDRESS = re.compile(r"#[\w-]+|data:image/png;base64,[A-Za-z0-9+/=\s]*")

@@ -43,7 +43,7 @@ def draw_case(case: Case) -> str:
 
 
 def _draw_class_name(x: float, bottom: float, name: str, named: bool) -> str:
-    """Draw a class below its column: a number upright, a name slanted."""
+    """Draw a class's label below its column: a number upright, a name slanted."""
     if not named:
         return _draw_text(x, bottom + 12, name, "of-quiet", anchor="middle", size=9.5)
     transform = f"translate({x + 2:.1f} {bottom + 6:.1f}) rotate(-55)"

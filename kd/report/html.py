@@ -10,6 +10,7 @@ from html import escape
 from kd.report.blocks import Block, Card, Case, Code, Figure, Fold, Grid, Note, Paragraph, Table
 from kd.report.case import draw_case
 
+# A number with an optional sign, exponent, error, unit and parentheses: "−3.2", "1e-3", "0.5 ± 0.1 s", "1,234 (5 %)".
 _NUMBER = re.compile(r"[-+−±<>≈]?\s?\d[\d.,\s]*(e[-+]?\d+)?(±\s?[\d.,]+\s?)?[%a-zA-Zµ/]{0,6}(\s?\(.*\))?")
 _DIGEST = re.compile(r"[0-9a-f]{12,}")
 _EMPTY_CELL = "–"
@@ -53,8 +54,8 @@ def _render_table(block: Table) -> str:
     cells = [[cell or _EMPTY_CELL for cell in row] for row in block.rows]
     numeric = [_is_numeric([row[column] for row in cells]) for column in range(len(block.header))]
     head = "".join(
-        f'<th scope="col"{_cell_class(n)}>{format_inline(text)}</th>'
-        for text, n in zip(block.header, numeric, strict=True)
+        f'<th scope="col"{_cell_class(is_numeric)}>{format_inline(text)}</th>'
+        for text, is_numeric in zip(block.header, numeric, strict=True)
     )
     body = "".join(f"<tr>{_render_row(row, numeric)}</tr>\n" for row in cells)
     caption = f'<p class="caption">{format_inline(block.caption)}</p>' if block.caption else ""
@@ -101,7 +102,7 @@ def _render_figure(block: Figure) -> str:
 
 
 def _prefix_ids(body: str, prefix: str) -> str:
-    """Drop ids that nothing refers to, and prefix the others."""
+    """Drop unused ids, and prefix the others."""
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else "", body)
     return re.sub(r'(url\(#|href="#)([^")]+)', rf"\1{prefix}-\2", body)

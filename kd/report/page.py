@@ -19,7 +19,7 @@ from kd.console import say
 from kd.evaluation.verdict import Verdict
 from kd.report.blocks import Block
 from kd.report.html import render
-from kd.report.kept import from_json, to_json
+from kd.report.saved_parts import from_json, to_json
 from kd.storage.untrusted import read_bytes
 
 # Sign and heading of a verdict: readable without colour.
@@ -48,7 +48,7 @@ CHAPTERS = {
     "reliability": "Reliability",
     "confusions": "Confusions",
     "gallery": "Where the students disagree",
-    "map": "Settings that were tried",
+    "map": "Settings tried",
     "cost": "Cost",
     "provenance": "Provenance",
 }
@@ -63,8 +63,8 @@ class Section:
     """One command's contribution to a chapter of the page.
 
     Attributes:
-        name: lower-case name, unique within a part; sets position and anchor. Names in ``ORDER`` keep that order,
-            others come before ``provenance``.
+        name: lower-case name, unique within a part; sets position and anchor. Names in ``ORDER`` come in that order,
+            other names just before ``provenance``.
         title: heading.
         blocks: content as plain data.
     """
@@ -85,7 +85,7 @@ class Part:
         sections: in any order.
         tone: sets the verdict's colour, sign and heading.
         settings: settings that must be equal for two parts to describe the same models; the page reports differences.
-            Settings that the command varies do not belong here.
+            Omit settings that the command varies.
     """
 
     source: str
@@ -114,7 +114,7 @@ def page(parts: Sequence[Part], *, notes: Sequence[str] = ()) -> bytes:
         notes: caveats about the page itself, as full sentences.
 
     Raises:
-        ValueError: a name is not lower-case or not unique, or a tone is unknown.
+        ValueError: a name is invalid or not unique, or a tone is unknown.
     """
     for part in parts:
         _check_part(part)
@@ -179,7 +179,7 @@ def _source_label(source: str) -> str:
 
 
 def _find_conflicts(parts: Sequence[Part]) -> list[str]:
-    """Return a warning if parts have different settings: side by side they would look like one result."""
+    """Return a list with a warning if parts have different settings: readers would take them for one result."""
     settings: dict[str, dict[str, str]] = {}
     for part in parts:
         for name, value in part.settings.items():
@@ -192,7 +192,7 @@ def _find_conflicts(parts: Sequence[Part]) -> list[str]:
     if not conflicts:
         return []
     details = "; ".join(conflicts)
-    return [f"The sections of this page describe different models: {details}. Run the commands with equal settings."]
+    return [f"The sections of this page describe different models: {details}. Run the commands with the same settings."]
 
 
 def _mark_safe(html: str) -> Any:

@@ -16,7 +16,7 @@ from kd.evaluation.calibration import ReliabilityCurve
 from kd.evaluation.two_models import Accuracy
 from kd.report.style import TICKS, escape_label, label_classes, style_axes
 
-MIN_JOINED = 10  # a bin's point is joined to others only if the bin has this many images
+MIN_JOINED = 10  # images; the line skips the points of bins with fewer
 
 
 def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], panels: Mapping[str, str]) -> Figure:
@@ -68,7 +68,7 @@ def accuracy_comparison(accuracies: Mapping[str, Accuracy], *, noun: str = "imag
     axes.set_ylim(len(accuracies) - 0.5, -0.75)
     axes.margins(x=0.2)
     images = next(iter(accuracies.values())).images
-    axes.set_xlabel(f"accuracy on {images:,} test {noun}, %   (bar: 95 % interval for the choice of test {noun})")
+    axes.set_xlabel(f"accuracy on {images:,} test {noun}, %   (bar: 95 % interval for the sampling of test {noun})")
     style_axes(axes, "Test accuracy")
     return figure
 

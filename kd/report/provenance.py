@@ -13,7 +13,7 @@ from kd.storage.fingerprint import describe, digest
 def provenance(
     config: Mapping[str, Any], weights: Mapping[str, Mapping[str, Any]], dataset: object, command: str
 ) -> tuple[Block, ...]:
-    """Return the section's blocks. They contain no dates or times, so the same run gives the same bytes.
+    """Return the blocks of the provenance section, without dates or times, so that the same run gives the same bytes.
 
     Args:
         config: settings by name.

@@ -21,7 +21,7 @@ _THEME = {
     "#eeeeee": "var(--line)",
     "#cc0000": "var(--alarm)",
 }
-_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}  # omits the date and other changing data
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}  # no dates: bytes must be reproducible
 
 
 def figure(plot: matplotlib.figure.Figure, *, alt: str, caption: str = "") -> Figure:
@@ -38,7 +38,7 @@ def figure(plot: matplotlib.figure.Figure, *, alt: str, caption: str = "") -> Fi
 
 
 def render_svg(plot: matplotlib.figure.Figure) -> str:
-    """Render a figure as a standalone SVG file, reproducibly, with text as text."""
+    """Render a figure as a standalone SVG file, with reproducible bytes and text elements instead of outlines."""
     plot.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd"}):
@@ -54,7 +54,7 @@ def adapt_to_page(text: str) -> str:
     body = body.replace("xlink:href", "href")
     body = re.sub(r"#[0-9a-f]{6}\b", lambda colour: _THEME.get(colour[0], colour[0]), body)
     body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
-    body = re.sub(r"font: ([^;\"']*)'[^;\"]*", r"font: \1var(--sans)", body)  # form used before matplotlib 3.10
+    body = re.sub(r"font: ([^;\"']*)'[^;\"]*", r"font: \1var(--sans)", body)  # the form written before matplotlib 3.10
     # Two decimals, 0.01 pt, are precise enough and halve the size.
     body = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda a: re.sub(r"(\.\d\d)\d+", r"\1", a[0]), body)
     body = re.sub(r"\s*\n\s*", "\n", body)

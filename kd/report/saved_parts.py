@@ -16,7 +16,7 @@ _BLOCKS = {kind.__name__.lower(): kind for kind in get_args(Block)}
 
 
 def to_json(part: Any) -> bytes:
-    """Return the part as JSON. Each block has its kind besides its fields."""
+    """Return the part as JSON. Each block is saved as its fields and its kind, under ``block``."""
     return (json.dumps({"format": FORMAT, **_to_plain(part)}, indent=1) + "\n").encode()
 
 
@@ -27,7 +27,7 @@ def from_json(content: bytes, kind: type) -> Any:
         kind: class of the part.
 
     Raises:
-        ValueError: the content is anything else.
+        ValueError: the content is not a part of this class in the current format.
     """
     data = json.loads(content)
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
@@ -49,7 +49,7 @@ def _parse_record(value: Any, kind: type) -> Any:
     """Build a dataclass from exactly its declared fields."""
     hints = get_type_hints(kind)
     if not isinstance(value, dict) or value.keys() != hints.keys():
-        raise ValueError(f"it should have {', '.join(hints)}")
+        raise ValueError(f"it should have the fields {', '.join(hints)}")
     return kind(**{name: _parse_value(value[name], hint, name) for name, hint in hints.items()})
 
 

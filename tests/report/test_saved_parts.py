@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kd.report.blocks import Block, Figure
-from kd.report.kept import FORMAT, to_json
 from kd.report.page import Part, Section, load_parts, page, report_files
+from kd.report.saved_parts import FORMAT, to_json
 from tests.report.test_page import EVERY_BLOCK, EVIL, a_case, a_part, parsed, sections
 
 pytestmark = pytest.mark.pictures
@@ -49,7 +49,7 @@ DAMAGES = {
 }
 
 
-def kept(*blocks: object, **changed: object) -> bytes:
+def part_json(*blocks: object, **changed: object) -> bytes:
     section = {"name": "map", "title": "A map", "blocks": blocks or [{"block": "paragraph", "text": "a map"}]}
     content = {"format": FORMAT, "source": "compare", "verdict": "x", "toy": None, "tone": "open", "settings": {}}
     return json.dumps({**content, "sections": [section], **changed}).encode()
@@ -66,26 +66,26 @@ DRAWING = '<svg viewBox="0 0 9 9">{}</svg>'
 DRAWN = block(Figure(DRAWING.format(""), "a"))
 CASE = block(a_case("a"))
 DAMAGES |= {
-    "of another command": kept(source="sweep"),
-    "with a wrong kind": kept(verdict=3),
-    "with a wrong tone": kept(tone="good"),
-    "with a wrong setting": kept(settings={"A": 1}),
-    "with a section of a wrong kind": kept(sections=["map"]),
-    "with a section without blocks": kept(sections=[{"name": "map", "title": "A map"}]),
-    "with HTML in place of blocks": kept(sections=[{"name": "map", "title": "A map", "blocks": "<b>x</b>"}]),
-    "with an unknown block": kept({"block": "html", "text": "<b>x</b>"}),
-    "with a block without a field": kept({"block": "paragraph"}),
-    "with a block with an extra field": kept({"block": "paragraph", "text": "x", "html": "<b>x</b>"}),
-    "with a block of a wrong kind": kept({"block": "paragraph", "text": 3}),
-    "with a text in place of a block": kept({"block": "fold", "summary": "x", "blocks": ["x"]}),
-    "with a row too short": kept({"block": "table", "header": ["a", "b"], "rows": [["x"]], "caption": ""}),
-    "with a number for a text": kept({"block": "table", "header": ["a"], "rows": [[1]], "caption": ""}),
-    "with a case without rows": kept(CASE | {"rows": []}),
-    "with a case of other classes": kept(CASE | {"classes": ["a"]}),
-    "with an invalid true class": kept(CASE | {"true": 2}),
-    "with a text for a number": kept(CASE | {"item": "7"}),
-    "with an invalid image": kept(CASE | {"png": '" onerror="alert(1)'}),
-    "with an invalid name": kept(sections=[{"name": '"><b', "title": "A map", "blocks": []}]),
+    "of another command": part_json(source="sweep"),
+    "with a wrong kind": part_json(verdict=3),
+    "with a wrong tone": part_json(tone="good"),
+    "with a wrong setting": part_json(settings={"A": 1}),
+    "with a section of a wrong kind": part_json(sections=["map"]),
+    "with a section without blocks": part_json(sections=[{"name": "map", "title": "A map"}]),
+    "with HTML in place of blocks": part_json(sections=[{"name": "map", "title": "A map", "blocks": "<b>x</b>"}]),
+    "with an unknown block": part_json({"block": "html", "text": "<b>x</b>"}),
+    "with a block without a field": part_json({"block": "paragraph"}),
+    "with a block with an extra field": part_json({"block": "paragraph", "text": "x", "html": "<b>x</b>"}),
+    "with a block of a wrong kind": part_json({"block": "paragraph", "text": 3}),
+    "with a text in place of a block": part_json({"block": "fold", "summary": "x", "blocks": ["x"]}),
+    "with a row too short": part_json({"block": "table", "header": ["a", "b"], "rows": [["x"]], "caption": ""}),
+    "with a number for a text": part_json({"block": "table", "header": ["a"], "rows": [[1]], "caption": ""}),
+    "with a case without rows": part_json(CASE | {"rows": []}),
+    "with a case of other classes": part_json(CASE | {"classes": ["a"]}),
+    "with an invalid true class": part_json(CASE | {"true": 2}),
+    "with a text for a number": part_json(CASE | {"item": "7"}),
+    "with an invalid image": part_json(CASE | {"png": '" onerror="alert(1)'}),
+    "with an invalid name": part_json(sections=[{"name": '"><b', "title": "A map", "blocks": []}]),
 }
 # Content that is not allowed in a drawing.
 UNWANTED = {
@@ -109,9 +109,9 @@ UNWANTED = {
     "an unclosed element": "<g>",
     "an element of the page": "<p>x</p>",
 }
-DAMAGES |= {f"with {name} in a drawing": kept(DRAWN | {"svg": DRAWING.format(x)}) for name, x in UNWANTED.items()}
+DAMAGES |= {f"with {name} in a drawing": part_json(DRAWN | {"svg": DRAWING.format(x)}) for name, x in UNWANTED.items()}
 DAMAGES |= {
-    f"with {name}": kept(DRAWN | {"svg": svg})
+    f"with {name}": part_json(DRAWN | {"svg": svg})
     for name, svg in {
         "a handler of a drawing": '<svg viewBox="0 0 9 9" onload="alert(1)"></svg>',
         "HTML in place of a drawing": "<p>x</p>",
@@ -157,7 +157,7 @@ def test_hostile_text_in_a_saved_part_stays_text(name: str, field: str, tmp_path
     """The text cannot break out of its field, element or section, and the page's policy forbids scripts."""
     breakout = f'"></title></desc></svg></p></div></section></main>{EVIL}<script>alert(2)</script>'
     (tmp_path / ".kd" / "report").mkdir(parents=True)
-    content = kept(block(EVERY_BLOCK[name], **{field: breakout}))
+    content = part_json(block(EVERY_BLOCK[name], **{field: breakout}))
     (tmp_path / ".kd" / "report" / "compare.json").write_bytes(content)
     content = publish(a_part(), tmp_path)
     assert list(sections(content)) == ["verdict", "table", "map"]
@@ -173,13 +173,13 @@ def test_hostile_text_in_a_saved_part_stays_text(name: str, field: str, tmp_path
 
 def test_a_valid_part_of_an_unknown_command_is_shown(tmp_path: Path) -> None:
     (tmp_path / ".kd" / "report").mkdir(parents=True)
-    (tmp_path / ".kd" / "report" / "export.json").write_bytes(kept(source="export"))
+    (tmp_path / ".kd" / "report" / "export.json").write_bytes(part_json(source="export"))
     assert list(sections(publish(a_part(), tmp_path))) == ["verdict", "table", "map"]
 
 
 def test_a_symbolic_link_as_part_is_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / ".kd" / "report"
     folder.mkdir(parents=True)
-    (tmp_path / "elsewhere.json").write_bytes(kept())
+    (tmp_path / "elsewhere.json").write_bytes(part_json())
     (folder / "compare.json").symlink_to(tmp_path / "elsewhere.json")
     assert "compare.json is not a regular file" in parsed(publish(a_part(), tmp_path)).text
