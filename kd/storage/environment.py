@@ -15,10 +15,10 @@ from kd.storage.fingerprint import digest
 
 
 def environment() -> dict[str, Any]:
-    """Return everything besides a step's inputs that can change the bits of its result; part of the step's key.
+    """Return everything besides a step's inputs that can change the bits of its result. Part of the step's key.
 
-    Nothing else is included, since any change here runs every step again. A GPU is covered by the step's inputs, as
-    its device.
+    Nothing else is included, since any change here makes every step run again. A GPU is not included either: the
+    device is one of the step's inputs.
     """
     return {
         "kd": package_digest(),
@@ -31,10 +31,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[1]  # the whole package: a digest of this folder alone would keep stale results
 
-# Modules and folders that cannot change a result. New modules count until they are listed here, so that a forgotten
-# entry costs a repeated step instead of a stale result.
+# Modules and folders that cannot change a result. A new module is part of the digest until it is listed here, so that
+# a forgotten entry costs a repeated step instead of a stale result.
 _RESULT_NEUTRAL = """
 arms cli console devices
 commands/compare commands/run commands/sweep
@@ -54,7 +54,7 @@ def package_digest() -> str:
 
 
 def digest_package(package: Path) -> str:
-    """Return ``package_digest()`` of the package in this folder."""
+    """Return the digest of a package in any folder, such as a copy."""
     sources = sorted(path.relative_to(package) for path in package.rglob("*.py"))
     relevant = [path for path in sources if not _is_result_neutral(path.with_suffix("").as_posix())]
     return digest([(path.as_posix(), sha256((package / path).read_bytes())) for path in relevant])[:12]
@@ -76,7 +76,7 @@ def _describe_processor() -> str:
 
 
 def versions() -> dict[str, Any]:
-    """Return package versions and machine, to be recorded with results. No key depends on them."""
+    """Return package versions and machine, recorded with results for readers. This record is not part of any key."""
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "numpy", "scikit-learn")},

@@ -48,9 +48,9 @@ def require_writable(folder: Path) -> None:
         OSError: naming the folder and the reason.
     """
     try:
-        for changed in _make_folder(folder):
-            with suppress(OSError):  # a failing disk raises when the first file is published here
-                _flush_folder(changed)
+        for parent in _make_folder(folder):
+            with suppress(OSError):  # a failing disk raises again when the first file is published here
+                _flush_folder(parent)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -78,25 +78,25 @@ def require_space(folder: Path, size: int) -> None:
 
 def _make_folder(folder: Path) -> list[Path]:
     """Create the folder and its parents. Returns the folders that got a new entry, outermost first, to be flushed."""
-    changed = [path.parent for path in (folder, *folder.parents) if not path.exists()]
+    parents = [path.parent for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    return changed[::-1]
+    return parents[::-1]
 
 
 def _stage(path: Path, content: bytes) -> Path:
-    # Named after its target, so the next write to that target removes the leftover of a kill. Callers that never
-    # reuse a name must remove leftovers themselves, as kd.storage.snapshots does.
+    # Named after the target: if this write is killed, the next write to the target removes its temporary file. Callers
+    # that never reuse a name must remove temporary files themselves, as kd.storage.snapshots does.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        for changed in _make_folder(path.parent):
-            _flush_folder(changed)
+        for parent in _make_folder(path.parent):
+            _flush_folder(parent)
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # "x" fails on an existing name: never write through a planted symlink
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException as error:
-        with suppress(OSError):  # if the folder itself failed, there is nothing to remove
+        with suppress(OSError):  # if the folder could not be created, there is nothing to remove
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise OSError(error.errno, _format_write_error(path, len(content), error)) from error
@@ -116,12 +116,12 @@ def _format_free_space(folder: Path) -> str:
     try:
         return f"{shutil.disk_usage(folder).free:,} bytes are free"
     except OSError:
-        return "its folder cannot be reached"
+        return "its folder cannot be accessed"
 
 
 @contextmanager
 def _add_path_to_errors(path: Path) -> Iterator[None]:
-    """Add the path to an ``OSError`` while files are renamed: some may be new already, but each is complete."""
+    """Add the path to an ``OSError`` during the renames, when some files may be new and others old."""
     try:
         yield
     except OSError as error:
@@ -130,7 +130,10 @@ def _add_path_to_errors(path: Path) -> Iterator[None]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush the folder's entries to disk. Windows cannot open folders and needs no flush; some mounts lack it."""
+    """Flush the folder's entries to disk, if the file system supports it.
+
+    Windows cannot open folders and needs no such flush.
+    """
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,9 +1,9 @@
 """JSON descriptions of settings, data, weights and code, hashed into a step's key: same description, same computation.
 
-Objects whose state cannot be inspected raise an error. Changes in these go unnoticed:
+Objects whose state cannot be inspected raise an error. Changes in the following go unnoticed:
 
-- functions that a function calls and globals that it reads, and modules: only their names are included;
-- C code, torch and the standard library: only names are included, as every key contains both versions;
+- functions that a function calls, globals that it reads, and modules: only their names are included;
+- C code, torch and the standard library: only names are included, as every key contains their versions;
 - state that an object's ``__getstate__`` or ``__reduce__`` omits, as it would be missing from a pickled copy;
 - locks and loggers, private objects of torch's own modules, the order of dictionaries and sets;
 - the content of files that an object refers to by path.
@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 _HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
 _MODULE_INTERNALS = frozenset(vars(nn.Module())) - _HOOKS  # attributes of every module; only hooks change results
-# Attributes of samplers and schedulers that are described in their own right, as dataset, seed and optimizer.
+# Attributes of samplers and schedulers that are described elsewhere: as dataset, seed and optimizer.
 _DESCRIBED_ELSEWHERE = frozenset({"data_source", "generator", "optimizer"})
 _EMPTY_CELL = types.CellType()
 _WRITTEN_IN_C = (
@@ -47,7 +47,7 @@ _IGNORED = (type(threading.Lock()), type(threading.RLock()), logging.Logger)
 
 
 class OpaqueError(TypeError, ValueError):
-    """An object cannot be inspected, so a change since an earlier run would go unnoticed.
+    """Raised if an object cannot be inspected, since changes in it would go unnoticed.
 
     Also a ``ValueError``, so that commands print it without a traceback.
     """
@@ -115,6 +115,7 @@ class _Describer:
             return self._describe_mapping(value)
         if type(value) in (list, tuple, range):
             items = [self.describe(item) for item in value]
+            # Long lists would make description.json unreadable.
             return items if len(items) <= 16 else {"sha256": digest(items), "length": len(items)}
         if type(value) in (set, frozenset):
             return {"set": sorted(digest(self.describe(item)) for item in value)}
@@ -209,17 +210,17 @@ class _Describer:
         """Describe the classes and settings of all layers, and all weights and buffers."""
         classes = {str(self.describe(type(module))) for module in model.modules()}
         layers = {path: self._describe_attributes(module, _MODULE_INTERNALS) for path, module in model.named_modules()}
-        weights = {**dict(model.named_buffers()), **model.state_dict()}  # buffers that are not saved count as well
+        weights = {**dict(model.named_buffers()), **model.state_dict()}  # includes non-persistent buffers
         return {"classes": sorted(classes), "layers": digest(layers), "weights": digest(self.describe(weights))}
 
     def _describe_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         state = optimizer.state_dict()
         groups = [{name: item for name, item in group.items() if name != "params"} for group in state["param_groups"]]
-        trained = [[list(p.shape), p.requires_grad] for group in optimizer.param_groups for p in group["params"]]
+        parameters = [[list(p.shape), p.requires_grad] for group in optimizer.param_groups for p in group["params"]]
         return {
             "class": self.describe(type(optimizer)),
             "groups": self.describe(groups),
-            "trained": digest(trained),
+            "trained": digest(parameters),
             "state": digest(self.describe(state["state"])),
         }
 
@@ -242,7 +243,7 @@ class _Describer:
         name = f"{cls.__module__}.{cls.__qualname__}"
         if _is_library_code(name):
             return name
-        # Dunder values say where the class was defined: newer Python versions store its line number there.
+        # Dunder attributes depend on where the class was defined: newer Python versions store its line number there.
         members = {key: m for key, m in vars(cls).items() if inspect.isroutine(m) or not key.startswith("__")}
         members.pop("_abc_impl", None)  # cache of an abstract class
         return f"{name} {digest([self.describe(members), [self.describe(base) for base in cls.__bases__]])[:12]}"

@@ -4,8 +4,8 @@
         outcome = run_step("teacher", inputs={...}, produce=...)
 
 A step's key is the digest of all inputs that determine its result. Its states are saved in a folder named after the
-key, so a changed setting starts in an empty folder and leaves the old state untouched. Outside an open run a step just
-runs: functions called one by one neither read nor write here.
+key, so a changed setting starts in an empty folder and leaves the old state untouched. If no run is open, a step just
+runs: functions called directly from Python neither read nor write a run folder.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ _open: ContextVar[OpenRun | None] = ContextVar("the open run", default=None)
 def open_run(
     folder: Path, *, fresh: bool = False, interval: float = INTERVAL, made: Sequence[str] | None = None
 ) -> Iterator[None]:
-    """Lock a run folder for this process until the block ends. For programs: may change torch's number of threads.
+    """Lock a run folder for this process until the block ends.
 
-    Inside the block, SIGTERM and Ctrl-C finish the current training step, save the state and exit with status 143 or
-    130.
+    Meant for programs, since it handles signals and may change torch's number of threads. On SIGTERM or Ctrl-C inside
+    the block, the current training step is finished, the state is saved, and the program exits with status 143 or 130.
 
     Args:
         folder: created if missing.
@@ -72,7 +72,7 @@ def open_run(
         if fresh:
             _move_steps_aside(folder)
         _use_recorded_threads(folder)
-        package_digest()
+        package_digest()  # cached now, since the sources may be edited during the run
         token = _open.set(OpenRun(folder, interval, None if made is None else tuple(made)))
         try:
             yield
@@ -86,7 +86,7 @@ def current_run() -> OpenRun | None:
 
 
 def join_run(run: OpenRun | None) -> None:
-    """Use the parent's open run for all further steps of this process."""
+    """Use the parent's open run for all further steps of this worker process."""
     _open.set(run)
 
 
@@ -111,9 +111,9 @@ def run_step(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots 
     description = {"inputs": describe(inputs), "environment": environment()}
     key = digest(description)
     snapshots = Snapshots(run.folder / "steps" / f"{name}-{key[:KEY_DIGITS]}", key=key, interval=run.interval)
-    note = snapshots.folder / "description.json"
+    description_file = snapshots.folder / "description.json"
     if snapshots.done and snapshots.state is not None:
-        note.touch()  # later changes are reported relative to the newest description
+        description_file.touch()  # later changes are reported relative to the newest description
         say(f"{name}: up to date, reused")
         return snapshots.state
     if run.made is not None and name not in run.made:
@@ -122,11 +122,11 @@ def run_step(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots 
         )
     if snapshots.state is not None:
         say(f"{name}: resuming from {snapshots.state['where']}")
-    elif note.exists():
+    elif description_file.exists():
         say(f"{name}: interrupted before its first snapshot, starting over")
     else:
         _report_changes(run.folder, name, description)
-        publish({note: json.dumps(description, indent=1).encode()})
+        publish({description_file: json.dumps(description, indent=1).encode()})
     outcome = _run_producer(name, produce, snapshots)
     snapshots.write(outcome, done=True)
     stop_if_requested()
@@ -161,7 +161,7 @@ def _lock_folder(folder: Path) -> Iterator[None]:
 
 
 def _move_steps_aside(folder: Path) -> None:
-    """Rename the folder of saved steps to the first free ``aside-N``."""
+    """Rename the folder of saved steps to the first free ``aside-N``, and delete the recorded number of threads."""
     steps = folder / "steps"
     (folder / "run.json").unlink(missing_ok=True)
     if steps.exists():
@@ -182,7 +182,7 @@ def _use_recorded_threads(folder: Path) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{record} is damaged: {error}. Delete it to use the current number of threads.") from error
     if threads != torch.get_num_threads():
-        say(f"threads: {threads} as in the earlier run, not {torch.get_num_threads()}; --fresh resets it")
+        say(f"threads: using {threads} as in the earlier run, not {torch.get_num_threads()}; --fresh resets it")
         torch.set_num_threads(threads)
 
 
@@ -216,4 +216,4 @@ def list_differences(old: Any, new: Any, path: str = "") -> list[str]:
     if old == new:
         return []
     before, after = json.dumps(old), json.dumps(new)
-    return [f"{path}: {before} -> {after}" if len(before + after) < 40 else path]  # digests are of no use to a reader
+    return [f"{path}: {before} -> {after}" if len(before + after) < 40 else path]  # omits long values such as digests

@@ -1,7 +1,7 @@
 """Snapshots of one step of a run: numbered generations of its state, from which a killed run resumes.
 
 A file's name contains the digest of its content, so one atomic rename publishes both. Two generations are kept, in case
-the newest is damaged. Damaged files do not count and are deleted after the next write.
+the newest is damaged. Damaged files are not counted as generations; the next write deletes them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,19 @@ _NAME = re.compile(r"([0-9]{6,})-([0-9a-f]{64})\.pt")
 
 
 class Snapshots:
-    """The saved states of one step. ``state`` is the newest intact one, or None if nothing is saved.
+    """The saved states of one step.
 
     Args:
         folder: used by this step only; created by the first write.
         key: the step's key; a state with another key is rejected.
+        interval: seconds between two writes.
+
+    Attributes:
+        state: the newest intact state; None if nothing is saved.
+        done: whether the newest state is the step's result.
 
     Raises:
-        ValueError: all files are damaged, or the folder is a symbolic link.
+        ValueError: none of the saved files is usable, or the folder or its parent is a symbolic link.
     """
 
     def __init__(self, folder: Path, *, key: str, interval: float = INTERVAL) -> None:
@@ -44,9 +49,9 @@ class Snapshots:
         self.state: dict[str, Any] | None = None
         self._last_write = time.monotonic()  # the wall clock may go backwards
         self._damaged: set[Path] = set()
-        for path in (folder, folder.parent):  # files inside are written and deleted
+        for path in (folder, folder.parent):  # a link would redirect writes and deletions to another folder
             if path.is_symlink():
-                raise ValueError(f"{path} is a symbolic link. Replace it by the folder itself, or delete it.")
+                raise ValueError(f"{path} is a symbolic link. Replace it with the folder itself, or delete it.")
         self._remove_leftovers()
         self._read_newest()
 
@@ -76,7 +81,7 @@ class Snapshots:
         self.done, self._last_write = done, time.monotonic()
 
     def reserve(self, size: int) -> None:
-        """Check that the disk has space for all generations of a state of ``size`` bytes."""
+        """Check that the disk has space for states of ``size`` bytes: all generations, and one being written."""
         require_space(self.folder, (GENERATIONS + 1) * size)
 
     def _remove_leftovers(self) -> None:
@@ -108,15 +113,15 @@ class Snapshots:
             )
 
     def _read(self, path: Path) -> dict[str, Any]:
-        name = _NAME.fullmatch(path.name)
-        assert name is not None
+        match = _NAME.fullmatch(path.name)
+        assert match is not None
         try:
-            content = load_tensors(read_bytes(path, expected=name[2]))
+            content = load_tensors(read_bytes(path, expected=match[2]))
             _check_structure(content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if content["key"] != self.key:
-            raise ValueError(f"{path} has the key of another step or other inputs.")
+            raise ValueError(f"{path} belongs to another step, or to other inputs.")
         snapshot: dict[str, Any] = content
         return snapshot
 

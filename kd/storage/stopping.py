@@ -1,7 +1,7 @@
 """Graceful stop: the first SIGTERM or Ctrl-C finishes the current step and saves its state, the second exits at once.
 
-Signal handlers are installed only inside ``handle_stop_signals()``, which a program's main function enters. Importing
-or calling the toolkit installs none: there Ctrl-C raises KeyboardInterrupt as usual.
+Signal handlers are installed only inside ``handle_stop_signals()``, which a program's main function enters. Elsewhere,
+also in Python code that imports and calls the toolkit, Ctrl-C raises KeyboardInterrupt as usual.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ _received: list[int] = []  # the first stop signal, if any
 
 
 class Stopped(SystemExit):
-    """Stop after a signal, with the state saved. The exit status is 128 + signal: 143 for SIGTERM, 130 for Ctrl-C."""
+    """Raised after a stop signal, when the state is saved.
+
+    The exit status is 128 + signal: 143 for SIGTERM, 130 for Ctrl-C.
+    """
 
 
 @contextmanager
 def handle_stop_signals() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGINT are only recorded; ``stop_if_requested`` stops at the next safe point."""
+    """Only record SIGTERM and SIGINT inside the block, so that ``stop_if_requested`` stops at the next safe point."""
     _received.clear()
     old_handlers = {number: signal.signal(number, _handle_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -34,12 +37,12 @@ def handle_stop_signals() -> Iterator[None]:
 
 
 def is_stop_requested() -> bool:
-    """Return whether a stop signal has arrived, so that the state should be saved."""
+    """Return whether a stop was requested; the state should then be saved."""
     return bool(_received)
 
 
 def request_stop() -> None:
-    """Request a stop like SIGTERM; repeating it has no effect. For worker processes, which their parent stops."""
+    """Request a stop, like SIGTERM. Repeated calls have no effect. Used in workers, which their parent stops."""
     if not _received:
         _received.append(signal.SIGTERM)
 
@@ -56,5 +59,5 @@ def _handle_signal(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     name = signal.Signals(number).name
     # Not print(): the handler may interrupt another print(), which is not reentrant.
-    with suppress(OSError):  # stderr's reader may have ended: Ctrl-C reaches all programs of a shell pipeline
+    with suppress(OSError):  # stderr may be a closed pipe: Ctrl-C ends all programs of a shell pipeline
         os.write(2, f"\n{name}: finishing the current step; repeat to exit at once\n".encode())

@@ -19,11 +19,11 @@ from kd.storage.untrusted import SIZE_LIMIT, read_bytes
 
 NPZ_NAMES = ("x", "y", *(f"{axis}_{part}" for part in ("train", "val", "test") for axis in "xy"), "classes")
 NPZ_LIMIT = SIZE_LIMIT  # bytes, for a dataset's file and for all its arrays unpacked
-CSV_LIMIT = 256 * 1024**2  # bytes; Python strings and lists of the cells take ten times as much
+CSV_LIMIT = 256 * 1024**2  # bytes; parsed to Python strings and lists, a file takes ten times its size
 _MAX_EXPANSION = 64  # unpacked size / packed size; random-looking numbers reach 2, zip bombs 1000
 _CHUNK = 16 * 1024**2  # bytes read at once
 _NON_OBJECT = "biufcmMSUV"  # numpy dtype kinds except objects; the dataset checks the dtype itself later
-_ALWAYS_ALLOWED = 64 * 1024**2  # bytes that a member may unpack to, whatever its packed size
+_ALWAYS_ALLOWED = 64 * 1024**2  # bytes to which any member may unpack, whatever its packed size
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -58,7 +58,9 @@ def read_table(path: Path, *, name: str, id_column: str | None) -> Table:
             content = read_bytes(path)
             return Table(_parse_array(io.BytesIO(content), len(content), "fiu"), None, None)
         case ".npy":
-            raise ValueError(f"an .npy file has no ids: use .npz with an array {id_column!r}, or .csv with a column")
+            raise ValueError(
+                f"an .npy file has no ids: use .npz with an array {id_column!r}, or .csv with a column of this name"
+            )
         case ".npz":
             return _parse_npz(read_bytes(path), name, id_column)
         case ".csv":
@@ -101,7 +103,7 @@ def _require_no_bomb(member: zipfile.ZipInfo) -> None:
     if member.file_size > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * member.compress_size):
         raise ValueError(
             f"its array {member.filename} would unpack to {member.file_size:,} bytes, more than {_MAX_EXPANSION} times "
-            "its size. Save it uncompressed if that is intended"
+            "its size. Save it uncompressed if this size is correct"
         )
 
 
@@ -111,7 +113,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, kinds: str) 
 
 
 def _parse_array(stream: IO[bytes], size: int, kinds: str) -> Array:
-    """Read an array in ``.npy`` format. Its header is compared with ``size``, in bytes, before the data is read.
+    """Read an array in ``.npy`` format, after checking that its header matches the ``size`` of the stream in bytes.
 
     Args:
         kinds: allowed numpy dtype kinds. Objects are never allowed, since they are stored as pickles.
@@ -122,7 +124,7 @@ def _parse_array(stream: IO[bytes], size: int, kinds: str) -> Array:
         shape, is_fortran_order, dtype = readers[version](stream)
         data_size = size - stream.tell()
     if dtype.hasobject:
-        raise ValueError("its values are Python objects, which are not read: they could run code")
+        raise ValueError("its values are Python objects, which could run code when read. Save plain numbers or strings")
     if dtype.kind not in kinds:
         raise ValueError(f"its values are of type {dtype}, not numbers or ids")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != data_size:
@@ -149,9 +151,7 @@ def _convert_npy_errors() -> Iterator[None]:
         yield
     except Exception as error:  # numpy's header parser raises a different type for each kind of damage
         reason = str(error).split("\n", 1)[0]
-        raise ValueError(
-            f"it is damaged or not an array that numpy has saved ({type(error).__name__}: {reason})"
-        ) from error
+        raise ValueError(f"it is damaged or not an array saved by numpy ({type(error).__name__}: {reason})") from error
 
 
 def _to_strings(ids: Array) -> list[str]:
@@ -173,7 +173,7 @@ def _parse_csv(content: bytes, id_column: str | None) -> Table:
         return Table(_parse_numbers(rows, len(header or rows[0][1])), None, header)
     if header is None or id_column not in header:
         got = "no header" if header is None else f"the columns {', '.join(header[:12])}"
-        raise ValueError(f"it should have a column {id_column!r}, named in its first line. Got {got} instead")
+        raise ValueError(f"it should have a header with a column {id_column!r}. Got {got} instead")
     index = header.index(id_column)
     ids = [row.pop(index) if index < len(row) else "" for _, row in rows]
     del header[index]
@@ -186,16 +186,19 @@ def _parse_numbers(rows: list[tuple[int, list[str]]], width: int) -> Array:
         bad = next((cell for cell in row if not _is_number(cell)), None)
         if bad is not None:
             raise ValueError(
-                f"line {line} should hold numbers. Got {bad[:40]!r}; one column may contain ids, if ids are given"
+                f"line {line} should hold numbers. Got {bad[:40]!r}. Only an id column may hold text: pass ids"
             )
         if len(row) != width:
-            raise ValueError(f"line {line} should hold {width} numbers, as the first line. Got {len(row)}")
+            raise ValueError(f"line {line} should hold {width} numbers, like the first line. Got {len(row)}")
         out[:] = [float(cell) for cell in row]
     return values
 
 
 def _is_header(row: list[str]) -> bool:
-    """Return whether a row has names, or 0, 1, 2, … as pandas numbers columns. 0, 1 alone may be probabilities."""
+    """Return whether a row is a header: names, or 0, 1, 2, …, the default column names of pandas.
+
+    A row 0, 1 is not: it may hold probabilities.
+    """
     is_numbered = len(row) > 2 and row == [str(number) for number in range(len(row))]
     return is_numbered or not all(map(_is_number, row))
 
@@ -210,7 +213,14 @@ def _is_number(cell: str) -> bool:
 
 
 def read_npz(path: Path, hint: str) -> dict[str, Array]:
-    """Read a dataset's arrays; raises ``DamagedDataError``, ending with the hint, if that fails."""
+    """Read a dataset's arrays from an ``.npz`` file, by name.
+
+    Args:
+        hint: the remedy, appended to the error message.
+
+    Raises:
+        DamagedDataError: the file cannot be read, is damaged or too large, or contains objects.
+    """
     try:
         return _read_npz(path)
     except Exception as error:  # zipfile, zlib and numpy's parser raise a dozen types for damaged files
@@ -221,8 +231,8 @@ def read_npz(path: Path, hint: str) -> dict[str, Array]:
 def _read_npz(path: Path) -> dict[str, Array]:
     """Read the arrays listed in ``NPZ_NAMES`` from a dataset's archive, by name.
 
-    Sizes stated by the archive and by its arrays are compared before reading, so that a small file cannot fill the
-    memory. Pickled objects are never loaded.
+    The sizes stated in the archive and in the array headers are compared before any data is read, so that a small file
+    cannot fill the memory. Pickled objects are never loaded.
 
     Raises:
         ValueError: the archive is too large, or an array contains objects or does not have its stated size.

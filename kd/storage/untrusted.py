@@ -20,7 +20,7 @@ from kd.imports import import_extra
 
 SIZE_LIMIT = 8 * 1024**3  # bytes; far above any model or snapshot here
 
-# Windows lacks the first two flags; only Windows has the third, which prevents translation of line ends.
+# Windows lacks the first two flags; only Windows has the third, which prevents the translation of line endings.
 _OPEN_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -35,8 +35,8 @@ def read_bytes(path: Path, *, expected: str | None = None, limit: int = SIZE_LIM
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the path is not a regular file (symbolic links are not), or the file is too large or has another
-            digest.
+        ValueError: the path is not a regular file (a symbolic link is not one), or the file is too large or has
+            another digest.
     """
     irregular = f"{path} is not a regular file. Copy the file itself to this path."
     if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
@@ -65,14 +65,14 @@ def read_bytes(path: Path, *, expected: str | None = None, limit: int = SIZE_LIM
 def rebuild_archive(content: bytes) -> bytes:
     """Rebuild a ``torch.save`` archive from its validated members.
 
-    zipfile and torch may interpret a file differently: torch treats a file that does not start like an archive as its
-    legacy format, and finds the central directory by another rule. So torch only gets members that zipfile has read
+    zipfile and torch may interpret a file differently. torch reads a file that does not start like an archive in its
+    legacy format, and it finds the central directory by another rule. So torch only gets members that zipfile has read
     here, with verified checksums; torch does not verify them.
 
     Raises:
         ValueError: members are compressed, overlap, share a name or lie in several folders, the archive does not start
             with a member, or loading it would allocate memory that the file does not contain.
-        Exception: any type that zipfile raises if the file is no archive, truncated or has a wrong checksum.
+        Exception: any type that zipfile raises if the file is not an archive, is truncated or has a wrong checksum.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as new:
@@ -149,10 +149,10 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def _check_calls(pickled: bytes) -> None:
-    """Check that unpickling allocates no memory out of nothing: 386 bytes can create a ``bytearray`` of a gigabyte."""
-    for opcode, called, _ in pickletools.genops(pickled):
-        if opcode.name == "STACK_GLOBAL" or called in ("builtins bytearray", "__builtin__ bytearray", "_codecs encode"):
-            raise ValueError(f"it would call {called or 'a function named at load time'}, which tensors do not need")
+    """Check that unpickling calls no function that allocates memory: 386 bytes can create a 1 GB ``bytearray``."""
+    for opcode, name, _ in pickletools.genops(pickled):
+        if opcode.name == "STACK_GLOBAL" or name in ("builtins bytearray", "__builtin__ bytearray", "_codecs encode"):
+            raise ValueError(f"it would call {name or 'a function named at load time'}, which tensors do not need")
 
 
 def _require_plain(tensor: Tensor) -> None:

@@ -23,7 +23,7 @@ def state_bytes(state: Mapping[str, Tensor]) -> bytes:
     """Return a ``state_dict`` as the bytes of a ``.pth`` file.
 
     A buffer is used because ``torch.save`` stores the file's name inside the file. Tensors are copied to the CPU in
-    contiguous format, so that the bytes do not depend on memory format or device. ``contiguous()`` would not do: it
+    contiguous format, so that the bytes do not depend on memory format or device. ``contiguous()`` is not enough: it
     keeps the strides of dimensions of size 1.
     """
     plain = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
@@ -52,7 +52,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
 
 @contextmanager
 def add_file_to_errors(model: nn.Module, path: Path | str) -> Iterator[None]:
-    """Add file and model to a ``ValueError`` raised inside the block, which must not change the model."""
+    """Add the file and the model to a ``ValueError`` raised inside the block. The block must not change the model."""
     try:
         yield
     except ValueError as error:
@@ -140,4 +140,4 @@ def _format_names(names: list[str]) -> str:
 
 
 def _format_key(key: object) -> str:
-    return key if isinstance(key, str) else type(key).__name__  # other keys may be long to print
+    return key if isinstance(key, str) else type(key).__name__  # the repr of another key may be long

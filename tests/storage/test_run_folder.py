@@ -99,7 +99,7 @@ def test_the_recorded_number_of_threads_is_restored(tmp_path: Path, capsys: pyte
         torch.set_num_threads(2)
         with open_run(tmp_path):
             assert torch.get_num_threads() == 1
-        assert "threads: 1 as in the earlier run, not 2" in capsys.readouterr().out
+        assert "threads: using 1 as in the earlier run, not 2" in capsys.readouterr().out
     finally:
         torch.set_num_threads(before)
 

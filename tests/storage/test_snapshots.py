@@ -235,5 +235,5 @@ def test_a_state_that_does_not_fit_raises_a_short_error(digits: kd.ImageDataset,
     foreign = Snapshots(tmp_path, key="k", interval=0)
     assert foreign.state is not None
     foreign.state["parts"]["model"].popitem()
-    with pytest.raises(ValueError, match=r"saved state does not fit the model: .* Use --fresh to start over"):
+    with pytest.raises(ValueError, match=r"saved state does not fit the model \(.*\)\. Use --fresh to start over"):
         train(digits, foreign)

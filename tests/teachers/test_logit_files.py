@@ -240,9 +240,9 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         "t.csv",
         to_csv(make_logits(), "a,b,c"),
         ids,
-        r"should have a column 'id'.* Got the columns a, b, c instead",
+        r"should have a header with a column 'id'.* Got the columns a, b, c instead",
     ),
-    "no heading": ("t.csv", to_csv(make_logits()), ids, r"should have a column 'id'.*Got no header instead"),
+    "no heading": ("t.csv", to_csv(make_logits()), ids, r"should have a header with a column 'id'.*Got no header"),
     "an id twice": (
         "t.npz",
         to_npz(logits=make_logits(), id=np.array([*IDS[:-1], IDS[0]])),
@@ -297,7 +297,7 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         "t.csv",
         to_csv(make_logits()) + b"\n1,2",
         {},
-        r"line 61 should hold 3 numbers, as the first line\. Got 2",
+        r"line 61 should hold 3 numbers, like the first line\. Got 2",
     ),
     "semicolons": ("t.csv", to_csv(make_logits()).replace(b",", b";"), {}, r"line 2 should hold numbers\. Got '.*;"),
     "an empty table": ("t.csv", b"", {}, r"it has no rows"),
@@ -354,7 +354,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a pickle": (
         "t.npy",
         lambda: to_npy(np.array([[{}]], dtype=object)),
-        r"values are Python objects, which are not read",
+        r"values are Python objects, which could run code",
     ),
     "10^15 values": (
         "t.npy",

@@ -101,7 +101,7 @@ def test_a_pickle_in_an_npz_is_never_loaded(tmp_path: Path, monkeypatch: pytest.
     np.savez(tmp_path / "trap.npz", x=np.array([Trap()] * 12, dtype=object), y=Y)
     with pytest.raises(
         DamagedDataError,
-        match=r"its array x cannot be used: its values are Python objects, which are not read: .*numpy.savez",
+        match=r"its array x cannot be used: its values are Python objects, which could run code .*numpy.savez",
     ):
         open_source("trap.npz")
     (tmp_path / "bare.npz").write_bytes(pickle.dumps(Trap()))
@@ -136,7 +136,7 @@ def encode_header(shape: str, dtype: str = "<f4") -> bytes:
         (encode_header("(2,", "|O"), "cannot read the data file"),
         (
             b"\x93NUMPY\x09\x00" + bytes(50),
-            r"its array x cannot be used: it is damaged or not an array that numpy has saved",
+            r"its array x cannot be used: it is damaged or not an array saved by numpy",
         ),
         (b"no array", "magic string is not correct"),
         (b"", "cannot read the data file"),
