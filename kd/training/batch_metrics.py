@@ -18,7 +18,7 @@ def accuracy(output: Tensor, batch: Batch) -> Tensor:
 
 
 def cross_entropy(output: Tensor, batch: Batch) -> Tensor:
-    """Return the unweighted cross-entropy with the labels, in nats; comparable between all objectives."""
+    """Return the unweighted cross-entropy with the labels, in nats; comparable across objectives."""
     return F.cross_entropy(output.float(), batch[1])
 
 
@@ -28,7 +28,7 @@ METRICS: Mapping[str, Metric] = {"acc": accuracy, "ce": cross_entropy}
 def labelled_rows(labels: Tensor) -> Tensor | None:
     """Return the rows that have a label; None if all have one, or if the labels are not class indices.
 
-    Takes the labels of the loader's batch on the CPU: on a GPU this would force a synchronisation.
+    Pass the labels on the CPU, as the loader yields them: on a GPU this check would force a synchronisation.
     """
     if labels.dtype != torch.int64 or labels.ndim != 1:
         return None
@@ -39,7 +39,11 @@ def labelled_rows(labels: Tensor) -> Tensor | None:
 def measure_batch(
     metrics: Mapping[str, Metric], output: Tensor, batch: Batch, rows: Tensor | None
 ) -> tuple[dict[str, Tensor], int]:
-    """Return the metrics over the given rows (None: all rows; NaN if there are none) and the number of rows."""
+    """Return the metrics over the given rows, and the number of rows.
+
+    Args:
+        rows: indices; None for all rows. If there are none, the metrics are NaN.
+    """
     if rows is not None:
         rows = rows.to(output.device)
         output, batch = output[rows], tuple(tensor[rows] for tensor in batch)

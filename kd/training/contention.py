@@ -1,4 +1,4 @@
-"""Detection of other programs on the same cores. The user is advised; nothing else changes."""
+"""Detection of other programs on the same cores. Only advice is printed; training does not change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd.console import say
 from kd.training.history import History
 
 _STAT = Path("/proc/stat")
-_printed: list[str] = []
+_printed: list[str] = []  # advice that this process has printed
 _NOTABLE_CORES = 0.3  # cores; less is normal background load
 
 
@@ -47,7 +47,7 @@ class OtherPrograms:
 
 
 def format_advice(*, busy: float, threads: int, cores: int) -> str | None:
-    """Return advice if other programs slow this one down, else None.
+    """Return advice if other programs slow this process down, else None.
 
     At the end of a matrix product all threads spin until the last one is done, so a thread that shares its core delays
     the others.
@@ -66,11 +66,11 @@ def format_advice(*, busy: float, threads: int, cores: int) -> str | None:
 
 def advise_on_contention(on_epoch: Callable[[int, History], None]) -> Callable[[int, History], None]:
     """Return a hook that calls ``on_epoch``, then prints advice, once per process, if other programs interfere."""
-    others = OtherPrograms()
+    other_programs = OtherPrograms()
 
     def with_advice(done: int, history: History) -> None:
         on_epoch(done, history)
-        hint = format_advice(busy=others.cores(), threads=torch.get_num_threads(), cores=os.cpu_count() or 1)
+        hint = format_advice(busy=other_programs.cores(), threads=torch.get_num_threads(), cores=os.cpu_count() or 1)
         if hint and not _printed:
             say(f"note: {hint}")
             _printed.append(hint)

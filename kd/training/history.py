@@ -45,8 +45,8 @@ def load_state(part: Any, state: Mapping[str, Any], name: str) -> None:
     try:
         part.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise ValueError(f"saved state does not fit the {name}: {reason} Use --fresh to start over.") from error
+        reason = str(error).split("\n", 1)[0].rstrip(":.")
+        raise ValueError(f"saved state does not fit the {name} ({reason}). Use --fresh to start over.") from error
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Means:
 
         Args:
             samples: size of the batch.
-            fewer: number of samples behind each mean, by name, if not the whole batch; with 0 the mean is ignored.
+            fewer: number of samples behind a mean, by name, if fewer than the batch. A mean of 0 samples is ignored.
         """
         self.batches += 1
         self.samples += samples
@@ -82,7 +82,10 @@ class Means:
 
 @dataclass
 class Position:
-    """Position of a training between two training steps; with the states of its parts, enough to resume from here."""
+    """Position of a training between two training steps.
+
+    Together with the states of model, optimizer, scheduler and objective, it is all that resuming needs.
+    """
 
     epoch: int = 0
     means: Means = field(default_factory=Means)
@@ -116,7 +119,7 @@ class Position:
             load_state(parts[name], part, name)
 
     def remaining(self, loader: Iterable[Any], device: torch.device) -> Iterator[Any]:
-        """Return the epoch's remaining batches. Batches already seen are drawn and dropped to keep the order."""
+        """Return the epoch's remaining batches. Completed batches are drawn again and dropped, to keep the order."""
         batches = iter(loader)
         for _ in range(self.means.batches):
             next(batches)

@@ -2,7 +2,7 @@
 
 torch wraps the methods of its optimizers to check whether they are being compiled. The first call imports the compiler:
 164 MB and 1.2 s in every training process (benchmarks/start.py), although nothing is compiled here. This class uses the
-unwrapped methods, which compute the same.
+unwrapped methods, which compute the same values.
 
 tests/training/test_lean_adam.py fails if a newer torch changes these internals, and explains the remedy.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-# The methods used from torch; its decorator keeps the original in ``__wrapped__``.
+# Methods taken from torch, and the class that defines each. torch's decorator keeps the original in ``__wrapped__``.
 METHODS = {
     "add_param_group": torch.optim.Optimizer,
     "state_dict": torch.optim.Optimizer,
@@ -34,5 +34,5 @@ class LeanAdam(torch.optim.Adam):
     zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
     def step(self, closure: Any = None) -> Any:
-        with torch.no_grad():  # as step's wrapper does
+        with torch.no_grad():  # like the wrapper of step
             return _STEP(self, closure)

@@ -1,4 +1,4 @@
-"""The training loop. A single pass function serves training and evaluation; the objective is passed to it."""
+"""The training loop. One function runs a pass over the batches, for both training and evaluation."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ class _Training:
         self.started = time.perf_counter() - self.position.history.seconds
 
     def run_epoch(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> None:
-        """Train to the end of the epoch, evaluate on ``val_loader``, and add both to the history."""
+        """Train to the end of the epoch, evaluate on ``val_loader``, and add the results to the history."""
         model, objective, epoch = self.model, self.objective, self.position.epoch
         where = f"epoch {epoch + 1} of {self.epochs}"
         with _explain_dead_workers(where, train_loader, val_loader), seeded(epoch_seed(self.seed, epoch), self.device):
             for loader in (train_loader, val_loader):
                 seed_loader(loader, seed=self.seed, epoch=epoch)
             _start_epoch(model, objective, epoch, self.epochs)
-            batches, step = self.position.remaining(train_loader, self.device), self._after_step
+            batches, after_step = self.position.remaining(train_loader, self.device), self._after_step
             train = _run_batches(
                 model,
                 objective,
@@ -119,16 +119,16 @@ class _Training:
                 where,
                 self.position.means,
                 optimizer=self.optimizer,
-                after_step=step,
+                after_step=after_step,
             )
             val: dict[str, float] = {}
             if val_loader is not None:
                 # Stop signals wait for the next training step: a stateful objective may change during validation, so
-                # a snapshot taken in the middle could not be resumed.
-                after = f"the validation after {where}"
+                # training could not resume exactly from a snapshot taken in the middle.
+                validation = f"the validation after {where}"
                 with evaluating(model, *_objective_modules(objective)):
                     val = _run_batches(
-                        model, objective, val_loader, self.metrics, after, Means(), after_step=lambda: None
+                        model, objective, val_loader, self.metrics, validation, Means(), after_step=lambda: None
                     )
         self.position.next_epoch(dict([*_add_prefix("train", train), *_add_prefix("val", val)]))
         self.position.history.seconds = time.perf_counter() - self.started
@@ -167,46 +167,46 @@ def _run_batches(
 ) -> dict[str, float]:
     """Run one pass over the batches, training if an optimizer is given; adds loss, terms and metrics to ``means``."""
     device = device_of(model)
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]] if optimizer else []
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]] if optimizer else []
     with torch.set_grad_enabled(optimizer is not None):
         for raw in batches:
             batch = tuple(tensor.to(device, non_blocking=True) for tensor in raw)
             output, terms = objective(model, batch)
             loss = functools.reduce(operator.add, terms.values())
-            over_labelled, labelled = measure_batch(metrics, output.detach(), batch, labelled_rows(raw[1]))
-            values = {"loss": loss} | terms | over_labelled
+            measured, labelled_count = measure_batch(metrics, output.detach(), batch, labelled_rows(raw[1]))
+            values = {"loss": loss} | terms | measured
             gradients: Sequence[Tensor] = ()
             if optimizer is not None:
-                for parameter in trained:  # optimizer.zero_grad() takes 45 µs, 5 % of a small student's step
+                for parameter in parameters:  # optimizer.zero_grad() takes 45 µs, 5 % of a small student's step
                     parameter.grad = None
                 loss.backward()  # type: ignore[no-untyped-call]
-                gradients = gradient_norms(trained)
+                gradients = gradient_norms(parameters)
             # One transfer for all numbers: on a GPU the only point where the CPU waits. It is needed to check that
             # loss and gradient are finite before the weights change.
-            row = torch.stack([v.detach() for v in (*values.values(), *gradients)]).tolist()
-            numbers, gradient = dict(zip(values, row, strict=False)), math.hypot(*row[len(values) :])
+            floats = torch.stack([v.detach() for v in (*values.values(), *gradients)]).tolist()
+            numbers, gradient = dict(zip(values, floats, strict=False)), math.hypot(*floats[len(values) :])
             if not math.isfinite(numbers["loss"] + gradient):
                 details = {name: numbers[name] for name in terms} | ({"gradient": gradient} if optimizer else {})
                 raise FloatingPointError(_format_not_finite(f"{where}, batch {means.batches + 1}", details, optimizer))
             if optimizer is not None:
                 optimizer.step()
-            means.add(numbers, len(batch[1]), dict.fromkeys(metrics, labelled))
+            means.add(numbers, len(batch[1]), dict.fromkeys(metrics, labelled_count))
             after_step()
     return means.values()
 
 
 @contextmanager
 def _explain_dead_workers(where: str, *loaders: DataLoader[Any] | None) -> Iterator[None]:
-    """Raise a clear error if a worker process of a loader dies; torch raises at whatever line is running then.
+    """Raise a clear error if a worker process of a loader dies. torch raises its error at whatever line is running.
 
     Exceptions raised inside a worker ("Caught … in DataLoader worker") pass unchanged.
     """
     try:
         yield
     except (ConnectionError, EOFError, RuntimeError) as error:
-        died = "DataLoader worker (pid" in str(error) or not isinstance(error, RuntimeError)
+        worker_died = "DataLoader worker (pid" in str(error) or not isinstance(error, RuntimeError)
         workers = sum(loader.num_workers for loader in loaders if loader is not None)
-        if not workers or not died or str(error).startswith("Caught"):
+        if not workers or not worker_died or str(error).startswith("Caught"):
             raise
         reason = str(error).split("\n", 1)[0]
         raise OSError(
@@ -246,5 +246,5 @@ def _start_epoch(model: nn.Module, objective: Objective, epoch: int, epochs: int
 
 
 def _objective_modules(objective: Objective) -> tuple[nn.Module, ...]:
-    """Return the objective if it is a module, which may have parameters or state; else nothing."""
+    """Return the objective if it is a module, which may have parameters or state; else an empty tuple."""
     return (objective,) if isinstance(objective, nn.Module) else ()

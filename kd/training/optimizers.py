@@ -13,7 +13,7 @@ from kd.types import Objective
 def adam(
     model: nn.Module, *, learning_rate: float, steps: int, objective: Objective | None = None
 ) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Return Adam and its scheduler, to be stepped after each training step.
+    """Return Adam and its scheduler. Step the scheduler after each training step.
 
     With a constant learning rate the final weights depend on the last few batches. With a rate that falls to 0 the last
     epoch is at or near the best one, so no epoch needs to be selected.

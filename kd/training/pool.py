@@ -41,11 +41,11 @@ def run_in_pool(
     title: str,
     processes: int | None = None,
 ) -> Iterator[tuple[str, Result]]:
-    """Yield (name, work(shared, item)) for each item as it finishes. Steps inside belong to the currently open run.
+    """Yield (name, work(shared, item)) for each item as it finishes. Run steps inside ``work`` use the open run.
 
     Functions and closures of any module are accepted, including ``__main__``. Each process has its own copy of
-    ``shared``. If the consumer stops, an item fails, or this process is stopped or dies, every process finishes its
-    current step, saves its state and exits.
+    ``shared``. Every process finishes its current step, saves its state and exits if the consumer stops, if an item
+    fails, or if this process is stopped or dies.
 
     Args:
         steps: number of ``kd.console.progress`` steps of each item, for the progress bar. The longest items start
@@ -53,15 +53,16 @@ def run_in_pool(
         processes: at least 1; defaults to the number of cores that this process may use.
 
     Raises:
-        OSError: a process was killed.
+        OSError: a process was killed or could not start.
     """
     processes = usable_cores() if processes is None else processes
     require(processes >= 1, "processes", processes, "a whole number of at least 1")
     order = sorted(items, key=lambda name: -steps[name])
     context = multiprocessing.get_context("spawn")  # fork copies locks held by threads and breaks CUDA
-    done = context.RawArray("Q", max(1, len(order)))
+    # Shared with the workers. No lock is needed: at any time only one process writes an entry.
+    completed_steps = context.RawArray("Q", max(1, len(order)))
     stop_receiver, stop_sender = context.Pipe(duplex=False)
-    setup = _Setup(cloudpickle.dumps((work, shared)), done, stop_receiver, current_run())
+    setup = _Setup(cloudpickle.dumps((work, shared)), completed_steps, stop_receiver, current_run())
     pool = ProcessPoolExecutor(min(processes, max(1, len(order))), context, _init_worker, (setup,))
     try:
         futures = {
@@ -69,7 +70,7 @@ def run_in_pool(
             for number, name in enumerate(order)
         }
         with progress(title, steps=sum(steps.values())) as advance:
-            yield from _collect_results(futures, done, [steps[name] for name in order], advance)
+            yield from _collect_results(futures, completed_steps, [steps[name] for name in order], advance)
     except BrokenProcessPool as error:
         raise OSError(
             f"{title}: one of {processes} processes was killed, perhaps for lack of memory, or could not start. "
@@ -87,7 +88,7 @@ def usable_cores() -> int:
 
 def _collect_results(
     futures: dict[Future[bytes], tuple[int, str]],
-    done: MutableSequence[int],
+    completed_steps: MutableSequence[int],
     steps: list[int],
     advance: Callable[[int], None],
 ) -> Iterator[tuple[str, Any]]:
@@ -96,8 +97,8 @@ def _collect_results(
         ready, _ = wait(futures, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         results = [(futures.pop(future), future.result()) for future in ready]
         for (number, _), _ in results:
-            done[number] = steps[number]  # also for an item reused from an earlier run, which takes no steps
-        total = sum(min(count, limit) for count, limit in zip(done, steps, strict=False))
+            completed_steps[number] = steps[number]  # also for an item reused from an earlier run, which takes no steps
+        total = sum(min(count, limit) for count, limit in zip(completed_steps, steps, strict=False))
         advance(total - displayed)
         displayed = total
         stop_if_requested()
@@ -113,7 +114,7 @@ class _Setup(NamedTuple):
     """
 
     work_and_shared: bytes
-    done: MutableSequence[int]
+    completed_steps: MutableSequence[int]
     stop_receiver: Connection
     run: OpenRun | None
 
@@ -121,11 +122,11 @@ class _Setup(NamedTuple):
 class _Worker(NamedTuple):
     work: Callable[[Any, Any], Any]
     shared: Any
-    done: MutableSequence[int]
+    completed_steps: MutableSequence[int]
 
 
 _worker: list[_Worker] = []
-_item_lock = threading.Lock()
+_item_lock = threading.Lock()  # held while an item runs, so that an orphaned worker saves its state before it exits
 
 
 def _init_worker(setup: _Setup) -> None:
@@ -136,11 +137,11 @@ def _init_worker(setup: _Setup) -> None:
     torch.set_num_threads(1)
     join_run(setup.run)
     work, shared = cloudpickle.loads(setup.work_and_shared)
-    _worker.append(_Worker(work, shared, setup.done))
+    _worker.append(_Worker(work, shared, setup.completed_steps))
 
 
 def _watch_parent(stop_receiver: Connection) -> None:
-    """Request a stop when the pipe closes; exit when the parent has died, since an orphaned worker waits forever."""
+    """Request a stop when the pipe closes; exit when the parent has died, since an orphan would wait forever."""
     stop_receiver.poll(None)  # returns when the pipe is closed; nothing is ever sent
     request_stop()
     parent = multiprocessing.parent_process()
@@ -154,7 +155,7 @@ def _run_item(number: int, item: bytes) -> bytes:
     (worker,) = _worker
 
     def advance(steps: int) -> None:
-        worker.done[number] += steps
+        worker.completed_steps[number] += steps
 
     with _item_lock, relay_progress(advance):
         stop_if_requested()

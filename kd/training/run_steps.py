@@ -1,7 +1,7 @@
 """The steps of a run, with plain arguments: training, the pair of students, predictions.
 
-Inside an open run (``kd.storage.run_folder``) each step is reused, resumed or run, depending on its inputs. Outside,
-it just runs.
+Inside an open run (``kd.storage.run_folder``) each step is reused, resumed or run, depending on its saved state. If no
+run is open, it just runs.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def train_pair(
     """Train the student as control on the labels, and a copy with the same initial weights on the objective.
 
     If the two training loaders yield different batches, a warning gives the reason, and it is added to the ``notes`` of
-    both histories. With ``on_purpose`` there is only the note.
+    both histories. With ``on_purpose`` only the note is added, without a warning.
 
     Args:
         loaders: training and validation loader of the control.

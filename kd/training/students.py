@@ -95,16 +95,16 @@ def train_students(
 def try_students(
     data: Sequence[DistillationData], students: Mapping[str, Student], *, processes: int | None = None
 ) -> Iterator[tuple[str, TrainedStudent | FloatingPointError]]:
-    """Train students with untried settings: like ``train_students`` without the test set.
+    """Train students with settings that may diverge: like ``train_students``, but without the test set.
 
-    If a loss is not finite, the student's result is the FloatingPointError, and the other students continue.
+    If a student's loss is not finite, its result is the FloatingPointError, and the other students continue.
     """
     steps, items = _count_steps(data, students), {name: (name, student) for name, student in students.items()}
     return run_in_pool(_try_training, data, items, steps=steps, title="students", processes=processes)
 
 
 def train_student(data: DistillationData, name: str, student: Student, *, tested: bool = True) -> TrainedStudent:
-    """Train one student in this process, with its number of threads, and predict validation and test set."""
+    """Train one student in this process, with its number of threads, and predict the validation and test sets."""
     training = data.training_loader()
     validation = make_loader(data.validation, batch_size=data.batch_size)
     history = student.train(name, student.model, student.objective, training, validation)
