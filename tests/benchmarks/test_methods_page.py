@@ -1,9 +1,10 @@
-"""The tables in docs/methods.md are up to date, and their script counts and judges correctly."""
+"""The tables and lists in docs/methods.md are complete and up to date; their script counts and judges correctly."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 import kd
 from kd.methods import METHODS
 
-BENCHMARKS = Path(kd.__file__).parent.parent / "benchmarks"
+ROOT = Path(kd.__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
 ERRORS = {"control": [20, 22, 24], "kd": [18, 21, 21], "dkd": [10, 12, 13], "dist": [20, 21, 25]}
 
 
@@ -36,6 +38,25 @@ def test_every_method_has_a_row_and_a_paragraph(page: ModuleType) -> None:
     for name in METHODS:
         assert f"| `{name}` |" in text
         assert f"**{name}**" in text
+
+
+def find_recipes() -> list[str]:
+    """Return the names of the recipes; NAME_*.py are helper modules of the recipe NAME.py."""
+    names = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+    return [name for name in names if not any(name.startswith(f"{recipe}_") for recipe in names)]
+
+
+def test_the_page_links_every_recipe_once(page: ModuleType) -> None:
+    section = page.PAGE.read_text(encoding="utf-8").partition("\n## Recipes\n")[2].partition("\n### ")[0]
+    assert sorted(re.findall(r"\]\(\.\./recipes/(\w+)\.py\)", section)) == find_recipes()
+
+
+def test_the_pages_state_the_numbers_of_methods_and_recipes(page: ModuleType) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "getting_started.md").read_text(encoding="utf-8")
+    assert f" {len(METHODS)} methods and {len(find_recipes())} recipes" in readme
+    assert f"[{len(METHODS)} methods](methods.md)" in guide
+    assert f"\n{len(METHODS)} methods " in page.PAGE.read_text(encoding="utf-8")
 
 
 def test_a_page_without_markers_is_an_error(page: ModuleType) -> None:
