@@ -3,9 +3,9 @@
     pip install -e ".[bench]"
     python benchmarks/against_others.py --rounds 5 --out others.json
 
-Two measurements: the documented pipeline from start to end, as ``python main.py`` and as a tutorial's single file; and
-one epoch of the student, with and without a teacher. Libraries that are not installed are listed as missing. Every
-contender is a script in ``contenders/``.
+Two measurements: the documented pipeline from start to end, as ``python main.py`` ("ours") and as a tutorial's single
+file ("obvious"); and one epoch of the student, with and without a teacher. Libraries that are not installed are listed
+as missing. Every contender is a script in ``contenders/``.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from mnist_folder import prepare
 
 PEERS = ("torchdistill", "lightning", "skorch", "keras")
 MISSING = "not installed: pip install -e '.[bench]'"
-TEACHER_LIVE, TEACHER_CACHED, PLAIN = "teacher asked at each step", "teacher's logits cached", "no teacher"
+TEACHER_LIVE, TEACHER_CACHED, PLAIN = "online teacher", "cached logits", "no teacher"
 
 Run = Callable[[], dict[str, Any]]
 
@@ -42,8 +42,9 @@ def measure_pipeline(
         limit: train on the first N images only, for quick trials; None uses all.
         cached: also run the obvious pipeline with cached teacher logits.
 
-    Returns: medians by contender of ``seconds``, ``peak_rss`` (bytes), ``parts`` and ``test_errors``; ``ratios`` of
-    each contender's time to ours, by round, and ``ratio``, their median; and every run.
+    Returns:
+        medians by contender of ``seconds``, ``peak_rss`` (bytes), ``parts`` and ``test_errors``; ``ratios`` of each
+        contender's time to ours, by round, and ``ratio``, their median; and the report of every run.
     """
     with _unpack_mnist() as data:
         obvious = ("contenders/obvious.py", "--data", data)
@@ -75,8 +76,9 @@ def measure_pipeline(
 def measure_student_epochs(rounds: int, epochs: int = 3, limit: int | None = None) -> dict[str, Any]:
     """Measure one epoch of the student for each installed contender.
 
-    Returns: ``epoch_seconds`` (medians over the rounds) by teacher mode and contender; ``collecting_seconds``,
-    the one-off cost of cached logits; versions; ``missing`` contenders; and every run.
+    Returns:
+        ``epoch_seconds`` (medians over the rounds) by kind of teacher and contender; ``collecting_seconds``, the
+        one-off cost of cached logits; versions; ``missing`` contenders; and the report of every run.
     """
     missing = [name for name in PEERS if not importlib.util.find_spec(name)]
     scripts = {"ours": "epoch_ours", "obvious": "epoch_obvious"}
@@ -114,8 +116,8 @@ def format_pipeline(result: Mapping[str, Any]) -> str:
         ]
         for name in result["seconds"]
     ]
-    header = ["contender", "seconds in all", *(part.replace("_", " ") for part in parts), "peak memory, MB"]
-    compared = "\n".join(
+    header = ["contender", "seconds in total", *(part.replace("_", " ") for part in parts), "peak memory, MB"]
+    comparison = "\n".join(
         f"{name}: {result['ratio'][name]:.2f} × as long as ours ({min(ratios):.2f} to {max(ratios):.2f})"
         for name, ratios in result["ratios"].items()
     )
@@ -124,23 +126,23 @@ def format_pipeline(result: Mapping[str, Any]) -> str:
         f"{_format_count(result['epochs'], 'epoch')} of 90 % of {images} images, "
         f"median of {_format_count(result['rounds'])}."
     )
-    return f"{measuring.format_table(header, rows)}\n\n{size}\n{compared}"
+    return f"{measuring.format_table(header, rows)}\n\n{size}\n{comparison}"
 
 
 def format_epochs(result: Mapping[str, Any]) -> str:
     """Format the result of ``measure_student_epochs`` as Markdown."""
     rows = []
-    for teaching, seconds in result["epoch_seconds"].items():
+    for teacher, seconds in result["epoch_seconds"].items():
         for name, value in seconds.items():
-            times = f"{value / seconds['ours']:.2f} ×"
-            rows.append([teaching, f"{name} {result['versions'][name]}", f"{value:.3f}", times])
+            ratio = f"{value / seconds['ours']:.2f} ×"
+            rows.append([teacher, f"{name} {result['versions'][name]}", f"{value:.3f}", ratio])
     rows += [["", name, MISSING, ""] for name in result["missing"]]
-    header = ["teacher", "contender and version (ours and obvious: torch's)", "seconds an epoch", "of ours"]
+    header = ["teacher", "contender and version (ours and obvious: torch's)", "seconds per epoch", "relative to ours"]
     return (
         f"{measuring.format_table(header, rows)}\n\n{result['samples']:,} images, "
-        f"median of {_format_count(result['rounds'])}. Collecting and verifying the logits that are cached takes "
-        f"{result['collecting_seconds']:.2f} s, once. Keras "
-        "trains from one array in memory, as its examples do; obvious and the other peers from torchvision's dataset."
+        f"median of {_format_count(result['rounds'])}. Collecting and verifying cached logits takes "
+        f"{result['collecting_seconds']:.2f} s, once. Keras trains from one array in memory, as in its examples; "
+        "obvious and the other libraries use torchvision's dataset."
     )
 
 
@@ -185,13 +187,13 @@ def _group_by_teacher(figures: Mapping[str, float]) -> dict[str, dict[str, float
     """Turn ``{"ours, no teacher": s}`` into ``{"no teacher": {"ours": s}}``."""
     result: dict[str, dict[str, float]] = {TEACHER_LIVE: {}, TEACHER_CACHED: {}, PLAIN: {}}
     for name, value in figures.items():
-        contender, teaching = name.split(", ")
-        result[teaching][contender] = value
+        contender, teacher = name.split(", ")
+        result[teacher][contender] = value
     return result
 
 
-def _ratios(runs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [run["process_seconds"] / our["process_seconds"] for run, our in zip(runs, ours, strict=True)]
+def _ratios(runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [run["process_seconds"] / base["process_seconds"] for run, base in zip(runs, baseline, strict=True)]
 
 
 def _format_count(number: int, noun: str = "round") -> str:
@@ -202,10 +204,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--epochs", type=int, default=10, help="epochs of the whole pipeline; the student measurement uses three"
+        "--epochs", type=int, default=10, help="epochs of the whole pipeline (one student is timed for three)"
     )
     parser.add_argument("--limit", type=int, default=None, help="train on the first N images only, to try the script")
-    parser.add_argument("--cached", action="store_true", help="also measure the obvious pipeline with cached logits")
+    parser.add_argument("--cached", action="store_true", help="also measure obvious with cached logits")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for all measurements")
     arguments = parser.parse_args()
     pipeline = measure_pipeline(arguments.rounds, arguments.epochs, arguments.limit, cached=arguments.cached)

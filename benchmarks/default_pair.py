@@ -4,8 +4,8 @@
     python benchmarks/default_pair.py --split test --seeds 100-109 --widths 256 --out test.json
 
 For each seed: a teacher, then for each width a control and a distilled student with the same initial weights and
-batches. Errors after the last epoch are on the validation images (``val``, for choosing) or the test images (``test``,
-once, for confirming). One single-threaded process per core; a seed takes about three minutes.
+batches. Errors after the last epoch are counted on the validation images (``val``, to choose a width) or on the test
+images (``test``, once, to confirm the choice). One single-threaded process per core; a seed takes about three minutes.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def summarise(rows: list[dict[str, Any]], images: int) -> str:
             name: [row["errors"][name] for row in rows if row["width"] == width]
             for name in ("teacher", "control", "distilled")
         }
-        cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in columns.values()]
+        cells = [f"{statistics.mean(errors):.1f} ± {statistics.stdev(errors):.1f}" for errors in columns.values()]
         pairs = pair_errors(columns["control"], columns["distilled"], images)
         interval = f"{pairs.interval.low:+.1f} to {pairs.interval.high:+.1f}" if pairs.interval else "none"
         n, difference = len(pairs.differences), f"{pairs.mean:+.1f} ({interval})"
@@ -82,7 +82,7 @@ def summarise(rows: list[dict[str, Any]], images: int) -> str:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=("val", "test"), default="val")
-    parser.add_argument("--seeds", default="0-9", help="first-last, inclusive")
+    parser.add_argument("--seeds", default="0-9", help="FIRST-LAST, both included")
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--epochs", type=int, default=config.EPOCHS)
     parser.add_argument("--limit", type=int, default=None, help="train on the first N images only, to try the script")

@@ -2,9 +2,9 @@
 
     python benchmarks/epochs.py --rounds 5
 
-Prints medians of alternating rounds for the same steps (model, optimizer, batch size) with ``kd.fit`` and in a bare
-loop over tensors in memory. The third time is computed: the floating-point operations at the rate of a matrix product
-measured in the same rounds. The last line has all figures as JSON.
+An epoch is timed with ``kd.fit`` and in a bare loop over tensors in memory, with the same model, optimizer and batch
+size. Its arithmetic bound is computed: its floating-point operations at the rate of a matrix product, measured in the
+same rounds. Prints medians of alternating rounds; the last line has all figures as JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Loaders = tuple[DataLoader[Any], DataLoader[Any]]
 
 
 class Work(NamedTuple):
-    """Training data: the pipeline's split, with and without (random) teacher logits."""
+    """The pipeline's training split, and its loaders without and with (random) teacher logits."""
 
     training: Subset[Any]
     plain: Loaders
@@ -48,15 +48,15 @@ class Work(NamedTuple):
 
 
 def load(limit: int | None) -> Work:
-    """Load the pipeline's data and loaders, with random logits, which take the same time as real ones."""
-    parts = stratified_split(kd.load_mnist(train=True), held_back=config.TEST_SIZE, seed=0, limit=limit)
+    """Load the pipeline's data; make loaders without and with random logits, which take the same time as real ones."""
+    splits = stratified_split(kd.load_mnist(train=True), held_back=config.TEST_SIZE, seed=0, limit=limit)
     plain = (
-        kd.make_loader(parts[0], batch_size=config.BATCH_SIZE, shuffle=True),
-        kd.make_loader(parts[1], batch_size=config.BATCH_SIZE),
+        kd.make_loader(splits[0], batch_size=config.BATCH_SIZE, shuffle=True),
+        kd.make_loader(splits[1], batch_size=config.BATCH_SIZE),
     )
-    with_logits = [kd.DistillDataset(part, torch.randn(len(part), 10)) for part in parts]
+    with_logits = [kd.DistillDataset(split, torch.randn(len(split), 10)) for split in splits]
     distill = (kd.loader_like(plain[0], with_logits[0]), kd.loader_like(plain[1], with_logits[1]))
-    return Work(parts[0], plain, distill)
+    return Work(splits[0], plain, distill)
 
 
 def time_fit(make: Callable[[], nn.Module], objective: kd.Objective, loaders: Loaders, **settings: Any) -> float:
@@ -167,9 +167,9 @@ def main() -> None:
             "teacher_operations": count_operations(TeacherModel),
             "student_operations": count_operations(StudentModel),
         }
-    lines = format_rows(figures, work.steps)
-    print(format_table(["what", "takes", "against", "takes", "ratio"], lines))
-    print_report(figures=figures, rows=lines, steps=work.steps, rounds=arguments.rounds, machine=describe_machine())
+    rows = format_rows(figures, work.steps)
+    print(format_table(["what", "takes", "against", "takes", "ratio"], rows))
+    print_report(figures=figures, rows=rows, steps=work.steps, rounds=arguments.rounds, machine=describe_machine())
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
     python benchmarks/growth.py --quick                                    # a few small sizes, under a minute
     python benchmarks/growth.py --seconds-per-point 120 --memory-gib 40
 
-Every size is measured in a fresh process, because peak memory never falls within one. Numbers without a mark are
-measured. "scaled": part of the pass was timed and scaled up. "computed": the size would exceed the budget and was not
-run; the number lies on the straight line through the measured sizes.
+Every size is measured in a fresh process, because the peak memory of a process never falls. Numbers without a mark are
+measured. "scaled" means that part of a pass was timed and scaled up. "computed" means that the size would exceed the
+budget and was not run; the number lies on the straight line through the measured sizes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from growth_tables import INDEX, format_tables
 from measuring import print_report, run_script
 
 GIB, MIB = 2**30, 2**20
-BASE = 700 * MIB  # assumed memory of Python and torch before any data, for planning; the tables show the measured one
+BASE = 700 * MIB  # planning assumes this memory of Python and torch without data; the tables show the measured one
 PIXELS = 28 * 28
 MACHINES = (8, 16, 24, 64)  # GiB
 
@@ -76,7 +76,7 @@ def students(budget: Budget, sizes: Sequence[int] = STUDENTS, images: int = 20_0
 
 
 def estimate_samples_memory(count: int, classes: int) -> int:
-    """Return the peak bytes of ``samples``: images, labels twice (once with the logits), logits, an epoch's indices."""
+    """Return the peak bytes of ``samples``: images, labels (with and without logits), logits, an epoch's indices."""
     return BASE + count * (PIXELS + 8 + 8 + INDEX) + count_logits_bytes(count, classes)
 
 
@@ -99,7 +99,7 @@ def sweep(
     kind: str,
     sizes: Sequence[int],
     budget: Budget,
-    need: Callable[[int], int],
+    estimate_memory: Callable[[int], int],
     *,
     measure: Callable[..., Row] | None = None,
     **settings: Any,
@@ -113,7 +113,7 @@ def sweep(
     for size in sizes:
         measured = [row for row in rows if not row["computed"]]
         predicted = predict_on_line(measured, "fixed_seconds", size) if len(measured) > 1 else 0.0
-        if need(size) <= budget.memory and predicted <= budget.seconds:
+        if estimate_memory(size) <= budget.memory and predicted <= budget.seconds:
             point = (measure or _measure_point)(kind, size=size, **settings)
             rows.append({"size": size, "computed": False, **point})
         elif len(measured) > 1:
@@ -121,7 +121,7 @@ def sweep(
         else:
             raise ValueError(
                 f"{kind}: at least two sizes must be measured to compute the others, but size {size:,} needs "
-                f"{need(size) / GIB:.2f} GiB of {budget.memory / GIB:.2f} GiB. Raise --memory-gib."
+                f"{estimate_memory(size) / GIB:.2f} GiB of {budget.memory / GIB:.2f} GiB. Raise --memory-gib."
             )
     return rows
 
@@ -154,7 +154,7 @@ def predict_on_line(rows: Sequence[Row], figure: str, size: int) -> float:
 
 
 def compute_limits() -> list[Row]:
-    """Compute when logits stop fitting into memory, for some numbers of classes."""
+    """Compute the memory of logits, and how many samples' logits fit into a machine, for some numbers of classes."""
     sets = {"MNIST": 60_000, "ImageNet-1k": 1_281_167, "ImageNet-21k": 14_197_122}
     return [
         {

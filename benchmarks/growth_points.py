@@ -93,14 +93,14 @@ def widths(size: int, limit: float) -> dict[str, Any]:
     model = make_student(size, 10)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.LEARNING_RATE)
     training = _time_epoch(model, dataset, limit, optimizer)
-    written, length = _time_snapshot({"model": model, "optimizer": optimizer})
+    snapshot_seconds, snapshot_bytes = _time_snapshot({"model": model, "optimizer": optimizer})
     return {
         "step_seconds": training.seconds / WIDTH_STEPS,
         "parameters": count_parameters(model),
-        "snapshot_bytes": length,
-        "snapshot_seconds": written,
+        "snapshot_bytes": snapshot_bytes,
+        "snapshot_seconds": snapshot_seconds,
         "peak_bytes": peak_rss(),
-        "fixed_seconds": written,
+        "fixed_seconds": snapshot_seconds,
         "scaled": ["step_seconds"] * training.scaled,
     }
 
@@ -108,9 +108,14 @@ def widths(size: int, limit: float) -> dict[str, Any]:
 def sequence(size: int, images: int, epochs: int) -> dict[str, Any]:
     """Train ``size`` students one after another in one process, with torch's default number of threads."""
     work = _make_student_work(images)
-    took = time_call(lambda: [work(epochs) for _ in range(size)])
-    threads = torch.get_num_threads()
-    return {"training_seconds": took, "peak_bytes": peak_rss(), "threads": threads, "fixed_seconds": took, "scaled": []}
+    seconds = time_call(lambda: [work(epochs) for _ in range(size)])
+    return {
+        "training_seconds": seconds,
+        "peak_bytes": peak_rss(),
+        "threads": torch.get_num_threads(),
+        "fixed_seconds": seconds,
+        "scaled": [],
+    }
 
 
 def pool(size: int, images: int, epochs: int, workers: int) -> dict[str, Any]:
@@ -120,15 +125,13 @@ def pool(size: int, images: int, epochs: int, workers: int) -> dict[str, Any]:
     """
     with ProcessPoolExecutor(min(size, workers), mp_context=get_context("spawn")) as executor:
         jobs = [executor.submit(train_one_student, images, epochs) for _ in range(size)]
-        done = [job.result() for job in jobs]
-    took = max(job["ended"] for job in done) - min(job["started"] for job in done)
-    worker = statistics.median(job["peak"] for job in done)
-    processes = len({job["process"] for job in done})
+        reports = [job.result() for job in jobs]
+    seconds = max(report["ended"] for report in reports) - min(report["started"] for report in reports)
     return {
-        "training_seconds": took,
-        "worker_bytes": worker,
-        "processes": processes,
-        "fixed_seconds": took,
+        "training_seconds": seconds,
+        "worker_bytes": statistics.median(report["peak"] for report in reports),
+        "processes": len({report["process"] for report in reports}),
+        "fixed_seconds": seconds,
         "scaled": [],
     }
 
@@ -143,12 +146,12 @@ def train_one_student(images: int, epochs: int) -> dict[str, Any]:
 
 
 def this_machine() -> dict[str, Any]:
-    """Call ``measuring.describe_machine`` in a process that may import torch."""
+    """Return ``measuring.describe_machine()``, in a process that may import torch."""
     return describe_machine()
 
 
 def make_random_images(count: int, classes: int) -> kd.ImageDataset:
-    """Return random 28 × 28 byte images, made without a second copy in memory."""
+    """Return random 28 × 28 byte images; only one copy is ever in memory."""
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8))
     labels = torch.from_numpy(rng.integers(0, classes, count))
@@ -168,18 +171,18 @@ def _collect_logits(dataset: kd.ImageDataset, classes: int, budget: float) -> tu
     count, trial = len(dataset), min(len(dataset), TRIAL * ASKED_AT_ONCE)
 
     def collect(rows: int) -> Tensor:
-        part = dataset if rows == count else Subset(dataset, range(rows))
-        return kd.collect_logits(teacher, part).logits
+        images = dataset if rows == count else Subset(dataset, range(rows))
+        return kd.collect_logits(teacher, images).logits
 
     collect(min(trial, ASKED_AT_ONCE))  # warm-up
     first = time_call(lambda: collect(trial))
     rows = min(count, max(trial, int(trial * budget / first)))
     started = time.perf_counter()
     logits = collect(rows)
-    took = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     if rows < count:
-        return Pass(took * count / rows, scaled=True), torch.randn(count, classes)
-    return Pass(took, scaled=False), logits
+        return Pass(seconds * count / rows, scaled=True), torch.randn(count, classes)
+    return Pass(seconds, scaled=False), logits
 
 
 def _time_epoch(
@@ -187,8 +190,8 @@ def _time_epoch(
 ) -> Pass:
     """Time one epoch of distillation up to its last step: the median of all runs that fit the budget.
 
-    Part of an epoch still draws the whole epoch's order and accesses all of the data; only its later steps are
-    scaled up.
+    A partial epoch still draws the order of the whole epoch and accesses samples anywhere in the data; only its steps
+    after the first are scaled up.
     """
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=config.LEARNING_RATE)
     all_steps = -(-len(dataset) // BATCH)
@@ -198,8 +201,8 @@ def _time_epoch(
     steps = all_steps if predicted <= budget else max(TRIAL, int((budget - first) / steady))
     if steps >= all_steps:
         rounds = max(1, min(ROUNDS, int(budget / predicted)))
-        taken = [_time_steps(model, dataset, optimizer, all_steps) for _ in range(rounds)]
-        return Pass(statistics.median(first + steady * (all_steps - 1) for first, steady in taken), scaled=False)
+        times = [_time_steps(model, dataset, optimizer, all_steps) for _ in range(rounds)]
+        return Pass(statistics.median(first + steady * (all_steps - 1) for first, steady in times), scaled=False)
     first, steady = _time_steps(model, dataset, optimizer, steps)
     return Pass(first + steady * (all_steps - 1), scaled=True)
 
@@ -211,21 +214,21 @@ def _time_steps(
     objective = kd.distilled(temperature=config.TEMPERATURE, alpha=config.ALPHA)
     rows = min(count * BATCH, len(dataset))
     generator = torch.Generator()
-    sampler = RandomSampler(dataset, num_samples=rows, generator=generator)  # of a whole permutation
+    sampler = RandomSampler(dataset, num_samples=rows, generator=generator)  # draws a whole permutation
     loader: DataLoader[Any] = DataLoader(dataset, BATCH, sampler=sampler, collate_fn=collate, generator=generator)
     validation = kd.make_loader(Subset(dataset, range(min(BATCH, len(dataset)))), batch_size=BATCH)
     ends = [0.0, 0.0, 0.0]  # start, first step, latest step
 
-    def note() -> None:
+    def record_step() -> None:
         ends[1], ends[2] = ends[1] or time.perf_counter(), time.perf_counter()
 
     ends[0] = time.perf_counter()
-    kd.fit(model, objective, loader, validation, optimizer=optimizer, epochs=1, seed=0, on_batch=note)
+    kd.fit(model, objective, loader, validation, optimizer=optimizer, epochs=1, seed=0, on_batch=record_step)
     return ends[1] - ends[0], (ends[2] - ends[1]) / max(1, len(loader) - 1)
 
 
 def _time_loss(classes: int) -> float:
-    """Return the median seconds of 50 soft losses of one batch, forward and backward."""
+    """Return the seconds of the soft loss of one batch, forward and backward: the median of 50."""
     student_logits, teacher_logits = torch.randn(BATCH, classes, requires_grad=True), torch.randn(BATCH, classes)
 
     def once() -> None:
@@ -240,12 +243,12 @@ def _time_snapshot(parts: dict[str, Any]) -> tuple[float, int]:
     """Return the seconds and bytes of one snapshot of these parts."""
     with tempfile.TemporaryDirectory() as folder:
         snapshots = Snapshots(Path(folder) / "training", key="benchmark")
-        took = time_call(lambda: snapshots.write(Position().state(parts, torch.device("cpu"))))
-        return took, max(path.stat().st_size for path in snapshots.folder.iterdir())
+        seconds = time_call(lambda: snapshots.write(Position().state(parts, torch.device("cpu"))))
+        return seconds, max(path.stat().st_size for path in snapshots.folder.iterdir())
 
 
 def _make_student_work(images: int) -> Callable[[int], object]:
-    """Return a function that trains a new student for N epochs on data made once, after a warm-up of torch."""
+    """Warm up torch, and return a function that trains a new student for N epochs on the same data."""
     dataset = kd.DistillDataset(make_random_images(images, 10), torch.randn(images, 10))
     loader = kd.make_loader(dataset, batch_size=BATCH, shuffle=True)
     validation = kd.make_loader(Subset(dataset, range(min(BATCH, images))), batch_size=BATCH)
@@ -256,5 +259,5 @@ def _make_student_work(images: int) -> Callable[[int], object]:
         optimizer = torch.optim.Adam(model.parameters(), lr=config.LEARNING_RATE)
         return kd.fit(model, objective, batches, validation, optimizer=optimizer, epochs=epochs, seed=0)
 
-    work(1, validation)  # imports half a second's worth of torch
+    work(1, validation)  # the first training imports parts of torch for half a second
     return work

@@ -7,10 +7,10 @@ from typing import Any
 
 from measuring import format_table
 
-INDEX = 8 + 8 + 32  # bytes per sample and epoch: torch's permutation, a list's pointer, the int that it points to
+INDEX = 8 + 8 + 32  # bytes per sample of an epoch's order: torch's permutation, and a list's pointer to an int object
 
 Row = Mapping[str, Any]
-Show = Callable[[float], str]
+Formatter = Callable[[float], str]
 
 
 def format_tables(results: Mapping[str, Any]) -> str:
@@ -19,10 +19,10 @@ def format_tables(results: Mapping[str, Any]) -> str:
     return "\n\n".join([_format_machine(results["machine"], results["budget"]), *parts])
 
 
-def format_cell(row: Row, figure: str, show: Show, *, per: float = 1.0) -> str:
-    """Format one figure, divided by ``per`` and marked unless it was measured."""
+def format_cell(row: Row, figure: str, formatter: Formatter, *, per: float = 1.0) -> str:
+    """Format one figure, divided by ``per``; mark it if it was scaled or computed."""
     mark = " (computed)" if row["computed"] else " (scaled)" if figure in row["scaled"] else ""
-    return show(row[figure] / per) + mark
+    return formatter(row[figure] / per) + mark
 
 
 def format_duration(seconds: float) -> str:
@@ -42,15 +42,15 @@ def format_bytes(count: float) -> str:
 
 
 def _format_machine(machine: Row, budget: Row) -> str:
-    shown = ", ".join(f"{name} {machine[name]}" for name in ("processor", "cores", "threads", "torch", "load"))
+    details = ", ".join(f"{name} {machine[name]}" for name in ("processor", "cores", "threads", "torch", "load"))
     limits = f"{budget['seconds']:g} s and {format_bytes(budget['memory'])} per point"
-    return f"{shown}; budget {limits}. Unmarked numbers are measured."
+    return f"{details}; budget {limits}. Unmarked numbers are measured."
 
 
 def _format_samples(rows: Sequence[Row]) -> str:
     return _format_section(
         "Samples (28 × 28 bytes; the default student; a linear teacher 784 → K)",
-        ["images", "epoch", "per image", "order of it", "collecting", "per image", "peak RSS", "before any data"],
+        ["images", "epoch", "per image", "drawing order", "collecting", "per image", "peak RSS", "RSS without data"],
         [
             [
                 f"{row['size']:,}",
@@ -68,7 +68,7 @@ def _format_samples(rows: Sequence[Row]) -> str:
 
 
 def _format_samples_bytes(rows: Sequence[Row]) -> str:
-    """Format the bytes by content. Those of the indices are computed from torch's data types, not measured."""
+    """Format the bytes by content. The bytes of the indices are computed from data types, not measured."""
     kinds = ("images", "labels", "logits")
     lines = [
         [
@@ -100,7 +100,7 @@ def _format_classes(rows: Sequence[Row]) -> str:
 def _format_widths(rows: Sequence[Row]) -> str:
     return _format_section(
         "Model size (hidden units of the student)",
-        ["width", "parameters", "step", "snapshot", "writing it", "peak RSS"],
+        ["width", "parameters", "step", "snapshot", "writing a snapshot", "peak RSS"],
         [
             [
                 f"{row['size']:,}",
@@ -125,9 +125,7 @@ def _format_students(result: Row) -> str:
     ]
     threads = f"{result['sequence'][0]['threads']:g} threads"
     ways = [f"one after another, {threads}", f"a pool of up to {result['cores']} processes of one thread"]
-    header = [
-        text for way in ways for text in (way, "students per minute", "from start to end of the process", "peak RSS")
-    ]
+    header = [text for way in ways for text in (way, "students per minute", "whole process", "peak RSS")]
     work = f"{result['epochs']} epochs of {result['images']:,} images"
     return _format_section(f"Students ({work} each)", ["students", *header], lines)
 
@@ -152,11 +150,8 @@ def _format_limits(rows: Sequence[Row]) -> str:
         [f"{row['classes']:,}", *map(format_bytes, row["sets"].values()), *(f"{n:,}" for n in row["samples"].values())]
         for row in rows
     ]
-    note = (
-        "All computed: N × K × 4 bytes, and how many samples' logits a memory of that size holds with nothing else in "
-        "it."
-    )
-    return _format_section("Where logits in memory stop fitting", ["classes", *header], lines) + f"\n\n{note}"
+    note = "All computed: N × K × 4 bytes, and the number of samples whose logits fill a memory of that size."
+    return _format_section("Memory for logits", ["classes", *header], lines) + f"\n\n{note}"
 
 
 def _format_section(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -2,10 +2,10 @@
 
     python benchmarks/many_students.py --students 20 --epochs 3 --rounds 3
 
-For each width the same students are trained one after another with torch's threads, one after another with a single
-thread, and by the pool: medians of alternating rounds. Half are controls, half distilled, with random teacher logits,
-which take the same time as real ones. Starting the processes, a one-off cost, is measured separately with an idle pool.
-The last line has all figures as JSON.
+For each width the same students are trained one after another with torch's default threads, one after another with a
+single thread, and in the pool; times are medians of alternating rounds. Half of the students are controls, half are
+distilled, with random teacher logits, which take the same time as real ones. Starting the processes is a one-off cost,
+measured separately with an idle pool. The last line has all figures as JSON.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def make_distill_data(settings: RunSettings) -> DistillationData:
     """Return the pipeline's data with random teacher logits."""
     data = load_data(settings)
     training, validation = (
-        kd.DistillDataset(part, torch.randn(data.sizes[name], 10))
-        for name, part in {"training": data.train_set, "validation": data.val_set}.items()
+        kd.DistillDataset(split, torch.randn(data.sizes[name], 10))
+        for name, split in {"training": data.train_set, "validation": data.val_set}.items()
     )
     return DistillationData(training, validation, data.test_set, settings.batch_size)
 
@@ -49,14 +49,15 @@ def make_students(settings: RunSettings, count: int) -> dict[str, Student]:
     objectives = (kd.supervised, kd.distilled(temperature=settings.temperature, alpha=settings.alpha))
     students = {}
     for number in range(count):
-        seeded = dataclasses.replace(settings, seed=number // 2)
-        student = Student(new_student(seeded, MNIST, CPU), objectives[number % 2], make_train(seeded), settings.epochs)
+        variant = dataclasses.replace(settings, seed=number // 2)
+        model = new_student(variant, MNIST, CPU)
+        student = Student(model, objectives[number % 2], make_train(variant), settings.epochs)
         students[f"student-{number}"] = student
     return students
 
 
 def time_one_by_one(data: DistillationData, make: Callable[[], Mapping[str, Student]], count: int) -> float:
-    """Return the seconds to train all students in this process with ``count`` threads."""
+    """Return the seconds to train all students one after another in this process with ``count`` threads."""
     students = make()
     with using_threads(count):
         return time_call(
@@ -76,14 +77,12 @@ def do_nothing(data: DistillationData, number: int) -> None:
 
 def time_start(data: DistillationData) -> float:
     """Return the seconds to start one process per core, send it the data and end it."""
-    names = {str(number): number for number in range(usable_cores())}
-    return time_call(
-        lambda: list(run_in_pool(do_nothing, data, names, steps=dict.fromkeys(names, 1), title="starting"))
-    )
+    jobs = {str(number): number for number in range(usable_cores())}
+    return time_call(lambda: list(run_in_pool(do_nothing, data, jobs, steps=dict.fromkeys(jobs, 1), title="starting")))
 
 
 def measure(settings: RunSettings, count: int, rounds: int) -> dict[str, float]:
-    """Return median seconds by way of training."""
+    """Return the median seconds of each way of training."""
     data = make_distill_data(settings)
 
     def make() -> dict[str, Student]:
@@ -114,14 +113,14 @@ def main() -> None:
         times = figures[width] = measure(settings, arguments.students, arguments.rounds)
         names = ("one_by_one", "one_by_one_single", "pool", "start")
         best = min(times["one_by_one"], times["one_by_one_single"])
-        ratios = [f"{best / spent:.2f}" for spent in (times["pool"] - times["start"], times["pool"])]
+        ratios = [f"{best / seconds:.2f}" for seconds in (times["pool"] - times["start"], times["pool"])]
         rows.append([str(width), *(f"{times[name]:.1f} s" for name in names), *ratios])
     threaded = f"one by one, {torch.get_num_threads()} threads"
-    header = ["width", threaded, "one by one, 1 thread", "pool", "of it starting", "ratio, started", "ratio, in all"]
+    header = ["width", threaded, "one by one, 1 thread", "pool", "of which starting", "ratio", "ratio with start"]
     print(format_table(header, rows))
     print(
-        f"\n{arguments.students} students, {arguments.epochs} epochs, median of {arguments.rounds} rounds; ratio of "
-        "the faster way to train one after another to the pool, without and with starting its processes"
+        f"\n{arguments.students} students, {arguments.epochs} epochs, median of {arguments.rounds} rounds; "
+        "ratio: time of the faster way one by one / time of the pool, without and with the start of its processes"
     )
     sizes = {name: value for name, value in vars(arguments).items() if name != "widths"}
     print_report(figures=figures, **sizes, machine=describe_machine())

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: alternating rounds, fresh processes with their peak memory, machine, tables."""
+"""Utilities of the benchmarks: alternating rounds, fresh processes with their peak memory, machine, tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 def describe_machine() -> dict[str, Any]:
     """Describe the machine that the numbers come from."""
-    import torch  # here, because parents that only start processes must not import it
+    import torch  # here, because a parent must not: on Linux its peak memory would be the minimum of its children's
 
     return {
         "system": platform.platform(),
@@ -82,7 +82,7 @@ def peak_rss() -> int:
 
 
 def print_report(**figures: Any) -> None:
-    """Print a script's last line for ``run_script``: its figures and peak memory."""
+    """Print the JSON line that ``run_script`` reads: a script's figures and its peak memory."""
     print(json.dumps({**figures, "peak_rss": peak_rss()}))
 
 

@@ -36,15 +36,15 @@ def fill_page(text: str) -> str:
         tables[results.stem] = format_comparison(json.loads(results.read_text(encoding="utf-8")))
     tables["costs"] = format_costs(json.loads((PAGE.parent / "method-costs.json").read_text(encoding="utf-8"))["costs"])
     for name, lines in tables.items():
-        between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if len(between.findall(text)) != 1:
-            raise ValueError(f"the page must contain the markers <!-- {name} --> and <!-- end --> exactly once.")
-        text = between.sub(rf"\g<1>{lines}\n\g<2>", text)  # safe as a template: a table has no backslash
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if len(block.findall(text)) != 1:
+            raise ValueError(f"{PAGE.name} must contain exactly one block from <!-- {name} --> to <!-- end -->")
+        text = block.sub(rf"\g<1>{lines}\n\g<2>", text)  # safe as a template: a table has no backslash
     return text
 
 
 def format_methods() -> str:
-    """Return one row per method. All need labels, so ``needs`` lists the rest; empty settings are left out."""
+    """Return the table of methods. All need labels, so ``needs`` lists other inputs; empty settings are omitted."""
     rows = [
         (
             f"`{name}`",
@@ -99,9 +99,9 @@ def _format_judgement(judgement: Judgement | None) -> str:
     if judgement is None:
         return ""
     interval = judgement.interval
-    between = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
+    bounds = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
     verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:g} errors")
-    return f"{judgement.pairs.mean:+.1f} ({between}): {verdict}"
+    return f"{judgement.pairs.mean:+.1f} ({bounds}): {verdict}"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python benchmarks/teacher_step.py --rounds 30
 
-Alternates the teacher as written (channels last, pooling right after the convolution, whole maps dropped) with variants
-that reverse one of these choices, and with two options not used: bfloat16, which is fast on processors that multiply in
-it, and (``--compile``) torch.compile, which needs a C++ compiler and seconds to start. Prints medians.
+The teacher as written uses channels last, pooling right after the convolution and dropout of whole maps. Variants
+reverse one of these choices. Two more use options that the pipeline does not: bfloat16, which is fast on processors
+with bfloat16 units, and (``--compile``) torch.compile, which needs a C++ compiler and seconds to start. Steps
+alternate; medians are printed.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def make_step(model: nn.Module, precision: torch.dtype | None = None) -> Callabl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each variant")
-    parser.add_argument("--compile", action="store_true", help="also torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     arguments = parser.parse_args()
     rounds = arguments.rounds
     bytearray(30 << 20)  # freeing a large block makes glibc keep memory that a step frees, as after loading MNIST

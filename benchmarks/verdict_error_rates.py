@@ -25,11 +25,11 @@ from kd.evaluation.power import power
 from measuring import format_table
 
 Floats = NDArray[np.float64]
-Noise = Callable[[np.random.Generator, tuple[int, int]], Floats]  # differences without any effect, before rounding
+Noise = Callable[[np.random.Generator, tuple[int, int]], Floats]  # draws differences without effect, before rounding
 
 VERDICTS = ("helps", "hurts", "no difference larger than d", "inconclusive")
-SIZES = (3, 5, 10, 20)
-ITEMS = (36, 150, 360, 1_000, 3_000)
+SIZES = (3, 5, 10, 20)  # pairs
+TEST_SIZES = (36, 150, 360, 1_000, 3_000)  # test samples
 EFFECTS = (0.0, 0.5, 1.0, 2.0)
 MARGIN = 10.0
 
@@ -54,6 +54,8 @@ def verdicts(differences: Floats, margin: float, level: float = 0.05) -> NDArray
 
 
 def normal(sd: float) -> Noise:
+    """Return a function that draws normal differences with this standard deviation."""
+
     def noise(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
         return sd * rng.standard_normal(shape)
 
@@ -63,7 +65,7 @@ def normal(sd: float) -> Noise:
 def counted_errors(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
     """Draw differences of error counts, with image difficulties and seed effects, half of which a pair shares.
 
-    About 220 errors; standard deviation 21 between seeds, as for the default student, and 24 of the differences.
+    About 220 errors; a standard deviation of 21 between seeds, as for the default student, and of 24 for differences.
     """
     images, wrong = np.array([100, 300, 9600]), np.array([0.7, 0.3, 0.00625])
     effects = 0.12 * 0.5**0.5 * rng.standard_normal((3, *shape))  # shared, control's, distilled's; in log-odds
@@ -77,7 +79,7 @@ def counted_errors(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
 
 
 def skewed(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Draw from a gamma distribution with skewness 1: in some pairs the distilled student is much worse."""
+    """Draw from a gamma distribution, skewness 1: in a few pairs the distilled student is much worse."""
     return 20 * (rng.gamma(4, size=shape) - 4) / 2
 
 
@@ -144,38 +146,39 @@ def format_coverage(runs: int) -> str:
     return format_table(["differences", *(f"{n} pairs" for n in SIZES)], rows)
 
 
-def format_few_items(runs: int) -> str:
-    """Return how often a true difference of d is called smaller at few errors: control 0 or 0.1 %, student d more."""
+def format_few_samples(runs: int) -> str:
+    """Return how often a true difference of d is judged to be smaller, if the control has errors on 0 or 0.1 %."""
     rows = []
-    for items in ITEMS:
-        margin = items * MARGIN / 10_000
+    for samples in TEST_SIZES:
+        margin = samples * MARGIN / 10_000
         cells = [
-            " / ".join(_format_percent(_estimate_denied(n, rate * items, margin, runs)) for rate in (0.0, 0.001))
+            " / ".join(_format_percent(_estimate_denied(n, rate * samples, margin, runs)) for rate in (0.0, 0.001))
             for n in SIZES
         ]
-        rows.append([f"{items:,}", f"{margin:g}", *cells])
-    return format_table(["test items", "d, errors", *(f"{n} pairs" for n in SIZES)], rows)
+        rows.append([f"{samples:,}", f"{margin:g}", *cells])
+    return format_table(["test samples", "d, errors", *(f"{n} pairs" for n in SIZES)], rows)
 
 
-def _estimate_denied(n: int, errors: float, more: float, runs: int) -> float:
-    """Return how often n pairs of Poisson counts that differ by exactly the margin are judged to differ by less."""
-    rng = np.random.default_rng([n, round(1000 * errors), round(1000 * more)])
-    control, distilled = (rng.poisson(mean, (runs, n)) for mean in (errors, errors + more))
-    return float(np.mean(verdicts((distilled - control).astype(np.float64), more) == 2))
+def _estimate_denied(n: int, errors: float, margin: float, runs: int) -> float:
+    """Return how often n pairs of Poisson counts whose means differ by the margin are judged to differ by less."""
+    rng = np.random.default_rng([n, round(1000 * errors), round(1000 * margin)])
+    control, distilled = (rng.poisson(mean, (runs, n)) for mean in (errors, errors + margin))
+    return float(np.mean(verdicts((distilled - control).astype(np.float64), margin) == 2))
 
 
 def format_family(methods: int, runs: int) -> str:
-    """Return how often at least one of several methods without effect is judged to help or hurt against one control."""
+    """Return how often at least one of several methods without effect is judged to help or hurt."""
     cells: list[list[str]] = [["each at 5 %"], ["Holm"]]
     for n in SIZES:
         rng = np.random.default_rng([methods, n])
         arms = 14 * rng.standard_normal((methods + 1, runs, n))
         differences = np.rint(arms[1:] - arms[0])
-        levels = (0.05, 0.05 / methods)  # the latter is Holm's first step; without effects, every rejection is an error
+        # Without effects every rejection is an error, so only the first step of Holm's procedure matters.
+        levels = (0.05, 0.05 / methods)
         for row, level in zip(cells, levels, strict=True):
-            wrong = [verdicts(method, MARGIN, level) < 2 for method in differences]
-            row.append(_format_percent(np.any(wrong, axis=0).mean()))
-    return format_table(["any of four wrong", *(f"{n} pairs" for n in SIZES)], cells)
+            errors = [verdicts(method, MARGIN, level) < 2 for method in differences]
+            row.append(_format_percent(np.any(errors, axis=0).mean()))
+    return format_table(["wrong verdict for any of four", *(f"{n} pairs" for n in SIZES)], cells)
 
 
 def _estimate_coverage(low: Floats, high: Floats) -> float:
@@ -191,10 +194,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=40_000, help="simulated comparisons per cell")
     runs = parser.parse_args().runs
     print(f"{' / '.join(VERDICTS)}, in % of {runs:,} comparisons:\n\n{format_verdicts(runs)}\n")
-    print(f"The chance of an interval that excludes zero, in %, by kd.evaluation.power:\n\n{format_power()}\n")
+    print(f"Probability that the interval excludes zero, in %, by kd.evaluation.power:\n\n{format_power()}\n")
     print(f"Coverage of the 95 % t / bootstrap interval, in % of {runs // 20:,}:\n\n{format_coverage(runs // 20)}\n")
-    title = "Called smaller than d where it is d, control without errors / with 0.1 %"
-    print(f"{title}, in % of {runs:,}:\n\n{format_few_items(runs)}\n")
+    title = "A true difference of d judged smaller than d, control without errors / with 0.1 %"
+    print(f"{title}, in % of {runs:,}:\n\n{format_few_samples(runs)}\n")
     print(f"Four methods, one control, no effect, in % of {runs:,}:\n\n{format_family(4, runs)}")
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/contenders/mnist_folder.py FOLDER
 
-No comparison times the unpacking, because torchvision users already have the folder.
+The time of unpacking is not measured, because torchvision users already have the folder.
 """
 
 import argparse
@@ -13,7 +13,7 @@ EMBEDDED = Path(__file__).parent.parent.parent / "kd" / "data" / "mnist_idx"
 
 
 def prepare(folder: Path) -> Path:
-    """Unpack missing files and return the folder. Imports nothing heavy, for ``against_others``."""
+    """Unpack missing files and return the folder. Must not import torch, because ``against_others`` must not."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for packed in EMBEDDED.glob("*.gz"):

@@ -43,9 +43,9 @@ TEMPERATURE, ALPHA = 5.0, 0.5
 Loss = Callable[..., tuple[Tensor, Tensor]]  # model, images, labels (and teacher logits) → loss, logits
 
 
-# --- networks: the layers of kd/models/networks.py in the same order, so that weights can be exchanged one by one.
-# Pooling comes last, as in textbooks. With positive scales in the norms, as they start and stay, equal weights give
-# equal logits; in training, norms use the whole map here and the pooled map in kd. ---
+# --- networks: the layers of kd/models/networks.py in the same order, so that weights can be copied layer by layer.
+# Pooling comes last, as in textbooks. Scales of the norms are positive at the start and stay positive; then equal
+# weights give equal logits. In training, norms use the statistics of the whole map here, of the pooled map in kd. ---
 
 
 class Teacher(nn.Module):

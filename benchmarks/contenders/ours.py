@@ -2,7 +2,7 @@
 
     python benchmarks/contenders/ours.py --epochs 10
 
-Files go into a temporary folder. Training times are those recorded by the run.
+Files go into a temporary folder. Training times are read from the run's own ``timings.json``.
 """
 
 # ruff: noqa: E402  the clock starts before the heavy imports, because users wait for them too
@@ -37,9 +37,9 @@ def run(folder: Path, epochs: int, limit: int | None, *, bfloat16: bool) -> dict
         "state-dir": folder / ".kd",
         **({} if limit is None else {"limit": limit}),
     }
-    spent = _time_functions("prepare_distillation_data", "evaluate_all_models", "save_and_visualize_results")
-    words = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    status = pipeline._cli([*words, "--bfloat16"] if bfloat16 else words)
+    function_seconds = _time_functions("prepare_distillation_data", "evaluate_all_models", "save_and_visualize_results")
+    arguments = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    status = pipeline._cli([*arguments, "--bfloat16"] if bfloat16 else arguments)
     if status:
         raise SystemExit(status)
     total = time.perf_counter() - STARTED
@@ -51,8 +51,9 @@ def run(folder: Path, epochs: int, limit: int | None, *, bfloat16: bool) -> dict
             "total": total,
             "import": IMPORTED - STARTED,
             **training,
-            "distilled": training["distilled"] + spent["prepare_distillation_data"],
-            "evaluation_and_saving": spent["evaluate_all_models"] + spent["save_and_visualize_results"],
+            "distilled": training["distilled"] + function_seconds["prepare_distillation_data"],
+            "evaluation_and_saving": function_seconds["evaluate_all_models"]
+            + function_seconds["save_and_visualize_results"],
         },
         "epoch_seconds": {name: seconds / epochs for name, seconds in training.items()},
         "test_errors": {name: tested[name]["errors"] for name in training},
@@ -60,21 +61,21 @@ def run(folder: Path, epochs: int, limit: int | None, *, bfloat16: bool) -> dict
 
 
 def _time_functions(*names: str) -> dict[str, float]:
-    """Wrap these functions of the pipeline; their run times appear in the returned dictionary."""
-    spent: dict[str, float] = {}
+    """Wrap these functions of the pipeline; each call stores its seconds in the returned dictionary."""
+    seconds: dict[str, float] = {}
 
     def record(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             started = time.perf_counter()
             result = function(*arguments)
-            spent[name] = time.perf_counter() - started
+            seconds[name] = time.perf_counter() - started
             return result
 
         return call
 
     for name in names:
         setattr(pipeline, name, record(name, getattr(pipeline, name)))
-    return spent
+    return seconds
 
 
 def main() -> None:

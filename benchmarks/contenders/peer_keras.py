@@ -1,6 +1,6 @@
 """Student epochs by Keras on its PyTorch backend: ``keras.distillation.Distiller``, images as one array in memory.
 
-Keras' own examples feed MNIST as an array. It is made before the clock starts, and no transform runs per image.
+Keras' own examples use MNIST as one array. It is made before the clock starts, and no transform runs per image.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Student epochs by torchdistill: distillation box, KDLoss and box-driven loop, as in its examples.
 
-As in the example, the loop reads ``loss.item()`` at each step; the example's meters and log lines are omitted.
+As in the examples, the loop reads ``loss.item()`` at each step; the examples' meters and log lines are omitted.
 """
 
 import time

@@ -1,8 +1,9 @@
-"""Shared by the contenders for one epoch of the student: arguments, data, networks, report.
+"""Utilities of the contenders for one epoch of the student: arguments, data, networks, report.
 
-Each trains the small student with a convolutional teacher of random weights (time does not depend on them), batches of
-128, Adam, the same loss, no validation. Each records the epoch's mean training loss as its library documents. Each
-prints the median seconds of an epoch. The first epoch includes the warm-up and counts only if there is no other.
+Each contender trains the small student with batches of 128, Adam, the same loss and without validation. The teacher is
+convolutional with random weights, because time does not depend on them. Each contender records the epoch's mean
+training loss in the way that its library documents, and prints the median seconds of an epoch. The first epoch includes
+the warm-up and counts only if it is the only one.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The speed benchmark is fair: the tutorial has our networks, loss and settings, and its script runs."""
+"""The speed benchmark is fair: the tutorial's pipeline has our networks, loss and settings, and its script runs."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ CONTENDERS = Path(config.__file__).parent / "benchmarks" / "contenders"
 
 @pytest.fixture(scope="module")
 def obvious() -> Iterator[ModuleType]:
-    """Import the tutorial's script without leaving its folder on the path of other tests."""
+    """Import the tutorial's script; remove its folder from the import path afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(CONTENDERS.parent)
         patch.syspath_prepend(CONTENDERS)
@@ -35,7 +35,7 @@ def images(count: int = 16) -> Tensor:
 
 
 def randomise_norms(model: nn.Module) -> nn.Module:
-    """Randomise the norms. Scales are positive: only then may pooling come before the norm."""
+    """Randomise the norms, with positive scales: only then do pooling and norm commute."""
     for norm in filter(lambda m: isinstance(m, nn.BatchNorm2d), model.modules()):
         nn.init.uniform_(norm.weight, 0.5, 2)
         nn.init.normal_(norm.bias)

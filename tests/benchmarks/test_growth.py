@@ -32,7 +32,7 @@ IMAGES = 96  # in the fixture ``digits``
 class Held(NamedTuple):
     """Memory alive at one moment: Python's small memory blocks (at least one per object), tensors, their bytes.
 
-    Blocks instead of tracemalloc, which counts memory as new that existed before it started and is reused.
+    Not measured with tracemalloc, which counts memory as new if it existed before the start and was reused.
     """
 
     blocks: int
@@ -43,15 +43,15 @@ class Held(NamedTuple):
 def count_held() -> Held:
     gc.collect()
     blocks = sys.getallocatedblocks()
-    found = (value for value in gc.get_objects() if issubclass(type(value), torch.Tensor))
-    tensors = [tensor for tensor in found if tensor.layout is torch.strided]  # other layouts have no storage
+    objects = (value for value in gc.get_objects() if issubclass(type(value), torch.Tensor))
+    tensors = [tensor for tensor in objects if tensor.layout is torch.strided]  # other layouts have no storage
     return Held(blocks, len(tensors), sum(tensor.untyped_storage().nbytes() for tensor in tensors))
 
 
 def assert_no_growth(early: Held, late: Held, *, batches: int, floats: int = 0) -> None:
-    """Check that no tensor was added, and fewer than two Python objects per batch besides ``floats``.
+    """Check that no tensor was added and that, besides ``floats``, fewer than two Python objects per batch were.
 
-    The limit is not zero: torch's and Python's caches grow slowly, by up to half an object per batch when measured.
+    The limit is not zero, because caches of torch and Python grow slowly: up to half an object per batch when measured.
     """
     assert (late.tensors, late.tensor_bytes) == (early.tensors, early.tensor_bytes)
     assert late.blocks - early.blocks < floats + 2 * batches
@@ -90,7 +90,7 @@ def test_memory_of_a_training_with_snapshots_does_not_grow_with_epochs(
 ) -> None:
     model, watch = tiny_model(), Watch(batch_size=48)
     monkeypatch.setattr(run_steps, "print_epoch", lambda title, epochs: watch)
-    # rich keeps the times of the last 1,000 steps: bounded, but enough to hide growth.
+    # rich keeps the times of the last 1,000 steps: bounded, but enough to fail the test.
     monkeypatch.setattr(run_steps, "progress", lambda *args, **kwargs: nullcontext(lambda: None))
     with open_run(tmp_path, interval=0):
         optimizer = torch.optim.Adam(model.parameters())

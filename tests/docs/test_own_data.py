@@ -23,7 +23,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "own_data.md"
 
 @pytest.fixture
 def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Provide the names and files that the page assumes: data, a teacher and a table of its logits."""
+    """Create the variables and files that the page assumes: data, a teacher and a table of its logits."""
     monkeypatch.chdir(tmp_path)
     mnist = kd.load_mnist(train=True)
     training, validation = Subset(mnist, range(200)), Subset(mnist, range(200, 400))
@@ -40,7 +40,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def run_section(title: str, names: dict[str, Any], *, blocks: int) -> None:
-    """Run the Python blocks of one chapter, which must be ``blocks`` in number."""
+    """Run the Python blocks of one section and check their number."""
     text = PAGE.read_text(encoding="utf-8")
     (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     sources = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
@@ -73,10 +73,10 @@ def test_the_page_names_the_methods_for_unlabelled_data() -> None:
     (line,) = re.findall(
         r"^- \*\*Methods\*\*: (.*?)(?=^- )", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
-    able, unable = (set(re.findall("`([a-z-]+)`", part)) for part in line.split("Not supported", 1))
-    taught = {name for name, method in METHODS.items() if {"logits", "teacher"} & set(method.needs)}
-    assert unable == {name for name in taught if not METHODS[name].unlabelled}
-    assert able == {name for name in taught - unable if "logits" in METHODS[name].needs}
+    supported, unsupported = (set(re.findall("`([a-z-]+)`", text)) for text in line.split("Not supported", 1))
+    with_teacher = {name for name, method in METHODS.items() if {"logits", "teacher"} & set(method.needs)}
+    assert unsupported == {name for name in with_teacher if not METHODS[name].unlabelled}
+    assert supported == {name for name in with_teacher - unsupported if "logits" in METHODS[name].needs}
 
 
 def test_the_code_on_scikit_learn_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The chapter on data in docs/own_data.md: its example prints the documented output; all kinds of source are listed."""
+"""The section on data in docs/own_data.md: its example prints the documented output; all kinds of source are listed."""
 
 from __future__ import annotations
 
