@@ -207,7 +207,7 @@ def main() -> None:
         "--epochs", type=int, default=10, help="epochs of the whole pipeline (one student is timed for three)"
     )
     parser.add_argument("--limit", type=int, default=None, help="train on the first N images only, to try the script")
-    parser.add_argument("--cached", action="store_true", help="also measure obvious with cached logits")
+    parser.add_argument("--cached", action="store_true", help="also measure the obvious pipeline with cached logits")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for all measurements")
     arguments = parser.parse_args()
     pipeline = measure_pipeline(arguments.rounds, arguments.epochs, arguments.limit, cached=arguments.cached)

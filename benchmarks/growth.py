@@ -76,7 +76,7 @@ def students(budget: Budget, sizes: Sequence[int] = STUDENTS, images: int = 20_0
 
 
 def estimate_samples_memory(count: int, classes: int) -> int:
-    """Return the peak bytes of ``samples``: images, labels (with and without logits), logits, an epoch's indices."""
+    """Return the peak bytes of ``samples``: images, labels of both datasets, logits, an epoch's indices."""
     return BASE + count * (PIXELS + 8 + 8 + INDEX) + count_logits_bytes(count, classes)
 
 

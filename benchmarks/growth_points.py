@@ -228,7 +228,7 @@ def _time_steps(
 
 
 def _time_loss(classes: int) -> float:
-    """Return the seconds of the soft loss of one batch, forward and backward: the median of 50."""
+    """Time the soft loss of one batch, forward and backward; return the median of 50 runs, in seconds."""
     student_logits, teacher_logits = torch.randn(BATCH, classes, requires_grad=True), torch.randn(BATCH, classes)
 
     def once() -> None:

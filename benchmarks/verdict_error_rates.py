@@ -63,7 +63,7 @@ def normal(sd: float) -> Noise:
 
 
 def counted_errors(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Draw differences of error counts, with image difficulties and seed effects, half of which a pair shares.
+    """Draw differences of error counts: images vary in difficulty, and a pair shares half of the variance of its seeds.
 
     About 220 errors; a standard deviation of 21 between seeds, as for the default student, and of 24 for differences.
     """
@@ -147,7 +147,7 @@ def format_coverage(runs: int) -> str:
 
 
 def format_few_samples(runs: int) -> str:
-    """Return how often a true difference of d is judged to be smaller, if the control has errors on 0 or 0.1 %."""
+    """Return how often a true difference of d is judged smaller than d; the control errs on 0 or 0.1 % of samples."""
     rows = []
     for samples in TEST_SIZES:
         margin = samples * MARGIN / 10_000

@@ -45,7 +45,7 @@ Loss = Callable[..., tuple[Tensor, Tensor]]  # model, images, labels (and teache
 
 # --- networks: the layers of kd/models/networks.py in the same order, so that weights can be copied layer by layer.
 # Pooling comes last, as in textbooks. Scales of the norms are positive at the start and stay positive; then equal
-# weights give equal logits. In training, norms use the statistics of the whole map here, of the pooled map in kd. ---
+# weights give equal logits. In training, norms use the statistics of whole maps here, but of pooled maps in kd. ---
 
 
 class Teacher(nn.Module):

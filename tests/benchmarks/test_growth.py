@@ -49,7 +49,7 @@ def count_held() -> Held:
 
 
 def assert_no_growth(early: Held, late: Held, *, batches: int, floats: int = 0) -> None:
-    """Check that no tensor was added and that, besides ``floats``, fewer than two Python objects per batch were.
+    """Check that no tensor and, besides ``floats``, fewer than two Python objects per batch were added.
 
     The limit is not zero, because caches of torch and Python grow slowly: up to half an object per batch when measured.
     """
