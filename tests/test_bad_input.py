@@ -256,5 +256,5 @@ def test_a_missing_embedded_file_is_named_with_its_own_remedy(
 def test_a_split_too_small_for_ten_classes_is_refused(run: Run, tmp_path: Path) -> None:
     code, _, err = run("--limit", "100", "--test-size", "0.05")
     assert code == 1
-    assert re.search(r"holding back 0\.05 of 100 samples .* of 10 classes, they have 10 and 5", _one_paragraph(err))
+    assert re.search(r"holding back 0\.05 of 100 samples .* they contain 10 and 5 of 10 classes", _one_paragraph(err))
     assert _files(tmp_path) == {}

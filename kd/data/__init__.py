@@ -1,4 +1,4 @@
-"""Datasets, loaders, splits and augmented views. The names of ``kd.data.datasets`` can be imported from here."""
+"""Datasets, loaders, splits and augmented views. Re-exports the public names of ``kd.data.datasets``."""
 
 from kd.data.datasets import KEPT as KEPT
 from kd.data.datasets import ArrayDataset as ArrayDataset

@@ -1,9 +1,11 @@
 """Reproducible random augmentation: each augmented view is a function of seed, sample and view number.
 
-transform = augmentation(["flip", "crop:4"], (3, 32, 32))
-views = AugmentedImages(training, transform, views=8)         # fixed views: teacher logits can be cached
-fresh = AugmentedImages(training, transform, views=EVERY)     # views rarely repeat: run the teacher at every step
-loader = one_view_each(views, views.views, batch_size=128)
+Example:
+
+    transform = augmentation(["flip", "crop:4"], (3, 32, 32))
+    views = AugmentedImages(training, transform, views=8)         # few views: teacher logits can be cached
+    fresh = AugmentedImages(training, transform, views=EVERY)     # views rarely repeat: run the teacher at every step
+    loader = one_view_each(views, views.views, batch_size=128)
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from kd.data.datasets import ArrayDataset, Gathered, RawInputs, unwrap_subsets
 from kd.imports import is_plugin, load_plugin
 from kd.seeding import seeded
 
-EVERY = 2**20  # views per sample: so many that training hardly ever draws the same one twice
+EVERY = 2**20  # views per sample; training rarely draws the same view twice
 
 Transform = Callable[[Tensor], Tensor]  # maps an image [C, H, W] uint8 to an image of the same shape
 
@@ -66,14 +68,14 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
         items = torch.as_tensor(indices)
         rows = self.rows[items // self.views]
         stored: Tensor = self._load_raw(self.base, rows)
-        with seeded(0):
+        with seeded(0):  # restores the caller's random state; each view sets its own seed
             views = [self._draw_view(image, item) for image, item in zip(stored, items.tolist(), strict=True)]
         labels: Tensor = self.base.labels.index_select(0, rows)  # type: ignore[attr-defined]  # both kinds have labels
         return Gathered(self._normalise(torch.stack(views)), labels)
 
     def _draw_view(self, image: Tensor, item: int) -> Tensor:
-        number = hashlib.blake2b(f"{self.seed} {item // self.views} {item % self.views}".encode(), digest_size=7)
-        torch.default_generator.manual_seed(int.from_bytes(number.digest(), "big"))
+        view_hash = hashlib.blake2b(f"{self.seed} {item // self.views} {item % self.views}".encode(), digest_size=7)
+        torch.default_generator.manual_seed(int.from_bytes(view_hash.digest(), "big"))
         view = self.transform(image)
         if view.shape != image.shape:
             raise ValueError(
@@ -99,11 +101,14 @@ def augmentation(specs: Sequence[str], shape: Sequence[int]) -> Transform:
     """Return the named transforms, composed in the given order.
 
     Args:
-        specs: any of the following. ``flip`` flips horizontally. ``crop:P`` pads with P black pixels, then crops at
-            random. ``rotate:D`` rotates by up to D degrees in either direction. ``zoom:S`` crops at least the share S
-            of the image's area and resizes it to the image's size. ``colour:X`` changes brightness, contrast and
-            saturation by up to the share X. ``FILE.py:NAME`` is a transform, or a class that is instantiated; the
-            file's code is run.
+        specs: any of the following.
+
+            - ``flip``: flip horizontally with probability ½.
+            - ``crop:P``: pad with P black pixels, then crop at random.
+            - ``rotate:D``: rotate by up to D degrees in either direction.
+            - ``zoom:S``: crop at least the share S of the area, then resize to the original size.
+            - ``colour:X``: change brightness, contrast and saturation by up to the share X.
+            - ``FILE.py:NAME``: a transform, or a class to instantiate. The file's code is run.
         shape: [C, H, W] of the images.
 
     Raises:
@@ -122,19 +127,25 @@ def _build_transform(spec: str, shape: Sequence[int]) -> Any:
     size = list(shape[1:])
     name, _, text = spec.partition(":")
     makers: dict[str, tuple[Callable[[float], bool], str, Callable[[float], Any]]] = {
-        "flip": (lambda _: not text, "without a number", lambda _: v2.RandomHorizontalFlip()),
-        "crop": (lambda x: x >= 1 and x == int(x), "pixels, at least 1", lambda x: v2.RandomCrop(size, padding=int(x))),
-        "rotate": (lambda x: 0 < x <= 180, "degrees, in (0, 180]", lambda x: v2.RandomRotation(x, _BILINEAR)),
-        "zoom": (lambda x: 0 < x < 1, "a share in (0, 1)", lambda x: v2.RandomResizedCrop(size, scale=(x, 1))),
+        "flip": (lambda _: not text, "given without a number", lambda _: v2.RandomHorizontalFlip()),
+        "crop": (
+            lambda x: x >= 1 and x == int(x),
+            "given whole pixels, at least 1",
+            lambda x: v2.RandomCrop(size, padding=int(x)),
+        ),
+        "rotate": (lambda x: 0 < x <= 180, "given degrees in (0, 180]", lambda x: v2.RandomRotation(x, _BILINEAR)),
+        "zoom": (lambda x: 0 < x < 1, "given a share in (0, 1)", lambda x: v2.RandomResizedCrop(size, scale=(x, 1))),
         "colour": (
             lambda x: 0 < x <= 1,
-            "a share in (0, 1]",
+            "given a share in (0, 1]",
             lambda x: v2.ColorJitter(x, x, x if shape[0] == 3 else 0),
         ),
     }
     if name not in makers:
         known = ", ".join([*makers, "FILE.py:NAME"])
-        raise ValueError(f"unknown augmentation {spec!r}. {did_you_mean(name, makers, f'Allowed: {known}.')}")
+        raise ValueError(
+            f"unknown augmentation {spec!r} (--augment). {did_you_mean(name, makers, f'Allowed: {known}.')}"
+        )
     in_range, allowed, make = makers[name]
     try:
         number = float(text) if text else 0.0

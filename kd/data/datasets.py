@@ -47,7 +47,7 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         inputs: [N, ...] uint8 (scaled to [0, 1] when read), float32, or int64 (tokens, returned unchanged).
         labels: [N] int64, from 0.
         mean, std: statistics of the training inputs, after scaling to [0, 1] if they are uint8: numbers, or tensors
-            that broadcast to the shape of one input. An item is ``(input − mean) / std``, or the input if None.
+            that broadcast to the shape of one input. An item is ``(input − mean) / std``; None skips that step.
     """
 
     by_rows = True
@@ -81,17 +81,17 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
     def _normalise(self, inputs: Tensor) -> Tensor:
         if inputs.dtype == torch.int64:
             return inputs
+        # copy: the in-place operations must not change stored float32 inputs
         return inputs.to(torch.float32, copy=True).mul_(self._scale).sub_(self._shift)
 
     def _scale_and_shift(self) -> tuple[Any, Any]:
-        """Return scale and shift, so that normalising is ``input · scale − shift``; computed once, in double."""
+        """Return (scale, shift) for normalising as ``input · scale − shift``, computed once in double precision."""
         mean, std = (0.0 if self.mean is None else self.mean), (1.0 if self.std is None else self.std)
         require(bool((torch.as_tensor(std) > 0).all()), "std", std, "above 0", "measured on the training inputs")
         for name, value in (("mean", mean), ("std", std)):
-            shape, allowed = list(torch.as_tensor(value).shape), self.inputs.shape[1:]
-            require(
-                _broadcasts(shape, allowed), name, shape, f"a number or broadcast to the input shape {list(allowed)}"
-            )
+            shape, input_shape = list(torch.as_tensor(value).shape), self.inputs.shape[1:]
+            allowed = f"a number, or a tensor that broadcasts to the input shape {list(input_shape)}"
+            require(_broadcasts(shape, input_shape), name, shape, allowed)
         largest = 255 if self.inputs.dtype == torch.uint8 else 1
         factors = 1 / (largest * std), mean / std
         return tuple(factor.float() if isinstance(factor, Tensor) else factor for factor in factors)  # type: ignore[return-value]
@@ -121,13 +121,13 @@ class ImageDataset(ArrayDataset):
 
 
 class DistillDataset(Dataset[tuple[Any, ...]]):
-    """A dataset with teacher logits: items are (image, label, teacher logits), optionally followed by a sample id.
+    """A dataset with teacher logits: items are (input, label, teacher logits), optionally followed by a sample id.
 
-    A plain container without checks. ``kd.collect_logits`` and ``kd.verify_logits`` ensure that row i holds the
+    Only the number of rows is checked. ``kd.collect_logits`` and ``kd.verify_logits`` ensure that row i holds the
     teacher's logits for ``dataset[i]``.
 
     Args:
-        dataset: items (image, label).
+        dataset: items (input, label).
         logits: [N, K] float32, one row per sample.
         ids: append the sample's index, from 0; required by methods that store state per sample.
     """
@@ -159,7 +159,8 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
 class Split(Subset[Any]):
     """A subset that maps a batch's indices with one tensor lookup; torch's ``Subset`` reads a list index by index.
 
-    In a long training process, that list's integers are scattered over memory and cost as much time as the images.
+    During training, the integers of that list are scattered over memory; reading them takes as long as reading the
+    images.
 
     Args:
         dataset: a dataset whose ``__getitems__`` accepts a tensor.
@@ -179,7 +180,7 @@ class Split(Subset[Any]):
 def takes_rows(dataset: Dataset[Any]) -> bool:
     """Return whether the dataset's ``__getitems__`` accepts a tensor of rows; others may accept only lists of ints.
 
-    A class declares it with ``by_rows = True``.
+    A class declares this with ``by_rows = True``.
     """
     if isinstance(dataset, DistillDataset):
         return takes_rows(dataset.dataset)
@@ -219,7 +220,11 @@ class RawInputs(Protocol):
 
 
 def unwrap_subsets(dataset: Dataset[Any]) -> tuple[Dataset[Any], Tensor]:
-    """Return the dataset below all subsets, and its rows that the subsets select."""
+    """Return the dataset inside all nested subsets, and the rows of this dataset that they select.
+
+    Raises:
+        ValueError: the dataset has no length or no access by index.
+    """
     if isinstance(dataset, Subset):
         base, rows = unwrap_subsets(dataset.dataset)
         return base, rows.index_select(0, torch.as_tensor(dataset.indices, dtype=torch.int64))

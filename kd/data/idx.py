@@ -1,4 +1,4 @@
-"""Reader of IDX, the file format of MNIST: size-limited, checked by header and, if given, by SHA-256."""
+"""Reader for IDX, MNIST's file format: limits the size, and checks the header and, if given, the SHA-256."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd.checks import DamagedDataError
 from kd.storage.untrusted import read_bytes
 
 UNSIGNED_BYTE = 0x08
-COMPRESSED_LIMIT, LIMIT = 64 * 1024**2, 256 * 1024**2  # bytes; MNIST's largest file: 10 and 47 million
+COMPRESSED_LIMIT, LIMIT = 64 * 1024**2, 256 * 1024**2  # bytes; MNIST's largest file has 10 and 47 million
 
 
 def read_idx(path: Path, *, sha256: str | None = None, remedy: str) -> Tensor:
@@ -44,9 +44,13 @@ def read_idx(path: Path, *, sha256: str | None = None, remedy: str) -> Tensor:
 
 
 def parse_idx(raw: bytes | bytearray, *, path: Path, remedy: str) -> Tensor:
-    """Return the array of an IDX file's bytes as a uint8 tensor.
+    """Convert the content of an IDX file to a uint8 tensor.
 
-    The header is two zero bytes, the type, the number of dimensions, then each dimension as a big-endian uint32.
+    The header consists of two zero bytes, the data type, the number of dimensions, and each dimension as a big-endian
+    uint32.
+
+    Raises:
+        DamagedDataError: the header is not IDX of unsigned bytes, or the number of values does not match it.
     """
     if len(raw) < 4 or raw[:3] != bytes([0, 0, UNSIGNED_BYTE]) or len(raw) < 4 + 4 * raw[3]:
         raise DamagedDataError(f"{path} is not an IDX file of unsigned bytes. Got the header {raw[:4].hex()}. {remedy}")
@@ -65,7 +69,7 @@ def parse_idx(raw: bytes | bytearray, *, path: Path, remedy: str) -> Tensor:
 
 
 def _read_uncompressed(path: Path) -> bytes | bytearray:
-    file = path.resolve()  # follow links: a data folder may consist of links
+    file = path.resolve()  # ``read_bytes`` refuses links, but a data folder may consist of them
     if path.suffix != ".gz":
         return read_bytes(file, limit=LIMIT)
     packed = io.BytesIO(read_bytes(file, limit=COMPRESSED_LIMIT))

@@ -1,4 +1,4 @@
-"""Data loaders: create, copy to another dataset with the same order, seed for each epoch, compare."""
+"""Data loaders, and functions that create, copy, seed and compare them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Loader(DataLoader[Any]):
         simple = plain_sampler and not self.num_workers and not self.pin_memory and takes_rows(self.dataset)
         if not simple:
             return super().__iter__()
-        torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # torch always draws its base seed here
+        # torch draws its base seed here, even without workers; the random stream must stay the same.
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         return self._iterate_rows()
 
     def _iterate_rows(self) -> Iterator[Any]:
@@ -87,8 +88,8 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
     dataset, batches = loader.dataset, loader.batch_sampler
     sampler = batches.sampler if isinstance(batches, BatchSampler) else batches or loader.sampler
     if not isinstance(sampler, (RandomSampler, SequentialSampler)):
-        drawn = {int(i) for item in sampler for i in (item if isinstance(item, (list, tuple)) else [item])}
-        dataset = Subset(dataset, sorted(drawn))
+        indices = {int(i) for item in sampler for i in (item if isinstance(item, (list, tuple)) else [item])}
+        dataset = Subset(dataset, sorted(indices))
     return Loader(
         dataset,
         batch_size=loader.batch_size or getattr(batches, "batch_size", None) or 128,
@@ -108,7 +109,7 @@ def seed_loader(loader: Iterable[Any] | None, *, seed: int, epoch: int) -> None:
 
 
 def batches_differ(first: DataLoader[Any], second: DataLoader[Any], *, seed: int) -> str | None:
-    """Return why two loaders yield different inputs or labels, or a different order; None if they match.
+    """Return how two loaders differ in inputs, labels or order; None if they match.
 
     Compares the indices of a whole epoch and the content of its first batch. Teacher logits and ids are not compared.
     """

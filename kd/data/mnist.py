@@ -25,10 +25,12 @@ DIGESTS = {
 
 
 def load_mnist(*, train: bool, root: Path | str | None = None) -> ImageDataset:
-    """Load MNIST's training or test set into memory, as (image [1, 28, 28] float32, label 0–9), without network access.
+    """Load MNIST's training or test set into memory, without network access.
+
+    Items are (image [1, 28, 28] float32, label 0–9).
 
     Args:
-        train: load the 60,000 training images; otherwise the 10,000 test images.
+        train: True loads the 60,000 training images, False the 10,000 test images.
         root: folder with a copy in torchvision's layout (``root/MNIST/raw/…``, plain or ``.gz``); None uses the
             embedded copy. Both are checked by SHA-256.
 

@@ -1,4 +1,4 @@
-"""Stratified splits that keep the overall class proportions, as a function of labels and seed."""
+"""Stratified splits: they keep the overall class proportions and depend only on labels and seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 def stratified_order(labels: Tensor, *, seed: int) -> Rows:
     """Return a shuffled order of all samples in which every prefix has the overall class proportions.
 
-    Each class is shuffled separately and spread evenly over [0, 1); samples are sorted by these positions.
+    Each class is shuffled separately and spread evenly over [0, 1) from a random offset; samples are then sorted by
+    position.
     """
     rng = np.random.default_rng(seed)
     classes = labels.numpy()
@@ -35,8 +36,8 @@ def stratified_split(
 ) -> tuple[Split, Split]:
     """Split a dataset into a training and a validation split with the overall class proportions.
 
-    The validation split is the end of the stratified order. This matches scikit-learn's stratified
-    ``train_test_split`` except for the images drawn, and saves the second and the 75 MB that importing it takes.
+    The validation split is the end of the stratified order. This is scikit-learn's stratified ``train_test_split``
+    up to the choice of images, without its import, which takes a second and 75 MB.
 
     Args:
         held_back: fraction for validation, in (0, 1), rounded up to whole images.
@@ -51,7 +52,7 @@ def stratified_split(
 
 
 def split_rows(labels: Tensor, shares: Sequence[float], *, seed: int, limit: int | None = None) -> list[Rows]:
-    """Return the row indices of the training split, then of one split per share; every class is in every split.
+    """Return the rows of the training split, then of one split per share. Every split contains every class.
 
     Args:
         labels: [N] int64.
@@ -62,18 +63,18 @@ def split_rows(labels: Tensor, shares: Sequence[float], *, seed: int, limit: int
     Raises:
         ValueError: too few samples for every class to be in every split.
     """
-    remaining = chosen = stratified_order(labels, seed=seed)[:limit]
+    remaining = order = stratified_order(labels, seed=seed)[:limit]
     splits: list[Rows] = []
     for share in reversed(shares):
         require(0 < share < 1, "the share of a split", share, "in (0, 1)")
         size = len(remaining) - math.ceil(share * len(remaining))
         remaining, splits = remaining[:size], [remaining[size:], *splits]
     splits = [remaining, *splits]
-    classes, *counts = (len(np.unique(labels.numpy()[rows])) for rows in (chosen, *splits))
+    classes, *counts = (len(np.unique(labels.numpy()[rows])) for rows in (order, *splits))
     if counts != [classes] * len(splits):
         raise ValueError(
-            f"holding back {_join(shares)} of {len(chosen):,} samples does not leave every class in "
-            f"{'both' if len(splits) == 2 else 'all'} splits: of {classes} classes, they have {_join(counts)}. "
+            f"holding back {_join(shares)} of {len(order):,} samples does not leave every class in "
+            f"{'both' if len(splits) == 2 else 'all'} splits: they contain {_join(counts)} of {classes} classes. "
             "Use more samples or change the shares."
         )
     return splits

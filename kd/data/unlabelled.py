@@ -1,4 +1,6 @@
-"""Datasets that combine labelled and unlabelled samples. With the teacher's logits, for distillation:
+"""Datasets that combine labelled and unlabelled samples.
+
+Example, with the teacher's logits for distillation:
 
     distill_set = kd.teachers.cache.with_unlabelled(teacher, labelled, unlabelled)
     loader = kd.make_loader(distill_set, batch_size=128, shuffle=True)
@@ -60,7 +62,7 @@ class Joined(Dataset[tuple[Tensor, int]]):
             raise ValueError(
                 f"inputs of both datasets must have the same shape and type, {list(first_input.shape)} of "
                 f"{first_input.dtype}. Got {list(second_input.shape)} of {second_input.dtype} instead. "
-                "kd.data.sources.open_unlabelled converts them."
+                "Open unlabelled data with kd.data.sources.open_unlabelled, which converts them."
             )
 
     def __len__(self) -> int:
@@ -91,7 +93,9 @@ def repeated(dataset: Dataset[Any], items: int) -> Dataset[Any]:
         items: number of samples, at least the dataset's length.
     """
     length = length_of(dataset)
-    require(items >= length >= 1, "items", items, f"at least {length}, the dataset's length, which must be at least 1")
+    require(
+        items >= length >= 1, "items", items, f"at least {length}, the length of the dataset, which must not be empty"
+    )
     rows = [row % length for row in range(items)]
     return Split(dataset, rows) if takes_rows(dataset) else Subset(dataset, rows)
 

@@ -1,7 +1,7 @@
 """Enumerated augmented views: every shift of an image by a few pixels is an item with its own index.
 
 With few views per sample, the teacher's logits for all views can be cached. The item's index determines sample and
-view, so the student always sees the view that its logits belong to, without replaying random state:
+view, so an image and its logits always belong to the same view, and no random state has to be restored:
 
     views = ShiftedImages(images, reach=2)                         # 25 views per image
     cached = kd.collect_logits(teacher, views)                     # one row of logits per view
@@ -30,7 +30,7 @@ class ShiftedImages(Dataset[tuple[Tensor, int]]):
     horizontal shift varies fastest; the middle view is the image itself.
 
     Args:
-        dataset: images to shift; views are normalised with its mean and standard deviation afterwards.
+        dataset: images to shift; each view is then normalised with the dataset's mean and standard deviation.
         reach: largest shift in pixels, at least 0; there are (2 · reach + 1)² views.
     """
 

@@ -132,13 +132,13 @@ def test_a_transform_from_a_users_file_is_applied(tmp_path: Path, capsys: pytest
     [
         ("flop", "Did you mean flip"),
         ("xyzzy", "flip, crop, rotate, zoom, colour, FILE.py:NAME"),
-        ("flip:2", "--augment flip must be without a number"),
-        ("crop", "--augment crop must be pixels, at least 1"),
-        ("crop:1.5", "--augment crop must be pixels"),
-        ("crop:two", "--augment crop must be pixels"),
-        ("rotate:181", "--augment rotate must be degrees"),
-        ("zoom:1", "--augment zoom must be a share"),
-        ("colour:nan", "--augment colour must be a share"),
+        ("flip:2", "--augment flip must be given without a number"),
+        ("crop", "--augment crop must be given whole pixels, at least 1"),
+        ("crop:1.5", "--augment crop must be given whole pixels"),
+        ("crop:two", "--augment crop must be given whole pixels"),
+        ("rotate:181", "--augment rotate must be given degrees"),
+        ("zoom:1", "--augment zoom must be given a share"),
+        ("colour:nan", "--augment colour must be given a share"),
     ],
 )
 def test_unknown_or_invalid_augmentations_raise(spec: str, expected: str) -> None:

@@ -44,7 +44,7 @@ def test_limit_splits_the_first_samples_of_the_stratified_order() -> None:
 
 
 def test_too_few_images_for_every_class_raise() -> None:
-    expected = r"holding back 0\.2 of 10 samples .* both splits: of 5 classes, they have 5 and 2\."
+    expected = r"holding back 0\.2 of 10 samples .* both splits: they contain 5 and 2 of 5 classes\."
     with pytest.raises(ValueError, match=expected):
         stratified_split(make_dataset([i % 5 for i in range(10)]), held_back=0.2, seed=0)
 

@@ -1,4 +1,4 @@
-"""Users' datasets: open, check, split and normalise."""
+"""Functions that open, check, split and normalise users' datasets."""
 
 from kd.data.sources.kinds import open_source as open_source
 from kd.data.sources.partition import Splits as Splits

@@ -1,4 +1,4 @@
-"""Arrays from files as in-memory datasets: uint8 stays uint8, images become channels-first."""
+"""In-memory datasets from arrays: uint8 stays uint8, images become channels-first."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def from_arrays(
             )
     datasets = {split: ArrayDataset(values, numbers[split]) for split, values in tensors.items()}
     if tensors["train"].dtype == torch.int64:
-        say(f"{name}: integer inputs are treated as tokens, unscaled; store quantities as float32")
+        say(f"{name}: integer inputs are treated as tokens and not scaled; store quantities as float32")
     return Source(name, datasets["train"], datasets.get("val"), datasets.get("test"), names)
 
 
 def to_inputs(split: str, values: Array) -> Tensor:
     """Convert an array [N, ...] to a tensor of uint8, float32 or int64, without a copy if possible.
 
-    uint8 [N, H, W] are gray images and become [N, 1, H, W]. [N, a, b, c] becomes channels-first: the last axis is moved
-    if it has length 1, 3 or 4 and the second axis does not. Floats and booleans become float32, other integers int64.
+    uint8 [N, H, W] (gray images) becomes [N, 1, H, W]. [N, a, b, c] becomes channels-first: the last axis is moved if
+    it has length 1, 3 or 4 and the second axis does not. Floats and booleans become float32, other integers int64.
 
     Args:
         split: name of the split in errors.

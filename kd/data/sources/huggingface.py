@@ -68,15 +68,17 @@ def open_huggingface(
     )
     missing = [name for name in (inputs, target) if name not in features]
     if missing:
-        raise ValueError(f"columns must be among {list(features)}. Got {missing[0]!r} instead.")
+        raise ValueError(f"columns (--columns) must be among {list(features)}. Got {missing[0]!r} instead.")
     labels = {split: np.asarray(rows[target][:]) for split, rows in splits.items()}
-    known = {split: getattr(rows.features[target], "names", None) for split, rows in splits.items()}
-    require_equal_classes(known)
-    names = choose_class_names(labels["train"], known["train"], classes)
+    stored_names = {split: getattr(rows.features[target], "names", None) for split, rows in splits.items()}
+    require_equal_classes(stored_names)
+    names = choose_class_names(labels["train"], stored_names["train"], classes)
     name = Path(where).name
     if type(features[inputs]).__name__ != "Image":
         if size is not None:
-            raise ValueError(f"size does not apply to hf:{where}: column {inputs!r} holds no images. Omit it.")
+            raise ValueError(
+                f"size (--image-size) does not apply to hf:{where}: column {inputs!r} holds no images. Omit it."
+            )
         return from_arrays(name, {split: _read_column(rows, inputs) for split, rows in splits.items()}, labels, names)
     numbers, class_names = encode_labels(labels, names)
     images = {
@@ -95,13 +97,16 @@ def _load(where: str, download: bool) -> Any:
             return package.load_from_disk(where) if saved else package.load_dataset(where)
     except Exception as error:  # raised by the package, its file formats or its network library
         reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-        hint = "" if download else " Nothing was downloaded; allow it with download=True (--download)."
+        hint = "" if download else " Nothing was downloaded; download=True (--download) allows it."
         raise DamagedDataError(f"datasets cannot open {where}: {reason}.{hint}") from error
 
 
 @contextmanager
 def _go_offline(package: Any, *, unless: bool) -> Iterator[None]:
-    """Keep the package off the network inside the block; it reads its environment variable at import only."""
+    """Disable the package's network access inside the block.
+
+    The block changes the package's configuration, because the environment variable is read at import only.
+    """
     before = package.config.HF_HUB_OFFLINE
     package.config.HF_HUB_OFFLINE = before or not unless
     try:

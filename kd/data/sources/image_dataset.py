@@ -81,7 +81,7 @@ def build_image_dataset(
             must have the same size.
 
     Raises:
-        ValueError: images of several sizes, or too many images that are not files and cannot be decoded on access.
+        ValueError: images of several sizes, or images that do not fit in memory and are not stored as files.
         DamagedDataError: images that cannot be decoded; the message names the first few.
     """
     return decode_all(splits, labels, find_common_format(splits, (size, size) if isinstance(size, int) else size))
@@ -90,7 +90,7 @@ def build_image_dataset(
 def decode_all(
     splits: Mapping[str, ImageCollection], labels: Mapping[str, Tensor], form: ImageFormat
 ) -> dict[str, ArrayDataset | ImageFiles]:
-    """Do the work of ``build_image_dataset`` for a given image format."""
+    """Create the datasets of ``build_image_dataset`` in a given image format."""
     needed = sum(len(images.names) for images in splits.values()) * math.prod(form.shape)
     if needed <= IN_MEMORY:
         return {split: ArrayDataset(decode(images, form), labels[split]) for split, images in splits.items()}

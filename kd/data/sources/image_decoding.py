@@ -43,7 +43,7 @@ class ImagePaths:
         self.names = [str(path) for path in paths]
 
     def open(self, row: int) -> Image.Image:
-        """Open an image file; reads the header only.
+        """Open an image file and read its header only.
 
         Raises:
             OSError: not a regular file (reading a named pipe would block forever).
@@ -85,15 +85,15 @@ def find_common_format(splits: Mapping[str, ImageCollection], size: Size | None)
     if transparent:
         warnings.warn(f"{transparent:,} of {total:,} images have transparency, which is dropped.", stacklevel=3)
     if size is None and len(sizes) > 1:
-        (common, most), *_ = sizes.most_common(1)
+        (common, count), *_ = sizes.most_common(1)
         raise ValueError(
-            f"images must have the same size. Got {len(sizes)} sizes; {most:,} of {total:,} images have "
+            f"images must have the same size. Got {len(sizes)} sizes; {count:,} of {total:,} images have "
             f"{common[0]} × {common[1]} pixels (height × width). Scale and crop all images with size (--image-size)."
         )
-    chosen = size or next(iter(sizes), (1, 1))
-    if min(chosen) < 1:
-        raise ValueError(f"size must be at least 1 × 1. Got {chosen[0]} × {chosen[1]} instead.")
-    return ImageFormat("L" if gray == total else "RGB", chosen)
+    target = size or next(iter(sizes), (1, 1))
+    if min(target) < 1:
+        raise ValueError(f"size (--image-size) must be at least 1 × 1. Got {target[0]} × {target[1]} instead.")
+    return ImageFormat("L" if gray == total else "RGB", target)
 
 
 def decode(images: ImageCollection, form: ImageFormat, rows: Sequence[int] | None = None) -> Tensor:
@@ -102,10 +102,10 @@ def decode(images: ImageCollection, form: ImageFormat, rows: Sequence[int] | Non
     Raises:
         DamagedDataError: images that cannot be decoded; the message names the first few.
     """
-    chosen = range(len(images.names)) if rows is None else rows
-    decoded = torch.empty((len(chosen), *form.shape), dtype=torch.uint8)
+    selected_rows = range(len(images.names)) if rows is None else rows
+    decoded = torch.empty((len(selected_rows), *form.shape), dtype=torch.uint8)
     with _collect_errors(images.names) as catch:
-        for index, row in enumerate(chosen):
+        for index, row in enumerate(selected_rows):
             with catch(row), images.open(row) as image:
                 pixels = np.asarray(_convert(image, form))
                 decoded[index] = torch.from_numpy(pixels.reshape(*form.size, -1).transpose(2, 0, 1).copy())
@@ -114,7 +114,7 @@ def decode(images: ImageCollection, form: ImageFormat, rows: Sequence[int] | Non
 
 def _convert(image: Image.Image, form: ImageFormat) -> Image.Image:
     if "transparency" in image.info:
-        image = image.convert("RGBA")  # other conversions make Pillow warn
+        image = image.convert("RGBA")  # Pillow warns about converting directly to another mode
     image = image.convert(form.mode)
     height, width = form.size
     if image.size == (width, height):
@@ -140,9 +140,9 @@ def _survey(splits: Mapping[str, ImageCollection]) -> tuple[Counter[Size], int, 
 
 @contextmanager
 def _collect_errors(names: Sequence[str]) -> Iterator[Callable[[int], Any]]:
-    """Yield a function that returns a context per row and records its error; raise all errors as one at the end.
+    """Yield ``catch``, for use as ``with catch(row)``, which records the row's error; on exit, raise all as one error.
 
-    Extremely large images are errors too; Pillow only warns about them (decompression bomb).
+    Pillow only warns about extremely large images (decompression bombs); here they are errors.
     """
     reasons: dict[int, str] = {}
 

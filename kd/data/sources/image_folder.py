@@ -16,15 +16,8 @@ from kd.data.sources.source import Source
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # same as torchvision's
 SPLITS = ("train", "val", "test")
-MISNAMED = {
-    "training",
-    "val",
-    "valid",
-    "validation",
-    "dev",
-    "test",
-    "testing",
-}  # not class names: without train, an error
+# Names of splits, not of classes: an error if there is no folder train.
+MISNAMED = {"training", "val", "valid", "validation", "dev", "test", "testing"}
 _MAX_SHOWN = 3
 
 
@@ -32,7 +25,7 @@ def open_image_folder(folder: Path, *, size: int | Size | None = None, classes: 
     """Open a folder of images; the folders of the training split, in alphabetical order, are the classes.
 
     Names that begin with a dot are ignored. The folders of splits and classes may be symbolic links, and so may files,
-    if all files lie inside ``folder``.
+    as long as every file lies inside ``folder``.
 
     Args:
         folder: the root folder.
@@ -40,7 +33,7 @@ def open_image_folder(folder: Path, *, size: int | Size | None = None, classes: 
         classes: the class folders in another order; must name each exactly once.
 
     Raises:
-        ValueError: no classes, classes that are not in the training split, or images of several sizes without ``size``.
+        ValueError: no classes, a split with classes that train lacks, or images of several sizes without ``size``.
         DamagedDataError: links that lead out of the folder, or unreadable images.
     """
     split_folders = _find_splits(folder)
@@ -58,17 +51,17 @@ def open_image_folder(folder: Path, *, size: int | Size | None = None, classes: 
 
 
 def _find_splits(folder: Path) -> dict[str, Path]:
-    present = _list_folders(folder)
-    if "train" not in present:
-        if misnamed := sorted(MISNAMED.intersection(map(str.lower, present))):
+    subfolders = _list_folders(folder)
+    if "train" not in subfolders:
+        if misnamed := sorted(MISNAMED.intersection(map(str.lower, subfolders))):
             raise ValueError(
                 f"{folder} must have a folder train if it has splits. Got {misnamed} instead. Rename the folders."
             )
         return {"train": folder}
-    ignored = sorted(set(present) - set(SPLITS))
+    ignored = sorted(set(subfolders) - set(SPLITS))
     if ignored:
         warnings.warn(f"{folder}: ignoring folders other than train, val and test: {ignored}.", stacklevel=4)
-    return {split: folder / split for split in SPLITS if split in present}
+    return {split: folder / split for split in SPLITS if split in subfolders}
 
 
 def _find_classes(train: Path, classes: list[str] | None) -> list[str]:

@@ -39,12 +39,12 @@ def open_source(
         size: (height, width), or one number for both, to which images are scaled and cropped; without it, all images
             must have the same size. For image files, ``torchvision:`` and ``hf:``.
         columns: names of the input and label columns, for ``hf:``.
-        classes: class names in label order, for files, folders and ``hf:``, if the data do not contain them.
+        classes: class names in label order, for files, folders and ``hf:``, if the data does not contain them.
         download: let ``hf:`` download data. Without it, and for all other kinds, the network is never used.
 
     Raises:
         ValueError: unknown kind, unsupported content, or an argument that does not apply.
-        OSError: the data are missing or damaged.
+        OSError: the data is missing or damaged.
         MissingExtraError: a package is not installed.
     """
     kind, name = _detect_kind(where)

@@ -20,8 +20,8 @@ def encode_labels(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return each split's labels [N] int64, and the class names in label order.
 
-    Names are numbered in alphabetical order (numerical order if all are integers), and whole numbers stored as floats
-    become integers; a message on the console reports both. Splits other than "train" cannot add classes.
+    Names are numbered in alphabetical order (numerical order if all are integers). Whole numbers stored as floats
+    become integers. A console message reports either conversion. Splits other than "train" cannot add classes.
 
     Args:
         labels: labels by split, including "train"; [N] or [N, 1]: integers from 0, whole floats, strings or booleans.
@@ -37,7 +37,8 @@ def encode_labels(
     if len(set(kinds.values())) > 1:
         listing = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())
         raise ValueError(
-            f"labels must be of the same kind in all splits. Got {listing} instead. Store all as one kind."
+            f"labels must be of the same kind in all splits. Got {listing} instead. Store all as numbers or all as "
+            "names."
         )
     if kinds["train"] == "names":
         return _encode_names({split: values.astype(str) for split, values in flat.items()}, classes)

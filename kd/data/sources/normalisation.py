@@ -34,8 +34,8 @@ class Moments(NamedTuple):
 def normalise(splits: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
     """Normalise all splits with the mean and standard deviation of "train".
 
-    Data that are already normalised (MNIST, with its published numbers), tokens and a user's own ``Dataset`` are
-    returned unchanged.
+    Already normalised data (MNIST, with its published statistics), tokens and a user's own ``Dataset`` are returned
+    unchanged.
 
     Raises:
         ValueError: only some splits would be normalised, so that a model would see them on different scales.
@@ -44,10 +44,12 @@ def normalise(splits: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
     if not any(raw.values()):
         return dict(splits)
     if not all(raw.values()):
-        kinds = ", ".join(f"{name} {'to be normalised' if is_raw else 'unchanged'}" for name, is_raw in raw.items())
+        kinds = ", ".join(
+            f"{name} {'to be normalised' if is_raw else 'to stay unchanged'}" for name, is_raw in raw.items()
+        )
         raise ValueError(
             f"all splits must be normalised in the same way. Got {kinds}: arrays are normalised with the training "
-            "split's statistics, your own Dataset is not normalised. Provide all splits as arrays or all as Datasets."
+            "split's statistics, your own Dataset is not. Provide all splits as arrays or all as Datasets."
         )
     moments = measure_moments(splits["train"])
     return {name: _apply_moments(dataset, moments) for name, dataset in splits.items()}

@@ -1,4 +1,4 @@
-"""``.npz`` archives with arrays x_train, y_train and so on, validated before anything is decompressed."""
+"""``.npz`` archives with arrays x_train, y_train, …, validated before anything is decompressed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def open_npz(path: Path, classes: list[str] | None = None) -> Source:
 
 
 def _require_pairs(path: Path, arrays: dict[str, Array]) -> None:
-    inputs, labels = ({name[1:] for name in arrays if name[0] == axis} for axis in "xy")
-    if inputs != labels or ("" in inputs) == ("_train" in inputs):
+    input_suffixes, label_suffixes = ({name[1:] for name in arrays if name[0] == axis} for axis in "xy")
+    if input_suffixes != label_suffixes or ("" in input_suffixes) == ("_train" in input_suffixes):
         raise ValueError(
             f"{path} must hold x_train and y_train (or x and y), and optionally x_val with y_val and x_test with "
             f"y_test. Got {', '.join(arrays) or 'none'} instead. {_HINT}"

@@ -119,12 +119,12 @@ def _load_rows(chosen: bytes, labels: Tensor, splits: Sequence[str]) -> SplitRow
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"the saved split is damaged: it must contain the rows of {', '.join(splits)}. Got {type(error).__name__} "
-            "when reading it. Split again with a seed."
+            "when reading it. Omit chosen to draw a new split from a seed."
         ) from error
     if not matches:
         raise ValueError(
             f"the saved split belongs to other data: its samples, labels or splits do not match these "
-            f"{len(labels):,} samples. Split again with a seed."
+            f"{len(labels):,} samples. Omit chosen to draw a new split from a seed."
         )
     _require_disjoint(rows, len(labels))
     return rows
@@ -137,7 +137,7 @@ def _require_disjoint(rows: SplitRows, samples: int) -> None:
     if not (all_rows and valid and len(set(all_rows)) == len(all_rows)):
         raise ValueError(
             "the saved split is damaged: its splits must be non-empty lists of distinct rows within 0 … "
-            f"{samples - 1}. Split again with a seed."
+            f"{samples - 1}. Omit chosen to draw a new split from a seed."
         )
 
 

@@ -1,4 +1,4 @@
-"""Everything the checks need about a split, collected in one pass over its raw samples."""
+"""Labels, hashes and other properties of a split that the checks use, collected in one pass over its raw samples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ScannedItems(NamedTuple):
     """Properties of N samples, by row."""
 
     labels: Tensor  # [N] int64
-    shape: tuple[int, ...]  # of one input, without the batch
+    shape: tuple[int, ...]  # of one input, without the batch axis
     dtype: torch.dtype
     digests: list[bytes]  # BLAKE2b hashes of the raw inputs
     non_finite: Tensor  # [N] bool: the input contains NaN or infinity
@@ -64,17 +64,17 @@ def raw_batches(dataset: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     base, rows = unwrap_subsets(dataset)
     step = max(1, min(MAX_SAMPLES, MAX_VALUES // _count_values(base))) if len(rows) else 1
     for start in range(0, len(rows), step):
-        chosen = rows[start : start + step]
+        batch_rows = rows[start : start + step]
         if isinstance(base, ArrayDataset):
-            yield base.inputs.index_select(0, chosen), base.labels.index_select(0, chosen)
+            yield base.inputs.index_select(0, batch_rows), base.labels.index_select(0, batch_rows)
         elif isinstance(base, RawInputs):
-            yield base.raw(chosen), base.labels.index_select(0, chosen)
+            yield base.raw(batch_rows), base.labels.index_select(0, batch_rows)
         else:
-            yield _collate_items(base, chosen.tolist())
+            yield _collate_items(base, batch_rows.tolist())
 
 
 def _count_values(base: Dataset[Any]) -> int:
-    """Return the number of values per input; a guess for users' own datasets, whose items are read only once."""
+    """Return the number of values per input; a guess for users' own datasets, whose items must be read only once."""
     if isinstance(base, ArrayDataset):
         return math.prod(base.inputs.shape[1:])
     return base.raw(torch.zeros(1, dtype=torch.int64)).numel() if isinstance(base, RawInputs) else 3 * 224 * 224
@@ -86,11 +86,11 @@ def _collate_items(dataset: Dataset[Any], rows: Sequence[int]) -> tuple[Tensor, 
         with seeded(0):  # protects the caller's random state from users' datasets
             inputs, labels = collate([tuple(dataset[row])[:2] for row in rows])
         if not (isinstance(inputs, Tensor) and isinstance(labels, Tensor)):
-            raise TypeError("they are neither tensors nor numbers")
+            raise TypeError("they contain values other than tensors and numbers")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"items {rows[0]} to {rows[-1]} of {name} must be (input, label) with tensors of the same shape and whole "
-            f"numbers. They cannot be collated: {error}"
+            f"items {rows[0]} to {rows[-1]} of {name} must be (input, label): a tensor, of the same shape in all "
+            f"items, and a whole number. They cannot be collated: {error}"
         ) from error
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(

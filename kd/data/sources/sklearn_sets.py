@@ -1,4 +1,4 @@
-"""The small datasets that scikit-learn includes: tables and 8 × 8 digits; no network access."""
+"""Small datasets included in scikit-learn: tables and 8 × 8 digits, without network access."""
 
 from __future__ import annotations
 

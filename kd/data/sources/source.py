@@ -1,4 +1,4 @@
-"""The common form of every opened dataset."""
+"""``Source``: the common form of all opened datasets."""
 
 from __future__ import annotations
 

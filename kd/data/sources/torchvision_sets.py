@@ -78,7 +78,7 @@ def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | N
 
 
 def _find_class(name: str) -> Callable[..., Any]:
-    """Return a dataset class listed in torchvision's ``__all__``: other names in the module are not safe to call."""
+    """Return a dataset class by name. Only the names in torchvision's ``__all__`` are safe to call."""
     module = importlib.import_module("torchvision.datasets")
     members = {member: getattr(module, member) for member in module.__all__ if member not in _GENERIC}
     known = [member for member, value in members.items() if inspect.isclass(value)]
@@ -90,14 +90,14 @@ def _find_class(name: str) -> Callable[..., Any]:
     return dataset_class
 
 
-def _open_splits(name: str, make: Callable[..., Any], root: Path) -> Datasets:
-    parameters = inspect.signature(make).parameters
+def _open_splits(name: str, dataset_class: Callable[..., Any], root: Path) -> Datasets:
+    parameters = inspect.signature(dataset_class).parameters
     try:
         if "train" in parameters:
-            return {split: make(root, train=split == "train") for split in ("train", "test")}
+            return {split: dataset_class(root, train=split == "train") for split in ("train", "test")}
         if "split" not in parameters:
-            return {"train": make(root)}
-        datasets = {split: _open_split(make, root, names) for split, names in SPLITS.items()}
+            return {"train": dataset_class(root)}
+        datasets = {split: _open_split(dataset_class, root, names) for split, names in SPLITS.items()}
     except TypeError as error:
         raise ValueError(
             f"torchvision's {name} needs more than a folder: {error}. Open it in a .py file with a function load()."
@@ -105,7 +105,7 @@ def _open_splits(name: str, make: Callable[..., Any], root: Path) -> Datasets:
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split()).removesuffix(".")
         raise DamagedDataError(
-            f"torchvision cannot open {name} in {root}: {reason}. Nothing is downloaded here. Download it once with "
+            f"torchvision cannot open {name} in {root}: {reason}. Nothing was downloaded. Download it once with "
             f"torchvision.datasets.{name}({str(root)!r}, …, download=True)."
         ) from error
     if datasets["train"] is None:
@@ -113,11 +113,11 @@ def _open_splits(name: str, make: Callable[..., Any], root: Path) -> Datasets:
     return {split: dataset for split, dataset in datasets.items() if dataset is not None}
 
 
-def _open_split(make: Callable[..., Any], root: Path, names: tuple[str, ...]) -> Any:
+def _open_split(dataset_class: Callable[..., Any], root: Path, names: tuple[str, ...]) -> Any:
     """Return the first of these splits that exists, or None."""
     for name in names:
         try:
-            return make(root, split=name)
+            return dataset_class(root, split=name)
         except ValueError:  # raised by torchvision for an unknown split
             continue
     return None

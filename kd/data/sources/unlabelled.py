@@ -1,4 +1,4 @@
-"""Unlabelled inputs, converted like the labelled training data, without inputs that any labelled split contains."""
+"""Unlabelled inputs, converted like the labelled training data; inputs that a labelled split contains are removed."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def open_unlabelled(
         unlabelled = _open_folder(path, reference, (size, size) if isinstance(size, int) else size)
     else:
         raise ValueError(
-            f"cannot open unlabelled data from {str(where)!r}. Allowed: a folder of image files, or an .npz file with "
-            "an array x."
+            f"cannot open unlabelled data (--unlabelled) from {str(where)!r}. Allowed: a folder of image files, or an "
+            ".npz file with an array x."
         )
     scanned = scan(unlabelled)
     _require_same_kind(scanned, reference, path)
@@ -88,7 +88,7 @@ def _open_folder(folder: Path, reference: ScannedItems, size: Size | None) -> Ar
         raise ValueError(
             "unlabelled image files need labelled images with 1 or 3 channels. The labelled inputs are "
             f"{list(reference.shape)} of {reference.dtype}. Store the unlabelled inputs as an .npz file with an array "
-            "x of that kind."
+            "x of the same shape and type."
         )
     paths = list_images(folder)
     if not paths:

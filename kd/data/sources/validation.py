@@ -1,4 +1,4 @@
-"""Checks of opened data, one function per problem: unusable data raise, suspicious data warn.
+"""Checks of opened data, one function per problem: unusable data raises, suspicious data warns.
 
 Every ``ValueError`` and ``UserWarning`` names the split.
 """
@@ -55,7 +55,7 @@ def check_count(labels: Tensor, split: str) -> None:
 
 
 def require_classes(labels: Tensor, classes: Sequence[str]) -> None:
-    """Raise unless there are at least two classes, all with training samples. Labels must be within the classes."""
+    """Raise unless there are at least two classes, all with training samples. Requires labels in range."""
     empty = _find_classes(labels, classes, 0)
     present = len(classes) - len(empty)
     if present < 2 or empty:
@@ -67,7 +67,7 @@ def require_classes(labels: Tensor, classes: Sequence[str]) -> None:
 
 
 def check_classes(labels: Tensor, classes: Sequence[str], split: str) -> None:
-    """Warn about missing classes, and classes with a single training sample. Labels must be within the classes."""
+    """Warn about missing classes, and classes with a single training sample. Requires labels in range."""
     empty, rare = (_find_classes(labels, classes, count) for count in (0, 1))
     if len(empty) == len(classes) - 1:
         names = _format_names(classes, labels[:1].tolist())
@@ -114,7 +114,7 @@ def require_equal_classes(classes: Mapping[str, Sequence[str] | None]) -> None:
 
 
 def check_duplicates(digests: Mapping[str, Sequence[bytes]]) -> None:
-    """Warn about inputs that are in two splits, which reward memorisation; raise if a split is wholly in another.
+    """Warn about inputs in two splits, which reward memorisation; raise if one split contains all of another.
 
     Args:
         digests: hashes of the raw inputs by split, "train" first.
@@ -128,11 +128,12 @@ def check_duplicates(digests: Mapping[str, Sequence[bytes]]) -> None:
                 continue
             overlap = f"{len(rows):,} of {len(digests[second]):,} inputs of {second} are also in {first}"
             if len(rows) == len(digests[second]):
-                raise ValueError(f"{overlap}: evaluation needs data that were not trained on. Use other data.")
+                raise ValueError(f"{overlap}: evaluation needs data that training does not use. Use other data.")
             warnings.warn(f"{overlap}, at {_format_indices(rows)}: metrics on {second} are biased.", stacklevel=3)
 
 
 def _find_classes(labels: Tensor, classes: Sequence[str], count: int) -> list[int]:
+    """Return the classes that have this number of samples."""
     return (torch.bincount(labels, minlength=len(classes)) == count).nonzero().flatten().tolist()
 
 

@@ -136,7 +136,12 @@ def test_common_column_names_are_found(package: StandIn) -> None:
     [
         (table(a=[[1.0]], b=[0]), None, ValueError, r"columns from \['a', 'b'\]\. .*columns=\(inputs"),
         (table(x=[[1.0]], image=[[1.0]], y=[0]), None, ValueError, r"columns from \['x', 'image', 'y'\]"),
-        (table(a=[[1.0]], b=[0]), ("a", "c"), ValueError, r"columns must be among \['a', 'b'\]\. Got 'c' instead"),
+        (
+            table(a=[[1.0]], b=[0]),
+            ("a", "c"),
+            ValueError,
+            r"columns \(--columns\) must be among \['a', 'b'\]\. Got 'c' instead",
+        ),
         ({"all": image_rows()}, None, ValueError, r"must have a split 'train'\. Got \['all'\] instead\. Open it in a"),
         (table(x=["text"], y=[0]), None, ValueError, r"inputs of train must be numbers \[N, ...\]"),
         (
@@ -161,7 +166,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         open_source("hf:mine")
 
 
-# --- the package itself
+# --- with the installed package
 
 
 def encoded(image: Pillow.Image) -> dict[str, Any]:
@@ -171,7 +176,7 @@ def encoded(image: Pillow.Image) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_saved_data_set_of_images_is_the_same_by_the_package_itself(tmp_path: Path) -> None:
+def test_saved_images_are_read_with_the_installed_package(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
     rows = [{"image": encoded(image), "label": number % 2} for number, image in enumerate(IMAGES)]
@@ -184,7 +189,7 @@ def test_a_saved_data_set_of_images_is_the_same_by_the_package_itself(tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_folder_of_tables_is_the_same_by_the_package_itself(
+def test_a_folder_of_tables_is_read_with_the_installed_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     datasets = pytest.importorskip("datasets")

@@ -154,7 +154,7 @@ def test_several_sizes_without_size_raise(tmp_path: Path) -> None:
     message = r"the same size\. Got 2 sizes; 12 of 13 images have 6 × 5 pixels \(height × width\)\..*size"
     with pytest.raises(ValueError, match=message):
         open_source(tmp_path)
-    with pytest.raises(ValueError, match=r"size must be at least 1 × 1\. Got 0 × 0"):
+    with pytest.raises(ValueError, match=r"--image-size.* must be at least 1 × 1\. Got 0 × 0"):
         open_source(tmp_path, size=0)
 
 

@@ -79,7 +79,7 @@ def test_cifar_keeps_colours_and_class_names(tmp_path: Path, monkeypatch: pytest
         as_array_dataset(source.test).inputs[3].permute(1, 2, 0), datasets.CIFAR10(tmp_path, train=False).data[3]
     )
     (folder / "data_batch_2").write_bytes(b"another pickle")  # torchvision checks the MD5 of its files
-    with pytest.raises(DamagedDataError, match=r"torchvision cannot open CIFAR10 in .*corrupted.*Nothing is down"):
+    with pytest.raises(DamagedDataError, match=r"torchvision cannot open CIFAR10 in .*corrupted.*Nothing was down"):
         open_source("torchvision:CIFAR10", root=tmp_path)
 
 
