@@ -1,7 +1,8 @@
 """Calibration metrics computed from logits, reliability diagrams and temperature scaling.
 
 All computations run in float64 on the CPU, whatever the dtype and device of the logits. The prediction is the argmax
-of the logits (the first one on ties), the confidence is its softmax probability. All functions share these arguments:
+of the logits (the first one on ties), and the confidence is its softmax probability. All functions share these
+arguments:
 
     logits: [N, K], finite, before any softmax; N ≥ 1, K ≥ 2.
     labels: [N], whole numbers in 0 … K − 1.
@@ -77,7 +78,7 @@ class ChanceError(NamedTuple):
 
 
 class Temperature(NamedTuple):
-    """A fitted temperature; ``at_bound`` if it is a bound of the search range and therefore no optimum."""
+    """A fitted temperature; ``at_bound`` is True if it is an end of the search range, and thus not an optimum."""
 
     value: float
     at_bound: bool
@@ -132,7 +133,7 @@ def reliability(
     Equal width: bin b = 1 … B holds the confidences in ((b − 1)/B, b/B]. Bins below 1/K are always empty.
 
     Equal mass: rank r = 0 … N − 1 goes into bin ⌊r · B / N⌋, so counts differ by at most 1. Tied confidences share
-    their lowest rank and hence one bin, so that the order of the images does not matter; the next bins may then be
+    their lowest rank and therefore one bin, so the order of the images does not matter. The next bins may then be
     empty. If N < B, each image has its own bin and B − N bins are empty.
 
     Source: equal width, Guo et al. 2017, arXiv:1706.04599, section 2; equal mass, Nguyen and O'Connor 2015,
@@ -157,7 +158,7 @@ def calibration_error(bins: Iterable[Bin]) -> float:
         (n, confidence, accuracy) for n, confidence, accuracy in bins if confidence is not None and accuracy is not None
     ]
     images = sum(n for n, _, _ in filled)
-    require(images > 0, "bins", "empty bins only", "bins with at least one image")
+    require(images > 0, "the number of images in bins", images, "at least 1")
     return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in filled) / images
 
 
@@ -168,10 +169,10 @@ def reliability_curve(bins: Iterable[Bin], *, students: int = 1) -> ReliabilityC
         students: number of students whose predictions on the same images are pooled in the bins. Pooling adds no
             images: counts and intervals are per student, on average.
     """
-    per_student = tuple(group._replace(images=-(-group.images // students)) for group in bins)
+    per_student = tuple(bin_._replace(images=-(-bin_.images // students)) for bin_ in bins)
     intervals = tuple(
-        None if group.accuracy is None else proportion_interval(round(group.images * group.accuracy), group.images)
-        for group in per_student
+        None if bin_.accuracy is None else proportion_interval(round(bin_.images * bin_.accuracy), bin_.images)
+        for bin_ in per_student
     )
     return ReliabilityCurve(per_student, intervals, calibration_error(per_student))
 
@@ -203,12 +204,12 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     """Return the T in [0.01, 100] that minimises the NLL of softmax(logits / T); never fit it on test images.
 
     The NLL is convex in 1/T, so the only zero of its slope is the minimum, and a bracketing search always finds it.
-    If the range contains no zero, the better bound is returned with ``at_bound``. This happens if all predictions are
-    correct: a smaller T then always lowers the NLL. If all rows are constant, T has no effect and is 1.
+    If the range contains no zero, the bound with the lower NLL is returned, with ``at_bound``. This happens if all
+    predictions are correct: a smaller T then always lowers the NLL. If all rows are constant, T has no effect and is 1.
 
     Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
     """
-    from scipy.optimize import brentq  # takes 25 MB; not every run fits a temperature
+    from scipy.optimize import brentq  # imported late: takes 25 MB, and not every run fits a temperature
 
     scores = _scale_logits(logits, labels, 1.0)
     scores = scores - scores.amax(dim=1, keepdim=True)
@@ -217,7 +218,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     label_scores = scores.gather(1, _to_column(labels))
 
     def slope(log_temperature: float) -> float:
-        """Return the derivative of the NLL by 1/T, expected minus label score; it never increases with T."""
+        """Return the derivative of the NLL with respect to 1/T: expected minus label score. Never increases with T."""
         expected = ((scores / math.exp(log_temperature)).softmax(dim=1) * scores).sum(dim=1, keepdim=True)
         return float((expected - label_scores).mean())
 
@@ -277,7 +278,7 @@ def _score_predictions(logits: Tensor, labels: Tensor, temperature: float) -> tu
 def _bin_by_width(confidence: Tensor, bins: int) -> Tensor:
     """Return the bin of each confidence, [N]. Intervals are closed on the right.
 
-    Edges are b/B rounded once, like a confidence of 1/K, so that both compare as equal.
+    Edges are computed as b/B with a single rounding, as is a confidence of 1/K, so that equal values compare as equal.
     """
     require(bins >= 1, "bins", bins, "a whole number of at least 1", f"{BINS} is usual")
     return torch.bucketize(confidence, torch.arange(1, bins, dtype=torch.float64) / bins)

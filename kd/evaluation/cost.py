@@ -1,4 +1,4 @@
-"""Compute costs: of distillation, of an equally long training without a teacher, and of inference."""
+"""Computational costs: of distillation, of training without a teacher at the same cost, and of inference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TrainingCost(NamedTuple):
         teacher: training of the teacher.
         cache: inference of the teacher on training images.
         student: training of one student, control or distilled.
-        epochs: of teacher and student.
+        epochs: number of epochs, the same for teacher and student.
         served: number of students sharing the teacher and its logits, at least 1.
     """
 
@@ -65,7 +65,7 @@ def training_cost(
     Args:
         images: number of training images per epoch of a student.
         served: number of students that share the teacher.
-        labelled: number of training images of the teacher, if fewer because students also get unlabelled images.
+        labelled: number of labelled training images, the only ones the teacher is trained on; None if all are labelled.
         views: number of augmented views per image whose logits are cached.
         asked_at_each_step: True if the teacher runs at every training step because its logits cannot be cached.
     """
@@ -112,7 +112,7 @@ class Saved(NamedTuple):
     """Inference time saved by caching the logits of the teacher, compared with a pass per epoch and student.
 
     Attributes:
-        seconds: for one pass over all training images on a single thread, like the students.
+        seconds: for one pass of the teacher over all training images, on a single thread like the training of students.
         passes: number of passes without a cache: students × epochs.
     """
 

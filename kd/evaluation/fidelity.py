@@ -1,4 +1,4 @@
-"""Fidelity: agreement of the outputs of a student with its teacher, whether correct or not."""
+"""Fidelity: how closely a student's outputs match its teacher's, whether they are correct or not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Match(NamedTuple):
 
 
 class Fidelity(NamedTuple):
-    """The match on all images, and by whether the teacher is right; None if there are no such images.
+    """The match on all images, and on images that the teacher classifies correctly or wrongly (None if there are none).
 
     Attributes:
         temperature: of the training, used for ``softened_kl``.
@@ -43,8 +43,8 @@ class Fidelity(NamedTuple):
 def fidelity(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float) -> Fidelity:
     """Measure how closely a student matches its teacher.
 
-    As a baseline, use a control in place of the student, or two controls of different seeds: networks that were not
-    distilled from one another.
+    As a baseline, compare two networks of which neither was distilled from the other: replace the student with a
+    control, or both networks with controls of different seeds.
 
     Args:
         student_logits, teacher_logits: [N, K], finite, for the same images in the same order; N ≥ 1, K ≥ 2.

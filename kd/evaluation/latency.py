@@ -14,8 +14,8 @@ from kd.devices import using_threads
 from kd.models.inference import device_of, evaluating
 
 SECONDS = 0.3  # time budget of one measurement
-WARM_UP, MOST = 20, 1000  # maximum number of warm-up calls and of timed calls
-_FEWEST = 3  # minimum number of timed calls, even if they exceed the budget
+WARM_UP, MAX_CALLS = 20, 1000  # maximum number of warm-up calls and of timed calls
+_MIN_CALLS = 3  # minimum number of timed calls, even if they exceed the budget
 
 
 class Latency(NamedTuple):
@@ -50,6 +50,7 @@ def measure_latency(model: nn.Module, example: Tensor, *, threads: int = 1, seco
     with using_threads(threads), evaluating(model), torch.no_grad():
         # GPU calls return before the work is done; copying the output to the CPU waits for it.
         times = _time_calls(lambda: model(inputs).cpu(), seconds)
+    # Nearest-rank percentile: the ⌈0.9 n⌉-th smallest time.
     p90 = sorted(times)[-(-9 * len(times) // 10) - 1]
     return Latency(statistics.median(times), p90, len(times), threads, str(device_of(model)))
 
@@ -62,11 +63,11 @@ def _time_calls(call: Callable[[], object], seconds: float) -> list[float]:
         if time.perf_counter() - start > seconds / 4:
             break
     times: list[float] = []
-    while len(times) < MOST:
+    while len(times) < MAX_CALLS:
         call_start = time.perf_counter()
         call()
         call_end = time.perf_counter()
         times.append(call_end - call_start)
-        if call_end - start > seconds and len(times) >= _FEWEST:
+        if call_end - start > seconds and len(times) >= _MIN_CALLS:
             break
     return times

@@ -64,7 +64,7 @@ def _count_convolution(args: Sequence[Any]) -> int:
 def _count_convolution_backward(args: Sequence[Any]) -> int:
     """Count a backward pass with arguments (gradient, inputs, weight, bias sizes, stride, …, mask).
 
-    The gradients of inputs and weight, if requested by the mask, cost the same as the forward pass each.
+    The gradients of inputs and weight, if requested by the mask, each cost the same as the forward pass.
     """
     mask: Sequence[bool] = args[-1]
     return _count_convolution([args[1], args[2], None, *args[4:8]]) * sum(mask[:2])
@@ -88,7 +88,7 @@ def _count_attention(first: int, *, of_keys: int, of_values: int) -> Callable[[S
 def _map_operations(
     names: Sequence[str], count: Callable[[Sequence[Any]], int]
 ) -> dict[Any, Callable[[Sequence[Any]], int]]:
-    """Map operations to their counter, skipping operations missing in the installed torch."""
+    """Map operations to their counter; skip operations that the installed torch lacks."""
     return {getattr(_aten, name): count for name in names if hasattr(_aten, name)}
 
 

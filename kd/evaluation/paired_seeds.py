@@ -34,8 +34,8 @@ class Pairs(NamedTuple):
         images: number of test images.
         differences: in the order of the pairs.
         mean, sd: of the differences; ``sd`` is None for a single pair.
-        points: the mean difference in percentage points of the images.
-        relative: the mean difference as a share of the mean of the control; None if that is 0.
+        points: the mean difference in percentage points of the test images.
+        relative: the mean difference divided by the mean of the control; None if the latter is 0.
         interval: 95 % t interval, the only one that determines a verdict.
         bootstrap: 95 % percentile bootstrap interval.
         t_p, wilcoxon_p, sign_p: two-sided p-values.
@@ -92,9 +92,9 @@ def t_interval(differences: Sequence[float], level: float = 0.05) -> Interval | 
     It is undefined for a single pair. If all differences are equal, the t interval would have length 0, although
     counts repeat by chance. Two rules replace it then. For a difference other than zero, the interval is the single
     point if the sign test rejects at ``level`` (six pairs for 95 %), else None. For zero, it is
-    ±log(2 / ``level``) / n errors, the "rule of three": a larger true difference shows no difference in n pairs with a
-    probability below ``level`` / 2. (If counts of rare events differ by δ in the mean, a pair is equal with a
-    probability of at most e^−δ.)
+    ±log(2 / ``level``) / n errors, the "rule of three": under a larger true difference, the probability that all n
+    pairs are equal is below ``level`` / 2. (If the means of two counts of rare events differ by δ, they are equal with
+    a probability of at most e^−δ.)
     """
     n, mean = len(differences), fmean(differences)
     if n < 2:
@@ -124,8 +124,8 @@ def bootstrap_interval(differences: Sequence[int], level: float = 0.05) -> Inter
     """Return the exact percentile bootstrap interval of the mean difference; None for a single pair.
 
     No resamples are drawn: the sum of N draws from N whole numbers is distributed as the N-fold convolution of their
-    histogram. Percentile rather than BCa, because BCa estimates a skewness, here from few differences. With few pairs
-    the interval is too narrow (measured in docs/statistics.md), which is why it does not determine the verdict.
+    histogram. Percentile rather than BCa, because BCa would have to estimate a skewness from few differences. With few
+    pairs the interval is too narrow (measured in docs/statistics.md), so it does not determine the verdict.
 
     Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
     """
@@ -150,8 +150,8 @@ def sign_test(differences: Sequence[float]) -> float:
 def wilcoxon_test(differences: Sequence[int]) -> float:
     """Return the two-sided p-value of Wilcoxon's signed-rank test, exact even with ties.
 
-    Equal pairs are dropped, ties share their mean rank, and all 2^N sign assignments are equally likely. It takes six
-    pairs to get below 0.05. Implemented here because scipy is exact only without ties.
+    Equal pairs are dropped, ties share their mean rank, and all 2^N sign assignments are equally likely. A p-value
+    below 0.05 requires at least six pairs. Implemented here because scipy is exact only without ties.
 
     Source: Wilcoxon 1945, "Individual comparisons by ranking methods"; with ties, Hollander and Wolfe, section 3.1.
     """
@@ -170,19 +170,18 @@ def _are_equal(differences: Sequence[float]) -> bool:
 
 
 def _summarise(errors: Sequence[int]) -> Arm:
-    counts = [
-        int(count) for count in errors
-    ]  # statistics returns the type of its input: numpy integers would be rounded
+    # ``statistics`` returns the type of its input: with numpy integers, the mean would be rounded.
+    counts = [int(count) for count in errors]
     return Arm(fmean(counts), stdev(counts) if len(counts) > 1 else None)
 
 
 def _require_pairs(control: Sequence[int], distilled: Sequence[int], images: int) -> None:
     require(images >= 1, "images", images, "the number of test images, at least 1")
     require(len(control) >= 1, "control", control, "the errors of at least one seed")
-    same = len(distilled) == len(control)
+    equal = len(distilled) == len(control)
     allowed = f"{len(control)}, the number of control seeds, in the same order"
     require(
-        same, "the number of distilled seeds", len(distilled), allowed, "drop a seed from both arms or from neither"
+        equal, "the number of distilled seeds", len(distilled), allowed, "drop a seed from both arms or from neither"
     )
     for name, arm in (("control", control), ("distilled", distilled)):
         for index, errors in enumerate(arm):

@@ -13,7 +13,9 @@ from kd.evaluation.paired_seeds import Pairs
 
 
 def power(pairs: int, effect: float, *, level: float = 0.05) -> float:
-    """Return the power of the two-sided paired t test at ``level`` for normal differences, in [level, 1].
+    """Return the power of the two-sided paired t test at ``level`` for normally distributed differences.
+
+    The power is in [``level``, 1].
 
     Args:
         pairs: number of pairs, at least 2.
@@ -38,7 +40,8 @@ def seeds_needed(difference: float, sd: float, *, target: float = 0.8, level: fl
     _require_spread(sd)
     require(math.isfinite(difference) and difference != 0, "difference", difference, "a number other than 0")
     effect = abs(difference / sd)
-    root = (norm.isf(level / 2) + norm.isf(1 - target)) / effect  # √N of a z test, a lower bound: sd is estimated here
+    # A t test needs more pairs than a z test, because it has to estimate sd.
+    root = (norm.isf(level / 2) + norm.isf(1 - target)) / effect  # √N of a z test: a lower bound
     pairs = max(2, math.floor(float(root) ** 2))
     while power(pairs, effect, level=level) < target:
         pairs += 1

@@ -37,8 +37,9 @@ class McNemar(NamedTuple):
 def mcnemar(first_wrong: Tensor, second_wrong: Tensor) -> McNemar:
     """Run McNemar's exact two-sided test on two boolean tensors [N] for the same images, in the same order.
 
-    Under the null hypothesis, an image that exactly one network gets wrong is equally likely to be an error of either,
-    so that b is binomial(b + c, ½). The test compares two networks, not the methods that trained them.
+    Let b and c be the numbers of images that only the first and only the second network gets wrong. Under the null
+    hypothesis, such an image is equally likely to be an error of either network, so b is binomial(b + c, ½). The test
+    compares two networks, not the methods that trained them.
 
     Source: McNemar 1947; Dietterich 1998, "Approximate statistical tests for comparing supervised classification
     learning algorithms", section 3.1 (there with the χ² approximation; here exact).

@@ -69,7 +69,7 @@ def judge_across(teachers: Sequence[Pairs], *, margin: float = 0.1, level: float
     """Judge a method under several teachers. Each teacher counts once, with the mean difference of its pairs.
 
     Pairs of one teacher are not independent, so more pairs per teacher do not generalise to other teachers. The sample
-    size is the number of teachers: the t interval has that number minus one degrees of freedom.
+    size is the number of teachers, so the t interval of M teachers has M − 1 degrees of freedom.
 
     Args:
         teachers: pairs under each teacher, at least two, all with the same number of test images.
@@ -85,11 +85,12 @@ def judge_across(teachers: Sequence[Pairs], *, margin: float = 0.1, level: float
 def judge_all(methods: Mapping[str, Pairs], *, margin: float = 0.1, level: float = 0.05) -> dict[str, Judgement]:
     """Judge several methods, for example with a shared control, with Holm's adjustment for their number M.
 
-    The smallest p-value is compared with level / M, the next with level / (M − 1), and so on. The first one that is not
-    below its level and all larger ones are not rejected. The interval of each method has the level of the step that
-    settled it, so it excludes zero if and only if Holm's procedure rejects. The intervals have no joint coverage of all
-    M differences. Equivalence is tested at level / M per method (Bonferroni). Hence the probability of any wrong
-    "helps" or "hurts" is at most ``level``, and so is the probability of any wrong "no difference larger than d".
+    The smallest p-value is compared with level / M, the next with level / (M − 1), and so on. The procedure stops
+    at the first p-value that is not below its level: this one and all larger ones are not rejected. The interval of
+    each method has the level of the step that decided its p-value, so it excludes zero if and only if Holm's procedure
+    rejects. The intervals have no joint coverage of all M differences. Equivalence is tested at level / M per method
+    (Bonferroni). Hence the probability of any wrong "helps" or "hurts" is at most ``level``, and so is the
+    probability of any wrong "no difference larger than d".
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure"; equivalence by two one-sided tests:
     Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power approach".
@@ -133,7 +134,7 @@ def sentence(
     given: str = "this teacher, split and test set",
     noun: str = "images",
 ) -> str:
-    """Write one paragraph: the verdict, the difference with its interval, the sample size and the conditions.
+    """Return a paragraph: the verdict, the difference with its interval, the sample size and the conditions.
 
     Args:
         method: name of the method.
@@ -151,7 +152,7 @@ def sentence(
 
 
 def sentence_across(across: Across) -> str:
-    """Write one paragraph on a verdict across several teachers."""
+    """Return a paragraph on a verdict across several teachers."""
     margin = f"{across.margin:,g} {_pluralise(across.margin, 'error')}"
     headline = {
         "helps": "Across teachers, distillation helps:",
@@ -173,13 +174,13 @@ def _require_valid_rule(margin: float, level: float) -> None:
 
 
 def _find_levels(p_values: Sequence[float], level: float) -> list[float]:
-    """Return the level of the step of Holm's procedure that settles each p-value: its own step or the last one."""
+    """Return the level of the Holm step that decides each p-value: its own step, or the last one performed."""
     not_rejected = [p for p, adjusted in zip(p_values, holm(p_values), strict=True) if adjusted >= level]
     return [level / _count_at_least(min(p, *not_rejected) if not_rejected else p, p_values) for p in p_values]
 
 
 def _count_at_least(p: float, p_values: Sequence[float]) -> int:
-    """Count the p-values that are not smaller: Holm's divisor of the level at the step of p, equal for ties."""
+    """Count the p-values of at least p: the divisor of the level at the Holm step of p, equal for ties."""
     return sum(q >= p for q in p_values)
 
 
@@ -218,7 +219,7 @@ def _format_interval(interval: Interval | None, confidence: float) -> str:
 
 
 def _write_remark(judgement: Judgement) -> str:
-    """Return the power of an inconclusive comparison, a note on a significant but small difference, or nothing."""
+    """Return the power of an inconclusive comparison, a note on a significant but small difference, or ''."""
     interval, margin = judgement.interval, judgement.margin
     if judgement.verdict == "inconclusive":
         return _describe_power(judgement)

@@ -207,7 +207,7 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below(classes: int, position
 
 
 def test_the_error_of_empty_bins_is_undefined() -> None:
-    with pytest.raises(ValueError, match="bins must be bins with at least one image"):
+    with pytest.raises(ValueError, match="images in bins must be at least 1"):
         calibration_error([Bin(0, None, None)])
 
 

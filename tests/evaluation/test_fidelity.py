@@ -165,7 +165,7 @@ def test_a_group_without_images_is_none(label: int, correct: bool, wrong: bool) 
 
 
 def test_equally_accurate_networks_may_disagree_on_every_image() -> None:
-    """Both have half of the images right: accuracy says nothing about fidelity."""
+    """Both classify half of the images correctly: accuracy does not measure fidelity."""
     labels = torch.tensor([0, 0, 0, 0])
     first = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0]])
     second = torch.tensor([[0, 0, 1.0], [0, 0, 1.0], [1.0, 0, 0], [1.0, 0, 0]])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd.evaluation.latency import MOST, WARM_UP, measure_latency
+from kd.evaluation.latency import MAX_CALLS, WARM_UP, measure_latency
 from tests.conftest import tiny_model
 
 EXAMPLE = torch.zeros(1, 1, 6, 6)
@@ -37,8 +37,8 @@ def test_latency_is_the_duration_of_a_call() -> None:
 
 def test_the_number_of_calls_is_limited_by_count_and_by_time() -> None:
     fast, slow = Observed(), Observed(0.02)
-    assert measure_latency(fast, EXAMPLE, seconds=5).calls == MOST
-    assert len(fast.calls) == MOST + WARM_UP
+    assert measure_latency(fast, EXAMPLE, seconds=5).calls == MAX_CALLS
+    assert len(fast.calls) == MAX_CALLS + WARM_UP
     start = time.perf_counter()
     latency = measure_latency(slow, EXAMPLE, seconds=0.1)
     assert time.perf_counter() - start < 1
