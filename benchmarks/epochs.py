@@ -27,7 +27,7 @@ import config
 import kd
 from kd.data.splits import stratified_split
 from kd.methods.objectives import in_bfloat16
-from kd.teachers.cache import ASKED_AT_ONCE
+from kd.teachers.cache import TEACHER_BATCH_SIZE
 from kd.training.optimizers import adam
 from measuring import alternate, describe_machine, format_table, print_report, time_call
 from models import StudentModel, TeacherModel
@@ -86,7 +86,7 @@ def time_bare_forward(teacher: nn.Module, images: Tensor) -> float:
 
     def loop() -> None:
         with torch.no_grad():
-            for batch in images.split(ASKED_AT_ONCE):  # type: ignore[no-untyped-call]
+            for batch in images.split(TEACHER_BATCH_SIZE):  # type: ignore[no-untyped-call]
                 teacher(batch)
 
     return time_call(loop)

@@ -27,7 +27,7 @@ from kd.data import collate
 from kd.evaluation.metrics import count_parameters
 from kd.models import MLP
 from kd.storage.snapshots import Snapshots
-from kd.teachers.cache import ASKED_AT_ONCE
+from kd.teachers.cache import TEACHER_BATCH_SIZE
 from kd.training.history import Position
 from measuring import describe_machine, peak_rss, time_call
 
@@ -168,13 +168,13 @@ def make_student(width: int, classes: int) -> nn.Module:
 def _collect_logits(dataset: kd.ImageDataset, classes: int, budget: float) -> tuple[Pass, Tensor]:
     """Collect a linear teacher's logits of all images; beyond the budget, return random logits of the same size."""
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, classes))
-    count, trial = len(dataset), min(len(dataset), TRIAL * ASKED_AT_ONCE)
+    count, trial = len(dataset), min(len(dataset), TRIAL * TEACHER_BATCH_SIZE)
 
     def collect(rows: int) -> Tensor:
         images = dataset if rows == count else Subset(dataset, range(rows))
         return kd.collect_logits(teacher, images).logits
 
-    collect(min(trial, ASKED_AT_ONCE))  # warm-up
+    collect(min(trial, TEACHER_BATCH_SIZE))  # warm-up
     first = time_call(lambda: collect(trial))
     rows = min(count, max(trial, int(trial * budget / first)))
     started = time.perf_counter()

@@ -98,8 +98,8 @@ MUTANTS = (
     ),
     Mutant(
         "importing changes the number of threads",
-        "ASKED_AT_ONCE = 256",
-        "torch.set_num_threads(3)\nASKED_AT_ONCE = 256",
+        "TEACHER_BATCH_SIZE = 256",
+        "torch.set_num_threads(3)\nTEACHER_BATCH_SIZE = 256",
         "tests/test_import_effects.py",
         "tests/test_imports.py",
     ),

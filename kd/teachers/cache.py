@@ -1,8 +1,8 @@
 """Cached teacher logits: collected in dataset order, never in loader order, and verified.
 
-A shuffling loader yields another order at each pass. Logits collected by iterating over it pair every image with the
-logits of another image, without any error. Here row i belongs to ``dataset[i]``; ``verify_logits`` recomputes a random
-subset of rows and checks all rows by their agreement with the labels.
+A shuffling loader yields another order at each pass. Iterating over it to collect logits silently pairs images with
+the logits of other images. Here row i belongs to ``dataset[i]``; ``verify_logits`` recomputes a random subset of rows
+and checks all rows by their agreement with the labels.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from kd.seeding import seeded
 from kd.storage.run_folder import run_step
 from kd.types import UNLABELLED, Batch
 
-ASKED_AT_ONCE = 256  # batch size of the teacher: larger batches need more memory and are not faster
+TEACHER_BATCH_SIZE = 256  # larger batches need more memory and are not faster
 
 
 def collect_logits(
     teacher: nn.Module,
     dataset: Dataset[Any],
     *,
-    batch_size: int = ASKED_AT_ONCE,
+    batch_size: int = TEACHER_BATCH_SIZE,
     on_batch: Callable[[], None] | None = None,
 ) -> Predictions:
     """Return the logits [N, K] float32 of the teacher and the labels [N] on the CPU; row i belongs to ``dataset[i]``.
@@ -48,16 +48,17 @@ def verify_logits(
     """Check that cached logits belong to this teacher and to the samples of this dataset, row by row.
 
     Each sample must have one finite row and must not change between reads. In a random subset of rows, labels must
-    equal the dataset and logits the live teacher. The accuracy of all cached rows must equal the accuracy of the live
-    teacher on the subset, within sampling error; rows without a label (−1) are ignored in this last check.
+    equal the dataset's labels, and logits the live teacher's logits within a tolerance. The accuracy of all cached
+    rows must equal the accuracy of the live teacher on the subset, within sampling error; rows without a label (−1)
+    are ignored in this last check.
 
     Args:
         cached: logits [N, K] and labels [N], as returned by ``collect_logits``.
         sample: number of rows to recompute.
-        seed: selects the rows.
+        seed: seed of the random subset of rows.
 
     Raises:
-        ValueError: a check fails; the message states which one and the remedy.
+        ValueError: a check fails; the message names the mismatch and the remedy.
     """
     _require_one_finite_row_per_sample(cached, len(dataset))  # type: ignore[arg-type]
     rows = np.random.default_rng(seed).permutation(len(cached.labels))[:sample]
@@ -96,8 +97,8 @@ def _require_equal_rows(live: Tensor, cached: Tensor, rows: Any) -> None:
     if live.shape != cached.shape or not live.isfinite().all():
         raise ValueError(
             f"teacher logits cannot be compared with the live teacher: it returns {list(live.shape)}, "
-            f"{'all' if live.isfinite().all() else 'not all'} finite; cached are {list(cached.shape)}, all finite. "
-            "Use the teacher that they were collected from."
+            f"{'all' if live.isfinite().all() else 'not all'} finite; the cached logits are {list(cached.shape)}, all "
+            "finite. Use the teacher that they were collected from."
         )
     # Another batch size changes the order of summation, and a GPU may use TF32. A tolerance of 1 % of the largest
     # logit covers both and is far below the distance between the logits of two images.
@@ -117,13 +118,13 @@ def _require_same_accuracy(live: Tensor, labels: Tensor, cached: Predictions) ->
         return  # without labels, the recomputed rows are the only check
     live_accuracy = int((live.argmax(dim=1) == labels).sum()) / n
     labelled = int((cached.labels != UNLABELLED).sum())
-    agreement = int((cached.logits.argmax(dim=1) == cached.labels).sum()) / labelled
-    # Five standard errors of the sampled accuracy, computed at (hits + 1) / (n + 2): not 0 for an accuracy of 1.
+    cached_accuracy = int((cached.logits.argmax(dim=1) == cached.labels).sum()) / labelled
+    # Five standard errors of the sampled accuracy, computed at (hits + 1) / (n + 2), so not 0 for an accuracy of 1.
     p = (live_accuracy * n + 1) / (n + 2)
     allowed = 5 * (p * (1 - p) / n) ** 0.5
-    if abs(live_accuracy - agreement) > allowed:
+    if abs(live_accuracy - cached_accuracy) > allowed:
         raise ValueError(
-            f"teacher logits do not match their labels: accuracy is {agreement:.1%} on all cached rows, but "
+            f"teacher logits do not match their labels: accuracy is {cached_accuracy:.1%} on all cached rows, but "
             f"{live_accuracy:.1%} for the live teacher on {n} sampled rows (allowed difference {allowed:.1%}). "
             "Collect them again with kd.collect_logits()."
         )
@@ -138,7 +139,7 @@ def with_teacher_logits(
     live teacher before they are used or cached.
 
     Args:
-        parts: split name → dataset, and the loader whose batch size, drop_last and order are reused.
+        parts: by split name, the dataset, and the loader whose batch size, drop_last and order are reused.
         ids: append the index of each sample in its dataset, for methods that need ids.
     """
     logits = {name: teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
@@ -151,7 +152,7 @@ def with_teacher_logits(
 
 
 def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
-    """Return the logits [N, K] float32 of the teacher, verified against the live teacher; row i is for ``dataset[i]``.
+    """Return the logits [N, K] float32 of the teacher, verified by ``verify_logits``; row i belongs to ``dataset[i]``.
 
     Args:
         title: name of the step under which an open run caches the logits.
@@ -160,7 +161,7 @@ def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> tor
     Raises:
         ValueError: new or cached logits fail ``kd.verify_logits``.
     """
-    size, verified = ASKED_AT_ONCE, False
+    size, verified = TEACHER_BATCH_SIZE, False
 
     def produce(_: object) -> dict[str, Any]:
         nonlocal verified
@@ -172,7 +173,8 @@ def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> tor
 
     inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
     predictions = Predictions(**run_step(title, inputs, produce))
-    # Reused logits are checked too: the cache may come from elsewhere, and the key may miss an input of the teacher.
+    # Reused logits are checked too: the cache may come from elsewhere, and its key may not cover everything that
+    # affects the outputs of the teacher.
     if not verified:
         try:
             verify_logits(teacher, dataset, predictions)
@@ -197,9 +199,12 @@ def with_unlabelled(
     Raises:
         ValueError: the datasets do not fit together (see ``Joined``), or logits fail ``kd.verify_logits``.
     """
-    hidden = Unlabelled(unlabelled)
-    joined = Joined(labelled, hidden)  # checks the data before the teacher runs
-    datasets: dict[str, Dataset[Any]] = {f"logits-training{suffix}": labelled, f"logits-unlabelled{suffix}": hidden}
+    inputs_only = Unlabelled(unlabelled)
+    joined = Joined(labelled, inputs_only)  # checks the data before the teacher runs
+    datasets: dict[str, Dataset[Any]] = {
+        f"logits-training{suffix}": labelled,
+        f"logits-unlabelled{suffix}": inputs_only,
+    }
     logits = [teacher_logits(title, teacher, dataset) for title, dataset in datasets.items()]
     say(f"teacher logits: {len(logits[0]):,} labelled and {len(logits[1]):,} unlabelled samples, verified by row")
     return DistillDataset(joined, torch.cat(logits))

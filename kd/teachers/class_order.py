@@ -1,4 +1,4 @@
-"""Class order: map the outputs of a teacher to the classes of the data."""
+"""Class order: teachers whose outputs have another class order than the data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kd.checks import did_you_mean, require
 def find_columns(
     label_order: Sequence[str] | None, class_names: Sequence[str] | None, *, classes: int
 ) -> list[int] | None:
-    """Return the output of the teacher for each class of the data; None if ``label_order`` is None.
+    """Return, for each class of the data, the index of the teacher's output; None if ``label_order`` is None.
 
     Args:
-        label_order: class names in the order of the teacher's outputs. None for the order of the data.
+        label_order: class names in the order of the teacher's outputs; None if it equals the order of the data.
         class_names: the same names in the order of the data, each once.
         classes: number of classes.
 

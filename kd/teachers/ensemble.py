@@ -24,7 +24,7 @@ def average_logits(
     temperature: float | None = None,
     weights: Sequence[float] | None = None,
 ) -> Tensor:
-    """Average the logits [N, K] of several teachers on the same samples, in float32 or better.
+    """Average the logits [N, K] of several teachers on the same samples, in float32 or higher precision.
 
     ``probabilities`` averages the softened probabilities at the distillation temperature T:
 
@@ -34,8 +34,8 @@ def average_logits(
 
         z = Σₘ wₘ zₘ,   so that   softmax(z / T) ∝ Πₘ softmax(zₘ / T)^wₘ
 
-    at every T. A mean of logits gives more influence to teachers with larger logits, and one teacher can rule out a
-    class; in a mean of probabilities the weights alone set the influence.
+    at every T. A mean of logits gives more influence to teachers with larger logits, and a single teacher can rule
+    out a class. In a mean of probabilities, the weights alone determine the influence.
 
     Args:
         logits: one tensor per teacher, equal in shape, finite, with the same class order.
@@ -61,12 +61,12 @@ def average_logits(
 
 
 def confidences(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Return the weight of each of M teachers for each of N samples, [M, N], larger for a smaller cross-entropy:
+    """Return weights [M, N] of M teachers for N samples; a smaller cross-entropy gives a larger weight:
 
         wₘ = (1 − softmaxₘ(CEₘ)) / (M − 1)
 
     where CEₘ is the cross-entropy of teacher m with the label. Weights sum to 1 per sample and do not exceed
-    1 / (M − 1), so this mainly excludes the worst teacher and hardly separates the better ones.
+    1 / (M − 1). This mainly excludes the worst teacher and hardly distinguishes the better ones.
 
     Args:
         logits: one tensor [N, K] per teacher, at least two.

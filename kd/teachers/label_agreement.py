@@ -13,8 +13,8 @@ from kd.evaluation.metrics import confusion_matrix
 from kd.models.inference import Predictions
 
 NOT_VERIFIED = (
-    "Without the teacher, nothing else can be verified: rows swapped within a class or rows of several teachers would "
-    "go unnoticed"
+    "Without the teacher, nothing else can be verified: rows swapped within a class, or rows from several teachers, "
+    "would go unnoticed"
 )
 
 

@@ -1,4 +1,4 @@
-"""Load pretrained teachers: weights from a file, outputs in the class order of the data, accuracy measured.
+"""Pretrained teachers: weights from a file, outputs in the class order of the data, accuracy on validation data.
 
     teacher = load_teacher("torchvision:resnet18", "teacher.pth", input_shape=(3, 32, 32), classes=10)
     teacher_accuracy(teacher, validation)
@@ -23,8 +23,8 @@ from kd.teachers.cache import collect_logits
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreement
 
-# Megabytes that a file may exceed the model by, so that a head of 1000 classes is reported as a class mismatch rather
-# than as an oversized file.
+# A file may exceed the size of the model by this many megabytes, so that a head of 1000 classes is reported as a class
+# mismatch rather than as an oversized file.
 _SPARE = 64
 
 
@@ -89,9 +89,9 @@ def _require_classes(state: object, expected: Mapping[str, Tensor], classes: int
     if not isinstance(state, dict) or set(state) != set(expected):
         return
     pairs = [(state[name], tensor) for name, tensor in expected.items() if isinstance(state[name], Tensor)]
-    mismatches = [(tuple(got.shape), tuple(want.shape)) for got, want in pairs if got.shape != want.shape]
-    heads = {got[:1] for got, want in mismatches if got[:1] and want == (classes, *got[1:])}
-    if len(heads) == 1 and all(got[:1] in heads for got, _ in mismatches):
+    mismatches = [(tuple(saved.shape), tuple(target.shape)) for saved, target in pairs if saved.shape != target.shape]
+    heads = {saved[:1] for saved, target in mismatches if saved[:1] and target == (classes, *saved[1:])}
+    if len(heads) == 1 and all(saved[:1] in heads for saved, _ in mismatches):
         ((outputs,),) = heads
         raise ValueError(
             f"its head has {outputs} classes, the data has {classes}. Use a teacher trained on these classes, or "

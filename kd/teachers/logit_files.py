@@ -1,7 +1,9 @@
 """Precomputed teacher logits from a file, sorted in the order of the dataset and checked against the labels.
 
-predictions = read_logits("teacher.csv", labels=labels, classes=10, ids=file_names, id_column="file")
-dataset = kd.DistillDataset(training, predictions.logits)
+Example:
+
+    predictions = read_logits("teacher.csv", labels=labels, classes=10, ids=file_names, id_column="file")
+    dataset = kd.DistillDataset(training, predictions.logits)
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def read_logits(
 ) -> Predictions:
     """Read logits [N, K] float32 from a file, row i for sample i, and return them with the labels.
 
-    The accuracy is printed, and a note that further checks would need the teacher.
+    Prints the accuracy, and a note on what cannot be verified without the teacher.
 
     Args:
         path: ``.npy`` [N, K]; ``.npz`` with such an array, named like ``kind`` or the only one; ``.csv`` with a column
@@ -97,7 +99,7 @@ def _require_shape(table: Table, rows: int | None, classes: int) -> None:
     if rows is not None and shape[0] != rows:
         raise ValueError(
             f"it must have {rows:,} rows, one per sample in the order of the dataset. Got {shape[0]:,}. Pass ids if "
-            "the rows are another selection"
+            "the file has other rows or another order"
         )
     if table.ids is not None and len(table.ids) != shape[0]:
         raise ValueError(f"it must have one id for each of its {shape[0]:,} rows. Got {len(table.ids):,}")

@@ -61,13 +61,13 @@ def build_lookup(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Te
 
     Args:
         parts: for each split, samples (input, ...) and the row of ``logits`` for each sample.
-        logits: [R, K], of at least these samples.
+        logits: [R, K]; may contain rows of other samples too.
     """
-    known, predictions = [], []
+    hashes, selected_logits = [], []
     for dataset, rows in parts:
-        known += [hash_inputs(batch[0]) for batch in make_loader(dataset, batch_size=256)]
-        predictions.append(logits[torch.as_tensor(rows)])
-    teacher = LogitLookup(torch.cat(known), torch.cat(predictions))
+        hashes += [hash_inputs(batch[0]) for batch in make_loader(dataset, batch_size=256)]
+        selected_logits.append(logits[torch.as_tensor(rows)])
+    teacher = LogitLookup(torch.cat(hashes), torch.cat(selected_logits))
     first_row = _find_first_rows(teacher.known)
     rows_used = torch.tensor([first_row[tuple(digest)] for digest in teacher.known.tolist()])
     conflicts = int((teacher.logits != teacher.logits[rows_used]).any(dim=1).sum())

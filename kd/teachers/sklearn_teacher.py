@@ -1,4 +1,4 @@
-"""Teachers for tabular data: scikit-learn classifiers, by their probabilities, and networks, by their logits."""
+"""Logits of teachers for tabular data: scikit-learn classifiers, via their probabilities, and networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kd.data.datasets import ArrayDataset
 from kd.teachers.cache import collect_logits
 
 # Lower bound of probabilities before the logarithm. Forests and nearest neighbours return many exact zeros; smaller
-# positive values mean the same to teachers that count leaves or neighbours.
+# positive values mean the same for teachers that count leaves or neighbours.
 FLOOR = 1e-6
 
 
@@ -43,8 +43,8 @@ def prepare_teacher(teacher: Any, X: Any, y: NDArray[Any], random: np.random.Ran
 def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDArray[Any]) -> Tensor:
     """Return the logits of the teacher, [N, K] float32, finite, with columns in the order of ``classes``.
 
-    For a classifier, logits are the logarithms of its probabilities, clipped at ``FLOOR``. Softened by a temperature T,
-    they are proportional to the probabilities to the power of 1 / T.
+    For a classifier, logits are the logarithms of its probabilities, clipped at ``FLOOR``. The softened probabilities
+    at temperature T are then proportional to the probabilities to the power of 1 / T.
 
     Args:
         X: rows as passed by the user, for a classifier, which may select columns by name.
