@@ -100,7 +100,7 @@ def test_a_method_and_its_settings_can_be_set(terminal: Terminal) -> None:
         (("--method", "dkdd"), "there is no method 'dkdd'. There is dkd"),
         (("--method", "nkd", "--set", "beta=2"), "nkd has no setting 'beta'. It has temperature, gamma"),
         (("--method", "nkd", "--temperature", "4"), "are settings of kd, not of nkd. Use --set, with any of"),
-        (("--set", "beta=2"), "kd is set by --temperature and --alpha. Got --set beta=2"),
+        (("--set", "beta=2"), "--set does not apply to kd. Got --set beta=2; use --temperature"),
     ],
 )
 def test_a_setting_of_another_method_is_refused(terminal: Terminal, flags: tuple[str, ...], message: str) -> None:

@@ -1,1 +1,1 @@
-"""The commands of ``kd``: the code they share, and a folder for each command of more than one file."""
+"""The commands of ``kd``: shared code here, the commands themselves in ``run``, ``compare`` and ``sweep``."""

@@ -1,7 +1,7 @@
-"""Command line of a module of annotated constants: one flag per constant, whose value is the flag's default.
+"""Command-line flags for a module of annotated constants: one flag per constant, with its value as the default.
 
-The help text of ``NAME: type = default`` comes from the settings class of a command; ``NAME: Annotated[type, "help"]``
-brings its own.
+``NAME: Annotated[type, "help"] = default`` includes its help text. The help text of ``NAME: type = default`` comes from
+the settings class of a command.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kd.devices import device_named
 
 
 def current_settings(module: ModuleType, *, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the module's current constants by name, with values that JSON can hold."""
+    """Return the module's current constants by name, as values that can be stored in JSON."""
     hints = {name: hint for name, hint in _annotated_constants(module).items() if name not in without}
     values = {n: float(getattr(module, n)) if _plain_type(h) is float else getattr(module, n) for n, h in hints.items()}
     return {name: v if v is None or isinstance(v, (int, float, str, tuple)) else str(v) for name, v in values.items()}
@@ -37,7 +37,7 @@ def command_line(
     """Set the module's constants from the command line; exit on ``--help`` or an invalid argument.
 
     Args:
-        module: module whose constants are the annotated names in capitals.
+        module: its constants are the annotated names in capitals.
         declared: dataclass with the help texts of constants that lack one: field ``epochs`` documents ``EPOCHS``.
 
     Raises:
@@ -123,7 +123,7 @@ def _help_in(hint: Any) -> str:
 
 
 def _flag_type(kind: Any) -> Any:
-    """Return the type for tyro: a device is given by name, a tuple by repeating its flag."""
+    """Return the type to pass to tyro: a device is parsed from its name, a tuple from a repeated flag."""
     if typing.get_origin(kind) is tuple:
         return Annotated[kind, tyro.conf.UseAppendAction]
     return str if kind is torch.device else kind

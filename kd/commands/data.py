@@ -1,4 +1,4 @@
-"""The data of a run: dataset opened by name, split, checked, with a loader for each split."""
+"""The data of a run: open a dataset by name, check and split it, and make a loader for each split."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Data(NamedTuple):
     Attributes:
         source: the dataset before it is split here.
         chosen: the split as JSON, which ``kd.data.sources.split_source`` accepts as ``chosen``.
-        rows: indices of the samples of ``train``, ``val`` and ``test`` in the source, whose own training, validation
-            and test split are counted through in this order.
+        rows: indices of the samples of ``train``, ``val`` and ``test`` in the source. Indices count through the
+            training, validation and test split of the source, in this order.
         unlabelled: samples (input, −1); None without ``--unlabelled``.
     """
 
@@ -143,7 +143,8 @@ def _make_training_loader(settings: RunSettings, train: Dataset[Any], shape: tup
 
 
 def _index_splits(source: Source, splits: Splits) -> dict[str, Sequence[int]]:
-    rows: dict[str, Sequence[int]] = dict(json.loads(splits.chosen)["rows"])  # in the source's training data: offset 0
+    # Indices into the training split of the source, which comes first: no offset is needed.
+    rows: dict[str, Sequence[int]] = dict(json.loads(splits.chosen)["rows"])
     start = 0
     for name, dataset in source.parts.items():
         size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared

@@ -1,4 +1,4 @@
-"""``--dry-run``: estimate memory, disk and time of a command from its data, models and a few steps; writes nothing.
+"""``--dry-run``: estimate memory, disk and time of a command from its data, models and a few steps; write nothing.
 
 Sizes are counted. Times are extrapolated from a few steps on this machine under its current load: a rough guide.
 """
@@ -58,7 +58,7 @@ class Model(NamedTuple):
 
 
 class Seconds(NamedTuple):
-    """Seconds per training step of each kind, and per sample at inference."""
+    """Seconds per training step of each kind of training, and per sample at inference."""
 
     teacher: float
     control: float
@@ -76,7 +76,7 @@ class Plan(NamedTuple):
         trainings: number of trainings by kind; a ``longer`` one counts in proportion to its epochs.
         logits: bytes of the teacher's logits on all splits.
         disk: maximum bytes under OUT while the command runs.
-        memory: peak bytes.
+        memory: peak memory in bytes.
         seconds: total time, without start-up and plots.
         timings: time of single steps and samples.
     """
@@ -111,7 +111,7 @@ def run(settings: RunSettings) -> None:
 
 def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     """Count sizes and time a few steps, with models that are then discarded."""
-    teacher = combine_teachers([named.model for named in new_teachers(settings, data)], settings).to(device)
+    teacher = combine_teachers([teacher.model for teacher in new_teachers(settings, data)], settings).to(device)
     student = new_student(settings, data.task, device)
     batch, classes = first_batch(data.train_loader), len(data.task.classes)
     cost = training_cost(
@@ -133,17 +133,19 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     if "longer" in trainings:
         trainings["longer"] *= cost.longer_epochs / settings.epochs
     seconds = _time_steps(settings, data, teacher, student)
-    logits = _count_cached_rows(settings, data, trainings) * (4 * classes + 8)
+    row_bytes = 4 * classes + 8  # float32 logits and an int64 label
+    logits = _count_cached_rows(settings, data, trainings) * row_bytes
     students = _count_students(trainings)
     weights = trainings["teacher"] * models["teacher"].bytes + students * models["student"].bytes
-    predictions = (1 + students) * data.sizes["test"] * (4 * classes + 8)
+    predictions = (1 + students) * data.sizes["test"] * row_bytes
     return Plan(
         data.sizes,
         models,
         _count_steps(settings, data),
         trainings,
         round(logits),
-        # Per model: its result, and earlier two snapshots with Adam's two moments of every weight; predictions as text.
+        # Eight times the weights: the result twice, and two snapshots that include Adam's two moments. Predictions are
+        # also written as text, at about 100 bytes per test sample.
         round(8 * weights + logits + 2 * predictions + 100 * data.sizes["test"] + RESULTS),
         round(
             _measure_peak_memory(device) * _count_processes(settings)
@@ -177,10 +179,10 @@ def _measure_model(model: nn.Module, example: torch.Tensor, training: int) -> Mo
 
 
 def _time_steps(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.Module) -> Seconds:
-    """Time a few steps of each kind of training, with the number of threads it will have."""
+    """Time a few steps of each kind of training, with the number of threads that the command would use."""
     size = settings.batch_size
     rows = range(min(STEPS * size, data.sizes["training"]))
-    subset = Subset(data.train_loader.dataset, [row * data.views for row in rows])
+    subset = Subset(data.train_loader.dataset, [row * data.views for row in rows])  # the first view of each sample
     loader = make_loader(subset, batch_size=size)
     started = time.perf_counter()
     predictions = collect_logits(teacher, subset)
@@ -205,10 +207,10 @@ def _time_steps(settings: RunSettings, data: Data, teacher: nn.Module, student: 
 
 def _time_step(model: nn.Module, objective: Objective, loader: DataLoader[Any]) -> float:
     """Return the seconds of a training step on a copy of the model: median of three epochs after a warm-up epoch."""
-    trained, times = copy.deepcopy(model), [0.0]
-    optimizer, _ = adam(trained, learning_rate=1e-6, steps=4 * len(loader), objective=objective)
+    timed_model, times = copy.deepcopy(model), [0.0]
+    optimizer, _ = adam(timed_model, learning_rate=1e-6, steps=4 * len(loader), objective=objective)
     fit(
-        trained,
+        timed_model,
         objective,
         loader,
         None,
@@ -223,7 +225,7 @@ def _time_step(model: nn.Module, objective: Objective, loader: DataLoader[Any]) 
 
 def _total_seconds(settings: RunSettings, data: Data, seconds: Seconds, trainings: Mapping[str, float]) -> float:
     steps, sizes = _count_steps(settings, data), data.sizes
-    validated = settings.epochs * sizes["validation"]
+    validated = settings.epochs * sizes["validation"]  # samples per training
     teachers = trainings["teacher"] * (steps["teacher"] * seconds.teacher + validated * seconds.teacher_inference)
     logits = _count_cached_rows(settings, data, trainings) * seconds.teacher_inference
     kinds = {kind: count for kind, count in trainings.items() if kind != "teacher"}
@@ -243,7 +245,7 @@ def _count_processes(settings: RunSettings) -> int:
 
 
 def _measure_peak_memory(device: torch.device) -> int:
-    """Return the peak bytes of this process, which by now has loaded data and models and trained a few steps."""
+    """Return the peak memory of this process in bytes; call it after data and models are loaded and steps timed."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -258,7 +260,7 @@ def _print_plan(settings: RunSettings, estimate: Plan) -> None:
     trainings = (estimate.trainings["teacher"], _count_students(estimate.trainings))
     rows = {
         "parameters": (f"{teacher.parameters:,}", f"{student.parameters:,}"),
-        "multiply-adds per item": (f"{teacher.multiply_adds:,}", f"{student.multiply_adds:,}"),
+        "multiply-adds per sample": (f"{teacher.multiply_adds:,}", f"{student.multiply_adds:,}"),
         "multiply-adds per training, 10⁹": (f"{teacher.training / 1e9:,.1f}", f"{student.training / 1e9:,.1f}"),
         "weights, MB": (f"{teacher.bytes / 1e6:,.2f}", f"{student.bytes / 1e6:,.2f}"),
         "trainings": tuple(f"{count:,.4g}" for count in trainings),

@@ -1,4 +1,4 @@
-"""The flags of a method: ``--method``, ``--set NAME=VALUE``, and ``--temperature`` and ``--alpha`` of kd."""
+"""Flags of the distillation method: ``--method``, ``--set NAME=VALUE``, and ``--temperature`` and ``--alpha`` of kd."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, 
     defaults, kd_settings = METHODS["kd"].settings, {"temperature": temperature, "alpha": alpha}
     if name == "kd":
         if texts:
-            raise ValueError(f"kd is set by --temperature and --alpha. Got --set {' '.join(texts)} instead.")
+            raise ValueError(
+                f"--set does not apply to kd. Got --set {' '.join(texts)}; use --temperature and --alpha instead."
+            )
         return dict(kd_settings)
     settings = settings_of(name, parse_method_settings(texts))
     if kd_settings != defaults:

@@ -1,4 +1,4 @@
-"""The models of a run, built from its settings: the student, and teachers that are to be trained or are loaded."""
+"""The models of a run, built from its settings: the student, and teachers to train or to load."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from kd.teachers.load import load_teacher
 from kd.teachers.logit_files import read_logits
 from kd.teachers.lookup import build_lookup
 
-AVERAGED = "probabilities"  # of several teachers; see kd.teachers.ensemble
+AVERAGED = "probabilities"  # outputs of the teachers that an ensemble averages; see kd.teachers.ensemble
 
 
-class NamedTeacher(NamedTuple):
-    """A teacher on the CPU before any training here, and whether its weights are already trained."""
+class Teacher(NamedTuple):
+    """A teacher on the CPU, and whether it is already trained because it was loaded from a file."""
 
     model: nn.Module
     trained: bool
@@ -30,14 +30,14 @@ class NamedTeacher(NamedTuple):
 
 def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.Module:
     """Return an untrained student; the same seed gives the same weights."""
-    names = {"mlp": f"mlp:{settings.student_width}", "cnn": "cnn:8"}
-    spec = names.get(settings.student, settings.student)
+    specs = {"mlp": f"mlp:{settings.student_width}", "cnn": "cnn:8"}
+    spec = specs.get(settings.student, settings.student)
     model = build(spec, input_shape=task.input_shape, classes=len(task.classes), seed=settings.seed)
     return model.to(device)
 
 
-def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> NamedTeacher:
-    """Build a teacher by name, with the weights or the logits in its file if it has one.
+def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Teacher:
+    """Build a teacher by name, and load its weights or its logits if they are in a file.
 
     Raises:
         ValueError, OSError, MissingExtraError: see ``kd.models.build.build``, ``kd.teachers.load.load_teacher`` and
@@ -45,7 +45,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
     """
     shape, names = data.task.input_shape, data.task.classes
     if choice.file is None:
-        return NamedTeacher(build(choice.spec, input_shape=shape, classes=len(names), seed=settings.seed), False)
+        return Teacher(build(choice.spec, input_shape=shape, classes=len(names), seed=settings.seed), False)
     order = settings.label_order or None
     if choice.is_precomputed:
         predictions = read_logits(
@@ -58,7 +58,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
         )
         splits = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
         rows = [(split, data.rows[name]) for name, split in splits.items()]
-        return NamedTeacher(build_lookup(rows, predictions.logits), True)
+        return Teacher(build_lookup(rows, predictions.logits), True)
     model = load_teacher(
         choice.spec,
         choice.file,
@@ -67,24 +67,24 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Nam
         label_order=order,
         class_names=names if order else None,
     )
-    return NamedTeacher(model, True)
+    return Teacher(model, True)
 
 
-def new_teachers(settings: RunSettings, data: Data) -> list[NamedTeacher]:
+def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:
     """Build all teachers of the settings, at least one."""
     choices = enumerate(settings.teachers_chosen)
-    return [new_teacher(with_seed_of(settings, number), choice, data) for number, choice in choices]
+    return [new_teacher(with_teacher_seed(settings, number), choice, data) for number, choice in choices]
 
 
-def with_seed_of(settings: RunSettings, number: int) -> RunSettings:
-    """Return the settings with the seed of teacher ``number``: two teachers of one name need different seeds."""
+def with_teacher_seed(settings: RunSettings, number: int) -> RunSettings:
+    """Return the settings with the seed of teacher ``number``: teachers with the same name need different seeds."""
     return dataclasses.replace(settings, seed=settings.seed + 1_000_003 * number) if number else settings
 
 
 def combine_teachers(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:
-    """Return a single teacher unchanged; several become an ensemble.
+    """Return a single teacher unchanged, or an ensemble of several.
 
-    It averages the teachers' probabilities, softened by the method's temperature.
+    The ensemble averages the teachers' probabilities, softened by the method's temperature.
     """
     if len(teachers) == 1:
         return teachers[0]

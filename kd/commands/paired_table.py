@@ -11,7 +11,7 @@ DIFFERENCES = ("distilled minus", "mean", "95 % t", "bootstrap", "t p", "Wilcoxo
 
 
 def difference_cells(pairs: Pairs) -> list[str]:
-    """Return the cells of a row below the header ``DIFFERENCES``, without the first."""
+    """Return the cells of a row under the header ``DIFFERENCES``, except the first cell."""
     return [
         f"{pairs.mean:+.1f}",
         _format_interval(pairs.interval),
@@ -25,7 +25,7 @@ def _format_interval(interval: Interval | None) -> str:
 
 
 def format_number(value: Spread, form: str, *, scale: float = 1) -> str:
-    """Return "mean ± standard deviation"; the mean alone for a single value."""
+    """Return "mean ± standard deviation", or only the mean of a single value."""
     deviation = "" if value.sd is None else f" ± {scale * value.sd:{form}}"
     return f"{scale * value.mean:{form}}{deviation}"
 

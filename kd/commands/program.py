@@ -1,4 +1,4 @@
-"""The frame of every command: exit status, and one paragraph instead of a traceback for errors a user can fix."""
+"""Exit status and error messages of all commands; errors that a user can fix are printed without a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _typed: ContextVar[str] = ContextVar("the running command", default="")
 
 
 def typed_command() -> str:
-    """Return the running command as shell words; "" if functions are called from Python."""
+    """Return the command line of the running command; "" if functions are called from Python."""
     return _typed.get()
 
 

@@ -1,4 +1,4 @@
-"""Output of every command: files written together with its report sections; bytes of JSON, CSV and plots."""
+"""Output of the commands: write files and report sections together; format JSON and CSV."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kd.storage.files import publish
 
 
 def json_bytes(content: Any) -> bytes:
-    """Return indented JSON; raise ``ValueError`` for NaN or infinity, which JSON does not have."""
+    """Return indented JSON; raise ``ValueError`` for NaN or infinity, which JSON does not support."""
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
 def csv_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return a table with a header; at least one row, all with the same keys."""
+    """Return rows as CSV with a header; needs at least one row, and the same keys in every row."""
     remaining = iter(rows)
     first = next(remaining)
     text = io.StringIO()
@@ -35,7 +35,7 @@ def csv_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def plot_files(results_dir: Path, figures: Mapping[str, bytes]) -> dict[Path, bytes]:
-    """Return each figure under its path in the results folder, ``plots/NAME.png``."""
+    """Return the figures by path, ``plots/NAME.png`` in the results folder."""
     return {results_dir / "plots" / f"{name}.png": content for name, content in figures.items()}
 
 
@@ -51,11 +51,11 @@ def publish_with_report(files: Mapping[Path, bytes], part: Part, *, results_dir:
     say_files(written, but=state_dir)
 
 
-# Settings that determine the models: all settings of a run, except the device and the location of the data. Numbers of
-# seeds and margins belong to single commands.
+# Settings that determine the models: all settings of a run, except the device and the location of the data. Settings
+# of other commands, such as the margin or the number of seeds, do not change the models.
 _MODEL_SETTINGS = {field.name.upper() for field in dataclasses.fields(RunSettings)} - {"DEVICE", "DATA_DIR"}
 
 
 def model_settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings, as text, that must be equal for two results to be about the same models."""
+    """Return the settings, as text, that must be equal if two results describe the same models."""
     return {name: format_setting(value) for name, value in config.items() if name in _MODEL_SETTINGS}

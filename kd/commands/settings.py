@@ -20,7 +20,7 @@ from kd.checks import (
     require,
 )
 from kd.commands.method_flags import all_method_settings
-from kd.commands.teacher_flags import TeacherChoice, chosen_teachers
+from kd.commands.teacher_flags import TeacherChoice, parse_teachers
 from kd.methods import METHODS, Setting, require_unlabelled_method
 
 # Settings of the commands that are not constants of the documented pipeline.
@@ -56,7 +56,7 @@ class RunSettings:
     # and ``python main.py --help``. ``config.py`` repeats the defaults; a test compares them.
 
     command: ClassVar[str] = "run"
-    own_file: ClassVar[bool] = False  # whether OUT/run.toml is read if --config is not given
+    reads_run_file: ClassVar[bool] = False  # whether OUT/run.toml is read if --config is not given
 
     out: Path = Path("run")
     """output folder: models, results and, in OUT/.kd, the state to resume from"""
@@ -91,7 +91,7 @@ class RunSettings:
     method: str = "kd"
     """distillation method, by its name in docs/methods.md"""
     set: UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE, a setting of the method; kd has --temperature and --alpha instead"""
+    """setting of the method as NAME=VALUE; for kd use --temperature and --alpha instead"""
 
     # Models, data, files
     data: str = "mnist"
@@ -102,22 +102,22 @@ class RunSettings:
     image_size: Annotated[int | None, or_none(at_least(1))] = None
     """resize and crop image files to squares of this many pixels per side, at least 1; None keeps their size"""
     columns: tuple[str, str] | None = None
-    """names of the input and the label column of hf: data"""
+    """names of the input column and the label column of an hf: dataset"""
     class_names: tuple[str, ...] = ()
     """class names in label order, if the dataset does not contain them"""
     download: bool = False
-    """let hf: download a dataset that is not on this disk; nothing else ever uses the network"""
+    """download an hf: dataset that is not on this disk; nothing else uses the network"""
     teacher: UseAppendAction[tuple[str, ...]] = ()
     """name of a model to train, or NAME=FILE for trained weights (.pth, .safetensors), or logits=FILE or
-    probabilities=FILE for its outputs (.npy, .npz, .csv); several form an ensemble; convnet if not given"""
+    probabilities=FILE for precomputed outputs (.npy, .npz, .csv); several form an ensemble; convnet if omitted"""
     label_order: tuple[str, ...] = ()
     """class names in the order of a loaded teacher's outputs, if it differs from the label order"""
     augment: UseAppendAction[tuple[str, ...]] = ()
     """random augmentation of training images: flip, crop:PIXELS, rotate:DEGREES, zoom:SHARE, colour:SHARE or
     FILE.py:NAME"""
     views: Annotated[int | None, or_none(at_least(1, "8 is a start"))] = None
-    """fixed augmented views per image, at least 1, with cached teacher logits;
-    None draws new views in every epoch and runs the teacher at every step"""
+    """fixed augmented views per image, at least 1, with cached teacher logits; None draws new views in every epoch
+    and runs the teacher at every step"""
     unlabelled: Path | None = None
     """unlabelled images for the distilled student only: a folder, or a .npz file with an array x"""
     student: str = "mlp"
@@ -129,7 +129,7 @@ class RunSettings:
     """quick run: train on the first N images only (stratified), at least 100; None uses all"""
     data_dir: Path | None = None
     """copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded copy"""
-    snapshot_seconds: Annotated[float, Range(lambda x: x >= 0, "at least 0", "30 costs next to nothing")] = 30.0
+    snapshot_seconds: Annotated[float, Range(lambda x: x >= 0, "at least 0", "30 costs almost no time")] = 30.0
     """seconds between snapshots of a training, at least 0"""
     dry_run: bool = False
     """estimate models, memory, disk and time (from a few measured steps) and write nothing"""
@@ -204,19 +204,19 @@ class RunSettings:
             return
         if "teacher" in METHODS[self.method].needs:
             raise ValueError(
-                f"--method {self.method} needs the teacher's features, and --teacher logits=FILE has only its "
+                f"--method {self.method} needs the teacher's features, but --teacher logits=FILE has only its "
                 "outputs. Use --teacher NAME=WEIGHTS, or a method that needs only logits, such as kd."
             )
         if self.unlabelled is not None:
             raise ValueError(
-                "--unlabelled needs a teacher model, and --teacher logits=FILE has no outputs for these samples. "
+                "--unlabelled needs a teacher model, but --teacher logits=FILE has no outputs for these samples. "
                 "Use --teacher NAME=WEIGHTS."
             )
 
     def _check_ensemble(self) -> None:
-        several = len(self.teachers_chosen) > 1 and "teacher" in METHODS[self.method].needs
+        clash = len(self.teachers_chosen) > 1 and "teacher" in METHODS[self.method].needs
         advice = f"{self.method} uses the features of one teacher"
-        require(not several, "--teacher", " ".join(self.teacher), "given once", advice)
+        require(not clash, "--teacher", " ".join(self.teacher), "given once", advice)
 
     def _check_label_order(self) -> None:
         loaded = any(choice.file for choice in self.teachers_chosen)
@@ -225,8 +225,8 @@ class RunSettings:
 
     @property
     def teachers_chosen(self) -> list[TeacherChoice]:
-        """The teachers, at least one; raises ``ValueError`` like ``chosen_teachers``."""
-        return chosen_teachers(self.teacher)
+        """The teachers, at least one; raises ``ValueError`` like ``parse_teachers``."""
+        return parse_teachers(self.teacher)
 
     @property
     def ids(self) -> bool:
@@ -251,6 +251,6 @@ class PairedSettings(RunSettings):
         float,
         Range(lambda x: 0 < x <= 100, "above 0 and at most 100 percentage points", "0.1 is 10 of 10,000 images"),
     ] = 0.1
-    """equivalence margin in percentage points of the test images, in (0, 100]: differences below it do not matter"""
+    """equivalence margin in percentage points of the test images, in (0, 100]; smaller differences do not matter"""
     processes: Annotated[int | None, or_none(at_least(1))] = None
     """students trained in parallel, each on one thread, at least 1; None trains one per core"""

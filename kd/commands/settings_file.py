@@ -43,7 +43,7 @@ def to_toml(settings: Any, *, command: str) -> bytes:
 def with_file(settings: Settings, flags: Sequence[str]) -> Settings:
     """Return the settings of a file, overridden by the flags; without a file, return ``settings``.
 
-    The file is ``--config`` or, for commands that continue a run (``own_file``), an existing OUT/run.toml.
+    The file is ``--config`` or, for commands that continue a run (``reads_run_file``), an existing OUT/run.toml.
 
     Args:
         settings: settings parsed from the flags alone.
@@ -54,7 +54,7 @@ def with_file(settings: Settings, flags: Sequence[str]) -> Settings:
         OSError: the file cannot be read.
     """
     kind, run_file = type(settings), settings.out / "run.toml"
-    file = settings.config or (run_file if settings.own_file and run_file.is_file() else None)
+    file = settings.config or (run_file if settings.reads_run_file and run_file.is_file() else None)
     if file is None:
         return settings
     # tyro appends the values of a repeatable flag to the default. Clear the file's values, so that the flag wins.

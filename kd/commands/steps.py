@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import NamedTeacher, combine_teachers, new_student, new_teachers, with_seed_of
+from kd.commands.models import Teacher, combine_teachers, new_student, new_teachers, with_teacher_seed
 from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.console import say
 from kd.data.loaders import first_batch, loader_like
@@ -36,8 +36,8 @@ from kd.training.students import DistillationData
 from kd.types import Objective
 
 UNLABELLED_TOO = (
-    "the control repeats the labelled items, for the same number of steps as the distilled student, which also has "
-    "the unlabelled items"
+    "the control repeats the labelled samples, for the same number of steps as the distilled student, which also has "
+    "the unlabelled samples"
 )
 
 
@@ -66,11 +66,11 @@ def say_data(data: Data, device: torch.device) -> None:
     """Print the sizes of the splits and of any unlabelled data."""
     say_sizes(data.name, data.sizes, device, noun=data.task.noun)
     if data.unlabelled is not None:
-        say(f"{len(data.unlabelled):,} unlabelled items for the distilled student")  # type: ignore[arg-type]
+        say(f"{len(data.unlabelled):,} unlabelled samples for the distilled student")  # type: ignore[arg-type]
 
 
 def train_teacher(
-    settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher], device: torch.device, *, suffix: str = ""
+    settings: RunSettings, data: Data, teachers: Sequence[Teacher], device: torch.device, *, suffix: str = ""
 ) -> tuple[nn.Module, History | None]:
     """Train each teacher on the labels, or measure its accuracy if it is loaded; combine several.
 
@@ -89,7 +89,7 @@ def train_teacher(
         if trained:
             teacher_accuracy(model, data.val_set, name=title)
         else:
-            train = make_train(with_seed_of(settings, number))
+            train = make_train(with_teacher_seed(settings, number))
             histories.append(train(title, model, objective, data.train_loader, data.val_loader))
     return combine_teachers(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
@@ -99,7 +99,7 @@ def make_distill_loaders(
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Return training and validation loaders with the teacher's cached logits; the first includes unlabelled samples.
 
-    If the teacher runs at every step, they are the loaders of the data.
+    If the teacher runs at every step, return the loaders of ``data`` unchanged.
 
     Args:
         suffix: appended to step names in the run folder, to distinguish teachers.
@@ -120,7 +120,7 @@ def make_distill_loaders(
 
 
 def make_control_loader(data: Data, distilled: DataLoader[Any]) -> DataLoader[Any]:
-    """Return the control's training loader: labelled samples, repeated to the length of an epoch with unlabelled data.
+    """Return the control's training loader: labelled samples, repeated to the epoch length of the distilled student.
 
     Args:
         distilled: training loader of the distilled student.
@@ -131,7 +131,7 @@ def make_control_loader(data: Data, distilled: DataLoader[Any]) -> DataLoader[An
 
 
 def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
-    """Make the objective of the settings' method, for batches of the loader's structure."""
+    """Make the objective of the settings' method, for batches structured like those of the loader."""
     example, needs_logits = first_batch(loader), settings.live and "logits" in METHODS[settings.method].needs
     if needs_logits:
         with torch.no_grad(), evaluating(teacher):
@@ -140,7 +140,7 @@ def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module
     return live_teacher(teacher, objective) if needs_logits else objective
 
 
-def require_method(settings: RunSettings, data: Data, teachers: Sequence[NamedTeacher]) -> None:
+def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
     """Try the method on this teacher and student before any training, and print the layers it compares.
 
     Raises:
@@ -182,7 +182,7 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
     values["set"] = format_method_settings(settings.method_settings)
     omitted = {"out", "config", "fresh", "snapshot_seconds", "processes"}
     # Flags without a constant in the documented pipeline are recorded only if they differ from their default, so that
-    # ``kd run`` and ``python main.py`` record the same.
+    # ``kd run`` and ``python main.py`` record the same settings.
     defaults = {field.name: field.default for field in dataclasses.fields(RunSettings) if field.name in FLAGS_ALONE}
     omitted |= {name for name, default in defaults.items() if values[name] == default}
     recorded = {name: value for name, value in values.items() if name not in omitted}

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-OUTPUT_KINDS = ("logits", "probabilities")  # take the place of a model name if only its outputs are given
+OUTPUT_KINDS = ("logits", "probabilities")  # used in place of a model name for precomputed outputs
 _FILES = (".pth", ".pt", ".safetensors", ".npy", ".npz", ".csv")
 
 
 class TeacherChoice(NamedTuple):
-    """A value of ``--teacher``: a model name and its weights file, if any; or the kind of outputs and their file."""
+    """A value of ``--teacher``: a model name, with a weights file or None; or a kind of outputs, with their file."""
 
     spec: str
     file: Path | None
@@ -21,7 +21,7 @@ class TeacherChoice(NamedTuple):
         return self.spec in OUTPUT_KINDS
 
 
-def chosen_teachers(texts: Sequence[str]) -> list[TeacherChoice]:
+def parse_teachers(texts: Sequence[str]) -> list[TeacherChoice]:
     """Parse the values of ``--teacher``; without any, the teacher is ``convnet``.
 
     Raises:

@@ -1,6 +1,6 @@
 """Small experiments for recipes: train copies of one model, count errors, judge the differences by paired seeds.
 
-Nothing is saved; ``kd compare`` can be interrupted and resumed.
+Nothing is saved; use ``kd compare`` for experiments that can be resumed.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def judge_arms(
 
 
 def verdict_cells(judgement: Judgement) -> list[str]:
-    """Return the errors of both arms (mean ± standard deviation), their difference with its interval, the verdict."""
+    """Return a row: errors of both arms (mean ± standard deviation), difference with its interval, and verdict."""
     pairs, interval = judgement.pairs, judgement.interval
     arms = [f"{arm.mean:.1f} ± {arm.sd or 0:.1f}" for arm in (pairs.distilled, pairs.control)]
     limits = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"

@@ -33,7 +33,7 @@ def test_a_dry_run_prints_its_estimate_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     assert cli.main([command, "--dry-run", "--limit", "200", "--epochs", "1"]) == 0
     out = capsys.readouterr().out
-    for text in ("parameters", "multiply-adds per item", "teacher logits: ", "disk: at most about", "time: about"):
+    for text in ("parameters", "multiply-adds per sample", "teacher logits: ", "disk: at most about", "time: about"):
         assert text in out
     assert list(tmp_path.iterdir()) == []
 

@@ -48,7 +48,7 @@ def test_a_run_notes_the_repeated_samples_without_a_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert cli.main(["run", *TOY, "--unlabelled", str(more), f"--out={tmp_path / 'run'}"]) == 0
-    assert "300 unlabelled items for the distilled student" in capsys.readouterr().out
+    assert "300 unlabelled samples for the distilled student" in capsys.readouterr().out
     recorded = json.loads((tmp_path / "run/results/metrics/metrics.json").read_text())
     (note,) = recorded["notes"]
     assert UNLABELLED_TOO in note
