@@ -59,18 +59,18 @@ def read_caches(state_dir: Path) -> Iterator[CachedLogits]:
     Raises:
         ValueError: a cache is damaged.
     """
-    for note in (state_dir / "steps").glob("logits-*/description.json"):
+    for file in (state_dir / "steps").glob("logits-*/description.json"):
         try:
-            description = json.loads(note.read_text(encoding="utf-8"))
+            description = json.loads(file.read_text(encoding="utf-8"))
             inputs = description["inputs"]
             teacher, dataset = inputs["teacher"], inputs["dataset"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{note} is damaged: {error}. Delete its folder to collect these logits again.") from error
-        snapshots = Snapshots(note.parent, key=digest(description))
+            raise ValueError(f"{file} is damaged: {error}. Delete its folder to collect these logits again.") from error
+        snapshots = Snapshots(file.parent, key=digest(description))
         if snapshots.done and snapshots.state is not None:
-            file = max(note.parent.glob("*.pt"))
+            newest = max(file.parent.glob("*.pt"))
             predictions = Predictions(**snapshots.state)
-            yield CachedLogits(note.parent.name.removeprefix("logits-"), predictions, teacher, dataset, file)
+            yield CachedLogits(file.parent.name.removeprefix("logits-"), predictions, teacher, dataset, newest)
 
 
 def _print_caches(caches: list[CachedLogits]) -> None:
@@ -96,7 +96,7 @@ def _verify_caches(saved: RunSettings, caches: list[CachedLogits], *, rows: int)
         say(f"{cache.name}: {checked:,} of {len(cache.predictions.labels):,} rows match the saved teacher")
     if not verified:
         raise ValueError(
-            f"no cached logits belong to {saved.models_dir / 'teacher_model.pth'} and the data in {saved.file}. "
+            f"no cached logits match {saved.models_dir / 'teacher_model.pth'} and the data in {saved.file}. "
             "kd distill collects them."
         )
 
@@ -104,7 +104,7 @@ def _verify_caches(saved: RunSettings, caches: list[CachedLogits], *, rows: int)
 def _match_caches(
     caches: list[CachedLogits], teacher: nn.Module, data: Data
 ) -> Iterator[tuple[CachedLogits, Dataset[Any]]]:
-    """Yield each cache collected from this teacher and data, with its dataset; print the names of all others."""
+    """Yield the caches collected from this teacher and data, with their datasets; print the names of all others."""
     weights = describe(teacher)["weights"]
     splits = {split: (dataset, describe(dataset)) for split, dataset in _cached_splits(data).items()}
     for cache in caches:
@@ -112,7 +112,7 @@ def _match_caches(
         if cache.teacher["weights"] == weights and dataset is not None and description == cache.dataset:
             yield cache, dataset
         else:
-            say(f"{cache.name}: not checked; collected from another teacher or dataset than this run's")
+            say(f"{cache.name}: not checked: collected from a different teacher or dataset")
 
 
 def _cached_splits(data: Data) -> dict[str, Dataset[Any]]:

@@ -1,4 +1,4 @@
-"""``kd run``: the documented pipeline, built on the toolkit, with all output in one folder."""
+"""``kd run``: the documented pipeline built from the toolkit, with all output in one folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from kd.training import run_steps
 from kd.training.history import History
 
 
-class Trained(NamedTuple):
+class TrainedModels(NamedTuple):
     """Data and trained models before evaluation on the test split. Mappings are keyed by model name.
 
     Attributes:
@@ -63,7 +63,7 @@ def run(settings: RunSettings) -> None:
         finish(settings, device, train(settings, device))
 
 
-def train(settings: RunSettings, device: torch.device) -> Trained:
+def train(settings: RunSettings, device: torch.device) -> TrainedModels:
     """Train all three models; make no prediction on the test split."""
     data = load_data(settings)
     say_data(data, device)
@@ -74,17 +74,17 @@ def train(settings: RunSettings, device: torch.device) -> Trained:
     publish(plot_files(settings.results_dir, teacher_figure(histories, toy_stamp(settings.limit))))
     pair = _train_students(settings, data, teacher, device)
     models = {TEACHER: teacher, CONTROL: pair.control, DISTILLED: pair.distilled}
-    return Trained(data, models, histories | {CONTROL: pair.control_history, DISTILLED: pair.distilled_history})
+    return TrainedModels(data, models, histories | {CONTROL: pair.control_history, DISTILLED: pair.distilled_history})
 
 
-def finish(settings: RunSettings, device: torch.device, trained: Trained) -> None:
-    """Evaluate the models on the test split, once; print and save everything."""
+def finish(settings: RunSettings, device: torch.device, trained: TrainedModels) -> None:
+    """Evaluate the models on the test split, once; print the results and save all files."""
     predictions = run_steps.predict_models(trained.models, trained.data.test_loader)
-    finished = _collect_results(settings, device, trained.data, trained.histories, predictions)
-    text.print_evaluation(finished, limit=settings.limit)
+    results = _collect_results(settings, device, trained.data, trained.histories, predictions)
+    text.print_evaluation(results, limit=settings.limit)
     # The documented pipeline allows no further files, and RANDOM_STATE alone determines the split of MNIST.
     split = {} if settings.data == "mnist" else {settings.results_dir / "metrics" / "split.json": trained.data.chosen}
-    _save(settings, finished, trained.models, split)
+    _save(settings, results, trained.models, split)
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> run_steps.Pair:
@@ -120,12 +120,12 @@ def _collect_results(
     )
 
 
-def _save(settings: RunSettings, finished: Run, models: dict[str, nn.Module], further: Mapping[Path, bytes]) -> None:
-    plots = plot_files(settings.results_dir, run_figures(finished))
+def _save(settings: RunSettings, results: Run, models: dict[str, nn.Module], extra_files: Mapping[Path, bytes]) -> None:
+    plots = plot_files(settings.results_dir, run_figures(results))
     files.save(
-        finished,
+        results,
         models,
-        {**plots, **further},
+        {**plots, **extra_files},
         models_dir=settings.models_dir,
         results_dir=settings.results_dir,
         state_dir=settings.state_dir,

@@ -35,10 +35,10 @@ class Example(NamedTuple):
 
     Attributes:
         item: index in the test set.
-        kind: which student is wrong.
+        kind: which students are wrong.
         classes: labels of the classes shown: all classes, or the likeliest CLASSES.
-        probabilities: probabilities of these classes, by model; ``softened`` is the teacher at the temperature of the
-            distillation.
+        probabilities: probabilities of these classes, by model; ``softened`` are the teacher's at the distillation
+            temperature.
         likeliest: the two likeliest of all classes and their probabilities, by model.
     """
 
@@ -56,8 +56,8 @@ class Disagreements(NamedTuple):
     Attributes:
         items: number of these samples.
         kinds: number of samples for each kind of error; the kinds are disjoint.
-        examples: up to PLACES samples: the kinds take turns, each with the samples on which the students'
-            probabilities differ most.
+        examples: up to PLACES samples, from each kind in turn; samples on which the students' probabilities differ
+            most come first.
     """
 
     items: int
@@ -72,7 +72,8 @@ class Confusion(NamedTuple):
         control, distilled: errors of this kind by each student.
         mended: errors of the control on which the distilled student is right.
         new: errors of the distilled student on which the control is right.
-        teacher: mean softened teacher probability of ``predicted`` on all images that either student confuses so.
+        teacher: mean softened teacher probability of ``predicted`` on all images for which
+            either student makes this error.
     """
 
     true: int
@@ -90,9 +91,9 @@ class Confusion(NamedTuple):
 
 
 def choose_examples(wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> list[tuple[int, str]]:
-    """Choose up to EXAMPLES test images, as (index, kind): the kinds take turns, clearest cases first.
+    """Choose up to EXAMPLES test images, as (index, kind), from each kind in turn, clearest cases first.
 
-    A kind is which models are wrong. Within a kind, images on which the students' probabilities differ most come
+    A kind states which models are wrong. Within a kind, images on which the students' probabilities differ most come
     first; the teacher's uncertainty breaks ties.
     """
     teacher, control, distilled = (wrong[name] for name in RUN_ARMS)
@@ -109,7 +110,7 @@ def choose_examples(wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -
 
 
 def take_turns(kinds: Mapping[str, Tensor], clarity: Tensor, *, places: int) -> list[tuple[int, str]]:
-    """Choose up to ``places`` members, as (index, kind): the kinds take turns, clearest members first; sorted by kind.
+    """Choose up to ``places`` members, as (index, kind), from each kind in turn, clearest first; sort them by kind.
 
     Args:
         kinds: members of each kind, [N] bool.
@@ -128,7 +129,7 @@ def take_turns(kinds: Mapping[str, Tensor], clarity: Tensor, *, places: int) -> 
 def illustrate(
     wrong: Mapping[str, Tensor], logits: Mapping[str, Tensor], labels: Tensor, *, temperature: float
 ) -> Illustrations:
-    """Return the images of ``choose_examples`` with each model's probabilities, and the teacher's softened ones."""
+    """Return the images of ``choose_examples`` with all models' probabilities, and the teacher's softened by T."""
     examples = choose_examples(wrong, logits)
     rows = torch.tensor([index for index, _ in examples], dtype=torch.long)
     columns = {
@@ -140,7 +141,7 @@ def illustrate(
 
 
 def disagreement_masks(wrong: Mapping[str, Tensor], predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return [N] masks of the test images on which the students' predictions differ, by kind of error; disjoint."""
+    """Return disjoint masks [N] of the test images on which the students' predictions differ, by kind of error."""
     control, distilled = (wrong[name] for name in STUDENTS)
     differ = predictions[CONTROL] != predictions[DISTILLED]
     return {
@@ -188,7 +189,7 @@ def choose_classes(rows: Mapping[str, Tensor], label: int) -> list[int]:
     """Return all labels if there are at most CLASSES; else the true label and the most probable others.
 
     Args:
-        rows: probabilities [K] by model; the highest of a class counts.
+        rows: probabilities [K] by model; a class is ranked by its highest probability.
     """
     highest = torch.stack([*rows.values()]).amax(dim=0)
     if len(highest) <= CLASSES:
@@ -200,7 +201,7 @@ def choose_classes(rows: Mapping[str, Tensor], label: int) -> list[int]:
 def count_confusions(
     change: Tensor, predictions: Mapping[str, Tensor], teacher_logits: Tensor, labels: Tensor, *, temperature: float
 ) -> list[Confusion]:
-    """Return each pair of classes that one student confuses more often than the other, largest differences first.
+    """Return the pairs of classes on which the students' error counts differ, largest differences first.
 
     Args:
         change: [K, K], errors of the distilled student minus the control's, by true and predicted class.
@@ -222,7 +223,7 @@ def count_confusion(
     *,
     temperature: float,
 ) -> Confusion:
-    """Count both students' errors on one pair of classes, which at least one student confuses."""
+    """Count both students' errors on a pair of classes that at least one student confuses."""
     of_class = labels == true
     control, distilled = (of_class & (predictions[name] == predicted) for name in STUDENTS)
     softened = (teacher_logits[control | distilled].double() / temperature).softmax(dim=1)[:, predicted]

@@ -1,4 +1,4 @@
-"""Files of a run other than plots: weights with a manifest, metrics, and every prediction."""
+"""Files of a run except plots: weights with a manifest, metrics, and all predictions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def untested_weight_files(
 def result_files(
     folder: Path, run: Run, entries: Mapping[str, Mapping[str, Any]], timings: Timings
 ) -> dict[Path, bytes]:
-    """Return ``metrics/`` (everything as JSON, tables as CSV) and ``predictions/`` (every test image, every model).
+    """Return ``metrics/`` (all numbers as JSON, tables as CSV) and ``predictions/`` (all models, all test images).
 
     Args:
         entries: entry of each model in ``manifest.json``, by model name.
@@ -147,7 +147,7 @@ def _list_predictions(run: Run) -> Iterable[dict[str, Any]]:
 
 
 def _class_name_column(run: Run, column: str, label: int) -> dict[str, str]:
-    """Return a column with the name of the class; empty if the classes are only numbered."""
+    """Return a column with the name of the class; no column if the classes are only numbered."""
     return {column: run.class_name(label)} if run.classes else {}
 
 

@@ -13,7 +13,7 @@ from kd.report.style import png
 
 
 def teacher_figure(histories: Mapping[str, Mapping[str, list[float]]], toy: str | None) -> dict[str, bytes]:
-    """Return ``teacher_training`` as PNG: the teacher's loss and accuracy by epoch; empty if it was not trained here.
+    """Return ``teacher_training`` as PNG: the teacher's loss and accuracy by epoch; an empty dict if it was loaded.
 
     Args:
         toy: stamp of a quick run, else None.
@@ -34,13 +34,13 @@ def run_figures(run: Run) -> dict[str, bytes]:
     }
     if is_image(run.test[0][0]):
         figures["prediction_examples"] = lambda: prediction_examples(run)
-    # One figure at a time: a figure takes megabytes of memory, its PNG little.
+    # Draw one figure at a time: a figure takes megabytes of memory, a PNG far less.
     images = {name: png(figure(), toy=run.toy) for name, figure in figures.items()}
     return teacher_figure(run.histories, run.toy) | images
 
 
 def prediction_examples(run: Run) -> Figure:
-    """Draw selected test images with each model's probabilities, and the teacher's softened ones."""
+    """Draw selected test images with all models' probabilities, and the teacher's softened by T."""
     examples = run.illustrations
     return draw.prediction_examples(
         [run.test[index][0] for index in examples.indices],

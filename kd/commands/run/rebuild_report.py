@@ -1,4 +1,4 @@
-"""``kd report``: build the report page again from the sections that the commands have saved."""
+"""``kd report``: rebuild the report page from the sections saved by the commands."""
 
 from __future__ import annotations
 

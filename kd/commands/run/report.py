@@ -1,4 +1,4 @@
-"""Report sections of a run: its three models, from the verdict to their provenance."""
+"""Report sections of a run on its three models, from the verdict to the provenance."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def run_part(
 
 
 def _choose_tone(test: McNemar, level: float = 0.05) -> Tone:
-    """Return the tone that fits ``kd.evaluation.two_models.verdict`` at its default level."""
+    """Return the tone that matches ``kd.evaluation.two_models.verdict`` at its default significance level."""
     if test.p_value >= level:
         return "open"
     return "better" if test.only_second_wrong < test.only_first_wrong else "worse"
 
 
 def _show_cards(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
-    """Return notes of the training, a card per model, and the limits of a single pair."""
+    """Return notes of the training, a card per model, and a hint on the limits of a single pair."""
     hint = (
-        "One pair of networks is not enough to judge a method: another seed gives another pair. `kd compare` trains "
-        "several pairs and judges their differences by an interval fixed in advance."
+        "One pair of networks is not enough to judge a method: another seed gives other results. `kd compare` trains "
+        "several pairs and judges their differences by a rule fixed in advance."
     )
     cards = []
     for name, accuracy in run.accuracies.items():
@@ -111,7 +111,7 @@ def _show_table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
         (f"ECE, {BINS} bins", *(f"{100 * m.ece:.2f} %" for m in calibrations.values())),
         (f"adaptive ECE, {BINS} bins", *(f"{100 * m.adaptive_ece:.2f} %" for m in calibrations.values())),
     ]
-    caption = "On the test set. From NLL on: fit of the predicted probabilities; lower is better"
+    caption = "On the test set. The rows from NLL on rate the predicted probabilities; lower is better"
     return chart, table(("measure", *map(_short_label, run.logits)), rows, caption=caption)
 
 
@@ -177,7 +177,7 @@ def _show_reliability(run: Run) -> tuple[Block, ...]:
         ("accuracy", *(f"{100 * m.accuracy:.2f} %" for m in calibrations.values())),
         ("ECE", *(f"{100 * m.ece:.2f} %" for m in calibrations.values())),
         ("ECE by chance, mean", *(f"{100 * chance.mean:.2f} %" for chance in chances.values())),
-        ("ECE by chance, 95 % below", *(f"{100 * chance.high:.2f} %" for chance in chances.values())),
+        ("ECE by chance, 95th percentile", *(f"{100 * chance.high:.2f} %" for chance in chances.values())),
     ]
     filled = [number for number in range(BINS) if any(model[number].images for model in bins.values())]
     cells = [
@@ -207,7 +207,7 @@ def _format_bin(values: Bin) -> tuple[str, str, str]:
 def _describe_calibration(
     calibrations: Mapping[str, Calibration], chances: Mapping[str, ChanceError], noun: str
 ) -> str:
-    """Describe which models are miscalibrated beyond the ECE that chance gives a perfectly calibrated model."""
+    """State which models have an ECE above the range expected by chance for a perfectly calibrated model."""
     miscalibrated = [
         f"the {arm_of(name).label} is {_describe_bias(m)}"
         for name, m in calibrations.items()
@@ -215,7 +215,7 @@ def _describe_calibration(
     ]
     finding = f"Here {', '.join(miscalibrated)}." if miscalibrated else "Here no model's ECE is above this level."
     return (
-        "Even a perfectly calibrated model has an ECE above 0, by chance: at most the last row in 95 of 100 cases. "
+        "By chance, even a perfectly calibrated model has an ECE above 0; in 95 % of cases it is below the last row. "
         f"{finding} `kd compare` also measures calibration after temperature scaling, fitted on validation {noun}."
     )
 
@@ -236,14 +236,14 @@ def _show_cost(run: Run, sizes: Mapping[str, ModelSize], timings: Timings) -> tu
         ("weights file, kB", *(f"{size.bytes / 1000:,.1f}" for size in sizes.values())),
         ("training, s", *(f"{seconds[name]:,.1f}" if name in seconds else "loaded" for name in run.logits)),
         ("latency, median, ms", *(f"{1000 * latency.median:.3f}" for latency in latencies.values())),
-        ("latency, 90 % below, ms", *(f"{1000 * latency.p90:.3f}" for latency in latencies.values())),
+        ("latency, 90th percentile, ms", *(f"{1000 * latency.p90:.3f}" for latency in latencies.values())),
         ("calls timed", *(f"{latency.calls:,}" for latency in latencies.values())),
     ]
     first = next(iter(latencies.values()))
     threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     text = (
-        f"Latency: prediction for one {run.noun[:-1]} on {first.device}, {threads}, after a warm-up. Times were "
+        f"Latency: time to predict one {run.noun[:-1]} on {first.device}, {threads}, after a warm-up. Times were "
         f"measured on this machine ({timings.processor}) under its load at that time. All other numbers of this run "
-        "are the same when it is repeated."
+        "are the same if it is repeated."
     )
     return table(("cost", *map(_short_label, sizes)), rows), Paragraph(text)

@@ -1,4 +1,4 @@
-"""Report section on images on which the two students disagree, with the probabilities of every model.
+"""Report section on test images for which the two students disagree, with the probabilities of all models.
 
 The softened teacher probabilities show the "dark knowledge" that a label lacks.
 """
@@ -28,12 +28,12 @@ def show_disagreements(run: Run) -> tuple[Block, ...]:
     names = [ARMS[TEACHER].short, f"… at T = {run.temperature:g}", *(ARMS[name].short for name in STUDENTS)]
     intro = (
         f"The students' predictions differ on {disagreements.items:,} of {len(run.labels):,} test {run.noun} "
-        f"({counts}). Of these, {len(disagreements.examples)} are shown: for each kind of error, those on which the "
-        "students' probabilities differ most."
+        f"({counts}). Of these, {len(disagreements.examples)} are shown: for each kind of error, the {run.noun} on "
+        "which the students' probabilities differ most."
     )
     explanation = (
-        "The second row of each example is the teacher's prediction softened by the temperature. It shows which other "
-        f"classes the {image} resembles; a label does not."
+        "The second row of each example has the teacher's probabilities softened by the temperature. They show which "
+        f"other classes the {image} resembles; a label does not."
     )
     if run.is_plain_kd:
         explanation += f" Such probabilities, on training {run.noun}, are the soft targets of the distilled student."
@@ -52,7 +52,7 @@ def show_disagreements(run: Run) -> tuple[Block, ...]:
 
 
 def _make_case(run: Run, example: Example, names: Sequence[str]) -> Case:
-    """Return an example with its image, if it is one, and a row of bars per name."""
+    """Return an example as a case: its image, if the sample is one, and a row of bars per model."""
     rows = (
         Bars(
             model,

@@ -1,4 +1,4 @@
-"""Figures for the report only: small enough for a phone; their text and colours follow the page."""
+"""Figures for the report only, small enough for a phone; their text and colours follow the page."""
 
 from __future__ import annotations
 

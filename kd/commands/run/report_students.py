@@ -36,12 +36,12 @@ def compare_students(run: Run) -> tuple[Block, ...]:
 def _describe_odds(students: Students, noun: str) -> str:
     share, low, high = students.control_share, students.control_share_low_95, students.control_share_high_95
     if share is None or low is None or high is None:
-        return f"There is no {noun[:-1]} on which exactly one of the two errs."
+        return f"There is no test {noun[:-1]} on which exactly one student is wrong."
     return (
-        f"On {students.exactly_one_wrong:,} {noun} exactly one of the two errs; on {100 * share:.0f} % of these it is "
-        f"the control (95 % interval {100 * low:.0f} to {100 * high:.0f} %; 50 % is a draw; exact McNemar p = "
-        f"{students.test.p_value:.2g}). The interval covers only the choice of test {noun}; another seed gives two "
-        "other networks."
+        f"Exactly one student is wrong on {students.exactly_one_wrong:,} test {noun}. On {100 * share:.0f} % of these "
+        f"it is the control (95 % interval {100 * low:.0f} to {100 * high:.0f} %; 50 % means no difference; exact "
+        f"McNemar p = {students.test.p_value:.2g}). The interval covers only the choice of test {noun}; another seed "
+        "gives two other networks."
     )
 
 
@@ -52,8 +52,8 @@ def compare_with_teacher(run: Run) -> tuple[Block, ...]:
         rows += [_match_row(title, ARMS[name].short, getattr(run.fidelities[name], subset)) for name in STUDENTS]
     header = (f"test {run.noun}", "student", "agreement", "KL", f"KL at T = {run.temperature:g}")
     caption = (
-        "Agreement: same prediction as the teacher. KL(teacher ‖ student) in nats: 0 for a copy; compare within one "
-        "column"
+        "Agreement: same predicted class as the teacher. KL(teacher ‖ student) in nats: 0 for equal probabilities; "
+        "compare only within a column"
     )
     return Paragraph(_describe_fidelity(run)), table(header, rows, caption=caption)
 
@@ -71,29 +71,28 @@ def _describe_fidelity(run: Run) -> str:
     closer = "closer" if distilled.softened_kl < control.softened_kl else "not closer"
     return (
         f"The distilled student predicts the teacher's class for {100 * distilled.agreement:.2f} % of the test {noun}, "
-        f"the control, trained without the teacher, for {100 * control.agreement:.2f} %. Softened by "
-        f"T = {temperature:g}{', as in training,' * run.is_plain_kd} its probabilities are {closer} to the teacher's "
-        f"(KL {distilled.softened_kl:.4f} against {control.softened_kl:.4f} nats). Agreement with the teacher is not "
-        f"accuracy: the last rows are the {noun} on which the teacher errs."
+        f"and the control, trained without the teacher, for {100 * control.agreement:.2f} %. At T = "
+        f"{temperature:g}{', as in training' * run.is_plain_kd}, the distilled student's probabilities are {closer} to "
+        f"the teacher's than the control's (KL {distilled.softened_kl:.4f} against {control.softened_kl:.4f} nats). "
+        f"Agreement with the teacher is not accuracy: the last rows are the {noun} that the teacher misclassifies."
     )
 
 
 def compare_confusions(run: Run) -> tuple[Block, ...]:
     """Show which errors the distilled student makes more or less often than the control."""
     if not run.confusions:
-        return (Paragraph("The two students make the same errors, counted by class."),)
+        return (Paragraph("For each pair of classes, the two students make the same number of errors."),)
     text = (
-        f"Summed over pairs of classes, the distilled student makes {run.fewer_confusions:,} errors fewer and "
-        f"{run.more_confusions:,} more than the control. "
-        "Mended: the control is wrong, the distilled student right. New: the reverse. The last column is the softened "
-        f"teacher probability of the wrong class on these {run.noun}; a high value means that the teacher, too, finds "
-        "the two classes similar."
+        f"Compared with the control, the distilled student makes {run.fewer_confusions:,} fewer errors on some pairs "
+        f"of classes and {run.more_confusions:,} more on others. Mended: the control is wrong, the distilled student "
+        "right. New: the reverse. The last column is the mean softened teacher probability of the wrong class on these "
+        f"{run.noun}; a high value means that the two classes are similar for the teacher, too."
     )
     return (Paragraph(text), *_draw_matrix(run), _confusion_table(run))
 
 
 def _format_confusion(run: Run, confusion: Confusion) -> str:
-    return f"{run.class_name(confusion.true)} taken for {run.class_name(confusion.predicted)}"
+    return f"{run.class_name(confusion.true)} predicted as {run.class_name(confusion.predicted)}"
 
 
 def _draw_matrix(run: Run) -> tuple[Block, ...]:

@@ -16,11 +16,11 @@ from kd.commands.settings import RunSettings, flag
 class DistillSettings(RunSettings):
     """Train teacher, control and distilled student, without evaluating them on the test split.
 
-    Settings in an existing OUT/run.toml are the defaults; the settings used are saved there. ``kd evaluate`` completes
-    the run.
+    Settings in an existing OUT/run.toml are the defaults; the settings used are saved there. kd evaluate completes the
+    run.
     """
 
-    own_file: ClassVar[bool] = True
+    reads_run_file: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """Build results/report.html again from the results saved in OUT; nothing is computed."""
+    """Rebuild OUT/results/report.html from the results saved in OUT; nothing is computed."""
 
     out: Path = Path("run")
     """folder of a run, a comparison or a sweep"""
@@ -50,7 +50,7 @@ class CacheSettings:
     """List the teacher logits cached in OUT, or compare them with the saved teacher."""
 
     action: Positional[Literal["info", "verify"]]
-    """info lists them; verify recomputes random rows with the saved teacher and exits with 1 if one differs"""
+    """info lists the cached logits; verify recomputes random rows with the teacher and exits with 1 if one differs"""
     out: Path = Path("run")
     """folder of a run, with its run.toml"""
     rows: Annotated[int, at_least(1)] = 1000

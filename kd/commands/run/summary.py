@@ -58,7 +58,7 @@ def _summarise_fidelity(fidelity: Fidelity) -> dict[str, Any]:
 
 
 def _list_bins(curve: ReliabilityCurve) -> list[dict[str, Any]]:
-    """Return each bin with its range of confidence; values that an empty bin lacks are None."""
+    """Return each bin with its range of confidence; the accuracy and confidence of an empty bin are None."""
     count = len(curve.bins)
     return [
         {

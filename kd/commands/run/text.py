@@ -1,4 +1,4 @@
-"""Results that ``kd run`` prints: accuracies, predictions per class, one verdict."""
+"""Printed results of ``kd run``: accuracies, predictions per class, and a verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kd.console import print_table, say
 
 
 def print_evaluation(run: Run, *, limit: int | None) -> None:
-    """Print accuracies, predictions per class and one verdict on the two students.
+    """Print accuracies, predictions per class and a verdict on the two students.
 
     Args:
         limit: number of training images of a quick run, else None.

@@ -39,8 +39,8 @@ ENTRIES_OF = {
     "gallery": ("disagreements", "temperature", "test"),
     "cost": ("models", "training_seconds", "latency_seconds"),
 }
-# Numbers that are the same for every run: confidence levels, the share of a draw, the KL of a copy, rows of a table.
-CONSTANTS = {"90 %", "95 %", "50 %", "0", "95", "100", str(PAIRS)}
+# Numbers that are the same for every run: confidence levels, the share of equal students, the KL of a copy, table rows.
+CONSTANTS = {"90", "95 %", "50 %", "0", "95", "100", str(PAIRS)}
 NUMBER = re.compile(r"(?<![\w.])[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?: %)?")
 # Formats of times and file sizes; other formats: format_number.
 CLOCK = {"training_seconds": "{:,.1f}", "median": "{ms:.3f}", "p90": "{ms:.3f}", "bytes": "{kilo:,.1f}"}

@@ -82,7 +82,7 @@ def test_class_names_are_shown_and_escaped(run: Run) -> None:
     torch.manual_seed(0)
     html = html_of(a_part(replace(run, classes=classes)))
     assert any(
-        cell.startswith("<b>class & ") and " taken for <b>class & " in cell for cell in cells(html["confusions"])
+        cell.startswith("<b>class & ") and " predicted as <b>class & " in cell for cell in cells(html["confusions"])
     )
     assert "Label &lt;b&gt;class &amp; " in html["gallery"]
     assert not any("<b>class" in text for text in html.values())
@@ -197,8 +197,8 @@ def test_the_students_are_compared_image_by_image(run: Run, html: dict[str, str]
 
 def test_equal_students_are_not_compared_further(run: Run) -> None:
     equal = replace(run, logits={**run.logits, "distilled": run.logits["control"]})
-    assert "There is no image on which exactly one of the two errs." in render(compare_students(equal))
-    assert "The two students make the same errors" in render(compare_confusions(equal))
+    assert "There is no test image on which exactly one student is wrong." in render(compare_students(equal))
+    assert "two students make the same number of errors" in render(compare_confusions(equal))
     assert "same class for every test image" in render(show_disagreements(equal))
     assert a_part(equal).tone == "open"
 

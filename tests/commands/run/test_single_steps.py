@@ -97,8 +97,8 @@ def test_logits_of_another_teacher_are_not_verified(copy: Path, capsys: pytest.C
     torch.save(state, file)
     assert cli.main(["cache", "verify", f"--out={copy}"]) == 1
     out, err = capsys.readouterr()
-    assert out.count("not checked; collected from another teacher or dataset") == 2
-    assert "no cached logits belong to" in err
+    assert out.count("not checked: collected from a different teacher or dataset") == 2
+    assert "no cached logits match" in err
 
 
 def test_logits_of_other_samples_are_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
