@@ -7,7 +7,7 @@ from typing import Any
 from kd.evaluation.paired_seeds import Interval, Pairs, Spread
 from kd.evaluation.verdict import Judgement
 
-DIFFERENCES = ("distilled minus", "mean", "95 % t", "bootstrap", "t p", "Wilcoxon p", "sign p")
+DIFFERENCES = ("distilled minus", "mean", "95 % CI (t)", "bootstrap CI", "p (t)", "p (Wilcoxon)", "p (sign)")
 
 
 def difference_cells(pairs: Pairs) -> list[str]:

@@ -1,4 +1,4 @@
-"""The ``kd compare`` command: train pairs of control and distilled student with equal seeds, judge the differences."""
+"""The ``kd compare`` command: train pairs of control and distilled student and judge their differences."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Teacher(NamedTuple):
     """A trained teacher with its split of the data and the seeds of its pairs.
 
     Attributes:
-        number: counts from 0; teacher 0 is the teacher of ``kd run`` in the same folder.
+        number: index from 0; teacher 0 is the teacher of ``kd run`` in the same folder.
         settings: the settings it was trained with, including its seed and its split.
         prepared: the model with its datasets.
         predictions: its logits on the validation and test images.
-        objective: of its distilled students.
-        seeds: one per pair.
+        objective: training objective of its distilled students.
+        seeds: seeds of its pairs.
     """
 
     number: int
@@ -73,6 +73,7 @@ class Arm(NamedTuple):
 
     Attributes:
         objective: None for distillation, whose objective depends on the teacher.
+        epochs: training epochs of each student.
     """
 
     objective: Objective | None
@@ -105,13 +106,13 @@ def run(settings: CompareSettings) -> None:
 
 
 def _prepare_teacher(settings: CompareSettings, number: int, device: torch.device) -> Teacher:
-    """Train the teacher with this number on its split, or reuse the saved one, including the teacher of ``kd run``."""
+    """Train the teacher with this number on its split, or reuse a saved one; the teacher of ``kd run`` has number 0."""
     teacher_settings = dataclasses.replace(
         settings,
         seed=settings.seed + number % settings.teachers,
         random_state=settings.random_state + number % settings.splits,
     )
-    # If the data come without a test split, all teachers share one, because the verdict needs a single test set.
+    # The verdict needs a single test set, so data without a test split are split with the same seed for all teachers.
     prepared = prepare_distillation_data(teacher_settings, device, number=number, test_seed=settings.random_state)
     title = f"teacher-{number}" if number else "teacher"
     on_validation, on_test = (
@@ -131,9 +132,8 @@ def _prepare_teacher(settings: CompareSettings, number: int, device: torch.devic
 
 def _measure_cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
     training = teacher.distill_data.training
-    batch = next(
-        iter(make_loader(teacher.prepared.control_data.training, batch_size=settings.batch_size))
-    )  # control data: every sample has a label
+    # The control's data, because each of its samples has a label.
+    batch = next(iter(make_loader(teacher.prepared.control_data.training, batch_size=settings.batch_size)))
     student = new_student(settings, teacher.task, device)
     models = {"teacher": teacher.prepared.model, "student": student}
     images: int = len(training) // teacher.distill_data.views  # type: ignore[arg-type]  # torch leaves __len__ undeclared
@@ -167,9 +167,8 @@ def _choose_arms(settings: CompareSettings, cost: Cost) -> dict[str, Arm]:
     arms = {CONTROL: Arm(supervised, settings.epochs), DISTILLED: Arm(None, settings.epochs)}
     if settings.smoothing:
         arms[SMOOTHED] = Arm(smoothed(smoothing=settings.smoothing), settings.epochs)
-    if (
-        settings.longer and cost.training.longer_epochs > settings.epochs
-    ):  # never for a loaded teacher: no training cost
+    # A loaded teacher has no training cost, so there is no longer control.
+    if settings.longer and cost.training.longer_epochs > settings.epochs:
         arms[LONGER] = Arm(supervised, cost.training.longer_epochs)
     return arms
 
@@ -187,13 +186,13 @@ def _name_student(arm: str, teacher: Teacher, seed: int) -> str:
 def _make_students(
     teachers: Sequence[Teacher], arms: Mapping[str, Arm], device: torch.device
 ) -> Iterator[tuple[str, Student]]:
-    """Yield name and student for every teacher, seed and arm; equal seeds mean equal initial weights and batches."""
+    """Yield name and student for every teacher, seed and arm; equal seeds give equal initial weights and batches."""
     for teacher in teachers:
         for seed in teacher.seeds:
             for name, arm in arms.items():
                 student_settings = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
                 model, train = new_student(student_settings, teacher.task, device), make_train(student_settings)
-                # Same order as in _train_all: distillation data of all teachers, then their control data.
+                # Index into the list of _train_all: first the distillation data of all teachers, then the control data.
                 data_index = teacher.number if arm.objective is None else len(teachers) + teacher.number
                 student = Student(model, arm.objective or teacher.objective, train, arm.epochs, data_index)
                 yield _name_student(name, teacher, seed), student

@@ -28,7 +28,7 @@ def comparison_files(
     *,
     limit: int | None,
 ) -> dict[Path, bytes]:
-    """Return path and content of ``metrics/comparison*.json``, ``metrics/comparison_students.csv`` and the plots.
+    """Return path → content of ``metrics/comparison*.json``, ``metrics/comparison_students.csv`` and the plots.
 
     Args:
         folder: the results folder.
@@ -44,7 +44,7 @@ def comparison_files(
         "verdicts": _describe_verdicts(comparison),
         "across_teachers": _describe_across(comparison),
         "further_controls": {
-            arm: [pairs._asdict() for pairs in groups] for arm, groups in comparison.further().items()
+            arm: [pairs._asdict() for pairs in groups] for arm, groups in comparison.further_pairs().items()
         },
         "mcnemar": [[test._asdict() for test in comparison.mcnemars(n)] for n in range(len(comparison.teachers))],
         "arms": {

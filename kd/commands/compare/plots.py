@@ -48,24 +48,24 @@ def errors_by_arm(comparison: Comparison) -> Figure:
 def paired_differences(comparison: Comparison) -> Figure:
     """Plot one row per control and teacher: the difference of each pair, and their mean with its 95 % t interval.
 
-    The shaded band is the equivalence margin. With one teacher, the first row determines the verdict. With several,
-    the verdict uses the teachers' means (see ``judge_across``), which are the means of the coloured rows.
+    The shaded band is the equivalence margin. With one teacher, the coloured row determines the verdict. With several,
+    the overall verdict uses the means of the coloured rows (see ``judge_across``).
     """
     rows = dict(contrasts(comparison))
     figure = Figure(figsize=(8.4, 1.7 + 0.72 * len(rows)), layout="constrained")
     axes = figure.subplots()
     margin = comparison.margin / 100 * comparison.images
-    axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=f"no difference: within ±{margin:,g} errors")
+    axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=f"equivalence margin: ±{margin:,g} errors")
     axes.axvline(0, color=GREY, lw=1)
     for row, (title, pairs) in enumerate(rows.items()):
         in_verdict = title.startswith(ARMS[CONTROL].label)
         colour = ARMS[DISTILLED].colour if in_verdict else GREY
         _draw_dots(axes, pairs.differences, row + 0.17, colour, mean=False)
         _draw_mean(axes, pairs.mean, pairs.interval, row - 0.17, colour)
-    axes.set_yticks(range(len(rows)), [f"minus {title}" for title in rows])
+    axes.set_yticks(range(len(rows)), [f"distilled\nminus {title}" for title in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel("distilled student: fewer errors  ←   difference in test errors   →  more errors")
-    style_axes(axes, "Paired differences and their mean with 95 % interval")
+    style_axes(axes, "Paired differences and their mean with 95 % CI")
     figure.legend(loc="outside lower center", frameon=False)
     return figure
 

@@ -8,7 +8,7 @@ from typing import Any
 from kd.arms import ARMS, LONGER, TEACHER
 from kd.commands.compare.plots import arms_reliability, errors_by_arm, paired_differences
 from kd.commands.compare.results import Comparison, contrasts, summaries
-from kd.commands.compare.text import MODEL_CELLS, cost_sentences, model_cells, power_sentences, verdict_lines
+from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, model_cells, power_sentences, verdict_lines
 from kd.commands.paired_table import DIFFERENCES, difference_cells, format_number, percent
 from kd.commands.publish import model_settings, toy_stamp
 from kd.evaluation.calibration import BINS
@@ -19,7 +19,7 @@ from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance
 from kd.report.svg import figure
 
-Arms = Mapping[str, Mapping[str, Spread]]
+Arms = Mapping[str, Mapping[str, Spread]]  # arm → column of ``student_rows`` → spread
 
 
 def compare_part(
@@ -51,11 +51,11 @@ def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     rows = [
         (
             ARMS[arm].label,
-            numbers["test_errors"].n,
-            format_number(numbers["test_errors"], ".1f"),
-            percent(numbers["test_accuracy"].mean),
+            spreads["test_errors"].n,
+            format_number(spreads["test_errors"], ".1f"),
+            percent(spreads["test_accuracy"].mean),
         )
-        for arm, numbers in arms.items()
+        for arm, spreads in arms.items()
     ]
     teachers = spread([teacher.errors for teacher in comparison.teachers])
     rows.append(
@@ -80,7 +80,7 @@ def _show_pairs(comparison: Comparison) -> tuple[Block, ...]:
     return (drawing, table(DIFFERENCES, rows, caption=caption), *paragraphs(power_sentences(comparison)))
 
 
-# Column of ``student_rows``, its format and its scale.
+# Column of ``student_rows``, its format specification and its scale.
 _CALIBRATION_COLUMNS = (
     ("nll", ".4f", 1),
     ("brier", ".4f", 1),
@@ -93,27 +93,27 @@ _CALIBRATION_COLUMNS = (
 
 
 def _show_calibration(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
-    header = ("student", "NLL", "Brier", "ECE, %", "adaptive ECE, %", "fitted T", "NLL at it", "ECE at it, %")
+    header = ("student", "NLL", "Brier", "ECE, %", "adaptive ECE, %", "fitted T", "NLL at T", "ECE at T, %")
     rows = [
         (
             ARMS[arm].label,
             *(
-                format_number(numbers[name], form, scale=scale) if name in numbers else "none"
-                for name, form, scale in _CALIBRATION_COLUMNS
+                format_number(spreads[name], spec, scale=scale) if name in spreads else "none"
+                for name, spec, scale in _CALIBRATION_COLUMNS
             ),
         )
-        for arm, numbers in arms.items()
+        for arm, spreads in arms.items()
     ]
     caption = (
-        f"{BINS} bins. The temperature T is fitted on the validation {comparison.noun}; students without an optimal T "
-        "(no validation errors) are left out. Mean ± standard deviation over the seeds."
+        f"Mean ± standard deviation over the seeds; {BINS} bins. The temperature T is fitted on the validation "
+        f"{comparison.noun}. Students without validation errors have no optimal T and are omitted from its columns."
     )
-    alt = "Accuracy against confidence of every arm, its students pooled, in bins of equal width."
+    alt = "Accuracy against confidence of every arm in bins of equal width, with the students of an arm pooled."
     return figure(arms_reliability(comparison), alt=alt), table(header, rows, caption=caption)
 
 
 def _show_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
-    shares_of = ("agreement_with_teacher", "agreement_where_teacher_right", "agreement_where_teacher_wrong")
+    share_columns = ("agreement_with_teacher", "agreement_where_teacher_right", "agreement_where_teacher_wrong")
     header = (
         "student",
         "agreement",
@@ -123,14 +123,14 @@ def _show_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
         f"KL at T = {comparison.temperature:g}",
     )
     rows = []
-    for arm, numbers in arms.items():
-        shares = [percent(numbers[name].mean) if name in numbers else "none" for name in shares_of]
-        divergences = [format_number(numbers[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
+    for arm, spreads in arms.items():
+        shares = [percent(spreads[name].mean) if name in spreads else "none" for name in share_columns]
+        divergences = [format_number(spreads[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
         rows.append((ARMS[arm].label, *shares, *divergences))
     baseline = spread(comparison.baseline_agreement())
     explanation = (
-        "The control is trained without the teacher, so any agreement above the control's comes from the training "
-        f"method. Two controls with different seeds agree on {percent(baseline.mean)} of the test {comparison.noun}."
+        "The control is trained without the teacher, so agreement above the control's is due to the training method. "
+        f"Two controls with different seeds agree on {percent(baseline.mean)} of the test {comparison.noun}."
     )
     caption = (
         f"Agreement with the teacher's predictions on all test {comparison.noun} and on those it classifies correctly "
@@ -143,16 +143,16 @@ def _show_cost(comparison: Comparison, cost: Cost) -> tuple[Block, ...]:
     footprints = [(name, *model_cells(model)) for name, model in cost.models.items()]
     training = cost.training
     rows = [
-        ("teacher, training", f"{training.teacher:.4g}"),
-        (f"teacher, logits of all training {comparison.noun}", f"{training.cache:.4g}"),
+        ("training of the teacher", f"{training.teacher:.4g}"),
+        (f"the teacher's logits of all training {comparison.noun}", f"{training.cache:.4g}"),
         ("one student, control or distilled", f"{training.student:.4g}"),
-        (f"one distilled student with 1/{training.served} of the teacher", f"{training.distilled:.4g}"),
+        (f"one distilled student and 1/{training.served} of the teacher's computation", f"{training.distilled:.4g}"),
     ]
     if LONGER in comparison.students:
-        rows.append((f"a control trained for {training.longer_epochs} epochs", f"{training.longer:.4g}"))
+        rows.append((f"one control trained for {training.longer_epochs} epochs", f"{training.longer:.4g}"))
     return (
-        table(MODEL_CELLS, footprints, caption="Inference: one input, one thread, on this machine"),
-        table(("training", "multiply-adds"), rows, caption="Training"),
+        table(MODEL_CELLS, footprints, caption=f"Inference on this machine: one input, one thread; {LATENCY}"),
+        table(("computation", "multiply-adds"), rows, caption="Training"),
         *paragraphs(cost_sentences(comparison, cost)),
     )
 

@@ -1,4 +1,4 @@
-"""Statistics of ``kd compare``, computed from the logits of its models, and rows for tables."""
+"""Statistics of ``kd compare``, computed from the logits of its models, and table rows."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Comparison:
 
     Attributes:
         teachers: at least one; all use the same test set.
-        students: arm → teacher → students in the order of ``seeds``. Students at the same place in different arms
-            start from the same weights and see the same batches. The arms include ``control`` and ``distilled``.
+        students: arm → teacher → students in the order of ``seeds``; includes the arms ``control`` and ``distilled``.
+            Students of one teacher and seed start from the same weights and see the same batches in all arms.
         seeds: teacher → seeds of its pairs.
         margin: equivalence margin in percentage points.
-        temperature: of distillation, also used for fidelity.
+        temperature: distillation temperature, also used for fidelity.
         noun: plural noun for the samples, such as "images".
     """
 
@@ -81,7 +81,7 @@ class Comparison:
         groups = [self.pairs(number) for number in range(len(self.teachers))]
         return judge_across(groups, margin=self.margin) if len(groups) > 1 else None
 
-    def further(self) -> dict[str, list[Pairs]]:
+    def further_pairs(self) -> dict[str, list[Pairs]]:
         """Pair the distilled students with each additional control: arm → teacher → pairs. Not part of the verdict."""
         controls = [arm for arm in self.students if arm not in (CONTROL, DISTILLED)]
         return {arm: [self.pairs(n, against=arm) for n in range(len(self.teachers))] for arm in controls}
@@ -95,7 +95,7 @@ class Comparison:
         ]
         return [mcnemar(control, distilled) for control, distilled in zip(*wrong, strict=True)]
 
-    @cached_property  # takes seconds; table, files and report all read it
+    @cached_property  # takes seconds, and is read by tables, files and report
     def fidelities(self) -> dict[str, list[list[Fidelity]]]:
         """Fidelity of each student to its teacher on the test images: arm → teacher → seed."""
         return self._measure_students(
@@ -106,7 +106,7 @@ class Comparison:
 
     @cached_property
     def scalings(self) -> dict[str, list[list[Scaling]]]:
-        """Test calibration of each student before and after temperature scaling: arm → teacher → seed."""
+        """Calibration of each student on the test images before and after temperature scaling: arm → teacher → seed."""
         return self._measure_students(lambda predictions, _: fit_scaling(predictions))
 
     @cached_property
@@ -118,7 +118,7 @@ class Comparison:
         }
 
     def baseline_agreement(self) -> list[float]:
-        """Return the agreement between controls of consecutive seeds: the level that needs no distillation."""
+        """Return the agreement between controls of consecutive seeds: the level reached without distillation."""
         return [
             agreement(first.test.logits, second.test.logits)
             for controls in self.students[CONTROL]
@@ -143,7 +143,7 @@ def _pool_reliability(predictions: Sequence[Predictions]) -> ReliabilityCurve:
 
 
 def fit_scaling(predictions: ModelPredictions) -> Scaling:
-    """Return test calibration before and after temperature scaling, fitted on the validation images."""
+    """Return calibration on the test images before and after temperature scaling on the validation images."""
     return temperature_scaling(*predictions.validation, *predictions.test)
 
 
@@ -196,10 +196,10 @@ def summaries(comparison: Comparison) -> dict[str, dict[str, Spread]]:
 
 def contrasts(comparison: Comparison) -> list[tuple[str, Pairs]]:
     """List title and pairs of every comparison: for each teacher the control, then the additional controls."""
-    further, has_several = comparison.further(), len(comparison.teachers) > 1
+    further_pairs, has_several = comparison.further_pairs(), len(comparison.teachers) > 1
     named_pairs = []
     for number in range(len(comparison.teachers)):
         suffix = f", teacher {number}" if has_several else ""
         named_pairs.append((f"{ARMS[CONTROL].label}{suffix}", comparison.pairs(number)))
-        named_pairs += [(f"{ARMS[arm].label}{suffix}", groups[number]) for arm, groups in further.items()]
+        named_pairs += [(f"{ARMS[arm].label}{suffix}", groups[number]) for arm, groups in further_pairs.items()]
     return named_pairs

@@ -13,7 +13,7 @@ from kd.commands.settings import PairedSettings
 class CompareSettings(PairedSettings):
     """Test whether distillation helps: train pairs of control and distilled student, then state a verdict.
 
-    In the folder of a finished ``kd run`` with the same settings, its teacher and logits are reused.
+    If OUT contains a finished kd run with the same settings, its teacher and logits are reused.
     """
 
     command: ClassVar[str] = "compare"
@@ -22,7 +22,7 @@ class CompareSettings(PairedSettings):
     pairs: Annotated[int, at_least(2, "10 is usual; one pair has no spread")] = 10
     """pairs of control and distilled student per teacher, at least 2; their seeds count up from SEED"""
     teachers: Annotated[int, at_least(1)] = 1
-    """teachers to train, at least 1; seeds count up from SEED. With several, the verdict is over their means"""
+    """teachers to train, at least 1; their seeds count up from SEED. The overall verdict counts each teacher once"""
     splits: Annotated[int, at_least(1)] = 1
     """training/validation splits, at least 1, each with its own teacher; their seeds count up from RANDOM_STATE"""
     smoothing: Annotated[float, Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.1 is usual; 0 omits this control")] = 0.1
@@ -34,7 +34,7 @@ class CompareSettings(PairedSettings):
         """Raise ``ValueError`` naming the flag if a setting is outside its range."""
         super().check()
         only_loaded = self.teachers > 1 and not self._count_teachers()
-        advice = "it is the same with every seed"
+        advice = "seeds do not change a loaded teacher"
         require(not only_loaded, "--teachers", self.teachers, "1 with a loaded teacher", advice)
 
     @property

@@ -24,7 +24,9 @@ def print_comparison(comparison: Comparison, cost: Cost, *, limit: int | None) -
     _print_arms(comparison, f"{comparison.images:,} test {comparison.noun}{toy}")
     _print_differences(comparison)
     print_table(
-        "Cost of inference", MODEL_CELLS, {name: model_cells(footprint) for name, footprint in cost.models.items()}
+        f"Cost of inference ({LATENCY})",
+        MODEL_CELLS,
+        {name: model_cells(footprint) for name, footprint in cost.models.items()},
     )
     for line in [*cost_sentences(comparison, cost), *verdict_lines(comparison)]:
         say(line)
@@ -41,7 +43,8 @@ def verdict_lines(comparison: Comparison) -> list[str]:
     return [*per_teacher, sentence_across(across)]
 
 
-MODEL_CELLS = ("model", "parameters", "multiply-adds", "file, kB", "latency, ms", "90 % below, ms")
+MODEL_CELLS = ("model", "parameters", "multiply-adds", "file, kB", "latency, ms", "p90, ms")
+LATENCY = "latency: median and 90th percentile"
 
 
 def model_cells(model: Footprint) -> list[str]:
@@ -58,7 +61,7 @@ def model_cells(model: Footprint) -> list[str]:
 
 
 def cost_sentences(comparison: Comparison, cost: Cost) -> list[str]:
-    """Return sentences on the longer-trained control and on the time saved by cached logits, as far as they apply."""
+    """Return sentences on the longer-trained control and on the time saved by cached logits, if they apply."""
     longer = [cost_sentence(cost.training)] if LONGER in comparison.students else []
     return [*longer, saved_sentence(cost.saved, comparison.noun)] if cost.saved else longer
 
@@ -84,14 +87,14 @@ def cost_sentence(cost: TrainingCost) -> str:
 def _print_arms(comparison: Comparison, title: str) -> None:
     header = ("student", "n", "errors", "accuracy", "NLL", "ECE, %", "agrees with teacher")
     rows = {}
-    for arm, numbers in summaries(comparison).items():
+    for arm, spreads in summaries(comparison).items():
         rows[ARMS[arm].label] = [
-            str(numbers["test_errors"].n),
-            format_number(numbers["test_errors"], ".1f"),
-            f"{numbers['test_accuracy'].mean:.2%}",
-            format_number(numbers["nll"], ".4f"),
-            format_number(numbers["ece"], ".2f", scale=100),
-            f"{numbers['agreement_with_teacher'].mean:.2%}",
+            str(spreads["test_errors"].n),
+            format_number(spreads["test_errors"], ".1f"),
+            f"{spreads['test_accuracy'].mean:.2%}",
+            format_number(spreads["nll"], ".4f"),
+            format_number(spreads["ece"], ".2f", scale=100),
+            f"{spreads['agreement_with_teacher'].mean:.2%}",
         ]
     rows[ARMS[TEACHER].label] = [
         str(len(comparison.teachers)),
@@ -106,8 +109,8 @@ def _print_arms(comparison: Comparison, title: str) -> None:
 
 def _print_differences(comparison: Comparison) -> None:
     rows = {title: difference_cells(pairs) for title, pairs in contrasts(comparison)}
-    rule = "first row's t interval" if len(comparison.teachers) == 1 else "means over the teachers"
-    print_table(f"Paired differences in test errors (for the verdict: {rule})", DIFFERENCES, rows)
+    basis = "the first row's t interval" if len(comparison.teachers) == 1 else "one mean per teacher"
+    print_table(f"Paired differences in test errors; the verdict uses {basis}", DIFFERENCES, rows)
     for line in power_sentences(comparison):
         say(line)
 
@@ -119,8 +122,8 @@ def power_sentences(comparison: Comparison) -> Iterator[str]:
         significant = sum(test.p_value < 0.05 for test in comparison.mcnemars(number))
         if power.detectable is not None:
             yield (
-                f"With this spread, {n} pairs detect a true difference of {power.detectable:,.1f} errors with 80 % "
-                f"power; a difference of {judgement.margin:,g} errors needs {power.for_margin:,} pairs. McNemar's "
+                f"At this spread, {n} pairs detect a true difference of {power.detectable:,.1f} errors with 80 % "
+                f"power; a difference of {judgement.margin:,g} errors takes {power.for_margin:,} pairs. McNemar's "
                 f"exact test, which compares two networks rather than two methods, gives p < 0.05 for {significant} "
-                f"of the {n} pairs."
+                f"of {n} pairs."
             )

@@ -1,4 +1,4 @@
-"""The ``kd sweep`` command: choose temperature and alpha on validation images, then test once with fresh seeds."""
+"""The ``kd sweep`` command: choose temperature and alpha on the validation images, then test with fresh seeds."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from kd.training.students import DistillationData, Student, TrainedStudent, trai
 from kd.types import Objective
 
 
-class Bench(NamedTuple):
+class SweepContext(NamedTuple):
     """Inputs for training the students of any point, and their training times.
 
     Attributes:
-        distill_data: the same data with the teacher's logits, one entry per batch size.
+        distill_data: data with the teacher's logits, once per batch size of ``_list_batch_sizes``.
         seconds: training time of each student by name; filled during the sweep.
     """
 
@@ -60,28 +60,28 @@ def run(settings: SweepSettings) -> None:
     with open_command(settings, *(settings.results_dir / folder for folder in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
         prepared = prepare_distillation_data(settings, device)
-        bench = _make_bench(settings, prepared, device)
-        sweep = _test_roles(bench, explore(bench))
+        context = _make_context(settings, prepared, device)
+        sweep = _test_roles(context, explore(context))
         print_sweep(sweep, limit=settings.limit)
-        _publish(bench, prepared, sweep)
+        _publish(context, prepared, sweep)
 
 
-def _make_bench(settings: SweepSettings, prepared: TeacherWithData, device: torch.device) -> Bench:
+def _make_context(settings: SweepSettings, prepared: TeacherWithData, device: torch.device) -> SweepContext:
     distill_data = [prepared.distill_data._replace(batch_size=size) for size in _list_batch_sizes(settings)]
     images = Images(prepared.data.sizes["validation"], prepared.data.sizes["test"], prepared.data.task.noun)
-    return Bench(settings, device, prepared.data.task, distill_data, images, {})
+    return SweepContext(settings, device, prepared.data.task, distill_data, images, {})
 
 
 def _list_batch_sizes(settings: SweepSettings) -> list[int]:
     return list(dict.fromkeys((settings.batch_size, *map(int, settings.varied.get("batch_size", ())))))
 
 
-def explore(bench: Bench) -> list[TriedPoint]:
+def explore(context: SweepContext) -> list[TriedPoint]:
     """Evaluate the documented point, all other points and their controls on the validation images."""
-    settings, results = bench.settings, dict[Point, TriedPoint]()
+    settings, results = context.settings, dict[Point, TriedPoint]()
 
     def attempt(points: Iterable[Point]) -> dict[Point, TriedPoint]:
-        results.update(_try_points(bench, [point for point in add_controls(points) if point not in results]))
+        results.update(_try_points(context, [point for point in add_controls(points) if point not in results]))
         return results
 
     if settings.trials is None:
@@ -92,45 +92,45 @@ def explore(bench: Bench) -> list[TriedPoint]:
         # In the steps folder, so that --fresh moves it aside with the saved steps.
         file = settings.state_dir / "steps" / "search.db"
         file.parent.mkdir(exist_ok=True)
-        trials = search(settings, file, _search_key(bench), attempt, worst=bench.images.validation)
+        trials = search(settings, file, _search_key(context), attempt, worst=context.images.validation)
         results.update((trial.point, trial) for trial in trials)
         attempt([documented_point(settings), *(trial.point for trial in trials)])
     return list(results.values())
 
 
-def _try_points(bench: Bench, points: Sequence[Point]) -> dict[Point, TriedPoint]:
+def _try_points(context: SweepContext, points: Sequence[Point]) -> dict[Point, TriedPoint]:
     """Train the students of some points and score them on the validation images; the test images are not used."""
-    students = _make_students(bench, points, _list_seeds(bench.settings))
+    students = _make_students(context, points, _list_seeds(context.settings))
     scores: dict[str, Score | None] = {}
-    for name, outcome in try_students(bench.distill_data, students, processes=bench.settings.processes):
+    for name, outcome in try_students(context.distill_data, students, processes=context.settings.processes):
         progress = f"{len(scores) + 1:>3}/{len(students)}  {name}"
         if isinstance(outcome, TrainedStudent):
-            scores[name], bench.seconds[name] = score(outcome.validation), outcome.history.seconds
+            scores[name], context.seconds[name] = score(outcome.validation), outcome.history.seconds
             say(
                 f"{progress}: validation accuracy {outcome.history['val_acc'][-1]:.2%}, {outcome.history.seconds:.0f} s"
             )
         else:
             scores[name] = None
             say(f"{progress}: failed; {outcome}")
-    names = {point: _name_students(bench.settings, point, _list_seeds(bench.settings)) for point in points}
+    names = {point: _name_students(context.settings, point, _list_seeds(context.settings)) for point in points}
     return {point: TriedPoint(point, tuple(scores[name] for name in names[point])) for point in points}
 
 
-def _test_roles(bench: Bench, tried: Sequence[TriedPoint]) -> Sweep:
-    """Train the points of all roles with fresh seeds and test them; the only use of the test images."""
-    settings, documented = bench.settings, documented_point(bench.settings)
+def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
+    """Train the points of all roles with fresh seeds and test them; nothing else uses the test images."""
+    settings, documented = context.settings, documented_point(context.settings)
     points, seeds = list(dict.fromkeys(assign_roles(tried, documented).values())), _list_final_seeds(settings)
-    students, finals = _make_students(bench, points, seeds), dict[str, Final]()
-    for name, student in train_students(bench.distill_data, students, processes=settings.processes):
+    students, finals = _make_students(context, points, seeds), dict[str, Final]()
+    for name, student in train_students(context.distill_data, students, processes=settings.processes):
         assert student.test is not None
         finals[name] = Final(score(student.validation), score(student.test))
-        bench.seconds[name] = student.history.seconds
+        context.seconds[name] = student.history.seconds
         say(f"{len(finals):>3}/{len(students)}  {name}: fresh seed, {student.history.seconds:.0f} s")
     return Sweep(
         tried=tried,
         documented=documented,
         seeds=_list_seeds(settings),
-        images=bench.images,
+        images=context.images,
         final_seeds=seeds,
         finals={point: [finals[name] for name in _name_students(settings, point, seeds)] for point in points},
         margin=settings.margin,
@@ -138,9 +138,9 @@ def _test_roles(bench: Bench, tried: Sequence[TriedPoint]) -> Sweep:
     )
 
 
-def _publish(bench: Bench, prepared: TeacherWithData, sweep: Sweep) -> None:
+def _publish(context: SweepContext, prepared: TeacherWithData, sweep: Sweep) -> None:
     """Write the files and the report atomically (all or none) and print their paths."""
-    settings, config = bench.settings, record_settings(bench.settings, bench.device)
+    settings, config = context.settings, record_settings(context.settings, context.device)
     report_part = sweep_part(
         sweep,
         config,
@@ -149,7 +149,7 @@ def _publish(bench: Bench, prepared: TeacherWithData, sweep: Sweep) -> None:
         command=typed_command(),
         limit=settings.limit,
     )
-    files = sweep_files(settings.results_dir, sweep, config, bench.seconds, limit=settings.limit)
+    files = sweep_files(settings.results_dir, sweep, config, context.seconds, limit=settings.limit)
     publish_with_report(files, report_part, results_dir=settings.results_dir, state_dir=settings.state_dir)
 
 
@@ -158,20 +158,20 @@ def _list_seeds(settings: SweepSettings) -> list[int]:
 
 
 def _list_final_seeds(settings: SweepSettings) -> list[int]:
-    """List the seeds of the test, disjoint from the seeds of the selection, which favour the chosen point."""
+    """List the seeds of the test; with the seeds of the selection, the chosen point looks better than it is."""
     first = settings.seed + settings.seeds
     return list(range(first, first + settings.final_pairs))
 
 
-def _make_students(bench: Bench, points: Iterable[Point], seeds: Sequence[int]) -> dict[str, Student]:
-    """Make the students of some points; with equal seeds, widths and batch sizes, initial weights and batches agree."""
-    sizes = _list_batch_sizes(bench.settings)
+def _make_students(context: SweepContext, points: Iterable[Point], seeds: Sequence[int]) -> dict[str, Student]:
+    """Make the students of some points; equal seed, width and batch size give equal initial weights and batches."""
+    sizes = _list_batch_sizes(context.settings)
     students = {}
     for point in points:
-        for name, seed in zip(_name_students(bench.settings, point, seeds), seeds, strict=True):
-            # Values have the type of their setting, but the type of ``others`` is only ``float``.
-            student_settings = dataclasses.replace(bench.settings, seed=seed, **dict(point.others))  # type: ignore[arg-type]
-            model, train = new_student(student_settings, bench.task, bench.device), make_train(student_settings)
+        for name, seed in zip(_name_students(context.settings, point, seeds), seeds, strict=True):
+            # ``others`` is annotated as float, but its values have the types of their settings.
+            student_settings = dataclasses.replace(context.settings, seed=seed, **dict(point.others))  # type: ignore[arg-type]
+            model, train = new_student(student_settings, context.task, context.device), make_train(student_settings)
             students[name] = Student(
                 model, make_objective(point), train, student_settings.epochs, sizes.index(student_settings.batch_size)
             )
@@ -202,17 +202,17 @@ def score(predictions: Predictions) -> Score:
     return Score(int(wrong.sum()), float(F.cross_entropy(predictions.logits, predictions.labels)))
 
 
-def _search_key(bench: Bench) -> str:
-    """Hash all inputs of a search. The parent's thread count is excluded because students train on one thread."""
-    settings = bench.settings
+def _search_key(context: SweepContext) -> str:
+    """Hash all inputs of a search, except the thread count of this process: students train on one thread."""
+    settings = context.settings
     environment_inputs = {name: value for name, value in environment().items() if name != "threads"}
     inputs = {
         "ranges": {"temperature": settings.temperatures, "alpha": settings.alphas, **settings.varied},
         "documented": documented_point(settings),
         "students": [settings.student_width, settings.learning_rate, settings.epochs, settings.batch_size],
-        "student": new_student(settings, bench.task, torch.device("cpu")),
+        "student": new_student(settings, context.task, torch.device("cpu")),
         "seeds": _list_seeds(settings),
-        "data": [bench.distill_data[0].training, bench.distill_data[0].validation],
-        "device": bench.device,
+        "data": [context.distill_data[0].training, context.distill_data[0].validation],
+        "device": context.device,
     }
     return digest({"inputs": describe(inputs), "environment": environment_inputs})[:16]

@@ -20,7 +20,7 @@ from kd.storage.environment import versions
 def sweep_files(
     folder: Path, sweep: Sweep, config: Mapping[str, Any], seconds: Mapping[str, float], *, limit: int | None
 ) -> dict[Path, bytes]:
-    """Return path and content of ``metrics/sweep.json``, ``sweep.csv``, ``sweep_timings.json``, ``plots/sweep.png``.
+    """Return path → content of ``metrics/sweep.json``, ``sweep.csv``, ``sweep_timings.json``, ``plots/sweep.png``.
 
     Args:
         folder: the results folder.
@@ -39,9 +39,9 @@ def sweep_files(
 
 
 def student_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
-    """Yield one row per student: first the selection, without test scores, then the test.
+    """Yield one row per student: first the students of the selection, without test scores, then the tested ones.
 
-    The temperature of a control is empty.
+    Controls have no temperature.
     """
     for trial in sweep.tried:
         for seed, score in zip(sweep.seeds, trial.scores, strict=True):
@@ -70,9 +70,9 @@ def _describe_point(sweep: Sweep, point: Point) -> dict[str, Any]:
     }
 
 
-def _score_columns(part: str, score: Score | None) -> dict[str, Any]:
+def _score_columns(split: str, score: Score | None) -> dict[str, Any]:
     """Return the columns of a score; values are empty if the loss was not finite."""
-    return {f"{part}_{name}": getattr(score, name, "") for name in ("errors", "cross_entropy")}
+    return {f"{split}_{name}": getattr(score, name, "") for name in ("errors", "cross_entropy")}
 
 
 def _summarize(sweep: Sweep) -> dict[str, Any]:

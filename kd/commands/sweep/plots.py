@@ -1,4 +1,4 @@
-"""The map of a sweep: validation errors over temperature and alpha, with the points of interest marked."""
+"""The map of a sweep: validation errors over temperature and alpha, with the points that have a role marked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kd.commands.sweep.text import count_noun
 # Dark blue is good, yellow is bad: distinguishable in greyscale and with all common colour blindness.
 COLOURS = colormaps["cividis"]
 INK, PAPER = "#010101", "#FEFEFE"  # on coloured cells; the report inverts pure black and white in dark mode
-# Drawn over a wider dark line, to stand out from any cell colour.
+# Frames of the cells, each drawn over a wider dark line to stand out from any cell colour.
 LINES: Mapping[str, dict[str, Any]] = {
     "chosen": {"ls": "-", "lw": 3, "ec": "#E69F00"},
     "documented": {"ls": (0, (2.2, 1.4)), "lw": 2.2, "ec": "#FEFEFE"},
@@ -51,9 +51,8 @@ def heat_map(sweep: Sweep) -> Figure:
     maps = list(dict.fromkeys(point.others for point in marked.values()))
     trials = [trial for trial in sweep.tried if trial.point.others in maps]
     tried_temperatures = {trial.point.temperature for trial in trials if trial.point.temperature is not None}
-    temperatures = sorted(
-        tried_temperatures or {sweep.documented.temperature or 1.0}
-    )  # a sweep of controls has no temperatures
+    # A sweep of controls has no temperatures, but the map needs a row.
+    temperatures = sorted(tried_temperatures or {sweep.documented.temperature or 1.0})
     alphas = sorted({trial.point.alpha for trial in trials})
     size = (max(7.2, 2.6 + 1.25 * len(alphas)), 1 + len(maps) * (1.5 + 0.72 * len(temperatures)))
     figure = Figure(figsize=size, layout="constrained")
@@ -72,7 +71,7 @@ def heat_map(sweep: Sweep) -> Figure:
 
 
 def _make_norm(means: Sequence[float]) -> Normalize:
-    """Scale colours from the best mean to twice as far as the median; worse points share the last colour."""
+    """Scale colours from the best mean to twice the median's distance from it; worse points share the last colour."""
     low = min(means)
     return Normalize(low, max(low + 1, min(max(means), low + 2 * (median(means) - low))), clip=True)
 
@@ -105,7 +104,7 @@ def _draw_cell(axes: Axes, row: int, column: int, trial: TriedPoint, norm: Norma
         return
     colour_position = float(norm(trial.mean))
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=COLOURS(colour_position), ec=PAPER, lw=1))
-    ink = PAPER if colour_position < 0.467 else INK  # there, both have a contrast of 4.5 to the cell
+    ink = PAPER if colour_position < 0.467 else INK  # at 0.467, both have a contrast of 4.5
     spread = "" if trial.sd is None else f"± {trial.sd:.1f}"
     style: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
     axes.text(column, row + (0.1 if spread else 0), f"{trial.mean:.1f}", fontsize=11, **style)
@@ -114,7 +113,7 @@ def _draw_cell(axes: Axes, row: int, column: int, trial: TriedPoint, norm: Norma
 
 
 def _draw_frame(axes: Axes, point: Point, temperatures: Sequence[float], alphas: Sequence[float], role: str) -> None:
-    """Frame the cells of a role; on a shared cell the frame of the chosen point is outside."""
+    """Frame the cells of a role; if two roles share a cell, the frame of the chosen point is the outer one."""
     rows, inset = _find_rows(point, temperatures), 0.035 if role == "chosen" else 0.1
     corner = (alphas.index(point.alpha) - 0.5 + inset, rows[0] - 0.5 + inset)
     for line in _make_frame(corner, (1 - 2 * inset, len(rows) - 2 * inset), role):
@@ -149,13 +148,13 @@ def search_map(sweep: Sweep) -> Figure:
         norm=steps,
         cmap=COLOURS,
         s=90,
-        edgecolors="#000000",  # inverted in dark mode; the best points are as dark as a dark page
+        edgecolors="#000000",  # inverted in dark mode: the best points are as dark as a dark page
         linewidths=0.8,
     )
     figure.colorbar(scatter, ax=axes, label="mean errors")
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    is_narrow = high < 5 * low  # ticks at 1, 2, 5, 10, … could all miss the range
+    is_narrow = high < 5 * low  # ticks at 1, 2, 5, 10, … could all lie outside the range
     axes.yaxis.set_major_locator(MaxNLocator(7) if is_narrow else LogLocator(subs=(1, 2, 5), numticks=20))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

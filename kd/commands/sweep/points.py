@@ -13,10 +13,10 @@ from kd.commands.sweep.settings import SweepSettings
 
 
 class Point(NamedTuple):
-    """Settings of one way to train a student.
+    """Values of the varied settings with which students are trained.
 
     Attributes:
-        temperature: None if alpha = 1, because the soft loss then has no weight.
+        temperature: None if alpha = 1, because the soft loss then has weight 0.
         alpha: weight of the labels.
         others: names and values of the other varied settings.
     """
@@ -75,12 +75,12 @@ class TriedPoint(NamedTuple):
 
     @property
     def cross_entropy(self) -> float:
-        """Mean over the students, independent of their order; defined for a finite point only."""
+        """Mean cross-entropy, independent of the order of the students; defined for a finite point only."""
         return math.fsum(score.cross_entropy for score in self.scores if score) / len(self.scores)
 
 
 def make_point(temperature: float, alpha: float, others: Mapping[str, float] | None = None) -> Point:
-    """Return the point of these settings; settings that give the same training give equal points."""
+    """Return the point of these settings; equal points mean equal trainings, as at alpha = 1 for any temperature."""
     other_settings = tuple((others or {}).items())
     return Point(None if alpha == 1 else float(temperature), float(alpha), other_settings)
 
@@ -91,7 +91,7 @@ def documented_point(settings: SweepSettings) -> Point:
 
 
 def list_grid(settings: SweepSettings) -> list[Point]:
-    """List all combinations of the values, in order and without duplicates."""
+    """List the points of all combinations of the values, without duplicates."""
     names, values = list(settings.varied), list(settings.varied.values())
     combinations = itertools.product(itertools.product(*values), settings.temperatures, settings.alphas)
     return list(
@@ -129,22 +129,22 @@ def choose_point(tried: Sequence[TriedPoint], reference: Point) -> TriedPoint:
     counts = {len(trial.scores) for trial in tried}
     require(
         len(counts) == 1,
-        "seeds",
+        "numbers of seeds",
         sorted(counts),
-        "equal in number for all points",
-        "otherwise the luckier point is chosen",
+        "equal for all points",
+        "means of few seeds are more often the best by luck",
     )
     best = rank_points(tried, reference)
     if not best:
         raise FloatingPointError(
-            f"none of the {len(tried)} points could be trained: at each, a loss was not finite. Try a smaller "
+            f"none of the {len(tried)} points could be trained: each had a loss that was not finite. Set a smaller "
             "--learning-rate."
         )
     return best[0]
 
 
 def choose_control(tried: Sequence[TriedPoint], judged: Point, reference: Point) -> TriedPoint:
-    """Return the best control of the judged point's width; like the method, it is tuned on the validation images."""
+    """Return the best control with the judged point's width; it is tuned on the validation images like the method."""
     controls = [trial for trial in tried if trial.point.is_control and trial.point.width == judged.width]
     return choose_point(controls, reference)
 
@@ -158,7 +158,7 @@ def distance(first: Point, second: Point) -> float:
 
 
 def _sort_key(point: Point) -> tuple[float, ...]:
-    """Return a key that orders all points, to break the last ties deterministically."""
+    """Return a key that orders all points, so that the remaining ties are broken deterministically."""
     return (point.temperature or 0, point.alpha, *(value for _, value in point.others))
 
 

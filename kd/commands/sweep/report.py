@@ -60,15 +60,15 @@ def sweep_part(
 def _show_finals(sweep: Sweep) -> Block:
     validation, test, noun = sweep.images
     caption = (
-        f"Error rates: on the {validation:,} validation {noun}, with the {count_noun(len(sweep.seeds), 'seed')} used "
-        f"for the selection and with {len(sweep.final_seeds)} fresh seeds; on the {test:,} test {noun}, with the "
-        "fresh seeds. Test errors: mean ± standard deviation"
+        f"Error rates on the {validation:,} validation {noun} with the {count_noun(len(sweep.seeds), 'seed')} of the "
+        f"selection and with {len(sweep.final_seeds)} fresh seeds, and on the {test:,} test {noun} with the fresh "
+        "seeds. Test errors: mean ± standard deviation."
     )
     return table(FINALS, final_rows(sweep), caption=caption)
 
 
 def _show_pairs(sweep: Sweep) -> Block:
-    """Show the pairs of the verdict first, then chosen against documented point unless that repeats them."""
+    """Show the pairs of the verdict, then chosen minus documented point unless this repeats them."""
     judged_role, roles = sweep.judged_role(), sweep.roles
     if judged_role is None:
         return Paragraph(
@@ -83,7 +83,7 @@ def _show_pairs(sweep: Sweep) -> Block:
     ]
     caption = (
         "Differences in test errors, paired by seed; values below zero favour the point named first. The verdict uses "
-        "the first row"
+        "the first row."
     )
     return table(("pairs", *DIFFERENCES[1:]), rows, caption=caption)
 
@@ -94,9 +94,9 @@ def _show_map(sweep: Sweep) -> tuple[Block, ...]:
     drawing = figure(
         sweep_map(sweep),
         alt=f"Mean errors on the validation {noun} over temperature and alpha. {description}. Numbers: see table.",
-        caption=f"All points on the validation {noun}; the chosen and the documented point are marked",
+        caption=f"All points on the validation {noun}; the chosen and the documented point are marked.",
     )
-    caption = f"{tried_title(sweep)}. Mean ± standard deviation; cross-entropy with the labels, nats"
+    caption = f"{tried_title(sweep)}. Mean ± standard deviation; cross-entropy with the labels in nats."
     best = table(POINTS, best_rows(sweep), caption=caption)
     if len(sweep.tried) <= BEST:
         return drawing, best

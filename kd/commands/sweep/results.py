@@ -1,4 +1,4 @@
-"""Results of a sweep: the choice on validation images and its test with fresh seeds."""
+"""Results of a sweep: the choice on the validation images and its test with fresh seeds."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Rates(NamedTuple):
     """Mean error rates of the students of a point.
 
     Attributes:
-        validation_when_tried: with the seeds of the selection; too low for the chosen point, the best of many.
-        validation_fresh_seeds: with fresh seeds, on the same images.
-        test: with fresh seeds.
+        validation_when_tried: on the validation images, with the seeds of the selection; biased low for the chosen
+            point, because it is the best of many.
+        validation_fresh_seeds: on the validation images, with fresh seeds.
+        test: on the test images, with fresh seeds.
     """
 
     validation_when_tried: float
@@ -51,13 +52,13 @@ def assign_roles(tried: Sequence[TriedPoint], documented: Point) -> dict[str, Po
     point if the chosen point is itself a control.
 
     Raises:
-        FloatingPointError: no point can fill a role, because a loss was not finite.
+        FloatingPointError: the documented point, or every candidate for another role, has a loss that is not finite.
     """
     chosen = choose_point(tried, documented).point
     if not next(trial for trial in tried if trial.point == documented).finite:
         raise FloatingPointError(
             f"the documented point ({format_point(documented)}) could not be trained: a loss was not finite. The "
-            "chosen point is compared with it, so set --temperature, --alpha or --learning-rate to values that train."
+            "chosen point is compared with it, so change --temperature, --alpha or --learning-rate."
         )
     judged = documented if chosen.is_control else chosen
     return dict(zip(ROLES, (chosen, documented, choose_control(tried, judged, documented).point), strict=True))
@@ -69,10 +70,10 @@ class Sweep:
 
     Attributes:
         tried: all points, scored with the same seeds.
-        documented: the point of the settings TEMPERATURE and ALPHA.
-        seeds: of the selection.
+        documented: the point that ``kd run`` trains with the same settings.
+        seeds: seeds of the selection.
         images: numbers of validation and test images.
-        final_seeds: of the test; disjoint from ``seeds``.
+        final_seeds: seeds of the test, disjoint from ``seeds``.
         finals: point of a role → its students in the order of ``final_seeds``.
         margin: equivalence margin in percentage points of the test images.
         searched: whether Optuna proposed the points; otherwise they form a grid.

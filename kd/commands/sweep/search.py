@@ -24,7 +24,7 @@ from kd.commands.sweep.points import Point, Score, TriedPoint, documented_point,
 from kd.commands.sweep.settings import STUDENT_SETTINGS, SweepSettings
 from kd.seeding import epoch_seed
 
-# Trials proposed at once: enough to keep several processes busy, few enough to adapt to results. Independent of the
+# Trials proposed at once: enough to keep several processes busy, few enough to learn from results. Independent of the
 # number of cores, so that every machine proposes the same points.
 ROUND = 4
 
@@ -57,7 +57,7 @@ def search(
 
     Args:
         file: the SQLite database, created if missing.
-        key: hash of all inputs besides the point; each key has its own study in the file.
+        key: hash of all inputs except the points; each key has its own study in the file.
         attempt: trains and scores the students of some points.
         worst: errors reported to the sampler for a point whose loss is not finite.
 
@@ -85,7 +85,7 @@ def search(
 
 
 def _make_space(settings: SweepSettings) -> Space:
-    """Return the search space: log-scaled ranges, a linear one for alpha, and the listed values for whole numbers."""
+    """Return the search space: listed values for integers, a linear range for alpha, log-scaled ranges for the rest."""
     space: Space = {
         "temperature": FloatDistribution(min(settings.temperatures), max(settings.temperatures), log=True),
         "alpha": FloatDistribution(min(settings.alphas), max(settings.alphas)),
@@ -101,7 +101,7 @@ def _make_space(settings: SweepSettings) -> Space:
 def _propose_round(space: Space, earlier: Sequence[Trial], reference: Params, *, seed: int, worst: int) -> list[Params]:
     """Propose the points of one round from the trials of earlier rounds."""
     with _silence_optuna():
-        # constant_liar treats unfinished points of the round as bad, which keeps its points apart.
+        # constant_liar assumes bad results for the unfinished points of the round, so its points keep apart.
         study = optuna.create_study(sampler=TPESampler(seed=seed, multivariate=True, constant_liar=True))
         study.add_trials([_to_frozen_trial(trial, space, worst) for trial in earlier])
         if not earlier and all(_is_within(space[name], reference.get(name)) for name in space):
@@ -116,7 +116,7 @@ def _is_within(distribution: BaseDistribution, value: float | None) -> bool:
 
 
 def _round_params(params: Mapping[str, float], space: Space) -> Params:
-    """Round to a few digits, easy to read and type, within the range."""
+    """Round to a few digits, which are easy to read and type, but stay within the range."""
     rounded = dict(params)
     for name, distribution in space.items():
         if isinstance(distribution, FloatDistribution):
@@ -174,8 +174,8 @@ def _open_study(file: Path, name: str) -> Iterator[optuna.Study]:
 def _unusable_error(file: Path, error: Exception) -> OSError:
     reason = str(error).split("\n", 1)[0]
     return OSError(
-        f"the search database {file} is not usable: {reason} Restore it from a backup or delete it: trained students "
-        "are saved elsewhere and will be reused."
+        f"the search database {file} is not usable: {reason.rstrip('. ')}. Restore it from a backup or delete it; "
+        "trained students are saved elsewhere and will be reused."
     )
 
 

@@ -26,9 +26,9 @@ STUDENT_SETTINGS: Mapping[str, type[int] | type[float]] = {
 class SweepSettings(PairedSettings):
     """Choose temperature and alpha: train many students from one teacher and compare them on the validation images.
 
-    TEMPERATURE and ALPHA are the documented point. The chosen point, the documented point and the control are then
-    trained with fresh seeds and tested once. In the folder of a finished ``kd run`` with the same settings, its teacher
-    and logits are reused.
+    TEMPERATURE and ALPHA define the documented point, the baseline of the choice. The chosen point, the documented
+    point and the control are then trained with fresh seeds and tested once. If OUT contains a finished kd run with the
+    same settings, its teacher and logits are reused.
     """
 
     command: ClassVar[str] = "sweep"
@@ -39,9 +39,9 @@ class SweepSettings(PairedSettings):
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """weights of the labels to try, in [0, 1]; 1 is the control, which is always tried"""
     vary: UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE,VALUE of another student setting to vary: student_width, learning_rate, epochs or batch_size"""
+    """NAME=VALUE,VALUE,… varies another setting: student_width, learning_rate, epochs or batch_size"""
     trials: Annotated[int | None, or_none(at_least(1, "30 is usual"))] = None
-    """points for Optuna to propose within the ranges of the values, at least 1; None tries every combination"""
+    """points that Optuna proposes between the smallest and largest values, at least 1; None tries every combination"""
     seeds: Annotated[int, at_least(1, "a standard deviation needs 2")] = 2
     """students per point, at least 1; all points use the same seeds, counting up from SEED"""
 

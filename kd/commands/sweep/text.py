@@ -21,25 +21,27 @@ def print_sweep(sweep: Sweep, *, limit: int | None) -> None:
     toy = f", TOY RUN on {limit:,} training {sweep.images.noun}" if limit is not None else ""
     print_table(f"{tried_title(sweep)}{toy}", POINTS, {row[0]: row[1:] for row in best_rows(sweep)})
     finals = {row[0]: row[1:] for row in final_rows(sweep)}
-    print_table(f"{count_noun(len(sweep.final_seeds), 'fresh seed')}, paired{toy}", FINALS, finals)
+    print_table(
+        f"Error rates with the seeds of the selection and {len(sweep.final_seeds)} fresh seeds{toy}", FINALS, finals
+    )
     for line in lines(sweep):
         say(line)
 
 
 POINTS = ("point", "role", "errors", "cross-entropy")
-FINALS = ("point", "validation when tried", "validation", "test", "test errors")
+FINALS = ("point", "validation (selection)", "validation (fresh)", "test", "test errors")
 
 
 def tried_title(sweep: Sweep) -> str:
     """Return the title of the table of ``best_rows``."""
-    suffix = f"; the {BEST} best and all with a role" if len(sweep.tried) > BEST else ""
+    suffix = f"; the {BEST} best and all with a role are shown" if len(sweep.tried) > BEST else ""
     seeds = count_noun(len(sweep.seeds), "seed")
     images = f"{sweep.images.validation:,} validation {sweep.images.noun}"
     return f"Errors on {images}: {len(sweep.tried)} points with {seeds} each{suffix}"
 
 
 def best_rows(sweep: Sweep) -> list[list[str]]:
-    """Return the rows of the best points and of all points with a role."""
+    """Return the rows of the best points and of all other points that have a role."""
     return [row for rank, row in enumerate(point_rows(sweep)) if rank < BEST or row[1]]
 
 
@@ -75,26 +77,27 @@ def lines(sweep: Sweep) -> list[str]:
 def _describe_choice(sweep: Sweep) -> str:
     chosen = sweep.roles["chosen"]
     tried, fresh, test = map(percent, sweep.rates(chosen))
-    validation_items, test_items, noun = sweep.images
+    validation_size, test_size, noun = sweep.images
     return (
-        f"Chosen on {validation_items:,} validation {noun} among {len(sweep.tried)} points with "
+        f"Chosen on {validation_size:,} validation {noun} among {len(sweep.tried)} points with "
         f"{count_noun(len(sweep.seeds), 'seed')} each: {format_point(chosen)}, with an error rate of {tried}. The "
         f"best of many is partly luck: with {len(sweep.final_seeds)} fresh seeds the error rate is {fresh} on the same "
-        f"{noun} and {test} on the {test_items:,} test {noun}."
+        f"{noun} and {test} on the {test_size:,} test {noun}."
     )
 
 
 def _compare_with_documented(sweep: Sweep) -> list[str]:
     chosen, documented = sweep.roles["chosen"], sweep.roles["documented"]
     if chosen.is_control:
-        return ["No point is better than the labels alone."]
+        return ["No point is better than training on the labels alone."]
     if chosen == documented:
         return ["No point is better than the documented one."]
     pairs = sweep.pairs(chosen, documented)
-    difference = f"{abs(pairs.mean):,.1f} errors {'fewer' if pairs.mean < 0 else 'more'}"
+    difference = f"{abs(pairs.mean):,.1f} {'fewer' if pairs.mean < 0 else 'more'} errors"
     return [
-        f"On the test {sweep.images.noun} the chosen point makes {difference} on average than the documented one, "
-        f"{format_point(documented)} ({_format_interval(pairs.interval)}); this is not part of the verdict."
+        f"On the test {sweep.images.noun}, the chosen point makes {difference} on average "
+        f"({_format_interval(pairs.interval)}) than the documented point ({format_point(documented)}); this is not "
+        "part of the verdict."
     ]
 
 
@@ -104,7 +107,7 @@ def _describe_verdict(sweep: Sweep) -> list[str]:
         return ["There is no verdict: neither the chosen nor the documented point uses the teacher."]
     control = sweep.roles["control"]
     control_lines = (
-        [f"The control is the best control on the same validation {sweep.images.noun}: {format_point(control)}."]
+        [f"The control is also chosen on the validation {sweep.images.noun}: {format_point(control)}."]
         if control.others
         else []
     )
@@ -113,7 +116,7 @@ def _describe_verdict(sweep: Sweep) -> list[str]:
 
 
 def _format_interval(interval: Interval | None) -> str:
-    return f"95 % interval {interval.low:+,.1f} to {interval.high:+,.1f}" if interval else "no interval"
+    return f"95 % CI {interval.low:+,.1f} to {interval.high:+,.1f}" if interval else "95 % CI undefined"
 
 
 def count_noun(count: int, noun: str) -> str:

@@ -157,8 +157,8 @@ def test_additional_controls_do_not_affect_the_verdict() -> None:
     without = dataclasses.replace(
         comparison, students={arm: comparison.students[arm] for arm in ("control", "distilled")}
     )
-    assert list(comparison.further()) == ["smoothed"]
-    assert without.further() == {}
+    assert list(comparison.further_pairs()) == ["smoothed"]
+    assert without.further_pairs() == {}
     assert without.judgements() == comparison.judgements()
 
 

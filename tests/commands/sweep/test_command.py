@@ -19,7 +19,7 @@ import kd
 from kd.commands import publish
 from kd.commands.steps import TeacherWithData, prepare_distillation_data
 from kd.commands.sweep import command
-from kd.commands.sweep.command import Bench, explore
+from kd.commands.sweep.command import SweepContext, explore
 from kd.commands.sweep.points import Point, Score, choose_point, documented_point, list_grid, make_point
 from kd.commands.sweep.settings import SweepSettings
 from kd.models.inference import Predictions
@@ -60,8 +60,8 @@ def prepared() -> TeacherWithData:
     return result._replace(distill_data=result.distill_data._replace(test=ForbiddenDataset()))
 
 
-def make_bench(prepared: TeacherWithData, settings: SweepSettings = SETTINGS) -> Bench:
-    return command._make_bench(settings, prepared, CPU)
+def make_context(prepared: TeacherWithData, settings: SweepSettings = SETTINGS) -> SweepContext:
+    return command._make_context(settings, prepared, CPU)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def trained_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def make_students(settings: SweepSettings, points: Sequence[Point], prepared: TeacherWithData) -> dict[str, Student]:
-    return command._make_students(make_bench(prepared, settings), points, [0, 1])
+    return command._make_students(make_context(prepared, settings), points, [0, 1])
 
 
 def test_points_share_initial_weights_per_seed_and_seeds_differ(prepared: TeacherWithData) -> None:
@@ -104,7 +104,7 @@ def test_a_varied_setting_affects_the_students_only(prepared: TeacherWithData) -
     )
     assert [student.model.hidden.out_features for student in (small, large)] == [16, 32]  # type: ignore[union-attr]
     assert [student.epochs for student in (small, large)] == [1, 2]
-    data_by_size = make_bench(prepared, settings).distill_data
+    data_by_size = make_context(prepared, settings).distill_data
     assert [data_by_size[student.teacher].batch_size for student in (small, large)] == [128, 50]
     assert all(distill_data.training is prepared.distill_data.training for distill_data in data_by_size)
 
@@ -140,7 +140,7 @@ def test_a_score_is_errors_and_mean_cross_entropy() -> None:
 
 
 def test_every_point_is_tried_once_without_test_images(prepared: TeacherWithData, trained_names: list[str]) -> None:
-    tried = explore(make_bench(prepared))
+    tried = explore(make_context(prepared))
     assert {trial.point for trial in tried} == set(list_grid(SETTINGS))
     assert len(trained_names) == len(set(trained_names)) == 5 * 2
     assert all(len(trial.scores) == 2 and trial.finite for trial in tried)
@@ -159,7 +159,7 @@ def test_the_documented_point_and_the_control_are_tried_even_if_not_listed(
     prepared: TeacherWithData, trained_names: list[str]
 ) -> None:
     settings = dataclasses.replace(SETTINGS, temperatures=(2,), alphas=(0,), seeds=1)
-    assert {trial.point for trial in explore(make_bench(prepared, settings))} == {
+    assert {trial.point for trial in explore(make_context(prepared, settings))} == {
         make_point(2, 0),
         make_point(5, 0.5),
         make_point(5, 1),
@@ -172,7 +172,7 @@ def test_a_point_with_a_non_finite_loss_fails_and_the_others_continue(
     settings = dataclasses.replace(
         SETTINGS, temperatures=(5,), alphas=(0.5,), seeds=1, vary=("learning_rate=0.004,1e38",)
     )
-    tried = explore(make_bench(prepared, settings))
+    tried = explore(make_context(prepared, settings))
     finite = {dict(trial.point.others)["learning_rate"] for trial in tried if trial.finite}
     assert len(tried) == 4
     assert finite == {0.004}
@@ -180,7 +180,7 @@ def test_a_point_with_a_non_finite_loss_fails_and_the_others_continue(
 
 
 def test_scores_match_the_students_predictions(prepared: TeacherWithData, trained_names: list[str]) -> None:
-    (tried,) = (trial for trial in explore(make_bench(prepared)) if trial.point == make_point(5, 0.5))
+    (tried,) = (trial for trial in explore(make_context(prepared)) if trial.point == make_point(5, 0.5))
     (name, student), *_ = make_students(SETTINGS, [make_point(5, 0.5)], prepared).items()
     trained = students.train_student(prepared.distill_data, name, student, tested=False)
     assert tried.scores[0] == command.score(trained.validation)
@@ -212,12 +212,12 @@ def test_a_resumed_sweep_trains_nothing_twice(
 
     monkeypatch.setattr("kd.training.run_steps.fit", counting_fit)
     with pytest.raises(KeyboardInterrupt), open_run(tmp_path):
-        explore(make_bench(prepared))
+        explore(make_context(prepared))
     (tmp_path / "second").touch()
     with open_run(tmp_path):
-        tried = explore(make_bench(prepared))
+        tried = explore(make_context(prepared))
     assert len(trainings) == 5 * 2
-    assert tried == explore(make_bench(prepared))  # the same as without an interruption
+    assert tried == explore(make_context(prepared))  # the same as without an interruption
 
 
 # --- a search
@@ -229,7 +229,7 @@ def test_a_search_includes_controls_and_the_documented_point(
     pytest.importorskip("optuna", reason="needs Optuna (search extra)")
     settings = dataclasses.replace(SETTINGS, out=tmp_path, trials=5, seeds=1, vary=("learning_rate=1e-3,1e-2",))
     with open_run(settings.state_dir):
-        tried = explore(make_bench(prepared, settings))
+        tried = explore(make_context(prepared, settings))
     points = [trial.point for trial in tried]
     distilled = [trial for trial in points if not trial.is_control]
     assert len(distilled) == 5
@@ -248,7 +248,7 @@ def test_an_extended_search_trains_only_new_points_and_equals_a_single_search(
     for trials, out in ((3, "one"), (6, "one"), (6, "other")):
         run_settings = dataclasses.replace(settings, trials=trials, out=tmp_path / out)
         with open_run(run_settings.state_dir):
-            results.append(explore(make_bench(prepared, run_settings)))
+            results.append(explore(make_context(prepared, run_settings)))
     assert {trial.point: trial for trial in results[1]} == {trial.point: trial for trial in results[2]}
     counts = [trained_names.count(name) for name in trained_names if not name.startswith(("control", "distilled"))]
     assert set(counts) == {2}  # once in each folder
@@ -258,12 +258,12 @@ def test_the_search_key_covers_all_inputs_and_nothing_else(
     prepared: TeacherWithData,
 ) -> None:
     def key(**changed: Any) -> str:
-        return command._search_key(make_bench(prepared, dataclasses.replace(SETTINGS, **{"trials": 3, **changed})))
+        return command._search_key(make_context(prepared, dataclasses.replace(SETTINGS, **{"trials": 3, **changed})))
 
     assert key() == key(trials=9) == key(processes=1) == key(final_pairs=9) == key(out=Path("x")) == key(margin=1)
     different = [key(epochs=2), key(seed=1), key(seeds=3), key(temperature=4), key(alphas=(0, 1)), key(batch_size=64)]
     distill_data = prepared.distill_data._replace(training=prepared.distill_data.validation)
-    different.append(command._search_key(make_bench(prepared._replace(distill_data=distill_data))))
+    different.append(command._search_key(make_context(prepared._replace(distill_data=distill_data))))
     different.append(key(student="mlp:64,64"))
     assert len({key(), *different}) == 9
 
@@ -277,7 +277,7 @@ def test_files_and_report_are_published_together(
     published: list[Mapping[Path, bytes]] = []
     monkeypatch.setattr(publish, "publish", published.append)
     settings = dataclasses.replace(SETTINGS, out=tmp_path)
-    command._publish(make_bench(prepared, settings), prepared, make_sweep(list_grid(settings)))
+    command._publish(make_context(prepared, settings), prepared, make_sweep(list_grid(settings)))
     (files,) = published
     assert sorted(path.relative_to(tmp_path).as_posix() for path in files) == [
         ".kd/report/sweep.json",
@@ -293,7 +293,7 @@ def test_files_and_report_are_published_together(
 
 @pytest.mark.slow
 def test_worker_processes_do_not_use_test_images(prepared: TeacherWithData) -> None:
-    tried = explore(make_bench(prepared, dataclasses.replace(SETTINGS, processes=2, seeds=1)))
+    tried = explore(make_context(prepared, dataclasses.replace(SETTINGS, processes=2, seeds=1)))
     assert all(trial.finite for trial in tried)
 
 
