@@ -218,12 +218,12 @@ def _collect_predictions(
     arms: Mapping[str, Arm],
     trained_students: Mapping[str, TrainedStudent],
 ) -> Comparison:
-    def group(arm: str, teacher: Teacher) -> list[ModelPredictions]:
+    def collect(arm: str, teacher: Teacher) -> list[ModelPredictions]:
         return [_to_predictions(trained_students[_name_student(arm, teacher, seed)]) for seed in teacher.seeds]
 
     return Comparison(
         teachers=[teacher.predictions for teacher in teachers],
-        students={arm: [group(arm, teacher) for teacher in teachers] for arm in arms},
+        students={arm: [collect(arm, teacher) for teacher in teachers] for arm in arms},
         seeds=[teacher.seeds for teacher in teachers],
         margin=settings.margin,
         temperature=settings.temperature,

@@ -117,12 +117,14 @@ def _print_differences(comparison: Comparison) -> None:
 
 def power_sentences(comparison: Comparison) -> Iterator[str]:
     """Yield, for each teacher, the power of its pairs, the pairs needed for the margin, and McNemar's tests."""
+    has_several = len(comparison.teachers) > 1
     for number, judgement in enumerate(comparison.judgements()):
+        prefix = f"Teacher {number}: at" if has_several else "At"
         power, n = power_of(judgement.pairs, judgement.margin), len(judgement.pairs.differences)
         significant = sum(test.p_value < 0.05 for test in comparison.mcnemars(number))
         if power.detectable is not None:
             yield (
-                f"At this spread, {n} pairs detect a true difference of {power.detectable:,.1f} errors with 80 % "
+                f"{prefix} this spread, {n} pairs detect a true difference of {power.detectable:,.1f} errors with 80 % "
                 f"power; a difference of {judgement.margin:,g} errors takes {power.for_margin:,} pairs. McNemar's "
                 f"exact test, which compares two networks rather than two methods, gives p < 0.05 for {significant} "
                 f"of {n} pairs."

@@ -37,7 +37,7 @@ class SweepContext(NamedTuple):
     """Inputs for training the students of any point, and their training times.
 
     Attributes:
-        distill_data: data with the teacher's logits, once per batch size of ``_list_batch_sizes``.
+        distill_data: training data with the teacher's logits, one entry per batch size.
         seconds: training time of each student by name; filled during the sweep.
     """
 

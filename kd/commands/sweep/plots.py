@@ -71,7 +71,7 @@ def heat_map(sweep: Sweep) -> Figure:
 
 
 def _make_norm(means: Sequence[float]) -> Normalize:
-    """Scale colours from the best mean to twice the median's distance from it; worse points share the last colour."""
+    """Scale colours from the best mean b to b + 2 · (median − b); worse points share the last colour."""
     low = min(means)
     return Normalize(low, max(low + 1, min(max(means), low + 2 * (median(means) - low))), clip=True)
 
