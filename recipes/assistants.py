@@ -4,15 +4,15 @@
     python recipes/assistants.py --limit 500 --pairs 2    # quick run
 
 Look at ``train_chain``, the whole method: each network is distilled from the previous one. With decreasing sizes, an
-assistant bridges the gap between a large teacher and a small student (TAKD); with equal sizes, the network is born
-again (BAN). The last network of a chain starts from the control's weights and sees the control's batches, so the arms
-differ only in the chain before it.
+assistant bridges the gap between a large teacher and a small student (TAKD). With equal sizes, the network is born
+again (BAN). The last network of a chain has the control's initial weights and batches, so the arms differ only in the
+networks before it.
 
     assistant     ConvNet → 256 units → 32 units       controls: 32 units on the labels; ConvNet → 32 units
     born again    256 → 256 → 256 units                controls: 256 units on the labels; 256 → 256 units
 
 Sources: Mirzadeh et al. 2020, "Improved Knowledge Distillation via Teacher Assistant", arXiv:1902.03393; Furlanello et
-al. 2018, "Born-Again Neural Networks", arXiv:1805.04770. Temperature and alpha are this project's defaults in both.
+al. 2018, "Born-Again Neural Networks", arXiv:1805.04770. Both use the temperature and alpha of ``kd run``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Settings:
     """Chains of networks against a single distillation and against training on the labels alone."""
 
     pairs: int = 5
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     epochs: int = 3
     """epochs of the teacher and of every student"""
     large: int = 256
@@ -61,9 +61,9 @@ def train_chain(teacher: nn.Module | None, units: Sequence[int], training: Split
     Args:
         teacher: teacher of the first network; None trains it on the labels.
     """
-    for place, width in enumerate(units):
-        # The last network always gets ``seed``, so its weights and batches do not depend on the chain's length.
-        model_seed = seed if place == len(units) - 1 else epoch_seed(seed, len(units) - place)
+    for index, width in enumerate(units):
+        # The last network always gets ``seed``, so its initial weights and batches do not depend on the chain's length.
+        model_seed = seed if index == len(units) - 1 else epoch_seed(seed, len(units) - index)
         with kd.seeded(model_seed):
             start = MLP(width)
         if teacher is None:

@@ -1,14 +1,15 @@
-"""Cache the teacher's logits of augmented views: every shift of an image by up to 2 pixels has its own logits.
+"""Cache the teacher's logits of augmented views: one row for every shift of an image by up to 2 pixels.
 
     python recipes/cached_views.py                         # 4 students per arm
     python recipes/cached_views.py --limit 500 --pairs 2   # quick run
 
 Look at ``collect_view_logits``: an augmentation with a finite number of views needs no live teacher and no replay of
-random states. A sample's index identifies image and view, so view and logits always match; a random subset of the cache
-is compared with the live teacher. As float16, 25 views of MNIST take 27 MB.
+random states. A sample's index identifies image and view, so view and logits always match. A random subset of the cache
+is compared with the live teacher. The logits of 25 views of MNIST take 27 MB as float16.
 
-Three arms, from the same weights, on the same views in the same order: the labels (the control), the logits of each
-view, and the logits of the unshifted image for all its views. The last arm is a common shortcut.
+Three arms start from the same weights and see the same views in the same order. The control is trained on the labels,
+the second arm on the logits of each view, the third on the logits of the unshifted image for all its views, a common
+shortcut.
 
 Sources: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent", arXiv:2106.05237; Shen &
 Xing 2022, "A Fast Knowledge Distillation Framework for Visual Recognition", arXiv:2112.01528, who store the coordinates
@@ -41,7 +42,7 @@ class Settings:
     """Cached logits of each view against cached logits of the unshifted image and against the labels."""
 
     pairs: int = 4
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     epochs: int = 5
     """epochs of every student; one view of each image per epoch"""
     teacher_epochs: int = 3
@@ -91,8 +92,8 @@ def main(settings: Settings) -> dict[str, list[int]]:
     distilled = kd.distilled(temperature=settings.temperature, alpha=settings.alpha)
     arms = {
         "labels": (kd.supervised, view_logits),
-        "own logits": (distilled, view_logits),
-        "the image's logits": (distilled, image_logits),
+        "view logits": (distilled, view_logits),
+        "image logits": (distilled, image_logits),
     }
     errors: dict[str, list[int]] = {name: [] for name in arms}
     for seed in range(settings.pairs):
@@ -103,7 +104,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
             student = train_copy(start, objective, loader, seed=seed, epochs=settings.epochs)
             errors[name].append(count_errors(student, held_back))
     title = f"{len(view_logits):,} cached views; student errors (teacher: {count_errors(teacher, held_back)})"
-    comparisons = [("own logits", "labels"), ("own logits", "the image's logits")]
+    comparisons = [("view logits", "labels"), ("view logits", "image logits")]
     judge_arms(errors, comparisons, images=len(held_back), title=title)
     return errors
 

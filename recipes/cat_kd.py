@@ -5,16 +5,16 @@
     python recipes/cat_kd.py --out cat_kd            # also save the weights of the first student
 
 Look at ``MapClassifier``: it replaces the last linear layer by a 1 × 1 convolution with one map per class; the mean of
-a map is the logit of its class. Averaging and a linear layer commute, so the network computes the same logits with the
-same parameters, but each logit now has a spatial map, which can be compared. Teacher and student are converted before
+a map is the logit of its class. A linear layer and averaging commute, so the network computes the same logits with the
+same parameters. But each logit now has a map, and maps can be compared. Teacher and student are converted before
 training and stay converted for evaluation and saving.
 
 Controls, from the same weights and on the same batches: the converted student on the labels, and plain distillation.
 
 Source: Guo et al. 2023, "Class Attention Transfer Based Knowledge Distillation", arXiv:2304.12777. The pooling to 2 × 2
-follows the paper. The authors use β = 15 for ResNets on CIFAR-100 and recommend a β for which the term is 1 to 50 after
-an epoch. Here β = 15 makes it 300, so β is 1, and the term is printed. The authors' code has no licence and is not
-used.
+follows the paper. The authors use β = 15 for ResNets on CIFAR-100 and recommend a β for which the map term is 1 to 50
+after one epoch. Here it is 300 with β = 15, so β is 1, and the term is printed. The authors' code has no licence and is
+not used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Settings:
     """Class activation maps against the labels alone and against plain distillation."""
 
     pairs: int = 4
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     epochs: int = 2
     """epochs of every student"""
     teacher_epochs: int = 8
@@ -66,7 +66,7 @@ class Settings:
 
 
 class MapClassifier(nn.Module):
-    """A network whose linear layer is a 1 × 1 convolution; the output of ``maps`` has one map per class.
+    """A network with a 1 × 1 convolution in place of its linear layer; the output of ``maps`` has one map per class.
 
     Input [B, C, H, W]; output logits [B, K], equal to the logits of the original network.
     """

@@ -3,9 +3,9 @@
     python recipes/confident_teachers.py                         # 4 students per arm
     python recipes/confident_teachers.py --limit 500 --pairs 2   # quick run
 
-Look at ``WeightedTeachers``: three teachers run at every step, and ``confidences`` in ``kd.teachers.ensemble`` weights
-them for each image by their cross-entropy with its label. One teacher is trained on partly wrong labels, because
-weights matter little among equally good teachers. The objective is a module, because it has a trainable projector per
+Look at ``WeightedTeachers``: three teachers run at every step, and ``kd.teachers.ensemble.confidences`` weights them
+for each image by their cross-entropy with its label. One teacher is trained on partly wrong labels, because weights
+hardly matter if all teachers are equally good. The objective is a module, because it has a trainable projector per
 teacher; ``kd.training.optimizers.adam`` trains the projectors with the student. Two questions: do the teachers help
 more than the labels alone, and do weights help more than a plain mean?
 
@@ -47,11 +47,11 @@ class Settings:
     """Teachers weighted by confidence against equal weights and against the labels alone."""
 
     pairs: int = 4
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     epochs: int = 2
     """epochs of the teachers and of every student"""
     wrong: float = 0.3
-    """share of wrong labels in the training data of the last of the three teachers"""
+    """share of wrong labels in the last teacher's training data"""
     temperature: float = 4.0
     """distillation temperature"""
     weight: float = 50.0
@@ -64,15 +64,15 @@ class WeightedTeachers(nn.Module):
     """Cross-entropy with the labels plus weighted distillation from the logits and maps of several teachers.
 
     Args:
-        alike: give all teachers equal weights instead of weights by confidence.
+        equal_weights: weight all teachers equally instead of by confidence.
     """
 
-    def __init__(self, teachers: Sequence[ConvNet], *, temperature: float, weight: float, alike: bool) -> None:
+    def __init__(self, teachers: Sequence[ConvNet], *, temperature: float, weight: float, equal_weights: bool) -> None:
         super().__init__()
         with kd.seeded(0):
             self.projectors = nn.ModuleList(nn.Conv2d(STUDENT_MAPS, TEACHER_MAPS, 1) for _ in teachers)
         self.teachers = tuple(teachers)  # a tuple hides them from torch, so they are not trained
-        self.temperature, self.weight, self.alike = temperature, weight, alike
+        self.temperature, self.weight, self.equal_weights = temperature, weight, equal_weights
 
     def forward(self, model: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits, teacher_maps = zip(*(_run_teacher(teacher, batch[0]) for teacher in self.teachers), strict=True)
@@ -91,7 +91,7 @@ class WeightedTeachers(nn.Module):
 
     def _weighted_mean(self, losses: Tensor, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Weight losses [M, B] by teacher and image, sum over teachers, average over images, divide by M."""
-        weights = torch.full_like(losses, 1 / len(losses)) if self.alike else confidences(logits, labels)
+        weights = torch.full_like(losses, 1 / len(losses)) if self.equal_weights else confidences(logits, labels)
         return (weights * losses).sum(dim=0).mean() / len(losses)
 
     def _kl(self, output: Tensor, logits: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def _run_teacher(teacher: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _classify_maps(teacher: ConvNet, maps: Tensor) -> Tensor:
-    """Apply a teacher's classifier to maps of the shape of its last maps."""
+    """Apply a teacher's classifier to maps that have the shape of its last maps."""
     hidden = teacher.hidden(maps.relu().flatten(1)).relu()
     logits: Tensor = teacher.output(hidden)
     return logits
@@ -117,8 +117,8 @@ def _classify_maps(teacher: ConvNet, maps: Tensor) -> Tensor:
 
 def corrupt_labels(training: Split, share: float) -> TensorDataset:
     """Return the training images with this share of labels replaced by random wrong ones."""
-    items = [training[row] for row in range(len(training))]
-    images, labels = torch.stack([item[0] for item in items]), torch.tensor([int(item[1]) for item in items])
+    samples = [training[row] for row in range(len(training))]
+    images, labels = torch.stack([image for image, _ in samples]), torch.tensor([int(label) for _, label in samples])
     with kd.seeded(0):
         wrong = torch.rand(len(labels)) < share
         return TensorDataset(images, torch.where(wrong, (labels + torch.randint(1, 10, labels.shape)) % 10, labels))
@@ -139,17 +139,17 @@ def main(settings: Settings) -> dict[str, list[int]]:
     make_objective = functools.partial(
         WeightedTeachers, teachers, temperature=settings.temperature, weight=settings.weight
     )
-    errors: dict[str, list[int]] = {"labels": [], "alike": [], "by confidence": []}
+    errors: dict[str, list[int]] = {"labels": [], "equal weights": [], "by confidence": []}
     for seed in range(settings.pairs):
         with kd.seeded(seed):
             start = CNN(8, MNIST_SHAPE, 10)
         for name, counts in errors.items():
-            objective = kd.supervised if name == "labels" else make_objective(alike=name == "alike")
+            objective = kd.supervised if name == "labels" else make_objective(equal_weights=name == "equal weights")
             counts.append(
                 count_errors(train_copy(start, objective, training, seed=seed, epochs=settings.epochs), held_back)
             )
     teacher_errors = ", ".join(str(count_errors(teacher, held_back)) for teacher in teachers)
-    comparisons = [("by confidence", "labels"), ("by confidence", "alike")]
+    comparisons = [("by confidence", "labels"), ("by confidence", "equal weights")]
     judge_arms(errors, comparisons, images=len(held_back), title=f"student errors (teachers: {teacher_errors})")
     return errors
 

@@ -3,18 +3,18 @@
     python recipes/data_free.py                         # 3 seeds
     python recipes/data_free.py --limit 500 --pairs 2   # quick run
 
-Look at ``DataFree``: the dataset is noise, and everything else is this one objective for an unmodified ``kd.fit``. Its
-generator turns noise into images for which the teacher is confident, its last features are strong, and all classes are
-equally frequent. This gradient flows *through* the teacher, so the teacher runs with gradients enabled and frozen
-weights. The student is distilled on the same images, detached: its loss does not reach the generator, so one optimizer
-step trains both.
+Look at ``DataFree``: the dataset is noise, and the rest of the method is this objective for an unmodified ``kd.fit``. A
+generator turns noise into images. Three terms reward a confident teacher, strong features in its last layer, and
+equally frequent classes. Their gradient flows *through* the teacher, so the teacher runs with gradients enabled and
+frozen weights. The student is distilled on the same images, detached: its loss does not reach the generator, so one
+optimizer step trains both.
 
 Controls, from the same weights, with the same number of steps and images: a student distilled on real images, and one
 distilled on noise without a generator. The held-back real images are used only to count errors.
 
 Source: Chen et al. 2019, "Data-Free Learning of Student Networks", arXiv:1904.01186, with the authors' loss weights for
-MNIST. The generator has the authors' structure but is smaller; Adam and its learning rate are this project's. The
-student has the teacher's architecture with different initial weights: the recipe shows learning without data, not
+MNIST. The generator has the authors' structure but is smaller; optimizer and learning rate are as in ``train_copy``.
+The student has the teacher's architecture with different initial weights: the recipe shows learning without data, not
 compression.
 """
 
@@ -49,7 +49,7 @@ class Settings:
     """Distillation on generated images against distillation on real images and on noise."""
 
     pairs: int = 3
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     steps: int = 400
     """training steps of every student, of 128 images each"""
     teacher_epochs: int = 3
@@ -85,9 +85,8 @@ class DataFree(nn.Module):
     def __init__(self, teacher: nn.Module, settings: Settings) -> None:
         super().__init__()
         self.generator, self.settings = Generator(settings.latent), settings
-        self.teacher = (
-            copy.deepcopy(teacher).eval().requires_grad_(False),
-        )  # a tuple hides it from torch: not trained or saved
+        # A tuple hides the teacher from torch, so it is neither trained nor saved.
+        self.teacher = (copy.deepcopy(teacher).eval().requires_grad_(False),)
         self.features = find_penultimate(teacher, torch.zeros(1, *MNIST_SHAPE))
 
     def forward(self, student: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -95,7 +94,8 @@ class DataFree(nn.Module):
         images = self.generator(batch[0])
         with capture(teacher, self.features) as captured:
             logits = teacher(images)
-        log_share = logits.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(logits))  # log mean probability per class
+        # The logarithm of each class's mean probability; finite even if the probability underflows.
+        log_share = logits.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(logits))
         output = student(images.detach())
         return output, {
             "sure": F.cross_entropy(logits, logits.argmax(dim=1)),
@@ -120,9 +120,8 @@ def main(settings: Settings) -> dict[str, list[int]]:
         noise = TensorDataset(torch.randn(4096, settings.latent), no_labels)
         pixels = TensorDataset(torch.randn(4096, *MNIST_SHAPE), no_labels)
     errors: dict[str, list[int]] = {"real": [], "noise": [], "data-free": []}
-    for seed in range(
-        1, settings.pairs + 1
-    ):  # seed 0 gave the teacher's initial weights, which students must not share
+    # Not from seed 0: it gave the teacher's initial weights, and the students have the same architecture.
+    for seed in range(1, settings.pairs + 1):
         with kd.seeded(seed):
             start, data_free = ConvNet(), DataFree(teacher, settings)
         soft_targets = kd.live_teacher(teacher, kd.distilled(temperature=settings.temperature, alpha=0))

@@ -3,10 +3,10 @@
     python recipes/feature_projector.py                          # 4 students per arm
     python recipes/feature_projector.py --limit 500 --pairs 2    # quick run
 
-Look at ``Hint``, a complete method in thirty lines. ``kd.models.features.capture`` reads a layer of any
-model, so neither model is modified. The projector, a 1 × 1 convolution, maps the student's channels to the teacher's
-and is discarded after training. Both terms are minimised together, as is common today; the paper trains with the hint
-first and with the labels afterwards. Control: the labels alone, from the same weights and on the same batches.
+Look at ``Hint``, a complete method in thirty lines. ``kd.models.features.capture`` returns the output of any layer, so
+neither model is modified. The projector, a 1 × 1 convolution, maps the student's channels to the teacher's and is
+discarded after training. Both terms are minimised together, as is common today; the paper trains with the hint first
+and with the labels afterwards. Control: the labels alone, from the same weights and on the same batches.
 
 Source: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550.
 """
@@ -37,10 +37,10 @@ STUDENT_LAYER, TEACHER_LAYER = "layer2", "norm2"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A hint against the labels alone."""
+    """Training with a hint against the labels alone."""
 
     pairs: int = 4
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     epochs: int = 2
     """epochs of the teacher and of every student"""
     weight: float = 1.0
@@ -52,7 +52,7 @@ class Settings:
 class Hint(nn.Module):
     """Cross-entropy with the labels plus the squared distance between projected and teacher maps.
 
-    A module, because the projector has weights: ``kd.training.optimizers.adam`` trains them with the student.
+    It is a module, because the projector has weights: ``kd.training.optimizers.adam`` trains them with the student.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, images: Tensor, *, weight: float) -> None:

@@ -1,16 +1,16 @@
-"""Function matching: a long training that matches the teacher's outputs on shifted and mixed images.
+"""Function matching: long training that matches the teacher's outputs on shifted and mixed images.
 
     python recipes/function_matching.py                         # 3 students per arm
     python recipes/function_matching.py --limit 500 --pairs 2   # quick run
 
-Look at ``matching``: mixtures of two images cannot be cached, so the teacher runs at every step on exactly the
-student's input, with the same shift, mixing partner and mixing weight. No label is used, and the temperature is 1.
-Averaging the cached logits of the two images would not be equivalent: the teacher's output for a mixture is not the
-mixture of its outputs.
+Look at ``matching``: the logits of random mixtures cannot be cached, so the teacher runs at every step on exactly the
+student's input: the same shift, mixing partner and mixing weight. No label is used, and the temperature is 1. Mixing
+the cached logits of the two images would not be equivalent: the teacher's output for a mixture is not the mixture of
+its outputs.
 
-Controls, from the same weights and on the same views: the labels, the mixed labels of the same mixtures, and function
-matching for a third of the epochs. The authors train up to a thousand times longer, with weight decay and gradient
-clipping, both omitted here.
+Controls, from the same weights and on the same views: the labels of unmixed images, the mixed labels of the same
+mixtures, and function matching for a third of the epochs. The authors train up to a thousand times longer, with weight
+decay and gradient clipping, both omitted here.
 
 Source: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent", arXiv:2106.05237; mixup:
 Zhang et al. 2018, arXiv:1710.09412.
@@ -43,7 +43,7 @@ class Settings:
     """Function matching against the labels, mixed labels and a shorter training."""
 
     pairs: int = 3
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     epochs: int = 9
     """epochs of every student; the arm "impatient" trains for a third as long"""
     teacher_epochs: int = 3
@@ -55,7 +55,7 @@ class Settings:
 
 
 def mix_images(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix each image with a random partner of the batch; return mixtures, partners' rows and the common weight.
+    """Mix each image with a random image of the batch; return the mixtures, the partners' rows and the mixing weight.
 
     Random numbers come from torch's global generator, which ``kd.fit`` seeds before each epoch, so all arms mix alike.
     """

@@ -1,13 +1,13 @@
-"""Reproduce section 3 of Hinton, Vinyals & Dean 2015 (arXiv:1503.02531) on MNIST: every number next to the paper's.
+"""Reproduce section 3 of Hinton, Vinyals & Dean 2015 (arXiv:1503.02531) on MNIST, with the paper's numbers alongside.
 
     python recipes/hinton2015.py --out run-hinton             # 1 1/2 hours on 2 cores; run it again to resume
     python recipes/hinton2015.py --out quick-hinton --quick   # quick run, to try the script
     python recipes/hinton2015.py --out pilot --held-back 10000  # test on held-back training images, for tuning
 
 Look at ``plan_networks``: the teacher has 1200-1200 units, dropout, max-norm and jitter. The students have 800-800
-units and no jitter: trained alone, distilled at T = 20, distilled without any 3, and distilled on 7s and 8s only. More
-students vary temperature and width. ``OUT/results.json`` has a row for each finished network; the tables of
-docs/hinton2015.md are made from this file.
+units and no jitter; they are trained on the labels alone, distilled at T = 20, distilled without any 3, and distilled
+on 7s and 8s only. More students vary temperature and width. ``OUT/results.json`` has a row for each finished network;
+the tables of docs/hinton2015.md are made from it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Settings:
     out: Path
     """folder for resume state and results.json"""
     seeds: int = 5
-    """students of each kind with 800 units: alone, distilled at T = 20, and distilled with digits left out"""
+    """students with 800 units of each kind: labels alone, distilled at T = 20, distilled without some digits"""
     sweep_seeds: int = 2
     """students per temperature and width in the last table"""
     temperatures: tuple[float, ...] = (1, 2, 4, 8, 20)
@@ -60,11 +60,11 @@ class Settings:
     alpha: float = 0.5
     """weight of the labels, if they are used; the paper adds both losses"""
     held_back: int = 0
-    """number of training images to hold back and test on instead of the test images; 0 uses the test images"""
+    """number of training images to hold back and test on, for tuning; 0 uses the test images"""
     limit: int | None = None
-    """train on the first N images only"""
+    """train on the first N images only, for quick trials"""
     processes: int | None = None
-    """networks trained at once, one thread each; None takes one per core"""
+    """networks trained in parallel, one thread each; None trains one per core"""
     quick: bool = False
     """quick run, too small to conclude anything from"""
 
@@ -84,7 +84,7 @@ class Settings:
 
     @property
     def width(self) -> int:
-        """Width of the students outside the last table: the largest width in it."""
+        """Width of the students in all tables but the last: the largest width."""
         return max(self.widths)
 
 
@@ -93,9 +93,9 @@ class Network(NamedTuple):
 
     Attributes:
         kind: ``teacher``, ``alone``, ``distilled``, ``without 3``, ``7 and 8``.
-        temperature: of the soft targets; None trains on the labels alone.
-        labels: whether the labels are used as well.
-        digits: digits in the transfer set; None takes all.
+        temperature: temperature of the soft targets; None trains on the labels alone.
+        labels: whether the labels are used, too.
+        digits: digits in the transfer set; None for all.
     """
 
     kind: str
@@ -122,7 +122,7 @@ class ExperimentData(NamedTuple):
 
 
 def load_images(settings: Settings) -> ExperimentData:
-    """Load MNIST with pixels from 0 (paper) to 1 (ink), so that jitter and dropout fill in paper."""
+    """Load MNIST with pixels from 0 (background) to 1, so that jitter and dropout insert background."""
     training, test = (networks.remove_normalisation(kd.load_mnist(train=train)) for train in (True, False))
     training = networks.select_rows(training, range(settings.limit or len(training)))
     if settings.held_back:
@@ -155,7 +155,7 @@ def train_network(data: ExperimentData, network: Network) -> nn.Module:
 
 
 def make_objective(network: Network, settings: Settings) -> kd.Objective:
-    """Return the objective on labels, soft targets or the paper's sum of both, up to a factor that Adam ignores."""
+    """Return the objective on labels, on soft targets, or on both: the paper's sum up to a factor that Adam ignores."""
     if network.temperature is None:
         return kd.supervised
     return kd.distilled(temperature=network.temperature, alpha=settings.alpha if network.labels else 0)
@@ -173,7 +173,7 @@ def make_transfer_set(data: ExperimentData, network: Network) -> Any:
 
 
 def train_and_test(data: ExperimentData, network: Network) -> dict[str, Any]:
-    """Train a network and count its test errors, also after a shift of the logits if digits were left out."""
+    """Train a network and count its test errors; if digits were left out, also with shifted logits."""
     model = train_network(data, network)
     row: dict[str, Any] = network._asdict() | networks.count_model_errors(model, data.test)
     if network.digits is None:
@@ -192,7 +192,7 @@ def train_and_test(data: ExperimentData, network: Network) -> dict[str, Any]:
 
 
 def plan_networks(settings: Settings) -> Iterator[list[Network]]:
-    """Yield lists of networks, the most important first; a list starts when the previous list is finished."""
+    """Yield groups of networks, the most important first; a group starts when the previous group is finished."""
     alone = [Network("alone", settings.width, seed) for seed in range(settings.seeds)]
     other_widths = [width for width in settings.widths if width != settings.width]
     small = [Network("alone", width, seed) for width in other_widths for seed in range(settings.sweep_seeds)]
@@ -205,11 +205,11 @@ def plan_networks(settings: Settings) -> Iterator[list[Network]]:
         *(Network("7 and 8", settings.width, seed, 20.0, labels=False, digits=(7, 8)) for seed in seeds),
     ]
     for width in [*other_widths, settings.width]:
-        done = {20.0} if width == settings.width else set()
+        trained_temperatures = {20.0} if width == settings.width else set()
         yield [
             Network("distilled", width, seed, float(temperature))
             for temperature in settings.temperatures
-            if temperature not in done
+            if temperature not in trained_temperatures
             for seed in range(settings.sweep_seeds)
         ]
 
@@ -219,8 +219,8 @@ def run(settings: Settings) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with open_run(settings.out / ".kd"):
         data = load_images(settings)
-        for networks_of_step in plan_networks(settings):
-            by_name = {network.name: network for network in networks_of_step}
+        for group in plan_networks(settings):
+            by_name = {network.name: network for network in group}
             steps = {name: count_steps(data, network) for name, network in by_name.items()}
             for name, row in run_in_pool(
                 train_and_test, data, by_name, steps=steps, title="networks", processes=settings.processes
@@ -241,7 +241,7 @@ def count_steps(data: ExperimentData, network: Network) -> int:
 
 
 def add_logits(data: ExperimentData) -> ExperimentData:
-    """Return the data with the verified logits of the teacher, which is loaded from the run folder."""
+    """Return the data with the verified logits of the teacher; the trained teacher comes from the run folder."""
     teacher = train_network(data, Network("teacher", data.settings.teacher_width, 0))
     cached = kd.collect_logits(teacher, data.training)
     kd.verify_logits(teacher, data.training, cached)
@@ -250,13 +250,13 @@ def add_logits(data: ExperimentData) -> ExperimentData:
 
 def save_rows(rows: list[dict[str, Any]], settings: Settings) -> None:
     """Write the rows so far to results.json."""
-    shown_settings = {
+    saved_settings = {
         key: value for key, value in dataclasses.asdict(settings).items() if key not in ("out", "processes")
     }
-    content: Mapping[str, Any] = {"settings": shown_settings, "machine": networks.describe_machine(), "rows": rows}
+    content: Mapping[str, Any] = {"settings": saved_settings, "machine": networks.describe_machine(), "rows": rows}
     kd.publish({settings.out / "results.json": (json.dumps(content, indent=1) + "\n").encode()})
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # as in the pool; otherwise rounding differs and the teacher is trained again
+    torch.set_num_threads(1)  # as in the pool; otherwise rounding would differ and the teacher be trained again
     run(tyro.cli(Settings, description=__doc__).apply_quick())

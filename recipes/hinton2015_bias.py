@@ -1,8 +1,8 @@
 """Correct the bias of students trained without some digits by shifting the logits of these digits.
 
-A student trained without 3s learns from the soft targets how a 3 looks, but predicts it too rarely. The paper shifts
-the logit by the amount with the fewest errors on the test set. ``find_matching_shift`` needs neither test images nor
-labels: it finds the shift at which the mean predicted probability of the digits equals their frequency.
+A student trained without 3s learns from the soft targets how a 3 looks, but predicts it too rarely. The paper uses the
+shift with the fewest errors on the test set. ``find_matching_shift`` needs no test images and no labels: it finds the
+shift at which the mean predicted probability of the digits equals their frequency.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_WIDEST = 60.0  # larger differences of logits make a probability 0 in float32
+_MAX_SHIFT = 60.0  # a larger difference of logits makes the smaller probability negligible in float32
 
 
 def shift_logits(logits: Tensor, digits: Sequence[int], shift: float) -> Tensor:
@@ -31,7 +31,7 @@ def find_matching_shift(logits: Tensor, digits: Sequence[int], share: float) -> 
         logits: [N, K], of images in which the digits have the frequency ``share``.
         share: in (0, 1).
     """
-    low, high = -_WIDEST, _WIDEST
+    low, high = -_MAX_SHIFT, _MAX_SHIFT
     while high - low > 1e-6:
         middle = (low + high) / 2
         mean = shift_logits(logits, digits, middle).softmax(dim=1)[:, list(digits)].sum(dim=1).mean()
@@ -40,7 +40,7 @@ def find_matching_shift(logits: Tensor, digits: Sequence[int], share: float) -> 
 
 
 def find_best_shift(logits: Tensor, labels: Tensor, digits: Sequence[int], *, step: float = 0.1) -> float:
-    """Return the shift with the fewest errors on these images, the middle one of several equally good.
+    """Return the shift with the fewest errors on these images; the middle one if several are equally good.
 
     This is the paper's rule. It uses the test labels, so it is an oracle, not a way to choose a shift.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import kd
 
 LIMIT = 15**0.5  # largest L2 norm of a unit's incoming weights (Hinton et al. 2012, arXiv:1207.0580, appendix A)
-JITTER = 2  # pixels, in each direction
+JITTER = 2  # largest shift in pixels, in each direction
 
 
 class MaxNormLinear(nn.Linear):
@@ -67,18 +67,18 @@ def add_jitter(objective: kd.Objective) -> kd.Objective:
 
 
 def remove_normalisation(dataset: kd.ImageDataset) -> kd.ImageDataset:
-    """Return the same images with pixels in [0, 1]."""
+    """Return the same images with pixels in [0, 1], not standardised."""
     return kd.ImageDataset(dataset.images, dataset.labels, mean=0.0, std=1.0)
 
 
 def select_rows(dataset: kd.ImageDataset, rows: Sequence[int]) -> kd.ImageDataset:
-    """Return these rows of a dataset, without normalisation."""
+    """Return these rows of a dataset, with pixels in [0, 1]."""
     index = torch.tensor(rows)
     return kd.ImageDataset(dataset.images[index], dataset.labels[index], mean=0.0, std=1.0)
 
 
 def find_rows(labels: Tensor, digits: Sequence[int] | None) -> list[int]:
-    """Return the rows whose label is one of the digits; all rows for None."""
+    """Return the rows whose label is one of the digits; all rows if ``digits`` is None."""
     if digits is None:
         return list(range(len(labels)))
     rows: list[int] = torch.isin(labels, torch.tensor(digits)).nonzero().flatten().tolist()

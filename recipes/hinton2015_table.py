@@ -1,6 +1,6 @@
 """Write the tables of docs/hinton2015.md from the results of recipes/hinton2015.py.
 
-python recipes/hinton2015_table.py docs/hinton2015.json docs/hinton2015.md   # replaces text between the page's markers
+python recipes/hinton2015_table.py docs/hinton2015.json docs/hinton2015.md   # replaces the text between markers
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from kd.evaluation.paired_seeds import pair_errors
 
 Rows = Sequence[Mapping[str, Any]]
-TESTED = 10_000
+TEST_IMAGES = 10_000
 
 
 def main(results: Path, page: Path) -> None:
@@ -57,7 +57,7 @@ def make_pair_table(rows: Rows) -> list[str]:
     if len(seeds) > 1:
         control_errors, distilled_errors = ({row["seed"]: row["errors"] for row in arm} for arm in (alone, at_twenty))
         differences = pair_errors(
-            [control_errors[seed] for seed in seeds], [distilled_errors[seed] for seed in seeds], TESTED
+            [control_errors[seed] for seed in seeds], [distilled_errors[seed] for seed in seeds], TEST_IMAGES
         )
         assert differences.interval is not None
         difference = f"{differences.mean:+.1f} ({differences.interval.low:+.1f} to {differences.interval.high:+.1f})"
@@ -68,19 +68,21 @@ def make_pair_table(rows: Rows) -> list[str]:
 def make_left_out_table(rows: Rows) -> list[str]:
     """Format errors of students trained without some digits, before and after a shift of their logits."""
     lines = _format_header(
-        "transfer set", "shift of the logits", "paper", "ours", "of the 3s, paper", "of the 3s, ours", "n"
+        "transfer set", "shift of the logits", "paper", "ours", "errors on 3s, paper", "errors on 3s, ours", "n"
     )
-    papers = {
+    paper_errors = {
         "without 3": (("206", "133"), ("", ""), ("109", "14")),
         "7 and 8": (("4,730 (47.3 %)", ""), ("", ""), ("1,320 (13.2 %)", "")),
     }
-    for kind, paper in papers.items():
+    for kind, numbers in paper_errors.items():
         group = _select(rows, kind)
-        for rule, (errors, threes) in zip(("none", "matched", "oracle"), paper, strict=True):
-            states = [row if rule == "none" else row[rule] for row in group]
-            shift = "none" if rule == "none" else f"{rule}, {_format_mean([state['shift'] for state in states])}"
-            our_cells = _format_errors(states), _format_errors(states, "errors on 3") if kind == "without 3" else ""
-            lines.append(_format_line(kind, shift, errors, our_cells[0], threes, our_cells[1], str(len(group))))
+        for rule, (errors, threes) in zip(("none", "matched", "oracle"), numbers, strict=True):
+            results = [row if rule == "none" else row[rule] for row in group]
+            shift = "none" if rule == "none" else f"{rule}, {_format_mean([result['shift'] for result in results])}"
+            our_threes = _format_errors(results, "errors on 3") if kind == "without 3" else ""
+            lines.append(
+                _format_line(kind, shift, errors, _format_errors(results), threes, our_threes, str(len(group)))
+            )
     return lines
 
 
@@ -103,7 +105,7 @@ def _select(rows: Rows, kind: str, **fields: Any) -> list[Mapping[str, Any]]:
 
 
 def _format_errors(rows: Rows, key: str = "errors") -> str:
-    """Format mean ± standard deviation; a single value without deviation."""
+    """Format the errors of some networks as mean ± standard deviation, or a single value alone."""
     return _format_mean([row[key] for row in rows])
 
 

@@ -4,9 +4,9 @@
     python recipes/mutual_learning.py --limit 500 --pairs 2   # quick run
 
 Look at ``Peers`` and ``mutual``: both students are one model, and the method is one objective for this model, so an
-unmodified ``kd.fit`` trains them. Both are evaluated before either is updated. Each student's target, the other's
-output, is detached: otherwise the gradient would also pull the better student towards the worse one. The paper instead
-updates the students in turn, the second with the first one's new output.
+unmodified ``kd.fit`` trains them. Both outputs are computed before either student is updated. Each student's target,
+the other's output, is detached: otherwise the gradient would also pull the better student towards the worse one. The
+paper instead updates the students in turn, the second with the new output of the first.
 
 Control: the same two students, from the same weights and on the same batches, without the mutual term.
 
@@ -37,7 +37,7 @@ class Settings:
     """Two students trained on each other's predictions against the same two trained independently."""
 
     pairs: int = 8
-    """seeds; two students per arm and seed"""
+    """number of seeds; each arm has two students per seed"""
     epochs: int = 5
     """epochs of every student"""
     weight: float = 1.0
@@ -58,7 +58,7 @@ class Peers(nn.Module):
 
 
 def mutual(*, weight: float) -> kd.Objective:
-    """Return the objective of two peers: each one's cross-entropy plus ``weight`` times its KL from the other."""
+    """Return the objective of two peers: for each, cross-entropy plus ``weight`` times the KL from the other."""
 
     def objective(peers: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(peers, Peers)

@@ -4,8 +4,8 @@
     python recipes/own_loss.py --limit 500     # quick run
 
 Look at ``matched_logits``, the whole method: it is the limit of distillation at high temperatures (Hinton, Vinyals &
-Dean 2015, section 2.1). Three students for each seed, from the same weights and on the same batches: trained on the
-labels, with ``kd`` and with this loss. Errors are counted on validation images, since the loss is experimental.
+Dean 2015, section 2.1). For each seed, three students start from the same weights and see the same batches: trained on
+the labels, with ``kd`` and with this loss. Errors are counted on validation images, since the loss is experimental.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Settings:
     """A custom loss against plain distillation and the labels alone."""
 
     pairs: int = 3
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     epochs: int = 3
     """epochs of the teacher and of every student"""
     limit: int | None = None

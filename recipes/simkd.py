@@ -4,8 +4,8 @@
     python recipes/simkd.py --limit 500 --pairs 2   # quick run
     python recipes/simkd.py --out simkd             # also save the weights of the first composite
 
-Look at ``Composite``, the deployed model: the student's trunk, a projector and the teacher's classifier. Therefore the
-composite is evaluated, counted and saved. Unlike in FitNets, the projector is part of the final model, and here it is
+Look at ``Composite``, the model that is deployed, and therefore evaluated, measured and saved: the student's trunk, a
+projector and the teacher's classifier. Unlike in FitNets, the projector is part of the final model, and here it is
 larger than the student. The loss is a mean squared difference of maps, without labels or logits.
 
 Controls, from the same weights and on the same batches: the plain student on the labels, the plain student with plain
@@ -48,7 +48,7 @@ class Settings:
     """A student with the teacher's classifier against plain students and the same composite on the labels."""
 
     pairs: int = 4
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     epochs: int = 2
     """epochs of every student"""
     teacher_epochs: int = 8
@@ -121,7 +121,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
     with kd.seeded(0):
         start = CNN(settings.teacher, MNIST_SHAPE, 10)
     teacher = train_copy(start, kd.supervised, training, seed=0, epochs=settings.teacher_epochs)
-    errors: dict[str, list[int]] = {name: [] for name in ("labels", "kd", "same on labels", "simkd")}
+    errors: dict[str, list[int]] = {name: [] for name in ("labels", "kd", "composite on labels", "simkd")}
     for seed in range(settings.pairs):
         with kd.seeded(seed):
             plain = CNN(settings.student, MNIST_SHAPE, 10)
@@ -129,7 +129,7 @@ def main(settings: Settings) -> dict[str, list[int]]:
         arms: dict[str, tuple[nn.Module, kd.Objective]] = {
             "labels": (plain, kd.supervised),
             "kd": (plain, kd.live_teacher(teacher, kd.distilled(temperature=5, alpha=0.5))),
-            "same on labels": (composite, kd.supervised),
+            "composite on labels": (composite, kd.supervised),
             "simkd": (composite, simkd(teacher)),
         }
         for name, (model, objective) in arms.items():

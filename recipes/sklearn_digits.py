@@ -3,10 +3,11 @@
     python recipes/sklearn_digits.py               # 20 pairs on digits, 20 on breast cancer
     python recipes/sklearn_digits.py --quick       # quick run, to try the script
 
-Look at ``run_table``: it compares three kinds of student for each seed. The control has no teacher. The teacher of "by
-heart" predicts its own training rows, so it only returns their labels, smoothed by the temperature. The teacher of
-"unseen" predicts out-of-fold. Temperature and alpha are chosen for each kind by cross-validation on the training half
-of the data. The other half is used once, for the verdicts. Results are in docs/own_data.md.
+Look at ``run_table``: it compares three kinds of student for each seed. The control has no teacher. "In-sample"
+students learn from a forest that predicts its own training rows: it only returns their labels, smoothed by the
+temperature. "Out-of-fold" students learn from predictions by cross-validation. Temperature and alpha are chosen for
+each kind by cross-validation on the training half of the data. The other half is used once, for the verdicts. Results
+are in docs/own_data.md.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Settings:
     alphas: tuple[float, ...] = (0.1, 0.5)
     """weights of the labels to choose from: loss = alpha * CE + (1 - alpha) * T^2 * KL"""
     folds: int = 5
-    """folds of the cross-validation, and of the teacher's out-of-fold predictions within it"""
+    """number of folds, for the choice of settings as well as for the teacher's out-of-fold predictions"""
     quick: bool = False
     """quick run, too small to conclude anything from"""
 
@@ -75,7 +76,7 @@ class Settings:
 
 
 class Halves(NamedTuple):
-    """Rows and labels of the training half and the test half."""
+    """Rows and labels of the training half and of the test half, in the order of ``train_test_split``."""
 
     rows: NDArray[Any]
     test_rows: NDArray[Any]
@@ -100,7 +101,7 @@ def run_table(table: str, settings: Settings) -> Outcome:
     rows, labels = TABLES[table](return_X_y=True)
     halves = Halves(*train_test_split(rows, labels, test_size=0.5, stratify=labels, random_state=settings.split))
     forest = ExtraTreesClassifier(settings.trees, random_state=0)  # a fixed seed, so every student gets the same forest
-    kinds: dict[str, dict[str, Any]] = {"by heart": {"cv": None}, "unseen": {"cv": settings.folds}}
+    kinds: dict[str, dict[str, Any]] = {"in-sample": {"cv": None}, "out-of-fold": {"cv": settings.folds}}
     chosen = {kind: choose_settings(forest, halves, settings, **options) for kind, options in kinds.items()}
     errors = {
         kind: count_errors_by_seed(forest, halves, settings, **options, **chosen[kind])
@@ -108,7 +109,7 @@ def run_table(table: str, settings: Settings) -> Outcome:
     }
     errors["control"] = count_errors_by_seed(None, halves, settings)
     teacher = halves.errors(forest.fit(halves.rows, halves.labels))
-    comparisons = (("by heart", "control"), ("unseen", "control"), ("unseen", "by heart"))
+    comparisons = (("in-sample", "control"), ("out-of-fold", "control"), ("out-of-fold", "in-sample"))
     pairs = {f"{a} − {b}": pair_errors(errors[b], errors[a], len(halves.test_labels)) for a, b in comparisons}
     return Outcome(chosen, teacher, judge_all(pairs, margin=settings.margin))
 
@@ -143,8 +144,8 @@ def format_row(judgement: Judgement) -> list[str]:
 def main(settings: Settings) -> None:
     for table in settings.tables:
         chosen, teacher, verdicts = run_table(table, settings)
-        header = ("pairs", "first", "second", "difference (95 %)", "verdict")
-        rows = verdicts["unseen − control"].pairs.images
+        header = ("pairs", "first", "second", "difference (95 % CI)", "verdict")
+        rows = verdicts["out-of-fold − control"].pairs.images
         print_table(
             f"{table}: errors on {rows} test rows", header, {name: format_row(v) for name, v in verdicts.items()}
         )

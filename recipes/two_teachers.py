@@ -3,12 +3,13 @@
     python recipes/two_teachers.py                         # 5 students per arm
     python recipes/two_teachers.py --limit 500 --pairs 2   # quick run
 
-Look at ``kd.teachers.ensemble.Ensemble``: it is an ordinary model, whose logits are collected and verified like a
-single teacher's. The student's objective is the same for any number of teachers. Probabilities are averaged at the
-distillation temperature, so the logits are valid at this temperature only; ``how="logits"`` is valid at all.
+Look at ``kd.teachers.ensemble.Ensemble``: it is an ordinary model, whose logits are collected and verified like the
+logits of a single teacher. The student's objective is the same for any number of teachers. Probabilities are averaged
+at the distillation temperature, so the logits are valid at this temperature only; with ``how="logits"`` they are valid
+at all temperatures.
 
-Two questions, each with its own control, from the same weights and on the same batches: do two teachers help more than
-the labels alone, and more than the better teacher alone?
+Do two teachers help more than the labels alone, and more than the better teacher alone? Each question has its own
+control, from the same weights and on the same batches.
 
 Source: Hinton, Vinyals & Dean 2015, arXiv:1503.02531, section 2; You et al. 2017, "Learning from Multiple Teacher
 Networks".
@@ -38,7 +39,7 @@ class Settings:
     """Two teachers against the better teacher alone and against the labels alone."""
 
     pairs: int = 5
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     epochs: int = 3
     """epochs of the teachers and of every student"""
     temperature: float = 5.0

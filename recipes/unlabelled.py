@@ -1,13 +1,13 @@
-"""Distill with 1,000 labelled and 59,000 unlabelled digits: how much do unlabelled images help?
+"""Distill with 1,000 labelled and 59,000 unlabelled digits: do unlabelled images help?
 
     python recipes/unlabelled.py             # 8 students per arm: six minutes on one core
     python recipes/unlabelled.py --quick     # quick run, to try the script
 
 Look at ``compare_students``: for each seed there are three students with the same initial weights and number of steps.
 The control is trained on the 1,000 labels alone, the second is distilled on the same 1,000 images, the third on all
-images, labelled and unlabelled. The first teacher is trained on the same 1,000 labels, the second on all 60,000, like a
-pretrained teacher. Temperature and alpha were fixed beforehand; test images are used only after training. Results are
-in docs/own_data.md.
+images, labelled and unlabelled. There are two teachers: the first is trained on the same 1,000 labels, the second, like
+a pretrained teacher, on all 60,000. Temperature and alpha were fixed beforehand; test images are used only after
+training. Results are in docs/own_data.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from kd.teachers.cache import with_unlabelled
 from kd.training.optimizers import adam
 
 CONTROL, DISTILLED, MORE = "labels alone", "distilled", "distilled, with unlabelled"
-AGAINST = ((DISTILLED, CONTROL), (MORE, CONTROL), (MORE, DISTILLED))
+COMPARISONS = ((DISTILLED, CONTROL), (MORE, CONTROL), (MORE, DISTILLED))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,13 @@ class Settings:
     limit: int | None = None
     """train on the first N images only (stratified), labelled and unlabelled together"""
     pairs: int = 8
-    """seeds; one student per arm and seed"""
+    """number of seeds; each arm has one student per seed"""
     width: int = 256
     """hidden units of the students"""
     epochs: int = 4
     """epochs of every student over all training images; labelled images alone are repeated to the same length"""
     teacher_epochs: int = 2
-    """epochs of both teachers, counted in the same way"""
+    """epochs of both teachers, each with the same number of images as an epoch of a student"""
     temperature: float = 4.0
     """distillation temperature"""
     alpha: float = 0.1
@@ -122,7 +122,8 @@ def compare_students(teacher: nn.Module, control: list[int], data: Images, setti
     }
     say(f"errors by seed: {errors}")
     pairs = {
-        f"{first} − {second}": pair_errors(errors[second], errors[first], len(data.test)) for first, second in AGAINST
+        f"{first} − {second}": pair_errors(errors[second], errors[first], len(data.test))
+        for first, second in COMPARISONS
     }
     return judge_all(pairs)
 
@@ -145,7 +146,7 @@ def main(settings: Settings) -> dict[str, dict[str, Judgement]]:
         teacher = train_model(ConvNet, kd.supervised, dataset, seed=0, epochs=settings.teacher_epochs)
         verdicts[name] = compare_students(teacher, control, data, settings)
         title = f"teacher trained on {name}, {count_errors(teacher, data.test)} errors; {settings.pairs} pairs"
-        header = ("students", "first", "second", "difference (95 %)", "verdict")
+        header = ("students", "first", "second", "difference (95 % CI)", "verdict")
         print_table(title, header, {pair: format_row(judgement) for pair, judgement in verdicts[name].items()})
     return verdicts
 

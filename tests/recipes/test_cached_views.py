@@ -65,16 +65,16 @@ def test_a_quick_run_is_reproducible_and_equals_the_control_with_alpha_1(recipe:
     quick = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 120, "reach": 1}
     errors = recipe["main"](recipe["Settings"](**quick))
     assert {name: len(counts) for name, counts in errors.items()} == dict.fromkeys(
-        ("labels", "own logits", "the image's logits"), 2
+        ("labels", "view logits", "image logits"), 2
     )
     assert recipe["main"](recipe["Settings"](**quick)) == errors
     without = recipe["main"](recipe["Settings"](**quick, alpha=1.0))
-    assert without["own logits"] == without["the image's logits"] == without["labels"] == errors["labels"]
+    assert without["view logits"] == without["image logits"] == without["labels"] == errors["labels"]
 
 
 def test_the_arms_differ_only_if_views_differ(recipe: dict[str, Any]) -> None:
     quick = {"pairs": 1, "epochs": 2, "teacher_epochs": 2, "limit": 300, "alpha": 0.0}
     shifted = recipe["main"](recipe["Settings"](**quick, reach=2))
     still = recipe["main"](recipe["Settings"](**quick, reach=0))
-    assert still["own logits"] == still["the image's logits"]
-    assert shifted["own logits"] != shifted["the image's logits"]
+    assert still["view logits"] == still["image logits"]
+    assert shifted["view logits"] != shifted["image logits"]

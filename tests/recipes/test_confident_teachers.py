@@ -35,7 +35,7 @@ def networks(count: int) -> list[ConvNet]:
 
 def test_divergences_and_map_distances_are_weighted_per_image(recipe: dict[str, Any]) -> None:
     teachers, (images, labels) = networks(2), batch()
-    objective = recipe["WeightedTeachers"](teachers, temperature=4.0, weight=50.0, alike=False)
+    objective = recipe["WeightedTeachers"](teachers, temperature=4.0, weight=50.0, equal_weights=False)
     with kd.seeded(1):
         student = CNN(8, MNIST_SHAPE, 10)
     output, terms = objective(student, (images, labels))
@@ -74,7 +74,7 @@ def test_identical_teachers_get_equal_weights(recipe: dict[str, Any]) -> None:
     with kd.seeded(1):
         student = CNN(8, MNIST_SHAPE, 10).eval()
     make_objective = functools.partial(recipe["WeightedTeachers"], [teacher] * 3, temperature=4.0, weight=50.0)
-    objectives = [make_objective(alike=alike) for alike in (True, False)]
+    objectives = [make_objective(equal_weights=equal_weights) for equal_weights in (True, False)]
     for objective in objectives:
         for projector in objective.projectors:
             projector.load_state_dict(objective.projectors[0].state_dict())
@@ -94,5 +94,9 @@ def test_corrupt_labels_replaces_this_share_of_the_labels(recipe: dict[str, Any]
 def test_a_quick_run_is_reproducible(recipe: dict[str, Any]) -> None:
     quick = recipe["Settings"](pairs=2, epochs=1, limit=200)
     errors = recipe["main"](quick)
-    assert {name: len(counts) for name, counts in errors.items()} == {"labels": 2, "alike": 2, "by confidence": 2}
+    assert {name: len(counts) for name, counts in errors.items()} == {
+        "labels": 2,
+        "equal weights": 2,
+        "by confidence": 2,
+    }
     assert recipe["main"](quick) == errors

@@ -107,7 +107,7 @@ def test_a_quick_run_is_reproducible_and_saves_the_evaluated_model(recipe: dict[
     assert {name: len(counts) for name, counts in errors.items()} == {
         "labels": 2,
         "kd": 2,
-        "same on labels": 2,
+        "composite on labels": 2,
         "simkd": 2,
     }
     assert recipe["main"](recipe["Settings"](**quick)) == errors

@@ -40,18 +40,18 @@ def test_a_quick_run_prints_a_verdict_for_each_dataset(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     for table, rows in (("digits", 899), ("breast cancer", 285)):
         assert f"{table}: errors on {rows} test rows" in result.stdout
-    assert result.stdout.count("unseen − control") == 2
+    assert result.stdout.count("out-of-fold − control") == 2
 
 
 def test_all_verdicts_use_the_same_students(recipe: dict[str, Any]) -> None:
     settings = recipe["Settings"](quick=True).apply_quick()
     result = recipe["run_table"]("breast cancer", settings)
     assert all(set(chosen) == {"temperature", "alpha"} for chosen in result.chosen.values())
-    by_heart, unseen, between = (judgement.pairs for judgement in result.verdicts.values())
-    assert [pairs.images for pairs in (by_heart, unseen, between)] == [285] * 3
-    assert by_heart.control == unseen.control
-    assert by_heart.distilled == between.control
-    assert unseen.distilled == between.distilled
+    in_sample, out_of_fold, between = (judgement.pairs for judgement in result.verdicts.values())
+    assert [pairs.images for pairs in (in_sample, out_of_fold, between)] == [285] * 3
+    assert in_sample.control == out_of_fold.control
+    assert in_sample.distilled == between.control
+    assert out_of_fold.distilled == between.distilled
     assert all(judgement.margin == pytest.approx(0.5 / 100 * 285) for judgement in result.verdicts.values())
 
 
