@@ -17,7 +17,7 @@ class DamagedDataError(OSError):
 
 
 def require(condition: bool, name: str, got: object, allowed: str, advice: str = "") -> None:
-    """Raise ``ValueError`` unless the condition holds. NaN fails every comparison, so range checks reject it too."""
+    """Raise ``ValueError`` unless the condition holds. NaN fails every comparison, so it is outside every range."""
     if not condition:
         hint = f" ({advice})" if advice else ""
         raise ValueError(f"{name} must be {allowed}. Got {got!r} instead{hint}.")
@@ -25,8 +25,8 @@ def require(condition: bool, name: str, got: object, allowed: str, advice: str =
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return ``Did you mean a or b?`` with up to three similar known names, or ``otherwise`` if none is similar."""
-    close = difflib.get_close_matches(name, list(known), n=3)
-    return f"Did you mean {' or '.join(close)}?" if close else otherwise
+    similar = difflib.get_close_matches(name, list(known), n=3)
+    return f"Did you mean {' or '.join(similar)}?" if similar else otherwise
 
 
 def require_logits(name: str, logits: Tensor) -> None:
@@ -64,8 +64,8 @@ def require_labels(labels: Tensor, logits: Tensor) -> None:
 def require_every_label(labels: Tensor, rows: int) -> None:
     """Raise ``ValueError`` unless labels are [rows] int64 and every sample has one.
 
-    Missing labels (−1) are checked on the CPU only: on a GPU the check would force a synchronisation, and the loss
-    itself fails later.
+    Missing labels (−1) are checked on the CPU only: on a GPU the check would force a synchronisation. There the loss
+    itself fails.
     """
     if list(labels.shape) != [rows] or str(labels.dtype) != "torch.int64":
         raise ValueError(
@@ -92,9 +92,9 @@ class Range(NamedTuple):
     advice: str = ""
 
 
-def at_least(least: int, advice: str = "") -> Range:
-    """Return the range of whole numbers ≥ ``least``."""
-    return Range(lambda n: n >= least, f"a whole number of at least {least}", advice)
+def at_least(minimum: int, advice: str = "") -> Range:
+    """Return the range of whole numbers ≥ ``minimum``."""
+    return Range(lambda n: n >= minimum, f"a whole number of at least {minimum}", advice)
 
 
 def or_none(values: Range) -> Range:

@@ -1,4 +1,4 @@
-"""Ranges of all settings: values inside pass; values outside and NaN raise an error with the setting's name."""
+"""Ranges of all settings (values outside and NaN raise an error with the name), and suggestions for names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from kd import cli
-from kd.checks import check_ranges, ranges
+from kd.checks import check_ranges, did_you_mean, ranges
 from kd.commands.settings import RunSettings
 
 DECLARED = {name: command.settings for command in cli.COMMANDS.values() for name in ranges(command.settings)}
@@ -89,3 +89,9 @@ def test_a_value_outside_its_range_is_refused_with_name_range_and_value(name: st
 
 def test_settings_without_a_range_and_unknown_names_are_ignored() -> None:
     check_ranges(RunSettings, {"out": "anywhere", "nonsense": -1, "epochs": 1}, shown=str.upper)
+
+
+def test_a_misspelt_name_gets_up_to_three_suggestions_or_the_alternative() -> None:
+    assert did_you_mean("hiden", ["hidden", "output"], "It has two.") == "Did you mean hidden?"
+    assert did_you_mean("conv", ["conv1", "conv2", "conv3", "conv4"]).count(" or ") == 2
+    assert did_you_mean("zzz", ["hidden", "output"], "It has two.") == "It has two."

@@ -97,7 +97,7 @@ def test_a_method_and_its_settings_can_be_set(terminal: Terminal) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--method", "dkdd"), "there is no method 'dkdd'. There is dkd"),
+        (("--method", "dkdd"), "there is no method 'dkdd'. Did you mean dkd or kd?"),
         (("--method", "nkd", "--set", "beta=2"), "nkd has no setting 'beta'. It has temperature, gamma"),
         (("--method", "nkd", "--temperature", "4"), "are settings of kd, not of nkd. Use --set, with any of"),
         (("--set", "beta=2"), "--set does not apply to kd. Got --set beta=2; use --temperature"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import itertools
 import textwrap
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from kd.checks import did_you_mean
 from kd.devices import device_named
 
 
@@ -78,9 +78,8 @@ def check_constants(module: ModuleType) -> None:
     known = _annotated_constants(module)
     for name in vars(module):
         if name.isupper() and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{module.__name__}.{name} is not a setting.{hint} Settings: {', '.join(known)}.")
+            hint = did_you_mean(name, known, "Correct its name.")
+            raise ValueError(f"{module.__name__}.{name} is not a setting. {hint} Settings: {', '.join(known)}.")
     for name, hint in known.items():
         value, kind = getattr(module, name), _plain_type(hint)
         if not _matches_type(value, kind):

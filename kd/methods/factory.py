@@ -1,14 +1,13 @@
-"""Methods by name: their entry in the table, their settings, and their objective."""
+"""Methods by name: their entries in the table, their settings, and their objectives."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from kd.checks import require
+from kd.checks import did_you_mean, require
 from kd.methods.table import METHODS, Method, Setting
 
 if TYPE_CHECKING:
@@ -21,12 +20,12 @@ def method_named(name: str) -> Method:
     """Return the method with this name.
 
     Raises:
-        ValueError: there is no such method; the error lists similar names, or all names if none is similar.
+        ValueError: there is no such method; the error suggests similar names, or lists all if none is similar.
     """
     if name in METHODS:
         return METHODS[name]
-    similar = difflib.get_close_matches(name, METHODS, n=3) or sorted(METHODS)
-    raise ValueError(f"there is no method {name!r}. There is {', '.join(similar)}.")
+    hint = did_you_mean(name, METHODS, f"Methods: {', '.join(sorted(METHODS))}.")
+    raise ValueError(f"there is no method {name!r}. {hint}")
 
 
 def require_unlabelled_method(name: str) -> None:

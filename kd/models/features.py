@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kd.checks import did_you_mean
 from kd.models.inference import evaluating
 
 _INPUT = ":input"  # suffix of a layer's name: the input of the layer instead of its output
@@ -43,7 +43,9 @@ def capture(model: nn.Module, *layers: str) -> Iterator[Features]:
 
     def store(name: str, output: Any) -> None:
         if not isinstance(output, Tensor):
-            raise ValueError(f"the layer {name!r} must return a tensor. Got a {type(output).__name__}; name another.")
+            raise ValueError(
+                f"the layer {name!r} must return a tensor. Got a {type(output).__name__}. Name another layer."
+            )
         # Copies only if needed: they take a tenth of a small network's training step.
         features[name] = output.clone() if has_inplace else output
         versions[name] = 0 if output.is_inference() else features[name]._version
@@ -84,8 +86,9 @@ class _Maps(NamedTuple):
 def find_stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
     """Return the last layer for each size of feature maps, in forward order; empty if the model has no maps.
 
-    Layers inside a block (for example a residual block) are not stages; the block is. Also excluded: maps of one pixel,
-    upsampled maps, maps before a change of layout (channels last, tokens), dropout, and layers that run several times.
+    A block (for example a residual block) can be a stage; the layers inside it cannot. Also excluded: maps of one
+    pixel, upsampled maps, maps before a change of layout (channels last, tokens), dropout, and layers that run several
+    times.
 
     Args:
         model: the model, run once in eval mode.
@@ -127,8 +130,8 @@ def _is_feature_map(output: Tensor, inputs: Tensor) -> bool:
 def _count_blocks(model: nn.Module, name: str) -> int:
     """Return the number of modules that contain this one, without the model itself and plain containers."""
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    parts = name.split(".")
-    ancestors = (model.get_submodule(".".join(parts[:length])) for length in range(1, len(parts)))
+    path = name.split(".")
+    ancestors = (model.get_submodule(".".join(path[:length])) for length in range(1, len(path)))
     return sum(not isinstance(module, containers) for module in ancestors)
 
 
@@ -170,7 +173,7 @@ def match_stages(
     count = min(map(len, layers_by_model))
     if student_layers and teacher_layers and len(layers_by_model[0]) != len(layers_by_model[1]):
         raise ValueError(
-            "student_layers and teacher_layers must name equally many layers. "
+            "student_layers and teacher_layers must name the same number of layers. "
             f"Got {len(layers_by_model[0])} and {len(layers_by_model[1])} instead."
         )
     return list(zip(*(layers[-count:] for layers in layers_by_model), strict=True))
@@ -195,8 +198,8 @@ def _add_hook(model: nn.Module, name: str, store: Callable[[str, Any], None]) ->
     """Add a hook that stores the layer's outputs, and return the function that removes it."""
     path, modules = name.removesuffix(_INPUT), dict(model.named_modules())
     if path not in modules:
-        similar = difflib.get_close_matches(path, modules, n=3) or [key for key in modules if key]
-        raise ValueError(f"{type(model).__name__} has no layer {path!r}. It has {', '.join(similar)}.")
+        hint = did_you_mean(path, modules, f"It has {', '.join(filter(None, modules))}.")  # "" is the model itself
+        raise ValueError(f"{type(model).__name__} has no layer {path!r}. {hint}")
     if name.endswith(_INPUT):
         return modules[path].register_forward_pre_hook(lambda _, inputs: store(name, inputs[0])).remove
     return modules[path].register_forward_hook(lambda *call: store(name, call[2])).remove

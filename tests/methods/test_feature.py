@@ -30,8 +30,8 @@ PROJECTED = [
     "crd",
     "mgd",
     "semckd",
-]  # weights of their own, which are no identity at the start
-every = pytest.mark.parametrize("name", FEATURE)
+]  # their trained modules are not the identity at the start
+all_methods = pytest.mark.parametrize("name", FEATURE)
 
 
 class Cut(Exception):
@@ -95,7 +95,7 @@ def fit(
     return {**student.state_dict(), **objective_state}
 
 
-@every
+@all_methods
 def test_an_epoch_runs_the_teacher_in_eval_mode_and_does_not_change_it(name: str) -> None:
     student, teacher = build_models(name)
     modes: list[tuple[bool, bool]] = []
@@ -111,7 +111,7 @@ def test_an_epoch_runs_the_teacher_in_eval_mode_and_does_not_change_it(name: str
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-@every
+@all_methods
 def test_the_feature_term_has_a_gradient_and_the_teacher_is_no_submodule(name: str) -> None:
     student, teacher = build_models(name)
     objective = build_objective(name, student, teacher)
@@ -126,7 +126,7 @@ def test_the_feature_term_has_a_gradient_and_the_teacher_is_no_submodule(name: s
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-@every
+@all_methods
 def test_the_feature_term_is_zero_if_student_and_teacher_are_equal(name: str) -> None:
     _, teacher = build_models(name)
     student = copy.deepcopy(teacher).eval()
@@ -137,18 +137,18 @@ def test_the_feature_term_is_zero_if_student_and_teacher_are_equal(name: str) ->
         assert terms["feature"].item() == pytest.approx(0, abs=1e-4)
 
 
-@every
+@all_methods
 def test_settings_and_teacher_are_part_of_the_fingerprint(name: str) -> None:
     student, teacher = build_models(name)
-    known = digest(describe(build_objective(name, student, teacher)))
-    assert known == digest(describe(build_objective(name, *build_models(name))))
-    assert known == digest(describe(cloudpickle.loads(cloudpickle.dumps(build_objective(name, student, teacher)))))
+    original = digest(describe(build_objective(name, student, teacher)))
+    assert original == digest(describe(build_objective(name, *build_models(name))))
+    assert original == digest(describe(cloudpickle.loads(cloudpickle.dumps(build_objective(name, student, teacher)))))
     for setting, value in settings_of(name).items():
         if isinstance(value, float):
-            assert digest(describe(build_objective(name, student, teacher, **{setting: value / 2}))) != known
+            assert digest(describe(build_objective(name, student, teacher, **{setting: value / 2}))) != original
     with torch.no_grad():
         next(teacher.parameters()).add_(1)
-    assert digest(describe(build_objective(name, student, teacher))) != known
+    assert digest(describe(build_objective(name, student, teacher))) != original
 
 
 @pytest.mark.parametrize("name", sorted(n for n in FEATURE if "weight" in settings_of(n)))
@@ -172,7 +172,7 @@ def test_an_interrupted_training_resumes_bit_for_bit(name: str, tmp_path: Path) 
     assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
 
 
-@every
+@all_methods
 def test_named_layers_are_compared(name: str) -> None:
     student, teacher = build_models(name)
     special = {"fsp": ("layer1,layer2", "layer1,layer2"), "sdd": ("layer3", "layer3")}
@@ -180,7 +180,7 @@ def test_named_layers_are_compared(name: str) -> None:
     objective: Any = build_objective(
         name, student, teacher, student_layers=student_layers, teacher_layers=teacher_layers
     )
-    compared = getattr(objective, "objective", objective)  # unwrap a warm-up
+    compared = getattr(objective, "objective", objective)  # without the warm-up or the phases
     assert (compared.student_layers, compared.teacher_layers) == (student_layers.split(","), teacher_layers.split(","))
     _, terms = objective(student, get_first_batch())
     assert terms["feature"].item() > 0
@@ -217,11 +217,11 @@ def test_reviewkd_fuses_from_the_deepest_stage_and_warms_up() -> None:
     assert losses[1] == losses[2] == losses[3]
     # The loss at the shallowest stage depends on the deepest stage too.
     maps = [torch.randn(2, channels, 6, 6, requires_grad=True) for channels in (4, 8, 16)]
-    fused, answer = fusions[2](maps[2], None, (6, 6))
+    fused, projected = fusions[2](maps[2], None, (6, 6))
     for fusion, stage in ((fusions[1], maps[1]), (fusions[0], maps[0])):
-        fused, answer = fusion(stage, fused, (3, 3))
-    assert answer.shape == (2, 32, 3, 3)
-    answer.square().sum().backward()
+        fused, projected = fusion(stage, fused, (3, 3))
+    assert projected.shape == (2, 32, 3, 3)
+    projected.square().sum().backward()
     assert all(stage.grad is not None and bool(stage.grad.abs().sum() > 0) for stage in maps)
     before = {f"objective.{name}": parameter.clone() for name, parameter in objective.named_parameters()}
     after = fit("reviewkd")
@@ -266,7 +266,7 @@ def test_a_student_without_maps_has_exits_at_named_layers() -> None:
     assert list(terms) == ["hard", "soft"]
     _, terms = build_objective("ofa", student, teacher, student_layers="hidden")(student, get_first_batch())
     assert terms["exits"].item() > 0
-    with pytest.raises(ValueError, match=r"MLP has no layer 'hiden'\. It has hidden"):
+    with pytest.raises(ValueError, match=r"MLP has no layer 'hiden'\. Did you mean hidden\?"):
         build_objective("ofa", student, teacher, student_layers="hiden")
 
 

@@ -39,7 +39,7 @@ def test_hooks_are_always_removed() -> None:
     with pytest.raises(RuntimeError, match="stop"), capture(model, "layer1"):
         raise RuntimeError("stop")
     with (
-        pytest.raises(ValueError, match=r"CNN has no layer 'layer9'\. It has layer"),
+        pytest.raises(ValueError, match=r"CNN has no layer 'layer9'\. Did you mean layer"),
         capture(model, "layer1", "layer9"),
     ):
         pass
@@ -77,21 +77,21 @@ def test_one_pixel_dropout_and_layers_used_twice_are_not_stages() -> None:
 @pytest.mark.parametrize(
     ("name", "pixels", "layers"),
     [
-        ("resnet50", 64, ["relu", "layer1", "layer2", "layer3", "layer4"]),  # not layer2.0.bn1, of layer1's size
+        ("resnet50", 64, ["relu", "layer1", "layer2", "layer3", "layer4"]),  # not layer2.0.bn1, which has layer1's size
         ("mobilenet_v2", 64, ["features.1", "features.3", "features.6", "features.13", "features"]),
         ("densenet121", 64, ["features.relu0", *(f"features.transition{n}.conv" for n in (1, 2, 3)), "features"]),
         (
             "vgg11_bn",
             32,
             ["features.2", "features.6", "features.13", "features.20", "features.27"],
-        ),  # no avgpool of 7 x 7
+        ),  # without avgpool, which upsamples to 7 × 7
         (
             "convnext_tiny",
             64,
             ["features.2.0", "features.4.0", "features.6.0", "features"],
-        ),  # no [B, H, W, C] of blocks
-        ("swin_t", 64, ["permute"]),  # channels last before that
-        ("vit_b_16", 64, []),  # maps of the patches alone, and tokens afterwards
+        ),  # without the blocks' [B, H, W, C]
+        ("swin_t", 64, ["permute"]),  # the layers before it are channels last
+        ("vit_b_16", 64, []),  # maps only of the patches, then tokens
     ],
 )
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from kd.checks import DamagedDataError
+from kd.checks import DamagedDataError, did_you_mean
 from kd.data.sources.arrays import from_arrays
 from kd.data.sources.image_dataset import build_image_dataset
 from kd.data.sources.image_decoding import Size
@@ -83,9 +82,8 @@ def _find_class(name: str) -> Callable[..., Any]:
     members = {member: getattr(module, member) for member in module.__all__ if member not in _GENERIC}
     known = [member for member, value in members.items() if inspect.isclass(value)]
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(f"torchvision:NAME must name one of torchvision's datasets. Got {name!r}.{hint}")
+        hint = did_you_mean(name, known, f"It has {', '.join(known[:3])} and others.")
+        raise ValueError(f"torchvision:NAME must name one of torchvision's datasets. Got {name!r}. {hint}")
     dataset_class: Callable[..., Any] = members[name]
     return dataset_class
 
