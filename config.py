@@ -1,7 +1,7 @@
 """Settings of the pipeline. Edit this file, set ``config.EPOCHS = 1`` in Python, or pass ``--epochs 1``.
 
 Constants are read at each use, so changes at run time take effect. ``python main.py --help`` prints the meaning, unit
-and range of each. ``kd run`` has the same settings; kd/commands/settings.py declares them for both.
+and range of each constant. ``kd run`` has the same settings; kd/commands/settings.py declares them for both.
 """
 
 import sys

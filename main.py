@@ -57,7 +57,7 @@ class TeacherTraining(_TeacherTuple):
     """The trained teacher and its curves: one entry per epoch, accuracies in [0, 1].
 
     Attributes:
-        history: all curves and the training time, for ``TrainMetrics``; not one of the five documented tuple items.
+        history: all curves and the training time, for ``TrainMetrics``. Not an item of the documented tuple of five.
     """
 
     history: kd.History
@@ -138,7 +138,8 @@ def prepare_distillation_data(
     train_subset: Dataset[Any],
     val_subset: Dataset[Any],
 ) -> DistillLoaders:
-    """Return loaders over (image, label, teacher logits), with batch size, drop_last and order of the given loaders.
+    """Return loaders over (image, label, teacher logits), with the batch size, ``drop_last`` and order of the given
+    loaders.
 
     The logits are computed in the order of the subsets and verified row by row against the teacher.
     """

@@ -1,4 +1,4 @@
-"""Training in this pipeline: Adam for config.EPOCHS epochs, with a decay from config.LEARNING_RATE to 0."""
+"""Training in this pipeline: Adam for ``config.EPOCHS`` epochs; the learning rate decays from LEARNING_RATE to 0."""
 
 from typing import Any
 

@@ -12,7 +12,7 @@ class Arm(NamedTuple):
         key: identifier in JSON, CSV columns and rows, step names and printed lines.
         label: name in legends and sentences.
         short: name for narrow places.
-        colour: from the Okabe-Ito palette, safe for common colour blindness; greyscale differs in lightness.
+        colour: from the Okabe-Ito palette, safe for common colour blindness; lightness differs too, for greyscale.
         marker: matplotlib marker of points; distinct without colour.
         line: matplotlib line style; distinct without colour.
         file: name of the weights file without suffix (see ``docs/pipeline.rst``); "" if a run saves no weights.

@@ -74,14 +74,14 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             None: by the fitted teacher, on the rows it was fitted on. An overfitted teacher then adds little: a fully
             grown forest without bootstrap reproduces the labels, and its student is trained on smoothed labels.
 
-            A number of folds, or a splitter: out of fold, each row by a clone that was fitted without it, as in
-            ``StackingClassifier``. ``teacher_`` is still fitted on all rows.
+            A number of folds, or a splitter: out of fold. Each row gets the logits of a clone that was fitted without
+            it, as in ``StackingClassifier``. ``teacher_`` is still fitted on all rows.
         epochs: passes over the data, at least 1. The weights after the last epoch are used.
         batch_size: rows per training step, at least 1.
         learning_rate: initial learning rate of Adam, above 0; decays linearly to 0.
         standardize: scale the student's inputs to mean 0 and variance 1, with the statistics of the rows passed to
             ``fit``. The teacher always gets unscaled rows.
-        device: device of the student: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``.
+        device: device of the student: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` (CUDA if available).
         random_state: seeds the student's initial weights, the order of batches, and each ``random_state`` of None in a
             teacher fitted here. With an int, results are bit-identical for the same number of threads, and global
             random states are untouched. None draws from NumPy's global generator, as in scikit-learn.

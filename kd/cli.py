@@ -50,7 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help`` (0), and for an invalid command line (2), before any work starts.
     """
-
     words = sys.argv[1:] if arguments is None else arguments
 
     def program() -> None:

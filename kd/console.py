@@ -11,11 +11,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 _live: list[Console] = []  # console of the visible bar; output that bypasses it would overwrite the bar
-_relays: list[Callable[[int], None]] = []  # in a worker process: callbacks that count steps instead of a bar
+_relays: list[Callable[[int], None]] = []  # in a worker process: callbacks that receive progress steps
 
 
 def say(text: str, *, to_stderr: bool = False) -> None:
-    """Print one line or paragraph, without styling. In a worker process print errors only."""
+    """Print one line or paragraph, without styling. In a worker process, print errors only."""
     if _relays and not to_stderr:
         return
     console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
@@ -24,7 +24,7 @@ def say(text: str, *, to_stderr: bool = False) -> None:
 
 @contextmanager
 def relay_progress(advance: Callable[[int], None]) -> Iterator[None]:
-    """Inside the block print errors only and send progress steps to ``advance``. For worker processes."""
+    """Inside the block, send progress steps to ``advance`` and print errors only. For worker processes."""
     _relays.append(advance)
     try:
         yield

@@ -42,9 +42,9 @@ def require_device(device: torch.device, name: str) -> None:
 def using_threads(count: int) -> Iterator[None]:
     """Set torch's number of threads (at least 1) inside the block and restore it afterwards."""
     require(count >= 1, "threads", count, "a whole number of at least 1")
-    before = torch.get_num_threads()
+    previous = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)

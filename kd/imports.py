@@ -43,7 +43,7 @@ def load_plugin(spec: str) -> Any:
     module = run_file(path)
     if name not in vars(module):
         public = [key for key in vars(module) if not key.startswith("_")]
-        hint = did_you_mean(name, public, f"Define it there; found: {', '.join(public) or 'nothing'}.")
+        hint = did_you_mean(name, public, f"Define it, or name one of its objects: {', '.join(public) or 'none'}.")
         raise ValueError(f"{path} defines no {name!r}. {hint}")
     return getattr(module, name)
 

@@ -24,10 +24,11 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
     Args:
         seed: seed of the generators.
-        device: GPU (CUDA or MPS) whose generator is also seeded. The CPU's always is; other devices' never are.
+        device: GPU (CUDA or MPS) whose generator is seeded too. The CPU's generator is always seeded, those of other
+            devices never.
     """
     device = device or torch.device("cpu")
-    before = generator_states(device)
+    previous = generator_states(device)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -37,7 +38,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        set_generator_states(before, device)
+        set_generator_states(previous, device)
 
 
 def generator_states(device: torch.device) -> list[Tensor]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 # sample ids [B] int64.
 Batch = tuple[Tensor, ...]
 
-# Label of an unlabelled sample, which distillation uses with the teacher's logits only.
+# Label of an unlabelled sample. Distillation trains on such samples with the teacher's logits only.
 UNLABELLED = -1
 
 # (model, batch) → the model's output and its weighted loss terms by name; the loss is their sum.
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
-# (output, batch) → a scalar, averaged over the samples, all of which are labelled. Reported, never trained on.
+# (output, batch) → a scalar, averaged over the samples, which must all be labelled. Reported, never trained on.
 Metric = Callable[[Tensor, Batch], Tensor]

@@ -27,7 +27,7 @@ import kd
 from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.data.splits import stratified_split
 from kd.losses import hint_loss
-from kd.losses.feature import same_size
+from kd.losses.feature import match_sizes
 from kd.models import CNN, MNIST_SHAPE, ConvNet
 from kd.models.features import capture, layer_shapes
 
@@ -73,7 +73,7 @@ class Hint(nn.Module):
         with capture(model, STUDENT_LAYER) as student_layers:
             output, terms = kd.supervised(model, batch)
         # The student's maps are 14 × 14, the teacher's 4 × 4: the larger maps are averaged to the smaller size.
-        student_maps, teacher_maps = same_size(student_layers[STUDENT_LAYER], teacher_layers[TEACHER_LAYER])
+        student_maps, teacher_maps = match_sizes(student_layers[STUDENT_LAYER], teacher_layers[TEACHER_LAYER])
         return output, {**terms, "hint": self.weight * hint_loss(self.projector(student_maps), teacher_maps)}
 
 

@@ -28,7 +28,7 @@ from kd.data import mnist
 IMAGES = {"train": 6_000, "t10k": 1_000}  # the first images of MNIST's 60,000 and 10,000
 SMALL_MNIST = "KD_TESTS_SMALL_MNIST"  # an environment variable, so that child processes use the same files
 
-_drawn = {name: getattr(Figure, name) for name in ("savefig", "subplots", "legend", "colorbar")}
+_originals = {name: getattr(Figure, name) for name in ("savefig", "subplots", "legend", "colorbar")}
 
 
 class _NoAxes:
@@ -69,7 +69,7 @@ def figures(*, drawn: bool) -> Iterator[None]:
     nothing = _NoAxes().__call__
     blank = {"savefig": _save_blank, "subplots": _no_subplots, "legend": nothing, "colorbar": nothing}
     with ExitStack() as undo:
-        for name, function in (_drawn if drawn else blank).items():
+        for name, function in (_originals if drawn else blank).items():
             undo.callback(setattr, Figure, name, getattr(Figure, name))
             setattr(Figure, name, function)
         yield
@@ -78,12 +78,12 @@ def figures(*, drawn: bool) -> Iterator[None]:
 @contextmanager
 def small_mnist() -> Iterator[None]:
     """Inside the block, ``kd.load_mnist`` loads only the first images of each split."""
-    before = mnist.EMBEDDED, mnist.DIGESTS
+    originals = mnist.EMBEDDED, mnist.DIGESTS
     mnist.EMBEDDED, mnist.DIGESTS = _small_files()
     try:
         yield
     finally:
-        mnist.EMBEDDED, mnist.DIGESTS = before
+        mnist.EMBEDDED, mnist.DIGESTS = originals
 
 
 @cache

@@ -39,7 +39,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files of this folder first: they run whole programs and would occupy a single process at the end."""
+    """Run the files of this folder first: they run whole programs and would keep a single process busy at the end."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
@@ -54,8 +54,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
     Real figures and the full MNIST take most of the time of a quick run. Fixtures of all scopes are set up inside this
     hook.
     """
-    pictures, whole = (item.get_closest_marker(name) is not None for name in ("pictures", "whole_mnist"))
-    with figures(drawn=pictures), nullcontext() if whole else small_mnist():
+    real_figures, full_mnist = (item.get_closest_marker(name) is not None for name in ("pictures", "whole_mnist"))
+    with figures(drawn=real_figures), nullcontext() if full_mnist else small_mnist():
         return (yield)
 
 

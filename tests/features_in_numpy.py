@@ -21,7 +21,7 @@ def hint(student: Array, teacher: Array) -> float:
 
 
 def attention(maps: Array) -> Array:
-    """Return the loss of one sample, [C, H, W]."""
+    """Return the attention of one sample's maps [C, H, W], a vector of unit length."""
     flat = (maps**2).sum(axis=0).ravel()
     return np.asarray(flat / np.sqrt((flat**2).sum()))
 
@@ -43,8 +43,8 @@ def nst(student: Array, teacher: Array) -> float:
     def kernel(first: list[Array], second: list[Array]) -> float:
         return float(np.mean([(a @ b) ** 2 for a in first for b in second]))
 
-    both = [(patterns(s), patterns(t)) for s, t in zip(student, teacher, strict=True)]
-    return float(np.mean([kernel(s, s) + kernel(t, t) - 2 * kernel(s, t) for s, t in both]))
+    pairs = [(patterns(s), patterns(t)) for s, t in zip(student, teacher, strict=True)]
+    return float(np.mean([kernel(s, s) + kernel(t, t) - 2 * kernel(s, t) for s, t in pairs]))
 
 
 def layers(maps: Array) -> list[Array]:
@@ -80,7 +80,7 @@ def ft(student: Array, teacher: Array) -> float:
     return float(np.mean([np.abs(scaled(s) - scaled(t)).mean() for s, t in zip(student, teacher, strict=True)]))
 
 
-ATTENTION = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])  # of two layers of the student over three of the teacher
+ATTENTION = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])  # of a student's two layers to a teacher's three
 
 
 def semckd_layers(maps: Array) -> list[Array]:
@@ -104,10 +104,10 @@ def sdd(student: Array, teacher: Array, labels: NDArray[np.int64], temperature: 
 
     total = 0.0
     for student_rows, teacher_rows, label in zip(student, teacher, labels, strict=True):
-        whole = teacher_rows[0].argmax() == label
+        is_whole_correct = teacher_rows[0].argmax() == label
         for s, t in zip(student_rows, teacher_rows, strict=True):
             q, p = softmax(s), softmax(t)
-            consistent = (t.argmax() == label) == whole
+            consistent = (t.argmax() == label) == is_whole_correct
             total += (1 if consistent else 2) * (p * np.log(p / q)).sum()
     return float(temperature**2 * total / (student.shape[0] * student.shape[1]))
 
@@ -208,14 +208,15 @@ def crd(anchors: Array, positives: Array, negatives: Array, allowed: NDArray[np.
     order, kappa = anchors.shape[1] / 2 - 1, 1 / temperature
     partition = special.gamma(order + 1) * (2 / kappa) ** order * special.iv(order, kappa)
     losses = []
-    for anchor, positive, counts in zip(anchors, positives, allowed, strict=True):
+    for anchor, positive, mask in zip(anchors, positives, allowed, strict=True):
 
-        def of_one_sample(other: Array, own: Array = anchor, drawn: int = int(counts.sum())) -> float:
-            density = np.exp(own @ other / temperature) / partition
-            return float(density / (density + drawn))
+        def probability(row: Array, anchor: Array = anchor, count: int = int(mask.sum())) -> float:
+            """Return the probability that the row and the anchor belong to the same sample."""
+            density = np.exp(anchor @ row / temperature) / partition
+            return float(density / (density + count))
 
-        others = [np.log(1 - of_one_sample(row)) for row, counted in zip(negatives, counts, strict=True) if counted]
-        losses.append(-np.log(of_one_sample(positive)) - sum(others))
+        negative_terms = [np.log(1 - probability(row)) for row, used in zip(negatives, mask, strict=True) if used]
+        losses.append(-np.log(probability(positive)) - sum(negative_terms))
     return float(np.mean(losses))
 
 

@@ -1,7 +1,7 @@
 """Reference implementation of the logit methods from their papers, in NumPy's float64, to test ``kd.losses``.
 
 Each function takes the student's and the teacher's logits [B, K], labels [B] and the method's settings, and returns its
-whole loss. Neither fast nor stable for extreme logits.
+whole loss. The functions are slow and not stable for extreme logits.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def kd(student: Logits, teacher: Logits, labels: Labels, temperature: float, alp
 def ctkd(
     student: Logits, teacher: Logits, labels: Labels, start: float, span: float, warmup: float, hard: float, soft: float
 ) -> float:
-    """The loss before the first update of the temperature; ``warmup`` affects its gradient only."""
+    """Uses the initial temperature; ``warmup`` affects its gradient only."""
     temperature = start + span / (1 + np.exp(-1.0))
     labelled, taught = (kd(student, teacher, labels, temperature, alpha) for alpha in (1.0, 0.0))
     return hard * labelled + soft * taught
@@ -175,7 +175,7 @@ def teacher_free(
 def ofa(
     student: Logits, teacher: Logits, labels: Labels, gamma: float, soft: float, exits: float, student_layers: str
 ) -> float:
-    """The loss of a student without exits."""
+    """Covers students without exits only."""
     assert not student_layers
 
     def row_loss(s: Logits, t: Logits, y: int) -> float:
@@ -185,7 +185,7 @@ def ofa(
     return mean(row_loss, student, teacher, labels)
 
 
-WRITTEN: Mapping[str, Callable[..., float]] = {
+REFERENCE: Mapping[str, Callable[..., float]] = {
     "kd": kd,
     "soft-labels": soft_labels,
     "dkd": dkd,

@@ -190,15 +190,15 @@ def catches(checkout: Path, mutant: Mutant, tests: str) -> tuple[bool, float]:
     if len(places) != 1 or places[0].read_text(encoding="utf-8").count(mutant.original) != 1:
         raise SystemExit(f"error: {mutant.meaning}: the snippet must occur once in {checkout}/kd. Got {places}.")
     (path,) = places
-    before = path.read_text(encoding="utf-8")
-    path.write_text(before.replace(mutant.original, mutant.broken), encoding="utf-8")
+    code = path.read_text(encoding="utf-8")
+    path.write_text(code.replace(mutant.original, mutant.broken), encoding="utf-8")
     started = time.perf_counter()
     try:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *tests.split()]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(checkout)}
         ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     finally:
-        path.write_text(before, encoding="utf-8")
+        path.write_text(code, encoding="utf-8")
     if ended.returncode not in (0, 1):
         raise SystemExit(f"error: {mutant.meaning}: pytest could not run.\n{ended.stdout}{ended.stderr}")
     return ended.returncode == 1, time.perf_counter() - started
@@ -210,9 +210,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutants whose meaning contains this text")
     options = parser.parse_args()
     missed = 0
-    with TemporaryDirectory() as here, TemporaryDirectory() as there:
-        new = copy(ROOT, Path(here))
-        old = copy(options.against, Path(there)) if options.against else None
+    with TemporaryDirectory() as new_folder, TemporaryDirectory() as old_folder:
+        new = copy(ROOT, Path(new_folder))
+        old = copy(options.against, Path(old_folder)) if options.against else None
         for mutant in (mutant for mutant in MUTANTS if options.only in mutant.meaning):
             caught, seconds = catches(new, mutant, mutant.tests)
             line = f"{mutant.meaning:55} {'caught' if caught else 'MISSED'} {seconds:6.1f} s"

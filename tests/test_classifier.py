@@ -130,9 +130,9 @@ def test_without_a_random_state_numpys_global_generator_is_used() -> None:
     first, second = (make_classifier(random_state=None).fit(X, y) for _ in range(2))
     assert weights(first) != weights(second)
     random = np.random.RandomState(3)
-    drawn = [make_classifier(random_state=random).fit(X, y) for _ in range(2)]
-    assert weights(drawn[0]) != weights(drawn[1])
-    assert weights(drawn[0]) == weights(make_classifier(random_state=np.random.RandomState(3)).fit(X, y))
+    models = [make_classifier(random_state=random).fit(X, y) for _ in range(2)]
+    assert weights(models[0]) != weights(models[1])
+    assert weights(models[0]) == weights(make_classifier(random_state=np.random.RandomState(3)).fit(X, y))
 
 
 def test_parameters_are_stored_unchanged() -> None:
@@ -154,10 +154,10 @@ def test_teacher_logits_belong_to_rows_not_to_positions() -> None:
 
 
 def test_the_teacher_gets_unscaled_rows_and_the_student_standardised_ones() -> None:
-    teacher, seen = teacher_network(), []
-    teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    teacher, batches = teacher_network(), []
+    teacher.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
     model = make_classifier(teacher).fit(X, y)
-    assert np.array_equal(torch.cat(seen).numpy(), X.astype(np.float32))
+    assert np.array_equal(torch.cat(batches).numpy(), X.astype(np.float32))
     standardised_rows = model.scaler_.transform(X)
     assert standardised_rows.mean(axis=0) == pytest.approx(np.zeros(4), abs=1e-9)
     assert make_classifier(standardize=False).fit(X, y).scaler_ is None
@@ -255,9 +255,9 @@ def test_a_distilled_student_can_be_a_teacher() -> None:
 @pytest.mark.parametrize("teacher", [None, RandomForestClassifier(3), teacher_network()])
 def test_a_pickled_model_predicts_the_same(teacher: Any) -> None:
     model = make_classifier(teacher, dropout_network).fit(X, NAMES)
-    again = pickle.loads(pickle.dumps(model))
-    assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
-    assert again.history_ == model.history_
+    loaded = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    assert loaded.history_ == model.history_
 
 
 def test_nothing_is_printed_unless_verbose(capsys: pytest.CaptureFixture[str]) -> None:

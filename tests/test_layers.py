@@ -64,8 +64,7 @@ def test_nothing_imports_main_and_config_imports_no_root_file(name: str) -> None
     assert _imports(ROOT / f"{name}.py") & set(ROOT_MODULES) <= allowed[name]
 
 
-# Layers of the package, highest first. A unit (folder or top-level module) may import units of lower layers only, not
-# units of its own layer or of higher ones.
+# Layers of the package, highest first. A unit (folder or top-level module) may import only units of lower layers.
 LAYERS = (
     ("__main__",),
     ("cli",),
@@ -139,7 +138,7 @@ def test_every_import_goes_to_a_lower_layer(path: Path) -> None:
 
 
 def test_the_table_allows_and_refuses_known_examples() -> None:
-    """Guards against a mistake in ``_may_import``."""
+    """Guards against mistakes in ``_may_import``."""
     assert _may_import("commands/sweep", "commands")
     assert _may_import("cli", "commands/sweep")
     assert _may_import("data/sources", "storage")

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("toy")
 
 @pytest.fixture
 def teacher() -> nn.Module:
-    """An untrained teacher that detects changes: batch statistics (updated in training mode), dropout, weights."""
+    """Return an untrained teacher with batch norm and dropout, so that training mode would change its results."""
     with kd.seeded(1):
         return nn.Sequential(
             nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10)
@@ -187,18 +187,18 @@ def test_in_a_shuffled_loader_each_row_of_logits_belongs_to_its_image(
 
 
 def test_logits_collected_from_a_shuffled_loader_are_refused(toy_run: ToyRun) -> None:
-    walked = kd.predict(toy_run.teacher.model, toy_run.data.train_loader)
+    shuffled = kd.predict(toy_run.teacher.model, toy_run.data.train_loader)
     with pytest.raises(ValueError, match="do not match their samples"):
-        kd.verify_logits(toy_run.teacher.model, toy_run.data.train_subset, walked)
+        kd.verify_logits(toy_run.teacher.model, toy_run.data.train_subset, shuffled)
 
 
 def test_the_pipeline_refuses_shuffled_logits(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shuffled logits in the pipeline must be detected by its verification."""
+    """The pipeline's verification detects logits in a shuffled order."""
 
-    def by_walking(teacher: nn.Module, dataset: Any, **_: Any) -> kd.Predictions:
+    def collect_shuffled(teacher: nn.Module, dataset: Any, **_: Any) -> kd.Predictions:
         return kd.predict(teacher, toy_run.data.train_loader)
 
-    monkeypatch.setattr(kd.teachers.cache, "collect_logits", by_walking)
+    monkeypatch.setattr(kd.teachers.cache, "collect_logits", collect_shuffled)
     with pytest.raises(ValueError, match="do not match their samples"):
         main.prepare_distillation_data(toy_run.teacher.model, *toy_run.data[:2], *toy_run.data[3:5])
 

@@ -47,14 +47,14 @@ def headings(path: Path) -> set[str]:
 
 
 def pipeline_arguments() -> list[list[str]]:
-    """Return the pipeline's arguments in the documents, after ``main.py`` or in ARGS; skip commands without any."""
-    found = []
+    """Return the arguments of the documents' pipeline commands, after ``main.py`` or in ARGS; omit empty ones."""
+    lists = []
     for words in (words for document in DOCUMENTS for words in commands(document)):
         if "main.py" in words:
-            found.append(words[words.index("main.py") + 1 :])
+            lists.append(words[words.index("main.py") + 1 :])
         elif words[0] == "make" and "run" in words:
-            found.append(shlex.split("".join(word[5:] for word in words if word.startswith("ARGS="))))
-    return sorted({tuple(arguments): arguments for arguments in found if arguments}.values())
+            lists.append(shlex.split("".join(word[5:] for word in words if word.startswith("ARGS="))))
+    return sorted({tuple(arguments): arguments for arguments in lists if arguments}.values())
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -62,7 +62,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     hidden = ("VIRTUAL_ENV", "PYTHONPATH", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "ARGS")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     return subprocess.run(
-        [str(part) for part in command],
+        [str(word) for word in command],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -84,7 +84,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a clean copy without an environment, so ``make`` must install everything. Gigabytes, so removed later."""
+    """Return a clean copy without an environment, so ``make`` must install everything. Removed later: gigabytes."""
     if not shutil.which("make"):
         pytest.skip("needs make")
     require_index(tmp_path_factory.mktemp("index"))
@@ -156,10 +156,10 @@ def test_no_placeholder_is_left(document: Path) -> None:
 def test_the_python_of_the_first_pages_runs_quickly(
     toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [block for page in ("README.md", "docs/getting_started.md") for block in blocks(ROOT / page, "python")]
-    assert len(found) == 2
+    examples = [block for page in ("README.md", "docs/getting_started.md") for block in blocks(ROOT / page, "python")]
+    assert len(examples) == 2
     monkeypatch.chdir(tmp_path)
-    for number, block in enumerate(found, start=1):
+    for number, block in enumerate(examples, start=1):
         exec(compile(block, f"python block {number}", "exec"), {"__name__": "first pages"})
     assert {path.name for path in tmp_path.iterdir()} <= {toy.MODELS_DIR.name, toy.RESULTS_DIR.name}
 

@@ -35,7 +35,7 @@ def _one_epoch(toy: object) -> None:
 
 
 class Noisy(Dataset[Any]):
-    """Dataset with random augmentation: an item changes at each access."""
+    """Dataset with random augmentation: a sample changes at each access."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -89,13 +89,13 @@ def test_the_split_is_a_function_of_random_state() -> None:
 
 
 def test_a_limit_takes_the_first_images_of_one_stratified_order() -> None:
-    def chosen(limit: int) -> tuple[set[int], Tensor]:
+    def select(limit: int) -> tuple[set[int], Tensor]:
         config.LIMIT = limit
         data = main.load_and_split_data()
         counts = _digit_counts(data.train_subset) + _digit_counts(data.val_subset)
         return set(data.train_subset.indices) | set(data.val_subset.indices), counts
 
-    small, large = chosen(200), chosen(600)
+    small, large = select(200), select(600)
     assert (len(small[0]), len(large[0])) == (200, 600)
     assert small[0] < large[0]
     everything = torch.bincount(kd.load_mnist(train=True).labels) / 6_000
@@ -163,10 +163,10 @@ def test_with_alpha_one_the_students_agree_on_a_users_loader(toy_run: ToyRun, or
 def test_distillation_loaders_copy_batch_size_drop_last_and_shuffling(
     toy_run: ToyRun, shuffle: bool, drop_last: bool
 ) -> None:
-    given: DataLoader[Any] = DataLoader(
+    original: DataLoader[Any] = DataLoader(
         toy_run.data.train_subset, batch_size=48, shuffle=shuffle, drop_last=drop_last, num_workers=0
     )
-    copied, _ = _prepare(toy_run, given, toy_run.data.val_loader)
+    copied, _ = _prepare(toy_run, original, toy_run.data.val_loader)
     assert (copied.batch_size, copied.drop_last, copied.num_workers) == (48, drop_last, 0)
     assert isinstance(copied.sampler, RandomSampler if shuffle else SequentialSampler)
     assert len(list(copied)) == (5 if drop_last else 6)
@@ -175,8 +175,8 @@ def test_distillation_loaders_copy_batch_size_drop_last_and_shuffling(
 def test_a_loader_over_the_full_set_with_a_random_subset_sampler_is_still_shuffled(toy_run: ToyRun) -> None:
     """A common way to split without Subset: the loader's dataset is longer than ``train_subset``."""
     subset = toy_run.data.train_subset
-    given: DataLoader[Any] = DataLoader(subset.dataset, batch_size=48, sampler=SubsetRandomSampler(subset.indices))
-    copied, _ = _prepare(toy_run, given, toy_run.data.val_loader)
+    original: DataLoader[Any] = DataLoader(subset.dataset, batch_size=48, sampler=SubsetRandomSampler(subset.indices))
+    copied, _ = _prepare(toy_run, original, toy_run.data.val_loader)
     with kd.seeded(0):
         labels = torch.cat([batch[1] for batch in copied])
     assert labels.tolist() != [subset[i][1] for i in range(len(subset))]
@@ -230,10 +230,10 @@ def test_a_shuffled_test_loader_gives_logits_in_the_datasets_order(toy_run: ToyR
 
 def test_saving_refuses_metrics_that_were_measured_on_another_loader(toy_run: ToyRun) -> None:
     half: DataLoader[Any] = DataLoader(Subset(toy_run.data.test_dataset, range(500)), batch_size=128)
-    other: DataLoader[Any] = DataLoader(Subset(toy_run.data.test_dataset, range(999, -1, -1)), batch_size=128)
+    reverse: DataLoader[Any] = DataLoader(Subset(toy_run.data.test_dataset, range(999, -1, -1)), batch_size=128)
     models = (toy_run.teacher.model, *toy_run.students[:2])
     histories = main.TrainMetrics(toy_run.teacher.history, *toy_run.students[2:])
-    for loader in (half, other):
+    for loader in (half, reverse):
         with pytest.raises(ValueError, match="was not measured on this test_loader"):
             main.save_and_visualize_results(*models, histories, toy_run.test, loader)
     assert not config.MODELS_DIR.exists()

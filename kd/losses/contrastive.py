@@ -24,14 +24,14 @@ def crd_loss(anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Ten
     Args:
         anchors, positives: [B, D], rows of unit length; row i of both belongs to the same sample.
         negatives: [M, D], rows of unit length.
-        allowed: [B, M] bool, mask of the negatives that count for each anchor: samples of other classes.
+        allowed: [B, M] bool, true for the negatives of each anchor: samples of other classes.
         temperature: τ > 0.
 
     Source: Tian et al. 2020, arXiv:1910.10699, equations 9 to 18, with the normalisation of the authors' code, where
     the size of the data set cancels out of the critic. The authors estimate Z as the mean over the first batch, while
-    the memory is still random. Up to sampling noise that is a function of τ and D, computed exactly here.
+    the memory is still random. Up to sampling noise this is a function of τ and D, which is computed exactly here.
     """
-    require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "the authors take 0.07")
+    require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "the authors use 0.07")
     if anchors.shape != positives.shape or negatives.shape[1:] != anchors.shape[1:] or anchors.ndim != 2:
         raise ValueError(
             "anchors and positives must be [B, D] and negatives [M, D]. "
@@ -53,7 +53,7 @@ def log_partition(dimensions: int, temperature: float) -> float:
 
     Computed by the power series Σₖ (1 / 2τ)²ᵏ Γ(D / 2) / (k! Γ(k + D / 2)); its terms peak before k = 1 / 2τ.
     """
-    half, count = dimensions / 2, math.ceil(2 / temperature) + 100
-    k = torch.arange(count, dtype=torch.float64)
-    logs = -2 * k * math.log(2 * temperature) + math.lgamma(half) - torch.lgamma(k + 1) - torch.lgamma(k + half)
-    return float(logs.logsumexp(dim=0))
+    half, terms = dimensions / 2, math.ceil(2 / temperature) + 100
+    k = torch.arange(terms, dtype=torch.float64)
+    log_terms = -2 * k * math.log(2 * temperature) + math.lgamma(half) - torch.lgamma(k + 1) - torch.lgamma(k + half)
+    return float(log_terms.logsumexp(dim=0))

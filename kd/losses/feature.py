@@ -22,7 +22,8 @@ def hint_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
 
     The student's maps are passed after their projector.
 
-    Source: Romero et al. 2015, arXiv:1412.6550, equation 3, with the mean instead of half the sum.
+    Source: Romero et al. 2015, arXiv:1412.6550, equation 3, with the mean instead of half the sum. The paper trains on
+    hints first and distils afterwards; ``fitnet`` adds both terms.
     """
     _require_same_shape(student_maps, teacher_maps, "maps", by="projector")
     return F.mse_loss(widen(student_maps), widen(teacher_maps.detach()))
@@ -41,7 +42,7 @@ def at_loss(student_maps: Tensor, teacher_maps: Tensor, *, form: str = "code") -
     Source: Zagoruyko, Komodakis 2017, arXiv:1612.03928, equation 2, without its factor 1/2.
     """
     require(form in ("code", "paper"), "form", form, "code or paper")
-    student, teacher = same_size(widen(student_maps), widen(teacher_maps.detach()))
+    student, teacher = match_sizes(widen(student_maps), widen(teacher_maps.detach()))
     difference = _attention(student) - _attention(teacher)
     return difference.square().mean() if form == "code" else torch.linalg.vector_norm(difference, dim=1).mean()
 
@@ -50,7 +51,8 @@ def vid_loss(means: Tensor, teacher_maps: Tensor, variances: Tensor) -> Tensor:
     """Variational information distillation: ``½ · mean((F − μ)² / σ² + log σ²)`` for the teacher's maps F.
 
     This is the negative log-likelihood of the teacher's maps under Gaussians predicted by the student, without the
-    constant ½ log 2π. At agreement it is not 0 but ½ · mean log σ². The optimal σ² is the channel's mean squared error.
+    constant ½ log 2π. At agreement it is not 0 but ½ · mean log σ², which can be negative. The optimal σ² is the
+    channel's mean squared error.
 
     Args:
         means: μ [B, C, H, W] predicted from the student's maps; same shape as the teacher's maps.
@@ -117,7 +119,7 @@ def ab_loss(student_maps: Tensor, teacher_maps: Tensor, *, margin: float = 1.0) 
 
     Source: Heo et al. 2019, arXiv:1811.03233, section 3 with its margin of 1; averaged over the batch.
     """
-    require(0 < margin < math.inf, "margin", margin, "a finite number above 0", "the authors take 1")
+    require(0 < margin < math.inf, "margin", margin, "a finite number above 0", "the authors use 1")
     _require_same_shape(student_maps, teacher_maps, "maps", by="connector")
     signs = (teacher_maps.detach() > 0).to(torch.int8) * 2 - 1
     return (margin - signs * widen(student_maps)).relu().square().flatten(1).sum(dim=1).mean()
@@ -135,7 +137,8 @@ def nst_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     """
     with torch.autocast(student_maps.device.type, enabled=False):
         student, teacher = (
-            F.normalize(maps.flatten(2), dim=2) for maps in same_size(widen(student_maps), widen(teacher_maps.detach()))
+            F.normalize(maps.flatten(2), dim=2)
+            for maps in match_sizes(widen(student_maps), widen(teacher_maps.detach()))
         )
         within = _mean_squared_product(student, student) + _mean_squared_product(teacher, teacher)
         return within - 2 * _mean_squared_product(student, teacher)
@@ -150,8 +153,8 @@ def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> 
         student_maps, teacher_maps: [B, C, H, W] of two or more layers in forward order. Corresponding layers of the two
             models must have the same number of channels; sizes may differ.
 
-    Source: Yim et al. 2017, doi:10.1109/CVPR.2017.754, equations 1 and 2 with all weights 1. Averaged also over the
-    C · C′ values, as in later code. Larger maps are average-pooled, where the authors use max pooling.
+    Source: Yim et al. 2017, doi:10.1109/CVPR.2017.754, equations 1 and 2 with all weights 1. Also averaged over the
+    C · C′ values, as in later code. Larger maps are average-pooled; the authors use max pooling.
     """
     channels = [[maps.shape[1] for maps in layers if maps.ndim == 4] for layers in (student_maps, teacher_maps)]
     if len(channels[0]) < 2 or channels[0] != channels[1]:
@@ -167,7 +170,7 @@ def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> 
 
 def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
     """Return the FSP matrix [B, C, C′] of two layers: the products of all pairs of their maps, averaged over pixels."""
-    first, second = (maps.flatten(2) for maps in same_size(widen(first), widen(second)))
+    first, second = (maps.flatten(2) for maps in match_sizes(widen(first), widen(second)))
     return torch.bmm(first, second.transpose(1, 2)) / first.shape[2]
 
 
@@ -179,15 +182,15 @@ def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, norma
 
     Args:
         student_maps, teacher_maps: [B, K, H, W], one map per class.
-        side: side of the pooled maps, at least 1; the authors take 2. Pooling windows overlap if ``side`` does not
+        side: side of the pooled maps, at least 1; the authors use 2. Pooling windows overlap if ``side`` does not
             divide the size of the maps.
-        normalise: scale each pooled map to unit length first, as in the paper's formula. The authors' code does not if
-            the labels are used too (CAT-KD). The two variants need different weights.
+        normalise: scale each pooled map to unit length first, as in the paper's formula. The authors' code does not
+            normalise if the labels are used too (CAT-KD). The two variants need different weights.
 
-    Source: Guo et al. 2023, arXiv:2304.12777, section 3; averaged over the pixels too, as in the authors' code, where
-    the paper sums.
+    Source: Guo et al. 2023, arXiv:2304.12777, section 3; averaged over the pixels too, as in the authors' code; the
+    paper sums over them.
     """
-    require(side >= 1, "side", side, "a whole number of at least 1", "the authors take 2")
+    require(side >= 1, "side", side, "a whole number of at least 1", "the authors use 2")
     if student_maps.ndim != 4 or student_maps.shape[:2] != teacher_maps.shape[:2] or teacher_maps.ndim != 4:
         raise ValueError(
             "class activation maps must be [B, K, H, W] with equal B and K. "
@@ -205,7 +208,7 @@ def ft_loss(student_factors: Tensor, teacher_factors: Tensor) -> Tensor:
     """Factor-transfer loss: mean absolute difference of factors, scaled to unit length. Zero at agreement.
 
     Invariant to the scale of a sample's factors. All values of a sample form one vector, as in the paper. Later code
-    averages the squared channels first; that is another loss, which needs other weights.
+    averages the squared channels first; this is another loss and needs other weights.
 
     Args:
         student_factors: [B, C, H, W], the translator's output for the student's maps.
@@ -224,7 +227,7 @@ def ft_loss(student_factors: Tensor, teacher_factors: Tensor) -> Tensor:
 def semckd_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], attention: Tensor) -> Tensor:
     """Attention-weighted mean squared differences of all pairs of layers, averaged over the student's S layers.
 
-    Zero if all pairs agree. The gradient also flows through the attention, which shifts weight to pairs that agree.
+    Zero if all pairs agree. The gradient also flows through the attention and shifts it to pairs that agree.
 
     Args:
         student_maps: S · T projected maps [B, C, H, W], one for each pair: the student's first layer with each of the
@@ -253,7 +256,7 @@ def drop_channels(maps: Tensor, share: float) -> Tensor:
     return maps * (torch.rand(*maps.shape[:2], 1, 1, device=maps.device) >= share)
 
 
-def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def match_sizes(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return both batches of maps, the larger ones average-pooled to the size of the smaller ones."""
     if first.ndim != 4 or second.ndim != 4 or len(first) != len(second):
         raise ValueError(
@@ -278,7 +281,7 @@ def _require_same_shape(student: Tensor, teacher: Tensor, name: str, *, by: str)
     """Raise ``ValueError`` unless both have the same shape. The error names ``by``, the module that adapts shapes."""
     if student.shape != teacher.shape:
         raise ValueError(
-            f"the student's {name} must have the teacher's shape, by a {by}. "
+            f"the student's {name} must have the shape of the teacher's; adapt them by a {by}. "
             f"Got {list(student.shape)} and {list(teacher.shape)} instead."
         )
 

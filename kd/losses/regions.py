@@ -23,9 +23,9 @@ def sdd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
         temperature: T > 0.
 
     Source: Wei, Luo, Luo 2024, arXiv:2403.13512, equations 7 to 9 with β = 2, as in the authors' code. The authors'
-    code replaces a NaN divergence by 0, which hides errors; here NaN is returned.
+    code replaces a NaN divergence by 0, which hides errors; this function returns NaN.
     """
-    require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "the authors take 4")
+    require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "the authors use 4")
     if student_logits.shape != teacher_logits.shape or student_logits.ndim != 3:
         raise ValueError(
             "logits of regions must both be [B, N, K], of the same shape. "

@@ -1,4 +1,4 @@
-"""Losses of relations between the samples of a batch, on features [B, D]. D may differ between the models.
+"""Losses that compare relations between the samples of a batch. Features are [B, D]; D may differ between the models.
 
 Computed in float32 or better, also inside autocast, because half-precision products overflow. No gradient reaches the
 teacher. The losses raise ``ValueError`` unless both models have one row of features per sample.
@@ -77,8 +77,8 @@ def cc_loss(student_features: Tensor, teacher_features: Tensor, *, gamma: float 
     features by trained linear layers. Here there are none, because a trained embedding of the teacher can collapse:
     both models then agree on constant features.
     """
-    require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors take 0.4")
-    require(order >= 1, "order", order, "a whole number of at least 1", "the authors take 2")
+    require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors use 0.4")
+    require(order >= 1, "order", order, "a whole number of at least 1", "the authors use 2")
     student, teacher = _relate_both(
         student_features, teacher_features, partial(gaussian_kernels, gamma=gamma, order=order)
     )
@@ -91,7 +91,7 @@ def similarities(features: Tensor) -> Tensor:
 
 
 def relative_distances(features: Tensor) -> Tensor:
-    """Return [B, B]: distances of all pairs, divided by the mean positive distance; all 0 if all samples are equal."""
+    """Return [B, B]: distances of all pairs, divided by the mean positive distance; 0 if all samples are equal."""
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     is_positive = distances > 0
     mean = distances.sum() / is_positive.sum().clamp(min=1)

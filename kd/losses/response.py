@@ -1,8 +1,8 @@
 """Losses of the student's and the teacher's logits [B, K] and, if a method needs them, labels [B].
 
-The losses are averaged over the batch and computed in float32 or better. No gradient reaches the teacher. They raise
+The losses are averaged over the batch and computed in float32 or better. No gradient reaches the teacher. All raise
 ``ValueError`` unless both logits are [B, K] and all settings are in range. In the formulas p is the teacher's
-distribution and q the student's, softened by the temperature T if there is one.
+distribution and q the student's, softened by the temperature T if the loss has one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     """Soft-target loss ``T² · KL(p ‖ q)``, with both distributions softened by the temperature T.
 
     Summed over the classes and averaged over the batch, in float32 or better. Zero if and only if the two
-    distributions agree. The factor T² keeps the gradient's scale at large T. No gradient reaches the teacher.
+    distributions agree. The factor T² keeps the gradient's scale at large T. No gradient reaches the teacher. Much
+    published code also divides by the number of classes, which makes the loss K times smaller.
 
     Args:
         student_logits: [B, K], before any softmax.
         teacher_logits: [B, K], before any softmax; the same classes in the same order.
-        temperature: T > 0. 1 does not change the distributions; larger values flatten them. For a scalar tensor the
-            gradient flows through both distributions and T², and the value is not checked, to avoid a GPU sync.
+        temperature: T > 0. 1 does not change the distributions; larger values flatten them. If it is a scalar tensor,
+            the gradient flows through both distributions and T², and its value is not checked, to avoid a GPU sync.
 
     Raises:
         ValueError: the shapes differ or are not [B, K], or the temperature is not positive and finite.
@@ -54,7 +55,7 @@ def dkd_loss(
     """Decoupled distillation: ``T² · (α · KL(b_p ‖ b_q) + β · KL(p̂ ‖ q̂))``. Zero at agreement.
 
     b is the binary distribution of "label" and "any other class"; p̂ and q̂ are the distributions over the other
-    classes only. ``kd_loss`` has α = 1 and β = 1 − p_label, which is small if the teacher is confident; here β is free.
+    classes only. In ``kd_loss``, α = 1 and β = 1 − p_label, which is small if the teacher is confident; here β is free.
 
     Args:
         labels: [B] int64.
@@ -91,7 +92,7 @@ def nkd_loss(
 
     Source: Yang et al. 2023, arXiv:2303.13005, section 3; T² as in the authors' code.
     """
-    require(gamma >= 0, "gamma", gamma, "at least 0", "the authors take 1.5")
+    require(gamma >= 0, "gamma", gamma, "at least 0", "the authors use 1.5")
     student, teacher = _prepare_logits(student_logits, teacher_logits)
     require_every_label(labels, len(student))
     log_q, p = F.log_softmax(student, dim=1), teacher.softmax(dim=1)
@@ -144,11 +145,11 @@ def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, *, gamma: float, we
 
     Args:
         gamma: in (0, 1]; 1 is ``kd_loss`` at T = 1.
-        weighted: WTTM. Weigh each sample by ``Σ p^γ``, which grows with the teacher's uncertainty from 1 to K^(1 − γ).
+        weighted: WTTM: weight each sample by ``Σ p^γ``, which grows with the teacher's uncertainty from 1 to K^(1 − γ).
 
     Source: Zheng, Yang 2024, arXiv:2402.11148; the weight is not normalised, as in the authors' code.
     """
-    require(0 < gamma <= 1, "gamma", gamma, "in (0, 1]", "the authors take 0.1")
+    require(0 < gamma <= 1, "gamma", gamma, "in (0, 1]", "the authors use 0.1")
     student, teacher = _prepare_logits(student_logits, teacher_logits)
     log_power = gamma * F.log_softmax(teacher, dim=1)
     log_total = log_power.logsumexp(dim=1, keepdim=True)
@@ -180,17 +181,17 @@ def wsld_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
 def ofa_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, gamma: float) -> Tensor:
     """One-for-all loss ``−Σ ((p + y)^γ − y) log q`` at T = 1, with one-hot labels y.
 
-    γ = 1 is the soft cross-entropy with the teacher. A larger γ raises the label's weight, more so if the teacher is
-    confident, and lowers the weights of the other classes. The loss is not a divergence and not 0 at agreement.
+    γ = 1 is the soft cross-entropy with the teacher. A larger γ raises the label's weight, more so if the teacher's
+    probability of the label is high, and lowers the weights of the other classes. The loss is not 0 at agreement.
 
     Args:
         labels: [B] int64.
-        gamma: above 0; the authors take 1 to 1.5.
+        gamma: above 0; the authors use 1 to 1.5.
 
-    Source: Hao et al. 2023, arXiv:2310.19444, the modulated target of section 3; with a log-softmax, where the authors'
-    code has the logarithm of a softmax.
+    Source: Hao et al. 2023, arXiv:2310.19444, the modulated target of section 3; with a log-softmax instead of the
+    logarithm of a softmax in the authors' code.
     """
-    require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors take 1 to 1.5")
+    require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors use 1 to 1.5")
     student, teacher = _prepare_logits(student_logits, teacher_logits)
     require_every_label(labels, len(student))
     one_hot = F.one_hot(labels, student.shape[1])
@@ -206,11 +207,11 @@ def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) ->
         student_logits: [B, K], used for the number of classes, device and precision only.
         correct: probability in (1 / K, 1).
 
-    Source: Yuan et al. 2020, arXiv:1909.11723, section 4. The published code applies a softmax to probabilities that
-    are already softened, which makes them nearly uniform; these logits are softened once.
+    Source: Yuan et al. 2020, arXiv:1909.11723, section 4. The published code softens the probabilities as if they
+    were logits, which makes them nearly uniform; here their logarithms are softened.
     """
     classes = student_logits.shape[1]
-    require(1 / classes < correct < 1, "correct", correct, f"in (1/{classes}, 1)", "the authors take 0.99")
+    require(1 / classes < correct < 1, "correct", correct, f"in (1/{classes}, 1)", "the authors use 0.99")
     require_every_label(labels, len(student_logits))
     others = torch.full_like(widen(student_logits.detach()), math.log((1 - correct) / (classes - 1)))
     return others.scatter(1, labels.unsqueeze(1), math.log(correct))

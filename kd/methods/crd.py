@@ -1,7 +1,7 @@
 """CRD: contrastive loss between the student's and the teacher's embeddings, with negatives from a memory bank.
 
-The memory bank contains both models' latest embeddings of each sample. Batches must therefore end with sample ids,
-after input, label and logits (``kd.DistillDataset(…, ids=True)``).
+The memory bank contains a moving average of both models' embeddings of each sample. Batches must therefore end with
+sample ids, after input, label and logits (``kd.DistillDataset(…, ids=True)``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kd.types import Batch, Objective
 
 
 class MemoryBank(nn.Module):
-    """Embeddings of both models by sample id, in rows of unit length. Grows with the ids that it gets.
+    """Embeddings of both models by sample id, in rows of unit length. It grows as new ids are added.
 
     Args:
         dim: D, dimension of an embedding.
@@ -70,8 +70,11 @@ class MemoryBank(nn.Module):
 class CRDLoss(nn.Module):
     """Cross-entropy with the labels plus ``weight · crd_loss`` in both directions.
 
-    In training a sample's positive is its row of the memory. Validation samples have no row: there the positive is the
-    other model's embedding, the negatives come from the training samples, and the memory is not changed.
+    In training, a sample's positive is its row of the memory. Validation samples have no row: their positive is the
+    other model's embedding, their negatives are training samples, and the memory does not change.
+
+    Unlike in the authors' code, negatives are drawn once per batch, from the samples seen so far: one matrix product
+    instead of 16,384 gathered rows per sample. A sample's first embedding initialises its row; theirs starts random.
 
     Args:
         teacher: see ``kd.methods.feature.FeatureObjective``.
@@ -113,9 +116,10 @@ class CRDLoss(nn.Module):
         detached = embeddings.detach()
         if self.training:
             self.memory.add_new(ids, labels, detached)
-        drawn = self.memory.draw(self.negatives)
-        allowed = self.memory.labels[drawn] != labels.unsqueeze(1)
-        positives, negatives = self.memory.rows[:, ids] if self.training else detached, self.memory.rows[:, drawn]
+        negative_ids = self.memory.draw(self.negatives)
+        allowed = self.memory.labels[negative_ids] != labels.unsqueeze(1)
+        positives = self.memory.rows[:, ids] if self.training else detached
+        negatives = self.memory.rows[:, negative_ids]
         losses = [
             crd_loss(embeddings[anchor], positives[target], negatives[target], allowed, temperature=self.temperature)
             for anchor, target in ((0, 1), (1, 0))
@@ -145,7 +149,7 @@ def crd(
     teacher_layers: str,
 ) -> Objective:
     """``CE + weight · crd_loss`` in both directions, of the last linear layers' inputs or of the named layers."""
-    require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)", "the authors take 0.5")
+    require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)", "the authors use 0.5")
     require(negatives >= 1 and dim >= 1, "negatives and dim", (negatives, dim), "whole numbers of at least 1")
     layers = match_vector_layers(student, teacher, batch, student_layers, teacher_layers)
     widths = [

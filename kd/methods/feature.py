@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.losses.feature import at_loss, drop_channels, hint_loss, mgd_loss, nst_loss, same_size, vid_loss
+from kd.losses.feature import at_loss, drop_channels, hint_loss, match_sizes, mgd_loss, nst_loss, vid_loss
 from kd.losses.relation import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.methods.objectives import supervised_where_labelled
 from kd.models.features import capture, find_penultimate, find_stages, layer_shapes, match_stages
@@ -74,7 +74,7 @@ class FitNetLoss(nn.Module):
         self.weight = weight
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        student, teacher = same_size(student_maps[0], teacher_maps[0])
+        student, teacher = match_sizes(student_maps[0], teacher_maps[0])
         return self.weight * hint_loss(self.projector(student), teacher)
 
 
@@ -106,7 +106,7 @@ class VIDLoss(nn.Module):
         self.weight = weight
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        pairs = [same_size(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]
+        pairs = [match_sizes(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]
         terms = [
             vid_loss(predict_means(student), teacher, F.softplus(scale) + self.LEAST)
             for predict_means, scale, (student, teacher) in zip(self.means, self.scales, pairs, strict=True)
@@ -133,7 +133,7 @@ class MGDLoss(nn.Module):
 
     def __init__(self, channels: tuple[int, int], weight: float, mask: float) -> None:
         super().__init__()
-        require(0 <= mask < 1, "mask", mask, "in [0, 1)", "the authors take 0.15")
+        require(0 <= mask < 1, "mask", mask, "in [0, 1)", "the authors use 0.15")
         inputs, outputs = channels
         with seeded(0):
             self.projector = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
@@ -142,7 +142,7 @@ class MGDLoss(nn.Module):
         self.weight, self.mask = weight, mask
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        student, teacher = same_size(student_maps[0], teacher_maps[0])
+        student, teacher = match_sizes(student_maps[0], teacher_maps[0])
         projected = self.projector(student)
         masked = drop_channels(projected, self.mask) if self.training else projected
         return self.weight * mgd_loss(self.generator(masked), teacher)
@@ -190,11 +190,11 @@ def nst(
 def sp(
     student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
 ) -> Objective:
-    """``CE + weight · sp_loss`` of the last maps (without maps: the last linear layers' inputs), or of named layers."""
+    """``CE + weight · sp_loss`` of both last maps, else of the last linear layers' inputs; or of the named layers."""
     stages = [find_stages(model, batch[0]) for model in (student, teacher)]
     if all(stages):  # as in the paper: the last maps of both, whose sizes may differ
         student_layers, teacher_layers = (
-            names or found[-1].layer for names, found in zip((student_layers, teacher_layers), stages, strict=True)
+            names or maps[-1].layer for names, maps in zip((student_layers, teacher_layers), stages, strict=True)
         )
     layers = match_vector_layers(student, teacher, batch, student_layers, teacher_layers)
     return FeatureObjective(teacher, layers, _weigh_single_layer(weight, sp_loss))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd.checks import require
 from kd.losses import ft_loss
-from kd.losses.feature import same_size
+from kd.losses.feature import match_sizes
 from kd.methods.feature import capture_both, count_channels
 from kd.methods.staged import first_phase_epochs, require_first_phase
 from kd.models.features import match_stages
@@ -26,6 +26,9 @@ SLOPE = 0.1  # negative slope of the leaky ReLUs, as in the authors' code
 
 class FTLoss(nn.Module):
     """``CE + weight · ft_loss``, plus the ``paraphraser`` term in the epochs that train the paraphraser.
+
+    The student's loss never changes the paraphraser. The authors train it beforehand; here its training is the first
+    phase of the run.
 
     Args:
         teacher: runs at every step; see ``kd.methods.feature.FeatureObjective``.
@@ -49,7 +52,7 @@ class FTLoss(nn.Module):
         alone: float,
     ) -> None:
         super().__init__()
-        require(0 < rate < math.inf, "rate", rate, "a finite number above 0", "the authors take 0.5")
+        require(0 < rate < math.inf, "rate", rate, "a finite number above 0", "the authors use 0.5")
         require_first_phase(alone)
         student_channels, teacher_channels = channels
         factors = max(1, round(rate * teacher_channels))
@@ -70,7 +73,7 @@ class FTLoss(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
         output, terms, *features = capture_both(model, teacher, batch, self.student_layers, self.teacher_layers)
-        student, maps = same_size(features[0][0], features[1][0])
+        student, maps = match_sizes(features[0][0], features[1][0])
         with torch.set_grad_enabled(self._trains_paraphraser and torch.is_grad_enabled()):
             factors = self.encoder(maps)
         zero = torch.zeros_like(terms["hard"])

@@ -75,7 +75,7 @@ def ofa(
 
     A student without feature maps has no exits by default; ``student_layers=hidden`` adds one to a hidden layer.
     """
-    require(exits >= 0, "exits", exits, "at least 0", "the weight of the exits' losses; the authors take 1")
+    require(exits >= 0, "exits", exits, "at least 0", "the weight of the exits' losses; the authors use 1")
     inputs = batch[0]
     with evaluating(student), torch.no_grad():
         classes = student(inputs).shape[1]
@@ -85,7 +85,10 @@ def ofa(
 
 
 def _make_exit(shape: tuple[int, ...], width: int, classes: int) -> nn.Sequential:
-    """Build an exit from a layer's output to logits; feature maps get a convolution to ``width`` maps and pooling."""
+    """Build an exit from a layer's output to logits; feature maps get a convolution to ``width`` maps and pooling.
+
+    The authors' exits are larger: separable convolutions or transformer blocks, depending on the student.
+    """
     if len(shape) == 1:
         return nn.Sequential(nn.Linear(shape[0], classes))
     require(len(shape) == 3, "the output of a layer with an exit", list(shape), "[C, H, W] or [D]")

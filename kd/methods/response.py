@@ -61,7 +61,7 @@ def dkd(
     beta: float,
     warmup: float,
 ) -> Objective:
-    """``CE + dkd_loss``, with a linear warm-up of the latter over the first ``warmup`` share of the epochs."""
+    """``CE + dkd_loss``, with a linear warm-up of the latter over the share ``warmup`` of the epochs."""
 
     def soft(logits: Tensor, batch: Batch) -> Tensor:
         return dkd_loss(logits, batch[2], batch[1], temperature=temperature, alpha=alpha, beta=beta)

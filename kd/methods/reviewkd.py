@@ -1,4 +1,4 @@
-"""ReviewKD: fuses the student's stages from the deepest upwards and compares the results with the teacher's maps."""
+"""ReviewKD: fuses the student's stages, deepest first, and compares the results with the teacher's maps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Fusion(nn.Module):
 
 
 class ReviewKDLoss(nn.Module):
-    """``weight · hcl_loss`` summed over stages; the student's stages are fused from the deepest upwards.
+    """``weight · hcl_loss`` summed over stages; the student's stages are fused, deepest first.
+
+    The authors also use the pooled features as a fifth stage, and the teacher's maps before their last ReLU.
 
     Args:
         channels: numbers of channels (student, teacher) of each stage, shallowest first.
@@ -82,7 +84,7 @@ def reviewkd(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + weight · Σ hcl_loss`` over the common stages, with a linear warm-up over ``warmup`` of the epochs."""
+    """``CE + weight · Σ hcl_loss`` over the common stages, warmed up over the share ``warmup`` of the epochs."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     loss = ReviewKDLoss(count_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
     return WarmupObjective(FeatureObjective(teacher, pairs, loss), warmup)

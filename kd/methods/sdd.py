@@ -103,7 +103,7 @@ def _find_classifier(role: str, model: nn.Module, layer: str, inputs: Tensor) ->
     if not fits:
         raise ValueError(
             "sdd needs logits of regions: the inputs of the last linear layer must be the means of a layer's maps. "
-            f"In the {role}, {type(model).__name__}, they are not the means of {layer}. Use a model with such a head, "
-            "such as this package's CNN, a ResNet or a MobileNet: kd run --teacher cnn:32 --student cnn:8."
+            f"In the {role}, {type(model).__name__}, they are not the means of {layer}. Use a model with such a head: "
+            "this package's CNN, a ResNet or a MobileNet, for example kd run --teacher cnn:32 --student cnn:8."
         )
     return name

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.losses import semckd_loss
-from kd.losses.feature import same_size
+from kd.losses.feature import match_sizes
 from kd.methods.feature import FeatureObjective, count_channels
 from kd.models.features import match_stages
 from kd.seeding import seeded
@@ -43,7 +43,7 @@ class SemCKDLoss(nn.Module):
         self.weight = weight
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        pairs = [same_size(*pair) for pair in itertools.product(student_maps, teacher_maps)]
+        pairs = [match_sizes(*pair) for pair in itertools.product(student_maps, teacher_maps)]
         projected = [projector(student) for projector, (student, _) in zip(self.projectors, pairs, strict=True)]
         targets = [teacher for _, teacher in pairs]
         return self.weight * semckd_loss(projected, targets, self.attention(student_maps, teacher_maps))

@@ -18,8 +18,8 @@ class Method(NamedTuple):
     Attributes:
         factory: ``module:function`` with signature ``(student, teacher, example_batch, **settings) -> Objective``. It
             builds the method's parameters, if any, from the two models and the shapes of one batch.
-        needs: inputs, of ``labels``; ``logits`` (the teacher's cached logits, third in the batch); ``teacher`` (the
-            online model, for its features); ``ids`` (of samples, last in the batch).
+        needs: inputs besides the samples: ``labels``; ``logits`` (the teacher's cached logits, third in the batch);
+            ``teacher`` (the model itself, for its features); ``ids`` (of samples, last in the batch).
         settings: keyword arguments of the factory, with the authors' defaults.
         paper: authors, year and arXiv number, or the DOI if there is no arXiv number.
         reference: public implementation for comparison, and its licence.

@@ -36,8 +36,8 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
             - ``mlp:512,256``: units of each hidden layer; inputs of any shape.
             - ``cnn:32``: maps of the first of three stages, ``layer1`` to ``layer3``.
             - ``torchvision:resnet18``, ``timm:resnet18`` (extra ``timm``).
-            - ``file.py:Name``: a user's class or function, called as ``Name(input_shape=…, classes=…)`` with those of
-              the two arguments that it accepts. Runs the file's code and prints a line about it.
+            - ``file.py:Name``: a user's class or function, called as ``Name(input_shape=…, classes=…)`` with the
+              arguments that it accepts. Runs the file's code and prints a line about it.
         input_shape: shape of one sample: [C, H, W], [features], …
         classes: K, at least 2.
         seed: at least 0; the same seed gives the same weights. The caller's random state is restored.
@@ -69,20 +69,22 @@ def require_logits_output(model: nn.Module, spec: str, input_shape: Sequence[int
         ValueError: the model fails, or its output is not finite logits [1, classes]; the error shows the output.
     """
     example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
-    attempt = f"{spec} was tried on one sample {list(example.shape)}"
+    sample = f"one sample {list(example.shape)}"
     try:
         with evaluating(model), torch.no_grad():
             output = model(example)
     except Exception as error:  # user code can raise anything
         reason = str(error).split("\n", 1)[0].removesuffix(".")
         raise ValueError(
-            f"{attempt} and failed ({type(error).__name__}: {reason}). Choose a model for inputs of this shape: "
+            f"{spec} failed on {sample} ({type(error).__name__}: {reason}). Choose a model for inputs of this shape: "
             "cnn:32 takes images of any size, mlp:256 inputs of any shape."
         ) from error
     if not isinstance(output, Tensor) or list(output.shape) != [1, classes]:
-        raise ValueError(f"{attempt} and must return logits [1, {classes}]. Got {_describe_output(output)} instead.")
+        raise ValueError(
+            f"{spec} must return logits [1, {classes}] for {sample}. Got {_describe_output(output)} instead."
+        )
     if not output.isfinite().all():
-        raise ValueError(f"{attempt} and must return finite logits. Got {output.tolist()} instead.")
+        raise ValueError(f"{spec} must return finite logits for {sample}. Got {output.tolist()} instead.")
 
 
 def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -106,10 +108,10 @@ def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Modu
 
 
 def _parse_widths(spec: str, text: str) -> list[int]:
-    numbers = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
-    if min(numbers) < 1:
+    widths = [int(width) if width.isdecimal() else 0 for width in text.split(",")]
+    if min(widths) < 1:
         raise ValueError(f"{spec!r} must contain widths, whole numbers above 0: mlp:256, mlp:512,256 or cnn:32.")
-    return numbers
+    return widths
 
 
 def _describe_output(output: Any) -> str:
@@ -117,10 +119,10 @@ def _describe_output(output: Any) -> str:
 
 
 def build_from_class(factory: Any, spec: str, *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Build a model by a user's class or function, with those of ``input_shape`` and ``classes`` that it accepts.
+    """Build a model by a user's class or function; it gets ``input_shape`` and ``classes`` if it accepts them.
 
     Raises:
-        ValueError: it requires other arguments, fails, or does not return an ``nn.Module``.
+        ValueError: the class or function requires other arguments, fails, or does not return an ``nn.Module``.
     """
     available = {"input_shape": input_shape, "classes": classes}
     signature = _inspect_signature(factory, spec)

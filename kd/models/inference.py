@@ -46,7 +46,7 @@ class _RowBuffer:
     """Concatenated batches on the CPU, in one tensor that is allocated with the first batch.
 
     Concatenating a list of small tensors at the end would need twice the memory. The small tensors would also fragment
-    the memory of the large input batches between them: 2.7 kB for an image's ten logits (benchmarks/growth.py).
+    the memory that the large input batches free: 2.7 kB per image with ten logits (benchmarks/growth.py).
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:

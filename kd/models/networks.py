@@ -29,14 +29,14 @@ class ConvNet(nn.Module):
         super().__init__()
         require_images("ConvNet", input_shape, side=23)
         channels, height, width = input_shape
-        # The first layer's maps are the largest, and moving them dominates its cost: hence stride 2 and only a ReLU.
+        # The first layer's maps are the largest, and memory traffic dominates its cost: hence stride 2 and only a ReLU.
         self.conv1 = nn.Conv2d(channels, 32, 5, stride=2)
         self.conv2, self.norm2 = nn.Conv2d(32, 64, 5, bias=False), nn.BatchNorm2d(64)
         self.conv3, self.norm3 = nn.Conv2d(64, 128, 3, bias=False), nn.BatchNorm2d(128)
         self.pool = nn.MaxPool2d(2)
         self.hidden = nn.Linear(128 * _last_side(height) * _last_side(width), 256)
         self.output = nn.Linear(256, classes)
-        # Dropout of whole maps needs one random number for each map, not for each value; a CPU draws them one by one.
+        # Dropout of whole maps needs one random number per map, not per value; a CPU draws them one by one.
         self.dropout_maps = nn.Dropout2d(0.1)
         self.dropout_hidden = nn.Dropout(0.5)
         # Channels last makes a training step faster on a CPU (benchmarks/teacher_step.py). Weights and results have the
@@ -95,7 +95,7 @@ class CNN(nn.Module):
         self.layer2 = _stage(width, 2 * width, stride=2)
         self.layer3 = _stage(2 * width, 4 * width, stride=2)
         self.output = nn.Linear(4 * width, classes)
-        self.to(memory_format=torch.channels_last)  # a training step in about four fifths of the time on a CPU
+        self.to(memory_format=torch.channels_last)  # shortens a training step by about a fifth on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.layer3(self.layer2(self.layer1(images)))

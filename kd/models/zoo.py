@@ -15,9 +15,9 @@ from kd.checks import did_you_mean
 from kd.imports import import_extra
 from kd.models.networks import require_images
 
-SMALL = 64  # pixels; the last maps of a network designed for 224 × 224 are nearly empty for smaller images
+SMALL = 64  # pixels; below, the last maps of a network designed for 224 × 224 have about one pixel
 
-# By default these models return several outputs in training and warn about a future change of initialisation.
+# By default, these models return several outputs in training and warn about a future change of initialisation.
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},

@@ -254,5 +254,5 @@ def test_the_series_of_cc_converges_to_the_gaussian_kernel_and_starts_with_cosin
 
 @pytest.mark.parametrize("given", [{"gamma": 0.0}, {"gamma": math.inf}, {"order": 0}])
 def test_invalid_kernel_parameters_are_refused(given: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(given))} must be .*the authors take"):
+    with pytest.raises(ValueError, match=f"{next(iter(given))} must be .*the authors use"):
         cc_loss(torch.randn(4, 3), torch.randn(4, 3), **given)

@@ -39,10 +39,10 @@ def make_embeddings(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @settings(max_examples=20)
 @given(seeds, st.sampled_from([0.07, 0.5, 2.0]))
-def test_the_loss_is_the_written_formula(seed: int, temperature: float) -> None:
+def test_the_loss_equals_the_reference(seed: int, temperature: float) -> None:
     tensors = make_embeddings(seed)
-    written = crd(*(tensor.numpy() for tensor in tensors), temperature=temperature)
-    assert crd_loss(*tensors, temperature=temperature).item() == pytest.approx(written, rel=1e-6)
+    expected = crd(*(tensor.numpy() for tensor in tensors), temperature=temperature)
+    assert crd_loss(*tensors, temperature=temperature).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("dimensions", "temperature"), [(128, 0.07), (8, 0.3), (2, 1.0)])
@@ -56,9 +56,9 @@ def test_the_partition_is_the_mean_over_random_directions(dimensions: int, tempe
 def test_the_partition_equals_the_von_mises_fisher_normalisation(temperature: float) -> None:
     for dimensions in (1, 2, 3, 16, 128):
         order, kappa = dimensions / 2 - 1, 1 / temperature
-        log_bessel = np.log(special.ive(order, kappa)) + kappa  # scaled, where it would overflow
-        written = special.gammaln(order + 1) + order * np.log(2 / kappa) + log_bessel
-        assert log_partition(dimensions, temperature) == pytest.approx(written, rel=1e-9, abs=1e-12)
+        log_bessel = np.log(special.ive(order, kappa)) + kappa  # exponentially scaled, because iv overflows
+        expected = special.gammaln(order + 1) + order * np.log(2 / kappa) + log_bessel
+        assert log_partition(dimensions, temperature) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_ids_below_0_are_refused() -> None:
@@ -129,8 +129,8 @@ def test_the_positive_of_a_sample_is_its_row_and_the_memory_moves_by_the_momentu
     now, later = make_unit_rows(0, 2, 2, 6).float(), make_unit_rows(1, 2, 2, 6).float()
     memory.add_new(ids, labels, now)
     assert memory.labels.tolist() == [-1, -1, 0, -1, -1, 1]
-    assert sorted(memory.draw(10).tolist()) == [2, 5]  # samples never seen are not drawn
-    memory.add_new(ids, labels, later)  # not the first time
+    assert sorted(memory.draw(10).tolist()) == [2, 5]  # only ids that have been added
+    memory.add_new(ids, labels, later)  # known ids, so nothing changes
     assert torch.equal(memory.rows[:, ids], now)
     memory.update(ids, later)
     torch.testing.assert_close(memory.rows[:, ids], F.normalize(0.25 * now + 0.75 * later, dim=2))

@@ -15,11 +15,11 @@ import kd
 from kd.methods import METHODS, make, settings_of
 from kd.methods.response import WarmupObjective
 from kd.storage.fingerprint import describe, digest
-from tests.methods_in_numpy import WRITTEN
+from tests.methods_in_numpy import REFERENCE
 
 RESPONSE = [name for name, method in METHODS.items() if set(method.needs) <= {"labels", "logits"}]
-every = pytest.mark.parametrize("name", RESPONSE)
-some = settings(max_examples=25)
+all_methods = pytest.mark.parametrize("name", RESPONSE)
+few_examples = settings(max_examples=25)
 
 # At agreement these losses equal the entropy of the teacher or of the virtual teacher.
 NOT_ZERO_AT_AGREEMENT = {"soft-labels", "nkd", "wsld", "ofa", "label-smoothing", "teacher-free"}
@@ -54,30 +54,28 @@ def numeric_settings(name: str) -> dict[str, float]:
     return {key: value for key, value in settings_of(name).items() if isinstance(value, float)}
 
 
-@every
-@some
+@all_methods
+@few_examples
 @given(batches())
-def test_the_loss_is_the_written_formula(name: str, batch: Logits) -> None:
+def test_the_loss_equals_the_reference(name: str, batch: Logits) -> None:
     student, teacher, labels = batch
-    written = WRITTEN[name](student.numpy(), teacher.numpy(), labels.numpy(), **settings_of(name))
-    assert compute_loss(name, *batch).item() == pytest.approx(written, rel=1e-6, abs=1e-6)
+    reference = REFERENCE[name](student.numpy(), teacher.numpy(), labels.numpy(), **settings_of(name))
+    assert compute_loss(name, *batch).item() == pytest.approx(reference, rel=1e-6, abs=1e-6)
 
 
-@some
+@few_examples
 @given(batches(), st.sampled_from([0.5, 1.2, 1.5, 3.0]))
-def test_ofa_is_the_written_formula_with_any_gamma_and_the_soft_cross_entropy_with_1(
-    batch: Logits, gamma: float
-) -> None:
+def test_ofa_equals_the_reference_for_any_gamma_and_the_soft_cross_entropy_for_1(batch: Logits, gamma: float) -> None:
     student, teacher, labels = batch
     arrays = student.numpy(), teacher.numpy(), labels.numpy()
-    written = WRITTEN["ofa"](*arrays, gamma=gamma, soft=1.0, exits=1.0, student_layers="")
+    reference = REFERENCE["ofa"](*arrays, gamma=gamma, soft=1.0, exits=1.0, student_layers="")
     hard = nn.functional.cross_entropy(student, labels).item()
-    assert hard + kd.losses.ofa_loss(*batch, gamma=gamma).item() == pytest.approx(written, rel=1e-6)
+    assert hard + kd.losses.ofa_loss(*batch, gamma=gamma).item() == pytest.approx(reference, rel=1e-6)
     expected = kd.losses.soft_cross_entropy(student, teacher, temperature=1).item()
     assert kd.losses.ofa_loss(*batch, gamma=1).item() == pytest.approx(expected, rel=1e-9)
 
 
-@every
+@all_methods
 def test_the_terms_are_named_scalars(name: str) -> None:
     batch = torch.randn(4, 5), torch.tensor([0, 1, 2, 3]), torch.randn(4, 5)
     _, terms = build_objective(name)(nn.Identity(), batch)
@@ -86,8 +84,8 @@ def test_the_terms_are_named_scalars(name: str) -> None:
     assert all(term.ndim == 0 for term in terms.values())
 
 
-@every
-@some
+@all_methods
+@few_examples
 @given(batches(), st.randoms(use_true_random=False))
 def test_the_order_of_samples_and_of_classes_does_not_matter(name: str, batch: Logits, random: Any) -> None:
     student, teacher, labels = batch
@@ -100,16 +98,16 @@ def test_the_order_of_samples_and_of_classes_does_not_matter(name: str, batch: L
     )
 
 
-@every
-@some
+@all_methods
+@few_examples
 @given(batches())
 def test_it_is_a_mean_over_the_batch(name: str, batch: Logits) -> None:
-    twice = (torch.cat([part, part]) for part in batch)
+    twice = (torch.cat([values, values]) for values in batch)
     assert compute_loss(name, *twice).item() == pytest.approx(compute_loss(name, *batch).item(), rel=1e-6)
 
 
-@every
-@some
+@all_methods
+@few_examples
 @given(batches(), st.floats(-50, 50))
 def test_a_constant_added_to_a_models_logits_changes_nothing(name: str, batch: Logits, constant: float) -> None:
     student, teacher, labels = batch
@@ -117,7 +115,7 @@ def test_a_constant_added_to_a_models_logits_changes_nothing(name: str, batch: L
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)  # the labels' term is in single precision
 
 
-@every
+@all_methods
 def test_no_gradient_reaches_the_teacher(name: str) -> None:
     student, teacher = (torch.randn(4, 5, requires_grad=True) for _ in range(2))
     compute_loss(name, student, teacher, torch.tensor([0, 1, 2, 3])).backward()
@@ -126,7 +124,7 @@ def test_no_gradient_reaches_the_teacher(name: str) -> None:
     assert bool(student.grad.abs().sum() > 0)
 
 
-@every
+@all_methods
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("gap", [1e4, 0.0])
 def test_loss_and_gradient_are_finite_for_any_logits(name: str, dtype: torch.dtype, gap: float) -> None:
@@ -141,8 +139,8 @@ def test_loss_and_gradient_are_finite_for_any_logits(name: str, dtype: torch.dty
         assert bool(student.grad.isfinite().all())
 
 
-@every
-@some
+@all_methods
+@few_examples
 @given(batches())
 def test_at_agreement_the_soft_term_is_zero_or_has_no_gradient(name: str, batch: Logits) -> None:
     _, teacher, labels = batch
@@ -156,7 +154,7 @@ def test_at_agreement_the_soft_term_is_zero_or_has_no_gradient(name: str, batch:
         assert float(gradient.abs().max()) < 1e-9
 
 
-@every
+@all_methods
 def test_incompatible_shapes_are_refused(name: str) -> None:
     labels = torch.tensor([0, 1, 2, 3])
     if "logits" in METHODS[name].needs:
@@ -166,7 +164,7 @@ def test_incompatible_shapes_are_refused(name: str) -> None:
             build_objective(name)(nn.Identity(), (torch.randn(4, 5), labels))
 
 
-@every
+@all_methods
 def test_each_setting_has_an_effect_and_is_part_of_the_fingerprint(name: str) -> None:
     known = digest(describe(build_objective(name)))
     assert known == digest(describe(build_objective(name)))
@@ -175,7 +173,7 @@ def test_each_setting_has_an_effect_and_is_part_of_the_fingerprint(name: str) ->
         assert digest(describe(build_objective(name, **{setting: changed}))) != known, setting
 
 
-@every
+@all_methods
 def test_a_setting_outside_its_range_is_refused_at_first_use_at_the_latest(name: str) -> None:
     batch = torch.randn(4, 5), torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
     for setting in set(numeric_settings(name)) - {"soft", "hard"}:
@@ -189,7 +187,7 @@ def test_methods_that_need_more_than_two_classes_refuse_two(name: str) -> None:
         compute_loss(name, torch.randn(4, 2), torch.randn(4, 2), torch.tensor([0, 1, 1, 0]))
 
 
-@some
+@few_examples
 @given(batches(), st.floats(0.5, 10))
 def test_dkd_with_its_weight_put_back_is_kd(batch: Logits, temperature: float) -> None:
     for row in range(len(batch[0])):
@@ -200,7 +198,7 @@ def test_dkd_with_its_weight_put_back_is_kd(batch: Logits, temperature: float) -
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-9)
 
 
-@some
+@few_examples
 @given(batches(), st.floats(0.1, 10), st.floats(-5, 5))
 def test_standardised_logits_are_invariant_to_scale_and_shift(batch: Logits, scale: float, shift: float) -> None:
     logits = batch[0]
@@ -209,7 +207,7 @@ def test_standardised_logits_are_invariant_to_scale_and_shift(batch: Logits, sca
     assert torch.allclose(scores.mean(dim=1), torch.zeros(len(scores), dtype=scores.dtype), atol=1e-9)
 
 
-@some
+@few_examples
 @given(batches(), st.floats(0.05, 0.9), st.floats(0.1, 1))
 def test_dist_is_invariant_to_scale_and_shift_of_probabilities(batch: Logits, share: float, scale: float) -> None:
     # q' = scale · q + (1 − scale) / K is a distribution again, and correlates with everything as q does.
@@ -222,7 +220,7 @@ def test_dist_is_invariant_to_scale_and_shift_of_probabilities(batch: Logits, sh
     assert loss.item() == pytest.approx(rescaled_loss.item(), abs=1e-6)
 
 
-@some
+@few_examples
 @given(batches())
 def test_ttm_with_an_exponent_of_one_is_kd_at_temperature_one(batch: Logits) -> None:
     student, teacher, _ = batch
@@ -231,7 +229,7 @@ def test_ttm_with_an_exponent_of_one_is_kd_at_temperature_one(batch: Logits) -> 
         assert loss.item() == pytest.approx(kd.kd_loss(student, teacher, temperature=1).item(), abs=1e-9)
 
 
-@some
+@few_examples
 @given(batches(), st.floats(0.05, 1))
 def test_ttm_softens_only_the_teacher(batch: Logits, gamma: float) -> None:
     student, teacher, _ = batch
@@ -239,7 +237,7 @@ def test_ttm_softens_only_the_teacher(batch: Logits, gamma: float) -> None:
     assert kd.losses.ttm_loss(student, teacher, gamma=gamma).item() == pytest.approx(expected.item(), abs=1e-9)
 
 
-@some
+@few_examples
 @given(batches())
 def test_soft_labels_equal_kd_plus_the_teachers_entropy(batch: Logits) -> None:
     student, teacher, _ = batch
@@ -249,7 +247,7 @@ def test_soft_labels_equal_kd_plus_the_teachers_entropy(batch: Logits) -> None:
     assert loss.item() == pytest.approx((kd.kd_loss(student, teacher, temperature=1) + entropy).item(), abs=1e-9)
 
 
-@some
+@few_examples
 @given(batches(), st.floats(0.01, 0.99))
 def test_a_uniform_teacher_gives_smoothed_labels(batch: Logits, alpha: float) -> None:
     student, _, labels = batch
@@ -261,7 +259,7 @@ def test_a_uniform_teacher_gives_smoothed_labels(batch: Logits, alpha: float) ->
     assert torch.allclose(*gradients, atol=1e-6)
 
 
-@some
+@few_examples
 @given(batches(), st.floats(0.6, 0.999))
 def test_a_virtual_teacher_has_the_given_probability(batch: Logits, correct: float) -> None:
     student, _, labels = batch

@@ -13,7 +13,7 @@ from kd.losses import ab_loss
 from kd.models.networks import CNN
 from tests.methods.test_feature import SHAPE, build_models, build_objective, get_first_batch
 
-every = pytest.mark.parametrize("name", ["fsp", "ab"])
+two_phase_methods = pytest.mark.parametrize("name", ["fsp", "ab"])
 
 
 def list_active_terms(name: str, epochs: int, **settings: Any) -> list[str]:
@@ -29,7 +29,7 @@ def list_active_terms(name: str, epochs: int, **settings: Any) -> list[str]:
     return active
 
 
-@every
+@two_phase_methods
 def test_features_come_first_and_labels_after_them(name: str) -> None:
     assert list_active_terms(name, 4) == ["feature", "hard", "hard", "hard"]  # a ninth, rounded up
     assert list_active_terms(name, 4, alone=0.5) == ["feature", "feature", "hard", "hard"]
@@ -40,7 +40,7 @@ def test_features_come_first_and_labels_after_them(name: str) -> None:
         build_objective(name, *build_models(name), alone=1.0)
 
 
-@every
+@two_phase_methods
 def test_the_first_phase_ignores_labels_and_the_second_does_not_run_the_teacher(name: str) -> None:
     student, teacher = build_models(name)
     objective: Any = build_objective(name, student, teacher, alone=0.5)
