@@ -20,7 +20,8 @@ def train_model(
 ) -> kd.History:
     """Train the model in place; the final weights are those after the last epoch.
 
-    Inside a run (``python main.py``) this is a step of the run: reused, resumed or repeated, depending on its inputs.
+    Inside a run (``python main.py``) the training is one step of the run: it is reused, resumed or repeated, depending
+    on its inputs.
     """
     steps = config.EPOCHS * len(train_loader)
     optimizer, scheduler = adam(model, learning_rate=config.LEARNING_RATE, steps=steps, objective=objective)

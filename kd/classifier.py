@@ -140,7 +140,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows, targets = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(targets)
         self.classes_, labels = np.unique(targets, return_inverse=True)
-        require(len(self.classes_) >= 2, "y", f"{len(self.classes_)} class", "of at least 2 classes")
+        require(len(self.classes_) >= 2, "y", f"{len(self.classes_)} class", "labels of at least 2 classes")
         random = check_random_state(self.random_state)
         # Drawn before the teacher's seeds, so that the control and the distilled student get the same seed.
         seed = int(random.randint(2**31 - 1))

@@ -1,4 +1,4 @@
-"""The command ``kd``. Settings are dataclasses, free of torch; a command's module is imported only to run it."""
+"""The command ``kd``. Settings are dataclasses without torch; a command's module is imported only to run it."""
 
 from __future__ import annotations
 

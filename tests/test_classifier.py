@@ -325,7 +325,7 @@ def test_invalid_parameters_are_refused_at_fit(changes: dict[str, Any], message:
 
 
 def test_a_single_class_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"y must be of at least 2 classes\. Got '1 class' instead"):
+    with pytest.raises(ValueError, match=r"y must be labels of at least 2 classes\. Got '1 class' instead"):
         make_classifier().fit(X[:50], y[:50])
 
 

@@ -101,7 +101,7 @@ def test_progress_ends_with_its_block_even_on_an_error(
     a_terminal(monkeypatch)
     with pytest.raises(KeyboardInterrupt), progress("training", steps=4):
         raise KeyboardInterrupt
-    assert capsys.readouterr().out.rindex("\x1b[?25h") >= 0, "the cursor is to be shown again"
+    assert capsys.readouterr().out.rindex("\x1b[?25h") >= 0, "the cursor must be visible again"
 
 
 def test_a_table_is_plain_and_whole_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,4 +145,4 @@ def test_a_line_printed_during_a_progress_bar_starts_on_a_new_line(
         say("epoch 1/2")
     printed = capsys.readouterr().out
     assert "training" in printed
-    assert re.search(r"\r\x1b\[2Kepoch 1/2\n", printed), "the bar was not wiped away before the line"
+    assert re.search(r"\r\x1b\[2Kepoch 1/2\n", printed), "the bar was not erased before the line"

@@ -85,8 +85,8 @@ def sdist(dist: Path) -> dict[str, bytes]:
 def python(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a fresh environment with the wheel and this environment's dependencies, but without this checkout.
 
-    The ``.pth`` line adds the folder of the dependencies without reading the ``.pth`` files in it, among which is the
-    editable installation of the checkout.
+    The ``.pth`` line adds the dependencies' folder, but not the ``.pth`` files in it: one of them is this checkout's
+    editable installation.
     """
     folder = tmp_path_factory.mktemp("environment")
     created = run(sys.executable, "-m", "venv", "--without-pip", folder)

@@ -41,7 +41,7 @@ def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, d
 def _cross_entropy(output: Tensor, labels: Tensor, **options: Any) -> Tensor:
     try:
         return F.cross_entropy(output.float(), labels, **options)
-    except IndexError as error:  # torch checks labels anyway; a check before would cost time in every step
+    except IndexError as error:  # torch checks labels anyway; an extra check would cost time at every step
         raise ValueError(
             f"labels must be within 0 … {output.shape[1] - 1}, the columns of logits. Got {int(labels.min())} … "
             f"{int(labels.max())} instead. Unlabelled samples ({UNLABELLED}) need distillation; see kd.data.unlabelled."

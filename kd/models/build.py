@@ -3,7 +3,8 @@
     teacher = build("torchvision:resnet18", input_shape=(3, 32, 32), classes=10, seed=0)
     student = build("cnn:32", input_shape=(3, 32, 32), classes=10, seed=0)
 
-Weights are always random, from the seed; nothing is downloaded. ``kd.teachers.load`` loads trained weights from a file.
+Weights are always random and depend on the seed only; nothing is downloaded. ``kd.teachers.load`` loads trained weights
+from a file.
 """
 
 from __future__ import annotations

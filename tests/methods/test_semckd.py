@@ -1,4 +1,4 @@
-"""SemCKD: attention for each sample over all pairs of layers, which shifts to the pairs that can agree."""
+"""SemCKD: each sample's attention over all pairs of layers, and its shift to pairs that can agree."""
 
 from __future__ import annotations
 
