@@ -1,4 +1,4 @@
-# make run    creates .venv, installs, runs the pipeline        make run ARGS="--limit 2000"   at toy size
+# make run    creates .venv, installs, runs the pipeline        make run ARGS="--limit 2000"   a quick run
 # make test   lint, types and the fast tests (3 minutes)         make test-all                  also what is slow
 # make torture  kills the pipeline 200 times and compares what comes out (half an hour; with strace at system calls too)
 # make bench   every claim of speed, measured here (10 minutes)  make bench-full                all of it (hours)

@@ -234,7 +234,7 @@ def _build_run(
         config=current_settings(config, without=("FRESH", "SNAPSHOT_SECONDS"))
         | {"SET": format_method_settings(method_settings())},
         temperature=config.TEMPERATURE,
-        toy=visualization.toy_stamp(),
+        toy=visualization.quick_run_stamp(),
     )
 
 

@@ -12,7 +12,7 @@ from kd.commands.run.results import Run
 
 def teacher_plot(history: Mapping[str, list[float]]) -> dict[Path, bytes]:
     """Return ``teacher_training.png``: loss and accuracy of the teacher over the epochs."""
-    return publish.plot_files(config.RESULTS_DIR, plots.teacher_figure({TEACHER: history}, toy_stamp()))
+    return publish.plot_files(config.RESULTS_DIR, plots.teacher_figure({TEACHER: history}, quick_run_stamp()))
 
 
 def all_plots(run: Run) -> dict[Path, bytes]:
@@ -20,6 +20,6 @@ def all_plots(run: Run) -> dict[Path, bytes]:
     return publish.plot_files(config.RESULTS_DIR, plots.run_figures(run))
 
 
-def toy_stamp() -> str | None:
+def quick_run_stamp() -> str | None:
     """Return the stamp on all outputs of a quick run (``LIMIT``), or None for a full run."""
-    return publish.toy_stamp(config.LIMIT)
+    return publish.quick_run_stamp(config.LIMIT)

@@ -24,7 +24,7 @@ from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.devices import device_named
 
 ROOT = Path(pipeline.__file__).parent
-TOY = ("--limit", "200", "--epochs", "1")
+QUICK = ("--limit", "200", "--epochs", "1")
 SETTINGS = {field.name: field.default for field in dataclasses.fields(RunSettings)}
 MEANINGS = help_texts(RunSettings)
 SHARED = [name for name in SETTINGS if name.upper() in inspect.get_annotations(config)]
@@ -227,7 +227,7 @@ def test_a_missing_device_gives_one_paragraph_before_any_file(
 
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(call: Call, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where a folder should be")
-    code, out, err = call("run", *TOY, "--out", "out")
+    code, out, err = call("run", *QUICK, "--out", "out")
     assert (code, out) == (1, "")
     assert f"cannot write to folder {Path('out/models')}" in err
 

@@ -229,4 +229,4 @@ def test_evaluation_prints_accuracies_distributions_and_one_verdict(
     assert f"{distilled.errors:,} errors, the control {control.errors:,}" in verdict
     assert re.search(r"exact McNemar p = [\d.e-]+", verdict)
     assert re.search("these two networks", verdict, flags=re.IGNORECASE)
-    assert "TOY RUN on 300 training images" in out
+    assert "QUICK RUN on 300 training images" in out

@@ -254,7 +254,7 @@ def test_every_table_and_record_has_the_stamp_of_a_quick_run(toy_run: ToyRun) ->
         if path.suffix == ".json":
             assert _json(path)["toy"] == "LIMIT=300"
         if path.suffix == ".html":
-            assert "<strong>Toy run</strong> (the run: LIMIT=300)" in path.read_text(encoding="utf-8")
+            assert "<strong>Quick run</strong> (the run: LIMIT=300)" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("index", range(3), ids=NAMES)

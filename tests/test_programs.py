@@ -18,7 +18,7 @@ from kd import cli
 from kd.commands.settings import FLAGS_ALONE
 from tests.digests import folder_digest
 from tests.report.test_page import sections
-from tests.test_cli import ROOT, SETTINGS, TOY, run
+from tests.test_cli import QUICK, ROOT, SETTINGS, run
 from tests.test_pipeline import FILES
 
 pytestmark = [pytest.mark.pictures, pytest.mark.whole_mnist]
@@ -39,7 +39,7 @@ def main_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Run ``python main.py`` quickly in an empty folder, without colour settings in the environment."""
     folder = tmp_path_factory.mktemp("main")
     environment = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "TTY_COMPATIBLE"}}
-    command = [sys.executable, "-W", "error", main.__file__, *TOY]
+    command = [sys.executable, "-W", "error", main.__file__, *QUICK]
     outcome = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=200, check=False
     )
@@ -80,7 +80,7 @@ def test_the_program_prints_the_path_of_each_file(main_run: Finished) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a quick ``kd run``."""
     folder = tmp_path_factory.mktemp("kd")
-    ended = run("-m", "kd", "run", *TOY, "--out", "somewhere/else", cwd=folder)
+    ended = run("-m", "kd", "run", *QUICK, "--out", "somewhere/else", cwd=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert [path.name for path in folder.iterdir()] == ["somewhere"]
     return folder / "somewhere" / "else"
@@ -109,8 +109,8 @@ def test_a_run_is_bit_for_bit_the_run_of_main(finished: Path, main_run: Finished
         "cost",
         "provenance",
     }  # times; command and folders
-    assert f"kd run {' '.join(TOY)} --out somewhere/else" in kd_page["provenance"]
-    assert f"python main.py {' '.join(TOY)}<" in main_page["provenance"]
+    assert f"kd run {' '.join(QUICK)} --out somewhere/else" in kd_page["provenance"]
+    assert f"python main.py {' '.join(QUICK)}<" in main_page["provenance"]
 
 
 REPORT = "results/report.html"
@@ -131,7 +131,7 @@ def test_the_same_command_again_reuses_every_step_and_changes_no_file(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = outputs(finished)
-    assert cli.main(["run", *TOY, "--out", str(finished)]) == 0
+    assert cli.main(["run", *QUICK, "--out", str(finished)]) == 0
     reused = re.findall(r"^(\S+): up to date, reused", capsys.readouterr().out, flags=re.MULTILINE)
     assert reused == ["teacher", "logits-training", "logits-validation", "control", "distilled", "evaluation"]
     after = outputs(finished)
@@ -159,7 +159,7 @@ def test_the_settings_are_recorded_under_the_names_of_config(finished: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGTERM ends a Windows process at once")
 def test_an_interrupted_run_prints_a_hint_and_resumes_to_the_same_results(tmp_path: Path) -> None:
-    command = ["-m", "tests.cheap", str(ROOT / "kd" / "__main__.py"), "run", *TOY, "--out"]
+    command = ["-m", "tests.cheap", str(ROOT / "kd" / "__main__.py"), "run", *QUICK, "--out"]
     with subprocess.Popen(
         [sys.executable, "-u", *command, "stopped"],
         cwd=tmp_path,

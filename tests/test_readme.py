@@ -20,7 +20,7 @@ from tests.test_packaging import ROOT, clean_copy, repository_files, require_ind
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md") for path in ROOT.glob(pattern))
-TOY = ("--limit", "200", "--epochs", "1")
+QUICK = ("--limit", "200", "--epochs", "1")
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -166,9 +166,9 @@ def test_the_python_of_the_first_pages_runs_quickly(
 
 @pytest.mark.parametrize("arguments", pipeline_arguments(), ids=" ".join)
 def test_every_pipeline_command_runs_quickly(copy: Path, arguments: list[str]) -> None:
-    ran = run(sys.executable, "-m", "tests.cheap", "main.py", *arguments, *TOY, cwd=copy)
+    ran = run(sys.executable, "-m", "tests.cheap", "main.py", *arguments, *QUICK, cwd=copy)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "TOY RUN" in ran.stdout
+    assert "QUICK RUN" in ran.stdout
     assert "\x1b" not in ran.stdout
     assert {"models/manifest.json", "results/metrics/metrics.json", "results/plots/training_curves.png"} <= outputs(
         copy
@@ -177,7 +177,7 @@ def test_every_pipeline_command_runs_quickly(copy: Path, arguments: list[str]) -
 
 @pytest.mark.timeout(1500)
 def test_make_run_in_a_fresh_clone_installs_and_writes_every_documented_file(fresh: Path) -> None:
-    ran = make(fresh, "run", " ".join(TOY))
+    ran = make(fresh, "run", " ".join(QUICK))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     reference = (ROOT / "docs" / "pipeline.rst").read_text(encoding="utf-8")
     promised = set(re.findall(r"- ``(\w+\.(?:pth|png))``", reference))

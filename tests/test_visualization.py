@@ -14,7 +14,7 @@ import config
 from kd.commands.run.plots import prediction_examples
 from kd.report.style import png
 from tests.commands.run.test_plots import NAMES, a_run, history, some_logits
-from visualization import all_plots, teacher_plot, toy_stamp
+from visualization import all_plots, quick_run_stamp, teacher_plot
 
 
 def test_every_documented_plot_is_written_to_the_plots_folder(toy: ModuleType) -> None:
@@ -42,9 +42,9 @@ def test_the_examples_are_softened_by_the_temperature_of_the_run() -> None:
 
 def test_the_stamp_names_the_limit_and_a_full_run_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "LIMIT", 2000)
-    assert toy_stamp() == "LIMIT=2000"
+    assert quick_run_stamp() == "LIMIT=2000"
     monkeypatch.setattr(config, "LIMIT", None)
-    assert toy_stamp() is None
+    assert quick_run_stamp() is None
 
 
 def test_the_teachers_plot_follows_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def plot_files(results_dir: Path, figures: Mapping[str, bytes]) -> dict[Path, by
     return {results_dir / "plots" / f"{name}.png": content for name, content in figures.items()}
 
 
-def toy_stamp(limit: int | None) -> str | None:
+def quick_run_stamp(limit: int | None) -> str | None:
     """Return the stamp on all output of a quick run; None for a full run."""
     return None if limit is None else f"LIMIT={limit}"
 

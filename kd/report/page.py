@@ -81,7 +81,7 @@ class Part:
     Attributes:
         source: lower-case name of the command: ``run``, ``compare``, ``sweep``.
         verdict: one paragraph for the top of the page; "" if there is none.
-        toy: stamp of a toy run, which is too small to conclude anything from; else None.
+        toy: stamp of a quick run, which is too small to conclude anything from; else None.
         sections: in any order.
         tone: sets the verdict's colour, sign and heading.
         settings: settings that must be equal for two parts to describe the same models; the page reports differences.

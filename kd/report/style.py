@@ -17,10 +17,10 @@ def png(figure: Figure, *, toy: str | None = None) -> bytes:
     """Return the figure as PNG bytes.
 
     Args:
-        toy: stamp of a toy run, added to the title.
+        toy: stamp of a quick run, added to the title.
     """
     if toy:
-        title = "   ".join(filter(None, [figure.get_suptitle(), f"TOY RUN ({toy}): too small for conclusions"]))
+        title = "   ".join(filter(None, [figure.get_suptitle(), f"QUICK RUN ({toy}): too small for conclusions"]))
         figure.suptitle(title, color="#CC0000", weight="bold")
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)  # keeps titles off the edge
     buffer = io.BytesIO()

@@ -19,7 +19,7 @@ from kd.commands.dry_run import Plan, plan
 from kd.commands.settings import RunSettings
 from kd.commands.sweep.settings import SweepSettings
 
-TOY: dict[str, Any] = {"limit": 200, "epochs": 1}
+QUICK: dict[str, Any] = {"limit": 200, "epochs": 1}
 
 
 def make_plan(settings: RunSettings) -> Plan:
@@ -40,7 +40,7 @@ def test_a_dry_run_prints_its_estimate_and_writes_nothing(
 
 @pytest.mark.pictures
 def test_counts_are_those_of_the_run_and_its_files_fit_the_estimate(tmp_path: Path) -> None:
-    settings = RunSettings(out=tmp_path, **TOY)
+    settings = RunSettings(out=tmp_path, **QUICK)
     estimate = make_plan(settings)
     assert cli.main(["run", "--limit", "200", "--epochs", "1", f"--out={tmp_path}"]) == 0
     entries = json.loads((tmp_path / "models" / "manifest.json").read_bytes())["models"]
@@ -60,10 +60,10 @@ def test_counts_are_those_of_the_run_and_its_files_fit_the_estimate(tmp_path: Pa
 @pytest.mark.parametrize(
     ("command", "flags", "settings"),
     [
-        ("compare", ("--pairs", "2", "--no-longer"), CompareSettings(**TOY, pairs=2, longer=False)),
-        ("compare", ("--pairs", "2", "--splits", "2"), CompareSettings(**TOY, pairs=2, splits=2)),
+        ("compare", ("--pairs", "2", "--no-longer"), CompareSettings(**QUICK, pairs=2, longer=False)),
+        ("compare", ("--pairs", "2", "--splits", "2"), CompareSettings(**QUICK, pairs=2, splits=2)),
         ("sweep", ("--temperatures", "2", "5", "--alphas", "0.5", "1", "--seeds", "1", "--final-pairs", "2"),
-         SweepSettings(**TOY, temperatures=(2.0, 5.0), alphas=(0.5, 1.0), seeds=1, final_pairs=2)),
+         SweepSettings(**QUICK, temperatures=(2.0, 5.0), alphas=(0.5, 1.0), seeds=1, final_pairs=2)),
     ],
 )  # fmt: skip
 def test_the_number_of_trainings_is_that_of_the_command(
@@ -90,10 +90,10 @@ def test_twice_the_epochs_take_twice_the_steps_and_multiply_adds() -> None:
 def test_unlabelled_samples_and_views_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "more.npz"
     np.savez(file, x=kd.load_mnist(train=True).images[-500:].numpy())
-    plain = make_plan(RunSettings(**TOY))
-    unlabelled = make_plan(RunSettings(**TOY, unlabelled=file))
-    views = make_plan(RunSettings(**TOY, augment=("crop:2",), views=4))
-    live = make_plan(RunSettings(**TOY, augment=("crop:2",)))
+    plain = make_plan(RunSettings(**QUICK))
+    unlabelled = make_plan(RunSettings(**QUICK, unlabelled=file))
+    views = make_plan(RunSettings(**QUICK, augment=("crop:2",), views=4))
+    live = make_plan(RunSettings(**QUICK, augment=("crop:2",)))
     row = plain.logits // 200  # 180 training and 20 validation images
     duplicates = 500 - (unlabelled.logits // row - 200)  # images that are also in the training split
     assert 0 <= duplicates < 10

@@ -249,7 +249,7 @@ def test_tabular_samples_are_not_called_images(tmp_path: Path, capsys: pytest.Ca
             ("--vary", "student_width=2,256", "--student", "cnn:2"),
             "--vary student_width must be used with --student mlp",
         ),
-        ("compare", ("--teacher", "mlp:8=t.pth", "--teachers", "2"), "the same with every seed"),
+        ("compare", ("--teacher", "mlp:8=t.pth", "--teachers", "2"), "--teachers must be 1 with a loaded teacher"),
     ],
 )
 def test_clashing_settings_are_refused(

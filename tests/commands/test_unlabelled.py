@@ -17,7 +17,7 @@ from kd.commands.models import combine_teachers, new_teachers
 from kd.commands.settings import RunSettings
 from kd.commands.steps import UNLABELLED_TOO, make_control_loader, make_distill_loaders
 
-TOY = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "mlp:8")
+QUICK = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "mlp:8")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_run_notes_the_repeated_samples_without_a_warning(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert cli.main(["run", *TOY, "--unlabelled", str(more), f"--out={tmp_path / 'run'}"]) == 0
+        assert cli.main(["run", *QUICK, "--unlabelled", str(more), f"--out={tmp_path / 'run'}"]) == 0
     assert "300 unlabelled samples for the distilled student" in capsys.readouterr().out
     recorded = json.loads((tmp_path / "run/results/metrics/metrics.json").read_text())
     (note,) = recorded["notes"]
@@ -59,8 +59,8 @@ def test_a_run_notes_the_repeated_samples_without_a_warning(
 @pytest.mark.usefixtures("no_pool")
 def test_the_control_of_a_comparison_is_trained_on_labels_alone(more: Path, tmp_path: Path) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
-    assert cli.main(["compare", *TOY, *few, "--unlabelled", str(more), f"--out={tmp_path / 'a'}"]) == 0
-    assert cli.main(["run", *TOY, "--unlabelled", str(more), f"--out={tmp_path / 'b'}"]) == 0
+    assert cli.main(["compare", *QUICK, *few, "--unlabelled", str(more), f"--out={tmp_path / 'a'}"]) == 0
+    assert cli.main(["run", *QUICK, "--unlabelled", str(more), f"--out={tmp_path / 'b'}"]) == 0
     students = (tmp_path / "a/results/metrics/comparison_students.csv").read_text()
     assert students.count("control,") == students.count("distilled,") == 2
     # Same start, batches and logits as in a run: with one thread, the trained networks are identical.

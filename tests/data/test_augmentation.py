@@ -27,7 +27,7 @@ from kd.models.networks import MLP
 from kd.training.loop import fit
 from kd.training.optimizers import adam
 
-TOY = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "mlp:8")
+QUICK = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "mlp:8")
 
 
 def make_images(rows: int = 6, channels: int = 1) -> ArrayDataset:
@@ -164,7 +164,7 @@ def test_unsupported_data_or_transforms_raise() -> None:
 def test_cached_views_are_verified_and_a_repeated_run_is_identical(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = (*TOY, "--augment", "crop:2", "--augment", "rotate:10", "--views", "3")
+    flags = (*QUICK, "--augment", "crop:2", "--augment", "rotate:10", "--views", "3")
     for folder in ("a", "b"):
         assert cli.main(["run", *flags, f"--out={tmp_path / folder}"]) == 0
     first, second = ((tmp_path / folder / "models/manifest.json").read_bytes() for folder in ("a", "b"))
@@ -181,7 +181,7 @@ def test_cached_views_are_verified_and_a_repeated_run_is_identical(
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "label-smoothing"])
 def test_fresh_views_need_no_cached_logits(method: str, tmp_path: Path) -> None:
-    flags = (*TOY, "--augment", "crop:2", "--method", method)
+    flags = (*QUICK, "--augment", "crop:2", "--method", method)
     assert cli.main(["run", *flags, f"--out={tmp_path}"]) == 0
     assert not list(tmp_path.glob(".kd/steps/logits-*"))
     assert json.loads((tmp_path / "results/metrics/metrics.json").read_bytes())["notes"] == []
@@ -221,7 +221,7 @@ def test_compared_layers_are_printed(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.usefixtures("no_pool")
 def test_a_comparison_trains_on_the_same_views_as_a_run(tmp_path: Path) -> None:
     for mode, flags in {"cached": ("--views", "3"), "live": ()}.items():
-        both = (*TOY, "--augment", "crop:2", *flags, f"--out={tmp_path / mode}")
+        both = (*QUICK, "--augment", "crop:2", *flags, f"--out={tmp_path / mode}")
         few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
         assert cli.main(["run", *both]) == 0
         assert cli.main(["compare", *both, *few]) == 0

@@ -193,7 +193,7 @@ def test_the_stamp_of_a_toy_run_stays_visible(opened: Open) -> None:
         page(f"window.scrollTo({{top: {position}, behavior: 'instant'}})")
         box = page.page.locator(".toy").bounding_box()
         assert box["y"] == pytest.approx(0, abs=1)
-        assert "TOY RUN" in page.page.locator(".toy").inner_text()
+        assert "QUICK RUN" in page.page.locator(".toy").inner_text()
 
 
 def test_the_page_can_be_printed(opened: Open) -> None:

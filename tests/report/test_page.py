@@ -213,7 +213,7 @@ def test_a_toy_run_is_stamped_and_a_full_one_is_not() -> None:
     content = page([a_part(toy="LIMIT=300"), a_part("compare")]).decode()
     assert '<p class="toy"' in content
     assert "(the run: LIMIT=300): too small to conclude anything from" in parsed(content).text
-    assert "<title>Toy run" in content
+    assert "<title>Quick run" in content
 
 
 def test_parts_with_different_settings_give_a_warning() -> None:

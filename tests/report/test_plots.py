@@ -113,7 +113,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "reliability of many images": lambda: diagram(images=1_281_167),
     "reliability of five models": lambda: diagram((*MODELS, "seed 1", "seed 2")),
 }
-TOY = "LIMIT=2000"
+QUICK = "LIMIT=2000"
 
 
 @cache
@@ -165,7 +165,7 @@ def outside(figure: Figure, boxes: list[tuple[str, Bbox]]) -> list[str]:
 STAMPED = ("teacher", "accuracy", "examples", "reliability")
 
 
-@pytest.mark.parametrize(("name", "toy"), [*((name, None) for name in FIGURES), *((name, TOY) for name in STAMPED)])
+@pytest.mark.parametrize(("name", "toy"), [*((name, None) for name in FIGURES), *((name, QUICK) for name in STAMPED)])
 def test_no_text_is_clipped_or_overlaps_another(name: str, toy: str | None) -> None:
     figure, _ = draw(name, toy)
     boxes = texts(figure)
@@ -205,13 +205,13 @@ def test_different_numbers_give_a_different_image() -> None:
 
 @pytest.mark.parametrize("name", STAMPED)
 def test_a_toy_run_is_stamped_and_a_full_one_is_not(name: str) -> None:
-    assert f"TOY RUN ({TOY})" in draw(name, TOY)[0].get_suptitle()
-    assert "TOY" not in draw(name)[0].get_suptitle()
-    assert draw(name, TOY)[1] != draw(name)[1]
+    assert f"QUICK RUN ({QUICK})" in draw(name, QUICK)[0].get_suptitle()
+    assert "QUICK" not in draw(name)[0].get_suptitle()
+    assert draw(name, QUICK)[1] != draw(name)[1]
 
 
 def test_the_stamp_keeps_the_figures_title() -> None:
-    assert draw("examples", TOY)[0].get_suptitle().startswith(draw("examples")[0].get_suptitle())
+    assert draw("examples", QUICK)[0].get_suptitle().startswith(draw("examples")[0].get_suptitle())
 
 
 # --- content of the figures

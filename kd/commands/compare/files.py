@@ -9,7 +9,7 @@ from typing import Any
 from kd.commands.compare.plots import figures
 from kd.commands.compare.results import Comparison, student_rows, summaries
 from kd.commands.paired_table import describe_tests
-from kd.commands.publish import csv_bytes, json_bytes, plot_files, toy_stamp
+from kd.commands.publish import csv_bytes, json_bytes, plot_files, quick_run_stamp
 from kd.evaluation.cost import Cost, Footprint, TrainingCost
 from kd.evaluation.paired_seeds import spread
 from kd.evaluation.power import power_of
@@ -36,7 +36,7 @@ def comparison_files(
         config: the settings of the run.
         limit: the number of training images of a quick run, else None.
     """
-    toy, metrics = toy_stamp(limit), folder / "metrics"
+    toy, metrics = quick_run_stamp(limit), folder / "metrics"
     summary = {
         "toy": toy,
         "config": dict(config),

@@ -10,7 +10,7 @@ from kd.commands.compare.plots import arms_reliability, errors_by_arm, paired_di
 from kd.commands.compare.results import Comparison, contrasts, summaries
 from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, model_cells, power_sentences, verdict_lines
 from kd.commands.paired_table import DIFFERENCES, difference_cells, format_number, percent
-from kd.commands.publish import model_settings, toy_stamp
+from kd.commands.publish import model_settings, quick_run_stamp
 from kd.evaluation.calibration import BINS
 from kd.evaluation.cost import Cost
 from kd.evaluation.paired_seeds import Spread, spread
@@ -44,7 +44,9 @@ def compare_part(
         Section("provenance", "Provenance", _show_provenance(comparison, cost, config, test, command)),
     )
     judgement = comparison.across() or comparison.judgements()[0]
-    return Part("compare", verdict, toy_stamp(limit), sections, TONE_OF[judgement.verdict], model_settings(config))
+    return Part(
+        "compare", verdict, quick_run_stamp(limit), sections, TONE_OF[judgement.verdict], model_settings(config)
+    )
 
 
 def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:

@@ -20,7 +20,7 @@ def print_comparison(comparison: Comparison, cost: Cost, *, limit: int | None) -
     Args:
         limit: the number of training images of a quick run, else None.
     """
-    toy = f", TOY RUN on {limit:,} training {comparison.noun}" if limit is not None else ""
+    toy = f", QUICK RUN on {limit:,} training {comparison.noun}" if limit is not None else ""
     _print_arms(comparison, f"{comparison.images:,} test {comparison.noun}{toy}")
     _print_differences(comparison)
     print_table(

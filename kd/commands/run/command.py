@@ -14,7 +14,7 @@ from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student, new_teachers
-from kd.commands.publish import plot_files, toy_stamp
+from kd.commands.publish import plot_files, quick_run_stamp
 from kd.commands.run import files, text
 from kd.commands.run.plots import run_figures, teacher_figure
 from kd.commands.run.results import Run
@@ -71,7 +71,7 @@ def train(settings: RunSettings, device: torch.device) -> TrainedModels:
     require_method(settings, data, teachers)
     teacher, history = train_teacher(settings, data, teachers, device)
     histories = {} if history is None else {TEACHER: history}
-    publish(plot_files(settings.results_dir, teacher_figure(histories, toy_stamp(settings.limit))))
+    publish(plot_files(settings.results_dir, teacher_figure(histories, quick_run_stamp(settings.limit))))
     pair = _train_students(settings, data, teacher, device)
     models = {TEACHER: teacher, CONTROL: pair.control, DISTILLED: pair.distilled}
     return TrainedModels(data, models, histories | {CONTROL: pair.control_history, DISTILLED: pair.distilled_history})
@@ -115,7 +115,7 @@ def _collect_results(
         test=data.test_set,
         config=record_settings(settings, device),
         temperature=settings.temperature,
-        toy=toy_stamp(settings.limit),
+        toy=quick_run_stamp(settings.limit),
         classes=data.task.names,
     )
 

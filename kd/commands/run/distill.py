@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kd.arms import ARMS
 from kd.commands.messages import say_files
-from kd.commands.publish import toy_stamp
+from kd.commands.publish import quick_run_stamp
 from kd.commands.run import command
 from kd.commands.run.files import folders, untested_weight_files
 from kd.commands.run.settings import DistillSettings
@@ -25,7 +25,7 @@ def run(settings: DistillSettings) -> None:
         trained = command.train(settings, device)
         model_of_file = {ARMS[name].file: model for name, model in trained.models.items()}
         example = trained.data.train_set[0][0][None]
-        files = untested_weight_files(settings.models_dir, model_of_file, example, toy=toy_stamp(settings.limit))
+        files = untested_weight_files(settings.models_dir, model_of_file, example, toy=quick_run_stamp(settings.limit))
         publish(files)
         say_files(files, but=settings.state_dir)
         say(f"test split not evaluated. Next: kd evaluate --out {settings.out}, which writes {settings.results_dir}")

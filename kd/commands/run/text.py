@@ -14,7 +14,7 @@ def print_evaluation(run: Run, *, limit: int | None) -> None:
     Args:
         limit: number of training images of a quick run, else None.
     """
-    toy = f", TOY RUN on {limit:,} training {run.noun}" if limit is not None else ""
+    toy = f", QUICK RUN on {limit:,} training {run.noun}" if limit is not None else ""
     rows = {
         name: (f"{accuracy.accuracy:.2%}", f"{accuracy.errors:,}", f"{accuracy.images:,}")
         for name, accuracy in run.accuracies.items()

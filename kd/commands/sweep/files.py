@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.commands.paired_table import describe_tests
-from kd.commands.publish import csv_bytes, json_bytes, plot_files, toy_stamp
+from kd.commands.publish import csv_bytes, json_bytes, plot_files, quick_run_stamp
 from kd.commands.sweep.plots import sweep_map
 from kd.commands.sweep.points import Point, Score, TriedPoint
 from kd.commands.sweep.results import Sweep
@@ -28,7 +28,7 @@ def sweep_files(
         seconds: training time of each student by name.
         limit: the number of training images of a quick run, else None.
     """
-    toy, metrics = toy_stamp(limit), folder / "metrics"
+    toy, metrics = quick_run_stamp(limit), folder / "metrics"
     times = {name: round(value, 3) for name, value in seconds.items()}
     return {
         metrics / "sweep.json": json_bytes({"toy": toy, "config": dict(config), **_summarize(sweep)}),

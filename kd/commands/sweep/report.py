@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd.commands.paired_table import DIFFERENCES, difference_cells
-from kd.commands.publish import model_settings, toy_stamp
+from kd.commands.publish import model_settings, quick_run_stamp
 from kd.commands.sweep.plots import sweep_map
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import (
@@ -50,7 +50,7 @@ def sweep_part(
     return Part(
         "sweep",
         verdict,
-        toy_stamp(limit),
+        quick_run_stamp(limit),
         sections,
         TONE_OF[judgement.verdict] if judgement else "open",
         model_settings(config),

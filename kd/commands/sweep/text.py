@@ -18,7 +18,7 @@ def print_sweep(sweep: Sweep, *, limit: int | None) -> None:
     Args:
         limit: the number of training images of a quick run, else None.
     """
-    toy = f", TOY RUN on {limit:,} training {sweep.images.noun}" if limit is not None else ""
+    toy = f", QUICK RUN on {limit:,} training {sweep.images.noun}" if limit is not None else ""
     print_table(f"{tried_title(sweep)}{toy}", POINTS, {row[0]: row[1:] for row in best_rows(sweep)})
     finals = {row[0]: row[1:] for row in final_rows(sweep)}
     print_table(

@@ -22,11 +22,11 @@ def open_python_file(path: Path) -> Source:
         OSError: the file cannot be read.
         ValueError: the file or ``load`` fails, ``load`` is missing, or it returns anything else.
     """
-    load = load_plugin(f"{path}:load")
-    if not callable(load):
-        raise ValueError(f"load in {path} must be a function. Got a {type(load).__name__} instead. {_HINT}")
+    load_function = load_plugin(f"{path}:load")
+    if not callable(load_function):
+        raise ValueError(f"load in {path} must be a function. Got a {type(load_function).__name__} instead. {_HINT}")
     try:
-        result = load()
+        result = load_function()
     except Exception as error:  # user code may raise anything
         raise ValueError(f"load() in {path} failed ({type(error).__name__}: {error}). Correct it.") from error
     if isinstance(result, Source):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import kd
 import kd.report.plots
-from kd.commands.publish import plot_files, toy_stamp
+from kd.commands.publish import plot_files, quick_run_stamp
 from kd.commands.run.disagreements import EXAMPLES, choose_examples
 from kd.commands.run.plots import prediction_examples, run_figures
 from kd.commands.run.results import Run
@@ -106,7 +106,7 @@ def a_run(logits: dict[str, Tensor], labels: Tensor, limit: int | None = None, *
         test=kd.ImageDataset(images, labels, mean=0.1, std=0.3),
         config={},
         temperature=temperature,
-        toy=toy_stamp(limit),
+        toy=quick_run_stamp(limit),
     )
 
 
@@ -153,8 +153,8 @@ def test_examples_show_the_probabilities_of_all_models(monkeypatch: pytest.Monke
 
 
 def test_only_a_quick_run_has_a_stamp_and_it_names_the_limit() -> None:
-    assert toy_stamp(2000) == "LIMIT=2000"
-    assert toy_stamp(None) is None
+    assert quick_run_stamp(2000) == "LIMIT=2000"
+    assert quick_run_stamp(None) is None
 
 
 def test_figures_are_saved_in_the_plots_folder(tmp_path: Path) -> None:

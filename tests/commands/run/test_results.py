@@ -25,7 +25,7 @@ NAMES = ("teacher", "control", "distilled")
 IMAGES, CLASSES, EPOCHS = 40, 4, 2  # class 3 has no image in the test set
 FOLDER = Path("results")
 CSV_FILES = ("test_metrics", "curves", "per_class_accuracy", "confusion_matrices")
-TOY = "LIMIT=300"
+QUICK = "LIMIT=300"
 
 
 def history(*extra: str) -> kd.History:
@@ -35,7 +35,7 @@ def history(*extra: str) -> kd.History:
     return curves
 
 
-def a_run(toy: str | None = TOY, *, images: int = IMAGES) -> Run:
+def a_run(toy: str | None = QUICK, *, images: int = IMAGES) -> Run:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(images) % (CLASSES - 1)
     logits = {name: torch.randn(images, CLASSES, generator=generator) for name in NAMES}
@@ -140,7 +140,7 @@ def test_nan_is_refused() -> None:
         files_of(broken)
 
 
-@pytest.mark.parametrize("toy", [TOY, None])
+@pytest.mark.parametrize("toy", [QUICK, None])
 def test_every_file_has_the_stamp_of_a_quick_run(toy: str | None) -> None:
     run = a_run(toy)
     files = files_of(run)

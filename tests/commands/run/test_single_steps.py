@@ -15,15 +15,15 @@ from kd import cli
 from kd.storage.run_folder import open_run
 from tests.digests import folder_digest
 
-TOY = ("--limit", "200", "--epochs", "1")
+QUICK = ("--limit", "200", "--epochs", "1")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """The folders of a run by one command, and of the same run by single steps."""
     whole, stepwise = (tmp_path_factory.mktemp(name) for name in ("whole", "stepwise"))
-    assert cli.main(["run", *TOY, f"--out={whole}"]) == 0
-    assert cli.main(["distill", *TOY, f"--out={stepwise}"]) == 0
+    assert cli.main(["run", *QUICK, f"--out={whole}"]) == 0
+    assert cli.main(["distill", *QUICK, f"--out={stepwise}"]) == 0
     assert not list(stepwise.glob("results/predictions/*"))  # nothing is predicted on the test split
     assert cli.main(["evaluate", f"--out={stepwise}"]) == 0
     return whole, stepwise
