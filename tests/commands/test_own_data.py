@@ -42,7 +42,7 @@ def test_a_run_on_tabular_data_with_named_models_writes_all_results(tmp_path: Pa
     plots = {path.name for path in (tmp_path / "results/plots").iterdir()}
     assert "teacher_training.png" in plots
     report = (tmp_path / "results/report.html").read_text()
-    assert "Where the students disagree" in report
+    assert "Disagreements" in report
 
 
 def test_a_trained_teacher_is_loaded_measured_and_not_changed(

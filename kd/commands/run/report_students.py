@@ -121,6 +121,7 @@ def _confusion_table(run: Run) -> Block:
         )
         for c in confusions[:PAIRS]
     ]
-    header = ("confusion", "control", "distilled", "difference", "mended", "new", f"teacher at T = {run.temperature:g}")
+    teacher = f"teacher at T = {run.temperature:g}"
+    header = ("confusion", "control", "distilled", "difference", "corrected", "new", teacher)
     caption = f"The {len(rows)} largest differences of {len(confusions)}" if len(confusions) > len(rows) else ""
     return table(header, rows, caption=caption)
