@@ -21,7 +21,7 @@ DEVICE: torch.device = torch.device("cuda" if torch.cuda.is_available() else "cp
 
 # Training parameters
 BATCH_SIZE: int = 128
-TEST_SIZE: float = 0.1  # share of the training images used for validation
+TEST_SIZE: float = 0.1  # fraction of the training images used for validation
 RANDOM_STATE: int = 42
 EPOCHS: int = 10
 LEARNING_RATE: float = 4e-3
@@ -36,7 +36,7 @@ SET: tuple[str, ...] = ()  # settings of the method as "name=value"; empty: its 
 
 # Models
 STUDENT: Annotated[
-    Literal["mlp", "cnn"], "kind of both students: STUDENT_WIDTH hidden units, or three stages of 8, 16 and 32 maps"
+    Literal["mlp", "cnn"], "kind of both students: STUDENT_WIDTH hidden units, or three stages of 8, 16 and 32 channels"
 ] = "mlp"
 STUDENT_WIDTH: int = 256
 

@@ -57,7 +57,7 @@ class TeacherTraining(_TeacherTuple):
     """The trained teacher and its curves: one entry per epoch, accuracies in [0, 1].
 
     Attributes:
-        history: all curves and the training time, for ``TrainMetrics``. Not an item of the documented tuple of five.
+        history: all curves and the training time, for ``TrainMetrics``. Not an element of the documented tuple of five.
     """
 
     history: kd.History
@@ -102,7 +102,7 @@ def initialize_directories() -> None:
 
 
 def load_and_split_data() -> Data:
-    """Load MNIST, split off the share ``TEST_SIZE`` for validation (stratified), and create the loaders."""
+    """Load MNIST, split off the fraction ``TEST_SIZE`` for validation (stratified), and create the loaders."""
     training = kd.load_mnist(train=True, root=config.DATA_DIR)
     test = kd.load_mnist(train=False, root=config.DATA_DIR)
     train_subset, val_subset = stratified_split(

@@ -5,7 +5,7 @@ from kd.models import CNN, MLP, MNIST_SHAPE, ConvNet
 
 
 class TeacherModel(ConvNet):
-    """Three convolutions (32, 64, 128 maps), batch norm, dropout, 256 hidden units: 260,042 parameters."""
+    """Three convolutions (32, 64, 128 channels), batch norm, dropout, 256 hidden units: 260,042 parameters."""
 
 
 class StudentModel(MLP):
@@ -16,7 +16,7 @@ class StudentModel(MLP):
 
 
 class StudentCNN(CNN):
-    """Stages ``layer1`` to ``layer3`` of 8, 16 and 32 maps, for methods that need feature maps; 6,274 parameters."""
+    """Stages ``layer1`` to ``layer3`` of 8, 16, 32 channels, for methods that need feature maps; 6,274 parameters."""
 
     def __init__(self) -> None:
         super().__init__(8, MNIST_SHAPE, classes=10)

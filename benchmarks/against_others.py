@@ -118,7 +118,7 @@ def format_pipeline(result: Mapping[str, Any]) -> str:
     ]
     header = ["contender", "seconds in total", *(part.replace("_", " ") for part in parts), "peak memory, MB"]
     comparison = "\n".join(
-        f"{name}: {result['ratio'][name]:.2f} × as long as ours ({min(ratios):.2f} to {max(ratios):.2f})"
+        f"{name}: {result['ratio'][name]:.2f} times our time ({min(ratios):.2f} to {max(ratios):.2f})"
         for name, ratios in result["ratios"].items()
     )
     images = "60,000" if result["limit"] is None else f"{result['limit']:,}"

@@ -259,5 +259,5 @@ def _make_student_work(images: int) -> Callable[[int], object]:
         optimizer = torch.optim.Adam(model.parameters(), lr=config.LEARNING_RATE)
         return kd.fit(model, objective, batches, validation, optimizer=optimizer, epochs=epochs, seed=0)
 
-    work(1, validation)  # the first training imports parts of torch for half a second
+    work(1, validation)  # the first call imports parts of torch for half a second
     return work

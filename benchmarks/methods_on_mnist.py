@@ -1,4 +1,4 @@
-"""Compare methods on MNIST at equal budget with the control and plain distillation: paired seeds, one teacher.
+"""Compare methods on MNIST with the control and plain distillation: same training budget, paired seeds, one teacher.
 
     python benchmarks/methods_on_mnist.py --out run-mlp    # MLP students
     python benchmarks/methods_on_mnist.py --out run-cnn --student cnn --student-epochs 3 --without semckd
@@ -48,7 +48,7 @@ CONTROL = "control"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(RunSettings):
-    """Methods at equal budget on MNIST."""
+    """Methods on MNIST with the same training budget."""
 
     methods: tuple[str, ...] = ()
     """names of the methods to compare (default: all that fit the pair)"""

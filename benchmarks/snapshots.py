@@ -1,9 +1,9 @@
-"""Measure the cost of snapshots: the time to write one, as a share of the interval between two.
+"""Measure the cost of snapshots: the time to write one, as a fraction of the interval between two.
 
     python benchmarks/snapshots.py --writes 20
 
 Trains the teacher with Adam for one step and writes its whole training state repeatedly into the given folder. Prints
-the median and worst time of a write, its size, and the share of training time at the default interval.
+the median and worst time of a write, its size, and the fraction of training time at the default interval.
 """
 
 import argparse

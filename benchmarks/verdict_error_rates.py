@@ -111,7 +111,7 @@ def simulate(scenario: str, n: int, effect: float, runs: int) -> Floats:
 
 
 def shares(scenario: str, n: int, effect: float, runs: int) -> Floats:
-    """Return the share of each of ``VERDICTS`` among simulated comparisons of n pairs."""
+    """Return the frequency of each of ``VERDICTS`` among simulated comparisons of n pairs."""
     indices = verdicts(simulate(scenario, n, effect, runs), MARGIN)
     return np.bincount(indices, minlength=len(VERDICTS)) / runs
 

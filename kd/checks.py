@@ -33,7 +33,13 @@ def require_logits(name: str, logits: Tensor) -> None:
     """Raise ``ValueError`` unless the logits are [N, K] with N ≥ 1 and K ≥ 2, and finite."""
     shape = list(logits.shape)
     fits = len(shape) == 2 and shape[0] >= 1 and shape[1] >= 2
-    require(fits, name, shape, "[images, classes] with at least 1 image and 2 classes", "one row of scores per image")
+    require(
+        fits,
+        name,
+        shape,
+        "of shape [images, classes] with at least 1 image and 2 classes",
+        "one row of scores per image",
+    )
     require_finite_logits(name, logits, "Did the training diverge?")
 
 
@@ -50,11 +56,11 @@ def require_finite_logits(name: str, logits: Tensor, advice: str) -> None:
 
 
 def require_labels(labels: Tensor, logits: Tensor) -> None:
-    """Raise ``ValueError`` unless the labels are [N] whole numbers in 0 … K − 1, for logits [N, K]."""
+    """Raise ``ValueError`` unless the labels are [N] integers in 0 … K − 1, for logits [N, K]."""
     images, classes = logits.shape
-    require(list(labels.shape) == [images], "labels", list(labels.shape), f"[{images}], one per row of logits")
+    require(list(labels.shape) == [images], "labels", list(labels.shape), f"of shape [{images}], one per row of logits")
     is_integral = not (labels.is_floating_point() or labels.is_complex() or str(labels.dtype) == "torch.bool")
-    require(is_integral, "labels", labels.dtype, "whole numbers", "class indices, such as torch.int64")
+    require(is_integral, "labels", labels.dtype, "integers", "class indices, such as torch.int64")
     low, high = int(labels.min()), int(labels.max())
     require(
         low >= 0 and high < classes, "labels", f"{low} … {high}", f"within 0 … {classes - 1}, the columns of logits"
@@ -93,8 +99,8 @@ class Range(NamedTuple):
 
 
 def at_least(minimum: int, advice: str = "") -> Range:
-    """Return the range of whole numbers ≥ ``minimum``."""
-    return Range(lambda n: n >= minimum, f"a whole number of at least {minimum}", advice)
+    """Return the range of integers ≥ ``minimum``."""
+    return Range(lambda n: n >= minimum, f"an integer of at least {minimum}", advice)
 
 
 def or_none(values: Range) -> Range:

@@ -93,7 +93,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         teacher_: the teacher used: the fitted clone, or ``teacher`` itself.
         student_: the trained ``nn.Module``, in eval mode. Its inputs are rows transformed by ``scaler_``.
         scaler_: the fitted ``StandardScaler``; None if ``standardize`` is False.
-        history_: ``kd.History`` of the training.
+        history_: ``kd.History`` of the student's training.
     """
 
     def __init__(
@@ -194,7 +194,12 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             else:
                 network = MLP(*self.student, input_shape=(features,), classes=classes)
             shape = list(network_logits(network, self._prepare_inputs(row)).shape)
-        require(shape == [1, classes], "the student's output for one row", shape, f"[1, {classes}], a logit per class")
+        require(
+            shape == [1, classes],
+            "the student's output for one row",
+            shape,
+            f"of shape [1, {classes}], one logit per class",
+        )
         return network
 
     def _teacher_logits(self, X: Any, rows: NDArray[np.float64], targets: NDArray[Any]) -> Tensor:

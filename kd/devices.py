@@ -41,7 +41,7 @@ def require_device(device: torch.device, name: str) -> None:
 @contextmanager
 def using_threads(count: int) -> Iterator[None]:
     """Set torch's number of threads (at least 1) inside the block and restore it afterwards."""
-    require(count >= 1, "threads", count, "a whole number of at least 1")
+    require(count >= 1, "threads", count, "an integer of at least 1")
     previous = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

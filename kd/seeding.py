@@ -14,7 +14,7 @@ from kd.checks import require
 
 def epoch_seed(seed: int, epoch: int) -> int:
     """Return a 63-bit seed from (seed, epoch). Mixing avoids correlated streams of neighbouring seeds and epochs."""
-    require(seed >= 0, "seed", seed, "a whole number of at least 0")
+    require(seed >= 0, "seed", seed, "an integer of at least 0")
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 

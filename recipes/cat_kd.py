@@ -52,9 +52,9 @@ class Settings:
     teacher_epochs: int = 8
     """epochs of the teacher"""
     teacher: int = 16
-    """maps of the teacher's first stage"""
+    """channels of the teacher's first stage"""
     student: int = 4
-    """maps of the student's first stage"""
+    """channels of the student's first stage"""
     beta: float = 1.0
     """weight of the map term; the cross-entropy with the labels has weight 1"""
     side: int = 2

@@ -51,7 +51,7 @@ class Settings:
     epochs: int = 2
     """epochs of the teachers and of every student"""
     wrong: float = 0.3
-    """share of wrong labels in the last teacher's training data"""
+    """fraction of wrong labels in the last teacher's training data"""
     temperature: float = 4.0
     """distillation temperature"""
     weight: float = 50.0
@@ -116,7 +116,7 @@ def _classify_maps(teacher: ConvNet, maps: Tensor) -> Tensor:
 
 
 def corrupt_labels(training: Split, share: float) -> TensorDataset:
-    """Return the training images with this share of labels replaced by random wrong ones."""
+    """Return the training images with this fraction of labels replaced by random wrong ones."""
     samples = [training[row] for row in range(len(training))]
     images, labels = torch.stack([image for image, _ in samples]), torch.tensor([int(label) for _, label in samples])
     with kd.seeded(0):

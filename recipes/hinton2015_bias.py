@@ -28,7 +28,7 @@ def find_matching_shift(logits: Tensor, digits: Sequence[int], share: float) -> 
     The mean increases with the shift, so bisection finds it.
 
     Args:
-        logits: [N, K], of images in which the digits have the frequency ``share``.
+        logits: [N, K], of images among which a fraction ``share`` shows one of the digits.
         share: in (0, 1).
     """
     low, high = -_MAX_SHIFT, _MAX_SHIFT

@@ -54,11 +54,11 @@ class Settings:
     teacher_epochs: int = 8
     """epochs of the teacher"""
     teacher: int = 16
-    """maps of the teacher's first stage"""
+    """channels of the teacher's first stage"""
     student: int = 4
-    """maps of the student's first stage"""
+    """channels of the student's first stage"""
     reduction: int = 2
-    """ratio of the teacher's last maps to the projector's inner maps: 1, 2, 4 or 8"""
+    """ratio of the channels of the teacher's last layer to those inside the projector: 1, 2, 4 or 8"""
     limit: int | None = None
     """train on the first N images only (stratified)"""
     out: Path | None = None

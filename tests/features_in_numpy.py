@@ -48,7 +48,7 @@ def nst(student: Array, teacher: Array) -> float:
 
 
 def layers(maps: Array) -> list[Array]:
-    """Return three layers with two, two and one maps, of two sizes, from maps of three channels."""
+    """Return three layers with two, two and one channels, of two sizes, from feature maps with three channels."""
     return [maps[:, :2], maps[:, 1:, :4, :3], maps[:, :1, :4, :3]]
 
 
@@ -84,7 +84,7 @@ ATTENTION = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])  # of a student's two l
 
 
 def semckd_layers(maps: Array) -> list[Array]:
-    """Return maps for six pairs of layers, from maps of three channels."""
+    """Return maps for six pairs of layers, from feature maps with three channels."""
     return [maps, maps[:, :2], maps[:, 1:], maps[..., :3, :], maps[..., 1:], maps[:, :1]]
 
 

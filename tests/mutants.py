@@ -4,7 +4,7 @@
     python tests/mutants.py --against CHECKOUT  also use the tests of another checkout of this project
 
 Each mutant replaces a snippet of code that occurs once in the package. The exit status is 1 if this checkout's tests
-miss a mutant. With --against, only mutants that the other checkout's tests catch count.
+miss a mutant. With --against, mutants that the other checkout's tests miss are not counted.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_flags_name(terminal: Term
         ("--epochs", "0", "at least 1"),
         ("--test-size", "1", "in (0, 1)"),
         ("--test-size", "0", "in (0, 1)"),
-        ("--limit", "5", "None or a whole number of at least 100"),
+        ("--limit", "5", "None or an integer of at least 100"),
         ("--batch-size", "0", "at least 1"),
         ("--learning-rate", "0", "above 0"),
         ("--student-width", "0", "at least 1"),

@@ -1,4 +1,4 @@
-"""Installation with ``pip install .``: only the package, with data and licences, usable without the repository."""
+"""``pip install .`` installs only the package, with its data and licences; it works without the repository."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_neighbouring_seeds_and_epochs_share_no_stream() -> None:
 
 @pytest.mark.parametrize("seed", [-1, -(2**40)])
 def test_a_negative_seed_is_refused(seed: int) -> None:
-    with pytest.raises(ValueError, match=rf"^seed must be a whole number of at least 0\. Got {seed} instead"):
+    with pytest.raises(ValueError, match=rf"^seed must be an integer of at least 0\. Got {seed} instead"):
         epoch_seed(seed, 0)
 
 

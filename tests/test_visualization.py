@@ -1,4 +1,4 @@
-"""Plots and their files: in the folder, and with the temperature and the stamp of the current config."""
+"""The plots are written to the plots folder and use the temperature and the stamp of the current config."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Model(NamedTuple):
 
     Attributes:
         multiply_adds: multiply-adds of one sample.
-        training: multiply-adds of a whole training.
+        training: multiply-adds of a whole training run.
         bytes: size of the weights.
     """
 
@@ -72,8 +72,8 @@ class Plan(NamedTuple):
 
     Attributes:
         sizes: samples per split.
-        steps: optimizer steps of one training, for ``teacher`` and ``student``.
-        trainings: number of trainings by kind; a ``longer`` one counts in proportion to its epochs.
+        steps: optimizer steps of one training run, for ``teacher`` and ``student``.
+        trainings: number of training runs by kind; a ``longer`` run counts in proportion to its epochs.
         logits: bytes of the teacher's logits on all splits.
         disk: maximum bytes under OUT while the command runs.
         memory: peak memory in bytes.
@@ -238,7 +238,7 @@ def _total_seconds(settings: RunSettings, data: Data, seconds: Seconds, training
 
 
 def _count_processes(settings: RunSettings) -> int:
-    """Return the number of trainings that run in parallel."""
+    """Return the number of students trained in parallel."""
     if not isinstance(settings, PairedSettings):
         return 1
     return min(settings.processes or usable_cores(), round(_count_students(settings.trainings)))
@@ -261,10 +261,10 @@ def _print_plan(settings: RunSettings, estimate: Plan) -> None:
     rows = {
         "parameters": (f"{teacher.parameters:,}", f"{student.parameters:,}"),
         "multiply-adds per sample": (f"{teacher.multiply_adds:,}", f"{student.multiply_adds:,}"),
-        "multiply-adds per training, 10⁹": (f"{teacher.training / 1e9:,.1f}", f"{student.training / 1e9:,.1f}"),
+        "multiply-adds per training run, 10⁹": (f"{teacher.training / 1e9:,.1f}", f"{student.training / 1e9:,.1f}"),
         "weights, MB": (f"{teacher.bytes / 1e6:,.2f}", f"{student.bytes / 1e6:,.2f}"),
-        "trainings": tuple(f"{count:,.4g}" for count in trainings),
-        "steps per training": tuple(f"{steps:,}" for steps in estimate.steps.values()),
+        "training runs": tuple(f"{count:,.4g}" for count in trainings),
+        "steps per training run": tuple(f"{steps:,}" for steps in estimate.steps.values()),
         "time per step, ms": (
             f"{1000 * estimate.timings.teacher:.2f}",
             f"{1000 * estimate.timings.control:.2f} control, {1000 * estimate.timings.distilled:.2f} distilled",

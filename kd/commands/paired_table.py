@@ -31,7 +31,7 @@ def format_number(value: Spread, form: str, *, scale: float = 1) -> str:
 
 
 def percent(share: float) -> str:
-    """Format a share in [0, 1] as ``98.53 %``."""
+    """Format a fraction in [0, 1] as ``98.53 %``."""
     return f"{100 * share:.2f} %"
 
 

@@ -130,7 +130,7 @@ class RunSettings:
     data_dir: Path | None = None
     """copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded copy"""
     snapshot_seconds: Annotated[float, Range(lambda x: x >= 0, "at least 0", "30 costs almost no time")] = 30.0
-    """seconds between snapshots of a training, at least 0"""
+    """seconds between snapshots of a training run, at least 0"""
     dry_run: bool = False
     """estimate models, memory, disk and time (from a few measured steps) and write nothing"""
     fresh: bool = False
@@ -166,7 +166,7 @@ class RunSettings:
 
     @property
     def trainings(self) -> dict[str, int]:
-        """Number of trainings of each kind of model."""
+        """Number of training runs for each kind of model."""
         return {"teacher": self._count_teachers(), "control": 1, "distilled": 1}
 
     def _count_teachers(self) -> int:

@@ -34,7 +34,7 @@ def train_copy(
     batch_size: int = 128,
     learning_rate: float = 4e-3,
 ) -> Model:
-    """Return a copy of ``start`` trained by Adam with a learning rate that decays to 0; ``start`` is unchanged.
+    """Return a copy of ``start`` trained with Adam and a learning rate that decays to 0; ``start`` is unchanged.
 
     Args:
         data: a loader, or a dataset to shuffle: the order depends on the seed alone, not on the objective.

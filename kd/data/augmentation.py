@@ -46,7 +46,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, dataset: Dataset[Any], transform: Transform, *, views: int, seed: int = 0) -> None:
-        require(views >= 1, "views", views, "a whole number of at least 1")
+        require(views >= 1, "views", views, "an integer of at least 1")
         self.transform, self.views, self.seed = transform, views, seed
         base, rows = unwrap_subsets(dataset)
         stored = isinstance(base, (ArrayDataset, RawInputs)) and self._load_raw(base, rows[:1])
@@ -106,8 +106,8 @@ def augmentation(specs: Sequence[str], shape: Sequence[int]) -> Transform:
             - ``flip``: flip horizontally with probability ½.
             - ``crop:P``: pad with P black pixels, then crop at random.
             - ``rotate:D``: rotate by up to D degrees in either direction.
-            - ``zoom:S``: crop at least the share S of the area, then resize to the original size.
-            - ``colour:X``: change brightness, contrast and saturation by up to the share X.
+            - ``zoom:S``: crop at least the fraction S of the area, then resize to the original size.
+            - ``colour:X``: change brightness, contrast and saturation by up to the fraction X.
             - ``FILE.py:NAME``: a transform, or a class to instantiate. The file's code is run.
         shape: [C, H, W] of the images.
 

@@ -38,7 +38,7 @@ def collate(samples: Any) -> Batch:
 
 
 class ArrayDataset(Dataset[tuple[Tensor, int]]):
-    """Inputs of any shape in memory, stored in their original type; items are (normalised input, label).
+    """Inputs of any shape in memory, stored in their original type; samples are (normalised input, label).
 
     uint8 inputs stay uint8: they take a quarter of the memory, and converting one batch costs less than reading four
     times as many bytes.
@@ -47,7 +47,7 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         inputs: [N, ...] uint8 (scaled to [0, 1] when read), float32, or int64 (tokens, returned unchanged).
         labels: [N] int64, from 0.
         mean, std: statistics of the training inputs, after scaling to [0, 1] if they are uint8: numbers, or tensors
-            that broadcast to the shape of one input. An item is ``(input − mean) / std``; None skips that step.
+            that broadcast to the shape of one input. Inputs are returned as ``(input − mean) / std``; None skips this.
     """
 
     by_rows = True
@@ -98,36 +98,37 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
 
 
 class ImageDataset(ArrayDataset):
-    """Images in memory as uint8; items are (normalised float32 image [C, H, W], label).
+    """Images in memory as uint8; samples are (normalised float32 image [C, H, W], label).
 
     Args:
         images: [N, C, H, W] uint8.
         labels: [N] int64, from 0.
-        mean, std: statistics of the training images scaled to [0, 1]; an item is ``(image / 255 − mean) / std``.
+        mean, std: statistics of the training images scaled to [0, 1]; images are returned as
+            ``(image / 255 − mean) / std``.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, *, mean: float, std: float) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
             raise ValueError(
-                "ImageDataset needs images [N, C, H, W] uint8 and labels [N]. "
+                "ImageDataset needs uint8 images [N, C, H, W] and labels [N]. "
                 f"Got {list(images.shape)} of {images.dtype} and {list(labels.shape)} instead."
             )
         super().__init__(images, labels, mean=mean, std=std)
 
     @property
     def images(self) -> Tensor:
-        """The stored images [N, C, H, W] uint8."""
+        """The stored images, uint8 [N, C, H, W]."""
         return self.inputs
 
 
 class DistillDataset(Dataset[tuple[Any, ...]]):
-    """A dataset with teacher logits: items are (input, label, teacher logits), optionally followed by a sample id.
+    """A dataset with teacher logits: samples are (input, label, teacher logits), optionally followed by a sample id.
 
     Only the number of rows is checked. ``kd.collect_logits`` and ``kd.verify_logits`` ensure that row i holds the
     teacher's logits for ``dataset[i]``.
 
     Args:
-        dataset: items (input, label).
+        dataset: samples (input, label).
         logits: [N, K] float32, one row per sample.
         ids: append the sample's index, from 0; required by methods that store state per sample.
     """
@@ -230,7 +231,7 @@ def unwrap_subsets(dataset: Dataset[Any]) -> tuple[Dataset[Any], Tensor]:
         return base, rows.index_select(0, torch.as_tensor(dataset.indices, dtype=torch.int64))
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
-            f"a dataset must have a length and items by index. Got a {type(dataset).__name__} instead. Give it "
+            f"a dataset must have a length and samples by index. Got a {type(dataset).__name__} instead. Give it "
             "__len__ and __getitem__: the teacher's logits are cached by index."
         )
     return dataset, torch.arange(len(dataset))

@@ -42,7 +42,7 @@ class Loader(DataLoader[Any]):
 
 def make_loader(dataset: Dataset[Any], *, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
     """Return a loader with one gather per batch and its own generator, which ``seed_loader`` seeds each epoch."""
-    require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
+    require(batch_size >= 1, "batch_size", batch_size, "an integer of at least 1")
     return Loader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate, generator=torch.Generator())
 
 

@@ -27,7 +27,7 @@ DIGESTS = {
 def load_mnist(*, train: bool, root: Path | str | None = None) -> ImageDataset:
     """Load MNIST's training or test set into memory, without network access.
 
-    Items are (image [1, 28, 28] float32, label 0–9).
+    Samples are (image [1, 28, 28] float32, label 0–9).
 
     Args:
         train: True loads the 60,000 training images, False the 10,000 test images.

@@ -57,7 +57,7 @@ def split_rows(labels: Tensor, shares: Sequence[float], *, seed: int, limit: int
     Args:
         labels: [N] int64.
         shares: fractions in (0, 1), rounded up to whole samples. The last share is taken first, from the end of the
-            stratified order; each earlier share is a fraction of the remaining samples.
+            stratified order; each earlier one is a fraction of the remaining samples.
         limit: as in ``stratified_split``.
 
     Raises:
@@ -66,7 +66,7 @@ def split_rows(labels: Tensor, shares: Sequence[float], *, seed: int, limit: int
     remaining = order = stratified_order(labels, seed=seed)[:limit]
     splits: list[Rows] = []
     for share in reversed(shares):
-        require(0 < share < 1, "the share of a split", share, "in (0, 1)")
+        require(0 < share < 1, "the fraction of a split", share, "in (0, 1)")
         size = len(remaining) - math.ceil(share * len(remaining))
         remaining, splits = remaining[:size], [remaining[size:], *splits]
     splits = [remaining, *splits]

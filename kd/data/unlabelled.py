@@ -26,7 +26,7 @@ from kd.types import UNLABELLED, Batch
 
 
 class Unlabelled(Dataset[tuple[Tensor, int]]):
-    """The inputs of a dataset with the label −1; anything after the input in its items is ignored."""
+    """The inputs of a dataset with the label −1; anything else in its samples is ignored."""
 
     by_rows = True
 
@@ -45,7 +45,7 @@ class Unlabelled(Dataset[tuple[Tensor, int]]):
 
 
 class Joined(Dataset[tuple[Tensor, int]]):
-    """The concatenation of two datasets with items (input, label); a batch takes one gather from each.
+    """The concatenation of two datasets with samples (input, label); a batch takes one gather from each.
 
     Raises:
         ValueError: a dataset is empty, or their inputs differ in shape or type.
@@ -86,8 +86,8 @@ class Joined(Dataset[tuple[Tensor, int]]):
 def repeated(dataset: Dataset[Any], items: int) -> Dataset[Any]:
     """Repeat a dataset up to a given length, so that an epoch takes the same number of steps as with more data.
 
-    Used to give a control the steps of a student with unlabelled samples, or to raise the share of labelled samples in
-    each batch. The last repetition is cut off at the given length.
+    Used to give a control the steps of a student with unlabelled samples, or to raise the fraction of labelled samples
+    in each batch. The last repetition is cut off at the given length.
 
     Args:
         items: number of samples, at least the dataset's length.

@@ -1,6 +1,6 @@
-"""Enumerated augmented views: every shift of an image by a few pixels is an item with its own index.
+"""Enumerated augmented views: every shift of an image by a few pixels has its own index in the dataset.
 
-With few views per sample, the teacher's logits for all views can be cached. The item's index determines sample and
+With few views per sample, the teacher's logits for all views can be cached. The index determines sample and
 view, so an image and its logits always belong to the same view, and no random state has to be restored:
 
     views = ShiftedImages(images, reach=2)                         # 25 views per image
@@ -35,7 +35,7 @@ class ShiftedImages(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, dataset: ImageDataset, *, reach: int) -> None:
-        require(reach >= 0, "reach", reach, "a whole number of pixels of at least 0")
+        require(reach >= 0, "reach", reach, "an integer of at least 0, in pixels")
         self.dataset, self.reach = dataset, reach
         height, width = dataset.images.shape[2:]
         # Each view is a window of the padded image: [N, C, 2 · reach + 1, 2 · reach + 1, H, W] without a copy.
@@ -92,7 +92,7 @@ def one_view_each(dataset: Dataset[Any], views: int, *, batch_size: int) -> Data
         views: number of views per sample.
         batch_size: samples per batch.
     """
-    require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
+    require(batch_size >= 1, "batch_size", batch_size, "an integer of at least 1")
     items = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare __len__
     require(views >= 1 and items % views == 0, "views", views, f"a divisor of the {items:,} items")
     sampler = OneViewSampler(items // views, views)

@@ -5,9 +5,9 @@ of the logits (the first one on ties), and the confidence is its softmax probabi
 arguments:
 
     logits: [N, K], finite, before any softmax; N ≥ 1, K ≥ 2.
-    labels: [N], whole numbers in 0 … K − 1.
+    labels: [N], integers in 0 … K − 1.
     temperature: T > 0 divides the logits before the softmax. It never changes the predictions.
-    bins: a whole number of at least 1.
+    bins: an integer of at least 1.
 
 An argument outside these ranges raises ValueError.
 """
@@ -189,7 +189,7 @@ def error_by_chance(
     Source: consistency resampling, Bröcker and Smith 2007, "Increasing the reliability of reliability diagrams"; here
     the images are fixed and only the outcomes are drawn.
     """
-    require(draws >= 1, "draws", draws, "a whole number of at least 1", "1000 is usual")
+    require(draws >= 1, "draws", draws, "an integer of at least 1", "1000 is usual")
     confidence = _compute_confidence(logits, temperature)
     index = _bin_by_width(confidence, bins)
     generator = torch.Generator().manual_seed(seed)
@@ -237,7 +237,10 @@ def temperature_scaling(
     before = calibration(test_logits, test_labels, bins=bins)
     classes = test_logits.shape[1]
     require(
-        classes == val_logits.shape[1], "val_logits", list(val_logits.shape), f"[images, {classes}], like test_logits"
+        classes == val_logits.shape[1],
+        "val_logits",
+        list(val_logits.shape),
+        f"of shape [images, {classes}], like test_logits",
     )
     after = calibration(test_logits, test_labels, temperature=temperature.value, bins=bins)
     return Scaling(temperature, before, after)
@@ -280,12 +283,12 @@ def _bin_by_width(confidence: Tensor, bins: int) -> Tensor:
 
     Edges are computed as b/B with a single rounding, as is a confidence of 1/K, so that equal values compare as equal.
     """
-    require(bins >= 1, "bins", bins, "a whole number of at least 1", f"{BINS} is usual")
+    require(bins >= 1, "bins", bins, "an integer of at least 1", f"{BINS} is usual")
     return torch.bucketize(confidence, torch.arange(1, bins, dtype=torch.float64) / bins)
 
 
 def _bin_by_mass(confidence: Tensor, bins: int) -> Tensor:
     """Return the bin of each confidence, [N], from the number of smaller confidences."""
-    require(bins >= 1, "bins", bins, "a whole number of at least 1", f"{BINS} is usual")
+    require(bins >= 1, "bins", bins, "an integer of at least 1", f"{BINS} is usual")
     rank = torch.searchsorted(confidence.sort().values, confidence)
     return rank * bins // len(confidence)

@@ -60,7 +60,7 @@ def training_cost(
     views: int = 1,
     asked_at_each_step: bool = False,
 ) -> TrainingCost:
-    """Count the multiply-adds of one training batch for teacher and student, and extrapolate to the whole training.
+    """Count the multiply-adds of one training batch for teacher and student, and extrapolate to a whole run.
 
     Args:
         images: number of training images per epoch of a student.

@@ -16,9 +16,9 @@ class Match(NamedTuple):
 
     Attributes:
         images: at least 1.
-        agreement: share of equal predictions, in [0, 1].
+        agreement: fraction of equal predictions, in [0, 1].
         kl: mean KL(teacher ‖ student) in nats at T = 1, ≥ 0.
-        softened_kl: the same at the temperature of the training.
+        softened_kl: the same at the training temperature.
     """
 
     images: int
@@ -31,7 +31,7 @@ class Fidelity(NamedTuple):
     """The match on all images, and on images that the teacher classifies correctly or wrongly (None if there are none).
 
     Attributes:
-        temperature: of the training, used for ``softened_kl``.
+        temperature: the training temperature, used for ``softened_kl``.
     """
 
     temperature: float
@@ -48,8 +48,8 @@ def fidelity(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
 
     Args:
         student_logits, teacher_logits: [N, K], finite, for the same images in the same order; N ≥ 1, K ≥ 2.
-        labels: [N], whole numbers in 0 … K − 1.
-        temperature: T > 0 of the training, for ``softened_kl``.
+        labels: [N], integers in 0 … K − 1.
+        temperature: training temperature T > 0, for ``softened_kl``.
 
     Raises:
         ValueError: an argument is outside these ranges.
@@ -75,7 +75,7 @@ def fidelity(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
 
 
 def agreement(first_logits: Tensor, second_logits: Tensor) -> float:
-    """Return the share of images, in [0, 1], for which two networks predict the same class (the first one on ties).
+    """Return the fraction of images, in [0, 1], for which two networks predict the same class (the first one on ties).
 
     Args:
         first_logits, second_logits: [N, K] for the same images in the same order. The function is symmetric.

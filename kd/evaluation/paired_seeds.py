@@ -64,7 +64,7 @@ def pair_errors(control: Sequence[int], distilled: Sequence[int], images: int) -
         images: number of test images.
 
     Raises:
-        ValueError: no pair, unequal lengths, or an entry that is not a whole number from 0 to ``images``.
+        ValueError: no pair, unequal lengths, or an entry that is not an integer from 0 to ``images``.
     """
     _require_pairs(control, distilled, images)
     differences = tuple(int(errors) - int(base) for base, errors in zip(control, distilled, strict=True))
@@ -123,7 +123,7 @@ def t_test(differences: Sequence[float]) -> float:
 def bootstrap_interval(differences: Sequence[int], level: float = 0.05) -> Interval | None:
     """Return the exact percentile bootstrap interval of the mean difference; None for a single pair.
 
-    No resamples are drawn: the sum of N draws from N whole numbers is distributed as the N-fold convolution of their
+    No resamples are drawn: the sum of N draws from N integers is distributed as the N-fold convolution of their
     histogram. Percentile rather than BCa, because BCa would have to estimate a skewness from few differences. With few
     pairs the interval is too narrow (measured in docs/statistics.md), so it does not determine the verdict.
 
@@ -157,7 +157,7 @@ def wilcoxon_test(differences: Sequence[int]) -> float:
     """
     nonzero = [d for d in differences if d]
     ranks = np.rint(2 * rankdata(np.abs(nonzero))).astype(int)  # mean ranks are multiples of ½; doubled, they are whole
-    share = np.ones(1)  # share of sign assignments by the sum of positive ranks
+    share = np.ones(1)  # fraction of sign assignments by the sum of positive ranks
     for rank in ranks:
         share = (np.pad(share, (0, rank)) + np.pad(share, (rank, 0))) / 2
     observed = int(ranks[np.greater(nonzero, 0)].sum())
@@ -186,7 +186,7 @@ def _require_pairs(control: Sequence[int], distilled: Sequence[int], images: int
     for name, arm in (("control", control), ("distilled", distilled)):
         for index, errors in enumerate(arm):
             valid = float(errors).is_integer() and 0 <= errors <= images
-            require(valid, f"{name}[{index}]", errors, f"a whole number of errors from 0 to {images:,}")
+            require(valid, f"{name}[{index}]", errors, f"an integer number of errors from 0 to {images:,}")
 
 
 class Spread(NamedTuple):

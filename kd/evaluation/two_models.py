@@ -63,7 +63,7 @@ def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> 
     share, z2 = successes / n, float(ndtri((1 + confidence) / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = (share * (1 - share) * z2 / n + (z2 / (2 * n)) ** 2) ** 0.5 / (1 + z2 / n)
-    # Rounding could otherwise exclude a share of exactly 0 or 1.
+    # Rounding could otherwise exclude a fraction of exactly 0 or 1.
     return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 

@@ -34,11 +34,11 @@ def crd_loss(anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Ten
     require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "the authors use 0.07")
     if anchors.shape != positives.shape or negatives.shape[1:] != anchors.shape[1:] or anchors.ndim != 2:
         raise ValueError(
-            "anchors and positives must be [B, D] and negatives [M, D]. "
+            "anchors and positives must have shape [B, D], and negatives [M, D]. "
             f"Got {list(anchors.shape)}, {list(positives.shape)} and {list(negatives.shape)} instead."
         )
     expected = [len(anchors), len(negatives)]
-    require(list(allowed.shape) == expected, "allowed", list(allowed.shape), f"{expected}, a row for each anchor")
+    require(list(allowed.shape) == expected, "allowed", list(allowed.shape), f"of shape {expected}, one row per anchor")
     with torch.autocast(anchors.device.type, enabled=False):
         anchors, positives, negatives = (widen(rows) for rows in (anchors, positives.detach(), negatives.detach()))
         offsets = allowed.sum(dim=1).clamp(min=1).to(anchors.dtype).log() + log_partition(anchors.shape[1], temperature)

@@ -59,11 +59,11 @@ def vid_loss(means: Tensor, teacher_maps: Tensor, variances: Tensor) -> Tensor:
         teacher_maps: F [B, C, H, W].
         variances: σ² [C], above 0.
 
-    Source: Ahn et al. 2019, arXiv:1904.05835, equations 5 and 6; averaged over all values as in later code.
+    Source: Ahn et al. 2019, arXiv:1904.05835, equations 5 and 6; averaged over all values, as in later implementations.
     """
     if means.shape != teacher_maps.shape or variances.shape != means.shape[1:2]:
         raise ValueError(
-            "means must have the shape [B, C, H, W] of the teacher's maps, and variances be [C]. "
+            "means must have the shape [B, C, H, W] of the teacher's maps, and variances the shape [C]. "
             f"Got {list(means.shape)}, {list(teacher_maps.shape)} and {list(variances.shape)} instead."
         )
     errors = (widen(means) - widen(teacher_maps.detach())).square().mean(dim=(0, 2, 3))
@@ -154,12 +154,12 @@ def fsp_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> 
             models must have the same number of channels; sizes may differ.
 
     Source: Yim et al. 2017, doi:10.1109/CVPR.2017.754, equations 1 and 2 with all weights 1. Also averaged over the
-    C · C′ values, as in later code. Larger maps are average-pooled; the authors use max pooling.
+    C · C′ values, as in later implementations. Larger maps are average-pooled; the authors use max pooling.
     """
     channels = [[maps.shape[1] for maps in layers if maps.ndim == 4] for layers in (student_maps, teacher_maps)]
     if len(channels[0]) < 2 or channels[0] != channels[1]:
         raise ValueError(
-            "maps must be [B, C, H, W] of two or more layers, with the same numbers of channels on both sides. "
+            "maps must have shape [B, C, H, W] of two or more layers, with the same numbers of channels on both sides. "
             f"Got {channels[0]} channels and {channels[1]} instead."
         )
     with torch.autocast(student_maps[0].device.type, enabled=False):
@@ -190,10 +190,10 @@ def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, norma
     Source: Guo et al. 2023, arXiv:2304.12777, section 3; averaged over the pixels too, as in the authors' code; the
     paper sums over them.
     """
-    require(side >= 1, "side", side, "a whole number of at least 1", "the authors use 2")
+    require(side >= 1, "side", side, "an integer of at least 1", "the authors use 2")
     if student_maps.ndim != 4 or student_maps.shape[:2] != teacher_maps.shape[:2] or teacher_maps.ndim != 4:
         raise ValueError(
-            "class activation maps must be [B, K, H, W] with equal B and K. "
+            "class activation maps must have shape [B, K, H, W] with equal B and K. "
             f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
         )
     student, teacher = (
@@ -207,8 +207,8 @@ def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, norma
 def ft_loss(student_factors: Tensor, teacher_factors: Tensor) -> Tensor:
     """Factor-transfer loss: mean absolute difference of factors, scaled to unit length. Zero at agreement.
 
-    Invariant to the scale of a sample's factors. All values of a sample form one vector, as in the paper. Later code
-    averages the squared channels first; this is another loss and needs other weights.
+    Invariant to the scale of a sample's factors. All values of a sample form one vector, as in the paper. Later
+    implementations average the squared channels first; this is a different loss and needs other weights.
 
     Args:
         student_factors: [B, C, H, W], the translator's output for the student's maps.
@@ -242,7 +242,7 @@ def semckd_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], 
         len(layers) == 2 and layers[0] * layers[1] == pairs,
         "attention",
         list(attention.shape),
-        f"[B, S, T] of {pairs} pairs",
+        f"of shape [B, S, T] for {pairs} pairs",
     )
     losses = [_mean_squared_differences(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]
     return (widen(attention).flatten(1) * torch.stack(losses, dim=1)).sum(dim=1).mean() / layers[0]
@@ -260,7 +260,7 @@ def match_sizes(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return both batches of maps, the larger ones average-pooled to the size of the smaller ones."""
     if first.ndim != 4 or second.ndim != 4 or len(first) != len(second):
         raise ValueError(
-            f"maps must be [B, C, H, W] with equal B. Got {list(first.shape)} and {list(second.shape)} instead."
+            f"maps must have shape [B, C, H, W] with equal B. Got {list(first.shape)} and {list(second.shape)} instead."
         )
     height, width = (min(sizes) for sizes in zip(first.shape[2:], second.shape[2:], strict=True))
     first, second = (F.adaptive_avg_pool2d(maps, (height, width)) for maps in (first, second))

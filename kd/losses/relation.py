@@ -78,7 +78,7 @@ def cc_loss(student_features: Tensor, teacher_features: Tensor, *, gamma: float 
     both models then agree on constant features.
     """
     require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors use 0.4")
-    require(order >= 1, "order", order, "a whole number of at least 1", "the authors use 2")
+    require(order >= 1, "order", order, "an integer of at least 1", "the authors use 2")
     student, teacher = _relate_both(
         student_features, teacher_features, partial(gaussian_kernels, gamma=gamma, order=order)
     )
@@ -123,7 +123,7 @@ def _relate_both(student_features: Tensor, teacher_features: Tensor, relation: R
     """Return the relation matrices of the student's and of the teacher's samples."""
     if len(student_features) != len(teacher_features) or min(student_features.ndim, teacher_features.ndim) < 2:
         raise ValueError(
-            "features must be [B, D] with equal B. "
+            "features must have shape [B, D] with equal B. "
             f"Got {list(student_features.shape)} and {list(teacher_features.shape)} instead."
         )
     with torch.autocast(student_features.device.type, enabled=False):

@@ -27,8 +27,8 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     Args:
         student_logits: [B, K], before any softmax.
         teacher_logits: [B, K], before any softmax; the same classes in the same order.
-        temperature: T > 0. 1 does not change the distributions; larger values flatten them. If it is a scalar tensor,
-            the gradient flows through both distributions and T², and its value is not checked, to avoid a GPU sync.
+        temperature: T > 0; T = 1 does not change the distributions, and larger values flatten them. If it is a scalar
+            tensor, the gradient flows through both distributions and T², and its value is not checked (no GPU sync).
 
     Raises:
         ValueError: the shapes differ or are not [B, K], or the temperature is not positive and finite.
@@ -132,7 +132,12 @@ def standardised(logits: Tensor) -> Tensor:
 
     Source: Sun et al. 2024, arXiv:2403.01427, algorithm 1: unbiased standard deviation plus 1e-7.
     """
-    require(logits.ndim == 2 and logits.shape[1] > 2, "logits to standardise", list(logits.shape), "[B, K] with K > 2")
+    require(
+        logits.ndim == 2 and logits.shape[1] > 2,
+        "logits to standardise",
+        list(logits.shape),
+        "of shape [B, K] with K > 2",
+    )
     rows = widen(logits)
     return (rows - rows.mean(dim=1, keepdim=True)) / (rows.std(dim=1, keepdim=True) + 1e-7)
 

@@ -150,7 +150,7 @@ def crd(
 ) -> Objective:
     """``CE + weight · crd_loss`` in both directions, of the last linear layers' inputs or of the named layers."""
     require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)", "the authors use 0.5")
-    require(negatives >= 1 and dim >= 1, "negatives and dim", (negatives, dim), "whole numbers of at least 1")
+    require(negatives >= 1 and dim >= 1, "negatives and dim", (negatives, dim), "integers of at least 1")
     layers = match_vector_layers(student, teacher, batch, student_layers, teacher_layers)
     widths = [
         math.prod(layer_shapes(model, [layer], batch[0])[0])

@@ -17,31 +17,31 @@ class CTKDLoss(nn.Module):
     """``hard · CE + soft · T² · KL`` with T = start + span · sigmoid(θ). The student minimises it; θ maximises it.
 
     θ starts at 1. Its gradient is reversed, with a strength that grows to 1 as half a cosine over the first epochs (the
-    share ``warmup``). T changes, so the method needs the teacher's logits; probabilities at one temperature do not
+    fraction ``warmup``). T changes, so the method needs the teacher's logits; probabilities at one temperature do not
     suffice.
 
     Args:
         start: lowest temperature, above 0.
         span: difference between highest and lowest temperature, above 0.
-        warmup: share of the epochs in which the reversed gradient grows, in [0, 1]; 0 starts with full strength. The
+        warmup: fraction of the epochs in which the reversed gradient grows, in [0, 1]; 0 starts with full strength. The
             authors use 10 of 240 epochs.
         hard, soft: weights of the labels and of the teacher.
 
-    Source: Li et al. 2023, arXiv:2211.16231, the global temperature of section 3. The authors update θ by SGD with the
-    student's settings. Adam normalises the size of gradients, so with Adam the warm-up has little effect.
+    Source: Li et al. 2023, arXiv:2211.16231, the global temperature of section 3. The authors update θ with SGD and
+    the student's settings. Adam normalises the size of gradients, so with Adam the warm-up has little effect.
     """
 
     def __init__(self, *, start: float, span: float, warmup: float, hard: float, soft: float) -> None:
         super().__init__()
         require(0 < start < math.inf, "start", start, "a finite number above 0", "the authors use 1")
         require(0 < span < math.inf, "span", span, "a finite number above 0", "the authors use 20")
-        require(0 <= warmup <= 1, "warmup", warmup, "in [0, 1], a share of the epochs")
+        require(0 <= warmup <= 1, "warmup", warmup, "in [0, 1], a fraction of the epochs")
         self.start, self.span, self.warmup, self.hard, self.soft = start, span, warmup, hard, soft
         self.theta = nn.Parameter(torch.ones(()))
         self._strength = 1.0
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Set the strength of gradient reversal for this epoch, counted from 0."""
+        """Set the strength of gradient reversal for this epoch (the first is 0)."""
         progress = min(1.0, (epoch + 1) / (self.warmup * epochs)) if self.warmup else 1.0
         self._strength = (1 - math.cos(math.pi * progress)) / 2
 

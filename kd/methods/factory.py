@@ -122,5 +122,5 @@ def _convert(name: str, value: Setting, kind: type[Setting]) -> Setting:
         raise ValueError(f"{name} must be a {kind.__name__}. Got {value!r} instead.") from error
     if not isinstance(converted, str):
         require(0 <= converted < math.inf, name, value, "a finite number of at least 0")
-        require(converted == float(value), name, value, "a whole number")
+        require(converted == float(value), name, value, "an integer")
     return converted

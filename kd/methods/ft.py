@@ -36,7 +36,7 @@ class FTLoss(nn.Module):
         channels: numbers of channels of their maps.
         weight: weight of ``ft_loss``.
         rate: number of factors per map of the teacher, above 0.
-        alone: share of the epochs that train the paraphraser, while the student is trained on the labels only; in
+        alone: fraction of the epochs that train the paraphraser, while the student is trained on the labels only; in
             [0, 1), rounded up, with at least one epoch left for ``ft_loss``. Afterwards the paraphraser is frozen. With
             0, or with a single epoch, all terms are trained in all epochs.
     """
@@ -66,7 +66,7 @@ class FTLoss(nn.Module):
         self._trains_paraphraser = self._trains_student = True
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Select the terms of this epoch, counted from 0."""
+        """Select the terms of this epoch (the first is 0)."""
         first = first_phase_epochs(self.alone, epochs)
         self._trains_paraphraser, self._trains_student = not first or epoch < first, epoch >= first
 

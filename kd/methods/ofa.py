@@ -91,7 +91,7 @@ def _make_exit(shape: tuple[int, ...], width: int, classes: int) -> nn.Sequentia
     """
     if len(shape) == 1:
         return nn.Sequential(nn.Linear(shape[0], classes))
-    require(len(shape) == 3, "the output of a layer with an exit", list(shape), "[C, H, W] or [D]")
+    require(len(shape) == 3, "the output of a layer with an exit", list(shape), "of shape [C, H, W] or [D]")
     convolution = nn.Conv2d(shape[0], width, 3, padding=1, bias=False)
     pooling = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), *pooling, nn.Linear(width, classes))

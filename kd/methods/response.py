@@ -61,7 +61,7 @@ def dkd(
     beta: float,
     warmup: float,
 ) -> Objective:
-    """``CE + dkd_loss``, with a linear warm-up of the latter over the share ``warmup`` of the epochs."""
+    """``CE + dkd_loss``, with a linear warm-up of the latter over the fraction ``warmup`` of the epochs."""
 
     def soft(logits: Tensor, batch: Batch) -> Tensor:
         return dkd_loss(logits, batch[2], batch[1], temperature=temperature, alpha=alpha, beta=beta)
@@ -166,17 +166,17 @@ class WarmupObjective(WrappedObjective):
 
     Args:
         objective: the wrapped objective.
-        share: share of the epochs for the warm-up, in [0, 1]; 0 disables it.
+        share: fraction of the epochs for the warm-up, in [0, 1]; 0 disables it.
     """
 
     def __init__(self, objective: Objective, share: float) -> None:
         super().__init__(objective)
-        require(0 <= share <= 1, "warmup", share, "in [0, 1], a share of the epochs")
+        require(0 <= share <= 1, "warmup", share, "in [0, 1], a fraction of the epochs")
         self.share = share
         self._weight = 1.0
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Set the weight of this epoch, counted from 0."""
+        """Set the weight of this epoch (the first is 0)."""
         super().set_epoch(epoch, epochs)
         self._weight = min(1.0, (epoch + 1) / (self.share * epochs)) if self.share else 1.0
 

@@ -15,7 +15,7 @@ from kd.models.features import match_stages
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
-WIDEST = 512  # maximum number of maps between the fusions, as in the authors' code
+WIDEST = 512  # maximum number of channels between the fusions, as in the authors' code
 
 
 class Fusion(nn.Module):
@@ -84,7 +84,7 @@ def reviewkd(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``CE + weight · Σ hcl_loss`` over the common stages, warmed up over the share ``warmup`` of the epochs."""
+    """``CE + weight · Σ hcl_loss`` over the common stages, warmed up over the fraction ``warmup`` of the epochs."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     loss = ReviewKDLoss(count_channels(student, teacher, batch, pairs), weight).to(batch[0].device)
     return WarmupObjective(FeatureObjective(teacher, pairs, loss), warmup)

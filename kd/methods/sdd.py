@@ -75,7 +75,7 @@ def sdd(
             regions have no logits then.
     """
     sides = [int(side) if side.isdecimal() else 0 for side in scales.split(",")]
-    require(sides[0] == 1 and min(sides) >= 1, "scales", scales, "comma-separated whole numbers, starting with 1")
+    require(sides[0] == 1 and min(sides) >= 1, "scales", scales, "comma-separated integers, starting with 1")
     pair = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)[-1]
     student_head, teacher_head = (
         _find_classifier(role, model, layer, batch[0])

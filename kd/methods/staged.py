@@ -1,6 +1,6 @@
 """Factories of two-phase methods, for the table in ``kd.methods``: first the feature loss, then the labels.
 
-Both phases are part of one training with one decaying learning rate, and are separated by epoch. The defaults follow
+Both phases belong to one training run with one decaying learning rate; an epoch separates them. The defaults follow
 RepDistiller, which trains the first phase in 30 of 270 epochs. It omits the weight of ``fsp`` there; with Adam, which
 normalises gradients, that makes no difference.
 """
@@ -24,12 +24,12 @@ from kd.types import Batch, Objective
 
 
 def require_first_phase(alone: float) -> None:
-    """Raise ``ValueError`` unless ``alone`` is a share of the epochs below 1."""
-    require(0 <= alone < 1, "alone", alone, "in [0, 1), a share of the epochs", "0 uses all terms in all epochs")
+    """Raise ``ValueError`` unless ``alone`` is a fraction of the epochs below 1."""
+    require(0 <= alone < 1, "alone", alone, "in [0, 1), a fraction of the epochs", "0 uses all terms in all epochs")
 
 
 def first_phase_epochs(alone: float, epochs: int) -> int:
-    """Return the number of epochs of the first phase: the share rounded up, with at least one epoch left."""
+    """Return the number of epochs of the first phase: the fraction rounded up, with at least one epoch left."""
     return min(math.ceil(alone * epochs), epochs - 1)
 
 
@@ -38,8 +38,8 @@ class TwoPhaseObjective(nn.Module):
 
     Args:
         objective: the objective with both terms.
-        alone: share of the epochs for the ``feature`` term, in [0, 1), rounded up, with at least one epoch left for the
-            labels. With 0, or with a single epoch, both terms are used in all epochs.
+        alone: fraction of the epochs for the ``feature`` term, in [0, 1), rounded up, with at least one epoch left for
+            the labels. With 0, or with a single epoch, both terms are used in all epochs.
     """
 
     def __init__(self, objective: FeatureObjective, alone: float) -> None:
@@ -49,7 +49,7 @@ class TwoPhaseObjective(nn.Module):
         self._active_terms = {"hard", "feature"}
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Select the terms of this epoch, counted from 0."""
+        """Select the terms of this epoch (the first is 0)."""
         first = first_phase_epochs(self.alone, epochs)
         self._active_terms = {"hard", "feature"} if not first else {"feature"} if epoch < first else {"hard"}
 

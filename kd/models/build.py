@@ -3,7 +3,7 @@
     teacher = build("torchvision:resnet18", input_shape=(3, 32, 32), classes=10, seed=0)
     student = build("cnn:32", input_shape=(3, 32, 32), classes=10, seed=0)
 
-Weights are always random and depend on the seed only; nothing is downloaded. ``kd.teachers.load`` loads trained weights
+Initial weights are random and determined by the seed; nothing is downloaded. ``kd.teachers.load`` loads trained weights
 from a file.
 """
 
@@ -35,7 +35,7 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
 
             - ``convnet``: for images of at least 23 × 23 pixels.
             - ``mlp:512,256``: units of each hidden layer; inputs of any shape.
-            - ``cnn:32``: maps of the first of three stages, ``layer1`` to ``layer3``.
+            - ``cnn:32``: channels of the first of three stages, ``layer1`` to ``layer3``.
             - ``torchvision:resnet18``, ``timm:resnet18`` (extra ``timm``).
             - ``file.py:Name``: a user's class or function, called as ``Name(input_shape=…, classes=…)`` with the
               arguments that it accepts. Runs the file's code and prints a line about it.
@@ -53,10 +53,10 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
         bool(shape) and min(shape) >= 1,
         "input_shape",
         shape,
-        "one or more whole numbers above 0",
+        "one or more integers above 0",
         "without the batch dimension",
     )
-    require(classes >= 2, "classes", classes, "a whole number of at least 2")
+    require(classes >= 2, "classes", classes, "an integer of at least 2")
     with seeded(seed):
         model = _build_from_spec(spec, shape, classes)
         require_logits_output(model, spec, shape, classes)
@@ -99,7 +99,7 @@ def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Modu
             return MLP(*_parse_widths(spec, name), input_shape=shape, classes=classes)
         case "cnn":
             (width, *more) = _parse_widths(spec, name)
-            require(not more, "the width in cnn:WIDTH", name, "one whole number above 0", "cnn:32 is usual")
+            require(not more, "the width in cnn:WIDTH", name, "one integer above 0", "cnn:32 is usual")
             return CNN(width, shape, classes)
         case "torchvision":
             return torchvision_model(name, shape, classes)
@@ -111,7 +111,7 @@ def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Modu
 def _parse_widths(spec: str, text: str) -> list[int]:
     widths = [int(width) if width.isdecimal() else 0 for width in text.split(",")]
     if min(widths) < 1:
-        raise ValueError(f"{spec!r} must contain widths, whole numbers above 0: mlp:256, mlp:512,256 or cnn:32.")
+        raise ValueError(f"{spec!r} must contain widths, integers above 0: mlp:256, mlp:512,256 or cnn:32.")
     return widths
 
 

@@ -18,10 +18,10 @@ MNIST_SHAPE = (1, 28, 28)
 
 
 class ConvNet(nn.Module):
-    """Three convolutions (5 × 5, 5 × 5, 3 × 3; 32, 64, 128 maps) and 256 hidden units, with batch norm and dropout.
+    """Three convolutions (5 × 5, 5 × 5, 3 × 3; 32, 64, 128 channels) and 256 hidden units, with batch norm and dropout.
 
     Args:
-        input_shape: [C, H, W] with H and W of at least 23 pixels; for smaller images the last maps would be empty.
+        input_shape: [C, H, W] with H and W of at least 23 pixels; smaller images would give empty feature maps.
         classes: K.
     """
 
@@ -36,7 +36,7 @@ class ConvNet(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.hidden = nn.Linear(128 * _last_side(height) * _last_side(width), 256)
         self.output = nn.Linear(256, classes)
-        # Dropout of whole maps needs one random number per map, not per value; a CPU draws them one by one.
+        # Dropout of whole feature maps needs one random number per map, not per value; a CPU draws them one by one.
         self.dropout_maps = nn.Dropout2d(0.1)
         self.dropout_hidden = nn.Dropout(0.5)
         # Channels last makes a training step faster on a CPU (benchmarks/teacher_step.py). Weights and results have the
@@ -64,7 +64,7 @@ class MLP(nn.Module):
 
     def __init__(self, *widths: int, input_shape: Sequence[int] = MNIST_SHAPE, classes: int = 10) -> None:
         super().__init__()
-        require(bool(widths) and min(widths) >= 1, "widths of an MLP", widths, "one or more whole numbers above 0")
+        require(bool(widths) and min(widths) >= 1, "widths of an MLP", widths, "one or more integers above 0")
         self.hidden = nn.Linear(math.prod(input_shape), widths[0])
         sizes = itertools.pairwise(widths)
         self.deeper = nn.Sequential(*(layer for pair in sizes for layer in (nn.Linear(*pair), nn.ReLU())))
@@ -78,18 +78,18 @@ class MLP(nn.Module):
 class CNN(nn.Module):
     """Small convolutional network for images of any size: three stages, global average pooling, a linear layer.
 
-    ``layer1``, ``layer2`` and ``layer3`` output ``width``, 2 · ``width`` and 4 · ``width`` maps with 1, 1/4 and 1/16 of
-    the pixels. Each stage is a 3 × 3 convolution, batch norm and ReLU.
+    ``layer1``, ``layer2`` and ``layer3`` output ``width``, 2 · ``width`` and 4 · ``width`` channels with 1, 1/4 and
+    1/16 of the pixels. Each stage is a 3 × 3 convolution, batch norm and ReLU.
 
     Args:
-        width: maps of the first stage, at least 1; 32 gives a network of 95,000 parameters.
+        width: channels of the first stage, at least 1; 32 gives a network of 95,000 parameters.
         input_shape: [C, H, W].
         classes: K.
     """
 
     def __init__(self, width: int, input_shape: Sequence[int], classes: int) -> None:
         super().__init__()
-        require(width >= 1, "width of a CNN", width, "a whole number above 0")
+        require(width >= 1, "width of a CNN", width, "an integer above 0")
         require_images("CNN", input_shape, side=1)
         self.layer1 = _stage(input_shape[0], width, stride=1)
         self.layer2 = _stage(width, 2 * width, stride=2)
@@ -112,7 +112,7 @@ def require_images(architecture: str, input_shape: Sequence[int], *, side: int) 
 
 
 def _last_side(side: int) -> int:
-    """Return height or width of ConvNet's last maps, after conv1, conv2, pool and conv3."""
+    """Return the height or width of ConvNet's last feature maps, after conv1, conv2, pool and conv3."""
     return (((side - 5) // 2 + 1) - 4) // 2 - 2
 
 

@@ -137,7 +137,7 @@ def _plot_probability_bars(axes: Axes, values: Tensor, label: int, colour: str, 
 
 
 def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = ()) -> Figure:
-    """Plot each model's errors per (true, predicted) class, on one colour scale; the diagonal is blank.
+    """Plot each model's errors per (true, predicted) class, on a shared colour scale; the diagonal is blank.
 
     Args:
         classes: class names; empty if classes are plain numbers.

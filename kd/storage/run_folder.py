@@ -61,8 +61,9 @@ def open_run(
     Args:
         folder: created if missing.
         fresh: move all saved steps aside and start over.
-        interval: seconds between two snapshots of a training.
-        made: names of the steps that may run; ``run_step`` raises for others that are not saved. None: all may run.
+        interval: seconds between two snapshots of a training run.
+        made: names of the steps that may run; ``run_step`` raises an error for any other that is not saved. None allows
+            all.
 
     Raises:
         OSError: another process uses the folder, or it is not writable.

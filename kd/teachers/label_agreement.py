@@ -22,7 +22,7 @@ class Agreement(NamedTuple):
     """Agreement of logits with labels.
 
     Attributes:
-        accuracy: share of samples whose largest logit is the label, in [0, 1].
+        accuracy: fraction of samples whose largest logit is the label, in [0, 1].
         chance: expected accuracy if the predictions are randomly permuted among the samples.
         spread: standard deviation of the accuracy under permutation.
         best: cross-validated accuracy of the best class order: fitted on each half of the samples, evaluated on the

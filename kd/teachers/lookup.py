@@ -48,8 +48,8 @@ class LogitLookup(nn.Module):
         rows = [self._row_of.get(tuple(digest), _MISSING) for digest in hash_inputs(inputs).tolist()]
         if missing := rows.count(_MISSING):
             raise ValueError(
-                f"no stored logits for {missing:,} of {len(rows):,} inputs. Stored logits fit only the inputs they "
-                "were computed for: the same dataset, without augmentation."
+                f"no stored logits for {missing:,} of {len(rows):,} inputs. Stored logits are valid only for the "
+                "inputs they were computed from: the same dataset, without augmentation."
             )
         return self.logits[torch.tensor(rows, device=self.logits.device)]
 

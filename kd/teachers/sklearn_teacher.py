@@ -44,7 +44,7 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
     """Return the logits of the teacher, [N, K] float32, finite, with columns in the order of ``classes``.
 
     For a classifier, logits are the logarithms of its probabilities, clipped at ``FLOOR``. The softened probabilities
-    at temperature T are then proportional to the probabilities to the power of 1 / T.
+    at temperature T are then proportional to the probabilities raised to the power 1 / T.
 
     Args:
         X: rows as passed by the user, for a classifier, which may select columns by name.
@@ -59,7 +59,9 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
         columns = _find_class_columns(teacher, classes)
         logits = _take_logarithm(np.asarray(teacher.predict_proba(X), dtype=np.float64)[..., columns])
     shape = [len(rows), len(classes)]
-    require(list(logits.shape) == shape, "teacher logits", list(logits.shape), f"{shape}, one column per class")
+    require(
+        list(logits.shape) == shape, "teacher logits", list(logits.shape), f"of shape {shape}, one column per class"
+    )
     require_finite_logits("teacher logits", logits, "Check the teacher and the rows for non-finite numbers.")
     return logits
 

@@ -13,7 +13,7 @@ from kd.types import UNLABELLED, Batch, Metric
 
 
 def accuracy(output: Tensor, batch: Batch) -> Tensor:
-    """Return the share of samples whose largest logit is the label's, in [0, 1]."""
+    """Return the fraction of samples whose largest logit is the label's, in [0, 1]."""
     return (output.argmax(dim=1) == batch[1]).sum() / len(output)
 
 

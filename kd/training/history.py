@@ -1,4 +1,4 @@
-"""Training history, running means, and the position from which a training resumes."""
+"""Training history, running means, and the position from which a training run resumes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kd.seeding import generator_states, set_generator_states
 
 
 class History(dict[str, list[float]]):
-    """Curves of a training: one list per quantity (``train_loss``, ``val_acc``, …), one entry per epoch.
+    """Curves of a training run: one list per quantity (``train_loss``, ``val_acc``, …), one entry per epoch.
 
     Accuracies are in [0, 1].
 
     Attributes:
-        seconds: wall time of the whole training.
+        seconds: wall time of the whole training run.
         notes: caveats for readers of these numbers, as full sentences.
     """
 

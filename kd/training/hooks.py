@@ -1,4 +1,4 @@
-"""Hooks that a training calls after each epoch."""
+"""Hooks that ``kd.fit`` calls after each epoch."""
 
 from __future__ import annotations
 

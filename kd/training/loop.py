@@ -52,7 +52,7 @@ def fit(
 
     An objective that is an ``nn.Module`` switches between training and eval mode with the model and is saved in the
     same snapshots; its parameters are trained if the optimizer contains them. If the objective has a method
-    ``set_epoch(epoch, epochs)``, it is called before each epoch, counted from 0.
+    ``set_epoch(epoch, epochs)``, it is called before each epoch (the first is 0).
 
     Args:
         val_loader: data to evaluate on after each epoch; None skips validation, and the history has no ``val_`` curves.
@@ -69,7 +69,7 @@ def fit(
         FloatingPointError: the loss or a gradient is not finite. Raised before the optimizer step, so the weights are
             intact.
     """
-    require(epochs >= 1, "epochs", epochs, "a whole number of at least 1")
+    require(epochs >= 1, "epochs", epochs, "an integer of at least 1")
     training = _Training(model, objective, optimizer, scheduler, metrics, epochs, seed, on_batch, snapshots)
     while training.position.epoch < epochs:
         training.run_epoch(train_loader, val_loader)

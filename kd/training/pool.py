@@ -56,7 +56,7 @@ def run_in_pool(
         OSError: a process was killed or could not start.
     """
     processes = usable_cores() if processes is None else processes
-    require(processes >= 1, "processes", processes, "a whole number of at least 1")
+    require(processes >= 1, "processes", processes, "an integer of at least 1")
     order = sorted(items, key=lambda name: -steps[name])
     context = multiprocessing.get_context("spawn")  # fork copies locks held by threads and breaks CUDA
     # Shared with the workers. No lock is needed: at any time only one process writes an entry.

@@ -1,4 +1,4 @@
-"""The steps of a run, with plain arguments: training, the pair of students, predictions.
+"""The steps of a run as functions of plain arguments: train a model, train the pair of students, predict.
 
 Inside an open run (``kd.storage.run_folder``) each step is reused, resumed or run, depending on its saved state. If no
 run is open, it just runs.
@@ -96,7 +96,7 @@ def train(
 
 
 def _count_completed_steps(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:
-    """Return the number of completed training steps of an interrupted training."""
+    """Return the number of completed training steps of an interrupted training run."""
     state = snapshots.state if snapshots else None
     return int(state["epoch"] * len(loader) + state["means"]["batches"]) if state else 0
 

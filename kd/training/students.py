@@ -23,7 +23,7 @@ class DistillationData(NamedTuple):
     Attributes:
         training, validation: samples (input, label, teacher logits).
         test: samples (input, label).
-        batch_size: batch size of the training; the order of batches depends only on the student's seed.
+        batch_size: training batch size; the order of batches depends only on the student's seed.
         views: number of augmented views per sample; an epoch uses one view of each sample (``kd.data.views``).
     """
 

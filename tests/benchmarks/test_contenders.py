@@ -1,4 +1,4 @@
-"""The speed benchmark is fair: the tutorial's pipeline has our networks, loss and settings, and its script runs."""
+"""The speed benchmark is fair: the tutorial's pipeline uses our networks, loss and settings, and its script runs."""
 
 import copy
 import json

@@ -245,7 +245,7 @@ def test_only_the_training_images_are_augmented() -> None:
     ("flags", "expected"),
     [
         (("--views", "3"), "--views must be omitted"),
-        (("--augment", "flip", "--views", "0"), "--views must be None or a whole number of at least 1"),
+        (("--augment", "flip", "--views", "0"), "--views must be None or an integer of at least 1"),
         (("--augment", "flip", "--method", "crd"), "omitted with --method crd"),
         (("--augment", "flip", "--unlabelled", "more"), "omitted with --unlabelled"),
         (("--augment", "flip", "--teacher", "logits=a.npy"), "omitted with a teacher of precomputed outputs"),

@@ -142,7 +142,7 @@ def test_logits_are_paired_with_the_sample_of_their_row(wrap: Callable[..., Data
     ],
 )
 def test_invalid_images_or_labels_raise(images: Tensor, labels: int, got: str) -> None:
-    with pytest.raises(ValueError, match=f"ImageDataset needs images .* uint8 and labels .* Got {got} instead"):
+    with pytest.raises(ValueError, match=f"ImageDataset needs uint8 images .* and labels .* Got {got} instead"):
         kd.ImageDataset(images, torch.arange(labels), mean=0.5, std=0.5)
 
 
@@ -173,7 +173,7 @@ def test_another_seed_gives_another_stratified_order() -> None:
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_size_below_one_raises(batch_size: int) -> None:
-    with pytest.raises(ValueError, match=f"^batch_size must be a whole number of at least 1. Got {batch_size} instead"):
+    with pytest.raises(ValueError, match=f"^batch_size must be an integer of at least 1. Got {batch_size} instead"):
         kd.make_loader(numbered(), batch_size=batch_size)
 
 

@@ -1,4 +1,4 @@
-"""MNIST and the IDX format: the embedded copy is complete, and damaged files raise."""
+"""MNIST and the IDX format: the embedded copy is complete, and damaged files raise an error."""
 
 from __future__ import annotations
 

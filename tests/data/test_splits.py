@@ -61,5 +61,5 @@ def test_several_shares_are_taken_from_the_end_of_the_order(n: int, classes: int
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
 def test_a_share_outside_its_range_raises(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"share of a split must be in \(0, 1\). Got {share} instead"):
+    with pytest.raises(ValueError, match=rf"fraction of a split must be in \(0, 1\). Got {share} instead"):
         stratified_split(make_dataset([0, 1] * 9), held_back=share, seed=0)

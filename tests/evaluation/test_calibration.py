@@ -380,16 +380,16 @@ METRICS: list[Callable[..., Any]] = [calibration, nll, brier_score, reliability,
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (torch.zeros(4), LABELS, r"logits must be \[images, classes\] .*Got \[4\] instead"),
+        (torch.zeros(4), LABELS, r"logits must be of shape \[images, classes\] .*Got \[4\] instead"),
         (torch.zeros(4, 3, 1), LABELS, r"Got \[4, 3, 1\] instead"),
         (torch.zeros(0, 3), LABELS[:0], r"at least 1 image and 2 classes. Got \[0, 3\]"),
         (torch.zeros(4, 1), LABELS, r"at least 1 image and 2 classes. Got \[4, 1\]"),
         (LOGITS.index_fill(0, torch.tensor(2), math.nan), LABELS, r"logits must be finite.*in 1 of 4 rows"),
         (LOGITS - math.inf, LABELS, r"logits must be finite.*in 4 of 4 rows"),
-        (LOGITS, LABELS[:3], r"labels must be \[4\], one per row of logits. Got \[3\] instead"),
-        (LOGITS, torch.eye(3)[LABELS], r"labels must be \[4\]"),
-        (LOGITS, LABELS.float(), "labels must be whole numbers. Got torch.float32"),
-        (LOGITS, LABELS.bool(), "labels must be whole numbers. Got torch.bool"),
+        (LOGITS, LABELS[:3], r"labels must be of shape \[4\], one per row of logits. Got \[3\] instead"),
+        (LOGITS, torch.eye(3)[LABELS], r"labels must be of shape \[4\]"),
+        (LOGITS, LABELS.float(), "labels must be integers. Got torch.float32"),
+        (LOGITS, LABELS.bool(), "labels must be integers. Got torch.bool"),
         (LOGITS, LABELS + 1, "labels must be within 0 … 2, the .*Got '1 … 3'"),
         (LOGITS, LABELS - 1, "labels must be within 0 … 2, the .*Got '-1 … 1'"),
     ],
@@ -410,9 +410,9 @@ def test_an_invalid_temperature_raises(metric: Callable[..., Any], temperature: 
 
 def test_invalid_bins_draws_and_classes_raise() -> None:
     for equal_mass in (False, True):
-        with pytest.raises(ValueError, match="bins must be a whole number of at least 1"):
+        with pytest.raises(ValueError, match="bins must be an integer of at least 1"):
             reliability(LOGITS, LABELS, bins=0, equal_mass=equal_mass)
-    with pytest.raises(ValueError, match="draws must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="draws must be an integer of at least 1"):
         error_by_chance(LOGITS, draws=0)
-    with pytest.raises(ValueError, match=r"val_logits must be \[images, 3\].*Got \[4, 5\]"):
+    with pytest.raises(ValueError, match=r"val_logits must be of shape \[images, 3\].*Got \[4, 5\]"):
         temperature_scaling(torch.zeros(4, 5), LABELS, LOGITS, LABELS)

@@ -113,7 +113,7 @@ def test_divergence_is_zero_at_equality_and_positive_elsewhere(
     assert mean_kl(teacher, teacher, temperature=temperature) == 0
     assert mean_kl(teacher + 3, teacher, temperature=temperature) == pytest.approx(0, abs=1e-12)
     assert mean_kl(student, teacher, temperature=temperature) > 0
-    # Differences down to rounding: the sum of tiny terms of both signs never shows as a negative divergence.
+    # Even for differences near rounding error, where tiny terms of both signs are summed, the result is not negative.
     for exponent in range(6, 17):
         near = teacher + 10.0**-exponent * student
         assert mean_kl(near, teacher, temperature=temperature) >= 0
@@ -192,7 +192,11 @@ def test_constant_logits_predict_the_first_class_and_do_not_diverge() -> None:
     [
         (torch.zeros(4, 3), torch.zeros(5, 3), r"both networks must be equal in shape. Got \[\[4, 3\], \[5, 3\]\]"),
         (torch.zeros(4, 3), torch.zeros(4, 2), r"both networks must be equal in shape. Got \[\[4, 3\], \[4, 2\]\]"),
-        (torch.zeros(4), torch.zeros(4, 3), r"the first network's logits must be \[images, classes\].*Got \[4\]"),
+        (
+            torch.zeros(4),
+            torch.zeros(4, 3),
+            r"first network's logits must be of shape \[images, classes\].*Got \[4\]",
+        ),
         (torch.zeros(4, 3), torch.zeros(0, 3), r"the second network's logits must be .*Got \[0, 3\]"),
         (torch.zeros(4, 3), torch.zeros(4, 3) / 0, r"the second network's logits must be finite.*4 of 4 rows"),
     ],
@@ -209,7 +213,7 @@ def test_logits_of_different_shape_or_with_invalid_values_raise(student: Tensor,
 
 def test_invalid_labels_and_temperature_raise() -> None:
     logits = torch.zeros(4, 3)
-    with pytest.raises(ValueError, match=r"labels must be \[4\], one per row of logits. Got \[2\]"):
+    with pytest.raises(ValueError, match=r"labels must be of shape \[4\], one per row of logits. Got \[2\]"):
         fidelity(logits, logits, torch.zeros(2).long(), temperature=1)
     for temperature in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="temperature must be a finite number above 0"):

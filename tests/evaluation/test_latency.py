@@ -74,5 +74,5 @@ def test_weights_and_random_state_do_not_change() -> None:
 
 
 def test_zero_threads_raise() -> None:
-    with pytest.raises(ValueError, match="threads must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="threads must be an integer of at least 1"):
         measure_latency(tiny_model(), EXAMPLE, threads=0)

@@ -1,4 +1,4 @@
-"""Multiply-adds match the counter of torch, or explicit products where torch counts nothing."""
+"""Multiply-adds match torch's FLOP counter, or explicit products for operations that it does not count."""
 
 from __future__ import annotations
 

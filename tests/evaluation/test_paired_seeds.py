@@ -234,8 +234,8 @@ def test_scaled_differences_scale_the_intervals_and_keep_the_p_values(pairs: lis
     [
         ([1, 2], [1], 10, r"number of distilled seeds must be 2.*Got 1 instead.*drop a seed from both arms"),
         ([], [], 10, r"control must be the errors of at least one seed. Got \[\]"),
-        ([1, math.nan], [1, 2], 10, r"control\[1\] must be a whole number of errors from 0 to 10. Got nan"),
-        ([1, 2], [1, math.inf], 10, r"distilled\[1\] must be a whole number.*Got inf"),
+        ([1, math.nan], [1, 2], 10, r"control\[1\] must be an integer number of errors from 0 to 10. Got nan"),
+        ([1, 2], [1, math.inf], 10, r"distilled\[1\] must be an integer.*Got inf"),
         ([1, 2], [1, 2.5], 10, r"distilled\[1\].*Got 2.5"),
         ([1, 11], [1, 2], 10, r"control\[1\].*Got 11"),
         ([-1], [1], 10, r"control\[0\].*Got -1"),

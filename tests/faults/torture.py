@@ -29,7 +29,7 @@ import torch
 from tests.faults import harness
 
 CALLS = ("fsync", "rename", "unlink")
-# Output that marks a step in progress; the last one is printed while results are saved, after all steps.
+# Each text is printed while one step runs; "Test set" is printed after all steps, while results are saved.
 STEPS = (
     "MNIST:",
     "teacher    epoch 1/2",

@@ -75,7 +75,7 @@ seeds = st.integers(0, 2**31)
 
 
 def make_features(name: str, seed: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return random maps of the student and of the teacher, in float64."""
+    """Return random feature maps of student and teacher, in float64."""
     shape = (4, 3, 5, 5) if name in OF_MAPS else (4, 6)
     generator = torch.Generator().manual_seed(seed)
     student, teacher = scale * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
@@ -147,7 +147,7 @@ def test_widths_may_differ_but_batch_sizes_must_not(name: str) -> None:
 def test_incompatible_maps_are_refused() -> None:
     with pytest.raises(ValueError, match=r"by a projector\. Got \[2, 3, 4, 4\] and \[2, 5, 4, 4\]"):
         hint_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4))
-    with pytest.raises(ValueError, match=r"variances be \[C\]\. Got \[2, 3, 4, 4\], \[2, 3, 4, 4\] and \[4\]"):
+    with pytest.raises(ValueError, match=r"variances the shape \[C\]\. Got \[2, 3, 4, 4\], \[2, 3, 4, 4\] and \[4\]"):
         vid_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.ones(4))
     with pytest.raises(ValueError, match=r"\[B, C, H, W\]"):
         at_loss(torch.randn(2, 3), torch.randn(2, 3))
@@ -157,7 +157,7 @@ def test_incompatible_maps_are_refused() -> None:
         fsp_loss([torch.randn(2, 3, 4, 4)] * 2, [torch.randn(2, 3, 4, 4), torch.randn(2, 4, 4, 4)])
     with pytest.raises(ValueError, match=r"two or more layers.*Got \[3\] channels"):
         fsp_loss([torch.randn(2, 3, 4, 4)], [torch.randn(2, 3, 4, 4)])
-    with pytest.raises(ValueError, match="side must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="side must be an integer of at least 1"):
         cat_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), side=0)
     with pytest.raises(ValueError, match="form must be code or paper"):
         at_loss(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), form="other")

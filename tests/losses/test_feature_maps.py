@@ -1,4 +1,4 @@
-"""Losses of maps that are compared as sets, by FSP matrices or by class: invariances and equivalent formulas."""
+"""Losses of feature maps compared as sets, by FSP matrices or by class: invariances and equivalent formulas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ seeds = st.integers(0, 2**31)
 
 
 def make_maps(seed: int) -> tuple[Tensor, Tensor]:
-    """Return random maps of the student and of the teacher, in float64."""
+    """Return random feature maps of student and teacher, in float64."""
     generator = torch.Generator().manual_seed(seed)
     student, teacher = torch.randn(2, 4, 3, 5, 5, generator=generator, dtype=torch.float64)
     return student, teacher

@@ -99,7 +99,7 @@ def test_incompatible_embeddings_are_refused() -> None:
     anchors, positives, negatives, allowed = make_embeddings(0)
     with pytest.raises(ValueError, match=r"Got \[4, 6\], \[4, 6\] and \[7, 5\]"):
         crd_loss(anchors, positives, negatives[:, :5], allowed, temperature=0.07)
-    with pytest.raises(ValueError, match=r"allowed must be \[4, 7\]"):
+    with pytest.raises(ValueError, match=r"allowed must be of shape \[4, 7\]"):
         crd_loss(anchors, positives, negatives, allowed.T, temperature=0.07)
     with pytest.raises(ValueError, match="temperature must be"):
         crd_loss(anchors, positives, negatives, allowed, temperature=0)

@@ -102,7 +102,7 @@ def test_incompatible_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
         sdd_loss(student, teacher, labels, temperature=0)
     for scales in ("2,4", "1,x", "", "1,0"):
-        with pytest.raises(ValueError, match=r"scales must be comma-separated whole numbers, starting with 1"):
+        with pytest.raises(ValueError, match=r"scales must be comma-separated integers, starting with 1"):
             build_objective("sdd", *build_models("sdd"), scales=scales)
 
 

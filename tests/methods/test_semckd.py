@@ -1,4 +1,4 @@
-"""SemCKD: each sample's attention over all pairs of layers, and its shift to pairs that can agree."""
+"""SemCKD: each sample has attention over all pairs of layers; training shifts it to pairs that can agree."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_one_pair_gives_the_weighted_mean_squared_difference() -> None:
 
 def test_incompatible_inputs_are_refused() -> None:
     (student, _), (teacher, _) = make_maps()
-    with pytest.raises(ValueError, match=r"attention must be \[B, S, T\] of 1 pairs\. Got \[5, 2, 1\]"):
+    with pytest.raises(ValueError, match=r"attention must be of shape \[B, S, T\] for 1 pairs\. Got \[5, 2, 1\]"):
         semckd_loss([student], [student], torch.ones(5, 2, 1))
     with pytest.raises(ValueError, match=r"by a projector\. Got \[5, 4, 8, 8\] and \[5, 6, 6, 6\]"):
         semckd_loss([student], [teacher], torch.ones(5, 1, 1))

@@ -36,7 +36,7 @@ def test_features_come_first_and_labels_after_them(name: str) -> None:
     assert list_active_terms(name, 3, alone=0.99) == ["feature", "feature", "hard"]
     assert list_active_terms(name, 2, alone=0.0) == ["hard feature"] * 2
     assert list_active_terms(name, 1) == ["hard feature"]
-    with pytest.raises(ValueError, match=r"alone must be in \[0, 1\), a share of the epochs\. Got 1\.0"):
+    with pytest.raises(ValueError, match=r"alone must be in \[0, 1\), a fraction of the epochs\. Got 1\.0"):
         build_objective(name, *build_models(name), alone=1.0)
 
 

@@ -219,10 +219,10 @@ def test_a_model_with_bad_output_is_refused_and_unchanged(output: object, messag
         ("convnett", r"there is no model 'convnett'\. Did you mean convnet\? Allowed: convnet, mlp:256,"),
         ("zzz", r"there is no model 'zzz'\. Choose another\. Allowed"),
         ("convnet:3", r"there is no model 'convnet:3'"),
-        ("mlp", r"'mlp' must contain widths, whole numbers above 0: mlp:256"),
+        ("mlp", r"'mlp' must contain widths, integers above 0: mlp:256"),
         ("mlp:8,0", r"'mlp:8,0' must contain widths"),
         ("cnn:-3", r"'cnn:-3' must contain widths"),
-        ("cnn:8,8", r"the width in cnn:WIDTH must be one whole number above 0\. Got '8,8' instead"),
+        ("cnn:8,8", r"the width in cnn:WIDTH must be one integer above 0\. Got '8,8' instead"),
         ("torchvision:resnet81", r"torchvision has no classifier 'resnet81' among its \d+\. Did you mean resnet18"),
         ("torchvision:fcn_resnet50", r"torchvision has no classifier 'fcn_resnet50'"),
         ("torchvision:", r"torchvision has no classifier ''.*It has alexnet, "),
@@ -262,15 +262,15 @@ def test_convnet_refuses_small_images() -> None:
 
 def test_shape_classes_and_seed_are_checked() -> None:
     for shape, classes, seed, message in (
-        ((), 2, 0, r"input_shape must be one or more whole numbers above 0\. Got \(\)"),
+        ((), 2, 0, r"input_shape must be one or more integers above 0\. Got \(\)"),
         ((0, 3), 2, 0, "input_shape must be"),
-        ((3,), 1, 0, "classes must be a whole number of at least 2. Got 1"),
+        ((3,), 1, 0, "classes must be an integer of at least 2. Got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             build("mlp:3", input_shape=shape, classes=classes, seed=seed)
     with pytest.raises(ValueError, match="widths of an MLP must be one or more"):
         MLP()
-    with pytest.raises(ValueError, match=r"width of a CNN must be a whole number above 0\. Got 0"):
+    with pytest.raises(ValueError, match=r"width of a CNN must be an integer above 0\. Got 0"):
         CNN(0, (1, 3, 3), 2)
 
 

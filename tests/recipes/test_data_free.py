@@ -26,7 +26,7 @@ def _recipe() -> dict[str, Any]:
 
 
 def make_models(recipe: dict[str, Any], **changes: Any) -> tuple[ConvNet, MLP, Any, kd.Batch]:
-    """Teacher, student, objective and a batch of noise."""
+    """Return a teacher, a student, the objective and a batch of noise."""
     with kd.seeded(3):
         teacher, student = ConvNet(), MLP(8)
         objective = recipe["DataFree"](teacher, recipe["Settings"](**changes))
@@ -35,10 +35,10 @@ def make_models(recipe: dict[str, Any], **changes: Any) -> tuple[ConvNet, MLP, A
 
 def test_generated_images_have_shape_mean_and_deviation_of_the_data(recipe: dict[str, Any]) -> None:
     _, _, objective, (noise, _) = make_models(recipe)
-    pictures = objective.generator(noise)
-    assert pictures.shape == (12, *MNIST_SHAPE)
-    assert pictures.mean().item() == pytest.approx(0, abs=1e-5)
-    assert pictures.std(correction=0).item() == pytest.approx(1, abs=1e-2)
+    images = objective.generator(noise)
+    assert images.shape == (12, *MNIST_SHAPE)
+    assert images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert images.std(correction=0).item() == pytest.approx(1, abs=1e-2)
 
 
 def test_the_terms_match_their_formulas(recipe: dict[str, Any]) -> None:

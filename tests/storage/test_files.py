@@ -1,4 +1,4 @@
-"""Files are published completely or not at all; an unwritable folder is reported before any work is done."""
+"""All result files are written or none; an unwritable folder is reported before any work is done."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def contents(folder: Path, text: bytes) -> dict[Path, bytes]:
 
 
 def fail_at(call: int, function: Callable[..., Any], error: BaseException) -> Callable[..., Any]:
-    """Wrap the function so that its ``call``-th call (from 0) raises."""
+    """Wrap the function so that its ``call``-th call (from 0) raises an error."""
     calls = iter(range(10**6))
 
     def wrapped(*args: Any) -> Any:

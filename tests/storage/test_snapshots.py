@@ -22,7 +22,7 @@ from tests.conftest import CLASSES, tiny_model
 
 
 class Cut(Exception):
-    """Simulated interruption of a training."""
+    """Simulated interruption of a training run."""
 
 
 class Projected(nn.Module):
@@ -165,7 +165,7 @@ def test_snapshots_open_with_weights_only(tmp_path: Path, digits: kd.ImageDatase
 
 
 def values(folder: Path) -> list[int]:
-    """Return the saved values, oldest first; an unreadable file raises."""
+    """Return the saved values, oldest first; an unreadable file raises an error."""
     return [torch.load(path, weights_only=True)["state"]["value"] for path in sorted(folder.glob("*.pt"))]
 
 

@@ -1,4 +1,4 @@
-"""On a stop signal a training finishes its current step and saves its state; the resumed training is bit-identical."""
+"""On a stop signal, training finishes its current step and saves its state; the resumed run is bit-identical."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cached teacher logits: row i belongs to sample i, and every kind of wrong row raises."""
+"""Cached teacher logits: row i belongs to sample i, and every kind of wrong row raises an error."""
 
 from __future__ import annotations
 

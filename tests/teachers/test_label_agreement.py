@@ -24,7 +24,7 @@ def make_one_hot(given: Tensor, labels: Tensor, classes: int) -> kd.Predictions:
 
 
 def make_predictions(right: float, n: int = 500, classes: int = 5, seed: int = 0) -> kd.Predictions:
-    """Return predictions that are correct for this share of samples and random for the others."""
+    """Return predictions that are correct for this fraction of samples and random for the others."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
     guessed = np.where(rng.random(n) < right, labels, rng.integers(0, classes, n))
@@ -128,9 +128,9 @@ def test_a_few_correct_predictions_are_not_at_chance() -> None:
     [
         (torch.zeros(2, 2), torch.tensor([0, 2]), r"labels must be within 0 … 1, the columns of logits\. Got '0 … 2'"),
         (torch.zeros(2, 2), torch.tensor([-1, 0]), r"Got '-1 … 0'"),
-        (torch.zeros(2, 2), torch.tensor([0]), r"labels must be \[2\], one per row"),
+        (torch.zeros(2, 2), torch.tensor([0]), r"labels must be of shape \[2\], one per row"),
         (torch.tensor([[0.0, float("nan")]]), torch.tensor([0]), r"teacher logits must be finite\. Got NaN or inf"),
-        (torch.zeros(3), torch.zeros(3).long(), r"teacher logits must be \[images, classes\]"),
+        (torch.zeros(3), torch.zeros(3).long(), r"teacher logits must be of shape \[images, classes\]"),
     ],
 )
 def test_invalid_labels_and_logits_raise(logits: Tensor, labels: Tensor, message: str) -> None:

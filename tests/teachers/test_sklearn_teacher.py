@@ -133,7 +133,7 @@ def test_a_network_runs_in_eval_mode_and_does_not_change() -> None:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Linear(4, 2), r"teacher logits must be \[150, 3\], one column per class\. Got \[150, 2\] instead"),
+        (nn.Linear(4, 2), r"teacher logits must be of shape \[150, 3\], one column per class\. Got \[150, 2\] instead"),
         (
             nn.Sequential(nn.Linear(4, 3), nn.Threshold(1e9, float("nan"))),
             "Got NaN or infinity in 150 of 150 rows, the first at row 0",

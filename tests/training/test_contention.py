@@ -85,7 +85,7 @@ def test_advice_is_printed_once_and_the_hook_called_every_epoch(
     monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("the number of threads must not change"))
     monkeypatch.setattr(contention, "_printed", [])
     called: list[int] = []
-    for _ in range(2):  # trainings of one run
+    for _ in range(2):  # training steps of one run
         hook = advise_on_contention(lambda done, history: called.append(done))
         for epoch in (1, 2, 3):
             hook(epoch, History())

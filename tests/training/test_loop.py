@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(digits: kd.ImageDataset
 
 @pytest.mark.parametrize("epochs", [0, -1])
 def test_less_than_one_epoch_raises(digits: kd.ImageDataset, epochs: int) -> None:
-    with pytest.raises(ValueError, match=rf"^epochs must be a whole number of at least 1\. Got {epochs} instead"):
+    with pytest.raises(ValueError, match=rf"^epochs must be an integer of at least 1\. Got {epochs} instead"):
         train(digits, tiny_model(), epochs=epochs)
 
 

@@ -139,7 +139,7 @@ def test_a_killed_process_raises_with_a_remedy() -> None:
 
 
 def test_zero_processes_raise_and_no_items_give_no_results() -> None:
-    with pytest.raises(ValueError, match=r"processes must be a whole number of at least 1\. Got 0 instead"):
+    with pytest.raises(ValueError, match=r"processes must be an integer of at least 1\. Got 0 instead"):
         list(run_in_pool(die, None, {}, steps={}, title="none", processes=0))
     assert list(run_in_pool(die, None, {}, steps={}, title="none")) == []
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)

@@ -43,8 +43,8 @@ class Students(NamedTuple):
 
     Attributes:
         test: McNemar's test, with the control as first model.
-        control_share: share of the images with exactly one student wrong on which it is the control, in [0, 1], with
-            Wilson's 95 % interval; None if there are no such images.
+        control_share: among the images with exactly one student wrong, the fraction on which it is the control, in
+            [0, 1], with Wilson's 95 % interval; None if there are no such images.
     """
 
     test: McNemar

@@ -44,7 +44,7 @@ def sweep_map(sweep: Sweep) -> Figure:
 def heat_map(sweep: Sweep) -> Figure:
     """Plot mean errors over temperature and alpha, with their standard deviation over the seeds.
 
-    If the chosen and the documented point differ in other varied settings, each gets a map, on one colour scale.
+    If the chosen and the documented point differ in other varied settings, each gets a map, on a shared colour scale.
     Alpha = 1 is the control, which has no temperature, so all cells of its column are equal. Untried cells are blank.
     """
     marked = {role: sweep.roles[role] for role in LINES}

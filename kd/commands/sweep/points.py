@@ -65,7 +65,7 @@ class TriedPoint(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Mean errors; defined for a finite point only."""
+        """Mean errors; defined only if all losses were finite."""
         return fmean(self.errors)
 
     @property
@@ -75,12 +75,12 @@ class TriedPoint(NamedTuple):
 
     @property
     def cross_entropy(self) -> float:
-        """Mean cross-entropy, independent of the order of the students; defined for a finite point only."""
+        """Mean cross-entropy, independent of the order of the students; defined only if all losses were finite."""
         return math.fsum(score.cross_entropy for score in self.scores if score) / len(self.scores)
 
 
 def make_point(temperature: float, alpha: float, others: Mapping[str, float] | None = None) -> Point:
-    """Return the point of these settings; equal points mean equal trainings, as at alpha = 1 for any temperature."""
+    """Return the point of these settings; equal points mean equal training, as at alpha = 1 for any temperature."""
     other_settings = tuple((others or {}).items())
     return Point(None if alpha == 1 else float(temperature), float(alpha), other_settings)
 

@@ -101,7 +101,7 @@ def _make_space(settings: SweepSettings) -> Space:
 def _propose_round(space: Space, earlier: Sequence[Trial], reference: Params, *, seed: int, worst: int) -> list[Params]:
     """Propose the points of one round from the trials of earlier rounds."""
     with _silence_optuna():
-        # constant_liar assumes bad results for the unfinished points of the round, so its points keep apart.
+        # constant_liar assumes bad results for the unfinished points of the round, so that its points spread out.
         study = optuna.create_study(sampler=TPESampler(seed=seed, multivariate=True, constant_liar=True))
         study.add_trials([_to_frozen_trial(trial, space, worst) for trial in earlier])
         if not earlier and all(_is_within(space[name], reference.get(name)) for name in space):

@@ -132,7 +132,7 @@ def _parse_vary(text: str) -> tuple[str, tuple[float, ...]]:
     try:
         values = tuple(dict.fromkeys(kind(value) for value in listed.split(",")))
     except ValueError as error:
-        allowed = "whole numbers" if kind is int else "numbers"
+        allowed = "integers" if kind is int else "numbers"
         raise ValueError(f"--vary {name} must be {allowed} separated by commas. Got {listed!r} instead.") from error
     return name, values
 

@@ -16,7 +16,7 @@ IN_MEMORY = 1024**3  # bytes of decoded images, all splits together
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Image files decoded on access; items are the same as in an ``ArrayDataset`` of the decoded images.
+    """Image files decoded on access; samples are the same as in an ``ArrayDataset`` of the decoded images.
 
     Args:
         files: N image files.

@@ -34,7 +34,7 @@ def open_image_folder(folder: Path, *, size: int | Size | None = None, classes: 
 
     Raises:
         ValueError: no classes, a split with classes that train lacks, or images of several sizes without ``size``.
-        DamagedDataError: links that lead out of the folder, or unreadable images.
+        DamagedDataError: links that point outside the folder, or unreadable images.
     """
     split_folders = _find_splits(folder)
     names = _find_classes(split_folders["train"], classes)
@@ -55,7 +55,8 @@ def _find_splits(folder: Path) -> dict[str, Path]:
     if "train" not in subfolders:
         if misnamed := sorted(MISNAMED.intersection(map(str.lower, subfolders))):
             raise ValueError(
-                f"{folder} must have a folder train if it has splits. Got {misnamed} instead. Rename the folders."
+                f"{folder} must have a folder named 'train' if it has splits. Got {misnamed} instead. "
+                "Rename the folders."
             )
         return {"train": folder}
     ignored = sorted(set(subfolders) - set(SPLITS))
@@ -103,7 +104,7 @@ def list_images(root: Path) -> list[Path]:
         links = [name for name in subfolders if Path(folder, name).is_symlink()]
         if links:
             raise DamagedDataError(
-                f"{Path(folder, links[0])} is a link to a folder. Replace the link with a copy of the folder."
+                f"{Path(folder, links[0])} is a symbolic link to a folder. Replace the link with a copy of the folder."
             )
         images += [Path(folder, name) for name in names if name.lower().endswith(EXTENSIONS) and name[0] != "."]
     return sorted(images)
@@ -116,6 +117,6 @@ def require_inside(folder: Path, paths: list[Path]) -> None:
     if outside:
         shown = ", ".join(map(str, outside[:_MAX_SHOWN]))
         raise DamagedDataError(
-            f"{len(outside):,} files are links that lead out of {folder}: {shown}. Replace them with copies, or open "
-            "the folder that contains all files."
+            f"{len(outside):,} files are symbolic links that point outside {folder}: {shown}. Replace them with "
+            "copies, or open the folder that contains all files."
         )

@@ -20,11 +20,12 @@ def encode_labels(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return each split's labels [N] int64, and the class names in label order.
 
-    Names are numbered in alphabetical order (numerical order if all are integers). Whole numbers stored as floats
-    become integers. A console message reports either conversion. Splits other than "train" cannot add classes.
+    Names are numbered in alphabetical order (numerical order if all are integers). Integers stored as floats
+    are converted. A console message reports either conversion. Splits other than "train" cannot add classes.
 
     Args:
-        labels: labels by split, including "train"; [N] or [N, 1]: integers from 0, whole floats, strings or booleans.
+        labels: labels by split, including "train"; [N] or [N, 1]: integers from 0, integer-valued floats, strings or
+            booleans.
         classes: class names in label order. Defaults to the names in "train", or to "0", "1", … for numbers.
 
     Raises:
@@ -77,8 +78,8 @@ def _flatten(split: str, values: Array) -> Array:
     flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if flat.ndim != 1:
         raise ValueError(
-            f"labels of {split} must be [N], one class per sample. Got {list(values.shape)} instead. Convert one-hot "
-            "labels with argmax(axis=1)."
+            f"labels of {split} must have shape [N], one class per sample. Got {list(values.shape)} instead. Convert "
+            "one-hot labels with argmax(axis=1)."
         )
     return flat
 
@@ -87,7 +88,7 @@ def _detect_kind(split: str, values: Array) -> str:
     kind = {"i": "numbers", "u": "numbers", "f": "numbers", "U": "names", "S": "names", "b": "names"}
     if values.dtype.kind not in kind:
         raise ValueError(
-            f"labels of {split} must be whole numbers from 0 or strings. Got an array of {values.dtype} instead. "
+            f"labels of {split} must be non-negative integers or strings. Got an array of {values.dtype} instead. "
             "Convert them with astype(str)."
         )
     return kind[values.dtype.kind]
@@ -98,10 +99,10 @@ def _to_integers(split: str, values: Array) -> Tensor:
         fractional = np.flatnonzero(~(np.isfinite(values) & (values == np.round(values))))
         if len(fractional):
             raise ValueError(
-                f"labels of {split} must be whole numbers from 0. Got {values[fractional[0]]} at index {fractional[0]} "
-                f"and {len(fractional)} such labels in all. Regression targets are not supported."
+                f"labels of {split} must be non-negative integers. Got {values[fractional[0]]} at index "
+                f"{fractional[0]} and {len(fractional)} such labels in all. Regression targets are not supported."
             )
-        say(f"labels of {split}: whole numbers stored as {values.dtype}, used as class numbers")
+        say(f"labels of {split}: integers stored as {values.dtype}, used as class numbers")
     return torch.from_numpy(values.astype(np.int64))
 
 

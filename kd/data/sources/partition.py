@@ -42,7 +42,7 @@ def split_source(
 ) -> Splits:
     """Return the three splits of a run.
 
-    Splits that the source contains are used unchanged. Missing ones are drawn from its training data, stratified by
+    Splits that the source contains are used unchanged. Missing splits are drawn from its training data, stratified by
     class. All splits are checked (``kd.data.sources.validation``) and normalised with the training split's statistics.
 
     Args:

@@ -10,7 +10,7 @@ from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
 from kd.imports import load_plugin
 
-_HINT = "It must return a kd.data.sources.Source, or two datasets (train, test) with items (input, label)."
+_HINT = "It must return a kd.data.sources.Source, or two datasets (train, test) with samples (input, label)."
 
 
 def open_python_file(path: Path) -> Source:

@@ -38,7 +38,7 @@ def scan(dataset: Dataset[Any]) -> ScannedItems:
     """Read every sample once and return the samples' properties.
 
     Raises:
-        ValueError: the dataset is empty, or its items are not (input, label) with inputs of the same shape and
+        ValueError: the dataset is empty, or its samples are not (input, label) with inputs of the same shape and
             integer labels.
     """
     labels, digests, non_finite = [], [], []
@@ -55,7 +55,7 @@ def scan(dataset: Dataset[Any]) -> ScannedItems:
         digests += [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat.view(torch.uint8).numpy()]
         non_finite.append(~flat.isfinite().all(dim=1))
     if shape is None:
-        raise ValueError("a split must have samples. Got an empty dataset: check how it was created.")
+        raise ValueError("a split must not be empty. Got a dataset without samples: check how it was created.")
     return ScannedItems(torch.cat(labels), shape, dtype, digests, torch.cat(non_finite))
 
 
@@ -74,7 +74,7 @@ def raw_batches(dataset: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _count_values(base: Dataset[Any]) -> int:
-    """Return the number of values per input; a guess for users' own datasets, whose items must be read only once."""
+    """Return the number of values per input; a guess for users' own datasets, whose samples must be read only once."""
     if isinstance(base, ArrayDataset):
         return math.prod(base.inputs.shape[1:])
     return base.raw(torch.zeros(1, dtype=torch.int64)).numel() if isinstance(base, RawInputs) else 3 * 224 * 224
@@ -89,12 +89,12 @@ def _collate_items(dataset: Dataset[Any], rows: Sequence[int]) -> tuple[Tensor, 
             raise TypeError("they contain values other than tensors and numbers")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"items {rows[0]} to {rows[-1]} of {name} must be (input, label): a tensor, of the same shape in all "
-            f"items, and a whole number. They cannot be collated: {error}"
+            f"samples {rows[0]} to {rows[-1]} of {name} must be (input, label): a tensor of the same shape in all "
+            f"samples, and an integer. They cannot be collated: {error}"
         ) from error
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
-            f"labels of {name} must be whole numbers from 0, one per sample. Got {list(labels.shape)} of "
+            f"labels of {name} must be non-negative integers, one per sample. Got {list(labels.shape)} of "
             f"{labels.dtype} for a batch instead."
         )
     return inputs, labels.long()

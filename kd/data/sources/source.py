@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 class Source(NamedTuple):
     """An opened dataset: its original splits and its class names.
 
-    Items are (input, label), with integer labels from 0. ``kd.data.sources.split_source`` creates the splits that are
+    Samples are (input, label), with integer labels from 0. ``kd.data.sources.split_source`` creates the splits that are
     None, and normalises raw inputs.
     """
 

@@ -33,7 +33,7 @@ class DatasetImages(NamedTuple):
     dataset: Any
 
     def open(self, row: int) -> Image.Image:
-        """Return the input of an item; raise ``TypeError`` if it is not an image."""
+        """Return the input of a sample; raise ``TypeError`` if it is not an image."""
         image = self.dataset[row][0]
         if not isinstance(image, Image.Image):
             raise TypeError(f"not an image but a {type(image).__name__}")
@@ -49,8 +49,8 @@ def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | N
         size: see ``kd.data.sources.image_dataset.build_image_dataset``; not for datasets stored as arrays.
 
     Raises:
-        ValueError: no root, unknown dataset, a dataset that needs more arguments or whose items are not (image, class),
-            or a size for a dataset stored as arrays.
+        ValueError: no root, unknown dataset, a dataset that needs more arguments or whose samples are not (image,
+            class), or a size for a dataset stored as arrays.
         DamagedDataError: files are missing or damaged.
     """
     if root is None:
@@ -69,7 +69,7 @@ def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | N
         )
     numbers, names = encode_labels(labels, classes["train"])
     images = {
-        split: DatasetImages([f"{split} item {row}" for row in range(len(dataset))], dataset)
+        split: DatasetImages([f"{split} sample {row}" for row in range(len(dataset))], dataset)
         for split, dataset in datasets.items()
     }
     data = build_image_dataset(images, numbers, size=size)

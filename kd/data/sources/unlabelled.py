@@ -32,7 +32,7 @@ def open_unlabelled(
     test: Dataset[Any] | None = None,
     size: int | Size | None = None,
 ) -> Dataset[Any]:
-    """Open unlabelled inputs with the shape, type and normalisation of the labelled ones; items are (input, −1).
+    """Open unlabelled inputs with the shape, type and normalisation of the labelled ones; samples are (input, −1).
 
     Inputs that are also in train, val or test (compared by a hash of the stored input) are removed. Duplicates of val
     or test cause a warning, because a student must not be evaluated on its training data.
@@ -47,7 +47,7 @@ def open_unlabelled(
     Raises:
         ValueError: unsupported kind, no inputs, inputs of another shape or type, NaN or infinity, or all inputs are
             duplicates of labelled ones.
-        DamagedDataError: an unreadable file, or a link that leads out of the folder.
+        DamagedDataError: an unreadable file, or a link that points outside the folder.
     """
     splits = {"train": train, "val": val, "test": test}
     labelled = {name: scan(dataset) for name, dataset in splits.items() if dataset is not None}
@@ -79,7 +79,7 @@ def _open_npz(path: Path) -> ArrayDataset:
         raise ValueError(f"{path} must hold an array x of inputs. Got {', '.join(arrays) or 'none'} instead. {hint}")
     inputs = to_inputs("the unlabelled data", arrays["x"])
     if not len(inputs):
-        raise ValueError(f"x in {path} must have samples. Got {list(inputs.shape)} instead.")
+        raise ValueError(f"x in {path} must not be empty. Got {list(inputs.shape)} instead.")
     return ArrayDataset(inputs, _missing_labels(len(inputs)))
 
 
@@ -120,9 +120,9 @@ def _missing_labels(samples: int) -> Tensor:
 def _require_same_kind(scanned: ScannedItems, reference: ScannedItems, path: Path) -> None:
     if (scanned.shape, scanned.dtype) != (reference.shape, reference.dtype):
         raise ValueError(
-            f"unlabelled inputs must have the labelled ones' shape and type, {list(reference.shape)} of "
-            f"{reference.dtype}. Got {list(scanned.shape)} of {scanned.dtype} in {path} instead. Convert them in the "
-            "same way."
+            "unlabelled inputs must have the same shape and type as the labelled inputs, "
+            f"{list(reference.shape)} of {reference.dtype}. Got {list(scanned.shape)} of {scanned.dtype} in "
+            f"{path} instead. Convert them in the same way."
         )
 
 

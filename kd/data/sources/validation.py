@@ -1,4 +1,4 @@
-"""Checks of opened data, one function per problem: unusable data raises, suspicious data warns.
+"""Checks of opened data, one function per problem: unusable data raises an error, suspicious data a warning.
 
 Every ``ValueError`` and ``UserWarning`` names the split.
 """
@@ -62,7 +62,7 @@ def require_classes(labels: Tensor, classes: Sequence[str]) -> None:
         missing = f", none of {_format_names(classes, empty)}" if empty else ""
         raise ValueError(
             f"train must have samples of every class, and at least two classes. Got {present} of {len(classes)} "
-            f"classes{missing}. Remove missing classes or add samples; labels count from 0."
+            f"classes{missing}. Remove missing classes or add samples; labels start at 0."
         )
 
 
@@ -109,12 +109,13 @@ def require_equal_classes(classes: Mapping[str, Sequence[str] | None]) -> None:
             if expected != name:
                 raise ValueError(
                     f"classes must be the same, in the same order, in all splits. Got {expected!r} in train and "
-                    f"{name!r} in {split} for label {label}. Number the labels of {split} like the training data."
+                    f"{name!r} in {split} for label {label}. Use the same label numbers in {split} as in the "
+                    "training data."
                 )
 
 
 def check_duplicates(digests: Mapping[str, Sequence[bytes]]) -> None:
-    """Warn about inputs in two splits, which reward memorisation; raise if one split contains all of another.
+    """Warn about inputs in two splits, which reward memorisation; raise an error if one split contains all of another.
 
     Args:
         digests: hashes of the raw inputs by split, "train" first.

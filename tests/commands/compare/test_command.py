@@ -93,12 +93,12 @@ def test_additional_controls_can_be_omitted(change: dict[str, Any], arms: list[s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--pairs", "1"), "--pairs must be a whole number of at least 2. Got 1 instead (10 is usual"),
+        (("--pairs", "1"), "--pairs must be an integer of at least 2. Got 1 instead (10 is usual"),
         (("--margin", "0"), "--margin must be above 0 and at most 100 percentage points"),
-        (("--teachers", "0"), "--teachers must be a whole number of at least 1"),
-        (("--splits", "0"), "--splits must be a whole number of at least 1"),
+        (("--teachers", "0"), "--teachers must be an integer of at least 1"),
+        (("--splits", "0"), "--splits must be an integer of at least 1"),
         (("--smoothing", "1"), "--smoothing must be in [0, 1)"),
-        (("--processes", "0"), "--processes must be None or a whole number of at least 1"),
+        (("--processes", "0"), "--processes must be None or an integer of at least 1"),
     ],
 )
 def test_a_bad_setting_is_rejected_before_any_work(

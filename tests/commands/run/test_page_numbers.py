@@ -39,7 +39,7 @@ ENTRIES_OF = {
     "gallery": ("disagreements", "temperature", "test"),
     "cost": ("models", "training_seconds", "latency_seconds"),
 }
-# Numbers that are the same for every run: confidence levels, the share of equal students, the KL of a copy, table rows.
+# Numbers that are the same for every run: confidence levels, the fraction of equal students, KL of a copy, table rows.
 CONSTANTS = {"90", "95 %", "50 %", "0", "95", "100", str(PAIRS)}
 NUMBER = re.compile(r"(?<![\w.])[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?: %)?")
 # Formats of times and file sizes; other formats: format_number.

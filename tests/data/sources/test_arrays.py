@@ -1,4 +1,4 @@
-"""Arrays from files: any shape, layout and labels are read; files that run code or exhaust memory raise."""
+"""Arrays from files: any shape, layout and labels are read; files that run code or exhaust memory raise an error."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_a_number_too_large_for_float32_raises_as_infinite() -> None:
         split_source(source)
 
 
-@pytest.mark.parametrize(("rows", "message"), [(0, "own, train: a split must have samples"), (1, "Got 1 of 1 classes")])
+@pytest.mark.parametrize(("rows", "message"), [(0, "own, train: a split must not be empty"), (1, "Got 1 of 1 classes")])
 def test_empty_or_single_sample_data_raise(rows: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         split_source(from_arrays("own", {"train": X[:rows]}, {"train": Y[:rows]}))

@@ -1,4 +1,4 @@
-"""Image files: same items decoded once or on access; mixed modes warn, broken images and unsafe links raise."""
+"""Image files: the same samples whether decoded once or on access; warnings and errors for unusable files."""
 
 from __future__ import annotations
 
@@ -222,14 +222,14 @@ def test_an_image_that_would_fill_the_memory_raises(tmp_path: Path, monkeypatch:
         open_source(tmp_path)
 
 
-def test_links_that_lead_out_of_the_folder_raise(tmp_path: Path) -> None:
+def test_links_that_point_outside_the_folder_raise(tmp_path: Path) -> None:
     secret, folder = save_image(tmp_path / "secret.png"), save_tree(tmp_path / "own")
     (folder / "bee" / "link.png").symlink_to(secret)
-    with pytest.raises(DamagedDataError, match=r"1 files are links that lead out of .*own: .*bee.link\.png\."):
+    with pytest.raises(DamagedDataError, match=r"1 files are .*links that point outside .*own: .*bee.link\.png\."):
         open_source(folder)
     (folder / "bee" / "link.png").unlink()
     (folder / "cow").symlink_to(save_tree(tmp_path / "other") / "ant")
-    with pytest.raises(DamagedDataError, match="6 files are links that lead out of"):
+    with pytest.raises(DamagedDataError, match="6 files are symbolic links that point outside"):
         open_source(folder)
 
 
@@ -242,7 +242,7 @@ def test_links_inside_the_folder_are_followed_and_circular_ones_raise(tmp_path: 
     with pytest.raises(ValueError, match=r"13 of 13 inputs of val are also in train"):
         split_source(source._replace(val=source.test, test=source.test))
     (tmp_path / "train" / "bee" / "circle").symlink_to(tmp_path)
-    with pytest.raises(DamagedDataError, match=r"bee.circle is a link to a folder\. .*copy"):
+    with pytest.raises(DamagedDataError, match=r"bee.circle is a symbolic link to a folder\. .*copy"):
         open_source(tmp_path)
 
 
@@ -259,7 +259,7 @@ def test_a_named_pipe_raises_without_blocking(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Training", "val", "test"])
 def test_split_folders_are_not_classes(name: str, tmp_path: Path) -> None:
     save_tree(tmp_path, name, "more")
-    message = rf"must have a folder train .* Got \['{name.lower()}'\] instead"
+    message = rf"must have a folder named 'train' .* Got \['{name.lower()}'\] instead"
     with pytest.raises(ValueError, match=message):
         open_source(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Labels of every supported kind are encoded as integers in one class order; other labels raise."""
+"""Labels of every supported kind are encoded as integers in one class order; other labels raise an error."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_encoded_names_and_floats_are_reported(capsys: pytest.CaptureFixture[str
     encode_labels({"train": np.array([0.0, 1.0])})
     out = capsys.readouterr().out
     assert "labels: 2 class names, numbered from 0 in this order: 'a', 'b'" in out
-    assert "labels of train: whole numbers stored as float64" in out
+    assert "labels of train: integers stored as float64" in out
 
 
 def test_classes_set_the_label_order() -> None:
@@ -56,10 +56,10 @@ def test_classes_set_the_label_order() -> None:
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        ({"train": np.eye(3)}, None, r"labels of train must be \[N\], .* Got \[3, 3\] .*argmax\(axis=1\)"),
+        ({"train": np.eye(3)}, None, r"labels of train must have shape \[N\], .* Got \[3, 3\] .*argmax\(axis=1\)"),
         ({"train": np.array([0.5, 1])}, None, r"Got 0.5 at index 0 and 1 such labels in all."),
         ({"train": np.array([0, np.nan])}, None, "Got nan at index 1"),
-        ({"train": np.array([1j])}, None, r"whole numbers from 0 or strings. Got an array of complex128 .*astype"),
+        ({"train": np.array([1j])}, None, r"non-negative integers or strings. Got an array of complex128 .*astype"),
         ({"train": np.array([0, -1])}, None, "labels of train must be within 0 … 0, .* Got -1 at index 1"),
         ({"train": np.array([0, 1]), "val": np.array([2])}, None, "labels of val must be within 0 … 1"),
         (

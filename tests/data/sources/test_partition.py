@@ -187,7 +187,7 @@ def test_errors_name_the_source_and_the_split() -> None:
                 train=ArrayDataset(make_table(30).inputs, torch.arange(30) % 2), test=make_table(9), classes=("a", "b")
             )
         )
-    with pytest.raises(ValueError, match="table, test: a split must have samples"):
+    with pytest.raises(ValueError, match="table, test: a split must not be empty"):
         split_source(make_source(test=Listed()))
 
 

@@ -1,4 +1,4 @@
-"""Data from a user's Python file: the console reports that it runs, and invalid results raise."""
+"""Data from a user's Python file: the console reports that it runs, and invalid results raise an error."""
 
 from __future__ import annotations
 

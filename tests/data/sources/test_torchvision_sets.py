@@ -166,7 +166,7 @@ class NoKnownSplit(datasets.VisionDataset):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("Words", DamagedDataError, r"4 of 4 images cannot be read: train item 0 \(not an image but a str\)"),
+        ("Words", DamagedDataError, r"4 of 4 images cannot be read: train sample 0 \(not an image but a str\)"),
         (
             "NeedsArgument",
             ValueError,

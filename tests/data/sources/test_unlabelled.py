@@ -1,4 +1,4 @@
-"""Unlabelled data: converted like the labelled data; duplicates are removed and counted, misfits raise."""
+"""Unlabelled data: converted like the labelled data; duplicates are removed, incompatible inputs raise an error."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def make_circle(folder: Path) -> None:
     ("make", "error", "message"),
     [
         (make_broken, DamagedDataError, r"1 of 2 images cannot be read: .*1\.png .* Replace or remove them"),
-        (make_link_outside, DamagedDataError, r"1 files are links that lead out of"),
-        (make_circle, DamagedDataError, r"again is a link to a folder"),
+        (make_link_outside, DamagedDataError, r"1 files are symbolic links that point outside"),
+        (make_circle, DamagedDataError, r"again is a symbolic link to a folder"),
         (Path.mkdir, ValueError, r"new must contain image files.* Got none"),
         (lambda folder: None, ValueError, r"cannot open unlabelled data .*from '.*new'\..*folder"),
     ],
@@ -194,7 +194,7 @@ def test_invalid_folders_raise(
         ),
         ({"x": np.zeros((4, 3), np.uint8)}, r"\[3\] of torch.float32\. Got \[3\] of torch.uint8"),
         ({"x": np.full((4, 3), np.nan, np.float32)}, r"inputs of the unlabelled data must be finite\. Got NaN"),
-        ({"x": np.zeros((0, 3), np.float32)}, r"must have samples\. Got \[0, 3\]"),
+        ({"x": np.zeros((0, 3), np.float32)}, r"must not be empty\. Got \[0, 3\]"),
         ({"x_train": np.zeros((4, 3), np.float32)}, r"must hold an array x of inputs\. Got x_train instead"),
         ({"x": np.array(["a", "b"])}, r"inputs of the unlabelled data must be numbers"),
     ],

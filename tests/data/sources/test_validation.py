@@ -1,4 +1,4 @@
-"""Checks of splits: unusable data raises, suspicious data warns, good data passes silently."""
+"""Checks of splits: unusable data raises an error, suspicious data a warning, good data neither."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def test_a_single_test_sample_warns() -> None:
     [
         ([0, 0, 2], r"2 of 3 classes, none of 'dog'"),
         ([1, 1, 1], r"1 of 3 classes, none of 'cat', 'owl'"),
-        ([1, 2, 1], r"2 of 3 classes, none of 'cat'"),  # as if labels counted from 1
+        ([1, 2, 1], r"2 of 3 classes, none of 'cat'"),  # as if labels started at 1
     ],
 )
 def test_a_class_without_training_samples_raises(labels: list[int], got: str) -> None:
-    with pytest.raises(ValueError, match=f"train must have samples of every class.*Got {got}.*labels count from 0"):
+    with pytest.raises(ValueError, match=f"train must have samples of every class.*Got {got}.*labels start at 0"):
         validation.require_classes(torch.tensor(labels), CLASSES)
 
 
@@ -115,7 +115,7 @@ def test_splits_of_different_shapes_or_types_raise() -> None:
     ],
 )
 def test_another_order_or_number_of_classes_raises(test: list[str], got: str) -> None:
-    with pytest.raises(ValueError, match=rf"same order, in all splits\. Got {got}.*labels of test"):
+    with pytest.raises(ValueError, match=rf"same order, in all splits\. Got {got}.*label numbers in test"):
         validation.require_equal_classes({"train": CLASSES, "val": None, "test": test})
 
 
@@ -185,14 +185,17 @@ def test_scanning_a_users_dataset_matches_scanning_arrays() -> None:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([pair(), pair((3,))], r"items 0 to 1 of Listed must be \(input, label\).* cannot be collated"),
-        ([("text", 0)], r"items 0 to 0 of Listed must be .*: they contain values other than tensors and numbers"),
+        ([pair(), pair((3,))], r"samples 0 to 1 of Listed must be \(input, label\).* cannot be collated"),
+        ([("text", 0)], r"samples 0 to 0 of Listed must be .*: they contain values other than tensors and numbers"),
         ([pair(label="dog")], "they contain values other than tensors and numbers"),
-        ([(object(), 0)], r"items 0 to 0 of Listed must be .* of the same shape"),
-        ([torch.zeros(2)[0]], "items 0 to 0 of Listed"),
-        ([pair(label=0.5)], r"labels of Listed must be whole numbers from 0, one per sample. Got \[1\] of torch.float"),
+        ([(object(), 0)], r"samples 0 to 0 of Listed must be .* of the same shape"),
+        ([torch.zeros(2)[0]], "samples 0 to 0 of Listed"),
+        (
+            [pair(label=0.5)],
+            r"labels of Listed must be non-negative integers, one per sample. Got \[1\] of ",
+        ),
         ([pair(label=torch.zeros(3).long())], r"one per sample. Got \[1, 3\] of torch.int64 for a batch"),
-        ([], "a split must have samples"),
+        ([], "a split must not be empty"),
     ],
 )
 def test_items_that_are_not_input_and_label_raise(items: list[object], message: str) -> None:
@@ -205,7 +208,7 @@ def test_an_iterable_dataset_raises() -> None:
         def __iter__(self) -> Iterator[object]:
             yield pair()
 
-    with pytest.raises(ValueError, match=r"must have a length and items by index\. Got a Stream instead\. Give it"):
+    with pytest.raises(ValueError, match=r"must have a length and samples by index\. Got a Stream instead\. Give it"):
         scan(Stream())
 
 
