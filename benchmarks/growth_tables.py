@@ -78,7 +78,7 @@ def _format_samples_bytes(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return "\n\n" + format_table(["images", *kinds, "indices of an epoch's order"], lines)
+    return "\n\n" + format_table(["images", *kinds, "shuffled indices of an epoch"], lines)
 
 
 def _format_classes(rows: Sequence[Row]) -> str:

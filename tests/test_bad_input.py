@@ -159,7 +159,7 @@ def test_ctrl_c_while_saving_leaves_no_temporary_file(
     assert [name for name in _files(tmp_path) if name.endswith(".tmp")] == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a Windows process in another way")
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a Windows process in a different way")
 def test_a_real_ctrl_c_ends_the_program_without_a_traceback(tmp_path: Path) -> None:
     command = [sys.executable, str(PROGRAM), "--limit", "100", "--epochs", "100000"]
     with subprocess.Popen(

@@ -78,13 +78,16 @@ def outputs(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a clean copy to run with this environment's interpreter; a script's folder comes first on its path."""
+    """Return a clean copy. This environment's interpreter runs its scripts, which import the copy's own ``kd``."""
     return clean_copy(tmp_path_factory.mktemp("copy"))
 
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a clean copy without an environment, so ``make`` must install everything. Removed later: gigabytes."""
+    """Yield a clean copy without an environment, so ``make`` must install everything.
+
+    The copy is removed afterwards, because its environment takes gigabytes.
+    """
     if not shutil.which("make"):
         pytest.skip("needs make")
     require_index(tmp_path_factory.mktemp("index"))

@@ -1,4 +1,4 @@
-"""Student epochs by the tutorial's own loop (``obvious.py``)."""
+"""Student epochs with the tutorial's own loop (``obvious.py``)."""
 
 import time
 

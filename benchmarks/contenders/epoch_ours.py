@@ -1,4 +1,4 @@
-"""Student epochs by ``kd.fit``: with a live teacher, as in the other contenders, or with cached logits.
+"""Student epochs with ``kd.fit``: with a live teacher, as in the other contenders, or with cached logits.
 
 The pipeline uses cached logits. The one-off cost of collecting and verifying them is reported separately.
 """

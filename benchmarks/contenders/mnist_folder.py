@@ -2,7 +2,7 @@
 
     python benchmarks/contenders/mnist_folder.py FOLDER
 
-The time of unpacking is not measured, because torchvision users already have the folder.
+Unpacking is not timed, because torchvision users already have the folder.
 """
 
 import argparse

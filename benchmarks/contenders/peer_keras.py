@@ -1,4 +1,4 @@
-"""Student epochs by Keras on its PyTorch backend: ``keras.distillation.Distiller``, images as one array in memory.
+"""Student epochs with Keras on its PyTorch backend: ``keras.distillation.Distiller``, images as one array in memory.
 
 Keras' own examples use MNIST as one array. It is made before the clock starts, and no transform runs per image.
 """

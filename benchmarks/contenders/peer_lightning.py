@@ -1,4 +1,4 @@
-"""Student epochs by Lightning's Trainer, without logger, checkpoints, progress bar and model summary."""
+"""Student epochs with Lightning's Trainer, without logger, checkpoints, progress bar and model summary."""
 
 import logging
 import time

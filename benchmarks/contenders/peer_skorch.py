@@ -1,4 +1,4 @@
-"""Student epochs by skorch: a NeuralNet whose ``get_loss``, skorch's hook for custom losses, runs the teacher.
+"""Student epochs with skorch: a NeuralNet whose ``get_loss``, skorch's hook for custom losses, runs the teacher.
 
 skorch times each epoch itself; printing and the validation split are off.
 """

@@ -1,4 +1,4 @@
-"""Student epochs by torchdistill: distillation box, KDLoss and box-driven loop, as in its examples.
+"""Student epochs with torchdistill: distillation box, KDLoss and box-driven loop, as in its examples.
 
 As in the examples, the loop reads ``loss.item()`` at each step; the examples' meters and log lines are omitted.
 """

@@ -2,7 +2,7 @@
 
 Each contender trains the small student with batches of 128, Adam, the same loss and without validation. The teacher is
 convolutional with random weights, because time does not depend on them. Each contender records the epoch's mean
-training loss as documented by its library, and prints the median seconds of an epoch. The first epoch includes
+training loss in the way that its library documents, and prints the median seconds per epoch. The first epoch includes
 the warm-up and counts only if it is the only one.
 """
 

@@ -206,7 +206,7 @@ def _time_steps(settings: RunSettings, data: Data, teacher: nn.Module, student: 
 
 
 def _time_step(model: nn.Module, objective: Objective, loader: DataLoader[Any]) -> float:
-    """Return the seconds of a training step on a copy of the model: median of three epochs after a warm-up epoch."""
+    """Return the seconds per training step of a copy of the model: median of three epochs after a warm-up epoch."""
     timed_model, times = copy.deepcopy(model), [0.0]
     optimizer, _ = adam(timed_model, learning_rate=1e-6, steps=4 * len(loader), objective=objective)
     fit(

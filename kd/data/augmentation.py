@@ -134,10 +134,10 @@ def _build_transform(spec: str, shape: Sequence[int]) -> Any:
             lambda x: v2.RandomCrop(size, padding=int(x)),
         ),
         "rotate": (lambda x: 0 < x <= 180, "given degrees in (0, 180]", lambda x: v2.RandomRotation(x, _BILINEAR)),
-        "zoom": (lambda x: 0 < x < 1, "given a share in (0, 1)", lambda x: v2.RandomResizedCrop(size, scale=(x, 1))),
+        "zoom": (lambda x: 0 < x < 1, "given a fraction in (0, 1)", lambda x: v2.RandomResizedCrop(size, scale=(x, 1))),
         "colour": (
             lambda x: 0 < x <= 1,
-            "given a share in (0, 1]",
+            "given a fraction in (0, 1]",
             lambda x: v2.ColorJitter(x, x, x if shape[0] == 3 else 0),
         ),
     }

@@ -72,7 +72,7 @@ def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[An
         return Loader(dataset, sampler=loader.sampler, **settings)
     if not isinstance(batches, BatchSampler):
         raise ValueError(
-            "the loader's batch sampler cannot be copied to a dataset of another length "
+            "the loader's batch sampler cannot be copied to a dataset of a different length "
             f"({length_of(dataset)} samples instead of {length_of(loader.dataset)}). Give the loader a batch_size, or "
             "create the second loader yourself."
         )

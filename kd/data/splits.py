@@ -52,7 +52,7 @@ def stratified_split(
 
 
 def split_rows(labels: Tensor, shares: Sequence[float], *, seed: int, limit: int | None = None) -> list[Rows]:
-    """Return the rows of the training split, then of one split per share. Every split contains every class.
+    """Return the rows of each split: the training split first, then one split per share. All contain every class.
 
     Args:
         labels: [N] int64.
@@ -75,7 +75,7 @@ def split_rows(labels: Tensor, shares: Sequence[float], *, seed: int, limit: int
         raise ValueError(
             f"holding back {_join(shares)} of {len(order):,} samples does not leave every class in "
             f"{'both' if len(splits) == 2 else 'all'} splits: they contain {_join(counts)} of {classes} classes. "
-            "Use more samples or change the shares."
+            "Use more samples or change the fractions."
         )
     return splits
 

@@ -26,7 +26,7 @@ from kd.types import UNLABELLED, Batch
 
 
 class Unlabelled(Dataset[tuple[Tensor, int]]):
-    """The inputs of a dataset with the label −1; anything else in its samples is ignored."""
+    """The inputs of a dataset, each with the label −1; everything else in its samples is ignored."""
 
     by_rows = True
 

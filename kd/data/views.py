@@ -57,7 +57,7 @@ class ShiftedImages(Dataset[tuple[Tensor, int]]):
         rows = torch.as_tensor(indices)
         samples, views = rows // self.views, rows % self.views
         side = 2 * self.reach + 1
-        # A window moved down shows the image moved up: counting windows from the end, view 0 is shifted up and left.
+        # A lower window shows the image shifted up, so windows are counted from the end: view 0 is shifted up and left.
         shifted = self._windows[samples, :, side - 1 - views // side, side - 1 - views % side]
         images = ArrayDataset(shifted, self.dataset.labels[samples], mean=self.dataset.mean, std=self.dataset.std)
         return images.__getitems__(range(len(rows)))

@@ -87,7 +87,7 @@ def judge_all(methods: Mapping[str, Pairs], *, margin: float = 0.1, level: float
 
     The smallest p-value is compared with level / M, the next with level / (M − 1), and so on. The procedure stops
     at the first p-value that is not below its level: this one and all larger ones are not rejected. The interval of
-    each method has the level of the step that decided its p-value, so it excludes zero if and only if Holm's procedure
+    each method uses the level of the step that decided its p-value, so it excludes zero if and only if Holm's procedure
     rejects. The intervals have no joint coverage of all M differences. Equivalence is tested at level / M per method
     (Bonferroni). Hence the probability of any wrong "helps" or "hurts" is at most ``level``, and so is the
     probability of any wrong "no difference larger than d".

@@ -109,8 +109,9 @@ def dist_loss(
     """Correlation loss ``T² · (β · mean(1 − ρ_row) + γ · mean(1 − ρ_column))`` of the probabilities.
 
     ρ is Pearson's correlation between student and teacher. A row is a sample's distribution over the classes; a column
-    contains a class's probabilities over the batch. Zero if both agree up to a positive factor and a constant. The loss
-    depends on the batch size: with one sample columns cannot be correlated, and only the row term has a gradient.
+    contains a class's probabilities over the batch. The loss is zero if all rows and columns of the student equal the
+    teacher's up to a positive factor and an additive constant. It depends on the batch size: with one sample columns
+    cannot be correlated, and only the row term has a gradient.
 
     Args:
         beta, gamma: weights of the two terms, at least 0.

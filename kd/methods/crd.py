@@ -61,7 +61,7 @@ class MemoryBank(nn.Module):
             self.rows, self.labels = F.pad(self.rows, (0, 0, 0, missing)), F.pad(self.labels, (0, missing), value=-1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        samples = len(state_dict[f"{prefix}labels"])  # resized first, because torch rejects buffers of another size
+        samples = len(state_dict[f"{prefix}labels"])  # resized first, because torch rejects buffers of a different size
         self.rows, self.labels = self.rows[:, :0], self.labels[:0]
         self._grow(samples)
         super()._load_from_state_dict(state_dict, prefix, *rest)

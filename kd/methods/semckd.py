@@ -22,8 +22,8 @@ WIDTH = 16  # size of queries and keys; a quarter of the authors' batch size of 
 class SemCKDLoss(nn.Module):
     """``weight · semckd_loss`` of all pairs of a student's layer and a teacher's layer.
 
-    Each layer of the student has a query and each layer of the teacher a key, of unit length, computed from the means
-    of a sample's maps. Attention is the softmax of their products over the teacher's layers.
+    Each student layer has a query and each teacher layer has a key: unit vectors computed from the mean of each map of
+    a sample. Attention is the softmax of their inner products over the teacher's layers.
 
     The authors compute queries and keys from a sample's similarities to all samples of its batch. Their method
     therefore requires a fixed batch size and depends on the order of the samples; the means of the maps avoid both.

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from kd.report.blocks import Block
 
-FORMAT = 2  # version of saved parts; parts of another version are skipped
+FORMAT = 2  # version of saved parts; parts of a different version are skipped
 _BLOCKS = {kind.__name__.lower(): kind for kind in get_args(Block)}
 
 

@@ -245,7 +245,7 @@ class _Describer:
             return name
         # Dunder attributes depend on where the class was defined: newer Python versions store its line number there.
         members = {key: m for key, m in vars(cls).items() if inspect.isroutine(m) or not key.startswith("__")}
-        members.pop("_abc_impl", None)  # cache of an abstract class
+        members.pop("_abc_impl", None)  # abc's internal cache, no part of the code
         return f"{name} {digest([self.describe(members), [self.describe(base) for base in cls.__bases__]])[:12]}"
 
     def _describe_function(self, function: types.FunctionType) -> str:

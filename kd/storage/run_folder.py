@@ -173,7 +173,7 @@ def _move_steps_aside(folder: Path) -> None:
 
 
 def _use_recorded_threads(folder: Path) -> None:
-    """Set torch's number of threads to the recorded one: another number changes the bits of results."""
+    """Set torch's number of threads to the recorded one: a different number changes the bits of results."""
     record = folder / "run.json"
     if not record.exists():
         publish({record: json.dumps({"threads": torch.get_num_threads()}).encode()})

@@ -23,7 +23,7 @@ CSV_LIMIT = 256 * 1024**2  # bytes; parsed to Python strings and lists, a file t
 _MAX_EXPANSION = 64  # unpacked size / packed size; random-looking numbers reach 2, zip bombs 1000
 _CHUNK = 16 * 1024**2  # bytes read at once
 _NON_OBJECT = "biufcmMSUV"  # numpy dtype kinds except objects; the dataset checks the dtype itself later
-_ALWAYS_ALLOWED = 64 * 1024**2  # bytes to which any member may unpack, whatever its packed size
+_ALWAYS_ALLOWED = 64 * 1024**2  # bytes; _MAX_EXPANSION applies only to members that unpack to more
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,7 +51,7 @@ def read_table(path: Path, *, name: str, id_column: str | None) -> Table:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file has another format, is damaged or too large, or lacks the array or column.
+        ValueError: the file has a different format, is damaged or too large, or lacks the array or column.
     """
     match path.suffix:
         case ".npy" if id_column is None:

@@ -94,7 +94,7 @@ def parse_safetensors(content: bytes, *, header_limit: int) -> dict[str, Tensor]
 
     Raises:
         MissingExtraError: the library is not installed.
-        ValueError: the header is too large, or the file is damaged or has another format.
+        ValueError: the header is too large, or the file is damaged or has a different format.
     """
     safetensors, safetensors_torch = (
         import_extra(module, library="safetensors", name="safetensors", needed_for="a .safetensors file")

@@ -1,6 +1,6 @@
 """Cached teacher logits: collected in dataset order, never in loader order, and verified.
 
-A shuffling loader yields another order at each pass. Iterating over it to collect logits silently pairs images with
+A shuffling loader yields a different order at each pass. Iterating over it to collect logits silently pairs images with
 the logits of other images. Here row i belongs to ``dataset[i]``; ``verify_logits`` recomputes a random subset of rows
 and checks all rows by their agreement with the labels.
 """
@@ -107,8 +107,8 @@ def _require_equal_rows(live: Tensor, cached: Tensor, rows: Any) -> None:
     if different:
         raise ValueError(
             f"teacher logits do not match their samples: {len(different)} of {len(rows)} recomputed rows differ from "
-            f"the live teacher, the first at row {rows[different[0]]}. They were collected in another order (shuffled "
-            "loader?), from other data or with another teacher. Collect them again with kd.collect_logits()."
+            f"the live teacher, the first at row {rows[different[0]]}. They were collected in a different order "
+            "(shuffled loader?), from other data or with another teacher. Collect them again with kd.collect_logits()."
         )
 
 

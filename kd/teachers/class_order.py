@@ -1,4 +1,4 @@
-"""Class order: teachers whose outputs have another class order than the data."""
+"""Class order: teachers whose class order differs from the data's."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def average_logits(
 
         z = T · log Σₘ wₘ softmax(zₘ / T),   so that   softmax(z / T) = Σₘ wₘ softmax(zₘ / T).
 
-    This holds at that T only; another temperature requires another average. ``logits`` averages the logits:
+    This holds at that T only; a different temperature requires a different average. ``logits`` averages the logits:
 
         z = Σₘ wₘ zₘ,   so that   softmax(z / T) ∝ Πₘ softmax(zₘ / T)^wₘ
 

@@ -73,7 +73,7 @@ def measure_agreement(predictions: Predictions) -> Agreement:
 
 def explain_doubt(agreement: Agreement) -> str | None:
     """Return why the logits probably do not match the data, with a remedy; None if they look right."""
-    # Another class order is suggested only if it fits well: at least halfway between chance and 1.
+    # A different class order is suggested only if it fits well: at least halfway between chance and 1.
     halfway = (1 + agreement.chance) / 2
     if agreement.best > halfway and agreement.best > agreement.accuracy + 0.1:
         moved = [f"{column} for class {k}" for k, column in enumerate(agreement.columns) if column != k]
@@ -97,7 +97,7 @@ def verify_without_teacher(predictions: Predictions, *, name: str) -> Agreement:
         name: name of the logits in messages.
 
     Raises:
-        ValueError: the logits are not [N, K] and finite, are at chance level, or fit only in another class order.
+        ValueError: the logits are not [N, K] and finite, are at chance level, or fit only in a different class order.
     """
     agreement = measure_agreement(predictions)
     accuracy = f"{name}: accuracy {agreement.accuracy:.1%} on {len(predictions.labels):,} samples"

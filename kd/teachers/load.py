@@ -49,7 +49,7 @@ def load_teacher(
         class_names: class names in the order of the data; required with ``label_order``.
 
     Raises:
-        ValueError: the architecture is unknown, the weights do not fit it exactly, the head has another number of
+        ValueError: the architecture is unknown, the weights do not fit it exactly, the head has a different number of
             classes, or the class names differ.
         OSError: the file cannot be read.
         MissingExtraError: an optional dependency is not installed.

@@ -99,7 +99,7 @@ def _require_shape(table: Table, rows: int | None, classes: int) -> None:
     if rows is not None and shape[0] != rows:
         raise ValueError(
             f"it must have {rows:,} rows, one per sample in the order of the dataset. Got {shape[0]:,}. Pass ids if "
-            "the file has other rows or another order"
+            "the file has different rows or a different order"
         )
     if table.ids is not None and len(table.ids) != shape[0]:
         raise ValueError(f"it must have one id for each of its {shape[0]:,} rows. Got {len(table.ids):,}")

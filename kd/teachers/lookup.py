@@ -73,8 +73,8 @@ def build_lookup(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Te
     conflicts = int((teacher.logits != teacher.logits[rows_used]).any(dim=1).sum())
     if conflicts:
         warnings.warn(
-            f"{conflicts:,} of {len(rows_used):,} inputs are identical to an earlier input but have other teacher "
-            "logits; the logits of the first one are used",
+            f"{conflicts:,} of {len(rows_used):,} inputs are identical to an earlier input but have different "
+            "teacher logits; the logits of the first one are used",
             stacklevel=2,
         )
     return teacher

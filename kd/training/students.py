@@ -34,7 +34,7 @@ class DistillationData(NamedTuple):
     views: int = 1
 
     def training_loader(self) -> DataLoader[Any]:
-        """Return the loader of training data, whose order ``kd.fit`` seeds."""
+        """Return the training loader; ``kd.fit`` seeds its order."""
         if self.views == 1:
             return make_loader(self.training, batch_size=self.batch_size, shuffle=True)
         return one_view_each(self.training, self.views, batch_size=self.batch_size)

@@ -137,8 +137,8 @@ def test_a_transform_from_a_users_file_is_applied(tmp_path: Path, capsys: pytest
         ("crop:1.5", "--augment crop must be given whole pixels"),
         ("crop:two", "--augment crop must be given whole pixels"),
         ("rotate:181", "--augment rotate must be given degrees"),
-        ("zoom:1", "--augment zoom must be given a share"),
-        ("colour:nan", "--augment colour must be given a share"),
+        ("zoom:1", "--augment zoom must be given a fraction"),
+        ("colour:nan", "--augment colour must be given a fraction"),
     ],
 )
 def test_unknown_or_invalid_augmentations_raise(spec: str, expected: str) -> None:

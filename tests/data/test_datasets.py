@@ -219,7 +219,7 @@ def test_loader_like_copies_a_loader_without_automatic_batching() -> None:
 
 
 def test_a_loader_without_a_batch_size_cannot_be_copied_to_another_length() -> None:
-    with pytest.raises(ValueError, match=r"another length \(20 samples instead of .*Give the loader a batch_size"):
+    with pytest.raises(ValueError, match=r"a different length \(20 samples instead of .*Give the loader a batch_size"):
         kd.loader_like(LOADERS["bulk"](as_tensors(numbered())), Subset(numbered(), range(20)))
 
 

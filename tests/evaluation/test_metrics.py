@@ -39,7 +39,7 @@ def test_rows_of_the_confusion_matrix_are_true_classes() -> None:
     [
         (nn.Linear(7, 5), 7 * 5 + 5, 7 * 5, torch.zeros(1, 7)),
         (nn.Linear(7, 5, bias=False), 7 * 5, 7 * 5, torch.zeros(1, 7)),
-        # 3 × 3 windows on 8 × 6 pixels: 6 × 4 places, each 3 · 3 · 2 products for each of 4 channels.
+        # 3 × 3 windows on 8 × 6 pixels: 6 × 4 positions, with 3 · 3 · 2 products for each of 4 channels.
         (nn.Conv2d(2, 4, 3), 4 * 2 * 9 + 4, 6 * 4 * 4 * 9 * 2, torch.zeros(1, 2, 8, 6)),
         (nn.Conv2d(2, 4, 3, padding=1, stride=2), 4 * 2 * 9 + 4, 4 * 3 * 4 * 9 * 2, torch.zeros(1, 2, 8, 6)),
         (nn.BatchNorm2d(4), 8, 0, torch.zeros(1, 4, 3, 3)),

@@ -252,7 +252,7 @@ def test_agreement_and_divergence_of_two_networks(data: tuple[Tensor, Tensor], t
 @examples
 @given(logits_and_labels(smallest=2))
 def test_accuracy_above_chance_is_cohens_kappa(data: tuple[Tensor, Tensor]) -> None:
-    """Kappa is (accuracy − chance) / (1 − chance); its standard error is that under chance agreement."""
+    """Kappa is (accuracy − chance) / (1 − chance); its standard error assumes chance agreement."""
     logits, labels = data
     result = measure_agreement(kd.Predictions(logits.float(), labels))
     assume(result.spread > 1e-6)

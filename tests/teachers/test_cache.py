@@ -130,7 +130,7 @@ def test_permuted_rows_raise(digits: kd.ImageDataset, fault: Fault) -> None:
 def test_logits_collected_from_a_shuffled_loader_raise(digits: kd.ImageDataset) -> None:
     loader = DataLoader(digits, batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0))
     predictions = kd.predict(good_teacher(), loader)
-    with pytest.raises(ValueError, match=r"do not match their samples: .* in another order \(shuffled loader"):
+    with pytest.raises(ValueError, match=r"do not match their samples: .* in a different order \(shuffled loader"):
         kd.verify_logits(good_teacher(), digits, predictions._replace(labels=digits.labels))
 
 

@@ -95,7 +95,7 @@ def predictions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndar
     file = tmp_path_factory.mktemp("answers") / "answers.csv"
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow(["class_2", "class_0", "class_1"])  # another class order, given by the header
+        writer.writerow(["class_2", "class_0", "class_1"])  # a different class order, given by the header
         writer.writerows(probabilities[:, [2, 0, 1]])
     return file, probabilities
 

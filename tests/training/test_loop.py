@@ -288,7 +288,7 @@ def test_predictions_are_in_the_loaders_order_in_single_precision(digits: kd.Ima
 
 
 class WrongLength(Sampler[int]):
-    """A sampler that yields ``count`` indices but reports another length."""
+    """A sampler that yields ``count`` indices but reports a different length."""
 
     def __init__(self, count: int, reported: int) -> None:
         self.count, self.reported = count, reported

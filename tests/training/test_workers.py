@@ -29,7 +29,7 @@ class Deadly(Dataset[Any]):
         return self.dataset[index]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows ends processes in another way")
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows ends processes in a different way")
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # raised when torch's loader is garbage-collected

@@ -183,7 +183,7 @@ class Run:
 
     @cached_property
     def per_class(self) -> dict[str, list[ClassAccuracy]]:
-        """Accuracy by model and label."""
+        """Accuracy of each model on each class."""
         return {
             name: [_measure_class(int(row.sum()), int(row[label])) for label, row in enumerate(matrix)]
             for name, matrix in self.confusion_matrices.items()

@@ -100,7 +100,7 @@ def list_grid(settings: SweepSettings) -> list[Point]:
 
 
 def add_controls(points: Iterable[Point]) -> list[Point]:
-    """Return the points and, with the same other settings, their controls; without duplicates."""
+    """Return each point followed by its control, which has the same other settings; without duplicates."""
     return list(dict.fromkeys(itertools.chain.from_iterable((point, point.control) for point in points)))
 
 

@@ -30,7 +30,7 @@ def open_image_folder(folder: Path, *, size: int | Size | None = None, classes: 
     Args:
         folder: the root folder.
         size: see ``kd.data.sources.image_dataset.build_image_dataset``.
-        classes: the class folders in another order; must name each exactly once.
+        classes: the class folders in a different order; must name each exactly once.
 
     Raises:
         ValueError: no classes, a split with classes that train lacks, or images of several sizes without ``size``.

@@ -57,8 +57,8 @@ def choose_class_names(
         requested: names requested by the user.
 
     Raises:
-        ValueError: labels are numbers and the requested names are the stored names in another order, which would swap
-            classes.
+        ValueError: labels are numbers and the requested names are the stored names in a different order, which would
+            swap classes.
     """
     if (
         stored

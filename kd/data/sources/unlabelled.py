@@ -45,7 +45,7 @@ def open_unlabelled(
         size: of images, as passed to ``open_source``; without it, images must have the size of the labelled ones.
 
     Raises:
-        ValueError: unsupported kind, no inputs, inputs of another shape or type, NaN or infinity, or all inputs are
+        ValueError: unsupported kind, no inputs, inputs of a different shape or type, NaN or infinity, or all inputs are
             duplicates of labelled ones.
         DamagedDataError: an unreadable file, or a link that points outside the folder.
     """
