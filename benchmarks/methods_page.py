@@ -44,18 +44,17 @@ def fill_page(text: str) -> str:
 
 
 def format_methods() -> str:
-    """Return the table of methods. All need labels, so ``needs`` lists other inputs; empty settings are omitted."""
+    """Return the table of methods, without their inputs and without empty settings."""
     rows = [
         (
             f"`{name}`",
-            ", ".join(need for need in method.needs if need != "labels"),
             ", ".join(setting for setting in format_method_settings(method.settings) if not setting.endswith("=")),
             method.paper,
             method.reference,
         )
         for name, method in METHODS.items()
     ]
-    return format_table(("method", "needs", "settings", "paper", "reference code"), rows)
+    return format_table(("method", "settings", "paper", "reference code"), rows)
 
 
 def format_costs(measured: Mapping[str, Mapping[str, float]]) -> str:
@@ -66,16 +65,20 @@ def format_costs(measured: Mapping[str, Mapping[str, float]]) -> str:
             f"`{name}`" if name in METHODS else name,
             f"{cost['seconds'] / kd['seconds']:.2f}",
             f"{(cost['peak_rss'] - kd['peak_rss']) / 1e6:+.0f}",
-            f"{cost['trained']:,}",
-            f"{cost['remembered']:,}",
+            _format_extra(int(cost["trained"]), int(cost["remembered"])),
         )
         for name, cost in measured.items()
     ]
-    return format_table(("method", "step time, × kd", "extra memory, MB", "extra parameters", "buffer values"), rows)
+    return format_table(("method", "step time, × kd", "extra memory, MB", "extra parameters + buffer values"), rows)
+
+
+def _format_extra(parameters: int, buffers: int) -> str:
+    """Return both counts, without buffers if there are none; nothing if both are 0."""
+    return f"{parameters:,} + {buffers:,}" if buffers else f"{parameters:,}" if parameters else ""
 
 
 def format_comparison(results: Mapping[str, Any]) -> str:
-    """Return each method's errors and paired differences to the control and to ``kd``, with verdicts."""
+    """Return each method's errors and paired differences to the control and to ``kd``; bold if they help or hurt."""
     errors, images = results["errors"], results["images"]
     judgements = {base: _judge(errors, base, images) for base in (CONTROL, "kd") if base in errors}
     rows = [
@@ -100,8 +103,12 @@ def _format_judgement(judgement: Judgement | None) -> str:
         return ""
     interval = judgement.interval
     bounds = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
-    verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:g} errors")
-    return f"{judgement.pairs.mean:+.1f} ({bounds}): {verdict}"
+    difference = f"{judgement.pairs.mean:+.1f} ({bounds})"
+    if judgement.verdict in ("helps", "hurts"):
+        return f"**{difference}**"
+    if judgement.verdict == "inconclusive":
+        return difference
+    return f"{difference}: no difference larger than {judgement.margin:g} errors"
 
 
 if __name__ == "__main__":

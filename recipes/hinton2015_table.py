@@ -66,9 +66,12 @@ def make_pair_table(rows: Rows) -> list[str]:
 
 
 def make_left_out_table(rows: Rows) -> list[str]:
-    """Format errors of students trained without some digits, before and after a shift of their logits."""
+    """Format errors of students trained without some digits, before and after a shift of their logits.
+
+    The transfer set and n are in the first of its three rows.
+    """
     lines = _format_header(
-        "transfer set", "shift of the logits", "paper", "ours", "errors on 3s, paper", "errors on 3s, ours", "n"
+        "transfer set", "shift of the logits", "paper", "ours", "errors on 3s, paper", "errors on 3s, ours"
     )
     paper_errors = {
         "without 3": (("206", "133"), ("", ""), ("109", "14")),
@@ -80,14 +83,13 @@ def make_left_out_table(rows: Rows) -> list[str]:
             results = [row if rule == "none" else row[rule] for row in group]
             shift = "none" if rule == "none" else f"{rule}, {_format_mean([result['shift'] for result in results])}"
             our_threes = _format_errors(results, "errors on 3") if kind == "without 3" else ""
-            lines.append(
-                _format_line(kind, shift, errors, _format_errors(results), threes, our_threes, str(len(group)))
-            )
+            name = f"{kind} (n = {len(group)})" if rule == "none" else ""
+            lines.append(_format_line(name, shift, errors, _format_errors(results), threes, our_threes))
     return lines
 
 
 def make_temperature_table(rows: Rows) -> list[str]:
-    """Format errors by temperature and width, with n in brackets."""
+    """Format errors by temperature and width, with n in brackets unless it is 2."""
     students = [row for row in rows if row["kind"] in ("alone", "distilled")]
     widths = sorted({row["width"] for row in students})
     lines = _format_header("temperature", *(f"{width}-{width}" for width in widths))
@@ -96,12 +98,16 @@ def make_temperature_table(rows: Rows) -> list[str]:
             [row for row in students if row["width"] == width and row["temperature"] == temperature] for width in widths
         ]
         name = "labels alone" if temperature is None else f"{temperature:g}"
-        lines.append(_format_line(name, *(f"{_format_errors(cell)} ({len(cell)})" if cell else "" for cell in cells)))
+        lines.append(_format_line(name, *map(_format_cell, cells)))
     return lines
 
 
 def _select(rows: Rows, kind: str, **fields: Any) -> list[Mapping[str, Any]]:
     return [row for row in rows if row["kind"] == kind and fields.items() <= row.items()]
+
+
+def _format_cell(rows: Rows) -> str:
+    return f"{_format_errors(rows)} ({len(rows)})" if len(rows) not in (0, 2) else _format_errors(rows)
 
 
 def _format_errors(rows: Rows, key: str = "errors") -> str:

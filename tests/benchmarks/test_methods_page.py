@@ -40,6 +40,17 @@ def test_every_method_has_a_row_and_a_paragraph(page: ModuleType) -> None:
         assert f"**{name}**" in text
 
 
+def test_the_stated_ranges_of_rows_have_the_stated_inputs() -> None:
+    names = list(METHODS)
+    teacher, controls = names.index("fitnet"), names.index("label-smoothing")
+    assert names[teacher - 1 : teacher] == ["ofa"]
+    assert names[controls - 1 :] == ["sdd", "label-smoothing", "teacher-free"]
+    for place, name in enumerate(names):
+        source = "labels" if place >= controls else "teacher" if place >= teacher else "logits"
+        assert set(METHODS[name].needs) - {"ids"} == {"labels", source}
+        assert ("ids" in METHODS[name].needs) == (name == "crd")
+
+
 def find_recipes() -> list[str]:
     """Return the names of the recipes; NAME_*.py are helper modules of the recipe NAME.py."""
     names = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
@@ -73,10 +84,16 @@ def test_methods_are_compared_with_the_control_and_with_plain_distillation(page:
     assert rows["kd"][0].startswith("20.0")
     assert rows["kd"][1].startswith("-2.0")
     assert rows["kd"][2] == ""
-    assert rows["dkd"][1].startswith("-10.3")
-    assert rows["dkd"][1].endswith("): helps")
-    assert rows["dkd"][2].startswith("-8.3")
-    assert rows["dist"][2].endswith(": inconclusive") or "): no difference" in rows["dist"][2]
+    assert rows["dkd"][1].startswith("**-10.3 (-")
+    assert rows["dkd"][1].endswith(")**")
+    assert rows["dkd"][2].startswith("**-8.3")
+    assert rows["dist"][2].startswith("+2.0 (-")
+    assert rows["dist"][2].endswith(")")
+
+
+def test_a_difference_within_the_margin_is_named(page: ModuleType) -> None:
+    results = {"errors": {"control": [20, 22, 24], "kd": [21, 22, 24]}, "images": 10_000, "teacher": 5}
+    assert page.format_comparison(results).endswith("): no difference larger than 10 errors |  |")
 
 
 @pytest.mark.slow  # a teacher and a pool of processes
@@ -104,8 +121,8 @@ def test_costs_are_relative_to_plain_distillation(page: ModuleType) -> None:
     fitnet = {"seconds": 0.03, "peak_rss": 760e6, "trained": 1234, "remembered": 5}
     kd = {"seconds": 0.02, "peak_rss": 750e6, "trained": 0, "remembered": 0}
     *_, first, second = page.format_costs({"kd": kd, "fitnet": fitnet}).splitlines()
-    assert first == "| `kd` | 1.00 | +0 | 0 | 0 |"
-    assert second == "| `fitnet` | 1.50 | +10 | 1,234 | 5 |"
+    assert first == "| `kd` | 1.00 | +0 |  |"
+    assert second == "| `fitnet` | 1.50 | +10 | 1,234 + 5 |"
 
 
 def test_every_method_has_its_costs(page: ModuleType) -> None:
