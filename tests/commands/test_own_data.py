@@ -202,7 +202,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*is made for:UserWarning")  # about models for larger images
+@pytest.mark.filterwarnings("ignore:.*is designed for:UserWarning")  # about models for larger images
 @pytest.mark.parametrize(
     ("data", "teacher", "student"),
     [
