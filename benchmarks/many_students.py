@@ -82,7 +82,7 @@ def time_start(data: DistillationData) -> float:
 
 
 def measure(settings: RunSettings, count: int, rounds: int) -> dict[str, float]:
-    """Return the median seconds of each way of training."""
+    """Return the median time of each way of training, in seconds."""
     data = make_distill_data(settings)
 
     def make() -> dict[str, Student]:

@@ -1,9 +1,10 @@
-"""Measure the start of a training process: torch's Adam against this project's, which does not import torch.compile.
+"""Measure the start of a training process with torch's Adam and with this project's, which imports no torch.compile.
 
     python benchmarks/start.py    # a minute
 
-Each figure is the median over alternating fresh processes that import torch and take one step of a small student: the
-time until the step is done, and the peak memory. ``kd compare`` and ``kd sweep`` start such a process per core.
+Each figure is the median over alternating fresh processes that import torch and run one training step of a small
+student: the time until the step is done, and the peak memory. ``kd compare`` and ``kd sweep`` start such a process per
+core.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Settings:
     rounds: int = 5
     """processes per optimizer"""
     optimizer: str = ""
-    """internal: take one step with this optimizer only"""
+    """internal: run one training step with this optimizer only"""
 
 
 def take_step(name: str) -> None:

@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=40_000, help="simulated comparisons per cell")
     runs = parser.parse_args().runs
     print(f"{' / '.join(VERDICTS)}, in % of {runs:,} comparisons:\n\n{format_verdicts(runs)}\n")
-    print(f"Probability that the interval excludes zero, in %, by kd.evaluation.power:\n\n{format_power()}\n")
+    print(f"Probability that the interval excludes zero, in %, computed by kd.evaluation.power:\n\n{format_power()}\n")
     print(f"Coverage of the 95 % t / bootstrap interval, in % of {runs // 20:,}:\n\n{format_coverage(runs // 20)}\n")
     title = "A true difference of d judged smaller than d, control without errors / with 0.1 %"
     print(f"{title}, in % of {runs:,}:\n\n{format_few_samples(runs)}\n")

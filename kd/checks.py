@@ -62,9 +62,7 @@ def require_labels(labels: Tensor, logits: Tensor) -> None:
     is_integral = not (labels.is_floating_point() or labels.is_complex() or str(labels.dtype) == "torch.bool")
     require(is_integral, "labels", labels.dtype, "integers", "class indices, such as torch.int64")
     low, high = int(labels.min()), int(labels.max())
-    require(
-        low >= 0 and high < classes, "labels", f"{low} … {high}", f"within 0 … {classes - 1}, the columns of logits"
-    )
+    require(low >= 0 and high < classes, "labels", f"{low} … {high}", f"within 0 … {classes - 1}, the logits' columns")
 
 
 def require_every_label(labels: Tensor, rows: int) -> None:

@@ -94,7 +94,7 @@ def _make_layer(inputs: int, maps: int, side: int) -> nn.Sequential:
 
 
 def simkd(teacher: CNN) -> kd.Objective:
-    """Return the objective of a composite: the mean squared difference of its projected and the teacher's last maps."""
+    """Return the objective: mean squared difference of the composite's projected maps and the teacher's last maps."""
 
     def objective(composite: nn.Module, batch: kd.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         teacher.eval()

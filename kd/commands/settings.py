@@ -191,7 +191,7 @@ class RunSettings:
         clashes = {
             "--unlabelled": self.unlabelled is not None,
             f"--method {self.method}, which stores a value for each image": self.ids,
-            "a teacher of precomputed outputs, which has none for views": any(
+            "a teacher of precomputed outputs, which contain no augmented views": any(
                 choice.is_precomputed for choice in self.teachers_chosen
             ),
         }

@@ -130,7 +130,7 @@ def _build_transform(spec: str, shape: Sequence[int]) -> Any:
         "flip": (lambda _: not text, "given without a number", lambda _: v2.RandomHorizontalFlip()),
         "crop": (
             lambda x: x >= 1 and x == int(x),
-            "given whole pixels, at least 1",
+            "given a whole number of pixels, at least 1",
             lambda x: v2.RandomCrop(size, padding=int(x)),
         ),
         "rotate": (lambda x: 0 < x <= 180, "given degrees in (0, 180]", lambda x: v2.RandomRotation(x, _BILINEAR)),

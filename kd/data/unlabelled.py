@@ -87,7 +87,7 @@ def repeated(dataset: Dataset[Any], items: int) -> Dataset[Any]:
     """Repeat a dataset up to a given length, so that an epoch takes the same number of steps as with more data.
 
     Used to give a control the steps of a student with unlabelled samples, or to raise the fraction of labelled samples
-    in each batch. The last repetition is cut off at the given length.
+    in each batch. The last repetition is truncated at this length.
 
     Args:
         items: number of samples, at least the dataset's length.

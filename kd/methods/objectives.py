@@ -43,7 +43,7 @@ def _cross_entropy(output: Tensor, labels: Tensor, **options: Any) -> Tensor:
         return F.cross_entropy(output.float(), labels, **options)
     except IndexError as error:  # torch checks labels anyway; an extra check would cost time at every step
         raise ValueError(
-            f"labels must be within 0 … {output.shape[1] - 1}, the columns of logits. Got {int(labels.min())} … "
+            f"labels must be within 0 … {output.shape[1] - 1}, the logits' columns. Got {int(labels.min())} … "
             f"{int(labels.max())} instead. Unlabelled samples ({UNLABELLED}) need distillation; see kd.data.unlabelled."
         ) from error
 
@@ -51,7 +51,7 @@ def _cross_entropy(output: Tensor, labels: Tensor, **options: Any) -> Tensor:
 class WrappedObjective(nn.Module):
     """Base class of objectives that wrap another objective: registers its parameters and forwards ``set_epoch``.
 
-    A plain function would hide the parameters from the optimizer and the epochs from a warm-up.
+    With a plain function, the optimizer would miss the parameters, and a warm-up would not receive the epoch.
     """
 
     def __init__(self, objective: Objective) -> None:

@@ -71,7 +71,7 @@ def fsp(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``weight · fsp_loss`` over the common stages, which must have the same numbers of channels; then CE.
+    """First ``weight · fsp_loss`` over the common stages, which must have the same numbers of channels; then CE.
 
     Raises:
         ValueError: also if there is only one common stage, or if the channels differ, because fsp has no projector.
@@ -133,7 +133,7 @@ def ab(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``weight · Σ ab_loss`` over the common stages, which are matched from the last one backwards; then CE."""
+    """First ``weight · Σ ab_loss`` over the common stages, which are matched from the last one backwards; then CE."""
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     loss = ABLoss(count_channels(student, teacher, batch, pairs), weight, margin).to(batch[0].device)
     return TwoPhaseObjective(FeatureObjective(teacher, pairs, loss), alone)

@@ -20,7 +20,7 @@ def publish(files: Mapping[Path, bytes]) -> None:
     a kill between two renames leaves a mixture. Missing folders are created.
 
     Raises:
-        OSError: naming the path, the bytes needed and the bytes free. No temporary file is left behind.
+        OSError: states the path, the bytes needed and the bytes free. No temporary file is left behind.
     """
     for path in files:
         if path.is_dir():
@@ -45,7 +45,7 @@ def require_writable(folder: Path) -> None:
     """Create the folder if it is missing, and write a temporary file to check that it is writable.
 
     Raises:
-        OSError: naming the folder and the reason.
+        OSError: states the folder and the reason.
     """
     try:
         for parent in _make_folder(folder):
@@ -67,7 +67,7 @@ def require_space(folder: Path, size: int) -> None:
     """Check that the disk has at least ``size`` bytes free, before any work is done.
 
     Raises:
-        OSError: naming the folder, the bytes needed and the bytes free.
+        OSError: states the folder, the bytes needed and the bytes free.
     """
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free

@@ -87,7 +87,9 @@ def rebuild_archive(content: bytes) -> bytes:
 
 
 def parse_safetensors(content: bytes, *, header_limit: int) -> dict[str, Tensor]:
-    """Return the tensors of a ``.safetensors`` file by name. The format contains no code; the library checks offsets.
+    """Return the tensors of a ``.safetensors`` file by name.
+
+    The format contains no code, and the library checks that all tensors lie inside the file.
 
     Args:
         header_limit: largest allowed size of the JSON header, in bytes.

@@ -87,7 +87,7 @@ def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:
         expected: tensors to be replaced, such as a model's ``state_dict()``, on any device.
 
     Raises:
-        ValueError: naming the expected and the actual value.
+        ValueError: states the expected and the actual value.
     """
     if not isinstance(state, dict):
         raise ValueError(f"it should hold {sorted(expected)}. Got {type(state).__name__} instead")

@@ -78,7 +78,7 @@ def explain_doubt(agreement: Agreement) -> str | None:
     if agreement.best > halfway and agreement.best > agreement.accuracy + 0.1:
         moved = [f"{column} for class {k}" for k, column in enumerate(agreement.columns) if column != k]
         return (
-            f"its class order probably differs from the data: taking output {', '.join(moved[:3])}"
+            f"its class order probably differs from the data's: taking output {', '.join(moved[:3])}"
             f"{' and so on' * (len(moved) > 3)} would give {agreement.best:.1%}. Pass label_order, the class names in "
             "the order of the teacher"
         )

@@ -134,7 +134,7 @@ def test_the_methods_that_support_unlabelled_data() -> None:
 
 
 def test_supervised_training_rejects_unlabelled_samples() -> None:
-    with pytest.raises(ValueError, match=r"within 0 … 3, the columns of logits\. Got -1 … 3 instead.*distillation"):
+    with pytest.raises(ValueError, match=r"within 0 … 3, the logits' columns\. Got -1 … 3 instead.*distillation"):
         kd.supervised(tiny_model(), make_batch(unlabelled=2))
 
 

@@ -101,7 +101,7 @@ def test_swapped_arms_give_the_opposite_verdict(differences: list[int]) -> None:
 @examples
 @given(DIFFERENCES, st.sampled_from([0.01, 0.05, 0.2]))
 def test_the_verdict_matches_a_rule_written_with_p_values(differences: list[int], level: float) -> None:
-    """The rule is written a second time with p-values: TOST is two one-sided tests against ± the margin."""
+    """The expected verdict is derived from p-values; TOST is two one-sided tests against ± the margin."""
     judgement = judge(pairs_of(differences), level=level)
     has_spread, total = len(set(differences)) > 1, sum(differences)
     if t_test(differences) < level:

@@ -126,7 +126,7 @@ def test_a_few_correct_predictions_are_not_at_chance() -> None:
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (torch.zeros(2, 2), torch.tensor([0, 2]), r"labels must be within 0 … 1, the columns of logits\. Got '0 … 2'"),
+        (torch.zeros(2, 2), torch.tensor([0, 2]), r"labels must be within 0 … 1, the logits' columns\. Got '0 … 2'"),
         (torch.zeros(2, 2), torch.tensor([-1, 0]), r"Got '-1 … 0'"),
         (torch.zeros(2, 2), torch.tensor([0]), r"labels must be of shape \[2\], one per row"),
         (torch.tensor([[0.0, float("nan")]]), torch.tensor([0]), r"teacher logits must be finite\. Got NaN or inf"),

@@ -267,5 +267,5 @@ def test_an_untrained_teacher_warns(digits: kd.ImageDataset) -> None:
 
 def test_labels_without_a_teacher_output_raise(digits: kd.ImageDataset) -> None:
     small = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
-    with pytest.raises(ValueError, match=r"labels must be within 0 … 2, the columns of logits\. Got '0 … 3'"):
+    with pytest.raises(ValueError, match=r"labels must be within 0 … 2, the logits' columns\. Got '0 … 3'"):
         teacher_accuracy(small, digits)

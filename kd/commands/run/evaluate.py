@@ -10,7 +10,7 @@ from kd.commands.steps import open_command
 
 
 def run(settings: EvaluateSettings) -> None:
-    """Evaluate the models and write all files of ``kd run``; train nothing.
+    """Evaluate the models and write all files of ``kd run``, without training.
 
     Raises:
         ValueError: a model has not been trained with the settings in the run's file.

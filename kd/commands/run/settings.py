@@ -25,13 +25,13 @@ class DistillSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Evaluate the trained models of OUT on the test split, once, and write all results; nothing is trained."""
+    """Evaluate the trained models of OUT on the test split, once, and write all results, without training."""
 
     out: Path = Path("run")
     """folder of a run, with its run.toml"""
 
     def check(self) -> None:
-        """Accept any value."""
+        """Do nothing: all values are valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class ReportSettings:
     """folder of a run, a comparison or a sweep"""
 
     def check(self) -> None:
-        """Accept any value."""
+        """Do nothing: all values are valid."""
 
 
 @dataclass(frozen=True, kw_only=True)

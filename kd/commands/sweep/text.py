@@ -34,7 +34,7 @@ FINALS = ("point", "validation (selection)", "validation (fresh)", "test", "test
 
 def tried_title(sweep: Sweep) -> str:
     """Return the title of the table of ``best_rows``."""
-    suffix = f"; the {BEST} best and all with a role are shown" if len(sweep.tried) > BEST else ""
+    suffix = f"; the {BEST} best points and all points with a role are shown" if len(sweep.tried) > BEST else ""
     seeds = count_noun(len(sweep.seeds), "seed")
     images = f"{sweep.images.validation:,} validation {sweep.images.noun}"
     return f"Errors on {images}: {len(sweep.tried)} points with {seeds} each{suffix}"

@@ -144,6 +144,7 @@ def _find_new_rows(scanned: ScannedItems, labelled: Mapping[str, ScannedItems], 
     new_rows = [row for row, digest in enumerate(scanned.digests) if digest not in known]
     if not new_rows:
         raise ValueError(
-            f"{path} must contain inputs that are not in the labelled data. Got none among {samples:,}. Use other data."
+            f"{path} must contain inputs that are not in the labelled data. Got none among {samples:,}. "
+            "Use different data."
         )
     return new_rows

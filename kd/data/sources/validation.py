@@ -129,7 +129,7 @@ def check_duplicates(digests: Mapping[str, Sequence[bytes]]) -> None:
                 continue
             overlap = f"{len(rows):,} of {len(digests[second]):,} inputs of {second} are also in {first}"
             if len(rows) == len(digests[second]):
-                raise ValueError(f"{overlap}: evaluation needs data that training does not use. Use other data.")
+                raise ValueError(f"{overlap}: evaluation needs data that training does not use. Use different data.")
             warnings.warn(f"{overlap}, at {_format_indices(rows)}: metrics on {second} are biased.", stacklevel=3)
 
 
