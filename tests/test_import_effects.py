@@ -74,3 +74,9 @@ def test_main_imports_every_root_module() -> None:
     modules = {path.stem for path in ROOT.glob("*.py")} - {"main"}
     assert modules == {"config", "models", "train", "distillation", "visualization"}
     assert modules <= set(sys.modules)
+
+
+def test_a_run_does_not_import_the_statistics_of_pairs() -> None:
+    """``scipy.stats`` takes 0.7 s to import; only verdicts over paired seeds need it."""
+    program = "import sys, kd.commands.run.command; sys.exit('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=120, check=False).returncode == 0

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, rankdata, t
+import scipy  # loads scipy.stats on first use, see kd.evaluation.power
 
 from kd.checks import require
 
@@ -104,7 +104,7 @@ def t_interval(differences: Sequence[float], level: float = 0.05) -> Interval | 
             bound = math.log(2 / level) / n
             return Interval(-bound, bound)
         return Interval(mean, mean) if t_test(differences) < level else None
-    half = float(t.isf(level / 2, n - 1)) * stdev(differences) / n**0.5
+    half = float(scipy.stats.t.isf(level / 2, n - 1)) * stdev(differences) / n**0.5
     return Interval(mean - half, mean + half)
 
 
@@ -117,7 +117,7 @@ def t_test(differences: Sequence[float]) -> float:
     n = len(differences)
     if n < 2 or _are_equal(differences):
         return sign_test(differences)
-    return float(2 * t.sf(abs(fmean(differences)) / (stdev(differences) / n**0.5), n - 1))
+    return float(2 * scipy.stats.t.sf(abs(fmean(differences)) / (stdev(differences) / n**0.5), n - 1))
 
 
 def bootstrap_interval(differences: Sequence[int], level: float = 0.05) -> Interval | None:
@@ -144,7 +144,7 @@ def bootstrap_interval(differences: Sequence[int], level: float = 0.05) -> Inter
 def sign_test(differences: Sequence[float]) -> float:
     """Return the two-sided p-value of the exact sign test; equal pairs are dropped."""
     fewer, more = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
-    return float(binomtest(fewer, fewer + more).pvalue) if fewer + more else 1.0
+    return float(scipy.stats.binomtest(fewer, fewer + more).pvalue) if fewer + more else 1.0
 
 
 def wilcoxon_test(differences: Sequence[int]) -> float:
@@ -156,7 +156,8 @@ def wilcoxon_test(differences: Sequence[int]) -> float:
     Source: Wilcoxon 1945, "Individual comparisons by ranking methods"; with ties, Hollander and Wolfe, section 3.1.
     """
     nonzero = [d for d in differences if d]
-    ranks = np.rint(2 * rankdata(np.abs(nonzero))).astype(int)  # mean ranks are multiples of ½; doubled, they are whole
+    # Mean ranks are multiples of ½; doubled, they are integers.
+    ranks = np.rint(2 * scipy.stats.rankdata(np.abs(nonzero))).astype(int)
     share = np.ones(1)  # fraction of sign assignments by the sum of positive ranks
     for rank in ranks:
         share = (np.pad(share, (0, rank)) + np.pad(share, (rank, 0))) / 2

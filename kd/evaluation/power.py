@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from scipy.optimize import brentq
-from scipy.stats import nct, norm, t
+import scipy  # loads scipy.stats and scipy.optimize on first use, so that a single run does not wait 0.7 s for them
 
 from kd.checks import require
 from kd.evaluation.paired_seeds import Pairs
@@ -25,9 +24,9 @@ def power(pairs: int, effect: float, *, level: float = 0.05) -> float:
     noncentral t distribution rather than read from tables.
     """
     require(pairs >= 2, "pairs", pairs, "at least 2", "one pair has no spread")
-    critical, shift = t.isf(level / 2, pairs - 1), effect * pairs**0.5
+    critical, shift = scipy.stats.t.isf(level / 2, pairs - 1), effect * pairs**0.5
     # Both tails as upper tails: the lower tail of scipy is NaN for a large shift.
-    return float(nct.sf(critical, pairs - 1, shift) + nct.sf(critical, pairs - 1, -shift))
+    return float(scipy.stats.nct.sf(critical, pairs - 1, shift) + scipy.stats.nct.sf(critical, pairs - 1, -shift))
 
 
 def seeds_needed(difference: float, sd: float, *, target: float = 0.8, level: float = 0.05) -> int:
@@ -41,7 +40,7 @@ def seeds_needed(difference: float, sd: float, *, target: float = 0.8, level: fl
     require(math.isfinite(difference) and difference != 0, "difference", difference, "a number other than 0")
     effect = abs(difference / sd)
     # A t test needs more pairs than a z test, because it has to estimate sd.
-    root = (norm.isf(level / 2) + norm.isf(1 - target)) / effect  # √N of a z test: a lower bound
+    root = scipy.stats.norm.isf([level / 2, 1 - target]).sum() / effect  # √N of a z test: a lower bound
     pairs = max(2, math.floor(float(root) ** 2))
     while power(pairs, effect, level=level) < target:
         pairs += 1
@@ -54,7 +53,11 @@ def detectable(pairs: int, sd: float, *, target: float = 0.8, level: float = 0.0
     highest = 1.0
     while power(pairs, highest, level=level) < target:
         highest *= 2
-    return sd * float(brentq(lambda effect: power(pairs, effect, level=level) - target, 0, highest, xtol=1e-12))
+
+    def missing_power(effect: float) -> float:
+        return target - power(pairs, effect, level=level)
+
+    return sd * float(scipy.optimize.brentq(missing_power, 0, highest, xtol=1e-12))
 
 
 def _require_spread(sd: float) -> None:
