@@ -74,7 +74,7 @@ class RunSettings:
     random_state: Annotated[int, at_least(0)] = 42
     """seed of the training/validation split, at least 0"""
     epochs: Annotated[int, at_least(1)] = 10
-    """epochs for each of the three models, at least 1"""
+    """epochs of each training run, at least 1"""
     learning_rate: Annotated[float, LEARNING_RATE] = 4e-3
     """initial learning rate of Adam, above 0; decays linearly to 0"""
     bfloat16: bool = False
