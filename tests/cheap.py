@@ -24,11 +24,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from kd.data import mnist
+from kd.report import drawings
 
 IMAGES = {"train": 6_000, "t10k": 1_000}  # the first images of MNIST's 60,000 and 10,000
 SMALL_MNIST = "KD_TESTS_SMALL_MNIST"  # an environment variable, so that child processes use the same files
 
 _originals = {name: getattr(Figure, name) for name in ("savefig", "subplots", "legend", "colorbar")}
+_digest_sources = drawings._digest_sources
 
 
 class _NoAxes:
@@ -72,6 +74,9 @@ def figures(*, drawn: bool) -> Iterator[None]:
         for name, function in (_originals if drawn else blank).items():
             undo.callback(setattr, Figure, name, getattr(Figure, name))
             setattr(Figure, name, function)
+        undo.callback(setattr, drawings, "_digest_sources", drawings._digest_sources)
+        # A separate digest, so that no run reuses a blank figure.
+        drawings._digest_sources = _digest_sources if drawn else lambda: "blank"
         yield
 
 

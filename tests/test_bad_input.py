@@ -83,7 +83,7 @@ def _failing_from(call: int, error: BaseException) -> Callable[[int], None]:
     return fsync
 
 
-@pytest.mark.parametrize("call", [1, 13])
+@pytest.mark.parametrize("call", [1, 16, 50])
 def test_a_full_disk_keeps_earlier_results_and_leaves_nothing_half_written(
     run: Run, earlier: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:

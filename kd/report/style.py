@@ -9,16 +9,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kd.report.case import shorten
+from kd.report.drawings import Drawing, render_once
 
 TICKS = 25  # largest number of classes for which every class gets a tick and every count fits
 
 
-def png(figure: Figure, *, toy: str | None = None) -> bytes:
+def png(figure: Figure | Drawing, *, toy: str | None = None) -> bytes:
     """Return the figure as PNG bytes.
 
     Args:
+        figure: a figure, or a drawing that is rendered only once in an open run.
         toy: stamp of a quick run, added to the title.
     """
+    if isinstance(figure, Figure):
+        return _render_png(figure, toy)
+    return render_once(figure, f"png {toy}", lambda drawn: _render_png(drawn, toy))
+
+
+def _render_png(figure: Figure, toy: str | None) -> bytes:
     if toy:
         title = "   ".join(filter(None, [figure.get_suptitle(), f"QUICK RUN ({toy}): too small for conclusions"]))
         figure.suptitle(title, color="#CC0000", weight="bold")

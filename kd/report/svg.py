@@ -8,6 +8,7 @@ import re
 import matplotlib.figure
 
 from kd.report.blocks import Figure
+from kd.report.drawings import Drawing, render_once
 
 # Colours in matplotlib figures, chosen for white paper → variables of the page's style sheet.
 _THEME = {
@@ -24,17 +25,20 @@ _THEME = {
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}  # no dates: bytes must be reproducible
 
 
-def figure(plot: matplotlib.figure.Figure, *, alt: str, caption: str = "") -> Figure:
+def figure(plot: matplotlib.figure.Figure | Drawing, *, alt: str, caption: str = "") -> Figure:
     """Convert a figure to an SVG block with the page's colours and selectable text.
 
     The same figure gives the same bytes. Its layout is set to constrained, its background to transparent.
 
     Args:
-        plot: figure without mathematical text (``$…$``).
+        plot: figure without mathematical text (``$…$``), or a drawing that is rendered only once in an open run.
         alt: description for screen readers.
         caption: shown below the figure.
     """
-    return Figure(adapt_to_page(render_svg(plot)), alt, caption)
+    if isinstance(plot, matplotlib.figure.Figure):
+        return Figure(adapt_to_page(render_svg(plot)), alt, caption)
+    svg = render_once(plot, "svg", lambda drawn: adapt_to_page(render_svg(drawn)).encode()).decode()
+    return Figure(svg, alt, caption)
 
 
 def render_svg(plot: matplotlib.figure.Figure) -> str:

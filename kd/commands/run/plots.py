@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-from matplotlib.figure import Figure
+from collections.abc import Mapping
+from functools import partial
 
 from kd.arms import ARMS, GREY, STUDENTS, TEACHER
 from kd.commands.run.results import Run, is_image
 from kd.report import plots as draw
+from kd.report.drawings import Drawing
 from kd.report.style import png
 
 
@@ -20,29 +20,30 @@ def teacher_figure(histories: Mapping[str, Mapping[str, list[float]]], toy: str 
     """
     if TEACHER not in histories:
         return {}
-    figure = draw.training_curves({TEACHER: histories[TEACHER]}, {"loss": "Cross-entropy, nats", "acc": "Accuracy, %"})
-    return {"teacher_training": png(figure, toy=toy)}
+    panels = {"loss": "Cross-entropy, nats", "acc": "Accuracy, %"}
+    return {"teacher_training": png(partial(draw.training_curves, {TEACHER: histories[TEACHER]}, panels), toy=toy)}
 
 
 def run_figures(run: Run) -> dict[str, bytes]:
     """Return all figures of a run as PNG, by name."""
     students = {name: history for name, history in run.histories.items() if name != TEACHER}
-    figures: dict[str, Callable[[], Figure]] = {
-        "training_curves": lambda: draw.training_curves(students, run.panels),
-        "accuracy_comparison": lambda: draw.accuracy_comparison(run.accuracies, noun=run.noun),
-        "confusion_matrices": lambda: draw.confusion_matrices(run.confusion_matrices, run.classes),
+    drawings = {
+        "training_curves": partial(draw.training_curves, students, run.panels),
+        "accuracy_comparison": partial(draw.accuracy_comparison, run.accuracies, noun=run.noun),
+        "confusion_matrices": partial(draw.confusion_matrices, run.confusion_matrices, run.classes),
     }
     if is_image(run.test[0][0]):
-        figures["prediction_examples"] = lambda: prediction_examples(run)
+        drawings["prediction_examples"] = prediction_examples(run)
     # Draw one figure at a time: a figure takes megabytes of memory, a PNG far less.
-    images = {name: png(figure(), toy=run.toy) for name, figure in figures.items()}
+    images = {name: png(drawing, toy=run.toy) for name, drawing in drawings.items()}
     return teacher_figure(run.histories, run.toy) | images
 
 
-def prediction_examples(run: Run) -> Figure:
-    """Draw selected test images with all models' probabilities, and the teacher's softened by T."""
+def prediction_examples(run: Run) -> Drawing:
+    """Return the drawing of selected test images with all models' probabilities, and the teacher's softened by T."""
     examples = run.illustrations
-    return draw.prediction_examples(
+    return partial(
+        draw.prediction_examples,
         [run.test[index][0] for index in examples.indices],
         examples.labels,
         examples.captions,

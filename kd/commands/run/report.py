@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from kd.arms import arm_of
@@ -95,7 +96,7 @@ def _show_table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
         for name, accuracy in accuracies.items()
     )
     chart = figure(
-        accuracy_comparison(accuracies, noun=run.noun),
+        partial(accuracy_comparison, accuracies, noun=run.noun),
         alt=f"Test accuracy with 95 % intervals: {intervals}.",
         caption=f"The intervals cover only the choice of test {run.noun}, not the variation between seeds.",
     )
@@ -123,7 +124,7 @@ def _show_curves(run: Run) -> tuple[Block, ...]:
     quantities = {quantity for history in run.histories.values() for quantity in history}
     panels = [
         figure(
-            curve_panel(run.histories, quantity, title),
+            partial(curve_panel, run.histories, quantity, title),
             alt=f"{title}, by epoch, for training and validation. Validation after the last epoch: "
             + "; ".join(
                 f"{_short_label(name)} {_format_value(history, f'val_{quantity}', -1) or 'none'}"
@@ -168,7 +169,7 @@ def _show_reliability(run: Run) -> tuple[Block, ...]:
     bins = {name: curve.bins for name, curve in run.reliabilities.items()}
     errors = "; ".join(f"{arm_of(name).label} ECE {100 * m.ece:.2f} %" for name, m in calibrations.items())
     diagram = figure(
-        reliability_diagram(run.reliabilities, noun=run.noun),
+        partial(reliability_diagram, run.reliabilities, noun=run.noun),
         alt=f"Accuracy against confidence in {BINS} bins: {errors}. The table below lists every bin.",
         caption="Below the diagonal a model is overconfident, above it underconfident.",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from kd.arms import ARMS, STUDENTS
 from kd.commands.run.disagreements import Confusion
 from kd.commands.run.report_plots import confusion_difference, paired_errors
@@ -24,7 +26,7 @@ def compare_students(run: Run) -> tuple[Block, ...]:
         ("control right", f"{only_distilled:,}", f"{students.both_right:,}"),
     ]
     chart = figure(
-        paired_errors(both, only_control, only_distilled, noun=noun),
+        partial(paired_errors, both, only_control, only_distilled, noun=noun),
         alt=f"Bars: both students err on {both:,} test {noun}, only the control on {only_control:,}, "
         f"only the distilled student on {only_distilled:,}.",
         caption="Errors common to both students do not affect the comparison.",
@@ -100,7 +102,7 @@ def _draw_matrix(run: Run) -> tuple[Block, ...]:
         return ()
     largest = "; ".join(f"{_format_confusion(run, c)}: {c.difference:+d}" for c in run.confusions[:PAIRS])
     matrix = figure(
-        confusion_difference(run.confusion_change, run.classes),
+        partial(confusion_difference, run.confusion_change, run.classes),
         alt=f"Matrix of differences in errors by true and predicted class. The largest: {largest}.",
         caption="Blue with a minus: the distilled student makes fewer of these errors. Orange with a plus: more.",
     )

@@ -6,7 +6,6 @@ import io
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 import kd
-import kd.report.plots
 from kd.commands.publish import plot_files, quick_run_stamp
 from kd.commands.run.disagreements import EXAMPLES, choose_examples
 from kd.commands.run.plots import prediction_examples, run_figures
@@ -130,13 +128,10 @@ def test_every_figure_of_a_quick_run_is_stamped(limit: int | None, monkeypatch: 
     assert set(figures.values()) == {b"None" if limit is None else b"LIMIT=2000"}
 
 
-def test_examples_show_the_probabilities_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(kd.report.plots, "prediction_examples", lambda *arguments: calls.append(arguments))
+def test_examples_show_the_probabilities_of_all_models() -> None:
     run = a_run(some_logits(30), torch.arange(30) % 5, temperature=3)
-    prediction_examples(run)
     rows = [index for index, _ in choose_examples(run.wrong, run.logits)]
-    ((_, labels, captions, probabilities, colours, classes),) = calls
+    _, labels, captions, probabilities, colours, classes = prediction_examples(run).args
     assert classes == run.classes
     assert labels == run.labels[rows].tolist()
     assert len(captions) == len(rows) == EXAMPLES
