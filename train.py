@@ -8,7 +8,6 @@ from torch.utils.data import DataLoader
 import config
 import kd
 from kd.training import run_steps
-from kd.training.optimizers import adam
 
 
 def train_model(
@@ -23,16 +22,6 @@ def train_model(
     Inside a run (``python main.py``) the training is one step of the run: it is reused, resumed or repeated, depending
     on its inputs.
     """
-    steps = config.EPOCHS * len(train_loader)
-    optimizer, scheduler = adam(model, learning_rate=config.LEARNING_RATE, steps=steps, objective=objective)
-    return run_steps.train(
-        title,
-        model,
-        objective,
-        train_loader,
-        val_loader,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        epochs=config.EPOCHS,
-        seed=config.SEED,
-    )
+    rate, epochs, seed = config.LEARNING_RATE, config.EPOCHS, config.SEED
+    loaders = (train_loader, val_loader)
+    return run_steps.train_with_adam(title, model, objective, *loaders, learning_rate=rate, epochs=epochs, seed=seed)

@@ -30,7 +30,7 @@ IMAGES = {"train": 6_000, "t10k": 1_000}  # the first images of MNIST's 60,000 a
 SMALL_MNIST = "KD_TESTS_SMALL_MNIST"  # an environment variable, so that child processes use the same files
 
 _originals = {name: getattr(Figure, name) for name in ("savefig", "subplots", "legend", "colorbar")}
-_digest_sources = drawings._digest_sources
+_source_digest = drawings.source_digest
 
 
 class _NoAxes:
@@ -74,9 +74,9 @@ def figures(*, drawn: bool) -> Iterator[None]:
         for name, function in (_originals if drawn else blank).items():
             undo.callback(setattr, Figure, name, getattr(Figure, name))
             setattr(Figure, name, function)
-        undo.callback(setattr, drawings, "_digest_sources", drawings._digest_sources)
+        undo.callback(setattr, drawings, "source_digest", drawings.source_digest)
         # A separate digest, so that no run reuses a blank figure.
-        drawings._digest_sources = _digest_sources if drawn else lambda: "blank"
+        drawings.source_digest = _source_digest if drawn else lambda: "blank"
         yield
 
 

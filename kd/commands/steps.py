@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,6 @@ from kd.teachers.cache import with_teacher_logits, with_unlabelled
 from kd.teachers.load import teacher_accuracy
 from kd.training import run_steps
 from kd.training.history import History
-from kd.training.optimizers import adam
 from kd.training.students import DistillationData
 from kd.types import Objective
 
@@ -155,25 +155,8 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher
 
 def make_train(settings: RunSettings) -> run_steps.Train:
     """Return the function that trains every model: Adam with these settings."""
-
-    def train(
-        title: str, model: nn.Module, objective: Objective, train_loader: DataLoader[Any], val_loader: DataLoader[Any]
-    ) -> History:
-        steps = settings.epochs * len(train_loader)
-        optimizer, scheduler = adam(model, learning_rate=settings.learning_rate, steps=steps, objective=objective)
-        return run_steps.train(
-            title,
-            model,
-            objective,
-            train_loader,
-            val_loader,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            epochs=settings.epochs,
-            seed=settings.seed,
-        )
-
-    return train
+    rate, epochs, seed = settings.learning_rate, settings.epochs, settings.seed
+    return partial(run_steps.train_with_adam, learning_rate=rate, epochs=epochs, seed=seed)
 
 
 def record_settings(settings: RunSettings, device: torch.device) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,12 +22,10 @@ def png(figure: Figure | Drawing, *, toy: str | None = None) -> bytes:
         figure: a figure, or a drawing that is rendered only once in an open run.
         toy: stamp of a quick run, added to the title.
     """
-    if isinstance(figure, Figure):
-        return _render_png(figure, toy)
-    return render_once(figure, f"png {toy}", lambda drawn: _render_png(drawn, toy))
+    return render_once(figure, f"png {toy}", partial(_render_png, toy=toy))
 
 
-def _render_png(figure: Figure, toy: str | None) -> bytes:
+def _render_png(figure: Figure, *, toy: str | None) -> bytes:
     if toy:
         title = "   ".join(filter(None, [figure.get_suptitle(), f"QUICK RUN ({toy}): too small for conclusions"]))
         figure.suptitle(title, color="#CC0000", weight="bold")

@@ -35,10 +35,8 @@ def figure(plot: matplotlib.figure.Figure | Drawing, *, alt: str, caption: str =
         alt: description for screen readers.
         caption: shown below the figure.
     """
-    if isinstance(plot, matplotlib.figure.Figure):
-        return Figure(adapt_to_page(render_svg(plot)), alt, caption)
-    svg = render_once(plot, "svg", lambda drawn: adapt_to_page(render_svg(drawn)).encode()).decode()
-    return Figure(svg, alt, caption)
+    svg = render_once(plot, "svg", lambda drawn: adapt_to_page(render_svg(drawn)).encode())
+    return Figure(svg.decode(), alt, caption)
 
 
 def render_svg(plot: matplotlib.figure.Figure) -> str:

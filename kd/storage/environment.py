@@ -53,10 +53,16 @@ def package_digest() -> str:
     return digest_package(PACKAGE)
 
 
-def digest_package(package: Path) -> str:
-    """Return the digest of a package in any folder, such as a copy."""
+@functools.cache  # as above
+def source_digest() -> str:
+    """Return the digest of all sources of this package, which also changes with code that only prints or draws."""
+    return digest_package(PACKAGE, complete=True)
+
+
+def digest_package(package: Path, *, complete: bool = False) -> str:
+    """Return the digest of a package in any folder, such as a copy; by default without result-neutral modules."""
     sources = sorted(path.relative_to(package) for path in package.rglob("*.py"))
-    relevant = [path for path in sources if not _is_result_neutral(path.with_suffix("").as_posix())]
+    relevant = [path for path in sources if complete or not _is_result_neutral(path.with_suffix("").as_posix())]
     return digest([(path.as_posix(), sha256((package / path).read_bytes())) for path in relevant])[:12]
 
 

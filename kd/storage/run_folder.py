@@ -22,7 +22,7 @@ import filelock
 import torch
 
 from kd.console import say
-from kd.storage.environment import environment, package_digest
+from kd.storage.environment import environment, package_digest, source_digest
 from kd.storage.files import publish, require_writable
 from kd.storage.fingerprint import describe, digest
 from kd.storage.snapshots import INTERVAL, Snapshots
@@ -30,6 +30,7 @@ from kd.storage.stopping import handle_stop_signals, stop_if_requested
 
 State = dict[str, Any]
 
+STEPS = "steps"  # folder of all steps inside a run folder; --fresh moves it aside
 KEY_DIGITS = 16  # hexadecimal digits of the key in the name of a step's folder
 
 
@@ -73,7 +74,8 @@ def open_run(
         if fresh:
             _move_steps_aside(folder)
         _use_recorded_threads(folder)
-        package_digest()  # cached now, since the sources may be edited during the run
+        package_digest()  # cached now, like the next one, since the sources may be edited during the run
+        source_digest()
         token = _open.set(OpenRun(folder, interval, None if made is None else tuple(made)))
         try:
             yield
@@ -111,7 +113,7 @@ def run_step(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots 
     stop_if_requested()
     description = {"inputs": describe(inputs), "environment": environment()}
     key = digest(description)
-    snapshots = Snapshots(run.folder / "steps" / f"{name}-{key[:KEY_DIGITS]}", key=key, interval=run.interval)
+    snapshots = Snapshots(run.folder / STEPS / f"{name}-{key[:KEY_DIGITS]}", key=key, interval=run.interval)
     description_file = snapshots.folder / "description.json"
     if snapshots.done and snapshots.state is not None:
         description_file.touch()  # later changes are reported relative to the newest description
@@ -163,7 +165,7 @@ def _lock_folder(folder: Path) -> Iterator[None]:
 
 def _move_steps_aside(folder: Path) -> None:
     """Rename the folder of saved steps to the first free ``aside-N``, and delete the recorded number of threads."""
-    steps = folder / "steps"
+    steps = folder / STEPS
     (folder / "run.json").unlink(missing_ok=True)
     if steps.exists():
         names = {path.name for path in folder.iterdir()}
@@ -190,7 +192,7 @@ def _use_recorded_threads(folder: Path) -> None:
 def _report_changes(folder: Path, name: str, description: Mapping[str, Any]) -> None:
     """Print the inputs that changed since the last run of this step, if there was one."""
     key = "[0-9a-f]" * KEY_DIGITS  # excludes steps whose name only starts with this one, like teacher-test
-    descriptions = list((folder / "steps").glob(f"{name}-{key}/description.json"))
+    descriptions = list((folder / STEPS).glob(f"{name}-{key}/description.json"))
     if not descriptions:
         return
     latest = max(descriptions, key=lambda path: path.stat().st_mtime)

@@ -26,6 +26,7 @@ from kd.training.contention import advise_on_contention
 from kd.training.history import History, load_state
 from kd.training.hooks import print_epoch
 from kd.training.loop import fit
+from kd.training.optimizers import adam
 from kd.types import Objective
 
 # Trains the model in place: (title, model, objective, training loader, validation loader) → history.
@@ -62,37 +63,46 @@ def train(
         val_loader: None skips validation.
         scheduler: stepped after each training step.
     """
-    settings = {
-        "epochs": epochs,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "seed": seed,
-        "device": device_of(model),
-    }
+    settings: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "epochs": epochs, "seed": seed}
     loaders = {"train": train_loader, "validation": val_loader}
+    inputs = {"model": model, "objective": objective, "device": device_of(model), **settings, **loaders}
 
     def produce(snapshots: Snapshots | None) -> dict[str, Any]:
-        with progress(
-            title, steps=epochs * len(train_loader), done=_count_completed_steps(snapshots, train_loader)
-        ) as advance:
+        done = _count_completed_steps(snapshots, train_loader)
+        with progress(title, steps=epochs * len(train_loader), done=done) as advance:
             history = fit(
                 model,
                 objective,
                 train_loader,
                 val_loader,
-                optimizer=optimizer,
-                scheduler=scheduler,
-                epochs=epochs,
-                seed=seed,
+                **settings,
                 on_batch=advance,
                 on_epoch=advise_on_contention(print_epoch(title, epochs)),
                 snapshots=snapshots,
             )
         return {"model": model.state_dict(), "history": history.state()}
 
-    result = run_step(title, {"model": model, "objective": objective, **settings, **loaders}, produce)
+    result = run_step(title, inputs, produce)
     load_state(model, result["model"], title)
     return History.from_state(result["history"])
+
+
+def train_with_adam(
+    title: str,
+    model: nn.Module,
+    objective: Objective,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
+    *,
+    learning_rate: float,
+    epochs: int,
+    seed: int,
+) -> History:
+    """Call ``train`` with Adam, whose learning rate decays linearly to 0 (see ``kd.training.optimizers.adam``)."""
+    steps = epochs * len(train_loader)
+    optimizer, scheduler = adam(model, learning_rate=learning_rate, steps=steps, objective=objective)
+    loaders = (train_loader, val_loader)
+    return train(title, model, objective, *loaders, optimizer=optimizer, scheduler=scheduler, epochs=epochs, seed=seed)
 
 
 def _count_completed_steps(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:

@@ -58,7 +58,7 @@ def test_other_inputs_forms_and_sources_are_rendered(
             render(rendered, form="svg"),
             render(rendered, title="a"),
         ]
-        monkeypatch.setattr(drawings, "_digest_sources", lambda: "edited")
+        monkeypatch.setattr(drawings, "source_digest", lambda: "edited")
         contents.append(render(rendered))
     assert len({*contents}) == len(rendered) == 5
 

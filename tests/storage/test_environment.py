@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from kd.storage.environment import _RESULT_NEUTRAL, PACKAGE, _is_result_neutral, digest_package, package_digest
+from kd.storage.environment import (
+    _RESULT_NEUTRAL,
+    PACKAGE,
+    _is_result_neutral,
+    digest_package,
+    package_digest,
+    source_digest,
+)
+from kd.storage.run_folder import open_run
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 FOLDERS = sorted({path.parent.as_posix() for path in FILES})
@@ -39,6 +47,26 @@ def test_a_changed_byte_in_any_relevant_folder_changes_the_key(folder: str, tmp_
         assert digest_package(package) != before, path
         (package / path).write_bytes(content)
     assert digest_package(package) == before
+
+
+def test_a_changed_byte_in_any_folder_changes_the_complete_digest(tmp_path: Path) -> None:
+    package = copy_sources(tmp_path)
+    before = digest_package(package, complete=True)
+    assert before == source_digest() != package_digest()
+    for folder in FOLDERS:
+        path = package / next(path for path in FILES if path.parent.as_posix() == folder)
+        content = path.read_bytes()
+        path.write_bytes(content + b"#")
+        assert digest_package(package, complete=True) != before, folder
+        path.write_bytes(content)
+
+
+def test_opening_a_run_fixes_both_digests(tmp_path: Path) -> None:
+    """Sources edited during a run must not be recorded as the loaded ones."""
+    package_digest.cache_clear()
+    source_digest.cache_clear()
+    with open_run(tmp_path):
+        assert package_digest.cache_info().currsize == source_digest.cache_info().currsize == 1
 
 
 @pytest.mark.parametrize("folder", sorted(NEUTRAL_FOLDERS))

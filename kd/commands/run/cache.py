@@ -20,7 +20,7 @@ from kd.console import print_table, say
 from kd.devices import device_named
 from kd.models.inference import Predictions
 from kd.storage.fingerprint import describe, digest
-from kd.storage.run_folder import open_run
+from kd.storage.run_folder import STEPS, open_run
 from kd.storage.snapshots import Snapshots
 from kd.teachers.cache import verify_logits
 from kd.teachers.label_agreement import measure_agreement
@@ -59,7 +59,7 @@ def read_caches(state_dir: Path) -> Iterator[CachedLogits]:
     Raises:
         ValueError: a cache is damaged.
     """
-    for file in (state_dir / "steps").glob("logits-*/description.json"):
+    for file in (state_dir / STEPS).glob("logits-*/description.json"):
         try:
             description = json.loads(file.read_text(encoding="utf-8"))
             inputs = description["inputs"]

@@ -28,6 +28,7 @@ from kd.models.inference import Predictions
 from kd.storage.environment import environment
 from kd.storage.files import publish
 from kd.storage.fingerprint import describe, digest
+from kd.storage.run_folder import STEPS
 from kd.storage.weights import weights_bytes
 from kd.training.students import DistillationData, Student, TrainedStudent, train_students, try_students
 from kd.types import Objective
@@ -90,7 +91,7 @@ def explore(context: SweepContext) -> list[TriedPoint]:
         from kd.commands.sweep.search import search  # imports Optuna, an optional dependency
 
         # In the steps folder, so that --fresh moves it aside with the saved steps.
-        file = settings.state_dir / "steps" / "search.db"
+        file = settings.state_dir / STEPS / "search.db"
         file.parent.mkdir(exist_ok=True)
         trials = search(settings, file, _search_key(context), attempt, worst=context.images.validation)
         results.update((trial.point, trial) for trial in trials)
