@@ -25,8 +25,8 @@ from kd.commands.data import Task, load_data
 from kd.commands.models import new_student
 from kd.commands.settings import RunSettings
 from kd.commands.steps import make_train
-from kd.devices import using_threads
-from kd.training.pool import run_in_pool, usable_cores
+from kd.devices import usable_cores, using_threads
+from kd.training.pool import run_in_pool
 from kd.training.students import DistillationData, Student, train_student, train_students
 from measuring import alternate, describe_machine, format_table, print_report, time_call
 

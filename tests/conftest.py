@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,7 +35,8 @@ settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "same
 
 
 def pytest_configure() -> None:
-    """Enable bytecode caches: without them each child process of a test compiles the package again."""
+    """Give this process a cache of images of its own. Enable bytecode caches, so that child processes start faster."""
+    os.environ["KD_CACHE_DIR"] = tempfile.mkdtemp(prefix="kd-cache-")  # removed at the end
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
 
@@ -45,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish() -> None:
     remove_small_mnist()
+    shutil.rmtree(os.environ["KD_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,9 +13,9 @@ from kd.commands.settings import RunSettings
 from kd.data.loaders import make_loader
 from kd.data.sources import open_source, open_unlabelled, split_source
 from kd.data.sources.partition import Splits
-from kd.data.sources.scan import scan
 from kd.data.sources.source import Source
 from kd.data.views import one_view_each
+from kd.devices import usable_cores
 
 
 class Task(NamedTuple):
@@ -44,6 +43,7 @@ class Data(NamedTuple):
     Attributes:
         source: the dataset before it is split here.
         chosen: the split as JSON, which ``kd.data.sources.split_source`` accepts as ``chosen``.
+        all_labels: labels of all samples of the source, [R] int64.
         rows: indices of the samples of ``train``, ``val`` and ``test`` in the source. Indices count through the
             training, validation and test split of the source, in this order.
         unlabelled: samples (input, −1); None without ``--unlabelled``.
@@ -59,6 +59,7 @@ class Data(NamedTuple):
     test_loader: DataLoader[Any]
     source: Source
     chosen: bytes
+    all_labels: Tensor
     rows: Mapping[str, Sequence[int]]
     unlabelled: Dataset[Any] | None
 
@@ -79,10 +80,6 @@ class Data(NamedTuple):
         """Number of augmented views of each training sample; the training loader draws one per epoch."""
         return len(self.train_loader.dataset) // self.sizes["training"]  # type: ignore[arg-type]  # as above
 
-    def all_labels(self) -> Tensor:
-        """Return the labels of the whole source, [R] int64. Reads every sample again."""
-        return torch.cat([scan(split).labels for split in self.source.parts.values()])
-
 
 def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
     """Open and split the dataset of the settings; missing splits are taken from its training data.
@@ -101,6 +98,7 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         columns=settings.columns,
         classes=settings.class_names or None,
         download=settings.download,
+        workers=settings.workers,
     )
     splits = split_source(
         source,
@@ -112,8 +110,14 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
     )
     unlabelled = None
     if settings.unlabelled is not None:
-        labelled = {"train": splits.train, "val": splits.val, "test": splits.test}
-        unlabelled = open_unlabelled(settings.unlabelled, **labelled, size=settings.image_size)
+        unlabelled = open_unlabelled(
+            settings.unlabelled,
+            train=splits.train,
+            val=splits.val,
+            test=splits.test,
+            size=settings.image_size,
+            workers=settings.workers,
+        )
     example, _ = splits.train[0]
     name = "MNIST" if settings.data == "mnist" else source.name
     return Data(
@@ -127,9 +131,15 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         make_loader(splits.test, batch_size=settings.batch_size),
         source,
         splits.chosen,
+        splits.all_labels,
         _index_splits(source, splits),
         unlabelled,
     )
+
+
+def _count_workers(settings: RunSettings) -> int:
+    """Return the number of processes that augment images; by default half of the cores, so that training has cores."""
+    return usable_cores() // 2 if settings.workers is None else settings.workers
 
 
 def _make_training_loader(settings: RunSettings, train: Dataset[Any], shape: tuple[int, ...]) -> DataLoader[Any]:
@@ -139,7 +149,7 @@ def _make_training_loader(settings: RunSettings, train: Dataset[Any], shape: tup
 
     transform = augmentation(settings.augment, shape)
     views = AugmentedImages(train, transform, views=settings.views or EVERY, seed=settings.seed)
-    return one_view_each(views, views.views, batch_size=settings.batch_size)
+    return one_view_each(views, views.views, batch_size=settings.batch_size, workers=_count_workers(settings))
 
 
 def _index_splits(source: Source, splits: Splits) -> dict[str, Sequence[int]]:

@@ -26,7 +26,7 @@ from kd.commands.steps import make_objective, require_method, say_data
 from kd.console import print_table, say
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import first_batch, make_loader
-from kd.devices import device_named, require_device
+from kd.devices import device_named, require_device, usable_cores
 from kd.evaluation.cost import training_cost
 from kd.evaluation.metrics import count_parameters
 from kd.evaluation.multiply_adds import count_multiply_adds
@@ -34,7 +34,6 @@ from kd.methods.objectives import in_bfloat16, supervised
 from kd.teachers.cache import collect_logits
 from kd.training.loop import fit
 from kd.training.optimizers import adam
-from kd.training.pool import usable_cores
 from kd.types import Objective
 
 STEPS = 8  # training steps per epoch of a timing; fewer if the dataset is smaller

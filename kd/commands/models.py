@@ -50,7 +50,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
     if choice.is_precomputed:
         predictions = read_logits(
             choice.file,
-            labels=data.all_labels(),
+            labels=data.all_labels,
             classes=len(names),
             kind=choice.spec,
             label_order=order,

@@ -39,6 +39,7 @@ FLAGS_ALONE = frozenset(
         "unlabelled",
         "augment",
         "views",
+        "workers",
     }
 )
 
@@ -107,6 +108,9 @@ class RunSettings:
     """class names in label order, if the dataset does not contain them"""
     download: bool = False
     """download an hf: dataset that is not on this disk; nothing else uses the network"""
+    workers: Annotated[int | None, or_none(at_least(0, "0 works in the main process"))] = None
+    """processes that decode image files (None: one per core) and augment images (None: half of the cores), at least 0;
+    results do not depend on it"""
     teacher: UseAppendAction[tuple[str, ...]] = ()
     """name of a model to train, or NAME=FILE for trained weights (.pth, .safetensors), or logits=FILE or
     probabilities=FILE for precomputed outputs (.npy, .npz, .csv); several form an ensemble; convnet if omitted"""

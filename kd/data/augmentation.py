@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from kd.checks import did_you_mean, require
-from kd.data.datasets import ArrayDataset, Gathered, RawInputs, unwrap_subsets
+from kd.data.datasets import ArrayDataset, Gathered, unwrap_subsets
 from kd.imports import is_plugin, load_plugin
 from kd.seeding import seeded
 
@@ -49,8 +49,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
         require(views >= 1, "views", views, "an integer of at least 1")
         self.transform, self.views, self.seed = transform, views, seed
         base, rows = unwrap_subsets(dataset)
-        stored = isinstance(base, (ArrayDataset, RawInputs)) and self._load_raw(base, rows[:1])
-        if not isinstance(stored, Tensor) or stored.dtype != torch.uint8 or stored.ndim != 4:
+        if not isinstance(base, ArrayDataset) or base.inputs.dtype != torch.uint8 or base.inputs.ndim != 4:
             raise ValueError(
                 "augmentation needs images stored as uint8: MNIST, image files or arrays [N, C, H, W]. For other data, "
                 "augment in your own Dataset and run the teacher at every step with kd.live_teacher."
@@ -67,11 +66,10 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Gathered:
         items = torch.as_tensor(indices)
         rows = self.rows[items // self.views]
-        stored: Tensor = self._load_raw(self.base, rows)
+        stored = self.base.inputs.index_select(0, rows)
         with seeded(0):  # restores the caller's random state; each view sets its own seed
             views = [self._draw_view(image, item) for image, item in zip(stored, items.tolist(), strict=True)]
-        labels: Tensor = self.base.labels.index_select(0, rows)  # type: ignore[attr-defined]  # both kinds have labels
-        return Gathered(self._normalise(torch.stack(views)), labels)
+        return Gathered(self._normalise(torch.stack(views)), self.base.labels.index_select(0, rows))
 
     def _draw_view(self, image: Tensor, item: int) -> Tensor:
         view_hash = hashlib.blake2b(f"{self.seed} {item // self.views} {item % self.views}".encode(), digest_size=7)
@@ -85,16 +83,11 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
         return scaled
 
     def _normalise(self, images: Tensor) -> Tensor:
-        mean, std = (getattr(self.base, name, None) for name in ("mean", "std"))
+        mean, std = self.base.mean, self.base.std
         if mean is None or std is None:
             return images
         normalised: Tensor = (images - mean) / std
         return normalised.float()
-
-    @staticmethod
-    def _load_raw(base: Any, rows: Tensor) -> Tensor:
-        stored: Tensor = base.inputs.index_select(0, rows) if isinstance(base, ArrayDataset) else base.raw(rows)
-        return stored
 
 
 def augmentation(specs: Sequence[str], shape: Sequence[int]) -> Transform:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -208,16 +208,6 @@ def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
 def length_of(dataset: Dataset[Any]) -> int:
     """Return ``len(dataset)``."""
     return len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare __len__
-
-
-@runtime_checkable
-class RawInputs(Protocol):
-    """A dataset that gives access to its inputs before normalisation."""
-
-    labels: Tensor
-
-    def raw(self, rows: Tensor) -> Tensor:
-        """Return the stored inputs [B, ...] of some rows."""
 
 
 def unwrap_subsets(dataset: Dataset[Any]) -> tuple[Dataset[Any], Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler, Subset
 
 from kd.checks import require
 from kd.data.datasets import collate, length_of, takes_rows
@@ -40,10 +40,33 @@ class Loader(DataLoader[Any]):
         next(rows, None)  # exhaust the sampler: it may draw once more at its end
 
 
-def make_loader(dataset: Dataset[Any], *, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
-    """Return a loader with one gather per batch and its own generator, which ``seed_loader`` seeds each epoch."""
+def make_loader(
+    dataset: Dataset[Any],
+    *,
+    batch_size: int,
+    shuffle: bool = False,
+    sampler: Sampler[int] | None = None,
+    workers: int = 0,
+) -> DataLoader[Any]:
+    """Return a loader with one gather per batch and its own generator, which ``seed_loader`` seeds each epoch.
+
+    Args:
+        workers: processes that read the dataset; the batches are the same. Arrays in memory are read in this process,
+            because a gather takes less time than sending its result.
+    """
     require(batch_size >= 1, "batch_size", batch_size, "an integer of at least 1")
-    return Loader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=collate, generator=torch.Generator())
+    require(workers >= 0, "workers", workers, "an integer of at least 0")
+    workers = 0 if takes_rows(dataset) else workers
+    return Loader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        sampler=sampler,
+        collate_fn=collate,
+        generator=torch.Generator(),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
 
 
 def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[Any]:
@@ -59,6 +82,8 @@ def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[An
         "collate_fn": collate,
         "generator": loader.generator,
         "num_workers": loader.num_workers,
+        "persistent_workers": loader.persistent_workers,
+        "prefetch_factor": loader.prefetch_factor,
         "pin_memory": loader.pin_memory,
     }
     batches = loader.batch_sampler

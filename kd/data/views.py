@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kd.checks import require
-from kd.data.datasets import ArrayDataset, Gathered, ImageDataset, collate
+from kd.data.datasets import ArrayDataset, Gathered, ImageDataset
+from kd.data.loaders import make_loader
 
 
 class ShiftedImages(Dataset[tuple[Tensor, int]]):
@@ -84,16 +85,15 @@ class OneViewSampler(Sampler[int]):
         return iter((order * self.views + views).tolist())
 
 
-def one_view_each(dataset: Dataset[Any], views: int, *, batch_size: int) -> DataLoader[Any]:
+def one_view_each(dataset: Dataset[Any], views: int, *, batch_size: int, workers: int = 0) -> DataLoader[Any]:
     """Return a loader that yields one random view of each sample per epoch, seeded by ``kd.fit``.
 
     Args:
         dataset: items ordered as ``sample · views + view``, like ``ShiftedImages``, with or without logits.
         views: number of views per sample.
         batch_size: samples per batch.
+        workers: processes that make the views; the batches are the same.
     """
-    require(batch_size >= 1, "batch_size", batch_size, "an integer of at least 1")
     items = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare __len__
     require(views >= 1 and items % views == 0, "views", views, f"a divisor of the {items:,} items")
-    sampler = OneViewSampler(items // views, views)
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=collate, generator=torch.Generator())
+    return make_loader(dataset, batch_size=batch_size, sampler=OneViewSampler(items // views, views), workers=workers)

@@ -33,13 +33,17 @@ def collect_logits(
     dataset: Dataset[Any],
     *,
     batch_size: int = TEACHER_BATCH_SIZE,
+    workers: int = 0,
     on_batch: Callable[[], None] | None = None,
 ) -> Predictions:
     """Return the logits [N, K] float32 of the teacher and the labels [N] on the CPU; row i belongs to ``dataset[i]``.
 
     The teacher runs in eval mode without gradient; its mode, weights and buffers do not change.
+
+    Args:
+        workers: see ``kd.make_loader``.
     """
-    return predict(teacher, make_loader(dataset, batch_size=batch_size), on_batch=on_batch)
+    return predict(teacher, make_loader(dataset, batch_size=batch_size, workers=workers), on_batch=on_batch)
 
 
 def verify_logits(
@@ -142,7 +146,10 @@ def with_teacher_logits(
         parts: by split name, the dataset, and the loader whose batch size, drop_last and order are reused.
         ids: append the index of each sample in its dataset, for methods that need ids.
     """
-    logits = {name: teacher_logits(f"logits-{name}", teacher, dataset) for name, (dataset, _) in parts.items()}
+    logits = {
+        name: teacher_logits(f"logits-{name}", teacher, dataset, workers=loader.num_workers)
+        for name, (dataset, loader) in parts.items()
+    }
     rows = sum(map(len, logits.values()))
     say(f"teacher logits: {rows:,} rows collected and verified against the live teacher")
     return {
@@ -151,12 +158,13 @@ def with_teacher_logits(
     }
 
 
-def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> torch.Tensor:
+def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any], *, workers: int = 0) -> torch.Tensor:
     """Return the logits [N, K] float32 of the teacher, verified by ``verify_logits``; row i belongs to ``dataset[i]``.
 
     Args:
         title: name of the step under which an open run caches the logits.
         dataset: samples (input, label); −1 means no label.
+        workers: see ``kd.make_loader``.
 
     Raises:
         ValueError: new or cached logits fail ``kd.verify_logits``.
@@ -166,7 +174,7 @@ def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any]) -> tor
     def produce(_: object) -> dict[str, Any]:
         nonlocal verified
         with progress(title, steps=-(-len(dataset) // size)) as advance:  # type: ignore[arg-type]  # has no __len__
-            cached = collect_logits(teacher, dataset, batch_size=size, on_batch=advance)
+            cached = collect_logits(teacher, dataset, batch_size=size, workers=workers, on_batch=advance)
         verify_logits(teacher, dataset, cached)
         verified = True
         return cached._asdict()

@@ -22,6 +22,7 @@ import torch
 
 from kd.checks import require
 from kd.console import progress, relay_progress
+from kd.devices import usable_cores
 from kd.storage.run_folder import OpenRun, current_run, join_run
 from kd.storage.stopping import request_stop, stop_if_requested
 
@@ -79,11 +80,6 @@ def run_in_pool(
     finally:
         stop_sender.close()  # tells workers to stop; the OS closes the pipe if this process dies
         pool.shutdown(cancel_futures=True)
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _collect_results(

@@ -132,7 +132,7 @@ def test_rows_of_given_splits_follow_those_of_the_training_split() -> None:
     data = load_data(RunSettings(limit=200))
     assert data.rows["test"] == range(6_000, 7_000)
     assert set(data.rows["train"]) | set(data.rows["val"]) <= set(range(6_000))
-    labels = data.all_labels()
+    labels = data.all_labels
     for part, dataset in {"train": data.train_set, "val": data.val_set, "test": data.test_set}.items():
         torch.testing.assert_close(labels[torch.as_tensor(data.rows[part])], scan(dataset).labels)
 

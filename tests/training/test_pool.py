@@ -20,8 +20,9 @@ import kd
 import main as pipeline
 from kd.console import progress, relay_progress, say
 from kd.data.datasets import DistillDataset
+from kd.devices import usable_cores
 from kd.storage.run_folder import open_run
-from kd.training.pool import run_in_pool, usable_cores
+from kd.training.pool import run_in_pool
 from kd.training.students import DistillationData, Student, TrainedStudent, train_student, train_students
 from kd.types import Batch, Objective
 from tests.conftest import CLASSES, tiny_model

@@ -13,7 +13,7 @@ from PIL import Image
 from kd.checks import DamagedDataError
 from kd.data.sources.arrays import Array, from_arrays
 from kd.data.sources.image_dataset import build_image_dataset
-from kd.data.sources.image_decoding import Size
+from kd.data.sources.image_decoding import Size, stamp_file
 from kd.data.sources.labels import choose_class_names, encode_labels
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
@@ -36,6 +36,14 @@ class ImageColumn(NamedTuple):
         image: Image.Image = self.rows[row][self.column]
         return image
 
+    def stamps(self) -> list[object] | None:
+        """Return the package's own fingerprint of the rows, and the stamps of the files that hold them."""
+        fingerprint = getattr(self.rows, "_fingerprint", None)  # private: another version may lack it
+        if fingerprint is None:
+            return None
+        files = [stamp_file(file["filename"]) for file in self.rows.cache_files]
+        return [fingerprint, self.column, len(self.names), files]
+
 
 def open_huggingface(
     where: str,
@@ -44,6 +52,7 @@ def open_huggingface(
     size: int | Size | None = None,
     classes: list[str] | None = None,
     download: bool = False,
+    workers: int | None = None,
 ) -> Source:
     """Open a dataset from a folder written by ``save_to_disk``, or by its name for ``load_dataset``.
 
@@ -51,7 +60,7 @@ def open_huggingface(
         where: folder or name. Without ``download``, a name is looked up in the local cache only.
         columns: names of the input and label columns. By default, the only image column or the only one named in
             ``INPUT_NAMES``, and the only class label column or the only one named in ``LABEL_NAMES``.
-        size: see ``kd.data.sources.image_dataset.build_image_dataset``.
+        size, workers: see ``kd.data.sources.image_dataset.build_image_dataset``.
         classes: class names in label order, if the label column has none.
         download: allow downloading.
 
@@ -85,7 +94,7 @@ def open_huggingface(
         split: ImageColumn([f"{split} row {row}" for row in range(len(rows))], rows, inputs)
         for split, rows in splits.items()
     }
-    data = build_image_dataset(images, numbers, size=size)
+    data = build_image_dataset(images, numbers, size=size, workers=workers)
     return Source(name, data["train"], data.get("val"), data.get("test"), class_names)
 
 

@@ -1,103 +1,139 @@
-"""Image datasets: decoded once if they fit in memory, otherwise decoded on access."""
+"""Image datasets: decoded once, into a file that is mapped into memory."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from kd.data.datasets import ArrayDataset, Gathered
-from kd.data.sources.image_decoding import ImageCollection, ImageFormat, ImagePaths, Size, decode, find_common_format
+from kd.data.datasets import ArrayDataset
+from kd.data.sources.image_arrays import open_arrays
+from kd.data.sources.image_cache import decode_once, find_data_folder, survey_once
+from kd.data.sources.image_decoding import (
+    ImageCollection,
+    ImageFormat,
+    Size,
+    choose_format,
+    collect_errors,
+    decode_image,
+    require_readable,
+)
 from kd.storage.fingerprint import describe, digest
 
-IN_MEMORY = 1024**3  # bytes of decoded images, all splits together
+IN_MEMORY = 1024**3  # bytes of decoded images whose source cannot tell whether they have changed
 
 
-class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Image files decoded on access; samples are the same as in an ``ArrayDataset`` of the decoded images.
+class DecodedImages(ArrayDataset):
+    """Images in a file on disk, mapped into memory; samples are the same as in an ``ArrayDataset`` of these images.
+
+    A worker process gets the file's path instead of its content.
 
     Args:
-        files: N image files.
+        folder: see ``kd.data.sources.image_cache.decode_once``.
+        rows: the images of this dataset in the file.
         labels: [N] int64, from 0.
-        form: mode and size to which images are converted.
         mean, std: see ``ArrayDataset``.
+
+    Attributes:
+        digests: [N, 16] uint8, a hash of each image.
+        sums: [N, C, 2] int64, each channel's sum of bytes and of their squares.
     """
 
     def __init__(
         self,
-        files: ImagePaths,
+        folder: Path,
+        rows: range,
         labels: Tensor,
-        form: ImageFormat,
         *,
         mean: float | Tensor | None = None,
         std: float | Tensor | None = None,
     ) -> None:
-        self.files, self.labels, self.form, self.mean, self.std = files, labels, form, mean, std
-        self._content_digest = ""
+        self.folder, self.rows = folder, rows
+        pixels, self.digests, self.sums = (array[rows.start : rows.stop] for array in open_arrays(folder))
+        super().__init__(torch.from_numpy(pixels), labels, mean=mean, std=std)
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def __reduce__(self) -> Any:
+        return _open_decoded, (self.folder, self.rows, self.labels, self.mean, self.std)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._decode([range(len(self))[index]])[0]
-
-    def __getitems__(self, indices: Sequence[int] | Tensor) -> Gathered:
-        rows = indices.tolist() if isinstance(indices, Tensor) else [range(len(self))[index] for index in indices]
-        return self._decode(rows).__getitems__(range(len(rows)))
-
-    def raw(self, rows: Tensor) -> Tensor:
-        """Decode some rows to [B, C, H, W] uint8.
-
-        Raises:
-            DamagedDataError: an image cannot be decoded; the message names it.
-        """
-        return decode(self.files, self.form, rows.tolist())
-
-    def normalised(self, mean: float | Tensor, std: float | Tensor) -> ImageFiles:
+    def normalised(self, mean: float | Tensor, std: float | Tensor) -> DecodedImages:
         """Return the same images, normalised with this mean and standard deviation."""
-        return ImageFiles(self.files, self.labels, self.form, mean=mean, std=std)
+        return DecodedImages(self.folder, self.rows, self.labels, mean=mean, std=std)
 
     def fingerprint(self) -> str:
-        """Return a hash of all files' content (read once), labels, format, mean and std."""
-        self._content_digest = self._content_digest or digest([self.files.digest(row) for row in range(len(self))])
-        return digest(describe([self._content_digest, self.labels, self.form, self.mean, self.std]))
+        """Return a hash of all images' hashes, their shape, the labels, mean and std."""
+        shape = list(self.inputs.shape)
+        return digest(describe([np.asarray(self.digests), shape, self.labels, self.mean, self.std]))
 
-    def _decode(self, rows: Sequence[int]) -> ArrayDataset:
-        images = decode(self.files, self.form, rows)
-        return ArrayDataset(images, self.labels[list(rows)], mean=self.mean, std=self.std)
+
+def _open_decoded(folder: Path, rows: range, labels: Tensor, mean: Any, std: Any) -> DecodedImages:
+    return DecodedImages(folder, rows, labels, mean=mean, std=std)
 
 
 def build_image_dataset(
-    splits: Mapping[str, ImageCollection], labels: Mapping[str, Tensor], *, size: int | Size | None
-) -> dict[str, ArrayDataset | ImageFiles]:
-    """Create one dataset per split: in memory, or ``ImageFiles`` if all splits together exceed ``IN_MEMORY`` bytes.
+    splits: Mapping[str, ImageCollection],
+    labels: Mapping[str, Tensor],
+    *,
+    size: int | Size | None,
+    workers: int | None = None,
+) -> dict[str, ArrayDataset]:
+    """Create one dataset per split, with images of a common mode and size.
 
     Args:
         splits: images by split.
         labels: [N] by split.
         size: height and width to which images are scaled and cropped, keeping their proportions. Without it, all images
             must have the same size.
+        workers: see ``kd.data.sources.image_cache.decode_once``.
 
     Raises:
         ValueError: images of several sizes, or images that do not fit in memory and are not stored as files.
         DamagedDataError: images that cannot be decoded; the message names the first few.
     """
-    return decode_all(splits, labels, find_common_format(splits, (size, size) if isinstance(size, int) else size))
+    folder = find_data_folder(splits)
+    form = choose_format(survey_once(splits, folder), (size, size) if isinstance(size, int) else size)
+    return decode_all(splits, labels, form, folder, workers=workers)
 
 
 def decode_all(
-    splits: Mapping[str, ImageCollection], labels: Mapping[str, Tensor], form: ImageFormat
-) -> dict[str, ArrayDataset | ImageFiles]:
-    """Create the datasets of ``build_image_dataset`` in a given image format."""
-    needed = sum(len(images.names) for images in splits.values()) * math.prod(form.shape)
-    if needed <= IN_MEMORY:
-        return {split: ArrayDataset(decode(images, form), labels[split]) for split, images in splits.items()}
-    files = {split: images for split, images in splits.items() if isinstance(images, ImagePaths)}
-    if len(files) < len(splits):
+    splits: Mapping[str, ImageCollection],
+    labels: Mapping[str, Tensor],
+    form: ImageFormat,
+    folder: Path | None,
+    *,
+    workers: int | None = None,
+) -> dict[str, ArrayDataset]:
+    """Create the datasets of ``build_image_dataset`` in a given image format.
+
+    Args:
+        folder: returned by ``kd.data.sources.image_cache.find_data_folder``; None decodes into memory.
+    """
+    if folder is None or not any(len(images.names) for images in splits.values()):
+        return {split: _decode_in_memory(images, labels[split], form) for split, images in splits.items()}
+    arrays = decode_once(splits, folder, form, workers=workers)
+    bounds = itertools.pairwise(itertools.accumulate((len(images.names) for images in splits.values()), initial=0))
+    return {
+        split: DecodedImages(arrays, range(*rows), labels[split]) for split, rows in zip(splits, bounds, strict=True)
+    }
+
+
+def _decode_in_memory(images: ImageCollection, labels: Tensor, form: ImageFormat) -> ArrayDataset:
+    needed = len(images.names) * math.prod(form.shape)
+    if needed > IN_MEMORY:
         raise ValueError(
             f"these images need {needed:,} bytes of memory; the limit is {IN_MEMORY:,}. Choose a smaller size "
             "(--image-size), or store the images as files in one folder per class."
         )
-    return {split: ImageFiles(images, labels[split], form) for split, images in files.items()}
+    pixels = torch.empty((len(images.names), *form.shape), dtype=torch.uint8)
+    reasons: dict[int, str] = {}
+    with collect_errors(reasons) as catch:
+        for row in range(len(images.names)):
+            with catch(row), images.open(row) as image:
+                pixels.numpy()[row] = decode_image(image, form)
+    require_readable(images.names, reasons)
+    return ArrayDataset(pixels, labels)

@@ -21,7 +21,9 @@ MISNAMED = {"training", "val", "valid", "validation", "dev", "test", "testing"}
 _MAX_SHOWN = 3
 
 
-def open_image_folder(folder: Path, *, size: int | Size | None = None, classes: list[str] | None = None) -> Source:
+def open_image_folder(
+    folder: Path, *, size: int | Size | None = None, classes: list[str] | None = None, workers: int | None = None
+) -> Source:
     """Open a folder of images; the folders of the training split, in alphabetical order, are the classes.
 
     Names that begin with a dot are ignored. The folders of splits and classes may be symbolic links, and so may files,
@@ -29,7 +31,7 @@ def open_image_folder(folder: Path, *, size: int | Size | None = None, classes: 
 
     Args:
         folder: the root folder.
-        size: see ``kd.data.sources.image_dataset.build_image_dataset``.
+        size, workers: see ``kd.data.sources.image_dataset.build_image_dataset``.
         classes: the class folders in a different order; must name each exactly once.
 
     Raises:
@@ -46,7 +48,8 @@ def open_image_folder(folder: Path, *, size: int | Size | None = None, classes: 
         files[split] = [path for path, _ in images]
         labels[split] = torch.tensor([number for _, number in images], dtype=torch.int64)
     require_inside(folder, [path for paths in files.values() for path in paths])
-    data = build_image_dataset({split: ImagePaths(paths) for split, paths in files.items()}, labels, size=size)
+    collections = {split: ImagePaths(paths) for split, paths in files.items()}
+    data = build_image_dataset(collections, labels, size=size, workers=workers)
     return Source(folder.name, data["train"], data.get("val"), data.get("test"), tuple(names))
 
 

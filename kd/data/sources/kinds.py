@@ -30,6 +30,7 @@ def open_source(
     columns: tuple[str, str] | None = None,
     classes: Sequence[str] | None = None,
     download: bool = False,
+    workers: int | None = None,
 ) -> Source:
     """Open a dataset with its original splits.
 
@@ -40,6 +41,8 @@ def open_source(
             must have the same size. For image files, ``torchvision:`` and ``hf:``.
         columns: names of the input and label columns, for ``hf:``.
         classes: class names in label order, for files, folders and ``hf:``, if the data does not contain them.
+        workers: processes that decode image files, which are then kept (``kd.data.sources.image_cache``); 0 decodes in
+            this process, None uses one per core. The data is the same.
         download: let ``hf:`` download data. Without it, and for all other kinds, the network is never used.
 
     Raises:
@@ -61,14 +64,14 @@ def open_source(
         case "sklearn":
             return open_sklearn(name)
         case "hf":
-            return open_huggingface(name, columns=columns, size=size, classes=names, download=download)
+            return open_huggingface(name, columns=columns, size=size, classes=names, download=download, workers=workers)
         case ".npz":
             return open_npz(Path(name), names)
         case ".py":
             return open_python_file(Path(name))
         case "IDX":
             return open_idx_folder(Path(name), names)
-    return open_image_folder(Path(name), size=size, classes=names)
+    return open_image_folder(Path(name), size=size, classes=names, workers=workers)
 
 
 # Flags of the commands, by argument: errors name both.

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from kd.data.datasets import ArrayDataset, Split, unwrap_subsets
+from kd.data.sources.image_dataset import DecodedImages
 from kd.data.sources.scan import raw_batches
-
-
-@runtime_checkable
-class Normalisable(Protocol):
-    """A dataset that can be normalised with a given mean and standard deviation."""
-
-    mean: float | Tensor | None
-    std: float | Tensor | None
-
-    def normalised(self, mean: float | Tensor, std: float | Tensor) -> Dataset[Any]:
-        """Return the same data, sharing memory, as (input − mean) / std."""
 
 
 class Moments(NamedTuple):
@@ -61,6 +51,10 @@ def measure_moments(dataset: Dataset[Any]) -> Moments:
     Inputs with three or more axes, [C, H, W], are channels-first; in other inputs the last axis holds the features. The
     standard deviation of a constant feature (within float32 precision) is 1, so that it is normalised to 0, not NaN.
     """
+    base, rows = unwrap_subsets(dataset)
+    if isinstance(base, DecodedImages):
+        pixels = len(rows) * base.inputs[0, 0].numel()
+        return moments_from_sums(base.sums[rows.numpy()].sum(axis=0).tolist(), pixels)
     count, mean, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
     axes = 1
     for inputs, _ in raw_batches(dataset):
@@ -73,20 +67,29 @@ def measure_moments(dataset: Dataset[Any]) -> Moments:
         difference = batch_mean - mean
         squares = squares + variance * batch + difference**2 * (count * batch / total)
         mean, count = mean + difference * (batch / total), total
-    std = (squares / count).sqrt()
-    std[std <= torch.finfo(torch.float32).eps * mean.abs()] = 1
     shape = [-1, *[1] * (axes - 1)] if axes >= 3 else [-1]
-    return Moments(mean.reshape(shape), std.reshape(shape))
+    return Moments(mean.reshape(shape), _keep_positive((squares / count).sqrt(), mean).reshape(shape))
+
+
+def moments_from_sums(sums: Sequence[tuple[int, int]], pixels: int) -> Moments:
+    """Return the moments of bytes from their sum and sum of squares per channel; exact up to the last rounding."""
+    mean = torch.tensor([total / (255 * pixels) for total, _ in sums], dtype=torch.float64)
+    variances = [(pixels * squares - total**2) / (255 * pixels) ** 2 for total, squares in sums]
+    std = torch.tensor(variances, dtype=torch.float64).sqrt()
+    return Moments(mean.reshape(-1, 1, 1), _keep_positive(std, mean).reshape(-1, 1, 1))
+
+
+def _keep_positive(std: Tensor, mean: Tensor) -> Tensor:
+    return torch.where(std <= torch.finfo(torch.float32).eps * mean.abs(), 1.0, std)
 
 
 def _is_raw(dataset: Dataset[Any]) -> bool:
     base, _ = unwrap_subsets(dataset)
-    tokens = isinstance(base, ArrayDataset) and base.inputs.dtype == torch.int64
-    return isinstance(base, Normalisable) and base.mean is None and not tokens
+    return isinstance(base, ArrayDataset) and base.mean is None and base.inputs.dtype != torch.int64
 
 
 def _apply_moments(dataset: Dataset[Any], moments: Moments) -> Dataset[Any]:
     if isinstance(dataset, Subset):
         return Split(_apply_moments(dataset.dataset, moments), dataset.indices)
-    assert isinstance(dataset, Normalisable)
+    assert isinstance(dataset, ArrayDataset)
     return dataset.normalised(*moments)

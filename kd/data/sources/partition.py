@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from kd.data.datasets import RawInputs, Split, takes_rows
+from kd.data.datasets import Split, takes_rows
 from kd.data.sources.normalisation import normalise
 from kd.data.sources.scan import ScannedItems, scan
 from kd.data.sources.source import Source
@@ -28,6 +29,7 @@ class Splits(NamedTuple):
     test: Dataset[Any]
     classes: tuple[str, ...]  # in label order
     chosen: bytes  # JSON: rows of the source's training data by split; argument of ``split_source``
+    all_labels: Tensor  # [R] int64, of all samples of the source's own splits, in their order
 
 
 def split_source(
@@ -75,7 +77,12 @@ def split_source(
         rows = _load_rows(chosen, pool.labels, ["train", *missing])
     splits = {name: _take_rows(source.train, rows[name]) if name in rows else source.parts[name] for name in _SPLITS}
     check_splits({name: pool.take(rows[name]) if name in rows else scans[name] for name in _SPLITS}, source.classes)
-    return Splits(**normalise(splits), classes=source.classes, chosen=_dump_rows(rows, pool.labels))
+    return Splits(
+        **normalise(splits),
+        classes=source.classes,
+        chosen=_dump_rows(rows, pool.labels),
+        all_labels=torch.cat([scanned.labels for scanned in scans.values()]),
+    )
 
 
 _SPLITS = ("train", "val", "test")
@@ -103,7 +110,7 @@ def _scan_split(source: str, split: str, dataset: Dataset[Any]) -> ScannedItems:
 
 def _take_rows(dataset: Dataset[Any], rows: Sequence[int]) -> Dataset[Any]:
     """Return a subset: torch's ``Subset`` if the dataset's ``__getitems__`` does not accept a tensor of rows."""
-    return Split(dataset, rows) if takes_rows(dataset) or isinstance(dataset, RawInputs) else Subset(dataset, rows)
+    return Split(dataset, rows) if takes_rows(dataset) else Subset(dataset, rows)
 
 
 def _dump_rows(rows: Mapping[str, Sequence[int]], labels: Tensor) -> bytes:

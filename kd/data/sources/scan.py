@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kd.data.datasets import ArrayDataset, RawInputs, collate, unwrap_subsets
+from kd.data.datasets import ArrayDataset, collate, unwrap_subsets
+from kd.data.sources.image_dataset import DecodedImages
 from kd.seeding import seeded
 
 MAX_SAMPLES = 1024  # per batch: larger batches save no time
@@ -37,10 +38,17 @@ class ScannedItems(NamedTuple):
 def scan(dataset: Dataset[Any]) -> ScannedItems:
     """Read every sample once and return the samples' properties.
 
+    Decoded images are not read again: their hashes were computed when they were decoded.
+
     Raises:
         ValueError: the dataset is empty, or its samples are not (input, label) with inputs of the same shape and
             integer labels.
     """
+    base, rows = unwrap_subsets(dataset)
+    if isinstance(base, DecodedImages) and len(rows):
+        hashes = [image_hash.tobytes() for image_hash in base.digests[rows.numpy()]]
+        finite = torch.zeros(len(rows), dtype=torch.bool)
+        return ScannedItems(base.labels[rows], tuple(base.inputs.shape[1:]), base.inputs.dtype, hashes, finite)
     labels, digests, non_finite = [], [], []
     shape, dtype = None, torch.float32
     for inputs, batch_labels in raw_batches(dataset):
@@ -67,17 +75,13 @@ def raw_batches(dataset: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         batch_rows = rows[start : start + step]
         if isinstance(base, ArrayDataset):
             yield base.inputs.index_select(0, batch_rows), base.labels.index_select(0, batch_rows)
-        elif isinstance(base, RawInputs):
-            yield base.raw(batch_rows), base.labels.index_select(0, batch_rows)
         else:
             yield _collate_items(base, batch_rows.tolist())
 
 
 def _count_values(base: Dataset[Any]) -> int:
     """Return the number of values per input; a guess for users' own datasets, whose samples must be read only once."""
-    if isinstance(base, ArrayDataset):
-        return math.prod(base.inputs.shape[1:])
-    return base.raw(torch.zeros(1, dtype=torch.int64)).numel() if isinstance(base, RawInputs) else 3 * 224 * 224
+    return math.prod(base.inputs.shape[1:]) if isinstance(base, ArrayDataset) else 3 * 224 * 224
 
 
 def _collate_items(dataset: Dataset[Any], rows: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,9 @@ class DatasetImages(NamedTuple):
             raise TypeError(f"not an image but a {type(image).__name__}")
         return image
 
+    def stamps(self) -> None:
+        """Return None: torchvision does not tell which files an image comes from."""
+
 
 def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | None = None) -> Source:
     """Open torchvision's splits of a dataset, with its class names.

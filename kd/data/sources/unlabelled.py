@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from kd.console import say
 from kd.data.datasets import ArrayDataset, Split, unwrap_subsets
 from kd.data.sources.arrays import to_inputs
-from kd.data.sources.image_dataset import ImageFiles, decode_all
-from kd.data.sources.image_decoding import ImageFormat, ImagePaths, Size, find_common_format
+from kd.data.sources.image_cache import find_data_folder, survey_once
+from kd.data.sources.image_dataset import decode_all
+from kd.data.sources.image_decoding import ImageFormat, ImagePaths, Size, choose_format
 from kd.data.sources.image_folder import list_images, require_inside
-from kd.data.sources.normalisation import Normalisable
 from kd.data.sources.scan import ScannedItems, scan
 from kd.data.sources.validation import require_finite
 from kd.storage.tables import read_npz
@@ -31,6 +31,7 @@ def open_unlabelled(
     val: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
     size: int | Size | None = None,
+    workers: int | None = None,
 ) -> Dataset[Any]:
     """Open unlabelled inputs with the shape, type and normalisation of the labelled ones; samples are (input, −1).
 
@@ -43,6 +44,7 @@ def open_unlabelled(
         train, val, test: the labelled splits, as returned by ``split_source``; train determines shape, type, mean and
             std.
         size: of images, as passed to ``open_source``; without it, images must have the size of the labelled ones.
+        workers: processes that decode images, as passed to ``open_source``.
 
     Raises:
         ValueError: unsupported kind, no inputs, inputs of a different shape or type, NaN or infinity, or all inputs are
@@ -52,11 +54,10 @@ def open_unlabelled(
     splits = {"train": train, "val": val, "test": test}
     labelled = {name: scan(dataset) for name, dataset in splits.items() if dataset is not None}
     reference, path = labelled["train"], Path(where)
-    unlabelled: ArrayDataset | ImageFiles
     if path.suffix == ".npz":
         unlabelled = _open_npz(path)
     elif str(where) and path.is_dir():
-        unlabelled = _open_folder(path, reference, (size, size) if isinstance(size, int) else size)
+        unlabelled = _open_folder(path, reference, (size, size) if isinstance(size, int) else size, workers)
     else:
         raise ValueError(
             f"cannot open unlabelled data (--unlabelled) from {str(where)!r}. Allowed: a folder of image files, or an "
@@ -67,7 +68,7 @@ def open_unlabelled(
     require_finite(scanned.non_finite, "the unlabelled data")
     rows = _find_new_rows(scanned, labelled, path)
     base, _ = unwrap_subsets(train)
-    if isinstance(base, Normalisable) and base.mean is not None and base.std is not None:
+    if isinstance(base, ArrayDataset) and base.mean is not None and base.std is not None:
         unlabelled = unlabelled.normalised(base.mean, base.std)
     return unlabelled if len(rows) == len(scanned.labels) else Split(unlabelled, rows)
 
@@ -83,7 +84,7 @@ def _open_npz(path: Path) -> ArrayDataset:
     return ArrayDataset(inputs, _missing_labels(len(inputs)))
 
 
-def _open_folder(folder: Path, reference: ScannedItems, size: Size | None) -> ArrayDataset | ImageFiles:
+def _open_folder(folder: Path, reference: ScannedItems, size: Size | None, workers: int | None) -> ArrayDataset:
     if reference.dtype != torch.uint8 or len(reference.shape) != 3 or reference.shape[0] not in {1, 3}:
         raise ValueError(
             "unlabelled image files need labelled images with 1 or 3 channels. The labelled inputs are "
@@ -96,7 +97,8 @@ def _open_folder(folder: Path, reference: ScannedItems, size: Size | None) -> Ar
     require_inside(folder, paths)
     mode = "L" if reference.shape[0] == 1 else "RGB"
     splits, target = {"unlabelled": ImagePaths(paths)}, ImageFormat(mode, reference.shape[1:])
-    source = find_common_format(splits, size)
+    data_folder = find_data_folder(splits)
+    source = choose_format(survey_once(splits, data_folder), size)
     if source.size != target.size:
         height, width = target.size
         raise ValueError(
@@ -110,7 +112,8 @@ def _open_folder(folder: Path, reference: ScannedItems, size: Size | None) -> Ar
             "ones.",
             stacklevel=3,
         )
-    return decode_all(splits, {"unlabelled": _missing_labels(len(paths))}, target)["unlabelled"]
+    labels = {"unlabelled": _missing_labels(len(paths))}
+    return decode_all(splits, labels, target, data_folder, workers=workers)["unlabelled"]
 
 
 def _missing_labels(samples: int) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,8 +19,9 @@ from torch.utils.data import DataLoader
 import kd
 from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset, collate
-from kd.data.sources import Source, image_dataset, open_source, split_source
-from kd.data.sources.image_dataset import ImageFiles
+from kd.data.sources import Source, open_source, split_source
+from kd.data.sources.image_dataset import DecodedImages
+from kd.data.sources.normalisation import moments_from_sums
 from kd.storage.fingerprint import describe
 
 
@@ -44,12 +47,6 @@ def save_tree(
 def as_array_dataset(dataset: Any) -> ArrayDataset:
     assert isinstance(dataset, ArrayDataset)
     return dataset
-
-
-def open_lazily(folder: Path, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> Source:
-    with monkeypatch.context() as patch:
-        patch.setattr(image_dataset, "IN_MEMORY", 0)
-        return open_source(folder, **arguments)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -94,24 +91,40 @@ def test_a_class_missing_from_a_split_shifts_no_labels(tmp_path: Path) -> None:
         split_source(source, held_back=0.3)
 
 
-def test_images_decoded_on_access_equal_those_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_tree(tmp_path, "train", "test")
-    in_memory = split_source(open_source(tmp_path), held_back=0.3)
-    on_access = split_source(open_lazily(tmp_path, monkeypatch), held_back=0.3)
-    assert in_memory.chosen == on_access.chosen
-    assert isinstance(on_access.test, ImageFiles)
-    for first, second in zip(in_memory[:3], on_access[:3], strict=True):
-        for batch, lazy_batch in zip(
+def in_memory(source: Source) -> Source:
+    """Return the same source with its images in memory."""
+    copies = {split: ArrayDataset(data.inputs.clone(), data.labels) for split, data in source.parts.items()}  # type: ignore[attr-defined]
+    return source._replace(**copies)
+
+
+def test_mapped_images_equal_those_in_memory(tmp_path: Path) -> None:
+    source = open_source(save_tree(tmp_path, "train", "test"))
+    mapped, copied = (split_source(data, held_back=0.3) for data in (source, in_memory(source)))
+    assert isinstance(mapped.test, DecodedImages)
+    assert mapped.chosen == copied.chosen
+    for first, second in zip(mapped[:3], copied[:3], strict=True):
+        for batch, copied_batch in zip(
             kd.make_loader(first, batch_size=4), kd.make_loader(second, batch_size=4), strict=True
         ):
-            assert all(torch.equal(a, b) for a, b in zip(batch, lazy_batch, strict=True))
-        assert torch.equal(first[-1][0], second[-1][0])
-        assert type(second[0][1]) is int
+            assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(batch, copied_batch, strict=True))
 
 
-def test_lazy_images_work_in_worker_processes_and_with_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset: Any = open_lazily(save_tree(tmp_path), monkeypatch).train
-    assert torch.equal(pickle.loads(pickle.dumps(dataset))[3][0], dataset[3][0])
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 255))
+def test_moments_from_stored_sums_equal_those_of_the_pixels(seed: int, images: int, top: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, top, (images, 3, 4, 5), dtype=np.uint8)
+    sums = np.stack([pixels.sum((2, 3), dtype=np.int64), (pixels.astype(np.int64) ** 2).sum((2, 3))], axis=2)
+    moments = moments_from_sums(sums.sum(axis=0).tolist(), pixels=images * 20)
+    scaled = pixels.astype(np.float64) / 255
+    std = scaled.std(axis=(0, 2, 3))
+    assert np.allclose(moments.mean.flatten(), scaled.mean(axis=(0, 2, 3)), rtol=1e-12)
+    assert np.allclose(moments.std.flatten(), np.where(std < 1e-9, 1, std), rtol=1e-9)
+
+
+def test_decoded_images_are_mapped_anew_in_another_process(tmp_path: Path) -> None:
+    dataset: Any = open_source(save_tree(tmp_path, size=(64, 64))).train
+    pickled = pickle.dumps(dataset)
+    assert len(pickled) < 2000 < dataset.inputs.numel()
+    assert torch.equal(pickle.loads(pickled)[3][0], dataset[3][0])
     with_logits = kd.DistillDataset(dataset, torch.arange(12.0)[:, None])
     in_process = next(iter(DataLoader(with_logits, batch_size=12, collate_fn=collate)))
     in_worker = next(iter(DataLoader(with_logits, batch_size=12, collate_fn=collate, num_workers=1)))
@@ -120,14 +133,14 @@ def test_lazy_images_work_in_worker_processes_and_with_logits(tmp_path: Path, mo
         dataset[12]
 
 
-def test_the_fingerprint_depends_on_file_content_not_on_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = open_lazily(save_tree(tmp_path / "one"), monkeypatch).train
-    assert describe(first) == describe(open_lazily(save_tree(tmp_path / "two"), monkeypatch).train)
+def test_the_fingerprint_depends_on_file_content_not_on_paths(tmp_path: Path) -> None:
+    first = open_source(save_tree(tmp_path / "one")).train
+    assert describe(first) == describe(open_source(save_tree(tmp_path / "two")).train)
     changed = save_image(tmp_path / "two" / "ant" / "3.png", seed=99)
-    assert describe(first) != describe(open_lazily(tmp_path / "two", monkeypatch).train)
+    assert describe(first) != describe(open_source(tmp_path / "two").train)
     assert changed.exists()
     assert describe(first) != describe(first.normalised(torch.tensor(0.5), torch.tensor(0.5)))  # type: ignore[attr-defined]
-    assert describe(first) != describe(open_lazily(tmp_path / "one", monkeypatch, size=4).train)
+    assert describe(first) != describe(open_source(tmp_path / "one", size=4).train)
 
 
 # --- sizes and modes
@@ -197,16 +210,13 @@ def test_broken_images_are_counted_and_the_first_three_named(tmp_path: Path) -> 
         open_source(tmp_path)
 
 
-def test_a_truncated_image_raises_when_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_image_raises(tmp_path: Path) -> None:
     path = save_image(save_tree(tmp_path, size=(60, 50)) / "bee" / "0.png", size=(60, 50))
     path.write_bytes(path.read_bytes()[:-4000])
     with pytest.raises(DamagedDataError, match=r"1 of 12 images cannot be read: .*bee.0\.png \(.*truncated"):
         open_source(tmp_path)
-    lazy: Any = open_lazily(tmp_path, monkeypatch).train
-    with pytest.raises(DamagedDataError, match=r"bee.0\.png"):
-        lazy[6]
-    with pytest.raises(DamagedDataError, match=r"bee.0\.png"):
-        split_source(Source("own", lazy, None, None, ("ant", "bee")))
+    save_image(path, size=(60, 50))
+    assert len(as_array_dataset(open_source(tmp_path).train)) == 12
 
 
 def test_more_than_8_bits_per_channel_raise(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from kd.data.sources.arrays import from_arrays
 from kd.teachers.cache import with_teacher_logits
 from kd.training.run_steps import train_pair
 from kd.types import Objective
-from tests.data.sources.test_image_dataset import open_lazily, save_tree
+from tests.data.sources.test_image_dataset import save_tree
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(60) % 3
@@ -41,40 +41,38 @@ def split_arrays(inputs: np.ndarray) -> Splits:
     return split_source(from_arrays("own", {"train": inputs}, {"train": LABELS}))
 
 
-def sequences(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
+def sequences(folder: Path) -> Splits:
     return split_arrays(RANDOM.normal(size=(60, 7, 4)))
 
 
-def tokens(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
+def tokens(folder: Path) -> Splits:
     return split_arrays(RANDOM.integers(0, 20, (60, 7)))
 
 
-def colours(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
+def colours(folder: Path) -> Splits:
     return split_arrays(RANDOM.integers(0, 256, (60, 9, 7, 3), dtype=np.uint8))
 
 
-def wine(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
+def wine(folder: Path) -> Splits:
     return split_source(open_source("sklearn:wine"))
 
 
-def lazy_images(folder: Path, patch: pytest.MonkeyPatch) -> Splits:
-    return split_source(open_lazily(save_tree(folder, per_class=15), patch))
+def image_files(folder: Path) -> Splits:
+    return split_source(open_source(save_tree(folder, per_class=15)))
 
 
-MODELS: dict[Callable[[Path, pytest.MonkeyPatch], Splits], Callable[[], nn.Module]] = {
+MODELS: dict[Callable[[Path], Splits], Callable[[], nn.Module]] = {
     wine: lambda: nn.Sequential(nn.Linear(13, 16), nn.ReLU(), nn.Linear(16, 3)),
     sequences: lambda: MeanOverTime(4),
     tokens: lambda: nn.Sequential(nn.Embedding(20, 4), MeanOverTime(4)),
     colours: lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 7 * 5, 3)),
-    lazy_images: lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 2)),
+    image_files: lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 2)),
 }
 
 
 @pytest.mark.parametrize("data", MODELS, ids=lambda data: data.__name__)
-def test_training_works_for_any_inputs(
-    data: Callable[[Path, pytest.MonkeyPatch], Splits], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    splits = data(tmp_path, monkeypatch)
+def test_training_works_for_any_inputs(data: Callable[[Path], Splits], tmp_path: Path) -> None:
+    splits = data(tmp_path)
     train, val = kd.make_loader(splits.train, batch_size=16, shuffle=True), kd.make_loader(splits.val, batch_size=16)
 
     def train_model(title: str, model: nn.Module, objective: Objective, *loaders: object) -> kd.History:

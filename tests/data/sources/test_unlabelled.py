@@ -15,13 +15,12 @@ from torch.utils.data import Dataset
 
 import kd
 from kd.checks import DamagedDataError
-from kd.data.datasets import ArrayDataset, collate
-from kd.data.sources import image_dataset, open_source, open_unlabelled, split_source
-from kd.data.sources.image_dataset import ImageFiles
+from kd.data.datasets import collate
+from kd.data.sources import open_source, open_unlabelled, split_source
 from kd.data.sources.partition import Splits
 from kd.teachers.cache import with_unlabelled
 from kd.types import UNLABELLED
-from tests.data.sources.test_image_dataset import open_lazily, save_image, save_tree
+from tests.data.sources.test_image_dataset import save_image, save_tree
 
 
 def open_labelled(folder: Path, **arguments: Any) -> Splits:
@@ -59,19 +58,6 @@ def test_images_at_any_depth_are_converted_like_the_labelled_ones(mode: str, tmp
     for row, place in enumerate(sorted(places)):
         pixels = np.asarray(Image.open(tmp_path / "new" / place)).reshape(6, 5, -1).transpose(2, 0, 1)
         assert torch.allclose(inputs[row], ((torch.tensor(pixels) / 255 - mean) / std).float(), atol=1e-5)
-
-
-def test_images_decoded_on_access_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = open_lazily(save_tree(tmp_path / "own"), monkeypatch)
-    lazy = split_source(source, held_back=0.2, test_share=0.2)
-    for seed in range(3):
-        save_image(tmp_path / "new" / f"{seed}.png", seed=900 + seed)
-    in_memory = open_unlabelled(tmp_path / "new", **as_arguments(lazy))
-    monkeypatch.setattr(image_dataset, "IN_MEMORY", 0)
-    on_access = open_unlabelled(tmp_path / "new", **as_arguments(open_labelled(tmp_path / "own")))
-    assert isinstance(in_memory, ArrayDataset)
-    assert isinstance(on_access, ImageFiles)
-    assert all(torch.equal(a, b) for a, b in zip(collate_all(in_memory), collate_all(on_access), strict=True))
 
 
 def test_arrays_are_normalised_with_the_labelled_training_statistics(tmp_path: Path) -> None:
