@@ -96,8 +96,8 @@ class RunSettings:
 
     # Models, data, files
     data: str = "mnist"
-    """dataset: mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, a folder of images or of IDX files,
-    a .npz file, or a .py file with a function load(), which is executed"""
+    """dataset: mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, wds:PATTERN, a folder of images or of IDX
+    files, a .npz file, or a .py file with a function load(), which is executed"""
     test_share: Annotated[float, proportion("0.2 keeps a fifth for testing")] = 0.2
     """fraction of the data used as test split if the dataset has none, in (0, 1)"""
     image_size: Annotated[int | None, or_none(at_least(1))] = None

@@ -15,10 +15,11 @@ from kd.data.sources.python_file import open_python_file
 from kd.data.sources.sklearn_sets import open_sklearn
 from kd.data.sources.source import Source
 from kd.data.sources.torchvision_sets import open_torchvision
+from kd.data.sources.webdataset import open_webdataset
 
 KINDS = (
-    "mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, a folder of images (train/CLASS/…) or of IDX files, a "
-    ".npz file, or a .py file with a function load()"
+    "mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, wds:PATTERN, a folder of images (train/CLASS/…) or of "
+    "IDX files, a .npz file, or a .py file with a function load()"
 )
 
 
@@ -38,7 +39,8 @@ def open_source(
         where: one of the kinds listed in ``KINDS``. A ``Path`` is never interpreted as a name.
         root: folder of torchvision's datasets; for ``mnist``, folder of a copy to use instead of the embedded one.
         size: (height, width), or one number for both, to which images are scaled and cropped; without it, all images
-            must have the same size. For image files, ``torchvision:`` and ``hf:``.
+            must have the same size. For image files, ``torchvision:``,
+            ``hf:`` and ``wds:``.
         columns: names of the input and label columns, for ``hf:``.
         classes: class names in label order, for files, folders and ``hf:``, if the data does not contain them.
         workers: processes that decode image files, which are then kept (``kd.data.sources.image_cache``); 0 decodes in
@@ -65,6 +67,8 @@ def open_source(
             return open_sklearn(name)
         case "hf":
             return open_huggingface(name, columns=columns, size=size, classes=names, download=download, workers=workers)
+        case "wds":
+            return open_webdataset(name, size=size, classes=names, workers=workers)
         case ".npz":
             return open_npz(Path(name), names)
         case ".py":
@@ -89,6 +93,7 @@ _TAKES: dict[str, set[str]] = {
     "torchvision": {"root", "size"},
     "sklearn": set(),
     "hf": {"columns", "size", "classes", "download"},
+    "wds": {"size", "classes"},
     ".npz": {"classes"},
     ".py": set(),
     "IDX": {"classes"},
@@ -100,7 +105,7 @@ def _detect_kind(where: str | Path) -> tuple[str, str]:
     """Return the kind, a key of ``_TAKES``, and the name or path to open."""
     if isinstance(where, str):
         kind, colon, name = where.partition(":")
-        if where == "mnist" or (colon and kind in {"torchvision", "sklearn", "hf"}):
+        if where == "mnist" or (colon and kind in {"torchvision", "sklearn", "hf", "wds"}):
             return kind, name
     path = Path(where)
     if path.suffix in {".npz", ".py"}:
