@@ -23,7 +23,7 @@ from kd.models.networks import CNN, MLP, ConvNet
 from kd.models.zoo import timm_model, torchvision_model
 from kd.seeding import seeded
 
-ALLOWED = "convnet, mlp:256, mlp:512,256, cnn:32, torchvision:NAME, timm:NAME or FILE.py:NAME"
+ALLOWED = "convnet, convnet:32,64,128, mlp:256, mlp:512,256, cnn:32, torchvision:NAME, timm:NAME or FILE.py:NAME"
 _KINDS = ("convnet", "mlp", "cnn", "torchvision", "timm")
 
 
@@ -33,7 +33,7 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
     Args:
         spec: one of
 
-            - ``convnet``: for images of at least 23 × 23 pixels.
+            - ``convnet``, ``convnet:32,64,128``: channels of three convolutions; images of at least 23 × 23 pixels.
             - ``mlp:512,256``: units of each hidden layer; inputs of any shape.
             - ``cnn:32``: channels of the first of three stages, ``layer1`` to ``layer3``.
             - ``torchvision:resnet18``, ``timm:resnet18`` (extra ``timm``).
@@ -95,6 +95,10 @@ def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Modu
     match kind:
         case "convnet" if not colon:
             return ConvNet(shape, classes)
+        case "convnet":
+            maps = _parse_widths(spec, name)
+            require(len(maps) == 3, "the channels in convnet:A,B,C", name, "three integers above 0")
+            return ConvNet(shape, classes, (maps[0], maps[1], maps[2]))
         case "mlp":
             return MLP(*_parse_widths(spec, name), input_shape=shape, classes=classes)
         case "cnn":
@@ -111,7 +115,9 @@ def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Modu
 def _parse_widths(spec: str, text: str) -> list[int]:
     widths = [int(width) if width.isdecimal() else 0 for width in text.split(",")]
     if min(widths) < 1:
-        raise ValueError(f"{spec!r} must contain widths, integers above 0: mlp:256, mlp:512,256 or cnn:32.")
+        raise ValueError(
+            f"{spec!r} must contain widths, integers above 0: mlp:256, mlp:512,256, cnn:32 or convnet:32,64,128."
+        )
     return widths
 
 

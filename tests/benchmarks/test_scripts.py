@@ -16,10 +16,12 @@ BENCHMARKS = Path(config.__file__).parent / "benchmarks"
 
 SCRIPTS = {
     "default_pair.py": "--limit 600 --epochs 1 --seeds 0-1 --widths 8 --out {folder}/pair.json",
+    "image_loading.py": "--images 40 --rounds 1 --workers 1 --loaders kd torchvision timm",
     "many_students.py": "--limit 600 --epochs 1 --students 2 --widths 8 --rounds 1",
     "method_costs.py": "--methods kd fitnet --rounds 1 --steps 1 --out {folder}/costs.json",
     "snapshots.py": "--writes 2 --folder {folder}",
     "start.py": "--rounds 1",
+    "teacher_size.py": "--seeds 1 --epochs 1 --limit 600 --sizes 4,4,4 8,8,8",
     "teacher_step.py": "--rounds 2",
 }
 

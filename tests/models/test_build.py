@@ -27,6 +27,7 @@ shapes = st.lists(st.integers(1, 9), min_size=1, max_size=3)
 
 SPECS = [
     ("convnet", (3, 25, 30)),
+    ("convnet:4,6,8", (3, 25, 30)),
     ("mlp:8", (13,)),
     ("mlp:16,8", (2, 5, 7)),
     ("cnn:4", (2, 5, 7)),
@@ -105,10 +106,10 @@ def test_the_initial_weights_of_the_pipelines_models_have_not_changed() -> None:
         convnet = ConvNet()
     with kd.seeded(7):
         layers = {
-            "conv1": nn.Conv2d(1, 32, 5, stride=2),
-            "conv2": nn.Conv2d(32, 64, 5, bias=False),
-            "norm2": nn.BatchNorm2d(64),
-            "conv3": nn.Conv2d(64, 128, 3, bias=False),
+            "conv1": nn.Conv2d(1, 20, 5, stride=2),
+            "conv2": nn.Conv2d(20, 44, 5, bias=False),
+            "norm2": nn.BatchNorm2d(44),
+            "conv3": nn.Conv2d(44, 128, 3, bias=False),
             "norm3": nn.BatchNorm2d(128),
             "hidden": nn.Linear(128 * 2 * 2, 256),
             "output": nn.Linear(256, 10),
@@ -216,9 +217,13 @@ def test_a_model_with_bad_output_is_refused_and_unchanged(output: object, messag
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("convnett", r"there is no model 'convnett'\. Did you mean convnet\? Allowed: convnet, mlp:256,"),
+        (
+            "convnett",
+            r"there is no model 'convnett'\. Did you mean convnet\? Allowed: convnet, convnet:32,64,128, mlp:",
+        ),
         ("zzz", r"there is no model 'zzz'\. Choose another\. Allowed"),
-        ("convnet:3", r"there is no model 'convnet:3'"),
+        ("convnet:3", r"channels in convnet:A,B,C must be three integers above 0.*Got '3'"),
+        ("convnet:a,b,c", r"'convnet:a,b,c' must contain widths"),
         ("mlp", r"'mlp' must contain widths, integers above 0: mlp:256"),
         ("mlp:8,0", r"'mlp:8,0' must contain widths"),
         ("cnn:-3", r"'cnn:-3' must contain widths"),

@@ -45,10 +45,10 @@ def test_the_docstrings_state_the_true_parameter_counts() -> None:
     assert count_parameters(StudentModel(256)) == documented_parameters(StudentModel)
 
 
-def test_the_student_is_smaller_and_at_least_ten_times_cheaper() -> None:
+def test_the_student_is_smaller_and_at_least_eight_times_cheaper() -> None:
     teacher, student = TeacherModel(), StudentModel()
     assert count_parameters(student) < count_parameters(teacher)
-    assert 10 * count_multiply_adds(student, make_images(1)) <= count_multiply_adds(teacher, make_images(1))
+    assert 8 * count_multiply_adds(student, make_images(1)) <= count_multiply_adds(teacher, make_images(1))
 
 
 def test_the_students_width_is_read_at_use(monkeypatch: pytest.MonkeyPatch) -> None:
