@@ -1,14 +1,16 @@
-"""Console output: lines, tables, and a progress bar with the remaining time if the output is a terminal."""
+"""Console output: lines, tables, and a progress bar with the remaining time if the output is a terminal.
+
+rich is imported at the first output, so that training and prediction in a user's program need only torch and numpy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _live: list[Console] = []  # console of the visible bar; output that bypasses it would overwrite the bar
 _relays: list[Callable[[int], None]] = []  # in a worker process: callbacks that receive progress steps
@@ -18,6 +20,8 @@ def say(text: str, *, to_stderr: bool = False) -> None:
     """Print one line or paragraph, without styling. In a worker process, print errors only."""
     if _relays and not to_stderr:
         return
+    from rich.console import Console
+
     console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
@@ -50,6 +54,9 @@ def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
         _relays[-1](done)
         yield lambda steps=1: _relays[-1](steps)
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -63,6 +70,9 @@ def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
 
 def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
     """Print a table with left-aligned row names and right-aligned cells."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cloudpickle
-
 from kd.checks import did_you_mean
 from kd.console import say
 
@@ -61,6 +59,8 @@ def run_file(path: Path) -> ModuleType:
     Raises:
         ValueError: the file's code fails.
     """
+    import cloudpickle
+
     # The prefix keeps a user's random.py from replacing the standard module in sys.modules.
     name = f"kd_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))

@@ -18,7 +18,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import torch
 
 from kd.console import say
@@ -147,6 +146,8 @@ def _run_producer(name: str, produce: Callable[[Snapshots | None], State], snaps
 @contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
     """Lock the folder for this process. The operating system releases the lock however the process ends."""
+    import filelock
+
     owner = folder / "owner"
     lock = filelock.FileLock(folder / "lock", blocking=False)
     try:

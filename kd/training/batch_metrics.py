@@ -45,7 +45,7 @@ def measure_batch(
         rows: indices; None for all rows. If there are none, the metrics are NaN.
     """
     if rows is not None:
-        rows = rows.to(output.device)
+        rows = rows.to(output.device, non_blocking=True)
         output, batch = output[rows], tuple(tensor[rows] for tensor in batch)
     if not len(output):
         return dict.fromkeys(metrics, output.new_full((), math.nan)), 0

@@ -1,4 +1,4 @@
-"""torch's Adam without importing torch's compiler; the only module that relies on torch internals.
+"""torch's Adam without importing torch's compiler, by its internals.
 
 torch wraps the methods of its optimizers to check whether they are being compiled. The first call imports the compiler:
 164 MB and 1.2 s in every training process (benchmarks/start.py), although nothing is compiled here. This class uses the
