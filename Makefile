@@ -2,6 +2,7 @@
 # make test   lint, types and the fast tests (3 minutes)         make test-all                  also what is slow
 # make torture  kills the pipeline 200 times and compares what comes out (half an hour; with strace at system calls too)
 # make bench   every claim of speed, measured here (10 minutes)  make bench-full                all of it (hours)
+# make gpu     checks and speed on a CUDA device (8 minutes), with the torch that is installed; no venv
 #
 # CPU=1 takes PyTorch's CPU build from its own index: 200 MB instead of several GB of CUDA on Linux.
 
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INDEX := $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple)
 
-.PHONY: run test test-all torture bench bench-full lint clean
+.PHONY: run test test-all torture bench bench-full gpu lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py $(ARGS)
@@ -33,6 +34,9 @@ bench-full: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py --full $(ARGS)
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/many_students.py
+
+gpu:
+	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .

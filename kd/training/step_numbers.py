@@ -68,8 +68,8 @@ class StepNumbers:
         self._where, self._means, self._optimizer = where, means, optimizer
         self._interval = read_interval(device, optimizer)
         self._pending: list[_Step] = []
-        self._one = torch.ones((), device=device)
-        self.non_finite = torch.zeros((), device=device) if self._interval > 1 else None
+        self._one = torch.ones((), dtype=torch.float32, device=device)
+        self.non_finite = torch.zeros((), dtype=torch.float32, device=device) if self._interval > 1 else None
 
     def add(
         self,
