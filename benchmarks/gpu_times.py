@@ -71,9 +71,12 @@ def check_syncs(setup: Setup) -> Outcome:
     if setup.device.type != "cuda":
         return Outcome(None, "needs CUDA")
     loader = make_loader(setup, steps=2 * READ_EVERY + 10, logits=True)
-    counts = count_syncs(make_model(setup.device, make_student), DISTILLED, loader)
-    reads = {number for number in range(2, len(counts) + 2) if number % READ_EVERY == 0}
-    unexpected = [number for number, count in enumerate(counts, 2) if count and number not in reads]
+    return judge_syncs(count_syncs(make_model(setup.device, make_student), DISTILLED, loader))
+
+
+def judge_syncs(counts: Sequence[int]) -> Outcome:
+    """Return whether only steps that read the numbers synchronise, from the counts of ``count_syncs``."""
+    unexpected = [number for number, count in enumerate(counts, 2) if count and number % READ_EVERY]
     text = f"{sum(counts)} in {len(counts)} steps; between reads in steps {unexpected or 'none'}"
     return Outcome(not unexpected, text, {"steps": len(counts), "syncs": sum(counts), "unexpected": unexpected})
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 
 import config
 import kd
+from kd.training.step_numbers import READ_EVERY, StepNumbers
 
 ROOT = Path(config.__file__).parent
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
@@ -194,6 +196,28 @@ def test_bfloat16_without_autocast_fails(setup: gpu_checks.Setup, monkeypatch: p
     assert gpu_checks.check_bfloat16(setup).ok
     monkeypatch.setattr(gpu_checks, "in_bfloat16", lambda objective: objective)
     assert gpu_checks.check_bfloat16(setup).ok is False
+
+
+def test_synchronisations_are_counted_by_step(setup: gpu_checks.Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated on a CPU: each read of the numbers issues torch's warning."""
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda _: None)
+    read = StepNumbers.read
+
+    def read_with_warning(numbers: StepNumbers) -> None:
+        if numbers._pending:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        read(numbers)
+
+    monkeypatch.setattr(StepNumbers, "read", read_with_warning)
+    loader, counts = gpu_times.make_loader(setup, steps=110, logits=True), {}
+    for steps in (1, READ_EVERY):
+        model = gpu_checks.make_model(setup.device, gpu_checks.make_student)
+        with gpu_checks.reading_every(steps):
+            counts[steps] = gpu_times.count_syncs(model, gpu_checks.DISTILLED, loader)
+    assert counts[1] == [1] * 109
+    assert [number for number, count in enumerate(counts[READ_EVERY], 2) if count] == [50, 100]
+    assert gpu_times.judge_syncs(counts[READ_EVERY]).ok
+    assert gpu_times.judge_syncs(counts[1]).figures["unexpected"] == [n for n in range(2, 111) if n not in (50, 100)]
 
 
 def test_an_unavailable_variant_is_reported(setup: gpu_checks.Setup) -> None:
