@@ -8,15 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from kd.checks import DamagedDataError
 
 GRAY, COLOUR = {"1", "L", "LA", "La"}, {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr"}
 TRANSPARENT = {"LA", "La", "RGBA", "RGBa", "PA"}
+# Formats that are read, whatever the name of a file says. Not EPS, whose decoder starts Ghostscript, and none that
+# Pillow reads through another program.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 _MAX_SHOWN = 3
 _TURNED = {5, 6, 7, 8}  # EXIF orientations that exchange height and width
 _REDUCTION_GAP = 2  # Pillow's advice: a JPEG decoded at twice the target size is scaled almost like the full image
@@ -53,10 +56,22 @@ class ImagePaths:
         """
         if not Path(self.names[row]).is_file():
             raise OSError("it is not a regular file")
-        return Image.open(self.names[row])
+        return open_image(self.names[row])
 
     def stamps(self) -> list[object]:
         return [stamp_file(name) for name in self.names]
+
+
+def open_image(file: str | BinaryIO) -> Image.Image:
+    """Open an image in one of ``FORMATS`` and read its header only.
+
+    Raises:
+        ValueError: the content has another format.
+    """
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"its content is none of {', '.join(FORMATS)}") from error
 
 
 class ImageFormat(NamedTuple):
@@ -78,11 +93,13 @@ class Survey(NamedTuple):
         sizes: number of upright images by [height, width].
         gray: number of gray images.
         transparent: number of images with transparency.
+        several: number of files with further pages or frames.
     """
 
     sizes: list[tuple[int, int, int]]  # height, width, count
     gray: int
     transparent: int
+    several: int
 
     @property
     def total(self) -> int:
@@ -106,7 +123,7 @@ def survey_images(splits: Mapping[str, ImageCollection]) -> Survey:
         DamagedDataError: images whose headers cannot be read, or with more than 8 bits per channel.
     """
     sizes: Counter[Size] = Counter()
-    gray = transparent = 0
+    gray = transparent = several = 0
     for images in splits.values():
         reasons: dict[int, str] = {}
         with collect_errors(reasons) as catch:
@@ -117,14 +134,16 @@ def survey_images(splits: Mapping[str, ImageCollection]) -> Survey:
                     sizes[_upright_size(image)] += 1
                     gray += image.mode in GRAY
                     transparent += image.mode in TRANSPARENT or "transparency" in image.info
+                    several += _has_frames(image)
         require_readable(images.names, reasons)
-    return Survey([(*size, count) for size, count in sizes.most_common()], gray, transparent)
+    return Survey([(*size, count) for size, count in sizes.most_common()], gray, transparent, several)
 
 
 def choose_format(survey: Survey, size: Size | None) -> ImageFormat:
     """Return the common mode and size of the images.
 
-    Gray images among coloured ones become RGB, and transparency is dropped, both with a warning.
+    Gray images among coloured ones become RGB, transparency is dropped, and only the first page or frame is read, each
+    with a warning.
 
     Raises:
         ValueError: images of several sizes and no ``size``, or a size below 1.
@@ -136,6 +155,11 @@ def choose_format(survey: Survey, size: Size | None) -> ImageFormat:
         )
     if survey.transparent:
         warnings.warn(f"{survey.transparent:,} of {total:,} images have transparency, which is dropped.", stacklevel=3)
+    if survey.several:
+        warnings.warn(
+            f"{survey.several:,} of {total:,} image files have further pages or frames; only the first is read.",
+            stacklevel=3,
+        )
     if size is None and len(survey.sizes) > 1:
         height, width, count = survey.sizes[0]
         raise ValueError(
@@ -168,6 +192,11 @@ def _reduce(image: Image.Image, target: Size, upright: Size) -> None:
     scale = min(upright[0] / target[0], upright[1] / target[1]) / _REDUCTION_GAP
     if scale >= 2:
         image.draft(None, (int(image.width / scale), int(image.height / scale)))
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Return whether the file has further pages or frames. Previews inside a camera's JPEG (MPO) are none."""
+    return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
 
 
 def _upright_size(image: Image.Image) -> Size:

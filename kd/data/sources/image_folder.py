@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -14,7 +15,18 @@ from kd.data.sources.image_dataset import build_image_dataset
 from kd.data.sources.image_decoding import ImagePaths, Size
 from kd.data.sources.source import Source
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # same as torchvision's
+# torchvision's, and more names of the same formats. Others are not read, with a warning.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".gif", ".avif"),
+)
+# Folders of archives, network storage and operating systems. They hold thumbnails and copies of the very images.
+FOREIGN = {
+    *("__macosx", "@eadir", "@__thumb", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot"),
+    *("$recycle.bin", "recycler", "system volume information", "lost+found", "network trash folder"),
+    *("temporary items", "__pycache__", "cvs"),
+}
+_SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SPLITS = ("train", "val", "test")
 # Names of splits, not of classes: an error if there is no folder train.
 MISNAMED = {"training", "val", "valid", "validation", "dev", "test", "testing"}
@@ -26,8 +38,9 @@ def open_image_folder(
 ) -> Source:
     """Open a folder of images; the folders of the training split, in alphabetical order, are the classes.
 
-    Names that begin with a dot are ignored. The folders of splits and classes may be symbolic links, and so may files,
-    as long as every file lies inside ``folder``.
+    Names that begin with a dot are ignored; other files that are not read, and folders that other programs add
+    (``FOREIGN``), are ignored with a warning. The folders of splits and classes may be symbolic links, and so may
+    files, as long as every file lies inside ``folder``.
 
     Args:
         folder: the root folder.
@@ -40,13 +53,17 @@ def open_image_folder(
     """
     split_folders = _find_splits(folder)
     names = _find_classes(split_folders["train"], classes)
+    left_out = Counter(f"folder {name}" for path in {folder, *split_folders.values()} for name in _list_foreign(path))
     files: dict[str, list[Path]] = {}
     labels: dict[str, Tensor] = {}
     for split, split_folder in split_folders.items():
         _require_known_classes(split, split_folder, names)
-        images = [(path, number) for number, name in enumerate(names) for path in list_images(split_folder / name)]
-        files[split] = [path for path, _ in images]
-        labels[split] = torch.tensor([number for _, number in images], dtype=torch.int64)
+        by_class = [list_images(split_folder / name, left_out) for name in names]
+        files[split] = [path for paths in by_class for path in paths]
+        labels[split] = torch.tensor(
+            [number for number, paths in enumerate(by_class) for _ in paths], dtype=torch.int64
+        )
+    warn_left_out(folder, left_out)
     require_inside(folder, [path for paths in files.values() for path in paths])
     collections = {split: ImagePaths(paths) for split, paths in files.items()}
     data = build_image_dataset(collections, labels, size=size, workers=workers)
@@ -75,6 +92,12 @@ def _find_classes(train: Path, classes: list[str] | None) -> list[str]:
             f"{train} must have one folder of images per class. Got none. The layout is train/CLASS/FILE, with "
             "optional val/ and test/ next to train/, or CLASS/FILE."
         )
+    for name in names:
+        if not name.isprintable() or not _is_text(name):
+            raise ValueError(
+                f"the name of a class must be readable text. Got the folder {name!r} in {train}, perhaps from a system "
+                "with another character set. Rename it."
+            )
     if classes is not None and sorted(classes) != names:
         raise ValueError(
             f"classes (--class-names) must be the folders of {train} in some order: {names}. Got {classes} instead."
@@ -83,7 +106,17 @@ def _find_classes(train: Path, classes: list[str] | None) -> list[str]:
 
 
 def _list_folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = (path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(name for name in names if name.lower() not in FOREIGN)
+
+
+def _list_foreign(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_dir() and path.name.lower() in FOREIGN]
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name from the file system is UTF-8; Python represents other bytes by lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _require_known_classes(split: str, folder: Path, classes: list[str]) -> None:
@@ -95,22 +128,38 @@ def _require_known_classes(split: str, folder: Path, classes: list[str]) -> None
         )
 
 
-def list_images(root: Path) -> list[Path]:
+def list_images(root: Path, left_out: Counter[str]) -> list[Path]:
     """Return all image files below a folder, sorted; names that begin with a dot are ignored.
+
+    Args:
+        left_out: to which the files and folders that are not read are added, for ``warn_left_out``.
 
     Raises:
         DamagedDataError: a symbolic link to a folder, which may be circular.
     """
     images = []
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name[0] != "."]
+        left_out.update(f"folder {name}" for name in subfolders if name.lower() in FOREIGN)
+        subfolders[:] = [name for name in subfolders if name[0] != "." and name.lower() not in FOREIGN]
         links = [name for name in subfolders if Path(folder, name).is_symlink()]
         if links:
             raise DamagedDataError(
                 f"{Path(folder, links[0])} is a symbolic link to a folder. Replace the link with a copy of the folder."
             )
-        images += [Path(folder, name) for name in names if name.lower().endswith(EXTENSIONS) and name[0] != "."]
+        for name in names:
+            if name.lower().endswith(EXTENSIONS) and name[0] != ".":
+                images.append(Path(folder, name))
+            elif name[0] != "." and name.lower() not in _SYSTEM_FILES:
+                left_out[f"{Path(name).suffix.lower() or 'no ending'}"] += 1
     return sorted(images)
+
+
+def warn_left_out(folder: Path, left_out: Counter[str]) -> None:
+    """Warn about files and folders that are not read, if there are any: their number by ending or name."""
+    if left_out:
+        counts = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+        listing = ", ".join(f"{count:,} × {name}" for name, count in counts)
+        warnings.warn(f"{folder}: not read: {listing}. Images end in {' '.join(EXTENSIONS)}.", stacklevel=4)
 
 
 def require_inside(folder: Path, paths: list[Path]) -> None:

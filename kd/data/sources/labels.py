@@ -110,7 +110,15 @@ def _encode_numbers(
     labels: dict[str, Tensor], classes: Sequence[str] | None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if classes is None:
-        classes = [str(number) for number in range(max(labels["train"].tolist(), default=-1) + 1)]
+        train = labels["train"]
+        largest = int(train.max()) if len(train) else -1
+        # More classes than labels cannot all have a sample. Checked before a name is made for each.
+        if largest >= len(train) > 0:
+            raise ValueError(
+                f"labels must number the classes from 0. Got {len(set(train.tolist())):,} different labels, the largest "
+                f"{largest:,}, for {len(train):,} training samples. Number the classes, or store identifiers as names."
+            )
+        classes = [str(number) for number in range(largest + 1)]
     for split, values in labels.items():
         require_label_range(values, classes, split)
     return labels, tuple(classes)

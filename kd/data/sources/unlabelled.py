@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from kd.data.sources.arrays import to_inputs
 from kd.data.sources.image_cache import find_data_folder, survey_once
 from kd.data.sources.image_dataset import decode_all
 from kd.data.sources.image_decoding import ImageFormat, ImagePaths, Size, choose_format
-from kd.data.sources.image_folder import list_images, require_inside
+from kd.data.sources.image_folder import list_images, require_inside, warn_left_out
 from kd.data.sources.scan import ScannedItems, scan
 from kd.data.sources.validation import require_finite
 from kd.storage.tables import read_npz
@@ -91,7 +92,9 @@ def _open_folder(folder: Path, reference: ScannedItems, size: Size | None, worke
             f"{list(reference.shape)} of {reference.dtype}. Store the unlabelled inputs as an .npz file with an array "
             "x of the same shape and type."
         )
-    paths = list_images(folder)
+    left_out = Counter[str]()
+    paths = list_images(folder, left_out)
+    warn_left_out(folder, left_out)
     if not paths:
         raise ValueError(f"{folder} must contain image files, directly or in subfolders. Got none. Check the path.")
     require_inside(folder, paths)

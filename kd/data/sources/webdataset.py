@@ -21,7 +21,7 @@ from PIL import Image
 
 from kd.checks import DamagedDataError
 from kd.data.sources.image_dataset import build_image_dataset
-from kd.data.sources.image_decoding import Size, stamp_file
+from kd.data.sources.image_decoding import Size, open_image, stamp_file
 from kd.data.sources.image_folder import EXTENSIONS
 from kd.data.sources.labels import encode_labels
 from kd.data.sources.source import Source
@@ -51,7 +51,7 @@ class ShardImages(NamedTuple):
 
     def open(self, row: int) -> Image.Image:
         """Read an image's bytes and its header."""
-        return Image.open(io.BytesIO(_read(self.shards, self.places[row])))
+        return open_image(io.BytesIO(_read(self.shards, self.places[row])))
 
     def stamps(self) -> list[object]:
         return [stamp_file(shard) for shard in self.shards]

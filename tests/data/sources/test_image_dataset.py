@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +69,6 @@ def test_a_folders_splits_and_pixels_are_read(mode: str, tmp_path: Path) -> None
 
 def test_class_folders_without_splits_are_the_training_data(tmp_path: Path) -> None:
     (save_tree(tmp_path) / ".thumbnails").mkdir()
-    (tmp_path / "ant" / "notes.txt").write_text("not an image")
     (tmp_path / "ant" / "._0.png").write_bytes(b"what a Mac leaves")
     source = open_source(tmp_path)
     assert (list(source.parts), source.classes, len(as_array_dataset(source.train))) == (["train"], ("ant", "bee"), 12)
@@ -301,3 +303,57 @@ def test_unused_folders_warn(tmp_path: Path) -> None:
     save_tree(tmp_path, "train", "valid")
     with pytest.warns(UserWarning, match=r"ignoring folders .*: \['valid'\]"):
         assert list(open_source(tmp_path).parts) == ["train"]
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("jfif", "jpeg"), ("jpe", "jpeg"), ("gif", "gif"), ("avif", "avif")])
+def test_more_names_of_image_formats_are_read(ending: str, kind: str, tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (5, 6)).save(tmp_path / name / f"0.{ending}", kind)
+    assert len(as_array_dataset(open_source(tmp_path).train)) == 2
+
+
+def test_files_that_are_not_read_are_counted_by_ending(tmp_path: Path) -> None:
+    save_tree(tmp_path)
+    for name in ("a.heic", "b.HEIC", "notes.txt", "photo", "Thumbs.db", ".hidden"):
+        (tmp_path / "ant" / name).write_text("x")
+    with pytest.warns(UserWarning, match=r"not read: 2 × \.heic, 1 × \.txt, 1 × no ending\. Images end in \.jpg"):
+        assert len(as_array_dataset(open_source(tmp_path).train)) == 12
+
+
+@pytest.mark.parametrize("place", ["", "train", "train/ant"])
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN"])
+def test_folders_of_other_programs_are_no_classes(place: str, name: str, tmp_path: Path) -> None:
+    save_tree(tmp_path, "train", "test")
+    save_image(tmp_path / place / name / "thumb.png", seed=1)
+    with pytest.warns(UserWarning, match=rf"not read: 1 × folder {re.escape(name)}"):
+        source = open_source(tmp_path)
+    assert source.classes == ("ant", "bee")
+    assert len(as_array_dataset(source.train)) == 12
+
+
+def test_further_pages_and_frames_are_told(tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (5, 6), color) for color in ("red", "blue")]
+    pages[0].save(save_tree(tmp_path) / "ant" / "scan.tiff", save_all=True, append_images=pages[1:])
+    with pytest.warns(UserWarning, match="1 of 13 image files have further pages or frames; only the first is read"):
+        train = as_array_dataset(open_source(tmp_path).train)
+    assert train.inputs[6, :, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["eps", "pdf", "ico"])
+def test_content_decides_and_other_formats_raise(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*arguments: Any, **_: Any) -> None:
+        raise AssertionError(f"started {arguments}")
+
+    Image.new("RGB", (5, 6)).save(save_tree(tmp_path) / "ant" / "0.png", kind)
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(DamagedDataError, match=r"1 of 12 images .*0\.png \(its content is none of JPEG, PNG"):
+        open_source(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems store names as text")
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\x1bb", b"a\nb"])
+def test_class_folders_without_readable_names_raise(name: bytes, tmp_path: Path) -> None:
+    save_image(save_tree(tmp_path) / os.fsdecode(name) / "0.png")
+    with pytest.raises(ValueError, match=r"must be readable text\. Got the folder '.*\\.*Rename it"):
+        open_source(tmp_path)

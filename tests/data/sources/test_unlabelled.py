@@ -50,7 +50,7 @@ def test_images_at_any_depth_are_converted_like_the_labelled_ones(mode: str, tmp
     for seed, place in enumerate(places, start=900):
         save_image(tmp_path / "new" / place, mode, seed=seed)
     save_image(tmp_path / "new" / ".thumbnails" / "z.png", mode, seed=950)
-    (tmp_path / "new" / "notes.txt").write_text("no image")
+    (tmp_path / "new" / ".notes.txt").write_text("no image")
     inputs, labels = collate_all(open_unlabelled(tmp_path / "new", **as_arguments(splits)))
     assert labels.tolist() == [UNLABELLED] * 3
     base: Any = splits.train
