@@ -12,6 +12,7 @@ from kd.commands.messages import say_layers
 from kd.commands.method_flags import all_method_settings
 from kd.data.loaders import first_batch
 from kd.methods import Setting, make, try_method
+from kd.training.trial import require_restorable, try_training
 from models import TeacherModel, new_student
 
 
@@ -25,13 +26,18 @@ def distillation_objective(student: nn.Module, teacher: nn.Module, loader: DataL
 
 
 def require_method(loader: DataLoader[Any]) -> None:
-    """Check before training that ``METHOD`` supports this teacher and student, and print the layers it compares.
+    """Try both models and ``METHOD`` before any training, and print the layers that it compares.
 
     Raises:
-        ValueError: the method does not support these models or settings.
+        ValueError: a model cannot be trained or restored, or the method does not support these models or settings.
     """
+    batch = first_batch(loader)
     with kd.seeded(config.SEED):
-        layers = try_method(config.METHOD, new_student(), TeacherModel(), first_batch(loader), method_settings())
+        student, teacher = new_student(), TeacherModel()
+        for model, other in ((teacher, TeacherModel()), (student, new_student())):
+            require_restorable(type(model).__name__, model, other, batch)
+            try_training(type(model).__name__, model, batch)
+        layers = try_method(config.METHOD, student, teacher, batch, method_settings())
     say_layers(layers)
 
 

@@ -22,7 +22,7 @@ from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import combine_teachers, new_student, new_teachers
 from kd.commands.settings import PairedSettings, RunSettings
-from kd.commands.steps import make_objective, require_method, say_data
+from kd.commands.steps import make_objective, require_models, say_data
 from kd.console import print_table, say
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import first_batch, make_loader
@@ -103,7 +103,7 @@ def run(settings: RunSettings) -> None:
     require_device(device, "--device")
     data = load_data(settings)
     say_data(data, device)
-    require_method(settings, data, new_teachers(settings, data))
+    require_models(settings, data, new_teachers(settings, data))
     say_method(settings.method, format_method_settings(settings.method_settings))
     _print_plan(settings, plan(settings, data, device))
 

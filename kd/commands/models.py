@@ -32,8 +32,12 @@ def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.M
     """Return an untrained student; the same seed gives the same weights."""
     specs = {"mlp": f"mlp:{settings.student_width}", "cnn": "cnn:8"}
     spec = specs.get(settings.student, settings.student)
-    model = build(spec, input_shape=task.input_shape, classes=len(task.classes), seed=settings.seed)
-    return model.to(device)
+    return build_network(settings, spec, task).to(device)
+
+
+def build_network(settings: RunSettings, spec: str, task: Task) -> nn.Module:
+    """Build an untrained network by name for this task; the same seed gives the same weights."""
+    return build(spec, input_shape=task.input_shape, classes=len(task.classes), seed=settings.seed)
 
 
 def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Teacher:
@@ -45,7 +49,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
     """
     shape, names = data.task.input_shape, data.task.classes
     if choice.file is None:
-        return Teacher(build(choice.spec, input_shape=shape, classes=len(names), seed=settings.seed), False)
+        return Teacher(build_network(settings, choice.spec, data.task), False)
     order = settings.label_order or None
     if choice.is_precomputed:
         predictions = read_logits(

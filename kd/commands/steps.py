@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import Teacher, combine_teachers, new_student, new_teachers, with_teacher_seed
+from kd.commands.models import Teacher, build_network, combine_teachers, new_student, new_teachers, with_teacher_seed
 from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.console import say
 from kd.data.loaders import first_batch, loader_like
@@ -33,6 +33,7 @@ from kd.teachers.load import teacher_accuracy
 from kd.training import run_steps
 from kd.training.history import History
 from kd.training.students import DistillationData
+from kd.training.trial import require_restorable, try_training
 from kd.types import Objective
 
 UNLABELLED_TOO = (
@@ -135,18 +136,33 @@ def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module
     example, needs_logits = first_batch(loader), settings.live and "logits" in METHODS[settings.method].needs
     if needs_logits:
         with torch.no_grad(), evaluating(teacher):
-            example = (*example, teacher(example[0].to(device_of(teacher))).float().cpu())
+            example = (*example, teacher(example[0].clone().to(device_of(teacher))).float().cpu())
     objective = make(settings.method, student, teacher, example, settings.method_settings)
     return live_teacher(teacher, objective) if needs_logits else objective
 
 
-def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
-    """Try the method on this teacher and student before any training, and print the layers it compares.
+def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
+    """Try models and method before any training, and print the layers that the method compares.
 
     Raises:
-        ValueError: the method does not work with these models.
+        ValueError: a model cannot be trained or restored (``kd.training.trial``), or the method does not work with
+            these models.
     """
-    student = new_student(settings, data.task, torch.device("cpu"))
+    batch, other_seed = first_batch(data.val_loader), dataclasses.replace(settings, seed=settings.seed + 1)
+    epochs = [(samples, settings.batch_size) for samples in (data.sizes["training"], data.distill_size)]
+    for choice, (teacher, trained) in zip(settings.teachers_chosen, teachers, strict=True):
+        if not choice.is_precomputed:
+            name = f"teacher {choice.spec}"
+            require_restorable(name, teacher, build_network(other_seed, choice.spec, data.task), batch)
+            if not trained:
+                try_training(name, teacher, batch, epochs=epochs[:1])
+    student, cpu = new_student(settings, data.task, torch.device("cpu")), torch.device("cpu")
+    require_restorable(f"student {settings.student}", student, new_student(other_seed, data.task, cpu), batch)
+    try_training(f"student {settings.student}", student, batch, epochs=epochs)
+    _require_method(settings, data, student, teachers)
+
+
+def _require_method(settings: RunSettings, data: Data, student: nn.Module, teachers: Sequence[Teacher]) -> None:
     teacher = combine_teachers([teacher.model for teacher in teachers], settings)
     with seeded(settings.seed):
         layers = try_method(settings.method, student, teacher, first_batch(data.val_loader), settings.method_settings)
@@ -200,7 +216,7 @@ def prepare_distillation_data(
         say_data(data, device)
     teachers = new_teachers(settings, data)
     if not number:
-        require_method(settings, data, teachers)
+        require_models(settings, data, teachers)
     suffix = f"-{number}" if number else ""
     model, _ = train_teacher(settings, data, teachers, device, suffix=suffix)
     loaders = make_distill_loaders(settings, model, data, suffix=suffix)

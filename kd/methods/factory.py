@@ -97,12 +97,12 @@ def try_method(
     import torch
     from torch import nn
 
-    from kd.models.inference import device_of, evaluating
+    from kd.models.inference import device_of, evaluating, run_on_copy
 
     inputs, labels, *_ = (tensor.to(device_of(student)) for tensor in batch)
     with torch.no_grad(), evaluating(student, teacher):
         needs = method_named(name).needs
-        logits = [teacher(inputs).float()] if "logits" in needs else []
+        logits = [run_on_copy(teacher, inputs).float()] if "logits" in needs else []
         ids = [torch.arange(len(labels), device=labels.device)] if "ids" in needs else []
         objective = make(name, student, teacher, (inputs, labels, *logits, *ids), settings)
         modules = [*objective.modules()] if isinstance(objective, nn.Module) else []

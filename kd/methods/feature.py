@@ -19,6 +19,7 @@ from kd.losses.feature import at_loss, drop_channels, hint_loss, match_sizes, mg
 from kd.losses.relation import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.methods.objectives import supervised_where_labelled
 from kd.models.features import capture, find_penultimate, find_stages, layer_shapes, match_stages
+from kd.models.inference import run_on_copy
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -53,7 +54,7 @@ def capture_both(
     """Run both models; return the result of ``supervised_where_labelled`` and both lists of captured features."""
     teacher.eval()  # at every step, because a caller may also train the teacher
     with torch.no_grad(), capture(teacher, *teacher_layers) as teacher_features:
-        teacher(batch[0])
+        run_on_copy(teacher, batch[0])
     with capture(model, *student_layers) as student_features:
         output, terms = supervised_where_labelled(model, batch)
     features = [student_features[name] for name in student_layers], [teacher_features[name] for name in teacher_layers]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kd.checks import require
 from kd.losses import kd_loss
+from kd.models.inference import run_on_copy
 from kd.types import UNLABELLED, Batch, Objective
 
 
@@ -150,5 +151,5 @@ class _LiveTeacher(WrappedObjective):
         (teacher,) = self.teacher
         teacher.eval()  # at every step, because a caller may also train the teacher
         with torch.no_grad():
-            teacher_logits = teacher(batch[0]).float()
+            teacher_logits = run_on_copy(teacher, batch[0]).float()
         return self.objective(model, (*batch[:2], teacher_logits, *batch[2:]))

@@ -81,7 +81,7 @@ def fsp(
         list(channels) for channels in zip(*count_channels(student, teacher, batch, pairs), strict=True)
     )
     advice = (
-        "name matching layers; for the pipeline's teacher: --student cnn:32 "
+        "name matching layers, for example: --teacher convnet:32,64,128 --student cnn:32 "
         "--set student_layers=layer1,layer2,layer3 --set teacher_layers=conv1,norm2,norm3"
     )
     require(len(pairs) > 1, "stages that fsp compares", len(pairs), "two or more", advice)

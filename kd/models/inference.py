@@ -42,6 +42,14 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
     return Predictions(logits.tensor(), labels.tensor())
 
 
+def run_on_copy(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the model's output for a copy of the inputs. A model that changes its inputs in place would otherwise
+    change what the next model sees.
+    """
+    output: Tensor = model(inputs.clone())
+    return output
+
+
 class _RowBuffer:
     """Concatenated batches on the CPU, in one tensor that is allocated with the first batch.
 

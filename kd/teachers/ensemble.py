@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kd.checks import require, require_every_label
 from kd.losses.precision import widen
+from kd.models.inference import run_on_copy
 
 HOWS = ("probabilities", "logits")
 
@@ -106,7 +107,7 @@ class Ensemble(nn.Module):
         _check_arguments(how, temperature, [])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        predictions = [teacher(inputs) for teacher in self.teachers]
+        predictions = [run_on_copy(teacher, inputs) for teacher in self.teachers]
         return average_logits(predictions, how=self.how, temperature=self.temperature, weights=self.weights)
 
 

@@ -21,6 +21,7 @@ from kd.seeding import epoch_seed, seeded
 from kd.storage.stopping import is_stop_requested, stop_if_requested
 from kd.training.batch_metrics import METRICS, labelled_rows, measure_batch
 from kd.training.history import History, Means, Position
+from kd.training.optimizers import require_trained
 from kd.training.step_numbers import StepNumbers, step_if_finite
 from kd.types import Metric, Objective
 
@@ -63,11 +64,13 @@ def fit(
             at intervals.
 
     Raises:
+        ValueError: the optimizer holds no parameter of the model, or lacks one of the objective.
         FloatingPointError: the loss or a gradient is not finite. Raised before the optimizer step, so the weights are
             intact. With a fused Adam on CUDA the step has no effect, nor have later ones, and the error is raised up
             to 50 steps later; batch statistics and the scheduler have then moved on.
     """
     require(epochs >= 1, "epochs", epochs, "an integer of at least 1")
+    require_trained(optimizer, model, objective)
     training = _Training(model, objective, optimizer, scheduler, metrics, epochs, seed, on_batch, snapshots)
     while training.position.epoch < epochs:
         training.run_epoch(train_loader, val_loader)

@@ -27,3 +27,26 @@ def adam(
     # Fused: one pass over the weights instead of a dozen, a fifth of a small student's step (benchmarks/epochs.py).
     optimizer = LeanAdam([*model.parameters(), *objective_parameters], lr=learning_rate, fused=True)
     return optimizer, LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=steps)
+
+
+def require_trained(optimizer: torch.optim.Optimizer, model: nn.Module, objective: Objective) -> None:
+    """Check that the optimizer trains the model, and all parameters of the objective.
+
+    Raises:
+        ValueError: it holds no parameter of the model that needs a gradient, or lacks one of the objective.
+    """
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not any(id(parameter) in held for parameter in needed):
+        cause = "it was made for another model" if needed else "all its parameters are frozen"
+        raise ValueError(
+            f"the optimizer must hold parameters of the model {type(model).__name__} that need a gradient. It holds "
+            f"none: {cause}. Make it from model.parameters()."
+        )
+    own = objective.named_parameters() if isinstance(objective, nn.Module) else ()
+    missing = [name for name, parameter in own if parameter.requires_grad and id(parameter) not in held]
+    if missing:
+        raise ValueError(
+            f"the optimizer must hold the parameters of the objective {type(objective).__name__} too. It lacks "
+            f"{missing[0]} and {len(missing) - 1} more. Make it from [*model.parameters(), *objective.parameters()]."
+        )

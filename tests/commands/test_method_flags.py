@@ -89,7 +89,8 @@ def test_main_and_kd_run_are_the_same_run_with_any_method(tmp_path: Path, monkey
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs(name: str, tmp_path: Path) -> None:
     layers = ("student_layers=layer1,layer2,layer3", "teacher_layers=conv1,norm2,norm3")  # with equal channels
-    flags_of = {"fsp": ["cnn:32", "--set", layers[0], "--set", layers[1]], "sdd": ["cnn", "--teacher", "cnn:16"]}
+    fsp = ["cnn:32", "--teacher", "convnet:32,64,128", "--set", layers[0], "--set", layers[1]]
+    flags_of = {"fsp": fsp, "sdd": ["cnn", "--teacher", "cnn:16"]}
     flags = flags_of.get(name, ["cnn"])
     assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--method", name, "--student", *flags]) == 0
     assert recorded(tmp_path)["METHOD"] == name

@@ -18,7 +18,7 @@ from kd import cli
 from kd.commands.data import load_data
 from kd.commands.models import new_student, new_teachers
 from kd.commands.settings import RunSettings
-from kd.commands.steps import make_objective, require_method
+from kd.commands.steps import make_objective, require_models
 from kd.data.augmentation import EVERY, AugmentedImages, augmentation
 from kd.data.datasets import ArrayDataset, Split, collate
 from kd.data.loaders import first_batch
@@ -213,7 +213,7 @@ def test_trained_parameters_and_warm_up_of_a_method_work_with_fresh_views(
 def test_compared_layers_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     settings = RunSettings(limit=200, method="at", student="cnn:4")
     data = load_data(settings)
-    require_method(settings, data, new_teachers(settings, data))
+    require_models(settings, data, new_teachers(settings, data))
     expected = "layers compared, student – teacher: layer1 – conv2, layer2 – norm2, layer3 – norm3\n"
     assert capsys.readouterr().out.endswith(expected)
 

@@ -55,7 +55,7 @@ def build_models(name: str = "", *, maps: bool = True) -> tuple[nn.Module, nn.Mo
     """Return an untrained student and teacher: with equal channels for fsp, with global average pooling for sdd."""
     with kd.seeded(1):
         student = CNN(4, SHAPE, 4) if maps else MLP(8, input_shape=SHAPE, classes=4)
-        return student, CNN(4, SHAPE, 4) if name in {"fsp", "sdd"} else ConvNet(SHAPE, 4)
+        return student, CNN(4, SHAPE, 4) if name in {"fsp", "sdd"} else ConvNet(SHAPE, 4, (32, 64, 128))
 
 
 def build_objective(name: str, student: nn.Module, teacher: nn.Module, **settings: Any) -> kd.Objective:

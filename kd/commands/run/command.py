@@ -28,7 +28,7 @@ from kd.commands.steps import (
     make_train,
     open_command,
     record_settings,
-    require_method,
+    require_models,
     say_data,
     train_teacher,
 )
@@ -68,7 +68,7 @@ def train(settings: RunSettings, device: torch.device) -> TrainedModels:
     data = load_data(settings)
     say_data(data, device)
     teachers = new_teachers(settings, data)
-    require_method(settings, data, teachers)
+    require_models(settings, data, teachers)
     teacher, history = train_teacher(settings, data, teachers, device)
     histories = {} if history is None else {TEACHER: history}
     publish(plot_files(settings.results_dir, teacher_figure(histories, quick_run_stamp(settings.limit))))

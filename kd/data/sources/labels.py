@@ -115,7 +115,7 @@ def _encode_numbers(
         # More classes than labels cannot all have a sample. Checked before a name is made for each.
         if largest >= len(train) > 0:
             raise ValueError(
-                f"labels must number the classes from 0. Got {len(set(train.tolist())):,} different labels, the largest "
+                f"labels must number the classes from 0. Got {len(set(train.tolist())):,} different ones, the largest "
                 f"{largest:,}, for {len(train):,} training samples. Number the classes, or store identifiers as names."
             )
         classes = [str(number) for number in range(largest + 1)]

@@ -56,7 +56,7 @@ def test_classes_set_the_label_order() -> None:
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        ({"train": np.array([0, 2**40, 1])}, None, r"Got 3 different labels, the largest 1,099,511,627,776, for 3 tr"),
+        ({"train": np.array([0, 2**40, 1])}, None, r"Got 3 different ones, the largest 1,099,511,627,776, for 3 tr"),
         ({"train": np.eye(3)}, None, r"labels of train must have shape \[N\], .* Got \[3, 3\] .*argmax\(axis=1\)"),
         ({"train": np.array([0.5, 1])}, None, r"Got 0.5 at index 0 and 1 such labels in all."),
         ({"train": np.array([0, np.nan])}, None, "Got nan at index 1"),

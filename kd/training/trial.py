@@ -1,0 +1,100 @@
+"""Try a model before any training, so that what would fail at the end, or in the last batch of an epoch, fails now."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd.models.inference import device_of, evaluating
+from kd.seeding import seeded
+from kd.types import Batch
+
+
+def last_batch_size(samples: int, batch_size: int) -> int:
+    """Return the size of an epoch's last batch."""
+    return samples % batch_size or min(samples, batch_size)
+
+
+def try_training(name: str, model: nn.Module, batch: Batch, *, epochs: Sequence[tuple[int, int]] = ()) -> None:
+    """Run a copy of the model forward and backward in training mode, on two samples and, if there is one, on one.
+
+    Args:
+        name: name of the model in errors.
+        batch: inputs and labels, at least one sample.
+        epochs: samples and batch size of each training; a last batch of one sample is tried too.
+
+    Raises:
+        ValueError: the model fails, its output is not logits [B, K], no parameter gets a gradient, or an entry of its
+            ``state_dict`` is not a tensor and so could not be saved.
+    """
+    _require_tensors(name, model)
+    single = next((epoch for epoch in epochs if last_batch_size(*epoch) == 1), None)
+    for size in (2, 1) if single else (2,):
+        try:
+            _step(copy.deepcopy(model), batch, size)
+        except Exception as error:  # user code can raise anything
+            reason = str(error).split("\n", 1)[0].removesuffix(".")
+            if size == 1 and single:
+                samples, batch_size = single
+                raise ValueError(
+                    f"{name} cannot be trained on a batch of one sample ({reason}), and {samples:,} samples leave one "
+                    f"with a batch size of {batch_size}. Choose another batch size (--batch-size)."
+                ) from error
+            raise ValueError(f"{name} fails in training mode on a batch of {size} samples: {reason}.") from error
+
+
+def require_restorable(name: str, model: nn.Module, other: nn.Module, batch: Batch) -> None:
+    """Check that the model's weights determine its output: another instance with these weights must return the same.
+
+    Args:
+        name: name of the model in errors.
+        other: a model of the same kind, built with another seed; it is changed.
+        batch: inputs and labels.
+
+    Raises:
+        ValueError: the outputs differ, or the weights do not fit.
+    """
+    _require_tensors(name, model)
+    try:
+        other.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        reason = str(error).split("\n", 1)[0].rstrip(":.")
+        raise ValueError(f"{name} cannot be restored from its own state_dict: {reason}.") from error
+    before, after = (_predict(instance, batch[0][:2]) for instance in (model, other))
+    if before.shape != after.shape or not torch.allclose(before, after, rtol=1e-4, atol=1e-5):
+        raise ValueError(
+            f"{name} returns other outputs after its weights are saved and loaded: they depend on values that its "
+            "state_dict lacks, such as a buffer with persistent=False or a plain tensor. Register these as buffers."
+        )
+
+
+def _require_tensors(name: str, model: nn.Module) -> None:
+    for key, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"the state_dict of {name} must hold tensors only, so that it can be saved and loaded safely. Got a "
+                f"{type(value).__name__} under {key!r}. Store it as a buffer, or remove get_extra_state()."
+            )
+
+
+def _step(model: nn.Module, batch: Batch, size: int) -> None:
+    inputs, labels = (tensor[torch.arange(size) % len(tensor)].to(device_of(model)) for tensor in batch[:2])
+    with seeded(0, device_of(model)):
+        model.train()
+        output = model(inputs)
+        if not isinstance(output, Tensor) or output.ndim != 2:
+            got = list(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise ValueError(f"it must return logits [B, K] there too. Got {got} instead")
+        F.cross_entropy(output, labels, ignore_index=-1).backward()  # type: ignore[no-untyped-call]
+    if all(parameter.grad is None for parameter in model.parameters()):
+        raise ValueError("no parameter gets a gradient; are all frozen?")
+
+
+def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
+    with evaluating(model), torch.no_grad(), seeded(0):
+        output: Tensor = model(inputs.clone().to(device_of(model))).cpu()
+    return output

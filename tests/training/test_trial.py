@@ -1,0 +1,188 @@
+"""Models are tried before any training: what would fail at the end fails first, and good models pass unchanged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import kd
+from kd.teachers.ensemble import Ensemble
+from kd.training.trial import last_batch_size, require_restorable, try_training
+from tests.conftest import tiny_model
+
+BATCH = (torch.rand(5, 1, 6, 6), torch.arange(5) % 4)
+
+
+class WithPlainTensor(nn.Module):
+    """A model with a random projection that its state_dict lacks."""
+
+    def __init__(self, *, persistent: bool | None = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(36, 4)
+        if persistent is None:
+            self.projection = torch.randn(36, 36)
+        else:
+            self.register_buffer("projection", torch.randn(36, 36), persistent=persistent)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layer(inputs.flatten(1) @ self.projection)
+        return logits
+
+
+class WithExtraState(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(36, 4)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.flatten(1))
+
+
+class OtherInTraining(nn.Module):
+    def __init__(self, answer: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.layer, self.answer = nn.Linear(36, 4), answer
+
+    def forward(self, inputs: Tensor) -> object:
+        logits = self.layer(inputs.flatten(1))
+        return self.answer(logits) if self.training else logits
+
+
+@given(st.integers(1, 500), st.integers(1, 200))
+def test_the_last_batch_is_that_of_a_loader(samples: int, batch_size: int) -> None:
+    *_, last = torch.arange(samples).split(batch_size)  # type: ignore[no-untyped-call]
+    assert last_batch_size(samples, batch_size) == len(last)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_trial_changes_nothing(batch_norm: bool) -> None:
+    model = tiny_model(dropout=0.5, batch_norm=batch_norm)
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    try_training("model", model, BATCH, epochs=[(32, 16)])
+    require_restorable("model", model, tiny_model(1, batch_norm=batch_norm), BATCH)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_last_batch_of_one_raises_before_training() -> None:
+    model = tiny_model(batch_norm=True)
+    message = (
+        r"student cannot be trained on a batch of one .*and 287 samples leave one with a batch size of 11.*--batch"
+    )
+    with pytest.raises(ValueError, match=message):
+        try_training("student", model, BATCH, epochs=[(96, 16), (287, 11)])
+    try_training("student", tiny_model(), BATCH, epochs=[(287, 11)])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda logits: (logits, logits), r"must return logits \[B, K\] there too\. Got a tuple"),
+        (lambda logits: {"logits": logits}, "Got a dict"),
+        (lambda logits: logits[None], r"Got \[1, 2, 4\]"),
+        (lambda logits: logits.detach(), "does not require grad"),
+    ],
+)
+def test_a_model_that_answers_otherwise_in_training_raises(answer: Callable[[Tensor], object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"teacher fails in training mode on a batch of 2 samples: .*{message}"):
+        try_training("teacher", OtherInTraining(answer), BATCH)
+
+
+def test_entries_that_are_no_tensors_raise() -> None:
+    with pytest.raises(ValueError, match=r"state_dict of teacher must hold tensors.*Got a dict under '_extra_state'"):
+        try_training("teacher", WithExtraState(), BATCH)
+
+
+@pytest.mark.parametrize("persistent", [None, False])
+def test_weights_that_are_not_in_the_file_raise(persistent: bool | None) -> None:
+    models = [WithPlainTensor(persistent=persistent) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"teacher returns other outputs after .*: .*persistent=False"):
+        require_restorable("teacher", *models, BATCH)
+    require_restorable("teacher", *(WithPlainTensor(persistent=True) for _ in range(2)), BATCH)
+
+
+# --- the optimizer
+
+
+def fit(model: nn.Module, optimizer: torch.optim.Optimizer, digits: kd.ImageDataset, objective: kd.Objective) -> None:
+    kd.fit(model, objective, kd.make_loader(digits, batch_size=32), None, optimizer=optimizer, epochs=1, seed=0)
+
+
+def test_an_optimizer_of_another_model_raises(digits: kd.ImageDataset) -> None:
+    optimizer = torch.optim.Adam(tiny_model().parameters())
+    with pytest.raises(ValueError, match=r"must hold parameters of the model Sequential .*made for another model"):
+        fit(tiny_model(), optimizer, digits, kd.supervised)
+
+
+def test_a_frozen_model_raises(digits: kd.ImageDataset) -> None:
+    model = tiny_model().requires_grad_(False)
+    with pytest.raises(ValueError, match="all its parameters are frozen"):
+        fit(model, torch.optim.Adam(model.parameters()), digits, kd.supervised)
+
+
+def test_an_optimizer_of_a_part_of_the_model_is_allowed(digits: kd.ImageDataset) -> None:
+    model = tiny_model()
+    fit(model, torch.optim.Adam([*model.parameters()][-1:]), digits, kd.supervised)
+
+
+class WithProjector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.projector = nn.Linear(4, 4)
+
+    def forward(self, model: nn.Module, batch: kd.types.Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        output = model(batch[0])
+        return output, {"loss": self.projector(output).square().mean()}
+
+
+def test_an_optimizer_without_the_objectives_parameters_raises(digits: kd.ImageDataset, tmp_path: Path) -> None:
+    model, objective = tiny_model(), WithProjector()
+    with pytest.raises(ValueError, match=r"objective WithProjector too\. It lacks projector\.weight and 1 more"):
+        fit(model, torch.optim.Adam(model.parameters()), digits, objective)
+    fit(model, torch.optim.Adam([*model.parameters(), *objective.parameters()]), digits, objective)
+
+
+# --- models that change their inputs
+
+
+class InPlace(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(inputs.mul_(2).sub_(1))
+        return logits
+
+
+class OutOfPlace(InPlace):
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(inputs * 2 - 1)
+        return logits
+
+
+def test_a_teacher_that_works_in_place_changes_nothing_for_others() -> None:
+    first, second = tiny_model(1), tiny_model(2)
+    inputs = torch.rand(5, 1, 6, 6)
+    expected = Ensemble([OutOfPlace(first), second], how="logits")(inputs.clone())
+    assert torch.equal(Ensemble([InPlace(first), second], how="logits")(inputs.clone()), expected)
+    losses = []
+    for kind in (InPlace, OutOfPlace):
+        objective = kd.live_teacher(kind(first), kd.distilled(temperature=2, alpha=0.5))
+        batch = (inputs.clone(), torch.arange(5) % 4)
+        losses.append(objective(second, batch)[1])
+        assert torch.equal(batch[0], inputs)
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
