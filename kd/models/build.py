@@ -20,6 +20,7 @@ from kd.checks import did_you_mean, require
 from kd.imports import is_plugin, load_plugin
 from kd.models.inference import evaluating
 from kd.models.networks import CNN, MLP, ConvNet
+from kd.models.outputs import require_logits_kind
 from kd.models.zoo import timm_model, torchvision_model
 from kd.seeding import seeded
 
@@ -86,6 +87,7 @@ def require_logits_output(model: nn.Module, spec: str, input_shape: Sequence[int
         )
     if not output.isfinite().all():
         raise ValueError(f"{spec} must return finite logits for {sample}. Got {output.tolist()} instead.")
+    require_logits_kind(f"outputs of {spec}", output)
 
 
 def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -21,6 +21,7 @@ from kd.data.datasets import DistillDataset, collate
 from kd.data.loaders import loader_like, make_loader
 from kd.data.unlabelled import Joined, Unlabelled
 from kd.models.inference import Predictions, device_of, predict
+from kd.models.outputs import require_logits_kind
 from kd.seeding import seeded
 from kd.storage.run_folder import run_step
 from kd.types import UNLABELLED, Batch
@@ -81,6 +82,7 @@ def _require_one_finite_row_per_sample(cached: Predictions, samples: int) -> Non
             f"with {len(cached.labels)} labels instead. Collect them from the same dataset."
         )
     require_finite_logits("teacher logits", cached.logits, "Check the weights of the teacher and this sample.")
+    require_logits_kind("outputs of the teacher", cached.logits)
 
 
 def _read_stable_samples(dataset: Dataset[Any], rows: Any, seed: int) -> Batch:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from kd.console import say
 from kd.models.build import build
+from kd.models.outputs import require_logits_kind
 from kd.storage.weights import add_file_to_errors, read_state, require_fitting
 from kd.teachers.cache import collect_logits
 from kd.teachers.class_order import Reordered, find_columns
@@ -73,9 +74,10 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
         name: name of the teacher in messages.
 
     Raises:
-        ValueError: the logits are not finite, or a label is not one of the teacher's classes.
+        ValueError: the logits are not finite or are probabilities, or a label is not one of the teacher's classes.
     """
     predictions = collect_logits(teacher, dataset)
+    require_logits_kind(f"outputs of the {name}", predictions.logits)
     agreement = measure_agreement(predictions)
     accuracy = f"{name}: accuracy {agreement.accuracy:.1%} on {len(predictions.labels):,} validation samples"
     say(f"{accuracy} (chance {agreement.chance:.1%})")

@@ -18,6 +18,7 @@ from torch import Tensor
 from kd.checks import require, require_finite_logits
 from kd.console import say
 from kd.models.inference import Predictions
+from kd.models.outputs import require_logits_kind, require_probabilities
 from kd.storage.tables import Array, Table, read_table
 from kd.teachers.class_order import find_columns
 from kd.teachers.label_agreement import verify_without_teacher
@@ -124,17 +125,10 @@ def _find_rows(ids: Sequence[str], file_ids: Sequence[str], path: Path) -> Array
 
 def _convert_to_logits(values: Tensor, kind: str, path: Path) -> Tensor:
     require_finite_logits(f"its {kind}", values, "Save values within the range of float32")
-    distributions = bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() <= 0.01).all())
     if kind == "logits":
-        if distributions:
-            raise ValueError("all rows are non-negative and sum to 1. Pass kind='probabilities'")
+        require_logits_kind("values", values)
         return values
-    if not distributions:
-        low, sums = float(values.min()), values.sum(dim=1)
-        raise ValueError(
-            f"probabilities must be at least 0 and sum to 1 in each row. Got values from {low:.3g} and sums from "
-            f"{float(sums.min()):.3g} to {float(sums.max()):.3g}. Pass kind='logits' for scores before the softmax"
-        )
+    require_probabilities("values", values)
     below = int((values < FLOOR).sum())
     clipped = f", {below:,} of {values.numel():,} values clipped at {FLOOR:g}" if below else ""
     say(f"{path}: probabilities converted to log-probabilities{clipped}")

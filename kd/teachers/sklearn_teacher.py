@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kd.checks import require, require_finite_logits
 from kd.data.datasets import ArrayDataset
+from kd.models.outputs import require_logits_kind, require_probabilities
 from kd.teachers.cache import collect_logits
 
 # Lower bound of probabilities before the logarithm. Forests and nearest neighbours return many exact zeros; smaller
@@ -55,9 +56,10 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
     """
     if isinstance(teacher, nn.Module):
         logits = network_logits(teacher, torch.tensor(rows, dtype=torch.float32))
+        require_logits_kind("outputs of the teacher", logits)
     else:
         columns = _find_class_columns(teacher, classes)
-        logits = _take_logarithm(np.asarray(teacher.predict_proba(X), dtype=np.float64)[..., columns])
+        logits = _take_logarithm(teacher.predict_proba(X), classes)[:, columns]
     shape = [len(rows), len(classes)]
     require(
         list(logits.shape) == shape, "teacher logits", list(logits.shape), f"of shape {shape}, one column per class"
@@ -72,7 +74,8 @@ def out_of_fold_logits(teacher: Any, X: Any, y: NDArray[Any], cv: Any) -> Tensor
     Args:
         cv: number of folds, or a splitter whose test folds cover all rows.
     """
-    return _take_logarithm(cross_val_predict(clone(teacher), X, y, cv=cv, method="predict_proba"))
+    probabilities = cross_val_predict(clone(teacher), X, y, cv=cv, method="predict_proba")
+    return _take_logarithm(probabilities, np.unique(y))
 
 
 def network_logits(network: nn.Module, rows: Tensor) -> Tensor:
@@ -80,7 +83,15 @@ def network_logits(network: nn.Module, rows: Tensor) -> Tensor:
     return collect_logits(network, ArrayDataset(rows, torch.zeros(len(rows), dtype=torch.int64))).logits
 
 
-def _take_logarithm(probabilities: NDArray[np.float64]) -> Tensor:
+def _take_logarithm(outputs: Any, classes: NDArray[Any]) -> Tensor:
+    """Return the logarithms of the outputs of ``predict_proba`` after checking that they are probabilities [N, K]."""
+    is_list = isinstance(outputs, list)  # what scikit-learn returns for several targets
+    shape = f"a list of {len(outputs)}" if is_list else list(np.shape(outputs))
+    allowed = f"an array of probabilities [N, {len(classes)}], one column per class"
+    require(not is_list and np.shape(outputs)[1:] == (len(classes),), "predict_proba of the teacher", shape, allowed)
+    probabilities = np.asarray(outputs, dtype=np.float64)
+    require(bool(np.isfinite(probabilities).all()), "predict_proba of the teacher", "NaN or infinity", allowed)
+    require_probabilities("predict_proba of the teacher", torch.from_numpy(np.ascontiguousarray(probabilities)))
     return torch.tensor(np.log(probabilities.clip(min=FLOOR)), dtype=torch.float32)
 
 

@@ -148,3 +148,26 @@ def test_network_logits_with_wrong_shape_or_nan_raise(network: nn.Module, messag
 def test_network_logits_follow_the_order_of_the_rows() -> None:
     rows = torch.arange(1200.0).reshape(600, 2)
     assert torch.equal(network_logits(nn.Identity(), rows), rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: np.log(p), "must be probabilities, at least 0 and with sum 1.*negative values are logits"),
+        (lambda p: 100 * p, "must be probabilities.*shares of 100, divide each row by its sum"),
+        (lambda p: p[:, :1], r"must be an array of probabilities \[N, 3\].*Got \[90, 1\]"),
+        (lambda p: p[:, 0], r"must be an array of probabilities \[N, 3\].*Got \[90\]"),
+        (lambda p: [p, p, p], "must be an array of probabilities.*Got .a list of 3"),
+        (lambda p: p * np.nan, "NaN or infinity"),
+    ],
+)
+def test_predict_proba_that_returns_no_probabilities_raises(change: Any, message: str) -> None:
+    class Teacher:
+        classes_ = np.arange(3)
+
+        def predict_proba(self, X: Any) -> Any:
+            return change(np.full((len(X), 3), 1 / 3))
+
+    rows = np.zeros((90, 2))
+    with pytest.raises(ValueError, match=message):
+        teacher_logits(Teacher(), rows, rows, np.arange(3))

@@ -1,0 +1,87 @@
+"""Tell logits from probabilities, where outputs of a model or a file enter.
+
+Probabilities taken for logits give nearly uniform targets, and logits taken for probabilities none at all; neither
+fails. The accuracy is the same in both cases, so only the values show it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+_ENOUGH = 20  # rows; the logits of fewer may lie in [0, 1] by chance
+_EXACT = 1e-3  # allowed error of a sum of probabilities that are not rounded
+_DIGITS = range(1, 5)  # of rounded probabilities
+
+
+def require_logits_kind(name: str, logits: Tensor) -> None:
+    """Check that outputs [N, K] are scores before the softmax, or log-probabilities.
+
+    Raises:
+        ValueError: they are probabilities, percentages or other shares, or lie in [0, 1] like sigmoid outputs.
+    """
+    if reason := _find_doubt(logits):
+        raise ValueError(f"{name} must be logits, scores before the softmax. Got {reason}")
+
+
+def require_probabilities(name: str, values: Tensor) -> None:
+    """Check that values [N, K] are probabilities; rows of rounded values may have a sum that is off by the rounding.
+
+    Raises:
+        ValueError: a value is negative or above 1, or a row does not sum to 1.
+    """
+    sums = values.sum(dim=1)
+    off = (sums - 1).abs() > _allowed_error(values)
+    if float(values.min()) >= 0 and not bool(off.any()):
+        return
+    got = (
+        f"values from {float(values.min()):.3g} to {float(values.max()):.3g} and sums from {float(sums.min()):.3g} to "
+        f"{float(sums.max()):.3g}"
+    )
+    where = f", first in row {int(off.nonzero()[0])}" if bool(off.any()) and not bool(off.all()) else ""
+    raise ValueError(
+        f"{name} must be probabilities, at least 0 and with sum 1 in each row. Got {got}{where}. {_advise(values)}"
+    )
+
+
+def _find_doubt(values: Tensor) -> str | None:
+    """Return what the values are instead of logits, and a remedy; None if they may be logits."""
+    if float(values.min()) < 0:
+        return None
+    sums = values.sum(dim=1)
+    if bool(((sums - 1).abs() <= _EXACT).all()):
+        return (
+            "rows that are non-negative and sum to 1: probabilities. Remove the model's softmax, or pass a file as "
+            "kind='probabilities' (--teacher probabilities=FILE)."
+        )
+    if len(values) < _ENOUGH:
+        return None
+    median = float(sums.median())
+    constant = median > 0 and bool(((sums - median).abs() <= 0.02 * median).all())
+    if float(values.max()) <= 1 or constant:
+        low, high = float(sums.min()), float(sums.max())
+        return f"values from 0 to {float(values.max()):.3g} with sums from {low:.3g} to {high:.3g}. {_advise(values)}"
+    return None
+
+
+def _advise(values: Tensor) -> str:
+    """Return the remedy for values that are not distributions."""
+    if float(values.min()) < 0:
+        return "Scores with negative values are logits or log-probabilities: pass them as kind='logits'."
+    sums = values.sum(dim=1)
+    if float(values.max()) <= 1 and float(sums.max()) <= 1 + _allowed_error(values):
+        return "If only the largest probabilities were kept, save all of them."
+    median = float(sums.median())
+    if float(values.max()) > 1 and bool(((sums - median).abs() <= 0.05 * median).all()):
+        return f"If they are shares of {median:.4g}, divide each row by its sum."
+    if float(values.max()) <= 1:
+        return "Sigmoid outputs p are no distribution over classes: save their logits log(p / (1 - p))."
+    return "Save the scores before the softmax, or divide each row by its sum if the values are counts."
+
+
+def _allowed_error(values: Tensor) -> float:
+    """Return how far the sum of a row may be from 1: half a unit of the last digit per class if all are rounded."""
+    for digits in _DIGITS:
+        scaled = values * 10**digits
+        if bool(((scaled - scaled.round()).abs() <= 1e-4 * 10**digits * values.abs().clamp(min=1e-3)).all()):
+            return float(values.shape[1] * 0.5 * 10**-digits + _EXACT)
+    return _EXACT

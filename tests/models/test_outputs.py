@@ -1,0 +1,76 @@
+"""Logits and probabilities are told apart by their values, and no advice leads into the other trap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kd.models.outputs import require_logits_kind, require_probabilities
+
+
+def draw_logits(seed: int, rows: int = 60, classes: int = 10) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(rows, classes), scale=3))
+
+
+def keep_largest(probabilities: Tensor, count: int) -> Tensor:
+    return probabilities * (probabilities >= probabilities.topk(count).values[:, -1:])
+
+
+seeds, classes = st.integers(0, 1000), st.integers(2, 40)
+
+
+@given(seeds, classes)
+def test_logits_and_log_probabilities_are_logits_only(seed: int, classes: int) -> None:
+    for values in (draw_logits(seed, classes=classes), draw_logits(seed, classes=classes).log_softmax(1)):
+        require_logits_kind("values", values)
+        with pytest.raises(ValueError, match=r"must be probabilities.*negative values are logits.*'logits'"):
+            require_probabilities("values", values)
+
+
+@given(seeds, classes, st.sampled_from([None, 2, 3, 4]))
+def test_probabilities_are_probabilities_only_even_if_rounded(seed: int, classes: int, digits: int | None) -> None:
+    values = draw_logits(seed, classes=classes).softmax(1)
+    values = values if digits is None else values.mul(10**digits).round().div(10**digits)
+    require_probabilities("values", values)
+    require_probabilities("values", values.float())
+    with pytest.raises(ValueError, match="must be logits"):
+        require_logits_kind("values", values)
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        (lambda p: torch.cat([p[:-1], p[-1:] * 1.02]), "row 59"),
+        (lambda p: keep_largest(p, 3), "save all of them"),
+        (lambda p: p * 100, "divide each row by its sum"),
+        (lambda p: (p * 255).round(), "divide each row by its sum"),
+        (lambda p: p.log().sigmoid(), "Sigmoid|save all of them"),
+        (lambda p: draw_logits(0).sigmoid(), "Sigmoid"),
+    ],
+)
+def test_what_is_neither_is_refused_as_both(change: Any, advice: str) -> None:
+    values = change(draw_logits(0).softmax(1))
+    with pytest.raises(ValueError, match="must be probabilities") as as_probabilities:
+        require_probabilities("values", values)
+    with pytest.raises(ValueError, match="must be logits") as as_logits:
+        require_logits_kind("values", values)
+    assert "'logits'" not in str(as_probabilities.value)
+    assert "'probabilities'" not in str(as_logits.value)
+    assert any(part in str(as_probabilities.value) for part in advice.split("|"))
+
+
+def test_few_small_logits_may_lie_in_the_unit_interval() -> None:
+    require_logits_kind("values", torch.tensor([[0.2, 0.7]]))
+    with pytest.raises(ValueError, match="Remove the model's softmax"):
+        require_logits_kind("values", torch.tensor([[0.25, 0.75]]))
+
+
+def test_positive_logits_are_logits() -> None:
+    require_logits_kind("values", draw_logits(1).relu())
+    require_logits_kind("values", draw_logits(1) + 20)
