@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import runpy
 import shutil
@@ -17,66 +18,34 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Self
 
-import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from kd.data import mnist
-from kd.report import drawings
+from kd.report import drawings, style, svg
 
 IMAGES = {"train": 6_000, "t10k": 1_000}  # the first images of MNIST's 60,000 and 10,000
 SMALL_MNIST = "KD_TESTS_SMALL_MNIST"  # an environment variable, so that child processes use the same files
 
-_originals = {name: getattr(Figure, name) for name in ("savefig", "subplots", "legend", "colorbar")}
-_source_digest = drawings.source_digest
+_render_once = drawings.render_once
 
 
-class _NoAxes:
-    """Stub for axes and all objects that their methods return: accepts any call, draws nothing."""
-
-    def __getattr__(self, name: str) -> Self:
-        if name.startswith("__"):  # numpy and copy test for special methods
-            raise AttributeError(name)
-        return self
-
-    def __call__(self, *_: object, **__: object) -> Self:
-        return self
-
-    def __getitem__(self, _: object) -> Self:
-        return self
-
-    def __iter__(self) -> Iterator[float]:
-        return iter((0.0, 1.0))  # for example the limits of an axis
-
-
-def _no_subplots(figure: Figure, nrows: int = 1, ncols: int = 1, *, squeeze: bool = True, **_: object) -> Any:
-    """Replace ``Figure.subplots``, which takes a hundredth of a second for each axes."""
-    axes = np.full((nrows, ncols), _NoAxes(), dtype=object)
-    return axes if not squeeze else axes.item() if axes.size == 1 else axes.squeeze()
-
-
-def _save_blank(figure: Figure, file: IO[Any], *, format: str, **_: object) -> None:
-    """Replace ``Figure.savefig``: write an image of one pixel."""
-    if format == "svg":
-        file.write('<svg viewBox="0 0 1 1"></svg>')
-    else:
-        Image.new("RGB", (1, 1)).save(file, format)
+def _render_blank(plot: object, form: str, render: object) -> bytes:
+    """Replace ``render_once``, without importing matplotlib: return an image of one pixel."""
+    if form == "svg":
+        return b'<svg viewBox="0 0 1 1"></svg>'
+    content = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(content, "png")
+    return content.getvalue()
 
 
 @contextmanager
 def figures(*, drawn: bool) -> Iterator[None]:
     """Inside the block, draw figures (``drawn=True``) or save blank ones."""
-    nothing = _NoAxes().__call__
-    blank = {"savefig": _save_blank, "subplots": _no_subplots, "legend": nothing, "colorbar": nothing}
     with ExitStack() as undo:
-        for name, function in (_originals if drawn else blank).items():
-            undo.callback(setattr, Figure, name, getattr(Figure, name))
-            setattr(Figure, name, function)
-        undo.callback(setattr, drawings, "source_digest", drawings.source_digest)
-        # A separate digest, so that no run reuses a blank figure.
-        drawings.source_digest = _source_digest if drawn else lambda: "blank"
+        for module in (style, svg):
+            undo.callback(setattr, module, "render_once", module.render_once)
+            module.render_once = _render_once if drawn else _render_blank
         yield
 
 

@@ -183,6 +183,12 @@ def test_help_does_not_import_torch(module: str) -> None:
     assert not {name for name in _transitive_imports(module) if name.split(".")[0] in {"torch", "matplotlib", "scipy"}}
 
 
+def test_matplotlib_is_imported_only_to_draw() -> None:
+    """A repeated run draws nothing: every figure is up to date."""
+    imported = {module: _top_level_imports(path) for module, path in MODULES.items()}
+    assert [m for m, names in imported.items() if any(name.split(".")[0] == "matplotlib" for name in names)] == []
+
+
 def test_data_in_memory_needs_no_image_library() -> None:
     assert not {name for name in _transitive_imports("kd.data") if name.split(".")[0] in {"PIL", "torchvision"}}
     assert "PIL" in {name.split(".")[0] for name in _transitive_imports("kd.data.sources")}

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from kd.storage.environment import source_digest
 from kd.storage.files import publish, sha256
@@ -15,8 +14,11 @@ from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import KEY_DIGITS, STEPS, current_run
 from kd.storage.untrusted import read_bytes
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # A function that draws, with all of its inputs as arguments: a closure would hide them from the key.
-Drawing = partial[Figure]
+Drawing = partial["Figure"]
 
 
 def render_once(plot: Figure | Drawing, form: str, render: Callable[[Figure], bytes]) -> bytes:
@@ -27,7 +29,7 @@ def render_once(plot: Figure | Drawing, form: str, render: Callable[[Figure], by
     Args:
         form: everything else that determines the bytes: file format and stamp.
     """
-    if isinstance(plot, Figure):
+    if not isinstance(plot, partial):
         return render(plot)
     run = current_run()
     if run is None:

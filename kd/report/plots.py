@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from kd.arms import GREY, Arm, arm_of
 from kd.evaluation.calibration import ReliabilityCurve
 from kd.evaluation.two_models import Accuracy
-from kd.report.style import TICKS, escape_label, label_classes, style_axes
+from kd.report.style import TICKS, escape_label, label_classes, mark_integers, new_figure, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MIN_JOINED = 10  # images; the line skips the points of bins with fewer
 
@@ -26,7 +27,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], pane
         histories: by model name.
         panels: quantity without its ``train_``/``val_`` prefix → title. Models without the quantity are skipped.
     """
-    figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
+    figure = new_figure(5.2 * len(panels), 4.4)
     for axes, (quantity, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
         for name, history in histories.items():
             for split, style in (("train", "--"), ("val", "-")):
@@ -34,7 +35,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], pane
                     _plot_curve(axes, history[f"{split}_{quantity}"], style, name, quantity == "acc")
         style_axes(axes, title)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        mark_integers(axes.xaxis, min_ticks=1)
     handles = {
         label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -57,7 +58,7 @@ def accuracy_comparison(accuracies: Mapping[str, Accuracy], *, noun: str = "imag
     Args:
         accuracies: by model name, on one test set.
     """
-    figure = Figure(figsize=(8.4, 1.7 + 0.75 * len(accuracies)), layout="constrained")
+    figure = new_figure(8.4, 1.7 + 0.75 * len(accuracies))
     axes = figure.subplots()
     for row, (name, (share, low, high, errors, _)) in enumerate(accuracies.items()):
         margins = [[100 * (share - low)], [100 * (high - share)]]
@@ -92,7 +93,7 @@ def prediction_examples(
         classes: class names; empty if classes are plain numbers.
     """
     rows = len(images)
-    figure = Figure(figsize=(13.5, 1.3 + 1.75 * rows), layout="constrained")
+    figure = new_figure(13.5, 1.3 + 1.75 * rows)
     if not rows:
         figure.suptitle("No model misclassifies any test image", weight="bold")
         return figure
@@ -142,7 +143,7 @@ def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = 
     Args:
         classes: class names; empty if classes are plain numbers.
     """
-    figure = Figure(figsize=(5.4 * len(matrices), 5.3), layout="constrained")
+    figure = new_figure(5.4 * len(matrices), 5.3)
     mistakes = {name: matrix.numpy().copy() for name, matrix in matrices.items()}
     for matrix in mistakes.values():
         np.fill_diagonal(matrix, 0)
@@ -184,7 +185,7 @@ def reliability_diagram(curves: Mapping[str, ReliabilityCurve], *, noun: str = "
             number for each model.
     """
     bins = len(next(iter(curves.values())).bins)
-    figure = Figure(figsize=(8.4, 6.6 + 0.28 * len(curves)), layout="constrained")
+    figure = new_figure(8.4, 6.6 + 0.28 * len(curves))
     axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[6, 0.25 + 0.28 * len(curves)])
     axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls=(0, (8, 4)), label="perfectly calibrated")
     for row, (name, curve) in enumerate(curves.items()):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-
-import matplotlib.figure
+from typing import TYPE_CHECKING
 
 from kd.report.blocks import Figure
 from kd.report.drawings import Drawing, render_once
+from kd.report.style import lay_out
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 # Colours in matplotlib figures, chosen for white paper → variables of the page's style sheet.
 _THEME = {
@@ -28,7 +31,7 @@ _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}  # 
 def figure(plot: matplotlib.figure.Figure | Drawing, *, alt: str, caption: str = "") -> Figure:
     """Convert a figure to an SVG block with the page's colours and selectable text.
 
-    The same figure gives the same bytes. Its layout is set to constrained, its background to transparent.
+    The same figure gives the same bytes. Its background becomes transparent.
 
     Args:
         plot: figure without mathematical text (``$…$``), or a drawing that is rendered only once in an open run.
@@ -41,10 +44,15 @@ def figure(plot: matplotlib.figure.Figure | Drawing, *, alt: str, caption: str =
 
 def render_svg(plot: matplotlib.figure.Figure) -> str:
     """Render a figure as a standalone SVG file, with reproducible bytes and text elements instead of outlines."""
-    plot.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    lay_out(plot, pad=0.06)
+    for patch in (plot.patch, *(axes.patch for axes in plot.axes)):
+        patch.set(facecolor="none", edgecolor="none")  # the page's background
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd"}):
-        plot.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd"}):
+        FigureCanvasSVG(plot).print_svg(buffer, metadata=_NO_METADATA)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 

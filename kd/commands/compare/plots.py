@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from kd.arms import ARMS, CONTROL, DISTILLED, GREY, TEACHER
 from kd.commands.compare.results import Comparison, contrasts
 from kd.evaluation.paired_seeds import Interval
 from kd.report.plots import reliability_diagram
-from kd.report.style import style_axes
+from kd.report.style import new_figure, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -34,7 +37,7 @@ def errors_by_arm(comparison: Comparison) -> Figure:
     rows: dict[str, list[int]] = {TEACHER: [teacher.errors for teacher in comparison.teachers]}
     for arm, groups in comparison.students.items():
         rows[arm] = [predictions.errors for group in groups for predictions in group]
-    figure = Figure(figsize=(8.4, 1.5 + 0.62 * len(rows)), layout="constrained")
+    figure = new_figure(8.4, 1.5 + 0.62 * len(rows))
     axes = figure.subplots()
     for row, (arm, errors) in enumerate(rows.items()):
         _draw_dots(axes, errors, row, ARMS[arm].colour)
@@ -52,7 +55,7 @@ def paired_differences(comparison: Comparison) -> Figure:
     the overall verdict uses the means of the coloured rows (see ``judge_across``).
     """
     rows = dict(contrasts(comparison))
-    figure = Figure(figsize=(8.4, 1.7 + 0.72 * len(rows)), layout="constrained")
+    figure = new_figure(8.4, 1.7 + 0.72 * len(rows))
     axes = figure.subplots()
     margin = comparison.margin / 100 * comparison.images
     axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=f"equivalence margin: ±{margin:,g} errors")

@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 
 import torch
-from matplotlib.image import imsave
+from PIL import Image
 from torch import Tensor
 
 from kd.arms import ARMS, STUDENTS, TEACHER
@@ -95,6 +95,5 @@ def encode_image(image: Tensor) -> tuple[str, bool]:
         channels[3] = image.mean(dim=0)
     buffer = io.BytesIO()
     pixels = channels.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    # Without matplotlib's version, so that equal images give equal bytes; the type stubs allow only strings.
-    imsave(buffer, pixels, format="png", metadata={"Software": None})  # type: ignore[dict-item]
+    Image.fromarray(pixels).save(buffer, format="png")
     return base64.b64encode(buffer.getvalue()).decode(), ink

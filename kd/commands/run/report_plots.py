@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from kd.arms import ARMS, CONTROL, DISTILLED, GREY, STUDENTS, arm_of
-from kd.report.style import label_classes, style_axes
+from kd.report.style import label_classes, mark_integers, new_figure, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity: str, title: str) -> Figure:
@@ -21,7 +21,9 @@ def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity
         histories: training curves by model name; a model without the quantity is not drawn.
         quantity: name without ``train_`` or ``val_``; ``acc`` is shown in percent.
     """
-    figure = Figure(figsize=(4.7, 3.7), layout="constrained")
+    figure = new_figure(4.7, 3.7)
+    from matplotlib.lines import Line2D
+
     axes, scale = figure.subplots(), 100 if quantity == "acc" else 1
     legend: list[Line2D] = []
     for name, history in histories.items():
@@ -37,14 +39,14 @@ def curve_panel(histories: Mapping[str, Mapping[str, Sequence[float]]], quantity
     legend.insert(3, Line2D([], [], color=GREY, ls="--", label="training"))
     style_axes(axes, title)
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    mark_integers(axes.xaxis, min_ticks=1)
     figure.legend(handles=legend, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
 def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: str = "images") -> Figure:
     """Plot bars of the test images that both students, or only one student, classify wrongly."""
-    figure = Figure(figsize=(4.9, 2.1), layout="constrained")
+    figure = new_figure(4.9, 2.1)
     axes = figure.subplots()
     counts = (both, only_control, only_distilled)
     axes.barh(range(3), counts, color=[GREY, *(ARMS[name].colour for name in STUDENTS)], height=0.6)
@@ -53,7 +55,7 @@ def paired_errors(both: int, only_control: int, only_distilled: int, *, noun: st
     axes.set_yticks(range(3), ["both students", "only the control", "only the distilled"])
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    mark_integers(axes.xaxis, bins=6)
     style_axes(axes, f"Test {noun} misclassified by")
     axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
@@ -71,7 +73,9 @@ def confusion_difference(difference: Tensor, names: Sequence[str] = ()) -> Figur
         names: class names; empty if the classes are only numbered.
     """
     classes = len(difference)
-    figure = Figure(figsize=(5.0, 4.6), layout="constrained")
+    figure = new_figure(5.0, 4.6)
+    from matplotlib.patches import Rectangle
+
     axes = figure.subplots()
     most = max(1, int(difference.abs().max()))
     for true, predicted in difference.nonzero().tolist():

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
-
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from typing import TYPE_CHECKING, Any
 
 from kd.arms import GREY
 from kd.commands.sweep.points import Point, TriedPoint, format_point, format_value
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import count_noun
+from kd.report.style import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 # Dark blue is good, yellow is bad: distinguishable in greyscale and with all common colour blindness.
-COLOURS = colormaps["cividis"]
+COLOURS = "cividis"
 INK, PAPER = "#010101", "#FEFEFE"  # on coloured cells; the report inverts pure black and white in dark mode
 # Frames of the cells, each drawn over a wider dark line to stand out from any cell colour.
 LINES: Mapping[str, dict[str, Any]] = {
@@ -54,8 +54,8 @@ def heat_map(sweep: Sweep) -> Figure:
     # A sweep of controls has no temperatures, but the map needs a row.
     temperatures = sorted(tried_temperatures or {sweep.documented.temperature or 1.0})
     alphas = sorted({trial.point.alpha for trial in trials})
-    size = (max(7.2, 2.6 + 1.25 * len(alphas)), 1 + len(maps) * (1.5 + 0.72 * len(temperatures)))
-    figure = Figure(figsize=size, layout="constrained")
+    height = 1 + len(maps) * (1.5 + 0.72 * len(temperatures))
+    figure = new_figure(max(7.2, 2.6 + 1.25 * len(alphas)), height)
     norm = _make_norm([trial.mean for trial in trials if trial.finite])
     for axes, others in zip(figure.subplots(len(maps), squeeze=False)[:, 0], maps, strict=True):
         _draw_cells(axes, [trial for trial in trials if trial.point.others == others], temperatures, alphas, norm)
@@ -72,6 +72,8 @@ def heat_map(sweep: Sweep) -> Figure:
 
 def _make_norm(means: Sequence[float]) -> Normalize:
     """Scale colours from the best mean b to b + 2 · (median − b); worse points share the last colour."""
+    from matplotlib.colors import Normalize
+
     low = min(means)
     return Normalize(low, max(low + 1, min(max(means), low + 2 * (median(means) - low))), clip=True)
 
@@ -97,13 +99,16 @@ def _find_rows(point: Point, temperatures: Sequence[float]) -> Sequence[int]:
 
 
 def _draw_cell(axes: Axes, row: int, column: int, trial: TriedPoint, norm: Normalize) -> None:
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
     if not trial.finite:
         # No hatching: the report does not allow SVG patterns.
         axes.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, fc="none", ec=GREY, ls=(0, (2, 2)), lw=0.8))
         axes.text(column, row, "not\nfinite", ha="center", va="center", fontsize=9, color=GREY)
         return
     colour_position = float(norm(trial.mean))
-    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=COLOURS(colour_position), ec=PAPER, lw=1))
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colormaps[COLOURS](colour_position), ec=PAPER, lw=1))
     ink = PAPER if colour_position < 0.467 else INK  # at 0.467, both have a contrast of 4.5
     spread = "" if trial.sd is None else f"± {trial.sd:.1f}"
     style: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
@@ -121,6 +126,8 @@ def _draw_frame(axes: Axes, point: Point, temperatures: Sequence[float], alphas:
 
 
 def _make_frame(corner: tuple[float, float], size: tuple[float, float], role: str) -> tuple[Rectangle, Rectangle]:
+    from matplotlib.patches import Rectangle
+
     style = LINES[role]
     under = Rectangle(corner, *size, fc="none", zorder=3, gid="under", ec=INK, lw=style["lw"] + 2)
     return under, Rectangle(corner, *size, fc="none", zorder=3, gid=role, **style)
@@ -136,11 +143,15 @@ def _set_titles(axes: Axes, sweep: Sweep, quantity: str, subtitle: str) -> None:
 def search_map(sweep: Sweep) -> Figure:
     """Plot every proposed point, coloured by its mean errors; points may also differ in other varied settings."""
     trials = [trial for trial in sweep.tried if trial.finite and trial.point.temperature is not None]
-    figure = Figure(figsize=(8.4, 5.6), layout="constrained")
+    figure = new_figure(8.4, 5.6)
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
     axes = figure.subplots()
     norm = _make_norm([trial.mean for trial in sweep.tried if trial.finite])
     levels = MaxNLocator(LEVELS, integer=True).tick_values(norm.vmin or 0, norm.vmax or 1)
-    steps = BoundaryNorm(levels, COLOURS.N, extend="max")
+    steps = BoundaryNorm(levels, colormaps[COLOURS].N, extend="max")
     scatter = axes.scatter(
         [trial.point.alpha for trial in trials],
         [trial.point.temperature or 1 for trial in trials],
