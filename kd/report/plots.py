@@ -11,7 +11,7 @@ from torch import Tensor
 from kd.arms import GREY, Arm, arm_of
 from kd.evaluation.calibration import ReliabilityCurve
 from kd.evaluation.two_models import Accuracy
-from kd.report.style import TICKS, escape_label, label_classes, mark_integers, new_figure, style_axes
+from kd.report.style import TICKS, label_classes, mark_integers, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,69 +74,6 @@ def accuracy_comparison(accuracies: Mapping[str, Accuracy], *, noun: str = "imag
     return figure
 
 
-def prediction_examples(
-    images: Sequence[Tensor],
-    labels: Sequence[int],
-    captions: Sequence[str],
-    probabilities: Mapping[str, Tensor],
-    colours: Sequence[str],
-    classes: Sequence[str] = (),
-) -> Figure:
-    """Plot one row per image: the image, then each model's class probabilities as bars.
-
-    Args:
-        images: [C, H, W] each.
-        labels: true class of each image.
-        captions: caption of each row.
-        probabilities: column title → [rows, K].
-        colours: one per column.
-        classes: class names; empty if classes are plain numbers.
-    """
-    rows = len(images)
-    figure = new_figure(13.5, 1.3 + 1.75 * rows)
-    if not rows:
-        figure.suptitle("No model misclassifies any test image", weight="bold")
-        return figure
-    grid = figure.subplots(rows, 1 + len(probabilities), squeeze=False, width_ratios=[1] + [1.7] * len(probabilities))
-    for row, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
-        image_axes = grid[row, 0]
-        image_axes.imshow(image.mean(dim=0).numpy(), cmap="gray_r")
-        class_name = escape_label(classes[label]) if classes else str(label)
-        image_axes.set_title(f"label {class_name}: {caption}", fontsize=9.5, loc="left")
-        image_axes.set_axis_off()
-        for axes, (title, values), colour in zip(grid[row, 1:], probabilities.items(), colours, strict=True):
-            _plot_probability_bars(axes, values[row], label, colour, classes)
-            if row == 0:
-                axes.set_title(title, fontsize=11, weight="bold", pad=16)
-    figure.suptitle("Where the models disagree: probability of each class (hatched: the true one)", weight="bold")
-    return figure
-
-
-def _plot_probability_bars(axes: Axes, values: Tensor, label: int, colour: str, classes: Sequence[str]) -> None:
-    bars = axes.bar(range(len(values)), (100 * values).tolist(), color=colour)
-    bars[label].set(hatch="///", edgecolor="white")
-    top = int(values.argmax())
-    axes.annotate(
-        f"{escape_label(classes[top]) if classes else top}: {values[top]:.0%}",
-        (top, 100 * float(values[top])),
-        (0, 2),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-        weight="bold",
-    )
-    axes.set_ylim(0, 125)
-    axes.set_xlim(-1.3, len(values) + 0.3)
-    axes.set_yticks([0, 50, 100], ["0 %", "", "100 %"], fontsize=8)
-    ticks = range(len(values)) if len(values) <= 12 else []
-    if classes:
-        axes.set_xticks(ticks, [escape_label(classes[index], 8) for index in ticks], rotation=60)
-    else:
-        axes.set_xticks(ticks)
-    axes.tick_params(axis="x", labelsize=6 if classes else 8, length=0)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def confusion_matrices(matrices: Mapping[str, Tensor], classes: Sequence[str] = ()) -> Figure:
     """Plot each model's errors per (true, predicted) class, on a shared colour scale; the diagonal is blank.
 
@@ -169,11 +106,12 @@ def _plot_heatmap(axes: Axes, counts: Any, ceiling: int) -> None:
     for true, predicted in np.argwhere(~blank & (counts > 0) & legible):
         colour = "white" if counts[true, predicted] > 0.6 * ceiling else "black"
         axes.text(predicted, true, f"{counts[true, predicted]}", ha="center", va="center", color=colour)
-    edges: Any = np.arange(len(counts) + 1) - 0.5 if legible else []
-    axes.set_xticks(edges, minor=True)
-    axes.set_yticks(edges, minor=True)
-    axes.grid(which="minor", color="#EEEEEE", lw=0.5)
-    axes.tick_params(which="both", length=0)
+    if legible:
+        edges = np.arange(len(counts) + 1) - 0.5
+        axes.hlines(edges, edges[0], edges[-1], "#EEEEEE", lw=0.5)
+        axes.vlines(edges, edges[0], edges[-1], "#EEEEEE", lw=0.5)
+    axes.set(xlim=(-0.5, len(counts) - 0.5), ylim=(len(counts) - 0.5, -0.5))
+    axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
@@ -232,9 +170,8 @@ def _style_count_table(axes: Axes, names: Sequence[str], bins: int, noun: str) -
     axes.set_yticks(range(len(names)), [arm_of(name).label for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_xticks(np.arange(bins + 1) * 100 / bins, minor=True)
-    axes.grid(which="minor", axis="x", color="#DDDDDD", lw=0.8)
-    axes.tick_params(which="both", length=0)
+    axes.vlines(np.arange(bins + 1) * 100 / bins, -0.5, len(names) - 0.5, "#DDDDDD", lw=0.8)
+    axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     title = (
         f"{noun.capitalize()} in each of the {bins} bins   (points of fewer than {MIN_JOINED} {noun} are not joined)"

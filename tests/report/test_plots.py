@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 from PIL import Image
 
 from kd.arms import ARMS
 from kd.evaluation.calibration import Bin, reliability_curve
 from kd.evaluation.two_models import accuracy_of, proportion_interval
+from kd.report.examples_plot import FULL, IMAGE, prediction_examples
 from kd.report.plots import (
     accuracy_comparison,
     confusion_matrices,
-    prediction_examples,
     reliability_diagram,
     training_curves,
 )
 from kd.report.style import png
+from tests.overlaps import clashes, outside, texts, visible_ticks
 
 pytestmark = pytest.mark.pictures
 
 MODELS = ("teacher", "control", "distilled")
+NAMES = tuple(f"wide name {letter * 9}" for letter in "MWGQmABCDE")  # shortened to 14 letters
+MANY_NAMES = tuple(f"{letter}wmwmwmwmwmwmwmwm" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 CAPTIONS = ("only the control errs", "only the distilled student errs", "both students err", "the teacher errs")
 # Panels of the pipeline's training_curves.png; the last one has the longest title.
 PANELS = {
@@ -61,7 +61,7 @@ def comparison(errors: tuple[int, ...] = (68, 167, 143), images: int = 10_000) -
     return accuracy_comparison({name: accuracy_of(count, images) for name, count in zip(MODELS, errors, strict=True)})
 
 
-def examples(rows: int = 4, classes: int = 10) -> Figure:
+def examples(rows: int = 4, classes: int = 10, names: Sequence[str] = ()) -> Figure:
     generator = torch.Generator().manual_seed(0)
     columns = {
         title: (8 * torch.rand(rows, classes, generator=generator)).softmax(dim=1)
@@ -70,13 +70,13 @@ def examples(rows: int = 4, classes: int = 10) -> Figure:
     images = list(torch.rand(rows, 1, 28, 28, generator=generator))
     labels = [classes - 1 - row for row in range(rows)]
     captions = list(itertools.islice(itertools.cycle(CAPTIONS), rows))
-    return prediction_examples(images, labels, captions, columns, ["#000000", "#666666", "#D55E00", "#0072B2"])
+    return prediction_examples(images, labels, captions, columns, ["#000000", "#666666", "#D55E00", "#0072B2"], names)
 
 
-def matrices(classes: int = 10, mistakes: int = 40, models: int = 3) -> Figure:
+def matrices(classes: int = 10, mistakes: int = 40, models: int = 3, names: Sequence[str] = ()) -> Figure:
     generator = torch.Generator().manual_seed(0)
     counts = {name: torch.randint(0, mistakes + 1, (classes, classes), generator=generator) for name in MODELS[:models]}
-    return confusion_matrices({name: count + 900 * torch.eye(classes).long() for name, count in counts.items()})
+    return confusion_matrices({name: count + 900 * torch.eye(classes).long() for name, count in counts.items()}, names)
 
 
 def reliability_bins(seed: int, images: int, empty: int = 3) -> list[Bin]:
@@ -105,7 +105,11 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "examples": examples,
     "one example": lambda: examples(rows=1),
     "examples, 26 classes": lambda: examples(rows=2, classes=26),
+    "examples, named classes": lambda: examples(names=NAMES),
+    "examples, 26 named classes": lambda: examples(rows=2, classes=26, names=MANY_NAMES),
     "matrices": matrices,
+    "matrices, named classes": lambda: matrices(names=NAMES),
+    "matrices, 26 named classes": lambda: matrices(classes=26, models=2, names=MANY_NAMES),
     "matrices, 26 classes": lambda: matrices(classes=26, models=2),
     "matrices without mistakes": lambda: matrices(mistakes=0),
     "reliability": diagram,
@@ -126,43 +130,7 @@ def draw(name: str, toy: str | None = None) -> tuple[Figure, bytes]:
     return figure, content
 
 
-def visible_ticks(axes: Axes, which: str = "xy") -> Iterator[Text]:
-    """Yield the labels of ticks inside the axes; matplotlib also keeps ticks outside, without drawing them."""
-    for axis in (getattr(axes, f"{letter}axis") for letter in which):
-        low, high = sorted(axis.get_view_interval())
-        slack = 1e-6 * (high - low)
-        yield from (t.label1 for t in axis.get_major_ticks() if low - slack <= t.get_loc() <= high + slack)
-
-
-def texts(figure: Figure) -> list[tuple[str, Bbox]]:
-    """Return every visible text with its bounding box in pixels."""
-    axes = [axes for axes in figure.axes if axes.axison]
-    ticks = {
-        label
-        for axis in itertools.chain.from_iterable((a.xaxis, a.yaxis) for a in figure.axes)
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
-        for label in (tick.label1, tick.label2)
-    }
-    seen = [text for text in figure.findobj(Text) if isinstance(text, Text) and text not in ticks]
-    seen += itertools.chain.from_iterable(map(visible_ticks, axes))
-    return [(t.get_text(), t.get_window_extent()) for t in seen if t.get_visible() and t.get_text().strip()]
-
-
-def clashes(boxes: list[tuple[str, Bbox]]) -> list[tuple[str, str]]:
-    """Return pairs of texts that overlap by more than a pixel in both directions."""
-    edges = np.array([box.extents for _, box in boxes])
-    low = np.maximum(edges[:, None, :2], edges[None, :, :2])
-    high = np.minimum(edges[:, None, 2:], edges[None, :, 2:])
-    rows, columns = np.triu((high - low > 1).all(axis=2), k=1).nonzero()
-    return [(boxes[i][0], boxes[j][0]) for i, j in zip(rows, columns, strict=True)]
-
-
-def outside(figure: Figure, boxes: list[tuple[str, Bbox]]) -> list[str]:
-    width, height = figure.bbox.size
-    return [text for text, box in boxes if min(box.extents) < 0 or box.x1 > width or box.y1 > height]
-
-
-STAMPED = ("teacher", "accuracy", "examples", "reliability")
+STAMPED = ("teacher", "accuracy", "examples", "matrices", "matrices, named classes", "reliability")
 
 
 @pytest.mark.parametrize(("name", "toy"), [*((name, None) for name in FIGURES), *((name, QUICK) for name in STAMPED)])
@@ -182,6 +150,15 @@ def test_the_check_detects_clipped_and_overlapping_texts() -> None:
     boxes = texts(figure)
     assert outside(figure, boxes) == ["clipped"]
     assert clashes(boxes) == [("below", "above")]
+
+
+@pytest.mark.parametrize(("distance", "apart"), [(0.02, False), (0.12, True)])
+def test_slanted_texts_side_by_side_do_not_overlap(distance: float, apart: bool) -> None:
+    figure = Figure(figsize=(4, 2))
+    FigureCanvasAgg(figure)
+    for number in range(3):
+        figure.text(0.2 + distance * number, 0.3, f"slanted {number}", rotation=45)
+    assert (clashes(texts(figure)) == []) is apart
 
 
 def test_the_title_of_the_soft_term_is_complete() -> None:
@@ -287,10 +264,29 @@ def test_the_drawn_interval_is_the_computed_interval() -> None:
 def test_example_bars_are_the_probabilities_and_the_true_class_is_hatched() -> None:
     values = torch.tensor([[0.7, 0.2, 0.1]])
     figure = prediction_examples([torch.zeros(1, 4, 4)], [1], ["both students err"], {"teacher": values}, ["#000000"])
-    bars = [bar for bar in figure.axes[1].patches if isinstance(bar, Rectangle)]
-    assert [bar.get_height() for bar in bars] == pytest.approx([70, 20, 10])
+    bars = [bar for bar in figure.axes[0].patches if isinstance(bar, Rectangle)]
+    assert [bar.get_height() / FULL for bar in bars] == pytest.approx([0.7, 0.2, 0.1])
     assert [bar.get_hatch() is not None for bar in bars] == [False, True, False]
-    assert "label 1: both students err" in figure.axes[0].get_title(loc="left")
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert {"label 1: both students err", "teacher", "0: 70%", "0 %", "100 %", "0", "1", "2"} == {*written}
+
+
+def test_an_invisible_bar_is_drawn_only_for_the_true_class() -> None:
+    values = torch.tensor([[0.0, 0.001, 0.999]])
+    for label, heights in ((0, [0, 0.999]), (1, [0.001, 0.999]), (2, [0.999])):
+        figure = prediction_examples([torch.zeros(1, 4, 4)], [label], ["x"], {"teacher": values}, ["#000000"])
+        bars = [bar for bar in figure.axes[0].patches if isinstance(bar, Rectangle)]
+        assert [bar.get_height() / FULL for bar in bars] == pytest.approx(heights)
+        assert [bar.get_hatch() is not None for bar in bars].index(True) == min(label, 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 40, 20), (1, 10, 60)])
+def test_an_example_image_keeps_its_proportions(shape: tuple[int, int, int]) -> None:
+    values = torch.tensor([[0.5, 0.5]])
+    figure = prediction_examples([torch.zeros(shape)], [1], ["x"], {"teacher": values}, ["#000000"])
+    left, right, bottom, top = figure.axes[0].images[0].get_extent()
+    assert (right - left) / (top - bottom) == pytest.approx(shape[2] / shape[1])
+    assert max(right - left, top - bottom) == pytest.approx(IMAGE)
 
 
 def test_the_examples_figure_works_without_disagreements() -> None:

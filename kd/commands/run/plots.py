@@ -7,6 +7,7 @@ from functools import partial
 
 from kd.arms import ARMS, GREY, STUDENTS, TEACHER
 from kd.commands.run.results import Run, is_image
+from kd.report import examples_plot
 from kd.report import plots as draw
 from kd.report.drawings import Drawing
 from kd.report.style import png
@@ -43,7 +44,7 @@ def prediction_examples(run: Run) -> Drawing:
     """Return the drawing of selected test images with all models' probabilities, and the teacher's softened by T."""
     examples = run.illustrations
     return partial(
-        draw.prediction_examples,
+        examples_plot.prediction_examples,
         [run.test[index][0] for index in examples.indices],
         examples.labels,
         examples.captions,

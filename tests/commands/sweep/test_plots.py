@@ -26,7 +26,7 @@ from kd.commands.sweep.results import Final, Images, Sweep, assign_roles
 from kd.commands.sweep.settings import SweepSettings
 from kd.commands.sweep.text import lines, print_sweep
 from kd.report.style import png
-from tests.report.test_plots import clashes, outside, texts
+from tests.overlaps import clashes, outside, texts
 
 pytestmark = pytest.mark.pictures
 
