@@ -35,6 +35,7 @@ _MODULE_INTERNALS = frozenset(vars(nn.Module())) - _HOOKS  # attributes of every
 # Attributes of samplers and schedulers that are described elsewhere: as dataset, seed and optimizer.
 _DESCRIBED_ELSEWHERE = frozenset({"data_source", "generator", "optimizer"})
 _EMPTY_CELL = types.CellType()
+_PLAIN = frozenset({type(None), bool, int, float, str})  # describe themselves; lists of rows are long
 _WRITTEN_IN_C = (
     types.BuiltinFunctionType,
     types.ClassMethodDescriptorType,
@@ -84,7 +85,7 @@ class _Describer:
         self.class_descriptions: dict[type, str] = {}
 
     def describe(self, value: Any) -> Any:
-        if value is None or type(value) in (bool, int, float, str):
+        if type(value) in _PLAIN:
             return value
         if id(value) in self.open_ids:  # a cycle: the object contains itself, like a recursive closure
             return {"again": len(self.open_ids) - self.open_ids.index(id(value))}
@@ -108,13 +109,12 @@ class _Describer:
                 content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
                 return _describe_bytes(content, value.shape, value.dtype)
             case np.ndarray() if not value.dtype.hasobject:
-                return _describe_bytes(
-                    np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, value.shape, value.dtype
-                )
+                content = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+                return _describe_bytes(content, value.shape, value.dtype)
         if type(value) in (dict, types.MappingProxyType):
             return self._describe_mapping(value)
         if type(value) in (list, tuple, range):
-            items = [self.describe(item) for item in value]
+            items = list(value) if _PLAIN.issuperset(map(type, value)) else [self.describe(item) for item in value]
             # Long lists would make description.json unreadable.
             return items if len(items) <= 16 else {"sha256": digest(items), "length": len(items)}
         if type(value) in (set, frozenset):

@@ -17,5 +17,5 @@ def run(settings: EvaluateSettings) -> None:
         OSError: the run does not exist; a folder is not writable or is in use by another run.
     """
     saved = saved_settings(settings.out)
-    with open_command(saved, *folders(saved.models_dir, saved.results_dir), made=("evaluation",)) as device:
+    with open_command(saved, *folders(saved.models_dir, saved.results_dir), made=("evaluation", "latency")) as device:
         command.finish(saved, device, command.train(saved, device))

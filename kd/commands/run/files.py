@@ -16,11 +16,13 @@ from kd.commands.publish import csv_bytes, json_bytes, publish_with_report
 from kd.commands.run.report import run_part
 from kd.commands.run.results import Run, Timings
 from kd.commands.run.summary import summarise_run
-from kd.evaluation.latency import measure_latency
+from kd.evaluation.latency import Latency, measure_latency
 from kd.evaluation.metrics import count_parameters
 from kd.evaluation.multiply_adds import count_multiply_adds
+from kd.models.inference import device_of
 from kd.storage.environment import environment, versions
 from kd.storage.files import sha256
+from kd.storage.run_folder import run_step
 from kd.storage.weights import weights_bytes
 
 
@@ -182,9 +184,18 @@ def save(
 
 
 def measure_timings(run: Run, models: Mapping[str, nn.Module]) -> Timings:
-    """Measure the latency of each model on one input; training times come from the histories."""
+    """Measure the latency of each model on one input, as a step; training times come from the histories."""
+    example = run.test[0][0][None]
+    timed = {name: models[name] for name in run.logits}
+    devices = sorted({str(device_of(model)) for model in timed.values()})
+    inputs = {"models": timed, "example": example, "devices": devices, "measure": measure_latency}
+
+    def produce(_: object) -> dict[str, Any]:
+        return {name: measure_latency(model, example)._asdict() for name, model in timed.items()}
+
+    latencies = run_step("latency", inputs, produce)
     return Timings(
         {name: round(history.seconds, 3) for name, history in run.histories.items()},
-        {name: measure_latency(models[name], run.test[0][0][None]) for name in run.logits},
+        {name: Latency(**latencies[name]) for name in timed},
         environment()["processor"],
     )
