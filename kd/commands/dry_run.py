@@ -10,6 +10,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,20 +206,15 @@ def _time_steps(settings: RunSettings, data: Data, teacher: nn.Module, student: 
 
 
 def _time_step(model: nn.Module, objective: Objective, loader: DataLoader[Any]) -> float:
-    """Return the seconds per training step of a copy of the model: median of three epochs after a warm-up epoch."""
+    """Return the seconds per training step of a copy of the model: median of three epochs after a warm-up step."""
     timed_model, times = copy.deepcopy(model), [0.0]
-    optimizer, _ = adam(timed_model, learning_rate=1e-6, steps=4 * len(loader), objective=objective)
-    fit(
-        timed_model,
-        objective,
-        loader,
-        None,
-        optimizer=optimizer,
-        epochs=4,
-        seed=0,
-        on_epoch=lambda _, history: times.append(history.seconds),
-    )
-    epochs = sorted(later - earlier for earlier, later in itertools.pairwise(times[1:]))
+    optimizer, _ = adam(timed_model, learning_rate=1e-6, steps=1 + 3 * len(loader), objective=objective)
+    train = partial(fit, timed_model, objective, optimizer=optimizer, seed=0)
+    size = loader.batch_size or 1
+    rows = range(min(size, len(loader.dataset)))  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
+    train(make_loader(Subset(loader.dataset, rows), batch_size=size), None, epochs=1)
+    train(loader, None, epochs=3, on_epoch=lambda _, history: times.append(history.seconds))
+    epochs = sorted(later - earlier for earlier, later in itertools.pairwise(times))
     return epochs[1] / len(loader)
 
 
