@@ -1,14 +1,16 @@
 """Statistics of one or two models on a test set: Wilson's interval for a proportion and McNemar's exact test.
 
-Computed with ``scipy.special``; importing ``scipy.stats`` for the same functions takes a second and 60 MB.
+Computed with the standard library: importing ``scipy.special`` for two functions takes a tenth of a second per run.
 """
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import NamedTuple
 
-from scipy.special import bdtr, ndtri
 from torch import Tensor
+
+EXACT = 5_000  # largest number of images for an exact sum of integers, in 10 ms
 
 
 class Accuracy(NamedTuple):
@@ -51,8 +53,21 @@ def mcnemar(first_wrong: Tensor, second_wrong: Tensor) -> McNemar:
         )
     b = int((first_wrong & ~second_wrong).sum())
     c = int((second_wrong & ~first_wrong).sum())
-    p_value = min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))  # twice the smaller tail of a symmetric distribution
+    p_value = min(1.0, 2 * _lower_tail(min(b, c), b + c))  # twice the smaller tail of a symmetric distribution
     return McNemar(b, c, p_value)
+
+
+def _lower_tail(k: int, n: int) -> float:
+    """Return P(X ≤ k) for X ~ binomial(n, ½)."""
+    if n > EXACT:
+        from scipy.special import bdtr
+
+        return float(bdtr(k, n, 0.5))
+    ways, total = 1, 0  # n choose i, and its sum over i
+    for i in range(k + 1):
+        total += ways
+        ways = ways * (n - i) // (i + 1)
+    return float(total / 2**n)
 
 
 def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -60,7 +75,7 @@ def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> 
 
     Source: Wilson 1927; Brown, Cai, DasGupta 2001, "Interval estimation for a binomial proportion", equation 4.
     """
-    share, z2 = successes / n, float(ndtri((1 + confidence) / 2)) ** 2
+    share, z2 = successes / n, NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = (share * (1 - share) * z2 / n + (z2 / (2 * n)) ** 2) ** 0.5 / (1 + z2 / n)
     # Rounding could otherwise exclude a fraction of exactly 0 or 1.

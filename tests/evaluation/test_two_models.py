@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from torch import Tensor
 
-from kd.evaluation.two_models import McNemar, mcnemar, proportion_interval, verdict
+from kd.evaluation.two_models import EXACT, McNemar, _lower_tail, mcnemar, proportion_interval, verdict
 
 COUNTS = st.integers(0, 60)
 
@@ -131,3 +131,9 @@ def test_the_verdict_changes_at_the_level() -> None:
     test = mcnemar(*wrong_masks(10, 20, 8))
     assert verdict(30, 18, test, level=test.p_value * 1.01).startswith("The distilled student is better")
     assert verdict(30, 18, test, level=test.p_value).startswith("No significant difference")
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 9, 100, 1_001, EXACT, EXACT + 1])
+def test_the_tail_of_the_binomial_distribution_is_that_of_scipy(n: int) -> None:
+    for k in {0, n // 3, n // 2}:
+        assert _lower_tail(k, n) == pytest.approx(binom.cdf(k, n, 0.5), rel=1e-10)
