@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import main
+from kd.devices import using_threads
 from kd.evaluation.calibration import (
     Bin,
     Calibration,
@@ -416,3 +417,13 @@ def test_invalid_bins_draws_and_classes_raise() -> None:
         error_by_chance(LOGITS, draws=0)
     with pytest.raises(ValueError, match=r"val_logits must be of shape \[images, 3\].*Got \[4, 5\]"):
         temperature_scaling(torch.zeros(4, 5), LABELS, LOGITS, LABELS)
+
+
+def test_chance_is_simulated_with_one_thread_and_the_number_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, threads, rand = torch.randn(50, 4), [], torch.rand
+    with using_threads(2):
+        expected = error_by_chance(logits, draws=3)
+        monkeypatch.setattr(torch, "rand", lambda *a, **k: [threads.append(torch.get_num_threads()), rand(*a, **k)][1])
+        assert error_by_chance(logits, draws=3) == expected
+        assert torch.get_num_threads() == 2
+    assert threads == [1, 1, 1]
