@@ -2,3 +2,83 @@
 
 rich is imported at the first output: training and prediction in a user's program need only torch and numpy, and
 ``kd --help`` takes a quarter less time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_live: list[Console] = []  # console of the visible bar; output that bypasses it would overwrite the bar
+_relays: list[Callable[[int], None]] = []  # in a worker process: callbacks that receive progress steps
+
+
+def say(text: str, *, to_stderr: bool = False) -> None:
+    """Print one line or paragraph, without styling. In a worker process, print errors only."""
+    if _relays and not to_stderr:
+        return
+    from rich.console import Console
+
+    console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def relay_progress(advance: Callable[[int], None]) -> Iterator[None]:
+    """Inside the block, send progress steps to ``advance`` and print errors only. For worker processes."""
+    _relays.append(advance)
+    try:
+        yield
+    finally:
+        _relays.pop()
+
+
+class Advance(Protocol):
+    def __call__(self, steps: int = 1, /) -> None:
+        """Advance the bar by this number of steps."""
+
+
+@contextmanager
+def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
+    """Show a progress bar inside the block and yield the function that advances it; silent without a terminal.
+
+    Args:
+        title: text before the bar.
+        steps: total number of steps.
+        done: steps completed earlier.
+    """
+    if _relays:
+        _relays[-1](done)
+        yield lambda steps=1: _relays[-1](steps)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(title, total=steps, completed=done)
+        _live.append(console)
+        try:
+            yield lambda steps=1: bars.advance(task, steps)
+        finally:
+            _live.pop()
+
+
+def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """Print a table with left-aligned row names and right-aligned cells."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    # Without a terminal rich assumes 80 columns and truncates cells, so files get a very wide console.
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 10_000).print(table)

@@ -37,6 +37,7 @@ INSIDE: Mapping[str, tuple[object, ...]] = {
     "processes": (None, 1, 10**6),
     "rows": (1, 10_000),
     "views": (None, 1, 25),
+    "workers": (None, 0, 16),
     "limit": (None, 100, 60_000),
     "test_share": (1e-9, 0.5, 0.999),
     "image_size": (None, 1, 224),
@@ -64,6 +65,7 @@ OUTSIDE: Mapping[str, tuple[object, ...]] = {
     "limit": (0, 99),
     "rows": (0, -1),
     "views": (0, -1),
+    "workers": (-1,),
     "test_share": (0, 1, -0.1, math.nan),
     "image_size": (0, -1),
 }

@@ -73,7 +73,7 @@ def test_a_quick_run_is_reproducible_and_equals_the_control_with_alpha_1(recipe:
 
 
 def test_the_arms_differ_only_if_views_differ(recipe: dict[str, Any]) -> None:
-    quick = {"pairs": 1, "epochs": 2, "teacher_epochs": 2, "limit": 300, "alpha": 0.0}
+    quick = {"pairs": 2, "epochs": 3, "teacher_epochs": 2, "limit": 400, "alpha": 0.0}
     shifted = recipe["main"](recipe["Settings"](**quick, reach=2))
     still = recipe["main"](recipe["Settings"](**quick, reach=0))
     assert still["view logits"] == still["image logits"]
