@@ -33,6 +33,8 @@ LOADERS = ("kd", "torchvision", "timm", "torchdistill")
 HEADER = ["workers", "loader", "first epoch, images/s", "second epoch, images/s", "peak memory, MB"]
 CLASSES = 10
 
+Reports = dict[tuple[int, str], list[dict[str, Any]]]  # by number of workers and loader
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -71,9 +73,9 @@ def prepare_images(folder: Path, images: int) -> None:
         path.read_bytes()
 
 
-def measure(settings: Settings, folder: Path) -> dict[tuple[int, str], list[dict[str, Any]]]:
+def measure(settings: Settings, folder: Path) -> Reports:
     """Return the report of each process by workers and loader."""
-    reports: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    reports: Reports = {}
     for _ in range(settings.rounds):
         for workers in settings.workers:
             for loader in settings.loaders:

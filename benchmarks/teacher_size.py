@@ -41,7 +41,7 @@ class Settings:
 
     seeds: int = 5
     """trainings of each size: seeds 0, 1, ..."""
-    sizes: tuple[str, ...] = ("32,64,128", "20,44,128", "24,40,80")
+    sizes: tuple[str, ...] = ("32,64,128", "16,48,128", "24,40,80")
     """channels of the three convolutions; the first size is the one to compare with"""
     epochs: int = config.EPOCHS
     limit: int | None = None

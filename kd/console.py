@@ -6,6 +6,7 @@ rich is imported at the first output: training and prediction in a user's progra
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -13,18 +14,31 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.console import Console
 
+_DIRECTION_MARKS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _live: list[Console] = []  # console of the visible bar; output that bypasses it would overwrite the bar
 _relays: list[Callable[[int], None]] = []  # in a worker process: callbacks that receive progress steps
 
 
 def say(text: str, *, to_stderr: bool = False) -> None:
-    """Print one line or paragraph, without styling. In a worker process, print errors only."""
+    """Print one line or paragraph, without styling. In a worker process, print errors only.
+
+    Characters that control a terminal, which names from data may contain, are printed as escapes.
+    """
     if _relays and not to_stderr:
         return
     from rich.console import Console
 
     console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
-    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters, direction marks and undecodable bytes as escapes like ``\\x1b``."""
+    return "".join(c if c in "\n\t" or not _is_control(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in {"Cc", "Cs"} or character in _DIRECTION_MARKS
 
 
 @contextmanager
@@ -73,12 +87,13 @@ def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[s
     """Print a table with left-aligned row names and right-aligned cells."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        table.add_column(Text(printable(name)), justify="right" if index else "left", no_wrap=True)
     for name, cells in rows.items():
-        table.add_row(name, *cells)
+        table.add_row(*(Text(printable(cell)) for cell in (name, *cells)))  # as text: a cell may look like markup
     # Without a terminal rich assumes 80 columns and truncates cells, so files get a very wide console.
     console = Console(highlight=False)
     Console(highlight=False, width=None if console.is_terminal else 10_000).print(table)

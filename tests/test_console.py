@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import kd
-from kd.console import print_table, progress, say
+from kd.console import print_table, printable, progress, say
 from kd.training.hooks import print_epoch
 
 ESCAPE = "\x1b"
@@ -146,3 +149,24 @@ def test_a_line_printed_during_a_progress_bar_starts_on_a_new_line(
     printed = capsys.readouterr().out
     assert "training" in printed
     assert re.search(r"\r\x1b\[2Kepoch 1/2\n", printed), "the bar was not erased before the line"
+
+
+@given(st.text())
+def test_printed_text_controls_no_terminal(text: str) -> None:
+    shown = printable(text)
+    assert not [c for c in shown if unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t"]
+    assert not set(shown) & set("\u202a\u202e\u2066\u2069")
+    shown.encode()
+    if text.isprintable():
+        assert shown == text
+
+
+def test_names_from_data_are_printed_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    say("\x1b]0;title\x07 \udcff a\rb")
+    print_table("Title", ("", "[red]"), {"[/]": ("\x1b[31m",)})
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "\\x1b]0;title\\x07 \\udcff a\\rb" in printed
+    assert "[/]" in printed
+    assert "[red]" in printed
+    assert "\\x1b[31m" in printed

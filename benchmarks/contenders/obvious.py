@@ -51,10 +51,10 @@ Loss = Callable[..., tuple[Tensor, Tensor]]  # model, images, labels (and teache
 class Teacher(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 20, 5, stride=2)
-        self.conv2 = nn.Conv2d(20, 44, 5, bias=False)
-        self.bn1 = nn.BatchNorm2d(44)
-        self.conv3 = nn.Conv2d(44, 128, 3, bias=False)
+        self.conv1 = nn.Conv2d(1, 16, 5, stride=2)
+        self.conv2 = nn.Conv2d(16, 48, 5, bias=False)
+        self.bn1 = nn.BatchNorm2d(48)
+        self.conv3 = nn.Conv2d(48, 128, 3, bias=False)
         self.bn2 = nn.BatchNorm2d(128)
         self.fc1 = nn.Linear(128 * 2 * 2, 256)
         self.fc2 = nn.Linear(256, 10)

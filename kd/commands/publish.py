@@ -23,8 +23,11 @@ def json_bytes(content: Any) -> bytes:
 
 
 def csv_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return rows as CSV with a header; needs at least one row, and the same keys in every row."""
-    remaining = iter(rows)
+    """Return rows as CSV with a header; needs at least one row, and the same keys in every row.
+
+    A text that a spreadsheet would run as a formula, such as the class name "=1+1", gets a leading apostrophe.
+    """
+    remaining = ({_defuse(name): _defuse(cell) for name, cell in row.items()} for row in rows)
     first = next(remaining)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
@@ -32,6 +35,16 @@ def csv_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
     writer.writerow(first)
     writer.writerows(remaining)
     return text.getvalue().encode()
+
+
+def _defuse(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def plot_files(results_dir: Path, figures: Mapping[str, bytes]) -> dict[Path, bytes]:

@@ -76,6 +76,9 @@ def settings_in(file: Path, kind: type[Settings]) -> Settings:
         if name not in known:
             hint = did_you_mean(name, known)
             raise ValueError(f"{file}: {name!r} is not a setting of this command. {hint}".rstrip())
+        items = value if isinstance(value, list) else ()
+        if like_flags := [item for item in items if isinstance(item, str) and item.startswith("-")]:
+            raise ValueError(f"{file}: items of {name} must not begin with a hyphen. Got {like_flags[0]!r} instead.")
         flags += _to_flags(f"--{name.replace('_', '-')}", value, repeated=name in repeatable)
     return tyro.cli(kind, args=flags, prog=f"the settings in {file}")
 

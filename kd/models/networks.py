@@ -31,7 +31,7 @@ class ConvNet(nn.Module):
         self,
         input_shape: Sequence[int] = MNIST_SHAPE,
         classes: int = 10,
-        maps: tuple[int, int, int] = (20, 44, 128),
+        maps: tuple[int, int, int] = (16, 48, 128),
     ) -> None:
         super().__init__()
         require_images("ConvNet", input_shape, side=23)

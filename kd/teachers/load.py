@@ -22,6 +22,7 @@ from kd.models.outputs import require_logits_kind
 from kd.storage.weights import add_file_to_errors, read_state, require_fitting
 from kd.teachers.cache import collect_logits
 from kd.teachers.class_order import Reordered, find_columns
+from kd.teachers.input_scale import explain_input_scale
 from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreement
 
 # A file may exceed the size of the model by this many megabytes, so that a head of 1000 classes is reported as a class
@@ -67,7 +68,7 @@ def load_teacher(
 
 
 def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "teacher") -> Agreement:
-    """Measure and print the accuracy of a teacher; warn if it is at chance level or the class order looks wrong.
+    """Measure and print the accuracy of a teacher; warn if its input scale or class order looks wrong.
 
     Args:
         dataset: validation samples (input, label).
@@ -81,7 +82,7 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
     agreement = measure_agreement(predictions)
     accuracy = f"{name}: accuracy {agreement.accuracy:.1%} on {len(predictions.labels):,} validation samples"
     say(f"{accuracy} (chance {agreement.chance:.1%})")
-    if reason := explain_doubt(agreement):
+    if reason := explain_input_scale(teacher, dataset) or explain_doubt(agreement):
         warnings.warn(f"{accuracy}; {reason}", stacklevel=2)
     return agreement
 

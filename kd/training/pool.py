@@ -3,34 +3,41 @@
 In small matrix products threads spend more time waiting for each other than they save; single-threaded processes do
 not wait (benchmarks/many_students.py). Results are bit-identical to a single-threaded program and do not depend on the
 number of processes.
+
+Each worker has a pipe of its own and shares no lock, so that one that dies, at any moment, keeps nobody waiting.
+concurrent.futures and joblib's loky share a queue: a worker killed while it holds the queue's lock stops all others.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
+import shutil
+import tempfile
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableSequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import Connection
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import cloudpickle
-import torch
 
 from kd.checks import require
-from kd.console import progress, relay_progress
+from kd.console import progress, say
 from kd.devices import usable_cores
-from kd.storage.run_folder import OpenRun, current_run, join_run
-from kd.storage.stopping import request_stop, stop_if_requested
+from kd.storage.run_folder import OpenRun, current_run
+from kd.storage.stopping import stop_if_requested
+from kd.training.pool_worker import Setup, serve
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.2  # seconds between two updates of the progress bar and checks for a stop
+_SILENT_SECONDS = 120.0  # seconds without a step after which a worker is mentioned
+_GRACE_SECONDS = 60.0  # seconds for the workers' current steps after a stop; snapshots survive a kill
 
 
 def run_in_pool(
@@ -54,7 +61,7 @@ def run_in_pool(
         processes: at least 1; defaults to the number of cores that this process may use.
 
     Raises:
-        OSError: a process was killed or could not start.
+        OSError: a process was killed or could not start; the message names its item.
     """
     processes = usable_cores() if processes is None else processes
     require(processes >= 1, "processes", processes, "an integer of at least 1")
@@ -62,97 +69,169 @@ def run_in_pool(
     context = multiprocessing.get_context("spawn")  # fork copies locks held by threads and breaks CUDA
     # Shared with the workers. No lock is needed: at any time only one process writes an entry.
     completed_steps = context.RawArray("Q", max(1, len(order)))
-    stop_receiver, stop_sender = context.Pipe(duplex=False)
-    setup = _Setup(cloudpickle.dumps((work, shared)), completed_steps, stop_receiver, current_run())
-    pool = ProcessPoolExecutor(min(processes, max(1, len(order))), context, _init_worker, (setup,))
-    try:
-        futures = {
-            pool.submit(_run_item, number, cloudpickle.dumps(items[name])): (number, name)
-            for number, name in enumerate(order)
-        }
-        with progress(title, steps=sum(steps.values())) as advance:
-            yield from _collect_results(futures, completed_steps, [steps[name] for name in order], advance)
-    except BrokenProcessPool as error:
-        raise OSError(
-            f"{title}: one of {processes} processes was killed, perhaps for lack of memory, or could not start. "
-            "Finished work is saved: run again to resume, with fewer --processes if memory is short."
-        ) from error
-    finally:
-        stop_sender.close()  # tells workers to stop; the OS closes the pipe if this process dies
-        pool.shutdown(cancel_futures=True)
+    with (
+        _hand_over((work, shared), current_run()) as file,
+        _start_workers(min(processes, len(order)), file, completed_steps) as workers,
+        progress(title, steps=sum(steps.values())) as advance,
+    ):
+        waiting = deque((number, name, cloudpickle.dumps(items[name])) for number, name in enumerate(order))
+        counter = _StepCounter(completed_steps, [steps[name] for name in order], advance)
+        try:
+            for name, outcome in _distribute(waiting, workers, counter):
+                yield name, cloudpickle.loads(outcome)
+        except _DeadWorker as dead:
+            doing = f"while it worked on {dead.item}" if dead.item else "while it started"
+            raise OSError(
+                f"{title}: one of {len(workers)} processes was killed {doing}, perhaps for lack of memory. Finished "
+                "work is saved: run again to resume, with fewer --processes if memory is short."
+            ) from dead
 
 
-def _collect_results(
-    futures: dict[Future[bytes], tuple[int, str]],
-    completed_steps: MutableSequence[int],
-    steps: list[int],
-    advance: Callable[[int], None],
-) -> Iterator[tuple[str, Any]]:
-    displayed = 0
-    while futures:
-        ready, _ = wait(futures, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-        results = [(futures.pop(future), future.result()) for future in ready]
-        for (number, _), _ in results:
-            completed_steps[number] = steps[number]  # also for an item reused from an earlier run, which takes no steps
-        total = sum(min(count, limit) for count, limit in zip(completed_steps, steps, strict=False))
-        advance(total - displayed)
-        displayed = total
+class _DeadWorker(Exception):
+    """A worker process ended; ``item`` is the name of the item that it was working on, if any."""
+
+    def __init__(self, item: str) -> None:
+        super().__init__(item)
+        self.item = item
+
+
+class _Worker:
+    """A worker process, its pipe, and the item that it is working on."""
+
+    def __init__(self, process: SpawnProcess, connection: Connection) -> None:
+        self.process, self.connection = process, connection
+        self.number: int | None = None  # of its item in the order; None while it starts or has no work
+        self.item = ""
+        self.starting = True
+
+    def give(self, number: int, item: str, content: bytes) -> None:
+        self.number, self.item = number, item
+        try:
+            self.connection.send_bytes(cloudpickle.dumps((number, content)))
+        except OSError as error:
+            raise _DeadWorker(item) from error
+
+    def receive(self) -> bytes:
+        """Return the outcome of its item, or that it is ready; raise ``_DeadWorker`` if the process ended."""
+        try:
+            return self.connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise _DeadWorker(self.item) from error
+
+
+class _StepCounter:
+    """Updates the progress bar from the steps that the workers count, and mentions workers that count none."""
+
+    def __init__(self, completed: MutableSequence[int], limits: list[int], advance: Callable[[int], None]) -> None:
+        self._completed, self._limits, self._advance = completed, limits, advance
+        self._displayed = 0
+        self._last = {number: (0, time.monotonic()) for number in range(len(limits))}
+        self._mentioned: set[int] = set()
+
+    def start(self, number: int) -> None:
+        self._last[number] = (self._completed[number], time.monotonic())
+
+    def finish(self, number: int) -> None:
+        """Count all steps, also of an item that was reused from an earlier run and took none."""
+        self._completed[number] = self._limits[number]
+
+    def update(self, running: Mapping[int, str]) -> None:
+        """Advance the bar; ``running`` holds the names of the items being worked on, by number."""
+        total = sum(min(count, limit) for count, limit in zip(self._completed, self._limits, strict=False))
+        self._advance(total - self._displayed)
+        self._displayed, now = total, time.monotonic()
+        for number, name in running.items():
+            count, since = self._last[number]
+            if self._completed[number] != count:
+                self._last[number] = (self._completed[number], now)
+            elif now - since > _SILENT_SECONDS and number not in self._mentioned:
+                self._mentioned.add(number)
+                say(f"{name}: no step for {now - since:.0f} s, but its process is alive")
+
+
+def _distribute(
+    waiting: deque[tuple[int, str, bytes]], workers: list[_Worker], counter: _StepCounter
+) -> Iterator[tuple[str, bytes]]:
+    """Give each item to a worker that is free, and yield (name, outcome) as the workers finish."""
+    while waiting or any(worker.number is not None for worker in workers):
+        needed = [worker for worker in workers if worker.number is not None or (worker.starting and waiting)]
+        ready = wait([worker.connection for worker in needed], timeout=_POLL_SECONDS)
+        finished: list[tuple[str, bytes]] = []
+        for worker in [worker for worker in needed if worker.connection in ready]:
+            outcome, worker.starting = worker.receive(), False
+            if worker.number is not None:
+                finished.append((worker.item, _raise_errors(outcome)))
+                counter.finish(worker.number)
+                worker.number, worker.item = None, ""
+            if waiting:
+                worker.give(*waiting.popleft())
+                assert worker.number is not None
+                counter.start(worker.number)
+        counter.update({worker.number: worker.item for worker in workers if worker.number is not None})
         stop_if_requested()
-        for (_, name), result in results:
-            yield name, cloudpickle.loads(result)
+        yield from finished
 
 
-class _Setup(NamedTuple):
-    """Arguments of a worker process.
+def _raise_errors(outcome: bytes) -> bytes:
+    """Return the pickled result in an outcome, or raise the error in it."""
+    error, result = cloudpickle.loads(outcome)
+    if error is not None:
+        raise error
+    content: bytes = result
+    return content
 
-    ``work`` and ``shared`` are pickled to bytes, because multiprocessing cannot send closures and sends tensors through
-    /dev/shm, which is small in containers.
-    """
 
-    work_and_shared: bytes
-    completed_steps: MutableSequence[int]
-    stop_receiver: Connection
+class _HandedOver(NamedTuple):
+    file: Path
     run: OpenRun | None
 
 
-class _Worker(NamedTuple):
-    work: Callable[[Any, Any], Any]
-    shared: Any
-    completed_steps: MutableSequence[int]
+@contextmanager
+def _hand_over(content: Any, run: OpenRun | None) -> Iterator[_HandedOver]:
+    """Write the content to a file for the workers: data in a start pipe would block this process if a worker dies.
+
+    multiprocessing would send tensors through /dev/shm, which is small in containers.
+    """
+    folder = run.folder if run else None
+    if folder:
+        for left_behind in folder.glob("pool-*"):  # by a process that was killed; this one holds the folder's lock
+            shutil.rmtree(left_behind)
+    with tempfile.TemporaryDirectory(prefix="pool-", dir=folder) as temporary:
+        file = Path(temporary, "work_and_shared")
+        file.write_bytes(cloudpickle.dumps(content))
+        yield _HandedOver(file, run)
 
 
-_worker: list[_Worker] = []
-_item_lock = threading.Lock()  # held while an item runs, so that an orphaned worker saves its state before it exits
+@contextmanager
+def _start_workers(
+    count: int, handed_over: _HandedOver, completed_steps: MutableSequence[int]
+) -> Iterator[list[_Worker]]:
+    """Start the workers, all at once; at the end, let them finish their current steps and exit."""
+    context = multiprocessing.get_context("spawn")
+    stop_receiver, stop_sender = context.Pipe(duplex=False)
+    workers: list[_Worker] = []
+    try:
+        for _ in range(count):
+            connection, remote = context.Pipe()
+            setup = Setup(handed_over.file, remote, stop_receiver, completed_steps, handed_over.run)
+            process = context.Process(target=serve, args=(setup,))
+            process.start()
+            remote.close()  # otherwise this process would not notice that the worker has died
+            workers.append(_Worker(process, connection))
+        stop_receiver.close()
+        yield workers
+    finally:
+        stop_sender.close()  # tells workers to stop; the OS closes the pipes if this process dies
+        for worker in workers:
+            worker.connection.close()
+        _join(workers)
 
 
-def _init_worker(setup: _Setup) -> None:
-    """Set up this worker process. Ctrl-C is ignored, since the parent handles it and stops its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: request_stop())
-    threading.Thread(target=_watch_parent, args=(setup.stop_receiver,), daemon=True).start()
-    torch.set_num_threads(1)
-    join_run(setup.run)
-    work, shared = cloudpickle.loads(setup.work_and_shared)
-    _worker.append(_Worker(work, shared, setup.completed_steps))
-
-
-def _watch_parent(stop_receiver: Connection) -> None:
-    """Request a stop when the pipe closes; exit when the parent has died, since an orphan would wait forever."""
-    stop_receiver.poll(None)  # returns when the pipe is closed; nothing is ever sent
-    request_stop()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    with _item_lock:
-        os._exit(128 + signal.SIGTERM)
-
-
-def _run_item(number: int, item: bytes) -> bytes:
-    (worker,) = _worker
-
-    def advance(steps: int) -> None:
-        worker.completed_steps[number] += steps
-
-    with _item_lock, relay_progress(advance):
-        stop_if_requested()
-        return bytes(cloudpickle.dumps(worker.work(worker.shared, cloudpickle.loads(item))))
+def _join(workers: list[_Worker]) -> None:
+    """Wait until all workers have ended; kill those whose step takes too long, which loses no saved state."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()

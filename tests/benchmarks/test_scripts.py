@@ -48,7 +48,13 @@ def test_a_benchmark_completes_a_quick_run(script: str, tmp_path: Path) -> None:
 def test_bench_prints_every_table_in_a_quick_run(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     printed = run("bench.py", "--rounds", "1", "--limit", "600", "--out", out)
-    headings = ("| what | measured | aim |", "| what | takes |", "| contender | seconds", "| teacher | contender")
+    headings = (
+        "| measured | obvious | ours |",
+        "| what | measured | aim |",
+        "| what | takes |",
+        "| contender | seconds",
+        "| teacher | contender",
+    )
     assert all(heading in printed for heading in headings)
     assert printed.count("at most") >= 6
-    assert set(json.loads(out.read_text())) == {"machine", "epochs", "whole_pipeline", "student_epochs"}
+    assert set(json.loads(out.read_text())) == {"machine", "epochs", "whole_pipeline", "student_epochs", "image_files"}

@@ -168,3 +168,10 @@ def test_saved_settings_follow_a_moved_folder(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('epochs = 4\nout = "elsewhere"\n')
     settings = saved_settings(tmp_path)
     assert (settings.epochs, settings.out) == (4, tmp_path)
+
+
+@pytest.mark.parametrize("line", ['class_names = ["--fresh"]', 'columns = ["x", "--download"]', 'augment = ["-h"]'])
+def test_a_list_does_not_become_flags(line: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"mine\.toml: items of \w+ must not begin with a hyphen\. Got '-"):
+        parsed("run", f"--config={tmp_path / 'mine.toml'}")

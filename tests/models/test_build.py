@@ -106,10 +106,10 @@ def test_the_initial_weights_of_the_pipelines_models_have_not_changed() -> None:
         convnet = ConvNet()
     with kd.seeded(7):
         layers = {
-            "conv1": nn.Conv2d(1, 20, 5, stride=2),
-            "conv2": nn.Conv2d(20, 44, 5, bias=False),
-            "norm2": nn.BatchNorm2d(44),
-            "conv3": nn.Conv2d(44, 128, 3, bias=False),
+            "conv1": nn.Conv2d(1, 16, 5, stride=2),
+            "conv2": nn.Conv2d(16, 48, 5, bias=False),
+            "norm2": nn.BatchNorm2d(48),
+            "conv3": nn.Conv2d(48, 128, 3, bias=False),
             "norm3": nn.BatchNorm2d(128),
             "hidden": nn.Linear(128 * 2 * 2, 256),
             "output": nn.Linear(256, 10),

@@ -1,0 +1,75 @@
+"""The worker processes of ``kd.training.pool``."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import traceback
+from collections.abc import MutableSequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cloudpickle
+import torch
+
+from kd.console import relay_progress
+from kd.storage.run_folder import OpenRun, join_run
+from kd.storage.stopping import Stopped, request_stop, stop_if_requested
+
+READY = b"ready"
+
+
+class Setup(NamedTuple):
+    """Arguments of a worker process; small, because they are sent while it starts.
+
+    Attributes:
+        work_and_shared: a file with the pickled function and its first argument.
+        connection: yields pickled (number of the item, pickled item); takes pickled (error, pickled result).
+        stop_receiver: a pipe that is closed when the workers must stop; nothing is ever sent.
+        completed_steps: progress steps by number of the item.
+    """
+
+    work_and_shared: Path
+    connection: Connection
+    stop_receiver: Connection
+    completed_steps: MutableSequence[int]
+    run: OpenRun | None
+
+
+def serve(setup: Setup) -> None:
+    """Work on items until the pipe closes. Ctrl-C is ignored, since the parent handles it and stops its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: request_stop())
+    threading.Thread(target=_watch_for_stop, args=(setup.stop_receiver,), daemon=True).start()
+    torch.set_num_threads(1)
+    join_run(setup.run)
+    try:
+        work, shared = cloudpickle.loads(setup.work_and_shared.read_bytes())
+        setup.connection.send_bytes(READY)
+        while True:
+            number, item = cloudpickle.loads(setup.connection.recv_bytes())
+            setup.connection.send_bytes(_work_on(work, shared, item, number, setup.completed_steps))
+    except (EOFError, OSError, Stopped):  # the parent has closed the pipe, removed the file, or died
+        return
+
+
+def _work_on(work: Any, shared: Any, item: bytes, number: int, completed_steps: MutableSequence[int]) -> bytes:
+    """Return the pickled (error, pickled result) of an item."""
+
+    def advance(steps: int) -> None:
+        completed_steps[number] += steps
+
+    try:
+        with relay_progress(advance):
+            stop_if_requested()
+            result = cloudpickle.dumps(work(shared, cloudpickle.loads(item)))
+        return bytes(cloudpickle.dumps((None, result)))
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # the parent's traceback does not show where the worker was
+        return bytes(cloudpickle.dumps((error, None)))
+
+
+def _watch_for_stop(stop_receiver: Connection) -> None:
+    stop_receiver.poll(None)  # returns when the pipe is closed, also by the death of the parent
+    request_stop()

@@ -1,0 +1,71 @@
+"""A loaded teacher that expects another input scale is noticed, with the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+import kd
+from kd.teachers.input_scale import explain_input_scale
+from kd.teachers.load import teacher_accuracy
+from kd.training.optimizers import adam
+from tests.conftest import CLASSES
+
+
+class Rescaled(nn.Module):
+    """A teacher of the normalised inputs, as it would be if it had been trained on another scale."""
+
+    def __init__(self, teacher: nn.Module, to_stored: Any, dataset: kd.ImageDataset) -> None:
+        super().__init__()
+        self.teacher, self.to_stored, self.mean, self.std = teacher, to_stored, dataset.mean, dataset.std
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.teacher((self.to_stored(inputs) / 255 - self.mean) / self.std)
+        return logits
+
+
+@pytest.fixture(scope="module", name="teacher")
+def _teacher() -> nn.Module:
+    with kd.seeded(0):
+        return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, CLASSES))
+
+
+def train(teacher: nn.Module, digits: kd.ImageDataset) -> nn.Module:
+    loader = kd.make_loader(digits, batch_size=16, shuffle=True)
+    optimizer, scheduler = adam(teacher, learning_rate=0.01, steps=60)
+    kd.fit(teacher, kd.supervised, loader, None, optimizer=optimizer, scheduler=scheduler, epochs=10, seed=0)
+    return teacher
+
+
+@pytest.mark.parametrize(("name", "inverse"), [("[0, 1]", 255), ("[0, 255]", 1), ("[-1, 1]", None)])
+def test_another_scale_is_named_with_both_accuracies(
+    name: str, inverse: float | None, teacher: nn.Module, digits: kd.ImageDataset
+) -> None:
+    train(teacher, digits)
+    assert explain_input_scale(teacher, digits) is None
+
+    def to_stored(inputs: Tensor) -> Tensor:
+        return (inputs + 1) * 127.5 if inverse is None else inputs * inverse
+
+    other = Rescaled(teacher, to_stored, digits)
+    reason = explain_input_scale(other, digits)
+    assert reason is not None
+    assert f"but on 100.0% of them scaled to {name}" in reason
+    with pytest.warns(UserWarning, match="but on 100.0% of them"):
+        teacher_accuracy(other, digits)
+
+
+def test_the_statistics_of_batch_norm_show_another_scale(teacher: nn.Module, digits: kd.ImageDataset) -> None:
+    train(teacher, digits)
+    with_offset = [(image + 20, label) for image, label in digits]
+    reason = explain_input_scale(teacher, with_offset)  # type: ignore[arg-type]  # a list works like a dataset
+    assert reason is not None
+    assert "running mean of its first batch norm" in reason
+
+
+def test_an_untrained_teacher_raises_no_doubt(digits: kd.ImageDataset) -> None:
+    with kd.seeded(3):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES))
+    assert explain_input_scale(model, digits) is None
