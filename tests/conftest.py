@@ -37,6 +37,7 @@ settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "same
 def pytest_configure() -> None:
     """Give this process a cache of images of its own. Enable bytecode caches, so that child processes start faster."""
     os.environ["KD_CACHE_DIR"] = tempfile.mkdtemp(prefix="kd-cache-")  # removed at the end
+    os.environ["KD_CONFIG_DIR"] = os.environ["KD_CACHE_DIR"]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
 

@@ -40,6 +40,7 @@ FLAGS_ALONE = frozenset(
         "augment",
         "views",
         "workers",
+        "trust",
     }
 )
 
@@ -135,6 +136,8 @@ class RunSettings:
     """copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded copy"""
     snapshot_seconds: Annotated[float, Range(lambda x: x >= 0, "at least 0", "30 costs almost no time")] = 30.0
     """seconds between snapshots of a training run, at least 0"""
+    trust: bool = False
+    """run the Python files that a settings file names; not needed for files that a command line named before"""
     dry_run: bool = False
     """estimate models, memory, disk and time (from a few measured steps) and write nothing"""
     fresh: bool = False

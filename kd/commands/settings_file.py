@@ -18,8 +18,9 @@ from tyro.conf import UseAppendAction
 
 from kd.checks import did_you_mean
 from kd.commands.settings import RunSettings
+from kd.commands.trust import named_files, remember, require_trusted
 
-UNSAVED = frozenset({"config", "fresh", "dry_run"})  # apply to one invocation only
+UNSAVED = frozenset({"config", "fresh", "dry_run", "trust"})  # apply to one invocation only
 LARGEST = 1_000_000  # maximum size of a settings file, in bytes
 
 Settings = TypeVar("Settings", bound=RunSettings)
@@ -50,16 +51,20 @@ def with_file(settings: Settings, flags: Sequence[str]) -> Settings:
         flags: command line after the command's name.
 
     Raises:
-        ValueError: the file is not TOML, or contains an unknown setting.
+        ValueError: the file is not TOML, contains an unknown setting, or names a Python file that is not trusted.
         OSError: the file cannot be read.
     """
     kind, run_file = type(settings), settings.out / "run.toml"
     file = settings.config or (run_file if settings.reads_run_file and run_file.is_file() else None)
+    named = named_files(settings)
+    remember(named)
     if file is None:
         return settings
     # tyro appends the values of a repeatable flag to the default. Clear the file's values, so that the flag wins.
     cleared: dict[str, Any] = {name: () for name in _repeatable(kind) if getattr(settings, name)}
-    return tyro.cli(kind, args=flags, default=dataclasses.replace(settings_in(file, kind), **cleared))
+    merged = tyro.cli(kind, args=flags, default=dataclasses.replace(settings_in(file, kind), **cleared))
+    require_trusted(named_files(merged) - named, file, trust=merged.trust)
+    return merged
 
 
 def settings_in(file: Path, kind: type[Settings]) -> Settings:
@@ -130,16 +135,20 @@ def _format_toml(value: Any) -> str:
     return json.dumps(plain, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 
-def saved_settings(out: Path) -> RunSettings:
+def saved_settings(out: Path, *, trust: bool = False) -> RunSettings:
     """Load the settings in OUT/run.toml, with ``out`` set to this folder, which may have been moved.
+
+    Args:
+        trust: consent to run the Python files that the settings name (``kd.commands.trust``).
 
     Raises:
         OSError: the file does not exist.
-        ValueError: the file does not contain settings of a run.
+        ValueError: the file does not contain settings of a run, or names a Python file that is not trusted.
     """
     file = out / "run.toml"
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist. --out must be the folder of a finished kd run or kd distill.")
     settings = dataclasses.replace(settings_in(file, RunSettings), out=out)
     settings.check()
+    require_trusted(named_files(settings), file, trust=trust)
     return settings

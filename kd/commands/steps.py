@@ -179,7 +179,7 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
     """Return the settings that affect the results, under the names that ``python main.py`` uses."""
     values = dataclasses.asdict(settings) | {"device": str(device)}
     values["set"] = format_method_settings(settings.method_settings)
-    omitted = {"out", "config", "fresh", "snapshot_seconds", "processes", "workers"}
+    omitted = {"out", "config", "fresh", "snapshot_seconds", "processes", "workers", "trust"}
     # Flags without a constant in the documented pipeline are recorded only if they differ from their default, so that
     # ``kd run`` and ``python main.py`` record the same settings.
     defaults = {field.name: field.default for field in dataclasses.fields(RunSettings) if field.name in FLAGS_ALONE}

@@ -23,8 +23,8 @@ class ConvNet(nn.Module):
     Args:
         input_shape: [C, H, W] with H and W of at least 23 pixels; smaller images would give empty feature maps.
         classes: K.
-        maps: channels of the convolutions. The defaults have no more errors on MNIST than (32, 64, 128), with half of
-            the multiply-adds (benchmarks/teacher_size.py).
+        maps: channels of the convolutions; multiples of 8 are fastest on a CPU. The defaults have no more errors on
+            MNIST than (32, 64, 128), with 43 % of the multiply-adds (benchmarks/teacher_size.py).
     """
 
     def __init__(

@@ -56,8 +56,10 @@ def _find_doubt(values: Tensor) -> str | None:
     if len(values) < _ENOUGH:
         return None
     median = float(sums.median())
+    # The logits of an untrained network may be small and nearly equal for all samples: no shares of anything.
+    varied = float((values.amax(dim=0) - values.amin(dim=0)).max()) > 0.2 * median
     constant = median > 0 and bool(((sums - median).abs() <= 0.02 * median).all())
-    if float(values.max()) <= 1 or constant:
+    if varied and (0.5 < float(values.max()) <= 1 or constant):
         low, high = float(sums.min()), float(sums.max())
         return f"values from 0 to {float(values.max()):.3g} with sums from {low:.3g} to {high:.3g}. {_advise(values)}"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +29,16 @@ def environment() -> dict[str, Any]:
         "processor": _describe_processor(),
         "precision": f"{torch.get_default_dtype()} {torch.get_float32_matmul_precision()}",
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "variables": {name: os.environ[name] for name in _KERNEL_VARIABLES if name in os.environ},
     }
 
+
+# Environment variables by which the math libraries choose other kernels, and so other bits.
+_KERNEL_VARIABLES = (
+    *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
+    *("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE"),
+    *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+)
 
 PACKAGE = Path(__file__).parents[1]  # the whole package: a digest of this folder alone would keep stale results
 
@@ -39,11 +48,11 @@ _RESULT_NEUTRAL = """
 arms cli console devices
 commands/compare commands/run commands/sweep
 commands/config_flags commands/dry_run commands/messages commands/paired_table commands/program commands/publish
-commands/settings commands/settings_file commands/steps
+commands/settings commands/settings_file commands/steps commands/trust
 evaluation/calibration evaluation/cost evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power
 evaluation/two_models evaluation/verdict
 report
-training/contention training/pool training/students
+training/contention training/pool training/pool_worker training/students training/trial
 """
 
 

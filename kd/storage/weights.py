@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd.storage.file_kind import explain_file
 from kd.storage.untrusted import parse_safetensors, read_bytes, rebuild_archive, require_plain_tensors
 
 
@@ -97,7 +98,9 @@ def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:
         value = state[name]
         if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
             got = f"{list(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{name} should be {list(tensor.shape)} of {tensor.dtype}. Got {got}")
+            same_shape = isinstance(value, Tensor) and value.shape == tensor.shape
+            advice = f". Save the tensors as {tensor.dtype}: tensor.to({tensor.dtype})" if same_shape else ""
+            raise ValueError(f"{name} should be {list(tensor.shape)} of {tensor.dtype}. Got {got}{advice}")
         if not value.isfinite().all():
             raise ValueError(f"{name} has values that are not finite")
 
@@ -116,6 +119,8 @@ def load_tensors(content: bytes) -> Any:
         loaded = torch.load(archive, map_location="cpu", weights_only=True)
         require_plain_tensors(loaded)
     except Exception as error:  # zipfile and torch raise a different type for each kind of damage
+        if explanation := explain_file(content):
+            raise ValueError(explanation) from error
         reason = str(error).split("\n", 1)[0]
         raise ValueError(f"it is damaged or not a file of tensors ({type(error).__name__}: {reason})") from error
     return loaded
@@ -130,9 +135,19 @@ def _describe_name_mismatch(state: Mapping[object, object], expected: Mapping[st
     for name, value in state.items():
         if isinstance(value, Mapping) and set(value) == set(expected):
             return f"{message}. Its entry {_format_key(name)!r} contains them: save only that entry"
-    if {f"module.{name}" for name in expected} == set(state):
-        return f"{message}. The model was wrapped in nn.DataParallel: save model.module.state_dict()"
+    if prefix := _find_prefix(state, expected):
+        return (
+            f"{message}. All names begin with {prefix!r}, from a wrapper such as DataParallel or torch.compile: save "
+            f"{{name.removeprefix({prefix!r}): tensor for name, tensor in state.items()}}"
+        )
     return message
+
+
+def _find_prefix(state: Mapping[object, object], expected: Mapping[str, Tensor]) -> str | None:
+    """Return the text before each expected name, if all names of the state have the same."""
+    shortest = min(expected, key=len, default="")
+    prefixes = {str(name).removesuffix(shortest) for name in state if str(name).endswith(shortest)}
+    return next((prefix for prefix in prefixes if {f"{prefix}{name}" for name in expected} == set(state)), None)
 
 
 def _format_names(names: list[str]) -> str:

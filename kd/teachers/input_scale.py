@@ -38,11 +38,14 @@ def explain_input_scale(teacher: nn.Module, dataset: Dataset[Any], *, seed: int 
     samples = [dataset[row] for row in chosen]
     inputs, labels = torch.stack([sample[0] for sample in samples]), torch.tensor([sample[1] for sample in samples])
     right = _find_right(teacher, inputs, labels)
+    chance = float(torch.bincount(labels.clamp(min=0)).max()) / len(labels)
+    halfway = (1 + chance) / 2  # a poor network may be right more often on any scale
     if isinstance(base, ArrayDataset) and base.inputs.dtype == torch.uint8 and base.inputs.ndim == 4:
         for name, scaled in _usual_scales(base.inputs[rows[chosen]]):
             other = _find_right(teacher, scaled, labels)
             gained, lost = int((other & ~right).sum()), int((right & ~other).sum())
-            if gained - lost > _CLEAR * (gained + lost) ** 0.5 and gained - lost > 0.02 * len(labels):
+            clear = gained - lost > max(_CLEAR * (gained + lost) ** 0.5, 0.02 * len(labels))
+            if clear and float(other.float().mean()) > halfway:
                 return (
                     f"it is right on {right.float().mean():.1%} of {len(labels)} samples normalised with this data's "
                     f"mean and standard deviation, but on {other.float().mean():.1%} of them scaled to {name}. Wrap "

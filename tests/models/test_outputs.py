@@ -74,3 +74,9 @@ def test_few_small_logits_may_lie_in_the_unit_interval() -> None:
 def test_positive_logits_are_logits() -> None:
     require_logits_kind("values", draw_logits(1).relu())
     require_logits_kind("values", draw_logits(1) + 20)
+
+
+def test_small_or_nearly_constant_outputs_of_an_untrained_network_are_logits() -> None:
+    noise = torch.rand(60, 10, generator=torch.Generator().manual_seed(0))
+    require_logits_kind("values", 0.1 + 0.05 * noise)
+    require_logits_kind("values", torch.linspace(0, 5, 10) + 0.01 * noise)

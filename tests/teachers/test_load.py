@@ -123,7 +123,7 @@ def test_a_convolutional_head_with_a_thousand_classes_is_reported(tmp_path: Path
         (lambda s: {**s, "hidden.bias": s["hidden.bias"] / 0}, r"hidden.bias has values that are not finite"),
         (
             lambda s: {f"module.{name}": value for name, value in s.items()},
-            r"wrapped in nn.DataParallel: save mod",
+            r"All names begin with 'module\.', from a wrapper such as DataParallel",
         ),
         (lambda s: {name: s[name] for name in list(s)[1:]}, r"it should hold \['hidden.bias', 'hidden.weight'"),
     ],

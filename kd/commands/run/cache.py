@@ -43,7 +43,7 @@ def run(settings: CacheSettings) -> None:
         ValueError: cached logits are missing, damaged or of another teacher.
         OSError: the run does not exist or is in progress.
     """
-    saved = saved_settings(settings.out)
+    saved = saved_settings(settings.out, trust=settings.trust)
     with open_run(saved.state_dir, made=()):  # takes the lock: a run in progress writes to this folder
         caches = sorted(read_caches(saved.state_dir), key=lambda cache: cache.name)
         if not caches:

@@ -16,6 +16,6 @@ def run(settings: EvaluateSettings) -> None:
         ValueError: a model has not been trained with the settings in the run's file.
         OSError: the run does not exist; a folder is not writable or is in use by another run.
     """
-    saved = saved_settings(settings.out)
+    saved = saved_settings(settings.out, trust=settings.trust)
     with open_command(saved, *folders(saved.models_dir, saved.results_dir), made=("evaluation", "latency")) as device:
         command.finish(saved, device, command.train(saved, device))

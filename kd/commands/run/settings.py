@@ -29,6 +29,8 @@ class EvaluateSettings:
 
     out: Path = Path("run")
     """folder of a run, with its run.toml"""
+    trust: bool = False
+    """run the Python files that OUT/run.toml names; not needed for files that a command line named before"""
 
     def check(self) -> None:
         """Do nothing: all values are valid."""
@@ -55,6 +57,8 @@ class CacheSettings:
     """folder of a run, with its run.toml"""
     rows: Annotated[int, at_least(1)] = 1000
     """rows to recompute per split, at least 1; all rows if a split has fewer"""
+    trust: bool = False
+    """run the Python files that OUT/run.toml names; not needed for files that a command line named before"""
 
     def check(self) -> None:
         """Raise ``ValueError`` for a value outside its range; the error names the flag."""

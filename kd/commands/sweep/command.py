@@ -86,7 +86,7 @@ def explore(context: SweepContext) -> list[TriedPoint]:
         return results
 
     if settings.trials is None:
-        attempt([documented_point(settings), *list_grid(settings)])
+        points = [documented_point(settings), *list_grid(settings)]
     else:
         from kd.commands.sweep.search import search  # imports Optuna, an optional dependency
 
@@ -95,8 +95,10 @@ def explore(context: SweepContext) -> list[TriedPoint]:
         file.parent.mkdir(exist_ok=True)
         trials = search(settings, file, _search_key(context), attempt, worst=context.images.validation)
         results.update((trial.point, trial) for trial in trials)
-        attempt([documented_point(settings), *(trial.point for trial in trials)])
-    return list(results.values())
+        points = [documented_point(settings), *(trial.point for trial in trials)]
+    attempt(points)
+    # In an order that does not depend on which points an earlier run had tried.
+    return [results[point] for point in dict.fromkeys(add_controls(points))]
 
 
 def _try_points(context: SweepContext, points: Sequence[Point]) -> dict[Point, TriedPoint]:

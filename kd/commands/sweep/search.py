@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from kd.commands.sweep.points import Point, Score, TriedPoint, documented_point, make_point
 from kd.commands.sweep.settings import STUDENT_SETTINGS, SweepSettings
 from kd.seeding import epoch_seed
+from kd.storage.fingerprint import digest
 
 # Trials proposed at once: enough to keep several processes busy, few enough to learn from results. Independent of the
 # number of cores, so that every machine proposes the same points.
@@ -31,6 +32,7 @@ ROUND = 4
 _DIGITS = 3  # significant digits of a proposed number; validation errors do not resolve finer differences
 
 _ERRORS, _ENTROPY = "validation_errors", "cross_entropy"  # user attributes of a trial: a list with a value per seed
+_DIGEST = "digest"  # user attribute of a trial: of its parameters and scores
 
 Params = dict[str, float]
 Space = dict[str, BaseDistribution]
@@ -63,13 +65,14 @@ def search(
 
     Raises:
         OSError: the file is not a usable database.
+        ValueError: a saved trial was changed.
     """
     assert settings.trials is not None
     space, reference = _make_space(settings), _to_params(documented_point(settings))
     with _open_study(file, f"kd sweep {key}") as study:
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         # Trials without these attributes come from another program.
-        trials = [_from_frozen_trial(trial) for trial in finished if _ERRORS in trial.user_attrs]
+        trials = [_from_frozen_trial(trial, file) for trial in finished if _DIGEST in trial.user_attrs]
         while len(trials) < settings.trials:
             number, done = divmod(len(trials), ROUND)
             earlier = trials[: number * ROUND]
@@ -137,16 +140,26 @@ def _to_params(reference: Point) -> Params:
 
 def _to_frozen_trial(trial: Trial, space: Space, worst: int) -> FrozenTrial:
     scores = trial.tried.scores
-    attributes = {
+    attributes: dict[str, Any] = {
         _ERRORS: [score and score.errors for score in scores],
         _ENTROPY: [score and score.cross_entropy for score in scores],
     }
+    attributes[_DIGEST] = _digest(trial.params, attributes)
     value = trial.tried.mean if trial.tried.finite else float(worst)
     return create_trial(params=trial.params, distributions=space, value=value, user_attrs=attributes)
 
 
-def _from_frozen_trial(trial: FrozenTrial) -> Trial:
-    """Invert ``_to_frozen_trial``."""
+def _digest(params: Mapping[str, float], attributes: Mapping[str, Any]) -> str:
+    return digest([sorted(params.items()), attributes[_ERRORS], attributes[_ENTROPY]])
+
+
+def _from_frozen_trial(trial: FrozenTrial, file: Path) -> Trial:
+    """Invert ``_to_frozen_trial``; raise ``ValueError`` if the trial was changed after it was saved."""
+    if _digest(trial.params, trial.user_attrs) != trial.user_attrs[_DIGEST]:
+        raise ValueError(
+            f"trial {trial.number} in {file} was changed after it was saved, so that the search would choose other "
+            "points. Restore the file from a backup or delete it; trained students are saved elsewhere and reused."
+        )
     columns = (trial.user_attrs[_ERRORS], trial.user_attrs[_ENTROPY])
     scores = tuple(None if errors is None else Score(errors, entropy) for errors, entropy in zip(*columns, strict=True))
     return Trial(trial.params, TriedPoint(_to_point(trial.params), scores))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,23 @@ def from_arrays(
     return Source(name, datasets["train"], datasets.get("val"), datasets.get("test"), names)
 
 
+def _warn_of_lost_values(split: str, values: Array, converted: Array) -> None:
+    """Warn about features of a table that have fewer different values as float32: an offset hides their differences."""
+    if values.ndim != 2 or values.dtype != np.float64 or not np.isfinite(values).all():
+        return
+    resolution = np.finfo(np.float32).eps * np.abs(values).max(axis=0, initial=0)
+    with np.errstate(over="ignore"):
+        spread = values.std(axis=0)
+    for feature in np.flatnonzero(resolution > 1e-3 * spread).tolist():
+        before, after = (len(np.unique(array[:, feature])) for array in (values, converted))
+        if after < before:
+            warnings.warn(
+                f"feature {feature} of {split} has {before:,} different values, but {after:,} as float32, because they "
+                "are large and close together, like time stamps. Subtract their mean before you save them.",
+                stacklevel=4,
+            )
+
+
 def to_inputs(split: str, values: Array) -> Tensor:
     """Convert an array [N, ...] to a tensor of uint8, float32 or int64, without a copy if possible.
 
@@ -71,6 +89,8 @@ def to_inputs(split: str, values: Array) -> Tensor:
         values = np.moveaxis(values, -1, 1)
     if values.dtype != np.uint8:
         with np.errstate(over="ignore"):  # overflow becomes infinity, which require_finite refuses
-            values = values.astype(np.int64 if values.dtype.kind in "ui" else np.float32, copy=False)
+            converted = values.astype(np.int64 if values.dtype.kind in "ui" else np.float32, copy=False)
+        _warn_of_lost_values(split, values, converted)
+        values = converted
     values = np.ascontiguousarray(values)
     return torch.from_numpy(values if values.flags.writeable else values.copy())

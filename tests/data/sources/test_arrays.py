@@ -257,3 +257,11 @@ def test_different_numbers_of_inputs_and_labels_raise() -> None:
 def test_integer_inputs_are_reported_as_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     from_arrays("text", {"train": X.astype(np.int32)}, {"train": Y})
     assert "text: integer inputs are treated as tokens" in capsys.readouterr().out
+
+
+def test_values_that_float32_cannot_tell_apart_are_counted() -> None:
+    random = np.random.default_rng(0)
+    stamps = 1.7e9 + 60 * np.arange(300) + random.random(300)
+    with pytest.warns(UserWarning, match="feature 1 of train has 300 different values, but [0-9]+ as float32.*mean"):
+        to_inputs("train", np.c_[random.normal(size=300), stamps])
+    to_inputs("train", np.c_[random.normal(size=300), stamps - stamps.mean(), np.full(300, 1e9)])

@@ -1,0 +1,68 @@
+"""Consent to run the Python files that a settings file names: a run folder from somebody else must not be a program.
+
+A file named on a command line is trusted from then on, by the SHA-256 of its content. The digests are kept in the
+user's configuration folder, or in ``KD_CONFIG_DIR``, never in a run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import platformdirs
+
+from kd.commands.settings import RunSettings
+from kd.imports import is_plugin
+from kd.storage.files import publish, sha256
+
+
+def named_files(settings: RunSettings) -> set[Path]:
+    """Return the existing Python files that the settings name; their code is run."""
+    teachers = (choice.spec for choice in settings.teachers_chosen)
+    specs = [settings.data, settings.student, *teachers, *settings.augment]
+    paths = [Path(spec if spec.endswith(".py") else spec.rpartition(":")[0]) for spec in specs if is_plugin(spec)]
+    return {path for path in paths if path.is_file()}
+
+
+def remember(files: Iterable[Path]) -> None:
+    """Trust these files, as they are now, in later commands. A configuration folder that is not writable is ignored."""
+    digests = {sha256(path.read_bytes()) for path in files}
+    known = _trusted()
+    if not digests <= known:
+        with suppress(OSError):
+            publish({_record(): json.dumps(sorted(known | digests), indent=1).encode()})
+
+
+def require_trusted(files: Iterable[Path], source: Path, *, trust: bool) -> None:
+    """Raise ``ValueError`` unless every file is trusted, or the user consents now.
+
+    Args:
+        source: the settings file that names them.
+        trust: the user's consent (``--trust``).
+    """
+    files = sorted(files)
+    if trust:
+        remember(files)
+        return
+    known = _trusted()
+    unknown = [path for path in files if sha256(path.read_bytes()) not in known]
+    if unknown:
+        raise ValueError(
+            f"{source} names the Python file {unknown[0]}, whose code would be run. It was not named on a command line "
+            "before, or has changed since. If you trust it, repeat the command with --trust."
+        )
+
+
+def _record() -> Path:
+    chosen = os.environ.get("KD_CONFIG_DIR")
+    return (Path(chosen) if chosen else platformdirs.user_config_path("kd", appauthor=False)) / "trusted_files.json"
+
+
+def _trusted() -> set[str]:
+    try:
+        return set(map(str, json.loads(_record().read_bytes())))
+    except (OSError, ValueError, TypeError):  # none yet, or damaged: the user is asked again
+        return set()

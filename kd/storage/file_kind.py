@@ -1,0 +1,64 @@
+"""Say what a file that should hold weights is instead, and the line that makes a weights file of it. Loads nothing."""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+
+_LFS = b"version https://git-lfs"
+# The first pickle in a file of torch.save before version 1.6: this number, and nothing else.
+_OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_PLAIN = ("torch", "collections", "builtins", "__builtin__", "_codecs")  # modules of what a state_dict needs
+# What training programs save besides weights, and layers of models. Anything else may be an attack.
+_HARMLESS = ("torch.nn.modules.", "argparse.Namespace", "numpy.", "pathlib.", "datetime.", "omegaconf.", "kd.models.")
+_SAVE = 'torch.save({}, "weights.pth")'
+
+
+def explain_file(content: bytes) -> str | None:
+    """Return what the content is and how to get its weights; None for an unknown or damaged file."""
+    if content.startswith(_LFS):
+        return "it is a pointer of Git LFS, not the file itself. Run git lfs pull"
+    if content.startswith(_OLD) and not zipfile.is_zipfile(io.BytesIO(content)):
+        return _advise("it was written by torch.save before version 1.6", 'torch.load("FILE", weights_only=True)')
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+            pickled = next((archive.read(name) for name in names if name.endswith("/data.pkl")), b"")
+    except Exception:  # any type that zipfile raises for damaged content
+        return None
+    if any(name.endswith("/constants.pkl") for name in names):
+        return _advise("it is a TorchScript model", 'torch.jit.load("FILE").state_dict()')
+    foreign = _find_globals(pickled)
+    if code := [name for name in foreign if not name.startswith(_HARMLESS)]:
+        return f"it is not a file of tensors: it names {code[0]}, code that would run if it were loaded"
+    if any(name.startswith("torch.nn.modules.") for name in foreign):
+        return _advise("it is a whole model and its classes", 'torch.load("FILE", weights_only=False).state_dict()')
+    if foreign:
+        return _advise(
+            f"besides weights it holds a {foreign[0]}, as the checkpoints of training programs do",
+            'torch.load("FILE", weights_only=False)["state_dict"]',
+        )
+    return None
+
+
+def _advise(kind: str, expression: str) -> str:
+    warning = ", which runs code of the file, so only if you trust it" if "weights_only=False" in expression else ""
+    return f"{kind}. Write the weights alone: {_SAVE.format(expression)}{warning}"
+
+
+def _find_globals(pickled: bytes) -> list[str]:
+    """Return the classes and functions that a pickle names, as module.name, except those that tensors need."""
+    names: list[str] = []
+    strings: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(pickled):
+            if opcode.name == "GLOBAL":
+                names.append(str(argument).replace(" ", "."))
+            elif opcode.name == "STACK_GLOBAL":
+                names.append(".".join(strings[-2:]))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except ValueError:  # a damaged pickle
+        return []
+    return [name for name in names if name.startswith("torch.nn.modules.") or name.partition(".")[0] not in _PLAIN]

@@ -1,0 +1,84 @@
+"""Files that trainers save instead of weights: what they are, and a line that works."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import kd
+from kd.models.build import build
+from kd.storage.file_kind import explain_file
+
+SHAPE = (3, 8, 8)
+
+
+def make_model() -> nn.Module:
+    return build("cnn:4", input_shape=SHAPE, classes=5, seed=1)
+
+
+def save(content: Any, **arguments: Any) -> Callable[[Path], None]:
+    return lambda path: torch.save(content, path, **arguments)
+
+
+def save_script(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(make_model().eval(), torch.rand(1, *SHAPE)).save(path)  # type: ignore[no-untyped-call]
+
+
+def save_pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+STATE = make_model().state_dict()
+FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a trainer's checkpoint": (save({"state_dict": STATE, "args": argparse.Namespace(lr=0.1)}), "argparse.Namespace"),
+    "a NumPy scalar": (save({"state_dict": STATE, "best": np.float64(1)}), "numpy"),
+    "a whole model": (save(make_model()), "it is a whole model"),
+    "an old file": (save(STATE, _use_new_zipfile_serialization=False), "before version 1.6"),
+    "TorchScript": (save_script, "it is a TorchScript model"),
+    "a pointer": (save_pointer, "git lfs"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_error_says_what_the_file_is(name: str, tmp_path: Path) -> None:
+    write, words = FILES[name]
+    write(tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=re.escape(words)):
+        kd.load_weights(make_model(), tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"a pointer"}))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_line_in_the_error_makes_a_weights_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FILES[name][0](tmp_path / "FILE")
+    explanation = explain_file((tmp_path / "FILE").read_bytes())
+    assert explanation is not None
+    (line,) = re.findall(r"torch\.save\(.*\"weights\.pth\"\)", explanation)
+    monkeypatch.chdir(tmp_path)
+    exec(line, {"torch": torch})
+    model = build("cnn:4", input_shape=SHAPE, classes=5, seed=2)
+    kd.load_weights(model, "weights.pth")
+    assert all(torch.equal(value, STATE[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 damaged", b"\x80\x02."])
+def test_other_content_is_not_explained(content: bytes) -> None:
+    assert explain_file(content) is None
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.backbone."])
+def test_a_common_prefix_of_all_names_is_named(prefix: str, tmp_path: Path) -> None:
+    torch.save({f"{prefix}{name}": value for name, value in STATE.items()}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=re.escape(f"All names begin with {prefix!r}")):
+        kd.load_weights(make_model(), tmp_path / "file.pth")
