@@ -9,6 +9,7 @@ processes that read the same files. ``kd`` decodes each image once: in the first
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import statistics
@@ -74,11 +75,12 @@ def prepare_images(folder: Path, images: int) -> None:
 
 
 def measure(settings: Settings, folder: Path) -> Reports:
-    """Return the report of each process by workers and loader."""
+    """Return the report of each process by workers and loader; loaders that are not installed are left out."""
     reports: Reports = {}
+    installed = [loader for loader in settings.loaders if importlib.util.find_spec(loader)]
     for _ in range(settings.rounds):
         for workers in settings.workers:
-            for loader in settings.loaders:
+            for loader in installed:
                 flags = ("--loader", loader, "--folder", str(folder), "--workers", str(workers))
                 report = measuring.run_script("contenders/load_images.py", *flags)
                 reports.setdefault((workers, loader), []).append(report)
