@@ -119,14 +119,14 @@ MUTANTS = (
     ),
     Mutant(
         "kd run trains with another seed",
-        "seed=settings.seed,\n        )\n\n    return train",
-        "seed=settings.seed + 1,\n        )\n\n    return train",
+        "settings.learning_rate, settings.epochs, settings.seed\n",
+        "settings.learning_rate, settings.epochs, settings.seed + 1\n",
         "tests/test_programs.py",
         "tests/test_cli.py",
     ),
     Mutant(
         "kd evaluate trains missing models",
-        'made=("evaluation",)',
+        'made=("evaluation", "latency")',
         "made=None",
         "tests/commands/run/test_single_steps.py",
         "tests/test_parts.py",
