@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -108,16 +109,6 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         test_seed=test_seed,
         limit=settings.limit,
     )
-    unlabelled = None
-    if settings.unlabelled is not None:
-        unlabelled = open_unlabelled(
-            settings.unlabelled,
-            train=splits.train,
-            val=splits.val,
-            test=splits.test,
-            size=settings.image_size,
-            workers=settings.workers,
-        )
     example, _ = splits.train[0]
     name = "MNIST" if settings.data == "mnist" else source.name
     return Data(
@@ -133,8 +124,13 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         splits.chosen,
         splits.all_labels,
         _index_splits(source, splits),
-        unlabelled,
+        None if settings.unlabelled is None else _open_unlabelled(settings, settings.unlabelled, splits),
     )
+
+
+def _open_unlabelled(settings: RunSettings, where: Path, splits: Splits) -> Dataset[Any]:
+    size, workers = settings.image_size, settings.workers
+    return open_unlabelled(where, train=splits.train, val=splits.val, test=splits.test, size=size, workers=workers)
 
 
 def _count_workers(settings: RunSettings) -> int:

@@ -156,16 +156,13 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
             require_restorable(name, teacher, build_network(other_seed, choice.spec, data.task), batch)
             if not trained:
                 try_training(name, teacher, batch, epochs=epochs[:1])
-    student, cpu = new_student(settings, data.task, torch.device("cpu")), torch.device("cpu")
-    require_restorable(f"student {settings.student}", student, new_student(other_seed, data.task, cpu), batch)
-    try_training(f"student {settings.student}", student, batch, epochs=epochs)
-    _require_method(settings, data, student, teachers)
-
-
-def _require_method(settings: RunSettings, data: Data, student: nn.Module, teachers: Sequence[Teacher]) -> None:
-    teacher = combine_teachers([teacher.model for teacher in teachers], settings)
+    name, cpu = f"student {settings.student}", torch.device("cpu")
+    student = new_student(settings, data.task, cpu)
+    require_restorable(name, student, new_student(other_seed, data.task, cpu), batch)
+    try_training(name, student, batch, epochs=epochs)
+    combined = combine_teachers([teacher.model for teacher in teachers], settings)
     with seeded(settings.seed):
-        layers = try_method(settings.method, student, teacher, first_batch(data.val_loader), settings.method_settings)
+        layers = try_method(settings.method, student, combined, batch, settings.method_settings)
     say_layers(layers)
 
 

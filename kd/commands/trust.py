@@ -7,16 +7,14 @@ user's configuration folder, or in ``KD_CONFIG_DIR``, never in a run folder.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-
-import platformdirs
 
 from kd.commands.settings import RunSettings
 from kd.imports import is_plugin
 from kd.storage.files import publish, sha256
+from kd.storage.user_folders import configuration_folder
 
 
 def named_files(settings: RunSettings) -> set[Path]:
@@ -27,28 +25,29 @@ def named_files(settings: RunSettings) -> set[Path]:
     return {path for path in paths if path.is_file()}
 
 
-def remember(files: Iterable[Path]) -> None:
+def remember(files: Collection[Path]) -> None:
     """Trust these files, as they are now, in later commands. A configuration folder that is not writable is ignored."""
+    if not files:
+        return
     digests = {sha256(path.read_bytes()) for path in files}
     known = _trusted()
     if not digests <= known:
         with suppress(OSError):
-            publish({_record(): json.dumps(sorted(known | digests), indent=1).encode()})
+            publish({_find_record(): json.dumps(sorted(known | digests), indent=1).encode()})
 
 
-def require_trusted(files: Iterable[Path], source: Path, *, trust: bool) -> None:
+def require_trusted(files: Collection[Path], source: Path, *, trust: bool) -> None:
     """Raise ``ValueError`` unless every file is trusted, or the user consents now.
 
     Args:
         source: the settings file that names them.
         trust: the user's consent (``--trust``).
     """
-    files = sorted(files)
-    if trust:
+    if trust or not files:
         remember(files)
         return
     known = _trusted()
-    unknown = [path for path in files if sha256(path.read_bytes()) not in known]
+    unknown = [path for path in sorted(files) if sha256(path.read_bytes()) not in known]
     if unknown:
         raise ValueError(
             f"{source} names the Python file {unknown[0]}, whose code would be run. It was not named on a command line "
@@ -56,13 +55,12 @@ def require_trusted(files: Iterable[Path], source: Path, *, trust: bool) -> None
         )
 
 
-def _record() -> Path:
-    chosen = os.environ.get("KD_CONFIG_DIR")
-    return (Path(chosen) if chosen else platformdirs.user_config_path("kd", appauthor=False)) / "trusted_files.json"
+def _find_record() -> Path:
+    return configuration_folder() / "trusted_files.json"
 
 
 def _trusted() -> set[str]:
     try:
-        return set(map(str, json.loads(_record().read_bytes())))
+        return set(map(str, json.loads(_find_record().read_bytes())))
     except (OSError, ValueError, TypeError):  # none yet, or damaged: the user is asked again
         return set()

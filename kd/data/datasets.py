@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
 from kd.checks import require
 from kd.types import Batch
 
+HASH_BYTES = 16
 KEPT = (torch.uint8, torch.float32, torch.int64)  # allowed types of inputs in memory
 
 
@@ -203,6 +205,11 @@ def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
         return np.broadcast_shapes(tuple(shape), tuple(target)) == tuple(target)
     except ValueError:
         return False
+
+
+def hash_input(values: np.ndarray[Any, Any]) -> bytes:
+    """Return a hash of ``HASH_BYTES`` bytes of an input's content (BLAKE2b)."""
+    return hashlib.blake2b(values.data, digest_size=HASH_BYTES).digest()
 
 
 def length_of(dataset: Dataset[Any]) -> int:

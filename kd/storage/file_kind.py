@@ -24,7 +24,9 @@ def explain_file(content: bytes) -> str | None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
-            pickled = next((archive.read(name) for name in names if name.endswith("/data.pkl")), b"")
+            # torch stores members uncompressed; a compressed one could expand to any size
+            stored = [member for member in archive.infolist() if member.compress_type == zipfile.ZIP_STORED]
+            pickled = next((archive.read(member) for member in stored if member.filename.endswith("/data.pkl")), b"")
     except Exception:  # any type that zipfile raises for damaged content
         return None
     if any(name.endswith("/constants.pkl") for name in names):

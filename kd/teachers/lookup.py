@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from kd.data.datasets import hash_input
 from kd.data.loaders import make_loader
 
-_HASH_BYTES = 16  # two int64 per input
 _MISSING = -1
 
 
@@ -83,7 +82,7 @@ def build_lookup(parts: Iterable[tuple[Dataset[Any], Sequence[int]]], logits: Te
 def hash_inputs(inputs: Tensor) -> Tensor:
     """Return a hash [B, 2] int64 of the content of each input of a batch [B, ...]."""
     rows = inputs.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
-    joined = b"".join(hashlib.blake2b(row.data, digest_size=_HASH_BYTES).digest() for row in rows)
+    joined = b"".join(map(hash_input, rows))
     return torch.frombuffer(bytearray(joined), dtype=torch.int64).reshape(len(rows), -1)
 
 

@@ -18,16 +18,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cloudpickle
 
 from kd.checks import require
 from kd.console import progress, say
 from kd.devices import usable_cores
-from kd.storage.run_folder import OpenRun, current_run
+from kd.storage.run_folder import current_run
 from kd.storage.stopping import stop_if_requested
 from kd.training.pool_worker import Setup, serve
 
@@ -70,8 +70,8 @@ def run_in_pool(
     # Shared with the workers. No lock is needed: at any time only one process writes an entry.
     completed_steps = context.RawArray("Q", max(1, len(order)))
     with (
-        _hand_over((work, shared), current_run()) as file,
-        _start_workers(min(processes, len(order)), file, completed_steps) as workers,
+        _hand_over((work, shared)) as file,
+        _start_workers(context, min(processes, len(order)), file, completed_steps) as workers,
         progress(title, steps=sum(steps.values())) as advance,
     ):
         waiting = deque((number, name, cloudpickle.dumps(items[name])) for number, name in enumerate(order))
@@ -181,17 +181,13 @@ def _raise_errors(outcome: bytes) -> bytes:
     return content
 
 
-class _HandedOver(NamedTuple):
-    file: Path
-    run: OpenRun | None
-
-
 @contextmanager
-def _hand_over(content: Any, run: OpenRun | None) -> Iterator[_HandedOver]:
+def _hand_over(content: Any) -> Iterator[Path]:
     """Write the content to a file for the workers: data in a start pipe would block this process if a worker dies.
 
     multiprocessing would send tensors through /dev/shm, which is small in containers.
     """
+    run = current_run()
     folder = run.folder if run else None
     if folder:
         for left_behind in folder.glob("pool-*"):  # by a process that was killed; this one holds the folder's lock
@@ -199,21 +195,20 @@ def _hand_over(content: Any, run: OpenRun | None) -> Iterator[_HandedOver]:
     with tempfile.TemporaryDirectory(prefix="pool-", dir=folder) as temporary:
         file = Path(temporary, "work_and_shared")
         file.write_bytes(cloudpickle.dumps(content))
-        yield _HandedOver(file, run)
+        yield file
 
 
 @contextmanager
 def _start_workers(
-    count: int, handed_over: _HandedOver, completed_steps: MutableSequence[int]
+    context: SpawnContext, count: int, work_and_shared: Path, completed_steps: MutableSequence[int]
 ) -> Iterator[list[_Worker]]:
     """Start the workers, all at once; at the end, let them finish their current steps and exit."""
-    context = multiprocessing.get_context("spawn")
     stop_receiver, stop_sender = context.Pipe(duplex=False)
     workers: list[_Worker] = []
     try:
         for _ in range(count):
             connection, remote = context.Pipe()
-            setup = Setup(handed_over.file, remote, stop_receiver, completed_steps, handed_over.run)
+            setup = Setup(work_and_shared, remote, stop_receiver, completed_steps, current_run())
             process = context.Process(target=serve, args=(setup,))
             process.start()
             remote.close()  # otherwise this process would not notice that the worker has died

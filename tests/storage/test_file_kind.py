@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,18 @@ def test_the_line_in_the_error_makes_a_weights_file(name: str, tmp_path: Path, m
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 damaged", b"\x80\x02."])
 def test_other_content_is_not_explained(content: bytes) -> None:
     assert explain_file(content) is None
+
+
+def test_a_compressed_member_is_not_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("file/data.pkl", bytes(10_000_000))
+
+    def read(*_: Any) -> bytes:
+        raise AssertionError("the member was read")
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", read)
+    assert explain_file(buffer.getvalue()) is None
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.backbone."])

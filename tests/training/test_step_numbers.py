@@ -21,6 +21,7 @@ from kd.training.lean_adam import LeanAdam
 from kd.training.optimizers import adam
 from kd.training.step_numbers import READ_EVERY, StepNumbers, read_interval
 from tests.conftest import CLASSES, tiny_model
+from tests.training.test_nonfinite import Steep
 
 INTERVALS = (1, 2, 7, 1000)  # an epoch has 5 steps
 CUDA = torch.device("cuda")
@@ -114,16 +115,6 @@ def test_a_bad_first_step_leaves_empty_moments(digits: kd.ImageDataset, read_eve
 def test_a_gradient_that_is_not_finite_is_skipped_although_the_loss_is_finite(
     digits: kd.ImageDataset, read_every: Callable[[int], None]
 ) -> None:
-    class Steep(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner, self.calls = tiny_model(), 0
-
-        def forward(self, images: Tensor) -> Tensor:
-            self.calls += 1
-            logits: Tensor = self.inner(images)
-            return logits + (0 * logits).abs().sqrt() if self.calls == 2 else logits
-
     loader, weights = kd.make_loader(digits, batch_size=20), []
     for steps in (1, 1000):
         read_every(steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -12,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from kd.data.datasets import HASH_BYTES, hash_input
 from kd.storage.files import publish, require_space
 
-_HASH_BYTES = 16
 _DTYPES = {"pixels": np.uint8, "digests": np.uint8, "sums": np.int64}
 _RECORD = "complete.json"
 _UNREADABLE = (OSError, ValueError, EOFError)  # EOFError: numpy's for an empty file
@@ -38,13 +37,7 @@ class ImageArrays(NamedTuple):
         values = image.astype(np.int64).reshape(len(image), -1)
         self.pixels[row] = image
         self.sums[row] = np.stack([values.sum(axis=1), (values * values).sum(axis=1)], axis=1)
-        self.digests[row] = hash_image(image)  # last: it marks the image as decoded
-
-
-def hash_image(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the BLAKE2b hash of an image's bytes, [16] uint8."""
-    hashed = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=_HASH_BYTES)
-    return np.frombuffer(hashed.digest(), dtype=np.uint8)
+        self.digests[row] = np.frombuffer(hash_input(image), dtype=np.uint8)  # last: it marks the image as decoded
 
 
 def open_arrays(folder: Path, *, writable: bool = False) -> ImageArrays:
@@ -59,7 +52,7 @@ def make_arrays(folder: Path, images: int, shape: tuple[int, int, int]) -> None:
     Raises:
         OSError: the disk is too small.
     """
-    shapes = {"pixels": (images, *shape), "digests": (images, _HASH_BYTES), "sums": (images, shape[0], 2)}
+    shapes = {"pixels": (images, *shape), "digests": (images, HASH_BYTES), "sums": (images, shape[0], 2)}
     try:
         if all(array.shape == shapes[name] for name, array in open_arrays(folder)._asdict().items()):
             return
@@ -81,7 +74,7 @@ def find_missing(folder: Path) -> list[int]:
     return [
         row
         for row in range(len(arrays.pixels))
-        if not arrays.digests[row].any() or not np.array_equal(hash_image(arrays.pixels[row]), arrays.digests[row])
+        if not arrays.digests[row].any() or hash_input(arrays.pixels[row]) != arrays.digests[row].tobytes()
     ]
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from typing import Any
 import filelock
 import numpy as np
 import PIL
-import platformdirs
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -42,16 +40,11 @@ from kd.devices import usable_cores
 from kd.storage.files import publish, require_writable
 from kd.storage.fingerprint import digest
 from kd.storage.stopping import stop_if_requested
+from kd.storage.user_folders import cache_folder
 
 VERSION = 1  # of the decoder: a change of decoded pixels needs another number
 FEW = 512  # fewer images are decoded in this process: starting others takes as long
 _TASK = 64  # images per task of a worker process
-
-
-def cache_folder() -> Path:
-    """Return ``KD_CACHE_DIR``, or the user's cache folder."""
-    chosen = os.environ.get("KD_CACHE_DIR")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("kd", appauthor=False)
 
 
 def find_data_folder(splits: Mapping[str, ImageCollection]) -> Path | None:

@@ -93,7 +93,7 @@ def _find_classes(train: Path, classes: list[str] | None) -> list[str]:
             "optional val/ and test/ next to train/, or CLASS/FILE."
         )
     for name in names:
-        if not name.isprintable() or not _is_text(name):
+        if not name.isprintable():  # undecodable bytes are not: Python represents them by lone surrogates
             raise ValueError(
                 f"the name of a class must be readable text. Got the folder {name!r} in {train}, perhaps from a system "
                 "with another character set. Rename it."
@@ -112,11 +112,6 @@ def _list_folders(folder: Path) -> list[str]:
 
 def _list_foreign(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.is_dir() and path.name.lower() in FOREIGN]
-
-
-def _is_text(name: str) -> bool:
-    """Return whether a name from the file system is UTF-8; Python represents other bytes by lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _require_known_classes(split: str, folder: Path, classes: list[str]) -> None:

@@ -38,13 +38,11 @@ def open_source(
     Args:
         where: one of the kinds listed in ``KINDS``. A ``Path`` is never interpreted as a name.
         root: folder of torchvision's datasets; for ``mnist``, folder of a copy to use instead of the embedded one.
-        size: (height, width), or one number for both, to which images are scaled and cropped; without it, all images
-            must have the same size. For image files, ``torchvision:``,
-            ``hf:`` and ``wds:``.
+        size: (height, width), or one number for both, to which images are scaled and cropped; without it, all must have
+            the same size. For image files, ``torchvision:``, ``hf:`` and ``wds:``.
         columns: names of the input and label columns, for ``hf:``.
         classes: class names in label order, for files, folders and ``hf:``, if the data does not contain them.
-        workers: processes that decode image files, which are then kept (``kd.data.sources.image_cache``); 0 decodes in
-            this process, None uses one per core. The data is the same.
+        workers: processes that decode images, for the same; see ``kd.data.sources.image_cache.decode_once``.
         download: let ``hf:`` download data. Without it, and for all other kinds, the network is never used.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kd.data.datasets import ArrayDataset, collate, unwrap_subsets
+from kd.data.datasets import ArrayDataset, collate, hash_input, unwrap_subsets
 from kd.data.sources.image_dataset import DecodedImages
 from kd.seeding import seeded
 
@@ -49,7 +48,8 @@ def scan(dataset: Dataset[Any]) -> ScannedItems:
         hashes = [image_hash.tobytes() for image_hash in base.digests[rows.numpy()]]
         finite = torch.zeros(len(rows), dtype=torch.bool)
         return ScannedItems(base.labels[rows], tuple(base.inputs.shape[1:]), base.inputs.dtype, hashes, finite)
-    labels, digests, non_finite = [], [], []
+    labels, non_finite = [], []
+    digests: list[bytes] = []
     shape, dtype = None, torch.float32
     for inputs, batch_labels in raw_batches(dataset):
         batch_shape = tuple(inputs.shape[1:])
@@ -60,7 +60,7 @@ def scan(dataset: Dataset[Any]) -> ScannedItems:
         shape, dtype = batch_shape, inputs.dtype
         labels.append(batch_labels)
         flat = inputs.reshape(len(inputs), -1).contiguous()
-        digests += [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat.view(torch.uint8).numpy()]
+        digests += map(hash_input, flat.view(torch.uint8).numpy())
         non_finite.append(~flat.isfinite().all(dim=1))
     if shape is None:
         raise ValueError("a split must not be empty. Got a dataset without samples: check how it was created.")

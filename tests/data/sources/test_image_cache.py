@@ -18,9 +18,10 @@ from PIL import ExifTags, Image
 
 from kd.data.sources import image_cache, open_source
 from kd.data.sources.image_arrays import open_arrays
-from kd.data.sources.image_cache import cache_folder, decode_once, find_data_folder
+from kd.data.sources.image_cache import decode_once, find_data_folder
 from kd.data.sources.image_dataset import DecodedImages
 from kd.data.sources.image_decoding import ImageFormat, ImagePaths, decode_image
+from kd.storage.user_folders import cache_folder
 from tests.data.sources.test_image_dataset import save_image, save_tree
 
 FORM = ImageFormat("RGB", (6, 5))
