@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from kd.commands.method_flags import format_method_settings
 from kd.evaluation.paired_seeds import pair_errors
-from kd.evaluation.verdict import Judgement, judge_all
+from kd.evaluation.verdict import Judgement, judge_counts
 from kd.methods import METHODS
 from measuring import format_table
 from methods_on_mnist import CONTROL
@@ -95,7 +95,7 @@ def format_comparison(results: Mapping[str, Any]) -> str:
 def _judge(errors: Mapping[str, Sequence[int]], base: str, images: int) -> dict[str, Judgement]:
     """Return the verdict on each method against ``base``, with Holm's adjustment for the number of methods."""
     methods = {name: counts for name, counts in errors.items() if name not in (base, CONTROL)}
-    return judge_all({name: pair_errors(errors[base], counts, images) for name, counts in methods.items()})
+    return judge_counts({name: pair_errors(errors[base], counts, images) for name, counts in methods.items()})
 
 
 def _format_judgement(judgement: Judgement | None) -> str:
@@ -103,8 +103,8 @@ def _format_judgement(judgement: Judgement | None) -> str:
         return ""
     interval = judgement.interval
     bounds = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
-    difference = f"{judgement.pairs.mean:+.1f} ({bounds})"
-    if judgement.verdict in ("helps", "hurts"):
+    difference = f"{judgement.question.control.mean:+.1f} ({bounds})"
+    if judgement.verdict in ("better than the labels alone", "hurts"):
         return f"**{difference}**"
     if judgement.verdict == "inconclusive":
         return difference

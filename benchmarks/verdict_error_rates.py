@@ -27,7 +27,7 @@ from measuring import format_table
 Floats = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, int]], Floats]  # draws differences without effect, before rounding
 
-VERDICTS = ("helps", "hurts", "no difference larger than d", "inconclusive")
+VERDICTS = ("better than the labels alone", "hurts", "no difference larger than d", "inconclusive")
 SIZES = (3, 5, 10, 20)  # pairs
 TEST_SIZES = (36, 150, 360, 1_000, 3_000)  # test samples
 EFFECTS = (0.0, 0.5, 1.0, 2.0)

@@ -12,12 +12,13 @@ from kd.commands.data import Data, Task
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import TeacherChoice
 from kd.models.build import build
-from kd.storage.weights import load_weights
+from kd.storage.weights import load_weights, weights_bytes
 from kd.teachers.ensemble import Ensemble
 from kd.teachers.load import load_teacher
 from kd.teachers.logit_files import read_logits
 from kd.teachers.lookup import build_lookup
 
+OWN_SEED = 500_009  # added to the seed of a teacher that would otherwise start from the student's weights
 AVERAGED = "probabilities"  # outputs of the teachers that an ensemble averages; see kd.teachers.ensemble
 
 
@@ -77,12 +78,26 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
 def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:
     """Build all teachers of the settings, at least one."""
     choices = enumerate(settings.teachers_chosen)
-    return [new_teacher(with_teacher_seed(settings, number), choice, data) for number, choice in choices]
+    return [new_teacher(with_teacher_seed(settings, number, data.task), choice, data) for number, choice in choices]
 
 
-def with_teacher_seed(settings: RunSettings, number: int) -> RunSettings:
-    """Return the settings with the seed of teacher ``number``: teachers with the same name need different seeds."""
-    return dataclasses.replace(settings, seed=settings.seed + 1_000_003 * number) if number else settings
+def with_teacher_seed(settings: RunSettings, number: int, task: Task) -> RunSettings:
+    """Return the settings with the seed of teacher ``number``.
+
+    Teachers with the same name need different seeds. A teacher with the student's architecture needs another seed than
+    the student, too: with the same initial weights and batches, the teacher would be the control.
+    """
+    shift = 1_000_003 * number + (OWN_SEED if is_like_student(settings, number, task) else 0)
+    return dataclasses.replace(settings, seed=settings.seed + shift) if shift else settings
+
+
+def is_like_student(settings: RunSettings, number: int, task: Task) -> bool:
+    """Return whether teacher ``number`` is trained and would start from the same weights as the student."""
+    choice = settings.teachers_chosen[number]
+    if number or choice.file is not None:
+        return False
+    teacher, student = build_network(settings, choice.spec, task), new_student(settings, task, torch.device("cpu"))
+    return weights_bytes(teacher) == weights_bytes(student)
 
 
 def combine_teachers(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:

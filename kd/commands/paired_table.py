@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kd.evaluation.paired_seeds import Interval, Pairs, Spread
-from kd.evaluation.verdict import Judgement
 
 DIFFERENCES = ("distilled minus", "mean", "95 % CI (t)", "bootstrap CI", "p (t)", "p (Wilcoxon)", "p (sign)")
 
@@ -33,13 +30,3 @@ def format_number(value: Spread, form: str, *, scale: float = 1) -> str:
 def percent(share: float) -> str:
     """Format a fraction in [0, 1] as ``98.53 %``."""
     return f"{100 * share:.2f} %"
-
-
-def describe_tests(judgement: Judgement) -> dict[str, Any]:
-    """Return the margin, intervals and tests behind a verdict, as plain data."""
-    return {
-        "margin_errors": judgement.margin,
-        "interval_95": judgement.interval,
-        "interval_90": judgement.inner,
-        "pairs": judgement.pairs._asdict(),
-    }

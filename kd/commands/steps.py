@@ -90,7 +90,13 @@ def train_teacher(
         if trained:
             teacher_accuracy(model, data.val_set, name=title)
         else:
-            train = make_train(with_teacher_seed(settings, number))
+            seeded_settings = with_teacher_seed(settings, number, data.task)
+            if not number and seeded_settings.seed != settings.seed:
+                say(
+                    f"{title}: it has the student's architecture, so it takes seed {seeded_settings.seed}; with seed "
+                    f"{settings.seed} it would be the control itself"
+                )
+            train = make_train(seeded_settings)
             histories.append(train(title, model, objective, data.train_loader, data.val_loader))
     return combine_teachers(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
@@ -200,15 +206,15 @@ class TeacherWithData(NamedTuple):
 
 
 def prepare_distillation_data(
-    settings: RunSettings, device: torch.device, *, number: int = 0, test_seed: int | None = None
+    settings: RunSettings, device: torch.device, *, number: int = 0, data: Data | None = None
 ) -> TeacherWithData:
     """Train the teacher and cache its logits, or reuse saved ones; make no prediction on the test split.
 
     Args:
         number: index of the teacher; 0 is the teacher that ``kd run`` trains in the same folder.
-        test_seed: see ``kd.data.sources.split_source``.
+        data: the data of the settings if they are loaded already.
     """
-    data = load_data(settings, test_seed=test_seed)
+    data = data or load_data(settings)
     if not number:
         say_data(data, device)
     teachers = new_teachers(settings, data)

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.console import print_table, say
 from kd.data.loaders import make_loader
-from kd.evaluation.paired_seeds import pair_errors
-from kd.evaluation.verdict import Judgement, judge_all
+from kd.evaluation.paired_seeds import Pairs, pair_errors
+from kd.evaluation.verdict import Judgement, judge_counts
 from kd.models.inference import predict
 from kd.training.loop import fit
 from kd.training.optimizers import adam
@@ -70,21 +70,24 @@ def judge_arms(
         margin: equivalence margin, in percentage points of the images.
     """
     pairs = {f"{first} − {second}": pair_errors(found[second], found[first], images) for first, second in against}
-    verdicts = judge_all(pairs, margin=margin)
+    verdicts = judge_counts(pairs, margin=margin)
     header = ("pairs", "first", "second", "difference (interval that decides)", "verdict")
-    rows = {name: verdict_cells(judgement) for name, judgement in verdicts.items()}
+    rows = {name: verdict_cells(judgement, pairs[name]) for name, judgement in verdicts.items()}
     print_table(f"{title} of {images:,} images", header, rows)
     seeds = len(next(iter(found.values())))
     say(f"{seeds} seeds; errors by seed: " + "; ".join(map(_list_counts, found, found.values())))
     return verdicts
 
 
-def verdict_cells(judgement: Judgement) -> list[str]:
+def verdict_cells(judgement: Judgement, pairs: Pairs) -> list[str]:
     """Return a row: errors of both arms (mean ± standard deviation), difference with its interval, and verdict."""
-    pairs, interval = judgement.pairs, judgement.interval
+    interval = judgement.interval
     arms = [f"{arm.mean:.1f} ± {arm.sd or 0:.1f}" for arm in (pairs.distilled, pairs.control)]
     limits = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
-    verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:.1f} errors")
+    # The second arm need not be a control.
+    words = {"better than the labels alone": "better", "hurts": "worse"}
+    verdict = words.get(judgement.verdict, judgement.verdict)
+    verdict = verdict.replace("larger than d", f"larger than {judgement.margin:.1f} errors")
     return [*arms, f"{pairs.mean:+.1f} ({limits})", verdict]
 
 

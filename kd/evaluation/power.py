@@ -8,7 +8,8 @@ from typing import NamedTuple
 import scipy  # loads scipy.stats and scipy.optimize on first use, so that a single run does not wait 0.7 s for them
 
 from kd.checks import require
-from kd.evaluation.paired_seeds import Pairs
+from kd.evaluation.crossed import Estimate
+from kd.evaluation.verdict import Contrast
 
 
 def power(pairs: int, effect: float, *, level: float = 0.05) -> float:
@@ -65,27 +66,63 @@ def _require_spread(sd: float) -> None:
 
 
 class Power(NamedTuple):
-    """Detectable difference and number of pairs needed, both for a power of 80 % and the observed spread.
-
-    All are None if the spread is unknown.
+    """Detectable difference and number of pairs needed, for a power of 80 % and the observed spread.
 
     Attributes:
-        detectable: smallest true difference, in errors, that the pairs detect.
-        for_margin, for_difference: pairs needed to detect the equivalence margin and the observed mean difference.
-            ``for_difference`` is None if the mean is 0.
+        detectable: smallest true difference that the pairs detect; None if the spread is unknown.
+        for_margin: pairs needed to detect the equivalence margin; None if the spread is unknown, or if more pairs are
+            not enough, because the test items vary too much.
     """
 
     detectable: float | None
     for_margin: int | None
-    for_difference: int | None
 
 
-def power_of(pairs: Pairs, margin: float) -> Power:
-    """Return the power analysis of these pairs; ``margin`` in errors."""
-    if not pairs.sd:
-        return Power(None, None, None)
+MOST_PAIRS = 1_000_000  # more are reported as "not enough"
+
+
+def power_of(contrast: Contrast, margin: float, *, level: float = 0.05) -> Power:
+    """Return the power of the interval that decides; ``margin`` in the unit of the contrast."""
+    estimate, n = contrast.estimate, len(contrast.differences)
+    if estimate is None:
+        if not contrast.sd:
+            return Power(None, None)
+        return Power(detectable(n, contrast.sd, level=level), seeds_needed(margin, contrast.sd, level=level))
     return Power(
-        detectable(len(pairs.differences), pairs.sd),
-        seeds_needed(margin, pairs.sd),
-        seeds_needed(pairs.mean, pairs.sd) if pairs.mean else None,
+        estimate.variance**0.5 * _detectable_shift(estimate.freedom, level), _pairs_needed(estimate, margin, level)
     )
+
+
+def _detectable_shift(freedom: float, level: float, target: float = 0.8) -> float:
+    """Return the true difference in standard errors that a t test with these degrees of freedom detects."""
+    critical = scipy.stats.t.isf(level / 2, freedom)
+
+    def missing_power(shift: float) -> float:
+        return target - float(
+            scipy.stats.nct.sf(critical, freedom, shift) + scipy.stats.nct.sf(critical, freedom, -shift)
+        )
+
+    highest = 1.0
+    while missing_power(highest) > 0:
+        highest *= 2
+    return float(scipy.optimize.brentq(missing_power, 0, highest, xtol=1e-9))
+
+
+def _pairs_needed(estimate: Estimate, margin: float, level: float) -> int | None:
+    """Return the pairs needed if only their number changes: the variance due to the items stays."""
+
+    def is_enough(pairs: int) -> bool:
+        from_pairs = estimate.from_pairs * estimate.pairs / pairs
+        variance = from_pairs + estimate.from_items
+        freedom = variance**2 / (from_pairs**2 / (pairs - 1) + estimate.from_items**2 / (estimate.items - 1))
+        return bool(variance**0.5 * _detectable_shift(freedom, level) <= margin)
+
+    if not is_enough(MOST_PAIRS):
+        return None
+    low, high = 1, 2
+    while not is_enough(high):
+        low, high = high, 2 * high
+    while high - low > 1:  # not enough for ``low``, enough for ``high``
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high

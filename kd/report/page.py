@@ -25,17 +25,20 @@ from kd.storage.untrusted import read_bytes
 # Sign and heading of a verdict: readable without colour.
 TONES = {
     "better": ("▲", "Better"),
+    "partly": ("△", "Better than the labels alone"),
     "worse": ("▼", "Worse"),
     "equal": ("=", "No difference that matters"),
     "open": ("?", "Not decided"),
 }
-Tone = Literal["better", "worse", "equal", "open"]
+Tone = Literal["better", "partly", "worse", "equal", "open"]
 # Tone of a verdict on paired seeds, the same for all commands.
 TONE_OF: Mapping[Verdict, Tone] = {
     "helps": "better",
+    "better than the labels alone": "partly",
     "hurts": "worse",
     "no difference larger than d": "equal",
     "inconclusive": "open",
+    "not decided": "open",
 }
 
 # Chapters in the page's order, with the title used if several commands contribute to a chapter.
@@ -44,6 +47,7 @@ CHAPTERS = {
     "table": "Results",
     "curves": "Training",
     "comparison": "Comparison",
+    "slices": "Slices",
     "fidelity": "Fidelity",
     "reliability": "Calibration",
     "confusions": "Confusions",

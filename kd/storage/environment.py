@@ -47,10 +47,12 @@ PACKAGE = Path(__file__).parents[1]  # the whole package: a digest of this folde
 _RESULT_NEUTRAL = """
 arms cli console devices
 commands/compare commands/run commands/sweep
-commands/config_flags commands/dry_run commands/messages commands/paired_table commands/program commands/publish
+commands/config_flags commands/dry_run commands/judgement_json commands/messages commands/paired_table
+commands/program commands/publish
 commands/settings commands/settings_file commands/steps commands/trust
 evaluation/calibration evaluation/cost evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power
-evaluation/two_models evaluation/verdict
+evaluation/two_models evaluation/verdict evaluation/verdict_text evaluation/crossed evaluation/quantities
+evaluation/classwise evaluation/failures evaluation/slices
 report
 training/contention training/pool training/pool_worker training/students training/trial
 """

@@ -268,7 +268,7 @@ def test_teachers_of_one_name_start_with_different_weights() -> None:
     alone = new_teachers(dataclasses.replace(settings, teacher=("mlp:16",)), data)[0].model
     assert kd.weights_bytes(first) == kd.weights_bytes(alone)
     assert kd.weights_bytes(first) != kd.weights_bytes(second)
-    assert [with_teacher_seed(settings, number).seed for number in (0, 1)] != [settings.seed] * 2
+    assert [with_teacher_seed(settings, number, data.task).seed for number in (0, 1)] != [settings.seed] * 2
 
 
 @pytest.mark.parametrize(("method", "temperature"), [("kd", 3.0), ("dkd", 4.0), ("soft-labels", 1.0), ("ttm", 5.0)])

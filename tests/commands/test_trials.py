@@ -62,7 +62,7 @@ def test_each_pair_is_judged_against_its_own_control(capsys: pytest.CaptureFixtu
     errors = {"control": [50, 52, 51, 53], "good": [40, 41, 42, 42], "bad": [70, 71, 73, 72]}
     verdicts = judge_arms(errors, [("good", "control"), ("bad", "control"), ("bad", "good")], images=1000)
     assert {name: judgement.verdict for name, judgement in verdicts.items()} == {
-        "good − control": "helps",
+        "good − control": "better than the labels alone",
         "bad − control": "hurts",
         "bad − good": "hurts",
     }

@@ -31,7 +31,7 @@ from kd.evaluation.fidelity import agreement, mean_kl
 from kd.evaluation.paired_seeds import Pairs, pair_errors, sign_test, t_interval, t_test
 from kd.evaluation.power import detectable, power, seeds_needed
 from kd.evaluation.two_models import mcnemar, proportion_interval
-from kd.evaluation.verdict import holm, judge_across, judge_all
+from kd.evaluation.verdict import Contrast, holm, judge_counts
 from kd.teachers.label_agreement import measure_agreement
 
 examples = settings(max_examples=60)
@@ -142,12 +142,12 @@ def test_verdicts_on_several_methods(several: list[list[int]], level: float) -> 
     statistics = [DescrStatsW(differences) for differences in several]
     rejected, _ = statsmodels_holm([row.ttest_mean(0)[1] for row in statistics], level)
     margin = 10  # errors: 0.1 percentage points of the images
-    judgements = judge_all(
+    judgements = judge_counts(
         {str(k): pairs_of(d) for k, d in enumerate(several)}, margin=100 * margin / IMAGES, level=level
     )
     for judgement, row, differs in zip(judgements.values(), statistics, rejected, strict=True):
         equivalent = row.ttost_mean(-margin, margin)[0] < level / len(several)
-        significant = "helps" if row.mean < 0 else "hurts"
+        significant = "better than the labels alone" if row.mean < 0 else "hurts"
         same = "no difference larger than d" if equivalent else "inconclusive"
         assert judgement.verdict == (significant if differs else same)
 
@@ -157,8 +157,7 @@ def test_verdicts_on_several_methods(several: list[list[int]], level: float) -> 
 def test_the_interval_over_several_teachers(teachers: list[list[int]], level: float) -> None:
     means = [sum(differences) / len(differences) for differences in teachers]
     assume(max(means) - min(means) > 1e-6)
-    across = judge_across([pairs_of(differences) for differences in teachers], level=level)
-    assert across.interval == pytest.approx(DescrStatsW(means).tconfint_mean(level), abs=1e-9)
+    assert Contrast(tuple(means)).interval(level) == pytest.approx(DescrStatsW(means).tconfint_mean(level), abs=1e-9)
 
 
 # --- probabilities

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from kd.evaluation.paired_seeds import Interval, Pairs, pair_errors, t_interval, t_test
 from kd.evaluation.power import detectable, power, seeds_needed
-from kd.evaluation.verdict import Judgement, decide, holm, judge, judge_across, judge_all, sentence, sentence_across
+from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, decide, holm, judge, judge_all, judge_counts
+from kd.evaluation.verdict_text import describe_basis, sentence
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -22,7 +23,8 @@ sys.path.insert(0, str(BENCHMARKS))
 import verdict_error_rates as rates  # noqa: E402
 
 IMAGES = 10_000
-MIRROR = {"helps": "hurts", "hurts": "helps"}
+BETTER = "better than the labels alone"
+MIRROR = {BETTER: "hurts", "hurts": BETTER}
 DIFFERENCES = st.lists(st.integers(-40, 40), min_size=1, max_size=10)
 P_VALUES = st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.012, 0.02, 0.03, 0.05, 0.2, 1.0]), min_size=1, max_size=6)
 examples = settings(max_examples=100)
@@ -32,6 +34,18 @@ def pairs_of(differences: list[int]) -> Pairs:
     return pair_errors([200] * len(differences), [200 + d for d in differences], IMAGES)
 
 
+def judge_pairs(pairs: Pairs, *, margin: float = 0.1, level: float = 0.05) -> Judgement:
+    return judge_counts({"": pairs}, margin=margin, level=level)[""]
+
+
+def write(
+    judgement: Judgement, *, method: str = "Distillation", given: str = "this teacher, split and test set"
+) -> str:
+    count = len(judgement.question.control.differences)
+    basis = describe_basis(count, IMAGES, "images", given)
+    return sentence(judgement, method=method, basis=basis, relative_to=200.0)
+
+
 HELPS, HURTS = [-60, -90, -30, -55, -71], [60, 90, 30, 55, 71]
 NONE, OPEN = [-2, 1, 0, 2, -1], [-60, 90, -30, 55, 0]
 
@@ -39,30 +53,30 @@ NONE, OPEN = [-2, 1, 0, 2, -1], [-60, 90, -30, 55, 0]
 @pytest.mark.parametrize(
     ("differences", "verdict"),
     [
-        (HELPS, "helps"),
+        (HELPS, BETTER),
         (HURTS, "hurts"),
         (NONE, "no difference larger than d"),
         (OPEN, "inconclusive"),
-        ([-3, -4, -3, -2, -3], "helps"),  # shown, and within the margin: shown decides first
+        ([-3, -4, -3, -2, -3], BETTER),  # shown, and within the margin: shown decides first
         ([0] * 5, "no difference larger than d"),
         ([0, 0], "no difference larger than d"),
         ([0], "inconclusive"),
         ([-90], "inconclusive"),
         ([-5, -5], "inconclusive"),
         ([-5] * 5, "no difference larger than d"),
-        ([-5] * 6, "helps"),
-        ([-90, -91], "helps"),
+        ([-5] * 6, BETTER),
+        ([-90, -91], BETTER),
         ([-90, -110], "inconclusive"),
     ],
 )
 def test_the_verdict_on_known_pairs(differences: list[int], verdict: str) -> None:
-    assert judge(pairs_of(differences)).verdict == verdict
+    assert judge_pairs(pairs_of(differences)).verdict == verdict
 
 
 @pytest.mark.parametrize(
     ("interval", "inner", "verdict"),
     [
-        ((-5, -1e-9), None, "helps"),
+        ((-5, -1e-9), None, BETTER),
         ((-5, 0), (-4, -1), "no difference larger than d"),
         ((-50, 0), (-40, -1), "inconclusive"),
         ((1e-9, 5), None, "hurts"),
@@ -70,7 +84,7 @@ def test_the_verdict_on_known_pairs(differences: list[int], verdict: str) -> Non
         ((-20, 20), (-9.99, 9.99), "no difference larger than d"),
         ((-20, 20), (-10, 9), "inconclusive"),
         ((-20, 20), (-9, 10), "inconclusive"),
-        ((-5, -3), (-4, -3), "helps"),
+        ((-5, -3), (-4, -3), BETTER),
         (None, (-9, 9), "no difference larger than d"),
         (None, None, "inconclusive"),
     ],
@@ -86,26 +100,26 @@ def test_the_margin_is_in_percentage_points_of_the_images() -> None:
     inner = t_interval(pairs.differences, 0.1)
     assert inner is not None
     points = max(-inner.low, inner.high) / IMAGES * 100
-    assert judge(pairs, margin=points * 1.001).verdict == "no difference larger than d"
-    assert judge(pairs, margin=points * 0.999).verdict == "inconclusive"
-    assert judge(pairs).margin == pytest.approx(10)
+    assert judge_pairs(pairs, margin=points * 1.001).verdict == "no difference larger than d"
+    assert judge_pairs(pairs, margin=points * 0.999).verdict == "inconclusive"
+    assert judge_pairs(pairs).margin == pytest.approx(10)
 
 
 @examples
 @given(DIFFERENCES)
 def test_swapped_arms_give_the_opposite_verdict(differences: list[int]) -> None:
-    verdict = judge(pairs_of(differences)).verdict
-    assert judge(pairs_of([-d for d in differences])).verdict == MIRROR.get(verdict, verdict)
+    verdict = judge_pairs(pairs_of(differences)).verdict
+    assert judge_pairs(pairs_of([-d for d in differences])).verdict == MIRROR.get(verdict, verdict)
 
 
 @examples
 @given(DIFFERENCES, st.sampled_from([0.01, 0.05, 0.2]))
 def test_the_verdict_matches_a_rule_written_with_p_values(differences: list[int], level: float) -> None:
     """The expected verdict is derived from p-values; TOST is two one-sided tests against ± the margin."""
-    judgement = judge(pairs_of(differences), level=level)
+    judgement = judge_pairs(pairs_of(differences), level=level)
     has_spread, total = len(set(differences)) > 1, sum(differences)
     if t_test(differences) < level:
-        assert judgement.verdict == ("helps" if total < 0 else "hurts")
+        assert judgement.verdict == (BETTER if total < 0 else "hurts")
     elif has_spread:
         inside = abs(total / len(differences)) < 10
         one_sided = [t_test([d + shift for d in differences]) / 2 for shift in (10, -10)]
@@ -139,21 +153,21 @@ def test_holm_by_hand() -> None:
 @given(st.lists(DIFFERENCES, min_size=1, max_size=5))
 def test_several_methods_differ_if_and_only_if_holm_rejects(several: list[list[int]]) -> None:
     methods = {str(index): pairs_of(differences) for index, differences in enumerate(several)}
-    judgements = judge_all(methods)
+    judgements = judge_counts(methods)
     rejected = holm_step_by_step([pairs.t_p for pairs in methods.values()], 0.05)
     for judgement, reject in zip(judgements.values(), rejected, strict=True):
-        assert (judgement.verdict in {"helps", "hurts"}) == reject == (judgement.p < 0.05)
-        assert judgement.interval == t_interval(judgement.pairs.differences, judgement.level)
-        assert judgement.inner == t_interval(judgement.pairs.differences, 0.1 / len(several))
+        assert (judgement.verdict in {BETTER, "hurts"}) == reject == (judgement.p < 0.05)
+        assert judgement.interval == t_interval(judgement.question.control.differences, judgement.level)
+        assert judgement.inner == t_interval(judgement.question.control.differences, 0.1 / len(several))
         assert 0.05 / len(several) <= judgement.level <= 0.05
-        assert judgement.p >= judgement.pairs.t_p
+        assert judgement.p >= judgement.question.control.p
 
 
 def test_all_methods_after_the_stop_of_holm_are_inconclusive() -> None:
     """Both p-values are below 0.05, neither is below 0.025, so the second is never tested at 0.05."""
     several = {"one": pairs_of([-30, -6, -20, -9, -6]), "two": pairs_of([-30, -6, -21, -9, -4])}
     assert 0.025 < several["one"].t_p < several["two"].t_p < 0.05
-    for judgement in judge_all(several).values():
+    for judgement in judge_counts(several).values():
         assert (judgement.verdict, judgement.level) == ("inconclusive", 0.025)
         assert judgement.interval is not None
         assert judgement.interval.high > 0
@@ -164,15 +178,15 @@ def test_all_methods_after_the_stop_of_holm_are_inconclusive() -> None:
 def test_the_order_of_the_methods_does_not_matter(several: list[list[int]]) -> None:
     methods = {str(index): pairs_of(differences) for index, differences in enumerate(several)}
     for order in itertools.permutations(methods):
-        assert judge_all({name: methods[name] for name in order}) == judge_all(methods)
+        assert judge_counts({name: methods[name] for name in order}) == judge_counts(methods)
 
 
 def test_a_single_method_is_not_adjusted() -> None:
     pairs = pairs_of([-30, -6, -20, -9, -12])
-    alone = judge(pairs)
-    assert (alone.verdict, alone.level, alone.inner_level, alone.p) == ("helps", 0.05, 0.05, pairs.t_p)
+    alone = judge_pairs(pairs)
+    assert (alone.verdict, alone.level, alone.inner_level, alone.p) == (BETTER, 0.05, 0.05, pairs.t_p)
     assert alone.interval == pairs.interval
-    among = judge_all({"it": pairs} | {str(seed): pairs_of(OPEN) for seed in range(4)})["it"]
+    among = judge_counts({"it": pairs} | {str(seed): pairs_of(OPEN) for seed in range(4)})["it"]
     assert (among.verdict, among.level) == ("inconclusive", 0.01)
 
 
@@ -186,7 +200,7 @@ def test_a_single_method_is_not_adjusted() -> None:
 )
 def test_an_invalid_margin_or_level_raises(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        judge(pairs_of(HELPS), **arguments)
+        judge_pairs(pairs_of(HELPS), **arguments)
 
 
 GIVEN = "given this teacher, split and test set."
@@ -195,17 +209,26 @@ GIVEN = "given this teacher, split and test set."
 @pytest.mark.parametrize(
     ("differences", "facts"),
     [
-        (HELPS, ["Distillation helps: 61.2 fewer errors", "error rate -0.612 percentage points (-30.6 % relative)."]),
+        (
+            HELPS,
+            ["Distillation is better than the labels alone: 61.2 fewer errors", "; -30.6 % relative to the control."],
+        ),
         (HURTS, ["Distillation hurts: 61.2 more errors", "95 % CI +33.9 to +88.5"]),
-        ([-3, -4, -3, -2, -3], ["helps: 3.0 fewer errors", "within the equivalence margin of 10 errors"]),
-        (NONE, ["makes no difference larger than 10 errors: the same number of errors", "; 90 % CI -1.5 to +1.5)"]),
-        (OPEN, ["Distillation: inconclusive; 11.0 more errors", "80 % power", "a difference of 10 takes"]),
+        ([-3, -4, -3, -2, -3], ["alone: 3.0 fewer errors", "within the equivalence margin of 10 errors"]),
+        (
+            NONE,
+            [
+                "makes no difference larger than 10 errors: on average the same as the control",
+                "; 90 % CI -1.5 to +1.5)",
+            ],
+        ),
+        (OPEN, ["Distillation: inconclusive; 11.0 more errors", "80 % power", "; 10 errors take"]),
         ([-90], ["inconclusive", "95 % CI undefined", "from one pair", "on 1 paired seed and"]),
         ([-5, -5], ["inconclusive", "All 2 differences are equal", "more pairs"]),
     ],
 )
 def test_the_sentence_states_verdict_difference_and_conditions(differences: list[int], facts: list[str]) -> None:
-    text = sentence(judge(pairs_of(differences)))
+    text = write(judge_pairs(pairs_of(differences)))
     for fact in (*facts, f"{len(differences)} paired seed", "10,000 test images", GIVEN):
         assert fact in text
     assert "\n" not in text
@@ -215,23 +238,23 @@ def test_the_sentence_states_verdict_difference_and_conditions(differences: list
 def test_an_inconclusive_verdict_states_power_and_pairs_needed() -> None:
     pairs = pairs_of(OPEN)
     assert pairs.sd is not None
-    text = sentence(judge(pairs))
+    text = write(judge_pairs(pairs))
     assert f"5 pairs detect a true difference of {detectable(5, pairs.sd):.1f} errors" in text
-    assert f"a difference of 10 takes {seeds_needed(10, pairs.sd):,} pairs." in text
+    assert f"10 errors take {seeds_needed(10, pairs.sd):,} pairs." in text
 
 
 def test_a_sentence_on_several_methods_names_the_method_and_the_adjustment() -> None:
-    judgements = judge_all({"Hints": pairs_of(HELPS), "Logits": pairs_of(NONE)})
-    text = sentence(judgements["Hints"], method="Hints", given="one split and one test set")
-    assert text.startswith("Hints helps:")
+    judgements = judge_counts({"Hints": pairs_of(HELPS), "Logits": pairs_of(NONE)})
+    text = write(judgements["Hints"], method="Hints", given="one split and one test set")
+    assert text.startswith("Hints is better than the labels alone:")
     assert "97.5 % CI" in text
-    assert f"p = {judgements['Hints'].p:.2g}, Holm-adjusted for 2 methods" in text
+    assert f"p = {judgements['Hints'].p:.2g}, Holm-adjusted for 2 questions" in text
     assert text.endswith("given one split and one test set.")
-    assert "Holm" not in sentence(judge(pairs_of(HELPS)))
+    assert "Holm" not in write(judge_pairs(pairs_of(HELPS)))
 
 
 def judge_row(row: rates.Floats) -> Judgement:
-    return judge(pairs_of([int(d) for d in row]))
+    return judge_pairs(pairs_of([int(d) for d in row]))
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 10])
@@ -275,12 +298,53 @@ def test_scenarios_have_no_effect_and_the_documented_spread(scenario: str) -> No
 
 
 def test_no_difference_on_few_images_is_inconclusive() -> None:
-    assert judge(pair_errors([1, 1], [1, 1], 36)).verdict == "inconclusive"  # d is 0.04 errors
-    assert judge(pair_errors([1, 1], [1, 1], 10_000)).verdict == "no difference larger than d"
+    assert judge_pairs(pair_errors([1, 1], [1, 1], 36)).verdict == "inconclusive"  # d is 0.04 errors
+    assert judge_pairs(pair_errors([1, 1], [1, 1], 10_000)).verdict == "no difference larger than d"
 
 
-def test_a_verdict_across_teachers_states_confidence_and_conditions() -> None:
-    teachers = [pairs_of(differences) for differences in (HELPS, [-50, -61, -72, -55, -48])]
-    text = sentence_across(judge_across(teachers, level=0.01))
-    assert "99 % CI" in text
-    assert text.endswith("given this test set.")
+STRONG, WEAK, NOTHING = (
+    Contrast((-60.0, -90.0, -30.0, -55.0, -71.0)),
+    Contrast((-30.0, -6.0, -20.0, -9.0, -12.0)),
+    Contrast((-2.0, 1.0, 0.0, 2.0, -1.0)),
+)
+
+
+@pytest.mark.parametrize(
+    ("smoothed", "verdict"),
+    [(STRONG, "helps"), (WEAK, "helps"), (NOTHING, BETTER), (Contrast((60.0, 70.0, 65.0)), BETTER), (None, BETTER)],
+)
+def test_it_helps_only_if_it_is_also_better_than_label_smoothing(smoothed: Contrast | None, verdict: str) -> None:
+    judgement = judge(Question(STRONG, smoothed), margin=10)
+    assert judgement.verdict == verdict
+    assert judgement.p_helps == (max(STRONG.p, smoothed.p) if smoothed else 1.0)
+
+
+def test_better_than_label_smoothing_alone_is_no_help() -> None:
+    """A method that hurts does not help, however bad label smoothing is."""
+    assert judge(Question(Contrast((60.0, 70.0, 65.0)), STRONG), margin=10).verdict == "hurts"
+    assert judge(Question(NOTHING, STRONG), margin=10).verdict == "no difference larger than d"
+
+
+def test_earlier_questions_on_the_test_set_count() -> None:
+    alone = judge(Question(WEAK, WEAK), margin=10)
+    assert (alone.verdict, alone.family) == ("helps", 1)
+    earlier = [Earlier(0.6, 0.6)] * 4
+    again = judge_all({"": Question(WEAK, WEAK)}, margin=10, earlier=earlier)[""]
+    assert (again.verdict, again.family) == ("inconclusive", 5)
+    assert again.p == pytest.approx(5 * alone.p)
+    both = judge_all({"a": Question(WEAK, WEAK), "b": Question(STRONG, STRONG)}, margin=10)
+    one_by_one = judge_all({"a": Question(WEAK, WEAK)}, margin=10, earlier=[Earlier(STRONG.p, STRONG.p)])
+    assert both["a"] == one_by_one["a"]
+
+
+def test_a_gain_that_label_smoothing_also_gives_is_said_with_its_bound() -> None:
+    text = write(judge(Question(STRONG, NOTHING), margin=10))
+    bound = NOTHING.interval()
+    assert bound is not None
+    assert (
+        f"Label smoothing, which needs no teacher, does not differ from it by more than {bound.high:.1f} errors" in text
+    )
+    better = write(judge(Question(STRONG, Contrast((60.0, 70.0, 65.0))), margin=10))
+    assert "Label smoothing, which needs no teacher, is better still: 65.0 fewer errors" in better
+    assert "no control with label smoothing" in write(judge(Question(STRONG), margin=10))
+    assert "and 61.2 fewer errors than label smoothing" in write(judge(Question(STRONG, STRONG), margin=10))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kd.commands.compare.plots import figures
-from kd.commands.compare.results import Comparison, student_rows, summaries
-from kd.commands.paired_table import describe_tests
+from kd.commands.compare.results import student_rows, summaries
+from kd.commands.compare.slices import Slices
+from kd.commands.compare.verdicts import Verdicts
+from kd.commands.judgement_json import describe_contrast, describe_judgement
 from kd.commands.publish import csv_bytes, json_bytes, plot_files, quick_run_stamp
 from kd.evaluation.cost import Cost, Footprint, TrainingCost
 from kd.evaluation.paired_seeds import spread
-from kd.evaluation.power import power_of
-from kd.evaluation.verdict import sentence, sentence_across
 from kd.report.style import png
 from kd.storage.environment import versions
 from kd.training.students import TrainedStudent
@@ -21,11 +21,12 @@ from kd.training.students import TrainedStudent
 
 def comparison_files(
     folder: Path,
-    comparison: Comparison,
+    verdicts: Verdicts,
     students: Mapping[str, TrainedStudent],
     cost: Cost,
     config: Mapping[str, Any],
     *,
+    slices: Slices,
     limit: int | None,
 ) -> dict[Path, bytes]:
     """Return path → content of ``metrics/comparison*.json``, ``metrics/comparison_students.csv`` and the plots.
@@ -36,13 +37,22 @@ def comparison_files(
         config: the settings of the run.
         limit: the number of training images of a quick run, else None.
     """
-    toy, metrics = quick_run_stamp(limit), folder / "metrics"
+    toy, metrics, comparison = quick_run_stamp(limit), folder / "metrics", verdicts.comparison
     summary = {
         "toy": toy,
         "config": dict(config),
         "environment": versions(),
-        "verdicts": _describe_verdicts(comparison),
-        "across_teachers": _describe_across(comparison),
+        "decides": comparison.quantity.key,
+        "verdict": verdicts.main.verdict,
+        "sentence": verdicts.lines[-1],
+        "failures": verdicts.failures,
+        "verdicts": [
+            describe_judgement(judgement, comparison.pairs(number))
+            for number, judgement in enumerate(verdicts.by_teacher)
+        ],
+        "across_teachers": _describe_across(verdicts),
+        "smoothing": comparison.smoothing,
+        "slices": _describe_slices(slices),
         "further_controls": {
             arm: [pairs._asdict() for pairs in groups] for arm, groups in comparison.further_pairs().items()
         },
@@ -84,19 +94,23 @@ def _describe_times(students: Mapping[str, TrainedStudent], cost: Cost) -> dict[
     }
 
 
-def _describe_verdicts(comparison: Comparison) -> list[dict[str, Any]]:
-    """Describe the verdict under each teacher, with its pairs, tests and power."""
-    return [
-        {
-            "verdict": judgement.verdict,
-            "sentence": sentence(judgement, noun=comparison.noun),
-            **describe_tests(judgement),
-            "power": power_of(judgement.pairs, judgement.margin)._asdict(),
+def _describe_across(verdicts: Verdicts) -> dict[str, Any] | None:
+    if verdicts.overall is None:
+        return None
+    return {"blocks": list(verdicts.comparison.blocks), **describe_judgement(verdicts.overall)}
+
+
+def _describe_slices(slices: Slices) -> dict[str, Any]:
+    return {
+        group: {
+            name: {
+                "items": difference.items,
+                "control_percent_wrong": difference.control,
+                "distilled_percent_wrong": difference.distilled,
+                **describe_contrast(difference.contrast),
+                "p_holm": difference.p,
+            }
+            for name, difference in differences.items()
         }
-        for judgement in comparison.judgements()
-    ]
-
-
-def _describe_across(comparison: Comparison) -> dict[str, Any] | None:
-    across = comparison.across()
-    return across and {**across._asdict(), "sentence": sentence_across(across)}
+        for group, differences in slices.items()
+    }

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kd.arms import ARMS, CONTROL, DISTILLED, GREY, TEACHER
+from kd.arms import ARMS, DISTILLED, GREY, TEACHER
 from kd.commands.compare.results import Comparison, contrasts
-from kd.evaluation.paired_seeds import Interval
+from kd.evaluation.quantities import Quantity
+from kd.evaluation.verdict import Contrast
+from kd.evaluation.verdict_text import format_bounds
 from kd.report.plots import reliability_diagram
 from kd.report.style import new_figure, style_axes
 
@@ -51,31 +53,31 @@ def errors_by_arm(comparison: Comparison) -> Figure:
 def paired_differences(comparison: Comparison) -> Figure:
     """Plot one row per control and teacher: the difference of each pair, and their mean with its 95 % t interval.
 
-    The shaded band is the equivalence margin. With one teacher, the coloured row determines the verdict. With several,
-    the overall verdict uses the means of the coloured rows (see ``judge_across``).
+    The shaded band is the equivalence margin. The coloured rows determine the verdict; with several teachers, their
+    means by teacher or split do.
     """
-    rows = dict(contrasts(comparison))
+    rows, quantity = contrasts(comparison), comparison.quantity
     figure = new_figure(8.4, 1.7 + 0.72 * len(rows))
     axes = figure.subplots()
-    margin = comparison.margin / 100 * comparison.images
-    axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=f"equivalence margin: ±{margin:,g} errors")
+    margin = comparison.unit_margin
+    label = f"equivalence margin: ±{quantity.describe_bound(margin)}"
+    axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=label)
     axes.axvline(0, color=GREY, lw=1)
-    for row, (title, pairs) in enumerate(rows.items()):
-        in_verdict = title.startswith(ARMS[CONTROL].label)
-        colour = ARMS[DISTILLED].colour if in_verdict else GREY
-        _draw_dots(axes, pairs.differences, row + 0.17, colour, mean=False)
-        _draw_mean(axes, pairs.mean, pairs.interval, row - 0.17, colour)
-    axes.set_yticks(range(len(rows)), [f"distilled\nminus {title}" for title in rows])
+    for row, (_, decides, contrast, _) in enumerate(rows):
+        colour = ARMS[DISTILLED].colour if decides else GREY
+        _draw_dots(axes, contrast.differences, row + 0.17, colour, mean=False)
+        _draw_mean(axes, contrast, row - 0.17, colour, quantity)
+    axes.set_yticks(range(len(rows)), [f"distilled\nminus {row.title}" for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
-    axes.set_xlabel("distilled student: fewer errors  ←   difference in test errors   →  more errors")
-    style_axes(axes, "Paired differences and their mean with 95 % CI")
+    axes.set_xlabel(f"distilled better  ←   difference in {quantity.name}   →  distilled worse")
+    style_axes(axes, f"Paired differences with 95 % CI for new {comparison.noun}")
     figure.legend(loc="outside lower center", frameon=False)
     return figure
 
 
-def _draw_dots(axes: Axes, values: Sequence[int], row: float, colour: str, *, mean: bool = True) -> None:
+def _draw_dots(axes: Axes, values: Sequence[float], row: float, colour: str, *, mean: bool = True) -> None:
     """Draw a dot for each value, with equal values stacked, and a bar at the mean."""
-    counts: dict[int, int] = {}
+    counts: dict[float, int] = {}
     heights = []
     for value in values:
         heights.append(row - 0.07 * counts.get(value, 0))
@@ -85,8 +87,10 @@ def _draw_dots(axes: Axes, values: Sequence[int], row: float, colour: str, *, me
         axes.plot([np.mean(values)] * 2, [row - 0.28, row + 0.28], color=colour, lw=2.2)
 
 
-def _draw_mean(axes: Axes, mean: float, interval: Interval | None, row: float, colour: str) -> None:
+def _draw_mean(axes: Axes, contrast: Contrast, row: float, colour: str, quantity: Quantity) -> None:
+    mean, interval = contrast.mean, contrast.interval()
     spread = [[mean - interval.low], [interval.high - mean]] if interval else None
     axes.errorbar(mean, row, xerr=spread, fmt="D", ms=6, capsize=5, lw=2, color=colour)
-    text = f"{mean:+,.1f}" + (f"  ({interval.low:+,.1f} to {interval.high:+,.1f})" if interval else "")
+    bounds = format_bounds(interval, quantity)
+    text = f"{mean:+{quantity.spec}}" + (f"  ({bounds})" if bounds else "")
     axes.annotate(text, (mean, row), (0, 7), textcoords="offset points", ha="center", fontsize=9, weight="bold")

@@ -7,14 +7,26 @@ from typing import Any
 
 from kd.arms import ARMS, LONGER, TEACHER
 from kd.commands.compare.plots import arms_reliability, errors_by_arm, paired_differences
+from kd.commands.compare.report_slices import show_slices
 from kd.commands.compare.results import Comparison, contrasts, summaries
-from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, model_cells, power_sentences, verdict_lines
+from kd.commands.compare.slices import Slices
+from kd.commands.compare.text import (
+    LATENCY,
+    MODEL_CELLS,
+    contrast_cells,
+    contrast_header,
+    cost_sentences,
+    differences_caption,
+    model_cells,
+    power_sentences,
+)
+from kd.commands.compare.verdicts import Verdicts
 from kd.commands.paired_table import DIFFERENCES, difference_cells, format_number, percent
 from kd.commands.publish import model_settings, quick_run_stamp
 from kd.evaluation.calibration import BINS
 from kd.evaluation.cost import Cost
 from kd.evaluation.paired_seeds import Spread, spread
-from kd.report.blocks import Block, Paragraph, paragraphs, table
+from kd.report.blocks import Block, Fold, Paragraph, paragraphs, table
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance
 from kd.report.svg import figure
@@ -23,7 +35,14 @@ Arms = Mapping[str, Mapping[str, Spread]]  # arm → column of ``student_rows`` 
 
 
 def compare_part(
-    comparison: Comparison, cost: Cost, config: Mapping[str, Any], *, test: object, command: str, limit: int | None
+    verdicts: Verdicts,
+    cost: Cost,
+    config: Mapping[str, Any],
+    *,
+    test: object,
+    command: str,
+    limit: int | None,
+    slices: Slices,
 ) -> Part:
     """Build the report sections of a comparison.
 
@@ -33,20 +52,20 @@ def compare_part(
         command: the command line as typed; "" if there was none.
         limit: the number of training images of a quick run, else None.
     """
+    comparison = verdicts.comparison
     arms = summaries(comparison)
-    *other_verdicts, verdict = verdict_lines(comparison)
+    *other_verdicts, verdict = verdicts.lines
     sections = (
         Section("table", "Test errors of all arms", _show_arms(comparison, arms)),
-        Section("comparison", "Paired differences", (*_show_pairs(comparison), *paragraphs(other_verdicts))),
+        Section("comparison", "Paired differences", (*_show_pairs(verdicts), *paragraphs(other_verdicts))),
+        Section("slices", "Where it helps and where it harms", show_slices(slices)),
         Section("reliability", "Calibration", _show_calibration(comparison, arms)),
         Section("fidelity", "Fidelity to the teacher", _show_fidelity(comparison, arms)),
         Section("cost", "Cost", _show_cost(comparison, cost)),
         Section("provenance", "Provenance", _show_provenance(comparison, cost, config, test, command)),
     )
-    judgement = comparison.across() or comparison.judgements()[0]
-    return Part(
-        "compare", verdict, quick_run_stamp(limit), sections, TONE_OF[judgement.verdict], model_settings(config)
-    )
+    tone = TONE_OF[verdicts.main.verdict]
+    return Part("compare", verdict, quick_run_stamp(limit), sections, tone, model_settings(config))
 
 
 def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
@@ -74,12 +93,27 @@ def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     return table(("student", "n", "test errors", "accuracy"), rows, caption=caption), drawing
 
 
-def _show_pairs(comparison: Comparison) -> tuple[Block, ...]:
-    rows = [(title, *difference_cells(pairs)) for title, pairs in contrasts(comparison)]
-    alt = "; ".join(f"distilled minus {row[0]}: {row[1]} ({row[2]})" for row in rows)
-    caption = "Differences in test errors; values below zero favour the distilled students."
+def _show_pairs(verdicts: Verdicts) -> tuple[Block, ...]:
+    comparison, rows = verdicts.comparison, contrasts(verdicts.comparison)
+    cells = [(row.title, *contrast_cells(row.contrast, comparison.quantity)) for row in rows]
+    alt = "; ".join(f"distilled minus {row[0]}: {row[1]} ({row[2]})" for row in cells)
     drawing = figure(paired_differences(comparison), alt=f"Paired differences. {alt}.")
-    return (drawing, table(DIFFERENCES, rows, caption=caption), *paragraphs(power_sentences(comparison)))
+    caption = f"{differences_caption(comparison)}. Values below zero favour the distilled students"
+    further = [(row.title, *difference_cells(row.errors)) for row in rows]
+    return (
+        drawing,
+        table(contrast_header(comparison), cells, caption=caption),
+        Paragraph(TWO_INTERVALS.format(noun=comparison.noun)),
+        *paragraphs(power_sentences(verdicts)),
+        Fold("Further tests on the numbers of errors", (table(DIFFERENCES, further),)),
+    )
+
+
+TWO_INTERVALS = (
+    "The first interval holds for other seeds and other test {noun} of the same kind: it treats both as random "
+    "samples, and it decides. The second holds for other seeds on these very test {noun}, so it is too narrow for a "
+    "claim about new ones."
+)
 
 
 # Column of ``student_rows``, its format specification and its scale.

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from kd.arms import ARMS, CONTROL, DISTILLED
+from kd.arms import ARMS, CONTROL, DISTILLED, SMOOTHED
 from kd.evaluation.calibration import (
     ReliabilityCurve,
     Scaling,
@@ -18,11 +21,16 @@ from kd.evaluation.calibration import (
     reliability_curve,
     temperature_scaling,
 )
+from kd.evaluation.classwise import ClassScores, score_classes
 from kd.evaluation.fidelity import Fidelity, agreement, fidelity
+from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import Pairs, Spread, pair_errors, spread
+from kd.evaluation.quantities import ERRORS, Quantity, item_losses, margin_of
 from kd.evaluation.two_models import McNemar, mcnemar
-from kd.evaluation.verdict import Across, Judgement, judge, judge_across
+from kd.evaluation.verdict import Contrast, contrast_of
 from kd.models.inference import Predictions
+
+Losses = dict[str, list[NDArray[np.float64]]]
 
 
 class ModelPredictions(NamedTuple):
@@ -54,6 +62,14 @@ class Comparison:
         margin: equivalence margin in percentage points.
         temperature: distillation temperature, also used for fidelity.
         noun: plural noun for the samples, such as "images".
+        quantity: what decides the verdict, fixed before training.
+        classes: class names in label order; empty if the classes are only numbered.
+        method: the method with its settings, for sentences.
+        smoothing: strength of the arm ``smoothed``; None if there is none.
+        longer_epochs: epochs of the arm ``longer``.
+        blocks: teacher → its block; the overall verdict counts each block once.
+        block_noun: what a block shares: "teacher" or "split".
+        one_split: seed of the split if all teachers share it, else None.
     """
 
     teachers: Sequence[ModelPredictions]
@@ -62,6 +78,14 @@ class Comparison:
     margin: float
     temperature: float
     noun: str = "images"
+    quantity: Quantity = ERRORS
+    classes: Sequence[str] = ()
+    method: str = ""
+    smoothing: float | None = None
+    longer_epochs: int | None = None
+    blocks: Sequence[int] = (0,)
+    block_noun: str = "teacher"
+    one_split: int | None = None
 
     @property
     def images(self) -> int:
@@ -72,14 +96,51 @@ class Comparison:
         students, reference = (self.students[name][teacher] for name in (arm, against))
         return pair_errors([a.errors for a in reference], [a.errors for a in students], self.images)
 
-    def judgements(self) -> list[Judgement]:
-        """Return one verdict per teacher, each conditional on that teacher."""
-        return [judge(self.pairs(number), margin=self.margin) for number in range(len(self.teachers))]
+    @property
+    def labels(self) -> Tensor:
+        """Labels of the test set, [N] int64."""
+        return self.teachers[0].test.labels
 
-    def across(self) -> Across | None:
-        """Return the verdict over all teachers; None if there is only one."""
-        groups = [self.pairs(number) for number in range(len(self.teachers))]
-        return judge_across(groups, margin=self.margin) if len(groups) > 1 else None
+    @property
+    def unit_margin(self) -> float:
+        """The equivalence margin in the unit of ``quantity``."""
+        return margin_of(self.quantity, self.margin, self.images)
+
+    def contributions(
+        self, teacher: int, against: str = CONTROL, quantity: Quantity | None = None
+    ) -> NDArray[np.float64]:
+        """Return what each test item adds to the difference of each pair: distilled minus ``against``, [pairs, N]."""
+        losses = self.losses if quantity is None else self.measure_losses(quantity)
+        return losses[DISTILLED][teacher] - losses[against][teacher]
+
+    @cached_property
+    def losses(self) -> Losses:
+        """What each test item adds to ``quantity`` for each student: arm → teacher → [seeds, N]."""
+        return self.measure_losses(self.quantity)
+
+    def measure_losses(self, quantity: Quantity) -> Losses:
+        """Return what each test item adds to a quantity for each student, like ``losses``."""
+        return {
+            arm: [np.stack([item_losses(quantity, *predictions.test) for predictions in group]) for group in groups]
+            for arm, groups in self.students.items()
+        }
+
+    @cached_property
+    def class_scores(self) -> dict[str, list[list[ClassScores]]]:
+        """Recall of each class, balanced accuracy and macro-F1 of each student: arm → teacher → seed."""
+        return {
+            arm: [[score_classes(matrix) for matrix in group] for group in groups]
+            for arm, groups in self.confusion_matrices.items()
+        }
+
+    @cached_property
+    def confusion_matrices(self) -> dict[str, list[list[Tensor]]]:
+        """Confusion matrix [K, K] of each student on the test set: arm → teacher → seed."""
+        return self._measure_students(lambda predictions, _: confusion_matrix(*predictions.test))
+
+    def class_name(self, label: int) -> str:
+        """Return the name of a class, or its number if it has no name."""
+        return self.classes[label] if self.classes else str(label)
 
     def further_pairs(self) -> dict[str, list[Pairs]]:
         """Pair the distilled students with each additional control: arm → teacher → pairs. Not part of the verdict."""
@@ -88,9 +149,8 @@ class Comparison:
 
     def mcnemars(self, teacher: int) -> list[McNemar]:
         """Return McNemar's test of each pair; it compares two networks, not two methods."""
-        labels = self.teachers[teacher].test.labels
         wrong = [
-            [predictions.test.logits.argmax(dim=1) != labels for predictions in self.students[arm][teacher]]
+            [predictions.test.logits.argmax(dim=1) != self.labels for predictions in self.students[arm][teacher]]
             for arm in (CONTROL, DISTILLED)
         ]
         return [mcnemar(control, distilled) for control, distilled in zip(*wrong, strict=True)]
@@ -194,12 +254,33 @@ def summaries(comparison: Comparison) -> dict[str, dict[str, Spread]]:
     return spreads
 
 
-def contrasts(comparison: Comparison) -> list[tuple[str, Pairs]]:
-    """List title and pairs of every comparison: for each teacher the control, then the additional controls."""
-    further_pairs, has_several = comparison.further_pairs(), len(comparison.teachers) > 1
-    named_pairs = []
-    for number in range(len(comparison.teachers)):
-        suffix = f", teacher {number}" if has_several else ""
-        named_pairs.append((f"{ARMS[CONTROL].label}{suffix}", comparison.pairs(number)))
-        named_pairs += [(f"{ARMS[arm].label}{suffix}", groups[number]) for arm, groups in further_pairs.items()]
-    return named_pairs
+class ArmContrast(NamedTuple):
+    """The distilled students of one teacher minus another arm.
+
+    Attributes:
+        title: the arm, and the teacher if there are several.
+        decides: whether the verdict uses it.
+        contrast: in the unit of the quantity that decides.
+        errors: the same pairs in test errors, with further tests.
+    """
+
+    title: str
+    decides: bool
+    contrast: Contrast
+    errors: Pairs
+
+
+def contrasts(comparison: Comparison) -> list[ArmContrast]:
+    """List every comparison: for each teacher the control, then the additional controls."""
+    has_several = len(comparison.teachers) > 1
+    return [
+        ArmContrast(
+            f"{ARMS[arm].label}{f', teacher {number}' if has_several else ''}",
+            arm in (CONTROL, SMOOTHED),
+            contrast_of(comparison.contributions(number, arm)),
+            comparison.pairs(number, against=arm),
+        )
+        for number in range(len(comparison.teachers))
+        for arm in comparison.students
+        if arm != DISTILLED
+    ]

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from kd.checks import Range, at_least, require
+from kd.checks import Range, at_least, or_none, require
 from kd.commands.settings import PairedSettings
+
+STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)  # of label smoothing, to choose from on the validation images
+one_of_quantities = Range(
+    lambda x: x in ("auto", "errors", "balanced", "nll") or x.startswith("recall:"),
+    "auto, errors, balanced, nll or recall:CLASS",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +29,14 @@ class CompareSettings(PairedSettings):
     """pairs of control and distilled student per teacher, at least 2; their seeds count up from SEED"""
     teachers: Annotated[int, at_least(1)] = 1
     """teachers to train, at least 1; their seeds count up from SEED. The overall verdict counts each teacher once"""
-    splits: Annotated[int, at_least(1)] = 1
-    """training/validation splits, at least 1, each with its own teacher; their seeds count up from RANDOM_STATE"""
-    smoothing: Annotated[float, Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.1 is usual; 0 omits this control")] = 0.1
-    """label smoothing of an additional control, in [0, 1): do soft targets alone help as much? 0 omits it"""
+    splits: Annotated[int | None, or_none(at_least(1))] = None
+    """training/validation splits, at least 1; their seeds count up from RANDOM_STATE. None: one for each teacher"""
+    decide: Annotated[str, one_of_quantities] = "auto"
+    """what decides: errors, balanced (mean error of the classes), nll or recall:CLASS; auto takes balanced if the
+    classes of the test set differ in size by more than a factor of 3, else errors"""
+    smoothing: Annotated[float | None, or_none(Range(lambda x: 0 <= x < 1, "in [0, 1)", "0 omits this control"))] = None
+    """label smoothing of an additional control, in [0, 1): do soft targets alone help as much? None takes the best of
+    0.05, 0.1, 0.2, 0.3 and 0.5 on the validation images; 0 omits it"""
     longer: bool = True
     """add a control trained for as many multiply-adds as a distilled student plus its share of the teacher"""
 
@@ -40,7 +50,18 @@ class CompareSettings(PairedSettings):
     @property
     def trainings(self) -> dict[str, int]:
         """Number of models to train, by kind; ``longer`` models take more epochs."""
-        teachers = max(self.teachers, self.splits)
-        further = {"smoothed": bool(self.smoothing), "longer": self.longer}
+        further = {"smoothed": self.smoothing != 0, "longer": self.longer}
         arms = ["control", "distilled", *(name for name, enabled in further.items() if enabled)]
-        return {"teacher": teachers * self._count_teachers(), **dict.fromkeys(arms, teachers * self.pairs)}
+        pilots = {"pilot": len(STRENGTHS)} if self.smoothing is None else {}
+        teachers = self.runs * self._count_teachers()
+        return {"teacher": teachers, **dict.fromkeys(arms, self.runs * self.pairs), **pilots}
+
+    @property
+    def split_count(self) -> int:
+        """Number of training/validation splits."""
+        return self.teachers if self.splits is None else self.splits
+
+    @property
+    def runs(self) -> int:
+        """Number of teachers to train: each seed and each split is used at least once."""
+        return max(self.teachers, self.split_count)

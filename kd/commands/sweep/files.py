@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kd.commands.paired_table import describe_tests
+from kd.commands.judgement_json import describe_judgement
 from kd.commands.publish import csv_bytes, json_bytes, plot_files, quick_run_stamp
 from kd.commands.sweep.plots import sweep_map
 from kd.commands.sweep.points import Point, Score, TriedPoint
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import lines
-from kd.evaluation.paired_seeds import spread
+from kd.evaluation.paired_seeds import Pairs, spread
 from kd.report.style import png
 from kd.storage.environment import versions
 
@@ -82,7 +82,7 @@ def _summarize(sweep: Sweep) -> dict[str, Any]:
         "lines": lines(sweep),
         "roles": {role: _point_settings(point) for role, point in sweep.roles.items()},
         "rates": {role: sweep.rates(point)._asdict() for role, point in sweep.roles.items()},
-        "verdict": judgement and {"on": sweep.judged_role(), "verdict": judgement.verdict, **describe_tests(judgement)},
+        "verdict": judgement and {"on": sweep.judged_role(), **describe_judgement(judgement, _judged_pairs(sweep))},
         "chosen_against_documented": sweep.pairs(sweep.roles["chosen"], sweep.roles["documented"])._asdict(),
         "final_seeds": list(sweep.final_seeds),
         "test_errors": {
@@ -92,6 +92,12 @@ def _summarize(sweep: Sweep) -> dict[str, Any]:
         "seeds": list(sweep.seeds),
         "points": [_describe_tried(trial) for trial in sweep.ordered],
     }
+
+
+def _judged_pairs(sweep: Sweep) -> Pairs:
+    role = sweep.judged_role()
+    assert role is not None
+    return sweep.pairs(sweep.roles[role], sweep.roles["control"])
 
 
 def _point_settings(point: Point) -> dict[str, Any]:

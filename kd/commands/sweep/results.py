@@ -8,9 +8,12 @@ from functools import cached_property
 from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kd.commands.sweep.points import Point, Score, TriedPoint, choose_control, choose_point, format_point, rank_points
 from kd.evaluation.paired_seeds import Pairs, pair_errors
-from kd.evaluation.verdict import Judgement, judge
+from kd.evaluation.verdict import Contrast, Judgement, Question, contrast_of, judge
 
 ROLES = ("chosen", "documented", "control")
 
@@ -39,10 +42,11 @@ class Rates(NamedTuple):
 
 
 class Final(NamedTuple):
-    """Validation and test score of a student with a fresh seed."""
+    """Validation and test score of a student with a fresh seed, and [N] bool: the test items it gets wrong."""
 
     validation: Score
     test: Score
+    wrong: NDArray[np.bool_]
 
 
 def assign_roles(tried: Sequence[TriedPoint], documented: Point) -> dict[str, Point]:
@@ -131,4 +135,10 @@ class Sweep:
         role = self.judged_role()
         if role is None:
             return None
-        return judge(self.pairs(self.roles[role], self.roles["control"]), margin=self.margin)
+        contrast = self.contrast(self.roles[role], self.roles["control"])
+        return judge(Question(contrast), margin=self.margin / 100 * self.images.test)
+
+    def contrast(self, point: Point, reference: Point) -> Contrast:
+        """Return the contrast of two points in test errors, for other seeds and other test samples."""
+        wrong, reference_wrong = (np.stack([final.wrong for final in self.finals[p]]) for p in (point, reference))
+        return contrast_of(wrong.astype(np.float64) - reference_wrong)

@@ -6,8 +6,8 @@ from kd.commands.paired_table import format_number, percent
 from kd.commands.sweep.points import TriedPoint, format_point
 from kd.commands.sweep.results import Sweep
 from kd.console import print_table, say
-from kd.evaluation.paired_seeds import Interval, spread
-from kd.evaluation.verdict import sentence
+from kd.evaluation.paired_seeds import spread
+from kd.evaluation.verdict_text import describe_basis, format_interval, sentence
 
 BEST = 10  # number of points to print; the files contain all points
 
@@ -92,11 +92,12 @@ def _compare_with_documented(sweep: Sweep) -> list[str]:
         return ["No point is better than training on the labels alone."]
     if chosen == documented:
         return ["No point is better than the documented one."]
-    pairs = sweep.pairs(chosen, documented)
-    difference = f"{abs(pairs.mean):,.1f} {'fewer' if pairs.mean < 0 else 'more'} errors"
+    contrast = sweep.contrast(chosen, documented)
+    interval = contrast.interval()
+    difference = f"{abs(contrast.mean):,.1f} {'fewer' if contrast.mean < 0 else 'more'} errors"
     return [
         f"On the test {sweep.images.noun}, the chosen point makes {difference} on average "
-        f"({_format_interval(pairs.interval)}) than the documented point ({format_point(documented)}); this is not "
+        f"({format_interval(interval, 0.95)}) than the documented point ({format_point(documented)}); this is not "
         "part of the verdict."
     ]
 
@@ -112,11 +113,8 @@ def _describe_verdict(sweep: Sweep) -> list[str]:
         else []
     )
     method = f"Distillation at the {role} point ({format_point(sweep.roles[role])})"
-    return [*control_lines, sentence(judgement, method=method, noun=sweep.images.noun)]
-
-
-def _format_interval(interval: Interval | None) -> str:
-    return f"95 % CI {interval.low:+,.1f} to {interval.high:+,.1f}" if interval else "95 % CI undefined"
+    basis = describe_basis(len(sweep.final_seeds), sweep.images.test, sweep.images.noun, "this teacher and split")
+    return [*control_lines, sentence(judgement, method=method, basis=basis)]
 
 
 def count_noun(count: int, noun: str) -> str:

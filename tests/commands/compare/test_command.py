@@ -14,9 +14,10 @@ import torch
 
 import kd
 from kd import cli
-from kd.commands import steps
-from kd.commands.compare import command as compare
 from kd.commands.compare.settings import CompareSettings
+from kd.commands.compare.students import choose_arms
+from kd.commands.compare.students import make_students as make_all_students
+from kd.commands.compare.teachers import Teacher, list_seeds, teacher_settings
 from kd.commands.data import Task
 from kd.evaluation.cost import Cost, Saved, TrainingCost
 from kd.storage.fingerprint import describe
@@ -42,10 +43,8 @@ def make_students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any
     teacher_list = []
     for number in range(teachers):
         objective = kd.distilled(temperature=5, alpha=(1 + number) / 10)
-        teacher_list.append(
-            compare.Teacher(number, settings, prepared, predictions, objective, compare._list_seeds(settings, number))
-        )
-    return dict(compare._make_students(teacher_list, compare._choose_arms(settings, SPENT), CPU))
+        teacher_list.append(Teacher(number, settings, prepared, predictions, objective, list_seeds(settings, number)))
+    return dict(make_all_students(teacher_list, choose_arms(settings, SPENT, 0.1), CPU))
 
 
 def test_students_of_a_seed_share_initial_weights_and_seeds_differ() -> None:
@@ -67,8 +66,8 @@ def test_teachers_share_no_seed_and_no_student() -> None:
     students = make_students(SETTINGS, teachers=2)
     assert len(students) == 2 * 4 * 3
     assert len({kd.weights_bytes(student.model) for student in students.values()}) == 6
-    assert compare._list_seeds(SETTINGS, 0) == [0, 1, 2]
-    assert compare._list_seeds(SETTINGS, 1) == [3, 4, 5]
+    assert list_seeds(SETTINGS, 0) == [0, 1, 2]
+    assert list_seeds(SETTINGS, 1) == [3, 4, 5]
 
 
 def test_distilled_students_have_the_objective_of_their_own_teacher() -> None:
@@ -82,12 +81,14 @@ def test_distilled_students_have_the_objective_of_their_own_teacher() -> None:
     ("change", "arms"),
     [
         ({}, ["control", "distilled", "smoothed", "longer"]),
-        ({"smoothing": 0.0}, ["control", "distilled", "longer"]),
         ({"longer": False}, ["control", "distilled", "smoothed"]),
     ],
 )
 def test_additional_controls_can_be_omitted(change: dict[str, Any], arms: list[str]) -> None:
-    assert list(compare._choose_arms(dataclasses.replace(SETTINGS, **change), SPENT)) == arms
+    assert list(choose_arms(dataclasses.replace(SETTINGS, **change), SPENT, 0.1)) == arms
+    assert list(choose_arms(dataclasses.replace(SETTINGS, **change), SPENT, 0)) == [
+        arm for arm in arms if arm != "smoothed"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,8 +97,8 @@ def test_additional_controls_can_be_omitted(change: dict[str, Any], arms: list[s
         (("--pairs", "1"), "--pairs must be an integer of at least 2. Got 1 instead (10 is usual"),
         (("--margin", "0"), "--margin must be above 0 and at most 100 percentage points"),
         (("--teachers", "0"), "--teachers must be an integer of at least 1"),
-        (("--splits", "0"), "--splits must be an integer of at least 1"),
-        (("--smoothing", "1"), "--smoothing must be in [0, 1)"),
+        (("--splits", "0"), "--splits must be None or an integer of at least 1"),
+        (("--smoothing", "1"), "--smoothing must be None or in [0, 1)"),
         (("--processes", "0"), "--processes must be None or an integer of at least 1"),
     ],
 )
@@ -163,20 +164,30 @@ def test_several_teachers_have_one_verdict_each_and_one_overall(
     assert kd_command("compare", "--out", str(tmp_path), *QUICK, *few) == 0
     summary = json.loads((tmp_path / "results" / "metrics" / "comparison.json").read_text())
     assert len(summary["verdicts"]) == len(summary["teacher_errors"]) == 2
-    assert summary["across_teachers"]["sentence"] in capsys.readouterr().out.replace("\n", " ")
+    assert summary["sentence"] in capsys.readouterr().out.replace("\n", " ")
     assert list(summary["arms"]) == ["control", "distilled"]
 
 
-def test_each_teacher_has_its_own_seed_and_its_own_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+def test_each_teacher_has_its_own_seed_and_its_own_split() -> None:
+    def seeds(**counts: int) -> list[tuple[int, int]]:
+        settings = dataclasses.replace(SETTINGS, **counts)  # type: ignore[arg-type]
+        made = [teacher_settings(settings, number) for number in range(settings.runs)]
+        return [(teacher.seed, teacher.random_state) for teacher in made]
 
-    def load_data(settings: CompareSettings, *, test_seed: int) -> None:
-        calls.append((settings.seed, settings.random_state, test_seed))
-        raise StopIteration
+    assert seeds(teachers=3, splits=2) == [(0, 42), (1, 43), (2, 42)]
+    assert seeds(teachers=3) == [(0, 42), (1, 43), (2, 44)]
+    assert seeds(teachers=2, splits=1) == [(0, 42), (1, 42)]
+    assert seeds(splits=3) == [(0, 42), (0, 43), (0, 44)]
 
-    monkeypatch.setattr(steps, "load_data", load_data)
-    settings = dataclasses.replace(SETTINGS, teachers=3, splits=2)
-    for number in range(3):
-        with pytest.raises(StopIteration):
-            compare._prepare_teacher(settings, number, CPU)
-    assert calls == [(0, 42, 42), (1, 43, 42), (2, 42, 42)]
+
+def test_a_teacher_like_the_student_takes_another_seed_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first control was the teacher, bit for bit."""
+    alike = ("--teacher", "mlp:16", "--pairs", "2", "--smoothing", "0", "--no-longer")
+    assert kd_command("compare", "--out", str(tmp_path), *QUICK, *alike) == 0
+    assert "teacher: it has the student's architecture, so it takes seed 500009" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "results" / "metrics" / "comparison.json").read_text())
+    with (tmp_path / "results" / "metrics" / "comparison_students.csv").open() as table:
+        controls = {row["weights_sha256"] for row in csv.DictReader(table)}
+    assert summary["teacher_weights_sha256"][0] not in controls

@@ -41,6 +41,10 @@ def fake_errors(at: Point, seed: int, control: int | None = None) -> int:
     return round(85 + distance + 3 * (seed % 2) + sum(value for _, value in at.others) % 7)
 
 
+def make_final(validation: int, test: int) -> Final:
+    return Final(Score(validation, 0.1), Score(test, 0.1), np.arange(10_000) < test)
+
+
 def make_sweep(
     points: Sequence[Point],
     *,
@@ -62,10 +66,7 @@ def make_sweep(
     ]
     final_seeds = list(range(seeds, seeds + pairs))
     finals = {
-        at: [
-            Final(Score(fake_errors(at, s, control) + 4, 0.1), Score(2 * fake_errors(at, s, control) - s % 3, 0.1))
-            for s in final_seeds
-        ]
+        at: [make_final(fake_errors(at, s, control) + 4, 2 * fake_errors(at, s, control) - s % 3) for s in final_seeds]
         for at in assign_roles(tried, documented).values()
     }
     return Sweep(tried, documented, list(range(seeds)), Images(6000, 10_000), final_seeds, finals, 0.1, searched)

@@ -44,7 +44,7 @@ def test_the_page_is_valid_and_reproducible_for_every_outcome(name: str) -> None
 def test_the_report_part_has_verdict_tone_and_shared_settings() -> None:
     part = make_part(SWEEPS["default"](), limit=2000)
     assert part.verdict == lines(SWEEPS["default"]())[-1]
-    assert part.tone == "better"
+    assert part.tone == "partly"
     assert part.settings == {"SEED": "0", "TEMPERATURE": "5"}  # margins and numbers of seeds differ by command
     assert part.toy == "LIMIT=2000"
     assert make_part(SWEEPS["controls alone"]()).tone == "open"

@@ -1,0 +1,35 @@
+"""Report section of ``kd compare`` on slices of the test set."""
+
+from __future__ import annotations
+
+from kd.commands.compare.slices import Slices, describe_slices
+from kd.evaluation.slices import SliceDifference
+from kd.evaluation.verdict_text import format_p
+from kd.report.blocks import Block, Fold, Paragraph, table
+
+SHOWN = 20  # rows of a group; more are folded
+
+
+def show_slices(slices: Slices) -> tuple[Block, ...]:
+    """Return a table for each group of slices, and what differs significantly."""
+    findings = describe_slices(slices) or ["No slice differs significantly after the adjustment."]
+    blocks: list[Block] = [Paragraph(text) for text in findings]
+    for group, differences in slices.items():
+        header = (group, "items", "control, % wrong", "distilled, % wrong", "difference", "95 % CI", "p (Holm)")
+        rows = [(name, *_cells(difference)) for name, difference in differences.items()]
+        caption = "Error rates, means over the pairs; differences in percentage points, for new items of the slice"
+        content = table(header, rows, caption=caption)
+        blocks.append(content if len(rows) <= SHOWN else Fold(f"All {len(rows)} slices by {group}", (content,)))
+    return tuple(blocks)
+
+
+def _cells(slice: SliceDifference) -> tuple[str, ...]:
+    interval = slice.contrast.interval()
+    return (
+        f"{slice.items:,}",
+        f"{slice.control:.2f}",
+        f"{slice.distilled:.2f}",
+        f"{slice.contrast.mean:+.2f}",
+        f"{interval.low:+.2f} to {interval.high:+.2f}" if interval else "none",
+        format_p(slice.p).removeprefix("= "),
+    )

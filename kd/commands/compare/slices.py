@@ -1,0 +1,66 @@
+"""Slices of the test set in ``kd compare``: classes, what the teacher makes of an item, and columns of a file."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from kd.arms import CONTROL, DISTILLED
+from kd.commands.compare.results import Comparison
+from kd.evaluation.quantities import ERRORS
+from kd.evaluation.slices import Masks, SliceDifference, compare_slices
+
+Slices = dict[str, dict[str, SliceDifference]]  # group of slices → slice → difference; Holm within a group
+UNSURE = 0.25  # fraction of the test items on which the teacher is least confident
+
+
+def measure_slices(comparison: Comparison, further: dict[str, Masks] | None = None) -> Slices:
+    """Compare control and distilled students on slices of the test set, with the pairs of all teachers.
+
+    Args:
+        further: more groups of slices by name.
+    """
+    groups = {"class": _by_class(comparison), "teacher": _by_teacher(comparison), **(further or {})}
+    wrong = comparison.measure_losses(ERRORS)
+    control, distilled = (np.concatenate(wrong[arm]) for arm in (CONTROL, DISTILLED))
+    return {name: compare_slices(masks, control, distilled) for name, masks in groups.items()}
+
+
+def describe_slices(slices: Slices, level: float = 0.05) -> list[str]:
+    """Return a sentence for each group in which some slice differs significantly."""
+    sentences = []
+    for group, differences in slices.items():
+        found = {name: slice for name, slice in differences.items() if slice.p < level}
+        helped = [_describe(name, slice) for name, slice in found.items() if slice.contrast.mean < 0]
+        harmed = [_describe(name, slice) for name, slice in found.items() if slice.contrast.mean > 0]
+        texts = [f"fewer errors on {', '.join(helped)}"] if helped else []
+        texts += [f"more errors on {', '.join(harmed)}"] if harmed else []
+        if texts:
+            sentences.append(
+                f"By {group}: {'; '.join(texts)} (percentage points; Holm over {len(differences)} slices)."
+            )
+    return sentences
+
+
+def _describe(name: str, slice: SliceDifference) -> str:
+    return f"{name} ({slice.contrast.mean:+.2f})"
+
+
+def _by_class(comparison: Comparison) -> Masks:
+    labels = comparison.labels
+    return {comparison.class_name(label): (labels == label).numpy() for label in sorted(set(labels.tolist()))}
+
+
+def _by_teacher(comparison: Comparison) -> Masks:
+    """Divide the test items by whether all teachers are right, and by their mean confidence."""
+    wrong = [teacher.test.logits.argmax(dim=1) != comparison.labels for teacher in comparison.teachers]
+    any_wrong = torch.stack(wrong).any(dim=0)
+    confidences = [teacher.test.logits.softmax(dim=1).max(dim=1).values for teacher in comparison.teachers]
+    ranks = torch.stack(confidences).mean(dim=0).argsort().argsort()
+    unsure = ranks < UNSURE * len(ranks)
+    return {
+        "teacher right": (~any_wrong).numpy(),
+        "teacher wrong": any_wrong.numpy(),
+        "teacher unsure": unsure.numpy(),
+        "teacher sure": (~unsure).numpy(),
+    }

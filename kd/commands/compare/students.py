@@ -1,0 +1,93 @@
+"""Students of ``kd compare``: one for each arm, teacher and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from kd.arms import CONTROL, DISTILLED, LONGER, SMOOTHED
+from kd.commands.compare.settings import STRENGTHS, CompareSettings
+from kd.commands.compare.teachers import Teacher
+from kd.commands.models import new_student
+from kd.commands.steps import make_train
+from kd.console import say
+from kd.evaluation.cost import Cost
+from kd.evaluation.quantities import Quantity, item_losses
+from kd.methods.objectives import smoothed, supervised
+from kd.training.students import Student, train_students
+from kd.types import Objective
+
+
+class Arm(NamedTuple):
+    """One way to train a student.
+
+    Attributes:
+        objective: None for distillation, whose objective depends on the teacher.
+        epochs: training epochs of each student.
+    """
+
+    objective: Objective | None
+    epochs: int
+
+
+def choose_arms(settings: CompareSettings, cost: Cost, smoothing: float) -> dict[str, Arm]:
+    arms = {CONTROL: Arm(supervised, settings.epochs), DISTILLED: Arm(None, settings.epochs)}
+    if smoothing:
+        arms[SMOOTHED] = Arm(smoothed(smoothing=smoothing), settings.epochs)
+    # A loaded teacher has no training cost, so there is no longer control.
+    if settings.longer and cost.training.longer_epochs > settings.epochs:
+        arms[LONGER] = Arm(supervised, cost.training.longer_epochs)
+    return arms
+
+
+def choose_smoothing(
+    settings: CompareSettings, teachers: Sequence[Teacher], quantity: Quantity, device: torch.device
+) -> float:
+    """Return the strength of label smoothing: the setting, or the best of ``STRENGTHS`` on the validation images.
+
+    One pilot student is trained for each strength, with a seed that no pair has; the test images are not used.
+    """
+    if settings.smoothing is not None:
+        return settings.smoothing
+    data, pilot_seed = teachers[0].prepared.control_data, teachers[-1].seeds[-1] + 1
+    pilot_settings = dataclasses.replace(teachers[0].settings, seed=pilot_seed)
+    students = {
+        f"pilot-smoothing-{strength}": Student(
+            new_student(pilot_settings, teachers[0].task, device),
+            smoothed(smoothing=strength),
+            make_train(pilot_settings),
+            settings.epochs,
+        )
+        for strength in STRENGTHS
+    }
+    trained = dict(train_students([data], students, tested=False, processes=settings.processes))
+    losses = {
+        strength: float(item_losses(quantity, *trained[f"pilot-smoothing-{strength}"].validation).sum())
+        for strength in STRENGTHS
+    }
+    best = min(STRENGTHS, key=lambda strength: losses[strength])  # the weakest of equals
+    values = ", ".join(f"{strength:g}: {loss:{quantity.spec}}" for strength, loss in losses.items())
+    say(f"label smoothing {best:g} is the best on the validation {teachers[0].task.noun} ({quantity.name}: {values})")
+    return best
+
+
+def make_students(
+    teachers: Sequence[Teacher], arms: Mapping[str, Arm], device: torch.device
+) -> Iterator[tuple[str, Student]]:
+    """Yield name and student for every teacher, seed and arm; equal seeds give equal initial weights and batches."""
+    for teacher in teachers:
+        for seed in teacher.seeds:
+            for name, arm in arms.items():
+                student_settings = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
+                model, train = new_student(student_settings, teacher.task, device), make_train(student_settings)
+                # Index into the list of _train_all: first the distillation data of all teachers, then the control data.
+                data_index = teacher.number if arm.objective is None else len(teachers) + teacher.number
+                student = Student(model, arm.objective or teacher.objective, train, arm.epochs, data_index)
+                yield name_student(name, teacher, seed), student
+
+
+def name_student(arm: str, teacher: Teacher, seed: int) -> str:
+    return f"{arm}-seed-{seed}" + (f"-teacher-{teacher.number}" if teacher.number else "")

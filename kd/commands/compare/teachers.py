@@ -1,0 +1,90 @@
+"""Teachers of ``kd compare``: each with its seed, its split of the data and the seeds of its pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from kd.commands.compare.results import ModelPredictions
+from kd.commands.compare.settings import CompareSettings
+from kd.commands.data import Data, Task
+from kd.commands.models import new_student
+from kd.commands.steps import TeacherWithData, make_objective, prepare_distillation_data
+from kd.data.loaders import make_loader
+from kd.storage.files import sha256
+from kd.storage.weights import weights_bytes
+from kd.training.students import DistillationData, predict_dataset
+from kd.types import Objective
+
+
+class Teacher(NamedTuple):
+    """A trained teacher with its split of the data and the seeds of its pairs.
+
+    Attributes:
+        number: index from 0; teacher 0 is the teacher of ``kd run`` in the same folder.
+        settings: the settings it was trained with, including its seed and its split.
+        prepared: the model with its datasets.
+        predictions: its logits on the validation and test images.
+        objective: training objective of its distilled students.
+        seeds: seeds of its pairs.
+    """
+
+    number: int
+    settings: CompareSettings
+    prepared: TeacherWithData
+    predictions: ModelPredictions
+    objective: Objective
+    seeds: Sequence[int]
+
+    @property
+    def task(self) -> Task:
+        return self.prepared.data.task
+
+    @property
+    def distill_data(self) -> DistillationData:
+        return self.prepared.distill_data
+
+
+def teacher_settings(settings: CompareSettings, number: int) -> CompareSettings:
+    """Return the settings of the teacher with this number, with its seed and its split."""
+    return dataclasses.replace(
+        settings,
+        seed=settings.seed + number % settings.teachers,
+        random_state=settings.random_state + number % settings.split_count,
+    )
+
+
+def prepare_teacher(settings: CompareSettings, number: int, data: Data, device: torch.device) -> Teacher:
+    """Train the teacher with this number on its split, or reuse a saved one; the teacher of ``kd run`` has number 0."""
+    own_settings = teacher_settings(settings, number)
+    prepared = prepare_distillation_data(own_settings, device, number=number, data=data)
+    title = f"teacher-{number}" if number else "teacher"
+    on_validation, on_test = (
+        predict_dataset(prepared.model, dataset, batch_size=settings.batch_size, title=f"{title}-{split}")
+        for split, dataset in {"validation": prepared.data.val_set, "test": prepared.data.test_set}.items()
+    )
+    predictions = ModelPredictions(on_validation, on_test, sha256(weights_bytes(prepared.model)))
+    return Teacher(
+        number,
+        own_settings,
+        prepared,
+        predictions,
+        _make_distilled_objective(settings, prepared, device),
+        list_seeds(settings, number),
+    )
+
+
+def _make_distilled_objective(settings: CompareSettings, prepared: TeacherWithData, device: torch.device) -> Objective:
+    """Return the training objective of this teacher's distilled students."""
+    loader = make_loader(prepared.distill_data.training, batch_size=settings.batch_size)
+    student = new_student(settings, prepared.data.task, device)
+    return make_objective(settings, student, prepared.model, loader)
+
+
+def list_seeds(settings: CompareSettings, teacher: int) -> list[int]:
+    """List the seeds of a teacher's pairs; no two teachers share a seed, so their students are independent."""
+    first = settings.seed + teacher * settings.pairs
+    return list(range(first, first + settings.pairs))

@@ -1,0 +1,212 @@
+"""The verdicts of a comparison: under each teacher, over all teachers, and what has to be said before them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from kd.arms import ARMS, CONTROL, DISTILLED, LONGER, SMOOTHED, TEACHER
+from kd.commands.compare.results import Comparison
+from kd.evaluation.classwise import majority_of
+from kd.evaluation.failures import COLLAPSE_RULE, describe_failures, find_collapsed
+from kd.evaluation.metrics import confusion_matrix
+from kd.evaluation.paired_seeds import t_interval
+from kd.evaluation.quantities import NLL
+from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge_all
+from kd.evaluation.verdict_text import describe_basis, format_bounds, sentence
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The verdicts of a comparison, computed when first asked for.
+
+    Attributes:
+        earlier: p-values of the questions asked of the same test set before.
+    """
+
+    comparison: Comparison
+    earlier: Sequence[Earlier] = ()
+
+    @cached_property
+    def by_teacher(self) -> list[Judgement]:
+        """One verdict for each teacher, conditional on it; Holm-adjusted for the number of teachers."""
+        comparison = self.comparison
+        questions = {str(n): self.ask(n) for n in range(len(comparison.teachers))}
+        earlier = self.earlier if len(questions) == 1 else ()
+        judgements = judge_all(questions, margin=comparison.unit_margin, earlier=earlier)
+        return [self._withhold(judgement) for judgement in judgements.values()]
+
+    @cached_property
+    def overall(self) -> Judgement | None:
+        """The verdict over all teachers, with each block of teachers as one observation; None for a single teacher."""
+        comparison = self.comparison
+        if len(comparison.teachers) == 1:
+            return None
+        smoothed = self._contrast_blocks(SMOOTHED) if SMOOTHED in comparison.students else None
+        question = Question(self._contrast_blocks(CONTROL), smoothed)
+        judgements = judge_all({"": question}, margin=comparison.unit_margin, earlier=self.earlier)
+        return self._withhold(judgements[""])
+
+    @property
+    def main(self) -> Judgement:
+        """The verdict that heads the page."""
+        return self.overall or self.by_teacher[0]
+
+    def ask(self, teacher: int) -> Question:
+        """Return the question about the pairs of one teacher."""
+        comparison = self.comparison
+        smoothed = contrast_of(comparison.contributions(teacher, SMOOTHED)) if SMOOTHED in comparison.students else None
+        return Question(contrast_of(comparison.contributions(teacher)), smoothed)
+
+    @cached_property
+    def failures(self) -> list[str]:
+        """Sentences on models that learned nothing, collapsed, or never predict a class."""
+        comparison = self.comparison
+        arms = {ARMS[TEACHER].label: [confusion_matrix(*teacher.test) for teacher in comparison.teachers]} | {
+            ARMS[arm].label: [matrix for group in groups for matrix in group]
+            for arm, groups in comparison.confusion_matrices.items()
+        }
+        classes = [comparison.class_name(label) for label in range(arms[ARMS[TEACHER].label][0].shape[0])]
+        sentences = describe_failures(arms, comparison.labels, classes, comparison.noun)
+        collapsed = self._collapsed
+        if collapsed:
+            counts = ", ".join(
+                f"{len(found)} of {sum(map(len, comparison.students[arm]))} ({ARMS[arm].label})"
+                for arm, found in collapsed.items()
+            )
+            sentences.append(f"Students collapsed: {counts}. A student has collapsed if {COLLAPSE_RULE}.")
+        return sentences
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The verdicts as paragraphs, the one that heads the page last; it begins with what has to be said first."""
+        comparison, overall = self.comparison, self.overall
+        given = "this teacher and split" if self.main.question.control.estimate else "this teacher, split and test set"
+        pairs = len(self.by_teacher[0].question.control.differences)
+        basis = describe_basis(pairs, comparison.images, comparison.noun, given)
+        single = [
+            self._write(judgement, number, basis=basis if overall is None else f"Based on {pairs} pairs.")
+            for number, judgement in enumerate(self.by_teacher)
+        ]
+        first = [*self.failures, *self._under_trained()]
+        if overall is None:
+            return [" ".join([*first, single[0]])]
+        per_teacher = [f"Teacher {number}: {text}" for number, text in enumerate(single)]
+        return [*per_teacher, " ".join([*first, self._write(overall, None, basis=self._overall_basis())])]
+
+    def _contrast_blocks(self, against: str) -> Contrast:
+        """Return the contrast of the blocks: the mean over the teachers of a block, each with the mean of its pairs."""
+        comparison = self.comparison
+        means = [comparison.contributions(n, against).mean(axis=0) for n in range(len(comparison.teachers))]
+        blocks = np.asarray(comparison.blocks)
+        rows = [np.mean([means[n] for n in np.flatnonzero(blocks == block)], axis=0) for block in np.unique(blocks)]
+        return contrast_of(np.stack(rows))
+
+    @cached_property
+    def _collapsed(self) -> dict[str, list[int]]:
+        arms = (CONTROL, DISTILLED, SMOOTHED)
+        scores = self.comparison.class_scores
+        return find_collapsed({arm: [s for group in scores[arm] for s in group] for arm in arms if arm in scores})
+
+    def _withhold(self, judgement: Judgement) -> Judgement:
+        """Return the judgement without its verdict if students collapsed or learned no more than the majority class."""
+        comparison = self.comparison
+        majority = majority_of(comparison.labels)
+        errors = [model.errors for arm in (CONTROL, DISTILLED) for group in comparison.students[arm] for model in group]
+        is_useless = bool(majority.errors) and min(errors) >= majority.errors
+        return judgement._replace(verdict="not decided") if self._collapsed or is_useless else judgement
+
+    def _write(self, judgement: Judgement, teacher: int | None, *, basis: str) -> str:
+        comparison = self.comparison
+        teachers = comparison.teachers if teacher is None else [comparison.teachers[teacher]]
+        accuracies = sorted(1 - model.errors / comparison.images for model in teachers)
+        accuracy = f"{accuracies[0]:.2%}" + (f" to {accuracies[-1]:.2%}" if len(accuracies) > 1 else "")
+        settings = ", ".join(filter(None, (comparison.method, f"teacher's test accuracy {accuracy}")))
+        across = "Across teachers, distillation" if teacher is None else "Distillation"
+        controls = comparison.losses[CONTROL]
+        group = np.concatenate(controls) if teacher is None else controls[teacher]
+        strength = "" if comparison.smoothing is None else f" {comparison.smoothing:g}"
+        return sentence(
+            judgement,
+            basis=basis,
+            method=f"{across} ({settings})",
+            quantity=comparison.quantity,
+            relative_to=float(group.sum(axis=1).mean()),
+            smoothing=f"label smoothing{strength}",
+            remarks=[*self._identical(), *self._loss_of_calibration(teacher)],
+        )
+
+    def _identical(self) -> list[str]:
+        students = self.comparison.students
+        pairs = [
+            (control, distilled)
+            for controls, group in zip(students[CONTROL], students[DISTILLED], strict=True)
+            for control, distilled in zip(controls, group, strict=True)
+        ]
+        equal = sum(bool(first.weights) and first.weights == second.weights for first, second in pairs)
+        if not equal:
+            return []
+        if equal == len(pairs):
+            return ["Every distilled student is identical to its control, with the same weights."]
+        return [f"In {equal} of {len(pairs)} pairs the distilled student is identical to its control."]
+
+    def _loss_of_calibration(self, teacher: int | None) -> list[str]:
+        """State a significantly higher cross-entropy or calibration error than the control's."""
+        comparison = self.comparison
+        numbers = range(len(comparison.teachers)) if teacher is None else [teacher]
+        contrast = contrast_of(np.concatenate([comparison.contributions(number, quantity=NLL) for number in numbers]))
+        interval = contrast.interval()
+        if interval and interval.low > 0 and comparison.quantity != NLL:
+            bounds = format_bounds(interval, NLL)
+            return [f"Its probabilities are worse: {NLL.describe(contrast.mean)} (95 % CI {bounds})."]
+        scalings = comparison.scalings
+        rises = [
+            100 * (distilled.before.ece - control.before.ece)
+            for number in numbers
+            for control, distilled in zip(scalings[CONTROL][number], scalings[DISTILLED][number], strict=True)
+        ]
+        risen = t_interval(rises)
+        if risen and risen.low > 0:
+            return [
+                f"It is worse calibrated: its ECE is {np.mean(rises):.2f} percentage points higher (95 % CI "
+                f"{risen.low:+.2f} to {risen.high:+.2f})."
+            ]
+        return []
+
+    def _under_trained(self) -> list[str]:
+        """State that longer training on the labels alone beats both students, if it does under every teacher."""
+        comparison = self.comparison
+        if LONGER not in comparison.students:
+            return []
+        numbers = range(len(comparison.teachers))
+        contrasts = [contrast_of(comparison.contributions(number, LONGER)) for number in numbers]
+        gains = [contrast_of(comparison.losses[LONGER][n] - comparison.losses[CONTROL][n]) for n in numbers]
+        worse = [interval is not None and interval.low > 0 for interval in (c.interval() for c in contrasts)]
+        better = [interval is not None and interval.high < 0 for interval in (c.interval() for c in gains)]
+        if not all(worse) or not all(better):
+            return []
+        mean = float(np.mean([contrast.mean for contrast in contrasts]))
+        return [
+            f"Both students are under-trained: the control trained for {comparison.longer_epochs} epochs has "
+            f"{comparison.quantity.describe(-mean)} than the distilled students."
+        ]
+
+    def _overall_basis(self) -> str:
+        comparison, overall = self.comparison, self.overall
+        assert overall is not None
+        spec = comparison.quantity.spec
+        means = ", ".join(f"{mean:+{spec}}" for mean in overall.question.control.differences)
+        pairs = len(comparison.seeds[0])
+        count = len(overall.question.control.differences)
+        split = (
+            f", all on one training/validation split (seed {comparison.one_split}): another split may differ"
+            if comparison.one_split is not None
+            else ""
+        )
+        return (
+            f"Based on {count} {comparison.block_noun}s with equal weight ({means}), {pairs} pairs for each teacher, "
+            f"and {comparison.images:,} test {comparison.noun}{split}."
+        )

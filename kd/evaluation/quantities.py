@@ -1,0 +1,132 @@
+"""Quantities that can decide a verdict, as a loss per test item: errors, balanced error, cross-entropy, one class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kd.checks import require
+
+BALANCED_WITHIN = 3  # classes whose sizes differ by more than this factor are judged by the balanced error
+CHOICES = "auto, errors, balanced, nll or recall:CLASS"
+
+
+class Quantity(NamedTuple):
+    """A quantity of one model on the test set; lower is better.
+
+    Attributes:
+        key: ``errors``, ``balanced``, ``nll`` or ``recall:CLASS``.
+        name: for headers, with its unit.
+        unit: words between a number and "less" in a sentence, such as "percentage points".
+        less, more: words for a lower and a higher value, such as "fewer errors".
+        spec: format of a value.
+    """
+
+    key: str
+    name: str
+    unit: str
+    less: str
+    more: str
+    spec: str
+
+    def describe(self, difference: float) -> str:
+        """Describe a difference other than 0, such as "26.8 fewer errors"."""
+        return " ".join(
+            filter(None, (format(abs(difference), self.spec), self.unit, self.less if difference < 0 else self.more))
+        )
+
+    def describe_bound(self, bound: float) -> str:
+        """Describe the size of a difference without its sign, such as "10 errors"."""
+        thing = self.less.partition(" ")[2]
+        unit = f"{self.unit} of {thing}" if self.unit else thing if bound != 1 else thing.removesuffix("s")
+        return f"{bound:,g} {unit}" if float(bound).is_integer() else f"{bound:{self.spec}} {unit}"
+
+
+ERRORS = Quantity("errors", "test errors", "", "fewer errors", "more errors", ",.1f")
+BALANCED = Quantity(
+    "balanced", "balanced error, %", "percentage points", "less balanced error", "more balanced error", ",.2f"
+)
+NLL = Quantity("nll", "NLL, nats", "nats", "less cross-entropy", "more cross-entropy", ",.4f")
+
+
+def choose_quantity(decide: str, labels: Tensor, classes: Sequence[str]) -> Quantity:
+    """Return the quantity that decides, from the setting and the labels of the test set.
+
+    Args:
+        decide: ``auto`` takes the errors if the largest class has at most three times as many test items as the
+            smallest, else the balanced error; or ``errors``, ``balanced``, ``nll``, ``recall:CLASS``.
+        labels: [N] int64.
+        classes: class names in label order.
+
+    Raises:
+        ValueError: unknown quantity or class, or no test items of this class.
+    """
+    if decide == "auto":
+        return ERRORS if are_balanced(labels) else BALANCED
+    kind, _, name = decide.partition(":")
+    if kind == "recall":
+        require(name in classes, "--decide recall:", name, f"a class: {', '.join(classes[:20])}")
+        index = list(classes).index(name)
+        require(bool((labels == index).any()), "--decide recall:", name, "a class with test items")
+        things = f"misses of class {name}"
+        return Quantity(
+            f"recall:{index}",
+            f"missed items of {name}, %",
+            "percentage points",
+            f"fewer {things}",
+            f"more {things}",
+            ",.2f",
+        )
+    known = {quantity.key: quantity for quantity in (ERRORS, BALANCED, NLL)}
+    require(decide in known, "--decide", decide, CHOICES)
+    return known[decide]
+
+
+def are_balanced(labels: Tensor) -> bool:
+    """Return whether the sizes of the classes that occur differ by at most a factor of ``BALANCED_WITHIN``."""
+    sizes = torch.bincount(labels)
+    sizes = sizes[sizes > 0]
+    return int(sizes.max()) <= BALANCED_WITHIN * int(sizes.min())
+
+
+def item_losses(quantity: Quantity, logits: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """Return the contribution [N] of each test item to the quantity; the sum is the value of the quantity.
+
+    ``errors``: 1 for a wrong item. ``balanced``: a wrong item of class c counts 100 / (C · N_c) percentage points, with
+    the C classes that occur and their sizes N_c. ``nll``: −log p / N in nats. ``recall:c``: a wrong item of class c
+    counts 100 / N_c percentage points, other items 0.
+
+    Args:
+        logits: [N, K], finite.
+        labels: [N] int64.
+    """
+    if quantity.key == "nll":
+        losses = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none") / len(labels)
+        return losses.numpy()
+    wrong = (logits.argmax(dim=1) != labels).double()
+    return (wrong * _weights(quantity, labels)).numpy()
+
+
+def margin_of(quantity: Quantity, margin: float, images: int) -> float:
+    """Return the equivalence margin in the unit of the quantity.
+
+    Args:
+        margin: in percentage points; for ``nll`` in hundredths of a nat.
+        images: number of test items.
+    """
+    return {"errors": margin / 100 * images, "nll": margin / 100}.get(quantity.key, margin)
+
+
+def _weights(quantity: Quantity, labels: Tensor) -> Tensor:
+    if quantity.key == "errors":
+        return torch.ones(len(labels), dtype=torch.float64)
+    sizes = torch.bincount(labels).double()
+    if quantity.key == "balanced":
+        return 100 / (int((sizes > 0).sum()) * sizes[labels])
+    index = int(quantity.key.partition(":")[2])
+    return (labels == index).double() * 100 / sizes[index]

@@ -1,0 +1,47 @@
+"""Where distillation helps and where it harms: paired differences on parts of the test set, with Holm's adjustment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd.evaluation.verdict import Contrast, contrast_of, holm
+
+Masks = Mapping[str, NDArray[np.bool_]]  # name of a slice → [N], True for its test items
+
+
+class SliceDifference(NamedTuple):
+    """Error rates of both arms on one slice of the test items, in percent, and their difference.
+
+    Attributes:
+        items: number of test items in the slice, at least 1.
+        control, distilled: mean error rates over the pairs.
+        contrast: distilled minus control, in percentage points of the slice's items.
+        p: Holm-adjusted for the slices compared together.
+    """
+
+    items: int
+    control: float
+    distilled: float
+    contrast: Contrast
+    p: float
+
+
+def compare_slices(
+    masks: Masks, control: NDArray[np.float64], distilled: NDArray[np.float64]
+) -> dict[str, SliceDifference]:
+    """Compare both arms on each slice; slices without items are omitted.
+
+    Args:
+        control, distilled: [pairs, N], 1 where a student is wrong, else 0; row i of both is one pair.
+    """
+    parts = {name: (control[:, mask], distilled[:, mask]) for name, mask in masks.items() if mask.any()}
+    contrasts = {name: contrast_of(100 / first.shape[1] * (second - first)) for name, (first, second) in parts.items()}
+    adjusted = holm([contrast.p for contrast in contrasts.values()])
+    return {
+        name: SliceDifference(first.shape[1], 100 * float(first.mean()), 100 * float(second.mean()), contrasts[name], p)
+        for (name, (first, second)), p in zip(parts.items(), adjusted, strict=True)
+    }

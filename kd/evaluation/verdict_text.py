@@ -1,0 +1,168 @@
+"""A verdict as a paragraph: the finding, the differences with their intervals, the conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kd.evaluation.paired_seeds import Interval
+from kd.evaluation.power import power_of
+from kd.evaluation.quantities import ERRORS, Quantity
+from kd.evaluation.verdict import Contrast, Judgement
+
+
+def sentence(
+    judgement: Judgement,
+    *,
+    basis: str,
+    method: str = "Distillation",
+    quantity: Quantity = ERRORS,
+    relative_to: float | None = None,
+    smoothing: str = "label smoothing",
+    remarks: Sequence[str] = (),
+) -> str:
+    """Return a paragraph on a verdict.
+
+    Args:
+        basis: last sentence: numbers of pairs and test items, and the conditions shared by all pairs.
+        method: name of the method with its settings.
+        quantity: what the differences measure.
+        relative_to: mean of the quantity over the controls, to add the relative difference; None omits it.
+        smoothing: name of the control with label smoothing.
+        remarks: further sentences, such as a loss of calibration.
+    """
+    sentences = [
+        f"{_write_headline(judgement, method, quantity)} {_describe_differences(judgement, quantity, smoothing)}"
+        f"{_describe_relative(judgement, relative_to)}.",
+        _describe_smoothing(judgement, quantity, smoothing),
+        _write_remark(judgement, quantity),
+        *remarks,
+        basis,
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def describe_basis(pairs: int, items: int, noun: str, given: str) -> str:
+    """Return the last sentence of a paragraph on paired seeds; ``given`` names what all pairs share."""
+    seeds = f"{pairs} paired {'seed' if pairs == 1 else 'seeds'}"
+    return f"Based on {seeds} and {items:,} test {noun}, given {given}."
+
+
+def format_interval(interval: Interval | None, confidence: float, quantity: Quantity = ERRORS) -> str:
+    """Return an interval with its confidence, such as ``95 % CI -31.7 to -21.9``."""
+    return f"{100 * confidence:.4g} % CI {format_bounds(interval, quantity) or 'undefined'}"
+
+
+def format_bounds(interval: Interval | None, quantity: Quantity = ERRORS) -> str:
+    """Return the bounds of an interval, such as ``-31.7 to -21.9``; "" if there is none."""
+    return f"{interval.low:+{quantity.spec}} to {interval.high:+{quantity.spec}}" if interval else ""
+
+
+def format_p(p: float) -> str:
+    """Return a p-value with its sign, such as ``= 0.012`` or ``< 0.0001``."""
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
+
+
+def _write_headline(judgement: Judgement, method: str, quantity: Quantity) -> str:
+    return {
+        "helps": f"{method} helps:",
+        "better than the labels alone": f"{method} is better than the labels alone:",
+        "hurts": f"{method} hurts:",
+        "no difference larger than d": (
+            f"{method} makes no difference larger than {quantity.describe_bound(judgement.margin)}:"
+        ),
+        "inconclusive": f"{method}: inconclusive;",
+        "not decided": f"{method}: not decided;",
+    }[judgement.verdict]
+
+
+def _describe_differences(judgement: Judgement, quantity: Quantity, smoothing: str) -> str:
+    control = _describe_difference(
+        judgement.question.control, "the control", _list_intervals(judgement, quantity), quantity
+    )
+    smoothed = judgement.question.smoothed
+    if judgement.verdict != "helps" or smoothed is None:
+        return control
+    interval = format_interval(judgement.smoothed, 1 - judgement.level, quantity)
+    return f"{control}, and {_describe_difference(smoothed, smoothing, interval, quantity)}"
+
+
+def _describe_difference(contrast: Contrast, against: str, interval: str, quantity: Quantity) -> str:
+    if contrast.mean == 0:
+        return f"on average the same as {against} ({interval})"
+    return f"{quantity.describe(contrast.mean)} than {against} on average ({interval})"
+
+
+def _list_intervals(judgement: Judgement, quantity: Quantity) -> str:
+    texts = [format_interval(judgement.interval, 1 - judgement.level, quantity)]
+    if judgement.verdict == "no difference larger than d":
+        texts.append(format_interval(judgement.inner, 1 - 2 * judgement.inner_level, quantity))
+    if judgement.family > 1:
+        texts.append(f"p {format_p(judgement.p)}, Holm-adjusted for {judgement.family} questions")
+    return "; ".join(texts)
+
+
+def _describe_relative(judgement: Judgement, relative_to: float | None) -> str:
+    if not relative_to:
+        return ""
+    return f"; {100 * judgement.question.control.mean / relative_to:+.1f} % relative to the control"
+
+
+def _describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str) -> str:
+    """State what label smoothing, which needs no teacher, achieves, if the verdict depends on it."""
+    if judgement.verdict != "better than the labels alone":
+        return ""
+    contrast, interval = judgement.question.smoothed, judgement.smoothed
+    if contrast is None:
+        return (
+            "Whether this is due to the teacher or to softer targets is not known: there is no control with label "
+            "smoothing."
+        )
+    name = f"{smoothing[:1].upper()}{smoothing[1:]}"
+    bounds = format_interval(interval, 1 - judgement.level, quantity)
+    if interval is None:
+        return f"{name}, which needs no teacher, cannot be compared with it yet ({bounds})."
+    if interval.low > 0:
+        return f"{name}, which needs no teacher, is better still: {quantity.describe(-contrast.mean)} ({bounds})."
+    if interval.high < 0:  # significant alone, but not after the adjustment for the questions asked
+        return (
+            f"That it is better than {smoothing}, which needs no teacher, is not shown: {bounds}, but p "
+            f"{format_p(judgement.p_helps)} after the adjustment."
+        )
+    bound = max(abs(interval.low), abs(interval.high))
+    return (
+        f"{name}, which needs no teacher, does not differ from it by more than {quantity.describe_bound(bound)} "
+        f"({bounds})."
+    )
+
+
+def _write_remark(judgement: Judgement, quantity: Quantity) -> str:
+    """Return the power of an inconclusive comparison, a note on a significant but small difference, or ''."""
+    interval, margin = judgement.interval, judgement.margin
+    if judgement.verdict == "inconclusive":
+        return _describe_power(judgement, quantity)
+    is_small = interval and -margin < interval.low and interval.high < margin
+    if judgement.verdict in ("helps", "better than the labels alone", "hurts") and is_small:
+        return (
+            "The difference is significant but within the equivalence margin of "
+            f"{quantity.describe_bound(judgement.margin)}."
+        )
+    return ""
+
+
+def _describe_power(judgement: Judgement, quantity: Quantity) -> str:
+    """Explain why the pairs are inconclusive, and how many would be needed."""
+    contrast = judgement.question.control
+    n = len(contrast.differences)
+    if contrast.sd is None:
+        return "The spread between seeds cannot be estimated from one pair."
+    if contrast.sd == 0 and contrast.estimate is None:
+        return f"All {n} differences are equal, so their spread is unknown; more pairs are needed."
+    power, margin = (
+        power_of(contrast, judgement.margin, level=judgement.level),
+        quantity.describe_bound(judgement.margin),
+    )
+    assert power.detectable is not None
+    detected = f"{n} pairs detect a true difference of {quantity.describe_bound(power.detectable)} with 80 % power"
+    if power.for_margin is None:
+        return f"{detected}; to detect {margin}, no number of pairs is enough: more test items are needed."
+    return f"{detected}; {margin} take {power.for_margin:,} pairs."

@@ -1,0 +1,189 @@
+"""Verdicts of ``kd compare`` on made-up logits: what decides, what is said first, and when nothing is decided."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from kd.commands.compare.results import Comparison, ModelPredictions, student_rows
+from kd.commands.compare.slices import describe_slices, measure_slices
+from kd.commands.compare.verdicts import Verdicts
+from kd.evaluation.quantities import BALANCED, choose_quantity
+from kd.evaluation.verdict import Earlier
+from kd.models.inference import Predictions
+from tests.commands.compare.comparisons import CLASSES, IMAGES, make_comparison, make_predictions
+
+
+def test_swapping_the_arms_reverses_the_verdict() -> None:
+    comparison = make_comparison()
+    swapped = dataclasses.replace(
+        comparison, students={"control": comparison.students["distilled"], "distilled": comparison.students["control"]}
+    )
+    judged, mirrored = Verdicts(comparison).main, Verdicts(swapped).main
+    assert (judged.verdict, mirrored.verdict) == ("helps", "hurts")
+    assert judged.question.control.mean == -mirrored.question.control.mean
+
+
+def test_the_order_of_the_pairs_does_not_matter() -> None:
+    comparison = make_comparison()
+    reversed_seeds = dataclasses.replace(
+        comparison,
+        students={arm: [group[::-1] for group in groups] for arm, groups in comparison.students.items()},
+        seeds=[group[::-1] for group in comparison.seeds],
+    )
+    first, second = (Verdicts(c).main.interval for c in (comparison, reversed_seeds))
+    assert first == pytest.approx(second)
+    assert sorted(map(str, student_rows(reversed_seeds))) == sorted(map(str, student_rows(comparison)))
+
+
+def test_the_overall_verdict_needs_several_teachers_and_counts_each_once() -> None:
+    assert Verdicts(make_comparison()).overall is None
+    comparison = make_comparison(teachers=3)
+    overall = Verdicts(comparison).overall
+    assert overall is not None
+    assert overall.question.control.differences == pytest.approx([comparison.pairs(n).mean for n in range(3)])
+    assert overall.verdict == "helps"
+    doubled = dataclasses.replace(
+        comparison,
+        students={arm: [group * 2 for group in groups] for arm, groups in comparison.students.items()},
+        seeds=[group * 2 for group in comparison.seeds],
+    )
+    repeated = Verdicts(doubled).overall
+    assert repeated is not None
+    assert repeated.interval == pytest.approx(
+        overall.interval
+    )  # more students per teacher say nothing of other teachers
+
+
+def test_teachers_of_one_split_count_as_one_observation() -> None:
+    comparison = dataclasses.replace(make_comparison(teachers=4), blocks=(0, 1, 0, 1), block_noun="split")
+    overall = Verdicts(comparison).overall
+    assert overall is not None
+    means = [comparison.pairs(number).mean for number in range(4)]
+    by_split = [(means[0] + means[2]) / 2, (means[1] + means[3]) / 2]
+    assert overall.question.control.differences == pytest.approx(by_split)
+    assert "Based on 2 splits with equal weight" in Verdicts(comparison).lines[-1]
+    one_split = dataclasses.replace(make_comparison(teachers=2), one_split=42)
+    assert (
+        Verdicts(one_split).lines[-1].endswith("on one training/validation split (seed 42): another split may differ.")
+    )
+
+
+def test_verdicts_by_teacher_are_adjusted_for_their_number() -> None:
+    alone, among = Verdicts(make_comparison()).by_teacher[0], Verdicts(make_comparison(teachers=3)).by_teacher[0]
+    assert (alone.family, among.family) == (1, 3)
+    assert among.p > alone.p
+
+
+def test_it_helps_only_with_the_control_of_softened_labels() -> None:
+    comparison = make_comparison()
+    without = dataclasses.replace(
+        comparison, students={arm: comparison.students[arm] for arm in ("control", "distilled")}
+    )
+    assert Verdicts(comparison).main.verdict == "helps"
+    assert Verdicts(without).main.verdict == "better than the labels alone"
+    no_gain = dataclasses.replace(
+        comparison, students=comparison.students | {"smoothed": comparison.students["distilled"]}
+    )
+    verdicts = Verdicts(no_gain)
+    assert verdicts.main.verdict == "better than the labels alone"
+    assert "Label smoothing 0.2, which needs no teacher, does not differ from it by more than" in verdicts.lines[-1]
+
+
+def test_earlier_questions_make_a_verdict_harder() -> None:
+    comparison = make_comparison(gain=14)
+    alone, later = Verdicts(comparison).main, Verdicts(comparison, [Earlier(0.5, 0.5)] * 9).main
+    assert (alone.family, later.family) == (1, 10)
+    assert later.p == pytest.approx(min(1, 10 * alone.p))
+
+
+def make_imbalanced(found: dict[str, int], rare: int = 14, images: int = 1_000) -> Comparison:
+    """Make arms of five students that find so many of 14 rare items in all, and every common one."""
+    labels = (torch.arange(images) < rare).long()
+
+    def student(hits: int) -> ModelPredictions:
+        predicted = labels.clone()
+        predicted[hits:rare] = 0
+        logits = 4.0 * torch.nn.functional.one_hot(predicted, 2).float()
+        return ModelPredictions(Predictions(logits, labels), Predictions(logits, labels))
+
+    students = {
+        arm: [[student(total // 5 + (index < total % 5)) for index in range(5)]] for arm, total in found.items()
+    }
+    quantity = choose_quantity("auto", labels, ("common", "rare"))
+    return Comparison(
+        [student(12)], students, [range(5)], 0.5, 4.0, quantity=quantity, classes=("common", "rare"), method="kd"
+    )
+
+
+def test_rare_items_that_only_the_control_finds_are_no_equivalence() -> None:
+    """Of 70 rare items, the distilled students find 1 and the controls 8: once called "no difference"."""
+    comparison = make_imbalanced({"control": 8, "distilled": 1})
+    verdicts = Verdicts(comparison)
+    assert comparison.quantity == BALANCED
+    assert "no difference" not in verdicts.lines[-1]
+    assert verdicts.lines[-1].startswith("4 of 5 models of the arm “distilled student” are no better than always")
+    assert "percentage points more balanced error than the control" in verdicts.lines[-1]
+
+
+def test_models_that_always_answer_the_majority_are_not_judged() -> None:
+    verdicts = Verdicts(make_imbalanced({"control": 0, "distilled": 0}))
+    assert verdicts.main.verdict == "not decided"
+    line = verdicts.lines[-1]
+    assert "5 of 5 models of the arm “control” are no better than always predicting common" in line
+    assert "5 of 5 models of the arm “distilled student” never predict class rare." in line
+    assert "Distillation (kd, teacher's test accuracy 99.80%): not decided" in line
+
+
+def test_a_collapsed_student_leaves_the_verdict_undecided() -> None:
+    comparison = make_comparison()
+    labels = torch.arange(IMAGES) % CLASSES
+    constant = Predictions(torch.nn.functional.one_hot(torch.zeros_like(labels), CLASSES).float(), labels)
+    comparison.students["control"][0][2] = ModelPredictions(constant, constant)  # type: ignore[index]
+    verdicts = Verdicts(comparison)
+    assert verdicts.main.verdict == "not decided"
+    assert "Students collapsed: 1 of 4 (control)." in verdicts.lines[-1]
+
+
+def test_identical_students_are_recognised_by_their_weights() -> None:
+    comparison = make_comparison()
+    twins = [
+        predictions._replace(weights=f"hash {index}")
+        for index, predictions in enumerate(comparison.students["control"][0])
+    ]
+    same = dataclasses.replace(comparison, students={"control": [twins], "distilled": [twins]})
+    assert "Every distilled student is identical to its control" in Verdicts(same).lines[-1]
+    assert "identical" not in Verdicts(comparison).lines[-1]
+
+
+def test_worse_probabilities_are_said() -> None:
+    comparison = make_comparison()
+    sharp = [
+        predictions._replace(test=predictions.test._replace(logits=30 * predictions.test.logits))
+        for predictions in comparison.students["distilled"][0]
+    ]
+    worse = dataclasses.replace(comparison, students=comparison.students | {"distilled": [sharp]})
+    assert "Its probabilities are worse:" in Verdicts(worse).lines[-1]
+    assert "worse" not in Verdicts(comparison).lines[-1]
+
+
+def test_a_longer_control_that_beats_everything_leads() -> None:
+    comparison = make_comparison()
+    best = [[make_predictions(9000 + seed, 1) for seed in range(4)]]
+    longer = dataclasses.replace(comparison, students=comparison.students | {"longer": best}, longer_epochs=22)
+    assert Verdicts(longer).lines[-1].startswith("Both students are under-trained: the control trained for 22 epochs")
+    assert "under-trained" not in Verdicts(comparison).lines[-1]
+
+
+def test_slices_cover_the_test_set_and_name_what_differs() -> None:
+    comparison = make_comparison()
+    slices = measure_slices(comparison)
+    assert sum(row.items for row in slices["class"].values()) == IMAGES
+    teacher = slices["teacher"]
+    assert teacher["teacher right"].items + teacher["teacher wrong"].items == IMAGES
+    assert teacher["teacher unsure"].items == IMAGES / 4
+    found = [name for name, row in slices["class"].items() if row.p < 0.05]
+    text = " ".join(describe_slices(slices))
+    assert all(f"{name} ({slices['class'][name].contrast.mean:+.2f})" in text for name in found)
