@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kd.checks import did_you_mean
 from kd.models.inference import evaluating
+from kd.models.stages import Stage as Stage
+from kd.models.stages import find_stages as find_stages
+from kd.models.stages import main_tensor, record_outputs
 
 _INPUT = ":input"  # suffix of a layer's name: the input of the layer instead of its output
 
@@ -31,20 +34,23 @@ def capture(model: nn.Module, *layers: str) -> Iterator[Features]:
     Args:
         model: the model whose layers are captured.
         layers: module paths as in ``model.named_modules()``. ``layer3`` captures the module's output, ``output:input``
-            the input of the module ``output``.
+            the first input of the module ``output``. For a tuple, dictionary or ``ModelOutput``, ``main_tensor`` is
+            captured.
 
     Raises:
         ValueError: a layer does not exist (the error suggests similar names), did not run in the pass, or does not
-            return a single tensor. Also if a later in-place operation overwrote a captured output. In-place modules,
-            such as torchvision's ReLUs, are allowed: outputs are then copied.
+            return a tensor. Also if a later in-place operation overwrote a captured output. In-place modules, such as
+            torchvision's ReLUs, are allowed: outputs are then copied.
     """
     features, versions = Features(), dict[str, int]()
     has_inplace = any(getattr(module, "inplace", False) for module in model.modules())
 
-    def store(name: str, output: Any) -> None:
-        if not isinstance(output, Tensor):
+    def store(name: str, value: Any) -> None:
+        output = main_tensor(value)
+        if output is None:
             raise ValueError(
-                f"the layer {name!r} must return a tensor. Got a {type(output).__name__}. Name another layer."
+                f"the layer {name!r} must return a tensor, or a tuple or dictionary with one. Got a "
+                f"{type(value).__name__}. Name another layer."
             )
         # Copies only if needed: they take a tenth of a small network's training step.
         features[name] = output.clone() if has_inplace else output
@@ -61,80 +67,6 @@ def capture(model: nn.Module, *layers: str) -> Iterator[Features]:
             )
 
 
-class Stage(NamedTuple):
-    """A layer whose output is feature maps.
-
-    Attributes:
-        layer: name of the layer, as in ``capture``.
-        shape: [C, H, W].
-    """
-
-    layer: str
-    shape: tuple[int, ...]
-
-
-class _Maps(NamedTuple):
-    stage: Stage
-    place: int  # position in the order of execution
-    depth: int  # number of enclosing blocks; see _count_blocks
-
-    @property
-    def pixels(self) -> int:
-        return self.stage.shape[1] * self.stage.shape[2]
-
-
-def find_stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
-    """Return the last layer for each size of feature maps, in forward order; empty if the model has no maps.
-
-    A block (for example a residual block) can be a stage; the layers inside it cannot. Also excluded: maps of one
-    pixel, upsampled maps, maps before a change of layout (channels last, tokens), dropout, and layers that run several
-    times.
-
-    Args:
-        model: the model, run once in eval mode.
-        inputs: [B, ...], an example batch.
-    """
-    outputs = _record_outputs(model, inputs)
-    names = [name for name, _ in outputs]
-    last: dict[tuple[int, int], _Maps] = {}
-    other_layouts: list[tuple[int, int]] = []  # (place, depth) of outputs in another layout
-    for place, (name, output) in enumerate(outputs):
-        depth = _count_blocks(model, name)
-        if not _is_feature_map(output, inputs):
-            other_layouts += [(place, depth)] if output.ndim > 2 and len(output) == len(inputs) else []
-        elif names.count(name) == 1:
-            height, width = output.shape[2:]
-            maps = _Maps(Stage(name, tuple(output.shape[1:])), place, depth)
-            if depth <= last.get((height, width), maps).depth:
-                last[height, width] = maps
-    in_order = sorted(last.values(), key=lambda maps: maps.place)
-    return [
-        maps.stage
-        for row, maps in enumerate(in_order)
-        if maps.pixels > 1
-        and all(maps.pixels < earlier.pixels or maps.depth < earlier.depth for earlier in in_order[:row])
-        and not any(place > maps.place and depth <= maps.depth for place, depth in other_layouts)
-    ]
-
-
-def _is_feature_map(output: Tensor, inputs: Tensor) -> bool:
-    """Return whether the output is [B, C, H, W] with the inputs' aspect ratio, unlike [B, H, W, C] or windows."""
-    if output.ndim != 4 or len(output) != len(inputs):
-        return False
-    if inputs.ndim != 4:
-        return True
-    (height, width), (rows, columns) = output.shape[2:], inputs.shape[2:]
-    return abs(height - width) <= 1 if rows == columns else 1 / 2 < height * columns / (width * rows) < 2
-
-
-def _count_blocks(model: nn.Module, name: str) -> int:
-    """Return the number of modules that contain this one, without the model itself and plain containers."""
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    path = name.split(".")
-    ancestors = (model.get_submodule(".".join(path[:length])) for length in range(1, len(path)))
-    return sum(not isinstance(module, containers) for module in ancestors)
-
-
 def find_penultimate(model: nn.Module, inputs: Tensor) -> str:
     """Return the name for ``capture`` of the penultimate features: the input of the last linear layer.
 
@@ -142,7 +74,7 @@ def find_penultimate(model: nn.Module, inputs: Tensor) -> str:
         ValueError: the model has no linear layer.
     """
     modules = dict(model.named_modules())
-    linear = [name for name, _ in _record_outputs(model, inputs) if isinstance(modules[name], nn.Linear)]
+    linear = [name for name, _ in record_outputs(model, inputs) if isinstance(modules[name], nn.Linear)]
     if not linear:
         raise ValueError(f"{type(model).__name__} has no linear layer. Name the layer to compare.")
     return linear[-1] + _INPUT
@@ -179,21 +111,6 @@ def match_stages(
     return list(zip(*(layers[-count:] for layers in layers_by_model), strict=True))
 
 
-def _record_outputs(model: nn.Module, inputs: Tensor) -> list[tuple[str, Tensor]]:
-    """Run the model once in eval mode and return the output of each module in order of execution, without dropout."""
-    outputs: list[tuple[str, Tensor]] = []
-
-    def record(name: str) -> Any:
-        return lambda module, _, output: outputs.append((name, output)) if isinstance(output, Tensor) else None
-
-    with ExitStack() as hooks, evaluating(model), torch.no_grad():
-        for name, module in model.named_modules():
-            if name and not isinstance(module, nn.modules.dropout._DropoutNd):
-                hooks.callback(module.register_forward_hook(record(name)).remove)
-        model(inputs)
-    return outputs
-
-
 def _add_hook(model: nn.Module, name: str, store: Callable[[str, Any], None]) -> Any:
     """Add a hook that stores the layer's outputs, and return the function that removes it."""
     path, modules = name.removesuffix(_INPUT), dict(model.named_modules())
@@ -201,7 +118,11 @@ def _add_hook(model: nn.Module, name: str, store: Callable[[str, Any], None]) ->
         hint = did_you_mean(path, modules, f"It has {', '.join(filter(None, modules))}.")  # "" is the model itself
         raise ValueError(f"{type(model).__name__} has no layer {path!r}. {hint}")
     if name.endswith(_INPUT):
-        return modules[path].register_forward_pre_hook(lambda _, inputs: store(name, inputs[0])).remove
+        # The input may be passed by keyword, as in models of Hugging Face.
+        def store_input(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            store(name, [*inputs, *named.values()])
+
+        return modules[path].register_forward_pre_hook(store_input, with_kwargs=True).remove
     return modules[path].register_forward_hook(lambda *call: store(name, call[2])).remove
 
 

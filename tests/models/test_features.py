@@ -77,9 +77,9 @@ def test_one_pixel_dropout_and_layers_used_twice_are_not_stages() -> None:
 @pytest.mark.parametrize(
     ("name", "pixels", "layers"),
     [
-        ("resnet50", 64, ["relu", "layer1", "layer2", "layer3", "layer4"]),  # not layer2.0.bn1, which has layer1's size
-        ("mobilenet_v2", 64, ["features.1", "features.3", "features.6", "features.13", "features"]),
-        ("densenet121", 64, ["features.relu0", *(f"features.transition{n}.conv" for n in (1, 2, 3)), "features"]),
+        ("resnet50", 64, ["layer1", "layer2", "layer3", "layer4"]),  # not layer2.0.bn1, which has layer1's size
+        ("mobilenet_v2", 64, ["features.1", "features.3", "features.6", "features.13", "features.17"]),
+        ("densenet121", 64, [f"features.denseblock{n}" for n in (1, 2, 3, 4)]),
         (
             "vgg11_bn",
             32,
@@ -88,8 +88,11 @@ def test_one_pixel_dropout_and_layers_used_twice_are_not_stages() -> None:
         (
             "convnext_tiny",
             64,
-            ["features.2.0", "features.4.0", "features.6.0", "features"],
+            ["features.1", "features.3", "features.5", "features.7"],
         ),  # without the blocks' [B, H, W, C]
+        ("shufflenet_v2_x0_5", 64, ["stage2", "stage3", "stage4"]),
+        ("efficientnet_b0", 64, [f"features.{n}" for n in (1, 2, 3, 5, 7)]),
+        ("regnet_y_400mf", 64, [f"trunk_output.block{n}" for n in (1, 2, 3, 4)]),
         ("swin_t", 64, ["permute"]),  # the layers before it are channels last
         ("vit_b_16", 64, []),  # maps only of the patches, then tokens
     ],
@@ -145,21 +148,27 @@ def test_an_output_overwritten_by_a_function_is_refused() -> None:
     assert hooks(model) == 0
 
 
-def test_layers_that_do_not_run_or_return_tuples_are_refused() -> None:
+def test_layers_that_do_not_run_or_return_no_tensor_are_refused() -> None:
+    class Lengths(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> dict[str, int]:
+            return {"length": len(inputs)}
+
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn, self.unused = nn.GRU(6, 8, batch_first=True), nn.Linear(8, 8)
+            self.rnn, self.unused, self.lengths = nn.GRU(6, 8, batch_first=True), nn.Linear(8, 8), Lengths()
 
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            self.lengths(inputs)
             last: torch.Tensor = self.rnn(inputs)[0][:, -1]
             return last
 
     model, inputs = Recurrent(), torch.randn(2, 3, 6)
     with pytest.raises(ValueError, match="'unused' did not run"):
         layer_shapes(model, ["unused"], inputs)
-    with pytest.raises(ValueError, match=r"'rnn' must return a tensor\. Got a tuple"):
-        layer_shapes(model, ["rnn"], inputs)
+    with pytest.raises(ValueError, match=r"'lengths' must return a tensor, or .*with one\. Got a dict"):
+        layer_shapes(model, ["lengths"], inputs)
+    assert layer_shapes(model, ["rnn"], inputs) == [(3, 8)]  # the first tensor of the tuple
     assert hooks(model) == 0
 
 
