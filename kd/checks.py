@@ -65,21 +65,52 @@ def require_labels(labels: Tensor, logits: Tensor) -> None:
     require(low >= 0 and high < classes, "labels", f"{low} … {high}", f"within 0 … {classes - 1}, the logits' columns")
 
 
-def require_every_label(labels: Tensor, rows: int) -> None:
-    """Raise ``ValueError`` unless labels are [rows] int64 and every sample has one.
+def require_label_kind(labels: Tensor, rows: int) -> None:
+    """Raise ``ValueError`` unless labels are [rows] int64: one class per sample."""
+    if list(labels.shape) == [rows] and str(labels.dtype) == "torch.int64":
+        return
+    if labels.ndim > 1:
+        advice = "Convert one-hot labels with argmax(dim=1); multi-label and soft targets are not supported."
+    else:
+        advice = "Convert class numbers with labels.long(); regression targets are not supported."
+    raise ValueError(
+        f"labels must be int64, one for each of {rows} rows. Got {list(labels.shape)} of {labels.dtype} instead. "
+        f"{advice}"
+    )
 
-    Missing labels (−1) are checked on the CPU only: on a GPU the check would force a synchronisation. There the loss
-    itself fails.
-    """
-    if list(labels.shape) != [rows] or str(labels.dtype) != "torch.int64":
+
+def require_label_values(labels: Tensor, classes: int, *, unlabelled: bool = False) -> None:
+    """Raise ``ValueError`` unless every label is in 0 … K − 1, or −1 if ``unlabelled`` is True."""
+    wrong = (labels < -int(unlabelled)) | (labels >= classes)
+    if bool(wrong.any()):
+        values = set(labels[wrong].tolist())
+        advice = "Number the classes from 0."
+        if -1 in values:
+            advice = "Unlabelled samples (-1) need distillation; see kd.data.unlabelled."
+        elif -100 in values:
+            advice = "No label is ignored, not even -100: remove these samples."
+        allowed = " or -1 for unlabelled samples" if unlabelled else ""
         raise ValueError(
-            f"labels must be int64, one for each of {rows} rows. Got {list(labels.shape)} of {labels.dtype} instead."
+            f"labels must be within 0 … {classes - 1}, the logits' columns{allowed}. Got {int(labels.min())} … "
+            f"{int(labels.max())} instead, {int(wrong.sum())} of {len(labels)} outside. "
+            f"{advice}"
         )
-    if labels.device.type == "cpu" and bool((labels < 0).any()):
+
+
+def require_every_label(labels: Tensor, rows: int, classes: int) -> None:
+    """Raise ``ValueError`` unless labels are [rows] int64 and every sample has one of these classes.
+
+    Values are checked on the CPU only: on a GPU the check would force a synchronisation. There the loss itself fails.
+    """
+    require_label_kind(labels, rows)
+    if labels.device.type != "cpu":
+        return
+    if bool((labels == -1).any()):
         raise ValueError(
-            f"this loss needs a label for every sample. Got {int((labels < 0).sum())} of {len(labels)} without one. "
+            f"this loss needs a label for every sample. Got {int((labels == -1).sum())} of {len(labels)} without one. "
             "For unlabelled samples use a method whose own loss reads no labels, such as kd."
         )
+    require_label_values(labels, classes)
 
 
 class Range(NamedTuple):

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
 
 from kd.checks import require
-from kd.types import Batch
+from kd.losses.labels import to_int64
+from kd.types import UNLABELLED, Batch
 
 HASH_BYTES = 16
 KEPT = (torch.uint8, torch.float32, torch.int64)  # allowed types of inputs in memory
@@ -35,8 +36,15 @@ class Gathered(Sequence[tuple[Tensor, ...]]):
 
 
 def collate(samples: Any) -> Batch:
-    """Collate samples into a batch: return the tensors of ``Gathered``, use torch's ``default_collate`` otherwise."""
-    return samples.tensors if isinstance(samples, Gathered) else tuple(default_collate(samples))
+    """Collate samples into a batch: return the tensors of ``Gathered``, use torch's ``default_collate`` otherwise.
+
+    Integer labels, the second column, become int64.
+    """
+    if isinstance(samples, Gathered):
+        return samples.tensors
+    columns = tuple(default_collate(samples))
+    is_labelled = len(columns) > 1 and isinstance(columns[1], Tensor)  # unlabelled samples may hold a file name
+    return (columns[0], to_int64(columns[1]), *columns[2:]) if is_labelled else columns
 
 
 class ArrayDataset(Dataset[tuple[Tensor, int]]):
@@ -47,7 +55,7 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
 
     Args:
         inputs: [N, ...] uint8 (scaled to [0, 1] when read), float32, or int64 (tokens, returned unchanged).
-        labels: [N] int64, from 0.
+        labels: [N] int64, from 0; −1 for samples without a label.
         mean, std: statistics of the training inputs, after scaling to [0, 1] if they are uint8: numbers, or tensors
             that broadcast to the shape of one input. Inputs are returned as ``(input − mean) / std``; None skips this.
     """
@@ -63,6 +71,8 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
                 f"Got {list(inputs.shape)} of {inputs.dtype} and {list(labels.shape)} instead."
             )
         require(labels.dtype == torch.int64, "labels", labels.dtype, "int64, from 0")
+        lowest = int(labels.min()) if len(labels) else 0
+        require(lowest >= UNLABELLED, "labels", lowest, "classes from 0, or -1 for samples without a label")
         self.inputs, self.labels, self.mean, self.std = inputs, labels, mean, std
         self._scale, self._shift = self._scale_and_shift()
 

@@ -31,7 +31,7 @@ def sdd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
             "logits of regions must both be [B, N, K], of the same shape. "
             f"Got {list(student_logits.shape)} and {list(teacher_logits.shape)} instead."
         )
-    require_every_label(labels, len(student_logits))
+    require_every_label(labels, len(student_logits), student_logits.shape[2])
     student, teacher = widen(student_logits), widen(teacher_logits.detach())
     log_q, log_p = F.log_softmax(student / temperature, dim=2), F.log_softmax(teacher / temperature, dim=2)
     divergences = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2)

@@ -94,7 +94,7 @@ def nkd_loss(
     """
     require(gamma >= 0, "gamma", gamma, "at least 0", "the authors use 1.5")
     student, teacher = _prepare_logits(student_logits, teacher_logits)
-    require_every_label(labels, len(student))
+    require_every_label(labels, *student.shape)
     log_q, p = F.log_softmax(student, dim=1), teacher.softmax(dim=1)
     target = -(_select_labels(p, labels) * _select_labels(log_q, labels)).mean()
     (_, others_q), (_, others_p) = (
@@ -177,7 +177,7 @@ def wsld_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
     """
     log_q, log_p = _soften(student_logits, teacher_logits, temperature)
     student, teacher = _prepare_logits(student_logits.detach(), teacher_logits)
-    require_every_label(labels, len(student))
+    require_every_label(labels, *student.shape)
     ratio = F.cross_entropy(student, labels, reduction="none") / (
         F.cross_entropy(teacher, labels, reduction="none") + 1e-7
     )
@@ -199,7 +199,7 @@ def ofa_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
     """
     require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors use 1 to 1.5")
     student, teacher = _prepare_logits(student_logits, teacher_logits)
-    require_every_label(labels, len(student))
+    require_every_label(labels, *student.shape)
     one_hot = F.one_hot(labels, student.shape[1])
     weights = (teacher.softmax(dim=1) + one_hot) ** gamma - one_hot
     return -(weights * F.log_softmax(student, dim=1)).sum(dim=1).mean()
@@ -218,7 +218,7 @@ def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) ->
     """
     classes = student_logits.shape[1]
     require(1 / classes < correct < 1, "correct", correct, f"in (1/{classes}, 1)", "the authors use 0.99")
-    require_every_label(labels, len(student_logits))
+    require_every_label(labels, *student_logits.shape)
     others = torch.full_like(widen(student_logits.detach()), math.log((1 - correct) / (classes - 1)))
     return others.scatter(1, labels.unsqueeze(1), math.log(correct))
 
@@ -248,7 +248,7 @@ def _check_temperature(temperature: float) -> float:
 
 def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities of "label" and "any other class" [B, 2], and those within the others [B, K − 1]."""
-    require_every_label(labels, len(logits))
+    require_every_label(labels, *logits.shape)
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = logits.gather(1, columns + (columns >= labels.unsqueeze(1)))
     others_total = others.logsumexp(dim=1)

@@ -109,9 +109,9 @@ class CRDLoss(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         ids, labels = _get_ids(batch), batch[1]
-        require_every_label(labels, len(batch[0]))
         (teacher,) = self.teacher
         output, terms, *features = capture_both(model, teacher, batch, self.student_layers, self.teacher_layers)
+        require_every_label(labels, *output.shape)  # before the memory stores them
         embeddings = self._embed([feature for (feature,) in features])
         detached = embeddings.detach()
         if self.training:

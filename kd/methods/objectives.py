@@ -7,14 +7,13 @@ loop is independent of methods: a new method is a new objective, here or in a us
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
 from kd.losses import kd_loss
+from kd.losses.labels import label_loss
 from kd.models.inference import run_on_copy
 from kd.types import UNLABELLED, Batch, Objective
 
@@ -25,7 +24,7 @@ def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor
     All samples must be labelled, because without a teacher an unlabelled sample has no training signal.
     """
     output = model(batch[0])
-    return output, {"hard": _cross_entropy(output, batch[1])}
+    return output, {"hard": label_loss(output, batch[1])}
 
 
 def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -34,19 +33,9 @@ def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, d
     The label term of all distillation methods. If all samples are labelled, it equals ``supervised`` bit for bit.
     """
     output, labels = model(batch[0]), batch[1]
-    total = _cross_entropy(output, labels, ignore_index=UNLABELLED, reduction="sum")
+    total = label_loss(output, labels, unlabelled=True, reduction="sum")
     # Divide the sum by a tensor: the mean of an empty set would be NaN, and a Python number would force a GPU sync.
     return output, {"hard": total / (labels != UNLABELLED).sum().clamp(min=1)}
-
-
-def _cross_entropy(output: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    try:
-        return F.cross_entropy(output.float(), labels, **options)
-    except IndexError as error:  # torch checks labels anyway; an extra check would cost time at every step
-        raise ValueError(
-            f"labels must be within 0 … {output.shape[1] - 1}, the logits' columns. Got {int(labels.min())} … "
-            f"{int(labels.max())} instead. Unlabelled samples ({UNLABELLED}) need distillation; see kd.data.unlabelled."
-        ) from error
 
 
 class WrappedObjective(nn.Module):
@@ -95,7 +84,7 @@ def smoothed(*, smoothing: float) -> Objective:
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = model(batch[0])
-        return output, {"hard": _cross_entropy(output, batch[1], label_smoothing=smoothing)}
+        return output, {"hard": label_loss(output, batch[1], label_smoothing=smoothing)}
 
     return objective
 

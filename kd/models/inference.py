@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from kd.losses.labels import to_int64
 from kd.storage.stopping import stop_if_requested
 
 
@@ -33,7 +34,7 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
     with evaluating(model), torch.no_grad():
         for inputs, label, *_ in loader:
             logits.add(model(inputs.to(device)).float())
-            labels.add(label)
+            labels.add(to_int64(label))
             if on_batch:
                 on_batch()
             stop_if_requested()

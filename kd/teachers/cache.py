@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from kd.checks import require_finite_logits
+from kd.checks import require_finite_logits, require_label_kind, require_label_values
 from kd.console import progress, say
 from kd.data.datasets import DistillDataset, collate
 from kd.data.loaders import loader_like, make_loader
@@ -63,13 +63,15 @@ def verify_logits(
         seed: seed of the random subset of rows.
 
     Raises:
-        ValueError: a check fails; the message names the mismatch and the remedy.
+        ValueError: a check fails, or a label is neither −1 nor a column of the logits; the message names the mismatch
+            and the remedy.
     """
     _require_one_finite_row_per_sample(cached, len(dataset))  # type: ignore[arg-type]
     rows = np.random.default_rng(seed).permutation(len(cached.labels))[:sample]
     inputs, labels = _read_stable_samples(dataset, rows, seed)
     live_logits = predict(teacher, [(inputs, labels)]).logits
     _require_equal_rows(live_logits, cached.logits[rows], rows)
+    require_label_values(cached.labels, cached.logits.shape[1], unlabelled=True)
     if not torch.equal(labels, cached.labels[rows]):
         raise ValueError("labels cached with the teacher logits differ from the dataset. Collect the logits again.")
     _require_same_accuracy(live_logits, labels, cached)
@@ -81,6 +83,7 @@ def _require_one_finite_row_per_sample(cached: Predictions, samples: int) -> Non
             f"teacher logits must have one row per sample: [{samples}, classes]. Got {list(cached.logits.shape)} "
             f"with {len(cached.labels)} labels instead. Collect them from the same dataset."
         )
+    require_label_kind(cached.labels, samples)
     require_finite_logits("teacher logits", cached.logits, "Check the weights of the teacher and this sample.")
     require_logits_kind("outputs of the teacher", cached.logits)
 

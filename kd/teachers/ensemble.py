@@ -78,7 +78,7 @@ def confidences(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """
     require(len(logits) >= 2, "the number of teachers", len(logits), "at least 2", "a single teacher has weight 1")
     _check_arguments("logits", None, [list(z.shape) for z in logits])
-    require_every_label(labels, len(logits[0]))
+    require_every_label(labels, *logits[0].shape)
     wide_logits = [widen(z.detach()) for z in logits]
     losses = torch.stack([F.cross_entropy(z, labels, reduction="none") for z in wide_logits])
     return (1 - losses.softmax(dim=0)) / (len(logits) - 1)

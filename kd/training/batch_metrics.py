@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kd.losses.labels import label_loss
 from kd.types import UNLABELLED, Batch, Metric
 
 
@@ -19,7 +19,7 @@ def accuracy(output: Tensor, batch: Batch) -> Tensor:
 
 def cross_entropy(output: Tensor, batch: Batch) -> Tensor:
     """Return the unweighted cross-entropy with the labels, in nats; comparable across objectives."""
-    return F.cross_entropy(output.float(), batch[1])
+    return label_loss(output, batch[1])
 
 
 METRICS: Mapping[str, Metric] = {"acc": accuracy, "ce": cross_entropy}

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd.losses.labels import label_loss
 from kd.models.inference import device_of, evaluating
 from kd.seeding import seeded
 from kd.types import Batch
@@ -89,7 +89,7 @@ def _step(model: nn.Module, batch: Batch, size: int) -> None:
         if not isinstance(output, Tensor) or output.ndim != 2:
             got = list(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise ValueError(f"it must return logits [B, K] there too. Got {got} instead")
-        F.cross_entropy(output, labels, ignore_index=-1).backward()  # type: ignore[no-untyped-call]
+        label_loss(output, labels, unlabelled=True).backward()  # type: ignore[no-untyped-call]
     if all(parameter.grad is None for parameter in model.parameters()):
         raise ValueError("no parameter gets a gradient; are all frozen?")
 

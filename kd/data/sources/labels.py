@@ -79,7 +79,7 @@ def _flatten(split: str, values: Array) -> Array:
     if flat.ndim != 1:
         raise ValueError(
             f"labels of {split} must have shape [N], one class per sample. Got {list(values.shape)} instead. Convert "
-            "one-hot labels with argmax(axis=1)."
+            "one-hot labels with argmax(axis=1); multi-label targets are not supported."
         )
     return flat
 
@@ -110,18 +110,25 @@ def _encode_numbers(
     labels: dict[str, Tensor], classes: Sequence[str] | None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if classes is None:
-        train = labels["train"]
-        largest = int(train.max()) if len(train) else -1
-        # More classes than labels cannot all have a sample. Checked before a name is made for each.
-        if largest >= len(train) > 0:
-            raise ValueError(
-                f"labels must number the classes from 0. Got {len(set(train.tolist())):,} different ones, the largest "
-                f"{largest:,}, for {len(train):,} training samples. Number the classes, or store identifiers as names."
-            )
-        classes = [str(number) for number in range(largest + 1)]
+        classes = number_classes(labels["train"])
     for split, values in labels.items():
         require_label_range(values, classes, split)
     return labels, tuple(classes)
+
+
+def number_classes(train: Tensor) -> list[str]:
+    """Return "0", "1", … up to the largest label of the training data.
+
+    Raises:
+        ValueError: the largest label is not below the number of samples, so that some class has none.
+    """
+    largest = int(train.max()) if len(train) else -1
+    if largest >= len(train) > 0:  # checked before a name is made for each
+        raise ValueError(
+            f"labels must number the classes from 0. Got {len(set(train.tolist())):,} different ones, the largest "
+            f"{largest:,}, for {len(train):,} training samples. Number the classes, or store identifiers as names."
+        )
+    return [str(number) for number in range(largest + 1)]
 
 
 def _encode_names(labels: dict[str, Array], classes: Sequence[str] | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:

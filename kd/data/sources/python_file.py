@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kd.data.sources.labels import number_classes
 from kd.data.sources.scan import scan
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
@@ -50,4 +51,4 @@ def _class_names_or_numbers(train: Any) -> tuple[str, ...]:
     names = _class_names(train)
     if names is not None:
         return tuple(names)
-    return tuple(map(str, range(int(scan(train).labels.max()) + 1)))
+    return tuple(number_classes(scan(train).labels))

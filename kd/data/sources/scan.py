@@ -99,6 +99,6 @@ def _collate_items(dataset: Dataset[Any], rows: Sequence[int]) -> tuple[Tensor, 
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"labels of {name} must be non-negative integers, one per sample. Got {list(labels.shape)} of "
-            f"{labels.dtype} for a batch instead."
+            f"{labels.dtype} for a batch instead. Multi-label and regression targets are not supported."
         )
     return inputs, labels.long()
