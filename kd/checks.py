@@ -65,6 +65,18 @@ def require_labels(labels: Tensor, logits: Tensor) -> None:
     require(low >= 0 and high < classes, "labels", f"{low} … {high}", f"within 0 … {classes - 1}, the logits' columns")
 
 
+def require_samples(samples: int) -> None:
+    """Raise ``ValueError`` for an empty batch: a mean over no samples is NaN."""
+    require(samples >= 1, "the number of samples in a batch", samples, "at least 1", "skip empty batches")
+
+
+def require_maps(name: str, maps: Tensor) -> None:
+    """Raise ``ValueError`` unless the feature maps are [B, C, H, W] with B ≥ 1."""
+    shape, advice = list(maps.shape), "for a single sample add the batch dimension: maps.unsqueeze(0)"
+    require(len(shape) == 4, name, shape, "of shape [B, C, H, W]", advice if len(shape) == 3 else "")
+    require_samples(shape[0])
+
+
 def require_label_kind(labels: Tensor, rows: int) -> None:
     """Raise ``ValueError`` unless labels are [rows] int64: one class per sample."""
     if list(labels.shape) == [rows] and str(labels.dtype) == "torch.int64":
@@ -100,10 +112,12 @@ def require_label_values(labels: Tensor, classes: int, *, unlabelled: bool = Fal
 def require_every_label(labels: Tensor, rows: int, classes: int) -> None:
     """Raise ``ValueError`` unless labels are [rows] int64 and every sample has one of these classes.
 
-    Values are checked on the CPU only: on a GPU the check would force a synchronisation. There the loss itself fails.
+    The values are checked on every device: without the check, a wrong label ends a process that uses CUDA. On a GPU
+    this is one synchronisation. Values that cannot be read are not checked: those of meta tensors, and while
+    torch.compile or a CUDA graph records the loss.
     """
     require_label_kind(labels, rows)
-    if labels.device.type != "cpu":
+    if not are_values_known(labels):
         return
     if bool((labels == -1).any()):
         raise ValueError(
@@ -111,6 +125,15 @@ def require_every_label(labels: Tensor, rows: int, classes: int) -> None:
             "For unlabelled samples use a method whose own loss reads no labels, such as kd."
         )
     require_label_values(labels, classes)
+
+
+def are_values_known(values: Tensor) -> bool:
+    """Return whether a Python program can read the values now."""
+    import torch  # loaded already, because there is a tensor; this module does not import it
+
+    if torch.compiler.is_compiling() or values.is_meta:
+        return False
+    return not (values.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 class Range(NamedTuple):

@@ -91,7 +91,8 @@ def dist(student: Logits, teacher: Logits, labels: Labels, temperature: float, b
     q, p = (np.array([softmax(row, temperature) for row in logits]) for logits in (student, teacher))
 
     def far(a: Logits, b: Logits) -> float:
-        return 1 - float(np.corrcoef(a, b)[0, 1])
+        a, b = a - a.mean(), b - b.mean()
+        return 1 - float((a * b).sum() / (np.sqrt((a**2).sum()) * np.sqrt((b**2).sum()) + 1e-8))
 
     between = np.mean([far(a, b) for a, b in zip(q, p, strict=True)])
     within = np.mean([far(a, b) for a, b in zip(q.T, p.T, strict=True)])

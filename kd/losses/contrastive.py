@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.checks import require
+from kd.checks import require, require_samples
 from kd.losses.precision import widen
 
 
@@ -37,6 +37,7 @@ def crd_loss(anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Ten
             "anchors and positives must have shape [B, D], and negatives [M, D]. "
             f"Got {list(anchors.shape)}, {list(positives.shape)} and {list(negatives.shape)} instead."
         )
+    require_samples(len(anchors))
     expected = [len(anchors), len(negatives)]
     require(list(allowed.shape) == expected, "allowed", list(allowed.shape), f"of shape {expected}, one row per anchor")
     with torch.autocast(anchors.device.type, enabled=False):

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.checks import require
-from kd.losses.precision import widen
+from kd.checks import require, require_maps
+from kd.losses.precision import scale_to_unit, widen
 
 
 def hint_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
@@ -66,6 +66,7 @@ def vid_loss(means: Tensor, teacher_maps: Tensor, variances: Tensor) -> Tensor:
             "means must have the shape [B, C, H, W] of the teacher's maps, and variances the shape [C]. "
             f"Got {list(means.shape)}, {list(teacher_maps.shape)} and {list(variances.shape)} instead."
         )
+    require_maps("means", means)
     errors = (widen(means) - widen(teacher_maps.detach())).square().mean(dim=(0, 2, 3))
     variances = widen(variances)
     return (errors / variances + variances.log()).mean() / 2
@@ -82,6 +83,7 @@ def hcl_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
 
     Source: Chen et al. 2021, arXiv:2104.09044, section 3; levels and weights as in the authors' code.
     """
+    require_maps("the student's maps", student_maps)
     levels = [side for side in (4, 2, 1) if side < min(student_maps.shape[2:])]
     total, weights = hint_loss(student_maps, teacher_maps), 1.0
     for halvings, side in enumerate(levels, start=1):
@@ -137,7 +139,7 @@ def nst_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     """
     with torch.autocast(student_maps.device.type, enabled=False):
         student, teacher = (
-            F.normalize(maps.flatten(2), dim=2)
+            scale_to_unit(maps.flatten(2), dim=2)
             for maps in match_sizes(widen(student_maps), widen(teacher_maps.detach()))
         )
         within = _mean_squared_product(student, student) + _mean_squared_product(teacher, teacher)
@@ -196,11 +198,12 @@ def cat_loss(student_maps: Tensor, teacher_maps: Tensor, *, side: int = 2, norma
             "class activation maps must have shape [B, K, H, W] with equal B and K. "
             f"Got {list(student_maps.shape)} and {list(teacher_maps.shape)} instead."
         )
+    require_maps("class activation maps", student_maps)
     student, teacher = (
         F.adaptive_avg_pool2d(widen(maps), side).flatten(2) for maps in (student_maps, teacher_maps.detach())
     )
     if normalise:
-        student, teacher = F.normalize(student, dim=2), F.normalize(teacher, dim=2)
+        student, teacher = scale_to_unit(student, dim=2), scale_to_unit(teacher, dim=2)
     return F.mse_loss(student, teacher)
 
 
@@ -219,7 +222,7 @@ def ft_loss(student_factors: Tensor, teacher_factors: Tensor) -> Tensor:
     """
     _require_same_shape(student_factors, teacher_factors, "factors", by="translator")
     student, teacher = (
-        F.normalize(widen(factors).flatten(1), dim=1) for factors in (student_factors, teacher_factors.detach())
+        scale_to_unit(widen(factors).flatten(1), dim=1) for factors in (student_factors, teacher_factors.detach())
     )
     return F.l1_loss(student, teacher)
 
@@ -262,6 +265,7 @@ def match_sizes(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"maps must have shape [B, C, H, W] with equal B. Got {list(first.shape)} and {list(second.shape)} instead."
         )
+    require_maps("maps", first)
     height, width = (min(sizes) for sizes in zip(first.shape[2:], second.shape[2:], strict=True))
     first, second = (F.adaptive_avg_pool2d(maps, (height, width)) for maps in (first, second))
     return first, second
@@ -269,7 +273,7 @@ def match_sizes(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def _attention(maps: Tensor) -> Tensor:
     """Return attention [B, H · W], rows of unit length."""
-    return F.normalize(maps.square().mean(dim=1).flatten(1), dim=1)
+    return scale_to_unit(maps.square().mean(dim=1).flatten(1), dim=1)
 
 
 def _mean_squared_product(first: Tensor, second: Tensor) -> Tensor:
@@ -278,12 +282,13 @@ def _mean_squared_product(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _require_same_shape(student: Tensor, teacher: Tensor, name: str, *, by: str) -> None:
-    """Raise ``ValueError`` unless both have the same shape. The error names ``by``, the module that adapts shapes."""
+    """Raise ``ValueError`` unless both are [B, C, H, W] of one shape. The error names ``by``, which adapts shapes."""
     if student.shape != teacher.shape:
         raise ValueError(
             f"the student's {name} must have the shape of the teacher's; adapt them by a {by}. "
             f"Got {list(student.shape)} and {list(teacher.shape)} instead."
         )
+    require_maps(name, student)
 
 
 def _mean_squared_differences(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:

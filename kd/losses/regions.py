@@ -7,7 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.checks import require, require_every_label
+from kd.checks import require, require_every_label, require_samples
+from kd.losses.distributions import divergences
 from kd.losses.precision import widen
 
 
@@ -31,10 +32,11 @@ def sdd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
             "logits of regions must both be [B, N, K], of the same shape. "
             f"Got {list(student_logits.shape)} and {list(teacher_logits.shape)} instead."
         )
-    require_every_label(labels, len(student_logits), student_logits.shape[2])
+    require_samples(student_logits.shape[0])
+    require_every_label(labels, student_logits.shape[0], student_logits.shape[2])
     student, teacher = widen(student_logits), widen(teacher_logits.detach())
     log_q, log_p = F.log_softmax(student / temperature, dim=2), F.log_softmax(teacher / temperature, dim=2)
-    divergences = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2)
+    losses = divergences(log_q, log_p).sum(dim=2)
     is_correct = teacher.argmax(dim=2) == labels.unsqueeze(1)
-    weights = 1 + (is_correct != is_correct[:, :1]).to(divergences.dtype)
-    return temperature**2 * (weights * divergences).mean()
+    weights = 1 + (is_correct != is_correct[:, :1]).to(losses.dtype)
+    return temperature**2 * (weights * losses).mean()

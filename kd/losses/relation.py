@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.checks import require
-from kd.losses.precision import widen
+from kd.checks import require, require_samples
+from kd.losses.precision import scale_to_unit, widen
 
 Relation = Callable[[Tensor], Tensor]
 
@@ -75,7 +75,9 @@ def cc_loss(student_features: Tensor, teacher_features: Tensor, *, gamma: float 
 
     Source: Peng et al. 2019, arXiv:1904.01802, section 3, with their γ and order. The authors first embed both models'
     features by trained linear layers. Here there are none, because a trained embedding of the teacher can collapse:
-    both models then agree on constant features.
+    both models then agree on constant features. The code that RepDistiller has from the authors is another loss, the
+    mean of |Δᵢ| · |Δᵢ₊₁| for the differences Δ of the two models. It has no kernel and depends on the order of the
+    samples, and its weight of 0.02 does not apply here.
     """
     require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors use 0.4")
     require(order >= 1, "order", order, "an integer of at least 1", "the authors use 2")
@@ -87,7 +89,7 @@ def cc_loss(student_features: Tensor, teacher_features: Tensor, *, gamma: float 
 
 def similarities(features: Tensor) -> Tensor:
     """Return [B, B]: inner products of all pairs of rows, normalised to rows of unit length."""
-    return F.normalize(features @ features.T, dim=1)
+    return scale_to_unit(features @ features.T, dim=1)
 
 
 def relative_distances(features: Tensor) -> Tensor:
@@ -95,25 +97,25 @@ def relative_distances(features: Tensor) -> Tensor:
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     is_positive = distances > 0
     mean = distances.sum() / is_positive.sum().clamp(min=1)
-    return distances / mean.clamp(min=torch.finfo(mean.dtype).tiny)
+    return distances / torch.where(mean > 0, mean, 1)
 
 
 def angle_cosines(features: Tensor) -> Tensor:
     """Return [B, B, B]: at (i, j, k) the cosine of the angle at i between j and k; 0 if i equals j or k."""
-    directions = F.normalize(features.unsqueeze(0) - features.unsqueeze(1), dim=2)
+    directions = scale_to_unit(features.unsqueeze(0) - features.unsqueeze(1), dim=2)
     return torch.bmm(directions, directions.transpose(1, 2))
 
 
 def neighbour_probabilities(features: Tensor) -> Tensor:
     """Return [B, B]: cosines of all pairs, shifted to [0, 1], each row divided by its sum."""
-    unit = F.normalize(features, dim=1, eps=1e-7)
+    unit = scale_to_unit(features, dim=1, eps=1e-7)
     similarity = (unit @ unit.T + 1) / 2
     return similarity / similarity.sum(dim=1, keepdim=True)
 
 
 def gaussian_kernels(features: Tensor, *, gamma: float, order: int) -> Tensor:
     """Return [B, B]: the Gaussian kernel of all pairs of unit rows, by its series up to ``order``."""
-    unit = F.normalize(features, dim=1)
+    unit = scale_to_unit(features, dim=1)
     cosines = unit @ unit.T
     terms = [(2 * gamma) ** power / math.factorial(power) * cosines**power for power in range(order + 1)]
     return math.exp(-2 * gamma) * torch.stack(terms).sum(dim=0)
@@ -126,6 +128,7 @@ def _relate_both(student_features: Tensor, teacher_features: Tensor, relation: R
             "features must have shape [B, D] with equal B. "
             f"Got {list(student_features.shape)} and {list(teacher_features.shape)} instead."
         )
+    require_samples(len(student_features))
     with torch.autocast(student_features.device.type, enabled=False):
         student, teacher = (
             relation(widen(rows)) for rows in (student_features.flatten(1), teacher_features.detach().flatten(1))

@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.checks import require, require_every_label
+from kd.checks import require, require_every_label, require_samples
+from kd.losses.distributions import (
+    cross_entropies,
+    decouple,
+    divergences,
+    prepare_logits,
+    require_temperature,
+    select_labels,
+    soften,
+)
 from kd.losses.precision import widen
 
 
@@ -36,8 +45,8 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2. The paper uses the cross-entropy, which differs
     from the KL divergence by the teacher's entropy. The gradient is the same, and the divergence is 0 at agreement.
     """
-    log_q, log_p = _soften(student_logits, teacher_logits, temperature)
-    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    log_q, log_p = soften(student_logits, teacher_logits, temperature)
+    return temperature**2 * divergences(log_q, log_p, "batchmean")
 
 
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -45,8 +54,8 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, *, temper
 
     Equals ``kd_loss`` plus T² times the teacher's entropy, which is the minimum.
     """
-    log_q, log_p = _soften(student_logits, teacher_logits, temperature)
-    return temperature**2 * _cross_entropies(log_q, log_p).mean()
+    log_q, log_p = soften(student_logits, teacher_logits, temperature)
+    return temperature**2 * cross_entropies(log_q, log_p).mean()
 
 
 def dkd_loss(
@@ -68,13 +77,14 @@ def dkd_loss(
     the authors' logarithm of a softmax but stay finite.
     """
     require(alpha >= 0 and beta >= 0, "alpha and beta", (alpha, beta), "at least 0")
-    student, teacher = _prepare_logits(student_logits, teacher_logits)
+    student, teacher = prepare_logits(student_logits, teacher_logits)
     require(student.shape[1] > 2, "the number of classes for DKD", student.shape[1], "at least 3", "kd works with 2")
+    require_temperature(temperature)
+    require_every_label(labels, *student.shape)
     (binary_q, others_q), (binary_p, others_p) = (
-        _decouple(logits / _check_temperature(temperature), labels) for logits in (student, teacher)
+        decouple(logits, labels, temperature) for logits in (student, teacher)
     )
-    target = F.kl_div(binary_q, binary_p, reduction="batchmean", log_target=True)
-    other = F.kl_div(others_q, others_p, reduction="batchmean", log_target=True)
+    target, other = divergences(binary_q, binary_p, "batchmean"), divergences(others_q, others_p, "batchmean")
     return temperature**2 * (alpha * target + beta * other)
 
 
@@ -90,17 +100,17 @@ def nkd_loss(
         labels: [B] int64.
         gamma: weight of the other classes, at least 0.
 
-    Source: Yang et al. 2023, arXiv:2303.13005, section 3; T² as in the authors' code.
+    Source: Yang et al. 2023, arXiv:2303.13005, section 3; T² as in the authors' code. In the copy of it in
+    SDD-CVPR2024 the mask of the label's class is empty, so the second term is the whole ``soft_cross_entropy``.
     """
     require(gamma >= 0, "gamma", gamma, "at least 0", "the authors use 1.5")
-    student, teacher = _prepare_logits(student_logits, teacher_logits)
+    require_temperature(temperature)
+    student, teacher = prepare_logits(student_logits, teacher_logits)
     require_every_label(labels, *student.shape)
     log_q, p = F.log_softmax(student, dim=1), teacher.softmax(dim=1)
-    target = -(_select_labels(p, labels) * _select_labels(log_q, labels)).mean()
-    (_, others_q), (_, others_p) = (
-        _decouple(logits / _check_temperature(temperature), labels) for logits in (student, teacher)
-    )
-    return target + gamma * temperature**2 * _cross_entropies(others_q, others_p).mean()
+    target = -(select_labels(p, labels) * select_labels(log_q, labels)).mean()
+    (_, others_q), (_, others_p) = (decouple(logits, labels, temperature) for logits in (student, teacher))
+    return target + gamma * temperature**2 * cross_entropies(others_q, others_p).mean()
 
 
 def dist_loss(
@@ -109,17 +119,22 @@ def dist_loss(
     """Correlation loss ``T² · (β · mean(1 − ρ_row) + γ · mean(1 − ρ_column))`` of the probabilities.
 
     ρ is Pearson's correlation between student and teacher. A row is a sample's distribution over the classes; a column
-    contains a class's probabilities over the batch. The loss is zero if all rows and columns of the student equal the
-    teacher's up to a positive factor and an additive constant. It depends on the batch size: with one sample columns
-    cannot be correlated, and only the row term has a gradient.
+    contains a class's probabilities over the batch. But for ε, the loss is zero if all rows and columns of the student
+    equal the teacher's up to a positive factor and an additive constant. It depends on the batch size: with one sample
+    columns cannot be correlated, and only the row term has a gradient.
+
+    ρ is 0, without a gradient, for a row or column that is constant, as all are if the student's head starts at zero.
+    The gradient of one that is nearly constant grows as 1 / its standard deviation, as for any correlation.
 
     Args:
         beta, gamma: weights of the two terms, at least 0.
 
-    Source: Huang et al. 2022, arXiv:2205.10536, section 3; T² as in later copies of the authors' code.
+    Source: Huang et al. 2022, arXiv:2205.10536, section 3. As in the authors' code, ε = 1e-8 is added to the product of
+    the two lengths in ρ, so columns of negligible probabilities have little weight; T² as in later copies. The authors
+    give both terms the weight 2, with T = 1 for ImageNet and T = 4 for CIFAR-100.
     """
     require(beta >= 0 and gamma >= 0, "beta and gamma", (beta, gamma), "at least 0")
-    log_q, log_p = _soften(student_logits, teacher_logits, temperature)
+    log_q, log_p = soften(student_logits, teacher_logits, temperature)
     q, p = log_q.exp(), log_p.exp()
     rows, columns = (1 - _correlations(q, p, dim).mean() for dim in (1, 0))
     return temperature**2 * (beta * rows + gamma * columns)
@@ -129,9 +144,11 @@ def standardised(logits: Tensor) -> Tensor:
     """Scale the logits of each row to mean 0 and standard deviation 1, in float32 or better.
 
     This acts like a separate temperature for each sample. With few classes little information remains; with two only
-    the sign would, so K > 2 is required.
+    the sign would, so K > 2 is required. Masked classes (−∞) stay masked and do not count.
 
-    Source: Sun et al. 2024, arXiv:2403.01427, algorithm 1: unbiased standard deviation plus 1e-7.
+    Source: Sun et al. 2024, arXiv:2403.01427, algorithm 1: unbiased standard deviation plus 1e-7. Rows of equal logits,
+    as from a head that starts at zero, are not divided by 1e-7, which would multiply their gradient by 10⁷. The
+    gradient of nearly equal logits still grows as 1 / standard deviation.
     """
     require(
         logits.ndim == 2 and logits.shape[1] > 2,
@@ -139,8 +156,14 @@ def standardised(logits: Tensor) -> Tensor:
         list(logits.shape),
         "of shape [B, K] with K > 2",
     )
-    rows = widen(logits)
-    return (rows - rows.mean(dim=1, keepdim=True)) / (rows.std(dim=1, keepdim=True) + 1e-7)
+    require_samples(len(logits))
+    rows, is_masked = widen(logits), logits == -math.inf
+    kept = (~is_masked).sum(dim=1, keepdim=True).to(rows.dtype)
+    mean = rows.masked_fill(is_masked, 0).sum(dim=1, keepdim=True) / kept
+    rows = torch.where(is_masked, mean, rows)
+    std = rows.std(dim=1, keepdim=True) * ((logits.shape[1] - 1) / (kept - 1).clamp(min=1)).sqrt()
+    scores = (rows - mean) / torch.where(std > 0, std + 1e-7, 1)
+    return scores.masked_fill(is_masked, -math.inf)
 
 
 def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, *, gamma: float, weighted: bool = False) -> Tensor:
@@ -156,11 +179,10 @@ def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, *, gamma: float, we
     Source: Zheng, Yang 2024, arXiv:2402.11148; the weight is not normalised, as in the authors' code.
     """
     require(0 < gamma <= 1, "gamma", gamma, "in (0, 1]", "the authors use 0.1")
-    student, teacher = _prepare_logits(student_logits, teacher_logits)
+    student, teacher = prepare_logits(student_logits, teacher_logits)
     log_power = gamma * F.log_softmax(teacher, dim=1)
     log_total = log_power.logsumexp(dim=1, keepdim=True)
-    divergence = F.kl_div(F.log_softmax(student, dim=1), log_power - log_total, reduction="none", log_target=True)
-    losses = divergence.sum(dim=1)
+    losses = divergences(F.log_softmax(student, dim=1), log_power - log_total).sum(dim=1)
     return (log_total.squeeze(1).exp() * losses if weighted else losses).mean()
 
 
@@ -175,13 +197,13 @@ def wsld_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
 
     Source: Zhou et al. 2021, arXiv:2102.00650; 1e-7 is added to the teacher's cross-entropy, as in the authors' code.
     """
-    log_q, log_p = _soften(student_logits, teacher_logits, temperature)
-    student, teacher = _prepare_logits(student_logits.detach(), teacher_logits)
+    log_q, log_p = soften(student_logits, teacher_logits, temperature)
+    student, teacher = prepare_logits(student_logits.detach(), teacher_logits)
     require_every_label(labels, *student.shape)
     ratio = F.cross_entropy(student, labels, reduction="none") / (
         F.cross_entropy(teacher, labels, reduction="none") + 1e-7
     )
-    return temperature**2 * (-torch.expm1(-ratio) * _cross_entropies(log_q, log_p)).mean()
+    return temperature**2 * (-torch.expm1(-ratio) * cross_entropies(log_q, log_p)).mean()
 
 
 def ofa_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, gamma: float) -> Tensor:
@@ -198,11 +220,12 @@ def ofa_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
     logarithm of a softmax in the authors' code.
     """
     require(0 < gamma < math.inf, "gamma", gamma, "a finite number above 0", "the authors use 1 to 1.5")
-    student, teacher = _prepare_logits(student_logits, teacher_logits)
+    student, teacher = prepare_logits(student_logits, teacher_logits)
     require_every_label(labels, *student.shape)
     one_hot = F.one_hot(labels, student.shape[1])
     weights = (teacher.softmax(dim=1) + one_hot) ** gamma - one_hot
-    return -(weights * F.log_softmax(student, dim=1)).sum(dim=1).mean()
+    log_q = F.log_softmax(student, dim=1).masked_fill(weights == 0, 0)  # 0 · −∞ would be NaN
+    return -(weights * log_q).sum(dim=1).mean()
 
 
 def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) -> Tensor:
@@ -213,8 +236,10 @@ def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) ->
         student_logits: [B, K], used for the number of classes, device and precision only.
         correct: probability in (1 / K, 1).
 
-    Source: Yuan et al. 2020, arXiv:1909.11723, section 4. The published code softens the probabilities as if they
-    were logits, which makes them nearly uniform; here their logarithms are softened.
+    Source: Yuan et al. 2020, arXiv:1909.11723, section 4. With these logits ``kd_loss`` softens both distributions, as
+    in the paper. The published regulariser is another one: it softens the probabilities p as if they were logits, which
+    makes them nearly uniform, and not the student; it has no T² and is divided by K (and multiplied by 1 to 100). It
+    equals ``kd_loss(student_logits, p / T, temperature=1) / K``, nearly label smoothing.
     """
     classes = student_logits.shape[1]
     require(1 / classes < correct < 1, "correct", correct, f"in (1/{classes}, 1)", "the authors use 0.99")
@@ -223,50 +248,13 @@ def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) ->
     return others.scatter(1, labels.unsqueeze(1), math.log(correct))
 
 
-def _soften(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Return log q and log p at the temperature."""
-    if not isinstance(temperature, Tensor):
-        _check_temperature(temperature)
-    student, teacher = _prepare_logits(student_logits, teacher_logits)
-    return F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
-
-
-def _prepare_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both logits in float32 or better, the teacher's detached, after checking their shapes."""
-    if student_logits.shape != teacher_logits.shape or student_logits.ndim != 2:
-        raise ValueError(
-            "student_logits and teacher_logits must both be [batch, classes], of the same shape. "
-            f"Got {list(student_logits.shape)} and {list(teacher_logits.shape)} instead."
-        )
-    return widen(student_logits), widen(teacher_logits.detach())
-
-
-def _check_temperature(temperature: float) -> float:
-    require(0 < temperature < math.inf, "temperature", temperature, "a finite number above 0", "4 to 10 is usual")
-    return temperature
-
-
-def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of "label" and "any other class" [B, 2], and those within the others [B, K − 1]."""
-    require_every_label(labels, *logits.shape)
-    columns = torch.arange(logits.shape[1] - 1, device=logits.device)
-    others = logits.gather(1, columns + (columns >= labels.unsqueeze(1)))
-    others_total = others.logsumexp(dim=1)
-    binary = torch.stack([_select_labels(logits, labels), others_total], dim=1) - logits.logsumexp(dim=1, keepdim=True)
-    return binary, others - others_total.unsqueeze(1)
-
-
-def _cross_entropies(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """Return the cross-entropy ``−Σ p log q`` of each row."""
-    return -(log_p.exp() * log_q).sum(dim=1)
-
-
 def _correlations(first: Tensor, second: Tensor, dim: int) -> Tensor:
-    """Return Pearson's ρ along a dimension; 0 if either input is constant there."""
-    first, second = (values - values.mean(dim=dim, keepdim=True) for values in (first, second))
-    return F.cosine_similarity(first, second, dim=dim, eps=1e-8)
-
-
-def _select_labels(values: Tensor, labels: Tensor) -> Tensor:
-    """Return the value [B] of each row at its label."""
-    return values.gather(1, labels.unsqueeze(1)).squeeze(1)
+    """Return Pearson's ρ along a dimension; 0, without a gradient, if an input is constant there but for rounding."""
+    pair = first, second
+    centred = [values - values.mean(dim=dim, keepdim=True) for values in pair]
+    lengths = [torch.linalg.vector_norm(values, dim=dim) for values in centred]
+    rounding = 8 * torch.finfo(first.dtype).eps
+    sizes = [rounding * torch.linalg.vector_norm(values.detach(), dim=dim) for values in pair]
+    is_constant = (lengths[0] <= sizes[0]) | (lengths[1] <= sizes[1])
+    correlations: Tensor = (centred[0] * centred[1]).sum(dim=dim) / (lengths[0] * lengths[1] + 1e-8)
+    return correlations.masked_fill(is_constant, 0)
