@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.checks import require
-from kd.losses.feature import at_loss, drop_channels, hint_loss, match_sizes, mgd_loss, nst_loss, vid_loss
+from kd.losses.feature import at_loss, drop_channels, match_sizes, mgd_loss, nst_loss, vid_loss
 from kd.losses.relation import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
 from kd.methods.objectives import supervised_where_labelled
 from kd.models.features import capture, find_penultimate, find_stages, layer_shapes, match_stages
@@ -59,34 +59,6 @@ def capture_both(
         output, terms = supervised_where_labelled(model, batch)
     features = [student_features[name] for name in student_layers], [teacher_features[name] for name in teacher_layers]
     return output, terms, *features
-
-
-class FitNetLoss(nn.Module):
-    """``weight · hint_loss`` after a 1 × 1 convolution that projects the student's maps to the teacher's channels.
-
-    Args:
-        channels: numbers of channels, (student, teacher).
-    """
-
-    def __init__(self, channels: tuple[int, int], weight: float) -> None:
-        super().__init__()
-        with seeded(0):
-            self.projector = nn.Conv2d(*channels, kernel_size=1)
-        self.weight = weight
-
-    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        student, teacher = match_sizes(student_maps[0], teacher_maps[0])
-        return self.weight * hint_loss(self.projector(student), teacher)
-
-
-def fitnet(
-    student: nn.Module, teacher: nn.Module, batch: Batch, *, weight: float, student_layers: str, teacher_layers: str
-) -> Objective:
-    """``CE + weight · hint_loss`` with a projector, at the middle one of the common stages or of the named layers."""
-    pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
-    middle = pairs[len(pairs) // 2]
-    (channels,) = count_channels(student, teacher, batch, [middle])
-    return FeatureObjective(teacher, [middle], FitNetLoss(channels, weight).to(batch[0].device))
 
 
 class VIDLoss(nn.Module):

@@ -86,7 +86,12 @@ def sdd(
 
 
 def region_logits(maps: Tensor, classifier: nn.Module, scales: Sequence[int]) -> Tensor:
-    """Return the classifier's logits [B, N, K] for the means of maps [B, C, H, W] in scale² regions, scale by scale."""
+    """Return the classifier's logits [B, N, K] for the means of maps [B, C, H, W] in scale² regions, scale by scale.
+
+    Each scale is pooled from the maps. The authors pool 4 × 4 means again for the larger regions. This is equal if 4
+    divides the maps' sides; otherwise the 4 × 4 windows overlap, and the logits of their whole image are not the
+    model's.
+    """
     means = torch.cat([F.adaptive_avg_pool2d(maps, scale).flatten(2) for scale in scales], dim=2)
     logits: Tensor = classifier(means.transpose(1, 2))
     return logits

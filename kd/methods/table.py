@@ -72,9 +72,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "dist": Method(
             factory="kd.methods.response:dist",
             needs=_LOGITS,
-            settings={"temperature": 1.0, "beta": 1.0, "gamma": 1.0},
+            settings={"temperature": 4.0, "beta": 2.0, "gamma": 2.0},
             paper="Huang et al. 2022, arXiv:2205.10536",
-            reference="mmrazor losses/dist_loss.py (Apache-2.0)",
+            reference="DIST_KD segmentation/losses/dist_kd.py, mmrazor losses/dist_loss.py (Apache-2.0)",
         ),
         "lskd": Method(
             factory="kd.methods.response:lskd",
@@ -129,11 +129,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             unlabelled=False,
         ),
         "fitnet": Method(
-            factory="kd.methods.feature:fitnet",
+            factory="kd.methods.fitnet:fitnet",
             needs=_FEATURES,
             settings={"weight": 100.0, **_LAYERS},
             paper="Romero et al. 2015, arXiv:1412.6550",
-            reference="RepDistiller distiller_zoo/FitNet.py (BSD-2-Clause)",
+            reference="RepDistiller distiller_zoo/FitNet.py, models/util.py (BSD-2-Clause)",
         ),
         "at": Method(
             factory="kd.methods.feature:at",
@@ -196,7 +196,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=_FEATURES,
             settings={"weight": 100.0, "gamma": 0.4, "order": 2, **_LAYERS},
             paper="Peng et al. 2019, arXiv:1904.01802",
-            reference="torchdistill losses/mid_level.py (MIT)",
+            reference="torchdistill losses/mid_level.py (MIT); RepDistiller distiller_zoo/CC.py is another loss",
         ),
         "vid": Method(
             factory="kd.methods.feature:vid",
@@ -239,7 +239,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=_FEATURES,
             settings={"temperature": 4.0, "scales": "1,2,4", "hard": 0.1, "soft": 0.9, **_LAYERS},
             paper="Wei, Luo, Luo 2024, arXiv:2403.13512",
-            reference="SDD-CVPR2024 mdistiller/distillers/KD.py (MIT)",
+            reference="SDD-CVPR2024 mdistiller/distillers/KD.py, mdistiller/models/cifar/utils.py (MIT)",
             unlabelled=False,
         ),
         "label-smoothing": Method(
@@ -255,7 +255,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=("labels",),
             settings={"correct": 0.99, "temperature": 20.0, "alpha": 0.5},
             paper="Yuan et al. 2020, arXiv:1909.11723",
-            reference="none: the published code softens twice",
+            reference="none: Teacher-free-Knowledge-Distillation my_loss_function.py (MIT) is another regulariser",
             unlabelled=False,
         ),
     }

@@ -144,7 +144,7 @@ def test_a_part_that_raises_has_failed() -> None:
 def test_a_method_that_fails_is_named(setup: gpu_checks.Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_checks, "METHODS", {name: gpu_checks.METHODS[name] for name in ("kd", "fitnet")})
     assert gpu_checks.check_methods(setup).ok
-    monkeypatch.setattr("kd.methods.feature.hint_loss", fail)
+    monkeypatch.setattr("kd.methods.fitnet.hint_loss", fail)
     outcome = gpu_checks.check_methods(setup)
     assert outcome.ok is False
     assert "fitnet: RuntimeError: no kernel" in outcome.text

@@ -276,8 +276,13 @@ def test_the_projector_is_trained_with_the_student() -> None:
     assert isinstance(objective, nn.Module)
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     assert {name: list(value.shape) for name, value in before.items()} == {
-        "loss.projector.weight": [64, 8, 1, 1],
-        "loss.projector.bias": [64],
+        "loss.projector.0.weight": [64, 8, 1, 1],
+        "loss.projector.0.bias": [64],
+        "loss.projector.1.weight": [64],
+        "loss.projector.1.bias": [64],
+        "loss.projector.1.running_mean": [64],
+        "loss.projector.1.running_var": [64],
+        "loss.projector.1.num_batches_tracked": [],
     }
     after = {name.removeprefix("objective."): v for name, v in fit("fitnet").items() if name.startswith("objective.")}
     assert all(not torch.equal(before[name], after[name]) for name in before)

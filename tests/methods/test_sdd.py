@@ -112,9 +112,10 @@ def test_region_logits_are_the_models_logits_of_the_image_and_of_its_quarters() 
     images = get_first_batch()[0]
     with torch.no_grad(), kd.capture(model, "layer3") as found:
         output = model(images)
-        predictions = region_logits(found["layer3"], model.output, (1, 2))
+        predictions = region_logits(found["layer3"], model.output, (1, 2, 4))
         upper_left = model.output(found["layer3"][:, :, :3, :3].mean(dim=(2, 3)))
-    assert predictions.shape == (8, 1 + 4, 4)
+    assert found["layer3"].shape[2:] == (6, 6)  # pooling 4 × 4 means again would give another whole image
+    assert predictions.shape == (8, 1 + 4 + 16, 4)
     assert torch.allclose(predictions[:, 0], output, atol=1e-6)
     assert torch.allclose(predictions[:, 1], upper_left, atol=1e-6)
 
