@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.checks import require_label_kind, require_label_values
+from kd.checks import require_label_kind, require_label_values, require_samples
+from kd.losses.precision import widen
 from kd.types import UNLABELLED
 
 # torch skips labels equal to ``ignore_index``, by default −100. This value is no class and results from no conversion
@@ -17,7 +20,7 @@ _NEVER = -(2**62) - 1
 def label_loss(
     logits: Tensor, labels: Tensor, *, unlabelled: bool = False, reduction: str = "mean", label_smoothing: float = 0.0
 ) -> Tensor:
-    """Return the cross-entropy of logits and labels, computed in float32.
+    """Return the cross-entropy of logits and labels, computed in float32, or in float64 for float64 logits.
 
     Args:
         logits: [B, K], K ≥ 2.
@@ -26,8 +29,9 @@ def label_loss(
         reduction, label_smoothing: see ``torch.nn.functional.cross_entropy``.
 
     Raises:
-        ValueError: logits or labels have another shape or type, or a label is no class. On a GPU, torch raises an
-            error at a later step if a label is no class, because a check would force a synchronisation.
+        ValueError: logits or labels have another shape or type, a batch is empty, or a label is no class. On a GPU the
+            labels are not read, because that would force a synchronisation: with a missing label, the mean is NaN,
+            which training reports with the number of the batch; other values end in torch's own error.
     """
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(
@@ -35,11 +39,14 @@ def label_loss(
             "of sequences must return one row per sequence; for regression, pass your own objective and metrics."
         )
     require_label_kind(labels, len(logits))
-    ignored = UNLABELLED if unlabelled else _NEVER
+    require_samples(len(logits))
+    on_device = labels.device.type != "cpu"
+    ignored = UNLABELLED if unlabelled or on_device else _NEVER
     try:
-        return F.cross_entropy(
-            logits.float(), labels, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
+        loss = F.cross_entropy(
+            widen(logits), labels, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
         )
+        return loss if unlabelled or not on_device else torch.where((labels != UNLABELLED).all(), loss, math.nan)
     except IndexError:  # torch checks labels anyway; an extra check would cost time at every step
         require_label_values(labels, logits.shape[1], unlabelled=unlabelled)
         raise

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kd.checks import require, require_every_label
 from kd.losses import crd_loss
+from kd.losses.precision import widen
 from kd.methods.feature import capture_both, match_vector_layers
 from kd.models.features import layer_shapes
 from kd.seeding import seeded
@@ -131,7 +132,7 @@ class CRDLoss(nn.Module):
     def _embed(self, features: Sequence[Tensor]) -> Tensor:
         """Return the embeddings [2, B, D] of both models, rows of unit length."""
         with torch.autocast(features[0].device.type, enabled=False):
-            rows = [head(values.float().flatten(1)) for head, values in zip(self.heads, features, strict=True)]
+            rows = [head(widen(values).flatten(1)) for head, values in zip(self.heads, features, strict=True)]
             return F.normalize(torch.stack(rows), dim=2)
 
 

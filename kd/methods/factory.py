@@ -58,7 +58,7 @@ def settings_of(name: str, given: Mapping[str, Setting] | None = None) -> dict[s
 def make(
     name: str, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting] | None = None
 ) -> Objective:
-    """Build the method's objective for a student and a teacher.
+    """Build the method's objective for a student and a teacher, with parameters in float64 for a float64 student.
 
     Args:
         name: name of the method.
@@ -69,12 +69,17 @@ def make(
         ValueError: there is no such method or setting, or the method does not support these models. Some ranges are
             checked by the loss only, at the first batch; ``try_method`` finds such errors early.
     """
-    from kd.models.inference import device_of  # imports torch, which this module avoids
+    import torch  # here, because this module avoids its import
+    from torch import nn
+
+    from kd.models.inference import device_of
 
     module, _, function = method_named(name).factory.partition(":")
     factory = getattr(importlib.import_module(module), function)
     batch_on_device = tuple(tensor.to(device_of(student)) for tensor in batch)
     objective: Objective = factory(student, teacher, batch_on_device, **settings_of(name, settings))
+    if isinstance(objective, nn.Module) and any(weight.dtype == torch.float64 for weight in student.parameters()):
+        objective.double()
     return objective
 
 
@@ -97,12 +102,13 @@ def try_method(
     import torch
     from torch import nn
 
+    from kd.losses.precision import widen
     from kd.models.inference import device_of, evaluating, run_on_copy
 
     inputs, labels, *_ = (tensor.to(device_of(student)) for tensor in batch)
     with torch.no_grad(), evaluating(student, teacher):
         needs = method_named(name).needs
-        logits = [run_on_copy(teacher, inputs).float()] if "logits" in needs else []
+        logits = [widen(run_on_copy(teacher, inputs))] if "logits" in needs else []
         ids = [torch.arange(len(labels), device=labels.device)] if "ids" in needs else []
         objective = make(name, student, teacher, (inputs, labels, *logits, *ids), settings)
         modules = [*objective.modules()] if isinstance(objective, nn.Module) else []

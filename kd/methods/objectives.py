@@ -140,5 +140,5 @@ class _LiveTeacher(WrappedObjective):
         (teacher,) = self.teacher
         teacher.eval()  # at every step, because a caller may also train the teacher
         with torch.no_grad():
-            teacher_logits = run_on_copy(teacher, batch[0]).float()
+            teacher_logits = widen(run_on_copy(teacher, batch[0]))
         return self.objective(model, (*batch[:2], teacher_logits, *batch[2:]))

@@ -22,7 +22,9 @@ READ_EVERY = 50  # steps; waiting once in so many steps costs next to nothing, a
 # Optimizers whose fused kernel can skip a step. Not SGD: if its first step is skipped, its momentum is uninitialised.
 # Not their subclasses, whose step() may do more.
 _SKIPPING = (torch.optim.Adam, torch.optim.AdamW, LeanAdam)
-_REMEDY = "Look for non-finite inputs or logits, or lower the learning rate."
+_REMEDY = (
+    "Look for non-finite inputs or logits, or labels of -1 that the loss cannot ignore, or lower the learning rate."
+)
 
 
 def read_interval(device: torch.device, optimizer: torch.optim.Optimizer | None) -> int:
