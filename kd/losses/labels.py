@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,16 +41,28 @@ def label_loss(
         )
     require_label_kind(labels, len(logits))
     require_samples(len(logits))
-    on_device = labels.device.type != "cpu"
-    ignored = UNLABELLED if unlabelled or on_device else _NEVER
+    if labels.device.type != "cpu" and not unlabelled:
+        return loss_on_device(logits, labels, reduction=reduction, label_smoothing=label_smoothing)
     try:
-        loss = F.cross_entropy(
-            widen(logits), labels, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
+        return F.cross_entropy(
+            widen(logits),
+            labels,
+            ignore_index=UNLABELLED if unlabelled else _NEVER,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
         )
-        return loss if unlabelled or not on_device else torch.where((labels != UNLABELLED).all(), loss, math.nan)
     except IndexError:  # torch checks labels anyway; an extra check would cost time at every step
         require_label_values(labels, logits.shape[1], unlabelled=unlabelled)
         raise
+
+
+def loss_on_device(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    """Return the cross-entropy, NaN if a sample is unlabelled, without waiting for the device to find out.
+
+    On CUDA torch ends the process at a label of −1; training reports the NaN with the number of the batch.
+    """
+    loss = F.cross_entropy(widen(logits), labels, ignore_index=UNLABELLED, **options)
+    return torch.where((labels != UNLABELLED).all(), loss, math.nan)
 
 
 def to_int64(labels: object) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses import kd_loss
 from kd.losses.labels import label_loss
+from kd.losses.precision import widen
 from kd.models.inference import run_on_copy
 from kd.types import UNLABELLED, Batch, Objective
 

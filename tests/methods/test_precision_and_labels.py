@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import kd
+from kd.losses.labels import loss_on_device
 from kd.methods import METHODS, make, try_method
-from kd.methods.objectives import _cross_entropy_on_device, live_teacher, smoothed, supervised
+from kd.methods.objectives import live_teacher, smoothed, supervised
 from kd.models.networks import CNN
 from kd.training.batch_metrics import METRICS
 from tests.methods.test_feature import SHAPE
@@ -85,9 +86,9 @@ def test_a_missing_label_gives_nan_on_a_device_and_an_error_on_the_cpu(smoothing
     logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
     objective = smoothed(smoothing=smoothing)
     expected = objective(nn.Identity(), (logits, labels))[1]["hard"]
-    assert torch.equal(_cross_entropy_on_device(logits, labels, label_smoothing=smoothing), expected)
+    assert torch.equal(loss_on_device(logits, labels, label_smoothing=smoothing), expected)
     labels[2] = -1
-    assert math.isnan(_cross_entropy_on_device(logits, labels, label_smoothing=smoothing).item())
+    assert math.isnan(loss_on_device(logits, labels, label_smoothing=smoothing).item())
     with pytest.raises(ValueError, match=r"labels must be within 0 … 3.*Got -1 … 3"):
         objective(nn.Identity(), (logits, labels))
     on_meta = logits.to("meta"), labels.to("meta")
@@ -95,7 +96,7 @@ def test_a_missing_label_gives_nan_on_a_device_and_an_error_on_the_cpu(smoothing
 
 
 def test_training_on_a_device_reports_a_missing_label_by_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kd.methods.objectives._cross_entropy", _cross_entropy_on_device)  # as on a GPU
+    monkeypatch.setattr("kd.methods.objectives.label_loss", loss_on_device)  # as on a GPU
     inputs, labels = torch.rand(8, 3), torch.tensor([0, 1, 0, 1, 0, -1, 0, 1])
     model = nn.Linear(3, 2)
     loader = kd.make_loader(kd.data.ArrayDataset(inputs, labels), batch_size=4)
