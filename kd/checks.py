@@ -23,6 +23,15 @@ def require(condition: bool, name: str, got: object, allowed: str, advice: str =
         raise ValueError(f"{name} must be {allowed}. Got {got!r} instead{hint}.")
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether UTF-8 can encode the text. Names of files from other systems may hold undecodable bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return ``Did you mean a or b?`` with up to three similar known names, or ``otherwise`` if none is similar."""
     similar = difflib.get_close_matches(name, list(known), n=3)
@@ -143,21 +152,26 @@ class Range(NamedTuple):
         holds: predicate that is true for an allowed value.
         allowed: the same in words, for errors and help texts.
         advice: usual values or a remedy, for errors.
+        largest: bound of the allowed numbers. Larger ones are mistakes that would overflow or exhaust the machine.
     """
 
     holds: Callable[[Any], bool]
     allowed: str
     advice: str = ""
+    largest: float = math.inf
 
 
-def at_least(minimum: int, advice: str = "") -> Range:
-    """Return the range of integers ≥ ``minimum``."""
-    return Range(lambda n: n >= minimum, f"an integer of at least {minimum}", advice)
+MANY = 10**6  # bound of numbers of models and processes: each is an object in memory
+
+
+def at_least(minimum: int, advice: str = "", *, largest: float = 10**15) -> Range:
+    """Return the range of integers from ``minimum`` to ``largest``."""
+    return Range(lambda n: n >= minimum, f"an integer of at least {minimum}", advice, largest)
 
 
 def or_none(values: Range) -> Range:
     """Return the range extended by None."""
-    return Range(lambda x: x is None or values.holds(x), f"None or {values.allowed}", values.advice)
+    return Range(lambda x: x is None or values.holds(x), f"None or {values.allowed}", values.advice, values.largest)
 
 
 def positive(advice: str) -> Range:
@@ -170,7 +184,7 @@ def proportion(advice: str) -> Range:
     return Range(lambda x: 0 < x < 1, "in (0, 1)", advice)
 
 
-TEMPERATURE = positive("4 to 10 is usual; 1 turns softening off")
+TEMPERATURE = positive("4 to 10 is usual; 1 turns softening off")._replace(largest=10**15)  # its square in float32
 ALPHA = Range(lambda x: 0 <= x <= 1, "in [0, 1]", "the weight of the labels; the teacher gets the rest")
 LEARNING_RATE = positive("0.001 is usual for Adam")
 
@@ -185,6 +199,8 @@ def ranges(declaration: type) -> dict[str, Range]:
 def require_in_range(name: str, value: object, allowed: Range) -> None:
     """Raise ``ValueError`` if the value is outside its range; the error shows name, value and allowed values."""
     require(allowed.holds(value), name, value, allowed.allowed, allowed.advice)
+    if isinstance(value, (int, float)):
+        require(abs(value) <= allowed.largest, name, value, f"at most {allowed.largest:,.0f}", allowed.advice)
 
 
 def check_ranges(declaration: type, values: Mapping[str, object], *, shown: Callable[[str], str]) -> None:
@@ -192,12 +208,15 @@ def check_ranges(declaration: type, values: Mapping[str, object], *, shown: Call
 
     Args:
         declaration: class whose annotations contain the ranges.
-        values: values by setting name; settings without a range are not checked.
+        values: values by setting name. Texts and paths must be UTF-8, since they are written to files.
         shown: maps a setting's name to its name in errors, such as ``EPOCHS`` or ``--epochs``.
 
     Raises:
-        ValueError: a value is outside its range.
+        ValueError: a value is outside its range or not UTF-8.
     """
     for name, allowed in ranges(declaration).items():
         if name in values:
             require_in_range(shown(name), values[name], allowed)
+    for name, value in values.items():
+        readable = all(is_utf8(str(item)) for item in (value if isinstance(value, (list, tuple)) else [value]))
+        require(readable, shown(name), value, "text in UTF-8", "rename the file or folder")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +90,21 @@ def test_a_value_outside_its_range_is_refused_with_name_range_and_value(name: st
         allowed = ranges(DECLARED[name])[name].allowed
         with pytest.raises(ValueError, match=re.escape(f"<{name}> must be {allowed}. Got {value!r} inst")):
             check_ranges(DECLARED[name], {name: value}, shown=lambda name: f"<{name}>")
+
+
+HUGE = ("seed", "epochs", "batch_size", "temperature", "pairs", "workers", "views", "student_width", "random_state")
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_number_that_would_overflow_or_exhaust_the_machine_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"<{name}> must be at most [\d,]+\. Got {10**20} instead"):
+        check_ranges(DECLARED[name], {name: 10**20}, shown=lambda name: f"<{name}>")
+
+
+@pytest.mark.parametrize("value", ["data\udcff", Path("run\udcff"), ("a", "b\ud800")])
+def test_a_text_that_is_not_utf_8_is_named_before_any_work(value: object) -> None:
+    with pytest.raises(ValueError, match="<data> must be text in UTF-8"):
+        check_ranges(RunSettings, {"data": value}, shown=lambda name: f"<{name}>")
 
 
 def test_settings_without_a_range_and_unknown_names_are_ignored() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -244,10 +245,11 @@ def _measure_peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return 1000 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
-    except (OSError, StopIteration):  # /proc exists on Linux only
+        import resource  # not on Windows
+    except ImportError:
         return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes
 
 
 def _print_plan(settings: RunSettings, estimate: Plan) -> None:

@@ -12,6 +12,7 @@ from kd.commands.data import Data, Task
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import TeacherChoice
 from kd.models.build import build
+from kd.storage.resources import require_memory
 from kd.storage.weights import load_weights, weights_bytes
 from kd.teachers.ensemble import Ensemble
 from kd.teachers.load import load_teacher
@@ -19,6 +20,7 @@ from kd.teachers.logit_files import read_logits
 from kd.teachers.lookup import build_lookup
 
 OWN_SEED = 500_009  # added to the seed of a teacher that would otherwise start from the student's weights
+_OBJECT_BYTES = 10_000  # of a model without its weights
 AVERAGED = "probabilities"  # outputs of the teachers that an ensemble averages; see kd.teachers.ensemble
 
 
@@ -34,6 +36,13 @@ def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.M
     specs = {"mlp": f"mlp:{settings.student_width}", "cnn": "cnn:8"}
     spec = specs.get(settings.student, settings.student)
     return build_network(settings, spec, task).to(device)
+
+
+def require_memory_for_students(settings: RunSettings, task: Task, count: int) -> None:
+    """Check the memory for this number of untrained students, which are made before the first is trained."""
+    student = new_student(settings, task, torch.device("cpu"))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
+    require_memory(count * (size + _OBJECT_BYTES), f"training {count:,} students", "Train fewer.")
 
 
 def build_network(settings: RunSettings, spec: str, task: Task) -> nn.Module:

@@ -34,7 +34,7 @@ def csv_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerow(first)
     writer.writerows(remaining)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")  # for undecodable bytes in names of files
 
 
 def _defuse(cell: Any) -> Any:

@@ -11,6 +11,7 @@ from tyro.conf import UseAppendAction
 from kd.checks import (
     ALPHA,
     LEARNING_RATE,
+    MANY,
     TEMPERATURE,
     Range,
     at_least,
@@ -109,7 +110,7 @@ class RunSettings:
     """class names in label order, if the dataset does not contain them"""
     download: bool = False
     """download an hf: dataset that is not on this disk; nothing else uses the network"""
-    workers: Annotated[int | None, or_none(at_least(0, "0 works in the main process"))] = None
+    workers: Annotated[int | None, or_none(at_least(0, "0 works in the main process", largest=1000))] = None
     """processes that decode image files (None: one per core) and augment images (None: half of the cores), at least 0;
     results do not depend on it"""
     teacher: UseAppendAction[tuple[str, ...]] = ()
@@ -120,7 +121,7 @@ class RunSettings:
     augment: UseAppendAction[tuple[str, ...]] = ()
     """random augmentation of training images: flip, crop:PIXELS, rotate:DEGREES, zoom:SHARE, colour:SHARE or
     FILE.py:NAME"""
-    views: Annotated[int | None, or_none(at_least(1, "8 is a start"))] = None
+    views: Annotated[int | None, or_none(at_least(1, "8 is a start", largest=MANY))] = None
     """fixed augmented views per image, at least 1, with cached teacher logits; None draws new views in every epoch
     and runs the teacher at every step"""
     unlabelled: Path | None = None
@@ -259,5 +260,5 @@ class PairedSettings(RunSettings):
         Range(lambda x: 0 < x <= 100, "above 0 and at most 100 percentage points", "0.1 is 10 of 10,000 images"),
     ] = 0.1
     """equivalence margin in percentage points of the test images, in (0, 100]; smaller differences do not matter"""
-    processes: Annotated[int | None, or_none(at_least(1))] = None
+    processes: Annotated[int | None, or_none(at_least(1, largest=MANY))] = None
     """students trained in parallel, each on one thread, at least 1; None trains one per core"""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Sequence
@@ -132,6 +133,8 @@ def _to_flags(flag: str, value: Value, *, repeated: bool) -> list[str]:
 def _format_toml(value: Any) -> str:
     """Format a value as JSON, which is also TOML for these types, once U+007F is escaped."""
     plain = [*value] if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+    if value == math.inf:  # TOML has it, JSON does not
+        return "inf"
     return json.dumps(plain, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 

@@ -17,6 +17,7 @@ from kd.checks import DamagedDataError
 from kd.storage.untrusted import read_bytes
 
 UNSIGNED_BYTE = 0x08
+MAX_DIMENSIONS = 4  # samples, channels, height, width
 COMPRESSED_LIMIT, LIMIT = 64 * 1024**2, 256 * 1024**2  # bytes; MNIST's largest file has 10 and 47 million
 
 
@@ -50,19 +51,20 @@ def parse_idx(raw: bytes | bytearray, *, path: Path, remedy: str) -> Tensor:
     uint32.
 
     Raises:
-        DamagedDataError: the header is not IDX of unsigned bytes, or the number of values does not match it.
+        DamagedDataError: the header is not IDX of unsigned bytes with at most ``MAX_DIMENSIONS``, or the number of
+            values does not match it or is 0.
     """
-    if len(raw) < 4 or raw[:3] != bytes([0, 0, UNSIGNED_BYTE]) or len(raw) < 4 + 4 * raw[3]:
+    if len(raw) < 4 or raw[:3] != bytes([0, 0, UNSIGNED_BYTE]) or raw[3] > MAX_DIMENSIONS or len(raw) < 4 + 4 * raw[3]:
         raise DamagedDataError(f"{path} is not an IDX file of unsigned bytes. Got the header {raw[:4].hex()}. {remedy}")
     header = 4 + 4 * raw[3]
     shape = struct.unpack(f">{raw[3]}I", raw[4:header])
     count = math.prod(shape)
+    if not count:  # any other dimensions would match no data, and exhaust the memory later
+        raise DamagedDataError(f"{path} must hold at least one value. Got the shape {list(shape)}. {remedy}")
     if len(raw) - header != count:
         raise DamagedDataError(
             f"{path} must hold {count} values for its shape {list(shape)}. Got {len(raw) - header}. {remedy}"
         )
-    if not count:
-        return torch.empty(shape, dtype=torch.uint8)
     # torch needs writable memory: a bytearray is used directly, bytes are copied into one.
     writable = raw if isinstance(raw, bytearray) else bytearray(raw)
     return torch.frombuffer(writable, dtype=torch.uint8, offset=header).reshape(shape)

@@ -23,9 +23,12 @@ from kd.models.networks import CNN, MLP, ConvNet
 from kd.models.outputs import require_logits_kind
 from kd.models.zoo import timm_model, torchvision_model
 from kd.seeding import seeded
+from kd.storage.resources import require_memory
 
 ALLOWED = "convnet, convnet:32,64,128, mlp:256, mlp:512,256, cnn:32, torchvision:NAME, timm:NAME or FILE.py:NAME"
-_KINDS = ("convnet", "mlp", "cnn", "torchvision", "timm")
+_SIZED = ("convnet", "mlp", "cnn")  # built-in models, with widths that a user chooses
+_KINDS = (*_SIZED, "torchvision", "timm")
+_COPIES = 4  # weights, gradients and Adam's two moments
 
 
 def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
@@ -46,6 +49,7 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
 
     Raises:
         ValueError: the specification is invalid, or the model's output for one sample is not K finite logits.
+        MemoryError: training a built-in model of these widths needs more memory than is available.
         MissingExtraError: an optional library is not installed.
         OSError: the user's file cannot be read.
     """
@@ -58,6 +62,8 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
         "without the batch dimension",
     )
     require(classes >= 2, "classes", classes, "an integer of at least 2")
+    if spec.partition(":")[0] in _SIZED:
+        _require_memory_for(spec, shape, classes)
     with seeded(seed):
         model = _build_from_spec(spec, shape, classes)
         require_logits_output(model, spec, shape, classes)
@@ -112,6 +118,17 @@ def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Modu
         case "timm":
             return timm_model(name, shape, classes)
     raise ValueError(f"there is no model {spec!r}. {did_you_mean(kind, _KINDS, 'Choose another.')} Allowed: {ALLOWED}.")
+
+
+def _require_memory_for(spec: str, shape: tuple[int, ...], classes: int) -> None:
+    """Check the memory for training a built-in model, on torch's device without memory."""
+    try:
+        with torch.device("meta"):
+            parameters = list(_build_from_spec(spec, shape, classes).parameters())
+    except RuntimeError as error:  # more values than an integer of 64 bits counts
+        raise MemoryError(f"{spec} for inputs {list(shape)} and {classes:,} classes has too many weights.") from error
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    require_memory(_COPIES * size, f"training {spec}", "Choose smaller widths.")
 
 
 def _parse_widths(spec: str, text: str) -> list[int]:

@@ -131,7 +131,7 @@ def page(parts: Sequence[Part], *, notes: Sequence[str] = ()) -> bytes:
         notes=[*notes, *_find_conflicts(ordered)],
         chapters=_collect_chapters(ordered),
     )
-    return text.encode()
+    return text.encode(errors="backslashreplace")  # for undecodable bytes in names of files
 
 
 def _check_part(part: Part) -> None:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import math
 import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kd.checks import DamagedDataError
+from kd.storage.npy import Array, CheckShape, list_members, measure_member, read_array, read_member
+from kd.storage.resources import is_passing_fault, require_memory
 from kd.storage.untrusted import SIZE_LIMIT, read_bytes
 
 NPZ_NAMES = ("x", "y", *(f"{axis}_{part}" for part in ("train", "val", "test") for axis in "xy"), "classes")
 NPZ_LIMIT = SIZE_LIMIT  # bytes, for a dataset's file and for all its arrays unpacked
 CSV_LIMIT = 256 * 1024**2  # bytes; parsed to Python strings and lists, a file takes ten times its size
-_MAX_EXPANSION = 64  # unpacked size / packed size; random-looking numbers reach 2, zip bombs 1000
-_CHUNK = 16 * 1024**2  # bytes read at once
 _NON_OBJECT = "biufcmMSUV"  # numpy dtype kinds except objects; the dataset checks the dtype itself later
-_ALWAYS_ALLOWED = 64 * 1024**2  # bytes; _MAX_EXPANSION applies only to members that unpack to more
-
-Array = np.ndarray[Any, np.dtype[Any]]
+_CSV_EXPANSION = 10  # memory that Python's strings and lists take / size of the file
 
 
 class Table(NamedTuple):
@@ -42,37 +39,44 @@ class Table(NamedTuple):
     columns: list[str] | None
 
 
-def read_table(path: Path, *, name: str, id_column: str | None) -> Table:
+def read_table(path: Path, *, name: str, id_column: str | None, check_shape: CheckShape) -> Table:
     """Read a table from a ``.npy``, ``.npz`` or ``.csv`` file.
 
     Args:
+        check_shape: raises ``ValueError`` for the shape of a table that is not needed. Called before its values are
+            read, so that their number is bounded by what the caller needs.
         name: the array to read from an ``.npz`` file with several arrays besides the ids.
         id_column: column (``.csv``) or array (``.npz``) with the row ids; None reads no ids.
 
     Raises:
         OSError: the file cannot be read.
+        MemoryError: the file needs more memory than is available.
         ValueError: the file has a different format, is damaged or too large, or lacks the array or column.
     """
     match path.suffix:
         case ".npy" if id_column is None:
             content = read_bytes(path)
-            return Table(_parse_array(io.BytesIO(content), len(content), "fiu"), None, None)
+            return Table(read_array(io.BytesIO(content), len(content), "fiu", check_shape), None, None)
         case ".npy":
             raise ValueError(
                 f"an .npy file has no ids: use .npz with an array {id_column!r}, or .csv with a column of this name"
             )
         case ".npz":
-            return _parse_npz(read_bytes(path), name, id_column)
+            return _parse_npz(read_bytes(path), name, id_column, check_shape)
         case ".csv":
             because = "; save a table of this size as .npy"
-            return _parse_csv(read_bytes(path, limit=CSV_LIMIT, because=because), id_column)
+            content = read_bytes(path, limit=CSV_LIMIT, because=because)
+            require_memory(_CSV_EXPANSION * len(content), str(path), "Save it as .npy.")
+            table = _parse_csv(content, id_column)
+            check_shape(table.values.shape)
+            return table
     raise ValueError(f"it should be an .npy, .npz or .csv file. Got {path.suffix or 'no suffix'!r}")
 
 
-def _parse_npz(content: bytes, name: str, id_column: str | None) -> Table:
+def _parse_npz(content: bytes, name: str, id_column: str | None, check_shape: CheckShape) -> Table:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = _list_members(archive)
+            members = list_members(archive)
             candidates = [key for key in members if key != id_column]
             value_name = candidates[0] if len(candidates) == 1 else name
             for required in filter(None, (value_name, id_column)):
@@ -80,78 +84,15 @@ def _parse_npz(content: bytes, name: str, id_column: str | None) -> Table:
                     raise ValueError(
                         f"it should hold an array {required!r}. Got {', '.join([*members][:12]) or 'none'} instead"
                     )
-            for member in filter(None, (members[value_name], members.get(id_column or ""))):
-                _require_no_bomb(member)
-            values = _read_member(archive, members[value_name], "fiu")
-            ids = _read_member(archive, members[id_column], "USiu") if id_column else None
+            values = read_member(archive, members[value_name], "fiu", check_shape)
+            ids = read_member(archive, members[id_column], "USiu") if id_column else None
     except ValueError:  # has a specific message already
         raise
     except Exception as error:  # zipfile and zlib raise a different type for each kind of damage
+        if is_passing_fault(error):
+            raise
         raise ValueError(f"it is damaged or not an .npz file ({type(error).__name__}: {error})") from error
     return Table(values, None if ids is None else _to_strings(ids), None)
-
-
-def _list_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Return the members of an archive by array name."""
-    members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-    if len(members) < len(archive.infolist()):
-        raise ValueError("two of its arrays have the same name")
-    return members
-
-
-def _require_no_bomb(member: zipfile.ZipInfo) -> None:
-    if member.file_size > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * member.compress_size):
-        raise ValueError(
-            f"its array {member.filename} would unpack to {member.file_size:,} bytes, more than {_MAX_EXPANSION} times "
-            "its size. Save it uncompressed if this size is correct"
-        )
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, kinds: str) -> Array:
-    with archive.open(member) as stream:  # yields at most file_size bytes and verifies the checksum
-        return _parse_array(stream, member.file_size, kinds)
-
-
-def _parse_array(stream: IO[bytes], size: int, kinds: str) -> Array:
-    """Read an array in ``.npy`` format, after checking that its header matches the ``size`` of the stream in bytes.
-
-    Args:
-        kinds: allowed numpy dtype kinds. Objects are never allowed, since they are stored as pickles.
-    """
-    with _convert_npy_errors():
-        version = np.lib.format.read_magic(stream)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, is_fortran_order, dtype = readers[version](stream)
-        data_size = size - stream.tell()
-    if dtype.hasobject:
-        raise ValueError("its values are Python objects, which could run code when read. Save plain numbers or strings")
-    if dtype.kind not in kinds:
-        raise ValueError(f"its values are of type {dtype}, not numbers or ids")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != data_size:
-        raise ValueError(f"shape {list(shape)} of {dtype} does not match {data_size:,} bytes of data")
-    with _convert_npy_errors():
-        return _read_values(stream, math.prod(shape), dtype).reshape(shape, order="F" if is_fortran_order else "C")
-
-
-def _read_values(stream: IO[bytes], count: int, dtype: np.dtype[Any]) -> Array:
-    """Read the rest of the stream in chunks: reading it at once would need twice the memory."""
-    values = np.empty(count, dtype)
-    buffer = values.view(np.uint8).data
-    for start in range(0, len(buffer), _CHUNK):
-        chunk = buffer[start : start + _CHUNK]
-        if stream.readinto(chunk) != len(chunk):  # type: ignore[attr-defined]  # BytesIO and ZipExtFile have it
-            raise ValueError("it is truncated")
-    stream.read()  # zipfile verifies a member's checksum at its end
-    return values
-
-
-@contextlib.contextmanager
-def _convert_npy_errors() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # numpy's header parser raises a different type for each kind of damage
-        reason = str(error).split("\n", 1)[0]
-        raise ValueError(f"it is damaged or not an array saved by numpy ({type(error).__name__}: {reason})") from error
 
 
 def _to_strings(ids: Array) -> list[str]:
@@ -219,10 +160,13 @@ def read_npz(path: Path, hint: str) -> dict[str, Array]:
         hint: the remedy, appended to the error message.
 
     Raises:
+        MemoryError: the file or its arrays need more memory than is available.
         DamagedDataError: the file cannot be read, is damaged or too large, or contains objects.
     """
     try:
         return _read_npz(path)
+    except MemoryError as error:
+        raise MemoryError(f"cannot read the data file {path}: {error or 'an allocation failed.'}") from error
     except Exception as error:  # zipfile, zlib and numpy's parser raise a dozen types for damaged files
         reason = str(error).removesuffix(".")
         raise DamagedDataError(f"cannot read the data file {path}: {reason}. {hint}") from error
@@ -231,26 +175,37 @@ def read_npz(path: Path, hint: str) -> dict[str, Array]:
 def _read_npz(path: Path) -> dict[str, Array]:
     """Read the arrays listed in ``NPZ_NAMES`` from a dataset's archive, by name.
 
-    The sizes stated in the archive and in the array headers are compared before any data is read, so that a small file
-    cannot fill the memory. Pickled objects are never loaded.
+    The sizes stated in the archive and in the array headers are compared with each other and with the available memory
+    before any data is read, so that a small file cannot fill the memory. Pickled objects are never loaded.
 
     Raises:
         ValueError: the archive is too large, or an array contains objects or does not have its stated size.
         Exception: any type that zipfile raises for damaged files.
     """
     with zipfile.ZipFile(io.BytesIO(read_bytes(path.resolve(), limit=NPZ_LIMIT))) as archive:
-        members = _list_members(archive)
+        members = list_members(archive)
         used = {name: member for name, member in members.items() if name in NPZ_NAMES}
         unpacked = sum(member.file_size for member in used.values())
         if unpacked > NPZ_LIMIT:
             raise ValueError(f"it unpacks to more than {NPZ_LIMIT:,} bytes. Got {unpacked:,}")
+        needed = 0
+        for name, member in used.items():
+            with _add_array_to_errors(name):
+                needed += measure_member(archive, member, _NON_OBJECT)
+        require_memory(needed, "the content of its arrays")
         arrays = {}
         for name, member in used.items():
-            try:
-                arrays[name] = _read_member(archive, member, _NON_OBJECT)
-            except ValueError as error:
-                raise ValueError(f"its array {name} cannot be used: {error}") from error
+            with _add_array_to_errors(name):
+                arrays[name] = read_member(archive, member, _NON_OBJECT)
     unused = sorted(members.keys() - used.keys())
     if unused:
         warnings.warn(f"{path} has arrays that are not used: {', '.join(unused[:10])}.", stacklevel=3)
     return arrays
+
+
+@contextmanager
+def _add_array_to_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"its array {name} cannot be used: {error}") from error

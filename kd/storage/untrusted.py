@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kd.imports import import_extra
+from kd.storage.resources import is_out_of_memory, require_memory
 
 SIZE_LIMIT = 8 * 1024**3  # bytes; far above any model or snapshot here
 
@@ -35,6 +36,7 @@ def read_bytes(path: Path, *, expected: str | None = None, limit: int = SIZE_LIM
 
     Raises:
         OSError: the file cannot be read.
+        MemoryError: the file is larger than the available memory.
         ValueError: the path is not a regular file (a symbolic link is not one), or the file is too large or has
             another digest.
     """
@@ -53,6 +55,7 @@ def read_bytes(path: Path, *, expected: str | None = None, limit: int = SIZE_LIM
             raise ValueError(irregular)
         if status.st_size > limit:
             raise ValueError(f"{path} is larger than {limit:,} bytes{because}. Got {status.st_size:,}.")
+        require_memory(status.st_size, str(path))
         with os.fdopen(handle, "rb", closefd=False) as file:
             content = file.read(status.st_size)  # no more, even if the file has grown since
     finally:
@@ -108,6 +111,8 @@ def parse_safetensors(content: bytes, *, header_limit: int) -> dict[str, Tensor]
     try:
         tensors: dict[str, Tensor] = safetensors_torch.load(content)
     except (safetensors.SafetensorError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).split("\n", 1)[0]
         raise ValueError(f"it is damaged or not a safetensors file ({type(error).__name__}: {reason})") from error
     return tensors

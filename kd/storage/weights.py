@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.storage.file_kind import explain_file
+from kd.storage.resources import is_out_of_memory, require_memory
 from kd.storage.untrusted import parse_safetensors, read_bytes, rebuild_archive, require_plain_tensors
 
 
@@ -115,10 +116,13 @@ def load_tensors(content: bytes) -> Any:
             tensors that are not dense, or tensors larger than their storage.
     """
     try:
+        require_memory(2 * len(content), "a file of tensors")  # the rebuilt archive, and the tensors
         archive = io.BytesIO(rebuild_archive(content))
         loaded = torch.load(archive, map_location="cpu", weights_only=True)
         require_plain_tensors(loaded)
     except Exception as error:  # zipfile and torch raise a different type for each kind of damage
+        if is_out_of_memory(error):  # tells nothing about the content
+            raise
         if explanation := explain_file(content):
             raise ValueError(explanation) from error
         reason = str(error).split("\n", 1)[0]

@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from kd.checks import require, require_finite_logits
 from kd.console import say
 from kd.models.inference import Predictions
 from kd.models.outputs import require_logits_kind, require_probabilities
-from kd.storage.tables import Array, Table, read_table
+from kd.storage.npy import Array
+from kd.storage.tables import Table, read_table
 from kd.teachers.class_order import find_columns
 from kd.teachers.label_agreement import verify_without_teacher
 
@@ -79,11 +81,19 @@ def _read_file(
 ) -> tuple[Table, Tensor]:
     """Return the table of a file, and its logits [N, K] float32 in the order of the dataset."""
     try:
-        table = read_table(path, name=kind, id_column=None if ids is None else id_column)
-        _require_shape(table, samples if ids is None else None, classes)
+        table = read_table(
+            path,
+            name=kind,
+            id_column=None if ids is None else id_column,
+            check_shape=partial(_require_shape, rows=samples if ids is None else None, classes=classes),
+        )
+        if table.ids is not None and len(table.ids) != len(table.values):
+            raise ValueError(f"it must have one id for each of its {len(table.values):,} rows. Got {len(table.ids):,}")
         values = table.values if ids is None else table.values[_find_rows(ids, table.ids or [], path)]
         with np.errstate(over="ignore"):  # float32 overflow becomes infinity, which raises below
             return table, _convert_to_logits(torch.from_numpy(values.astype(np.float32)), kind, path)
+    except MemoryError as error:
+        raise MemoryError(f"cannot read teacher {kind} from {path}: {error or 'an allocation failed.'}") from error
     except OSError as error:
         reason = error.strerror or error
         raise type(error)(
@@ -93,17 +103,14 @@ def _read_file(
         raise ValueError(f"invalid teacher {kind} in {path}: {str(error).removesuffix('.')}.") from error
 
 
-def _require_shape(table: Table, rows: int | None, classes: int) -> None:
-    shape = list(table.values.shape)
+def _require_shape(shape: tuple[int, ...], rows: int | None, classes: int) -> None:
     if len(shape) != 2 or shape[1] != classes:
-        raise ValueError(f"it must have {classes} columns, one per class of the data. Got shape {shape}")
+        raise ValueError(f"it must have {classes} columns, one per class of the data. Got shape {list(shape)}")
     if rows is not None and shape[0] != rows:
         raise ValueError(
             f"it must have {rows:,} rows, one per sample in the order of the dataset. Got {shape[0]:,}. Pass ids if "
             "the file has different rows or a different order"
         )
-    if table.ids is not None and len(table.ids) != shape[0]:
-        raise ValueError(f"it must have one id for each of its {shape[0]:,} rows. Got {len(table.ids):,}")
 
 
 def _find_rows(ids: Sequence[str], file_ids: Sequence[str], path: Path) -> Array:

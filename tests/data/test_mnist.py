@@ -162,9 +162,16 @@ def test_arrays_of_bytes_round_trip(shape: list[int], seed: int) -> None:
     assert np.array_equal(parse_idx(encode_idx(values), path=Path("x"), remedy=REMEDY).numpy(), values)
 
 
-def test_an_empty_array_round_trips() -> None:
-    empty = np.empty((0, 3), dtype=np.uint8)
-    assert parse_idx(encode_idx(empty), path=Path("x"), remedy=REMEDY).shape == (0, 3)
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2**32 - 1, 0, 28), (0, 2**32 - 1, 2**32 - 1)])
+def test_a_dimension_of_zero_raises_whatever_the_other_dimensions(shape: tuple[int, ...]) -> None:
+    content = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+    with pytest.raises(DamagedDataError, match="x must hold at least one value"):
+        parse_idx(content, path=Path("x"), remedy=REMEDY)
+
+
+def test_more_dimensions_than_images_have_raise() -> None:
+    with pytest.raises(DamagedDataError, match="x is not an IDX file"):
+        parse_idx(encode_idx(np.ones((1,) * 5, dtype=np.uint8)), path=Path("x"), remedy=REMEDY)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])

@@ -19,7 +19,7 @@ from kd.commands.compare.verdicts import Verdicts
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import new_student
+from kd.commands.models import new_student, require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
@@ -58,6 +58,7 @@ def run(settings: CompareSettings) -> None:
         say_method(settings.method, format_method_settings(settings.method_settings))
         smoothing = choose_smoothing(settings, teachers, quantity, device)
         arms = choose_arms(settings, cost, smoothing)
+        require_memory_for_students(settings, teachers[0].task, len(arms) * sum(len(t.seeds) for t in teachers))
         trained = _train_all(settings, teachers, dict(make_students(teachers, arms, device)))
         comparison = dataclasses.replace(
             _collect_predictions(settings, teachers, arms, trained),

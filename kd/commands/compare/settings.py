@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from kd.checks import Range, at_least, or_none, require
+from kd.checks import MANY, Range, at_least, or_none, require
 from kd.commands.settings import PairedSettings
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)  # of label smoothing, to choose from on the validation images
@@ -25,11 +25,11 @@ class CompareSettings(PairedSettings):
     command: ClassVar[str] = "compare"
 
     # Evidence
-    pairs: Annotated[int, at_least(2, "10 is usual; one pair has no spread")] = 10
+    pairs: Annotated[int, at_least(2, "10 is usual; one pair has no spread", largest=MANY)] = 10
     """pairs of control and distilled student per teacher, at least 2; their seeds count up from SEED"""
-    teachers: Annotated[int, at_least(1)] = 1
+    teachers: Annotated[int, at_least(1, largest=MANY)] = 1
     """teachers to train, at least 1; their seeds count up from SEED. The overall verdict counts each teacher once"""
-    splits: Annotated[int | None, or_none(at_least(1))] = None
+    splits: Annotated[int | None, or_none(at_least(1, largest=MANY))] = None
     """training/validation splits, at least 1; their seeds count up from RANDOM_STATE. None: one for each teacher"""
     decide: Annotated[str, one_of_quantities] = "auto"
     """what decides: errors, balanced (mean error of the classes), nll or recall:CLASS; auto takes balanced if the

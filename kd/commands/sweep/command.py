@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kd.arms import CONTROL, DISTILLED
 from kd.commands.data import Task
-from kd.commands.models import new_student
+from kd.commands.models import new_student, require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
@@ -170,7 +170,8 @@ def _list_final_seeds(settings: SweepSettings) -> list[int]:
 
 def _make_students(context: SweepContext, points: Iterable[Point], seeds: Sequence[int]) -> dict[str, Student]:
     """Make the students of some points; equal seed, width and batch size give equal initial weights and batches."""
-    sizes = _list_batch_sizes(context.settings)
+    sizes, points = _list_batch_sizes(context.settings), list(points)
+    require_memory_for_students(context.settings, context.task, len(points) * len(seeds))
     students = {}
     for point in points:
         for name, seed in zip(_name_students(context.settings, point, seeds), seeds, strict=True):

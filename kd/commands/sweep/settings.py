@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import UseAppendAction
 
-from kd.checks import at_least, or_none, ranges, require, require_in_range
+from kd.checks import MANY, at_least, or_none, ranges, require, require_in_range
 from kd.commands.settings import PairedSettings
 
 # Settings that affect students only, so they can vary under one teacher.
@@ -40,13 +40,13 @@ class SweepSettings(PairedSettings):
     """weights of the labels to try, in [0, 1]; 1 is the control, which is always tried"""
     vary: UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE,VALUE,… varies another setting: student_width, learning_rate, epochs or batch_size"""
-    trials: Annotated[int | None, or_none(at_least(1, "30 is usual"))] = None
+    trials: Annotated[int | None, or_none(at_least(1, "30 is usual", largest=MANY))] = None
     """points that Optuna proposes between the smallest and largest values, at least 1; None tries every combination"""
-    seeds: Annotated[int, at_least(1, "a standard deviation needs 2")] = 2
+    seeds: Annotated[int, at_least(1, "a standard deviation needs 2", largest=MANY)] = 2
     """students per point, at least 1; all points use the same seeds, counting up from SEED"""
 
     # Evidence
-    final_pairs: Annotated[int, at_least(2, "one pair has no spread")] = 5
+    final_pairs: Annotated[int, at_least(2, "one pair has no spread", largest=MANY)] = 5
     """fresh seeds for testing the chosen point, the documented point and the control, at least 2"""
 
     @property

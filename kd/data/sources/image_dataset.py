@@ -25,7 +25,9 @@ from kd.data.sources.image_decoding import (
     require_readable,
 )
 from kd.storage.fingerprint import describe, digest
+from kd.storage.resources import require_memory
 
+_BYTES_PER_VALUE = 17  # the decoder's pixels, and their sums and squares in 64 bits
 IN_MEMORY = 1024**3  # bytes of decoded images whose source cannot tell whether they have changed
 
 
@@ -112,7 +114,12 @@ def decode_all(
 
     Args:
         folder: returned by ``kd.data.sources.image_cache.find_data_folder``; None decodes into memory.
+
+    Raises:
+        MemoryError: a single image of this format needs more memory than is available.
     """
+    one_image = _BYTES_PER_VALUE * math.prod(form.shape)
+    require_memory(one_image, f"an image of {form.size[0]:,} × {form.size[1]:,} pixels", "Use a smaller --image-size.")
     if folder is None or not any(len(images.names) for images in splits.values()):
         return {split: _decode_in_memory(images, labels[split], form) for split, images in splits.items()}
     arrays = decode_once(splits, folder, form, workers=workers)

@@ -103,6 +103,12 @@ def _to_integers(split: str, values: Array) -> Tensor:
                 f"{fractional[0]} and {len(fractional)} such labels in all. Regression targets are not supported."
             )
         say(f"labels of {split}: integers stored as {values.dtype}, used as class numbers")
+    too_large = np.flatnonzero(np.abs(values.astype(np.float64)) >= 2.0**63)
+    if len(too_large):  # no int64
+        raise ValueError(
+            f"labels of {split} must number the classes from 0. Got {values[too_large[0]]} at index {too_large[0]}. "
+            "Number the classes, or store identifiers as names."
+        )
     return torch.from_numpy(values.astype(np.int64))
 
 
@@ -116,17 +122,18 @@ def _encode_numbers(
     return labels, tuple(classes)
 
 
-def number_classes(train: Tensor) -> list[str]:
-    """Return "0", "1", … up to the largest label of the training data.
+def number_classes(labels: Tensor) -> list[str]:
+    """Return the names "0", "1", … of the classes that the training labels [N] number.
 
     Raises:
-        ValueError: the largest label is not below the number of samples, so that some class has none.
+        ValueError: the largest label is not below N. More classes than labels cannot all have a sample; checked before
+            a name is made for each.
     """
-    largest = int(train.max()) if len(train) else -1
-    if largest >= len(train) > 0:  # checked before a name is made for each
+    largest = int(labels.max()) if len(labels) else -1
+    if largest >= len(labels) > 0:
         raise ValueError(
-            f"labels must number the classes from 0. Got {len(set(train.tolist())):,} different ones, the largest "
-            f"{largest:,}, for {len(train):,} training samples. Number the classes, or store identifiers as names."
+            f"labels must number the classes from 0. Got {len(set(labels.tolist())):,} different ones, the largest "
+            f"{largest:,}, for {len(labels):,} training samples. Number the classes, or store identifiers as names."
         )
     return [str(number) for number in range(largest + 1)]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from kd.data.sources.arrays import from_arrays
 from kd.data.sources.labels import choose_class_names
 from kd.data.sources.source import Source
-from kd.storage.tables import Array, read_npz
+from kd.storage.npy import Array
+from kd.storage.tables import read_npz
 
 _HINT = "Write it with numpy.savez(file, x_train=…, y_train=…, x_test=…, y_test=…)."
 

@@ -12,6 +12,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
+from kd.checks import is_utf8
 from kd.data.sources.scan import ScannedItems
 
 _MAX_SHOWN = 5  # indices or names in a message
@@ -31,6 +32,8 @@ def check_splits(splits: Mapping[str, ScannedItems], classes: Sequence[str]) -> 
         check_classes(scanned.labels, classes, split)
         require_finite(scanned.non_finite, split)
     require_equal_shapes(splits)
+    require_usable_type(splits["train"].dtype)
+    require_readable_names(classes)
     check_duplicates({split: scanned.digests for split, scanned in splits.items()})
 
 
@@ -97,6 +100,22 @@ def require_equal_shapes(splits: Mapping[str, ScannedItems]) -> None:
             raise ValueError(
                 f"inputs must have the same shape and type in all splits. Got {shapes} instead. Convert {split} like "
                 "the training data."
+            )
+
+
+def require_usable_type(dtype: torch.dtype) -> None:
+    """Raise unless models, which have float32 weights, take inputs of this type."""
+    if dtype.is_complex or (dtype.is_floating_point and dtype != torch.float32):
+        raise ValueError(f"inputs must be float32, uint8 or integers. Got {dtype} instead. Convert them with .float().")
+
+
+def require_readable_names(classes: Sequence[str]) -> None:
+    """Raise unless all class names can be written to files, which are UTF-8."""
+    for label, name in enumerate(classes):
+        if not is_utf8(str(name)):
+            raise ValueError(
+                f"class names must be readable text. Got {name!r} for label {label}, perhaps from a system with "
+                "another character set. Rename the class."
             )
 
 

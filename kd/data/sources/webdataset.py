@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
 import tarfile
 from collections import defaultdict
@@ -167,6 +168,9 @@ def _iterate_members(shard: str) -> Iterator[tarfile.TarInfo]:
 
 def _read(shards: Sequence[str], place: Place) -> bytes:
     with Path(shards[place.shard]).open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if place.start + place.size > file.tell():  # reading would allocate the size that the header states
+            raise ValueError(f"it is truncated: {place.size:,} bytes are stated")
         file.seek(place.start)
         return file.read(place.size)
 
