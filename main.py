@@ -207,7 +207,8 @@ def main() -> None:
     """Run the whole pipeline with the settings in ``config``; resume an interrupted run."""
     config.check()
     initialize_directories()
-    with open_run(config.STATE_DIR, fresh=config.FRESH, interval=config.SNAPSHOT_SECONDS):
+    places = [config.RESULTS_DIR, *files.folders(config.MODELS_DIR, config.RESULTS_DIR)]
+    with open_run(config.STATE_DIR, fresh=config.FRESH, interval=config.SNAPSHOT_SECONDS, places=places):
         data = load_and_split_data()
         test_count = len(data.test_loader.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
         sizes = {"training": len(data.train_subset), "validation": len(data.val_subset), "test": test_count}

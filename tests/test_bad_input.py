@@ -22,6 +22,7 @@ import config
 import main
 import train
 from kd.data import mnist
+from kd.storage.places import use_folders
 from tests.conftest import ToyRun
 
 Run = Callable[..., tuple[int, str, str]]
@@ -258,3 +259,14 @@ def test_a_split_too_small_for_ten_classes_is_refused(run: Run, tmp_path: Path) 
     assert code == 1
     assert re.search(r"holding back 0\.05 of 100 samples .* they contain 10 and 5 of 10 classes", _one_paragraph(err))
     assert _files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("place", ["models", "results", "results/metrics"])
+def test_results_that_another_run_writes_are_left_alone_whatever_the_state_folder(
+    run: Run, tmp_path: Path, place: str
+) -> None:
+    with use_folders([tmp_path / place]):
+        code, out, err = run("--state-dir", str(tmp_path / "other-state"))
+        assert (code, out) == (1, "")
+        assert f"another run is writing to {tmp_path / place}" in _one_paragraph(err)
+        assert _files(tmp_path).keys() <= {"other-state/lock", "other-state/owner"}

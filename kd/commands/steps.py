@@ -47,7 +47,8 @@ def open_command(settings: RunSettings, *folders: Path, made: Sequence[str] | No
     """Check the settings and folders, open the run folder, and yield the device.
 
     Args:
-        folders: folders that must be writable.
+        folders: folders that the command writes to, besides OUT and its results folder. All must be writable, and are
+            locked.
         made: see ``kd.storage.run_folder.open_run``.
 
     Raises:
@@ -59,7 +60,10 @@ def open_command(settings: RunSettings, *folders: Path, made: Sequence[str] | No
     require_device(device, "--device")
     for folder in folders:
         require_writable(folder)
-    with open_run(settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds, made=made):
+    places = [settings.out, settings.results_dir, *folders]
+    with open_run(
+        settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds, made=made, places=places
+    ):
         yield device
 
 

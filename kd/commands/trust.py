@@ -30,9 +30,9 @@ def remember(files: Collection[Path]) -> None:
     if not files:
         return
     digests = {sha256(path.read_bytes()) for path in files}
-    known = _trusted()
-    if not digests <= known:
-        with suppress(OSError):
+    with suppress(OSError):  # also of reading: a record that was not read must not be replaced
+        known = _trusted()
+        if not digests <= known:
             publish({_find_record(): json.dumps(sorted(known | digests), indent=1).encode()})
 
 
@@ -46,7 +46,10 @@ def require_trusted(files: Collection[Path], source: Path, *, trust: bool) -> No
     if trust or not files:
         remember(files)
         return
-    known = _trusted()
+    try:
+        known = _trusted()
+    except OSError:  # not readable: the user is asked again
+        known = set()
     unknown = [path for path in sorted(files) if sha256(path.read_bytes()) not in known]
     if unknown:
         raise ValueError(
@@ -62,5 +65,5 @@ def _find_record() -> Path:
 def _trusted() -> set[str]:
     try:
         return set(map(str, json.loads(_find_record().read_bytes())))
-    except (OSError, ValueError, TypeError):  # none yet, or damaged: the user is asked again
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):  # none yet, or damaged: the user is asked again
         return set()

@@ -20,6 +20,7 @@ from kd.evaluation.verdict import Verdict
 from kd.report.blocks import Block
 from kd.report.html import render
 from kd.report.saved_parts import from_json, to_json
+from kd.storage.resources import is_passing_fault
 from kd.storage.untrusted import read_bytes
 
 # Sign and heading of a verdict: readable without colour.
@@ -233,6 +234,8 @@ def load_parts(folder: Path, *, exclude: str = "") -> tuple[list[Part], list[str
             _check_part(part)
             parts.append(part)
         except (OSError, ValueError, RecursionError) as error:
+            if is_passing_fault(error):  # the page would lack the section
+                raise
             reason = str(error).replace(f"{path}", path.name).removesuffix(".")
             notes.append(f"{path.name}, saved by another command, was skipped: {reason}.")
             say(f"report: {notes[-1]}")

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kd.storage.exchange import exchange, remove, temporary_name
+
 
 def publish(files: Mapping[Path, bytes]) -> None:
-    """Write all files or none: a full disk or a kill while writing leaves existing files unchanged.
+    """Write all files or none: an error or a kill at any moment never leaves old and new files mixed.
 
-    Each content is written to a temporary file in its target's folder and flushed to disk. When all are written, the
-    files are renamed and the folders flushed. Each rename is atomic, so every file is complete, either old or new; only
-    a kill between two renames leaves a mixture. Missing folders are created.
+    Each content is written to a temporary file in its target's folder and flushed to disk. When all are written, a
+    single file is renamed, and several are exchanged as one commit (``kd.storage.exchange``). Missing folders are
+    created.
 
     Raises:
         OSError: states the path, the bytes needed and the bytes free. No temporary file is left behind.
@@ -29,16 +31,27 @@ def publish(files: Mapping[Path, bytes]) -> None:
     try:
         for path, content in files.items():
             staged[path] = _stage(path, content)
+    except BaseException:
+        remove(staged.values())
+        raise
+    with _add_path_to_errors(next(iter(staged), Path())):
+        if len(staged) > 1:
+            exchange(staged, _write_durably, _flush_folder)
+        else:
+            _rename(staged)
+
+
+def _rename(staged: Mapping[Path, Path]) -> None:
+    try:
         for path, temporary in staged.items():
-            with _add_path_to_errors(path):
-                temporary.replace(path)
+            temporary.replace(path)
+            _flush_folder(path.parent)
     finally:
-        for temporary in staged.values():
-            with suppress(OSError):  # must not hide an error that is being raised
-                temporary.unlink(missing_ok=True)
-    for folder in {path.parent for path in files}:
-        with _add_path_to_errors(folder):
-            _flush_folder(folder)
+        remove(staged.values())
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    _rename({path: _stage(path, content)})
 
 
 def require_writable(folder: Path) -> None:
@@ -84,13 +97,10 @@ def _make_folder(folder: Path) -> list[Path]:
 
 
 def _stage(path: Path, content: bytes) -> Path:
-    # Named after the target: if this write is killed, the next write to the target removes its temporary file. Callers
-    # that never reuse a name must remove temporary files themselves, as kd.storage.snapshots does.
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_name(path)
     try:
         for parent in _make_folder(path.parent):
             _flush_folder(parent)
-        temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # "x" fails on an existing name: never write through a planted symlink
             file.write(content)
             file.flush()
@@ -121,12 +131,15 @@ def _format_free_space(folder: Path) -> str:
 
 @contextmanager
 def _add_path_to_errors(path: Path) -> Iterator[None]:
-    """Add the path to an ``OSError`` during the renames, when some files may be new and others old."""
+    """Add the first path to an ``OSError`` during the renames; another path is in the error itself."""
     try:
         yield
     except OSError as error:
-        reason = f"cannot write {path}: {error.strerror or error}; {_format_free_space(path.parent)}"
-        raise OSError(error.errno, f"{reason}. Every file is complete, either old or new. Run again.") from error
+        name = "" if error.filename is None else f" ({error.filename})"
+        reason = (
+            f"cannot write {path} and its files: {error.strerror or error}{name}; {_format_free_space(path.parent)}"
+        )
+        raise OSError(error.errno, f"{reason}. Existing files were not changed. Run again.") from error
 
 
 def _flush_folder(folder: Path) -> None:

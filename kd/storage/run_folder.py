@@ -24,6 +24,7 @@ from kd.console import say
 from kd.storage.environment import environment, package_digest, source_digest
 from kd.storage.files import publish, require_writable
 from kd.storage.fingerprint import describe, digest
+from kd.storage.places import use_folders
 from kd.storage.snapshots import INTERVAL, Snapshots
 from kd.storage.stopping import handle_stop_signals, stop_if_requested
 
@@ -51,7 +52,12 @@ _open: ContextVar[OpenRun | None] = ContextVar("the open run", default=None)
 
 @contextmanager
 def open_run(
-    folder: Path, *, fresh: bool = False, interval: float = INTERVAL, made: Sequence[str] | None = None
+    folder: Path,
+    *,
+    fresh: bool = False,
+    interval: float = INTERVAL,
+    made: Sequence[str] | None = None,
+    places: Sequence[Path] = (),
 ) -> Iterator[None]:
     """Lock a run folder for this process until the block ends.
 
@@ -64,12 +70,16 @@ def open_run(
         interval: seconds between two snapshots of a training run.
         made: names of the steps that may run; ``run_step`` raises an error for any other that is not saved. None allows
             all.
+        places: folders of results that this run writes. They are locked too, since another run with another state
+            folder may write to them.
 
     Raises:
-        OSError: another process uses the folder, or it is not writable.
+        OSError: another process uses the folder or one of the places, or it is not writable.
     """
     require_writable(folder)
-    with _lock_folder(folder), handle_stop_signals():
+    # The folder of report sections is part of every exchange of results.
+    written = [*places, folder / "report"] if places else []
+    with _lock_folder(folder), use_folders(written), handle_stop_signals():
         if fresh:
             _move_steps_aside(folder)
         _use_recorded_threads(folder)
@@ -153,7 +163,7 @@ def _lock_folder(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        pid = owner.read_text() if owner.exists() else "unknown"
+        pid = owner.read_text(errors="replace") if owner.exists() else "unknown"
         raise OSError(
             f"another run (process {pid}) is using {folder}. Wait for it to end, or choose another folder."
         ) from error

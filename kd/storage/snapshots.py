@@ -1,7 +1,8 @@
 """Snapshots of one step of a run: numbered generations of its state, from which a killed run resumes.
 
 A file's name contains the digest of its content, so one atomic rename publishes both. Two generations are kept, in case
-the newest is damaged. Damaged files are not counted as generations; the next write deletes them.
+the newest is damaged. Damaged files are not counted as generations; the next write deletes them. A file that could not
+be read is never deleted.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Snapshots:
         done: whether the newest state is the step's result.
 
     Raises:
+        OSError, MemoryError: a file cannot be read now. No file is deleted.
         ValueError: none of the saved files is usable, or the folder or its parent is a symbolic link.
     """
 
@@ -48,7 +50,8 @@ class Snapshots:
         self.done = False
         self.state: dict[str, Any] | None = None
         self._last_write = time.monotonic()  # the wall clock may go backwards
-        self._damaged: set[Path] = set()
+        self._skipped: set[Path] = set()  # not counted as generations
+        self._damaged: set[Path] = set()  # those of them that were read, and may be deleted
         for path in (folder, folder.parent):  # a link would redirect writes and deletions to another folder
             if path.is_symlink():
                 raise ValueError(f"{path} is a symbolic link. Replace it with the folder itself, or delete it.")
@@ -72,7 +75,7 @@ class Snapshots:
         generations = self._generations()
         number = 1 + (_generation_number(generations[0]) if generations else 0)
         publish({self.folder / f"{number:06d}-{sha256(content)}.pt": content})
-        intact = [path for path in generations if path not in self._damaged]
+        intact = [path for path in generations if path not in self._skipped]
         for path in intact[GENERATIONS - 1 :]:
             path.unlink(missing_ok=True)
         for path in self._damaged:
@@ -86,24 +89,31 @@ class Snapshots:
 
     def _remove_leftovers(self) -> None:
         """Delete temporary files of killed writes. No later write has their names, so nothing overwrites them."""
-        for leftover in self.folder.glob(".*.pt.tmp"):
+        for leftover in self.folder.glob(".*.tmp"):
             with suppress(OSError):  # costs only disk space
                 leftover.unlink()
 
     def _generations(self) -> list[Path]:
         """Return the snapshot files, newest first."""
-        files = self.folder.iterdir() if self.folder.is_dir() else []
-        return sorted((path for path in files if _NAME.fullmatch(path.name)), key=_generation_number, reverse=True)
+        try:
+            files = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        except FileNotFoundError:  # any other error must not look like a step without snapshots
+            files = []
+        return sorted(files, key=_generation_number, reverse=True)
 
     def _read_newest(self) -> None:
         generations = self._generations()
         for path in generations:
             try:
                 content = self._read(path)
-            except (OSError, ValueError) as error:
+            except ValueError as error:
                 say(f"snapshot skipped: {error}")
-                self._damaged.add(path)
+                self._skipped.add(path)
                 continue
+            except OSError as error:  # tells nothing about the file, which may be intact
+                reason = f"{error.strerror or error}. It was not changed"
+                advice = "Run again; if the error remains, move the file away to use the previous snapshot"
+                raise OSError(error.errno, f"cannot read the snapshot {path}: {reason}. {advice}.") from error
             self.done, self.state = content["done"], content["state"]
             return
         if generations:
@@ -115,13 +125,18 @@ class Snapshots:
     def _read(self, path: Path) -> dict[str, Any]:
         match = _NAME.fullmatch(path.name)
         assert match is not None
+        written = read_bytes(path)
+        self._damaged.add(path)  # until all checks have passed
         try:
-            content = load_tensors(read_bytes(path, expected=match[2]))
+            if (found := sha256(written)) != match[2]:
+                raise ValueError(f"it is damaged: expected SHA-256 {match[2]}, got {found}.")
+            content = load_tensors(written)
             _check_structure(content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if content["key"] != self.key:
             raise ValueError(f"{path} belongs to another step, or to other inputs.")
+        self._damaged.discard(path)
         snapshot: dict[str, Any] = content
         return snapshot
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kd import cli
+from kd.commands.trust import remember
 
 PLUGIN = """
 from pathlib import Path
@@ -96,3 +97,23 @@ def test_a_damaged_record_trusts_nothing(content: str, plugin: Path, tmp_path: P
     write_settings(plugin)
     assert run("evaluate", "--out", plugin.parent) != 0
     assert not has_run(plugin)
+
+
+def test_a_record_that_cannot_be_read_now_is_not_replaced(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "configuration" / "trusted_files.json"
+    remember([plugin])
+    before, other = record.read_bytes(), tmp_path / "other.py"
+    other.write_text("")
+    function = Path.read_bytes
+
+    def fail(self: Path) -> bytes:
+        if self == record:
+            raise OSError(24, "Too many open files")
+        return function(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        remember([other])
+    assert record.read_bytes() == before

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -237,3 +239,57 @@ def test_a_state_that_does_not_fit_raises_a_short_error(digits: kd.ImageDataset,
     foreign.state["parts"]["model"].popitem()
     with pytest.raises(ValueError, match=r"saved state does not fit the model \(.*\)\. Use --fresh to start over"):
         train(digits, foreign)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.EACCES, errno.EINTR])
+@pytest.mark.parametrize("call", [0, 1])
+def test_a_snapshot_that_cannot_be_read_now_is_neither_skipped_nor_deleted(
+    number: int, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots = Snapshots(tmp_path, key="k")
+    for value in range(2):
+        snapshots.write({"value": value})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    if call:  # the newest is damaged, and the fault hits the previous one
+        max(before).write_bytes(b"damaged")
+        before[max(before)] = b"damaged"
+    function, calls = os.open, iter(range(10**6))
+
+    def fail(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".pt") and next(calls) == call:
+            raise OSError(number, os.strerror(number))
+        return function(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", fail)
+        with pytest.raises(OSError, match=rf"{os.strerror(number)}. It was not changed.*Run again") as caught:
+            Snapshots(tmp_path, key="k")
+    assert caught.value.errno == number
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert Snapshots(tmp_path, key="k").state == {"value": 1 - call}
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_snapshot_that_does_not_fit_in_memory_is_not_damaged(
+    fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Snapshots(tmp_path, key="k").write({"value": 1})
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", fail)
+        with pytest.raises(type(fault)):
+            Snapshots(tmp_path, key="k")
+    assert Snapshots(tmp_path, key="k").state == {"value": 1}
+
+
+def test_a_link_in_place_of_a_snapshot_was_not_read_and_is_not_deleted(tmp_path: Path) -> None:
+    Snapshots(tmp_path / "step", key="k").write({"value": 1})
+    link = tmp_path / "step" / f"000002-{'0' * 64}.pt"
+    link.symlink_to(tmp_path / "elsewhere")
+    snapshots = Snapshots(tmp_path / "step", key="k")
+    assert snapshots.state == {"value": 1}
+    snapshots.write({"value": 2})
+    assert link.is_symlink()

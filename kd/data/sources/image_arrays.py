@@ -13,10 +13,11 @@ import numpy as np
 
 from kd.data.datasets import HASH_BYTES, hash_input
 from kd.storage.files import publish, require_space
+from kd.storage.resources import is_passing_fault
 
 _DTYPES = {"pixels": np.uint8, "digests": np.uint8, "sums": np.int64}
 _RECORD = "complete.json"
-_UNREADABLE = (OSError, ValueError, EOFError)  # EOFError: numpy's for an empty file
+_UNREADABLE = (OSError, ValueError, EOFError, RecursionError)  # EOFError: numpy's for an empty file
 
 
 class ImageArrays(NamedTuple):
@@ -56,7 +57,9 @@ def make_arrays(folder: Path, images: int, shape: tuple[int, int, int]) -> None:
     try:
         if all(array.shape == shapes[name] for name, array in open_arrays(folder)._asdict().items()):
             return
-    except _UNREADABLE:
+    except _UNREADABLE as error:
+        if is_passing_fault(error):
+            raise
         shutil.rmtree(folder, ignore_errors=True)
     require_space(folder, math.prod(shapes["pixels"]))
     folder.mkdir()
@@ -91,7 +94,9 @@ def is_complete(folder: Path) -> bool:
     try:
         recorded = json.loads((folder / _RECORD).read_bytes())
         open_arrays(folder)
-    except _UNREADABLE:
+    except _UNREADABLE as error:
+        if is_passing_fault(error):  # the arrays may be intact, and the caller would delete them
+            raise
         return False
     if recorded == _stamp(folder):
         return True

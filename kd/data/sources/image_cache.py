@@ -64,7 +64,7 @@ def survey_once(splits: Mapping[str, ImageCollection], folder: Path | None) -> S
         saved = json.loads(record.read_bytes())
         sizes = [(int(height), int(width), int(count)) for height, width, count in saved["sizes"]]
         return Survey(sizes, *(int(saved[name]) for name in ("gray", "transparent", "several")))
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):  # none yet, or damaged
         survey = survey_images(splits)
     _require_cache(folder)
     publish({record: json.dumps(survey._asdict()).encode()})
