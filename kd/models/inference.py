@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from kd.checks import require_finite_logits
 from kd.losses.labels import to_int64
 from kd.storage.stopping import stop_if_requested
+from kd.types import UNLABELLED
 
 
 class Predictions(NamedTuple):
@@ -19,6 +21,21 @@ class Predictions(NamedTuple):
 
     logits: Tensor
     labels: Tensor
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Predictions:
+        """Return predictions saved by ``_asdict``; raise ``ValueError`` if they are not finite or not of this form."""
+        predictions = cls(**state)
+        if not all(isinstance(value, Tensor) for value in predictions):
+            raise ValueError("predictions must be tensors")
+        logits, labels = predictions
+        kinds = (logits.dtype, logits.ndim, labels.is_floating_point(), list(labels.shape))
+        if kinds != (torch.float32, 2, False, [len(logits)]):
+            raise ValueError("predictions must be logits [N, K] float32 and integer labels [N]")
+        require_finite_logits("saved logits", logits, "")
+        if bool(((labels < UNLABELLED) | (labels >= logits.shape[1])).any()):
+            raise ValueError(f"labels must be within −1 … {logits.shape[1] - 1}")
+        return predictions
 
 
 def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], None] | None = None) -> Predictions:

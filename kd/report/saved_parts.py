@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from kd.report.blocks import Block
+from kd.storage.files import sha256
 
 FORMAT = 2  # version of saved parts; parts of a different version are skipped
 _BLOCKS = {kind.__name__.lower(): kind for kind in get_args(Block)}
@@ -17,7 +18,8 @@ _BLOCKS = {kind.__name__.lower(): kind for kind in get_args(Block)}
 
 def to_json(part: Any) -> bytes:
     """Return the part as JSON. Each block is saved as its fields and its kind, under ``block``."""
-    return (json.dumps({"format": FORMAT, **_to_plain(part)}, indent=1) + "\n").encode()
+    content = _to_plain(part)
+    return (json.dumps({"format": FORMAT, "sha256": _digest(content), **content}, indent=1) + "\n").encode()
 
 
 def from_json(content: bytes, kind: type) -> Any:
@@ -27,12 +29,19 @@ def from_json(content: bytes, kind: type) -> Any:
         kind: class of the part.
 
     Raises:
-        ValueError: the content is not a part of this class in the current format.
+        ValueError: the content is not a part of this class in the current format, or was changed.
     """
     data = json.loads(content)
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise ValueError(f"it is not a report part of format {FORMAT}")
+    recorded = data.pop("sha256", None)  # missing in parts of earlier versions
+    if recorded is not None and recorded != _digest(data):
+        raise ValueError("it was changed after it was saved. Repeat its command")
     return _parse_record(data, kind)
+
+
+def _digest(content: Any) -> str:
+    return sha256(json.dumps(content, sort_keys=True).encode())
 
 
 def _to_plain(value: Any) -> Any:

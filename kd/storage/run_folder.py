@@ -20,17 +20,20 @@ from typing import Any, NamedTuple
 
 import torch
 
+from kd.checks import require
 from kd.console import say
 from kd.storage.environment import environment, package_digest, source_digest
 from kd.storage.files import publish, require_writable
 from kd.storage.fingerprint import describe, digest
 from kd.storage.places import use_folders
+from kd.storage.resources import is_passing_fault
 from kd.storage.snapshots import INTERVAL, Snapshots
 from kd.storage.stopping import handle_stop_signals, stop_if_requested
 
 State = dict[str, Any]
 
 STEPS = "steps"  # folder of all steps inside a run folder; --fresh moves it aside
+_MAX_THREADS = 10_000
 KEY_DIGITS = 16  # hexadecimal digits of the key in the name of a step's folder
 
 
@@ -133,7 +136,7 @@ def run_step(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots 
             f"{name}: no saved result with these settings in {run.folder}. Run kd run or kd distill first."
         )
     if snapshots.state is not None:
-        say(f"{name}: resuming from {snapshots.state['where']}")
+        say(f"{name}: resuming from {snapshots.state.get('where', 'a snapshot')}")
     elif description_file.exists():
         say(f"{name}: interrupted before its first snapshot, starting over")
     else:
@@ -143,6 +146,21 @@ def run_step(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots 
     snapshots.write(outcome, done=True)
     stop_if_requested()
     return outcome
+
+
+@contextmanager
+def explain_saved_state(name: str) -> Iterator[None]:
+    """Raise a ``ValueError`` that names the step if its saved state, read in the block, does not have its form."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_passing_fault(error) or "--fresh" in str(error):  # has the advice already
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split()).removesuffix(".")
+        raise ValueError(
+            f"{name}: the saved state is damaged or was changed ({kind}{reason}). Use --fresh to start over."
+        ) from error
 
 
 def _run_producer(name: str, produce: Callable[[Snapshots | None], State], snapshots: Snapshots | None) -> State:
@@ -192,8 +210,9 @@ def _use_recorded_threads(folder: Path) -> None:
         publish({record: json.dumps({"threads": torch.get_num_threads()}).encode()})
         return
     try:
-        threads = int(json.loads(record.read_text())["threads"])
-    except (ValueError, KeyError, TypeError) as error:
+        threads = int(json.loads(record.read_bytes())["threads"])
+        require(0 < threads <= _MAX_THREADS, "threads", threads, f"from 1 to {_MAX_THREADS:,}")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{record} is damaged: {error}. Delete it to use the current number of threads.") from error
     if threads != torch.get_num_threads():
         say(f"threads: using {threads} as in the earlier run, not {torch.get_num_threads()}; --fresh resets it")
@@ -208,9 +227,9 @@ def _report_changes(folder: Path, name: str, description: Mapping[str, Any]) -> 
         return
     latest = max(descriptions, key=lambda path: path.stat().st_mtime)
     try:
-        lines = list_differences(json.loads(latest.read_text()), description)
+        lines = list_differences(json.loads(latest.read_bytes()), description)
         changes = [line.removeprefix("inputs.") for line in lines]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         changes = ["old description unreadable"]
     more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
     say(f"{name}: inputs changed ({'; '.join(changes[:3])}{more}), starting over; old state kept")

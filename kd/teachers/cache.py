@@ -23,7 +23,7 @@ from kd.data.unlabelled import Joined, Unlabelled
 from kd.models.inference import Predictions, device_of, predict
 from kd.models.outputs import require_logits_kind
 from kd.seeding import seeded
-from kd.storage.run_folder import run_step
+from kd.storage.run_folder import explain_saved_state, run_step
 from kd.types import UNLABELLED, Batch
 
 TEACHER_BATCH_SIZE = 256  # larger batches need more memory and are not faster
@@ -185,7 +185,9 @@ def teacher_logits(title: str, teacher: nn.Module, dataset: Dataset[Any], *, wor
         return cached._asdict()
 
     inputs = {"teacher": teacher, "dataset": dataset, "batch_size": size, "device": device_of(teacher)}
-    predictions = Predictions(**run_step(title, inputs, produce))
+    result = run_step(title, inputs, produce)
+    with explain_saved_state(title):
+        predictions = Predictions.from_state(result)
     # Reused logits are checked too: the cache may come from elsewhere, and its key may not cover everything that
     # affects the outputs of the teacher.
     if not verified:

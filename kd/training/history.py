@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd.seeding import generator_states, set_generator_states
+
+_MAX_REASON = 1000  # characters of torch's reason in an error
 
 
 class History(dict[str, list[float]]):
@@ -34,9 +36,13 @@ class History(dict[str, list[float]]):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> History:
-        """Return the history saved by ``state``."""
+        """Return the history saved by ``state``; raise ``ValueError`` if its curves are no lists of numbers."""
         history = cls(state["curves"])
-        history.seconds, history.notes = state["seconds"], list(state["notes"])
+        history.seconds, history.notes = float(state["seconds"]), list(state["notes"])
+        curves = [*history.values(), [history.seconds]]
+        are_numbers = all(isinstance(curve, list) and set(map(type, curve)) <= {int, float} for curve in curves)
+        if not are_numbers or not 0 <= history.seconds < math.inf or not all(type(n) is str for n in history.notes):
+            raise ValueError("its curves must be lists of numbers, its seconds at least 0, and its notes texts")
         return history
 
 
@@ -45,8 +51,17 @@ def load_state(part: Any, state: Mapping[str, Any], name: str) -> None:
     try:
         part.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).split("\n", 1)[0].rstrip(":.")
+        reason = " ".join(str(error).split()).rstrip(":.")  # torch names each missing and unexpected entry in a line
+        if len(reason) > _MAX_REASON:
+            reason = f"{reason[:_MAX_REASON]} …"
         raise ValueError(f"saved state does not fit the {name} ({reason}). Use --fresh to start over.") from error
+
+
+def require_numbers(model: nn.Module) -> None:
+    """Raise ``ValueError`` if a weight of the model is NaN."""
+    for name, tensor in model.state_dict().items():
+        if bool(tensor.isnan().any()):
+            raise ValueError(f"its weights {name} contain NaN")
 
 
 @dataclass
@@ -109,20 +124,29 @@ class Position:
         }
 
     def restore(self, state: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> None:
-        """Restore position and parts in place from a saved state; None changes nothing."""
+        """Restore position and parts in place from a saved state; None changes nothing.
+
+        Raises:
+            ValueError, LookupError, TypeError, RuntimeError: the state does not have the form of ``state``.
+        """
         if state is None:
             return
-        self.epoch, self.means = state["epoch"], Means(**state["means"])
+        self.epoch, self.means = int(state["epoch"]), Means(**state["means"])
         self.history = History.from_state(state["history"])
+        if not 0 <= self.epoch == min(map(len, self.history.values()), default=0) or not self.means.batches >= 0:
+            raise ValueError(f"its position is no number of epochs: {self.epoch}")
         self.generators = tuple(state["generators"])
+        torch.Generator().set_state(self.generators[0])  # raises an error if it is no state of the CPU's generator
         for name, part in state["parts"].items():
             load_state(parts[name], part, name)
+        require_numbers(parts["model"])
 
     def remaining(self, loader: Iterable[Any], device: torch.device) -> Iterator[Any]:
         """Return the epoch's remaining batches. Completed batches are drawn again and dropped, to keep the order."""
         batches = iter(loader)
         for _ in range(self.means.batches):
-            next(batches)
+            if next(batches, None) is None:
+                raise ValueError("the saved position is beyond the epoch's last batch. Use --fresh to start over.")
         if self.generators:
             set_generator_states(self.generators, device)
         return batches

@@ -19,6 +19,7 @@ from kd.data.loaders import seed_loader
 from kd.losses.labels import to_int64
 from kd.models.inference import device_of, evaluating
 from kd.seeding import epoch_seed, seeded
+from kd.storage.run_folder import explain_saved_state
 from kd.storage.stopping import is_stop_requested, stop_if_requested
 from kd.training.batch_metrics import METRICS, labelled_rows, measure_batch
 from kd.training.history import History, Means, Position
@@ -101,7 +102,8 @@ class _Training:
         if self.snapshots:
             weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
             self.snapshots.reserve(3 * weights)  # weights and Adam's two moments
-            self.position.restore(self.snapshots.state, self.parts)
+            with explain_saved_state(self.snapshots.folder.name):
+                self.position.restore(self.snapshots.state, self.parts)
         self.started = time.perf_counter() - self.position.history.seconds
 
     def run_epoch(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> None:

@@ -20,13 +20,14 @@ from kd.console import progress
 from kd.data.loaders import batches_differ
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions, device_of, predict
-from kd.storage.run_folder import run_step
+from kd.storage.run_folder import explain_saved_state, run_step
 from kd.storage.snapshots import Snapshots
 from kd.training.contention import advise_on_contention
-from kd.training.history import History, load_state
+from kd.training.history import History, load_state, require_numbers
 from kd.training.hooks import print_epoch
 from kd.training.loop import fit
 from kd.training.optimizers import adam
+from kd.training.saved_predictions import require_same_predictions
 from kd.types import Objective
 
 # Trains the model in place: (title, model, objective, training loader, validation loader) → history.
@@ -83,8 +84,10 @@ def train(
         return {"model": model.state_dict(), "history": history.state()}
 
     result = run_step(title, inputs, produce)
-    load_state(model, result["model"], title)
-    return History.from_state(result["history"])
+    with explain_saved_state(title):
+        load_state(model, result["model"], title)
+        require_numbers(model)
+        return History.from_state(result["history"])
 
 
 def train_with_adam(
@@ -108,7 +111,10 @@ def train_with_adam(
 def _count_completed_steps(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:
     """Return the number of completed training steps of an interrupted training run."""
     state = snapshots.state if snapshots else None
-    return int(state["epoch"] * len(loader) + state["means"]["batches"]) if state else 0
+    if not state:
+        return 0
+    with explain_saved_state("training"):
+        return int(state["epoch"] * len(loader) + state["means"]["batches"])
 
 
 def train_pair(
@@ -151,10 +157,18 @@ def predict_models(
 ) -> dict[str, Predictions]:
     """Return each model's predictions for all samples. The loader must not shuffle (``kd.data.loaders.in_order``)."""
 
+    computed = False
+
     def produce(_: object) -> dict[str, Any]:
+        nonlocal computed
+        computed = True
         with progress(title, steps=len(models) * len(loader)) as advance:
             return {name: predict(model, loader, on_batch=advance)._asdict() for name, model in models.items()}
 
     devices = sorted({str(device_of(model)) for model in models.values()})
     result = run_step(title, {"models": models, "test": loader, "devices": devices}, produce)
-    return {name: Predictions(**result[name]) for name in models}
+    with explain_saved_state(title):
+        predictions = {name: Predictions.from_state(result[name]) for name in models}
+        if not computed:
+            require_same_predictions(models, loader, predictions)
+        return predictions

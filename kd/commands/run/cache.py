@@ -20,7 +20,7 @@ from kd.console import print_table, say
 from kd.devices import device_named
 from kd.models.inference import Predictions
 from kd.storage.fingerprint import describe, digest
-from kd.storage.run_folder import STEPS, open_run
+from kd.storage.run_folder import STEPS, explain_saved_state, open_run
 from kd.storage.snapshots import Snapshots
 from kd.teachers.cache import verify_logits
 from kd.teachers.label_agreement import measure_agreement
@@ -64,12 +64,14 @@ def read_caches(state_dir: Path) -> Iterator[CachedLogits]:
             description = json.loads(file.read_text(encoding="utf-8"))
             inputs = description["inputs"]
             teacher, dataset = inputs["teacher"], inputs["dataset"]
-        except (ValueError, KeyError, TypeError) as error:
+            _ = teacher["weights"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{file} is damaged: {error}. Delete its folder to collect these logits again.") from error
         snapshots = Snapshots(file.parent, key=digest(description))
         if snapshots.done and snapshots.state is not None:
             newest = max(file.parent.glob("*.pt"))
-            predictions = Predictions(**snapshots.state)
+            with explain_saved_state(file.parent.name):
+                predictions = Predictions.from_state(snapshots.state)
             yield CachedLogits(file.parent.name.removeprefix("logits-"), predictions, teacher, dataset, newest)
 
 
@@ -86,6 +88,12 @@ def _print_caches(caches: list[CachedLogits]) -> None:
 
 
 def _verify_caches(saved: RunSettings, caches: list[CachedLogits], *, rows: int) -> None:
+    weights = saved.models_dir / "teacher_model.pth"
+    if not weights.exists():
+        raise FileNotFoundError(
+            f"{weights} does not exist: the run was interrupted before it saved its models. Repeat its command to "
+            "finish it, then verify the logits."
+        )
     data = load_data(saved)
     teacher = saved_teacher(saved, data).to(device_named(saved.device))
     verified = 0

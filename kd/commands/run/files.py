@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from kd.evaluation.multiply_adds import count_multiply_adds
 from kd.models.inference import device_of
 from kd.storage.environment import environment, versions
 from kd.storage.files import sha256
-from kd.storage.run_folder import run_step
+from kd.storage.run_folder import explain_saved_state, run_step
 from kd.storage.weights import weights_bytes
 
 
@@ -193,9 +194,11 @@ def measure_timings(run: Run, models: Mapping[str, nn.Module]) -> Timings:
     def produce(_: object) -> dict[str, Any]:
         return {name: measure_latency(model, example)._asdict() for name, model in timed.items()}
 
-    latencies = run_step("latency", inputs, produce)
-    return Timings(
-        {name: round(history.seconds, 3) for name, history in run.histories.items()},
-        {name: Latency(**latencies[name]) for name in timed},
-        environment()["processor"],
-    )
+    result = run_step("latency", inputs, produce)
+    with explain_saved_state("latency"):
+        latencies = {name: Latency(**result[name]) for name in timed}
+        for latency in latencies.values():
+            if not 0 < latency.median <= latency.p90 < math.inf:
+                raise ValueError(f"a latency must be a finite number of seconds. Got {latency.median}")
+    seconds = {name: round(history.seconds, 3) for name, history in run.histories.items()}
+    return Timings(seconds, latencies, environment()["processor"])

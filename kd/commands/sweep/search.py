@@ -155,7 +155,9 @@ def _digest(params: Mapping[str, float], attributes: Mapping[str, Any]) -> str:
 
 def _from_frozen_trial(trial: FrozenTrial, file: Path) -> Trial:
     """Invert ``_to_frozen_trial``; raise ``ValueError`` if the trial was changed after it was saved."""
-    if _digest(trial.params, trial.user_attrs) != trial.user_attrs[_DIGEST]:
+    attributes = trial.user_attrs
+    has_all = attributes.keys() >= {_ERRORS, _ENTROPY, _DIGEST}
+    if not has_all or _digest(trial.params, attributes) != attributes[_DIGEST]:
         raise ValueError(
             f"trial {trial.number} in {file} was changed after it was saved, so that the search would choose other "
             "points. Restore the file from a backup or delete it; trained students are saved elsewhere and reused."
