@@ -3,6 +3,11 @@
 ``python main.py`` runs it; ``python main.py --help`` lists the settings. The functions can also be called separately.
 """
 
+if __name__ == "__main__":  # before the other imports, which take seconds: Ctrl-C ends them without a traceback
+    from kd.storage.stopping import exit_on_stop_signals
+
+    exit_on_stop_signals()
+
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -15,7 +15,7 @@ from kd.commands.run.settings import CacheSettings, DistillSettings, EvaluateSet
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import with_file
 from kd.commands.sweep.settings import SweepSettings
-from kd.console import say
+from kd.console import OutputError, name_output_errors, say
 
 
 class Settings(Protocol):
@@ -39,6 +39,8 @@ COMMANDS: Mapping[str, Command] = {
     "report": Command(ReportSettings, "kd.commands.run.rebuild_report"),
     "cache": Command(CacheSettings, "kd.commands.run.cache"),
 }
+
+_DESCRIPTION = "Train a small network from a large one, next to a matched control, with statistics on both."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,15 +67,18 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Settings]:
         name: command.settings for name, command in COMMANDS.items()
     }
     try:
-        settings: Settings = subcommand_cli_from_dict(
-            settings_classes,
-            prog="kd",
-            description="Train a small network from a large one, next to a matched control, with statistics on both.",
-            args=arguments,
-        )
+        with name_output_errors():  # of the help
+            settings: Settings = subcommand_cli_from_dict(
+                settings_classes,
+                prog="kd",
+                description=_DESCRIPTION,
+                args=arguments,
+            )
         if isinstance(settings, RunSettings):
             settings = with_file(settings, arguments[1:])
         settings.check()  # before torch is imported, so a mistake is reported at once
+    except (BrokenPipeError, OutputError):
+        raise
     except (ValueError, OSError) as error:
         say(f"error: {error}", to_stderr=True)
         raise SystemExit(2) from error

@@ -6,13 +6,16 @@ rich is imported at the first output: training and prediction in a user's progra
 
 from __future__ import annotations
 
+import errno
+import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _DIRECTION_MARKS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _live: list[Console] = []  # console of the visible bar; output that bypasses it would overwrite the bar
@@ -23,13 +26,17 @@ def say(text: str, *, to_stderr: bool = False) -> None:
     """Print one line or paragraph, without styling. In a worker process, print errors only.
 
     Characters that control a terminal, which names from data may contain, are printed as escapes.
+
+    Raises:
+        OutputError: the output cannot be written.
+        BrokenPipeError: its reader has ended, as head does.
     """
     if _relays and not to_stderr:
         return
     from rich.console import Console
 
     console = _live[-1] if _live and not to_stderr else Console(stderr=to_stderr)
-    console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+    _print(console, printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -49,6 +56,29 @@ def relay_progress(advance: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         _relays.pop()
+
+
+class OutputError(OSError):
+    """A message could not be written, for example to a full disk. (A closed pipe raises BrokenPipeError.)"""
+
+
+@contextmanager
+def name_output_errors() -> Iterator[None]:
+    """Raise ``OutputError`` if output inside the block fails, or BrokenPipeError if its reader has ended."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.errno, f"cannot write output: {error.strerror}. Redirect it elsewhere.") from error
+
+
+def _print(console: Console, content: str | Table, **options: Any) -> None:
+    with name_output_errors():
+        try:
+            console.print(content, **options)
+        except SystemExit as error:  # by which rich ends a program whose output is a closed pipe
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
 
 
 class Advance(Protocol):
@@ -96,4 +126,4 @@ def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[s
         table.add_row(*(Text(printable(cell)) for cell in (name, *cells)))  # as text: a cell may look like markup
     # Without a terminal rich assumes 80 columns and truncates cells, so files get a very wide console.
     console = Console(highlight=False)
-    Console(highlight=False, width=None if console.is_terminal else 10_000).print(table)
+    _print(Console(highlight=False, width=None if console.is_terminal else 10_000), table)

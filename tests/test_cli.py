@@ -154,7 +154,7 @@ def test_help_lists_the_commands_and_the_module_runs_as_the_command_does(tmp_pat
 
 def test_the_installed_command_is_this_checkouts() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["scripts"] == {"kd": "kd.cli:main"}
+    assert project["scripts"] == {"kd": "kd.__main__:main"}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import torch
 import tyro
 
 from kd.checks import did_you_mean
+from kd.console import name_output_errors
 from kd.devices import device_named
 
 
@@ -53,9 +54,10 @@ def command_line(
         )
         for name, hint in hints.items()
     ]
-    parsed: Any = tyro.cli(
-        dataclasses.make_dataclass("Settings", fields), args=arguments, prog=program, description=description
-    )
+    with name_output_errors():  # of the help
+        parsed: Any = tyro.cli(
+            dataclasses.make_dataclass("Settings", fields), args=arguments, prog=program, description=description
+        )
     for name, hint in hints.items():
         value = getattr(parsed, name.lower())
         setattr(module, name, _parse_device(value) if _plain_type(hint) is torch.device else value)

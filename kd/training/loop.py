@@ -214,6 +214,7 @@ def _explain_dead_workers(where: str, *loaders: DataLoader[Any] | None) -> Itera
         workers = sum(loader.num_workers for loader in loaders if loader is not None)
         if not workers or not worker_died or str(error).startswith("Caught"):
             raise
+        stop_if_requested()  # a signal to all processes of this program ends workers too
         reason = str(error).split("\n", 1)[0]
         raise OSError(
             f"a DataLoader worker process died in {where} ({reason}). Snapshots are intact: run again to resume, with "

@@ -28,7 +28,7 @@ from kd.checks import require
 from kd.console import progress, say
 from kd.devices import usable_cores
 from kd.storage.run_folder import current_run
-from kd.storage.stopping import stop_if_requested
+from kd.storage.stopping import start_without_stop_signals, stop_if_requested
 from kd.training.pool_worker import Setup, serve
 
 Shared = TypeVar("Shared")
@@ -80,6 +80,7 @@ def run_in_pool(
             for name, outcome in _distribute(waiting, workers, counter):
                 yield name, cloudpickle.loads(outcome)
         except _DeadWorker as dead:
+            stop_if_requested()  # a signal to all processes of this program ends workers too
             doing = f"while it worked on {dead.item}" if dead.item else "while it started"
             raise OSError(
                 f"{title}: one of {len(workers)} processes was killed {doing}, perhaps for lack of memory. Finished "
@@ -210,7 +211,8 @@ def _start_workers(
             connection, remote = context.Pipe()
             setup = Setup(work_and_shared, remote, stop_receiver, completed_steps, current_run())
             process = context.Process(target=serve, args=(setup,))
-            process.start()
+            with start_without_stop_signals():
+                process.start()
             remote.close()  # otherwise this process would not notice that the worker has died
             workers.append(_Worker(process, connection))
         stop_receiver.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import traceback
 from collections.abc import MutableSequence
@@ -15,7 +14,7 @@ import torch
 
 from kd.console import relay_progress
 from kd.storage.run_folder import OpenRun, join_run
-from kd.storage.stopping import Stopped, request_stop, stop_if_requested
+from kd.storage.stopping import Stopped, accept_stop_requests, request_stop, stop_if_requested
 
 READY = b"ready"
 
@@ -38,9 +37,8 @@ class Setup(NamedTuple):
 
 
 def serve(setup: Setup) -> None:
-    """Work on items until the pipe closes. Ctrl-C is ignored, since the parent handles it and stops its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: request_stop())
+    """Work on items until the pipe closes, or this process is told to stop."""
+    accept_stop_requests()
     threading.Thread(target=_watch_for_stop, args=(setup.stop_receiver,), daemon=True).start()
     torch.set_num_threads(1)
     join_run(setup.run)

@@ -1,4 +1,4 @@
-"""Quick runs of the real pipeline in separate processes, and ways to end them.
+"""Quick runs of the real programs in separate processes, and ways to end them.
 
 The product contains no test hooks: faults come from outside, as signals and as system calls failed by strace.
 """
@@ -9,14 +9,29 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
-# Three steps an epoch, with a snapshot after each, so that there is a snapshot before any kill.
-QUICK = ("--limit", "300", "--epochs", "2", "--snapshot-seconds", "0")
+# Few steps, with a snapshot after each, so that there is a snapshot before any kill.
+_QUICK = ("--limit", "300", "--snapshot-seconds", "0")
+_PAIRED = ("--epochs", "1", "--processes", "2", "--out", ".")
+PROGRAMS = {
+    "main": ("main.py", *_QUICK, "--epochs", "2"),
+    "run": ("kd/__main__.py", "run", *_QUICK, "--epochs", "1", "--out", "."),
+    "compare": ("kd/__main__.py", "compare", *_QUICK, *_PAIRED, "--pairs", "2"),
+    "sweep": (
+        *("kd/__main__.py", "sweep", *_QUICK, *_PAIRED, "--temperatures", "2", "4", "--alphas", "0.5"),
+        *("--seeds", "1", "--final-pairs", "2"),
+    ),
+    "evaluate": ("kd/__main__.py", "evaluate", "--out", "."),
+    "report": ("kd/__main__.py", "report", "--out", "."),
+    "cache": ("kd/__main__.py", "cache", "verify", "--out", "."),
+    "clean": ("kd/__main__.py", "clean", "--prune", "--out", "."),
+}
 
 
 class Ended(NamedTuple):
@@ -24,27 +39,28 @@ class Ended(NamedTuple):
     output: str
 
 
-def run(folder: Path, *arguments: str, before: Sequence[str] = ()) -> Ended:
-    """Run the pipeline in this folder until it ends; ``before`` is a command prefix such as strace."""
-    with start(folder, *arguments, before=before) as process:
+def run(folder: Path, *arguments: str, before: Sequence[str] = (), program: str = "main") -> Ended:
+    """Run a program in this folder until it ends; ``before`` is a command prefix such as strace."""
+    with start(folder, *arguments, before=before, program=program) as process:
         output, _ = process.communicate(timeout=240)
     return Ended(process.returncode, output)
 
 
-def start(folder: Path, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """Start the pipeline in this folder."""
+def start(folder: Path, *arguments: str, before: Sequence[str] = (), program: str = "main") -> subprocess.Popen[str]:
+    """Start a program in this folder."""
+    file, *settings = PROGRAMS[program]
     # One thread: small matrices gain nothing from two, and parallel runs would slow each other down.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-    command = [*before, sys.executable, "-u", "-m", "tests.cheap", str(ROOT / "main.py"), *QUICK, *arguments]
+    command = [*before, sys.executable, "-u", "-m", "tests.cheap", str(ROOT / file), *settings, *arguments]
     folder.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
-def run_and_kill(folder: Path, seconds: float) -> Ended:
-    """Start the pipeline and SIGKILL it after ``seconds``, unless it has ended before."""
-    with start(folder) as process:
+def run_and_kill(folder: Path, seconds: float, *, program: str = "main") -> Ended:
+    """Start a program and SIGKILL it after ``seconds``, unless it has ended before."""
+    with start(folder, program=program) as process:
         try:
             output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -53,10 +69,10 @@ def run_and_kill(folder: Path, seconds: float) -> Ended:
     return Ended(process.returncode, output)
 
 
-def run_and_signal(folder: Path, number: signal.Signals, when: str) -> Ended:
-    """Start the pipeline and send the signal as soon as a line of its output contains ``when``."""
+def run_and_signal(folder: Path, number: signal.Signals, when: str, *, program: str = "main") -> Ended:
+    """Start a program and send the signal as soon as a line of its output contains ``when``."""
     lines = []
-    with start(folder) as process:
+    with start(folder, program=program) as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
@@ -67,19 +83,30 @@ def run_and_signal(folder: Path, number: signal.Signals, when: str) -> Ended:
     return Ended(process.returncode, "".join(lines))
 
 
+def heed_signals() -> None:
+    """Let programs started from now on heed Ctrl-C and SIGHUP, which a job in the background inherits as ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def strace(inject: str) -> list[str]:
-    """Return a command prefix: ``strace("rename:signal=KILL:when=3")`` kills the run at its third rename."""
+    """Return a command prefix: ``strace("rename:signal=KILL:when=3")`` kills the thread's process at its third rename.
+
+    strace counts the calls of each thread separately.
+    """
     calls = inject.split(":")[0]
     # The injected calls must be traced: with -e trace=none strace silently injects nothing.
     return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={inject}"]
 
 
-def count_calls(folder: Path, calls: str) -> int:
-    """Return the number of these system calls in a complete run."""
+def count_calls(folder: Path, calls: str, *, program: str = "main") -> int:
+    """Return the number of these system calls in a complete run, by the thread that makes most of them."""
     log = folder.parent / f"{folder.name}.strace"
-    ended = run(folder, before=["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={calls}"])
+    ended = run(folder, before=["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={calls}"], program=program)
     assert ended.code == 0, ended.output
-    return sum("(" in line for line in log.read_text().splitlines())
+    threads = Counter(line.split()[0] for line in log.read_text().splitlines() if "(" in line)
+    return max(threads.values())
 
 
 def fingerprint(folder: Path) -> str:
