@@ -11,7 +11,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.program import exit_status
-from kd.commands.run.settings import CacheSettings, DistillSettings, EvaluateSettings, ReportSettings
+from kd.commands.run.settings import CacheSettings, CleanSettings, DistillSettings, EvaluateSettings, ReportSettings
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import with_file
 from kd.commands.sweep.settings import SweepSettings
@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command(EvaluateSettings, "kd.commands.run.evaluate"),
     "report": Command(ReportSettings, "kd.commands.run.rebuild_report"),
     "cache": Command(CacheSettings, "kd.commands.run.cache"),
+    "clean": Command(CleanSettings, "kd.commands.run.clean"),
 }
 
 _DESCRIPTION = "Train a small network from a large one, next to a matched control, with statistics on both."

@@ -160,7 +160,7 @@ def test_the_installed_command_is_this_checkouts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "Expected one of {run, compare, sweep, distill, evaluate, report, cache}"),
+        ((), "Expected one of {run, compare, sweep, distill, evaluate, report, cache, clean}"),
         (("rum",), "Available subcommands: run, compare, sweep, distill"),
         (("run", "--epoch", "3"), "Perhaps you meant: --epochs INT"),
         (("run", "--temprature", "3"), "Perhaps you meant: --temperature FLOAT"),

@@ -43,13 +43,16 @@ UNLABELLED_TOO = (
 
 
 @contextmanager
-def open_command(settings: RunSettings, *folders: Path, made: Sequence[str] | None = None) -> Iterator[torch.device]:
+def open_command(
+    settings: RunSettings, *folders: Path, made: Sequence[str] | None = None, program: str = ""
+) -> Iterator[torch.device]:
     """Check the settings and folders, open the run folder, and yield the device.
 
     Args:
         folders: folders that the command writes to, besides OUT and its results folder. All must be writable, and are
             locked.
-        made: see ``kd.storage.run_folder.open_run``.
+        made, program: see ``kd.storage.run_folder.open_run``; the program defaults to the command that the settings
+            belong to.
 
     Raises:
         ValueError: a setting is outside its range.
@@ -60,9 +63,13 @@ def open_command(settings: RunSettings, *folders: Path, made: Sequence[str] | No
     require_device(device, "--device")
     for folder in folders:
         require_writable(folder)
-    places = [settings.out, settings.results_dir, *folders]
     with open_run(
-        settings.state_dir, fresh=settings.fresh, interval=settings.snapshot_seconds, made=made, places=places
+        settings.state_dir,
+        fresh=settings.fresh,
+        interval=settings.snapshot_seconds,
+        made=made,
+        places=[settings.out, settings.results_dir, *folders],
+        program=program or settings.command,
     ):
         yield device
 

@@ -12,6 +12,7 @@ from kd.storage.environment import source_digest
 from kd.storage.files import publish, sha256
 from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import KEY_DIGITS, STEPS, current_run
+from kd.storage.stopping import stop_if_requested
 from kd.storage.untrusted import read_bytes
 
 if TYPE_CHECKING:
@@ -39,7 +40,12 @@ def render_once(plot: Figure | Drawing, form: str, render: Callable[[Figure], by
     folder = run.folder / STEPS / "figures"
     for path in folder.glob(f"{key}-*"):
         with suppress(OSError, ValueError):
-            return read_bytes(path, expected=path.name.removeprefix(f"{key}-"))
+            content = read_bytes(path, expected=path.name.removeprefix(f"{key}-"))
+            run.mark_used(path)
+            return content
+    stop_if_requested()  # drawing all figures takes seconds
     content = render(plot())
-    publish({folder / f"{key}-{sha256(content)}": content})
+    path = folder / f"{key}-{sha256(content)}"
+    publish({path: content})
+    run.mark_used(path)
     return content

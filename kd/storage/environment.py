@@ -53,7 +53,7 @@ commands/settings commands/settings_file commands/steps commands/trust
 evaluation/calibration evaluation/cost evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power
 evaluation/two_models evaluation/verdict evaluation/verdict_text evaluation/crossed evaluation/quantities
 evaluation/classwise evaluation/failures evaluation/slices
-report storage/exchange storage/places storage/resources storage/stopping
+report storage/exchange storage/places storage/resources storage/stopping storage/cleaning
 training/contention training/pool training/pool_worker training/students training/trial
 """
 

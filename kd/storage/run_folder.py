@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +36,7 @@ State = dict[str, Any]
 
 STEPS = "steps"  # folder of all steps inside a run folder; --fresh moves it aside
 _MAX_THREADS = 10_000
+USES = "uses"  # folder of empty files, named after the saved results that each program used last (kd.storage.cleaning)
 KEY_DIGITS = 16  # hexadecimal digits of the key in the name of a step's folder
 
 
@@ -42,12 +45,20 @@ class OpenRun(NamedTuple):
 
     Attributes:
         interval: seconds between two snapshots.
+        uses: folder of marks of the saved results that this run has used so far.
         made: names of the steps that may run; all others must be saved already. None: all steps may run.
     """
 
     folder: Path
     interval: float
+    uses: Path
     made: tuple[str, ...] | None = None
+
+    def mark_used(self, saved: Path) -> None:
+        """Record that this run uses a saved result, a file or folder in the folder of steps, so that it is kept."""
+        mark = self.uses / saved.relative_to(self.folder / STEPS)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
 
 _open: ContextVar[OpenRun | None] = ContextVar("the open run", default=None)
@@ -61,6 +72,7 @@ def open_run(
     interval: float = INTERVAL,
     made: Sequence[str] | None = None,
     places: Sequence[Path] = (),
+    program: str = "",
 ) -> Iterator[None]:
     """Lock a run folder for this process until the block ends.
 
@@ -75,6 +87,8 @@ def open_run(
             all.
         places: folders of results that this run writes. They are locked too, since another run with another state
             folder may write to them.
+        program: name under which the used results are recorded; until the same program completes another run in this
+            folder, ``kd clean`` keeps them. Defaults to the name of the running Python file.
 
     Raises:
         OSError: another process uses the folder or one of the places, or it is not writable.
@@ -82,17 +96,19 @@ def open_run(
     require_writable(folder)
     # The folder of report sections is part of every exchange of results.
     written = [*places, folder / "report"] if places else []
-    with _lock_folder(folder), use_folders(written), handle_stop_signals():
+    with lock_folder(folder), use_folders(written), handle_stop_signals():
         if fresh:
             _move_steps_aside(folder)
         _use_recorded_threads(folder)
         package_digest()  # cached now, like the next one, since the sources may be edited during the run
         source_digest()
-        token = _open.set(OpenRun(folder, interval, None if made is None else tuple(made)))
+        uses = folder / USES / f"{program or Path(sys.argv[0]).stem or 'python'}.new"
+        token = _open.set(OpenRun(folder, interval, uses, None if made is None else tuple(made)))
         try:
             yield
         finally:
             _open.reset(token)
+        _replace_uses(uses)
 
 
 def current_run() -> OpenRun | None:
@@ -126,6 +142,7 @@ def run_step(name: str, inputs: Mapping[str, Any], produce: Callable[[Snapshots 
     description = {"inputs": describe(inputs), "environment": environment()}
     key = digest(description)
     snapshots = Snapshots(run.folder / STEPS / f"{name}-{key[:KEY_DIGITS]}", key=key, interval=run.interval)
+    run.mark_used(snapshots.folder)
     description_file = snapshots.folder / "description.json"
     if snapshots.done and snapshots.state is not None:
         description_file.touch()  # later changes are reported relative to the newest description
@@ -172,8 +189,12 @@ def _run_producer(name: str, produce: Callable[[Snapshots | None], State], snaps
 
 
 @contextmanager
-def _lock_folder(folder: Path) -> Iterator[None]:
-    """Lock the folder for this process. The operating system releases the lock however the process ends."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a run folder for this process. The operating system releases the lock however the process ends.
+
+    Raises:
+        OSError: another process uses the folder.
+    """
     import filelock
 
     owner = folder / "owner"
@@ -190,6 +211,15 @@ def _lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _replace_uses(new: Path) -> None:
+    """Replace the marks of the program's last complete run. Marks of interrupted runs stay until the next one ends."""
+    old = new.with_suffix("")
+    with suppress(OSError):  # then all marks stay, and less is pruned
+        new.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(old, ignore_errors=True)
+        new.rename(old)
 
 
 def _move_steps_aside(folder: Path) -> None:

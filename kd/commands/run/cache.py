@@ -44,7 +44,7 @@ def run(settings: CacheSettings) -> None:
         OSError: the run does not exist or is in progress.
     """
     saved = saved_settings(settings.out, trust=settings.trust)
-    with open_run(saved.state_dir, made=()):  # takes the lock: a run in progress writes to this folder
+    with open_run(saved.state_dir, made=(), program="cache"):  # takes the lock: a run in progress writes to this folder
         caches = sorted(read_caches(saved.state_dir), key=lambda cache: cache.name)
         if not caches:
             raise ValueError(f"no cached logits in {saved.state_dir}. kd run and kd distill collect them.")

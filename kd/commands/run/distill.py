@@ -20,7 +20,7 @@ def run(settings: DistillSettings) -> None:
     Raises:
         ValueError, OSError, FloatingPointError: see ``kd.commands.run.command.run``.
     """
-    with open_command(settings, *folders(settings.models_dir, settings.results_dir)) as device:
+    with open_command(settings, *folders(settings.models_dir, settings.results_dir), program="distill") as device:
         publish({settings.file: to_toml(settings, command="run")})
         trained = command.train(settings, device)
         model_of_file = {ARMS[name].file: model for name, model in trained.models.items()}

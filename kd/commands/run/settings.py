@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional
 
-from kd.checks import at_least, check_ranges
+from kd.checks import at_least, check_ranges, require
 from kd.commands.settings import RunSettings, flag
 
 
@@ -45,6 +45,24 @@ class ReportSettings:
 
     def check(self) -> None:
         """Do nothing: all values are valid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanSettings:
+    """Show what OUT/.kd and the cache of decoded images hold; with --prune, delete what no command needs."""
+
+    out: Path = Path("run")
+    """folder of a run, a comparison or a sweep"""
+    prune: bool = False
+    """delete saved state that no command used in its last complete run in OUT; the same commands still reuse all
+    their steps"""
+    images: bool = False
+    """with --prune, also delete the user's cache of decoded images, while no other command uses it; images are decoded
+    again when needed"""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for settings that clash; the error names the flag."""
+        require(self.prune or not self.images, "--images", self.images, "given with --prune")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,28 @@ def decode_once(
         record_complete(partial)
         partial.rename(arrays)
     return arrays
+
+
+def remove_images(images: Path) -> list[Path]:
+    """Delete the decoded images of all data. Returns the folders that are kept because images are being decoded there.
+
+    Args:
+        images: the folder of decoded images in a cache.
+
+    Raises:
+        OSError: a file cannot be deleted.
+    """
+    kept = []
+    for folder in sorted(images.iterdir()) if images.is_dir() else []:
+        try:
+            with ExitStack() as held:
+                for lock in folder.glob("*.lock"):
+                    held.enter_context(filelock.FileLock(lock, blocking=False))
+        except filelock.Timeout:
+            kept.append(folder)
+        else:
+            shutil.rmtree(folder)
+    return kept
 
 
 def _require_cache(folder: Path) -> None:
