@@ -39,7 +39,7 @@ class Size(NamedTuple):
 
 
 def list_entries(folder: Path) -> list[Entry]:
-    """List the content of a run folder. Steps are in use if nothing is known about their use."""
+    """List the content of a run folder. All steps are needed if no run has recorded which ones it uses."""
     used = _list_used(folder / USES)
     entries: list[Entry] = []
     for path in sorted(folder.iterdir()):
@@ -95,7 +95,8 @@ def _list_steps(steps: Path, used: set[str] | None) -> Iterator[Entry]:
             yield from _list_figures(path, used)
         elif _STEP.fullmatch(path.name):
             needed = used is None or path.name in used
-            yield Entry(path, "steps in use" if needed else "steps of other settings or versions", needed)
+            in_use = "steps in use" if used is not None else "steps whose use was not recorded"
+            yield Entry(path, in_use if needed else "steps of other settings or versions", needed)
             yield from (Entry(file, "left by a killed run", needed=False) for file in path.glob(".*.tmp") if needed)
         else:
             yield Entry(path, "report sections and records", needed=True)

@@ -57,8 +57,11 @@ class OpenRun(NamedTuple):
     def mark_used(self, saved: Path) -> None:
         """Record that this run uses a saved result, a file or folder in the folder of steps, so that it is kept."""
         mark = self.uses / saved.relative_to(self.folder / STEPS)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        try:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write {mark}: {error.strerror}. Run again to resume.") from error
 
 
 _open: ContextVar[OpenRun | None] = ContextVar("the open run", default=None)
@@ -206,6 +209,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         raise OSError(
             f"another run (process {pid}) is using {folder}. Wait for it to end, or choose another folder."
         ) from error
+    except OSError as error:  # as on some network file systems
+        reason = f"cannot lock folder {folder}: {error.strerror or error}"
+        raise OSError(error.errno, f"{reason}. Choose a folder on a local disk.") from error
     try:
         publish({owner: str(os.getpid()).encode()})
         yield

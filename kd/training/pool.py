@@ -29,14 +29,14 @@ from kd.console import progress, say
 from kd.devices import usable_cores
 from kd.storage.run_folder import current_run
 from kd.storage.stopping import start_without_stop_signals, stop_if_requested
-from kd.training.pool_worker import Setup, serve
+from kd.training.pool_worker import READY, Setup, serve
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.2  # seconds between two updates of the progress bar and checks for a stop
-_SILENT_SECONDS = 120.0  # seconds without a step after which a worker is mentioned
+_SILENT_SECONDS = 120.0  # seconds without a step, or without having started, after which a worker is mentioned
 _GRACE_SECONDS = 60.0  # seconds for the workers' current steps after a stop; snapshots survive a kill
 
 
@@ -125,7 +125,7 @@ class _StepCounter:
 
     def __init__(self, completed: MutableSequence[int], limits: list[int], advance: Callable[[int], None]) -> None:
         self._completed, self._limits, self._advance = completed, limits, advance
-        self._displayed = 0
+        self._displayed, self._started, self._start_mentioned = 0, time.monotonic(), False
         self._last = {number: (0, time.monotonic()) for number in range(len(limits))}
         self._mentioned: set[int] = set()
 
@@ -136,11 +136,19 @@ class _StepCounter:
         """Count all steps, also of an item that was reused from an earlier run and took none."""
         self._completed[number] = self._limits[number]
 
-    def update(self, running: Mapping[int, str]) -> None:
-        """Advance the bar; ``running`` holds the names of the items being worked on, by number."""
+    def update(self, running: Mapping[int, str], starting: int) -> None:
+        """Advance the bar.
+
+        Args:
+            running: names of the items being worked on, by number.
+            starting: number of workers that have not started yet while items wait for them.
+        """
         total = sum(min(count, limit) for count, limit in zip(self._completed, self._limits, strict=False))
         self._advance(total - self._displayed)
         self._displayed, now = total, time.monotonic()
+        if starting and now - self._started > _SILENT_SECONDS and not self._start_mentioned:
+            self._start_mentioned = True
+            say(f"{starting} processes are still starting after {now - self._started:.0f} s, but are alive")
         for number, name in running.items():
             count, since = self._last[number]
             if self._completed[number] != count:
@@ -164,11 +172,14 @@ def _distribute(
                 finished.append((worker.item, _raise_errors(outcome)))
                 counter.finish(worker.number)
                 worker.number, worker.item = None, ""
+            elif outcome != READY:
+                _raise_errors(outcome)
             if waiting:
                 worker.give(*waiting.popleft())
                 assert worker.number is not None
                 counter.start(worker.number)
-        counter.update({worker.number: worker.item for worker in workers if worker.number is not None})
+        running = {worker.number: worker.item for worker in workers if worker.number is not None}
+        counter.update(running, starting=sum(worker.starting for worker in workers) if waiting else 0)
         stop_if_requested()
         yield from finished
 
@@ -192,10 +203,14 @@ def _hand_over(content: Any) -> Iterator[Path]:
     folder = run.folder if run else None
     if folder:
         for left_behind in folder.glob("pool-*"):  # by a process that was killed; this one holds the folder's lock
-            shutil.rmtree(left_behind)
-    with tempfile.TemporaryDirectory(prefix="pool-", dir=folder) as temporary:
-        file = Path(temporary, "work_and_shared")
-        file.write_bytes(cloudpickle.dumps(content))
+            shutil.rmtree(left_behind, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="pool-", dir=folder, ignore_cleanup_errors=True) as temporary:
+        file, data = Path(temporary, "work_and_shared"), cloudpickle.dumps(content)
+        try:
+            file.write_bytes(data)
+        except OSError as error:
+            reason = f"cannot write {file}: {error.strerror}; it needs {len(data):,} bytes"
+            raise OSError(error.errno, f"{reason}. Free space, and run again to resume.") from error
         yield file
 
 

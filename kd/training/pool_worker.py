@@ -24,7 +24,8 @@ class Setup(NamedTuple):
 
     Attributes:
         work_and_shared: a file with the pickled function and its first argument.
-        connection: yields pickled (number of the item, pickled item); takes pickled (error, pickled result).
+        connection: yields pickled (number of the item, pickled item); takes READY or a pickled error, and then for each
+            item pickled (error, pickled result).
         stop_receiver: a pipe that is closed when the workers must stop; nothing is ever sent.
         completed_steps: progress steps by number of the item.
     """
@@ -43,7 +44,11 @@ def serve(setup: Setup) -> None:
     torch.set_num_threads(1)
     join_run(setup.run)
     try:
-        work, shared = cloudpickle.loads(setup.work_and_shared.read_bytes())
+        try:
+            work, shared = cloudpickle.loads(setup.work_and_shared.read_bytes())
+        except Exception as error:  # the disk fails, or a module cannot be imported here
+            setup.connection.send_bytes(_pickle_error(error))
+            return
         setup.connection.send_bytes(READY)
         while True:
             number, item = cloudpickle.loads(setup.connection.recv_bytes())
@@ -64,8 +69,13 @@ def _work_on(work: Any, shared: Any, item: bytes, number: int, completed_steps: 
             result = cloudpickle.dumps(work(shared, cloudpickle.loads(item)))
         return bytes(cloudpickle.dumps((None, result)))
     except Exception as error:
-        error.add_note(traceback.format_exc())  # the parent's traceback does not show where the worker was
-        return bytes(cloudpickle.dumps((error, None)))
+        return _pickle_error(error)
+
+
+def _pickle_error(error: Exception) -> bytes:
+    """Return the outcome of work that raised this error, to be called while it is handled."""
+    error.add_note(traceback.format_exc())  # the parent's traceback does not show where the worker was
+    return bytes(cloudpickle.dumps((error, None)))
 
 
 def _watch_for_stop(stop_receiver: Connection) -> None:

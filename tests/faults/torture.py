@@ -85,7 +85,7 @@ class Case:
     def __init__(self, folder: Path, kind: Kind, rng: random.Random, reference: Reference) -> None:
         self.folder, self.kind, self.rng, self.reference = folder, kind, rng, reference
         self.counts: Counter[str] = Counter(runs=1)
-        self.longest = 0.0  # seconds from the kill of a worker to the program's end
+        self.longest = 0.0  # seconds from the kill of a worker to the program's end with an error
 
     def play(self) -> Case:
         if self.kind.is_worker:
@@ -120,8 +120,9 @@ class Case:
 
     def _kill_worker(self) -> harness.Ended:
         killed = workers.run_and_kill_worker(self.folder, self.kind.fault, self.rng, program=self.kind.program)
-        self.longest = max(self.longest, killed.seconds if killed.kills else 0.0)
         self.counts["hangs"] += killed.hung
+        if killed.ended.code == 1:  # else other workers went on
+            self.longest = max(self.longest, killed.seconds)
         self._count(killed.ended, kills=killed.kills)
         return killed.ended
 
@@ -156,10 +157,10 @@ def torture(kinds: Sequence[Kind], kills: int, seed: int, folder: Path, jobs: in
             for case in pool.map(Case.play, cases):
                 table[case.kind].update(case.counts)
                 longest = max(longest, case.longest)
-            print(f"{sum(row['kills'] for row in table.values())} kills so far", flush=True)
+                print(f"{sum(row['kills'] for row in table.values())} kills so far", flush=True)
     _print_table(table)
     if longest:
-        print(f"\nLongest time from the kill of a worker to the program's end: {longest:.1f} s")
+        print(f"\nLongest time from the kill of a worker to the program's error: {longest:.1f} s")
     total: Counter[str] = sum(table.values(), Counter())
     return total["identical"] == total["runs"] and not total["hangs"] and not total["unclear"]
 

@@ -187,6 +187,22 @@ def test_a_process_killed_while_it_starts_raises_at_once(size: int) -> None:
         list(run_in_pool(echo, shared, items, steps=dict.fromkeys(items, 1), title="t", processes=2))
 
 
+class FailsToUnpickle:
+    def __init__(self, parent: int, error: Exception) -> None:
+        self.parent, self.error = parent, error
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if os.getpid() != state["parent"]:
+            raise state["error"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error", "data"), ModuleNotFoundError("no module x")])
+def test_an_error_while_a_process_starts_is_raised_with_its_reason(error: Exception) -> None:
+    shared, items = FailsToUnpickle(os.getpid(), error), {str(number): number for number in range(4)}
+    with pytest.raises(type(error), match=r"Input/output error|no module x"):
+        list(run_in_pool(echo, shared, items, steps=dict.fromkeys(items, 1), title="t", processes=2))
+
+
 def kill_the_idle(shared: Path, item: str) -> str:
     """Wait until the other worker is idle, kill it, and return."""
     (shared / f"{item}-{os.getpid()}").touch()
@@ -217,6 +233,24 @@ def test_a_silent_worker_is_mentioned(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(pool, "_SILENT_SECONDS", 0.3)
     assert dict(run_in_pool(wait_a_second, None, {"slow": 1}, steps={"slow": 1}, title="t", processes=1)) == {"slow": 1}
     assert capsys.readouterr().out.count("slow: no step for") == 1
+
+
+class SlowToUnpickle:
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if os.getpid() != state["parent"]:
+            time.sleep(1.5)
+
+
+def test_workers_that_start_slowly_are_mentioned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pool, "_SILENT_SECONDS", 0.3)
+    items = {"a": 1, "b": 2}
+    assert dict(run_in_pool(echo, SlowToUnpickle(os.getpid()), items, steps=items, title="t", processes=2)) == items
+    assert capsys.readouterr().out.count("processes are still starting after") == 1
 
 
 def wait_a_second(shared: None, item: int) -> int:
