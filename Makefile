@@ -1,6 +1,7 @@
 # make run    creates .venv, installs, runs the pipeline        make run ARGS="--limit 2000"   a quick run
 # make test   lint, types and the fast tests (3 minutes)         make test-all                  also what is slow
-# make torture  kills the pipeline 200 times and compares what comes out (half an hour; with strace at system calls too)
+# make torture  kills programs and their workers 200 times and compares what comes out (half an hour), then lets system
+#               calls fail for an hour (with strace)
 # make bench   every claim of speed, measured here (10 minutes)  make bench-full                all of it (hours)
 # make gpu     checks and speed on a CUDA device (8 minutes), with the torch that is installed; no venv
 #
@@ -26,6 +27,7 @@ test-all: $(VENV)/.installed-test lint
 
 torture: $(VENV)/.installed-test
 	$(BIN)/python tests/faults/torture.py $(ARGS)
+	$(BIN)/python tests/faults/injections.py
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
