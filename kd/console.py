@@ -114,16 +114,49 @@ def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
 
 
 def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Print a table with left-aligned row names and right-aligned cells."""
+    """Print a table with left-aligned row names and right-aligned cells.
+
+    If a terminal is too narrow, the columns continue in further tables below, so that none is cut off.
+    """
     from rich.console import Console
+
+    # Without a terminal rich assumes 80 columns and truncates cells, so files get a very wide console.
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=10_000)
+    table_rows = [[name, *cells] for name, cells in rows.items()]
+    columns = [[printable(cell) for cell in column] for column in zip(header, *table_rows, strict=True)]
+    first, *others = columns
+    for number, part in enumerate(_split_columns(columns, console.width)):
+        _print(console, _build_table("" if number else title, [first, *(others[i] for i in part)], console.width))
+
+
+def _split_columns(columns: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Group the columns after the first so that each group fits beside the first; a group has at least one column."""
+    names, *others = (_measure_column(column) for column in columns)
+    groups: list[list[int]] = [[]]
+    for number, size in enumerate(others):
+        if groups[-1] and 1 + names + sum(others[i] for i in groups[-1]) + size > width:
+            groups.append([])
+        groups[-1].append(number)
+    return groups
+
+
+def _measure_column(column: Sequence[str]) -> int:
+    """Return the width of a column with its padding and one border."""
+    from rich.cells import cell_len
+
+    return max(map(cell_len, column)) + 3
+
+
+def _build_table(title: str, columns: Sequence[Sequence[str]], width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for index, name in enumerate(header):
-        table.add_column(Text(printable(name)), justify="right" if index else "left", no_wrap=True)
-    for name, cells in rows.items():
-        table.add_row(*(Text(printable(cell)) for cell in (name, *cells)))  # as text: a cell may look like markup
-    # Without a terminal rich assumes 80 columns and truncates cells, so files get a very wide console.
-    console = Console(highlight=False)
-    _print(Console(highlight=False, width=None if console.is_terminal else 10_000), table)
+    fits = 1 + sum(map(_measure_column, columns)) <= width  # otherwise cells are wrapped
+    table = Table(title=title or None, title_justify="left", title_style="bold")
+    for index, (name, *_) in enumerate(columns):
+        table.add_column(Text(name), justify="right" if index else "left", no_wrap=fits, overflow="fold")
+    for row in list(zip(*columns, strict=True))[1:]:
+        table.add_row(*map(Text, row))  # as text: a cell may look like markup
+    return table

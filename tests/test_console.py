@@ -170,3 +170,21 @@ def test_names_from_data_are_printed_as_escapes(capsys: pytest.CaptureFixture[st
     assert "[/]" in printed
     assert "[red]" in printed
     assert "\\x1b[31m" in printed
+
+
+HEADER = ("distilled minus", "mean", "95 % CI (t)", "bootstrap CI", "p (t)", "p (Wilcoxon)", "p (sign)")
+
+
+@pytest.mark.parametrize("name", ["control", "chosen: T = 10, alpha = 0.25, student_width = 256, epochs = 40 " * 2])
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100])
+def test_a_narrow_terminal_shows_every_cell(
+    width: int, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_terminal(monkeypatch, columns=width)
+    row = ["+1,783.3", "+1,600.1 to +1,900.2", "+1,601.0 to +1,899.0", "< 0.0001", "0.0021", "0.002"]
+    print_table("Paired differences in test errors; the verdict uses the first row's t interval", HEADER, {name: row})
+    printed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
+    assert max(map(len, printed.splitlines())) <= width
+    assert "…" not in printed
+    if width >= 60:  # below, cells are wrapped
+        assert set(row) <= {cell for line in cells(printed) for cell in line}

@@ -76,7 +76,7 @@ LAYERS = (
     ("storage",),
     ("losses",),
     ("devices", "imports", "seeding"),
-    ("arms", "checks", "console", "types"),
+    ("arms", "checks", "console", "formatting", "types"),
 )
 BELOW = {
     unit: {name for lower in LAYERS[number + 1 :] for name in lower}

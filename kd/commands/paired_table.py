@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kd.evaluation.paired_seeds import Interval, Pairs, Spread
+from kd.formatting import format_p, format_range, format_signed
 
 DIFFERENCES = ("distilled minus", "mean", "95 % CI (t)", "bootstrap CI", "p (t)", "p (Wilcoxon)", "p (sign)")
 
@@ -10,15 +11,15 @@ DIFFERENCES = ("distilled minus", "mean", "95 % CI (t)", "bootstrap CI", "p (t)"
 def difference_cells(pairs: Pairs) -> list[str]:
     """Return the cells of a row under the header ``DIFFERENCES``, except the first cell."""
     return [
-        f"{pairs.mean:+.1f}",
+        format_signed(pairs.mean),
         _format_interval(pairs.interval),
         _format_interval(pairs.bootstrap),
-        *(f"{p:.2g}" for p in (pairs.t_p, pairs.wilcoxon_p, pairs.sign_p)),
+        *map(format_p, (pairs.t_p, pairs.wilcoxon_p, pairs.sign_p)),
     ]
 
 
 def _format_interval(interval: Interval | None) -> str:
-    return f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "none"
+    return format_range(*interval) if interval else "none"
 
 
 def format_number(value: Spread, form: str, *, scale: float = 1) -> str:

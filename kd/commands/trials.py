@@ -16,6 +16,7 @@ from kd.console import print_table, say
 from kd.data.loaders import make_loader
 from kd.evaluation.paired_seeds import Pairs, pair_errors
 from kd.evaluation.verdict import Judgement, judge_counts
+from kd.formatting import format_range, format_signed
 from kd.models.inference import predict
 from kd.training.loop import fit
 from kd.training.optimizers import adam
@@ -82,13 +83,13 @@ def judge_arms(
 def verdict_cells(judgement: Judgement, pairs: Pairs) -> list[str]:
     """Return a row: errors of both arms (mean ± standard deviation), difference with its interval, and verdict."""
     interval = judgement.interval
-    arms = [f"{arm.mean:.1f} ± {arm.sd or 0:.1f}" for arm in (pairs.distilled, pairs.control)]
-    limits = f"{interval.low:+.1f} to {interval.high:+.1f}" if interval else "no interval"
+    arms = [f"{arm.mean:,.1f} ± {arm.sd or 0:,.1f}" for arm in (pairs.distilled, pairs.control)]
+    limits = format_range(*interval) if interval else "no interval"
     # The second arm need not be a control.
     words = {"better than the labels alone": "better", "hurts": "worse"}
     verdict = words.get(judgement.verdict, judgement.verdict)
-    verdict = verdict.replace("larger than d", f"larger than {judgement.margin:.1f} errors")
-    return [*arms, f"{pairs.mean:+.1f} ({limits})", verdict]
+    verdict = verdict.replace("larger than d", f"larger than {judgement.margin:,.1f} errors")
+    return [*arms, f"{format_signed(pairs.mean)} ({limits})", verdict]
 
 
 def _list_counts(name: str, counts: Sequence[int]) -> str:

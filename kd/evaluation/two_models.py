@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from kd.formatting import equate_p
+
 EXACT = 5_000  # largest number of images for an exact sum of integers, in 10 ms
 
 
@@ -94,7 +96,7 @@ def verdict(
     counts = (
         f"the distilled student makes {distilled_errors:,} errors, the control {control_errors:,} "
         f"({noun} that only the control gets wrong: {test.only_first_wrong:,}, only the distilled student: "
-        f"{test.only_second_wrong:,}; exact McNemar p = {test.p_value:.2g})"
+        f"{test.only_second_wrong:,}; exact McNemar {equate_p(test.p_value)})"
     )
     if test.p_value >= level:
         return (

@@ -8,6 +8,7 @@ from kd.evaluation.paired_seeds import Interval
 from kd.evaluation.power import power_of
 from kd.evaluation.quantities import ERRORS, Quantity
 from kd.evaluation.verdict import Contrast, Judgement
+from kd.formatting import equate_p, format_range
 
 
 def sentence(
@@ -54,12 +55,7 @@ def format_interval(interval: Interval | None, confidence: float, quantity: Quan
 
 def format_bounds(interval: Interval | None, quantity: Quantity = ERRORS) -> str:
     """Return the bounds of an interval, such as ``-31.7 to -21.9``; "" if there is none."""
-    return f"{interval.low:+{quantity.spec}} to {interval.high:+{quantity.spec}}" if interval else ""
-
-
-def format_p(p: float) -> str:
-    """Return a p-value with its sign, such as ``= 0.012`` or ``< 0.0001``."""
-    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
+    return format_range(*interval, quantity.spec) if interval else ""
 
 
 def _write_headline(judgement: Judgement, method: str, quantity: Quantity) -> str:
@@ -97,7 +93,7 @@ def _list_intervals(judgement: Judgement, quantity: Quantity) -> str:
     if judgement.verdict == "no difference larger than d":
         texts.append(format_interval(judgement.inner, 1 - 2 * judgement.inner_level, quantity))
     if judgement.family > 1:
-        texts.append(f"p {format_p(judgement.p)}, Holm-adjusted for {judgement.family} questions")
+        texts.append(f"{equate_p(judgement.p)}, Holm-adjusted for {judgement.family} questions")
     return "; ".join(texts)
 
 
@@ -125,8 +121,8 @@ def _describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str
         return f"{name}, which needs no teacher, is better still: {quantity.describe(-contrast.mean)} ({bounds})."
     if interval.high < 0:  # significant alone, but not after the adjustment for the questions asked
         return (
-            f"That it is better than {smoothing}, which needs no teacher, is not shown: {bounds}, but p "
-            f"{format_p(judgement.p_helps)} after the adjustment."
+            f"That it is better than {smoothing}, which needs no teacher, is not shown: {bounds}, but "
+            f"{equate_p(judgement.p_helps)} after the adjustment."
         )
     bound = max(abs(interval.low), abs(interval.high))
     return (

@@ -13,6 +13,7 @@ from scipy.stats import binom, binomtest
 from torch import Tensor
 
 from kd.evaluation.two_models import EXACT, McNemar, _lower_tail, mcnemar, proportion_interval, verdict
+from kd.formatting import equate_p
 
 COUNTS = st.integers(0, 60)
 
@@ -121,7 +122,7 @@ def test_the_verdict_states_the_result_with_its_counts(only_control: int, only_d
         f"the control {1200 + only_control:,} ",
         f"images that only the control gets wrong: {only_control},",
         f"only the distilled student: {only_distilled};",
-        f"p = {two_sided_tail(only_control, only_distilled):.2g}",
+        equate_p(two_sided_tail(only_control, only_distilled)),
     ):
         assert fact in text
     assert "several seeds" in text

@@ -12,6 +12,7 @@ from kd.commands.compare.results import Comparison, contrasts
 from kd.evaluation.quantities import Quantity
 from kd.evaluation.verdict import Contrast
 from kd.evaluation.verdict_text import format_bounds
+from kd.formatting import format_signed
 from kd.report.plots import reliability_diagram
 from kd.report.style import new_figure, style_axes
 
@@ -92,5 +93,5 @@ def _draw_mean(axes: Axes, contrast: Contrast, row: float, colour: str, quantity
     spread = [[mean - interval.low], [interval.high - mean]] if interval else None
     axes.errorbar(mean, row, xerr=spread, fmt="D", ms=6, capsize=5, lw=2, color=colour)
     bounds = format_bounds(interval, quantity)
-    text = f"{mean:+{quantity.spec}}" + (f"  ({bounds})" if bounds else "")
+    text = format_signed(mean, quantity.spec) + (f"  ({bounds})" if bounds else "")
     axes.annotate(text, (mean, row), (0, 7), textcoords="offset points", ha="center", fontsize=9, weight="bold")

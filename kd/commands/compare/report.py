@@ -73,7 +73,7 @@ def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
         (
             ARMS[arm].label,
             spreads["test_errors"].n,
-            format_number(spreads["test_errors"], ".1f"),
+            format_number(spreads["test_errors"], ",.1f"),
             percent(spreads["test_accuracy"].mean),
         )
         for arm, spreads in arms.items()
@@ -83,7 +83,7 @@ def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
         (
             ARMS[TEACHER].label,
             teachers.n,
-            format_number(teachers, ".1f"),
+            format_number(teachers, ",.1f"),
             percent(1 - teachers.mean / comparison.images),
         )
     )

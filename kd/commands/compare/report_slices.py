@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kd.commands.compare.slices import Slices, describe_slices
 from kd.evaluation.slices import SliceDifference
-from kd.evaluation.verdict_text import format_p
+from kd.formatting import format_p, format_range, format_signed
 from kd.report.blocks import Block, Fold, Paragraph, table
 
 SHOWN = 20  # rows of a group; more are folded
@@ -29,7 +29,7 @@ def _cells(slice: SliceDifference) -> tuple[str, ...]:
         f"{slice.items:,}",
         f"{slice.control:.2f}",
         f"{slice.distilled:.2f}",
-        f"{slice.contrast.mean:+.2f}",
-        f"{interval.low:+.2f} to {interval.high:+.2f}" if interval else "none",
-        format_p(slice.p).removeprefix("= "),
+        format_signed(slice.contrast.mean, ".2f"),
+        format_range(*interval, ".2f") if interval else "none",
+        format_p(slice.p),
     )

@@ -16,7 +16,8 @@ from kd.evaluation.paired_seeds import spread
 from kd.evaluation.power import power_of
 from kd.evaluation.quantities import Quantity
 from kd.evaluation.verdict import Contrast
-from kd.evaluation.verdict_text import format_bounds, format_p
+from kd.evaluation.verdict_text import format_bounds
+from kd.formatting import format_p, format_signed
 
 
 def print_comparison(verdicts: Verdicts, cost: Cost, *, slices: Slices, limit: int | None) -> None:
@@ -87,7 +88,7 @@ def _print_arms(comparison: Comparison, title: str) -> None:
     for arm, spreads in summaries(comparison).items():
         rows[ARMS[arm].label] = [
             str(spreads["test_errors"].n),
-            format_number(spreads["test_errors"], ".1f"),
+            format_number(spreads["test_errors"], ",.1f"),
             f"{spreads['test_accuracy'].mean:.2%}",
             format_number(spreads["nll"], ".4f"),
             format_number(spreads["ece"], ".2f", scale=100),
@@ -95,7 +96,7 @@ def _print_arms(comparison: Comparison, title: str) -> None:
         ]
     rows[ARMS[TEACHER].label] = [
         str(len(comparison.teachers)),
-        format_number(spread([teacher.errors for teacher in comparison.teachers]), ".1f"),
+        format_number(spread([teacher.errors for teacher in comparison.teachers]), ",.1f"),
         f"{1 - spread([teacher.errors for teacher in comparison.teachers]).mean / comparison.images:.2%}",
         *("",) * 3,
     ]
@@ -115,11 +116,11 @@ def contrast_header(comparison: Comparison) -> list[str]:
 def contrast_cells(contrast: Contrast, quantity: Quantity) -> list[str]:
     """Return the cells of a row under ``contrast_header``, except the first cell."""
     return [
-        f"{contrast.mean:+{quantity.spec}}",
+        format_signed(contrast.mean, quantity.spec),
         (format_bounds(contrast.interval(), quantity) if contrast.estimate else "") or "none",
         format_bounds(contrast.seeds_interval(), quantity) or "none",
-        f"{median(contrast.differences):+{quantity.spec}}",
-        format_p(contrast.p).removeprefix("= "),
+        format_signed(median(contrast.differences), quantity.spec),
+        format_p(contrast.p),
     ]
 
 

@@ -87,7 +87,7 @@ def confusion_difference(difference: Tensor, names: Sequence[str] = ()) -> Figur
             # Half transparent: the count stays readable on a white page and in dark mode.
             shade = (colour, 0.12 + 0.48 * abs(count) / most)
             axes.add_patch(Rectangle((predicted - 0.46, true - 0.46), 0.92, 0.92, color=shade, lw=0))
-            axes.text(predicted, true, f"{count:+d}".replace("-", "−"), ha="center", va="center", fontsize=size)
+            axes.text(predicted, true, f"{count:+,d}".replace("-", "−"), ha="center", va="center", fontsize=size)
     diagonal = [[(label - 0.3, label + 0.3), (label + 0.3, label - 0.3)] for label in range(classes)]
     axes.add_collection(LineCollection(diagonal, colors="#b0b0b0", linewidths=0.8))
     axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted class", ylabel="true class")

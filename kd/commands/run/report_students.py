@@ -9,6 +9,7 @@ from kd.commands.run.disagreements import Confusion
 from kd.commands.run.report_plots import confusion_difference, paired_errors
 from kd.commands.run.results import Run, Students
 from kd.evaluation.fidelity import Match
+from kd.formatting import equate_p
 from kd.report.blocks import Block, Paragraph, table
 from kd.report.svg import figure
 
@@ -42,7 +43,7 @@ def _describe_odds(students: Students, noun: str) -> str:
     return (
         f"Exactly one student is wrong on {students.exactly_one_wrong:,} test {noun}. On {100 * share:.0f} % of these "
         f"it is the control (95 % interval {100 * low:.0f} to {100 * high:.0f} %; 50 % means no difference; exact "
-        f"McNemar p = {students.test.p_value:.2g}). The interval covers only the choice of test {noun}; another seed "
+        f"McNemar {equate_p(students.test.p_value)}). The interval covers only the choice of test {noun}; another seed "
         "gives two other networks."
     )
 
@@ -100,7 +101,7 @@ def _format_confusion(run: Run, confusion: Confusion) -> str:
 def _draw_matrix(run: Run) -> tuple[Block, ...]:
     if len(run.confusion_change) > DRAWN_CLASSES:
         return ()
-    largest = "; ".join(f"{_format_confusion(run, c)}: {c.difference:+d}" for c in run.confusions[:PAIRS])
+    largest = "; ".join(f"{_format_confusion(run, c)}: {c.difference:+,d}" for c in run.confusions[:PAIRS])
     matrix = figure(
         partial(confusion_difference, run.confusion_change, run.classes),
         alt=f"Matrix of differences in errors by true and predicted class. The largest: {largest}.",
@@ -116,7 +117,7 @@ def _confusion_table(run: Run) -> Block:
             _format_confusion(run, c),
             c.control,
             c.distilled,
-            f"{c.difference:+d}".replace("-", "−"),
+            f"{c.difference:+,d}".replace("-", "−"),
             c.mended,
             c.new,
             f"{100 * c.teacher:.0f} %",

@@ -110,9 +110,9 @@ def _draw_cell(axes: Axes, row: int, column: int, trial: TriedPoint, norm: Norma
     colour_position = float(norm(trial.mean))
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colormaps[COLOURS](colour_position), ec=PAPER, lw=1))
     ink = PAPER if colour_position < 0.467 else INK  # at 0.467, both have a contrast of 4.5
-    spread = "" if trial.sd is None else f"± {trial.sd:.1f}"
+    spread = "" if trial.sd is None else f"± {trial.sd:,.1f}"
     style: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
-    axes.text(column, row + (0.1 if spread else 0), f"{trial.mean:.1f}", fontsize=11, **style)
+    axes.text(column, row + (0.1 if spread else 0), f"{trial.mean:,.1f}", fontsize=11, **style)
     if spread:
         axes.text(column, row - 0.2, spread, fontsize=8, **style)
 
@@ -180,7 +180,7 @@ def _mark_points(figure: Figure, axes: Axes, sweep: Sweep) -> None:
     handles = []
     for point in sweep.finals:
         roles, mean = sweep.roles_of(point), sweep.find_tried(point).mean
-        text = f"{format_point(point, others=False)}, {mean:.1f} errors"
+        text = f"{format_point(point, others=False)}, {mean:,.1f} errors"
         if point.temperature is None:
             dashes = {"chosen": "-", "documented": "--", "control": ":"}[roles[0]]
             handles.append(axes.axvline(1, color=GREY, ls=dashes, lw=2, label=f"{', '.join(roles)}: {text}"))

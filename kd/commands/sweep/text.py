@@ -54,7 +54,7 @@ def _format_row(sweep: Sweep, trial: TriedPoint) -> list[str]:
     role = ", ".join(sweep.roles_of(trial.point))
     if not trial.finite:
         return [format_point(trial.point), role, "loss not finite", ""]
-    return [format_point(trial.point), role, format_number(spread(trial.errors), ".1f"), f"{trial.cross_entropy:.4f}"]
+    return [format_point(trial.point), role, format_number(spread(trial.errors), ",.1f"), f"{trial.cross_entropy:.4f}"]
 
 
 def final_rows(sweep: Sweep) -> list[list[str]]:
@@ -63,7 +63,7 @@ def final_rows(sweep: Sweep) -> list[list[str]]:
         [
             f"{', '.join(sweep.roles_of(point))}: {format_point(point)}",
             *map(percent, sweep.rates(point)),
-            format_number(spread([final.test.errors for final in finals]), ".1f"),
+            format_number(spread([final.test.errors for final in finals]), ",.1f"),
         ]
         for point, finals in sweep.finals.items()
     ]
@@ -94,12 +94,17 @@ def _compare_with_documented(sweep: Sweep) -> list[str]:
         return ["No point is better than the documented one."]
     contrast = sweep.contrast(chosen, documented)
     interval = contrast.interval()
-    difference = f"{abs(contrast.mean):,.1f} {'fewer' if contrast.mean < 0 else 'more'} errors"
+    difference = f"{_describe_mean(contrast.mean)} on average ({format_interval(interval, 0.95)})"
+    conjunction = "as" if difference.startswith("as") else "than"
     return [
-        f"On the test {sweep.images.noun}, the chosen point makes {difference} on average "
-        f"({format_interval(interval, 0.95)}) than the documented point ({format_point(documented)}); this is not "
-        "part of the verdict."
+        f"On the test {sweep.images.noun}, the chosen point makes {difference} {conjunction} the documented point "
+        f"({format_point(documented)}); this is not part of the verdict."
     ]
+
+
+def _describe_mean(difference: float) -> str:
+    size = f"{abs(difference):,.1f}"
+    return "as many errors" if size == "0.0" else f"{size} {'fewer' if difference < 0 else 'more'} errors"
 
 
 def _describe_verdict(sweep: Sweep) -> list[str]:

@@ -189,3 +189,15 @@ def test_a_fitted_temperature_at_the_end_of_its_range_is_not_reported() -> None:
     assert {row["fitted_temperature"] for row in rows} == {row["nll_after_scaling"] for row in rows} == {None}
     assert all("fitted_temperature" not in predictions for predictions in summaries(comparison).values())
     assert re.search(r"<td[^>]*>none</td>", render(_show_calibration(comparison, summaries(comparison))))
+
+
+@pytest.mark.parametrize("gain", [0, 8])
+def test_the_power_is_stated_once(gain: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """An inconclusive verdict states it itself."""
+    comparison = dataclasses.replace(make_comparison(gain=gain), margin=0.01)
+    assert (comparison.judgements()[0].verdict == "inconclusive") == (gain == 0)
+    print_comparison(comparison, SPENT, limit=None)
+    printed = capsys.readouterr().out
+    assert printed.count("pairs detect a true difference of") == 1
+    assert printed.count("McNemar's exact test") == 1
+    assert page_text(make_part(comparison)).count("pairs detect a true difference of") == 1

@@ -16,6 +16,7 @@ from torch import nn
 from kd.commands.run.report_students import PAIRS
 from kd.commands.run.results import Run, Timings
 from kd.evaluation.latency import Latency
+from kd.formatting import format_p
 from kd.report.page import page
 from tests.commands.run.test_report import a_part
 from tests.commands.run.test_results import CLASSES, EPOCHS, FOLDER, NAMES, a_run, files_of
@@ -82,7 +83,7 @@ def format_number(name: str, value: float) -> Iterator[str]:
     elif name in WHOLE:
         yield f"{100 * value:.0f} %"
     elif name == "p_value":
-        yield f"{value:.2g}"
+        yield format_p(value).removeprefix("< ")
     elif name == "share_of_teacher":
         yield f"{100 * value:.3g} %"
     else:

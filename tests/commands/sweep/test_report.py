@@ -10,7 +10,7 @@ import pytest
 from kd.commands.sweep.points import list_grid, make_point
 from kd.commands.sweep.report import sweep_part
 from kd.commands.sweep.results import Sweep
-from kd.commands.sweep.text import final_rows, lines, point_rows
+from kd.commands.sweep.text import _describe_mean, final_rows, lines, point_rows
 from kd.report.page import Part, page
 from tests.commands.sweep.test_plots import DEFAULT, SWEEPS, make_sweep
 from tests.report.test_page import parsed, sections
@@ -96,3 +96,8 @@ def test_a_page_of_several_commands_labels_each_source() -> None:
     content = parsed(page([make_part(SWEEPS["default"]()), run]))
     assert content.text.index("One pair.") < content.text.index("Distillation at the chosen point")
     assert {"the run", "kd sweep"} <= set(re.findall("the run|kd sweep", content.text))
+
+
+def test_equal_points_make_as_many_errors() -> None:
+    assert _describe_mean(0.0) == _describe_mean(-0.04) == "as many errors"
+    assert (_describe_mean(-1234.0), _describe_mean(0.1)) == ("1,234.0 fewer errors", "0.1 more errors")

@@ -1,0 +1,26 @@
+"""Numbers as text, the same in printed output, reports and figures: signed differences, intervals and p-values."""
+
+from __future__ import annotations
+
+SMALLEST_P = 1e-4  # smaller p-values are printed as "< 0.0001": their digits rest on the tails of the test's model
+
+
+def format_signed(value: float, spec: str = ",.1f") -> str:
+    """Return the value with its sign, by default with thousands separators and one decimal; 0 has no sign."""
+    text = f"{value:+{spec}}"
+    return text if text.strip("+-0.,") else text[1:]
+
+
+def format_range(low: float, high: float, spec: str = ",.1f") -> str:
+    """Return the limits of an interval, such as "-2.0 to +1,783.3"."""
+    return f"{format_signed(low, spec)} to {format_signed(high, spec)}"
+
+
+def format_p(p: float) -> str:
+    """Return a p-value with two significant digits, or "< 0.0001"."""
+    return f"< {SMALLEST_P:.4f}" if p < SMALLEST_P else f"{p:.2g}"
+
+
+def equate_p(p: float) -> str:
+    """Return "p = 0.031" or "p < 0.0001", for a sentence."""
+    return f"p {format_p(p)}" if p < SMALLEST_P else f"p = {format_p(p)}"
