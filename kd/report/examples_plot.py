@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from kd.report.pictures import to_pixels
 from kd.report.style import escape_label, new_figure
 
 if TYPE_CHECKING:
@@ -30,16 +31,19 @@ def prediction_examples(
     probabilities: Mapping[str, Tensor],
     colours: Sequence[str],
     classes: Sequence[str] = (),
+    *,
+    ink: bool = True,
 ) -> Figure:
     """Plot one row per image: the image, then each model's class probabilities as bars.
 
     Args:
-        images: [C, H, W] each.
+        images: [C, H, W] each, in [0, 1]; 3 or 4 channels are colours.
         labels: true class of each image.
         captions: caption of each row.
         probabilities: column title → [rows, K].
         colours: one per column.
         classes: class names; empty if classes are plain numbers.
+        ink: draw images of one channel dark on light, like handwriting; otherwise as photographs.
     """
     pitch = PITCH + (NAMES if classes else 0)
     height = HEAD + pitch * len(images)
@@ -51,7 +55,7 @@ def prediction_examples(
     sheet = figure.add_axes((0, 0, 1, 1))
     for row, (image, label, caption) in enumerate(zip(images, labels, captions, strict=True)):
         base = height - HEAD - pitch * row - 1.4  # of the bars
-        _draw_image(sheet, image, base)
+        _draw_image(sheet, image, base, ink=ink)
         class_name = escape_label(classes[label]) if classes else str(label)
         sheet.text(MARGIN, base + 1.45, f"label {class_name}: {caption}", fontsize=9.5)
         for column, (values, colour) in enumerate(zip(probabilities.values(), colours, strict=True)):
@@ -63,11 +67,15 @@ def prediction_examples(
     return figure
 
 
-def _draw_image(sheet: Axes, image: Tensor, base: float) -> None:
+def _draw_image(sheet: Axes, image: Tensor, base: float, *, ink: bool) -> None:
     rows, columns = image.shape[-2:]
     scale = IMAGE / max(rows, columns)
     box = (MARGIN, MARGIN + scale * columns, base, base + scale * rows)
-    sheet.imshow(image.mean(dim=0).numpy(), cmap="gray_r", extent=box)
+    pixels = to_pixels(image).permute(1, 2, 0).numpy()
+    if ink and pixels.shape[2] == 1:
+        sheet.imshow(pixels, cmap="gray_r", extent=box)
+    else:
+        sheet.imshow(pixels.clip(0, 1), cmap="gray", vmin=0, vmax=1, extent=box)
 
 
 def _draw_panel(

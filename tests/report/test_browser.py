@@ -17,7 +17,7 @@ from tests.report.test_page import EVERY_BLOCK, a_part, sections
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.pictures]
 
-WIDTHS = {"phone": 390, "small phone": 320, "tablet": 820, "desktop": 1280}
+WIDTHS = {"phone": 390, "small phone": 320, "tablet": 820, "laptop": 1200, "desktop": 1280}
 INSTALLED = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -97,6 +97,21 @@ def test_every_section_is_visible_and_linked_from_the_contents(opened: Open, rep
         page.page.wait_for_timeout(700)  # it scrolls smoothly
         top = page(f"document.getElementById('{name}').getBoundingClientRect().top")
         assert -5 <= top < 844, name
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_the_whole_contents_are_visible(browser: Any, tmp_path: Path, width: int) -> None:
+    """Also those of a page with the sections of several commands, whose names are longer and more."""
+    path = tmp_path / "report.html"
+    titles = [f"A section with quite a long title {number}" for number in range(14)]
+    path.write_bytes(page([a_part(sections=tuple(Section(f"s{n}", title, ()) for n, title in enumerate(titles)))]))
+    opened_page = Opened(browser, path, width=width, scheme="light")
+    nav = opened_page.page.locator("nav").bounding_box()
+    for link in opened_page.page.locator("nav a").all():
+        box = link.bounding_box()
+        assert box["x"] >= nav["x"]
+        assert box["x"] + box["width"] <= min(width, nav["x"] + nav["width"]) + 1
+    opened_page.page.close()
 
 
 def test_no_script_of_a_part_runs(browser: Any, tmp_path: Path) -> None:

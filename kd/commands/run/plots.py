@@ -10,6 +10,7 @@ from kd.commands.run.results import Run, is_image
 from kd.report import examples_plot
 from kd.report import plots as draw
 from kd.report.drawings import Drawing
+from kd.report.pictures import holds_drawings, stored_image
 from kd.report.style import png
 
 
@@ -45,10 +46,11 @@ def prediction_examples(run: Run) -> Drawing:
     examples = run.illustrations
     return partial(
         examples_plot.prediction_examples,
-        [run.test[index][0] for index in examples.indices],
+        [stored_image(run.test, index) for index in examples.indices],
         examples.labels,
         examples.captions,
         examples.probabilities,
         [ARMS[TEACHER].colour, GREY, *(ARMS[name].colour for name in STUDENTS)],
         run.classes,
+        ink=holds_drawings(run.test),
     )

@@ -17,6 +17,7 @@ from kd.arms import ARMS, STUDENTS, TEACHER
 from kd.commands.run.disagreements import Example
 from kd.commands.run.results import Run, is_image
 from kd.report.blocks import Bars, Block, Case, Fold, Grid, Paragraph, table
+from kd.report.pictures import holds_drawings, stored_image, to_pixels
 
 
 def show_disagreements(run: Run) -> tuple[Block, ...]:
@@ -37,7 +38,8 @@ def show_disagreements(run: Run) -> tuple[Block, ...]:
     )
     if run.is_plain_kd:
         explanation += f" Such probabilities, on training {run.noun}, are the soft targets of the distilled student."
-    cases = tuple(_make_case(run, example, names) for example in disagreements.examples)
+    ink = is_image(run.test[0][0]) and holds_drawings(run.test)
+    cases = tuple(_make_case(run, example, names, ink=ink) for example in disagreements.examples)
     numbers = table(
         (f"test {image}", "label", "who errs", *names),
         [(f"{case.item:,}", case.label, case.kind, *(row.summary for row in case.rows)) for case in cases],
@@ -51,7 +53,7 @@ def show_disagreements(run: Run) -> tuple[Block, ...]:
     )
 
 
-def _make_case(run: Run, example: Example, names: Sequence[str]) -> Case:
+def _make_case(run: Run, example: Example, names: Sequence[str], *, ink: bool) -> Case:
     """Return an example as a case: its image, if the sample is one, and a row of bars per model."""
     rows = (
         Bars(
@@ -63,8 +65,8 @@ def _make_case(run: Run, example: Example, names: Sequence[str]) -> Case:
         )
         for title, (model, values) in zip(names, example.probabilities.items(), strict=True)
     )
-    sample = run.test[example.item][0]
-    png, ink = encode_image(sample) if is_image(sample) else ("", False)
+    has_image = is_image(run.test[example.item][0])
+    png = encode_image(stored_image(run.test, example.item), ink=ink) if has_image else ""
     return Case(
         example.item,
         f"test {run.noun[:-1]} {example.item:,}",
@@ -79,21 +81,17 @@ def _make_case(run: Run, example: Example, names: Sequence[str]) -> Case:
     )
 
 
-def encode_image(image: Tensor) -> tuple[str, bool]:
-    """Return the image as base64 PNG, and whether it is greyscale.
-
-    Greyscale becomes black on transparent, which a page in dark mode inverts.
+def encode_image(image: Tensor, *, ink: bool) -> str:
+    """Return the image as base64 PNG.
 
     Args:
-        image: [C, H, W] of any scale. Three channels are colours; otherwise the mean of the channels is shown.
+        image: [C, H, W] in [0, 1]. Three or four channels are colours; otherwise the mean of the channels is shown.
+        ink: make the image black on transparent, which a page in dark mode inverts.
     """
-    image = image.detach().cpu().double()
-    image = (image - image.min()) / max(float(image.max() - image.min()), 1e-12)
-    channels, ink = image, len(image) != 3
+    channels = to_pixels(image)
     if ink:
-        channels = torch.zeros(4, *image.shape[1:], dtype=torch.double)
-        channels[3] = image.mean(dim=0)
+        channels = torch.cat([torch.zeros(3, *image.shape[1:], dtype=channels.dtype), channels])
     buffer = io.BytesIO()
-    pixels = channels.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(pixels).save(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode(), ink
+    pixels = channels.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
+    Image.fromarray(pixels.squeeze(2).contiguous().numpy()).save(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()

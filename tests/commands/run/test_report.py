@@ -293,19 +293,19 @@ def test_of_many_classes_the_true_and_the_likely_ones_are_chosen() -> None:
     assert choose_classes(rows, 1) == [1, *range(100 - CLASSES + 1, 100)]
 
 
-def decoded(image: Tensor) -> Any:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encode_image(image)[0]))))
+def decoded(image: Tensor, *, ink: bool = False) -> Any:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encode_image(image, ink=ink)))))
 
 
-def test_a_grey_image_becomes_transparent_and_a_colour_image_stays_in_colour() -> None:
-    image = torch.tensor([[[-1.0, 3.0], [1.0, -1.0]]])
-    pixels = decoded(image)
+def test_a_drawing_becomes_transparent_and_other_images_keep_their_pixels() -> None:
+    image = torch.tensor([[[0.0, 1.0], [0.5, 0.0]]])
+    pixels = decoded(image, ink=True)
     assert pixels[..., 3].tolist() == [[0, 255], [128, 0]]
     assert not pixels[..., :3].any()
     coloured = torch.stack([image[0], image[0].flip(0), image[0]])
     assert decoded(coloured)[..., 0].tolist() == [[0, 255], [128, 0]]
-    assert [encode_image(pixels)[1] for pixels in (image, coloured)] == [True, False]
-    assert decoded(torch.zeros(1, 2, 2))[..., 3].tolist() == [[0, 0], [0, 0]]
+    assert decoded(image).tolist() == [[0, 255], [128, 0]]
+    assert decoded(torch.zeros(1, 2, 2), ink=True)[..., 3].tolist() == [[0, 0], [0, 0]]
 
 
 # --- provenance
