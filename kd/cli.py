@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from tyro.extras import subcommand_cli_from_dict
 
+from kd.checks import did_you_mean
 from kd.commands.compare.settings import CompareSettings
+from kd.commands.help import format_help
 from kd.commands.program import exit_status
 from kd.commands.run.settings import CacheSettings, CleanSettings, DistillSettings, EvaluateSettings, ReportSettings
 from kd.commands.settings import RunSettings
@@ -56,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def program() -> None:
+        if (text := _find_information(words)) is not None:
+            say(text)
+            return
         command, settings = _parse(words)
         module = "kd.commands.dry_run" if getattr(settings, "dry_run", False) else command.module
         importlib.import_module(module).run(settings)
@@ -63,17 +69,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(program, command=("kd", *words))
 
 
+def _find_information(words: Sequence[str]) -> str | None:
+    """Return the version or the help text of a command, if the command line asks for it."""
+    if list(words) in (["--version"], ["-V"]):
+        return f"kd {_find_version()}"
+    command = COMMANDS.get(words[0]) if words else None
+    is_help = {"-h", "--help", "-H", "--help-verbose"} & set(words[1:])
+    return format_help(words[0], command.settings) if command and is_help else None
+
+
+def _find_version() -> str:
+    try:
+        return importlib.metadata.version("paired-distillation")
+    except importlib.metadata.PackageNotFoundError:  # run from a copy of the sources
+        return "(not installed)"
+
+
+def _require_command(word: str) -> None:
+    if not word.startswith("-") and word not in COMMANDS:
+        hint = did_you_mean(word, COMMANDS)
+        raise ValueError(f"there is no command {word!r}. {hint}{' ' * bool(hint)}Commands: {', '.join(COMMANDS)}.")
+
+
 def _parse(arguments: Sequence[str]) -> tuple[Command, Settings]:
+    arguments = arguments or ["--help"]
     settings_classes: dict[str, Callable[..., Settings]] = {
         name: command.settings for name, command in COMMANDS.items()
     }
     try:
+        _require_command(arguments[0])
         with name_output_errors():  # of the help
             settings: Settings = subcommand_cli_from_dict(
-                settings_classes,
-                prog="kd",
-                description=_DESCRIPTION,
-                args=arguments,
+                settings_classes, prog="kd", description=_DESCRIPTION, args=arguments
             )
         if isinstance(settings, RunSettings):
             settings = with_file(settings, arguments[1:])

@@ -19,7 +19,7 @@ import config
 import main as pipeline
 from kd import cli
 from kd.checks import ranges
-from kd.commands.config_flags import help_texts
+from kd.commands.help import GROUPS, help_texts
 from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.devices import device_named
 
@@ -160,8 +160,9 @@ def test_the_installed_command_is_this_checkouts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "Expected one of {run, compare, sweep, distill, evaluate, report, cache, clean}"),
-        (("rum",), "Available subcommands: run, compare, sweep, distill"),
+        (("rum",), "there is no command 'rum'. Did you mean run? Commands: run, compare, sweep, distill"),
+        (("zzz", "--help"), "there is no command 'zzz'. Commands: run, compare, sweep, distill"),
+        (("cache", "verfy"), "info"),
         (("run", "--epoch", "3"), "Perhaps you meant: --epochs INT"),
         (("run", "--temprature", "3"), "Perhaps you meant: --temperature FLOAT"),
         (("run", "--epochs", "three"), "Error parsing --epochs"),
@@ -238,3 +239,44 @@ def test_a_missing_library_gives_one_paragraph(call: Call, tmp_path: Path, monke
     assert code == 1
     (paragraph,) = err.strip().splitlines()
     assert paragraph.startswith("error: timm:resnet18 needs timm, which is not installed: pip install")
+
+
+# --- information
+
+
+def test_the_bare_command_prints_its_help(call: Call) -> None:
+    assert call() == call("--help")
+    code, out, err = call()
+    assert (code, err) == (0, "")
+    assert "sweep" in out
+
+
+def test_the_version_is_that_of_the_package(call: Call) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert call("--version") == (0, f"kd {project['version']}\n", "")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_setting_is_in_exactly_one_group_of_the_help(name: str, call: Call) -> None:
+    settings = cli.COMMANDS[name].settings
+    fields = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    assert sorted(fields) == sorted(member for group in GROUPS.values() for member in group if member in fields)
+    code, out, err = call(name, "--help")
+    assert (code, err) == (0, "")
+    flags = re.findall(r"^  (?:(--[\w-]+)|info)", out, re.MULTILINE)
+    assert sorted(flags) == sorted("" if n == "action" else f"--{n.replace('_', '-')}" for n in fields)
+    assert max(map(len, out.splitlines())) <= 120
+    titles = re.findall(r"^(\w[\w ]*):$", out, re.MULTILINE)
+    assert titles == [title for title in GROUPS if title in titles]
+
+
+def test_help_fits_a_narrow_terminal(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = call("run", "--help")
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_cache_without_an_action_lists_the_logits(call: Call) -> None:
+    code, out, err = call("cache", "--out", "none")
+    assert (code, out) == (1, "")
+    assert "run.toml does not exist" in err

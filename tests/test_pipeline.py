@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 import config
 import kd
 import main
-from kd.commands.config_flags import help_texts
+from kd.commands.help import help_texts
 from kd.commands.settings import RunSettings
 from models import StudentModel, TeacherModel
 from tests.conftest import ToyRun

@@ -6,11 +6,7 @@ the settings class of a command.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import itertools
-import textwrap
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +17,7 @@ import torch
 import tyro
 
 from kd.checks import did_you_mean
+from kd.commands.help import help_texts
 from kd.console import name_output_errors
 from kd.devices import device_named
 
@@ -61,18 +58,6 @@ def command_line(
     for name, hint in hints.items():
         value = getattr(parsed, name.lower())
         setattr(module, name, _parse_device(value) if _plain_type(hint) is torch.device else value)
-
-
-def help_texts(declared: type) -> dict[str, str]:
-    """Return the docstring below each field of a dataclass, by field; tyro shows the same texts."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(declared))).body
-    assert isinstance(tree, ast.ClassDef)
-    return {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in itertools.pairwise(tree.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
-    }
 
 
 def check_constants(module: ModuleType) -> None:

@@ -47,7 +47,7 @@ PACKAGE = Path(__file__).parents[1]  # the whole package: a digest of this folde
 _RESULT_NEUTRAL = """
 arms cli console devices formatting
 commands/compare commands/run commands/sweep
-commands/config_flags commands/dry_run commands/judgement_json commands/messages commands/paired_table
+commands/config_flags commands/dry_run commands/help commands/judgement_json commands/messages commands/paired_table
 commands/program commands/publish
 commands/settings commands/settings_file commands/steps commands/trust
 evaluation/calibration evaluation/cost evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import config
-from kd.commands.config_flags import check_constants, command_line, current_settings, help_texts
+from kd.commands.config_flags import check_constants, command_line, current_settings
+from kd.commands.help import help_texts
 from kd.commands.settings import RunSettings
 
 SOURCE = """

@@ -69,7 +69,7 @@ class CleanSettings:
 class CacheSettings:
     """List the teacher logits cached in OUT, or compare them with the saved teacher."""
 
-    action: Positional[Literal["info", "verify"]]
+    action: Positional[Literal["info", "verify"]] = "info"
     """info lists the cached logits; verify recomputes random rows with the teacher and exits with 1 if one differs"""
     out: Path = Path("run")
     """folder of a run, with its run.toml"""

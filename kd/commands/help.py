@@ -1,0 +1,114 @@
+"""``kd COMMAND --help``: the settings of a command, grouped by purpose. Imports neither torch nor rich."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import shutil
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional, UseAppendAction
+
+# The groups in the order of the help text. A setting that only some commands have is omitted for the others.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Action": ("action", "prune", "images"),
+    "Data": (
+        *("data", "data_dir", "class_names", "columns", "image_size", "download", "limit", "test_size", "test_share"),
+        *("random_state", "augment", "views", "unlabelled"),
+    ),
+    "Models": ("teacher", "label_order", "student", "student_width"),
+    "Distillation": ("method", "set", "temperature", "alpha"),
+    "Training": ("epochs", "batch_size", "learning_rate", "bfloat16", "seed"),
+    "Search": ("temperatures", "alphas", "vary", "trials", "seeds"),
+    "Evidence": ("pairs", "final_pairs", "teachers", "splits", "decide", "smoothing", "longer", "margin"),
+    "Output": ("out", "config", "dry_run", "fresh", "snapshot_seconds", "rows"),
+    "Machine and safety": ("device", "workers", "processes", "trust"),
+}
+_INDENT = 26  # columns before a help text, if its flag is short enough
+_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+
+
+def format_help(name: str, settings: type) -> str:
+    """Return the help text of a command.
+
+    Args:
+        name: name of the command.
+        settings: its dataclass; the docstring below a field is the help text of its flag.
+    """
+    texts = {key: text for base in reversed(settings.__mro__[:-1]) for key, text in help_texts(base).items()}
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    hints = typing.get_type_hints(settings, include_extras=True)
+    lines = [f"usage: kd {name} {'[ACTION] ' * ('action' in fields)}[FLAGS]"]
+    for paragraph in inspect.cleandoc(settings.__doc__ or "").split("\n\n"):
+        lines += ["", textwrap.fill(paragraph, _find_width())]
+    for title, members in GROUPS.items():
+        rows = [
+            (_format_flag(key, hints[key]), f"{texts[key]} ({_format_default(fields[key], hints[key])})")
+            for key in members
+            if key in fields
+        ]
+        lines += ["", f"{title}:", *itertools.chain.from_iterable(itertools.starmap(_format_row, rows))] if rows else []
+    return "\n".join(lines)
+
+
+def help_texts(declared: type) -> dict[str, str]:
+    """Return the docstring below each field of a dataclass, by field; inherited fields are not included."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(declared))).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
+def _format_row(flag: str, text: str) -> Iterator[str]:
+    first, *rest = textwrap.wrap(text, _find_width() - _INDENT, break_long_words=False, break_on_hyphens=False)
+    if len(flag) + 4 > _INDENT:
+        yield f"  {flag}"
+        flag = ""
+    yield f"  {flag:<{_INDENT - 2}}{first}"
+    yield from (" " * _INDENT + line for line in rest)
+
+
+def _find_width() -> int:
+    return max(_INDENT + 30, min(120, shutil.get_terminal_size().columns))
+
+
+def _format_flag(name: str, hint: Any) -> str:
+    """Return the flag with its values, such as ``--epochs INT``."""
+    kind = _plain_type(hint)
+    if Positional in getattr(hint, "__metadata__", ()):
+        return "|".join(typing.get_args(kind))
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool:
+        return f"{flag}, --no-{flag[2:]}"
+    if typing.get_origin(kind) is not tuple:
+        return f"{flag} {_METAVARS[kind]}"
+    items = [_METAVARS[item] for item in typing.get_args(kind) if item is not Ellipsis]
+    is_list = Ellipsis in typing.get_args(kind) and UseAppendAction not in getattr(hint, "__metadata__", ())
+    return f"{flag} {' '.join(items)}{' …' * is_list}"
+
+
+def _plain_type(hint: Any) -> Any:
+    """Return the type without its annotations and without None."""
+    kind = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    return next(part for part in typing.get_args(kind) if part is not type(None)) if _is_optional(kind) else kind
+
+
+def _is_optional(kind: Any) -> bool:
+    return type(None) in typing.get_args(kind)
+
+
+def _format_default(field: dataclasses.Field[Any], hint: Any) -> str:
+    if UseAppendAction in getattr(hint, "__metadata__", ()):
+        return "repeatable"
+    values = field.default if isinstance(field.default, tuple) else (field.default,)
+    return f"default: {' '.join(map(str, values)) or 'none'}"
