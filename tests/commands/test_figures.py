@@ -1,19 +1,27 @@
-"""No text of the figures in the report and of kd compare overlaps another or leaves the figure."""
+"""No text of the figures in the report and of kd compare overlaps another or leaves the figure; each is drawn once."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kd.commands.compare.plots import figures
+from kd.commands.compare.files import comparison_files
+from kd.commands.compare.plots import drawings
 from kd.commands.run.report_plots import confusion_difference, curve_panel, paired_errors
+from kd.commands.sweep.files import sweep_files
+from kd.report import style
 from kd.report.style import DPI, png
 from kd.report.svg import render_svg
-from tests.commands.compare.test_results import make_comparison
+from kd.storage.run_folder import open_run
+from tests.commands.compare.test_results import SPENT, make_comparison, make_part
+from tests.commands.sweep.test_plots import SWEEPS
+from tests.commands.sweep.test_report import make_part as make_sweep_part
 from tests.overlaps import clashes, outside, texts
 from tests.report.test_plots import FIGURES, NAMES, PANELS, histories
 
@@ -42,9 +50,9 @@ REPORT: dict[str, Callable[[], Figure]] = {
     "reliability": FIGURES["reliability"],
 }
 COMPARE = {
-    f"{name}, {teachers} teachers": lambda name=name, teachers=teachers: figures(make_comparison(teachers))[name]
+    f"{name}, {teachers} teachers": lambda name=name, teachers=teachers: drawings(make_comparison(teachers))[name]()
     for teachers in (1, 3)
-    for name in figures(make_comparison())
+    for name in drawings(make_comparison())
 }
 
 
@@ -69,3 +77,49 @@ def check(figure: Figure) -> None:
     assert len(boxes) > 3
     assert outside(figure, boxes) == []
     assert clashes(boxes) == []
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One entry per figure drawn so far."""
+    figures: list[str] = []
+    prepare = style._import_matplotlib
+
+    def record() -> None:
+        figures.append("figure")
+        prepare()
+
+    monkeypatch.setattr(style, "_import_matplotlib", record)
+    return figures
+
+
+def test_an_unchanged_comparison_draws_nothing_and_another_margin_only_the_differences(
+    tmp_path: Path, drawn: list[str]
+) -> None:
+    def save(margin: float) -> tuple[object, object]:
+        comparison = dataclasses.replace(make_comparison(), margin=margin)
+        with open_run(tmp_path):
+            files = comparison_files(tmp_path, comparison, {}, SPENT, {}, limit=None)
+            return files, make_part(comparison)
+
+    first = save(1.0)
+    assert len(drawn) == 3 * 2  # as PNG and in the report
+    assert save(1.0) == first
+    assert len(drawn) == 3 * 2
+    save(2.0)
+    assert len(drawn) == 3 * 2 + 2
+
+
+@pytest.mark.parametrize("name", ["default", "search"])
+def test_an_unchanged_sweep_draws_nothing_and_neither_does_another_margin(
+    tmp_path: Path, drawn: list[str], name: str
+) -> None:
+    def save(margin: float) -> tuple[object, object]:
+        sweep = dataclasses.replace(SWEEPS[name](), margin=margin)
+        with open_run(tmp_path):
+            return sweep_files(tmp_path, sweep, {}, {}, limit=None), make_sweep_part(sweep)
+
+    first = save(0.1)
+    assert save(0.1) == first
+    save(0.2)
+    assert len(drawn) == 2

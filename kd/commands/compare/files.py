@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kd.commands.compare.plots import figures
+from kd.commands.compare.plots import drawings
 from kd.commands.compare.results import student_rows, summaries
 from kd.commands.compare.slices import Slices
 from kd.commands.compare.verdicts import Verdicts
@@ -73,7 +73,7 @@ def comparison_files(
             {"run": toy or "full", **row} for row in student_rows(comparison)
         ),
         metrics / "comparison_timings.json": json_bytes({"toy": toy, **_describe_times(students, cost)}),
-        **plot_files(folder, {name: png(figure, toy=toy) for name, figure in figures(comparison).items()}),
+        **plot_files(folder, {name: png(drawing, toy=toy) for name, drawing in drawings(comparison).items()}),
     }
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kd.arms import ARMS, DISTILLED, GREY, TEACHER
-from kd.commands.compare.results import Comparison, contrasts
+from kd.commands.compare.results import ArmContrast, Comparison, contrasts
 from kd.evaluation.quantities import Quantity
 from kd.evaluation.verdict import Contrast
 from kd.evaluation.verdict_text import format_bounds
 from kd.formatting import format_signed
+from kd.report.drawings import Drawing
 from kd.report.plots import reliability_diagram
 from kd.report.style import new_figure, style_axes
 
@@ -21,46 +23,60 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figures(comparison: Comparison) -> dict[str, Figure]:
-    """Draw all plots; the keys are file names without a suffix."""
+def drawings(comparison: Comparison) -> dict[str, Drawing]:
+    """Return the drawings of all plots; the keys are file names without a suffix.
+
+    Their arguments are the numbers that they show, not the predictions: only other numbers are drawn again.
+    """
+    images, noun = comparison.images, comparison.noun
+    errors = {TEACHER: [teacher.errors for teacher in comparison.teachers]}
+    for arm, groups in comparison.students.items():
+        errors[arm] = [predictions.errors for group in groups for predictions in group]
+    differences = partial(
+        paired_differences,
+        contrasts(comparison),
+        quantity=comparison.quantity,
+        margin=comparison.unit_margin,
+        noun=noun,
+    )
     return {
-        "comparison_errors": errors_by_arm(comparison),
-        "comparison_differences": paired_differences(comparison),
-        "comparison_reliability": arms_reliability(comparison),
+        "comparison_errors": partial(errors_by_arm, errors, images=images, noun=noun),
+        "comparison_differences": differences,
+        "comparison_reliability": partial(reliability_diagram, comparison.reliabilities, noun=noun),
     }
 
 
-def arms_reliability(comparison: Comparison) -> Figure:
-    """Plot accuracy against confidence, with the predictions of all students of an arm pooled."""
-    return reliability_diagram(comparison.reliabilities, noun=comparison.noun)
+def errors_by_arm(errors: Mapping[str, Sequence[int]], *, images: int, noun: str) -> Figure:
+    """Plot one row per arm: a dot per student, a bar at the mean; the top row shows the teachers.
 
-
-def errors_by_arm(comparison: Comparison) -> Figure:
-    """Plot one row per arm: a dot per student, a bar at the mean; the top row shows the teachers."""
-    rows: dict[str, list[int]] = {TEACHER: [teacher.errors for teacher in comparison.teachers]}
-    for arm, groups in comparison.students.items():
-        rows[arm] = [predictions.errors for group in groups for predictions in group]
-    figure = new_figure(8.4, 1.5 + 0.62 * len(rows))
+    Args:
+        errors: test errors of each network, by arm.
+        images: number of test samples.
+        noun: plural noun for the samples.
+    """
+    figure = new_figure(8.4, 1.5 + 0.62 * len(errors))
     axes = figure.subplots()
-    for row, (arm, errors) in enumerate(rows.items()):
-        _draw_dots(axes, errors, row, ARMS[arm].colour)
-    axes.set_yticks(range(len(rows)), [f"{ARMS[arm].label}\nn = {len(errors)}" for arm, errors in rows.items()])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel(f"errors on {comparison.images:,} test {comparison.noun}   (bar: mean)")
+    for row, (arm, counts) in enumerate(errors.items()):
+        _draw_dots(axes, counts, row, ARMS[arm].colour)
+    axes.set_yticks(range(len(errors)), [f"{ARMS[arm].label}\nn = {len(counts)}" for arm, counts in errors.items()])
+    axes.set_ylim(len(errors) - 0.4, -0.6)
+    axes.set_xlabel(f"errors on {images:,} test {noun}   (bar: mean)")
     style_axes(axes, "Test errors of every student")
     return figure
 
 
-def paired_differences(comparison: Comparison) -> Figure:
-    """Plot one row per control and teacher: the difference of each pair, and their mean with its 95 % t interval.
+def paired_differences(rows: Sequence[ArmContrast], *, quantity: Quantity, margin: float, noun: str) -> Figure:
+    """Plot one row per control and teacher: the difference of each pair, and their mean with its 95 % interval.
 
     The shaded band is the equivalence margin. The coloured rows determine the verdict; with several teachers, their
     means by teacher or split do.
+
+    Args:
+        margin: equivalence margin in the unit of the quantity.
+        noun: plural noun for the samples.
     """
-    rows, quantity = contrasts(comparison), comparison.quantity
     figure = new_figure(8.4, 1.7 + 0.72 * len(rows))
     axes = figure.subplots()
-    margin = comparison.unit_margin
     label = f"equivalence margin: ±{quantity.describe_bound(margin)}"
     axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=label)
     axes.axvline(0, color=GREY, lw=1)
@@ -71,7 +87,7 @@ def paired_differences(comparison: Comparison) -> Figure:
     axes.set_yticks(range(len(rows)), [f"distilled\nminus {row.title}" for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(f"distilled better  ←   difference in {quantity.name}   →  distilled worse")
-    style_axes(axes, f"Paired differences with 95 % CI for new {comparison.noun}")
+    style_axes(axes, f"Paired differences with 95 % CI for new {noun}")
     figure.legend(loc="outside lower center", frameon=False)
     return figure
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd.arms import ARMS, LONGER, TEACHER
-from kd.commands.compare.plots import arms_reliability, errors_by_arm, paired_differences
+from kd.commands.compare.plots import drawings
 from kd.commands.compare.report_slices import show_slices
 from kd.commands.compare.results import Comparison, contrasts, summaries
 from kd.commands.compare.slices import Slices
@@ -89,7 +89,7 @@ def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     )
     caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test {comparison.noun}."
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
-    drawing = figure(errors_by_arm(comparison), alt=f"Test errors of every student. {alt}.")
+    drawing = figure(drawings(comparison)["comparison_errors"], alt=f"Test errors of every student. {alt}.")
     return table(("student", "n", "test errors", "accuracy"), rows, caption=caption), drawing
 
 
@@ -97,7 +97,7 @@ def _show_pairs(verdicts: Verdicts) -> tuple[Block, ...]:
     comparison, rows = verdicts.comparison, contrasts(verdicts.comparison)
     cells = [(row.title, *contrast_cells(row.contrast, comparison.quantity)) for row in rows]
     alt = "; ".join(f"distilled minus {row[0]}: {row[1]} ({row[2]})" for row in cells)
-    drawing = figure(paired_differences(comparison), alt=f"Paired differences. {alt}.")
+    drawing = figure(drawings(comparison)["comparison_differences"], alt=f"Paired differences. {alt}.")
     caption = f"{differences_caption(comparison)}. Values below zero favour the distilled students"
     further = [(row.title, *difference_cells(row.errors)) for row in rows]
     return (
@@ -145,7 +145,8 @@ def _show_calibration(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
         f"{comparison.noun}. Students without validation errors have no optimal T and are omitted from its columns."
     )
     alt = "Accuracy against confidence of every arm in bins of equal width, with the students of an arm pooled."
-    return figure(arms_reliability(comparison), alt=alt), table(header, rows, caption=caption)
+    drawing = figure(drawings(comparison)["comparison_reliability"], alt=alt)
+    return drawing, table(header, rows, caption=caption)
 
 
 def _show_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kd.commands.judgement_json import describe_judgement
 from kd.commands.publish import csv_bytes, json_bytes, plot_files, quick_run_stamp
-from kd.commands.sweep.plots import sweep_map
+from kd.commands.sweep.plots import map_drawing
 from kd.commands.sweep.points import Point, Score, TriedPoint
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import lines
@@ -34,7 +34,7 @@ def sweep_files(
         metrics / "sweep.json": json_bytes({"toy": toy, "config": dict(config), **_summarize(sweep)}),
         metrics / "sweep.csv": csv_bytes({"run": toy or "full", **row} for row in student_rows(sweep)),
         metrics / "sweep_timings.json": json_bytes({"toy": toy, "training_seconds": times}),
-        **plot_files(folder, {"sweep": png(sweep_map(sweep), toy=toy)}),
+        **plot_files(folder, {"sweep": png(map_drawing(sweep), toy=toy)}),
     }
 
 

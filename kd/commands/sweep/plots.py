@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from kd.arms import GREY
 from kd.commands.sweep.points import Point, TriedPoint, format_point, format_value
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import count_noun
+from kd.report.drawings import Drawing
 from kd.report.style import new_figure
 
 if TYPE_CHECKING:
@@ -34,6 +37,12 @@ LEGEND: dict[str, Any] = {
     "handleheight": 1.6,
 }
 LEVELS = 8  # colours of a search map, which has no room for numbers
+
+
+def map_drawing(sweep: Sweep) -> Drawing:
+    """Return the drawing of the map, without the test scores and the margin, which it does not show."""
+    finals = dict.fromkeys(sweep.finals, ())
+    return partial(sweep_map, dataclasses.replace(sweep, finals=finals, final_seeds=(), margin=0.0))
 
 
 def sweep_map(sweep: Sweep) -> Figure:

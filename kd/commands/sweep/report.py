@@ -7,7 +7,7 @@ from typing import Any
 
 from kd.commands.paired_table import DIFFERENCES, difference_cells
 from kd.commands.publish import model_settings, quick_run_stamp
-from kd.commands.sweep.plots import sweep_map
+from kd.commands.sweep.plots import map_drawing
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import (
     BEST,
@@ -92,7 +92,7 @@ def _show_map(sweep: Sweep) -> tuple[Block, ...]:
     description = "; ".join(f"{row[1]}: {row[0]}: {row[2]}" for row in best_rows(sweep) if row[1])
     noun = sweep.images.noun
     drawing = figure(
-        sweep_map(sweep),
+        map_drawing(sweep),
         alt=f"Mean errors on the validation {noun} over temperature and alpha. {description}. Numbers: see table.",
         caption=f"All points on the validation {noun}; the chosen and the documented point are marked.",
     )

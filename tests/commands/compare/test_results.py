@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kd.commands.compare.files import comparison_files
-from kd.commands.compare.plots import errors_by_arm, paired_differences
+from kd.commands.compare.plots import drawings
 from kd.commands.compare.report import _show_calibration, compare_part
 from kd.commands.compare.results import Comparison, ModelPredictions, contrasts, student_rows, summaries
 from kd.commands.compare.slices import Slices, measure_slices
@@ -139,14 +139,15 @@ def test_power_is_unknown_without_a_spread() -> None:
 @pytest.mark.parametrize("teachers", [1, 3])
 def test_both_figures_show_every_student(teachers: int) -> None:
     comparison = make_comparison(teachers)
-    axes = errors_by_arm(comparison).axes[0]
+    plots = drawings(comparison)
+    axes = plots["comparison_errors"]().axes[0]
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in dots] == [teachers, *[4 * teachers] * 3]
-    differences = paired_differences(comparison).axes[0]
+    differences = plots["comparison_differences"]().axes[0]
     dots = [line for line in differences.lines if line.get_marker() == "o"]
     assert [list(line.get_xdata()) for line in dots[:1]] == [list(contrasts(comparison)[0].contrast.differences)]
     assert len(dots) == 2 * teachers
-    assert png(errors_by_arm(comparison)) == png(errors_by_arm(comparison))
+    assert png(plots["comparison_errors"]) == png(plots["comparison_errors"])
 
 
 def make_part(comparison: Comparison, limit: int | None = None) -> Part:
