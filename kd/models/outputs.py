@@ -9,6 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 _ENOUGH = 20  # rows; the logits of fewer may lie in [0, 1] by chance
+_MOST = 0.9  # of the rows; the others may be damaged
+_BFLOAT16 = 2**-8  # largest relative rounding error of bfloat16
 _EXACT = 1e-3  # allowed error of a sum of probabilities that are not rounded
 _DIGITS = range(1, 5)  # of rounded probabilities
 
@@ -27,11 +29,11 @@ def require_probabilities(name: str, values: Tensor) -> None:
     """Check that values [N, K] are probabilities; rows of rounded values may have a sum that is off by the rounding.
 
     Raises:
-        ValueError: a value is negative or above 1, or a row does not sum to 1.
+        ValueError: a value is negative (by more than a rounding error) or above 1, or a row does not sum to 1.
     """
     sums = values.sum(dim=1)
     off = (sums - 1).abs() > _allowed_error(values)
-    if float(values.min()) >= 0 and not bool(off.any()):
+    if not _has_negative(values) and not bool(off.any()):
         return
     got = (
         f"values from {float(values.min()):.3g} to {float(values.max()):.3g} and sums from {float(sums.min()):.3g} to "
@@ -43,41 +45,54 @@ def require_probabilities(name: str, values: Tensor) -> None:
     )
 
 
+def _has_negative(values: Tensor) -> bool:
+    """Return whether a value is negative by more than a rounding error of the largest value."""
+    return float(values.min()) < -1e-4 * float(values.max())
+
+
 def _find_doubt(values: Tensor) -> str | None:
     """Return what the values are instead of logits, and a remedy; None if they may be logits."""
-    if float(values.min()) < 0:
+    if _has_negative(values):
         return None
-    sums = values.sum(dim=1)
-    if bool(((sums - 1).abs() <= _EXACT).all()):
+    sums, enough = values.sum(dim=1), len(values) >= _ENOUGH
+    if bool(((sums - 1).abs() <= (_allowed_error(values) if enough else _EXACT)).all()):
         return (
             "rows that are non-negative and sum to 1: probabilities. Remove the model's softmax, or pass a file as "
             "kind='probabilities' (--teacher probabilities=FILE)."
         )
-    if len(values) < _ENOUGH:
+    if not enough:
         return None
-    median = float(sums.median())
     # The logits of an untrained network may be small and nearly equal for all samples: no shares of anything.
-    varied = float((values.amax(dim=0) - values.amin(dim=0)).max()) > 0.2 * median
-    constant = median > 0 and bool(((sums - median).abs() <= 0.02 * median).all())
-    if varied and (0.5 < float(values.max()) <= 1 or constant):
+    varied = float((values.amax(dim=0) - values.amin(dim=0)).max()) > 0.2
+    if _are_shares(values, sums) or (varied and 0.5 < float(values.max()) <= 1):
         low, high = float(sums.min()), float(sums.max())
         return f"values from 0 to {float(values.max()):.3g} with sums from {low:.3g} to {high:.3g}. {_advise(values)}"
     return None
 
 
+def _are_shares(values: Tensor, sums: Tensor) -> bool:
+    """Return whether most rows have about the same sum, far closer than if the columns varied independently."""
+    total = float(sums.median())
+    spread = float((sums - total).abs().quantile(_MOST))
+    return total > 0 and spread <= 0.1 * total and spread < 0.2 * float(values.var(dim=0).sum()) ** 0.5
+
+
 def _advise(values: Tensor) -> str:
     """Return the remedy for values that are not distributions."""
-    if float(values.min()) < 0:
+    if _has_negative(values):
         return "Scores with negative values are logits or log-probabilities: pass them as kind='logits'."
-    sums = values.sum(dim=1)
-    if float(values.max()) <= 1 and float(sums.max()) <= 1 + _allowed_error(values):
+    sums, largest = values.sum(dim=1), float(values.max())
+    total, error = float(sums.median()), _allowed_error(values)
+    if len(values) >= _ENOUGH and float((sums - 1).abs().quantile(_MOST)) <= error:
+        row = int((sums - 1).abs().argmax())
+        return f"Most rows are probabilities. Correct the others, such as row {row} with sum {float(sums[row]):.4g}."
+    if largest <= 1 and float(sums.max()) <= 1 + error:
         return "If only the largest probabilities were kept, save all of them."
-    median = float(sums.median())
-    if float(values.max()) > 1 and bool(((sums - median).abs() <= 0.05 * median).all()):
-        return f"If they are shares of {median:.4g}, divide each row by its sum."
-    if float(values.max()) <= 1:
+    if largest > 1 and float((sums - total).abs().quantile(_MOST)) <= 0.05 * total:
+        return f"If they are shares of {total:.4g}, divide each row by its sum."
+    if largest <= 1 and abs(total - 1) > 0.2:
         return "Sigmoid outputs p are no distribution over classes: save their logits log(p / (1 - p))."
-    return "Save the scores before the softmax, or divide each row by its sum if the values are counts."
+    return "Save the scores before the softmax, or divide each row by its sum if the values are shares or counts."
 
 
 def _allowed_error(values: Tensor) -> float:
@@ -86,4 +101,4 @@ def _allowed_error(values: Tensor) -> float:
         scaled = values * 10**digits
         if bool(((scaled - scaled.round()).abs() <= 1e-4 * 10**digits * values.abs().clamp(min=1e-3)).all()):
             return float(values.shape[1] * 0.5 * 10**-digits + _EXACT)
-    return _EXACT
+    return _BFLOAT16 if bool((values.bfloat16() == values).all()) else _EXACT

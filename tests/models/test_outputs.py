@@ -50,7 +50,12 @@ def test_probabilities_are_probabilities_only_even_if_rounded(seed: int, classes
         (lambda p: keep_largest(p, 3), "save all of them"),
         (lambda p: p * 100, "divide each row by its sum"),
         (lambda p: (p * 255).round(), "divide each row by its sum"),
+        (lambda p: (p * 100).round(), "divide each row by its sum"),
+        (lambda p: torch.cat([100 * p[:-1], 0 * p[-1:]]), "divide each row by its sum"),
+        (lambda p: torch.cat([p[:-1], 0 * p[-1:]]), "row 59 with sum 0"),
+        (lambda p: p.clamp(min=0.005), "divide each row by its sum"),
         (lambda p: draw_logits(0).sigmoid(), "Sigmoid"),
+        (lambda p: (draw_logits(0) / 3 + 6 * p).sigmoid(), "Sigmoid"),  # sums that vary little
     ],
 )
 def test_what_is_neither_is_refused_as_both(change: Any, advice: str) -> None:
@@ -61,7 +66,24 @@ def test_what_is_neither_is_refused_as_both(change: Any, advice: str) -> None:
         require_logits_kind("values", values)
     assert "'logits'" not in str(as_probabilities.value)
     assert "'probabilities'" not in str(as_logits.value)
-    assert any(part in str(as_probabilities.value) for part in advice.split("|"))
+    assert all(advice in str(error.value) for error in (as_probabilities, as_logits))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_percentages_are_not_logits_even_if_soft_or_rounded(classes: int) -> None:
+    soft = (draw_logits(0, 300, classes) / 20).softmax(1)
+    sharp = draw_logits(0, 300, classes).softmax(1)
+    for values in (100 * soft, (100 * sharp).round(), torch.cat([soft[:-1], 1.1 * soft[-1:]])):
+        with pytest.raises(ValueError, match="must be logits"):
+            require_logits_kind("values", values)
+
+
+def test_rounding_errors_do_not_hide_probabilities() -> None:
+    values = draw_logits(0).softmax(1)
+    for rounded in (values.half(), values.bfloat16(), values.mul(100).round().div(100), values - 1e-9):
+        require_probabilities("values", rounded.double())
+        with pytest.raises(ValueError, match="'probabilities'"):
+            require_logits_kind("values", rounded.double())
 
 
 def test_few_small_logits_may_lie_in_the_unit_interval() -> None:
