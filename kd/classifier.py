@@ -146,8 +146,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = int(random.randint(2**31 - 1))
         self.scaler_ = StandardScaler().fit(rows) if self.standardize else None
         self.student_ = self._build_student(seed, rows[:1]).to(device)
-        self.teacher_ = prepare_teacher(self.teacher, X, targets, random)
         dataset: Dataset[Any] = ArrayDataset(self._prepare_inputs(rows), torch.tensor(labels))
+        self.teacher_ = prepare_teacher(self.teacher, X, targets, random)
         if self.teacher_ is not None:
             dataset = DistillDataset(dataset, self._teacher_logits(X, rows, targets))
         self.history_ = self._train(objective, make_loader(dataset, batch_size=self.batch_size, shuffle=True), seed)

@@ -44,6 +44,11 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or not _is_control(c) else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable_name(name: str) -> str:
+    """Return a name from data as one line: like ``printable``, and line breaks and tabs are escapes too."""
+    return printable(name).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _is_control(character: str) -> bool:
     return unicodedata.category(character) in {"Cc", "Cs"} or character in _DIRECTION_MARKS
 

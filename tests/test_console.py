@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kd
-from kd.console import print_table, printable, progress, say
+from kd.console import print_table, printable, printable_name, progress, say
 from kd.training.hooks import print_epoch
 
 ESCAPE = "\x1b"
@@ -188,3 +188,8 @@ def test_a_narrow_terminal_shows_every_cell(
     assert "…" not in printed
     if width >= 60:  # below, cells are wrapped
         assert set(row) <= {cell for line in cells(printed) for cell in line}
+
+
+def test_a_printable_name_is_one_line() -> None:
+    assert printable_name("a\tb\nc\rd\x1b[31m\udcff") == "a\\tb\\nc\\rd\\x1b[31m\\udcff"
+    assert printable_name("Ä \u3000 \u200c 猫") == "Ä \u3000 \u200c 猫"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from typing import Any
 
-from kd.console import OutputError, name_output_errors, say
+from kd.console import OutputError, name_output_errors, printable, say
 from kd.imports import MissingExtraError
 from kd.storage.resources import is_out_of_memory
 from kd.storage.stopping import Stopped
@@ -38,7 +40,8 @@ def exit_status(program: Callable[[], None], *, command: Sequence[str] = ()) -> 
     token = _typed.set(shlex.join(command))
     try:
         try:
-            return _run(program)
+            with _printable_warnings():
+                return _run(program)
         finally:
             _flush()  # here, since Python reports a failure at its end with a traceback
     except BrokenPipeError:
@@ -93,3 +96,18 @@ def _discard_output() -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
+
+
+@contextmanager
+def _printable_warnings() -> Iterator[None]:
+    """Inside the block, warnings cannot control the terminal: names from data are also in other packages' warnings."""
+    original = warnings.formatwarning
+
+    def format_printable(*arguments: Any, **options: Any) -> str:
+        return printable(original(*arguments, **options))
+
+    warnings.formatwarning = format_printable
+    try:
+        yield
+    finally:
+        warnings.formatwarning = original

@@ -37,8 +37,12 @@ def csv_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode(errors="backslashreplace")  # for undecodable bytes in names of files
 
 
+# The last four are full-width forms, which spreadsheets in some languages take for the others.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
 def _defuse(cell: Any) -> Any:
-    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
         return cell
     try:
         float(cell)

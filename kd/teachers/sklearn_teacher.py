@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def prepare_teacher(teacher: Any, X: Any, y: NDArray[Any], random: np.random.Ran
     allowed = "None, a trained nn.Module, or a classifier with predict_proba"
     advice = "wrap a classifier with only a decision_function in sklearn.calibration.CalibratedClassifierCV"
     require(hasattr(teacher, "predict_proba"), "teacher", teacher, allowed, advice)
-    return teacher if _is_fitted(teacher) else _set_random_states(clone(teacher), random).fit(X, y)
+    return teacher if _is_fitted(teacher) else _set_random_states(clone(teacher), random).fit(copy.deepcopy(X), y)
 
 
 def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDArray[Any]) -> Tensor:
@@ -48,7 +49,8 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
     at temperature T are then proportional to the probabilities raised to the power 1 / T.
 
     Args:
-        X: rows as passed by the user, for a classifier, which may select columns by name.
+        X: rows as passed by the user, for a classifier, which may select columns by name. It gets a copy, because some
+            classifiers change their input in place.
         rows: [N, F], the same rows as numbers, for a network.
 
     Raises:
@@ -59,7 +61,7 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
         require_logits_kind("outputs of the teacher", logits)
     else:
         columns = _find_class_columns(teacher, classes)
-        logits = _take_logarithm(teacher.predict_proba(X), classes)[:, columns]
+        logits = _take_logarithm(teacher.predict_proba(copy.deepcopy(X)), classes)[:, columns]
     shape = [len(rows), len(classes)]
     require(
         list(logits.shape) == shape, "teacher logits", list(logits.shape), f"of shape {shape}, one column per class"
@@ -85,12 +87,19 @@ def network_logits(network: nn.Module, rows: Tensor) -> Tensor:
 
 def _take_logarithm(outputs: Any, classes: NDArray[Any]) -> Tensor:
     """Return the logarithms of the outputs of ``predict_proba`` after checking that they are probabilities [N, K]."""
-    is_list = isinstance(outputs, list)  # what scikit-learn returns for several targets
-    shape = f"a list of {len(outputs)}" if is_list else list(np.shape(outputs))
-    allowed = f"an array of probabilities [N, {len(classes)}], one column per class"
-    require(not is_list and np.shape(outputs)[1:] == (len(classes),), "predict_proba of the teacher", shape, allowed)
-    probabilities = np.asarray(outputs, dtype=np.float64)
-    require(bool(np.isfinite(probabilities).all()), "predict_proba of the teacher", "NaN or infinity", allowed)
+    name, allowed = (
+        "predict_proba of the teacher",
+        f"an array of probabilities [N, {len(classes)}], one column per class",
+    )
+    several = f"a list of {len(outputs)}" if isinstance(outputs, list) else ""  # scikit-learn's for several targets
+    require(not several, name, several, allowed)
+    try:
+        probabilities = np.asarray(outputs, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:  # a sparse matrix, nested lists, a tensor with a gradient
+        got = type(outputs).__name__
+        raise ValueError(f"{name} must be {allowed}. Got a {got} instead, which is none: {error}") from error
+    require(probabilities.shape[1:] == (len(classes),), name, list(probabilities.shape), allowed)
+    require(bool(np.isfinite(probabilities).all()), name, "NaN or infinity", allowed)
     require_probabilities("predict_proba of the teacher", torch.from_numpy(np.ascontiguousarray(probabilities)))
     return torch.tensor(np.log(probabilities.clip(min=FLOOR)), dtype=torch.float32)
 

@@ -17,11 +17,11 @@ def read_back(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(csv_bytes(rows).decode(), newline="")))
 
 
-@given(st.text('=+-@ab1 ,"', max_size=6))
+@given(st.text('=+-@ab1 ,"＝＋－＠\n', max_size=6))  # full-width
 def test_no_text_is_a_formula(text: str) -> None:
     ((cell,),) = (row.values() for row in read_back([{"name": text}]))
     assert cell.removeprefix("'") == text or cell == text
-    if cell.startswith(("=", "+", "-", "@")):
+    if cell.startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠", "\n")):
         float(cell)
 
 

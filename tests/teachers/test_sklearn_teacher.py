@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -159,6 +160,10 @@ def test_network_logits_follow_the_order_of_the_rows() -> None:
         (lambda p: p[:, 0], r"must be an array of probabilities \[N, 3\].*Got \[90\]"),
         (lambda p: [p, p, p], "must be an array of probabilities.*Got .a list of 3"),
         (lambda p: p * np.nan, "NaN or infinity"),
+        (lambda p: scipy.sparse.csr_matrix(p), "must be an array of probabilities.*Got a csr_matrix"),
+        (lambda p: torch.tensor(p, requires_grad=True), "must be an array of probabilities.*Got a Tensor"),
+        (lambda p: (p[0], p[0][:2]), "must be an array of probabilities.*Got a tuple"),
+        (lambda p: None, r"must be an array of probabilities.*Got \[\]"),
     ],
 )
 def test_predict_proba_that_returns_no_probabilities_raises(change: Any, message: str) -> None:
@@ -171,3 +176,13 @@ def test_predict_proba_that_returns_no_probabilities_raises(change: Any, message
     rows = np.zeros((90, 2))
     with pytest.raises(ValueError, match=message):
         teacher_logits(Teacher(), rows, rows, np.arange(3))
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_classifier_that_works_in_place_does_not_change_the_rows(fitted: bool) -> None:
+    teacher = make_pipeline(StandardScaler(copy=False), LogisticRegression())
+    rows = X.copy()
+    prepared = prepare_teacher(teacher.fit(X.copy(), y) if fitted else teacher, rows, y, generator())
+    first = teacher_logits(prepared, rows, rows, CLASSES)
+    assert np.array_equal(rows, X)
+    assert torch.equal(teacher_logits(prepared, rows, rows, CLASSES), first)

@@ -49,20 +49,35 @@ def from_arrays(
 
 
 def _warn_of_lost_values(split: str, values: Array, converted: Array) -> None:
-    """Warn about features of a table that have fewer different values as float32: an offset hides their differences."""
-    if values.ndim != 2 or values.dtype != np.float64 or not np.isfinite(values).all():
+    """Warn about features that float32 cannot represent: an offset hides their differences, or all are tiny."""
+    if values.dtype.kind != "f" or values.dtype.itemsize <= 4 or not np.isfinite(values).all():
         return
-    resolution = np.finfo(np.float32).eps * np.abs(values).max(axis=0, initial=0)
-    with np.errstate(over="ignore"):
-        spread = values.std(axis=0)
-    for feature in np.flatnonzero(resolution > 1e-3 * spread).tolist():
-        before, after = (len(np.unique(array[:, feature])) for array in (values, converted))
-        if after < before:
+    columns, after = (_list_features(array) for array in (values, converted))
+    limits, largest = np.finfo(np.float32), np.abs(columns).max(axis=0, initial=0)
+    with np.errstate(over="ignore", under="ignore"):
+        hidden = limits.eps * largest > 1e-3 * columns.std(axis=0)
+    tiny = (largest > 0) & (largest < limits.tiny)
+    for feature in np.flatnonzero(hidden & ~tiny).tolist():
+        counts = [len(np.unique(array[:, feature])) for array in (columns, after)]
+        if counts[1] < counts[0]:
             warnings.warn(
-                f"feature {feature} of {split} has {before:,} different values, but {after:,} as float32, because they "
-                "are large and close together, like time stamps. Subtract their mean before you save them.",
+                f"feature {feature} of {split} has {counts[0]:,} different values, but {counts[1]:,} as float32, "
+                "because they are large and close together, like time stamps. Subtract their mean before you save "
+                "them.",
                 stacklevel=4,
             )
+    for feature in np.flatnonzero(tiny).tolist():
+        warnings.warn(
+            f"feature {feature} of {split} has values up to {largest[feature]:.2g}, which are too small for float32. "
+            "Multiply them by a constant before you save them.",
+            stacklevel=4,
+        )
+
+
+def _list_features(values: Array) -> Array:
+    """Return inputs [N, ...] as one row per value of a feature: a channel of images, the last axis of other inputs."""
+    last = np.moveaxis(values, 1, -1) if values.ndim >= 4 else values
+    return last.reshape(-1, last.shape[-1])
 
 
 def to_inputs(split: str, values: Array) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from kd.checks import DamagedDataError
 from kd.data.sources.arrays import Array, from_arrays
 from kd.data.sources.image_dataset import build_image_dataset
-from kd.data.sources.image_decoding import Size, stamp_file
+from kd.data.sources.image_decoding import Size, stamp_files, without_ghostscript
 from kd.data.sources.labels import choose_class_names, encode_labels
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
@@ -33,7 +33,8 @@ class ImageColumn(NamedTuple):
 
     def open(self, row: int) -> Image.Image:
         """Decode the image of a row."""
-        image: Image.Image = self.rows[row][self.column]
+        with without_ghostscript():
+            image: Image.Image = self.rows[row][self.column]
         return image
 
     def stamps(self) -> list[object] | None:
@@ -41,7 +42,7 @@ class ImageColumn(NamedTuple):
         fingerprint = getattr(self.rows, "_fingerprint", None)  # private: another version may lack it
         if fingerprint is None:
             return None
-        files = [stamp_file(file["filename"]) for file in self.rows.cache_files]
+        files = stamp_files(file["filename"] for file in self.rows.cache_files)
         return [fingerprint, self.column, len(self.names), files]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import EpsImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from kd.checks import DamagedDataError
 
@@ -20,6 +21,9 @@ TRANSPARENT = {"LA", "La", "RGBA", "RGBa", "PA"}
 # Formats that are read, whatever the name of a file says. Not EPS, whose decoder starts Ghostscript, and none that
 # Pillow reads through another program.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
+# Keys of ``Image.info`` under which Pillow finds an orientation.
+_METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+_PNG_METADATA = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}  # chunks
 _MAX_SHOWN = 3
 _TURNED = {5, 6, 7, 8}  # EXIF orientations that exchange height and width
 _REDUCTION_GAP = 2  # Pillow's advice: a JPEG decoded at twice the target size is scaled almost like the full image
@@ -59,7 +63,7 @@ class ImagePaths:
         return open_image(self.names[row])
 
     def stamps(self) -> list[object]:
-        return [stamp_file(name) for name in self.names]
+        return stamp_files(self.names)
 
 
 def open_image(file: str | BinaryIO) -> Image.Image:
@@ -72,6 +76,21 @@ def open_image(file: str | BinaryIO) -> Image.Image:
         return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ValueError(f"its content is none of {', '.join(FORMATS)}") from error
+
+
+@contextmanager
+def without_ghostscript() -> Iterator[None]:
+    """Inside the block, Pillow raises ``ValueError`` for EPS, also if other packages call it, and starts no program."""
+    before = EpsImagePlugin.gs_binary
+    EpsImagePlugin.gs_binary = False
+    try:
+        yield
+    except OSError as error:
+        if "Ghostscript" not in str(error):
+            raise
+        raise ValueError(f"its content is EPS, none of {', '.join(FORMATS)}") from error
+    finally:
+        EpsImagePlugin.gs_binary = before
 
 
 class ImageFormat(NamedTuple):
@@ -107,13 +126,21 @@ class Survey(NamedTuple):
         return sum(count for _, _, count in self.sizes)
 
 
-def stamp_file(name: str) -> list[object]:
-    """Return path, size and times of a file. A file that was replaced or edited has another ``ctime``."""
+def stamp_files(names: Iterable[str]) -> list[object]:
+    """Return path, size and times of each file. A file that was replaced or edited has another ``ctime``.
+
+    The paths are absolute, without symbolic links to folders, so that they do not depend on how the user typed them.
+    """
+    resolve_folder = cache(os.path.realpath)
+    return [_stamp_file(os.path.join(resolve_folder(folder), name)) for folder, name in map(os.path.split, names)]  # noqa: PTH118  # as below
+
+
+def _stamp_file(path: str) -> list[object]:
     try:
-        status = os.stat(name)  # noqa: PTH116  # half the time of Path.stat, for a million files
+        status = os.stat(path)  # noqa: PTH116  # half the time of Path.stat, for a million files
     except OSError:
-        return [name]
-    return [name, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        return [path]
+    return [path, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def survey_images(splits: Mapping[str, ImageCollection]) -> Survey:
@@ -205,13 +232,31 @@ def _upright_size(image: Image.Image) -> Size:
 
 
 def _read_orientation(image: Image.Image) -> int:
-    """Return the orientation in the image's EXIF data, 1 for upright."""
+    """Return the orientation in the image's EXIF or XMP data, 1 for upright."""
     if image.format == "TIFF":
         return 1  # Pillow turns these itself
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the whole image to look for EXIF data after the pixels
+    if image.format == "PNG" and not image.info.keys() & _METADATA and not _has_late_metadata(image):
+        return 1  # Pillow would decode the whole image to look for metadata after the pixels
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in range(1, 9) else 1
+
+
+def _has_late_metadata(image: Image.Image) -> bool:
+    """Return whether a PNG file has metadata after the pixels, where ExifTool writes them; no pixels are decoded."""
+    file: BinaryIO | None = getattr(image, "fp", None)  # None if the image was decoded already
+    if file is None:
+        return False
+    start, after_pixels = file.tell(), False
+    try:
+        file.seek(8)  # the signature
+        while len(header := file.read(8)) == 8:
+            after_pixels = after_pixels or header[4:] == b"IDAT"
+            if after_pixels and header[4:] in _PNG_METADATA:
+                return True
+            file.seek(int.from_bytes(header[:4], "big") + 4, os.SEEK_CUR)  # with its checksum
+        return False
+    finally:
+        file.seek(start)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kd.checks import DamagedDataError
+from kd.console import printable_name
 from kd.data.sources.image_dataset import build_image_dataset
 from kd.data.sources.image_decoding import ImagePaths, Size
 from kd.data.sources.source import Source
@@ -31,6 +32,7 @@ SPLITS = ("train", "val", "test")
 # Names of splits, not of classes: an error if there is no folder train.
 MISNAMED = {"training", "val", "valid", "validation", "dev", "test", "testing"}
 _MAX_SHOWN = 3
+_MAX_KINDS = 12
 
 
 def open_image_folder(
@@ -93,7 +95,7 @@ def _find_classes(train: Path, classes: list[str] | None) -> list[str]:
             "optional val/ and test/ next to train/, or CLASS/FILE."
         )
     for name in names:
-        if not name.isprintable():  # undecodable bytes are not: Python represents them by lone surrogates
+        if printable_name(name) != name:  # also undecodable bytes, which Python represents by lone surrogates
             raise ValueError(
                 f"the name of a class must be readable text. Got the folder {name!r} in {train}, perhaps from a system "
                 "with another character set. Rename it."
@@ -153,7 +155,8 @@ def warn_left_out(folder: Path, left_out: Counter[str]) -> None:
     """Warn about files and folders that are not read, if there are any: their number by ending or name."""
     if left_out:
         counts = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-        listing = ", ".join(f"{count:,} × {name}" for name, count in counts)
+        listing = ", ".join(f"{count:,} × {printable_name(name)}" for name, count in counts[:_MAX_KINDS])
+        listing += f" and {len(counts) - _MAX_KINDS:,} other kinds" if len(counts) > _MAX_KINDS else ""
         warnings.warn(f"{folder}: not read: {listing}. Images end in {' '.join(EXTENSIONS)}.", stacklevel=4)
 
 

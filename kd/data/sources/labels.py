@@ -13,6 +13,7 @@ from kd.console import say
 from kd.data.sources.validation import require_label_range
 
 Array = np.ndarray[Any, Any]
+_LARGEST = 2.0**63  # an int64 is smaller
 
 
 def encode_labels(
@@ -42,7 +43,7 @@ def encode_labels(
             "names."
         )
     if kinds["train"] == "names":
-        return _encode_names({split: values.astype(str) for split, values in flat.items()}, classes)
+        return _encode_names({split: to_text(f"labels of {split}", values) for split, values in flat.items()}, classes)
     return _encode_numbers({split: _to_integers(split, values) for split, values in flat.items()}, classes)
 
 
@@ -74,6 +75,25 @@ def choose_class_names(
     return requested or stored
 
 
+def to_text(name: str, values: Array) -> Array:
+    """Return labels or class names as strings; bytes are UTF-8.
+
+    Args:
+        name: name of the array in the error.
+
+    Raises:
+        ValueError: bytes that are not UTF-8.
+    """
+    if values.dtype.kind != "S":
+        return values.astype(str)
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} must be readable text, in UTF-8 if stored as bytes. Got {error.object!r}. Store them as strings."
+        ) from error
+
+
 def _flatten(split: str, values: Array) -> Array:
     flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if flat.ndim != 1:
@@ -102,13 +122,14 @@ def _to_integers(split: str, values: Array) -> Tensor:
                 f"labels of {split} must be non-negative integers. Got {values[fractional[0]]} at index "
                 f"{fractional[0]} and {len(fractional)} such labels in all. Regression targets are not supported."
             )
-        say(f"labels of {split}: integers stored as {values.dtype}, used as class numbers")
-    too_large = np.flatnonzero(np.abs(values.astype(np.float64)) >= 2.0**63)
-    if len(too_large):  # no int64
+    too_large = np.flatnonzero(np.abs(values.astype(np.float64)) >= _LARGEST)
+    if len(too_large):
         raise ValueError(
             f"labels of {split} must number the classes from 0. Got {values[too_large[0]]} at index {too_large[0]}. "
             "Number the classes, or store identifiers as names."
         )
+    if values.dtype.kind == "f":
+        say(f"labels of {split}: integers stored as {values.dtype}, used as class numbers")
     return torch.from_numpy(values.astype(np.int64))
 
 

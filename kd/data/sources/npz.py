@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kd.data.sources.arrays import from_arrays
-from kd.data.sources.labels import choose_class_names
+from kd.data.sources.labels import choose_class_names, to_text
 from kd.data.sources.source import Source
 from kd.storage.npy import Array
 from kd.storage.tables import read_npz
@@ -26,7 +26,7 @@ def open_npz(path: Path, classes: list[str] | None = None) -> Source:
         arrays = {f"{name}_train" if name in "xy" else name: values for name, values in arrays.items()}
     splits = [split for split in ("train", "val", "test") if f"x_{split}" in arrays]
     inputs, labels = ({split: arrays[f"{axis}_{split}"] for split in splits} for axis in "xy")
-    stored = arrays["classes"].astype(str).ravel().tolist() if "classes" in arrays else None
+    stored = to_text("classes", arrays["classes"]).ravel().tolist() if "classes" in arrays else None
     return from_arrays(path.stem, inputs, labels, choose_class_names(labels["train"], stored, classes))
 
 

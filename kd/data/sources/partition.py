@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from kd.console import printable_name
 from kd.data.datasets import Split, takes_rows
 from kd.data.sources.normalisation import normalise
 from kd.data.sources.scan import ScannedItems, scan
@@ -27,7 +28,7 @@ class Splits(NamedTuple):
     train: Dataset[Any]
     val: Dataset[Any]
     test: Dataset[Any]
-    classes: tuple[str, ...]  # in label order
+    classes: tuple[str, ...]  # in label order, with control characters as escapes
     chosen: bytes  # JSON: rows of the source's training data by split; argument of ``split_source``
     all_labels: Tensor  # [R] int64, of all samples of the source's own splits, in their order
 
@@ -79,7 +80,7 @@ def split_source(
     check_splits({name: pool.take(rows[name]) if name in rows else scans[name] for name in _SPLITS}, source.classes)
     return Splits(
         **normalise(splits),
-        classes=source.classes,
+        classes=tuple(map(printable_name, source.classes)),
         chosen=_dump_rows(rows, pool.labels),
         all_labels=torch.cat([scanned.labels for scanned in scans.values()]),
     )

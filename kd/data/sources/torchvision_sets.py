@@ -15,7 +15,7 @@ from torch import Tensor
 from kd.checks import DamagedDataError, did_you_mean
 from kd.data.sources.arrays import from_arrays
 from kd.data.sources.image_dataset import build_image_dataset
-from kd.data.sources.image_decoding import Size
+from kd.data.sources.image_decoding import Size, without_ghostscript
 from kd.data.sources.labels import encode_labels
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
@@ -34,7 +34,8 @@ class DatasetImages(NamedTuple):
 
     def open(self, row: int) -> Image.Image:
         """Return the input of a sample; raise ``TypeError`` if it is not an image."""
-        image = self.dataset[row][0]
+        with without_ghostscript():
+            image = self.dataset[row][0]
         if not isinstance(image, Image.Image):
             raise TypeError(f"not an image but a {type(image).__name__}")
         return image
@@ -129,7 +130,8 @@ def _read_labels(dataset: Any) -> Any:
     for name in ("targets", "labels"):
         if hasattr(dataset, name):
             return np.asarray(getattr(dataset, name))
-    return np.asarray([dataset[row][1] for row in range(len(dataset))])
+    with without_ghostscript():
+        return np.asarray([dataset[row][1] for row in range(len(dataset))])
 
 
 def _class_names(dataset: Any) -> list[str] | None:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from kd.checks import DamagedDataError
 from kd.data.sources.image_dataset import build_image_dataset
-from kd.data.sources.image_decoding import Size, open_image, stamp_file
+from kd.data.sources.image_decoding import Size, open_image, stamp_files
 from kd.data.sources.image_folder import EXTENSIONS
 from kd.data.sources.labels import encode_labels
 from kd.data.sources.source import Source
@@ -55,7 +55,7 @@ class ShardImages(NamedTuple):
         return open_image(io.BytesIO(_read(self.shards, self.places[row])))
 
     def stamps(self) -> list[object]:
-        return [stamp_file(shard) for shard in self.shards]
+        return stamp_files(self.shards)
 
 
 def open_webdataset(

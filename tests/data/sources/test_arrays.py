@@ -133,6 +133,9 @@ def encode_header(shape: str, dtype: str = "<f4") -> bytes:
         (encode_header("(-1, 2)") + bytes(8), r"shape \[-1, 2\] of float32 does not match 8 bytes"),
         (encode_header("(2, 2)") + bytes(15), r"shape \[2, 2\] of float32 does not match 15 bytes"),
         (encode_header("(2, 2)") + bytes(17), r"shape \[2, 2\] of float32 does not match 17 bytes"),
+        (encode_header("(1000000000,)", "|S0"), r"its array x cannot be used: its values of type \|S0 have no bytes"),
+        (encode_header("(1000000000,)", "<U0"), "its values of type <U0 have no bytes"),
+        (encode_header("(1000000000,)", "|V0"), r"its values of type \|V0 have no bytes"),
         (encode_header("(2,", "|O"), "cannot read the data file"),
         (
             b"\x93NUMPY\x09\x00" + bytes(50),
@@ -265,3 +268,19 @@ def test_values_that_float32_cannot_tell_apart_are_counted() -> None:
     with pytest.warns(UserWarning, match="feature 1 of train has 300 different values, but [0-9]+ as float32.*mean"):
         to_inputs("train", np.c_[random.normal(size=300), stamps])
     to_inputs("train", np.c_[random.normal(size=300), stamps - stamps.mean(), np.full(300, 1e9)])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (lambda stamps: np.stack([stamps, stamps % 7], axis=1)[:, None].repeat(5, axis=1), "feature 0 .* their mean"),
+        (lambda stamps: stamps[:, None, None, None].repeat(4, axis=3), "feature 0 .* their mean"),
+        (lambda stamps: stamps[:, None].astype(np.longdouble), "feature 0 .* their mean"),
+        (lambda stamps: 1e-43 * (stamps[:, None] - stamps.mean()), "feature 0 .* too small for float32. Mul"),
+        (lambda stamps: 1e-51 * stamps[:, None], "feature 0 .* too small for float32. Mul"),
+    ],
+)
+def test_lost_values_are_counted_in_series_and_images_too(values: Callable[[Array], Array], message: str) -> None:
+    stamps = 1.7e9 + 60 * np.arange(300) + np.random.default_rng(0).random(300)
+    with pytest.warns(UserWarning, match=message):
+        to_inputs("train", values(stamps))

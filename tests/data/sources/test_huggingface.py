@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -186,6 +187,22 @@ def test_saved_images_are_read_with_the_installed_package(tmp_path: Path) -> Non
     assert (source.name, source.classes, list(source.parts)) == ("insects", ("ant", "bee"), ["train", "test"])
     assert as_array_dataset(source.train).inputs[:, 0, 0, 0].tolist() == list(range(12))
     assert as_array_dataset(source.test).labels.tolist() == [0, 1, 0]
+
+
+@pytest.mark.slow
+def test_an_eps_file_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*arguments: Any, **_: Any) -> None:
+        raise AssertionError(f"started {arguments}")
+
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (5, 6)).save(buffer, "EPS")
+    rows = [{"image": {"bytes": buffer.getvalue(), "path": None}, "label": number % 2} for number in range(4)]
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "insects")
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(DamagedDataError, match=r"4 of 4 images cannot be read: train row 0 \(its content is EPS"):
+        open_source(f"hf:{tmp_path / 'insects'}", size=4)
 
 
 @pytest.mark.slow

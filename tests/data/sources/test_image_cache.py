@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from kd.data.sources import image_cache, open_source
 from kd.data.sources.image_arrays import open_arrays
@@ -254,6 +255,53 @@ def test_images_are_upright(orientation: int, ending: str, tmp_path: Path) -> No
     assert isinstance(images, DecodedImages)
     assert images.inputs.shape == (2, 3, 8, 16)
     assert np.abs(images.inputs[0].float().numpy() - upright.transpose(2, 0, 1)).mean() < 8
+
+
+XMP = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def write_png(path: Path, image: Image.Image, kind: str) -> None:
+    """Save a PNG with orientation 6 in metadata of this kind: a text chunk, or behind the pixels."""
+    exif, text = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[ExifTags.Base.Orientation] = 6
+    if kind == "ImageMagick":
+        content = exif.tobytes()
+        text.add_text("Raw profile type exif", f"\nexif\n    {len(content)}\n{content.hex()}\n", zip=True)
+    if kind == "XMP":
+        text.add_itxt("XML:com.adobe.xmp", XMP)
+    image.save(path, pnginfo=text)
+    if kind.startswith("late"):
+        chunks = {
+            "late EXIF": b"eXIf" + exif.tobytes()[6:],
+            "late XMP": b"iTXtXML:com.adobe.xmp" + bytes(5) + XMP.encode(),
+        }
+        body, png = chunks[kind], path.read_bytes()
+        chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+        path.write_bytes(png[:-12] + chunk + png[-12:])  # the last chunk has 12 bytes
+
+
+@pytest.mark.parametrize("kind", ["ImageMagick", "XMP", "late EXIF", "late XMP"])
+def test_png_files_are_upright_wherever_their_orientation_is(kind: str, tmp_path: Path) -> None:
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 8, 3), dtype=np.uint8))
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        write_png(tmp_path / name / "0.png", stored, kind)
+    with Image.open(tmp_path / "ant" / "0.png") as image:
+        seen = np.asarray(ImageOps.exif_transpose(image))
+    assert seen.shape == (8, 16, 3)
+    images = open_source(tmp_path).train
+    assert isinstance(images, DecodedImages)
+    assert np.array_equal(images.inputs[0], seen.transpose(2, 0, 1))
+
+
+def test_the_same_folder_by_another_path_is_decoded_once(
+    tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(save_tree(tmp_path / "images"))
+    monkeypatch.chdir(tmp_path)
+    for where in (tmp_path / "images", "images", "images/../images", "link", tmp_path / "link"):
+        open_source(where)
+        assert len(decoded) == 12
 
 
 def test_orientation_counts_for_the_common_size(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset, collate
 from kd.data.sources import Source, open_source, split_source
 from kd.data.sources.image_dataset import DecodedImages
+from kd.data.sources.image_decoding import without_ghostscript
 from kd.data.sources.normalisation import moments_from_sums
 from kd.storage.fingerprint import describe
 
@@ -357,3 +358,29 @@ def test_class_folders_without_readable_names_raise(name: bytes, tmp_path: Path)
     save_image(save_tree(tmp_path) / os.fsdecode(name) / "0.png")
     with pytest.raises(ValueError, match=r"must be readable text\. Got the folder '.*\\.*Rename it"):
         open_source(tmp_path)
+
+
+def test_many_kinds_of_other_files_give_a_short_warning_without_control_characters(tmp_path: Path) -> None:
+    save_tree(tmp_path)
+    for number in range(30):
+        (tmp_path / "ant" / f"log.\x1b[31m{number:02}").touch()
+    with pytest.warns(UserWarning, match=r"not read: 1 × \.\\x1b\[31m00, .* and 18 other kinds\. Images"):
+        open_source(tmp_path)
+
+
+def test_class_names_in_any_script_are_read(tmp_path: Path) -> None:
+    for name in ("نیم\u200cفاصله", "全角\u3000空白"):
+        save_image(save_tree(tmp_path) / name / "0.png")
+    assert len(open_source(tmp_path).classes) == 4
+
+
+def test_an_eps_file_in_data_that_another_package_decodes_starts_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*arguments: Any, **_: Any) -> None:
+        raise AssertionError(f"started {arguments}")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    Image.new("RGB", (5, 6)).save(tmp_path / "0.png", "eps")
+    with Image.open(tmp_path / "0.png") as image, pytest.raises(ValueError, match="EPS"), without_ghostscript():
+        image.load()

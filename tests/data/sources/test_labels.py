@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
     [
         (np.array(["owl", "cat", "owl"]), ("cat", "owl"), [1, 0, 1]),
         (np.array([b"owl", b"cat", b"owl"]), ("cat", "owl"), [1, 0, 1]),
+        (np.array(["é".encode(), b"cat", "é".encode()]), ("cat", "é"), [1, 0, 1]),
         (np.array(["10", "9", "10"]), ("9", "10"), [1, 0, 1]),
         (np.array([True, False, True]), ("False", "True"), [1, 0, 1]),
         (np.array([1.0, 0.0, 1.0]), ("0", "1"), [1, 0, 1]),
@@ -57,6 +58,13 @@ def test_classes_set_the_label_order() -> None:
     ("labels", "classes", "message"),
     [
         ({"train": np.array([0, 2**40, 1])}, None, r"Got 3 different ones, the largest 1,099,511,627,776, for 3 tr"),
+        (
+            {"train": np.array([0, 2**63 + 5], dtype=np.uint64)},
+            None,
+            "Got 9223372036854775813 at index 1. Number the cl",
+        ),
+        ({"train": np.array([0, -1e300])}, None, r"must number the classes from 0\. Got -1e\+300 at index 1"),
+        ({"train": np.array([b"a", b"\xff"])}, None, r"labels of train must be readable text.* Got b'\\xff'"),
         ({"train": np.eye(3)}, None, r"labels of train must have shape \[N\], .* Got \[3, 3\] .*argmax\(axis=1\)"),
         ({"train": np.array([0.5, 1])}, None, r"Got 0.5 at index 0 and 1 such labels in all."),
         ({"train": np.array([0, np.nan])}, None, "Got nan at index 1"),

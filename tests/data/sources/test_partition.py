@@ -233,3 +233,8 @@ def test_mnists_published_moments_are_reproduced() -> None:
     moments = measure_moments(mnist)
     assert moments.mean.item() == pytest.approx(mnist.mean, abs=5e-5)
     assert moments.std.item() == pytest.approx(mnist.std, abs=5e-5)
+
+
+def test_class_names_cannot_control_a_terminal() -> None:
+    classes = ("\x1b]0;title\x07x", "a\rb\nc", "\u3000猫")
+    assert split_source(make_source(classes=classes)).classes == ("\\x1b]0;title\\x07x", "a\\rb\\nc", "\u3000猫")

@@ -104,6 +104,12 @@ def test_a_file_without_a_valid_load_raises(code: str, message: str, tmp_path: P
         open_source(write_file(tmp_path, code))
 
 
+def test_an_identifier_among_the_labels_raises_before_names_are_made(tmp_path: Path) -> None:
+    body = "    return [(torch.ones(1), 10**15 * (row % 2)) for row in range(9)], Squares(0, 9)\n"
+    with pytest.raises(ValueError, match="Got 2 different ones, the largest 1,000,000,000,000,000, for 9 training"):
+        open_source(write_file(tmp_path, CODE + f"\n\ndef load():\n{body}"))
+
+
 def test_an_error_in_the_users_code_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"load\(\) in .*my_data\.py failed \(ZeroDivisionError: .*\)"):
         open_source(write_file(tmp_path, "def load():\n    return 1 / 0\n"))

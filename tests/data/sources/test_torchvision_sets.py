@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,17 @@ def test_a_dataset_of_files_is_decoded_once(tmp_path: Path) -> None:
         4,
         4,
     )
+
+
+def test_an_eps_file_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*arguments: Any, **_: Any) -> None:
+        raise AssertionError(f"started {arguments}")
+
+    path = write_eurosat(tmp_path) / "eurosat" / "2750" / "River" / "River_1.jpg"
+    Image.new("RGB", (8, 8)).save(path, "eps")
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(DamagedDataError, match=r"1 of 10 images cannot be read: train sample 6 \(its content is EPS"):
+        open_source("torchvision:EuroSAT", root=tmp_path, size=4)
 
 
 def test_a_dataset_that_does_not_fit_in_memory_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
