@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from kd.commands.compare.cost import measure_cost
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
 from kd.commands.compare.results import Comparison, ModelPredictions
@@ -19,7 +20,7 @@ from kd.commands.compare.verdicts import Verdicts
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import new_student, require_memory_for_students
+from kd.commands.models import require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
@@ -28,9 +29,7 @@ from kd.commands.steps import (
     record_settings,
 )
 from kd.console import say
-from kd.data.loaders import make_loader
-from kd.evaluation.cost import Cost, measure_footprint, measure_saving, training_cost
-from kd.evaluation.metrics import count_parameters
+from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, choose_quantity, margin_of
 from kd.storage.files import publish, sha256
 from kd.storage.weights import state_bytes
@@ -54,7 +53,7 @@ def run(settings: CompareSettings) -> None:
         ]
         quantity = _choose_quantity(settings, data[0])
         teachers = [prepare_teacher(settings, number, data[number], device) for number in range(settings.runs)]
-        cost = _measure_cost(settings, teachers[0], device)
+        cost = measure_cost(settings, teachers[0], device)
         say_method(settings.method, format_method_settings(settings.method_settings))
         smoothing = choose_smoothing(settings, teachers, quantity, device)
         arms = choose_arms(settings, cost, smoothing)
@@ -92,32 +91,6 @@ def _choose_quantity(settings: CompareSettings, data: Data) -> Quantity:
     margin = quantity.describe_bound(margin_of(quantity, settings.margin, len(labels)))
     say(f"the verdict will be decided by: {quantity.name}; equivalence margin: {margin}")
     return quantity
-
-
-def _measure_cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
-    training = teacher.distill_data.training
-    # The control's data, because each of its samples has a label.
-    batch = next(iter(make_loader(teacher.prepared.control_data.training, batch_size=settings.batch_size)))
-    student = new_student(settings, teacher.task, device)
-    models = {"teacher": teacher.prepared.model, "student": student}
-    images: int = len(training) // teacher.distill_data.views  # type: ignore[arg-type]  # torch leaves __len__ undeclared
-    return Cost(
-        training_cost(
-            models["teacher"],
-            student,
-            batch,
-            images=images,
-            labelled=teacher.prepared.data.sizes["training"],
-            epochs=settings.epochs,
-            served=settings.pairs,
-            views=teacher.distill_data.views,
-            asked_at_each_step=settings.asked_at_each_step,
-        ),
-        {name: measure_footprint(model, batch[0][:1]) for name, model in models.items()},
-        None
-        if settings.asked_at_each_step or not count_parameters(models["teacher"])
-        else measure_saving(models["teacher"], batch, images=images, students=settings.pairs, epochs=settings.epochs),
-    )
 
 
 def _train_all(

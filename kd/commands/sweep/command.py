@@ -96,10 +96,8 @@ def explore(context: SweepContext) -> list[TriedPoint]:
         file = settings.state_dir / STEPS / "search.db"
         file.parent.mkdir(exist_ok=True)
         trials = search(settings, file, _search_key(context), attempt, worst=context.images.validation)
-        results.update((trial.point, trial) for trial in trials)
         points = [documented_point(settings), *(trial.point for trial in trials)]
-    attempt(points)
-    # In an order that does not depend on which points an earlier run had tried.
+    attempt(points)  # also points that an earlier run had tried: their students are reused, and their times recorded
     return [results[point] for point in dict.fromkeys(add_controls(points))]
 
 

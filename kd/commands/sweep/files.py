@@ -29,7 +29,7 @@ def sweep_files(
         limit: the number of training images of a quick run, else None.
     """
     toy, metrics = quick_run_stamp(limit), folder / "metrics"
-    times = {name: round(value, 3) for name, value in seconds.items()}
+    times = {name: round(value, 3) for name, value in sorted(seconds.items())}  # trained in any order
     return {
         metrics / "sweep.json": json_bytes({"toy": toy, "config": dict(config), **_summarize(sweep)}),
         metrics / "sweep.csv": csv_bytes({"run": toy or "full", **row} for row in student_rows(sweep)),

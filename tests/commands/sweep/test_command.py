@@ -240,18 +240,22 @@ def test_a_search_includes_controls_and_the_documented_point(
 
 
 def test_an_extended_search_trains_only_new_points_and_equals_a_single_search(
-    prepared: TeacherWithData, trained_names: list[str], tmp_path: Path
+    prepared: TeacherWithData, trained_names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("optuna", reason="needs Optuna (search extra)")
     settings = dataclasses.replace(SETTINGS, out=tmp_path / "one", seeds=1)
-    results = []
+    results, contexts = [], []
     for trials, out in ((3, "one"), (6, "one"), (6, "other")):
         run_settings = dataclasses.replace(settings, trials=trials, out=tmp_path / out)
+        contexts.append(make_context(prepared, run_settings))
         with open_run(run_settings.state_dir):
-            results.append(explore(make_context(prepared, run_settings)))
-    assert {trial.point: trial for trial in results[1]} == {trial.point: trial for trial in results[2]}
-    counts = [trained_names.count(name) for name in trained_names if not name.startswith(("control", "distilled"))]
-    assert set(counts) == {2}  # once in each folder
+            results.append(explore(contexts[-1]))
+    assert results[1] == results[2]
+    assert contexts[0].seconds.items() <= contexts[1].seconds.items()  # the times of the first training
+    assert contexts[1].seconds.keys() == contexts[2].seconds.keys()
+    printed = capsys.readouterr().out
+    for name in contexts[1].seconds:  # trained once in each folder, and reused in the first one
+        assert trained_names.count(name) - printed.count(f"{name}: up to date, reused") == 2
 
 
 def test_the_search_key_covers_all_inputs_and_nothing_else(
@@ -317,9 +321,11 @@ def test_a_sweep_reuses_steps_of_run_and_compare_and_a_second_sweep_trains_nothi
     page = sections((tmp_path / "results" / "report.html").read_bytes())
     assert {"curves", "comparison", "fidelity", "map", "provenance"} <= set(page)
     assert "describe different models" not in page["verdict"]
-    before = folder_digest(tmp_path / "results")
+    before, times = folder_digest(tmp_path / "results"), tmp_path / "results" / "metrics" / "sweep_timings.json"
+    content = times.read_bytes()
     assert kd_command("sweep", *out, *QUICK, *FEW, "--processes", "1") == 0
     assert folder_digest(tmp_path / "results") == before
+    assert times.read_bytes() == content
 
 
 @pytest.mark.slow
