@@ -97,6 +97,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Settings]:
         name: command.settings for name, command in COMMANDS.items()
     }
     try:
+        _require_text(arguments)
         _require_command(arguments[0])
         with name_output_errors():  # of the help
             settings: Settings = subcommand_cli_from_dict(
@@ -111,3 +112,16 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Settings]:
         say(f"error: {error}", to_stderr=True)
         raise SystemExit(2) from error
     return next(command for command in COMMANDS.values() if command.settings is type(settings)), settings
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raise ``ValueError`` for bytes that are not UTF-8, which Python represents by lone surrogates.
+
+    They could not be written to ``run.toml``, to the report or to the names of result files.
+    """
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            raise ValueError(
+                f"arguments must be readable text in UTF-8. Got {argument!r}, perhaps a name from a system with "
+                "another character set. Rename the file or folder."
+            )

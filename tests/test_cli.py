@@ -280,3 +280,17 @@ def test_cache_without_an_action_lists_the_logits(call: Call) -> None:
     code, out, err = call("cache", "--out", "none")
     assert (code, out) == (1, "")
     assert "run.toml does not exist" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows stores names as text")
+@pytest.mark.parametrize(
+    "flags", [("--data", "a\udce9"), ("--out", "a\udce9"), ("--data", "mnist", "--config=\udcff.toml")]
+)
+def test_arguments_that_are_not_text_are_refused_before_any_work(
+    flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", *flags])
+    assert re.search(r"error: arguments must be readable text in UTF-8\. Got '.*\\udc", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []

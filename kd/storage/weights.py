@@ -84,6 +84,8 @@ def read_state(path: Path | str, expected: Mapping[str, Tensor], *, spare: int =
 def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:
     """Check that a state is a dictionary of finite tensors with exactly the expected names, shapes and dtypes.
 
+    Values may be infinite or NaN where the expected ones are too, such as the minus infinity of an attention mask.
+
     Args:
         state: result of ``load_tensors``.
         expected: tensors to be replaced, such as a model's ``state_dict()``, on any device.
@@ -102,7 +104,7 @@ def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:
             same_shape = isinstance(value, Tensor) and value.shape == tensor.shape
             advice = f". Save the tensors as {tensor.dtype}: tensor.to({tensor.dtype})" if same_shape else ""
             raise ValueError(f"{name} should be {list(tensor.shape)} of {tensor.dtype}. Got {got}{advice}")
-        if not value.isfinite().all():
+        if not (value.isfinite() | ~tensor.isfinite().cpu()).all():
             raise ValueError(f"{name} has values that are not finite")
 
 

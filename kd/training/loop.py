@@ -66,13 +66,14 @@ def fit(
             at intervals.
 
     Raises:
-        ValueError: the optimizer holds no parameter of the model, or lacks one of the objective.
+        ValueError: the optimizer holds no parameter of the model, or lacks one of the objective; or the scheduler
+            belongs to another optimizer.
         FloatingPointError: the loss or a gradient is not finite. Raised before the optimizer step, so the weights are
             intact. With a fused Adam on CUDA the step has no effect, nor have later ones, and the error is raised up
             to 50 steps later; batch statistics and the scheduler have then moved on.
     """
     require(epochs >= 1, "epochs", epochs, "an integer of at least 1")
-    require_trained(optimizer, model, objective)
+    require_trained(optimizer, model, objective, scheduler)
     training = _Training(model, objective, optimizer, scheduler, metrics, epochs, seed, on_batch, snapshots)
     while training.position.epoch < epochs:
         training.run_epoch(train_loader, val_loader)

@@ -137,3 +137,15 @@ def test_a_rejected_file_leaves_the_model_unchanged(tmp_path: Path) -> None:
 def test_a_missing_file_raises_an_os_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         load_weights(CannotLoad(), tmp_path / "absent.pth")
+
+
+def test_values_are_infinite_only_where_the_models_are(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def __init__(self, *values: float) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.tensor(values))
+
+    (tmp_path / "w.pth").write_bytes(weights_bytes(Masked(0.0, -torch.inf)))
+    load_weights(Masked(1.0, -torch.inf), tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="mask has values that are not finite"):
+        load_weights(Masked(-torch.inf, 0.0), tmp_path / "w.pth")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
+import kd
 from kd.models.networks import MLP
 from kd.seeding import seeded
 from kd.storage.fingerprint import describe
@@ -95,3 +98,30 @@ def test_settings_of_the_scheduler_are_part_of_its_description() -> None:
     optimizer, _ = adam(_model(), learning_rate=0.1, steps=4)
     lambdas = [torch.optim.lr_scheduler.LambdaLR(optimizer, rule) for rule in (lambda step: 1.0, lambda step: 0.5)]
     assert describe(lambdas[0]) != describe(lambdas[1])
+
+
+def _fit(model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any = None) -> None:
+    data = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
+    kd.fit(model, kd.supervised, DataLoader(data), None, optimizer=optimizer, scheduler=scheduler, epochs=1, seed=0)
+
+
+def test_a_scheduler_of_another_optimizer_is_refused() -> None:
+    model = torch.nn.Linear(3, 2)
+    used, other = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+    with pytest.raises(ValueError, match=r"the scheduler StepLR must belong to the optimizer.*Make it from this"):
+        _fit(model, used, torch.optim.lr_scheduler.StepLR(other, 1))
+    _fit(model, used, torch.optim.lr_scheduler.StepLR(used, 1))
+
+
+def test_a_layer_replaced_after_the_optimizer_was_made_is_mentioned() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model[1] = torch.nn.Linear(4, 2)
+    with pytest.warns(UserWarning, match=r"holds 2 parameters that are not .*, and lacks 2 that are, such as 1\.w"):
+        _fit(model, optimizer)
+
+
+def test_parts_of_a_model_and_several_models_may_share_an_optimizer() -> None:
+    model, other = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)), torch.nn.Linear(3, 2)
+    _fit(model, torch.optim.SGD(model[1].parameters(), lr=0.1))
+    _fit(model, torch.optim.SGD([*model.parameters(), *other.parameters()], lr=0.1))

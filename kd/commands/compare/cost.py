@@ -20,6 +20,7 @@ from kd.types import Batch
 
 
 def measure_cost(settings: CompareSettings, teacher: Teacher, device: torch.device) -> Cost:
+    """Measure the cost of a comparison with the first teacher's models and data."""
     training = teacher.distill_data.training
     # The control's data, because each of its samples has a label.
     batch = next(iter(make_loader(teacher.prepared.control_data.training, batch_size=settings.batch_size)))

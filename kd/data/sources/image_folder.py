@@ -25,7 +25,8 @@ EXTENSIONS = (
 FOREIGN = {
     *("__macosx", "@eadir", "@__thumb", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot"),
     *("$recycle.bin", "recycler", "system volume information", "lost+found", "network trash folder"),
-    *("temporary items", "__pycache__", "cvs"),
+    *("temporary items", "thevolumesettingsfolder", "@sharebin", "@transcode", "@synoresource", "@sharesnap"),
+    *("_gsdata_", "_vti_cnf", "found.000", "recycled", "__pycache__", "cvs"),
 }
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SPLITS = ("train", "val", "test")
@@ -56,6 +57,8 @@ def open_image_folder(
     split_folders = _find_splits(folder)
     names = _find_classes(split_folders["train"], classes)
     left_out = Counter(f"folder {name}" for path in {folder, *split_folders.values()} for name in _list_foreign(path))
+    for path in {folder, *split_folders.values()}:
+        left_out.update(_list_stray_images(path))
     files: dict[str, list[Path]] = {}
     labels: dict[str, Tensor] = {}
     for split, split_folder in split_folders.items():
@@ -114,6 +117,16 @@ def _list_folders(folder: Path) -> list[str]:
 
 def _list_foreign(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.is_dir() and path.name.lower() in FOREIGN]
+
+
+def _list_stray_images(folder: Path) -> list[str]:
+    """Return for each image file in this folder, next to the folders that are read, how a warning names it."""
+    names = [path.name.lower() for path in folder.iterdir() if path.is_file()]
+    return [
+        f"{Path(name).suffix} outside the class folders"
+        for name in names
+        if name.endswith(EXTENSIONS) and name[0] != "."
+    ]
 
 
 def _require_known_classes(split: str, folder: Path, classes: list[str]) -> None:

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import tarfile
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from PIL import Image
 from kd.checks import DamagedDataError
 from kd.data.sources.image_dataset import build_image_dataset
 from kd.data.sources.image_decoding import Size, open_image, stamp_files
-from kd.data.sources.image_folder import EXTENSIONS
+from kd.data.sources.image_folder import EXTENSIONS, FOREIGN
 from kd.data.sources.labels import encode_labels
 from kd.data.sources.source import Source
 from kd.imports import import_extra
@@ -142,8 +143,12 @@ def _index_shards(shards: list[str]) -> tuple[ShardImages, np.ndarray[Any, Any]]
 def _group_members(shard: str, number: int) -> dict[str, dict[str, Place]]:
     """Return the places of a shard's files by sample and ending; endings that no sample needs are left out."""
     samples: dict[str, dict[str, Place]] = {}
+    left_out = 0
     for member in _iterate_members(shard):
         folder, _, name = member.name.rpartition("/")
+        if not FOREIGN.isdisjoint(folder.lower().split("/")):
+            left_out += member.isreg()
+            continue
         stem, dot, ending = name.partition(".")  # as webdataset does: an ending may have dots
         if not (member.isreg() and stem and dot) or member.issparse():
             continue
@@ -151,6 +156,8 @@ def _group_members(shard: str, number: int) -> dict[str, dict[str, Place]]:
         if ending.lower() in files:
             raise DamagedDataError(f"{shard} has two files {member.name}. Write each sample once.")
         files[ending.lower()] = Place(number, member.offset_data, member.size)
+    if left_out:
+        warnings.warn(f"{shard}: not read: {left_out:,} files in folders that other programs add.", stacklevel=5)
     return samples
 
 

@@ -322,8 +322,17 @@ def test_files_that_are_not_read_are_counted_by_ending(tmp_path: Path) -> None:
         assert len(as_array_dataset(open_source(tmp_path).train)) == 12
 
 
+def test_images_outside_the_class_folders_are_counted(tmp_path: Path) -> None:
+    save_tree(tmp_path, "train", "test")
+    for place in (tmp_path / "0.png", tmp_path / "train" / "1.PNG", tmp_path / "test" / "2.png"):
+        save_image(place)
+    (tmp_path / "train" / "labels.csv").touch()
+    with pytest.warns(UserWarning, match=r"not read: 3 × \.png outside the class folders\. Images"):
+        assert len(as_array_dataset(open_source(tmp_path).train)) == 12
+
+
 @pytest.mark.parametrize("place", ["", "train", "train/ant"])
-@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN"])
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "_vti_cnf"])
 def test_folders_of_other_programs_are_no_classes(place: str, name: str, tmp_path: Path) -> None:
     save_tree(tmp_path, "train", "test")
     save_image(tmp_path / place / name / "thumb.png", seed=1)

@@ -142,3 +142,12 @@ def test_a_shard_is_not_unpacked_outside_its_place(tmp_path: Path) -> None:
             tar.addfile(member, io.BytesIO(content))
     assert len(open_source(f"wds:{tmp_path}/a.tar").train) == 2  # type: ignore[arg-type]
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.tar"]
+
+
+def test_files_in_folders_of_other_programs_are_not_read(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", *make_samples(12))
+    with tarfile.open(path, "a") as tar:
+        for name in ("__MACOSX/._0000.png", "@eaDir/0000.png/THUMB.jpg"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.warns(UserWarning, match=r"a\.tar: not read: 2 files in folders that other programs add"):
+        assert len(open_source(f"wds:{path}").train) == 12  # type: ignore[arg-type]
