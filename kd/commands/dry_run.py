@@ -1,4 +1,4 @@
-"""``--dry-run``: estimate memory, disk and time of a command from its data, models and a few steps; write nothing.
+"""``--dry-run``: estimate memory, disk and time of a command from its data, models and a few steps; write no results.
 
 Sizes are counted. Times are extrapolated from a few steps on this machine under its current load: a rough guide.
 """
@@ -26,8 +26,9 @@ from kd.commands.models import combine_teachers, new_student, new_teachers
 from kd.commands.settings import PairedSettings, RunSettings
 from kd.commands.steps import make_objective, require_models, say_data
 from kd.console import print_table, say
-from kd.data.datasets import DistillDataset
+from kd.data.datasets import DistillDataset, unwrap_subsets
 from kd.data.loaders import first_batch, make_loader
+from kd.data.sources.image_dataset import DecodedImages
 from kd.devices import device_named, require_device, usable_cores
 from kd.evaluation.cost import training_cost
 from kd.evaluation.metrics import count_parameters
@@ -108,6 +109,7 @@ def run(settings: RunSettings) -> None:
     require_models(settings, data, new_teachers(settings, data))
     say_method(settings.method, format_method_settings(settings.method_settings))
     _print_plan(settings, plan(settings, data, device))
+    _say_decoded(data)
 
 
 def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
@@ -268,7 +270,7 @@ def _print_plan(settings: RunSettings, estimate: Plan) -> None:
         ),
     }
     names = " + ".join(choice.spec for choice in settings.teachers_chosen)
-    title = f"Dry run of kd {settings.command}: nothing was saved"
+    title = f"Dry run of kd {settings.command}: no results were saved"
     print_table(title, ("", f"teacher {names}", f"student {settings.student}"), rows)
     free = shutil.disk_usage(_nearest_existing(settings.out)).free
     say(f"teacher logits: {estimate.logits / 1e6:,.1f} MB, cached under {settings.state_dir}")
@@ -279,6 +281,13 @@ def _print_plan(settings: RunSettings, estimate: Plan) -> None:
     if estimate.disk > free:
         lacking = f"{(estimate.disk - free) / 1e6:,.0f} MB"
         say(f"not enough free disk space: free another {lacking}, or choose another --out.")
+
+
+def _say_decoded(data: Data) -> None:
+    """Print where decoded images were saved: they are all that a dry run writes."""
+    for base in (unwrap_subsets(dataset)[0] for dataset in (data.train_set, data.unlabelled) if dataset is not None):
+        if isinstance(base, DecodedImages):
+            say(f"images: decoded into {base.folder}; the command will reuse them")
 
 
 def _nearest_existing(folder: Path) -> Path:

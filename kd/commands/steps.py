@@ -170,13 +170,12 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
     for choice, (teacher, trained) in zip(settings.teachers_chosen, teachers, strict=True):
         if not choice.is_precomputed:
             name = f"teacher {choice.spec}"
-            require_restorable(name, teacher, build_network(other_seed, choice.spec, data.task), batch)
-            if not trained:
-                try_training(name, teacher, batch, epochs=epochs[:1])
+            tried = teacher if trained else try_training(name, teacher, batch, epochs=epochs[:1])
+            require_restorable(name, tried, build_network(other_seed, choice.spec, data.task), batch)
     name, cpu = f"student {settings.student}", torch.device("cpu")
     student = new_student(settings, data.task, cpu)
-    require_restorable(name, student, new_student(other_seed, data.task, cpu), batch)
-    try_training(name, student, batch, epochs=epochs)
+    tried = try_training(name, student, batch, epochs=epochs)
+    require_restorable(name, tried, new_student(other_seed, data.task, cpu), batch)
     combined = combine_teachers([teacher.model for teacher in teachers], settings)
     with seeded(settings.seed):
         layers = try_method(settings.method, student, combined, batch, settings.method_settings)

@@ -19,8 +19,10 @@ def last_batch_size(samples: int, batch_size: int) -> int:
     return samples % batch_size or min(samples, batch_size)
 
 
-def try_training(name: str, model: nn.Module, batch: Batch, *, epochs: Sequence[tuple[int, int]] = ()) -> None:
-    """Run a copy of the model forward and backward in training mode, on two samples and, if there is one, on one.
+def try_training(name: str, model: nn.Module, batch: Batch, *, epochs: Sequence[tuple[int, int]] = ()) -> nn.Module:
+    """Run copies of the model forward and backward in training mode, on two samples and, if there is one, on one.
+
+    Returns the copy that has seen two samples, with the state that its forward pass collects in training.
 
     Args:
         name: name of the model in errors.
@@ -33,9 +35,11 @@ def try_training(name: str, model: nn.Module, batch: Batch, *, epochs: Sequence[
     """
     _require_tensors(name, model)
     single = next((epoch for epoch in epochs if last_batch_size(*epoch) == 1), None)
+    copies = []
     for size in (2, 1) if single else (2,):
+        copies.append(copy.deepcopy(model))
         try:
-            _step(copy.deepcopy(model), batch, size)
+            _step(copies[-1], batch, size)
         except Exception as error:  # user code can raise anything
             reason = str(error).split("\n", 1)[0].removesuffix(".")
             if size == 1 and single:
@@ -45,6 +49,7 @@ def try_training(name: str, model: nn.Module, batch: Batch, *, epochs: Sequence[
                     f"with a batch size of {batch_size}. Choose another batch size (--batch-size)."
                 ) from error
             raise ValueError(f"{name} fails in training mode on a batch of {size} samples: {reason}.") from error
+    return copies[0]
 
 
 def require_restorable(name: str, model: nn.Module, other: nn.Module, batch: Batch) -> None:
@@ -52,6 +57,7 @@ def require_restorable(name: str, model: nn.Module, other: nn.Module, batch: Bat
 
     Args:
         name: name of the model in errors.
+        model: after a step of training, if it is to be trained: it may have collected values that its weights lack.
         other: a model of the same kind, built with another seed; it is changed.
         batch: inputs and labels.
 
@@ -78,6 +84,11 @@ def _require_tensors(name: str, model: nn.Module) -> None:
             raise ValueError(
                 f"the state_dict of {name} must hold tensors only, so that it can be saved and loaded safely. Got a "
                 f"{type(value).__name__} under {key!r}. Store it as a buffer, or remove get_extra_state()."
+            )
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            raise ValueError(
+                f"the state_dict of {name} must hold dense tensors, so that it can be saved and loaded safely. Got "
+                f"{key!r} of {value.layout}, {value.dtype}, on {value.device}. Store it as a dense tensor."
             )
 
 

@@ -18,6 +18,7 @@ from kd.commands.data import load_data
 from kd.commands.dry_run import Plan, plan
 from kd.commands.settings import RunSettings
 from kd.commands.sweep.settings import SweepSettings
+from tests.data.sources.test_image_dataset import save_tree
 
 QUICK: dict[str, Any] = {"limit": 200, "epochs": 1}
 
@@ -36,6 +37,20 @@ def test_a_dry_run_prints_its_estimate_and_writes_nothing(
     for text in ("parameters", "multiply-adds per sample", "teacher logits: ", "disk: at most about", "time: about"):
         assert text in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_image_files_mentions_the_images_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KD_CACHE_DIR", str(tmp_path / "cache"))
+    folder = save_tree(tmp_path / "photos", per_class=20)
+    models = ["--teacher=mlp:8", "--student=mlp"]
+    assert cli.main(["run", "--dry-run", *models, f"--data={folder}", f"--out={tmp_path / 'out'}"]) == 0
+    (decoded,) = (path.parent for path in (tmp_path / "cache").rglob("pixels.npy"))
+    out = capsys.readouterr().out
+    assert f"images: decoded into {decoded}; the command will reuse them" in out
+    assert "no results were saved" in out
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.pictures

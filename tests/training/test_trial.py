@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import kd
+from kd import cli
 from kd.teachers.ensemble import Ensemble
 from kd.training.trial import last_batch_size, require_restorable, try_training
 from tests.conftest import tiny_model
@@ -106,12 +108,54 @@ def test_entries_that_are_no_tensors_raise() -> None:
         try_training("teacher", WithExtraState(), BATCH)
 
 
+def test_tensors_that_are_not_dense_raise() -> None:
+    model = tiny_model()
+    model.register_buffer("graph", torch.eye(3).to_sparse())
+    with pytest.raises(ValueError, match=r"must hold dense tensors.* Got 'graph' of torch\.sparse_coo"):
+        try_training("teacher", model, BATCH)
+
+
 @pytest.mark.parametrize("persistent", [None, False])
 def test_weights_that_are_not_in_the_file_raise(persistent: bool | None) -> None:
     models = [WithPlainTensor(persistent=persistent) for _ in range(2)]
     with pytest.raises(ValueError, match=r"teacher returns other outputs after .*: .*persistent=False"):
         require_restorable("teacher", *models, BATCH)
     require_restorable("teacher", *(WithPlainTensor(persistent=True) for _ in range(2)), BATCH)
+
+
+class WithOwnStatistics(nn.Module):
+    """A model that normalises its inputs by a running mean, as a buffer or as a plain tensor."""
+
+    def __init__(self, *, as_buffer: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(36, 4)
+        self.mean = nn.Buffer(torch.zeros(36)) if as_buffer else torch.zeros(36)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        flat = inputs.flatten(1)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * flat.detach().mean(dim=0)
+        logits: Tensor = self.layer(flat - self.mean)
+        return logits
+
+
+@pytest.mark.parametrize("spec", ["--teacher", "--student"])
+def test_values_that_training_collects_outside_the_file_raise_before_it(
+    spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from tests.training.test_trial import WithOwnStatistics\n\n\n"
+        "def kept(input_shape, classes):\n    return WithOwnStatistics(as_buffer=True)\n\n\n"
+        "def lost(input_shape, classes):\n    return WithOwnStatistics(as_buffer=False)\n"
+    )
+    data = (torch.rand(60, 6, 6) * 255).byte().numpy(), (torch.arange(60) % 4).numpy()
+    np.savez(tmp_path / "d.npz", x=data[0], y=data[1])
+    other = "--student=mlp" if spec == "--teacher" else "--teacher=mlp:8"
+    quick = ("run", f"--data={tmp_path / 'd.npz'}", f"--out={tmp_path / 'out'}", "--epochs=1", "--dry-run", other)
+    assert cli.main([*quick, spec, f"{file}:kept"]) == 0
+    assert cli.main([*quick, spec, f"{file}:lost"]) == 1
+    assert "returns other outputs after its weights are saved and loaded" in capsys.readouterr().err
 
 
 # --- the optimizer
