@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # torch takes seconds to import, and settings are checked without it
@@ -36,6 +39,34 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return ``Did you mean a or b?`` with up to three similar known names, or ``otherwise`` if none is similar."""
     similar = difflib.get_close_matches(name, list(known), n=3)
     return f"Did you mean {' or '.join(similar)}?" if similar else otherwise
+
+
+@contextmanager
+def naming_flag(flag: str) -> Iterator[None]:
+    """Prefix a ``ValueError`` or ``OSError`` that names no flag with the one that set the value in question."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if re.search(r"(^|[\s(])--[a-z]", str(error)):
+            raise
+        if not isinstance(error, OSError):
+            raise ValueError(f"{flag}: {error}") from error
+        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or error
+        raise OSError(f"{flag}: {reason}") from error
+
+
+def similar_paths(path: Path) -> str:
+    """Return ``Did you mean …?`` with similar names in the path's folder, or "" if there are none.
+
+    Only files with the same ending are similar; for a path without an ending, only folders.
+    """
+    try:
+        siblings = [other for other in path.parent.iterdir() if other.suffix == path.suffix]
+    except OSError:
+        return ""
+    names = {other.name: str(other) for other in siblings if path.suffix or other.is_dir()}
+    similar = difflib.get_close_matches(path.name, names, n=3)
+    return f"Did you mean {' or '.join(names[name] for name in similar)}?" if similar else ""
 
 
 def require_logits(name: str, logits: Tensor) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kd.checks import did_you_mean
+from kd.checks import did_you_mean, similar_paths
 from kd.console import say
 
 
@@ -36,7 +36,8 @@ def load_plugin(spec: str) -> Any:
         )
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path} to load {name!r} from. Check its path.")
+        hint = similar_paths(path) or "Check its path."
+        raise FileNotFoundError(f"there is no file {path} to load {name!r} from. {hint}")
     say(f"{path}: running its code for {name}")
     module = run_file(path)
     if name not in vars(module):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kd import cli
-from kd.checks import check_ranges, did_you_mean, ranges
+from kd.checks import check_ranges, did_you_mean, naming_flag, ranges
 from kd.commands.settings import RunSettings
 
 DECLARED = {name: command.settings for command in cli.COMMANDS.values() for name in ranges(command.settings)}
@@ -115,3 +115,17 @@ def test_a_misspelt_name_gets_up_to_three_suggestions_or_the_alternative() -> No
     assert did_you_mean("hiden", ["hidden", "output"], "It has two.") == "Did you mean hidden?"
     assert did_you_mean("conv", ["conv1", "conv2", "conv3", "conv4"]).count(" or ") == 2
     assert did_you_mean("zzz", ["hidden", "output"], "It has two.") == "It has two."
+
+
+def test_an_error_that_names_no_flag_gets_one() -> None:
+    cases = {
+        "--data x: bad": ValueError("bad"),
+        "bad (--columns)": ValueError("bad (--columns)"),
+        "--data x: a--b is bad": ValueError("a--b is bad"),
+        "--data x: gone": OSError("gone"),
+        "--data x: No such file: a.npz": FileNotFoundError(2, "No such file", "a.npz"),
+    }
+    for text, error in cases.items():
+        with pytest.raises(OSError if isinstance(error, OSError) else ValueError) as caught, naming_flag("--data x"):
+            raise error
+        assert str(caught.value) == text

@@ -241,6 +241,45 @@ def test_a_missing_library_gives_one_paragraph(call: Call, tmp_path: Path, monke
     assert paragraph.startswith("error: timm:resnet18 needs timm, which is not installed: pip install")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag", "hint"),
+    [
+        (("--method", "kdd"), "--method", "Did you mean kd"),
+        (("--method", "fitnet", "--set", "wight=3"), "--set wight=3", "Did you mean weight?"),
+        (("--method", "fitnet", "--set", "weight=x"), "--set weight=x", ""),
+        (("--data", "minst"), "--data minst", "Did you mean mnist?"),
+        (("--data", "digts"), "--data digts", "Did you mean sklearn:digits?"),
+        (("--data", "sklearn:digit"), "--data sklearn:digit", "Did you mean digits?"),
+        (("--data", "sklern:iris"), "--data sklern:iris", "Did you mean sklearn:iris"),
+        (("--data", "torchvision:MNST"), "--data torchvision:MNST", "Did you mean MNIST"),
+        (("--data", "photo"), "--data photo", "Did you mean photos?"),
+        (("--data", "mine/own1.npz"), "--data mine/own1.npz", f"Did you mean {Path('mine/own.npz')}?"),
+        (("--data", "mine/nest.py"), "--data mine/nest.py", f"Did you mean {Path('mine/nets.py')}?"),
+        (("--student", "mpl:3"), "--student mpl:3", "Did you mean mlp?"),
+        (("--teacher", "resnt50"), "--teacher resnt50", "Did you mean torchvision:resnet50"),
+        (("--student", "mine/nest.py:Net"), "--student mine/nest.py:Net", f"Did you mean {Path('mine/nets.py')}?"),
+        (("--teacher", "cnn:8=mine/teachr.pth"), "--teacher cnn:8=mine/teachr.pth", "teacher.pth?"),
+        (("--student", "cnn", "--method", "fitnet", "--set", "student_layers=layr1"), "--set student_layers", "layer1"),
+        (("--augment", "flp"), "--augment", "Did you mean flip?"),
+        (("--data", "sklearn:wine", "--unlabelled", "photos"), "--unlabelled photos", ""),
+        (("--config", "none.toml"), "--config", ""),
+        (("--out", "mine/nets.py"), f"--out {Path('mine/nets.py')}", ""),
+        (("--data", "sklearn:wine", "--test-size", "0.999"), "--test-size", ""),
+    ],
+)
+def test_a_mistake_is_answered_with_its_flag_and_a_similar_name(
+    call: Call, tmp_path: Path, arguments: tuple[str, ...], flag: str, hint: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "mine").mkdir()
+    for name in ("own.npz", "nets.py", "teacher.pth"):
+        (tmp_path / "mine" / name).touch()
+    code, _, err = call("run", *(() if "--data" in arguments else ("--limit", "200")), *arguments)
+    assert code in {1, 2}
+    assert flag in err
+    assert hint in err
+
+
 # --- information
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kd.checks import naming_flag
 from kd.commands.settings import RunSettings
 from kd.data.loaders import make_loader
 from kd.data.sources import open_source, open_unlabelled, split_source
@@ -92,23 +93,24 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         ValueError: unknown or unusable dataset (``kd.data.sources.validation``).
         OSError: the dataset is missing or damaged.
     """
-    source = open_source(
-        settings.data,
-        root=settings.data_dir,
-        size=settings.image_size,
-        columns=settings.columns,
-        classes=settings.class_names or None,
-        download=settings.download,
-        workers=settings.workers,
-    )
-    splits = split_source(
-        source,
-        held_back=settings.test_size,
-        test_share=settings.test_share,
-        seed=settings.random_state,
-        test_seed=test_seed,
-        limit=settings.limit,
-    )
+    with naming_flag(f"--data {settings.data}"):
+        source = open_source(
+            settings.data,
+            root=settings.data_dir,
+            size=settings.image_size,
+            columns=settings.columns,
+            classes=settings.class_names or None,
+            download=settings.download,
+            workers=settings.workers,
+        )
+        splits = split_source(
+            source,
+            held_back=settings.test_size,
+            test_share=settings.test_share,
+            seed=settings.random_state,
+            test_seed=test_seed,
+            limit=settings.limit,
+        )
     example, _ = splits.train[0]
     name = "MNIST" if settings.data == "mnist" else source.name
     return Data(
@@ -130,7 +132,8 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
 
 def _open_unlabelled(settings: RunSettings, where: Path, splits: Splits) -> Dataset[Any]:
     size, workers = settings.image_size, settings.workers
-    return open_unlabelled(where, train=splits.train, val=splits.val, test=splits.test, size=size, workers=workers)
+    with naming_flag(f"--unlabelled {where}"):
+        return open_unlabelled(where, train=splits.train, val=splits.val, test=splits.test, size=size, workers=workers)
 
 
 def _count_workers(settings: RunSettings) -> int:
@@ -143,8 +146,9 @@ def _make_training_loader(settings: RunSettings, train: Dataset[Any], shape: tup
         return make_loader(train, batch_size=settings.batch_size, shuffle=True)
     from kd.data.augmentation import EVERY, AugmentedImages, augmentation  # imports torchvision, which takes a second
 
-    transform = augmentation(settings.augment, shape)
-    views = AugmentedImages(train, transform, views=settings.views or EVERY, seed=settings.seed)
+    with naming_flag(f"--augment {' '.join(settings.augment)}"):
+        transform = augmentation(settings.augment, shape)
+        views = AugmentedImages(train, transform, views=settings.views or EVERY, seed=settings.seed)
     return one_view_each(views, views.views, batch_size=settings.batch_size, workers=_count_workers(settings))
 
 

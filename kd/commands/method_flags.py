@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kd.methods import METHODS, Setting, settings_of
+from kd.checks import naming_flag
+from kd.methods import METHODS, Setting, method_named, settings_of
 
 
 def parse_method_settings(texts: Sequence[str]) -> dict[str, Setting]:
@@ -35,7 +36,10 @@ def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, 
                 f"--set does not apply to kd. Got --set {' '.join(texts)}; use --temperature and --alpha instead."
             )
         return dict(kd_settings)
-    settings = settings_of(name, parse_method_settings(texts))
+    with naming_flag("--method"):
+        method_named(name)
+    with naming_flag(f"--set {' '.join(texts)}"):
+        settings = settings_of(name, parse_method_settings(texts))
     if kd_settings != defaults:
         raise ValueError(
             f"--temperature and --alpha are settings of kd, not of {name}. Use --set, with any of "

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from kd.checks import naming_flag, similar_paths
 from kd.commands.data import Data, Task
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import TeacherChoice
@@ -35,7 +36,8 @@ def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.M
     """Return an untrained student; the same seed gives the same weights."""
     specs = {"mlp": f"mlp:{settings.student_width}", "cnn": "cnn:8"}
     spec = specs.get(settings.student, settings.student)
-    return build_network(settings, spec, task).to(device)
+    with naming_flag(f"--student {settings.student}"):
+        return build_network(settings, spec, task).to(device)
 
 
 def require_memory_for_students(settings: RunSettings, task: Task, count: int) -> None:
@@ -73,6 +75,9 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
         splits = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
         rows = [(split, data.rows[name]) for name, split in splits.items()]
         return Teacher(build_lookup(rows, predictions.logits), True)
+    if not choice.file.is_file():
+        hint = similar_paths(choice.file) or "Check its path."
+        raise FileNotFoundError(f"there is no file {choice.file} with weights. {hint}")
     model = load_teacher(
         choice.spec,
         choice.file,
@@ -87,7 +92,12 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
 def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:
     """Build all teachers of the settings, at least one."""
     choices = enumerate(settings.teachers_chosen)
-    return [new_teacher(with_teacher_seed(settings, number, data.task), choice, data) for number, choice in choices]
+    teachers = []
+    for number, choice in choices:
+        own_settings = with_teacher_seed(settings, number, data.task)
+        with naming_flag(f"--teacher {choice}"):
+            teachers.append(new_teacher(own_settings, choice, data))
+    return teachers
 
 
 def with_teacher_seed(settings: RunSettings, number: int, task: Task) -> RunSettings:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import tyro
 from tyro.conf import UseAppendAction
 
-from kd.checks import did_you_mean
+from kd.checks import did_you_mean, naming_flag
 from kd.commands.settings import RunSettings
 from kd.commands.trust import named_files, remember, require_trusted
 
@@ -63,7 +63,9 @@ def with_file(settings: Settings, flags: Sequence[str]) -> Settings:
         return settings
     # tyro appends the values of a repeatable flag to the default. Clear the file's values, so that the flag wins.
     cleared: dict[str, Any] = {name: () for name in _repeatable(kind) if getattr(settings, name)}
-    merged = tyro.cli(kind, args=flags, default=dataclasses.replace(settings_in(file, kind), **cleared))
+    with naming_flag("--config" if settings.config else f"--out {settings.out}"):
+        in_file = settings_in(file, kind)
+    merged = tyro.cli(kind, args=flags, default=dataclasses.replace(in_file, **cleared))
     require_trusted(named_files(merged) - named, file, trust=merged.trust)
     return merged
 

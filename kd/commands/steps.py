@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from kd.checks import naming_flag
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
@@ -61,16 +62,19 @@ def open_command(
     settings.check()
     device = device_named(settings.device)
     require_device(device, "--device")
-    for folder in folders:
-        require_writable(folder)
-    with open_run(
-        settings.state_dir,
-        fresh=settings.fresh,
-        interval=settings.snapshot_seconds,
-        made=made,
-        places=[settings.out, settings.results_dir, *folders],
-        program=program or settings.command,
-    ):
+    with ExitStack() as stack:
+        with naming_flag(f"--out {settings.out}"):
+            for folder in folders:
+                require_writable(folder)
+            run = open_run(
+                settings.state_dir,
+                fresh=settings.fresh,
+                interval=settings.snapshot_seconds,
+                made=made,
+                places=[settings.out, settings.results_dir, *folders],
+                program=program or settings.command,
+            )
+            stack.enter_context(run)
         yield device
 
 
@@ -169,15 +173,16 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
     epochs = [(samples, settings.batch_size) for samples in (data.sizes["training"], data.distill_size)]
     for choice, (teacher, trained) in zip(settings.teachers_chosen, teachers, strict=True):
         if not choice.is_precomputed:
-            name = f"teacher {choice.spec}"
+            name = f"--teacher {choice.spec}"
             tried = teacher if trained else try_training(name, teacher, batch, epochs=epochs[:1])
             require_restorable(name, tried, build_network(other_seed, choice.spec, data.task), batch)
-    name, cpu = f"student {settings.student}", torch.device("cpu")
+    name, cpu = f"--student {settings.student}", torch.device("cpu")
     student = new_student(settings, data.task, cpu)
     tried = try_training(name, student, batch, epochs=epochs)
     require_restorable(name, tried, new_student(other_seed, data.task, cpu), batch)
     combined = combine_teachers([teacher.model for teacher in teachers], settings)
-    with seeded(settings.seed):
+    method_flags = f"--method {settings.method}" + "".join(f" --set {text}" for text in settings.set)
+    with naming_flag(method_flags), seeded(settings.seed):
         layers = try_method(settings.method, student, combined, batch, settings.method_settings)
     say_layers(layers)
 

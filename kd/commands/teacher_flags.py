@@ -16,6 +16,9 @@ class TeacherChoice(NamedTuple):
     spec: str
     file: Path | None
 
+    def __str__(self) -> str:
+        return self.spec if self.file is None else f"{self.spec}={self.file}"
+
     @property
     def is_precomputed(self) -> bool:
         return self.spec in OUTPUT_KINDS

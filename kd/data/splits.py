@@ -63,21 +63,44 @@ def split_rows(labels: Tensor, shares: Sequence[float], *, seed: int, limit: int
     Raises:
         ValueError: too few samples for every class to be in every split.
     """
-    remaining = order = stratified_order(labels, seed=seed)[:limit]
-    splits: list[Rows] = []
-    for share in reversed(shares):
+    for share in shares:
         require(0 < share < 1, "the fraction of a split", share, "in (0, 1)")
-        size = len(remaining) - math.ceil(share * len(remaining))
-        remaining, splits = remaining[:size], [remaining[size:], *splits]
-    splits = [remaining, *splits]
-    classes, *counts = (len(np.unique(labels.numpy()[rows])) for rows in (order, *splits))
+    order = stratified_order(labels, seed=seed)
+    used = order[:limit]
+    splits = _cut(used, shares)
+    counts = _count_classes(labels, splits)
+    classes = len(np.unique(labels.numpy()[used]))
     if counts != [classes] * len(splits):
         raise ValueError(
-            f"holding back {_join(shares)} of {len(order):,} samples does not leave every class in "
+            f"holding back {_join(shares)} of {len(used):,} samples does not leave every class in "
             f"{'both' if len(splits) == 2 else 'all'} splits: they contain {_join(counts)} of {classes} classes. "
-            "Use more samples or change the fractions."
+            f"{_advise(labels, order, shares, used=len(used))}"
         )
     return splits
+
+
+def _cut(order: Rows, shares: Sequence[float]) -> list[Rows]:
+    """Cut the splits from the end of an order: the training split, then one split per share."""
+    remaining, splits = order, list[Rows]()
+    for share in reversed(shares):
+        size = len(remaining) - math.ceil(share * len(remaining))
+        remaining, splits = remaining[:size], [remaining[size:], *splits]
+    return [remaining, *splits]
+
+
+def _count_classes(labels: Tensor, splits: Sequence[Rows]) -> list[int]:
+    return [len(np.unique(labels.numpy()[rows])) for rows in splits]
+
+
+def _advise(labels: Tensor, order: Rows, shares: Sequence[float], *, used: int) -> str:
+    """Name a limit that leaves every class in every split, or advise to change the fractions."""
+    classes = len(np.unique(labels.numpy()))
+    sizes = range(used, len(order) + 1, max(1, used // 10))
+    enough = (size for size in sizes if min(_count_classes(labels, _cut(order[:size], shares))) == classes)
+    limit = next(enough, None)
+    if limit is not None:
+        return f"--limit {limit} is enough."
+    return "Use more samples or change the fractions (--test-size, --test-share)."
 
 
 def _join(values: Sequence[object]) -> str:

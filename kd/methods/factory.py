@@ -51,7 +51,10 @@ def settings_of(name: str, given: Mapping[str, Setting] | None = None) -> dict[s
     method, given = method_named(name), given or {}
     for key in given:
         if key not in method.settings:
-            raise ValueError(f"{name} has no setting {key!r}. It has {', '.join(method.settings)}.")
+            hint = did_you_mean(key, method.settings)
+            raise ValueError(
+                f"{name} has no setting {key!r}. {hint}{' ' * bool(hint)}It has {', '.join(method.settings)}."
+            )
     return {key: _convert(key, given.get(key, value), type(value)) for key, value in method.settings.items()}
 
 

@@ -117,7 +117,20 @@ def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Modu
             return torchvision_model(name, shape, classes)
         case "timm":
             return timm_model(name, shape, classes)
-    raise ValueError(f"there is no model {spec!r}. {did_you_mean(kind, _KINDS, 'Choose another.')} Allowed: {ALLOWED}.")
+    raise ValueError(f"there is no model {spec!r}. {_suggest(spec)} Allowed: {ALLOWED}.")
+
+
+def _suggest(spec: str) -> str:
+    """Return ``Did you mean …?`` with similar kinds, or torchvision's models if the name lacks its prefix."""
+    kind, colon, _ = spec.partition(":")
+    hint = did_you_mean(kind, _KINDS)
+    if hint or colon:
+        return hint or "Choose another."
+    from torchvision import models  # slow, so only if needed
+
+    names = {f"torchvision:{name}": name for name in models.list_models(module=models)}
+    similar = [full for full, name in names.items() if did_you_mean(spec, [name])]
+    return did_you_mean(f"torchvision:{spec}", similar, "Choose another.")
 
 
 def _require_memory_for(spec: str, shape: tuple[int, ...], classes: int) -> None:

@@ -28,7 +28,7 @@ def find_columns(
     if class_names is None:
         raise ValueError("label_order requires class_names, the class names in the order of the data. Got none.")
     require(len(class_names) == classes, "class_names", len(class_names), f"one name for each of {classes} classes")
-    for name, names in (("label_order", label_order), ("class_names", class_names)):
+    for name, names in (("label_order (--label-order)", label_order), ("class_names (--class-names)", class_names)):
         if len(set(names)) < len(names):
             duplicate = next(label for index, label in enumerate(names) if label in names[:index])
             raise ValueError(f"{name} must name each class once. Got {duplicate!r} more than once.")
@@ -37,7 +37,7 @@ def find_columns(
     if unknown or missing:
         hint = did_you_mean(unknown[0], missing, "Use the names of the data.") if unknown else "Name every class."
         raise ValueError(
-            f"label_order must list the {classes} class names of the data in the order of the teacher. "
+            f"label_order (--label-order) must list the {classes} class names of the data in the order of the teacher. "
             f"Unknown: {_list_names(unknown)}; missing: {_list_names(missing)}. {hint}"
         )
     return [list(label_order).index(name) for name in class_names]

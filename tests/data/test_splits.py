@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -63,3 +64,12 @@ def test_several_shares_are_taken_from_the_end_of_the_order(n: int, classes: int
 def test_a_share_outside_its_range_raises(share: float) -> None:
     with pytest.raises(ValueError, match=rf"fraction of a split must be in \(0, 1\). Got {share} instead"):
         stratified_split(make_dataset([0, 1] * 9), held_back=share, seed=0)
+
+
+def test_a_limit_that_is_too_small_is_answered_with_one_that_is_enough() -> None:
+    labels = torch.arange(6000) % 100
+    with pytest.raises(ValueError, match=r"--limit (\d+) is enough") as error:
+        split_rows(labels, [0.1, 0.2], seed=0, limit=100)
+    limit = int(re.findall(r"--limit (\d+)", str(error.value))[0])
+    assert limit < 3000
+    assert [len(labels[rows].unique()) for rows in split_rows(labels, [0.1, 0.2], seed=0, limit=limit)] == [100] * 3

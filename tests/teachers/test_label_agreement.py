@@ -155,7 +155,11 @@ def test_each_class_gets_the_output_with_its_name(names: list[str], seed: int) -
     [
         (["cat", "dog", "cow"], None, r"label_order requires class_names.*Got none"),
         (["cat", "dog", "cow"], ["cat", "dog"], r"class_names must be one name for each of 3 classes\. Got 2 instead"),
-        (["cat", "dog", "dog"], ["cat", "dog", "cow"], r"label_order must name each class once\. Got 'dog' more than"),
+        (
+            ["cat", "dog", "dog"],
+            ["cat", "dog", "cow"],
+            r"label_order \(--label-order\) must name each class once\. Got 'dog' more than",
+        ),
         (["cat", "dog"], ["cat", "dog", "cow"], r"Unknown: none; missing: 'cow'\. Name every class"),
         (
             ["cat", "dog", "caw"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kd.checks import DamagedDataError, did_you_mean, similar_paths
 from kd.data.mnist import load_mnist
 from kd.data.sources.huggingface import open_huggingface
 from kd.data.sources.idx_folder import is_idx_folder, open_idx_folder
@@ -12,7 +13,7 @@ from kd.data.sources.image_decoding import Size
 from kd.data.sources.image_folder import open_image_folder
 from kd.data.sources.npz import open_npz
 from kd.data.sources.python_file import open_python_file
-from kd.data.sources.sklearn_sets import open_sklearn
+from kd.data.sources.sklearn_sets import SETS, open_sklearn
 from kd.data.sources.source import Source
 from kd.data.sources.torchvision_sets import open_torchvision
 from kd.data.sources.webdataset import open_webdataset
@@ -68,6 +69,8 @@ def open_source(
         case "wds":
             return open_webdataset(name, size=size, classes=names, workers=workers)
         case ".npz":
+            if not Path(name).exists() and (hint := similar_paths(Path(name))):
+                raise DamagedDataError(f"cannot read the data file {name}: No such file. {hint}")
             return open_npz(Path(name), names)
         case ".py":
             return open_python_file(Path(name))
@@ -103,14 +106,30 @@ def _detect_kind(where: str | Path) -> tuple[str, str]:
     """Return the kind, a key of ``_TAKES``, and the name or path to open."""
     if isinstance(where, str):
         kind, colon, name = where.partition(":")
-        if where == "mnist" or (colon and kind in {"torchvision", "sklearn", "hf", "wds"}):
+        if where == "mnist" or (colon and kind in _PREFIXES):
             return kind, name
     path = Path(where)
-    if path.suffix in {".npz", ".py"}:
+    if path.suffix in _FILES:
         return path.suffix, str(path)
     if where and path.is_dir():
         return "IDX" if is_idx_folder(path) else "folder", str(path)
-    raise ValueError(f"cannot open a dataset from {str(where)!r}. Allowed: {KINDS}.")
+    hint = _suggest(where)
+    raise ValueError(f"cannot open a dataset from {str(where)!r}. {hint}{' ' * bool(hint)}Allowed: {KINDS}.")
+
+
+_PREFIXES = ("torchvision", "sklearn", "hf", "wds")
+_FILES = (".npz", ".py")
+
+
+def _suggest(where: str | Path) -> str:
+    """Return ``Did you mean …?`` with similar names of datasets or files, or "" if there are none."""
+    path, text = Path(where), str(where)
+    _, colon, name = text.partition(":")
+    names = [f"{prefix}:{name}" for prefix in _PREFIXES] if colon else ["mnist", *SETS]
+    hint = did_you_mean(text, names) if isinstance(where, str) and path.name == text else ""
+    for dataset in () if colon else SETS:
+        hint = hint.replace(f" {dataset}", f" sklearn:{dataset}")
+    return hint or similar_paths(path)
 
 
 def _open_mnist(root: Path | str | None) -> Source:

@@ -6,6 +6,7 @@ import importlib
 
 import numpy as np
 
+from kd.checks import did_you_mean
 from kd.data.sources.arrays import from_arrays
 from kd.data.sources.source import Source
 
@@ -19,7 +20,8 @@ def open_sklearn(name: str) -> Source:
         ValueError: unknown dataset.
     """
     if name not in SETS:
-        raise ValueError(f"sklearn:NAME must name one of {', '.join(SETS)}. Got {name!r} instead.")
+        hint = did_you_mean(name, SETS)
+        raise ValueError(f"sklearn:NAME must name one of {', '.join(SETS)}. Got {name!r} instead. {hint}".rstrip())
     bunch = getattr(importlib.import_module("sklearn.datasets"), f"load_{name}")()
     inputs = bunch.images[:, None] if name == "digits" else bunch.data
     classes = [str(label) for label in bunch.target_names]

@@ -57,9 +57,10 @@ def open_torchvision(name: str, root: Path | str | None, *, size: int | Size | N
             class), or a size for a dataset stored as arrays.
         DamagedDataError: files are missing or damaged.
     """
+    dataset_class = _find_class(name)
     if root is None:
         raise ValueError(f"root (--data-dir) must be the folder of torchvision's {name}. Got None instead.")
-    datasets = _open_splits(name, _find_class(name), Path(root))
+    datasets = _open_splits(name, dataset_class, Path(root))
     classes = {split: _class_names(dataset) for split, dataset in datasets.items()}
     require_equal_classes(classes)
     labels = {split: _read_labels(dataset) for split, dataset in datasets.items()}
