@@ -31,6 +31,7 @@ from kd.data.sources.image_decoding import (
     ImageCollection,
     ImageFormat,
     Survey,
+    add_surveys,
     collect_errors,
     decode_image,
     require_readable,
@@ -45,6 +46,7 @@ from kd.storage.user_folders import cache_folder
 VERSION = 1  # of the decoder: a change of decoded pixels needs another number
 FEW = 512  # fewer images are decoded in this process: starting others takes as long
 _TASK = 64  # images per task of a worker process
+_FEW_TASKS = 8  # fewer headers, in tasks of ``FEW``, are read in this process
 
 
 def find_data_folder(splits: Mapping[str, ImageCollection]) -> Path | None:
@@ -55,20 +57,40 @@ def find_data_folder(splits: Mapping[str, ImageCollection]) -> Path | None:
     return cache_folder() / "images" / digest([VERSION, PIL.__version__, stamps])[:32]
 
 
-def survey_once(splits: Mapping[str, ImageCollection], folder: Path | None) -> Survey:
-    """Return the survey of the images' headers, saved in ``folder`` by an earlier run or now."""
+def survey_once(splits: Mapping[str, ImageCollection], folder: Path | None, *, workers: int | None = None) -> Survey:
+    """Return the survey of the images' headers, saved in ``folder`` by an earlier run or now.
+
+    Args:
+        workers: see ``decode_once``; without a folder, this process reads all headers.
+
+    Raises:
+        DamagedDataError: images whose headers cannot be read, or with more than 8 bits per channel.
+    """
     if folder is None:
-        return survey_images(splits)
+        return _survey(splits, 0)
     record = folder / "survey.json"
     try:
         saved = json.loads(record.read_bytes())
         sizes = [(int(height), int(width), int(count)) for height, width, count in saved["sizes"]]
         return Survey(sizes, *(int(saved[name]) for name in ("gray", "transparent", "several")))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):  # none yet, or damaged
-        survey = survey_images(splits)
+        survey = _survey(splits, _count_workers(workers))
     _require_cache(folder)
     publish({record: json.dumps(survey._asdict()).encode()})
     return survey
+
+
+def _survey(splits: Mapping[str, ImageCollection], workers: int) -> Survey:
+    surveys = []
+    for images in splits.values():
+        tasks = _divide(range(len(images.names)), size=FEW)
+        reasons: dict[int, str] = {}
+        for survey, errors in _run_tasks(_Surveyor(images), tasks, workers if len(tasks) > _FEW_TASKS else 0):
+            surveys.append(survey)
+            reasons |= errors
+            stop_if_requested()
+        require_readable(images.names, reasons)
+    return add_surveys(surveys)
 
 
 def decode_once(
@@ -158,8 +180,7 @@ def _decode_missing(
     folder: Path, collections: Sequence[ImageCollection], form: ImageFormat, workers: int | None
 ) -> None:
     """Decode into the arrays of a folder the images that they do not hold yet."""
-    workers = usable_cores() if workers is None else workers
-    require(workers >= 0, "workers (--workers)", workers, "an integer of at least 0")
+    workers = _count_workers(workers)
     names = [name for images in collections for name in images.names]
     make_arrays(folder, len(names), form.shape)
     missing = find_missing(folder)
@@ -170,30 +191,56 @@ def _decode_missing(
         resumed = f"; {done:,} are decoded already" if done else ""
         size = len(names) * math.prod(form.shape) / 1e6
         say(f"images: decoding {len(names):,} once, {size:,.0f} MB in {folder.parent}{resumed}")
-    tasks = [missing[start : start + _TASK] for start in range(0, len(missing), _TASK)]
+    tasks = _divide(missing, size=_TASK)
+    reasons: dict[int, str] = {}
+    with progress("images", steps=len(names), done=done) as advance:
+        for task, errors in zip(tasks, _run_tasks(_Decoder(folder, collections, form), tasks, workers), strict=True):
+            reasons |= errors
+            advance(len(task))
+            stop_if_requested()
+    require_readable(names, reasons)
+
+
+def _count_workers(workers: int | None) -> int:
+    workers = usable_cores() if workers is None else workers
+    require(workers >= 0, "workers (--workers)", workers, "an integer of at least 0")
+    return workers
+
+
+def _divide(rows: Sequence[int], *, size: int) -> list[Sequence[int]]:
+    """Divide rows into tasks of a size; the last may be smaller."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _run_tasks(dataset: Dataset[Any], tasks: list[Sequence[int]], workers: int) -> Iterator[Any]:
+    """Yield the dataset's item of each task, a list of rows, in order; worker processes make them."""
     loader = DataLoader(
-        _Decoder(folder, collections, form),
-        batch_size=None,  # each task, a list of rows, is one item
+        dataset,
+        batch_size=None,  # each task is one item
         sampler=tasks,
         num_workers=workers,
         collate_fn=_return_unchanged,
         generator=torch.Generator(),  # without one, torch draws from the caller's global generator
     )
-    reasons: dict[int, str] = {}
     try:
-        with progress("images", steps=len(names), done=done) as advance:
-            for task, errors in zip(tasks, loader, strict=True):
-                reasons |= errors
-                advance(len(task))
-                stop_if_requested()
+        yield from loader
     except RuntimeError as error:  # torch's error for a dead worker process
         reason = str(error).splitlines()[0]
-        raise OSError(f"a process that decodes images died ({reason}). Run again to resume.") from error
-    require_readable(names, reasons)
+        raise OSError(f"a process that reads images died ({reason}). Run again to resume.") from error
 
 
 def _return_unchanged(item: Any) -> Any:
     return item
+
+
+class _Surveyor(Dataset[tuple[Survey, dict[int, str]]]):
+    """Reads headers. An item is a list of rows; its value, their survey and the errors by row."""
+
+    def __init__(self, images: ImageCollection) -> None:
+        self.images = images
+
+    def __getitem__(self, rows: Any) -> tuple[Survey, dict[int, str]]:
+        return survey_images(self.images, rows)
 
 
 class _Decoder(Dataset[dict[int, str]]):

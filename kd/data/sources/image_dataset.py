@@ -98,7 +98,7 @@ def build_image_dataset(
         DamagedDataError: images that cannot be decoded; the message names the first few.
     """
     folder = find_data_folder(splits)
-    form = choose_format(survey_once(splits, folder), (size, size) if isinstance(size, int) else size)
+    form = choose_format(survey_once(splits, folder, workers=workers), (size, size) if isinstance(size, int) else size)
     return decode_all(splits, labels, form, folder, workers=workers)
 
 

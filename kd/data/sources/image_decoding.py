@@ -143,26 +143,35 @@ def _stamp_file(path: str) -> list[object]:
     return [path, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def survey_images(splits: Mapping[str, ImageCollection]) -> Survey:
-    """Read the headers of all images.
-
-    Raises:
-        DamagedDataError: images whose headers cannot be read, or with more than 8 bits per channel.
-    """
+def survey_images(images: ImageCollection, rows: Iterable[int]) -> tuple[Survey, dict[int, str]]:
+    """Read the headers of some images; also return, by row, why one cannot be used, such as 16 bits per channel."""
     sizes: Counter[Size] = Counter()
     gray = transparent = several = 0
-    for images in splits.values():
-        reasons: dict[int, str] = {}
-        with collect_errors(reasons) as catch:
-            for row in range(len(images.names)):
-                with catch(row), images.open(row) as image:
-                    if image.mode not in GRAY | COLOUR:
-                        raise ValueError(f"mode {image.mode}, not 8 bits per channel")
-                    sizes[_upright_size(image)] += 1
-                    gray += image.mode in GRAY
-                    transparent += image.mode in TRANSPARENT or "transparency" in image.info
-                    several += _has_frames(image)
-        require_readable(images.names, reasons)
+    reasons: dict[int, str] = {}
+    with collect_errors(reasons) as catch:
+        for row in rows:
+            with catch(row), images.open(row) as image:
+                if image.mode not in GRAY | COLOUR:
+                    raise ValueError(f"mode {image.mode}, not 8 bits per channel")
+                sizes[_upright_size(image)] += 1
+                gray += image.mode in GRAY
+                transparent += image.mode in TRANSPARENT or "transparency" in image.info
+                several += _has_frames(image)
+    return _make_survey(sizes, gray, transparent, several), reasons
+
+
+def add_surveys(surveys: Iterable[Survey]) -> Survey:
+    """Return the survey of the images of all surveys."""
+    sizes: Counter[Size] = Counter()
+    others = [0, 0, 0]
+    for survey in surveys:
+        for height, width, count in survey.sizes:
+            sizes[height, width] += count
+        others = [total + number for total, number in zip(others, survey[1:], strict=True)]
+    return _make_survey(sizes, *others)
+
+
+def _make_survey(sizes: Counter[Size], gray: int, transparent: int, several: int) -> Survey:
     return Survey([(*size, count) for size, count in sizes.most_common()], gray, transparent, several)
 
 

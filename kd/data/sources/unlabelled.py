@@ -101,7 +101,7 @@ def _open_folder(folder: Path, reference: ScannedItems, size: Size | None, worke
     mode = "L" if reference.shape[0] == 1 else "RGB"
     splits, target = {"unlabelled": ImagePaths(paths)}, ImageFormat(mode, reference.shape[1:])
     data_folder = find_data_folder(splits)
-    source = choose_format(survey_once(splits, data_folder), size)
+    source = choose_format(survey_once(splits, data_folder, workers=workers), size)
     if source.size != target.size:
         height, width = target.size
         raise ValueError(

@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
+from kd.checks import DamagedDataError
 from kd.data.sources import image_cache, open_source
 from kd.data.sources.image_arrays import open_arrays
-from kd.data.sources.image_cache import decode_once, find_data_folder
+from kd.data.sources.image_cache import decode_once, find_data_folder, survey_once
 from kd.data.sources.image_dataset import DecodedImages
 from kd.data.sources.image_decoding import ImageFormat, ImagePaths, decode_image
 from kd.storage.user_folders import cache_folder
@@ -165,6 +166,24 @@ def test_changes_in_memory_do_not_reach_the_disk(tmp_path: Path) -> None:
     assert torch.equal(second.inputs, before)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_survey_does_not_depend_on_the_number_of_workers(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_cache, "FEW", 5)
+    monkeypatch.setattr(image_cache, "_FEW_TASKS", 1)
+    save_tree(tmp_path)
+    for number, mode in enumerate(("L", "RGBA", "RGB")):
+        save_image(tmp_path / "bee" / f"other-{number}.png", mode, (4, 7))
+    splits, started = collections(tmp_path), torch.get_rng_state()
+    survey = survey_once(splits, find_data_folder(splits), workers=workers)
+    assert survey == ([(6, 5, 12), (4, 7, 3)], 1, 1, 0)
+    assert torch.equal(torch.get_rng_state(), started)
+    (tmp_path / "bee" / "other-1.png").write_bytes(b"no image")
+    with pytest.raises(DamagedDataError, match=r"1 of 8 images cannot be read: .*other-1\.png"):
+        survey_once(splits, find_data_folder(splits), workers=workers)
+
+
 def test_a_damaged_survey_is_made_again(tmp_path: Path) -> None:
     save_tree(tmp_path / "data", size=(6, 5))
     open_source(tmp_path / "data")
@@ -223,7 +242,7 @@ def test_a_worker_that_dies_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_cache, "FEW", 0)
     folder = find_data_folder({"train": DyingImages()})
     assert folder is not None
-    with pytest.raises(OSError, match=r"a process that decodes images died .*Run again to resume"):
+    with pytest.raises(OSError, match=r"a process that reads images died .*Run again to resume"):
         decode_once({"train": DyingImages()}, folder, FORM, workers=1)
 
 
