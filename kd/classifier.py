@@ -26,7 +26,13 @@ from kd.devices import device_named, require_device
 from kd.methods.objectives import distilled, supervised
 from kd.models.networks import MLP
 from kd.seeding import seeded
-from kd.teachers.sklearn_teacher import network_logits, out_of_fold_logits, prepare_teacher, teacher_logits
+from kd.teachers.sklearn_teacher import (
+    network_logits,
+    out_of_fold_logits,
+    prepare_teacher,
+    rows_as_fitted,
+    teacher_logits,
+)
 from kd.training.history import History
 from kd.training.hooks import print_epoch
 from kd.training.loop import fit
@@ -58,7 +64,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             passed to ``fit``; a fitted classifier is used without refitting. In ``GridSearchCV`` and
             ``cross_val_score``, ``clone`` discards the fit: the teacher is fitted again on each training fold, and no
             test fold leaks. To keep a fitted teacher, wrap it in ``sklearn.frozen.FrozenEstimator``; then make sure
-            that it was not fitted on rows used for evaluation.
+            that it was not fitted on rows used for evaluation. A fitted classifier gets rows in the form on which it
+            was fitted: a data frame with its columns in their order, or an array.
 
             A trained ``nn.Module`` that maps the unscaled rows in float32 to logits [N, classes] in the order of
             ``classes_``. ``clone`` copies it with its weights.
@@ -207,7 +214,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         is_fitted_here = self.teacher_ is not self.teacher
         if is_fitted_here and self.cv is not None:
             return out_of_fold_logits(self.teacher_, X, targets, self.cv)
-        return teacher_logits(self.teacher_, X, rows, self.classes_)
+        fitted_rows = X if is_fitted_here else rows_as_fitted(self.teacher_, X, rows)
+        return teacher_logits(self.teacher_, fitted_rows, rows, self.classes_)
 
     def _train(self, objective: Objective, loader: DataLoader[Any], seed: int) -> History:
         steps = self.epochs * len(loader)

@@ -6,7 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from torch import nn
 
 import kd
 from kd.models.networks import MLP
+from kd.teachers.sklearn_teacher import rows_as_fitted, teacher_logits
 
 X, y = sklearn.datasets.load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[y]
@@ -177,6 +179,46 @@ def test_teacher_and_student_check_column_names() -> None:
     assert model.feature_names_in_.tolist() == list("abcd")
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(table[list("bacd")])
+
+
+class ByName(LogisticRegression):  # type: ignore[misc]  # scikit-learn has no types
+    """A classifier that needs a data frame, or, fitted on an array, an array."""
+
+    def fit(self, X: Any, y: Any) -> ByName:
+        self.is_table_ = hasattr(X, "columns")
+        return cast(ByName, super().fit(X, y))
+
+    def predict_proba(self, X: Any) -> Any:
+        assert hasattr(X, "columns") == self.is_table_
+        return super().predict_proba(X)
+
+
+@pytest.mark.parametrize("make", [lambda: ByName(max_iter=1000), lambda: make_pipeline(MinMaxScaler(), clone(LINEAR))])
+@pytest.mark.parametrize("is_table", [False, True])
+def test_a_fitted_teacher_gets_rows_in_the_form_it_was_fitted_on(make: Callable[[], Any], *, is_table: bool) -> None:
+    """scikit-learn warns if names are missing or unexpected, and warnings are errors here."""
+    pd = pytest.importorskip("pandas")
+    table, classes = pd.DataFrame(X, columns=list("abcd")), np.unique(NAMES)
+    teacher = make().fit(table if is_table else X, NAMES)
+    rows = rows_as_fitted(teacher, table, X)
+    expected = teacher_logits(make().fit(X, NAMES), X, X, classes)
+    torch.testing.assert_close(teacher_logits(teacher, rows, X, classes), expected)
+    make_classifier(FrozenEstimator(teacher)).fit(table, NAMES)
+
+
+def test_a_fitted_teacher_gets_its_own_columns_in_their_order() -> None:
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame(X, columns=list("abcd"))
+    teacher = LogisticRegression(max_iter=1000).fit(table[list("ca")], NAMES)
+    assert rows_as_fitted(teacher, table, X).equals(table[list("ca")])
+    make_classifier(FrozenEstimator(teacher)).fit(table, NAMES)
+    with pytest.raises(ValueError, match="feature names should match"):
+        make_classifier(teacher).fit(table[list("ab")], NAMES)
+
+
+def test_a_teacher_fitted_here_gets_what_it_was_fitted_on() -> None:
+    pd = pytest.importorskip("pandas")
+    make_classifier(ByName(max_iter=1000)).fit(pd.DataFrame(X, columns=list("abcd")), NAMES)
 
 
 def test_the_estimator_works_in_a_pipeline() -> None:

@@ -49,8 +49,8 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
     at temperature T are then proportional to the probabilities raised to the power 1 / T.
 
     Args:
-        X: rows as passed by the user, for a classifier, which may select columns by name. It gets a copy, because some
-            classifiers change their input in place.
+        X: rows in the form on which a classifier was fitted (``rows_as_fitted``), which may select columns by name. It
+            gets a copy, because some classifiers change their input in place.
         rows: [N, F], the same rows as numbers, for a network.
 
     Raises:
@@ -68,6 +68,26 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
     )
     require_finite_logits("teacher logits", logits, "Check the teacher and the rows for non-finite numbers.")
     return logits
+
+
+def rows_as_fitted(teacher: Any, X: Any, rows: NDArray[np.float64]) -> Any:
+    """Return the rows of a data frame in the form on which the classifier was fitted, if this is known.
+
+    Args:
+        teacher: a fitted classifier, or any other teacher.
+        X: rows as passed by the user.
+        rows: [N, F], the same rows as numbers, for a classifier that was fitted on an array.
+
+    Returns:
+        ``X`` with the columns of the classifier in their order, ``rows``, or ``X`` unchanged.
+    """
+    names = list(getattr(X, "columns", []))
+    if not names or not all(isinstance(name, str) for name in names):
+        return X  # scikit-learn records only names that are strings
+    fitted = list(getattr(teacher, "feature_names_in_", []))
+    if fitted:
+        return X[fitted] if set(fitted) <= set(names) and fitted != names else X
+    return rows if hasattr(teacher, "n_features_in_") else X
 
 
 def out_of_fold_logits(teacher: Any, X: Any, y: NDArray[Any], cv: Any) -> Tensor:
