@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,19 @@ from kd.data.views import one_view_each
 from kd.devices import usable_cores
 
 
-class Task(NamedTuple):
-    """The task of a model: shape of one input without the batch dimension, and class names in label order."""
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The task of a model.
+
+    Attributes:
+        input_shape: shape of one input without the batch dimension.
+        classes: class names in label order.
+        example: an input of the training data, on which models are tried; None tries them on random numbers.
+    """
 
     input_shape: tuple[int, ...]
     classes: tuple[str, ...]
+    example: Tensor | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def noun(self) -> str:
@@ -115,7 +124,7 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
     name = "MNIST" if settings.data == "mnist" else source.name
     return Data(
         name,
-        Task(tuple(example.shape), splits.classes),
+        Task(tuple(example.shape), splits.classes, example),
         splits.train,
         splits.val,
         splits.test,

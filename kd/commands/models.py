@@ -49,7 +49,8 @@ def require_memory_for_students(settings: RunSettings, task: Task, count: int) -
 
 def build_network(settings: RunSettings, spec: str, task: Task) -> nn.Module:
     """Build an untrained network by name for this task; the same seed gives the same weights."""
-    return build(spec, input_shape=task.input_shape, classes=len(task.classes), seed=settings.seed)
+    shape, classes = task.input_shape, len(task.classes)
+    return build(spec, input_shape=shape, classes=classes, seed=settings.seed, example=task.example)
 
 
 def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Teacher:
@@ -85,6 +86,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
         classes=len(names),
         label_order=order,
         class_names=names if order else None,
+        example=data.task.example,
     )
     return Teacher(model, True)
 

@@ -31,7 +31,9 @@ _KINDS = (*_SIZED, "torchvision", "timm")
 _COPIES = 4  # weights, gradients and Adam's two moments
 
 
-def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
+def build(
+    spec: str, *, input_shape: Sequence[int], classes: int, seed: int, example: Tensor | None = None
+) -> nn.Module:
     """Build a model with random weights, on the CPU, in training mode.
 
     Args:
@@ -46,6 +48,8 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
         input_shape: shape of one sample: [C, H, W], [features], …
         classes: K, at least 2.
         seed: at least 0; the same seed gives the same weights. The caller's random state is restored.
+        example: an input of the data, of shape ``input_shape``, on which the model is tried; needed for models of
+            integer inputs, such as tokens. None uses random numbers.
 
     Raises:
         ValueError: the specification is invalid, or the model's output for one sample is not K finite logits.
@@ -66,34 +70,51 @@ def build(spec: str, *, input_shape: Sequence[int], classes: int, seed: int) -> 
         _require_memory_for(spec, shape, classes)
     with seeded(seed):
         model = _build_from_spec(spec, shape, classes)
-        require_logits_output(model, spec, shape, classes)
+        require_logits_output(model, spec, shape, classes, example)
     return model
 
 
-def require_logits_output(model: nn.Module, spec: str, input_shape: Sequence[int], classes: int) -> None:
-    """Check the model's output for one random sample, in eval mode so that weights and statistics do not change.
+def require_logits_output(
+    model: nn.Module, spec: str, input_shape: Sequence[int], classes: int, example: Tensor | None = None
+) -> None:
+    """Check the model's output for one sample, in eval mode so that weights and statistics do not change.
+
+    Args:
+        example: the sample, without a batch dimension; None uses random numbers.
 
     Raises:
         ValueError: the model fails, or its output is not finite logits [1, classes]; the error shows the output.
     """
-    example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
-    sample = f"one sample {list(example.shape)}"
+    if example is None:
+        example = torch.randn(*input_shape, generator=torch.Generator().manual_seed(0))
+    shape = list(example.shape)
+    require(shape == list(input_shape), "the shape of the example", shape, f"the input shape {list(input_shape)}")
+    batch = example[None].clone()  # a model may change its input in place
+    sample = f"one sample {list(batch.shape)}" + ("" if batch.is_floating_point() else f" of {batch.dtype}")
     try:
         with evaluating(model), torch.no_grad():
-            output = model(example)
+            output = model(batch)
     except Exception as error:  # user code can raise anything
         reason = str(error).split("\n", 1)[0].removesuffix(".")
-        raise ValueError(
-            f"{spec} failed on {sample} ({type(error).__name__}: {reason}). Choose a model for inputs of this shape: "
-            "cnn:32 takes images of any size, mlp:256 inputs of any shape."
-        ) from error
+        raise ValueError(f"{spec} failed on {sample} ({type(error).__name__}: {reason}). {_advise(batch)}") from error
     if not isinstance(output, Tensor) or list(output.shape) != [1, classes]:
         raise ValueError(
-            f"{spec} must return logits [1, {classes}] for {sample}. Got {_describe_output(output)} instead."
+            f"{spec} must return logits [1, {classes}] for {sample}. Got {_describe_output(output)} instead. "
+            "Sequences of outputs [B, T, K], several labels per sample and regression are not supported."
         )
     if not output.isfinite().all():
         raise ValueError(f"{spec} must return finite logits for {sample}. Got {output.tolist()} instead.")
     require_logits_kind(f"outputs of {spec}", output)
+
+
+def _advise(batch: Tensor) -> str:
+    """Return a remedy for a model that fails on a batch."""
+    if batch.is_floating_point():
+        return (
+            "Choose a model for inputs of this shape: cnn:32 takes images of any size, mlp:256 inputs of any shape. A "
+            "model of integers, such as tokens, needs an example of the data: example=dataset[0][0]."
+        )
+    return "Integer inputs are tokens: choose a model with an embedding (FILE.py:NAME), or store quantities as float32."
 
 
 def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -38,6 +38,7 @@ def load_teacher(
     classes: int,
     label_order: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    example: Tensor | None = None,
 ) -> nn.Module:
     """Load a trained teacher with outputs in the class order of the data.
 
@@ -49,6 +50,7 @@ def load_teacher(
         label_order: class names in the order of the teacher's outputs, if it differs from the data; the result is then
             a ``Reordered`` model.
         class_names: class names in the order of the data; required with ``label_order``.
+        example: see ``kd.models.build.build``.
 
     Raises:
         ValueError: the architecture is unknown, the weights do not fit it exactly, the head has a different number of
@@ -57,7 +59,8 @@ def load_teacher(
         MissingExtraError: an optional dependency is not installed.
     """
     columns = find_columns(label_order, class_names, classes=classes)
-    model = build(spec, input_shape=input_shape, classes=classes, seed=0)  # the weights are replaced
+    # The seed does not matter: the weights are replaced.
+    model = build(spec, input_shape=input_shape, classes=classes, seed=0, example=example)
     expected = model.state_dict()
     with add_file_to_errors(model, file):
         state = read_state(file, expected, spare=_SPARE)

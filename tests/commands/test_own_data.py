@@ -117,6 +117,59 @@ def test_tabular_data_is_split_by_the_settings() -> None:
     assert data.task == Task((13,), ("class_0", "class_1", "class_2"))
 
 
+TOKENS = """
+from torch import nn
+class Model(nn.Module):
+    def __init__(self, classes, width=8):
+        super().__init__()
+        self.embedding, self.output = nn.Embedding(20, width), nn.Linear(width, classes)
+    def forward(self, tokens):
+        return self.output(self.embedding(tokens).mean(dim=1))
+class Small(Model):
+    def __init__(self, classes):
+        super().__init__(classes, 2)
+class Sequence(Model):
+    def forward(self, tokens):
+        return self.output(self.embedding(tokens))
+class Regression(Model):
+    def forward(self, tokens):
+        return super().forward(tokens)[:, 0]
+"""
+
+
+def token_arguments(folder: Path, teacher: str) -> list[str]:
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, 20, size=(400, 6))
+    np.savez(folder / "tokens.npz", x=tokens, y=tokens.mean(axis=1) > 10)
+    (folder / "net.py").write_text(TOKENS)
+    models = ("--teacher", teacher.replace("net.py", str(folder / "net.py")), "--student", f"{folder / 'net.py'}:Small")
+    return ["--data", str(folder / "tokens.npz"), *models, "--epochs", "5", "--learning-rate", "0.1"]
+
+
+def test_models_of_tokens_are_tried_on_an_item_of_the_data_and_trained(tmp_path: Path) -> None:
+    arguments = token_arguments(tmp_path, "net.py:Model")
+    assert cli.main(["run", *arguments, "--out", str(tmp_path / "first")]) == 0
+    weights = tmp_path / "first/models/teacher_model.pth"
+    loaded = token_arguments(tmp_path, f"net.py:Model={weights}")
+    assert cli.main(["run", *loaded, "--method", "rkd", "--out", str(tmp_path / "second")]) == 0
+    assert set(metrics(tmp_path / "second")["test"]) >= {"teacher", "control", "distilled"}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("net.py:Sequence", r"must return logits \[1, 2\] .*Got \[1, 6, 2\] instead\. Sequences .* not supported"),
+        ("net.py:Regression", r"must return logits \[1, 2\] .*Got \[1\] instead.* regression are not supported"),
+        ("mlp:4", r"mlp:4 failed on one sample \[1, 6\] of torch\.int64 .*Integer inputs are tokens: .*embedding"),
+    ],
+)
+def test_models_that_do_not_fit_tokens_are_refused_by_name(
+    teacher: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", *token_arguments(tmp_path, teacher), "--out", str(tmp_path / "out")]) == 1
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
 def test_class_names_of_user_data_appear_in_all_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["<b>cultivar & sons</b>", "class_1", "class_2 with a name that is far too long for an axis"]
     generator = np.random.default_rng(0)

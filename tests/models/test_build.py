@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -238,6 +239,21 @@ def test_a_model_with_bad_output_is_refused_and_unchanged(output: object, messag
 def test_an_invalid_spec_is_refused_with_the_allowed_ones(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(spec, input_shape=(1, 28, 28), classes=3, seed=0)
+
+
+def test_an_example_is_what_the_model_is_tried_on(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\ndef net(classes):\n"
+        "    return nn.Sequential(nn.Embedding(9, classes), nn.Flatten(), nn.LazyLinear(classes))\n"
+    )
+    arguments: dict[str, Any] = {"input_shape": (4,), "classes": 3, "seed": 0}
+    with pytest.raises(ValueError, match=r"RuntimeError: .*A model of integers.* needs an example of the data"):
+        build(f"{file}:net", **arguments)
+    first, second = (build(f"{file}:net", **arguments, example=tokens) for tokens in torch.tensor([[0] * 4, [8] * 4]))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    with pytest.raises(ValueError, match=r"shape of the example must be the input shape \[4\]\. Got \[5\]"):
+        build(f"{file}:net", **arguments, example=torch.zeros(5).long())
 
 
 @pytest.mark.parametrize("name", ["hf-hub:someone/resnet", "local-dir:/tmp", "resnet18.a1_in1k", "resnet81"])
