@@ -13,6 +13,7 @@ from kd.losses import sdd_loss
 from kd.methods.feature import capture_both
 from kd.models.features import capture, find_penultimate, match_stages
 from kd.models.inference import evaluating
+from kd.models.stages import find_last_maps
 from kd.types import Batch, Objective
 
 
@@ -68,7 +69,7 @@ def sdd(
     student_layers: str,
     teacher_layers: str,
 ) -> Objective:
-    """``hard · CE + soft · sdd_loss`` at the last stage, or at the last of the named layers.
+    """``hard · CE + soft · sdd_loss`` at the last maps of each model, or at the last of the named layers.
 
     Raises:
         ValueError: also if a model's logits are not its last linear layer applied to the means of these maps, because
@@ -76,7 +77,11 @@ def sdd(
     """
     sides = [int(side) if side.isdecimal() else 0 for side in scales.split(",")]
     require(sides[0] == 1 and min(sides) >= 1, "scales", scales, "comma-separated integers, starting with 1")
-    pair = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)[-1]
+    student_layer, teacher_layer = (
+        names.split(",")[-1] or find_last_maps(model, batch[0])
+        for names, model in ((student_layers, student), (teacher_layers, teacher))
+    )
+    pair = match_stages(student, teacher, batch[0], student_layers=student_layer, teacher_layers=teacher_layer)[-1]
     student_head, teacher_head = (
         _find_classifier(role, model, layer, batch[0])
         for role, model, layer in zip(("student", "teacher"), (student, teacher), pair, strict=True)

@@ -70,6 +70,20 @@ def find_stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
     return [maps.stage._replace(layer=layer) for maps, layer in zip(stages, layers, strict=True)]
 
 
+def find_last_maps(model: nn.Module, inputs: Tensor) -> str:
+    """Return the last layer whose output is maps of more than one pixel; "" if there is none.
+
+    It precedes the pooling of a classifier and need not be a stage, such as the last 1 × 1 convolution of a MobileNet.
+
+    Args:
+        model: the model, run once in eval mode.
+        inputs: [B, ...], an example batch.
+    """
+    outputs = record_outputs(model, inputs)
+    maps = [name for name, output in outputs if _is_feature_map(output, inputs) and output[0, 0].numel() > 1]
+    return maps[-1] if maps else ""
+
+
 def _select_maps(model: nn.Module, outputs: Sequence[tuple[str, Tensor]], inputs: Tensor) -> list[_Maps]:
     """Return one layer for each size of maps, the stem included, in order of execution."""
     names = [name for name, _ in outputs]

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import kd
 from kd.losses import kd_loss, sdd_loss
+from kd.methods import try_method
 from kd.methods.sdd import region_logits
+from kd.models.features import layer_shapes
 from kd.models.networks import CNN
 from tests.features_in_numpy import sdd
 from tests.methods.test_feature import SHAPE, build_models, build_objective, get_first_batch
@@ -139,3 +142,12 @@ def test_layer_names_do_not_matter() -> None:
     assert (objective.teacher_layers, objective.classifiers) == (["1"], ("output", "4"))
     _, terms = objective(student, get_first_batch())
     assert terms["feature"].item() > 0
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "resnet18"])
+def test_the_last_maps_before_the_pooling_are_used_even_if_they_are_no_stage(name: str) -> None:
+    images, labels = torch.rand(2, 3, 64, 64), torch.tensor([0, 3])
+    model, teacher = torchvision.models.get_model(name, weights=None, num_classes=4), CNN(4, (3, 64, 64), 4)
+    ((student_layer, teacher_layer),) = try_method("sdd", model, teacher, (images, labels))
+    assert layer_shapes(model, [student_layer], images)[0][0] == list(model.parameters())[-2].shape[1]
+    assert teacher_layer == "layer3"
