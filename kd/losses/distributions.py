@@ -1,7 +1,7 @@
 """Distributions of logits [B, K] for the losses: softened, decoupled from the label, compared where not masked.
 
-A logit of −∞ masks its class: the probability is 0. A class that the teacher masks adds nothing to a loss, even if the
-student masks it too. Each row must have a finite logit.
+A teacher's logit of −∞ masks its class: the probability is 0, and the class adds nothing to a loss. Each row must have
+a finite logit. The student's logits must be finite: 0 · ∞ would be NaN where both models mask a class.
 """
 
 from __future__ import annotations
@@ -57,23 +57,18 @@ def decouple(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor
 
 def divergences(log_q: Tensor, log_p: Tensor, reduction: str = "none") -> Tensor:
     """Return ``p · (log p − log q)`` of each class, or reduced as by ``torch.nn.functional.kl_div``."""
-    # 0 · (−∞ − log q) would be NaN. The values of all other classes stay as they are, bit for bit.
-    return F.kl_div(_ignore_masked(log_q, log_p), _keep_finite(log_p), reduction=reduction, log_target=True)
+    # Without the finite number, 0 · (−∞ − log q) would be NaN. All other values stay as they are, bit for bit.
+    return F.kl_div(log_q, _keep_finite(log_p), reduction=reduction, log_target=True)
 
 
 def cross_entropies(log_q: Tensor, log_p: Tensor) -> Tensor:
     """Return the cross-entropy ``−Σ p log q`` of each row."""
-    return -(log_p.exp() * _ignore_masked(log_q, log_p)).sum(dim=-1)
+    return -(log_p.exp() * log_q).sum(dim=1)
 
 
 def select_labels(values: Tensor, labels: Tensor) -> Tensor:
     """Return the value [B] of each row at its label."""
     return values.gather(1, labels.unsqueeze(1)).squeeze(1)
-
-
-def _ignore_masked(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """Return log q, with 0 for the classes that the teacher masks: there −∞ would become NaN in a product with p."""
-    return log_q.masked_fill(log_p == -math.inf, 0)
 
 
 def _keep_finite(values: Tensor) -> Tensor:

@@ -144,7 +144,8 @@ def standardised(logits: Tensor) -> Tensor:
     """Scale the logits of each row to mean 0 and standard deviation 1, in float32 or better.
 
     This acts like a separate temperature for each sample. With few classes little information remains; with two only
-    the sign would, so K > 2 is required. Masked classes (−∞) stay masked and do not count.
+    the sign would, so K > 2 is required. A teacher's masked classes (−∞) stay masked and
+    do not count.
 
     Source: Sun et al. 2024, arXiv:2403.01427, algorithm 1: unbiased standard deviation plus 1e-7. Rows of equal logits,
     as from a head that starts at zero, are not divided by 1e-7, which would multiply their gradient by 10⁷. The
@@ -157,13 +158,11 @@ def standardised(logits: Tensor) -> Tensor:
         "of shape [B, K] with K > 2",
     )
     require_samples(len(logits))
-    rows, is_masked = widen(logits), logits == -math.inf
-    kept = (~is_masked).sum(dim=1, keepdim=True).to(rows.dtype)
-    mean = rows.masked_fill(is_masked, 0).sum(dim=1, keepdim=True) / kept
-    rows = torch.where(is_masked, mean, rows)
-    std = rows.std(dim=1, keepdim=True) * ((logits.shape[1] - 1) / (kept - 1).clamp(min=1)).sqrt()
-    scores = (rows - mean) / torch.where(std > 0, std + 1e-7, 1)
-    return scores.masked_fill(is_masked, -math.inf)
+    rows = widen(logits)
+    if not rows.requires_grad:
+        return _standardise_unmasked(rows)
+    centred, std = rows - rows.mean(dim=1, keepdim=True), rows.std(dim=1, keepdim=True)
+    return centred / torch.where(std > 0, std + 1e-7, 1)
 
 
 def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, *, gamma: float, weighted: bool = False) -> Tensor:
@@ -224,8 +223,7 @@ def ofa_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
     require_every_label(labels, *student.shape)
     one_hot = F.one_hot(labels, student.shape[1])
     weights = (teacher.softmax(dim=1) + one_hot) ** gamma - one_hot
-    log_q = F.log_softmax(student, dim=1).masked_fill(weights == 0, 0)  # 0 · −∞ would be NaN
-    return -(weights * log_q).sum(dim=1).mean()
+    return -(weights * F.log_softmax(student, dim=1)).sum(dim=1).mean()
 
 
 def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) -> Tensor:
@@ -248,13 +246,22 @@ def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) ->
     return others.scatter(1, labels.unsqueeze(1), math.log(correct))
 
 
+def _standardise_unmasked(rows: Tensor) -> Tensor:
+    """Return standardised logits [B, K] with −∞ for the masked classes, which do not count."""
+    is_masked, classes = rows == -math.inf, rows.shape[1]
+    kept = (~is_masked).sum(dim=1, keepdim=True).to(rows.dtype)
+    mean = rows.masked_fill(is_masked, 0).sum(dim=1, keepdim=True) / kept
+    rows = torch.where(is_masked, mean, rows)
+    std = rows.std(dim=1, keepdim=True) * ((classes - 1) / (kept - 1).clamp(min=1)).sqrt()
+    return ((rows - mean) / torch.where(std > 0, std + 1e-7, 1)).masked_fill(is_masked, -math.inf)
+
+
 def _correlations(first: Tensor, second: Tensor, dim: int) -> Tensor:
-    """Return Pearson's ρ along a dimension; 0, without a gradient, if an input is constant there but for rounding."""
-    pair = first, second
-    centred = [values - values.mean(dim=dim, keepdim=True) for values in pair]
+    """Return Pearson's ρ of probabilities along a dimension; 0, without a gradient, if an input is constant there."""
+    means = [values.mean(dim=dim, keepdim=True) for values in (first, second)]
+    centred = [first - means[0], second - means[1]]
     lengths = [torch.linalg.vector_norm(values, dim=dim) for values in centred]
-    rounding = 8 * torch.finfo(first.dtype).eps
-    sizes = [rounding * torch.linalg.vector_norm(values.detach(), dim=dim) for values in pair]
-    is_constant = (lengths[0] <= sizes[0]) | (lengths[1] <= sizes[1])
+    rounding = 8 * torch.finfo(first.dtype).eps * math.sqrt(first.shape[dim])
+    varies = [length > rounding * mean.squeeze(dim) for length, mean in zip(lengths, means, strict=True)]
     correlations: Tensor = (centred[0] * centred[1]).sum(dim=dim) / (lengths[0] * lengths[1] + 1e-8)
-    return correlations.masked_fill(is_constant, 0)
+    return torch.where(varies[0] & varies[1], correlations, 0)

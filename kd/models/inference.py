@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader
 
 from kd.checks import require_finite_logits
 from kd.losses.labels import to_int64
+from kd.losses.precision import widen
 from kd.storage.stopping import stop_if_requested
 from kd.types import UNLABELLED
 
 
 class Predictions(NamedTuple):
-    """Logits [N, K] float32 and labels [N] int64, both on the CPU, in the loader's order."""
+    """Logits [N, K] float32 (float64 of a float64 model) and labels [N] int64, on the CPU, in the loader's order."""
 
     logits: Tensor
     labels: Tensor
@@ -50,7 +51,7 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
     device, logits, labels = device_of(model), _RowBuffer(loader), _RowBuffer(loader)
     with evaluating(model), torch.no_grad():
         for inputs, label, *_ in loader:
-            logits.add(model(inputs.to(device)).float())
+            logits.add(widen(model(inputs.to(device))))
             labels.add(to_int64(label))
             if on_batch:
                 on_batch()

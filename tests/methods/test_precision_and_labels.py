@@ -60,6 +60,17 @@ def test_a_float64_loss_is_the_float32_loss_but_for_rounding(name: str) -> None:
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
+def test_predictions_have_the_models_precision_but_not_less_than_float32(
+    dtype: torch.dtype, expected: torch.dtype
+) -> None:
+    model = nn.Linear(3, 2).to(dtype)
+    inputs, labels = torch.rand(8, 3, dtype=dtype), torch.arange(8) % 2
+    predictions = kd.predict(model, [(inputs[:5], labels[:5]), (inputs[5:], labels[5:])])
+    assert predictions.logits.dtype == expected
+    torch.testing.assert_close(predictions.logits, model(inputs).detach().to(expected), rtol=1e-2, atol=1e-2)
+
+
 def test_a_live_teacher_and_the_metrics_keep_float64() -> None:
     student, teacher, batch = build(torch.float64)
     seen: list[torch.dtype] = []
