@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time a name is import
     from kd.data.datasets import DistillDataset, ImageDataset
     from kd.data.loaders import batches_differ, loader_like, make_loader
     from kd.data.mnist import load_mnist
+    from kd.evaluation.judging import judge
     from kd.losses import kd_loss
     from kd.methods.objectives import distilled, live_teacher, supervised
     from kd.models.features import capture
@@ -38,6 +39,7 @@ __all__ = [
     "distilled",
     "evaluate",
     "fit",
+    "judge",
     "kd_loss",
     "live_teacher",
     "load_mnist",
@@ -54,6 +56,7 @@ __all__ = [
 
 _MODULES = {
     "classifier": ("DistilledClassifier",),
+    "evaluation.judging": ("judge",),
     "data.datasets": ("DistillDataset", "ImageDataset"),
     "data.loaders": ("batches_differ", "loader_like", "make_loader"),
     "data.mnist": ("load_mnist",),

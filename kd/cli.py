@@ -13,6 +13,7 @@ from tyro.extras import subcommand_cli_from_dict
 from kd.checks import did_you_mean
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.help import format_help
+from kd.commands.judge.settings import JudgeSettings
 from kd.commands.program import exit_status
 from kd.commands.run.settings import CacheSettings, CleanSettings, DistillSettings, EvaluateSettings, ReportSettings
 from kd.commands.settings import RunSettings
@@ -37,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
     "run": Command(RunSettings, "kd.commands.run.command"),
     "compare": Command(CompareSettings, "kd.commands.compare.command"),
     "sweep": Command(SweepSettings, "kd.commands.sweep.command"),
+    "judge": Command(JudgeSettings, "kd.commands.judge.command"),
     "distill": Command(DistillSettings, "kd.commands.run.distill"),
     "evaluate": Command(EvaluateSettings, "kd.commands.run.evaluate"),
     "report": Command(ReportSettings, "kd.commands.run.rebuild_report"),

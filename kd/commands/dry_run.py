@@ -279,8 +279,7 @@ def _print_plan(settings: RunSettings, estimate: Plan) -> None:
         say(f"memory: about {estimate.memory / 1e6:,.0f} MB")
     say(f"time: about {_format_duration(estimate.seconds)} on this machine under its current load")
     if estimate.disk > free:
-        lacking = f"{(estimate.disk - free) / 1e6:,.0f} MB"
-        say(f"not enough free disk space: free another {lacking}, or choose another --out.")
+        say(f"not enough disk space: free another {(estimate.disk - free) / 1e6:,.0f} MB, or choose another --out.")
 
 
 def _say_decoded(data: Data) -> None:
@@ -296,7 +295,7 @@ def _nearest_existing(folder: Path) -> Path:
 
 
 def _format_duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    if hours >= 2:
-        return f"{hours:,.1f} hours"
+    minutes = seconds / 60
+    if minutes >= 120:
+        return f"{minutes / 60:,.1f} hours"
     return f"{minutes:.0f} minutes" if minutes >= 2 else f"{max(1, round(seconds))} s"

@@ -18,6 +18,7 @@ from tyro.conf import Positional, UseAppendAction
 # The groups in the order of the help text. A setting that only some commands have is omitted for the others.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Action": ("action", "prune", "images"),
+    "Predictions": ("control", "distilled", "smoothed", "labels", "kind"),
     "Data": (
         *("data", "data_dir", "class_names", "columns", "image_size", "download", "limit", "test_size", "test_share"),
         *("random_state", "augment", "views", "unlabelled"),
@@ -90,6 +91,8 @@ def _format_flag(name: str, hint: Any) -> str:
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
         return f"{flag}, --no-{flag[2:]}"
+    if typing.get_origin(kind) is typing.Literal:
+        return f"{flag} {'|'.join(typing.get_args(kind))}"
     if typing.get_origin(kind) is not tuple:
         return f"{flag} {_METAVARS[kind]}"
     items = [_METAVARS[item] for item in typing.get_args(kind) if item is not Ellipsis]

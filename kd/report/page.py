@@ -59,7 +59,7 @@ CHAPTERS = {
 }
 ORDER = tuple(CHAPTERS)
 # Strongest evidence first: several seeds, one pair, a search. The first verdict in this order heads the page.
-SOURCES = {"compare": "kd compare", "run": "the run", "sweep": "kd sweep"}
+SOURCES = {"compare": "kd compare", "judge": "kd judge", "run": "the run", "sweep": "kd sweep"}
 MAX_PART_BYTES = 20_000_000  # size limit of a saved part
 
 

@@ -45,15 +45,16 @@ PACKAGE = Path(__file__).parents[1]  # the whole package: a digest of this folde
 # Modules and folders that cannot change a result. A new module is part of the digest until it is listed here, so that
 # a forgotten entry costs a repeated step instead of a stale result.
 _RESULT_NEUTRAL = """
-arms cli console devices formatting
-commands/compare commands/run commands/sweep
-commands/config_flags commands/dry_run commands/help commands/judgement_json commands/messages commands/paired_table
-commands/program commands/publish
-commands/settings commands/settings_file commands/steps commands/trust
-evaluation/calibration evaluation/cost evaluation/fidelity evaluation/latency evaluation/paired_seeds evaluation/power
-evaluation/two_models evaluation/verdict evaluation/verdict_text evaluation/crossed evaluation/quantities
-evaluation/classwise evaluation/failures evaluation/slices
-report storage/exchange storage/places storage/resources storage/stopping storage/cleaning
+arms cli console devices formatting report
+commands/compare commands/config_flags commands/differences commands/differences_report commands/dry_run commands/help
+commands/judge commands/judgement_json commands/ledger commands/messages commands/paired_table commands/program
+commands/publish commands/run commands/settings commands/settings_file commands/slices_report commands/steps
+commands/sweep commands/trust
+evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_slices
+evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures evaluation/fidelity
+evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power evaluation/quantities evaluation/slices
+evaluation/two_models evaluation/verdict evaluation/verdict_text
+storage/cleaning storage/exchange storage/places storage/resources storage/stopping
 training/contention training/pool training/pool_worker training/students training/trial
 """
 

@@ -15,6 +15,8 @@ from kd.commands.compare.files import comparison_files
 from kd.commands.compare.plots import drawings
 from kd.commands.run.report_plots import confusion_difference, curve_panel, paired_errors
 from kd.commands.sweep.files import sweep_files
+from kd.evaluation.comparison_slices import measure_slices
+from kd.evaluation.comparison_verdict import Verdicts
 from kd.report import style
 from kd.report.style import DPI, png
 from kd.report.svg import render_svg
@@ -99,7 +101,9 @@ def test_an_unchanged_comparison_draws_nothing_and_another_margin_only_the_diffe
     def save(margin: float) -> tuple[object, object]:
         comparison = dataclasses.replace(make_comparison(), margin=margin)
         with open_run(tmp_path):
-            files = comparison_files(tmp_path, comparison, {}, SPENT, {}, limit=None)
+            files = comparison_files(
+                tmp_path, Verdicts(comparison), {}, SPENT, {}, slices=measure_slices(comparison), limit=None
+            )
             return files, make_part(comparison)
 
     first = save(1.0)

@@ -10,14 +10,12 @@ import torch
 from kd.commands.compare.cost import measure_cost
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
-from kd.commands.compare.results import Comparison, ModelPredictions
 from kd.commands.compare.settings import CompareSettings
-from kd.commands.compare.slices import measure_slices
 from kd.commands.compare.students import Arm, choose_arms, choose_smoothing, make_students, name_student
 from kd.commands.compare.teachers import Teacher, prepare_teacher, teacher_settings
 from kd.commands.compare.text import print_comparison
-from kd.commands.compare.verdicts import Verdicts
 from kd.commands.data import Data, load_data
+from kd.commands.ledger import ask, describe_questions, ledger_files, read_ledger
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import require_memory_for_students
@@ -29,6 +27,9 @@ from kd.commands.steps import (
     record_settings,
 )
 from kd.console import say
+from kd.evaluation.comparison import Comparison, ModelPredictions
+from kd.evaluation.comparison_slices import measure_slices
+from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, choose_quantity, margin_of
 from kd.storage.files import publish, sha256
@@ -65,23 +66,41 @@ def run(settings: CompareSettings) -> None:
             smoothing=smoothing or None,
             longer_epochs=cost.training.longer_epochs,
         )
-        _publish(settings, teachers[0], Verdicts(comparison), trained, cost, device)
+        _publish(settings, teachers[0], comparison, trained, cost, device)
 
 
 def _publish(
     settings: CompareSettings,
     teacher: Teacher,
-    verdicts: Verdicts,
+    comparison: Comparison,
     trained: Mapping[str, TrainedStudent],
     cost: Cost,
     device: torch.device,
 ) -> None:
-    slices, limit = measure_slices(verdicts.comparison), settings.limit
+    config, test, limit = record_settings(settings, device), teacher.distill_data.test, settings.limit
+    question, ledger = Verdicts(comparison).main.question, read_ledger(settings.state_dir)
+    asked = ask(question, command=settings.command, title=_describe_question(settings), config=config, test=test)
+    verdicts, ledger = Verdicts(comparison, ledger.before(asked)), ledger.record(asked)
+    slices = measure_slices(comparison)
     print_comparison(verdicts, cost, slices=slices, limit=limit)
-    config, test = record_settings(settings, device), teacher.distill_data.test
     files = comparison_files(settings.results_dir, verdicts, trained, cost, config, slices=slices, limit=limit)
-    part = compare_part(verdicts, cost, config, test=test, command=typed_command(), slices=slices, limit=limit)
+    part = compare_part(
+        verdicts,
+        cost,
+        config,
+        test=test,
+        command=typed_command(),
+        slices=slices,
+        questions=describe_questions(ledger, asked.test),
+        limit=limit,
+    )
+    files |= ledger_files(ledger, settings.state_dir)
     publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
+
+
+def _describe_question(settings: CompareSettings) -> str:
+    teachers = f", {settings.runs} teachers" if settings.runs > 1 else ""
+    return f"kd compare: {_describe_method(settings)}, {settings.pairs} pairs{teachers}"
 
 
 def _choose_quantity(settings: CompareSettings, data: Data) -> Quantity:

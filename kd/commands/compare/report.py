@@ -7,26 +7,18 @@ from typing import Any
 
 from kd.arms import ARMS, LONGER, TEACHER
 from kd.commands.compare.plots import drawings
-from kd.commands.compare.report_slices import show_slices
-from kd.commands.compare.results import Comparison, contrasts, summaries
-from kd.commands.compare.slices import Slices
-from kd.commands.compare.text import (
-    LATENCY,
-    MODEL_CELLS,
-    contrast_cells,
-    contrast_header,
-    cost_sentences,
-    differences_caption,
-    model_cells,
-    power_sentences,
-)
-from kd.commands.compare.verdicts import Verdicts
-from kd.commands.paired_table import DIFFERENCES, difference_cells, format_number, percent
+from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, model_cells
+from kd.commands.differences_report import show_differences
+from kd.commands.paired_table import format_number, percent
 from kd.commands.publish import model_settings, quick_run_stamp
+from kd.commands.slices_report import show_slices
 from kd.evaluation.calibration import BINS
+from kd.evaluation.comparison import Comparison, summaries
+from kd.evaluation.comparison_slices import Slices
+from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost
 from kd.evaluation.paired_seeds import Spread, spread
-from kd.report.blocks import Block, Fold, Paragraph, paragraphs, table
+from kd.report.blocks import Block, Paragraph, paragraphs, table
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance
 from kd.report.svg import figure
@@ -43,6 +35,7 @@ def compare_part(
     command: str,
     limit: int | None,
     slices: Slices,
+    questions: tuple[Block, ...] = (),
 ) -> Part:
     """Build the report sections of a comparison.
 
@@ -51,13 +44,16 @@ def compare_part(
         test: the test set.
         command: the command line as typed; "" if there was none.
         limit: the number of training images of a quick run, else None.
+        questions: table of all questions asked of the test set.
     """
     comparison = verdicts.comparison
     arms = summaries(comparison)
     *other_verdicts, verdict = verdicts.lines
     sections = (
         Section("table", "Test errors of all arms", _show_arms(comparison, arms)),
-        Section("comparison", "Paired differences", (*_show_pairs(verdicts), *paragraphs(other_verdicts))),
+        Section(
+            "comparison", "Paired differences", (*show_differences(verdicts), *questions, *paragraphs(other_verdicts))
+        ),
         Section("slices", "Where it helps and where it harms", show_slices(slices)),
         Section("reliability", "Calibration", _show_calibration(comparison, arms)),
         Section("fidelity", "Fidelity to the teacher", _show_fidelity(comparison, arms)),
@@ -91,29 +87,6 @@ def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
     drawing = figure(drawings(comparison)["comparison_errors"], alt=f"Test errors of every student. {alt}.")
     return table(("student", "n", "test errors", "accuracy"), rows, caption=caption), drawing
-
-
-def _show_pairs(verdicts: Verdicts) -> tuple[Block, ...]:
-    comparison, rows = verdicts.comparison, contrasts(verdicts.comparison)
-    cells = [(row.title, *contrast_cells(row.contrast, comparison.quantity)) for row in rows]
-    alt = "; ".join(f"distilled minus {row[0]}: {row[1]} ({row[2]})" for row in cells)
-    drawing = figure(drawings(comparison)["comparison_differences"], alt=f"Paired differences. {alt}.")
-    caption = f"{differences_caption(comparison)}. Values below zero favour the distilled students"
-    further = [(row.title, *difference_cells(row.errors)) for row in rows]
-    return (
-        drawing,
-        table(contrast_header(comparison), cells, caption=caption),
-        Paragraph(TWO_INTERVALS.format(noun=comparison.noun)),
-        *paragraphs(power_sentences(verdicts)),
-        Fold("Further tests on the numbers of errors", (table(DIFFERENCES, further),)),
-    )
-
-
-TWO_INTERVALS = (
-    "The first interval holds for other seeds and other test {noun} of the same kind: it treats both as random "
-    "samples, and it decides. The second holds for other seeds on these very test {noun}, so it is too narrow for a "
-    "claim about new ones."
-)
 
 
 # Column of ``student_rows``, its format specification and its scale.

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from kd.checks import MANY, Range, at_least, or_none, require
-from kd.commands.settings import PairedSettings
+from kd.commands.settings import DECIDE, PairedSettings
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)  # of label smoothing, to choose from on the validation images
-one_of_quantities = Range(
-    lambda x: x in ("auto", "errors", "balanced", "nll") or x.startswith("recall:"),
-    "auto, errors, balanced, nll or recall:CLASS",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +27,7 @@ class CompareSettings(PairedSettings):
     """teachers to train, at least 1; their seeds count up from SEED. The overall verdict counts each teacher once"""
     splits: Annotated[int | None, or_none(at_least(1, largest=MANY))] = None
     """training/validation splits, at least 1; their seeds count up from RANDOM_STATE. None: one for each teacher"""
-    decide: Annotated[str, one_of_quantities] = "auto"
+    decide: Annotated[str, DECIDE] = "auto"
     """what decides: errors, balanced (mean error of the classes), nll or recall:CLASS; auto takes balanced if the
     classes of the test set differ in size by more than a factor of 3, else errors"""
     smoothing: Annotated[float | None, or_none(Range(lambda x: 0 <= x < 1, "in [0, 1)", "0 omits this control"))] = None

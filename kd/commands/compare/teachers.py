@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import torch
 
-from kd.commands.compare.results import ModelPredictions
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.data import Data, Task
 from kd.commands.models import new_student
 from kd.commands.steps import TeacherWithData, make_objective, prepare_distillation_data
 from kd.data.loaders import make_loader
+from kd.evaluation.comparison import ModelPredictions
 from kd.storage.files import sha256
 from kd.storage.weights import weights_bytes
 from kd.training.students import DistillationData, predict_dataset

@@ -114,9 +114,18 @@ def _list_curves(run: Run) -> list[dict[str, Any]]:
 
 def _list_class_accuracies(run: Run) -> list[dict[str, Any]]:
     return [
-        {"model": name, "class": label, **_class_name_column(run, "class_name", label), **accuracy._asdict()}
-        for name, classes in run.per_class.items()
-        for label, accuracy in enumerate(classes)
+        {
+            "model": name,
+            "class": label,
+            **_class_name_column(run, "class_name", label),
+            "images": row.images,
+            "correct": row.correct,
+            "accuracy": row.recall,
+            "accuracy_low_95": row.low_95,
+            "accuracy_high_95": row.high_95,
+        }
+        for name, scores in run.class_scores.items()
+        for label, row in enumerate(scores.recalls)
     ]
 
 

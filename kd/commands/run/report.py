@@ -105,6 +105,8 @@ def _show_table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
         ("95 % interval, low", *(f"{100 * accuracy.accuracy_low_95:.2f} %" for accuracy in accuracies.values())),
         ("95 % interval, high", *(f"{100 * accuracy.accuracy_high_95:.2f} %" for accuracy in accuracies.values())),
         (f"errors, of {len(run.labels):,} {run.noun}", *(f"{accuracy.errors:,}" for accuracy in accuracies.values())),
+        ("balanced accuracy", *(f"{100 * scores.balanced_accuracy:.2f} %" for scores in run.class_scores.values())),
+        ("macro-F1", *(f"{100 * scores.macro_f1:.2f} %" for scores in run.class_scores.values())),
         ("parameters", *(_format_count(size, "parameters") for size in sizes.values())),
         (f"multiply-adds per {run.noun[:-1]}", *(_format_count(size, "multiply_adds") for size in sizes.values())),
         ("NLL, nats", *(f"{m.nll:.4f}" for m in calibrations.values())),
@@ -112,7 +114,11 @@ def _show_table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
         (f"ECE, {BINS} bins", *(f"{100 * m.ece:.2f} %" for m in calibrations.values())),
         (f"adaptive ECE, {BINS} bins", *(f"{100 * m.adaptive_ece:.2f} %" for m in calibrations.values())),
     ]
-    caption = "On the test set. The rows from NLL on rate the predicted probabilities; lower is better"
+    caption = (
+        f"On the test set, where always predicting {run.class_name(run.majority.label)} is right for "
+        f"{100 * run.majority.share:.2f} %. Balanced accuracy: mean over the classes. The rows from NLL on rate the "
+        "predicted probabilities; lower is better"
+    )
     return chart, table(("measure", *map(_short_label, run.logits)), rows, caption=caption)
 
 

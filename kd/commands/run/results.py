@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kd.arms import CONTROL, DISTILLED, STUDENTS, TEACHER
+from kd.arms import CONTROL, DISTILLED, STUDENTS, TEACHER, arm_of
 from kd.commands.run.disagreements import (
     Confusion,
     Disagreements,
@@ -29,6 +29,8 @@ from kd.evaluation.calibration import (
     reliability,
     reliability_curve,
 )
+from kd.evaluation.classwise import ClassScores, Majority, majority_of, score_classes
+from kd.evaluation.failures import describe_failures
 from kd.evaluation.fidelity import Fidelity, fidelity
 from kd.evaluation.latency import Latency
 from kd.evaluation.metrics import confusion_matrix
@@ -54,14 +56,6 @@ class Students(NamedTuple):
     control_share: float | None
     control_share_low_95: float | None
     control_share_high_95: float | None
-
-
-class ClassAccuracy(NamedTuple):
-    """Accuracy of one model on the test images of one class; None if there are no images."""
-
-    images: int
-    correct: int
-    accuracy: float | None
 
 
 class ModelSize(NamedTuple):
@@ -172,9 +166,21 @@ class Run:
 
     @cached_property
     def verdict(self) -> str:
-        """Verdict on these two students, in a sentence or two."""
+        """Verdict on these two students, in a sentence or two, after what ``failures`` says of the models."""
         control, distilled = (self.accuracies[name].errors for name in STUDENTS)
-        return verdict(control, distilled, self.students.test, noun=self.noun)
+        return " ".join([*self.failures, verdict(control, distilled, self.students.test, noun=self.noun)])
+
+    @cached_property
+    def failures(self) -> list[str]:
+        """Sentences on models that are no better than the majority class, or never predict some class."""
+        arms = {arm_of(name).label: [matrix] for name, matrix in self.confusion_matrices.items()}
+        names = [self.class_name(label) for label in range(len(self.confusion_matrices[TEACHER]))]
+        return describe_failures(arms, self.labels, names, self.noun)
+
+    @cached_property
+    def majority(self) -> Majority:
+        """The constant prediction with the fewest errors."""
+        return majority_of(self.labels)
 
     @cached_property
     def confusion_matrices(self) -> dict[str, Tensor]:
@@ -182,12 +188,9 @@ class Run:
         return {name: confusion_matrix(logits, self.labels) for name, logits in self.logits.items()}
 
     @cached_property
-    def per_class(self) -> dict[str, list[ClassAccuracy]]:
-        """Accuracy of each model on each class."""
-        return {
-            name: [_measure_class(int(row.sum()), int(row[label])) for label, row in enumerate(matrix)]
-            for name, matrix in self.confusion_matrices.items()
-        }
+    def class_scores(self) -> dict[str, ClassScores]:
+        """Recall of each class, balanced accuracy and macro-F1 of each model."""
+        return {name: score_classes(matrix) for name, matrix in self.confusion_matrices.items()}
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:
@@ -245,10 +248,6 @@ class Run:
     def illustrations(self) -> Illustrations:
         """The rows of ``prediction_examples.png``."""
         return illustrate(self.wrong, self.logits, self.labels, temperature=self.temperature)
-
-
-def _measure_class(images: int, correct: int) -> ClassAccuracy:
-    return ClassAccuracy(images, correct, correct / images if images else None)
 
 
 def model_sizes(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSize]:

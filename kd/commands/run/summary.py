@@ -40,7 +40,14 @@ def summarise_run(run: Run, entries: Mapping[str, Mapping[str, Any]]) -> dict[st
         "notes": run.notes,
         "curves": run.histories,
         "confusion_matrices": {name: matrix.tolist() for name, matrix in run.confusion_matrices.items()},
-        "per_class_accuracy": {name: [row.accuracy for row in classes] for name, classes in run.per_class.items()},
+        "majority": run.majority._asdict(),
+        "class_scores": {
+            name: {"balanced_accuracy": scores.balanced_accuracy, "macro_f1": scores.macro_f1}
+            for name, scores in run.class_scores.items()
+        },
+        "per_class_accuracy": {
+            name: [row.recall for row in scores.recalls] for name, scores in run.class_scores.items()
+        },
     }
 
 

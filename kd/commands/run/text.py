@@ -15,11 +15,25 @@ def print_evaluation(run: Run, *, limit: int | None) -> None:
         limit: number of training images of a quick run, else None.
     """
     toy = f", QUICK RUN on {limit:,} training {run.noun}" if limit is not None else ""
+    for sentence in run.failures:
+        say(sentence)
     rows = {
-        name: (f"{accuracy.accuracy:.2%}", f"{accuracy.errors:,}", f"{accuracy.images:,}")
+        name: (
+            f"{accuracy.accuracy:.2%}",
+            f"{run.class_scores[name].balanced_accuracy:.2%}",
+            f"{run.class_scores[name].macro_f1:.2%}",
+            f"{accuracy.errors:,}",
+        )
         for name, accuracy in run.accuracies.items()
     }
-    print_table(f"Test set{toy}", ("model", "accuracy", "errors", run.noun), rows)
+    rows[f"always {run.class_name(run.majority.label)}"] = (
+        f"{run.majority.share:.2%}",
+        "",
+        "",
+        f"{run.majority.errors:,}",
+    )
+    title = f"Test set of {len(run.labels):,} {run.noun}{toy}"
+    print_table(title, ("model", "accuracy", "balanced accuracy", "macro-F1", "errors"), rows)
     _print_distribution(run)
     say(run.verdict)
 

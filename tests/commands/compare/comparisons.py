@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kd.commands.compare.results import Comparison, ModelPredictions
+from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.models.inference import Predictions
 
 IMAGES, CLASSES = 400, 5

@@ -17,10 +17,10 @@ import torch
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.plots import drawings
 from kd.commands.compare.report import _show_calibration, compare_part
-from kd.commands.compare.results import Comparison, ModelPredictions, contrasts, student_rows, summaries
-from kd.commands.compare.slices import Slices, measure_slices
 from kd.commands.compare.text import print_comparison
-from kd.commands.compare.verdicts import Verdicts
+from kd.evaluation.comparison import Comparison, ModelPredictions, contrasts, student_rows, summaries
+from kd.evaluation.comparison_slices import Slices, measure_slices
+from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evaluation.latency import Latency
 from kd.evaluation.paired_seeds import spread

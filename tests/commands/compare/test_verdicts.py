@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from kd.commands.compare.results import Comparison, ModelPredictions, student_rows
-from kd.commands.compare.slices import describe_slices, measure_slices
-from kd.commands.compare.verdicts import Verdicts
+from kd.evaluation.comparison import Comparison, ModelPredictions, student_rows
+from kd.evaluation.comparison_slices import describe_slices, measure_slices
+from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.quantities import BALANCED, choose_quantity
 from kd.evaluation.verdict import Earlier
 from kd.models.inference import Predictions

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from kd.arms import CONTROL, DISTILLED
-from kd.commands.compare.results import Comparison
+from kd.evaluation.comparison import Comparison
 from kd.evaluation.quantities import ERRORS
 from kd.evaluation.slices import Masks, SliceDifference, compare_slices
 
@@ -20,7 +20,8 @@ def measure_slices(comparison: Comparison, further: dict[str, Masks] | None = No
     Args:
         further: more groups of slices by name.
     """
-    groups = {"class": _by_class(comparison), "teacher": _by_teacher(comparison), **(further or {})}
+    by_teacher = {"teacher": _by_teacher(comparison)} if comparison.teachers else {}
+    groups = {"class": _by_class(comparison), **by_teacher, **(further or {})}
     wrong = comparison.measure_losses(ERRORS)
     control, distilled = (np.concatenate(wrong[arm]) for arm in (CONTROL, DISTILLED))
     return {name: compare_slices(masks, control, distilled) for name, masks in groups.items()}

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from kd.arms import ARMS, CONTROL, DISTILLED, LONGER, SMOOTHED, TEACHER
-from kd.commands.compare.results import Comparison
 from kd.evaluation.classwise import majority_of
+from kd.evaluation.comparison import Comparison
 from kd.evaluation.failures import COLLAPSE_RULE, describe_failures, find_collapsed
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import t_interval
@@ -34,7 +34,7 @@ class Verdicts:
     def by_teacher(self) -> list[Judgement]:
         """One verdict for each teacher, conditional on it; Holm-adjusted for the number of teachers."""
         comparison = self.comparison
-        questions = {str(n): self.ask(n) for n in range(len(comparison.teachers))}
+        questions = {str(n): self.ask(n) for n in range(comparison.groups)}
         earlier = self.earlier if len(questions) == 1 else ()
         judgements = judge_all(questions, margin=comparison.unit_margin, earlier=earlier)
         return [self._withhold(judgement) for judgement in judgements.values()]
@@ -43,7 +43,7 @@ class Verdicts:
     def overall(self) -> Judgement | None:
         """The verdict over all teachers, with each block of teachers as one observation; None for a single teacher."""
         comparison = self.comparison
-        if len(comparison.teachers) == 1:
+        if comparison.groups == 1:
             return None
         smoothed = self._contrast_blocks(SMOOTHED) if SMOOTHED in comparison.students else None
         question = Question(self._contrast_blocks(CONTROL), smoothed)
@@ -65,11 +65,12 @@ class Verdicts:
     def failures(self) -> list[str]:
         """Sentences on models that learned nothing, collapsed, or never predict a class."""
         comparison = self.comparison
-        arms = {ARMS[TEACHER].label: [confusion_matrix(*teacher.test) for teacher in comparison.teachers]} | {
+        teachers = [confusion_matrix(*teacher.test) for teacher in comparison.teachers]
+        arms = ({ARMS[TEACHER].label: teachers} if teachers else {}) | {
             ARMS[arm].label: [matrix for group in groups for matrix in group]
             for arm, groups in comparison.confusion_matrices.items()
         }
-        classes = [comparison.class_name(label) for label in range(arms[ARMS[TEACHER].label][0].shape[0])]
+        classes = [comparison.class_name(label) for label in range(len(comparison.confusion_matrices[CONTROL][0][0]))]
         sentences = describe_failures(arms, comparison.labels, classes, comparison.noun)
         collapsed = self._collapsed
         if collapsed:
@@ -84,7 +85,7 @@ class Verdicts:
     def lines(self) -> list[str]:
         """The verdicts as paragraphs, the one that heads the page last; it begins with what has to be said first."""
         comparison, overall = self.comparison, self.overall
-        given = "this teacher and split" if self.main.question.control.estimate else "this teacher, split and test set"
+        given = comparison.given if self.main.question.control.estimate else f"{comparison.given} and test set"
         pairs = len(self.by_teacher[0].question.control.differences)
         basis = describe_basis(pairs, comparison.images, comparison.noun, given)
         single = [
@@ -100,7 +101,7 @@ class Verdicts:
     def _contrast_blocks(self, against: str) -> Contrast:
         """Return the contrast of the blocks: the mean over the teachers of a block, each with the mean of its pairs."""
         comparison = self.comparison
-        means = [comparison.contributions(n, against).mean(axis=0) for n in range(len(comparison.teachers))]
+        means = [comparison.contributions(n, against).mean(axis=0) for n in range(comparison.groups)]
         blocks = np.asarray(comparison.blocks)
         rows = [np.mean([means[n] for n in np.flatnonzero(blocks == block)], axis=0) for block in np.unique(blocks)]
         return contrast_of(np.stack(rows))
@@ -121,10 +122,7 @@ class Verdicts:
 
     def _write(self, judgement: Judgement, teacher: int | None, *, basis: str) -> str:
         comparison = self.comparison
-        teachers = comparison.teachers if teacher is None else [comparison.teachers[teacher]]
-        accuracies = sorted(1 - model.errors / comparison.images for model in teachers)
-        accuracy = f"{accuracies[0]:.2%}" + (f" to {accuracies[-1]:.2%}" if len(accuracies) > 1 else "")
-        settings = ", ".join(filter(None, (comparison.method, f"teacher's test accuracy {accuracy}")))
+        settings = ", ".join(filter(None, (comparison.method, self._teacher_accuracy(teacher))))
         across = "Across teachers, distillation" if teacher is None else "Distillation"
         controls = comparison.losses[CONTROL]
         group = np.concatenate(controls) if teacher is None else controls[teacher]
@@ -132,12 +130,20 @@ class Verdicts:
         return sentence(
             judgement,
             basis=basis,
-            method=f"{across} ({settings})",
+            method=f"{across} ({settings})" if settings else across,
             quantity=comparison.quantity,
             relative_to=float(group.sum(axis=1).mean()),
             smoothing=f"label smoothing{strength}",
-            remarks=[*self._identical(), *self._loss_of_calibration(teacher)],
+            remarks=[*self._identical(), *(self._loss_of_calibration(teacher) if comparison.has_probabilities else ())],
         )
+
+    def _teacher_accuracy(self, teacher: int | None) -> str:
+        models = self.comparison.teachers if teacher is None else self.comparison.teachers[teacher : teacher + 1]
+        accuracies = sorted(1 - model.errors / self.comparison.images for model in models)
+        if not accuracies:
+            return ""
+        highest = f" to {accuracies[-1]:.2%}" if len(accuracies) > 1 else ""
+        return f"teacher's test accuracy {accuracies[0]:.2%}{highest}"
 
     def _identical(self) -> list[str]:
         students = self.comparison.students
@@ -156,7 +162,7 @@ class Verdicts:
     def _loss_of_calibration(self, teacher: int | None) -> list[str]:
         """State a significantly higher cross-entropy or calibration error than the control's."""
         comparison = self.comparison
-        numbers = range(len(comparison.teachers)) if teacher is None else [teacher]
+        numbers = range(comparison.groups) if teacher is None else [teacher]
         contrast = contrast_of(np.concatenate([comparison.contributions(number, quantity=NLL) for number in numbers]))
         interval = contrast.interval()
         if interval and interval.low > 0 and comparison.quantity != NLL:
@@ -181,7 +187,7 @@ class Verdicts:
         comparison = self.comparison
         if LONGER not in comparison.students:
             return []
-        numbers = range(len(comparison.teachers))
+        numbers = range(comparison.groups)
         contrasts = [contrast_of(comparison.contributions(number, LONGER)) for number in numbers]
         gains = [contrast_of(comparison.losses[LONGER][n] - comparison.losses[CONTROL][n]) for n in numbers]
         worse = [interval is not None and interval.low > 0 for interval in (c.interval() for c in contrasts)]

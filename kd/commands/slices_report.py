@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kd.commands.compare.slices import Slices, describe_slices
+from kd.evaluation.comparison_slices import Slices, describe_slices
 from kd.evaluation.slices import SliceDifference
 from kd.formatting import format_p, format_range, format_signed
 from kd.report.blocks import Block, Fold, Paragraph, table

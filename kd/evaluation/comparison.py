@@ -55,7 +55,7 @@ class Comparison:
     """Predictions of all teachers and, for each teacher, of its students.
 
     Attributes:
-        teachers: at least one; all use the same test set.
+        teachers: all use the same test set; none if only the students' predictions are known (``kd judge``).
         students: arm → teacher → students in the order of ``seeds``; includes the arms ``control`` and ``distilled``.
             Students of one teacher and seed start from the same weights and see the same batches in all arms.
         seeds: teacher → seeds of its pairs.
@@ -70,6 +70,8 @@ class Comparison:
         blocks: teacher → its block; the overall verdict counts each block once.
         block_noun: what a block shares: "teacher" or "split".
         one_split: seed of the split if all teachers share it, else None.
+        given: what the pairs of one teacher share besides the test set, for sentences.
+        has_probabilities: whether the logits are more than predicted classes.
     """
 
     teachers: Sequence[ModelPredictions]
@@ -86,10 +88,17 @@ class Comparison:
     blocks: Sequence[int] = (0,)
     block_noun: str = "teacher"
     one_split: int | None = None
+    given: str = "this teacher and split"
+    has_probabilities: bool = True
 
     @property
     def images(self) -> int:
-        return len(self.teachers[0].test.labels)
+        return len(self.labels)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of students: one for each teacher."""
+        return len(self.students[CONTROL])
 
     def pairs(self, teacher: int, arm: str = DISTILLED, against: str = CONTROL) -> Pairs:
         """Pair the test errors of two arms by seed, under one teacher; differences are ``arm`` minus ``against``."""
@@ -99,7 +108,7 @@ class Comparison:
     @property
     def labels(self) -> Tensor:
         """Labels of the test set, [N] int64."""
-        return self.teachers[0].test.labels
+        return self.students[CONTROL][0][0].test.labels
 
     @property
     def unit_margin(self) -> float:
@@ -145,7 +154,7 @@ class Comparison:
     def further_pairs(self) -> dict[str, list[Pairs]]:
         """Pair the distilled students with each additional control: arm → teacher → pairs. Not part of the verdict."""
         controls = [arm for arm in self.students if arm not in (CONTROL, DISTILLED)]
-        return {arm: [self.pairs(n, against=arm) for n in range(len(self.teachers))] for arm in controls}
+        return {arm: [self.pairs(n, against=arm) for n in range(self.groups)] for arm in controls}
 
     def mcnemars(self, teacher: int) -> list[McNemar]:
         """Return McNemar's test of each pair; it compares two networks, not two methods."""
@@ -185,13 +194,11 @@ class Comparison:
             for first, second in itertools.pairwise(controls)
         ]
 
-    def _measure_students(
-        self, measure: Callable[[ModelPredictions, ModelPredictions], Any]
-    ) -> dict[str, list[list[Any]]]:
+    def _measure_students(self, measure: Callable[[ModelPredictions, Any], Any]) -> dict[str, list[list[Any]]]:
         return {
             arm: [
                 [measure(predictions, teacher) for predictions in group]
-                for group, teacher in zip(groups, self.teachers, strict=True)
+                for group, teacher in itertools.zip_longest(groups, self.teachers)
             ]
             for arm, groups in self.students.items()
         }
@@ -272,7 +279,7 @@ class ArmContrast(NamedTuple):
 
 def contrasts(comparison: Comparison) -> list[ArmContrast]:
     """List every comparison: for each teacher the control, then the additional controls."""
-    has_several = len(comparison.teachers) > 1
+    has_several = comparison.groups > 1
     return [
         ArmContrast(
             f"{ARMS[arm].label}{f', teacher {number}' if has_several else ''}",
@@ -280,7 +287,7 @@ def contrasts(comparison: Comparison) -> list[ArmContrast]:
             contrast_of(comparison.contributions(number, arm)),
             comparison.pairs(number, against=arm),
         )
-        for number in range(len(comparison.teachers))
+        for number in range(comparison.groups)
         for arm in comparison.students
         if arm != DISTILLED
     ]

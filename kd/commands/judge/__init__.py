@@ -1,0 +1,1 @@
+"""``kd judge``: a verdict on predictions from anywhere."""

@@ -1,0 +1,55 @@
+"""Settings of ``kd judge``. Imports no torch, for a fast ``--help``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import UseAppendAction
+
+from kd.checks import check_ranges, require
+from kd.commands.settings import DECIDE, MARGIN, flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """Judge predictions from anywhere: another trainer, another framework, another paper.
+
+    Give each file with its own flag. The first --control and the first --distilled are one pair, trained with the same
+    seed, and so on. A file is .npy, .npz or .csv, with a row for each test item in the order of --labels.
+    """
+
+    command: ClassVar[str] = "judge"
+
+    control: UseAppendAction[tuple[Path, ...]] = ()
+    """predictions of a control; at least two files"""
+    distilled: UseAppendAction[tuple[Path, ...]] = ()
+    """predictions of a distilled student, as many files as --control, in the same order"""
+    smoothed: UseAppendAction[tuple[Path, ...]] = ()
+    """predictions of a student with label smoothing, as many files as --control; without them, the verdict is never
+    that distillation helps"""
+    labels: Path = Path("labels.npy")
+    """true class of each test item, as a number from 0: .npy, .npz or .csv with a single column"""
+    kind: Literal["logits", "probabilities", "classes"] = "logits"
+    """what the files hold for each item: a logit or a probability for each class, or the number of one class"""
+    class_names: tuple[str, ...] = ()
+    """names of the classes in label order"""
+    decide: Annotated[str, DECIDE] = "auto"
+    """what decides: errors, balanced (mean error of the classes), nll or recall:CLASS; auto takes balanced if the
+    classes differ in size by more than a factor of 3, else errors"""
+    margin: Annotated[float, MARGIN] = 0.1
+    """equivalence margin in percentage points of the test items, in (0, 100]; smaller differences do not matter"""
+    out: Path = Path("judged")
+    """output folder: results/report.html and results/metrics/judgement.json"""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` naming the flag if a setting is outside its range."""
+        check_ranges(JudgeSettings, vars(self), shown=flag)
+        require(len(self.control) >= 2, "--control", f"{len(self.control)} files", "given at least twice")
+        for name, files in (("--distilled", self.distilled), ("--smoothed", self.smoothed)):
+            allowed = len(files) == len(self.control) or (name == "--smoothed" and not files)
+            require(allowed, name, f"{len(files)} files", f"given {len(self.control)} times, as --control is")
+        require(
+            self.kind != "classes" or self.decide != "nll", "--decide", "nll", "another quantity with --kind classes"
+        )

@@ -1,0 +1,119 @@
+"""The ledger of a run folder: every verdict asked of a test set. Each new verdict is adjusted for the earlier ones.
+
+Ten methods without effect, judged one by one at 5 %, give some "better" in 16 % of cases. The ledger is kept outside
+the saved steps, so that ``--fresh`` and ``kd clean`` do not forget the questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from kd.checks import DamagedDataError
+from kd.evaluation.verdict import Earlier, Question, holm
+from kd.formatting import format_p
+from kd.report.blocks import Block, table
+from kd.report.saved_parts import from_json, to_json
+from kd.storage.fingerprint import describe, digest
+from kd.storage.untrusted import read_bytes
+
+FILE = "verdicts.json"  # in the state folder
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A question asked of a test set.
+
+    Attributes:
+        test: digest of the test set.
+        key: digest of the command and all settings that affect its results.
+        title: the question for readers.
+        p, p_of_helping: p-values before any adjustment, see ``kd.evaluation.verdict.Question``.
+    """
+
+    test: str
+    key: str
+    title: str
+    p: float
+    p_of_helping: float
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All questions in the order in which they were first asked."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def on(self, test: str) -> list[Entry]:
+        """Return the questions asked of this test set."""
+        return [entry for entry in self.entries if entry.test == test]
+
+    def before(self, asked: Entry) -> list[Earlier]:
+        """Return the p-values of the questions asked of the same test set before this one was first asked."""
+        entries = self.on(asked.test)
+        keys = [entry.key for entry in entries]
+        count = keys.index(asked.key) if asked.key in keys else len(entries)
+        return [Earlier(entry.p, entry.p_of_helping) for entry in entries[:count]]
+
+    def record(self, asked: Entry) -> Ledger:
+        """Return the ledger with this question. A question that was asked before keeps its place."""
+        same = [(entry.test, entry.key) == (asked.test, asked.key) for entry in self.entries]
+        if not any(same):
+            return Ledger((*self.entries, asked))
+        return Ledger(tuple(asked if is_same else entry for entry, is_same in zip(self.entries, same, strict=True)))
+
+
+def read_ledger(state_dir: Path) -> Ledger:
+    """Return the ledger of a run folder; empty if there is none yet.
+
+    Raises:
+        DamagedDataError: the file is damaged or was edited.
+    """
+    path = state_dir / FILE
+    try:
+        ledger: Ledger = from_json(read_bytes(path), Ledger)
+    except FileNotFoundError:
+        return Ledger()
+    except (ValueError, RecursionError) as error:
+        raise DamagedDataError(
+            f"{path}, the record of all verdicts, is damaged: {error}. Verdicts can then not be adjusted for earlier "
+            "ones. Restore it, or use another --out for a test set that was not asked before."
+        ) from error
+    return ledger
+
+
+def ask(question: Question, *, command: str, title: str, config: Mapping[str, Any], test: Dataset[Any]) -> Entry:
+    """Return the entry of a question.
+
+    Args:
+        command: name of the command.
+        config: the settings that affect the results; the device does not make another question.
+        test: the test set.
+    """
+    settings = {name: value for name, value in config.items() if name != "DEVICE"}
+    key, test_set = digest({"command": command, "settings": describe(settings)}), digest(describe(test))
+    return Entry(test_set, key, title, question.control.p, question.p_of_helping)
+
+
+def ledger_files(ledger: Ledger, state_dir: Path) -> dict[Path, bytes]:
+    """Return the ledger as a file to publish."""
+    return {state_dir / FILE: to_json(ledger)}
+
+
+def describe_questions(ledger: Ledger, test: str) -> tuple[Block, ...]:
+    """Return a table of all questions asked of this test set, with p-values adjusted for all; none for a single one."""
+    entries = ledger.on(test)
+    if len(entries) < 2:
+        return ()
+    adjusted, adjusted_helps = holm([e.p for e in entries]), holm([e.p_of_helping for e in entries])
+    rows = [
+        (str(number + 1), entry.title, format_p(entry.p), format_p(p), format_p(helps))
+        for number, (entry, p, helps) in enumerate(zip(entries, adjusted, adjusted_helps, strict=True))
+    ]
+    header = ("", "question", "p", "p (Holm), against the control", "p (Holm), against label smoothing too")
+    caption = "Every question asked of this test set in this folder, adjusted for all of them"
+    return (table(header, rows, caption=caption),)

@@ -1,0 +1,149 @@
+"""``kd.judge``: a verdict on predictions that come from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kd.arms import CONTROL, DISTILLED, SMOOTHED
+from kd.checks import require, require_finite_logits, require_labels
+from kd.evaluation.comparison import Comparison, ModelPredictions
+from kd.evaluation.comparison_slices import Slices, measure_slices
+from kd.evaluation.comparison_verdict import Verdicts
+from kd.evaluation.quantities import choose_quantity
+from kd.evaluation.verdict import Judgement, Verdict
+from kd.models.inference import Predictions
+from kd.models.outputs import require_probabilities
+
+Kind = Literal["logits", "probabilities", "classes"]
+_FLOOR = 1e-12  # smallest probability; its logarithm must be finite
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict on predictions, with its statistics.
+
+    Attributes:
+        comparison: the predictions.
+    """
+
+    comparison: Comparison
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        return Verdicts(self.comparison)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict in a few words, such as "better than the labels alone"."""
+        return self.judgement.verdict
+
+    @property
+    def sentence(self) -> str:
+        """The verdict as a paragraph, with its interval and its conditions."""
+        return self.verdicts.lines[-1]
+
+    @property
+    def judgement(self) -> Judgement:
+        """The statistics that determine the verdict."""
+        return self.verdicts.main
+
+    @cached_property
+    def slices(self) -> Slices:
+        """Differences by class, with Holm's adjustment."""
+        return measure_slices(self.comparison)
+
+
+def judge(
+    control: Sequence[Any],
+    distilled: Sequence[Any],
+    labels: Any,
+    *,
+    smoothed: Sequence[Any] = (),
+    kind: Kind = "logits",
+    decide: str = "auto",
+    margin: float = 0.1,
+    class_names: Sequence[str] = (),
+) -> Judged:
+    """Judge whether distillation helped, from the predictions of pairs of students on one test set.
+
+    print(kd.judge(control, distilled, labels, kind="probabilities").sentence)
+
+    Args:
+        control, distilled: predictions of each student, as tensors or arrays: [N, K] logits or probabilities, or [N]
+            numbers of predicted classes. Entry i of both is one pair, trained with the same seed; at least two pairs.
+        labels: [N] true classes, integers from 0.
+        smoothed: predictions of students with label smoothing and without a teacher, paired in the same way. Without
+            them the verdict is never "helps": softer targets alone may have the same effect.
+        kind: what the predictions are.
+        decide: see ``kd.evaluation.quantities.choose_quantity``.
+        margin: equivalence margin in percentage points of the test items, in (0, 100].
+        class_names: names of the classes in label order.
+
+    Raises:
+        ValueError: predictions that do not fit each other, the labels or their kind; a quantity that they do not give.
+    """
+    require(len(control) >= 2, "control", f"{len(control)} students", "at least 2", "one pair has no spread")
+    for name, students in (("distilled", distilled), ("smoothed", smoothed)):
+        fits = len(students) == len(control) or (name == "smoothed" and not len(students))
+        require(fits, name, f"{len(students)} students", f"{len(control)}, one for each control")
+    require(0 < margin <= 100, "margin", margin, "above 0 and at most 100 percentage points of the test items")
+    require(kind != "classes" or decide != "nll", "decide", decide, "another quantity for predicted classes")
+    truth = torch.as_tensor(labels)
+    arms = {CONTROL: control, DISTILLED: distilled, **({SMOOTHED: smoothed} if len(smoothed) else {})}
+    classes = _count_classes(arms, truth, kind)
+    groups = {
+        arm: [[_to_predictions(f"{arm}[{i}]", values, truth, kind, classes) for i, values in enumerate(group)]]
+        for arm, group in arms.items()
+    }
+    names = list(class_names) or [str(number) for number in range(classes)]
+    require(len(names) == classes, "class_names", f"{len(names)} names", f"{classes}, one for each class")
+    comparison = Comparison(
+        teachers=[],
+        students=groups,
+        seeds=[range(len(control))],
+        margin=margin,
+        temperature=1.0,
+        noun="items",
+        quantity=choose_quantity(decide, truth, names),
+        classes=names,
+        given="what the pairs share",
+        has_probabilities=kind != "classes",
+    )
+    return Judged(comparison)
+
+
+def _count_classes(arms: dict[str, Sequence[Any]], labels: Tensor, kind: Kind) -> int:
+    if kind != "classes":
+        shape = list(torch.as_tensor(arms[CONTROL][0]).shape)
+        require(len(shape) == 2, "control[0]", shape, "of shape [N, K]", "pass kind='classes' for predicted classes")
+        return shape[1]
+    largest = max(int(torch.as_tensor(values).max()) for group in arms.values() for values in group)
+    return max(largest, int(labels.max())) + 1
+
+
+def _to_predictions(name: str, values: Any, labels: Tensor, kind: Kind, classes: int) -> ModelPredictions:
+    """Return predictions as logits; predicted classes become rows of 0 with a 1."""
+    tensor = torch.as_tensor(values)
+    if kind == "classes":
+        require(list(tensor.shape) == list(labels.shape), name, list(tensor.shape), f"of shape {list(labels.shape)}")
+        require(not tensor.is_floating_point(), name, tensor.dtype, "integers", "the numbers of the predicted classes")
+        require(int(tensor.min()) >= 0, name, int(tensor.min()), "classes from 0")
+        logits = torch.nn.functional.one_hot(tensor.long(), classes).float()
+    else:
+        shape = [len(labels), classes]
+        require(list(tensor.shape) == shape, name, list(tensor.shape), f"of shape {shape}, as the other predictions")
+        logits = tensor.double()
+        require_finite_logits(name, logits, "Leave out what failed, in both arms.")
+        if kind == "probabilities":
+            require_probabilities(name, logits)
+            logits = logits.clamp(min=_FLOOR).log()
+    require_labels(labels, logits)
+    predictions = Predictions(logits, labels.long())
+    # There are no validation items, so nothing is fitted on them.
+    return ModelPredictions(predictions, predictions)

@@ -1,0 +1,70 @@
+"""The ledger of verdicts: what counts as a question, and that later verdicts are adjusted for earlier ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from kd.commands.ledger import Entry, Ledger, ask, describe_questions, ledger_files, read_ledger
+from kd.evaluation.verdict import Contrast, Question
+from kd.report.html import render
+from kd.storage.files import publish
+
+WEAK = Question(Contrast((-30.0, -6.0, -20.0, -9.0, -12.0)))
+TEST, OTHER = (TensorDataset(torch.full((4, 2), value), torch.arange(4)) for value in (0.0, 1.0))
+
+
+def entry(pairs: int = 5, *, test: TensorDataset = TEST, device: str = "cpu", command: str = "compare") -> Entry:
+    config = {"PAIRS": pairs, "METHOD": "kd", "DEVICE": device}
+    return ask(WEAK, command=command, title=f"{pairs} pairs", config=config, test=test)
+
+
+def test_a_question_is_its_command_settings_and_test_set() -> None:
+    assert entry().key == entry(device="cuda").key
+    assert entry().key != entry(6).key  # raising --pairs after a look is another look
+    assert entry().key != entry(command="sweep").key
+    assert entry().test != entry(test=OTHER).test
+
+
+def test_a_verdict_is_adjusted_for_earlier_questions_on_the_same_test_set_alone() -> None:
+    first, second, elsewhere = entry(5), entry(6), entry(7, test=OTHER)
+    ledger = Ledger().record(first).record(elsewhere).record(second)
+    assert ledger.before(first) == []
+    assert [earlier.p for earlier in ledger.before(second)] == [first.p]
+    assert ledger.before(elsewhere) == []
+    assert len(ledger.before(entry(8))) == 2
+
+
+def test_a_repeated_question_adds_nothing_and_keeps_its_place() -> None:
+    ledger = Ledger().record(entry(5)).record(entry(6))
+    assert ledger.record(entry(5)) == ledger
+    assert ledger.before(entry(5)) == []
+
+
+def test_the_file_is_read_as_it_was_written_and_an_edited_one_is_refused(tmp_path: Path) -> None:
+    assert read_ledger(tmp_path) == Ledger()
+    ledger = Ledger().record(entry(5)).record(entry(6))
+    publish(ledger_files(ledger, tmp_path))
+    assert read_ledger(tmp_path) == ledger
+    path = tmp_path / "verdicts.json"
+    path.write_text(path.read_text().replace(str(ledger.entries[0].p), "0.9"))
+    with pytest.raises(OSError, match=r"verdicts.json, the record of all verdicts, is damaged: it was changed"):
+        read_ledger(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 2, "entries": 3}', b"[" * 100_000])
+def test_a_damaged_file_ends_in_one_paragraph(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "verdicts.json").write_bytes(content)
+    with pytest.raises(OSError, match="is damaged"):
+        read_ledger(tmp_path)
+
+
+def test_the_page_shows_all_questions_once_there_are_several() -> None:
+    one = Ledger().record(entry(5))
+    assert describe_questions(one, entry().test) == ()
+    html = render(describe_questions(one.record(entry(6)), entry().test))
+    assert "5 pairs" in html
+    assert "6 pairs" in html
