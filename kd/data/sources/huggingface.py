@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,12 @@ from PIL import Image
 from kd.checks import DamagedDataError
 from kd.data.sources.arrays import Array, from_arrays
 from kd.data.sources.image_dataset import build_image_dataset
-from kd.data.sources.image_decoding import Size, stamp_files, without_ghostscript
+from kd.data.sources.image_decoding import Size, open_image, stamp_files
 from kd.data.sources.labels import choose_class_names, encode_labels
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
 from kd.imports import import_extra
+from kd.types import UNLABELLED
 
 SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 INPUT_NAMES = ("image", "img", "x", "input", "inputs", "features", "input_ids")
@@ -25,17 +27,33 @@ LABEL_NAMES = ("label", "labels", "y", "target")
 
 
 class ImageColumn(NamedTuple):
-    """The images in a column, decoded on access."""
+    """The images in a column.
+
+    Attributes:
+        encoded: the rows with the column as bytes and paths: the package would decode formats that are not read here,
+            and hide the depth of the pixels.
+    """
 
     names: list[str]
     rows: Any
+    encoded: Any
     column: str
 
     def open(self, row: int) -> Image.Image:
-        """Decode the image of a row."""
-        with without_ghostscript():
-            image: Image.Image = self.rows[row][self.column]
-        return image
+        """Open the image of a row and read its header only.
+
+        Raises:
+            OSError: the image's file does not exist.
+            ValueError: the row has no image, or one of another format.
+        """
+        value = self.encoded[row][self.column]
+        if isinstance(value, Image.Image):
+            return value
+        if value is None or (value["bytes"] is None and value["path"] is None):
+            raise ValueError("the row has no image")
+        image = open_image(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"]))
+        mode = getattr(self.rows.features[self.column], "mode", None)
+        return image.convert(mode) if mode and mode != image.mode else image
 
     def stamps(self) -> list[object] | None:
         """Return the package's own fingerprint of the rows, and the stamps of the files that hold them."""
@@ -43,7 +61,7 @@ class ImageColumn(NamedTuple):
         if fingerprint is None:
             return None
         files = stamp_files(file["filename"] for file in self.rows.cache_files)
-        return [fingerprint, self.column, len(self.names), files]
+        return [fingerprint, self.column, len(self.names), files, "encoded"]
 
 
 def open_huggingface(
@@ -79,7 +97,7 @@ def open_huggingface(
     missing = [name for name in (inputs, target) if name not in features]
     if missing:
         raise ValueError(f"columns (--columns) must be among {list(features)}. Got {missing[0]!r} instead.")
-    labels = {split: np.asarray(rows[target][:]) for split, rows in splits.items()}
+    labels = {split: _read_labels(rows, target, split) for split, rows in splits.items()}
     stored_names = {split: getattr(rows.features[target], "names", None) for split, rows in splits.items()}
     require_equal_classes(stored_names)
     names = choose_class_names(labels["train"], stored_names["train"], classes)
@@ -89,10 +107,11 @@ def open_huggingface(
             raise ValueError(
                 f"size (--image-size) does not apply to hf:{where}: column {inputs!r} holds no images. Omit it."
             )
-        return from_arrays(name, {split: _read_column(rows, inputs) for split, rows in splits.items()}, labels, names)
+        arrays = {split: _read_column(rows, inputs, split) for split, rows in splits.items()}
+        return from_arrays(name, arrays, labels, names)
     numbers, class_names = encode_labels(labels, names)
     images = {
-        split: ImageColumn([f"{split} row {row}" for row in range(len(rows))], rows, inputs)
+        split: ImageColumn([f"{split} row {row}" for row in range(len(rows))], rows, _encode(rows, inputs), inputs)
         for split, rows in splits.items()
     }
     data = build_image_dataset(images, numbers, size=size, workers=workers)
@@ -145,5 +164,47 @@ def _find_column(features: Any, kind: str, names: tuple[str, ...]) -> str:
     return candidates[0]
 
 
-def _read_column(rows: Any, column: str) -> Array:
+def _encode(rows: Any, column: str) -> Any:
+    """Return the rows with undecoded images: a dictionary of bytes and path, or None.
+
+    A class that only behaves like the package's is used as it is.
+    """
+    cast = getattr(rows, "cast_column", None)
+    return rows if cast is None else cast(column, type(rows.features[column])(decode=False))
+
+
+def _read_labels(rows: Any, column: str, split: str) -> Array:
+    values = list(rows[column][:])
+    several = [row for row, value in enumerate(values) if isinstance(value, (list, tuple, dict, np.ndarray))]
+    if several:
+        raise ValueError(
+            f"column {column!r} must hold one label per sample. Got {values[several[0]]!r} in row {several[0]} of "
+            f"{split}. Samples with several labels are not supported: choose one label per sample."
+        )
+    is_named = getattr(rows.features[column], "names", None) is not None
+    missing = [row for row, value in enumerate(values) if value is None or (is_named and value == UNLABELLED)]
+    if missing:
+        raise ValueError(
+            f"column {column!r} must hold a label for every sample. Got none in {len(missing):,} of {len(values):,} "
+            f"rows of {split}, the first in row {missing[0]}. Remove these rows or this split."
+        )
+    return np.asarray(values)
+
+
+def _read_column(rows: Any, column: str, split: str) -> Array:
+    values = rows[column][:]
+    kinds = {type(value) for value in values}
+    if kinds & {bytes, dict}:
+        raise ValueError(
+            f"column {column!r} must hold numbers or images. Got {min(kind.__name__ for kind in kinds)} in {split}. "
+            f"For encoded images, use dataset.cast_column({column!r}, datasets.Image()) and save the dataset."
+        )
+    lengths = {row: len(value) if isinstance(value, list) else None for row, value in enumerate(values)}
+    odd = [row for row, value in enumerate(values) if value is None or lengths[row] != lengths[0]]
+    if odd:
+        raise ValueError(
+            f"column {column!r} must hold a value of the same length for every sample. Got "
+            f"{'none' if values[odd[0]] is None else f'{lengths[odd[0]]} values'} in row {odd[0]} of {split}, and "
+            f"{len(odd):,} such rows in all. Remove or pad them."
+        )
     return np.asarray(rows.with_format("numpy")[:][column])
