@@ -33,7 +33,7 @@ for owner, name in ((Path, "replace"), (Path, "unlink")):
     setattr(owner, name, dying(getattr(owner, name)))
 publish({Path(sys.argv[1]) / name: b"new " + name.encode() for name in sys.argv[3:]})
 """
-ROUNDS = 1 + 2 * len(NAMES) + 1 + len(NAMES)  # journal, old files, new files, end of the journal, deletions
+ROUNDS = 2 + 2 * len(NAMES) + 1 + len(NAMES)  # journal, old files, new files, end of the journal, deletions
 
 
 def contents(folder: Path, text: bytes) -> dict[Path, bytes]:
