@@ -17,6 +17,6 @@ def run(settings: EvaluateSettings) -> None:
         OSError: the run does not exist; a folder is not writable or is in use by another run.
     """
     saved = saved_settings(settings.out, trust=settings.trust)
-    made, written = ("evaluation", "latency"), folders(saved.models_dir, saved.results_dir)
-    with open_command(saved, *written, made=made, program="evaluate") as device:
+    written = folders(saved.models_dir, saved.results_dir)
+    with open_command(saved, *written, made=("evaluation", "latency"), program="evaluate") as device:
         command.finish(saved, device, command.train(saved, device))
