@@ -201,7 +201,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     import filelock
 
     owner = folder / "owner"
-    lock = filelock.FileLock(folder / "lock", blocking=False)
+    # The fallback, a file that marks the lock, would stay behind if this process is killed.
+    lock = filelock.FileLock(folder / "lock", blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -50,6 +51,19 @@ def test_changed_inputs_start_over_with_a_reason_and_keep_the_other_result(
         assert run_work(work, {"epochs": 3}) == 2
         assert "work: inputs changed (epochs: 2 -> 3), starting over" in capsys.readouterr().out
         assert run_work(work, {"epochs": 2}) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows locks files in a different way")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_folder_that_cannot_be_locked_is_refused(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(OSError, match=r"cannot lock folder .*Choose a folder on a local disk"), open_run(tmp_path):
+        pass
 
 
 def test_a_step_with_a_longer_name_is_another_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
