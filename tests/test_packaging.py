@@ -126,7 +126,7 @@ def test_the_installed_package_trains(python: Path, tmp_path: Path) -> None:
 
 def test_the_installed_command_runs_the_pipeline(python: Path, wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    assert "kd = kd.cli:main" in wheel.read(name).decode()
+    assert "kd = kd.__main__:main" in wheel.read(name).decode()
     ran = run(python, "-I", "-m", "kd", "run", "--limit", "200", "--epochs", "1", cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
