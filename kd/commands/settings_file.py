@@ -79,11 +79,14 @@ def settings_in(file: Path, kind: type[Settings]) -> Settings:
         SystemExit: a value has the wrong type; tyro prints the error.
     """
     known, repeatable = {field.name for field in dataclasses.fields(kind)} - UNSAVED, _repeatable(kind)
+    switches = {field.name for field in dataclasses.fields(kind) if isinstance(field.default, bool)}
     flags: list[str] = []
     for name, value in read(file).items():
         if name not in known:
             hint = did_you_mean(name, known)
             raise ValueError(f"{file}: {name!r} is not a setting of this command. {hint}".rstrip())
+        if isinstance(value, bool) and name not in switches:  # its flag would take no value, or the next flag as one
+            raise ValueError(f"{file}: {name} must not be a boolean. Got {str(value).lower()} instead.")
         items = value if isinstance(value, list) else ()
         if like_flags := [item for item in items if isinstance(item, str) and item.startswith("-")]:
             raise ValueError(f"{file}: items of {name} must not begin with a hyphen. Got {like_flags[0]!r} instead.")

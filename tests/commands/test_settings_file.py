@@ -175,3 +175,12 @@ def test_a_list_does_not_become_flags(line: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(line + "\n")
     with pytest.raises(ValueError, match=r"mine\.toml: items of \w+ must not begin with a hyphen\. Got '-"):
         parsed("run", f"--config={tmp_path / 'mine.toml'}")
+
+
+@pytest.mark.parametrize(
+    "line", ["class_names = true", "label_order = false", "data = true\nseed = 3", "epochs = true"]
+)
+def test_a_boolean_is_no_value_of_another_setting(line: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"mine\.toml: \w+ must not be a boolean\. Got (true|false) instead"):
+        parsed("run", f"--config={tmp_path / 'mine.toml'}")
