@@ -19,9 +19,11 @@ from tyro.conf import UseAppendAction
 
 from kd.checks import did_you_mean, naming_flag
 from kd.commands.settings import RunSettings
+from kd.commands.settings_paths import paths_for_file, paths_from_file
 from kd.commands.trust import named_files, remember, require_trusted
 
 UNSAVED = frozenset({"config", "fresh", "dry_run", "trust"})  # apply to one invocation only
+_FLAGS, _PATHS = "Other flags override the file.", "Relative paths count from its folder."
 LARGEST = 1_000_000  # maximum size of a settings file, in bytes
 
 Settings = TypeVar("Settings", bound=RunSettings)
@@ -29,16 +31,20 @@ Value = bool | int | float | str | list[Any]
 
 
 def to_toml(settings: Any, *, command: str) -> bytes:
-    """Return a command's settings as TOML for ``--config``; settings that are None are omitted.
+    """Return a command's settings as TOML for ``--config``, for a file in its output folder.
+
+    Settings that are None are omitted. Relative paths are written as seen from that folder.
 
     Args:
         settings: instance of a settings dataclass.
     """
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    lines = [
-        f"{name} = {_format_toml(value)}" for name, value in values.items() if name not in UNSAVED and value is not None
-    ]
-    head = f"# kd {command} --config THIS_FILE repeats this command. Other flags override the file."
+    values = {
+        field.name: value
+        for field in dataclasses.fields(settings)
+        if field.name not in UNSAVED and (value := getattr(settings, field.name)) is not None
+    }
+    lines = [f"{name} = {_format_toml(value)}" for name, value in paths_for_file(values, settings.out).items()]
+    head = f"# kd {command} --config THIS_FILE repeats this command. {_FLAGS} {_PATHS}"
     return "\n".join([head, *lines, ""]).encode()
 
 
@@ -73,15 +79,23 @@ def with_file(settings: Settings, flags: Sequence[str]) -> Settings:
 def settings_in(file: Path, kind: type[Settings]) -> Settings:
     """Load a command's settings from a file; settings missing there have their defaults.
 
+    Relative paths count from the file's folder, except in files written by versions that saved paths as typed.
+
     Raises:
-        ValueError: the file is not TOML, or contains an unknown setting.
+        ValueError: the file is not TOML, contains an unknown setting, or a path that exists only elsewhere.
         OSError: the file cannot be read.
         SystemExit: a value has the wrong type; tyro prints the error.
     """
     known, repeatable = {field.name for field in dataclasses.fields(kind)} - UNSAVED, _repeatable(kind)
     switches = {field.name for field in dataclasses.fields(kind) if isinstance(field.default, bool)}
     flags: list[str] = []
-    for name, value in read(file).items():
+    values = read(file)
+    if not _has_typed_paths(file):
+        try:
+            values = paths_from_file(values, file.parent)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+    for name, value in values.items():
         if name not in known:
             hint = did_you_mean(name, known)
             raise ValueError(f"{file}: {name!r} is not a setting of this command. {hint}".rstrip())
@@ -125,6 +139,13 @@ def read(file: Path) -> dict[str, Value]:
                 f"{file}: {name} must be a boolean, a number, a string or a list of these. Got {value!r} instead."
             )
     return settings
+
+
+def _has_typed_paths(file: Path) -> bool:
+    """Return whether an earlier version wrote the file: its paths count from the folder where that command ran."""
+    with file.open(encoding="utf-8") as stream:
+        first = stream.readline().strip()
+    return first.startswith("# kd ") and first.endswith(_FLAGS)
 
 
 def _to_flags(flag: str, value: Value, *, repeated: bool) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,13 @@ def parsed(command: str, *flags: str) -> Any:
 
 # A string that starts with a dash cannot come from a command line.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(lambda t: t[0] != "-")
+names = texts.filter(lambda text: not set("/:=") & set(text))  # also of files in the working folder
 floats = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 settings = st.builds(
     SweepSettings,
-    out=texts.map(Path),
+    data=names,
+    data_dir=st.none() | names.map(Path),
+    student=names | names.map("{}.py:Net".format),
     epochs=st.integers(1),
     learning_rate=floats,
     temperature=floats,
@@ -44,7 +49,7 @@ settings = st.builds(
     set=st.lists(texts).map(tuple),
     columns=st.none() | st.tuples(texts, texts),
     class_names=st.lists(texts).map(tuple),
-    teacher=st.lists(texts).map(tuple),
+    teacher=st.lists(names | st.tuples(names, names).map("=".join)).map(tuple),
     limit=st.none() | st.integers(100),
     temperatures=st.lists(floats, min_size=1).map(tuple),
     vary=st.lists(texts).map(tuple),
@@ -54,9 +59,11 @@ settings = st.builds(
 @given(settings=settings)
 @hypothesis.settings(max_examples=25)  # an example parses a command line twice, which is slow
 def test_a_written_file_is_read_as_the_same_settings(settings: SweepSettings, tmp_path_factory: Any) -> None:
-    file = tmp_path_factory.mktemp("file") / "sweep.toml"
-    file.write_bytes(to_toml(settings, command="sweep"))
-    again = parsed("sweep", f"--config={file}")
+    settings = dataclasses.replace(settings, out=Path("runs/out"))
+    with contextlib.chdir(tmp_path_factory.mktemp("work")):
+        settings.file.parent.mkdir(parents=True)
+        settings.file.write_bytes(to_toml(settings, command="sweep"))
+        again = parsed("sweep", f"--config={settings.file}")
     assert dataclasses.replace(again, config=None) == settings
 
 
@@ -80,7 +87,7 @@ def test_flags_override_the_file(file: Path) -> None:
     flags = ("--epochs", "7", "--no-bfloat16", "--teacher=c", "--class-names", "z")
     settings = parsed("run", "--config", str(file), *flags)
     assert (settings.epochs, settings.bfloat16, settings.teacher, settings.class_names) == (7, False, ("c",), ("z",))
-    assert settings.out == Path("there")
+    assert settings.out == file.parent / "there"
     underscored = parsed("run", f"--config={file}", "--class_names", "z")
     assert (underscored.class_names, underscored.teacher) == (("z",), ("a", "b"))
 
@@ -184,3 +191,72 @@ def test_a_boolean_is_no_value_of_another_setting(line: str, tmp_path: Path) -> 
     (tmp_path / "mine.toml").write_text(line + "\n")
     with pytest.raises(ValueError, match=r"mine\.toml: \w+ must not be a boolean\. Got (true|false) instead"):
         parsed("run", f"--config={tmp_path / 'mine.toml'}")
+
+
+# --- paths
+
+PATHS = {
+    "data": ["photos", "own.npz", "mine.py", "wds:shards/{train,val}-{00..12}.tar", "hf:saved"],
+    "data_dir": ["root"],
+    "unlabelled": ["more"],
+    "student": ["net.py:Net"],
+    "teacher": ["cnn:8=t.pth", "net.py:Net", "net.py:Net=t.pth", "logits=a.csv"],
+    "augment": ["mine.py:turn"],
+}
+WORDS = {"data": ["mnist", "sklearn:digits", "torchvision:CIFAR10", "hf:org/name"], "student": ["cnn:8", "mlp"]}
+
+
+def with_value(name: str, text: str, **others: Any) -> RunSettings:
+    value = (text,) if name in {"teacher", "augment"} else Path(text) if name in {"data_dir", "unlabelled"} else text
+    return RunSettings(**{name: value}, **others)
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in PATHS.items() for text in texts])
+def test_a_written_file_means_the_same_files_from_any_folder(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, other = tmp_path / "work", tmp_path / "other" / "deep"
+    for folder in (work, other, work / "saved"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(work)
+    settings = with_value(name, text, out=Path("runs/a"))
+    settings.file.parent.mkdir(parents=True)
+    settings.file.write_bytes(to_toml(settings, command="run"))
+    assert dataclasses.replace(parsed("run", "--config", "runs/a/run.toml"), config=None) == settings
+    monkeypatch.chdir(other)
+    moved = parsed("run", "--config", str(work / "runs/a/run.toml"))
+    assert moved.out == work / "runs/a"
+    file = text.rpartition("=")[2].removeprefix("wds:").removeprefix("hf:")
+    assert str(work / file) in str(getattr(moved, name))
+    relative = saved_settings(Path(os.path.relpath(work / "runs/a")), trust=True)
+    assert os.path.relpath(work / file) in str(getattr(relative, name))
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WORDS.items() for text in texts])
+def test_a_name_is_no_path(name: str, text: str, tmp_path: Path) -> None:
+    settings = with_value(name, text, out=tmp_path)
+    settings.file.write_bytes(to_toml(settings, command="run"))
+    assert getattr(parsed("run", f"--config={settings.file}"), name) == text
+
+
+def test_an_absolute_path_stays(tmp_path: Path) -> None:
+    settings = RunSettings(data=str(tmp_path / "photos"), out=tmp_path / "out")
+    assert tomllib.loads(to_toml(settings, command="run").decode())["data"] == settings.data
+
+
+def test_a_path_that_exists_only_in_the_working_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "mine.toml").write_text('data = "photos"\n')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"mine\.toml: 'photos' does not exist in .*sub, only in the working folder"):
+        parsed("run", "--config=sub/mine.toml")
+
+
+def test_a_file_of_an_earlier_version_keeps_its_meaning(tmp_path: Path) -> None:
+    head = "# kd run --config THIS_FILE repeats this command. Other flags override the file.\n"
+    (tmp_path / "run.toml").write_text(head + 'out = "run"\ndata = "photos"\n')
+    settings = parsed("run", f"--config={tmp_path / 'run.toml'}")
+    assert (settings.out, settings.data) == (Path("run"), "photos")
