@@ -34,10 +34,8 @@ class Teacher(NamedTuple):
 
 def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.Module:
     """Return an untrained student; the same seed gives the same weights."""
-    specs = {"mlp": f"mlp:{settings.student_width}", "cnn": "cnn:8"}
-    spec = specs.get(settings.student, settings.student)
     with naming_flag(f"--student {settings.student}"):
-        return build_network(settings, spec, task).to(device)
+        return build_network(settings, settings.student_spec, task).to(device)
 
 
 def require_memory_for_students(settings: RunSettings, task: Task, count: int) -> None:

@@ -237,6 +237,11 @@ class RunSettings:
         return parse_teachers(self.teacher)
 
     @property
+    def student_spec(self) -> str:
+        """The student as a model name: ``mlp`` and ``cnn`` stand for a width."""
+        return {"mlp": f"mlp:{self.student_width}", "cnn": "cnn:8"}.get(self.student, self.student)
+
+    @property
     def ids(self) -> bool:
         """Whether the method needs the ids of the samples in a batch."""
         return "ids" in METHODS[self.method].needs

@@ -19,6 +19,7 @@ from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import Teacher, build_network, combine_teachers, new_student, new_teachers, with_teacher_seed
 from kd.commands.settings import FLAGS_ALONE, RunSettings
+from kd.commands.subject import require_same_subject
 from kd.console import say
 from kd.data.loaders import first_batch, loader_like
 from kd.data.unlabelled import repeated
@@ -56,7 +57,7 @@ def open_command(
             belong to.
 
     Raises:
-        ValueError: a setting is outside its range.
+        ValueError: a setting is outside its range, or the folder holds a run on other data or models.
         OSError: a folder is not writable or is in use by another run.
     """
     settings.check()
@@ -75,6 +76,7 @@ def open_command(
                 program=program or settings.command,
             )
             stack.enter_context(run)
+        require_same_subject(settings)
         yield device
 
 
