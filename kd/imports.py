@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.machinery
 import importlib.util
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,8 +25,8 @@ def is_plugin(spec: str) -> bool:
 def load_plugin(spec: str) -> Any:
     """Return the object ``Name`` from ``file.py:Name``. Runs the file's code and prints a line about it.
 
-    Modules that the file imports must be installed or on ``PYTHONPATH``; the file's folder is not searched. Its classes
-    and functions can be sent to other processes (``kd.training.pool``).
+    The file may import modules and packages beside it, which then take precedence over installed ones. Its classes and
+    functions, and theirs, can be sent to other processes (``kd.training.pool``).
 
     Raises:
         ValueError: the name is missing, the file's code fails, or the file does not define the name.
@@ -54,6 +57,85 @@ class _Loader(importlib.machinery.SourceFileLoader):
         raise OSError(f"{path} is always compiled from source")
 
 
+_NEVER_LOCAL = sys.stdlib_module_names | {"kd", "numpy", "torch", "torchvision"}
+
+
+def find_local_modules(path: Path) -> dict[str, Path]:
+    """Return the modules and packages beside a Python file that it imports, directly or through each other, by name.
+
+    Only import statements count. The standard library and the libraries that kd itself uses are never local.
+    """
+    modules: dict[str, Path] = {}
+    waiting = [path]
+    while waiting:
+        for name in _list_imports(waiting.pop()) - _NEVER_LOCAL - modules.keys():
+            candidates = (path.parent / f"{name}.py", path.parent / name / "__init__.py")
+            if file := next((candidate for candidate in candidates if candidate.is_file()), None):
+                modules[name] = file
+                waiting += list_files({name: file})
+    return modules
+
+
+def list_files(modules: Mapping[str, Path]) -> list[Path]:
+    """Return all files of modules from ``find_local_modules``; of a package, every file that Python could import."""
+    suffixes = set(importlib.machinery.all_suffixes())
+    files = []
+    for file in modules.values():
+        is_package = file.name == "__init__.py"
+        files += [f for f in sorted(file.parent.rglob("*")) if f.suffix in suffixes] if is_package else [file]
+    return files
+
+
+def _list_imports(file: Path) -> set[str]:
+    """Return the top-level names in the import statements of a file; none if it is not valid Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in names}
+
+
+class _LocalFinder:
+    """Import hook for local modules and the submodules of local packages."""
+
+    def __init__(self, modules: Mapping[str, Path]) -> None:
+        self.modules = modules
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> Any:
+        if path is None and name in self.modules:
+            file = self.modules[name]
+            folders = [str(file.parent)] if file.name == "__init__.py" else None
+            loader = _Loader(name, str(file))
+            return importlib.util.spec_from_file_location(name, file, loader=loader, submodule_search_locations=folders)
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name.partition(".")[0] in self.modules else None
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _Loader(name, spec.loader.path)
+        return spec
+
+
+@contextmanager
+def _importing_local_modules(path: Path) -> Iterator[None]:
+    """Let a file import the modules beside it inside the block, newly read; hide other modules of these names."""
+    import cloudpickle
+
+    modules = find_local_modules(path)
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in modules}
+    finder: Any = _LocalFinder(modules)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name, module in hidden.items():
+            if not isinstance(getattr(module, "__loader__", None), _Loader):  # not of an earlier plugin
+                sys.modules[name] = module
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] in modules and isinstance(getattr(module, "__loader__", None), _Loader):
+                cloudpickle.register_pickle_by_value(module)  # other processes do not search the file's folder
+
+
 def run_file(path: Path) -> ModuleType:
     """Run a Python file and return it as a module. Objects that it defines can be sent to other processes.
 
@@ -70,7 +152,8 @@ def run_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # needed while the code runs: dataclasses look up their module there
     try:
-        spec.loader.exec_module(module)
+        with _importing_local_modules(path):
+            spec.loader.exec_module(module)
     except Exception as error:  # user code can raise anything
         del sys.modules[name]
         raise ValueError(f"{path} failed while its code ran ({type(error).__name__}: {error}). Correct it.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import cloudpickle
 import pytest
 import torch
 
+from kd.commands.settings import RunSettings
+from kd.commands.trust import named_files
 from kd.models.build import build
 from kd.storage.fingerprint import describe, digest
 
@@ -128,3 +131,100 @@ def test_a_missing_or_failing_file_is_named(tmp_path: Path) -> None:
 def test_a_file_can_define_dataclasses(file: Path) -> None:
     build(f"{file}:takes_classes", input_shape=(6,), classes=4, seed=0)
     assert dataclasses.is_dataclass(sys.modules["kd_plugin_random"].Width)
+
+
+# --- files beside a plugin
+
+PLUGIN = """
+from blocks import Block
+import parts.layers as layers
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, input_shape, classes):
+        super().__init__()
+        self.block = Block(input_shape[0], classes)
+
+    def forward(self, x):
+        return layers.scale(self.block(x))
+"""
+BLOCKS = """
+from torch import nn
+from parts.sizes import WIDTH
+
+class Block(nn.Sequential):
+    def __init__(self, inputs, classes):
+        super().__init__(nn.Linear(inputs, WIDTH), nn.Linear(WIDTH, classes))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "own"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "net.py").write_text(PLUGIN)
+    (folder / "blocks.py").write_text(BLOCKS)
+    (folder / "parts" / "__init__.py").write_text("")
+    (folder / "parts" / "layers.py").write_text("from .sizes import FACTOR\ndef scale(x): return x * FACTOR\n")
+    (folder / "parts" / "sizes.py").write_text("WIDTH, FACTOR = 5, 1.0\n")
+    (folder / "unused.py").write_text("raise RuntimeError\n")
+    return folder
+
+
+def build_net(folder: Path) -> torch.nn.Module:
+    return build(f"{folder / 'net.py'}:Net", input_shape=(6,), classes=4, seed=5)
+
+
+def test_a_plugin_imports_the_files_beside_it_from_any_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path), len(sys.meta_path)
+    assert build_net(folder)(torch.randn(3, 6)).shape == (3, 4)
+    assert (list(sys.path), len(sys.meta_path)) == before
+    assert not list(folder.rglob("__pycache__"))
+
+
+def test_an_edit_of_a_file_beside_it_takes_effect_and_changes_the_fingerprint(folder: Path) -> None:
+    before = build_net(folder)
+    (folder / "blocks.py").write_text(
+        BLOCKS.replace("nn.Linear(WIDTH, classes)", "nn.ReLU(), nn.Linear(WIDTH, classes)")
+    )
+    (folder / "parts" / "sizes.py").write_text("WIDTH, FACTOR = 7, 1.0\n")
+    after = build_net(folder)
+    assert [p.shape[0] for p in after.parameters()] == [7, 7, 4, 4]
+    assert digest(describe(before)) != digest(describe(after))
+
+
+def test_two_plugins_have_their_own_files_of_one_name(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "parts" / "sizes.py").write_text("WIDTH, FACTOR = 9, 1.0\n")
+    widths = [next(build_net(place).parameters()).shape[0] for place in (folder, other, folder)]
+    assert widths == [5, 9, 5]
+
+
+def test_a_file_beside_it_hides_an_installed_module_only_for_the_plugin(folder: Path) -> None:
+    import markupsafe as installed
+
+    (folder / "markupsafe.py").write_text("DEPTH = 3\n")
+    (folder / "random.py").write_text("raise RuntimeError\n")  # the standard library is never replaced
+    (folder / "net.py").write_text(f"import random\nfrom markupsafe import DEPTH\nrandom.random()\n{PLUGIN}")
+    build_net(folder)
+    assert sys.modules["kd_plugin_net"].DEPTH == 3
+    assert sys.modules["markupsafe"] is installed
+    assert sys.modules["random"] is random
+
+
+def test_a_model_with_parts_from_beside_can_be_sent_to_another_process(folder: Path) -> None:
+    sent = folder / "model.bin"
+    sent.write_bytes(cloudpickle.dumps(build_net(folder)))
+    program = f"import pickle, torch; print(list(pickle.load(open({str(sent)!r}, 'rb'))(torch.ones(1, 6)).shape))"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout == "[1, 4]\n"
+
+
+def test_the_files_beside_it_that_run_are_listed_for_consent(folder: Path) -> None:
+    settings = RunSettings(student=f"{folder / 'net.py'}:Net")
+    names = {path.relative_to(folder).as_posix() for path in named_files(settings)}
+    assert names == {"net.py", "blocks.py", "parts/__init__.py", "parts/layers.py", "parts/sizes.py"}

@@ -12,17 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from kd.commands.settings import RunSettings
-from kd.imports import is_plugin
+from kd.imports import find_local_modules, is_plugin, list_files
 from kd.storage.files import publish, sha256
 from kd.storage.user_folders import configuration_folder
 
 
 def named_files(settings: RunSettings) -> set[Path]:
-    """Return the existing Python files that the settings name; their code is run."""
+    """Return the existing Python files that the settings name, and those beside them that these import."""
     teachers = (choice.spec for choice in settings.teachers_chosen)
     specs = [settings.data, settings.student, *teachers, *settings.augment]
     paths = [Path(spec if spec.endswith(".py") else spec.rpartition(":")[0]) for spec in specs if is_plugin(spec)]
-    return {path for path in paths if path.is_file()}
+    files = [path for path in paths if path.is_file()]
+    return {file for path in files for file in (path, *list_files(find_local_modules(path)))}
 
 
 def remember(files: Collection[Path]) -> None:
