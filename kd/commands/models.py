@@ -8,13 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from kd.checks import naming_flag, similar_paths
+from kd.checks import naming_flag, require, similar_paths
 from kd.commands.data import Data, Task
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import TeacherChoice
+from kd.console import say
+from kd.imports import is_plugin
 from kd.models.build import build
 from kd.storage.resources import require_memory
 from kd.storage.weights import load_weights, weights_bytes
+from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.ensemble import Ensemble
 from kd.teachers.load import load_teacher
 from kd.teachers.logit_files import read_logits
@@ -59,9 +62,9 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
             ``kd.teachers.logit_files.read_logits``.
     """
     shape, names = data.task.input_shape, data.task.classes
-    if choice.file is None:
-        return Teacher(build_network(settings, choice.spec, data.task), False)
     order = settings.label_order or None
+    if choice.file is None:
+        return _new_teacher_without_file(settings, choice, data)
     if choice.is_precomputed:
         predictions = read_logits(
             choice.file,
@@ -87,6 +90,31 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
         example=data.task.example,
     )
     return Teacher(model, True)
+
+
+def _new_teacher_without_file(settings: RunSettings, choice: TeacherChoice, data: Data) -> Teacher:
+    """Build a teacher to train, or one that comes with its own weights, which its file has loaded."""
+    model = build_network(settings, choice.spec, data.task)
+    if not is_plugin(choice.spec):
+        return Teacher(model, False)
+    other = build_network(dataclasses.replace(settings, seed=settings.seed + 1), choice.spec, data.task)
+    has_weights, names = _have_equal_weights(model, other), data.task.classes
+    if has_weights and not settings.train_teacher:
+        say(f"teacher {choice.spec}: used with its own weights, the same for every seed; --train-teacher trains it")
+        columns = find_columns(settings.label_order or None, names, classes=len(names))
+        return Teacher(model if columns is None else Reordered(model, columns), True)
+    if settings.label_order:
+        advice = "a teacher trained here has the dataset's label order"
+        require(False, "--label-order", " ".join(settings.label_order), "omitted", advice)
+    return Teacher(model, False)
+
+
+def _have_equal_weights(model: nn.Module, other: nn.Module) -> bool:
+    """Return whether two models, built with different seeds, have the same weights: then none were drawn."""
+    state, other_state = model.state_dict(), other.state_dict()
+    tensors = [(value, other_state.get(name)) for name, value in state.items() if isinstance(value, torch.Tensor)]
+    equal = all(isinstance(b, torch.Tensor) and a.shape == b.shape and torch.equal(a, b) for a, b in tensors)
+    return equal and state.keys() == other_state.keys() and any(True for _ in model.parameters())
 
 
 def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:

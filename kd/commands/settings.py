@@ -22,6 +22,7 @@ from kd.checks import (
 )
 from kd.commands.method_flags import all_method_settings
 from kd.commands.teacher_flags import TeacherChoice, parse_teachers
+from kd.imports import is_plugin
 from kd.methods import METHODS, Setting, require_unlabelled_method
 
 # Settings of the commands that are not constants of the documented pipeline.
@@ -36,6 +37,7 @@ FLAGS_ALONE = frozenset(
         "class_names",
         "download",
         "teacher",
+        "train_teacher",
         "label_order",
         "unlabelled",
         "augment",
@@ -116,6 +118,8 @@ class RunSettings:
     teacher: UseAppendAction[tuple[str, ...]] = ()
     """name of a model to train, or NAME=FILE for trained weights (.pth, .safetensors), or logits=FILE or
     probabilities=FILE for precomputed outputs (.npy, .npz, .csv); several form an ensemble; convnet if omitted"""
+    train_teacher: bool = False
+    """train a teacher FILE.py:NAME that comes with its own weights; by default it is used as it is"""
     label_order: tuple[str, ...] = ()
     """class names in the order of a loaded teacher's outputs, if it differs from the label order"""
     augment: UseAppendAction[tuple[str, ...]] = ()
@@ -227,7 +231,7 @@ class RunSettings:
         require(not clash, "--teacher", " ".join(self.teacher), "given once", advice)
 
     def _check_label_order(self) -> None:
-        loaded = any(choice.file for choice in self.teachers_chosen)
+        loaded = any(choice.file or is_plugin(choice.spec) for choice in self.teachers_chosen)
         advice = "a teacher trained here has the dataset's label order"
         require(loaded or not self.label_order, "--label-order", " ".join(self.label_order), "omitted", advice)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from kd.checks import require
 from kd.commands.compare.cost import measure_cost
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
@@ -54,6 +55,7 @@ def run(settings: CompareSettings) -> None:
         ]
         quantity = _choose_quantity(settings, data[0])
         teachers = [prepare_teacher(settings, number, data[number], device) for number in range(settings.runs)]
+        _require_different_teachers(settings, teachers)
         cost = measure_cost(settings, teachers[0], device)
         say_method(settings.method, format_method_settings(settings.method_settings))
         smoothing = choose_smoothing(settings, teachers, quantity, device)
@@ -101,6 +103,13 @@ def _publish(
 def _describe_question(settings: CompareSettings) -> str:
     teachers = f", {settings.runs} teachers" if settings.runs > 1 else ""
     return f"kd compare: {_describe_method(settings)}, {settings.pairs} pairs{teachers}"
+
+
+def _require_different_teachers(settings: CompareSettings, teachers: Sequence[Teacher]) -> None:
+    """Refuse teachers with equal weights, such as those that a user's file loads: their pairs are one experiment."""
+    differ = len({teacher.predictions.weights for teacher in teachers}) > 1
+    advice = "the teacher has the same weights for every seed; --train-teacher trains it"
+    require(settings.teachers == 1 or differ, "--teachers", settings.teachers, "1", advice)
 
 
 def _choose_quantity(settings: CompareSettings, data: Data) -> Quantity:
