@@ -15,8 +15,11 @@ _NAMES = ("torchvision", "sklearn")  # prefixes of datasets whose name is no pat
 
 
 def paths_for_file(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a command's settings with relative paths as seen from ``folder``; absolute paths are unchanged."""
-    return map_paths(values, lambda path: _relate(path, folder), base=Path())
+    """Return a command's settings for a file in its output folder, with relative paths as seen from there.
+
+    Absolute paths are unchanged, except ``out`` itself, which is always ".": the folder may be moved.
+    """
+    return map_paths(values, lambda path: _relate(path, folder)) | {"out": "."}
 
 
 def paths_from_file(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
