@@ -28,9 +28,10 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import GridSearchCV, train_test_split
 
 import kd
+from kd.commands.trials import verdict_cells
 from kd.console import print_table, say
 from kd.evaluation.paired_seeds import pair_errors
-from kd.evaluation.verdict import Judgement, judge_all
+from kd.evaluation.verdict import Judgement, judge_counts
 
 TABLES: Mapping[str, Callable[..., Any]] = {"digits": load_digits, "breast cancer": load_breast_cancer}
 
@@ -111,7 +112,7 @@ def run_table(table: str, settings: Settings) -> Outcome:
     teacher = halves.errors(forest.fit(halves.rows, halves.labels))
     comparisons = (("in-sample", "control"), ("out-of-fold", "control"), ("out-of-fold", "in-sample"))
     pairs = {f"{a} − {b}": pair_errors(errors[b], errors[a], len(halves.test_labels)) for a, b in comparisons}
-    return Outcome(chosen, teacher, judge_all(pairs, margin=settings.margin))
+    return Outcome(chosen, teacher, judge_counts(pairs, margin=settings.margin))
 
 
 def make_student(teacher: Any, settings: Settings, seed: int, **changes: Any) -> kd.DistilledClassifier:
@@ -132,22 +133,15 @@ def count_errors_by_seed(teacher: Any, halves: Halves, settings: Settings, **cha
     return [halves.errors(student.fit(halves.rows, halves.labels)) for student in students]
 
 
-def format_row(judgement: Judgement) -> list[str]:
-    """Format the errors of both arms (mean ± standard deviation), their difference and the verdict."""
-    pairs = judgement.pairs
-    arms = [f"{arm.mean:.1f} ± {arm.sd or 0:.1f}" for arm in (pairs.distilled, pairs.control)]
-    interval = f"{pairs.interval.low:+.1f} to {pairs.interval.high:+.1f}" if pairs.interval else "no interval"
-    verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:.1f} errors")
-    return [*arms, f"{pairs.mean:+.1f} ({interval})", verdict]
-
-
 def main(settings: Settings) -> None:
     for table in settings.tables:
         chosen, teacher, verdicts = run_table(table, settings)
-        header = ("pairs", "first", "second", "difference (95 % CI)", "verdict")
-        rows = verdicts["out-of-fold − control"].pairs.images
+        header = ("pairs", "first", "second", "difference (interval that decides)", "verdict")
+        tested = verdicts["out-of-fold − control"].pairs
+        assert tested is not None
+        rows = tested.images
         print_table(
-            f"{table}: errors on {rows} test rows", header, {name: format_row(v) for name, v in verdicts.items()}
+            f"{table}: errors on {rows} test rows", header, {name: verdict_cells(v) for name, v in verdicts.items()}
         )
         say(f"{settings.pairs} pairs; teacher: {teacher} errors; chosen settings: {chosen}")
 

@@ -26,12 +26,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import kd
+from kd.commands.trials import verdict_cells
 from kd.console import print_table, say
 from kd.data import Split
 from kd.data.splits import stratified_order
 from kd.data.unlabelled import repeated
 from kd.evaluation.paired_seeds import pair_errors
-from kd.evaluation.verdict import Judgement, judge_all
+from kd.evaluation.verdict import Judgement, judge_counts
 from kd.models import MLP, ConvNet
 from kd.teachers.cache import with_unlabelled
 from kd.training.optimizers import adam
@@ -125,16 +126,7 @@ def compare_students(teacher: nn.Module, control: list[int], data: Images, setti
         f"{first} − {second}": pair_errors(errors[second], errors[first], len(data.test))
         for first, second in COMPARISONS
     }
-    return judge_all(pairs)
-
-
-def format_row(judgement: Judgement) -> list[str]:
-    """Format the errors of both arms (mean ± standard deviation), their difference and the verdict."""
-    pairs = judgement.pairs
-    arms = [f"{arm.mean:.1f} ± {arm.sd or 0:.1f}" for arm in (pairs.distilled, pairs.control)]
-    interval = f"{pairs.interval.low:+.1f} to {pairs.interval.high:+.1f}" if pairs.interval else "no interval"
-    verdict = judgement.verdict.replace("larger than d", f"larger than {judgement.margin:.0f} errors")
-    return [*arms, f"{pairs.mean:+.1f} ({interval})", verdict]
+    return judge_counts(pairs)
 
 
 def main(settings: Settings) -> dict[str, dict[str, Judgement]]:
@@ -146,8 +138,8 @@ def main(settings: Settings) -> dict[str, dict[str, Judgement]]:
         teacher = train_model(ConvNet, kd.supervised, dataset, seed=0, epochs=settings.teacher_epochs)
         verdicts[name] = compare_students(teacher, control, data, settings)
         title = f"teacher trained on {name}, {count_errors(teacher, data.test)} errors; {settings.pairs} pairs"
-        header = ("students", "first", "second", "difference (95 % CI)", "verdict")
-        print_table(title, header, {pair: format_row(judgement) for pair, judgement in verdicts[name].items()})
+        header = ("students", "first", "second", "difference (interval that decides)", "verdict")
+        print_table(title, header, {pair: verdict_cells(judgement) for pair, judgement in verdicts[name].items()})
     return verdicts
 
 

@@ -295,7 +295,6 @@ def _nearest_existing(folder: Path) -> Path:
 
 
 def _format_duration(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes >= 120:
-        return f"{minutes / 60:,.1f} hours"
-    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{max(1, round(seconds))} s"
+    if seconds >= 7200:
+        return f"{seconds / 3600:,.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{max(1, round(seconds))} s"

@@ -122,9 +122,8 @@ def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:
     choices = enumerate(settings.teachers_chosen)
     teachers = []
     for number, choice in choices:
-        own_settings = with_teacher_seed(settings, number, data.task)
         with naming_flag(f"--teacher {choice}"):
-            teachers.append(new_teacher(own_settings, choice, data))
+            teachers.append(new_teacher(with_teacher_seed(settings, number, data.task), choice, data))
     return teachers
 
 

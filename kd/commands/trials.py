@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.console import print_table, say
 from kd.data.loaders import make_loader
-from kd.evaluation.paired_seeds import Pairs, pair_errors
+from kd.evaluation.paired_seeds import pair_errors
 from kd.evaluation.verdict import Judgement, judge_counts
 from kd.formatting import format_range, format_signed
 from kd.models.inference import predict
@@ -73,16 +73,20 @@ def judge_arms(
     pairs = {f"{first} − {second}": pair_errors(found[second], found[first], images) for first, second in against}
     verdicts = judge_counts(pairs, margin=margin)
     header = ("pairs", "first", "second", "difference (interval that decides)", "verdict")
-    rows = {name: verdict_cells(judgement, pairs[name]) for name, judgement in verdicts.items()}
+    rows = {name: verdict_cells(judgement) for name, judgement in verdicts.items()}
     print_table(f"{title} of {images:,} images", header, rows)
     seeds = len(next(iter(found.values())))
     say(f"{seeds} seeds; errors by seed: " + "; ".join(map(_list_counts, found, found.values())))
     return verdicts
 
 
-def verdict_cells(judgement: Judgement, pairs: Pairs) -> list[str]:
-    """Return a row: errors of both arms (mean ± standard deviation), difference with its interval, and verdict."""
-    interval = judgement.interval
+def verdict_cells(judgement: Judgement) -> list[str]:
+    """Return a row: errors of both arms (mean ± standard deviation), difference with its interval, and verdict.
+
+    The interval is the one that decided.
+    """
+    pairs, interval = judgement.pairs, judgement.interval
+    assert pairs is not None
     arms = [f"{arm.mean:,.1f} ± {arm.sd or 0:,.1f}" for arm in (pairs.distilled, pairs.control)]
     limits = format_range(*interval) if interval else "no interval"
     # The second arm need not be a control.

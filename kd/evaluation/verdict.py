@@ -105,6 +105,7 @@ class Judgement(NamedTuple):
         smoothed: interval of the contrast with label smoothing, at 1 − ``level``; None if there is none.
         p, p_helps: Holm-adjusted p-values of the contrast with the control and of both contrasts together.
         family: number of questions judged together.
+        pairs: the counted errors, from ``judge_counts``; else None.
     """
 
     verdict: Verdict
@@ -118,6 +119,7 @@ class Judgement(NamedTuple):
     p: float
     p_helps: float
     family: int
+    pairs: Pairs | None = None
 
 
 class Earlier(NamedTuple):
@@ -220,9 +222,9 @@ def judge_counts(methods: Mapping[str, Pairs], *, margin: float = 0.1, level: fl
     if not methods:
         return {}
     images = next(iter(methods.values())).images
-    return judge_all(
-        {name: question_of(pairs) for name, pairs in methods.items()}, margin=margin / 100 * images, level=level
-    )
+    questions = {name: question_of(pairs) for name, pairs in methods.items()}
+    judgements = judge_all(questions, margin=margin / 100 * images, level=level)
+    return {name: judgement._replace(pairs=methods[name]) for name, judgement in judgements.items()}
 
 
 def _is_better_than_smoothing(question: Question) -> bool:

@@ -22,8 +22,7 @@ TRANSPARENT = {"LA", "La", "RGBA", "RGBa", "PA"}
 # Formats that are read, whatever the name of a file says. Not EPS, whose decoder starts Ghostscript, and none that
 # Pillow reads through another program.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
-# Keys of ``Image.info`` under which Pillow finds an orientation.
-_METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+_METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # keys of ``Image.info`` with an orientation
 _PNG_METADATA = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}  # chunks
 _MAX_SHOWN = 3
 _TURNED = {5, 6, 7, 8}  # EXIF orientations that exchange height and width

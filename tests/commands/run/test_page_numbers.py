@@ -31,7 +31,7 @@ TIMINGS = Timings(
 # Entries that hold the numbers of each section; a number must not be found elsewhere by accident.
 ENTRIES_OF = {
     "verdict": ("test", "models", "control_against_distilled"),
-    "table": ("test", "models", "calibration", "ece_bins"),
+    "table": ("test", "models", "calibration", "ece_bins", "class_scores", "majority"),
     "curves": ("curves",),
     "comparison": ("control_against_distilled",),
     "fidelity": ("fidelity", "temperature"),

@@ -133,9 +133,12 @@ def encode_header(shape: str, dtype: str = "<f4") -> bytes:
         (encode_header("(-1, 2)") + bytes(8), r"shape \[-1, 2\] of float32 does not match 8 bytes"),
         (encode_header("(2, 2)") + bytes(15), r"shape \[2, 2\] of float32 does not match 15 bytes"),
         (encode_header("(2, 2)") + bytes(17), r"shape \[2, 2\] of float32 does not match 17 bytes"),
-        (encode_header("(1000000000,)", "|S0"), r"its array x cannot be used: its values of type \|S0 have no bytes"),
-        (encode_header("(1000000000,)", "<U0"), "its values of type <U0 have no bytes"),
-        (encode_header("(1000000000,)", "|V0"), r"its values of type \|V0 have no bytes"),
+        (
+            encode_header("(1000000000,)", "|S0"),
+            r"its array x cannot be used: its values are of type \|S0, which has no bytes",
+        ),
+        (encode_header("(1000000000,)", "<U0"), "its values are of type <U0, which has no bytes"),
+        (encode_header("(1000000000,)", "|V0"), r"its values are of type \|V0, which has no bytes"),
         (encode_header("(2,", "|O"), "cannot read the data file"),
         (
             b"\x93NUMPY\x09\x00" + bytes(50),

@@ -14,7 +14,8 @@ from PIL import Image, features
 
 from kd.checks import DamagedDataError
 from kd.data.sources.huggingface import open_huggingface
-from kd.data.sources.image_decoding import ImagePaths, open_image, survey_images
+from kd.data.sources.image_cache import survey_once
+from kd.data.sources.image_decoding import ImagePaths, open_image
 from kd.data.sources.image_header import _parse_avif, bits_per_channel
 
 
@@ -90,14 +91,14 @@ def test_images_of_more_than_8_bits_are_refused_with_their_name(name: str, tmp_p
     path = tmp_path / name
     path.write_bytes(DEEP[name][1])
     with pytest.raises(DamagedDataError, match=rf"{name} \((mode I|\d\d bits per channel).*not 8"):
-        survey_images({"train": ImagePaths([path])})
+        survey_once({"train": ImagePaths([path])}, None)
 
 
 @pytest.mark.parametrize("name", FLAT)
 def test_images_of_up_to_8_bits_are_read(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(FLAT[name][1])
-    assert survey_images({"train": ImagePaths([path])}).total == 1
+    assert survey_once({"train": ImagePaths([path])}, None).total == 1
 
 
 @pytest.mark.parametrize(("flags", "bits"), [(0x0C, 8), (0x4C, 10), (0x6C, 12)])
@@ -109,7 +110,7 @@ def test_the_depth_of_an_avif_is_in_its_configuration(flags: int, bits: int) -> 
 def test_an_avif_written_by_pillow_has_8_bits(tmp_path: Path) -> None:
     path = tmp_path / "a.avif"
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(path)
-    assert survey_images({"train": ImagePaths([path])}).total == 1
+    assert survey_once({"train": ImagePaths([path])}, None).total == 1
 
 
 # --- columns of Hugging Face datasets
@@ -190,4 +191,4 @@ def test_a_hidden_label_of_a_class_column_is_a_missing_one(tmp_path: Path) -> No
 
 def test_a_decoded_image_without_a_file_has_no_header_to_read() -> None:
     images: Any = SimpleNamespace(names=["a"], open=lambda _: Image.new("RGB", (4, 4)))
-    assert survey_images({"train": images}).total == 1
+    assert survey_once({"train": images}, None).total == 1
