@@ -1,0 +1,209 @@
+"""Simulate what a verdict is asked to hold for: new images, a teacher that adds nothing, many questions, collapse.
+
+    python benchmarks/verdict_designs.py            # 9 minutes, seeded
+    python benchmarks/verdict_designs.py --runs 200
+
+Every verdict comes from ``kd.evaluation.verdict``, on simulated students: item b is wrong with a probability that
+depends on its difficulty, on the student's seed, and on an effect of the method that differs from item to item.
+``benchmarks/verdict_error_rates.py`` simulates the rule on counted errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from kd.evaluation.classwise import score_classes
+from kd.evaluation.failures import find_collapsed
+from kd.evaluation.paired_seeds import Interval
+from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge, judge_all
+from measuring import format_table
+
+Floats = NDArray[np.float64]
+
+SIZES = (3, 5, 10, 20)  # pairs
+ITEMS = 1_000  # test items; the 95 % and 5 % below do not depend on their number
+MARGIN = 5.0
+
+
+class Students:
+    """Simulated students on one draw of test items. Differences between methods are 0 on average over all items."""
+
+    def __init__(self, rng: np.random.Generator, *, seed_sd: float, item_sd: float) -> None:
+        self.rng, self.seed_sd, self.item_sd = rng, seed_sd, item_sd
+        self.difficulty = -5.5 + 2.5 * rng.standard_normal(ITEMS)  # log-odds: about 5 % errors
+
+    def method(self, shift: float = 0.0) -> Floats:
+        """Draw the effect of a method on each item, in log-odds; ``shift`` is common to all items."""
+        return shift + self.item_sd * self.rng.standard_normal(ITEMS)
+
+    def train(self, effect: Floats, seeds: int) -> Floats:
+        """Return [seeds, items]: 1 where a student errs."""
+        odds = self.difficulty + effect + self.seed_sd * self.rng.standard_normal((seeds, 1))
+        return (self.rng.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(np.float64)
+
+
+def draw(name: str, runs: int, *, seed_sd: float, item_sd: float) -> Iterator[Students]:
+    """Yield ``runs`` draws, the same ones for the same name."""
+    for number in range(runs):
+        rng = np.random.default_rng([number, *name.encode()])
+        yield Students(rng, seed_sd=seed_sd, item_sd=item_sd)
+
+
+SCENARIOS = {
+    "seeds alone": {"seed_sd": 0.1, "item_sd": 0.0},
+    "items vary": {"seed_sd": 0.1, "item_sd": 0.7},
+    "items vary much": {"seed_sd": 0.1, "item_sd": 1.4},
+    "seeds vary much": {"seed_sd": 0.3, "item_sd": 0.7},
+}
+
+
+def format_new_items(runs: int) -> str:
+    """Return how often a true difference of 0 on new items is excluded, by each interval."""
+    rows = []
+    for name, spread in SCENARIOS.items():
+        cells = []
+        for pairs in SIZES:
+            excluded = np.zeros(2)
+            for students in draw(f"{name} {pairs}", runs, **spread):
+                control, distilled = (students.train(students.method(), pairs) for _ in range(2))
+                contrast = contrast_of(distilled - control)
+                excluded += [_excludes_zero(contrast.seeds_interval()), _excludes_zero(contrast.interval())]
+            cells.append(" / ".join(f"{100 * share:.1f}" for share in excluded / runs))
+        rows.append([name, *cells])
+    return format_table(["spread", *(f"{pairs} pairs" for pairs in SIZES)], rows)
+
+
+def format_smoothing(runs: int) -> str:
+    """Return how often a teacher that adds nothing to label smoothing "helps": by the first contrast, and by both."""
+    cells: list[list[str]] = [["better than the control"], ["better than both: helps"]]
+    for pairs in SIZES:
+        found = np.zeros(2)
+        for students in draw(f"smoothing {pairs}", runs, seed_sd=0.1, item_sd=0.5):
+            soft = students.method(-0.6)
+            control = students.train(students.method(), pairs)
+            smoothed, distilled = students.train(soft, pairs), students.train(soft, pairs)
+            question = Question(contrast_of(distilled - control), contrast_of(distilled - smoothed))
+            verdict = judge(question, margin=MARGIN).verdict
+            found += [verdict in ("helps", "better than the labels alone"), verdict == "helps"]
+        for row, share in zip(cells, found / runs, strict=True):
+            row.append(f"{100 * share:.1f}")
+    return format_table(["verdict", *(f"{pairs} pairs" for pairs in SIZES)], cells)
+
+
+def format_questions(runs: int, methods: int = 10) -> str:
+    """Return how often some method without effect is called better, asked one by one, with and without the ledger."""
+    cells: list[list[str]] = [["each on its own"], ["with the ledger"]]
+    for pairs in SIZES:
+        found = np.zeros(2)
+        for students in draw(f"questions {pairs}", runs, seed_sd=0.1, item_sd=0.5):
+            control = students.train(students.method(), pairs)
+            contrasts = [contrast_of(students.train(students.method(), pairs) - control) for _ in range(methods)]
+            found += [_any_better(_judge_one_by_one(contrasts, ledger)) for ledger in (False, True)]
+        for row, share in zip(cells, found / runs, strict=True):
+            row.append(f"{100 * share:.1f}")
+    return format_table([f"{methods} methods without effect", *(f"{pairs} pairs" for pairs in SIZES)], cells)
+
+
+def format_teachers(runs: int, pairs: int = 5) -> str:
+    """Return how often a method without effect on average over splits is called better or worse."""
+    rows = []
+    for teachers in (2, 4, 8):
+        found = np.zeros(2)
+        for students in draw(f"teachers {teachers}", runs, seed_sd=0.1, item_sd=0.3):
+            for column, splits in enumerate((1, teachers)):
+                effects = 0.25 * students.rng.standard_normal(splits)
+                blocks = [_block_means(students, effects[n % splits], pairs) for n in range(teachers)]
+                found[column] += judge(Question(contrast_of(np.stack(blocks))), margin=MARGIN).verdict in CLAIMS
+        rows.append([str(teachers), *(f"{100 * share:.1f}" for share in found / runs)])
+    return format_table(["teachers", "all on one split", "a split each"], rows)
+
+
+CLAIMS = ("helps", "better than the labels alone", "hurts")
+
+
+def format_collapse(runs: int, pairs: int = 10) -> str:
+    """Return verdicts without effect if some seeds collapse, with and without the rule that withholds them."""
+    rows = []
+    for rate in (0.0, 0.05, 0.1):
+        found: dict[str, np.ndarray] = {"better or worse": np.zeros(2), "not decided": np.zeros(2)}
+        for students in draw(f"collapse {rate}", runs, seed_sd=0.1, item_sd=0.3):
+            arms = [_collapse(students, students.train(students.method(), pairs), rate) for _ in range(2)]
+            verdict = judge(Question(contrast_of(arms[1] - arms[0])), margin=MARGIN).verdict
+            withheld = bool(find_collapsed({"control": _score(arms[0]), "distilled": _score(arms[1])}))
+            found["better or worse"] += [verdict in CLAIMS, verdict in CLAIMS and not withheld]
+            found["not decided"] += [0, withheld]
+        cells = [" / ".join(f"{100 * share:.1f}" for share in counts / runs) for counts in found.values()]
+        rows.append([f"{100 * rate:g} %", *cells])
+    return format_table(["collapsing seeds", "better or worse", "not decided"], rows)
+
+
+def _excludes_zero(interval: Interval | None) -> bool:
+    return interval is not None and not interval.low <= 0 <= interval.high
+
+
+def _judge_one_by_one(contrasts: list[Contrast], ledger: bool) -> list[Judgement]:
+    judgements: list[Judgement] = []
+    for number, contrast in enumerate(contrasts):
+        earlier = [Earlier(other.p, 1.0) for other in contrasts[:number]] if ledger else []
+        judgements += judge_all({"": Question(contrast)}, margin=MARGIN, earlier=earlier).values()
+    return judgements
+
+
+def _any_better(judgements: list[Judgement]) -> bool:
+    return any(judgement.verdict == "better than the labels alone" for judgement in judgements)
+
+
+def _block_means(students: Students, effect: float, pairs: int) -> Floats:
+    """Return the mean contribution of each item over the pairs of one teacher."""
+    control, distilled = students.train(students.method(), pairs), students.train(students.method(effect), pairs)
+    return (distilled - control).mean(axis=0)
+
+
+def _collapse(students: Students, wrong: Floats, rate: float) -> Floats:
+    """Let each student collapse with this probability: it then errs on nine tenths of the items."""
+    collapsed = students.rng.random(len(wrong)) < rate
+    chance = students.rng.random((int(collapsed.sum()), ITEMS)) < 0.9
+    result: Floats = wrong.copy()
+    result[collapsed] = chance
+    return result
+
+
+def _score(wrong: Floats) -> list:  # type: ignore[type-arg]
+    """Return class scores of students on ten classes of equal size."""
+    return [score_classes(_confusion(row)) for row in wrong]
+
+
+def _confusion(wrong: Floats) -> torch.Tensor:
+    labels = torch.arange(ITEMS) % 10
+    predicted = torch.where(torch.from_numpy(wrong).bool(), (labels + 1) % 10, labels)
+    return torch.bincount(10 * labels + predicted, minlength=100).reshape(10, 10)
+
+
+TABLES: dict[str, Callable[[int], str]] = {
+    "True difference of 0 on new items, excluded by the interval of the seeds / by the deciding one": format_new_items,
+    "A teacher that adds nothing to label smoothing": format_smoothing,
+    "Several questions of one test set, some method called better": format_questions,
+    "No effect on average over splits, called better or worse": format_teachers,
+    "No effect, some seeds collapse; without / with the rule for collapsed students, 10 pairs": format_collapse,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=2_000, help="simulated comparisons per cell")
+    runs = parser.parse_args().runs
+    for title, make in TABLES.items():
+        print(f"{title}, in % of {runs:,}:\n\n{make(runs)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
