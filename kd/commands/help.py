@@ -27,7 +27,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Distillation": ("method", "set", "temperature", "alpha"),
     "Training": ("epochs", "batch_size", "learning_rate", "bfloat16", "seed"),
     "Search": ("temperatures", "alphas", "vary", "trials", "seeds"),
-    "Evidence": ("pairs", "final_pairs", "teachers", "splits", "decide", "smoothing", "longer", "margin"),
+    "Evidence": ("pairs", "final_pairs", "teachers", "splits", "decide", "slices", "smoothing", "longer", "margin"),
     "Output": ("out", "config", "dry_run", "fresh", "snapshot_seconds", "rows"),
     "Machine and safety": ("device", "workers", "processes", "trust"),
 }

@@ -58,7 +58,7 @@ def map_paths(values: Mapping[str, Any], move: Move, *, base: Path = Path()) -> 
         base: folder from which relative paths count; ``hf:NAME`` is a path if there is such a folder.
     """
     of_setting: dict[str, Move] = {
-        **dict.fromkeys(("out", "data_dir", "unlabelled"), move),
+        **dict.fromkeys(("out", "data_dir", "unlabelled", "slices"), move),
         "data": lambda text: _map_data(text, move, base),
         "teacher": lambda text: _map_teacher(text, move),
         **dict.fromkeys(("student", "augment"), lambda text: _map_plugin(text, move)),

@@ -228,6 +228,8 @@ def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                     "seed": comparison.seeds[teacher][index],
                     "test_errors": predictions.errors,
                     "test_accuracy": 1 - predictions.errors / comparison.images,
+                    "balanced_accuracy": comparison.class_scores[arm][teacher][index].balanced_accuracy,
+                    "macro_f1": comparison.class_scores[arm][teacher][index].macro_f1,
                     "weights_sha256": predictions.weights,
                     "validation_errors": int((validation.logits.argmax(dim=1) != validation.labels).sum()),
                     **{name: getattr(scaling.before, name) for name in ("nll", "brier", "ece", "adaptive_ece")},

@@ -11,7 +11,7 @@ import numpy as np
 from kd.arms import ARMS, CONTROL, DISTILLED, LONGER, SMOOTHED, TEACHER
 from kd.evaluation.classwise import majority_of
 from kd.evaluation.comparison import Comparison
-from kd.evaluation.failures import COLLAPSE_RULE, describe_failures, find_collapsed
+from kd.evaluation.failures import COLLAPSE_RULE, describe_failures, describe_gap, find_collapsed
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import t_interval
 from kd.evaluation.quantities import NLL
@@ -72,6 +72,7 @@ class Verdicts:
         }
         classes = [comparison.class_name(label) for label in range(len(comparison.confusion_matrices[CONTROL][0][0]))]
         sentences = describe_failures(arms, comparison.labels, classes, comparison.noun)
+        sentences += filter(None, [self._describe_gap(arm) for arm in (CONTROL, DISTILLED)])
         collapsed = self._collapsed
         if collapsed:
             counts = ", ".join(
@@ -80,6 +81,15 @@ class Verdicts:
             )
             sentences.append(f"Students collapsed: {counts}. A student has collapsed if {COLLAPSE_RULE}.")
         return sentences
+
+    def _describe_gap(self, arm: str) -> str | None:
+        """Compare validation and test accuracy of the first student of an arm."""
+        student = self.comparison.students[arm][0][0]
+        accuracies = [
+            (float((split.logits.argmax(dim=1) == split.labels).double().mean()), len(split.labels))
+            for split in (student.validation, student.test)
+        ]
+        return describe_gap(ARMS[arm].label, *accuracies[0], *accuracies[1])
 
     @cached_property
     def lines(self) -> list[str]:

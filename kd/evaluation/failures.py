@@ -61,6 +61,25 @@ def describe_failures(
     return sentences
 
 
+def describe_gap(name: str, validation: float, validated: int, test: float, tested: int) -> str | None:
+    """Return a sentence if the test accuracy is far below the validation accuracy, as with labels in another order.
+
+    Far is more than ten percentage points and five standard errors of the difference.
+
+    Args:
+        validation, test: accuracies in [0, 1].
+        validated, tested: numbers of samples, at least 1.
+    """
+    common = (validation * validated + test * tested) / (validated + tested)
+    error = (common * (1 - common) * (1 / validated + 1 / tested)) ** 0.5
+    if validation - test <= max(0.1, 5 * error):
+        return None
+    return (
+        f"The {name} is right for {validation:.1%} of the validation samples, but only for {test:.1%} of the test "
+        "samples. Check the labels of the test set and their order, and whether it is data of the same kind."
+    )
+
+
 def _count_models(arm: str, count: int, total: int, verbs: tuple[str, str] = ("is", "are")) -> str:
     if total == 1:
         return f"The {arm} {verbs[0]}"

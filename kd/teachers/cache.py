@@ -24,6 +24,7 @@ from kd.models.inference import Predictions, device_of, predict
 from kd.models.outputs import require_logits_kind
 from kd.seeding import seeded
 from kd.storage.run_folder import explain_saved_state, run_step
+from kd.teachers.lookup import LogitLookup
 from kd.types import UNLABELLED, Batch
 
 TEACHER_BATCH_SIZE = 256  # larger batches need more memory and are not faster
@@ -156,7 +157,11 @@ def with_teacher_logits(
         for name, (dataset, loader) in parts.items()
     }
     rows = sum(map(len, logits.values()))
-    say(f"teacher logits: {rows:,} rows collected and verified against the live teacher")
+    is_live = not any(isinstance(module, LogitLookup) for module in teacher.modules())
+    source = (
+        "collected and verified against the live teacher" if is_live else "read from the file; no teacher verified them"
+    )
+    say(f"teacher logits: {rows:,} rows {source}")
     return {
         name: loader_like(loader, DistillDataset(dataset, logits[name], ids=ids))
         for name, (dataset, loader) in parts.items()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd.evaluation.classwise import ClassScores, majority_of, score_classes
-from kd.evaluation.failures import describe_failures, find_collapsed
+from kd.evaluation.failures import describe_failures, describe_gap, find_collapsed
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.two_models import proportion_interval
 
@@ -70,3 +70,12 @@ def test_a_student_far_below_its_arm_has_collapsed() -> None:
 
 def test_where_the_whole_arm_learned_little_nobody_is_named() -> None:
     assert find_collapsed({"control": scores_of(0.3, 0.25, 0.31)}) == {}
+
+
+def test_a_test_set_with_permuted_labels_is_noticed() -> None:
+    text = describe_gap("control", 0.98, 1_000, 0.1, 1_000)
+    assert text is not None
+    assert "The control is right for 98.0% of the validation samples, but only for 10.0% of the test samples" in text
+    assert describe_gap("control", 0.98, 1_000, 0.95, 1_000) is None
+    assert describe_gap("control", 0.9, 20, 0.75, 1_000) is None  # few validation samples
+    assert describe_gap("control", 0.5, 1_000, 0.9, 1_000) is None

@@ -12,6 +12,7 @@ from kd.commands.compare.cost import measure_cost
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
 from kd.commands.compare.settings import CompareSettings
+from kd.commands.compare.slice_file import read_slices
 from kd.commands.compare.students import Arm, choose_arms, choose_smoothing, make_students, name_student
 from kd.commands.compare.teachers import Teacher, prepare_teacher, teacher_settings
 from kd.commands.compare.text import print_comparison
@@ -29,7 +30,7 @@ from kd.commands.steps import (
 )
 from kd.console import say
 from kd.evaluation.comparison import Comparison, ModelPredictions
-from kd.evaluation.comparison_slices import measure_slices
+from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, choose_quantity, margin_of
@@ -54,6 +55,7 @@ def run(settings: CompareSettings) -> None:
             for number in range(settings.runs)
         ]
         quantity = _choose_quantity(settings, data[0])
+        further = read_slices(settings.slices, data[0].sizes["test"]) if settings.slices else {}
         teachers = [prepare_teacher(settings, number, data[number], device) for number in range(settings.runs)]
         _require_different_teachers(settings, teachers)
         cost = measure_cost(settings, teachers[0], device)
@@ -68,13 +70,15 @@ def run(settings: CompareSettings) -> None:
             smoothing=smoothing or None,
             longer_epochs=cost.training.longer_epochs,
         )
-        _publish(settings, teachers[0], comparison, trained, cost, device)
+        slices = measure_slices(comparison, further)
+        _publish(settings, teachers[0], comparison, slices, trained, cost, device)
 
 
 def _publish(
     settings: CompareSettings,
     teacher: Teacher,
     comparison: Comparison,
+    slices: Slices,
     trained: Mapping[str, TrainedStudent],
     cost: Cost,
     device: torch.device,
@@ -83,7 +87,6 @@ def _publish(
     question, ledger = Verdicts(comparison).main.question, read_ledger(settings.state_dir)
     asked = ask(question, command=settings.command, title=_describe_question(settings), config=config, test=test)
     verdicts, ledger = Verdicts(comparison, ledger.before(asked)), ledger.record(asked)
-    slices = measure_slices(comparison)
     print_comparison(verdicts, cost, slices=slices, limit=limit)
     files = comparison_files(settings.results_dir, verdicts, trained, cost, config, slices=slices, limit=limit)
     part = compare_part(

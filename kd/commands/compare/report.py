@@ -13,10 +13,12 @@ from kd.commands.paired_table import format_number, percent
 from kd.commands.publish import model_settings, quick_run_stamp
 from kd.commands.slices_report import show_slices
 from kd.evaluation.calibration import BINS
+from kd.evaluation.classwise import majority_of, score_classes
 from kd.evaluation.comparison import Comparison, summaries
 from kd.evaluation.comparison_slices import Slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost
+from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import Spread, spread
 from kd.report.blocks import Block, Paragraph, paragraphs, table
 from kd.report.page import TONE_OF, Part, Section
@@ -71,22 +73,33 @@ def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
             spreads["test_errors"].n,
             format_number(spreads["test_errors"], ",.1f"),
             percent(spreads["test_accuracy"].mean),
+            percent(spreads["balanced_accuracy"].mean),
+            percent(spreads["macro_f1"].mean),
         )
         for arm, spreads in arms.items()
     ]
     teachers = spread([teacher.errors for teacher in comparison.teachers])
+    scores = [score_classes(confusion_matrix(*teacher.test)) for teacher in comparison.teachers]
     rows.append(
         (
             ARMS[TEACHER].label,
             teachers.n,
             format_number(teachers, ",.1f"),
             percent(1 - teachers.mean / comparison.images),
+            percent(spread([score.balanced_accuracy for score in scores]).mean),
+            percent(spread([score.macro_f1 for score in scores]).mean),
         )
     )
-    caption = f"Mean ± standard deviation over the seeds, on {comparison.images:,} test {comparison.noun}."
+    majority = majority_of(comparison.labels)
+    caption = (
+        f"Mean ± standard deviation over the seeds, on {comparison.images:,} test {comparison.noun}; always predicting "
+        f"{comparison.class_name(majority.label)} makes {majority.errors:,} errors"
+    )
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
     drawing = figure(drawings(comparison)["comparison_errors"], alt=f"Test errors of every student. {alt}.")
-    return table(("student", "n", "test errors", "accuracy"), rows, caption=caption), drawing
+    return table(
+        ("student", "n", "test errors", "accuracy", "balanced accuracy", "macro-F1"), rows, caption=caption
+    ), drawing
 
 
 # Column of ``student_rows``, its format specification and its scale.

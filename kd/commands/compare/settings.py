@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from kd.checks import MANY, Range, at_least, or_none, require
@@ -33,6 +34,9 @@ class CompareSettings(PairedSettings):
     smoothing: Annotated[float | None, or_none(Range(lambda x: 0 <= x < 1, "in [0, 1)", "0 omits this control"))] = None
     """label smoothing of an additional control, in [0, 1): do soft targets alone help as much? None takes the best of
     0.05, 0.1, 0.2, 0.3 and 0.5 on the validation images; 0 omits it"""
+    slices: Path | None = None
+    """CSV file with a header and a row for each test item: shows where distillation helps and where it harms, for each
+    value of each column"""
     longer: bool = True
     """add a control trained for as many multiply-adds as a distilled student plus its share of the teacher"""
 

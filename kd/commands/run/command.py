@@ -117,6 +117,7 @@ def _collect_results(
         temperature=settings.temperature,
         toy=quick_run_stamp(settings.limit),
         classes=data.task.names,
+        validation_size=data.sizes["validation"],
     )
 
 

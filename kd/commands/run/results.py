@@ -30,7 +30,7 @@ from kd.evaluation.calibration import (
     reliability_curve,
 )
 from kd.evaluation.classwise import ClassScores, Majority, majority_of, score_classes
-from kd.evaluation.failures import describe_failures
+from kd.evaluation.failures import describe_failures, describe_gap
 from kd.evaluation.fidelity import Fidelity, fidelity
 from kd.evaluation.latency import Latency
 from kd.evaluation.metrics import confusion_matrix
@@ -101,6 +101,7 @@ class Run:
         temperature: T > 0 of the distillation.
         toy: stamp on every file of a quick run, which is too small to conclude anything from; else None.
         classes: class names in label order; empty if the classes are only numbered.
+        validation_size: number of validation samples; None if it is not known.
     """
 
     histories: Mapping[str, History]
@@ -111,6 +112,7 @@ class Run:
     temperature: float
     toy: str | None = None
     classes: Sequence[str] = ()
+    validation_size: int | None = None
 
     @property
     def noun(self) -> str:
@@ -175,7 +177,24 @@ class Run:
         """Sentences on models that are no better than the majority class, or never predict some class."""
         arms = {arm_of(name).label: [matrix] for name, matrix in self.confusion_matrices.items()}
         names = [self.class_name(label) for label in range(len(self.confusion_matrices[TEACHER]))]
-        return describe_failures(arms, self.labels, names, self.noun)
+        return [*describe_failures(arms, self.labels, names, self.noun), *self._describe_gaps()]
+
+    def _describe_gaps(self) -> list[str]:
+        """Name models whose test accuracy is far below the validation accuracy of their last epoch."""
+        if not self.validation_size:
+            return []
+        found = [
+            describe_gap(
+                arm_of(name).label,
+                history["val_acc"][-1],
+                self.validation_size,
+                self.accuracies[name].accuracy,
+                len(self.labels),
+            )
+            for name, history in self.histories.items()
+            if history.get("val_acc")
+        ]
+        return [sentence for sentence in found if sentence]
 
     @cached_property
     def majority(self) -> Majority:

@@ -35,6 +35,8 @@ from kd.storage.weights import weights_bytes
 from kd.training.students import DistillationData, Student, TrainedStudent, train_students, try_students
 from kd.types import Objective
 
+FRESH_SEED = 600_000
+
 
 class SweepContext(NamedTuple):
     """Inputs for training the students of any point, and their training times.
@@ -161,8 +163,11 @@ def _list_seeds(settings: SweepSettings) -> list[int]:
 
 
 def _list_final_seeds(settings: SweepSettings) -> list[int]:
-    """List the seeds of the test; with the seeds of the selection, the chosen point looks better than it is."""
-    first = settings.seed + settings.seeds
+    """List the seeds of the test; with seeds that were seen before, the chosen point looks better than it is.
+
+    They are far from those of the selection, of ``kd run`` and of ``kd compare``, which count up from SEED.
+    """
+    first = settings.seed + FRESH_SEED
     return list(range(first, first + settings.final_pairs))
 
 
