@@ -63,7 +63,7 @@ def power_sentences(verdicts: Verdicts) -> Iterator[str]:
             yield (
                 f"{prefix} this spread, {n} pairs detect a true difference of "
                 f"{quantity.describe_bound(power.detectable)} with 80 % power; "
-                f"{quantity.describe_bound(judgement.margin)} takes {takes}."
+                f"{quantity.describe_bound(judgement.margin)} take {takes}."
             )
         significant = sum(test.p_value < 0.05 for test in comparison.mcnemars(number))
         yield (

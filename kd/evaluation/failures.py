@@ -33,7 +33,7 @@ def find_collapsed(arms: Mapping[str, Sequence[ClassScores]]) -> dict[str, list[
 def describe_failures(
     arms: Mapping[str, Sequence[Tensor]], labels: Tensor, classes: Sequence[str], noun: str = "images"
 ) -> list[str]:
-    """Return a sentence for each arm that is no better than the majority class, or never predicts some class.
+    """Name the arms with models that are no better than the majority class, or that never predict some class.
 
     Args:
         arms: name of an arm → confusion matrix [K, K] of each of its models.
@@ -41,23 +41,27 @@ def describe_failures(
         classes: class names in label order.
     """
     majority = majority_of(labels)
-    sentences = []
+    if not majority.errors:
+        return []
+    useless, blind, missing = [], [], set[int]()
     for arm, matrices in arms.items():
         errors = [len(labels) - int(matrix.diagonal().sum()) for matrix in matrices]
-        useless = sum(count >= majority.errors for count in errors)
-        if useless and majority.errors:
-            sentences.append(
-                f"{_count_models(arm, useless, len(matrices))} no better than always predicting "
-                f"{classes[majority.label]}, which makes {majority.errors:,} errors on {len(labels):,} test {noun}."
-            )
         never = [score_classes(matrix).never_predicted for matrix in matrices]
-        blind = sum(map(bool, never))
-        if blind:
-            missing = sorted({label for group in never for label in group})
-            names = ", ".join(classes[label] for label in missing[:NAMED])
-            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-            verb = _count_models(arm, blind, len(matrices), verbs=("never predicts", "never predict"))
-            sentences.append(f"{verb} {'class' if len(missing) == 1 else 'some classes:'} {names}{more}.")
+        useless += _count_models(arm, [count >= majority.errors for count in errors])
+        blind += _count_models(arm, list(map(bool, never)))
+        missing |= {label for group in never for label in group}
+    sentences = []
+    if useless:
+        sentences.append(
+            f"No better than always predicting {classes[majority.label]}, which makes {majority.errors:,} errors on "
+            f"{len(labels):,} test {noun}: {', '.join(useless)}."
+        )
+    if blind:
+        names = ", ".join(classes[label] for label in sorted(missing)[:NAMED])
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        sentences.append(
+            f"Never predicted, {'class' if len(missing) == 1 else 'classes'} {names}{more}: {', '.join(blind)}."
+        )
     return sentences
 
 
@@ -80,10 +84,11 @@ def describe_gap(name: str, validation: float, validated: int, test: float, test
     )
 
 
-def _count_models(arm: str, count: int, total: int, verbs: tuple[str, str] = ("is", "are")) -> str:
-    if total == 1:
-        return f"The {arm} {verbs[0]}"
-    return f"{count} of {total} models of the arm “{arm}” {verbs[count > 1]}"
+def _count_models(arm: str, flags: Sequence[bool]) -> list[str]:
+    """Return the arm with the number of its models for which the flag is set; nothing if there are none."""
+    if not any(flags):
+        return []
+    return [arm if len(flags) == 1 else f"{arm} ({sum(flags)} of {len(flags)})"]
 
 
 def _count_classes(scores: ClassScores) -> int:

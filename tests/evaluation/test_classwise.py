@@ -45,12 +45,12 @@ def test_a_model_that_always_predicts_the_majority_is_named_first() -> None:
     constant, useful = matrix_of(torch.zeros(100, dtype=torch.long), labels, 2), matrix_of(labels, labels, 2)
     first, second = describe_failures({"control": [constant, constant, useful]}, labels, ["common", "rare"])
     assert first == (
-        "2 of 3 models of the arm “control” are no better than always predicting common, which makes 5 errors on 100 "
-        "test images."
+        "No better than always predicting common, which makes 5 errors on 100 test images: control (2 of 3)."
     )
-    assert second == "2 of 3 models of the arm “control” never predict class rare."
-    assert describe_failures({"teacher": [constant]}, labels, ["common", "rare"])[1] == (
-        "The teacher never predicts class rare."
+    assert second == "Never predicted, class rare: control (2 of 3)."
+    arms = {"teacher": [constant], "control": [useful], "distilled": [constant, useful]}
+    assert describe_failures(arms, labels, ["common", "rare"])[1] == (
+        "Never predicted, class rare: teacher, distilled (1 of 2)."
     )
     assert describe_failures({"teacher": [useful]}, labels, ["common", "rare"]) == []
 

@@ -56,7 +56,7 @@ def compare_part(
         Section(
             "comparison", "Paired differences", (*show_differences(verdicts), *questions, *paragraphs(other_verdicts))
         ),
-        Section("slices", "Where it helps and where it harms", show_slices(slices)),
+        Section("slices", "Where it helps", show_slices(slices)),
         Section("reliability", "Calibration", _show_calibration(comparison, arms)),
         Section("fidelity", "Fidelity to the teacher", _show_fidelity(comparison, arms)),
         Section("cost", "Cost", _show_cost(comparison, cost)),

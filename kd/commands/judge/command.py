@@ -75,7 +75,7 @@ def run(settings: JudgeSettings) -> None:
 def _make_part(judged: Judged) -> Part:
     sections = (
         Section("comparison", "Paired differences", show_differences(judged.verdicts)),
-        Section("slices", "Where it helps and where it harms", show_slices(judged.slices)),
+        Section("slices", "Where it helps", show_slices(judged.slices)),
     )
     return Part("judge", judged.sentence, None, sections, TONE_OF[judged.verdict])
 
