@@ -70,7 +70,9 @@ def choose_smoothing(
     }
     best = min(STRENGTHS, key=lambda strength: losses[strength])  # the weakest of equals
     values = ", ".join(f"{strength:g}: {loss:{quantity.spec}}" for strength, loss in losses.items())
-    say(f"label smoothing {best:g} is the best on the validation {teachers[0].task.noun} ({quantity.name.removeprefix('test ')}: {values})")
+    say(
+        f"label smoothing {best:g} is the best on the validation {teachers[0].task.noun} ({quantity.name.removeprefix('test ')}: {values})"
+    )
     return best
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from tyro.conf import UseAppendAction
-
 from kd.checks import check_ranges, require
 from kd.commands.settings import DECIDE, MARGIN, flag
 
@@ -16,19 +14,19 @@ from kd.commands.settings import DECIDE, MARGIN, flag
 class JudgeSettings:
     """Judge predictions from anywhere: another trainer, another framework, another paper.
 
-    Give each file with its own flag. The first --control and the first --distilled are one pair, trained with the same
-    seed, and so on. A file is .npy, .npz or .csv, with a row for each test item in the order of --labels.
+    The first file of --control and the first of --distilled are one pair, trained with the same seed, and so on. A file
+    is .npy, .npz or .csv, with a row for each test item in the order of --labels.
     """
 
     command: ClassVar[str] = "judge"
 
-    control: UseAppendAction[tuple[Path, ...]] = ()
-    """predictions of a control; at least two files"""
-    distilled: UseAppendAction[tuple[Path, ...]] = ()
-    """predictions of a distilled student, as many files as --control, in the same order"""
-    smoothed: UseAppendAction[tuple[Path, ...]] = ()
-    """predictions of a student with label smoothing, as many files as --control; without them, the verdict is never
-    that distillation helps"""
+    control: tuple[Path, ...] = ()
+    """predictions of the controls, a file each; at least two"""
+    distilled: tuple[Path, ...] = ()
+    """predictions of the distilled students, as many files as --control, in the same order"""
+    smoothed: tuple[Path, ...] = ()
+    """predictions of students with label smoothing, as many files as --control; without them, the verdict is never that
+    distillation helps"""
     labels: Path = Path("labels.npy")
     """true class of each test item, as a number from 0: .npy, .npz or .csv with a single column"""
     kind: Literal["logits", "probabilities", "classes"] = "logits"
@@ -46,10 +44,10 @@ class JudgeSettings:
     def check(self) -> None:
         """Raise ``ValueError`` naming the flag if a setting is outside its range."""
         check_ranges(JudgeSettings, vars(self), shown=flag)
-        require(len(self.control) >= 2, "--control", f"{len(self.control)} files", "given at least twice")
+        require(len(self.control) >= 2, "--control", f"{len(self.control)} files", "at least 2 files")
         for name, files in (("--distilled", self.distilled), ("--smoothed", self.smoothed)):
             allowed = len(files) == len(self.control) or (name == "--smoothed" and not files)
-            require(allowed, name, f"{len(files)} files", f"given {len(self.control)} times, as --control is")
+            require(allowed, name, f"{len(files)} files", f"{len(self.control)} files, as many as --control")
         require(
             self.kind != "classes" or self.decide != "nll", "--decide", "nll", "another quantity with --kind classes"
         )

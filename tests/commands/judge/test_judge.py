@@ -73,10 +73,11 @@ def save(folder: Path, values: dict[str, Any]) -> list[str]:
     np.save(folder / "labels.npy", values["labels"])
     flags = ["--labels", str(folder / "labels.npy")]
     for arm in ("control", "distilled", "smoothed"):
+        flags.append(f"--{arm}")
         for number, array in enumerate(values[arm]):
             path = folder / f"{arm}{number}.npy"
             np.save(path, array)
-            flags += [f"--{arm}", str(path)]
+            flags.append(str(path))
     return flags
 
 
@@ -95,8 +96,8 @@ def test_files_give_the_same_verdict_and_a_report(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--control must be given at least twice. Got '0 files'"),
-        (["--control", "a.npy", "--control", "b.npy"], "--distilled must be given 2 times, as --control is"),
+        ([], "--control must be at least 2 files. Got '0 files'"),
+        (["--control", "a.npy", "b.npy"], "--distilled must be 2 files, as many as --control"),
     ],
 )
 def test_missing_files_are_named(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
