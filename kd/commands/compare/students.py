@@ -70,9 +70,8 @@ def choose_smoothing(
     }
     best = min(STRENGTHS, key=lambda strength: losses[strength])  # the weakest of equals
     values = ", ".join(f"{strength:g}: {loss:{quantity.spec}}" for strength, loss in losses.items())
-    say(
-        f"label smoothing {best:g} is the best on the validation {teachers[0].task.noun} ({quantity.name.removeprefix('test ')}: {values})"
-    )
+    name, noun = quantity.name.removeprefix("test "), teachers[0].task.noun
+    say(f"label smoothing {best:g} is the best on the validation {noun} ({name}: {values})")
     return best
 
 
