@@ -16,8 +16,8 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: sum over the items, averaged over the pairs.
-        from_pairs, from_items: variance of the mean due to the pairs, which more pairs reduce, and due to the test
-            items, which only more items reduce; ≥ 0.
+        from_pairs, from_items: the part of ``variance`` due to the pairs, which more pairs reduce, and the rest, due to
+            the test items, which only more items reduce; ≥ 0.
         variance: of the mean, with the rule of ``estimate_crossed``.
         freedom: degrees of freedom, at least 1.
         pairs, items: numbers of both.
@@ -75,7 +75,7 @@ def estimate_crossed(contributions: NDArray[np.float64]) -> Estimate | None:
     return Estimate(
         float(items * mean),
         float(scale * of_pairs),
-        float(scale * max(of_items - of_residual, 0)),
+        float(scale * (largest - of_pairs)),
         float(scale * largest),
         max(float(freedom), 1.0),
         pairs,

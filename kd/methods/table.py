@@ -74,7 +74,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=_LOGITS,
             settings={"temperature": 4.0, "beta": 2.0, "gamma": 2.0},
             paper="Huang et al. 2022, arXiv:2205.10536",
-            reference="DIST_KD segmentation/losses/dist_kd.py, mmrazor losses/dist_loss.py (Apache-2.0)",
+            reference="`DIST_KD` segmentation/losses/dist_kd.py, mmrazor losses/dist_loss.py (Apache-2.0)",
         ),
         "lskd": Method(
             factory="kd.methods.response:lskd",

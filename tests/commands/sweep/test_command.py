@@ -195,7 +195,7 @@ def test_scores_match_the_students_predictions(prepared: TeacherWithData, traine
 def test_fresh_seeds_differ_from_the_seeds_of_the_selection() -> None:
     settings = dataclasses.replace(SETTINGS, seed=7, seeds=3, final_pairs=4)
     assert command._list_seeds(settings) == [7, 8, 9]
-    assert command._list_final_seeds(settings) == [10, 11, 12, 13]
+    assert command._list_final_seeds(settings) == [600_007, 600_008, 600_009, 600_010]
 
 
 def test_a_resumed_sweep_trains_nothing_twice(

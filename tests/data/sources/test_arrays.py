@@ -205,6 +205,7 @@ def test_a_named_pipe_or_missing_npz_raises(tmp_path: Path) -> None:
 # --- inputs
 
 
+@pytest.mark.filterwarnings("ignore:feature .* too small for float32:UserWarning")
 @examples
 @given(
     numpy_strategies.arrays(

@@ -201,7 +201,9 @@ def test_an_eps_file_starts_no_program(tmp_path: Path, monkeypatch: pytest.Monke
     rows = [{"image": {"bytes": buffer.getvalue(), "path": None}, "label": number % 2} for number in range(4)]
     datasets.Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "insects")
     monkeypatch.setattr(subprocess, "Popen", start)
-    with pytest.raises(DamagedDataError, match=r"4 of 4 images cannot be read: train row 0 \(its content is EPS"):
+    with pytest.raises(
+        DamagedDataError, match=r"4 of 4 images cannot be read: train row 0 \(its content is none of JPEG"
+    ):
         open_source(f"hf:{tmp_path / 'insects'}", size=4)
 
 
