@@ -165,7 +165,8 @@ def _any_better(judgements: list[Judgement]) -> bool:
 def _block_means(students: Students, effect: float, pairs: int) -> Floats:
     """Return the mean contribution of each item over the pairs of one teacher."""
     control, distilled = students.train(students.method(), pairs), students.train(students.method(effect), pairs)
-    return (distilled - control).mean(axis=0)
+    means: Floats = (distilled - control).mean(axis=0)
+    return means
 
 
 def _collapse(students: Students, wrong: Floats, rate: float) -> Floats:
