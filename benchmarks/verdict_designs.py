@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from kd.evaluation.classwise import score_classes
+from kd.evaluation.classwise import ClassScores, score_classes
 from kd.evaluation.failures import find_collapsed
 from kd.evaluation.paired_seeds import Interval
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge, judge_all
@@ -178,7 +178,7 @@ def _collapse(students: Students, wrong: Floats, rate: float) -> Floats:
     return result
 
 
-def _score(wrong: Floats) -> list:  # type: ignore[type-arg]
+def _score(wrong: Floats) -> list[ClassScores]:
     """Return class scores of students on ten classes of equal size."""
     return [score_classes(_confusion(row)) for row in wrong]
 

@@ -17,9 +17,9 @@ from kd.formatting import format_p, format_signed
 CONTRASTS = ("distilled minus", "mean", "95 % CI, new {noun}", "95 % CI, these {noun}", "median", "p")
 
 
-def contrast_header(comparison: Comparison) -> list[str]:
-    """Return the header of the table of contrasts."""
-    return [cell.format(noun=comparison.noun) for cell in CONTRASTS]
+def contrast_header(noun: str) -> list[str]:
+    """Return the header of the table of contrasts; ``noun`` is the plural word for the samples."""
+    return [cell.format(noun=noun) for cell in CONTRASTS]
 
 
 def contrast_cells(contrast: Contrast, quantity: Quantity) -> list[str]:
@@ -36,7 +36,7 @@ def contrast_cells(contrast: Contrast, quantity: Quantity) -> list[str]:
 def differences_caption(comparison: Comparison) -> str:
     """Return the caption of the table of contrasts: the unit, and what decides."""
     if comparison.groups == 1:
-        return f"Paired differences, {comparison.quantity.name}; the verdict uses the first interval"
+        return f"Paired differences, {comparison.quantity.name}; the verdict uses the first kind of interval"
     return f"Paired differences, {comparison.quantity.name}; the verdict uses one mean per {comparison.block_noun}"
 
 
@@ -44,7 +44,7 @@ def print_differences(verdicts: Verdicts) -> None:
     """Print the table of contrasts and the power of the pairs."""
     comparison = verdicts.comparison
     rows = {row.title: contrast_cells(row.contrast, comparison.quantity) for row in contrasts(comparison)}
-    print_table(differences_caption(comparison), contrast_header(comparison), rows)
+    print_table(differences_caption(comparison), contrast_header(comparison.noun), rows)
     for line in power_sentences(verdicts):
         say(line)
 
@@ -56,7 +56,7 @@ def power_sentences(verdicts: Verdicts) -> Iterator[str]:
     for number, judgement in enumerate(judgements):
         prefix = f"Teacher {number}: at" if len(judgements) > 1 else "At"
         contrast = judgement.question.control
-        power, n = power_of(contrast, judgement.margin), len(contrast.differences)
+        power, n = power_of(contrast, judgement.margin, level=judgement.level), len(contrast.differences)
         is_said = judgement.verdict == "inconclusive" and len(judgements) == 1  # by the verdict itself
         if power.detectable is not None and not is_said:
             takes = f"{power.for_margin:,} pairs" if power.for_margin else f"more test {comparison.noun}"

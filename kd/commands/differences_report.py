@@ -37,7 +37,7 @@ def show_differences(verdicts: Verdicts) -> tuple[Block, ...]:
     further = [(row.title, *difference_cells(row.errors)) for row in rows]
     return (
         drawing,
-        table(contrast_header(comparison), cells, caption=caption),
+        table(contrast_header(comparison.noun), cells, caption=caption),
         Paragraph(TWO_INTERVALS.format(noun=comparison.noun)),
         *paragraphs(power_sentences(verdicts)),
         Fold("Further tests on the numbers of errors", (table(DIFFERENCES, further),)),
@@ -46,8 +46,8 @@ def show_differences(verdicts: Verdicts) -> tuple[Block, ...]:
 
 TWO_INTERVALS = (
     "The first interval holds for other seeds and other test {noun} of the same kind: it treats both as random "
-    "samples, and it decides. The second holds for other seeds on these very test {noun}, so it is too narrow for a "
-    "claim about new ones."
+    "samples, and the verdict is based on it (adjusted, if several questions were asked). The second holds for other "
+    "seeds on these very test {noun}, so it is too narrow for a claim about new ones."
 )
 
 

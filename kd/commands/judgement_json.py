@@ -24,7 +24,7 @@ def describe_judgement(judgement: Judgement, pairs: Pairs | None = None) -> dict
         "inner_interval": judgement.inner,
         "control": describe_contrast(question.control),
         "smoothed": question.smoothed and describe_contrast(question.smoothed),
-        "power": power_of(question.control, judgement.margin)._asdict(),
+        "power": power_of(question.control, judgement.margin, level=judgement.level)._asdict(),
         **({"pairs": pairs._asdict()} if pairs else {}),
     }
 

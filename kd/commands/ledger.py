@@ -1,7 +1,7 @@
 """The ledger of a run folder: every verdict asked of a test set. Each new verdict is adjusted for the earlier ones.
 
-Ten methods without effect, judged one by one at 5 %, give some "better" in 16 % of cases. The ledger is kept outside
-the saved steps, so that ``--fresh`` and ``kd clean`` do not forget the questions.
+Ten methods without effect, judged one by one at 5 %, give some "better" in up to 15 % of cases. The ledger is kept
+outside the saved steps, so that ``--fresh`` and ``kd clean`` do not forget the questions.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
-
 from kd.checks import DamagedDataError
+from kd.commands.data import Data
+from kd.data.datasets import ArrayDataset, unwrap_subsets
+from kd.data.sources.image_dataset import DecodedImages
 from kd.evaluation.verdict import Earlier, Question, holm
 from kd.formatting import format_p
 from kd.report.blocks import Block, table
@@ -22,6 +23,7 @@ from kd.storage.fingerprint import describe, digest
 from kd.storage.untrusted import read_bytes
 
 FILE = "verdicts.json"  # in the state folder
+_UNRELATED = {"DEVICE", "SLICES", "LONGER"}
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,26 @@ def read_ledger(state_dir: Path) -> Ledger:
     return ledger
 
 
-def ask(question: Question, *, command: str, title: str, config: Mapping[str, Any], test: Dataset[Any]) -> Entry:
+def ask(question: Question, *, command: str, title: str, config: Mapping[str, Any], test: str) -> Entry:
     """Return the entry of a question.
 
     Args:
         command: name of the command.
-        config: the settings that affect the results; the device does not make another question.
-        test: the test set.
+        config: the settings of the run. Those that change no contrast do not make another question.
+        test: digest of the test set, see ``digest_test_set``.
     """
-    settings = {name: value for name, value in config.items() if name != "DEVICE"}
-    key, test_set = digest({"command": command, "settings": describe(settings)}), digest(describe(test))
-    return Entry(test_set, key, title, question.control.p, question.p_of_helping)
+    settings = {name: value for name, value in config.items() if name not in _UNRELATED}
+    key = digest({"command": command, "settings": describe(settings)})
+    return Entry(test, key, title, question.control.p, question.p_of_helping)
+
+
+def digest_test_set(data: Data) -> str:
+    """Return a hash of the test items before normalisation, which depends on the training split."""
+    base, _ = unwrap_subsets(data.source.train if data.source.test is None else data.source.test)
+    items: object = base
+    if isinstance(base, ArrayDataset):
+        items = [base.digests.tolist() if isinstance(base, DecodedImages) else base.inputs, base.labels]
+    return digest(describe([items, list(data.rows["test"])]))
 
 
 def ledger_files(ledger: Ledger, state_dir: Path) -> dict[Path, bytes]:

@@ -17,6 +17,7 @@ from kd.arms import ARMS, CONTROL, DISTILLED, SMOOTHED
 from kd.evaluation.calibration import (
     ReliabilityCurve,
     Scaling,
+    calibration_error,
     reliability,
     reliability_curve,
     temperature_scaling,
@@ -25,7 +26,7 @@ from kd.evaluation.classwise import ClassScores, score_classes
 from kd.evaluation.fidelity import Fidelity, agreement, fidelity
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import Pairs, Spread, pair_errors, spread
-from kd.evaluation.quantities import ERRORS, Quantity, item_losses, margin_of
+from kd.evaluation.quantities import ERRORS, Quantity, item_losses, largest_loss, margin_of
 from kd.evaluation.two_models import McNemar, mcnemar
 from kd.evaluation.verdict import Contrast, contrast_of
 from kd.models.inference import Predictions
@@ -122,6 +123,22 @@ class Comparison:
         losses = self.losses if quantity is None else self.measure_losses(quantity)
         return losses[DISTILLED][teacher] - losses[against][teacher]
 
+    def contrast(self, rows: NDArray[np.float64], quantity: Quantity | None = None) -> Contrast:
+        """Return the contrast of contributions [pairs or blocks, N]."""
+        return contrast_of(rows, one_error=largest_loss(quantity or self.quantity, self.labels))
+
+    def block_means(self, by_teacher: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the mean over the pairs of a teacher, then over the teachers of a block: [blocks, …].
+
+        Pairs of one teacher are not independent, and neither are teachers of one split.
+        """
+        means, blocks = [rows.mean(axis=0) for rows in by_teacher], np.asarray(self.blocks)
+        return np.stack([np.mean([means[n] for n in np.flatnonzero(blocks == b)], axis=0) for b in np.unique(blocks)])
+
+    def replicates(self, by_teacher: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the independent rows: the pairs of a single teacher, or the blocks of several."""
+        return by_teacher[0] if self.groups == 1 else self.block_means(by_teacher)
+
     @cached_property
     def losses(self) -> Losses:
         """What each test item adds to ``quantity`` for each student: arm → teacher → [seeds, N]."""
@@ -172,6 +189,12 @@ class Comparison:
                 predictions.test.logits, teacher.test.logits, teacher.test.labels, temperature=self.temperature
             )
         )
+
+    @cached_property
+    def calibration_errors(self) -> dict[str, list[NDArray[np.float64]]]:
+        """Expected calibration error of each student on the test images, before scaling: arm → teacher → [seeds]."""
+        errors = self._measure_students(lambda predictions, _: calibration_error(reliability(*predictions.test)))
+        return {arm: [np.array(group) for group in groups] for arm, groups in errors.items()}
 
     @cached_property
     def scalings(self) -> dict[str, list[list[Scaling]]]:
@@ -286,7 +309,7 @@ def contrasts(comparison: Comparison) -> list[ArmContrast]:
         ArmContrast(
             f"{ARMS[arm].label}{f', teacher {number}' if has_several else ''}",
             arm in (CONTROL, SMOOTHED),
-            contrast_of(comparison.contributions(number, arm)),
+            comparison.contrast(comparison.contributions(number, arm)),
             comparison.pairs(number, against=arm),
         )
         for number in range(comparison.groups)

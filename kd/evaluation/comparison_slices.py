@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from kd.arms import CONTROL, DISTILLED
@@ -15,7 +14,7 @@ UNSURE = 0.25  # fraction of the test items on which the teacher is least confid
 
 
 def measure_slices(comparison: Comparison, further: dict[str, Masks] | None = None) -> Slices:
-    """Compare control and distilled students on slices of the test set, with the pairs of all teachers.
+    """Compare control and distilled students on slices of the test set: pairs of one teacher, or blocks of several.
 
     Args:
         further: more groups of slices by name.
@@ -23,7 +22,7 @@ def measure_slices(comparison: Comparison, further: dict[str, Masks] | None = No
     by_teacher = {"teacher": _by_teacher(comparison)} if comparison.teachers else {}
     groups = {"class": _by_class(comparison), **by_teacher, **(further or {})}
     wrong = comparison.measure_losses(ERRORS)
-    control, distilled = (np.concatenate(wrong[arm]) for arm in (CONTROL, DISTILLED))
+    control, distilled = (comparison.replicates(wrong[arm]) for arm in (CONTROL, DISTILLED))
     return {name: compare_slices(masks, control, distilled) for name, masks in groups.items()}
 
 

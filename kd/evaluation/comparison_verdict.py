@@ -15,7 +15,7 @@ from kd.evaluation.failures import COLLAPSE_RULE, describe_failures, describe_ga
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import t_interval
 from kd.evaluation.quantities import NLL
-from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge_all
+from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, judge_all
 from kd.evaluation.verdict_text import describe_basis, format_bounds, sentence
 
 
@@ -45,8 +45,7 @@ class Verdicts:
         comparison = self.comparison
         if comparison.groups == 1:
             return None
-        smoothed = self._contrast_blocks(SMOOTHED) if SMOOTHED in comparison.students else None
-        question = Question(self._contrast_blocks(CONTROL), smoothed)
+        question = Question(*(self._contrast_blocks(arm) for arm in self._references))
         judgements = judge_all({"": question}, margin=comparison.unit_margin, earlier=self.earlier)
         return self._withhold(judgements[""])
 
@@ -58,8 +57,16 @@ class Verdicts:
     def ask(self, teacher: int) -> Question:
         """Return the question about the pairs of one teacher."""
         comparison = self.comparison
-        smoothed = contrast_of(comparison.contributions(teacher, SMOOTHED)) if SMOOTHED in comparison.students else None
-        return Question(contrast_of(comparison.contributions(teacher)), smoothed)
+        return Question(*(comparison.contrast(comparison.contributions(teacher, arm)) for arm in self._references))
+
+    @property
+    def _references(self) -> list[str]:
+        return [arm for arm in (CONTROL, SMOOTHED) if arm in self.comparison.students]
+
+    def _contrast_blocks(self, against: str) -> Contrast:
+        comparison = self.comparison
+        by_teacher = [comparison.contributions(n, against) for n in range(comparison.groups)]
+        return comparison.contrast(comparison.block_means(by_teacher))
 
     @cached_property
     def failures(self) -> list[str]:
@@ -95,7 +102,7 @@ class Verdicts:
     def lines(self) -> list[str]:
         """The verdicts as paragraphs, the one that heads the page last; it begins with what has to be said first."""
         comparison, overall = self.comparison, self.overall
-        given = comparison.given if self.main.question.control.estimate else f"{comparison.given} and test set"
+        given = comparison.given if self.main.question.control.estimate else f"{comparison.given}, and this test set"
         pairs = len(self.by_teacher[0].question.control.differences)
         basis = describe_basis(pairs, comparison.images, comparison.noun, given)
         single = [
@@ -107,14 +114,6 @@ class Verdicts:
             return [" ".join([*first, single[0]])]
         per_teacher = [f"Teacher {number}: {text}" for number, text in enumerate(single)]
         return [*per_teacher, " ".join([*first, self._write(overall, None, basis=self._overall_basis())])]
-
-    def _contrast_blocks(self, against: str) -> Contrast:
-        """Return the contrast of the blocks: the mean over the teachers of a block, each with the mean of its pairs."""
-        comparison = self.comparison
-        means = [comparison.contributions(n, against).mean(axis=0) for n in range(comparison.groups)]
-        blocks = np.asarray(comparison.blocks)
-        rows = [np.mean([means[n] for n in np.flatnonzero(blocks == block)], axis=0) for block in np.unique(blocks)]
-        return contrast_of(np.stack(rows))
 
     @cached_property
     def _collapsed(self) -> dict[str, list[int]]:
@@ -173,22 +172,20 @@ class Verdicts:
         """State a significantly higher cross-entropy or calibration error than the control's."""
         comparison = self.comparison
         numbers = range(comparison.groups) if teacher is None else [teacher]
-        contrast = contrast_of(np.concatenate([comparison.contributions(number, quantity=NLL) for number in numbers]))
+        by_teacher = [comparison.contributions(number, quantity=NLL) for number in numbers]
+        contrast = comparison.contrast(by_teacher[0] if len(numbers) == 1 else comparison.block_means(by_teacher), NLL)
         interval = contrast.interval()
         if interval and interval.low > 0 and comparison.quantity != NLL:
             bounds = format_bounds(interval, NLL)
             return [f"Its probabilities are worse: {NLL.describe(contrast.mean)} (95 % CI {bounds})."]
-        scalings = comparison.scalings
-        rises = [
-            100 * (distilled.before.ece - control.before.ece)
-            for number in numbers
-            for control, distilled in zip(scalings[CONTROL][number], scalings[DISTILLED][number], strict=True)
-        ]
-        risen = t_interval(rises)
+        errors = comparison.calibration_errors
+        by_teacher = [100 * (errors[DISTILLED][n] - errors[CONTROL][n])[:, None] for n in numbers]
+        rises = by_teacher[0] if len(numbers) == 1 else comparison.block_means(by_teacher)
+        risen = t_interval(rises[:, 0].tolist())
         if risen and risen.low > 0:
             return [
-                f"It is worse calibrated: its ECE is {np.mean(rises):.2f} percentage points higher (95 % CI "
-                f"{risen.low:+.2f} to {risen.high:+.2f})."
+                f"It is worse calibrated: its ECE is {rises.mean():.2f} percentage points higher (95 % CI for these "
+                f"{comparison.noun} {risen.low:+.2f} to {risen.high:+.2f})."
             ]
         return []
 
@@ -198,8 +195,8 @@ class Verdicts:
         if LONGER not in comparison.students:
             return []
         numbers = range(comparison.groups)
-        contrasts = [contrast_of(comparison.contributions(number, LONGER)) for number in numbers]
-        gains = [contrast_of(comparison.losses[LONGER][n] - comparison.losses[CONTROL][n]) for n in numbers]
+        contrasts = [comparison.contrast(comparison.contributions(number, LONGER)) for number in numbers]
+        gains = [comparison.contrast(comparison.losses[LONGER][n] - comparison.losses[CONTROL][n]) for n in numbers]
         worse = [interval is not None and interval.low > 0 for interval in (c.interval() for c in contrasts)]
         better = [interval is not None and interval.high < 0 for interval in (c.interval() for c in gains)]
         if not all(worse) or not all(better):

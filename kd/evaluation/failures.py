@@ -59,9 +59,7 @@ def describe_failures(
     if blind:
         names = ", ".join(classes[label] for label in sorted(missing)[:NAMED])
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        sentences.append(
-            f"Never predicted, {'class' if len(missing) == 1 else 'classes'} {names}{more}: {', '.join(blind)}."
-        )
+        sentences.append(f"Models that never predict {names}{more}: {', '.join(blind)}.")
     return sentences
 
 

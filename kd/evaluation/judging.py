@@ -96,7 +96,7 @@ def judge(
     require(kind != "classes" or decide != "nll", "decide", decide, "another quantity for predicted classes")
     truth = torch.as_tensor(labels)
     arms = {CONTROL: control, DISTILLED: distilled, **({SMOOTHED: smoothed} if len(smoothed) else {})}
-    classes = _count_classes(arms, truth, kind)
+    classes = _count_classes(arms, truth, kind, len(class_names))
     groups = {
         arm: [[_to_predictions(f"{arm}[{i}]", values, truth, kind, classes) for i, values in enumerate(group)]]
         for arm, group in arms.items()
@@ -112,19 +112,19 @@ def judge(
         noun="items",
         quantity=choose_quantity(decide, truth, names),
         classes=names,
-        given="what the pairs share",
+        given="the conditions shared by all pairs",
         has_probabilities=kind != "classes",
     )
     return Judged(comparison)
 
 
-def _count_classes(arms: dict[str, Sequence[Any]], labels: Tensor, kind: Kind) -> int:
+def _count_classes(arms: dict[str, Sequence[Any]], labels: Tensor, kind: Kind, named: int) -> int:
     if kind != "classes":
         shape = list(torch.as_tensor(arms[CONTROL][0]).shape)
         require(len(shape) == 2, "control[0]", shape, "of shape [N, K]", "pass kind='classes' for predicted classes")
         return shape[1]
     largest = max(int(torch.as_tensor(values).max()) for group in arms.values() for values in group)
-    return max(largest, int(labels.max())) + 1
+    return max(largest + 1, int(labels.max()) + 1, named)
 
 
 def _to_predictions(name: str, values: Any, labels: Tensor, kind: Kind, classes: int) -> ModelPredictions:
@@ -145,5 +145,5 @@ def _to_predictions(name: str, values: Any, labels: Tensor, kind: Kind, classes:
             logits = logits.clamp(min=_FLOOR).log()
     require_labels(labels, logits)
     predictions = Predictions(logits, labels.long())
-    # There are no validation items, so nothing is fitted on them.
+    # The test items stand in for validation; nothing is fitted on them.
     return ModelPredictions(predictions, predictions)

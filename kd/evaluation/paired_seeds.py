@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
         mean, sd: of the differences; ``sd`` is None for a single pair.
         points: the mean difference in percentage points of the test images.
         relative: the mean difference divided by the mean of the control; None if the latter is 0.
-        interval: 95 % t interval, the only one that determines a verdict.
+        interval: 95 % t interval, for other seeds on these test images.
         bootstrap: 95 % percentile bootstrap interval.
         t_p, wilcoxon_p, sign_p: two-sided p-values.
     """

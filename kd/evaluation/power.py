@@ -88,9 +88,9 @@ def power_of(contrast: Contrast, margin: float, *, level: float = 0.05) -> Power
         if not contrast.sd:
             return Power(None, None)
         return Power(detectable(n, contrast.sd, level=level), seeds_needed(margin, contrast.sd, level=level))
-    return Power(
-        estimate.variance**0.5 * _detectable_shift(estimate.freedom, level), _pairs_needed(estimate, margin, level)
-    )
+    crossed = estimate.variance**0.5 * _detectable_shift(estimate.freedom, level)
+    of_seeds = estimate.from_pairs**0.5 * _detectable_shift(n - 1, level)  # the interval contains that of the seeds
+    return Power(max(crossed, of_seeds), _pairs_needed(estimate, margin, level))
 
 
 def _detectable_shift(freedom: float, level: float, target: float = 0.8) -> float:
@@ -115,7 +115,10 @@ def _pairs_needed(estimate: Estimate, margin: float, level: float) -> int | None
         from_pairs = estimate.from_pairs * estimate.pairs / pairs
         variance = from_pairs + estimate.from_items
         freedom = variance**2 / (from_pairs**2 / (pairs - 1) + estimate.from_items**2 / (estimate.items - 1))
-        return bool(variance**0.5 * _detectable_shift(freedom, level) <= margin)
+        crossed, of_seeds = variance**0.5 * _detectable_shift(freedom, level), 0.0
+        if from_pairs:
+            of_seeds = from_pairs**0.5 * _detectable_shift(pairs - 1, level)
+        return bool(max(crossed, of_seeds) <= margin)
 
     if not is_enough(MOST_PAIRS):
         return None

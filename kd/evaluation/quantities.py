@@ -44,7 +44,13 @@ class Quantity(NamedTuple):
         """Describe the size of a difference without its sign, such as "10 errors"."""
         thing = self.less.partition(" ")[2]
         unit = f"{self.unit} of {thing}" if self.unit else thing if bound != 1 else thing.removesuffix("s")
-        return f"{bound:,g} {unit}" if float(bound).is_integer() else f"{bound:{self.spec}} {unit}"
+        if float(bound).is_integer():
+            return f"{bound:,g} {unit}"
+        return f"{bound:{self.spec if self.shows(bound) else '.2g'}} {unit}"
+
+    def shows(self, value: float) -> bool:
+        """Return whether the value differs from 0 when it is formatted."""
+        return bool(format(abs(value), self.spec).strip("0.,"))
 
 
 ERRORS = Quantity("errors", "test errors", "", "fewer errors", "more errors", ",.1f")
@@ -112,6 +118,11 @@ def item_losses(quantity: Quantity, logits: Tensor, labels: Tensor) -> NDArray[n
     return (wrong * _weights(quantity, labels)).numpy()
 
 
+def largest_loss(quantity: Quantity, labels: Tensor) -> float | None:
+    """Return what one error adds to the quantity at most; None for ``nll``, which has no bound."""
+    return None if quantity.key == "nll" else float(_weights(quantity, labels).max())
+
+
 def margin_of(quantity: Quantity, margin: float, images: int) -> float:
     """Return the equivalence margin in the unit of the quantity.
 
@@ -125,8 +136,8 @@ def margin_of(quantity: Quantity, margin: float, images: int) -> float:
 def _weights(quantity: Quantity, labels: Tensor) -> Tensor:
     if quantity.key == "errors":
         return torch.ones(len(labels), dtype=torch.float64)
-    sizes = torch.bincount(labels).double()
     if quantity.key == "balanced":
+        sizes = torch.bincount(labels).double()
         return 100 / (int((sizes > 0).sum()) * sizes[labels])
-    index = int(quantity.key.partition(":")[2])
-    return (labels == index).double() * 100 / sizes[index]
+    of_class = (labels == int(quantity.key.partition(":")[2])).double()
+    return 100 * of_class / of_class.sum().clamp(min=1)

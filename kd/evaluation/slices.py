@@ -39,7 +39,10 @@ def compare_slices(
         control, distilled: [pairs, N], 1 where a student is wrong, else 0; row i of both is one pair.
     """
     parts = {name: (control[:, mask], distilled[:, mask]) for name, mask in masks.items() if mask.any()}
-    contrasts = {name: contrast_of(100 / first.shape[1] * (second - first)) for name, (first, second) in parts.items()}
+    contrasts = {
+        name: contrast_of(100 / first.shape[1] * (second - first), one_error=100 / first.shape[1])
+        for name, (first, second) in parts.items()
+    }
     adjusted = holm([contrast.p for contrast in contrasts.values()])
     return {
         name: SliceDifference(first.shape[1], 100 * float(first.mean()), 100 * float(second.mean()), contrasts[name], p)

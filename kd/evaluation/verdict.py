@@ -29,10 +29,12 @@ class Contrast(NamedTuple):
     Attributes:
         differences: one for each pair of students, or the mean of each block of pairs (``kd.commands.compare``).
         estimate: also covers other test items; None if only the differences are known, or nothing varies.
+        one_error: what one error adds to a difference, at most; None if this has no bound, as for the cross-entropy.
     """
 
     differences: tuple[float, ...]
     estimate: Estimate | None = None
+    one_error: float | None = 1.0
 
     @property
     def mean(self) -> float:
@@ -63,12 +65,19 @@ class Contrast(NamedTuple):
 
     def seeds_interval(self, level: float = 0.05) -> Interval | None:
         """Return the t interval of the differences: for other seeds on the same test items."""
-        return t_interval(self.differences, level)
+        interval = t_interval(self.differences, level)
+        if interval is None or any(self.differences):
+            return interval
+        # Without any difference, the interval is a number of errors.
+        if self.one_error is None:
+            return None
+        return Interval(self.one_error * interval.low, self.one_error * interval.high)
 
 
-def contrast_of(contributions: NDArray[np.float64]) -> Contrast:
+def contrast_of(contributions: NDArray[np.float64], *, one_error: float | None = 1.0) -> Contrast:
     """Return the contrast of contributions [pairs, items]; see ``kd.evaluation.crossed.estimate_crossed``."""
-    return Contrast(tuple(float(total) for total in contributions.sum(axis=1)), estimate_crossed(contributions))
+    differences = tuple(float(total) for total in contributions.sum(axis=1))
+    return Contrast(differences, estimate_crossed(contributions), one_error)
 
 
 class Question(NamedTuple):
@@ -149,8 +158,9 @@ def judge_all(
     each question uses the level of the step that decided its p-value, so it excludes zero if and only if Holm's
     procedure rejects. The intervals have no joint coverage of all M differences. Holm's procedure runs twice: for the
     contrasts with the control ("better than the labels alone", "hurts") and for both contrasts together ("helps").
-    Equivalence is tested at level / M per question (Bonferroni). Hence each kind of wrong verdict has a probability of
-    at most ``level`` over all questions.
+    Equivalence is tested at level / M per question (Bonferroni). Hence, without ``earlier``, each kind of wrong
+    verdict has a probability of at most ``level`` over all questions. Earlier verdicts were given at larger levels and
+    stand; to keep the level over all of them, adjust all again, as the report's table does.
 
     Args:
         earlier: p-values of questions that were asked of the same test set before; they count in M.

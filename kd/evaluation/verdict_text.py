@@ -83,7 +83,7 @@ def _describe_differences(judgement: Judgement, quantity: Quantity, smoothing: s
 
 
 def _describe_difference(contrast: Contrast, against: str, interval: str, quantity: Quantity) -> str:
-    if contrast.mean == 0:
+    if not quantity.shows(contrast.mean):
         return f"on average the same as {against} ({interval})"
     return f"{quantity.describe(contrast.mean)} than {against} on average ({interval})"
 
@@ -151,7 +151,7 @@ def _describe_power(judgement: Judgement, quantity: Quantity) -> str:
     n = len(contrast.differences)
     if contrast.sd is None:
         return "The spread between seeds cannot be estimated from one pair."
-    if contrast.sd == 0 and contrast.estimate is None:
+    if contrast.sd == 0 and (contrast.estimate is None or judgement.interval is None):
         return f"All {n} differences are equal, so their spread is unknown; more pairs are needed."
     power, margin = (
         power_of(contrast, judgement.margin, level=judgement.level),

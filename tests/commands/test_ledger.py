@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from kd.commands.ledger import Entry, Ledger, ask, describe_questions, ledger_files, read_ledger
+from kd.commands.data import load_data
+from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
+from kd.commands.settings import RunSettings
 from kd.evaluation.verdict import Contrast, Question
 from kd.report.html import render
 from kd.storage.files import publish
@@ -19,7 +23,7 @@ TEST, OTHER = (TensorDataset(torch.full((4, 2), value), torch.arange(4)) for val
 
 def entry(pairs: int = 5, *, test: TensorDataset = TEST, device: str = "cpu", command: str = "compare") -> Entry:
     config = {"PAIRS": pairs, "METHOD": "kd", "DEVICE": device}
-    return ask(WEAK, command=command, title=f"{pairs} pairs", config=config, test=test)
+    return ask(WEAK, command=command, title=f"{pairs} pairs", config=config, test=str(id(test)))
 
 
 def test_a_question_is_its_command_settings_and_test_set() -> None:
@@ -68,3 +72,20 @@ def test_the_page_shows_all_questions_once_there_are_several() -> None:
     html = render(describe_questions(one.record(entry(6)), entry().test))
     assert "5 pairs" in html
     assert "6 pairs" in html
+
+
+def test_another_split_or_normalisation_is_the_same_test_set(tmp_path: Path) -> None:
+    """The mean of the training split is part of the normalised test items, but not of the question."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    arrays = {
+        f"{axis}_{part}": values
+        for part in ("train", "test")
+        for axis, values in (("x", rng.standard_normal((60, 4)).astype(np.float32)), ("y", labels))
+    }
+    np.savez(tmp_path / "own.npz", **arrays)
+    settings = RunSettings(data=str(tmp_path / "own.npz"), test_size=0.2)
+    digests = {digest_test_set(load_data(dataclasses.replace(settings, random_state=seed))) for seed in (1, 2)}
+    assert len(digests) == 1
+    np.savez(tmp_path / "own.npz", **{**arrays, "x_test": arrays["x_test"] + 1})
+    assert digest_test_set(load_data(settings)) not in digests

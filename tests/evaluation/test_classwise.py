@@ -47,10 +47,10 @@ def test_a_model_that_always_predicts_the_majority_is_named_first() -> None:
     assert first == (
         "No better than always predicting common, which makes 5 errors on 100 test images: control (2 of 3)."
     )
-    assert second == "Never predicted, class rare: control (2 of 3)."
+    assert second == "Models that never predict rare: control (2 of 3)."
     arms = {"teacher": [constant], "control": [useful], "distilled": [constant, useful]}
     assert describe_failures(arms, labels, ["common", "rare"])[1] == (
-        "Never predicted, class rare: teacher, distilled (1 of 2)."
+        "Models that never predict rare: teacher, distilled (1 of 2)."
     )
     assert describe_failures({"teacher": [useful]}, labels, ["common", "rare"]) == []
 

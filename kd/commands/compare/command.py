@@ -17,7 +17,7 @@ from kd.commands.compare.students import Arm, choose_arms, choose_smoothing, mak
 from kd.commands.compare.teachers import Teacher, prepare_teacher, teacher_settings
 from kd.commands.compare.text import print_comparison
 from kd.commands.data import Data, load_data
-from kd.commands.ledger import ask, describe_questions, ledger_files, read_ledger
+from kd.commands.ledger import Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import require_memory_for_students
@@ -49,11 +49,13 @@ def run(settings: CompareSettings) -> None:
     """
     with open_command(settings, *(settings.results_dir / folder for folder in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
+        ledger = read_ledger(settings.state_dir)
         # The verdict needs a single test set, so data without a test split are split with the same seed for all.
         data = [
             load_data(teacher_settings(settings, number), test_seed=settings.random_state)
             for number in range(settings.runs)
         ]
+        _require_own_splits(settings, data[0])
         quantity = _choose_quantity(settings, data[0])
         further = read_slices(settings.slices, data[0].sizes["test"]) if settings.slices else {}
         teachers = [prepare_teacher(settings, number, data[number], device) for number in range(settings.runs)]
@@ -71,21 +73,22 @@ def run(settings: CompareSettings) -> None:
             longer_epochs=cost.training.longer_epochs,
         )
         slices = measure_slices(comparison, further)
-        _publish(settings, teachers[0], comparison, slices, trained, cost, device)
+        _publish(settings, teachers[0], comparison, ledger, slices, trained, cost, device)
 
 
 def _publish(
     settings: CompareSettings,
     teacher: Teacher,
     comparison: Comparison,
+    ledger: Ledger,
     slices: Slices,
     trained: Mapping[str, TrainedStudent],
     cost: Cost,
     device: torch.device,
 ) -> None:
     config, test, limit = record_settings(settings, device), teacher.distill_data.test, settings.limit
-    question, ledger = Verdicts(comparison).main.question, read_ledger(settings.state_dir)
-    asked = ask(question, command=settings.command, title=_describe_question(settings), config=config, test=test)
+    question, digest = Verdicts(comparison).main.question, digest_test_set(teacher.prepared.data)
+    asked = ask(question, command=settings.command, title=_describe_question(settings), config=config, test=digest)
     verdicts, ledger = Verdicts(comparison, ledger.before(asked)), ledger.record(asked)
     print_comparison(verdicts, cost, slices=slices, limit=limit)
     files = comparison_files(settings.results_dir, verdicts, trained, cost, config, slices=slices, limit=limit)
@@ -112,7 +115,14 @@ def _require_different_teachers(settings: CompareSettings, teachers: Sequence[Te
     """Refuse teachers with equal weights, such as those that a user's file loads: their pairs are one experiment."""
     differ = len({teacher.predictions.weights for teacher in teachers}) > 1
     advice = "the teacher has the same weights for every seed; --train-teacher trains it"
-    require(settings.teachers == 1 or differ, "--teachers", settings.teachers, "1", advice)
+    require(settings.runs == 1 or differ, "--teachers", settings.teachers, "1", advice)
+
+
+def _require_own_splits(settings: CompareSettings, data: Data) -> None:
+    """Refuse several splits of a dataset that has its own validation split: they would all be the same."""
+    fixed = data.source.val is not None
+    advice = "the dataset has its own validation split"
+    require(not fixed or settings.split_count == 1, "--splits", settings.split_count, "1", advice)
 
 
 def _choose_quantity(settings: CompareSettings, data: Data) -> Quantity:

@@ -25,7 +25,8 @@ class CompareSettings(PairedSettings):
     pairs: Annotated[int, at_least(2, "10 is usual; one pair has no spread", largest=MANY)] = 10
     """pairs of control and distilled student per teacher, at least 2; their seeds count up from SEED"""
     teachers: Annotated[int, at_least(1, largest=MANY)] = 1
-    """teachers to train, at least 1; their seeds count up from SEED. The overall verdict counts each teacher once"""
+    """teachers to train, at least 1; their seeds count up from SEED. The overall verdict counts each teacher, or each
+    split that several share, once"""
     splits: Annotated[int | None, or_none(at_least(1, largest=MANY))] = None
     """training/validation splits, at least 1; their seeds count up from RANDOM_STATE. None: one for each teacher"""
     decide: Annotated[str, DECIDE] = "auto"

@@ -31,9 +31,16 @@ def read_slices(path: Path, items: int) -> dict[str, Masks]:
         text = read_bytes(path, limit=_LIMIT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"--slices {path} must be CSV in UTF-8. Byte {error.start} is not.") from error
-    header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
     name = f"--slices {path}"
-    require(bool(header) and len(set(header)) == len(header), name, header, "a CSV file whose columns have names")
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{name} is no valid CSV: {error}.") from error
+    has_names = all(header) and 0 < len(header) == len(set(header))
+    require(has_names, name, header, "a CSV file whose columns have names, each once")
+    require(
+        not {"class", "teacher"} & set(header), name, header, "without columns class and teacher", "they are built in"
+    )
     require(len(rows) == items, name, f"{len(rows):,} rows", f"a header and a row for each of {items:,} test items")
     uneven = next((number for number, row in enumerate(rows) if len(row) != len(header)), None)
     require(uneven is None, name, f"another number of cells in row {uneven}", f"{len(header)} cells in each row")

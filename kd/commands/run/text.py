@@ -15,8 +15,6 @@ def print_evaluation(run: Run, *, limit: int | None) -> None:
         limit: number of training images of a quick run, else None.
     """
     toy = f", QUICK RUN on {limit:,} training {run.noun}" if limit is not None else ""
-    for sentence in run.failures:
-        say(sentence)
     rows = {
         name: (
             f"{accuracy.accuracy:.2%}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kd.commands.differences import contrast_cells, contrast_header
 from kd.commands.paired_table import DIFFERENCES, difference_cells
 from kd.commands.publish import model_settings, quick_run_stamp
 from kd.commands.sweep.plots import map_drawing
@@ -20,6 +21,7 @@ from kd.commands.sweep.text import (
     point_rows,
     tried_title,
 )
+from kd.evaluation.quantities import ERRORS
 from kd.report.blocks import Block, Fold, Paragraph, paragraphs, table
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance
@@ -43,7 +45,7 @@ def sweep_part(
     judgement = sweep.judgement()
     sections = (
         Section("table", "Test of the chosen point", (_show_finals(sweep), *paragraphs(middle_lines))),
-        Section("comparison", "Paired differences", (_show_pairs(sweep),)),
+        Section("comparison", "Paired differences", _show_pairs(sweep)),
         Section("map", "Temperature and alpha", (Paragraph(choice), *_show_map(sweep))),
         Section("provenance", "Provenance", _show_provenance(sweep, config, teacher, test, command)),
     )
@@ -67,25 +69,25 @@ def _show_finals(sweep: Sweep) -> Block:
     return table(FINALS, final_rows(sweep), caption=caption)
 
 
-def _show_pairs(sweep: Sweep) -> Block:
+def _show_pairs(sweep: Sweep) -> tuple[Block, ...]:
     """Show the pairs of the verdict, then chosen minus documented point unless this repeats them."""
     judged_role, roles = sweep.judged_role(), sweep.roles
     if judged_role is None:
-        return Paragraph(
-            "Neither the chosen nor the documented point uses the teacher, so there are no pairs to judge."
-        )
+        text = "Neither the chosen nor the documented point uses the teacher, so there are no pairs to judge."
+        return (Paragraph(text),)
     role_pairs = [(judged_role, "control")]
     if judged_role == "chosen" and roles["documented"] not in {roles["chosen"], roles["control"]}:
         role_pairs.append(("chosen", "documented"))
-    rows = [
-        (f"{role} minus {reference}", *difference_cells(sweep.pairs(roles[role], roles[reference])))
-        for role, reference in role_pairs
-    ]
+    points = {f"{role} minus {reference}": (roles[role], roles[reference]) for role, reference in role_pairs}
+    rows = [(name, *contrast_cells(sweep.contrast(*pair), ERRORS)) for name, pair in points.items()]
+    further = [(name, *difference_cells(sweep.pairs(*pair))) for name, pair in points.items()]
     caption = (
         "Differences in test errors, paired by seed; values below zero favour the point named first. The verdict uses "
         "the first row."
     )
-    return table(("pairs", *DIFFERENCES[1:]), rows, caption=caption)
+    header = ("pairs", *contrast_header(sweep.images.noun)[1:])
+    tests = Fold("Further tests on the numbers of errors", (table(("pairs", *DIFFERENCES[1:]), further),))
+    return table(header, rows, caption=caption), tests
 
 
 def _show_map(sweep: Sweep) -> tuple[Block, ...]:

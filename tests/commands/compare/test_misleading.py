@@ -74,4 +74,4 @@ def test_models_that_always_answer_the_majority_are_not_compared(tmp_path: Path)
     assert summary["verdict"] == "not decided"
     start = "No better than always predicting 0, which makes 20 errors on 1,000 test items: teacher, control (3 of 3)"
     assert summary["sentence"].startswith(start)
-    assert "Never predicted, class 1: teacher, control (3 of 3), distilled student (3 of 3)." in summary["sentence"]
+    assert "Models that never predict 1: teacher, control (3 of 3), distilled student (3 of 3)." in summary["sentence"]

@@ -53,3 +53,16 @@ def test_an_identifier_is_no_slice(tmp_path: Path) -> None:
     rows = "".join(f"{index}\n" for index in range(101))
     with pytest.raises(ValueError, match=r"at most 100 different cells in a column\. Got \"101 in 'id'\""):
         read_slices(write(tmp_path, f"id\n{rows}"), 101)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class\na\nb\n", "they are built in"),
+        ("a,\nx,y\nx,y\n", "have names"),
+        ("a\n" + "x" * 200_000 + "\ny\n", "no valid CSV"),
+    ],
+)
+def test_names_that_are_taken_or_empty_and_broken_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_slices(write(tmp_path, text), 2)

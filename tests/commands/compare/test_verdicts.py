@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from kd.evaluation.comparison import Comparison, ModelPredictions, student_rows
 from kd.evaluation.comparison_slices import describe_slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
-from kd.evaluation.quantities import BALANCED, choose_quantity
+from kd.evaluation.quantities import BALANCED, NLL, choose_quantity
 from kd.evaluation.verdict import Earlier
 from kd.models.inference import Predictions
 from tests.commands.compare.comparisons import CLASSES, IMAGES, make_comparison, make_predictions
@@ -138,7 +139,7 @@ def test_models_that_always_answer_the_majority_are_not_judged() -> None:
     assert line.startswith(
         "No better than always predicting common, which makes 14 errors on 1,000 test images: control"
     )
-    assert "Never predicted, class rare: control (5 of 5), distilled student (5 of 5)." in line
+    assert "Models that never predict rare: control (5 of 5), distilled student (5 of 5)." in line
     assert "Distillation (kd, teacher's test accuracy 99.80%): not decided" in line
 
 
@@ -192,3 +193,28 @@ def test_slices_cover_the_test_set_and_name_what_differs() -> None:
     found = [name for name, row in slices["class"].items() if row.p < 0.05]
     text = " ".join(describe_slices(slices))
     assert all(f"{name} ({slices['class'][name].contrast.mean:+.2f})" in text for name in found)
+
+
+def test_without_any_difference_the_interval_is_in_the_unit_of_what_decides() -> None:
+    """One of 14 rare items is 7.1 percentage points: three pairs without a difference cannot exclude one point."""
+    comparison = make_imbalanced({"control": 25, "distilled": 25})
+    rare = choose_quantity("recall:rare", comparison.labels, ("common", "rare"))
+    verdicts = Verdicts(dataclasses.replace(comparison, quantity=rare, margin=1.0))
+    assert verdicts.main.verdict == "inconclusive"
+    interval = verdicts.main.interval
+    assert interval is not None
+    assert interval.high == pytest.approx(np.log(2 / 0.05) / 5 * 100 / 14)
+    nll = dataclasses.replace(comparison, quantity=NLL)
+    assert Verdicts(nll).main.interval is None
+
+
+def test_remarks_and_slices_count_each_teacher_once() -> None:
+    comparison = make_comparison(teachers=3)
+    doubled = dataclasses.replace(
+        comparison,
+        students={arm: [group * 2 for group in groups] for arm, groups in comparison.students.items()},
+        seeds=[group * 2 for group in comparison.seeds],
+    )
+    first, second = (measure_slices(c)["class"]["0"].contrast for c in (comparison, doubled))
+    assert len(first.differences) == len(second.differences) == 3
+    assert first.interval() == pytest.approx(second.interval())

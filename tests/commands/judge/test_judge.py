@@ -34,7 +34,7 @@ def test_it_finds_what_compare_finds(kind: Any) -> None:
     assert found.verdict == expected.verdict == "helps"
     assert found.judgement.interval == pytest.approx(expected.interval)
     assert found.judgement.p == pytest.approx(expected.p)
-    assert found.sentence.endswith("Based on 4 paired seeds and 400 test items, given what the pairs share.")
+    assert found.sentence.endswith("4 paired seeds and 400 test items, given the conditions shared by all pairs.")
 
 
 def test_without_label_smoothing_it_never_helps() -> None:
