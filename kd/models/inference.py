@@ -30,9 +30,9 @@ class Predictions(NamedTuple):
         if not all(isinstance(value, Tensor) for value in predictions):
             raise ValueError("predictions must be tensors")
         logits, labels = predictions
-        kinds = (logits.dtype, logits.ndim, labels.is_floating_point(), list(labels.shape))
-        if kinds != (torch.float32, 2, False, [len(logits)]):
-            raise ValueError("predictions must be logits [N, K] float32 and integer labels [N]")
+        kinds = (logits.ndim, labels.is_floating_point(), list(labels.shape))
+        if logits.dtype not in (torch.float32, torch.float64) or kinds != (2, False, [len(logits)]):
+            raise ValueError("predictions must be logits [N, K] float32 or float64 and integer labels [N]")
         require_finite_logits("saved logits", logits, "")
         if bool(((labels < UNLABELLED) | (labels >= logits.shape[1])).any()):
             raise ValueError(f"labels must be within −1 … {logits.shape[1] - 1}")
