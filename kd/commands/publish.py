@@ -56,6 +56,16 @@ def plot_files(results_dir: Path, figures: Mapping[str, bytes]) -> dict[Path, by
     return {results_dir / "plots" / f"{name}.png": content for name, content in figures.items()}
 
 
+def result_folders(out: Path) -> list[Path]:
+    """Return the existing folders that any command publishes to with this OUT.
+
+    Each command finishes interrupted writes in all of them: a journal in one may name files in the others, whose
+    temporary files would otherwise be taken for leftovers.
+    """
+    results = [out / "results" / name for name in ("", "metrics", "predictions", "plots")]
+    return [folder for folder in (out, out / "models", *results, out / ".kd" / "report") if folder.is_dir()]
+
+
 def quick_run_stamp(limit: int | None) -> str | None:
     """Return the stamp on all output of a quick run; None for a full run."""
     return None if limit is None else f"LIMIT={limit}"

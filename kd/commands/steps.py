@@ -18,6 +18,7 @@ from kd.commands.data import Data, load_data
 from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import Teacher, build_network, combine_teachers, new_student, new_teachers, with_teacher_seed
+from kd.commands.publish import result_folders
 from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.commands.subject import require_same_subject
 from kd.console import say
@@ -72,7 +73,7 @@ def open_command(
                 fresh=settings.fresh,
                 interval=settings.snapshot_seconds,
                 made=made,
-                places=[settings.out, settings.results_dir, *folders],
+                places=[settings.out, settings.results_dir, *folders, *result_folders(settings.out)],
                 program=program or settings.command,
             )
             stack.enter_context(run)

@@ -1,16 +1,21 @@
-"""CSV output: no cell is a formula for a spreadsheet, and numbers and other texts are unchanged."""
+"""CSV cells are no formulas of a spreadsheet; a command finishes what another one was interrupted in publishing."""
 
 from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kd import cli
+from kd.commands.compare.settings import CompareSettings
 from kd.commands.publish import csv_bytes
+from kd.commands.steps import open_command
+from tests.commands.judge.test_judge import arrays, save
 
 
 def read_back(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -32,3 +37,33 @@ def test_other_cells_are_unchanged(value: Any) -> None:
 
 def test_names_of_columns_are_no_formulas() -> None:
     assert list(read_back([{"=1+1": 3}])[0]) == ["'=1+1"]
+
+
+MODELS: dict[str, Any] = {"data": "sklearn:digits", "student": "mlp:4", "teacher": ("mlp:4",)}
+
+
+def fail(*_: Any) -> None:
+    raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("command", ["run", "report", "judge", "compare"])
+def test_any_command_finishes_the_interrupted_publishing_of_a_run(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    flags = ["--data=sklearn:digits", "--student=mlp:4", "--teacher=mlp:4", "--epochs=1", f"--out={out}"]
+    with monkeypatch.context() as patched:
+        patched.setattr("kd.storage.exchange._move", fail)
+        patched.setattr("kd.storage.exchange._restore", fail)
+        assert cli.main(["run", *flags]) == 1
+    assert not (out / "models" / "manifest.json").exists()
+    if command == "compare":
+        with open_command(CompareSettings(out=out, **MODELS)):
+            pass
+    else:
+        more = {"run": flags, "report": [f"--out={out}"], "judge": [*save(tmp_path, arrays()), f"--out={out}"]}
+        assert cli.main([command, *more[command]]) == 0
+    for name in ("models/manifest.json", "results/metrics/metrics.json", "results/plots/training_curves.png"):
+        assert (out / name).is_file()
+    assert (out / "results" / "report.html").is_file()
+    assert not [path for path in out.rglob(".*.tmp") if path.is_file()]

@@ -14,7 +14,7 @@ from kd.commands.differences import print_differences
 from kd.commands.differences_report import show_differences
 from kd.commands.judge.settings import JudgeSettings
 from kd.commands.judgement_json import describe_judgement
-from kd.commands.publish import json_bytes, publish_with_report
+from kd.commands.publish import json_bytes, publish_with_report, result_folders
 from kd.commands.slices_report import show_slices
 from kd.console import say
 from kd.evaluation.comparison_slices import describe_slices
@@ -63,7 +63,7 @@ def run(settings: JudgeSettings) -> None:
         "sentence": judged.sentence,
         **describe_judgement(judged.judgement, judged.comparison.pairs(0)),
     }
-    with use_folders([results]):
+    with use_folders([results, *result_folders(settings.out)]):
         publish_with_report(
             {results / "metrics" / "judgement.json": json_bytes(content)},
             _make_part(judged),

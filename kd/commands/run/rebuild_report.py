@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kd.commands.messages import say_files
+from kd.commands.publish import result_folders
 from kd.commands.run.settings import ReportSettings
 from kd.commands.settings import RunSettings
 from kd.report.page import load_parts, page
@@ -22,7 +23,7 @@ def run(settings: ReportSettings) -> None:
     sections = folders.state_dir / "report"
     if not sections.is_dir():
         raise _no_sections(folders.state_dir)
-    with use_folders([folders.results_dir, sections]):
+    with use_folders([folders.results_dir, *result_folders(settings.out)]):
         parts, notes = load_parts(sections)
         if not parts:
             raise _no_sections(folders.state_dir)
