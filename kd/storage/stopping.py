@@ -1,4 +1,4 @@
-"""Graceful stop: the first stop signal finishes the current step and saves its state, the second exits at once.
+"""Graceful stop: the first stop signal finishes the current step and saves its state, a second exits at once.
 
 Stop signals are SIGTERM, Ctrl-C (SIGINT) and, if the terminal closes, SIGHUP. Handlers are installed only by
 ``exit_on_stop_signals()``, which a program calls first, and inside ``handle_stop_signals()``, which its main function
@@ -17,6 +17,7 @@ from typing import Any
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )  # Windows has no SIGHUP
+_CLOSED_TERMINAL = getattr(signal, "SIGHUP", None)
 
 _received: list[int] = []  # the first stop signal, if any
 _process: list[int] = []  # the process that handles stop signals; its forked children inherit the handlers
@@ -112,13 +113,15 @@ def _handle_signal(number: int, frame: FrameType | None) -> None:
     if os.getpid() not in _process:  # a forked loader worker, which its parent stops
         return
     if _received:
+        if number == _CLOSED_TERMINAL:  # the shell and the kernel both send it, so this is no wish to exit at once
+            return
         os._exit(128 + number)
     _received.append(number)
     _discard_output_of_closed_terminal()
-    name = signal.Signals(number).name
+    name, hint = signal.Signals(number).name, "" if number == _CLOSED_TERMINAL else "; repeat to exit at once"
     # Not print(): the handler may interrupt another print(), which is not reentrant.
     with suppress(OSError):  # stderr may be a closed pipe: Ctrl-C ends all programs of a shell pipeline
-        os.write(2, f"\n{name}: finishing the current step; repeat to exit at once\n".encode())
+        os.write(2, f"\n{name}: finishing the current step{hint}\n".encode())
 
 
 def _discard_output_of_closed_terminal() -> None:

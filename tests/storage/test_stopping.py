@@ -60,6 +60,24 @@ def test_a_signal_in_any_step_saves_the_state_and_the_result_is_the_same(
     assert kd.weights_bytes(resumed) == kd.weights_bytes(untouched)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize(("second", "goes_on"), [("SIGHUP", True), ("SIGTERM", False), ("SIGINT", False)])
+def test_only_a_second_ctrl_c_or_sigterm_exits_at_once(second: str, goes_on: bool) -> None:
+    """The shell and the kernel both send SIGHUP when a terminal is closed."""
+    code = (
+        "import os, signal\n"
+        "from kd.storage.stopping import handle_stop_signals\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "with handle_stop_signals():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        f"    os.kill(os.getpid(), signal.{second})\n"
+        "    os.write(1, b'goes on')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False, timeout=50)
+    assert ended.stdout == (b"goes on" if goes_on else b"")
+    assert ended.returncode == 128 + (signal.SIGHUP if goes_on else getattr(signal, second))
+
+
 def test_the_handler_works_with_a_closed_stderr() -> None:
     code = (
         "import os, signal\n"
