@@ -95,11 +95,11 @@ def _count_classes(labels: Tensor, splits: Sequence[Rows]) -> list[int]:
 def _advise(labels: Tensor, order: Rows, shares: Sequence[float], *, used: int) -> str:
     """Name a limit that leaves every class in every split, or advise to change the fractions."""
     classes = len(np.unique(labels.numpy()))
-    sizes = range(used, len(order) + 1, max(1, used // 10))
-    enough = (size for size in sizes if min(_count_classes(labels, _cut(order[:size], shares))) == classes)
-    limit = next(enough, None)
-    if limit is not None:
-        return f"--limit {limit} is enough."
+    size = used
+    while size < len(order):
+        size = min(len(order), size + max(1, size // 10))
+        if min(_count_classes(labels, _cut(order[:size], shares))) == classes:
+            return f"--limit {size} is enough."
     return "Use more samples or change the fractions (--test-size, --test-share)."
 
 

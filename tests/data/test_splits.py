@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kd
+from kd.data import splits
 from kd.data.splits import split_rows, stratified_order, stratified_split
 
 
@@ -73,3 +76,16 @@ def test_a_limit_that_is_too_small_is_answered_with_one_that_is_enough() -> None
     limit = int(re.findall(r"--limit (\d+)", str(error.value))[0])
     assert limit < 3000
     assert [len(labels[rows].unique()) for rows in split_rows(labels, [0.1, 0.2], seed=0, limit=limit)] == [100] * 3
+
+
+def test_the_search_for_such_a_limit_is_short_however_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, calls = splits._count_classes, itertools.count()
+
+    def counted(*values: Any) -> list[int]:
+        next(calls)
+        return count(*values)
+
+    monkeypatch.setattr(splits, "_count_classes", counted)
+    with pytest.raises(ValueError, match="Use more samples or change the fractions"):
+        split_rows(torch.arange(20_000) % 19_999, [0.1, 0.1], seed=0, limit=20)
+    assert next(calls) < 500
