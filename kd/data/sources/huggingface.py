@@ -15,6 +15,7 @@ from kd.checks import DamagedDataError
 from kd.data.sources.arrays import Array, from_arrays
 from kd.data.sources.image_dataset import build_image_dataset
 from kd.data.sources.image_decoding import Size, open_image, stamp_files
+from kd.data.sources.image_header import require_8_bits
 from kd.data.sources.labels import choose_class_names, encode_labels
 from kd.data.sources.source import Source
 from kd.data.sources.validation import require_equal_classes
@@ -44,7 +45,7 @@ class ImageColumn(NamedTuple):
 
         Raises:
             OSError: the image's file does not exist.
-            ValueError: the row has no image, or one of another format.
+            ValueError: the row has no image, one of another format, or one to convert that is deeper than 8 bits.
         """
         value = self.encoded[row][self.column]
         if isinstance(value, Image.Image):
@@ -53,7 +54,10 @@ class ImageColumn(NamedTuple):
             raise ValueError("the row has no image")
         image = open_image(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"]))
         mode = getattr(self.rows.features[self.column], "mode", None)
-        return image.convert(mode) if mode and mode != image.mode else image
+        if not mode or mode == image.mode:
+            return image
+        require_8_bits(image)
+        return image.convert(mode)
 
     def stamps(self) -> list[object] | None:
         """Return the package's own fingerprint of the rows, and the stamps of the files that hold them."""

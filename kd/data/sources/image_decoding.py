@@ -15,9 +15,8 @@ import numpy as np
 from PIL import EpsImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from kd.checks import DamagedDataError
-from kd.data.sources.image_header import bits_per_channel, is_undecoded
+from kd.data.sources.image_header import GRAY, require_8_bits
 
-GRAY, COLOUR = {"1", "L", "LA", "La"}, {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr"}
 TRANSPARENT = {"LA", "La", "RGBA", "RGBa", "PA"}
 # Formats that are read, whatever the name of a file says. Not EPS, whose decoder starts Ghostscript, and none that
 # Pillow reads through another program.
@@ -151,10 +150,7 @@ def survey_images(images: ImageCollection, rows: Iterable[int]) -> tuple[Survey,
     with collect_errors(reasons) as catch:
         for row in rows:
             with catch(row), images.open(row) as image:
-                if image.mode not in GRAY | COLOUR:
-                    raise ValueError(f"mode {image.mode}, not 8 bits per channel")
-                if is_undecoded(image) and (bits := bits_per_channel(image)) > 8:
-                    raise ValueError(f"{bits} bits per channel, not 8")
+                require_8_bits(image)
                 sizes[_upright_size(image)] += 1
                 gray += image.mode in GRAY
                 transparent += image.mode in TRANSPARENT or "transparency" in image.info

@@ -8,10 +8,19 @@ from typing import Any
 
 from PIL import Image
 
+GRAY, COLOUR = {"1", "L", "LA", "La"}, {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr"}
 _HEAD = 65536  # bytes that hold the headers of the formats read here
 _PNG_DEPTH = 24  # byte of the bit depth: after the signature, and length, type, width and height of the first chunk
 _BITS_PER_SAMPLE = 258  # TIFF's tag
 _MAXVAL = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s")
+
+
+def require_8_bits(image: Image.Image) -> None:
+    """Raise ``ValueError`` if an opened image has more than 8 bits per channel, which a conversion would hide."""
+    if image.mode not in GRAY | COLOUR:
+        raise ValueError(f"mode {image.mode}, not 8 bits per channel")
+    if is_undecoded(image) and (bits := bits_per_channel(image)) > 8:
+        raise ValueError(f"{bits} bits per channel, not 8")
 
 
 def is_undecoded(image: Image.Image) -> bool:

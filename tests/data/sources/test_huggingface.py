@@ -21,6 +21,8 @@ from PIL import Image as Pillow
 from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset
 from kd.data.sources import open_source, split_source
+from kd.data.sources.huggingface import ImageColumn
+from kd.data.sources.image_decoding import survey_images
 
 IMAGES = [Pillow.new("L", (5, 6), value) for value in range(12)]
 
@@ -187,6 +189,15 @@ def test_saved_images_are_read_with_the_installed_package(tmp_path: Path) -> Non
     assert (source.name, source.classes, list(source.parts)) == ("insects", ("ant", "bee"), ["train", "test"])
     assert as_array_dataset(source.train).inputs[:, 0, 0, 0].tolist() == list(range(12))
     assert as_array_dataset(source.test).labels.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("mode", [None, "L", "RGB"])
+def test_images_of_16_bits_are_refused_also_if_the_column_has_a_mode(mode: str | None) -> None:
+    deep = encoded(Pillow.fromarray(np.arange(0, 60_000, 2000, dtype=np.uint16).reshape(5, 6)))
+    rows = Rows({"image": SimpleNamespace(mode=mode)}, image=[deep])
+    column = ImageColumn(["train row 0"], rows, rows, "image")
+    _, reasons = survey_images(column, [0])
+    assert "not 8" in reasons[0]
 
 
 @pytest.mark.slow
