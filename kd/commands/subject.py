@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 from kd.commands.settings import RunSettings, flag
 from kd.commands.settings_paths import map_paths
@@ -14,7 +16,8 @@ Subject = dict[str, list[str]]  # setting → its value, with paths absolute and
 
 
 def require_same_subject(settings: RunSettings) -> None:
-    """Raise ``ValueError`` if OUT holds steps of a run on other data or models; else record those of the settings.
+    """Raise ``ValueError`` if OUT holds steps of a run on other data or models, or the record of these is damaged; else
+    record those of the settings.
 
     Other settings may change, because a step is repeated if one of its inputs changes. ``--fresh`` moves the record
     aside together with the steps.
@@ -22,13 +25,30 @@ def require_same_subject(settings: RunSettings) -> None:
     folder = settings.state_dir / STEPS
     record, subject = folder / "subject.json", _describe(settings)
     holds_steps = folder.is_dir() and any(path != record for path in folder.iterdir())
-    changes = _list_changes(json.loads(record.read_bytes()), subject) if holds_steps and record.is_file() else []
+    changes = _list_changes(_read(record), subject) if holds_steps and record.is_file() else []
     if changes:
         raise ValueError(
             f"{settings.out} holds a run on other data or models: {'; '.join(changes)}. Choose another folder with "
             "--out, or start over in this one with --fresh, which moves the old state aside."
         )
     publish({record: json.dumps(subject, indent=1).encode()})
+
+
+def _read(record: Path) -> Subject:
+    try:
+        before: Any = json.loads(record.read_bytes())
+        if not (isinstance(before, dict) and all(_is_texts(forms) for forms in before.values())):
+            raise ValueError("it should hold a list of texts for each setting")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{record} is damaged: {error}. Delete it if the data and models are those of the earlier runs, or start "
+            "over with --fresh."
+        ) from error
+    return dict(before)
+
+
+def _is_texts(forms: object) -> bool:
+    return isinstance(forms, list) and len(forms) > 0 and all(isinstance(form, str) for form in forms)
 
 
 def _describe(settings: RunSettings) -> Subject:

@@ -60,6 +60,15 @@ def test_other_settings_may_change(changes: dict[str, Any]) -> None:
     require_same_subject(CompareSettings(**{**START, **changes}))
 
 
+@pytest.mark.parametrize("content", ["", "{", "1", "[]x", '{"data": 1}', '{"data": []}', '{"data": [[1]]}', "[" * 10**5, "\0"])
+def test_a_damaged_record_is_named(content: str) -> None:
+    record = RunSettings(**START).state_dir / STEPS / "subject.json"
+    record.write_text(content)
+    with pytest.raises(ValueError, match=r"subject\.json is damaged: .* Delete it if .* --fresh"):
+        require_same_subject(RunSettings(**START))
+    assert record.read_text() == content
+
+
 def test_two_names_of_one_student_are_the_same(tmp_path: Path) -> None:
     out = tmp_path / "other"
     require_same_subject(RunSettings(out=out, student="mlp", student_width=8))
