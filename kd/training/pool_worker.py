@@ -73,9 +73,21 @@ def _work_on(work: Any, shared: Any, item: bytes, number: int, completed_steps: 
 
 
 def _pickle_error(error: Exception) -> bytes:
-    """Return the outcome of work that raised this error, to be called while it is handled."""
-    error.add_note(traceback.format_exc())  # the parent's traceback does not show where the worker was
-    return bytes(cloudpickle.dumps((error, None)))
+    """Return the outcome of work that raised this error, to be called while it is handled.
+
+    An error that cannot be pickled or unpickled, such as one whose constructor takes other arguments, is replaced by a
+    ``RuntimeError`` with its type and message.
+    """
+    where = traceback.format_exc()  # the parent's traceback does not show where the worker was
+    try:
+        error.add_note(where)
+        outcome = bytes(cloudpickle.dumps((error, None)))
+        cloudpickle.loads(outcome)
+    except Exception:  # raised by the error's own methods
+        replacement = RuntimeError(f"{type(error).__name__}: {error}")
+        replacement.add_note(where)
+        return bytes(cloudpickle.dumps((replacement, None)))
+    return outcome
 
 
 def _watch_for_stop(stop_receiver: Connection) -> None:
