@@ -51,19 +51,21 @@ def exchange(staged: Mapping[Path, Path], write: Callable[[Path, bytes], None], 
     """
     entries = [_Entry(target, new, temporary_name(target, "old")) for target, new in staged.items()]
     journal = temporary_name(entries[0].target, "journal")
+    folders = {target.parent for target in staged}
     try:
+        for folder in folders:  # the journal must not survive a power failure that its files do not
+            flush(folder)
         write(journal, _to_json(entries, journal.parent))
     except BaseException:
         remove([journal, *staged.values()])
         raise
     try:
         _move(entries)
-        for folder in {target.parent for target in staged}:
+        for folder in folders:
             flush(folder)
     except BaseException:
         _restore(entries)
-        journal.unlink()
-        remove(staged.values())
+        remove([journal, *staged.values()])
         raise
     _clean_up(journal, entries)
 
@@ -108,9 +110,11 @@ def _restore(entries: Iterable[_Entry]) -> None:
 
 
 def _clean_up(journal: Path, entries: Iterable[_Entry]) -> None:
-    """Remove the journal, which ends the exchange, then the old files."""
-    journal.unlink()
-    remove(entry.old for entry in entries)
+    """Remove the journal, which ends the exchange, then the old files.
+
+    A journal that cannot be removed is harmless: none of its new files exists any more.
+    """
+    remove([journal, *(entry.old for entry in entries)])
 
 
 def remove(temporary_files: Iterable[Path]) -> None:

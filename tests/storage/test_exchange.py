@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kd.storage.exchange import exchange, temporary_name
 from kd.storage.files import publish
 from kd.storage.places import use_folders
 
@@ -194,8 +195,49 @@ def test_a_folder_is_used_by_one_process_at_a_time_by_whatever_name(tmp_path: Pa
 
 
 def test_two_processes_that_write_one_file_never_share_a_temporary_name(tmp_path: Path) -> None:
-    from kd.storage.exchange import temporary_name
-
     names = {temporary_name(tmp_path / "a") for _ in range(100)}
     assert len(names) == 100
     assert all(f".{os.getpid()}-" in name.name for name in names)
+
+
+@pytest.mark.parametrize("fails", ["nothing", "a rename"])
+def test_a_journal_that_cannot_be_removed_is_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    publish(contents(tmp_path, b"old "))
+    unlink = Path.unlink
+
+    def fail_for_journals(self: Path, missing_ok: bool = False) -> None:
+        if self.suffix == ".journal":
+            raise PermissionError(13, "in use", str(self))
+        unlink(self, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", fail_for_journals)
+        if fails == "a rename":
+            fail_once(patched, "replace", len(NAMES) + 2, PermissionError(13, "a rename fails"))
+            with pytest.raises(PermissionError, match=r"a rename fails.*Existing files were not changed"):
+                publish(contents(tmp_path, b"new "))
+        else:
+            publish(contents(tmp_path, b"new "))
+    word = b"old " if fails == "a rename" else b"new "
+    for _ in range(2):
+        assert all(path.read_bytes() == content for path, content in contents(tmp_path, word).items())
+        finish(tmp_path)
+    assert not hidden(tmp_path)
+
+
+def test_the_new_files_are_on_disk_before_the_journal(tmp_path: Path) -> None:
+    staged, events = {}, []
+    for path, content in contents(tmp_path, b"new ").items():
+        staged[path] = temporary_name(path)
+        path.parent.mkdir(exist_ok=True)
+        staged[path].write_bytes(content)
+
+    def write(path: Path, content: bytes) -> None:
+        events.append("journal")
+        path.write_bytes(content)
+
+    exchange(staged, write, lambda folder: events.append(folder.name))
+    assert set(events[: events.index("journal")]) == {"models", "results"}
+    assert set(events[events.index("journal") :]) == {"journal", "models", "results"}
