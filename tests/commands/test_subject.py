@@ -60,7 +60,9 @@ def test_other_settings_may_change(changes: dict[str, Any]) -> None:
     require_same_subject(CompareSettings(**{**START, **changes}))
 
 
-@pytest.mark.parametrize("content", ["", "{", "1", "[]x", '{"data": 1}', '{"data": []}', '{"data": [[1]]}', "[" * 10**5, "\0"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "1", "[]x", '{"data": 1}', '{"data": []}', '{"data": [[1]]}', "[" * 10**5, "\0"]
+)
 def test_a_damaged_record_is_named(content: str) -> None:
     record = RunSettings(**START).state_dir / STEPS / "subject.json"
     record.write_text(content)
