@@ -225,6 +225,7 @@ def _run_tasks(dataset: Dataset[Any], tasks: list[Sequence[int]], workers: int) 
     try:
         yield from loader
     except RuntimeError as error:  # torch's error for a dead worker process
+        stop_if_requested()  # a stop signal to all processes of the program ends the workers too
         reason = str(error).splitlines()[0]
         raise OSError(f"a process that reads images died ({reason}). Run again to resume.") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from kd.data.sources.image_arrays import open_arrays
 from kd.data.sources.image_cache import decode_once, find_data_folder, survey_once
 from kd.data.sources.image_dataset import DecodedImages
 from kd.data.sources.image_decoding import ImageFormat, ImagePaths, decode_image
+from kd.storage.stopping import Stopped, handle_stop_signals
 from kd.storage.user_folders import cache_folder
 from tests.data.sources.test_image_dataset import save_image, save_tree
 
@@ -244,6 +246,23 @@ def test_a_worker_that_dies_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     assert folder is not None
     with pytest.raises(OSError, match=r"a process that reads images died .*Run again to resume"):
         decode_once({"train": DyingImages()}, folder, FORM, workers=1)
+
+
+class StoppedImages(DyingImages):
+    """Images whose reader is ended by the same signal as its parent."""
+
+    def open(self, row: int) -> Image.Image:
+        os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(143)
+
+
+def test_a_stop_signal_to_all_processes_is_a_stop_and_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cache, "FEW", 0)
+    folder = find_data_folder({"train": StoppedImages()})
+    assert folder is not None
+    with pytest.raises(Stopped) as stopped, handle_stop_signals():
+        decode_once({"train": StoppedImages()}, folder, FORM, workers=1)
+    assert stopped.value.code == 143
 
 
 # --- pixels
