@@ -17,6 +17,7 @@ from kd.storage.run_folder import KEY_DIGITS, STEPS, USES
 
 _STEP = re.compile(rf".+-[0-9a-f]{{{KEY_DIGITS}}}")
 _FIGURE = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}-[0-9a-f]{{64}}")
+_TEMPORARY = re.compile(r"\..+\.tmp", re.DOTALL)
 _ASIDE = re.compile(r"aside-[0-9]+")
 
 
@@ -39,7 +40,7 @@ class Size(NamedTuple):
 
 
 def list_entries(folder: Path) -> list[Entry]:
-    """List the content of a run folder. All steps are needed if no run has recorded which ones it uses."""
+    """List the content of a run folder. All steps are needed if no run has recorded that it uses any."""
     used = _list_used(folder / USES)
     entries: list[Entry] = []
     for path in sorted(folder.iterdir()):
@@ -47,7 +48,7 @@ def list_entries(folder: Path) -> list[Entry]:
             entries += _list_steps(path, used)
         elif _ASIDE.fullmatch(path.name):
             entries.append(Entry(path, "moved aside by --fresh", needed=False))
-        elif path.name.startswith("pool-"):
+        elif path.name.startswith("pool-") or _TEMPORARY.fullmatch(path.name):
             entries.append(Entry(path, "left by a killed run", needed=False))
         elif path.name == "stages":
             entries.append(Entry(path, "steps of an older version", needed=False))
@@ -82,8 +83,12 @@ def measure(path: Path) -> Size:
 
 
 def _list_used(uses: Path) -> set[str] | None:
-    """Return the saved results that programs use, relative to the folder of steps; None if no run was recorded."""
-    programs = [path for path in uses.iterdir() if path.is_dir()] if uses.is_dir() else []
+    """Return the saved results that programs use, relative to the folder of steps; None if no use was recorded.
+
+    A program that uses no results, such as ``kd cache``, leaves an empty record, which tells nothing about the others.
+    """
+    records = [path for path in uses.iterdir() if path.is_dir()] if uses.is_dir() else []
+    programs = [record for record in records if any(record.iterdir())]
     if not programs:
         return None
     return {mark.relative_to(program).as_posix() for program in programs for mark in program.rglob("*")}
@@ -98,6 +103,8 @@ def _list_steps(steps: Path, used: set[str] | None) -> Iterator[Entry]:
             in_use = "steps in use" if used is not None else "steps whose use was not recorded"
             yield Entry(path, in_use if needed else "steps of other settings or versions", needed)
             yield from (Entry(file, "left by a killed run", needed=False) for file in path.glob(".*.tmp") if needed)
+        elif _TEMPORARY.fullmatch(path.name):
+            yield Entry(path, "left by a killed run", needed=False)
         else:
             yield Entry(path, "report sections and records", needed=True)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kd.report.drawings import render_once
 from kd.storage.cleaning import list_entries, measure, prune
+from kd.storage.exchange import temporary_name
 from kd.storage.run_folder import STEPS, open_run, run_step
 from kd.storage.snapshots import Snapshots
 
@@ -71,19 +72,35 @@ def test_nothing_is_pruned_if_no_run_was_recorded(tmp_path: Path) -> None:
     assert [entry for entry in list_entries(tmp_path) if not entry.needed] == []
 
 
+def test_a_program_that_uses_no_steps_lets_none_be_pruned(tmp_path: Path) -> None:
+    """As ``kd cache`` on a run of a version that recorded nothing."""
+    run_program(tmp_path, "run", {1})
+    (tmp_path / "uses").rename(tmp_path.with_suffix(".uses"))
+    run_program(tmp_path, "cache", set())
+    prune(list_entries(tmp_path))
+    assert run_program(tmp_path, "run", {1}) == 0
+
+
 def test_state_moved_aside_and_leftovers_of_killed_runs_are_pruned(tmp_path: Path) -> None:
     run_program(tmp_path, "run", {1})
     with open_run(tmp_path, fresh=True, program="run"):
         run_step("step", {"number": 1}, lambda _: {"value": torch.tensor(1.0)})
     (step,) = (tmp_path / STEPS).iterdir()
-    for leftover in (tmp_path / "pool-x1" / "work_and_shared", step / ".000003-0.pt.tmp"):
+    leftovers = (
+        tmp_path / "pool-x1" / "work_and_shared",
+        step / ".000003-0.pt.tmp",
+        temporary_name(tmp_path / "owner"),
+        temporary_name(tmp_path / STEPS / "subject.json"),
+    )
+    for leftover in leftovers:
         leftover.parent.mkdir(exist_ok=True)
         leftover.write_bytes(bytes(1000))
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "run.json").write_text("{}")
     prune(list_entries(tmp_path))
     assert not (tmp_path / "aside-1").exists()
-    assert not [*tmp_path.glob("pool-*"), *step.glob(".*")]
+    assert not [leftover for leftover in leftovers if leftover.exists()]
+    assert not list(tmp_path.glob("pool-*"))
     assert (tmp_path / "report" / "run.json").exists()
     assert run_program(tmp_path, "run", {1}) == 0
 
