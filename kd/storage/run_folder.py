@@ -79,8 +79,9 @@ def open_run(
 ) -> Iterator[None]:
     """Lock a run folder for this process until the block ends.
 
-    Meant for programs, since it handles signals and may change torch's number of threads. On SIGTERM or Ctrl-C inside
-    the block, the current training step is finished, the state is saved, and the program exits with status 143 or 130.
+    Meant for programs, since it handles signals and may change torch's number of threads. On SIGTERM, Ctrl-C
+    or SIGHUP inside the block, the current training step is finished, the state is saved, and the program exits with
+    status 143, 130 or 129.
 
     Args:
         folder: created if missing.

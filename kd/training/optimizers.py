@@ -60,9 +60,10 @@ def require_trained(
     own = objective.named_parameters() if isinstance(objective, nn.Module) else ()
     missing = [name for name, parameter in own if parameter.requires_grad and id(parameter) not in held]
     if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(
             f"the optimizer must hold the parameters of the objective {type(objective).__name__} too. It lacks "
-            f"{missing[0]} and {len(missing) - 1} more. Make it from [*model.parameters(), *objective.parameters()]."
+            f"{missing[0]}{more}. Make it from [*model.parameters(), *objective.parameters()]."
         )
 
 

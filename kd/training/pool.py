@@ -148,7 +148,8 @@ class _StepCounter:
         self._displayed, now = total, time.monotonic()
         if starting and now - self._started > _SILENT_SECONDS and not self._start_mentioned:
             self._start_mentioned = True
-            say(f"{starting} processes are still starting after {now - self._started:.0f} s, but are alive")
+            processes = "1 process is" if starting == 1 else f"{starting} processes are"
+            say(f"{processes} still starting after {now - self._started:.0f} s, but alive")
         for number, name in running.items():
             count, since = self._last[number]
             if self._completed[number] != count:

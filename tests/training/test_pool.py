@@ -244,13 +244,15 @@ class SlowToUnpickle:
             time.sleep(1.5)
 
 
+@pytest.mark.parametrize(("processes", "subject"), [(2, "2 processes are"), (1, "1 process is")])
 def test_workers_that_start_slowly_are_mentioned(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], processes: int, subject: str
 ) -> None:
     monkeypatch.setattr(pool, "_SILENT_SECONDS", 0.3)
     items = {"a": 1, "b": 2}
-    assert dict(run_in_pool(echo, SlowToUnpickle(os.getpid()), items, steps=items, title="t", processes=2)) == items
-    assert capsys.readouterr().out.count("processes are still starting after") == 1
+    shared = SlowToUnpickle(os.getpid())
+    assert dict(run_in_pool(echo, shared, items, steps=items, title="t", processes=processes)) == items
+    assert capsys.readouterr().out.count(f"{subject} still starting after") == 1
 
 
 def wait_a_second(shared: None, item: int) -> int:

@@ -183,18 +183,21 @@ def test_an_optimizer_of_a_part_of_the_model_is_allowed(digits: kd.ImageDataset)
 
 
 class WithProjector(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *, bias: bool = True) -> None:
         super().__init__()
-        self.projector = nn.Linear(4, 4)
+        self.projector = nn.Linear(4, 4, bias=bias)
 
     def forward(self, model: nn.Module, batch: kd.types.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = model(batch[0])
         return output, {"loss": self.projector(output).square().mean()}
 
 
-def test_an_optimizer_without_the_objectives_parameters_raises(digits: kd.ImageDataset, tmp_path: Path) -> None:
-    model, objective = tiny_model(), WithProjector()
-    with pytest.raises(ValueError, match=r"objective WithProjector too\. It lacks projector\.weight and 1 more"):
+@pytest.mark.parametrize(("bias", "more"), [(True, " and 1 more"), (False, "")])
+def test_an_optimizer_without_the_objectives_parameters_raises(
+    digits: kd.ImageDataset, tmp_path: Path, bias: bool, more: str
+) -> None:
+    model, objective = tiny_model(), WithProjector(bias=bias)
+    with pytest.raises(ValueError, match=rf"objective WithProjector too\. It lacks projector\.weight{more}\. Make"):
         fit(model, torch.optim.Adam(model.parameters()), digits, objective)
     fit(model, torch.optim.Adam([*model.parameters(), *objective.parameters()]), digits, objective)
 
