@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from kd.evaluation.calibration import (
 from kd.evaluation.classwise import ClassScores, score_classes
 from kd.evaluation.fidelity import Fidelity, agreement, fidelity
 from kd.evaluation.metrics import confusion_matrix
-from kd.evaluation.paired_seeds import Pairs, Spread, pair_errors, spread
+from kd.evaluation.paired_seeds import Pairs, pair_errors
 from kd.evaluation.quantities import ERRORS, Quantity, item_losses, largest_loss, margin_of
 from kd.evaluation.two_models import McNemar, mcnemar
 from kd.evaluation.verdict import Contrast, contrast_of
@@ -235,55 +235,6 @@ def _pool_reliability(predictions: Sequence[Predictions]) -> ReliabilityCurve:
 def fit_scaling(predictions: ModelPredictions) -> Scaling:
     """Return calibration on the test images before and after temperature scaling on the validation images."""
     return temperature_scaling(*predictions.validation, *predictions.test)
-
-
-def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """Yield one row per student: errors, calibration and fidelity on the test images."""
-    fidelities, scalings = comparison.fidelities, comparison.scalings
-    for arm, groups in comparison.students.items():
-        for teacher, group in enumerate(groups):
-            for index, predictions in enumerate(group):
-                fidelity_to_teacher, scaling = fidelities[arm][teacher][index], scalings[arm][teacher][index]
-                validation, at_bound = predictions.validation, scaling.temperature.at_bound
-                yield {
-                    "arm": arm,
-                    "teacher": teacher,
-                    "seed": comparison.seeds[teacher][index],
-                    "test_errors": predictions.errors,
-                    "test_accuracy": 1 - predictions.errors / comparison.images,
-                    "balanced_accuracy": comparison.class_scores[arm][teacher][index].balanced_accuracy,
-                    "macro_f1": comparison.class_scores[arm][teacher][index].macro_f1,
-                    "weights_sha256": predictions.weights,
-                    "validation_errors": int((validation.logits.argmax(dim=1) != validation.labels).sum()),
-                    **{name: getattr(scaling.before, name) for name in ("nll", "brier", "ece", "adaptive_ece")},
-                    # A fitted temperature at the end of its range is not an optimum, so it is not reported.
-                    "fitted_temperature": None if at_bound else scaling.temperature.value,
-                    "nll_after_scaling": None if at_bound else scaling.after.nll,
-                    "ece_after_scaling": None if at_bound else scaling.after.ece,
-                    "agreement_with_teacher": fidelity_to_teacher.overall.agreement,
-                    "kl_to_teacher": fidelity_to_teacher.overall.kl,
-                    "softened_kl_to_teacher": fidelity_to_teacher.overall.softened_kl,
-                    "agreement_where_teacher_right": fidelity_to_teacher.teacher_right.agreement
-                    if fidelity_to_teacher.teacher_right
-                    else None,
-                    "agreement_where_teacher_wrong": fidelity_to_teacher.teacher_wrong.agreement
-                    if fidelity_to_teacher.teacher_wrong
-                    else None,
-                }
-
-
-def summaries(comparison: Comparison) -> dict[str, dict[str, Spread]]:
-    """Return mean, standard deviation and n of every column over all students of an arm: arm → column → spread."""
-    rows = list(student_rows(comparison))
-    labels = {"arm", "teacher", "seed", "weights_sha256"}
-    spreads: dict[str, dict[str, Spread]] = {}
-    for arm in comparison.students:
-        arm_rows = [row for row in rows if row["arm"] == arm]
-        columns = {
-            name: [row[name] for row in arm_rows if row[name] is not None] for name in arm_rows[0] if name not in labels
-        }
-        spreads[arm] = {name: spread(values) for name, values in columns.items() if values}
-    return spreads
 
 
 class ArmContrast(NamedTuple):

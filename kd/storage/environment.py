@@ -50,9 +50,9 @@ commands/compare commands/config_flags commands/differences commands/differences
 commands/judge commands/judgement_json commands/ledger commands/messages commands/paired_table commands/program
 commands/publish commands/run commands/settings commands/settings_file commands/settings_paths commands/slices_report
 commands/steps commands/subject commands/sweep commands/trust
-evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_slices
-evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures evaluation/fidelity
-evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power evaluation/quantities evaluation/slices
+evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows
+evaluation/comparison_slices evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures
+evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power evaluation/quantities evaluation/slices
 evaluation/two_models evaluation/verdict evaluation/verdict_text
 storage/cleaning storage/exchange storage/places storage/resources storage/stopping
 training/contention training/pool training/pool_worker training/students training/trial

@@ -9,7 +9,7 @@ from typing import Any
 from kd.commands.compare.plots import drawings
 from kd.commands.judgement_json import describe_contrast, describe_judgement
 from kd.commands.publish import csv_bytes, json_bytes, plot_files, quick_run_stamp
-from kd.evaluation.comparison import student_rows, summaries
+from kd.evaluation.comparison_rows import student_rows, summaries
 from kd.evaluation.comparison_slices import Slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost, Footprint, TrainingCost

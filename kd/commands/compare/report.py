@@ -14,7 +14,8 @@ from kd.commands.publish import model_settings, quick_run_stamp
 from kd.commands.slices_report import show_slices
 from kd.evaluation.calibration import BINS
 from kd.evaluation.classwise import majority_of, score_classes
-from kd.evaluation.comparison import Comparison, summaries
+from kd.evaluation.comparison import Comparison
+from kd.evaluation.comparison_rows import summaries
 from kd.evaluation.comparison_slices import Slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost

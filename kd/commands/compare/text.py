@@ -6,7 +6,8 @@ from kd.arms import ARMS, LONGER, TEACHER
 from kd.commands.differences import print_differences
 from kd.commands.paired_table import format_number
 from kd.console import print_table, say
-from kd.evaluation.comparison import Comparison, summaries
+from kd.evaluation.comparison import Comparison
+from kd.evaluation.comparison_rows import summaries
 from kd.evaluation.comparison_slices import Slices, describe_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost

@@ -18,7 +18,8 @@ from kd.commands.compare.files import comparison_files
 from kd.commands.compare.plots import drawings
 from kd.commands.compare.report import _show_calibration, compare_part
 from kd.commands.compare.text import print_comparison
-from kd.evaluation.comparison import Comparison, ModelPredictions, contrasts, student_rows, summaries
+from kd.evaluation.comparison import Comparison, ModelPredictions, contrasts
+from kd.evaluation.comparison_rows import student_rows, summaries
 from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost

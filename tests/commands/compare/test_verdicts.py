@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd.evaluation.comparison import Comparison, ModelPredictions, student_rows
+from kd.evaluation.comparison import Comparison, ModelPredictions
+from kd.evaluation.comparison_rows import student_rows
 from kd.evaluation.comparison_slices import describe_slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.quantities import BALANCED, NLL, choose_quantity
