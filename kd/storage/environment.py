@@ -52,8 +52,8 @@ commands/publish commands/run commands/settings commands/settings_file commands/
 commands/steps commands/subject commands/sweep commands/trust
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows
 evaluation/comparison_slices evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures
-evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power evaluation/quantities evaluation/slices
-evaluation/two_models evaluation/verdict evaluation/verdict_text
+evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power
+evaluation/quantities evaluation/slices evaluation/two_models evaluation/verdict evaluation/verdict_text
 storage/cleaning storage/exchange storage/places storage/resources storage/stopping
 training/contention training/pool training/pool_worker training/students training/trial
 """
