@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from statistics import median
 
 from kd.console import print_table, say
-from kd.evaluation.comparison import Comparison, contrasts
+from kd.evaluation.comparison import Comparison
 from kd.evaluation.comparison_verdict import Verdicts
-from kd.evaluation.power import power_of
 from kd.evaluation.quantities import Quantity
 from kd.evaluation.verdict import Contrast
-from kd.evaluation.verdict_text import format_bounds
+from kd.evaluation.verdict_text import describe_detectable, format_bounds, power_at
 from kd.formatting import format_p, format_signed
 
 CONTRASTS = ("distilled minus", "mean", "95 % CI, new {noun}", "95 % CI, these {noun}", "median", "p")
@@ -43,7 +42,7 @@ def differences_caption(comparison: Comparison) -> str:
 def print_differences(verdicts: Verdicts) -> None:
     """Print the table of contrasts and the power of the pairs."""
     comparison = verdicts.comparison
-    rows = {row.title: contrast_cells(row.contrast, comparison.quantity) for row in contrasts(comparison)}
+    rows = {row.title: contrast_cells(row.contrast, comparison.quantity) for row in comparison.contrasts}
     print_table(differences_caption(comparison), contrast_header(comparison.noun), rows)
     for line in power_sentences(verdicts):
         say(line)
@@ -55,14 +54,12 @@ def power_sentences(verdicts: Verdicts) -> Iterator[str]:
     quantity = comparison.quantity
     for number, judgement in enumerate(judgements):
         prefix = f"Teacher {number}: at" if len(judgements) > 1 else "At"
-        contrast = judgement.question.control
-        power, n = power_of(contrast, judgement.margin, level=judgement.level), len(contrast.differences)
+        power, n = power_at(judgement), len(judgement.question.control.differences)
         is_said = judgement.verdict == "inconclusive" and len(judgements) == 1  # by the verdict itself
         if power.detectable is not None and not is_said:
             takes = f"{power.for_margin:,} pairs" if power.for_margin else f"more test {comparison.noun}"
             yield (
-                f"{prefix} this spread, {n} pairs detect a true difference of "
-                f"{quantity.describe_bound(power.detectable)} with 80 % power; "
+                f"{prefix} this spread, {describe_detectable(n, power.detectable, quantity)}; "
                 f"{quantity.describe_bound(judgement.margin)} take {takes}."
             )
         significant = sum(test.p_value < 0.05 for test in comparison.mcnemars(number))

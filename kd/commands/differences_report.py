@@ -11,7 +11,7 @@ import numpy as np
 from kd.arms import ARMS, DISTILLED, GREY
 from kd.commands.differences import contrast_cells, contrast_header, differences_caption, power_sentences
 from kd.commands.paired_table import DIFFERENCES, difference_cells
-from kd.evaluation.comparison import ArmContrast, Comparison, contrasts
+from kd.evaluation.comparison import ArmContrast, Comparison
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.quantities import Quantity
 from kd.evaluation.verdict import Contrast
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def show_differences(verdicts: Verdicts) -> tuple[Block, ...]:
     """Return figure and tables of the paired differences, their power and further tests."""
-    comparison, rows = verdicts.comparison, contrasts(verdicts.comparison)
+    comparison, rows = verdicts.comparison, verdicts.comparison.contrasts
     cells = [(row.title, *contrast_cells(row.contrast, comparison.quantity)) for row in rows]
     alt = "; ".join(f"distilled minus {row[0]}: {row[1]} ({row[2]})" for row in cells)
     drawing = figure(differences_drawing(comparison), alt=f"Paired differences. {alt}.")
@@ -55,7 +55,7 @@ def differences_drawing(comparison: Comparison) -> Drawing:
     """Return the drawing of ``paired_differences``."""
     return partial(
         paired_differences,
-        contrasts(comparison),
+        comparison.contrasts,
         quantity=comparison.quantity,
         margin=comparison.unit_margin,
         noun=comparison.noun,

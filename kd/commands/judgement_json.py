@@ -6,8 +6,8 @@ from statistics import median
 from typing import Any
 
 from kd.evaluation.paired_seeds import Pairs
-from kd.evaluation.power import power_of
 from kd.evaluation.verdict import Contrast, Judgement
+from kd.evaluation.verdict_text import power_at
 
 
 def describe_judgement(judgement: Judgement, pairs: Pairs | None = None) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def describe_judgement(judgement: Judgement, pairs: Pairs | None = None) -> dict
         "inner_interval": judgement.inner,
         "control": describe_contrast(question.control),
         "smoothed": question.smoothed and describe_contrast(question.smoothed),
-        "power": power_of(question.control, judgement.margin, level=judgement.level)._asdict(),
+        "power": power_at(judgement)._asdict(),
         **({"pairs": pairs._asdict()} if pairs else {}),
     }
 

@@ -16,7 +16,7 @@ from kd.console import say
 from kd.imports import is_plugin
 from kd.models.build import build
 from kd.storage.resources import require_memory
-from kd.storage.weights import load_weights, weights_bytes
+from kd.storage.weights import load_weights
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.ensemble import Ensemble
 from kd.teachers.load import load_teacher
@@ -29,10 +29,16 @@ AVERAGED = "probabilities"  # outputs of the teachers that an ensemble averages;
 
 
 class Teacher(NamedTuple):
-    """A teacher on the CPU, and whether it is already trained because it was loaded from a file."""
+    """A teacher on the CPU.
+
+    Attributes:
+        trained: whether it is already trained because it was loaded from a file.
+        seed: of its initial weights and of its training, if it is not trained.
+    """
 
     model: nn.Module
     trained: bool
+    seed: int = 0
 
 
 def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.Module:
@@ -96,8 +102,9 @@ def _new_teacher_without_file(settings: RunSettings, choice: TeacherChoice, data
     """Build a teacher to train, or one that comes with its own weights, which its file has loaded."""
     model = build_network(settings, choice.spec, data.task)
     if not is_plugin(choice.spec):
-        return Teacher(model, False)
+        return Teacher(model, False, settings.seed)
     other = build_network(dataclasses.replace(settings, seed=settings.seed + 1), choice.spec, data.task)
+    # Built with different seeds: if the weights are equal, none were drawn.
     has_weights, names = _have_equal_weights(model, other), data.task.classes
     if has_weights and not settings.train_teacher:
         say(f"teacher {choice.spec}: used with its own weights, the same for every seed; --train-teacher trains it")
@@ -106,44 +113,43 @@ def _new_teacher_without_file(settings: RunSettings, choice: TeacherChoice, data
     if settings.label_order:
         advice = "a teacher trained here has the dataset's label order"
         require(False, "--label-order", " ".join(settings.label_order), "omitted", advice)
-    return Teacher(model, False)
+    return Teacher(model, False, settings.seed)
 
 
 def _have_equal_weights(model: nn.Module, other: nn.Module) -> bool:
-    """Return whether two models, built with different seeds, have the same weights: then none were drawn."""
+    """Return whether two models, of which at least one has parameters, have the same weights."""
     state, other_state = model.state_dict(), other.state_dict()
     tensors = [(value, other_state.get(name)) for name, value in state.items() if isinstance(value, torch.Tensor)]
-    equal = all(isinstance(b, torch.Tensor) and a.shape == b.shape and torch.equal(a, b) for a, b in tensors)
+    equal = all(
+        isinstance(b, torch.Tensor) and (a.shape, a.dtype) == (b.shape, b.dtype) and torch.equal(a, b)
+        for a, b in tensors
+    )
     return equal and state.keys() == other_state.keys() and any(True for _ in model.parameters())
 
 
 def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:
-    """Build all teachers of the settings, at least one."""
-    choices = enumerate(settings.teachers_chosen)
+    """Build all teachers of the settings, at least one.
+
+    A teacher that would start from the student's weights takes another seed: with the same initial weights and batches,
+    it would be the control.
+    """
     teachers = []
-    for number, choice in choices:
+    for number, choice in enumerate(settings.teachers_chosen):
         with naming_flag(f"--teacher {choice}"):
-            teachers.append(new_teacher(with_teacher_seed(settings, number, data.task), choice, data))
+            teachers.append(new_teacher(with_teacher_seed(settings, number), choice, data))
+            if not number and not teachers[0].trained and _is_like_student(teachers[0].model, settings, data.task):
+                own_settings = dataclasses.replace(settings, seed=settings.seed + OWN_SEED)
+                teachers[0] = new_teacher(own_settings, choice, data)
     return teachers
 
 
-def with_teacher_seed(settings: RunSettings, number: int, task: Task) -> RunSettings:
-    """Return the settings with the seed of teacher ``number``.
-
-    Teachers with the same name need different seeds. A teacher with the student's architecture needs another seed than
-    the student, too: with the same initial weights and batches, the teacher would be the control.
-    """
-    shift = 1_000_003 * number + (OWN_SEED if is_like_student(settings, number, task) else 0)
-    return dataclasses.replace(settings, seed=settings.seed + shift) if shift else settings
+def with_teacher_seed(settings: RunSettings, number: int) -> RunSettings:
+    """Return the settings with the seed of teacher ``number``: teachers with the same name need different seeds."""
+    return dataclasses.replace(settings, seed=settings.seed + 1_000_003 * number) if number else settings
 
 
-def is_like_student(settings: RunSettings, number: int, task: Task) -> bool:
-    """Return whether teacher ``number`` is trained and would start from the same weights as the student."""
-    choice = settings.teachers_chosen[number]
-    if number or choice.file is not None:
-        return False
-    teacher, student = build_network(settings, choice.spec, task), new_student(settings, task, torch.device("cpu"))
-    return weights_bytes(teacher) == weights_bytes(student)
+def _is_like_student(teacher: nn.Module, settings: RunSettings, task: Task) -> bool:
+    return _have_equal_weights(teacher, new_student(settings, task, torch.device("cpu")))
 
 
 def combine_teachers(teachers: list[nn.Module], settings: RunSettings) -> nn.Module:

@@ -260,10 +260,6 @@ class RunSettings:
         return all_method_settings(self.method, self.set, temperature=self.temperature, alpha=self.alpha)
 
 
-DECIDE = Range(
-    lambda x: x in ("auto", "errors", "balanced", "nll") or x.startswith("recall:"),
-    "auto, errors, balanced, nll or recall:CLASS",
-)
 MARGIN = Range(lambda x: 0 < x <= 100, "above 0 and at most 100 percentage points", "0.1 is 10 of 10,000 images")
 
 

@@ -17,7 +17,7 @@ from kd.checks import naming_flag
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import Teacher, build_network, combine_teachers, new_student, new_teachers, with_teacher_seed
+from kd.commands.models import Teacher, build_network, combine_teachers, new_student, new_teachers
 from kd.commands.publish import result_folders
 from kd.commands.settings import FLAGS_ALONE, RunSettings
 from kd.commands.subject import require_same_subject
@@ -103,18 +103,17 @@ def train_teacher(
     objective = in_bfloat16(supervised) if settings.bfloat16 else supervised
     models = [teacher.model.to(device) for teacher in teachers]
     histories: list[History] = []
-    for number, (model, (_, trained)) in enumerate(zip(models, teachers, strict=True)):
+    for number, (model, teacher) in enumerate(zip(models, teachers, strict=True)):
         title = f"teacher{suffix}" + (f"-of-several-{number}" if number else "")
-        if trained:
+        if teacher.trained:
             teacher_accuracy(model, data.val_set, name=title)
         else:
-            seeded_settings = with_teacher_seed(settings, number, data.task)
-            if not number and seeded_settings.seed != settings.seed:
+            if not number and teacher.seed != settings.seed:
                 say(
-                    f"{title}: it has the student's architecture, so it takes seed {seeded_settings.seed}; with seed "
+                    f"{title}: it has the student's architecture, so it takes seed {teacher.seed}; with seed "
                     f"{settings.seed} it would be the control itself"
                 )
-            train = make_train(seeded_settings)
+            train = make_train(dataclasses.replace(settings, seed=teacher.seed))
             histories.append(train(title, model, objective, data.train_loader, data.val_loader))
     return combine_teachers(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
@@ -174,7 +173,7 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
     """
     batch, other_seed = first_batch(data.val_loader), dataclasses.replace(settings, seed=settings.seed + 1)
     epochs = [(samples, settings.batch_size) for samples in (data.sizes["training"], data.distill_size)]
-    for choice, (teacher, trained) in zip(settings.teachers_chosen, teachers, strict=True):
+    for choice, (teacher, trained, _) in zip(settings.teachers_chosen, teachers, strict=True):
         if not choice.is_precomputed:
             name = f"--teacher {choice.spec}"
             tried = teacher if trained else try_training(name, teacher, batch, epochs=epochs[:1])

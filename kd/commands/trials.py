@@ -50,8 +50,7 @@ def train_copy(
 
 def count_errors(model: nn.Module, dataset: Dataset[Any]) -> int:
     """Return the number of samples that the model classifies wrongly."""
-    logits, labels = predict(model, make_loader(dataset, batch_size=500))
-    return int((logits.argmax(dim=1) != labels).sum())
+    return int(predict(model, make_loader(dataset, batch_size=500)).wrong.sum())
 
 
 def judge_arms(

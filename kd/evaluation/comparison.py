@@ -48,7 +48,23 @@ class ModelPredictions(NamedTuple):
     @property
     def errors(self) -> int:
         """Number of misclassified test images."""
-        return int((self.test.logits.argmax(dim=1) != self.test.labels).sum())
+        return int(self.test.wrong.sum())
+
+
+class ArmContrast(NamedTuple):
+    """The distilled students of one teacher minus another arm.
+
+    Attributes:
+        title: the arm, and the teacher if there are several.
+        decides: whether the verdict uses it.
+        contrast: in the unit of the quantity that decides.
+        errors: the same pairs in test errors, with further tests.
+    """
+
+    title: str
+    decides: bool
+    contrast: Contrast
+    errors: Pairs
 
 
 @dataclass(frozen=True)
@@ -120,8 +136,23 @@ class Comparison:
         self, teacher: int, against: str = CONTROL, quantity: Quantity | None = None
     ) -> NDArray[np.float64]:
         """Return what each test item adds to the difference of each pair: distilled minus ``against``, [pairs, N]."""
-        losses = self.losses if quantity is None else self.measure_losses(quantity)
+        losses = self.measure_losses(quantity or self.quantity)
         return losses[DISTILLED][teacher] - losses[against][teacher]
+
+    @cached_property  # read by the printed table, the files, the report and its figure
+    def contrasts(self) -> list[ArmContrast]:
+        """Every comparison: for each teacher the control, then the additional controls."""
+        return [
+            ArmContrast(
+                f"{ARMS[arm].label}{f', teacher {number}' if self.groups > 1 else ''}",
+                arm in (CONTROL, SMOOTHED),
+                self.contrast(self.contributions(number, arm)),
+                self.pairs(number, against=arm),
+            )
+            for number in range(self.groups)
+            for arm in self.students
+            if arm != DISTILLED
+        ]
 
     def contrast(self, rows: NDArray[np.float64], quantity: Quantity | None = None) -> Contrast:
         """Return the contrast of contributions [pairs or blocks, N]."""
@@ -139,17 +170,23 @@ class Comparison:
         """Return the independent rows: the pairs of a single teacher, or the blocks of several."""
         return by_teacher[0] if self.groups == 1 else self.block_means(by_teacher)
 
-    @cached_property
+    @property
     def losses(self) -> Losses:
         """What each test item adds to ``quantity`` for each student: arm → teacher → [seeds, N]."""
         return self.measure_losses(self.quantity)
 
     def measure_losses(self, quantity: Quantity) -> Losses:
-        """Return what each test item adds to a quantity for each student, like ``losses``."""
-        return {
-            arm: [np.stack([item_losses(quantity, *predictions.test) for predictions in group]) for group in groups]
-            for arm, groups in self.students.items()
-        }
+        """Return what each test item adds to a quantity for each student, like ``losses``; measured once."""
+        if quantity not in self._measured:
+            self._measured[quantity] = {
+                arm: [np.stack([item_losses(quantity, *student.test) for student in group]) for group in groups]
+                for arm, groups in self.students.items()
+            }
+        return self._measured[quantity]
+
+    @cached_property
+    def _measured(self) -> dict[Quantity, Losses]:
+        return {}
 
     @cached_property
     def class_scores(self) -> dict[str, list[list[ClassScores]]]:
@@ -175,10 +212,7 @@ class Comparison:
 
     def mcnemars(self, teacher: int) -> list[McNemar]:
         """Return McNemar's test of each pair; it compares two networks, not two methods."""
-        wrong = [
-            [predictions.test.logits.argmax(dim=1) != self.labels for predictions in self.students[arm][teacher]]
-            for arm in (CONTROL, DISTILLED)
-        ]
+        wrong = [[student.test.wrong for student in self.students[arm][teacher]] for arm in (CONTROL, DISTILLED)]
         return [mcnemar(control, distilled) for control, distilled in zip(*wrong, strict=True)]
 
     @cached_property  # takes seconds, and is read by tables, files and report
@@ -235,35 +269,3 @@ def _pool_reliability(predictions: Sequence[Predictions]) -> ReliabilityCurve:
 def fit_scaling(predictions: ModelPredictions) -> Scaling:
     """Return calibration on the test images before and after temperature scaling on the validation images."""
     return temperature_scaling(*predictions.validation, *predictions.test)
-
-
-class ArmContrast(NamedTuple):
-    """The distilled students of one teacher minus another arm.
-
-    Attributes:
-        title: the arm, and the teacher if there are several.
-        decides: whether the verdict uses it.
-        contrast: in the unit of the quantity that decides.
-        errors: the same pairs in test errors, with further tests.
-    """
-
-    title: str
-    decides: bool
-    contrast: Contrast
-    errors: Pairs
-
-
-def contrasts(comparison: Comparison) -> list[ArmContrast]:
-    """List every comparison: for each teacher the control, then the additional controls."""
-    has_several = comparison.groups > 1
-    return [
-        ArmContrast(
-            f"{ARMS[arm].label}{f', teacher {number}' if has_several else ''}",
-            arm in (CONTROL, SMOOTHED),
-            comparison.contrast(comparison.contributions(number, arm)),
-            comparison.pairs(number, against=arm),
-        )
-        for number in range(comparison.groups)
-        for arm in comparison.students
-        if arm != DISTILLED
-    ]

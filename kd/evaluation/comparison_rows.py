@@ -26,7 +26,7 @@ def student_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                     "balanced_accuracy": comparison.class_scores[arm][teacher][index].balanced_accuracy,
                     "macro_f1": comparison.class_scores[arm][teacher][index].macro_f1,
                     "weights_sha256": predictions.weights,
-                    "validation_errors": int((validation.logits.argmax(dim=1) != validation.labels).sum()),
+                    "validation_errors": int(validation.wrong.sum()),
                     **{name: getattr(scaling.before, name) for name in ("nll", "brier", "ece", "adaptive_ece")},
                     # A fitted temperature at the end of its range is not an optimum, so it is not reported.
                     "fitted_temperature": None if at_bound else scaling.temperature.value,

@@ -53,8 +53,7 @@ def _by_class(comparison: Comparison) -> Masks:
 
 def _by_teacher(comparison: Comparison) -> Masks:
     """Divide the test items by whether all teachers are right, and by their mean confidence."""
-    wrong = [teacher.test.logits.argmax(dim=1) != comparison.labels for teacher in comparison.teachers]
-    any_wrong = torch.stack(wrong).any(dim=0)
+    any_wrong = torch.stack([teacher.test.wrong for teacher in comparison.teachers]).any(dim=0)
     confidences = [teacher.test.logits.softmax(dim=1).max(dim=1).values for teacher in comparison.teachers]
     ranks = torch.stack(confidences).mean(dim=0).argsort().argsort()
     unsure = ranks < UNSURE * len(ranks)

@@ -93,8 +93,7 @@ class Verdicts:
         """Compare validation and test accuracy of the first student of an arm."""
         student = self.comparison.students[arm][0][0]
         accuracies = [
-            (float((split.logits.argmax(dim=1) == split.labels).double().mean()), len(split.labels))
-            for split in (student.validation, student.test)
+            (float((~split.wrong).double().mean()), len(split.labels)) for split in (student.validation, student.test)
         ]
         return describe_gap(ARMS[arm].label, *accuracies[0], *accuracies[1])
 

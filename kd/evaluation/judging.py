@@ -88,10 +88,7 @@ def judge(
     Raises:
         ValueError: predictions that do not fit each other, the labels or their kind; a quantity that they do not give.
     """
-    require(len(control) >= 2, "control", f"{len(control)} students", "at least 2", "one pair has no spread")
-    for name, students in (("distilled", distilled), ("smoothed", smoothed)):
-        fits = len(students) == len(control) or (name == "smoothed" and not len(students))
-        require(fits, name, f"{len(students)} students", f"{len(control)}, one for each control")
+    _require_pairs(control, distilled, smoothed)
     require(0 < margin <= 100, "margin", margin, "above 0 and at most 100 percentage points of the test items")
     require(kind != "classes" or decide != "nll", "decide", decide, "another quantity for predicted classes")
     truth = torch.as_tensor(labels)
@@ -116,6 +113,13 @@ def judge(
         has_probabilities=kind != "classes",
     )
     return Judged(comparison)
+
+
+def _require_pairs(control: Sequence[Any], distilled: Sequence[Any], smoothed: Sequence[Any]) -> None:
+    require(len(control) >= 2, "control", f"{len(control)} students", "at least 2", "one pair has no spread")
+    for name, students in (("distilled", distilled), ("smoothed", smoothed)):
+        fits = len(students) == len(control) or (name == "smoothed" and not len(students))
+        require(fits, name, f"{len(students)} students", f"{len(control)}, one for each control")
 
 
 def _count_classes(arms: dict[str, Sequence[Any]], labels: Tensor, kind: Kind, named: int) -> int:

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd.checks import require
+from kd.checks import DECIDE, require
 
 BALANCED_WITHIN = 3  # classes whose sizes differ by more than this factor are judged by the balanced error
-CHOICES = "auto, errors, balanced, nll or recall:CLASS"
 
 
 class Quantity(NamedTuple):
@@ -89,7 +88,7 @@ def choose_quantity(decide: str, labels: Tensor, classes: Sequence[str]) -> Quan
             ",.2f",
         )
     known = {quantity.key: quantity for quantity in (ERRORS, BALANCED, NLL)}
-    require(decide in known, "--decide", decide, CHOICES)
+    require(decide in known, "--decide", decide, DECIDE.allowed)
     return known[decide]
 
 

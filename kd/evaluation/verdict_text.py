@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kd.evaluation.paired_seeds import Interval
-from kd.evaluation.power import power_of
+from kd.evaluation.power import Power, power_of
 from kd.evaluation.quantities import ERRORS, Quantity
 from kd.evaluation.verdict import Contrast, Judgement
 from kd.formatting import equate_p, format_range
@@ -46,6 +46,16 @@ def describe_basis(pairs: int, items: int, noun: str, given: str) -> str:
     """Return the last sentence of a paragraph on paired seeds; ``given`` names what all pairs share."""
     seeds = f"{pairs} paired {'seed' if pairs == 1 else 'seeds'}"
     return f"Based on {seeds} and {items:,} test {noun}, given {given}."
+
+
+def power_at(judgement: Judgement) -> Power:
+    """Return the power of the contrast with the control at the level of its interval."""
+    return power_of(judgement.question.control, judgement.margin, level=judgement.level)
+
+
+def describe_detectable(pairs: int, difference: float, quantity: Quantity) -> str:
+    """Return the smallest true difference that the pairs detect, as a clause."""
+    return f"{pairs} pairs detect a true difference of {quantity.describe_bound(difference)} with 80 % power"
 
 
 def format_interval(interval: Interval | None, confidence: float, quantity: Quantity = ERRORS) -> str:
@@ -153,12 +163,9 @@ def _describe_power(judgement: Judgement, quantity: Quantity) -> str:
         return "The spread between seeds cannot be estimated from one pair."
     if contrast.sd == 0 and (contrast.estimate is None or judgement.interval is None):
         return f"All {n} differences are equal, so their spread is unknown; more pairs are needed."
-    power, margin = (
-        power_of(contrast, judgement.margin, level=judgement.level),
-        quantity.describe_bound(judgement.margin),
-    )
+    power, margin = power_at(judgement), quantity.describe_bound(judgement.margin)
     assert power.detectable is not None
-    detected = f"{n} pairs detect a true difference of {quantity.describe_bound(power.detectable)} with 80 % power"
+    detected = describe_detectable(n, power.detectable, quantity)
     if power.for_margin is None:
         return f"{detected}; to detect {margin}, no number of pairs is enough: more test items are needed."
     return f"{detected}; {margin} take {power.for_margin:,} pairs."

@@ -30,8 +30,10 @@ class FitNetLoss(nn.Module):
     def __init__(self, channels: tuple[int, int], weight: float, *, relu: bool) -> None:
         super().__init__()
         with seeded(0):
-            layers = nn.Conv2d(*channels, kernel_size=1), nn.BatchNorm2d(channels[1])
-        self.projector = nn.Sequential(*layers, *[nn.ReLU()][: int(relu)])
+            layers: list[nn.Module] = [nn.Conv2d(*channels, kernel_size=1), nn.BatchNorm2d(channels[1])]
+        if relu:
+            layers.append(nn.ReLU())
+        self.projector = nn.Sequential(*layers)
         self.weight = weight
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:

@@ -23,6 +23,11 @@ class Predictions(NamedTuple):
     logits: Tensor
     labels: Tensor
 
+    @property
+    def wrong(self) -> Tensor:
+        """Mask [N] bool of the samples that are classified wrongly."""
+        return self.logits.argmax(dim=1) != self.labels
+
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Predictions:
         """Return predictions saved by ``_asdict``; raise ``ValueError`` if they are not finite or not of this form."""
@@ -37,6 +42,17 @@ class Predictions(NamedTuple):
         if bool(((labels < UNLABELLED) | (labels >= logits.shape[1])).any()):
             raise ValueError(f"labels must be within −1 … {logits.shape[1] - 1}")
         return predictions
+
+
+def find_differing_rows(live: Tensor, saved: Tensor) -> list[int]:
+    """Return the rows of finite logits [R, K] that differ by more than rounding, for the same samples and model.
+
+    Another batch size changes the order of summation, and a GPU may use TF32. A tolerance of 1 % of the largest logit
+    covers both and is far below the distance between the logits of two images.
+    """
+    tolerance = 0.01 * float(live.abs().max())
+    rows: list[int] = ((live - saved).abs().amax(dim=1) > tolerance).nonzero().flatten().tolist()
+    return rows
 
 
 def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], None] | None = None) -> Predictions:

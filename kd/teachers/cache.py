@@ -20,7 +20,7 @@ from kd.console import progress, say
 from kd.data.datasets import DistillDataset, collate
 from kd.data.loaders import loader_like, make_loader
 from kd.data.unlabelled import Joined, Unlabelled
-from kd.models.inference import Predictions, device_of, predict
+from kd.models.inference import Predictions, device_of, find_differing_rows, predict
 from kd.models.outputs import require_logits_kind
 from kd.seeding import seeded
 from kd.storage.run_folder import explain_saved_state, run_step
@@ -110,10 +110,7 @@ def _require_equal_rows(live: Tensor, cached: Tensor, rows: Any) -> None:
             f"{'all' if live.isfinite().all() else 'not all'} finite; the cached logits are {list(cached.shape)}, all "
             "finite. Use the teacher that they were collected from."
         )
-    # Another batch size changes the order of summation, and a GPU may use TF32. A tolerance of 1 % of the largest
-    # logit covers both and is far below the distance between the logits of two images.
-    tolerance = 0.01 * float(live.abs().max())
-    different = ((live - cached).abs().amax(dim=1) > tolerance).nonzero().flatten().tolist()
+    different = find_differing_rows(live, cached)
     if different:
         raise ValueError(
             f"teacher logits do not match their samples: {len(different)} of {len(rows)} recomputed rows differ from "

@@ -106,8 +106,8 @@ def test_default_names_build_the_models_of_the_documented_pipeline() -> None:
     student = new_student(settings, task, CPU)
     same = build("mlp:256", input_shape=(1, 28, 28), classes=10, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), same.parameters(), strict=True))
-    teacher, trained = new_teacher(settings, TeacherChoice("convnet", None), load_data(settings))
-    assert not trained
+    teacher, trained, seed = new_teacher(settings, TeacherChoice("convnet", None), load_data(settings))
+    assert (trained, seed) == (False, 3)
     assert type(teacher).__name__ == "ConvNet"
 
 
@@ -321,7 +321,7 @@ def test_teachers_of_one_name_start_with_different_weights() -> None:
     alone = new_teachers(dataclasses.replace(settings, teacher=("mlp:16",)), data)[0].model
     assert kd.weights_bytes(first) == kd.weights_bytes(alone)
     assert kd.weights_bytes(first) != kd.weights_bytes(second)
-    assert [with_teacher_seed(settings, number, data.task).seed for number in (0, 1)] != [settings.seed] * 2
+    assert [with_teacher_seed(settings, number).seed for number in (0, 1)] != [settings.seed] * 2
 
 
 @pytest.mark.parametrize(("method", "temperature"), [("kd", 3.0), ("dkd", 4.0), ("soft-labels", 1.0), ("ttm", 5.0)])

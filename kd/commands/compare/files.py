@@ -38,7 +38,21 @@ def comparison_files(
         limit: the number of training images of a quick run, else None.
     """
     toy, metrics, comparison = quick_run_stamp(limit), folder / "metrics", verdicts.comparison
-    summary = {
+    return {
+        metrics / "comparison.json": json_bytes(_summarise(verdicts, cost, config, slices, toy)),
+        metrics / "comparison_students.csv": csv_bytes(
+            {"run": toy or "full", **row} for row in student_rows(comparison)
+        ),
+        metrics / "comparison_timings.json": json_bytes({"toy": toy, **_describe_times(students, cost)}),
+        **plot_files(folder, {name: png(drawing, toy=toy) for name, drawing in drawings(comparison).items()}),
+    }
+
+
+def _summarise(
+    verdicts: Verdicts, cost: Cost, config: Mapping[str, Any], slices: Slices, toy: str | None
+) -> dict[str, Any]:
+    comparison = verdicts.comparison
+    return {
         "toy": toy,
         "config": dict(config),
         "environment": versions(),
@@ -66,14 +80,6 @@ def comparison_files(
         "teacher_weights_sha256": [teacher.weights for teacher in comparison.teachers],
         "training_multiply_adds": _describe_training(cost.training),
         "models": {name: _describe_model(model) for name, model in cost.models.items()},
-    }
-    return {
-        metrics / "comparison.json": json_bytes(summary),
-        metrics / "comparison_students.csv": csv_bytes(
-            {"run": toy or "full", **row} for row in student_rows(comparison)
-        ),
-        metrics / "comparison_timings.json": json_bytes({"toy": toy, **_describe_times(students, cost)}),
-        **plot_files(folder, {name: png(drawing, toy=toy) for name, drawing in drawings(comparison).items()}),
     }
 
 

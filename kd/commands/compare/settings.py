@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from kd.checks import MANY, Range, at_least, or_none, require
-from kd.commands.settings import DECIDE, PairedSettings
+from kd.checks import DECIDE, MANY, Range, at_least, or_none, require
+from kd.commands.settings import PairedSettings
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)  # of label smoothing, to choose from on the validation images
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from kd.checks import check_ranges, require
-from kd.commands.settings import DECIDE, MARGIN, flag
+from kd.checks import DECIDE, check_ranges, require
+from kd.commands.settings import MARGIN, flag
 
 
 @dataclass(frozen=True, kw_only=True)

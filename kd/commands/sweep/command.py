@@ -6,10 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from kd.arms import CONTROL, DISTILLED
 from kd.commands.data import Task
@@ -128,7 +126,7 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
     students, finals = _make_students(context, points, seeds), dict[str, Final]()
     for name, student in train_students(context.distill_data, students, processes=settings.processes):
         assert student.test is not None
-        finals[name] = Final(score(student.validation), score(student.test), find_wrong(student.test))
+        finals[name] = Final(score(student.validation), score(student.test), student.test.wrong.numpy())
         context.seconds[name] = student.history.seconds
         say(f"{len(finals):>3}/{len(students)}  {name}: fresh seed, {student.history.seconds:.0f} s")
     return Sweep(
@@ -207,13 +205,7 @@ def _name_students(settings: SweepSettings, point: Point, seeds: Sequence[int]) 
 
 def score(predictions: Predictions) -> Score:
     """Return the errors and the mean cross-entropy of a student's predictions."""
-    wrong = predictions.logits.argmax(dim=1) != predictions.labels
-    return Score(int(wrong.sum()), float(F.cross_entropy(predictions.logits, predictions.labels)))
-
-
-def find_wrong(predictions: Predictions) -> NDArray[np.bool_]:
-    """Return [N]: which samples are classified wrongly."""
-    return (predictions.logits.argmax(dim=1) != predictions.labels).numpy()
+    return Score(int(predictions.wrong.sum()), float(F.cross_entropy(predictions.logits, predictions.labels)))
 
 
 def _search_key(context: SweepContext) -> str:

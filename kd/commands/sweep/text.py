@@ -7,6 +7,7 @@ from kd.commands.sweep.points import TriedPoint, format_point
 from kd.commands.sweep.results import Sweep
 from kd.console import print_table, say
 from kd.evaluation.paired_seeds import spread
+from kd.evaluation.quantities import ERRORS
 from kd.evaluation.verdict_text import describe_basis, format_interval, sentence
 
 BEST = 10  # number of points to print; the files contain all points
@@ -103,8 +104,7 @@ def _compare_with_documented(sweep: Sweep) -> list[str]:
 
 
 def _describe_mean(difference: float) -> str:
-    size = f"{abs(difference):,.1f}"
-    return "as many errors" if size == "0.0" else f"{size} {'fewer' if difference < 0 else 'more'} errors"
+    return ERRORS.describe(difference) if ERRORS.shows(difference) else "as many errors"
 
 
 def _describe_verdict(sweep: Sweep) -> list[str]:

@@ -94,13 +94,7 @@ def open_huggingface(
     """
     splits = _select_splits(_load(where, download))
     features = splits["train"].features
-    inputs, target = columns or (
-        _find_column(features, "Image", INPUT_NAMES),
-        _find_column(features, "ClassLabel", LABEL_NAMES),
-    )
-    missing = [name for name in (inputs, target) if name not in features]
-    if missing:
-        raise ValueError(f"columns (--columns) must be among {list(features)}. Got {missing[0]!r} instead.")
+    inputs, target = _choose_columns(features, columns)
     labels = {split: _read_labels(rows, target, split) for split, rows in splits.items()}
     stored_names = {split: getattr(rows.features[target], "names", None) for split, rows in splits.items()}
     require_equal_classes(stored_names)
@@ -120,6 +114,18 @@ def open_huggingface(
     }
     data = build_image_dataset(images, numbers, size=size, workers=workers)
     return Source(name, data["train"], data.get("val"), data.get("test"), class_names)
+
+
+def _choose_columns(features: Any, columns: tuple[str, str] | None) -> tuple[str, str]:
+    """Return the names of the input and the label column."""
+    inputs, target = columns or (
+        _find_column(features, "Image", INPUT_NAMES),
+        _find_column(features, "ClassLabel", LABEL_NAMES),
+    )
+    missing = [name for name in (inputs, target) if name not in features]
+    if missing:
+        raise ValueError(f"columns (--columns) must be among {list(features)}. Got {missing[0]!r} instead.")
+    return inputs, target
 
 
 def _load(where: str, download: bool) -> Any:

@@ -69,14 +69,18 @@ def open_source(
         case "wds":
             return open_webdataset(name, size=size, classes=names, workers=workers)
         case ".npz":
-            if not Path(name).exists() and (hint := similar_paths(Path(name))):
-                raise DamagedDataError(f"cannot read the data file {name}: No such file. {hint}")
-            return open_npz(Path(name), names)
+            return _open_npz(Path(name), names)
         case ".py":
             return open_python_file(Path(name))
         case "IDX":
             return open_idx_folder(Path(name), names)
     return open_image_folder(Path(name), size=size, classes=names, workers=workers)
+
+
+def _open_npz(path: Path, classes: list[str] | None) -> Source:
+    if not path.exists() and (hint := similar_paths(path)):
+        raise DamagedDataError(f"cannot read the data file {path}: No such file. {hint}")
+    return open_npz(path, classes)
 
 
 # Flags of the commands, by argument: errors name both.

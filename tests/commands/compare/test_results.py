@@ -18,7 +18,7 @@ from kd.commands.compare.files import comparison_files
 from kd.commands.compare.plots import drawings
 from kd.commands.compare.report import _show_calibration, compare_part
 from kd.commands.compare.text import print_comparison
-from kd.evaluation.comparison import Comparison, ModelPredictions, contrasts
+from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_rows import student_rows, summaries
 from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
@@ -132,7 +132,7 @@ def test_printed_output_ends_with_the_verdict(capsys: pytest.CaptureFixture[str]
 
 
 def test_power_is_unknown_without_a_spread() -> None:
-    row = contrasts(make_comparison())[0]
+    row = make_comparison().contrasts[0]
     assert power_of(row.contrast, 2.0).detectable is not None
     assert power_of(Contrast((0.0, 0.0, 0.0)), 2.0) == (None, None)
 
@@ -147,7 +147,7 @@ def test_both_figures_show_every_student(teachers: int) -> None:
     assert [len(line.get_xdata()) for line in dots] == [teachers, *[4 * teachers] * 3]
     differences = plots["comparison_differences"]().axes[0]
     dots = [line for line in differences.lines if line.get_marker() == "o"]
-    assert [list(line.get_xdata()) for line in dots[:1]] == [list(contrasts(comparison)[0].contrast.differences)]
+    assert [list(line.get_xdata()) for line in dots[:1]] == [list(comparison.contrasts[0].contrast.differences)]
     assert len(dots) == 2 * teachers
     assert png(plots["comparison_errors"]) == png(plots["comparison_errors"])
 
