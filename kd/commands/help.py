@@ -42,7 +42,7 @@ def format_help(name: str, settings: type) -> str:
         name: name of the command.
         settings: its dataclass; the docstring below a field is the help text of its flag.
     """
-    texts = {key: text for base in reversed(settings.__mro__[:-1]) for key, text in help_texts(base).items()}
+    texts = help_texts(settings)
     fields = {field.name: field for field in dataclasses.fields(settings)}
     hints = typing.get_type_hints(settings, include_extras=True)
     lines = [f"usage: kd {name} {'[ACTION] ' * ('action' in fields)}[FLAGS]"]
@@ -59,15 +59,18 @@ def format_help(name: str, settings: type) -> str:
 
 
 def help_texts(declared: type) -> dict[str, str]:
-    """Return the docstring below each field of a dataclass, by field; inherited fields are not included."""
+    """Return the docstring below each field of a dataclass, by field, including inherited fields."""
+    return {key: text for base in reversed(declared.__mro__[:-1]) for key, text in _read_texts(base)}
+
+
+def _read_texts(declared: type) -> Iterator[tuple[str, str]]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(declared))).body
     assert isinstance(tree, ast.ClassDef)
-    return {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in itertools.pairwise(tree.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
-    }
+    for field, text in itertools.pairwise(tree.body):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
+            yield field.target.id, " ".join(text.value.value.split())
 
 
 def _format_row(flag: str, text: str) -> Iterator[str]:

@@ -10,7 +10,6 @@ from tyro.conf import UseAppendAction
 
 from kd.checks import (
     ALPHA,
-    LEARNING_RATE,
     MANY,
     TEMPERATURE,
     Range,
@@ -21,6 +20,7 @@ from kd.checks import (
     require,
 )
 from kd.commands.method_flags import all_method_settings
+from kd.commands.recipe_settings import RecipeSettings
 from kd.commands.teacher_flags import TeacherChoice, parse_teachers
 from kd.imports import is_plugin
 from kd.methods import METHODS, Setting, require_unlabelled_method
@@ -54,7 +54,7 @@ def flag(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class RunSettings(RecipeSettings):
     """Train a teacher, a control and a distilled student on MNIST or your own data, and compare the students."""
 
     # The only declaration of each setting: its range, its default and, below it, its help text for ``kd run --help``
@@ -71,21 +71,11 @@ class RunSettings:
     device: str = "auto"
     """device to train on: cpu, cuda, cuda:1 or mps; auto uses CUDA if available"""
 
-    # Training
-    batch_size: Annotated[int, at_least(1)] = 128
-    """images per training step, at least 1"""
+    # Split
     test_size: Annotated[float, proportion("0.1 keeps a tenth for validation")] = 0.1
     """fraction of the TRAINING images held out for validation, in (0, 1); named after scikit-learn's argument"""
     random_state: Annotated[int, at_least(0)] = 42
     """seed of the training/validation split, at least 0"""
-    epochs: Annotated[int, at_least(1)] = 10
-    """epochs of each training run, at least 1"""
-    learning_rate: Annotated[float, LEARNING_RATE] = 4e-3
-    """initial learning rate of Adam, above 0; decays linearly to 0"""
-    bfloat16: bool = False
-    """train the teacher under bfloat16 autocast: faster with Intel AMX or a recent GPU, rounds differently"""
-    seed: Annotated[int, at_least(0)] = 0
-    """seed of initial weights, batch order and dropout, at least 0"""
 
     # Distillation
     temperature: Annotated[float, TEMPERATURE] = 5.0
