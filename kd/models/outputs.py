@@ -6,13 +6,18 @@ fails. The accuracy is the same in both cases, so only the values show it.
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from kd.models.inference import device_of, evaluating
+from kd.seeding import seeded
 
 _ENOUGH = 20  # rows; the logits of fewer may lie in [0, 1] by chance
 _MOST = 0.9  # of the rows; the others may be damaged
 _BFLOAT16 = 2**-8  # largest relative rounding error of bfloat16
 _EXACT = 1e-3  # allowed error of a sum of probabilities that are not rounded
 _DIGITS = range(1, 5)  # of rounded probabilities
+_LARGE = 1000.0  # factor of inputs that no logits within [0, 1] survive
 
 
 def require_logits_kind(name: str, logits: Tensor) -> None:
@@ -23,6 +28,33 @@ def require_logits_kind(name: str, logits: Tensor) -> None:
     """
     if reason := _find_doubt(logits):
         raise ValueError(f"{name} must be logits, scores before the softmax. Got {reason}")
+
+
+def require_model_returns_logits(name: str, logits: Tensor, model: nn.Module, inputs: Tensor) -> None:
+    """Check that the outputs [N, K] of a model are logits, like ``require_logits_kind``.
+
+    The logits of a hardly trained model may lie in [0, 1] by chance. They do not for much larger inputs, whereas
+    probabilities and sigmoid outputs do.
+
+    Args:
+        inputs: some inputs of the model.
+
+    Raises:
+        ValueError: see ``require_logits_kind``.
+    """
+    reason = _find_doubt(logits)
+    if reason and _find_doubt_for_large_inputs(model, inputs):
+        raise ValueError(f"{name} must be logits, scores before the softmax. Got {reason}")
+
+
+def _find_doubt_for_large_inputs(model: nn.Module, inputs: Tensor) -> bool:
+    if not inputs.is_floating_point():
+        return True  # tokens cannot be scaled
+    try:
+        with evaluating(model), torch.no_grad(), seeded(0):
+            return _find_doubt(model(inputs.to(device_of(model)) * _LARGE).float().cpu()) is not None
+    except Exception:  # user code can raise anything; a teacher of precomputed outputs knows its own inputs only
+        return True
 
 
 def require_probabilities(name: str, values: Tensor) -> None:

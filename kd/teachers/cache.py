@@ -21,7 +21,7 @@ from kd.data.datasets import DistillDataset, collate
 from kd.data.loaders import loader_like, make_loader
 from kd.data.unlabelled import Joined, Unlabelled
 from kd.models.inference import Predictions, device_of, find_differing_rows, predict
-from kd.models.outputs import require_logits_kind
+from kd.models.outputs import require_model_returns_logits
 from kd.seeding import seeded
 from kd.storage.run_folder import explain_saved_state, run_step
 from kd.teachers.lookup import LogitLookup
@@ -70,6 +70,7 @@ def verify_logits(
     _require_one_finite_row_per_sample(cached, len(dataset))  # type: ignore[arg-type]
     rows = np.random.default_rng(seed).permutation(len(cached.labels))[:sample]
     inputs, labels = _read_stable_samples(dataset, rows, seed)
+    require_model_returns_logits("outputs of the teacher", cached.logits, teacher, inputs)
     live_logits = predict(teacher, [(inputs, labels)]).logits
     _require_equal_rows(live_logits, cached.logits[rows], rows)
     require_label_values(cached.labels, cached.logits.shape[1], unlabelled=True)
@@ -86,7 +87,6 @@ def _require_one_finite_row_per_sample(cached: Predictions, samples: int) -> Non
         )
     require_label_kind(cached.labels, samples)
     require_finite_logits("teacher logits", cached.logits, "Check the weights of the teacher and this sample.")
-    require_logits_kind("outputs of the teacher", cached.logits)
 
 
 def _read_stable_samples(dataset: Dataset[Any], rows: Any, seed: int) -> Batch:

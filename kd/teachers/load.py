@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kd.console import say
+from kd.data.datasets import collate
 from kd.models.build import build
-from kd.models.outputs import require_logits_kind
+from kd.models.outputs import require_model_returns_logits
 from kd.storage.weights import add_file_to_errors, read_state, require_fitting
 from kd.teachers.cache import collect_logits
 from kd.teachers.class_order import Reordered, find_columns
@@ -28,6 +29,7 @@ from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreem
 # A file may exceed the size of the model by this many megabytes, so that a head of 1000 classes is reported as a class
 # mismatch rather than as an oversized file.
 _SPARE = 64
+_PROBED = 32  # inputs of a model whose outputs may not be logits
 
 
 def load_teacher(
@@ -81,7 +83,8 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
         ValueError: the logits are not finite or are probabilities, or a label is not one of the teacher's classes.
     """
     predictions = collect_logits(teacher, dataset)
-    require_logits_kind(f"outputs of the {name}", predictions.logits)
+    inputs = collate([dataset[row] for row in range(min(_PROBED, len(predictions.labels)))])[0]
+    require_model_returns_logits(f"outputs of the {name}", predictions.logits, teacher, inputs)
     agreement = measure_agreement(predictions)
     accuracy = f"{name}: accuracy {agreement.accuracy:.1%} on {len(predictions.labels):,} validation samples"
     say(f"{accuracy} (chance {agreement.chance:.1%})")

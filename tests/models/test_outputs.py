@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from kd.models.outputs import require_logits_kind, require_probabilities
+from kd.models.outputs import require_logits_kind, require_model_returns_logits, require_probabilities
 
 
 def draw_logits(seed: int, rows: int = 60, classes: int = 10) -> Tensor:
@@ -101,3 +101,52 @@ def test_small_or_nearly_constant_outputs_of_an_untrained_network_are_logits() -
     noise = torch.rand(60, 10, generator=torch.Generator().manual_seed(0))
     require_logits_kind("values", 0.1 + 0.05 * noise)
     require_logits_kind("values", torch.linspace(0, 5, 10) + 0.01 * noise)
+
+
+class Bounded(nn.Module):
+    """A network whose outputs pass through a function."""
+
+    def __init__(self, function: Any, std: float = 2.0) -> None:
+        super().__init__()
+        self.function, self.layer = function, nn.Linear(4, 3)
+        nn.init.normal_(self.layer.weight, std=std, generator=torch.Generator().manual_seed(0))
+        nn.init.constant_(self.layer.bias, 0.5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.function(self.layer(inputs))
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("function", "refused"),
+    [
+        (lambda outputs: outputs, False),
+        (torch.sigmoid, True),
+        (lambda outputs: outputs.softmax(1), True),
+        (lambda outputs: 100 * outputs.softmax(1), True),
+    ],
+)
+def test_logits_within_0_and_1_by_chance_are_told_from_bounded_outputs(function: Any, refused: bool) -> None:
+    model, inputs = (
+        Bounded(function, std=2.0 if refused else 0.1),
+        torch.rand(60, 4, generator=torch.Generator().manual_seed(0)),
+    )
+    outputs = model(inputs).detach()
+    with pytest.raises(ValueError, match="must be logits"):  # the values alone do not show the difference
+        require_logits_kind("values", outputs)
+    if refused:
+        with pytest.raises(ValueError, match="outputs of it must be logits"):
+            require_model_returns_logits("outputs of it", outputs, model, inputs)
+    else:
+        require_model_returns_logits("outputs of it", outputs, model, inputs)
+
+
+def test_a_model_that_takes_integers_or_fails_on_large_inputs_stays_in_doubt() -> None:
+    outputs, inputs = draw_logits(0).sigmoid(), torch.rand(60, 4)
+
+    def fail(outputs: Tensor) -> Tensor:
+        raise RuntimeError("no such input")
+
+    for values, model in ((inputs.long(), Bounded(torch.sigmoid)), (inputs, Bounded(fail))):
+        with pytest.raises(ValueError, match="must be logits"):
+            require_model_returns_logits("outputs of it", outputs, model, values)
