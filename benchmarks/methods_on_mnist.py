@@ -66,7 +66,7 @@ class Settings(RunSettings):
     """students trained in parallel, one thread each (default: one per core)"""
 
     @property
-    def ids(self) -> bool:
+    def needs_ids(self) -> bool:
         """Return whether batches carry ids: all methods share the data, so True if any method needs ids."""
         return any("ids" in METHODS[name].needs for name in self.methods or METHODS)
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd.checks import naming_flag
 from kd.commands.settings import RunSettings
+from kd.console import printable_name
 from kd.data.loaders import make_loader
 from kd.data.sources import open_source, open_unlabelled, split_source
 from kd.data.sources.partition import Splits
@@ -85,6 +86,12 @@ class Data(NamedTuple):
         """Samples per epoch of the distilled student: training samples plus any unlabelled samples."""
         unlabelled = 0 if self.unlabelled is None else len(self.unlabelled)  # type: ignore[arg-type]  # as above
         return self.sizes["training"] + unlabelled
+
+    @property
+    def test_ids(self) -> list[str]:
+        """The name of each test sample, such as its file, with control characters as escapes; empty without names."""
+        names = self.source.all_ids
+        return [] if names is None else [printable_name(names[row]) for row in self.rows["test"]]
 
     @property
     def views(self) -> int:

@@ -195,7 +195,7 @@ def _time_steps(settings: RunSettings, data: Data, teacher: nn.Module, student: 
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if _count_processes(settings) == 1 else 1)
     try:
-        distill_set = subset if settings.live else DistillDataset(subset, predictions.logits, ids=settings.ids)
+        distill_set = subset if settings.live else DistillDataset(subset, predictions.logits, ids=settings.needs_ids)
         distill_loader = make_loader(distill_set, batch_size=size)
         control = _time_step(student, supervised, loader)
         objective = make_objective(settings, student, teacher, distill_loader)

@@ -23,7 +23,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("data", "data_dir", "class_names", "columns", "image_size", "download", "limit", "test_size", "test_share"),
         *("random_state", "augment", "views", "unlabelled"),
     ),
-    "Models": ("teacher", "train_teacher", "label_order", "student", "student_width"),
+    "Models": ("teacher", "train_teacher", "label_order", "ids", "student", "student_width"),
     "Distillation": ("method", "set", "temperature", "alpha"),
     "Training": ("epochs", "batch_size", "learning_rate", "bfloat16", "seed"),
     "Search": ("temperatures", "alphas", "vary", "trials", "seeds"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -77,6 +78,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
             labels=data.all_labels,
             classes=len(names),
             kind=choice.spec,
+            **_match_ids(settings, data),
             label_order=order,
             class_names=names,
         )
@@ -96,6 +98,21 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
         example=data.task.example,
     )
     return Teacher(model, True)
+
+
+def _match_ids(settings: RunSettings, data: Data) -> dict[str, Any]:
+    """Return the arguments of ``read_logits`` that match rows with samples by name; none without ``--ids``."""
+    if settings.ids is None:
+        return {}
+    if data.source.all_ids is None:
+        raise ValueError(
+            f"--ids {settings.ids} needs data with a name for each sample: a folder of images, wds: shards, or a .npz "
+            f"file with arrays ids_train, …; {data.name} has none. Sort the rows in the order of the data, and omit it."
+        )
+    (name, count), *_ = Counter(data.source.all_ids).most_common(1)
+    if count > 1:
+        raise ValueError(f"--ids {settings.ids} needs a different name for each sample. Got {name!r} {count} times.")
+    return {"ids": data.source.all_ids, "id_column": settings.ids}
 
 
 def _new_teacher_without_file(settings: RunSettings, choice: TeacherChoice, data: Data) -> Teacher:

@@ -39,6 +39,7 @@ FLAGS_ALONE = frozenset(
         "teacher",
         "train_teacher",
         "label_order",
+        "ids",
         "unlabelled",
         "augment",
         "views",
@@ -112,6 +113,9 @@ class RunSettings(RecipeSettings):
     """train a teacher FILE.py:NAME that comes with its own weights; by default it is used as it is"""
     label_order: tuple[str, ...] = ()
     """class names in the order of a loaded teacher's outputs, if it differs from the label order"""
+    ids: str | None = None
+    """column (.csv) or array (.npz) of a file of precomputed outputs that names the sample of each row: the path of an
+    image within its folder, the key in a shard, or an entry of ids in a .npz file; None: rows in the data's order"""
     augment: UseAppendAction[tuple[str, ...]] = ()
     """random augmentation of training images: flip, crop:PIXELS, rotate:DEGREES, zoom:SHARE, colour:SHARE or
     FILE.py:NAME"""
@@ -162,6 +166,8 @@ class RunSettings(RecipeSettings):
         self._check_precomputed_teacher()
         self._check_ensemble()
         self._check_label_order()
+        precomputed = any(choice.is_precomputed for choice in self.teachers_chosen)
+        require(precomputed or self.ids is None, "--ids", self.ids, "omitted without a teacher of precomputed outputs")
         if self.unlabelled is not None:
             require_unlabelled_method(self.method)
         self._check_augmentation()
@@ -192,7 +198,7 @@ class RunSettings(RecipeSettings):
             return
         clashes = {
             "--unlabelled": self.unlabelled is not None,
-            f"--method {self.method}, which stores a value for each image": self.ids,
+            f"--method {self.method}, which stores a value for each image": self.needs_ids,
             "a teacher of precomputed outputs, which contain no augmented views": any(
                 choice.is_precomputed for choice in self.teachers_chosen
             ),
@@ -236,7 +242,7 @@ class RunSettings(RecipeSettings):
         return {"mlp": f"mlp:{self.student_width}", "cnn": "cnn:8"}.get(self.student, self.student)
 
     @property
-    def ids(self) -> bool:
+    def needs_ids(self) -> bool:
         """Whether the method needs the ids of the samples in a batch."""
         return "ids" in METHODS[self.method].needs
 

@@ -139,7 +139,7 @@ def make_distill_loaders(
         del splits[f"training{suffix}"]
         (validation,) = with_teacher_logits(teacher, splits).values()
         return loader_like(data.train_loader, distill_data), validation
-    training, validation = with_teacher_logits(teacher, splits, ids=settings.ids).values()
+    training, validation = with_teacher_logits(teacher, splits, ids=settings.needs_ids).values()
     return training, validation
 
 

@@ -18,7 +18,8 @@ from kd.storage.npy import Array, CheckShape, list_members, measure_member, read
 from kd.storage.resources import is_passing_fault, require_memory
 from kd.storage.untrusted import SIZE_LIMIT, read_bytes
 
-NPZ_NAMES = ("x", "y", *(f"{axis}_{part}" for part in ("train", "val", "test") for axis in "xy"), "classes")
+_ARRAYS = ("x", "y", "ids")
+NPZ_NAMES = (*_ARRAYS, *(f"{name}_{part}" for part in ("train", "val", "test") for name in _ARRAYS), "classes")
 NPZ_LIMIT = SIZE_LIMIT  # bytes, for a dataset's file and for all its arrays unpacked
 CSV_LIMIT = 256 * 1024**2  # bytes; parsed to Python strings and lists, a file takes ten times its size
 _NON_OBJECT = "biufcmMSUV"  # numpy dtype kinds except objects; the dataset checks the dtype itself later

@@ -72,7 +72,7 @@ def test_a_file_has_every_setting_of_its_command_except_the_unsaved(command: str
     optional = {"limit": 300, "columns": ("a", "b"), "image_size": 8, "data_dir": Path("x"), "unlabelled": Path("y")}
     settings = KINDS[command](**optional, views=2)
     names = set(tomllib.loads(to_toml(settings, command=command).decode()))
-    maybe_none = {"processes", "trials", "workers", "smoothing", "splits", "slices"}
+    maybe_none = {"processes", "trials", "workers", "smoothing", "splits", "slices", "ids"}
     assert names | maybe_none == {field.name for field in dataclasses.fields(settings)} - UNSAVED | maybe_none
 
 

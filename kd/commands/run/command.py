@@ -118,6 +118,7 @@ def _collect_results(
         toy=quick_run_stamp(settings.limit),
         classes=data.task.names,
         validation_size=data.sizes["validation"],
+        ids=data.test_ids,
     )
 
 

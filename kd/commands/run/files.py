@@ -146,7 +146,10 @@ def _list_confusions(run: Run) -> list[dict[str, Any]]:
 
 
 def _list_predictions(run: Run) -> Iterable[dict[str, Any]]:
-    columns: dict[str, Sequence[Any]] = {"index": range(len(run.labels)), "label": run.labels.tolist()}
+    columns: dict[str, Sequence[Any]] = {"index": range(len(run.labels))}
+    if run.ids:
+        columns["id"] = run.ids
+    columns["label"] = run.labels.tolist()
     if run.classes:
         columns["label_name"] = [run.class_name(label) for label in columns["label"]]
     for name, predicted in run.predictions.items():

@@ -102,6 +102,7 @@ class Run:
         toy: stamp on every file of a quick run, which is too small to conclude anything from; else None.
         classes: class names in label order; empty if the classes are only numbered.
         validation_size: number of validation samples; None if it is not known.
+        ids: name of each test sample, such as its file; empty if they have none.
     """
 
     histories: Mapping[str, History]
@@ -113,6 +114,7 @@ class Run:
     toy: str | None = None
     classes: Sequence[str] = ()
     validation_size: int | None = None
+    ids: Sequence[str] = ()
 
     @property
     def noun(self) -> str:

@@ -72,7 +72,8 @@ def open_image_folder(
     require_inside(folder, [path for paths in files.values() for path in paths])
     collections = {split: ImagePaths(paths) for split, paths in files.items()}
     data = build_image_dataset(collections, labels, size=size, workers=workers)
-    return Source(folder.name, data["train"], data.get("val"), data.get("test"), tuple(names))
+    ids = {split: [path.relative_to(folder).as_posix() for path in paths] for split, paths in files.items()}
+    return Source(folder.name, data["train"], data.get("val"), data.get("test"), tuple(names), ids)
 
 
 def _find_splits(folder: Path) -> dict[str, Path]:

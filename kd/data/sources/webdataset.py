@@ -45,9 +45,15 @@ class Place(NamedTuple):
 
 
 class ShardImages(NamedTuple):
-    """The images in some shards, read from their places."""
+    """The images in some shards, read from their places.
+
+    Attributes:
+        names: of the images in errors, with their shards.
+        keys: the common part of the names of each sample's files.
+    """
 
     names: list[str]
+    keys: list[str]
     shards: list[str]
     places: list[Place]
 
@@ -83,7 +89,8 @@ def open_webdataset(
         images[split], labels[split] = _index_shards(paths)
     numbers, names = encode_labels(labels, classes)
     data = build_image_dataset(images, numbers, size=size, workers=workers)
-    return Source(Path(shards["train"][0]).stem, data["train"], data.get("val"), data.get("test"), names)
+    ids = {split: part.keys for split, part in images.items()}
+    return Source(Path(shards["train"][0]).stem, data["train"], data.get("val"), data.get("test"), names, ids)
 
 
 def _find_shards(pattern: str) -> list[str]:
@@ -122,6 +129,7 @@ def _group_by_split(shards: Sequence[str]) -> dict[str, list[str]]:
 def _index_shards(shards: list[str]) -> tuple[ShardImages, np.ndarray[Any, Any]]:
     """Return the images and the labels of some shards, in the order of the files in them."""
     names: list[str] = []
+    keys: list[str] = []
     images: list[Place] = []
     labels: list[str] = []
     for number, shard in enumerate(shards):
@@ -135,9 +143,10 @@ def _index_shards(shards: list[str]) -> tuple[ShardImages, np.ndarray[Any, Any]]
             )
         for key, files in samples.items():
             names.append(f"{key} in {shard}")
+            keys.append(key)
             images += [place for ending, place in files.items() if ending in IMAGES]
             labels.append(_read_label(shards, files[LABEL], names[-1]))
-    return ShardImages(names, shards, images), _to_numbers(labels)
+    return ShardImages(names, keys, shards, images), _to_numbers(labels)
 
 
 def _group_members(shard: str, number: int) -> dict[str, dict[str, Place]]:

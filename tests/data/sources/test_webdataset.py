@@ -58,6 +58,7 @@ def test_samples_are_those_that_webdataset_reads(tmp_path: Path) -> None:
         assert np.array_equal(image.transpose(2, 0, 1), pixels.numpy())
         assert label == number
     assert source.classes == ("0", "1", "2")
+    assert source.ids == {"train": [f"photo{number}" for number in range(12)]}
 
 
 def test_shards_are_split_by_their_names(tmp_path: Path) -> None:
