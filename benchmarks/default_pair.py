@@ -5,7 +5,8 @@
 
 For each seed: a teacher, then for each width a control and a distilled student with the same initial weights and
 batches. Errors after the last epoch are counted on the validation images (``val``, to choose a width) or on the test
-images (``test``, once, to confirm the choice). One single-threaded process per core; a seed takes about three minutes.
+images (``test``, once, to confirm the choice). The JSON file lists the wrong images of every model. One single-threaded
+process per core; a seed takes about three minutes.
 """
 
 import argparse
@@ -24,12 +25,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import config
 import kd
 import main as pipeline
-from kd.evaluation.paired_seeds import pair_errors
+from kd.evaluation.paired_seeds import Interval
+from kd.evaluation.verdict import contrast_of
+from kd.formatting import format_p, format_range, format_signed
 
 
 def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
@@ -49,34 +54,44 @@ def run_seed(seed: int, widths: Sequence[int], split: str, overrides: dict[str, 
             config.STUDENT_WIDTH = width
             students = pipeline.train_students(teacher, *data[:2], *loaders)
             models = {"teacher": teacher, "control": students[0], "distilled": students[1]}
-            errors = {name: _count_errors(model, eval_loader) for name, model in models.items()}
+            wrong = {name: kd.predict(model, eval_loader).wrong for name, model in models.items()}
+            errors = {name: int(mask.sum()) for name, mask in wrong.items()}
             seconds = {"control": students[2].seconds, "distilled": students[3].seconds}
-            rows.append({"seed": seed, "width": width, "errors": errors, "seconds": seconds})
+            items = {name: mask.nonzero().flatten().tolist() for name, mask in wrong.items()}
+            rows.append({"seed": seed, "width": width, "errors": errors, "seconds": seconds, "wrong_images": items})
     return rows
 
 
-def _count_errors(model: torch.nn.Module, loader: Any) -> int:
-    logits, labels = kd.predict(model, loader)
-    return int((logits.argmax(dim=1) != labels).sum())
-
-
 def summarise(rows: list[dict[str, Any]], images: int) -> str:
-    """Return a Markdown table by width: mean ± standard deviation of errors, paired difference (95 % t interval), p."""
+    """Return a Markdown table by width: errors (mean ± standard deviation), difference with both intervals, p."""
     lines = [
-        "| student width | n | teacher errors | control errors | distilled errors | difference (95 % interval) | p |",
-        "|---|---|---|---|---|---|---|",
+        "| student width | n | teacher | control | distilled | difference (new images) | p | these images |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for width in dict.fromkeys(row["width"] for row in rows):
-        columns = {
-            name: [row["errors"][name] for row in rows if row["width"] == width]
-            for name in ("teacher", "control", "distilled")
-        }
-        cells = [f"{statistics.mean(errors):.1f} ± {statistics.stdev(errors):.1f}" for errors in columns.values()]
-        pairs = pair_errors(columns["control"], columns["distilled"], images)
-        interval = f"{pairs.interval.low:+.1f} to {pairs.interval.high:+.1f}" if pairs.interval else "none"
-        n, difference = len(pairs.differences), f"{pairs.mean:+.1f} ({interval})"
-        lines.append(f"| {width} | {n} | {' | '.join(cells)} | {difference} | {pairs.t_p:.2g} |")
-    return "\n".join([*lines, f"\nErrors of {images:,} images; difference = distilled − control, paired t."])
+        of_width = [row for row in rows if row["width"] == width]
+        columns = [[row["errors"][name] for row in of_width] for name in ("teacher", "control", "distilled")]
+        cells = [f"{statistics.mean(errors):.1f} ± {statistics.stdev(errors):.1f}" for errors in columns]
+        contrast = contrast_of(
+            np.stack([_mark(row, "distilled", images) - _mark(row, "control", images) for row in of_width])
+        )
+        difference = f"{format_signed(contrast.mean)} ({_format_interval(contrast.interval())})"
+        seeds = _format_interval(contrast.seeds_interval())
+        cells = [str(width), str(len(of_width)), *cells, difference, format_p(contrast.p), seeds]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = f"Errors of {images:,} images; difference = distilled − control; 95 % intervals."
+    return "\n".join([*lines, "", note])
+
+
+def _mark(row: dict[str, Any], model: str, images: int) -> NDArray[np.float64]:
+    """Return 1 for each image that the model classifies wrongly, else 0."""
+    wrong = np.zeros(images)
+    wrong[row["wrong_images"][model]] = 1
+    return wrong
+
+
+def _format_interval(interval: Interval | None) -> str:
+    return format_range(*interval) if interval else "none"
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -101,7 +116,7 @@ def main() -> None:
         ]
         for job in jobs:
             rows.extend(job.result())
-            print(json.dumps(rows[-1]), flush=True)
+            print(json.dumps({name: rows[-1][name] for name in ("seed", "width", "errors")}), flush=True)
     images = 10_000 if arguments.split == "test" else round((arguments.limit or 60_000) * config.TEST_SIZE)
     table = summarise(rows, images)
     report = {
