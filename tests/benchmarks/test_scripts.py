@@ -15,6 +15,7 @@ import config
 BENCHMARKS = Path(config.__file__).parent / "benchmarks"
 
 SCRIPTS = {
+    "compare_cost.py": "--pairs 2 --epochs 1 --rounds 1 --limit 600",
     "default_pair.py": "--limit 600 --epochs 1 --seeds 0-1 --widths 8 --out {folder}/pair.json",
     "fixed_cost.py": "--rounds 1 --limit 300 --all-images 300",
     "image_loading.py": "--images 40 --rounds 1 --workers 1 --loaders kd torchvision timm",
