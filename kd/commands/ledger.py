@@ -35,6 +35,9 @@ class Entry:
         key: digest of the command and all settings that affect its results.
         title: the question for readers.
         p, p_of_helping: p-values before any adjustment, see ``kd.evaluation.verdict.Question``.
+        command, method: names; "" in records of earlier versions, which have questions of ``kd compare`` alone.
+        pairs: number of independent differences: pairs, or teachers or splits if there are several.
+        verdict: as given last, after the adjustment.
     """
 
     test: str
@@ -42,6 +45,10 @@ class Entry:
     title: str
     p: float
     p_of_helping: float
+    command: str = ""
+    method: str = ""
+    pairs: int = 0
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,19 @@ class Ledger:
         if not any(same):
             return Ledger((*self.entries, asked))
         return Ledger(tuple(asked if is_same else entry for entry, is_same in zip(self.entries, same, strict=True)))
+
+    def find_undecided(self, asked: Entry) -> Entry | None:
+        """Return the last question of ``kd compare`` about the same method, if it is undecided and has as many pairs.
+
+        A test with fewer pairs does not outrank it.
+        """
+        compared = [
+            entry
+            for entry in self.on(asked.test)
+            if entry.command in ("", "compare") and entry.method in ("", asked.method)
+        ]
+        is_open = compared and compared[-1].verdict in ("inconclusive", "not decided")
+        return compared[-1] if is_open and compared[-1].pairs >= asked.pairs else None
 
 
 def read_ledger(state_dir: Path) -> Ledger:
@@ -97,8 +117,9 @@ def ask(question: Question, *, command: str, title: str, config: Mapping[str, An
         test: digest of the test set, see ``digest_test_set``.
     """
     settings = {name: value for name, value in config.items() if name not in _UNRELATED}
-    key = digest({"command": command, "settings": describe(settings)})
-    return Entry(test, key, title, question.control.p, question.p_of_helping)
+    key, method = digest({"command": command, "settings": describe(settings)}), str(config.get("METHOD", ""))
+    pairs = len(question.control.differences)
+    return Entry(test, key, title, question.control.p, question.p_of_helping, command, method, pairs)
 
 
 def digest_test_set(data: Data) -> str:

@@ -55,11 +55,16 @@ def _to_plain(value: Any) -> Any:
 
 
 def _parse_record(value: Any, kind: type) -> Any:
-    """Build a dataclass from exactly its declared fields."""
+    """Build a dataclass from its declared fields; those with a default may be missing, as in older files."""
     hints = get_type_hints(kind)
-    if not isinstance(value, dict) or value.keys() != hints.keys():
+    required = {field.name for field in dataclasses.fields(kind) if _has_no_default(field)}
+    if not isinstance(value, dict) or not required <= value.keys() <= hints.keys():
         raise ValueError(f"it should have the fields {', '.join(hints)}")
-    return kind(**{name: _parse_value(value[name], hint, name) for name, hint in hints.items()})
+    return kind(**{name: _parse_value(entry, hints[name], name) for name, entry in value.items()})
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _parse_value(value: Any, kind: Any, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,33 @@ def test_the_file_is_read_as_it_was_written_and_an_edited_one_is_refused(tmp_pat
     path.write_text(path.read_text().replace(str(ledger.entries[0].p), "0.9"))
     with pytest.raises(OSError, match=r"verdicts.json, the record of all verdicts, is damaged: it was changed"):
         read_ledger(tmp_path)
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    old = {"test": "t", "key": "k", "title": "kd compare: kd, 5 pairs", "p": 0.3, "p_of_helping": 1.0}
+    (tmp_path / "verdicts.json").write_text(json.dumps({"format": 2, "entries": [old]}))
+    assert read_ledger(tmp_path) == Ledger((Entry(**old),))  # type: ignore[arg-type]  # texts and numbers
+
+
+@pytest.mark.parametrize(
+    ("verdict", "command", "method", "pairs", "outranks"),
+    [
+        ("inconclusive", "compare", "kd", 5, False),
+        ("not decided", "compare", "kd", 9, False),
+        ("inconclusive", "compare", "kd", 4, True),  # fewer pairs than the test
+        ("helps", "compare", "kd", 9, True),
+        ("inconclusive", "compare", "dkd", 9, True),
+        ("inconclusive", "sweep", "kd", 9, True),
+    ],
+)
+def test_a_test_with_few_pairs_does_not_outrank_an_undecided_comparison_of_its_method(
+    verdict: str, command: str, method: str, pairs: int, outranks: bool
+) -> None:
+    compared = dataclasses.replace(entry(5), verdict=verdict, command=command, method=method, pairs=pairs)
+    assert (Ledger().record(compared).find_undecided(entry(5, command="sweep")) is None) == outranks
+    decided = dataclasses.replace(entry(20), verdict="hurts")
+    later = Ledger().record(compared).record(decided)
+    assert later.find_undecided(entry(5, command="sweep")) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 2, "entries": 3}', b"[" * 100_000])

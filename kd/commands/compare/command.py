@@ -89,7 +89,8 @@ def _publish(
     config, test, limit = record_settings(settings, device), teacher.distill_data.test, settings.limit
     question, digest = Verdicts(comparison).main.question, digest_test_set(teacher.prepared.data)
     asked = ask(question, command=settings.command, title=_describe_question(settings), config=config, test=digest)
-    verdicts, ledger = Verdicts(comparison, ledger.before(asked)), ledger.record(asked)
+    verdicts = Verdicts(comparison, ledger.before(asked))
+    ledger = ledger.record(dataclasses.replace(asked, verdict=verdicts.main.verdict))
     print_comparison(verdicts, cost, slices=slices, limit=limit)
     files = comparison_files(settings.results_dir, verdicts, trained, cost, config, slices=slices, limit=limit)
     part = compare_part(

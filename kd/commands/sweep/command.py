@@ -11,17 +11,27 @@ import torch.nn.functional as F
 
 from kd.arms import CONTROL, DISTILLED
 from kd.commands.data import Task
+from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
 from kd.commands.models import new_student, require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import TeacherWithData, make_train, open_command, prepare_distillation_data, record_settings
 from kd.commands.sweep.files import sweep_files
-from kd.commands.sweep.points import Point, Score, TriedPoint, add_controls, documented_point, format_value, list_grid
+from kd.commands.sweep.points import (
+    Point,
+    Score,
+    TriedPoint,
+    add_controls,
+    documented_point,
+    format_point,
+    format_value,
+    list_grid,
+)
 from kd.commands.sweep.report import sweep_part
 from kd.commands.sweep.results import Final, Images, Sweep, assign_roles
 from kd.commands.sweep.settings import SweepSettings
-from kd.commands.sweep.text import print_sweep
+from kd.commands.sweep.text import count_noun, print_sweep
 from kd.console import say
 from kd.methods.objectives import distilled, supervised
 from kd.models.inference import Predictions
@@ -62,11 +72,12 @@ def run(settings: SweepSettings) -> None:
     """
     with open_command(settings, *(settings.results_dir / folder for folder in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
+        ledger = read_ledger(settings.state_dir)
         prepared = prepare_distillation_data(settings, device)
         context = _make_context(settings, prepared, device)
-        sweep = _test_roles(context, explore(context))
+        sweep, ledger, asked = _ask(context, prepared, _test_roles(context, explore(context)), ledger)
         print_sweep(sweep, limit=settings.limit)
-        _publish(context, prepared, sweep)
+        _publish(context, prepared, sweep, ledger, asked)
 
 
 def _make_context(settings: SweepSettings, prepared: TeacherWithData, device: torch.device) -> SweepContext:
@@ -141,7 +152,33 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
     )
 
 
-def _publish(context: SweepContext, prepared: TeacherWithData, sweep: Sweep) -> None:
+def _ask(
+    context: SweepContext, prepared: TeacherWithData, sweep: Sweep, ledger: Ledger
+) -> tuple[Sweep, Ledger, Entry | None]:
+    """Adjust the verdict for the questions asked of the test set before, and record it; there may be none."""
+    question, role, config = sweep.question(), sweep.judged_role(), record_settings(context.settings, context.device)
+    if question is None or role is None:
+        return sweep, ledger, None
+    title = f"kd sweep: {context.settings.method}, {format_point(sweep.roles[role])}, {len(sweep.final_seeds)} pairs"
+    digest = digest_test_set(prepared.data)
+    asked = ask(question, command=context.settings.command, title=title, config=config, test=digest)
+    undecided = ledger.find_undecided(asked)
+    withheld = (
+        f"In this folder, kd compare is undecided with {count_noun(undecided.pairs, 'pair')}, and the {asked.pairs} of "
+        "this test do not outrank it; judge this point by kd compare with its settings and more pairs."
+        if undecided
+        else ""
+    )
+    sweep = dataclasses.replace(sweep, earlier=ledger.before(asked), withheld=withheld)
+    judged = sweep.judgement()
+    assert judged is not None
+    asked = dataclasses.replace(asked, verdict=judged.verdict)
+    return sweep, ledger.record(asked), asked
+
+
+def _publish(
+    context: SweepContext, prepared: TeacherWithData, sweep: Sweep, ledger: Ledger, asked: Entry | None
+) -> None:
     """Write the files and the report atomically (all or none) and print their paths."""
     settings, config = context.settings, record_settings(context.settings, context.device)
     report_part = sweep_part(
@@ -151,8 +188,10 @@ def _publish(context: SweepContext, prepared: TeacherWithData, sweep: Sweep) -> 
         test=prepared.data.test_set,
         command=typed_command(),
         limit=settings.limit,
+        questions=describe_questions(ledger, asked.test) if asked else (),
     )
     files = sweep_files(settings.results_dir, sweep, config, context.seconds, limit=settings.limit)
+    files |= ledger_files(ledger, settings.state_dir) if asked else {}
     publish_with_report(files, report_part, results_dir=settings.results_dir, state_dir=settings.state_dir)
 
 

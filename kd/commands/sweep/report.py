@@ -30,7 +30,14 @@ from kd.storage.files import sha256
 
 
 def sweep_part(
-    sweep: Sweep, config: Mapping[str, Any], *, teacher: bytes, test: object, command: str, limit: int | None
+    sweep: Sweep,
+    config: Mapping[str, Any],
+    *,
+    teacher: bytes,
+    test: object,
+    command: str,
+    limit: int | None,
+    questions: tuple[Block, ...] = (),
 ) -> Part:
     """Build the report sections of a sweep.
 
@@ -40,12 +47,13 @@ def sweep_part(
         test: the test set.
         command: the command line as typed; "" if there was none.
         limit: the number of training images of a quick run, else None.
+        questions: table of all questions asked of the test set.
     """
     choice, *middle_lines, verdict = lines(sweep)
     judgement = sweep.judgement()
     sections = (
         Section("table", "Test of the chosen point", (_show_finals(sweep), *paragraphs(middle_lines))),
-        Section("comparison", "Paired differences", _show_pairs(sweep)),
+        Section("comparison", "Paired differences", (*_show_pairs(sweep), *questions)),
         Section("map", "Temperature and alpha", (Paragraph(choice), *_show_map(sweep))),
         Section("provenance", "Provenance", _show_provenance(sweep, config, teacher, test, command)),
     )

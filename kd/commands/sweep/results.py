@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kd.commands.sweep.points import Point, Score, TriedPoint, choose_control, choose_point, format_point, rank_points
 from kd.evaluation.paired_seeds import Pairs, pair_errors
-from kd.evaluation.verdict import Contrast, Judgement, Question, contrast_of, judge
+from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge_all
 
 ROLES = ("chosen", "documented", "control")
 
@@ -81,6 +81,8 @@ class Sweep:
         finals: point of a role → its students in the order of ``final_seeds``.
         margin: equivalence margin in percentage points of the test images.
         searched: whether Optuna proposed the points; otherwise they form a grid.
+        earlier: p-values of the questions asked of the same test set before.
+        withheld: why the differences are no verdict, as a sentence; "" if they are.
     """
 
     tried: Sequence[TriedPoint]
@@ -91,6 +93,8 @@ class Sweep:
     finals: Mapping[Point, Sequence[Final]]
     margin: float
     searched: bool
+    earlier: Sequence[Earlier] = ()
+    withheld: str = ""
 
     @cached_property
     def roles(self) -> dict[str, Point]:
@@ -130,13 +134,18 @@ class Sweep:
         """
         return next((role for role in ("chosen", "documented") if not self.roles[role].is_control), None)
 
-    def judgement(self) -> Judgement | None:
-        """Return the verdict on the point of ``judged_role``; None if there is none."""
+    def question(self) -> Question | None:
+        """Return the question about the point of ``judged_role``; None if there is none."""
         role = self.judged_role()
-        if role is None:
+        return None if role is None else Question(self.contrast(self.roles[role], self.roles["control"]))
+
+    def judgement(self) -> Judgement | None:
+        """Return the verdict on the point of ``judged_role``, adjusted for earlier questions; None if there is none."""
+        question = self.question()
+        if question is None:
             return None
-        contrast = self.contrast(self.roles[role], self.roles["control"])
-        return judge(Question(contrast), margin=self.margin / 100 * self.images.test)
+        judged = judge_all({"": question}, margin=self.margin / 100 * self.images.test, earlier=self.earlier)[""]
+        return judged._replace(verdict="not decided") if self.withheld else judged
 
     def contrast(self, point: Point, reference: Point) -> Contrast:
         """Return the contrast of two points in test errors, for other seeds and other test samples."""

@@ -119,7 +119,8 @@ def _describe_verdict(sweep: Sweep) -> list[str]:
     )
     method = f"Distillation at the {role} point ({format_point(sweep.roles[role])})"
     basis = describe_basis(len(sweep.final_seeds), sweep.images.test, sweep.images.noun, "this teacher and split")
-    return [*control_lines, sentence(judgement, method=method, basis=basis)]
+    remarks = [sweep.withheld] if sweep.withheld else []
+    return [*control_lines, sentence(judgement, method=method, basis=basis, remarks=remarks)]
 
 
 def count_noun(count: int, noun: str) -> str:

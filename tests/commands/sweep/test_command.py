@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 import kd
 from kd.commands import publish
+from kd.commands.ledger import Ledger, read_ledger
 from kd.commands.steps import TeacherWithData, prepare_distillation_data
 from kd.commands.sweep import command
 from kd.commands.sweep.command import SweepContext, explore
@@ -281,7 +282,7 @@ def test_files_and_report_are_published_together(
     published: list[Mapping[Path, bytes]] = []
     monkeypatch.setattr(publish, "publish", published.append)
     settings = dataclasses.replace(SETTINGS, out=tmp_path)
-    command._publish(make_context(prepared, settings), prepared, make_sweep(list_grid(settings)))
+    command._publish(make_context(prepared, settings), prepared, make_sweep(list_grid(settings)), Ledger(), None)
     (files,) = published
     assert sorted(path.relative_to(tmp_path).as_posix() for path in files) == [
         ".kd/report/sweep.json",
@@ -322,6 +323,14 @@ def test_a_sweep_reuses_steps_of_run_and_compare_and_a_second_sweep_trains_nothi
     page = sections((tmp_path / "results" / "report.html").read_bytes())
     assert {"curves", "comparison", "fidelity", "map", "provenance"} <= set(page)
     assert "describe different models" not in page["verdict"]
+    compared, swept = read_ledger(tmp_path / ".kd").entries
+    assert (compared.command, compared.pairs, swept.command, swept.pairs) == ("compare", 3, "sweep", 2)
+    assert compared.test == swept.test
+    assert "for 2 questions" in summary["lines"][-1]
+    assert swept.title in page["comparison"]
+    if compared.verdict in ("inconclusive", "not decided"):
+        assert swept.verdict == summary["verdict"]["verdict"] == "not decided"
+        assert "kd compare is undecided with 3 pairs" in summary["lines"][-1]
     before, times = folder_digest(tmp_path / "results"), tmp_path / "results" / "metrics" / "sweep_timings.json"
     content = times.read_bytes()
     assert kd_command("sweep", *out, *QUICK, *FEW, "--processes", "1") == 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html import unescape
 
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from kd.commands.sweep.points import list_grid, make_point
 from kd.commands.sweep.report import sweep_part
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import _describe_mean, final_rows, lines, point_rows
+from kd.evaluation.verdict import Earlier
 from kd.report.page import Part, page
 from tests.commands.sweep.test_plots import DEFAULT, SWEEPS, make_sweep
 from tests.report.test_page import parsed, sections
@@ -48,6 +51,23 @@ def test_the_report_part_has_verdict_tone_and_shared_settings() -> None:
     assert part.settings == {"SEED": "0", "TEMPERATURE": "5"}  # margins and numbers of seeds differ by command
     assert part.toy == "LIMIT=2000"
     assert make_part(SWEEPS["controls alone"]()).tone == "open"
+
+
+def test_a_sweep_is_adjusted_for_earlier_questions_and_does_not_outrank_an_undecided_comparison() -> None:
+    alone = SWEEPS["default"]()
+    judged = alone.judgement()
+    assert judged is not None
+    assert (judged.verdict, judged.family) == ("better than the labels alone", 1)
+    earlier = [Earlier(p, 1.0) for p in (0.9, 0.04, 0.5)]
+    adjusted = dataclasses.replace(alone, earlier=earlier).judgement()
+    assert adjusted is not None
+    expected = multipletests([judged.p, *(entry.p for entry in earlier)], method="holm")[1][0]
+    assert (adjusted.family, adjusted.p) == (4, pytest.approx(expected))
+    assert "Holm-adjusted for 4 questions" in lines(dataclasses.replace(alone, earlier=earlier))[-1]
+    withheld = dataclasses.replace(alone, withheld="In this folder, kd compare is undecided.")
+    part = make_part(withheld)
+    assert (part.tone, ": not decided;" in part.verdict) == ("open", True)
+    assert withheld.withheld in part.verdict
 
 
 def test_the_text_alternative_of_the_map_names_the_marked_points() -> None:
