@@ -24,13 +24,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from kd.evaluation.classwise import ClassScores, score_classes
 from kd.evaluation.failures import find_collapsed
 from kd.evaluation.paired_seeds import Interval
-from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge, judge_all
+from kd.evaluation.sequential import FEWEST, STOP, find_stop
+from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, Verdict, contrast_of, judge, judge_all
 from measuring import format_table
 
 Floats = NDArray[np.float64]
 
 SIZES = (3, 5, 10, 20)  # pairs
 ITEMS = 1_000  # test items; the 95 % and 5 % below do not depend on their number
+MOST = (10, 20, 40)  # pairs, with --until-decided
 MARGIN = 5.0
 
 
@@ -130,6 +132,70 @@ def format_teachers(runs: int, pairs: int = 5) -> str:
 CLAIMS = ("helps", "better than the labels alone", "hurts")
 
 
+def format_looks(runs: int) -> str:
+    """Return how often a method without effect is called better or worse if it is looked at after every pair."""
+    rows = []
+    for name, spread in SCENARIOS.items():
+        cells = []
+        for most in MOST:
+            found = np.zeros(2)
+            for students in draw(f"looks {name} {most}", runs, **spread):
+                control, distilled = (students.train(students.method(), most) for _ in range(2))
+                found += [
+                    _claims_repeatedly(distilled - control),
+                    judge_until_decided(distilled - control)[0] in CLAIMS,
+                ]
+            cells.append(" / ".join(f"{100 * share:.1f}" for share in found / runs))
+        rows.append([name, *cells])
+    return format_table(["spread", *(f"at most {most} pairs" for most in MOST)], rows)
+
+
+def format_looks_at_smoothing(runs: int) -> str:
+    """Return how often a teacher that adds nothing to label smoothing "helps" if it is looked at after every pair."""
+    row = ["helps"]
+    for most in MOST:
+        found = 0
+        for students in draw(f"looks smoothing {most}", runs, seed_sd=0.1, item_sd=0.5):
+            soft = students.method(-0.6)
+            control = students.train(students.method(), most)
+            smoothed, distilled = students.train(soft, most), students.train(soft, most)
+            found += judge_until_decided(distilled - control, distilled - smoothed)[0] == "helps"
+        row.append(f"{100 * found / runs:.1f}")
+    return format_table(["verdict", *(f"at most {most} pairs" for most in MOST)], [row])
+
+
+def format_price(runs: int) -> str:
+    """Return the power with all pairs / if stopped once decided, and the mean number of pairs that this takes."""
+    rows = []
+    for shift in (0.0, -0.1, -0.2, -0.3, -0.5):
+        cells = []
+        for most in MOST:
+            found = np.zeros(3)
+            for students in draw(f"price {shift} {most}", runs, seed_sd=0.1, item_sd=0.3):
+                difference = students.train(students.method(shift), most) - students.train(students.method(), most)
+                fixed = judge(Question(contrast_of(difference)), margin=MARGIN).verdict
+                verdict, pairs = judge_until_decided(difference)
+                found += [fixed in CLAIMS, verdict in CLAIMS, pairs]
+            shares = found / runs
+            cells.append(f"{100 * shares[0]:.1f} / {100 * shares[1]:.1f}, {shares[2]:.1f} pairs")
+        rows.append([f"{shift:g}", *cells])
+    return format_table(["effect, log-odds", *(f"at most {most} pairs" for most in MOST)], rows)
+
+
+def judge_until_decided(control: Floats, smoothed: Floats | None = None) -> tuple[Verdict, int]:
+    """Return verdict and number of pairs of ``kd compare --until-decided``, from contributions [most pairs, items]."""
+    contributions = [control] if smoothed is None else [control, smoothed]
+    pairs = find_stop(contributions, STOP) or len(control)
+    question = Question(*(contrast_of(rows[:pairs], anytime=True) for rows in contributions))
+    return judge(question, margin=MARGIN).verdict, pairs
+
+
+def _claims_repeatedly(contributions: Floats) -> bool:
+    """Return whether the verdict for a fixed number of pairs, looked at after every pair, is ever better or worse."""
+    counts = range(FEWEST, len(contributions) + 1)
+    return any(_excludes_zero(contrast_of(contributions[:count]).interval()) for count in counts)
+
+
 def format_collapse(runs: int, pairs: int = 10) -> str:
     """Return verdicts without effect if some seeds collapse, with and without the rule that withholds them."""
     rows = []
@@ -194,6 +260,11 @@ TABLES: dict[str, Callable[[int], str]] = {
     "A teacher that adds nothing to label smoothing": format_smoothing,
     "Several questions of one test set, some method called better": format_questions,
     "No effect on average over splits, called better or worse": format_teachers,
+    "True difference of 0, looked at after every pair; claims of the rule for a fixed number / of --until-decided": (
+        format_looks
+    ),
+    "A teacher that adds nothing to label smoothing, --until-decided": format_looks_at_smoothing,
+    "Better or worse, with all pairs / --until-decided, and its mean number of pairs": format_price,
     "No effect, some seeds collapse; without / with the rule for collapsed students, 10 pairs": format_collapse,
 }
 

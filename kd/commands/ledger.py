@@ -108,16 +108,19 @@ def read_ledger(state_dir: Path) -> Ledger:
     return ledger
 
 
-def ask(question: Question, *, command: str, title: str, config: Mapping[str, Any], test: str) -> Entry:
+def ask(question: Question | None, *, command: str, title: str, config: Mapping[str, Any], test: str) -> Entry:
     """Return the entry of a question.
 
     Args:
+        question: None if it is not measured yet; the p-values are then 1.
         command: name of the command.
         config: the settings of the run. Those that change no contrast do not make another question.
         test: digest of the test set, see ``digest_test_set``.
     """
     settings = {name: value for name, value in config.items() if name not in _UNRELATED}
     key, method = digest({"command": command, "settings": describe(settings)}), str(config.get("METHOD", ""))
+    if question is None:
+        return Entry(test, key, title, 1.0, 1.0, command, method)
     pairs = len(question.control.differences)
     return Entry(test, key, title, question.control.p, question.p_of_helping, command, method, pairs)
 

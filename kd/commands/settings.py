@@ -62,6 +62,7 @@ class RunSettings(RecipeSettings):
     # and ``python main.py --help``. ``config.py`` repeats the defaults; a test compares them.
 
     command: ClassVar[str] = "run"
+    recorded_if_set: ClassVar[frozenset[str]] = FLAGS_ALONE  # recorded in results only if not at their default
     reads_run_file: ClassVar[bool] = False  # whether OUT/run.toml is read if --config is not given
 
     out: Path = Path("run")

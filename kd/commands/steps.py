@@ -19,7 +19,7 @@ from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import Teacher, build_network, combine_teachers, new_student, new_teachers
 from kd.commands.publish import result_folders
-from kd.commands.settings import FLAGS_ALONE, RunSettings
+from kd.commands.settings import RunSettings
 from kd.commands.subject import require_same_subject
 from kd.console import say
 from kd.data.loaders import first_batch, loader_like
@@ -202,7 +202,7 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
     omitted = {"out", "config", "fresh", "snapshot_seconds", "processes", "workers", "trust"}
     # Flags without a constant in the documented pipeline are recorded only if they differ from their default, so that
     # ``kd run`` and ``python main.py`` record the same settings.
-    defaults = {field.name: field.default for field in dataclasses.fields(RunSettings) if field.name in FLAGS_ALONE}
+    defaults = {f.name: f.default for f in dataclasses.fields(settings) if f.name in settings.recorded_if_set}
     omitted |= {name for name, default in defaults.items() if values[name] == default}
     recorded = {name: value for name, value in values.items() if name not in omitted}
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in recorded.items()}

@@ -89,6 +89,7 @@ class Comparison:
         one_split: seed of the split if all teachers share it, else None.
         given: what the pairs of one teacher share besides the test set, for sentences.
         has_probabilities: whether the logits are more than predicted classes.
+        most_pairs: maximum number of pairs, if training stopped once they decided; None if the number was fixed.
     """
 
     teachers: Sequence[ModelPredictions]
@@ -107,6 +108,12 @@ class Comparison:
     one_split: int | None = None
     given: str = "this teacher and split"
     has_probabilities: bool = True
+    most_pairs: int | None = None
+
+    @property
+    def anytime(self) -> bool:
+        """Whether the number of pairs depended on their differences."""
+        return self.most_pairs is not None
 
     @property
     def images(self) -> int:
@@ -156,7 +163,7 @@ class Comparison:
 
     def contrast(self, rows: NDArray[np.float64], quantity: Quantity | None = None) -> Contrast:
         """Return the contrast of contributions [pairs or blocks, N]."""
-        return contrast_of(rows, one_error=largest_loss(quantity or self.quantity, self.labels))
+        return contrast_of(rows, one_error=largest_loss(quantity or self.quantity, self.labels), anytime=self.anytime)
 
     def block_means(self, by_teacher: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the mean over the pairs of a teacher, then over the teachers of a block: [blocks, …].

@@ -23,7 +23,9 @@ def measure_slices(comparison: Comparison, further: dict[str, Masks] | None = No
     groups = {"class": _by_class(comparison), **by_teacher, **(further or {})}
     wrong = comparison.measure_losses(ERRORS)
     control, distilled = (comparison.replicates(wrong[arm]) for arm in (CONTROL, DISTILLED))
-    return {name: compare_slices(masks, control, distilled) for name, masks in groups.items()}
+    return {
+        name: compare_slices(masks, control, distilled, anytime=comparison.anytime) for name, masks in groups.items()
+    }
 
 
 def describe_slices(slices: Slices, level: float = 0.05) -> list[str]:

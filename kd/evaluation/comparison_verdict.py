@@ -15,6 +15,7 @@ from kd.evaluation.failures import COLLAPSE_RULE, describe_failures, describe_ga
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import t_interval
 from kd.evaluation.quantities import NLL
+from kd.evaluation.sequential import STOP, anytime_interval
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, judge_all
 from kd.evaluation.verdict_text import describe_basis, format_bounds, sentence
 
@@ -142,7 +143,11 @@ class Verdicts:
             quantity=comparison.quantity,
             relative_to=float(group.sum(axis=1).mean()),
             smoothing=f"label smoothing{strength}",
-            remarks=[*self._identical(), *(self._loss_of_calibration(teacher) if comparison.has_probabilities else ())],
+            remarks=[
+                *self._identical(),
+                *(self._loss_of_calibration(teacher) if comparison.has_probabilities else ()),
+                *self._stop(judgement),
+            ],
         )
 
     def _teacher_accuracy(self, teacher: int | None) -> str:
@@ -167,6 +172,21 @@ class Verdicts:
             return ["Every distilled student is identical to its control, with the same weights."]
         return [f"In {equal} of {len(pairs)} pairs the distilled student is identical to its control."]
 
+    def _stop(self, judgement: Judgement) -> list[str]:
+        """State the evidence at the end of a comparison that was looked at after every pair."""
+        if not self.comparison.anytime:
+            return []
+        contrasts = dict(zip(self._references, judgement.question, strict=False))
+        evidence = " and ".join(
+            f"{contrast.e_value:,.3g} (against {ARMS[arm].label})"
+            for arm, contrast in contrasts.items()
+            if contrast is not None
+        )
+        return [
+            f"Training ended after {len(judgement.question.control.differences)} of at most "
+            f"{self.comparison.most_pairs} pairs, with e-values of {evidence}; {STOP * judgement.family:g} decide."
+        ]
+
     def _loss_of_calibration(self, teacher: int | None) -> list[str]:
         """State a significantly higher cross-entropy or calibration error than the control's."""
         comparison = self.comparison
@@ -180,7 +200,7 @@ class Verdicts:
         errors = comparison.calibration_errors
         by_teacher = [100 * (errors[DISTILLED][n] - errors[CONTROL][n])[:, None] for n in numbers]
         rises = by_teacher[0] if len(numbers) == 1 else comparison.block_means(by_teacher)
-        risen = t_interval(rises[:, 0].tolist())
+        risen = (anytime_interval if comparison.anytime else t_interval)(rises[:, 0].tolist())
         if risen and risen.low > 0:
             return [
                 f"It is worse calibrated: its ECE is {rises.mean():.2f} percentage points higher (95 % CI for these "

@@ -142,3 +142,9 @@ class Cost(NamedTuple):
     training: TrainingCost
     models: Mapping[str, Footprint]
     saved: Saved | None
+
+    def served_by(self, students: int) -> Cost:
+        """Return the cost with the time saved for this number of distilled students, if fewer were trained."""
+        if self.saved is None:
+            return self
+        return self._replace(saved=self.saved._replace(passes=students * self.training.epochs))

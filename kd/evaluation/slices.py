@@ -31,16 +31,17 @@ class SliceDifference(NamedTuple):
 
 
 def compare_slices(
-    masks: Masks, control: NDArray[np.float64], distilled: NDArray[np.float64]
+    masks: Masks, control: NDArray[np.float64], distilled: NDArray[np.float64], *, anytime: bool = False
 ) -> dict[str, SliceDifference]:
     """Compare both arms on each slice; slices without items are omitted.
 
     Args:
         control, distilled: [pairs, N], 1 where a student is wrong, else 0; row i of both is one pair.
+        anytime: whether the number of pairs depended on their differences.
     """
     parts = {name: (control[:, mask], distilled[:, mask]) for name, mask in masks.items() if mask.any()}
     contrasts = {
-        name: contrast_of(100 / first.shape[1] * (second - first), one_error=100 / first.shape[1])
+        name: contrast_of(100 / first.shape[1] * (second - first), one_error=100 / first.shape[1], anytime=anytime)
         for name, (first, second) in parts.items()
     }
     adjusted = holm([contrast.p for contrast in contrasts.values()])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kd.checks import require
 from kd.evaluation.crossed import Estimate, estimate_crossed
 from kd.evaluation.paired_seeds import Interval, Pairs, t_interval, t_test
+from kd.evaluation.sequential import anytime_interval, anytime_p, e_value
 
 Verdict = Literal[
     "helps",
@@ -30,11 +31,13 @@ class Contrast(NamedTuple):
         differences: one for each pair of students, or the mean of each block of pairs (``kd.commands.compare``).
         estimate: also covers other test items; None if only the differences are known, or nothing varies.
         one_error: what one error adds to a difference, at most; None if this has no bound, as for the cross-entropy.
+        anytime: whether the number of pairs depended on the differences (``kd.evaluation.sequential``).
     """
 
     differences: tuple[float, ...]
     estimate: Estimate | None = None
     one_error: float | None = 1.0
+    anytime: bool = False
 
     @property
     def mean(self) -> float:
@@ -48,8 +51,19 @@ class Contrast(NamedTuple):
     @property
     def p(self) -> float:
         """Two-sided p-value; below a level if and only if ``interval`` at this level excludes 0."""
+        if self.anytime:
+            return anytime_p(self.differences, self._variance)
         of_seeds = t_test(self.differences)
         return max(self.estimate.p, of_seeds) if self.estimate else of_seeds
+
+    @property
+    def e_value(self) -> float:
+        """Evidence against a difference of 0 that holds at any number of pairs, see ``kd.evaluation.sequential``."""
+        return e_value(self.differences, self._variance)
+
+    @property
+    def _variance(self) -> float:
+        return self.estimate.variance if self.estimate else 0.0
 
     def interval(self, level: float = 0.05) -> Interval | None:
         """Return the interval that decides: for other seeds and other test items if these are known.
@@ -60,12 +74,17 @@ class Contrast(NamedTuple):
         seeds = self.seeds_interval(level)
         if self.estimate is None or seeds is None:
             return seeds
+        if self.anytime:
+            return anytime_interval(self.differences, level, self._variance)
         both = self.estimate.interval(level)
         return Interval(min(both.low, seeds.low), max(both.high, seeds.high))
 
     def seeds_interval(self, level: float = 0.05) -> Interval | None:
-        """Return the t interval of the differences: for other seeds on the same test items."""
-        interval = t_interval(self.differences, level)
+        """Return the t interval of the differences: for other seeds on the same test items.
+
+        With ``anytime``, the interval that holds at any number of pairs; it contains the t interval.
+        """
+        interval = (anytime_interval if self.anytime else t_interval)(self.differences, level)
         if interval is None or any(self.differences):
             return interval
         # Without any difference, the interval is a number of errors.
@@ -74,10 +93,12 @@ class Contrast(NamedTuple):
         return Interval(self.one_error * interval.low, self.one_error * interval.high)
 
 
-def contrast_of(contributions: NDArray[np.float64], *, one_error: float | None = 1.0) -> Contrast:
+def contrast_of(
+    contributions: NDArray[np.float64], *, one_error: float | None = 1.0, anytime: bool = False
+) -> Contrast:
     """Return the contrast of contributions [pairs, items]; see ``kd.evaluation.crossed.estimate_crossed``."""
     differences = tuple(float(total) for total in contributions.sum(axis=1))
-    return Contrast(differences, estimate_crossed(contributions), one_error)
+    return Contrast(differences, estimate_crossed(contributions), one_error, anytime)
 
 
 class Question(NamedTuple):

@@ -163,6 +163,8 @@ def _describe_power(judgement: Judgement, quantity: Quantity) -> str:
         return "The spread between seeds cannot be estimated from one pair."
     if contrast.sd == 0 and (contrast.estimate is None or judgement.interval is None):
         return f"All {n} differences are equal, so their spread is unknown; more pairs are needed."
+    if contrast.anytime:
+        return f"The evidence of {n} pairs is not enough; more pairs are another question."
     power, margin = power_at(judgement), quantity.describe_bound(judgement.margin)
     assert power.detectable is not None
     detected = describe_detectable(n, power.detectable, quantity)

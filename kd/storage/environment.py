@@ -53,7 +53,8 @@ commands/settings_paths commands/slices_report commands/steps commands/subject c
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows
 evaluation/comparison_slices evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures
 evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power
-evaluation/quantities evaluation/slices evaluation/two_models evaluation/verdict evaluation/verdict_text
+evaluation/quantities evaluation/sequential evaluation/slices evaluation/two_models evaluation/verdict
+evaluation/verdict_text
 storage/cleaning storage/exchange storage/places storage/resources storage/stopping
 training/contention training/pool training/pool_worker training/students training/trial
 """

@@ -13,11 +13,12 @@ from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.slice_file import read_slices
-from kd.commands.compare.students import Arm, choose_arms, choose_smoothing, make_students, name_student
+from kd.commands.compare.students import Arm, choose_arms, choose_smoothing, name_student
 from kd.commands.compare.teachers import Teacher, prepare_teacher, teacher_settings
 from kd.commands.compare.text import print_comparison
+from kd.commands.compare.training import train_pairs, train_until_decided
 from kd.commands.data import Data, load_data
-from kd.commands.ledger import Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
+from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import require_memory_for_students
@@ -34,9 +35,11 @@ from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, choose_quantity, margin_of
+from kd.evaluation.sequential import STOP
+from kd.evaluation.verdict import Question
 from kd.storage.files import publish, sha256
 from kd.storage.weights import state_bytes
-from kd.training.students import Student, TrainedStudent, train_students
+from kd.training.students import TrainedStudent
 
 
 def run(settings: CompareSettings) -> None:
@@ -58,6 +61,7 @@ def run(settings: CompareSettings) -> None:
         _require_own_splits(settings, data[0])
         quantity = _choose_quantity(settings, data[0])
         further = read_slices(settings.slices, data[0].sizes["test"]) if settings.slices else {}
+        asked = _ask(settings, None, data[0], device)
         teachers = [prepare_teacher(settings, number, data[number], device) for number in range(settings.runs)]
         _require_different_teachers(settings, teachers)
         cost = measure_cost(settings, teachers[0], device)
@@ -65,7 +69,14 @@ def run(settings: CompareSettings) -> None:
         smoothing = choose_smoothing(settings, teachers, quantity, device)
         arms = choose_arms(settings, cost, smoothing)
         require_memory_for_students(settings, teachers[0].task, len(arms) * sum(len(t.seeds) for t in teachers))
-        trained = _train_all(settings, teachers, dict(make_students(teachers, arms, device)))
+        if settings.until_decided:
+            threshold = STOP * (1 + len(ledger.before(asked)))
+            used, trained = train_until_decided(
+                settings, teachers[0], arms, device, quantity=quantity, threshold=threshold
+            )
+            teachers, cost = [used], cost.served_by(len(used.seeds))
+        else:
+            trained = train_pairs(settings, teachers, arms, device)
         comparison = dataclasses.replace(
             _collect_predictions(settings, teachers, arms, trained),
             quantity=quantity,
@@ -87,8 +98,7 @@ def _publish(
     device: torch.device,
 ) -> None:
     config, test, limit = record_settings(settings, device), teacher.distill_data.test, settings.limit
-    question, digest = Verdicts(comparison).main.question, digest_test_set(teacher.prepared.data)
-    asked = ask(question, command=settings.command, title=_describe_question(settings), config=config, test=digest)
+    asked = _ask(settings, Verdicts(comparison).main.question, teacher.prepared.data, device)
     verdicts = Verdicts(comparison, ledger.before(asked))
     ledger = ledger.record(dataclasses.replace(asked, verdict=verdicts.main.verdict))
     print_comparison(verdicts, cost, slices=slices, limit=limit)
@@ -107,9 +117,17 @@ def _publish(
     publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
 
 
-def _describe_question(settings: CompareSettings) -> str:
+def _ask(settings: CompareSettings, question: Question | None, data: Data, device: torch.device) -> Entry:
+    """Return the entry of the question in the ledger; before it is measured, ``question`` is None."""
     teachers = f", {settings.runs} teachers" if settings.runs > 1 else ""
-    return f"kd compare: {_describe_method(settings)}, {settings.pairs} pairs{teachers}"
+    most = "at most " if settings.until_decided else ""
+    return ask(
+        question,
+        command=settings.command,
+        title=f"kd compare: {_describe_method(settings)}, {most}{settings.pairs} pairs{teachers}",
+        config=record_settings(settings, device),
+        test=digest_test_set(data),
+    )
 
 
 def _require_different_teachers(settings: CompareSettings, teachers: Sequence[Teacher]) -> None:
@@ -135,20 +153,6 @@ def _choose_quantity(settings: CompareSettings, data: Data) -> Quantity:
     return quantity
 
 
-def _train_all(
-    settings: CompareSettings, teachers: Sequence[Teacher], students: Mapping[str, Student]
-) -> dict[str, TrainedStudent]:
-    finished: dict[str, TrainedStudent] = {}
-    distill_data = [teacher.distill_data for teacher in teachers] + [
-        teacher.prepared.control_data for teacher in teachers
-    ]
-    for name, student in train_students(distill_data, students, processes=settings.processes):
-        finished[name] = student
-        seconds, accuracy = student.history.seconds, student.history["val_acc"][-1]
-        say(f"{len(finished):>3}/{len(students)}  {name}: validation accuracy {accuracy:.2%}, {seconds:.0f} s")
-    return {name: finished[name] for name in students}  # ordered by seed; training finishes in any order
-
-
 def _collect_predictions(
     settings: CompareSettings,
     teachers: Sequence[Teacher],
@@ -172,6 +176,7 @@ def _collect_predictions(
         blocks=[n % (settings.split_count if by_split else settings.teachers) for n in range(len(teachers))],
         block_noun="split" if by_split else "teacher",
         one_split=settings.random_state if settings.split_count == 1 else None,
+        most_pairs=settings.pairs if settings.until_decided else None,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from kd.checks import DECIDE, MANY, Range, at_least, or_none, require
-from kd.commands.settings import PairedSettings
+from kd.commands.settings import FLAGS_ALONE, PairedSettings
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)  # of label smoothing, to choose from on the validation images
 
@@ -20,10 +20,14 @@ class CompareSettings(PairedSettings):
     """
 
     command: ClassVar[str] = "compare"
+    recorded_if_set: ClassVar[frozenset[str]] = FLAGS_ALONE | {"until_decided"}
 
     # Evidence
     pairs: Annotated[int, at_least(2, "10 is usual; one pair has no spread", largest=MANY)] = 10
     """pairs of control and distilled student per teacher, at least 2; their seeds count up from SEED"""
+    until_decided: bool = False
+    """train pairs in rounds and stop once the differences decide, with PAIRS as the maximum; the verdict allows for the
+    looks, so with the same PAIRS it needs a larger difference"""
     teachers: Annotated[int, at_least(1, largest=MANY)] = 1
     """teachers to train, at least 1; their seeds count up from SEED. The overall verdict counts each teacher, or each
     split that several share, once"""
@@ -47,6 +51,8 @@ class CompareSettings(PairedSettings):
         only_loaded = self.teachers > 1 and not self._count_teachers()
         advice = "seeds do not change a loaded teacher"
         require(not only_loaded, "--teachers", self.teachers, "1 with a loaded teacher", advice)
+        if self.until_decided:
+            require(self.runs == 1, "--until-decided", f"{self.runs} teachers", "used with one teacher and one split")
 
     @property
     def trainings(self) -> dict[str, int]:
