@@ -62,7 +62,14 @@ def differences_drawing(comparison: Comparison) -> Drawing:
     )
 
 
-def paired_differences(rows: Sequence[ArmContrast], *, quantity: Quantity, margin: float, noun: str) -> Figure:
+def paired_differences(
+    rows: Sequence[ArmContrast],
+    *,
+    quantity: Quantity,
+    margin: float,
+    noun: str,
+    label: str = "distilled\nminus {}",
+) -> Figure:
     """Plot one row per control and teacher: the difference of each pair, and their mean with its 95 % interval.
 
     The shaded band is the equivalence margin. The coloured rows determine the verdict; with several teachers, their
@@ -71,17 +78,18 @@ def paired_differences(rows: Sequence[ArmContrast], *, quantity: Quantity, margi
     Args:
         margin: equivalence margin in the unit of the quantity.
         noun: plural noun for the samples.
+        label: label of a row, with {} for its title.
     """
     plot = new_figure(8.4, 1.7 + 0.72 * len(rows))
     axes = plot.subplots()
-    label = f"equivalence margin: ±{quantity.describe_bound(margin)}"
-    axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=label)
+    band = f"equivalence margin: ±{quantity.describe_bound(margin)}"
+    axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=band)
     axes.axvline(0, color=GREY, lw=1)
     for row, (_, decides, contrast, _) in enumerate(rows):
         colour = ARMS[DISTILLED].colour if decides else GREY
         draw_dots(axes, contrast.differences, row + 0.17, colour, mean=False)
         _draw_mean(axes, contrast, row - 0.17, colour, quantity)
-    axes.set_yticks(range(len(rows)), [f"distilled\nminus {row.title}" for row in rows])
+    axes.set_yticks(range(len(rows)), [label.format(row.title) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(f"distilled better  ←   difference in {quantity.name}   →  distilled worse")
     style_axes(axes, f"Paired differences with 95 % CI for new {noun}")

@@ -24,7 +24,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("random_state", "augment", "views", "unlabelled"),
     ),
     "Models": ("teacher", "train_teacher", "label_order", "ids", "student", "student_width"),
-    "Distillation": ("method", "set", "temperature", "alpha"),
+    "Distillation": ("method", "methods", "set", "temperature", "alpha"),
     "Training": ("epochs", "batch_size", "learning_rate", "bfloat16", "seed"),
     "Search": ("temperatures", "alphas", "vary", "trials", "seeds"),
     "Evidence": (

@@ -6,6 +6,7 @@ outside the saved steps, so that ``--fresh`` and ``kd clean`` do not forget the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Entry:
         command, method: names; "" in records of earlier versions, which have questions of ``kd compare`` alone.
         pairs: number of independent differences: pairs, or teachers or splits if there are several.
         verdict: as given last, after the adjustment.
+        together: keys of the questions that were first asked by the same command.
     """
 
     test: str
@@ -49,6 +51,7 @@ class Entry:
     method: str = ""
     pairs: int = 0
     verdict: str = ""
+    together: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,29 @@ class Ledger:
         """Return the questions asked of this test set."""
         return [entry for entry in self.entries if entry.test == test]
 
-    def before(self, asked: Entry) -> list[Earlier]:
-        """Return the p-values of the questions asked of the same test set before this one was first asked."""
-        entries = self.on(asked.test)
-        keys = [entry.key for entry in entries]
-        count = keys.index(asked.key) if asked.key in keys else len(entries)
-        return [Earlier(entry.p, entry.p_of_helping) for entry in entries[:count]]
+    def before(self, *asked: Entry) -> list[Earlier]:
+        """Return the p-values of the other questions asked of the same test set, until all of these had been asked.
+
+        Later questions do not count, except those that one of these was first asked together with.
+
+        Args:
+            asked: questions of one test set.
+        """
+        entries = self.on(asked[0].test)
+        places = {entry.key: place for place, entry in enumerate(entries)}
+        count = max(places.get(entry.key, len(entries)) for entry in asked)
+        keys = {entry.key for entry in asked}
+        together = {key for entry in entries if entry.key in keys for key in entry.together}
+        counted = [entry for place, entry in enumerate(entries) if place < count or entry.key in together]
+        return [Earlier(entry.p, entry.p_of_helping) for entry in counted if entry.key not in keys]
 
     def record(self, asked: Entry) -> Ledger:
         """Return the ledger with this question. A question that was asked before keeps its place."""
         same = [(entry.test, entry.key) == (asked.test, asked.key) for entry in self.entries]
         if not any(same):
             return Ledger((*self.entries, asked))
+        first = self.entries[same.index(True)]
+        asked = dataclasses.replace(asked, together=first.together)
         return Ledger(tuple(asked if is_same else entry for entry, is_same in zip(self.entries, same, strict=True)))
 
     def find_undecided(self, asked: Entry) -> Entry | None:

@@ -19,6 +19,21 @@ def parse_method_settings(texts: Sequence[str]) -> dict[str, Setting]:
     return settings
 
 
+def split_by_method(texts: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the values of ``--set METHOD.NAME=VALUE`` for each method, as NAME=VALUE."""
+    starts = tuple(f"{method}." for method in methods)
+    unknown = [text for text in texts if not text.startswith(starts)]
+    if unknown:
+        raise ValueError(
+            f"--set with --methods must be METHOD.NAME=VALUE, with a method of {', '.join(methods)}. Got "
+            f"{unknown[0]!r} instead."
+        )
+    return {
+        method: tuple(text.removeprefix(start) for text in texts if text.startswith(start))
+        for method, start in zip(methods, starts, strict=True)
+    }
+
+
 def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, alpha: float) -> dict[str, Setting]:
     """Return all settings of a method: ``kd`` has flags for its two settings, other methods use ``--set``.
 

@@ -182,6 +182,12 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
     student = new_student(settings, data.task, cpu)
     tried = try_training(name, student, batch, epochs=epochs)
     require_restorable(name, tried, new_student(other_seed, data.task, cpu), batch)
+    require_method(settings, data, teachers)
+
+
+def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
+    """Try the method before any training, and print the layers that it compares; see ``require_models``."""
+    batch, student = first_batch(data.val_loader), new_student(settings, data.task, torch.device("cpu"))
     combined = combine_teachers([teacher.model for teacher in teachers], settings)
     method_flags = f"--method {settings.method}" + "".join(f" --set {text}" for text in settings.set)
     with naming_flag(method_flags), seeded(settings.seed):

@@ -99,6 +99,11 @@ class Verdicts:
         return describe_gap(ARMS[arm].label, *accuracies[0], *accuracies[1])
 
     @cached_property
+    def said_first(self) -> list[str]:
+        """Sentences that come before the verdict: failures, and that both students are under-trained."""
+        return [*self.failures, *self._under_trained()]
+
+    @cached_property
     def lines(self) -> list[str]:
         """The verdicts as paragraphs, the one that heads the page last; it begins with what has to be said first."""
         comparison, overall = self.comparison, self.overall
@@ -109,7 +114,7 @@ class Verdicts:
             self._write(judgement, number, basis=basis if overall is None else f"Based on {pairs} pairs.")
             for number, judgement in enumerate(self.by_teacher)
         ]
-        first = [*self.failures, *self._under_trained()]
+        first = self.said_first
         if overall is None:
             return [" ".join([*first, single[0]])]
         per_teacher = [f"Teacher {number}: {text}" for number, text in enumerate(single)]

@@ -30,8 +30,9 @@ TONES = {
     "worse": ("▼", "Worse"),
     "equal": ("=", "No difference that matters"),
     "open": ("?", "Not decided"),
+    "mixed": ("≠", "Different verdicts for different methods"),
 }
-Tone = Literal["better", "partly", "worse", "equal", "open"]
+Tone = Literal["better", "partly", "worse", "equal", "open", "mixed"]
 # Tone of a verdict on paired seeds, the same for all commands.
 TONE_OF: Mapping[Verdict, Tone] = {
     "helps": "better",

@@ -48,6 +48,7 @@ class Student(NamedTuple):
         train: the training function, with its own seed, epochs and optimizer.
         epochs: number of epochs, for the progress bar.
         teacher: index of the ``DistillationData`` to train on.
+        step: name of its steps in an open run; "" for the student's own name.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class Student(NamedTuple):
     train: Train
     epochs: int
     teacher: int = 0
+    step: str = ""
 
 
 class TrainedStudent(NamedTuple):
@@ -105,6 +107,7 @@ def try_students(
 
 def train_student(data: DistillationData, name: str, student: Student, *, tested: bool = True) -> TrainedStudent:
     """Train one student in this process, with its number of threads, and predict the validation and test sets."""
+    name = student.step or name
     training = data.training_loader()
     validation = make_loader(data.validation, batch_size=data.batch_size)
     history = student.train(name, student.model, student.objective, training, validation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -12,23 +13,22 @@ from kd.commands.compare.cost import measure_cost
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
 from kd.commands.compare.settings import CompareSettings
+from kd.commands.compare.several import Results, method_files, print_methods
+from kd.commands.compare.several_report import methods_part
 from kd.commands.compare.slice_file import read_slices
 from kd.commands.compare.students import Arm, choose_arms, choose_smoothing, name_student
-from kd.commands.compare.teachers import Teacher, prepare_teacher, teacher_settings
+from kd.commands.compare.teachers import Teacher, prepare_teacher, teacher_settings, with_method
 from kd.commands.compare.text import print_comparison
 from kd.commands.compare.training import train_pairs, train_until_decided
 from kd.commands.data import Data, load_data
 from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import require_memory_for_students
+from kd.commands.models import new_teachers, require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
-from kd.commands.steps import (
-    open_command,
-    record_settings,
-)
+from kd.commands.steps import open_command, record_settings, require_method
 from kd.console import say
 from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_slices import Slices, measure_slices
@@ -36,7 +36,7 @@ from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, choose_quantity, margin_of
 from kd.evaluation.sequential import STOP
-from kd.evaluation.verdict import Question
+from kd.evaluation.verdict import Earlier, Question
 from kd.storage.files import publish, sha256
 from kd.storage.weights import state_bytes
 from kd.training.students import TrainedStudent
@@ -61,60 +61,99 @@ def run(settings: CompareSettings) -> None:
         _require_own_splits(settings, data[0])
         quantity = _choose_quantity(settings, data[0])
         further = read_slices(settings.slices, data[0].sizes["test"]) if settings.slices else {}
-        asked = _ask(settings, None, data[0], device)
-        teachers = [prepare_teacher(settings, number, data[number], device) for number in range(settings.runs)]
-        _require_different_teachers(settings, teachers)
-        cost = measure_cost(settings, teachers[0], device)
-        say_method(settings.method, format_method_settings(settings.method_settings))
+        methods = _prepare_methods(settings, data, device)
+        teachers = next(iter(methods.values()))
+        cost = _measure_costs(methods, device)
+        for teacher, *_ in methods.values():
+            say_method(teacher.settings.method, format_method_settings(teacher.settings.method_settings))
         smoothing = choose_smoothing(settings, teachers, quantity, device)
         arms = choose_arms(settings, cost, smoothing)
-        require_memory_for_students(settings, teachers[0].task, len(arms) * sum(len(t.seeds) for t in teachers))
+        students = (len(arms) + len(methods) - 1) * sum(len(teacher.seeds) for teacher in teachers)
+        require_memory_for_students(settings, teachers[0].task, students)
         if settings.until_decided:
-            threshold = STOP * (1 + len(ledger.before(asked)))
+            threshold = STOP * (1 + len(ledger.before(_ask(settings, None, data[0], device))))
             used, trained = train_until_decided(
                 settings, teachers[0], arms, device, quantity=quantity, threshold=threshold
             )
-            teachers, cost = [used], cost.served_by(len(used.seeds))
+            methods, cost = {settings.method: [used]}, cost.served_by(len(used.seeds))
         else:
-            trained = train_pairs(settings, teachers, arms, device)
-        comparison = dataclasses.replace(
-            _collect_predictions(settings, teachers, arms, trained),
-            quantity=quantity,
-            smoothing=smoothing or None,
-            longer_epochs=cost.training.longer_epochs,
-        )
-        slices = measure_slices(comparison, further)
-        _publish(settings, teachers[0], comparison, ledger, slices, trained, cost, device)
+            trained = train_pairs(settings, methods, arms, device)
+        known: dict[str, Any] = {"quantity": quantity, "smoothing": smoothing or None}
+        known["longer_epochs"] = cost.training.longer_epochs
+        comparisons = {
+            name: dataclasses.replace(
+                _collect_predictions(settings, own_teachers, arms, trained, name if len(methods) > 1 else ""), **known
+            )
+            for name, own_teachers in methods.items()
+        }
+        slices = {name: measure_slices(comparison, further) for name, comparison in comparisons.items()}
+        _publish(settings, teachers[0], comparisons, ledger, slices, trained, cost, device)
+
+
+def _prepare_methods(settings: CompareSettings, data: Sequence[Data], device: torch.device) -> dict[str, list[Teacher]]:
+    """Train the teachers, or reuse saved ones; return them for each method, with its objective."""
+    first, *others = settings.by_method.values()
+    for other in others:
+        require_method(other, data[0], new_teachers(other, data[0]))
+    teachers = [prepare_teacher(first, number, data[number], device) for number in range(settings.runs)]
+    _require_different_teachers(settings, teachers)
+    further = {other.method: [with_method(teacher, other, device) for teacher in teachers] for other in others}
+    return {first.method: teachers, **further}
+
+
+def _measure_costs(methods: Mapping[str, Sequence[Teacher]], device: torch.device) -> Cost:
+    """Return the cost of the method that takes the most computation: all methods share its longer control."""
+    by_kind = {teachers[0].settings.asked_at_each_step: teachers[0] for teachers in methods.values()}
+    costs = [measure_cost(teacher.settings, teacher, device) for teacher in by_kind.values()]
+    return max(costs, key=lambda cost: cost.training.longer_epochs)
 
 
 def _publish(
     settings: CompareSettings,
     teacher: Teacher,
-    comparison: Comparison,
+    comparisons: Mapping[str, Comparison],
     ledger: Ledger,
-    slices: Slices,
+    slices: Mapping[str, Slices],
     trained: Mapping[str, TrainedStudent],
     cost: Cost,
     device: torch.device,
 ) -> None:
-    config, test, limit = record_settings(settings, device), teacher.distill_data.test, settings.limit
-    asked = _ask(settings, Verdicts(comparison).main.question, teacher.prepared.data, device)
-    verdicts = Verdicts(comparison, ledger.before(asked))
-    ledger = ledger.record(dataclasses.replace(asked, verdict=verdicts.main.verdict))
-    print_comparison(verdicts, cost, slices=slices, limit=limit)
-    files = comparison_files(settings.results_dir, verdicts, trained, cost, config, slices=slices, limit=limit)
-    part = compare_part(
-        verdicts,
-        cost,
-        config,
-        test=test,
-        command=typed_command(),
-        slices=slices,
-        questions=describe_questions(ledger, asked.test),
-        limit=limit,
-    )
+    by_method, data = settings.by_method, teacher.prepared.data
+    asked = {
+        name: _ask(by_method[name], Verdicts(comparison).main.question, data, device)
+        for name, comparison in comparisons.items()
+    }
+    verdicts, ledger = judge_together(comparisons, asked, ledger)
+    configs = {name: record_settings(own_settings, device) for name, own_settings in by_method.items()}
+    results, folder, limit = Results(verdicts, slices, configs, trained, cost), settings.results_dir, settings.limit
+    about: dict[str, Any] = {"test": teacher.distill_data.test, "command": typed_command(), "limit": limit}
+    about["questions"] = describe_questions(ledger, asked[teacher.settings.method].test)
+    if len(verdicts) == 1:
+        ((only, config),) = zip(verdicts.values(), configs.values(), strict=True)
+        own_slices = next(iter(slices.values()))
+        print_comparison(only, cost, slices=own_slices, limit=limit)
+        files = comparison_files(folder, only, trained, cost, config, slices=own_slices, limit=limit)
+        part = compare_part(only, cost, config, slices=own_slices, **about)
+    else:
+        print_methods(results, limit=limit)
+        files, part = method_files(folder, results, limit=limit), methods_part(results, **about)
     files |= ledger_files(ledger, settings.state_dir)
-    publish_with_report(files, part, results_dir=settings.results_dir, state_dir=settings.state_dir)
+    publish_with_report(files, part, results_dir=folder, state_dir=settings.state_dir)
+
+
+def judge_together(
+    comparisons: Mapping[str, Comparison], asked: Mapping[str, Entry], ledger: Ledger
+) -> tuple[dict[str, Verdicts], Ledger]:
+    """Judge the methods, adjusted for each other and for the questions asked before; return the ledger with them."""
+    before = ledger.before(*asked.values())
+    verdicts, keys = {}, {entry.key for entry in asked.values()}
+    for name, comparison in comparisons.items():
+        others = [Earlier(entry.p, entry.p_of_helping) for other, entry in asked.items() if other != name]
+        verdicts[name] = Verdicts(comparison, [*others, *before])
+    for name, entry in asked.items():
+        together = tuple(sorted(keys - {entry.key}))
+        ledger = ledger.record(dataclasses.replace(entry, verdict=verdicts[name].main.verdict, together=together))
+    return verdicts, ledger
 
 
 def _ask(settings: CompareSettings, question: Question | None, data: Data, device: torch.device) -> Entry:
@@ -158,9 +197,12 @@ def _collect_predictions(
     teachers: Sequence[Teacher],
     arms: Mapping[str, Arm],
     trained_students: Mapping[str, TrainedStudent],
+    method: str = "",
 ) -> Comparison:
+    """Return the predictions of the students; ``method`` is the method's name if there are several."""
+
     def collect(arm: str, teacher: Teacher) -> list[ModelPredictions]:
-        return [_to_predictions(trained_students[name_student(arm, teacher, seed)]) for seed in teacher.seeds]
+        return [_to_predictions(trained_students[name_student(arm, teacher, seed, method)]) for seed in teacher.seeds]
 
     by_split = 1 < settings.split_count < settings.teachers or settings.teachers == 1
     return Comparison(
@@ -171,7 +213,7 @@ def _collect_predictions(
         temperature=settings.temperature,
         noun=teachers[0].task.noun,
         classes=teachers[0].task.names,
-        method=_describe_method(settings),
+        method=_describe_method(teachers[0].settings),
         # A block is what several teachers share: the factor with fewer levels, unless it has only one.
         blocks=[n % (settings.split_count if by_split else settings.teachers) for n in range(len(teachers))],
         block_noun="split" if by_split else "teacher",

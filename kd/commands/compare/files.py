@@ -39,18 +39,19 @@ def comparison_files(
     """
     toy, metrics, comparison = quick_run_stamp(limit), folder / "metrics", verdicts.comparison
     return {
-        metrics / "comparison.json": json_bytes(_summarise(verdicts, cost, config, slices, toy)),
+        metrics / "comparison.json": json_bytes(describe_comparison(verdicts, cost, config, slices, toy)),
         metrics / "comparison_students.csv": csv_bytes(
             {"run": toy or "full", **row} for row in student_rows(comparison)
         ),
-        metrics / "comparison_timings.json": json_bytes({"toy": toy, **_describe_times(students, cost)}),
+        metrics / "comparison_timings.json": json_bytes({"toy": toy, **describe_times(students, cost)}),
         **plot_files(folder, {name: png(drawing, toy=toy) for name, drawing in drawings(comparison).items()}),
     }
 
 
-def _summarise(
+def describe_comparison(
     verdicts: Verdicts, cost: Cost, config: Mapping[str, Any], slices: Slices, toy: str | None
 ) -> dict[str, Any]:
+    """Return the content of ``metrics/comparison.json``; ``toy`` is the stamp of a quick run."""
     comparison = verdicts.comparison
     return {
         "toy": toy,
@@ -92,7 +93,8 @@ def _describe_model(model: Footprint) -> dict[str, Any]:
     return {name: value for name, value in model._asdict().items() if name != "latency"}
 
 
-def _describe_times(students: Mapping[str, TrainedStudent], cost: Cost) -> dict[str, Any]:
+def describe_times(students: Mapping[str, TrainedStudent], cost: Cost) -> dict[str, Any]:
+    """Return everything that was measured with a clock: training by student, latencies, the teacher's time saved."""
     return {
         "training_seconds": {name: round(student.history.seconds, 3) for name, student in students.items()},
         "latency_seconds": {name: model.latency._asdict() for name, model in cost.models.items()},

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kd.arms import ARMS, TEACHER
+from kd.arms import TEACHER, arm_of
 from kd.commands.differences_report import differences_drawing, draw_dots
 from kd.evaluation.comparison import Comparison
 from kd.report.drawings import Drawing
@@ -23,14 +23,19 @@ def drawings(comparison: Comparison) -> dict[str, Drawing]:
     Their arguments are the numbers that they show, not the predictions: only other numbers are drawn again.
     """
     images, noun = comparison.images, comparison.noun
-    errors = {TEACHER: [teacher.errors for teacher in comparison.teachers]}
-    for arm, groups in comparison.students.items():
-        errors[arm] = [predictions.errors for group in groups for predictions in group]
     return {
-        "comparison_errors": partial(errors_by_arm, errors, images=images, noun=noun),
+        "comparison_errors": partial(errors_by_arm, count_errors(comparison), images=images, noun=noun),
         "comparison_differences": differences_drawing(comparison),
         "comparison_reliability": partial(reliability_diagram, comparison.reliabilities, noun=noun),
     }
+
+
+def count_errors(comparison: Comparison) -> dict[str, list[int]]:
+    """Return the test errors of each network, by arm; the teachers come first."""
+    errors = {TEACHER: [teacher.errors for teacher in comparison.teachers]}
+    for arm, groups in comparison.students.items():
+        errors[arm] = [predictions.errors for group in groups for predictions in group]
+    return errors
 
 
 def errors_by_arm(errors: Mapping[str, Sequence[int]], *, images: int, noun: str) -> Figure:
@@ -44,8 +49,8 @@ def errors_by_arm(errors: Mapping[str, Sequence[int]], *, images: int, noun: str
     figure = new_figure(8.4, 1.5 + 0.62 * len(errors))
     axes = figure.subplots()
     for row, (arm, counts) in enumerate(errors.items()):
-        draw_dots(axes, counts, row, ARMS[arm].colour)
-    axes.set_yticks(range(len(errors)), [f"{ARMS[arm].label}\nn = {len(counts)}" for arm, counts in errors.items()])
+        draw_dots(axes, counts, row, arm_of(arm).colour)
+    axes.set_yticks(range(len(errors)), [f"{arm_of(arm).label}\nn = {len(counts)}" for arm, counts in errors.items()])
     axes.set_ylim(len(errors) - 0.4, -0.6)
     axes.set_xlabel(f"errors on {images:,} test {noun}   (bar: mean)")
     style_axes(axes, "Test errors of every student")

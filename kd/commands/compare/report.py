@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kd.arms import ARMS, LONGER, TEACHER
+from kd.arms import ARMS, LONGER, TEACHER, arm_of
 from kd.commands.compare.plots import drawings
 from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, model_cells
 from kd.commands.differences_report import show_differences
@@ -22,6 +22,7 @@ from kd.evaluation.cost import Cost
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import Spread, spread
 from kd.report.blocks import Block, Paragraph, paragraphs, table
+from kd.report.drawings import Drawing
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance
 from kd.report.svg import figure
@@ -53,24 +54,27 @@ def compare_part(
     arms = summaries(comparison)
     *other_verdicts, verdict = verdicts.lines
     sections = (
-        Section("table", "Test errors of all arms", _show_arms(comparison, arms)),
+        Section(
+            "table", "Test errors of all arms", show_arms(comparison, arms, drawings(comparison)["comparison_errors"])
+        ),
         Section(
             "comparison", "Paired differences", (*show_differences(verdicts), *questions, *paragraphs(other_verdicts))
         ),
         Section("slices", "Where it helps", show_slices(slices)),
         Section("reliability", "Calibration", _show_calibration(comparison, arms)),
-        Section("fidelity", "Fidelity to the teacher", _show_fidelity(comparison, arms)),
-        Section("cost", "Cost", _show_cost(comparison, cost)),
-        Section("provenance", "Provenance", _show_provenance(comparison, cost, config, test, command)),
+        Section("fidelity", "Fidelity to the teacher", tabulate_fidelity(comparison, arms)),
+        Section("cost", "Cost", show_cost(comparison, cost)),
+        Section("provenance", "Provenance", show_provenance(comparison, cost, config, test, command)),
     )
     tone = TONE_OF[verdicts.main.verdict]
     return Part("compare", verdict, quick_run_stamp(limit), sections, tone, model_settings(config))
 
 
-def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
+def show_arms(comparison: Comparison, arms: Arms, errors: Drawing) -> tuple[Block, ...]:
+    """Return the table of test errors with a row for each arm and one for the teachers, and the drawing of them."""
     rows = [
         (
-            ARMS[arm].label,
+            arm_of(arm).label,
             spreads["test_errors"].n,
             format_number(spreads["test_errors"], ",.1f"),
             percent(spreads["test_accuracy"].mean),
@@ -97,7 +101,7 @@ def _show_arms(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
         f"{comparison.class_name(majority.label)} makes {majority.errors:,} errors"
     )
     alt = "; ".join(f"{row[0]}: {row[2]} errors" for row in rows)
-    drawing = figure(drawings(comparison)["comparison_errors"], alt=f"Test errors of every student. {alt}.")
+    drawing = figure(errors, alt=f"Test errors of every student. {alt}.")
     return table(
         ("student", "n", "test errors", "accuracy", "balanced accuracy", "macro-F1"), rows, caption=caption
     ), drawing
@@ -116,10 +120,17 @@ _CALIBRATION_COLUMNS = (
 
 
 def _show_calibration(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
+    alt = "Accuracy against confidence of every arm in bins of equal width, with the students of an arm pooled."
+    drawing = figure(drawings(comparison)["comparison_reliability"], alt=alt)
+    return drawing, tabulate_calibration(comparison, arms)
+
+
+def tabulate_calibration(comparison: Comparison, arms: Arms) -> Block:
+    """Return the calibration of each arm before and after temperature scaling."""
     header = ("student", "NLL", "Brier", "ECE, %", "adaptive ECE, %", "fitted T", "NLL at T", "ECE at T, %")
     rows = [
         (
-            ARMS[arm].label,
+            arm_of(arm).label,
             *(
                 format_number(spreads[name], spec, scale=scale) if name in spreads else "none"
                 for name, spec, scale in _CALIBRATION_COLUMNS
@@ -131,12 +142,11 @@ def _show_calibration(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
         f"Mean ± standard deviation over the seeds; {BINS} bins. The temperature T is fitted on the validation "
         f"{comparison.noun}. Students without validation errors have no optimal T and are omitted from its columns."
     )
-    alt = "Accuracy against confidence of every arm in bins of equal width, with the students of an arm pooled."
-    drawing = figure(drawings(comparison)["comparison_reliability"], alt=alt)
-    return drawing, table(header, rows, caption=caption)
+    return table(header, rows, caption=caption)
 
 
-def _show_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
+def tabulate_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
+    """Return the agreement and divergence of each arm from its teacher, with an explanation."""
     share_columns = ("agreement_with_teacher", "agreement_where_teacher_right", "agreement_where_teacher_wrong")
     header = (
         "student",
@@ -150,7 +160,7 @@ def _show_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     for arm, spreads in arms.items():
         shares = [percent(spreads[name].mean) if name in spreads else "none" for name in share_columns]
         divergences = [format_number(spreads[name], ".4f") for name in ("kl_to_teacher", "softened_kl_to_teacher")]
-        rows.append((ARMS[arm].label, *shares, *divergences))
+        rows.append((arm_of(arm).label, *shares, *divergences))
     baseline = spread(comparison.baseline_agreement())
     explanation = (
         "The control is trained without the teacher, so agreement above the control's is due to the training method. "
@@ -163,7 +173,8 @@ def _show_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     return table(header, rows, caption=caption), Paragraph(explanation)
 
 
-def _show_cost(comparison: Comparison, cost: Cost) -> tuple[Block, ...]:
+def show_cost(comparison: Comparison, cost: Cost) -> tuple[Block, ...]:
+    """Return the tables of computational costs and sentences on them."""
     footprints = [(name, *model_cells(model)) for name, model in cost.models.items()]
     training = cost.training
     rows = [
@@ -181,9 +192,10 @@ def _show_cost(comparison: Comparison, cost: Cost) -> tuple[Block, ...]:
     )
 
 
-def _show_provenance(
+def show_provenance(
     comparison: Comparison, cost: Cost, config: Mapping[str, Any], test: object, command: str
 ) -> tuple[Block, ...]:
+    """Return settings, digests of data and weights, versions and seeds."""
     size = cost.models["teacher"].bytes
     weights = {
         f"teacher {number}": {"sha256": teacher.weights, "bytes": size}

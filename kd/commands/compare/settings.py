@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from kd.checks import DECIDE, MANY, Range, at_least, or_none, require
+from kd.commands.method_flags import split_by_method
 from kd.commands.settings import FLAGS_ALONE, PairedSettings
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)  # of label smoothing, to choose from on the validation images
@@ -20,7 +22,12 @@ class CompareSettings(PairedSettings):
     """
 
     command: ClassVar[str] = "compare"
-    recorded_if_set: ClassVar[frozenset[str]] = FLAGS_ALONE | {"until_decided"}
+    recorded_if_set: ClassVar[frozenset[str]] = FLAGS_ALONE | {"until_decided", "methods"}
+
+    # Distillation
+    methods: str = ""
+    """methods to compare together, separated by commas, instead of --method: one teacher and the same controls for all,
+    and a verdict for each, adjusted for their number; --set METHOD.NAME=VALUE sets them"""
 
     # Evidence
     pairs: Annotated[int, at_least(2, "10 is usual; one pair has no spread", largest=MANY)] = 10
@@ -47,12 +54,51 @@ class CompareSettings(PairedSettings):
 
     def check(self) -> None:
         """Raise ``ValueError`` naming the flag if a setting is outside its range."""
+        if self.methods:
+            self._check_methods()
+            return
         super().check()
         only_loaded = self.teachers > 1 and not self._count_teachers()
         advice = "seeds do not change a loaded teacher"
         require(not only_loaded, "--teachers", self.teachers, "1 with a loaded teacher", advice)
         if self.until_decided:
             require(self.runs == 1, "--until-decided", f"{self.runs} teachers", "used with one teacher and one split")
+
+    def _check_methods(self) -> None:
+        advice = "an ensemble is averaged at the temperature of one method"
+        require(len(self.teacher) < 2, "--teacher with --methods", " ".join(self.teacher), "given once", advice)
+        require(not self.until_decided, "--until-decided", self.methods, "used with one method, not with --methods")
+        advice = "their steps take different times"
+        require(not self.dry_run, "--dry-run", self.methods, "used with one method, not with --methods", advice)
+        for settings in self.by_method.values():
+            settings.check()
+
+    @property
+    def by_method(self) -> dict[str, CompareSettings]:
+        """The settings for each method alone, by its name; a single entry without ``methods``.
+
+        Raises:
+            ValueError: names that are empty or repeated, or a setting that belongs to none of the methods.
+        """
+        if not self.methods:
+            return {self.method: self}
+        names = [name.strip() for name in self.methods.split(",")]
+        allowed = "names separated by commas, each once, such as kd,dkd"
+        require(all(names) and len({*names}) == len(names), "--methods", self.methods, allowed)
+        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self)}
+        require(self.method == defaults["method"], "--method", self.method, "omitted with --methods")
+        only_kd = {name: defaults[name] for name in ("temperature", "alpha")}
+        for name, default in only_kd.items():
+            advice = f"use --set METHOD.{name}=VALUE"
+            unused = "kd" not in names and getattr(self, name) != default
+            require(not unused, f"--{name}", getattr(self, name), "omitted if --methods does not include kd", advice)
+        texts = split_by_method(self.set, names)
+        return {
+            name: dataclasses.replace(
+                self, methods="", method=name, set=texts[name], **({} if name == "kd" else only_kd)
+            )
+            for name in names
+        }
 
     @property
     def trainings(self) -> dict[str, int]:
@@ -61,7 +107,9 @@ class CompareSettings(PairedSettings):
         arms = ["control", "distilled", *(name for name, enabled in further.items() if enabled)]
         pilots = {"pilot": len(STRENGTHS)} if self.smoothing is None else {}
         teachers = self.runs * self._count_teachers()
-        return {"teacher": teachers, **dict.fromkeys(arms, self.runs * self.pairs), **pilots}
+        students = dict.fromkeys(arms, self.runs * self.pairs)
+        students["distilled"] *= len(self.methods.split(","))
+        return {"teacher": teachers, **students, **pilots}
 
     @property
     def split_count(self) -> int:

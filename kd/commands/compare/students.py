@@ -17,7 +17,7 @@ from kd.console import say
 from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, item_losses
 from kd.methods.objectives import smoothed, supervised
-from kd.training.students import Student, train_students
+from kd.training.students import DistillationData, Student, train_students
 from kd.types import Objective
 
 
@@ -76,19 +76,39 @@ def choose_smoothing(
 
 
 def make_students(
-    teachers: Sequence[Teacher], arms: Mapping[str, Arm], device: torch.device
+    methods: Mapping[str, Sequence[Teacher]], arms: Mapping[str, Arm], device: torch.device
 ) -> Iterator[tuple[str, Student]]:
-    """Yield name and student for every teacher, seed and arm; equal seeds give equal initial weights and batches."""
-    for teacher in teachers:
-        for seed in teacher.seeds:
-            for name, arm in arms.items():
-                student_settings = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
-                model, train = new_student(student_settings, teacher.task, device), make_train(student_settings)
-                # Index into the list of _train_all: first the distillation data of all teachers, then the control data.
-                data_index = teacher.number if arm.objective is None else len(teachers) + teacher.number
-                student = Student(model, arm.objective or teacher.objective, train, arm.epochs, data_index)
-                yield name_student(name, teacher, seed), student
+    """Yield name and student for every teacher, seed and arm; equal seeds give equal initial weights and batches.
+
+    Args:
+        methods: the teachers for each method; only the distilled students differ by method.
+    """
+    for index, (method, teachers) in enumerate(methods.items()):
+        own_arms = arms if not index else {DISTILLED: arms[DISTILLED]}
+        for teacher in teachers:
+            for seed in teacher.seeds:
+                for name, arm in own_arms.items():
+                    # Index into the list of ``list_data``.
+                    data_index = (len(methods) if arm.objective else index) * len(teachers) + teacher.number
+                    student = _make_student(teacher, seed, name, arm, data_index, device)
+                    yield name_student(name, teacher, seed, method if len(methods) > 1 else ""), student
 
 
-def name_student(arm: str, teacher: Teacher, seed: int) -> str:
-    return f"{arm}-seed-{seed}" + (f"-teacher-{teacher.number}" if teacher.number else "")
+def _make_student(teacher: Teacher, seed: int, name: str, arm: Arm, data_index: int, device: torch.device) -> Student:
+    settings = dataclasses.replace(teacher.settings, seed=seed, epochs=arm.epochs)
+    model, train = new_student(settings, teacher.task, device), make_train(settings)
+    # The step has the name of a student of one method alone, so that either command reuses the other's.
+    step = name_student(name, teacher, seed)
+    return Student(model, arm.objective or teacher.objective, train, arm.epochs, data_index, step)
+
+
+def list_data(methods: Mapping[str, Sequence[Teacher]]) -> list[DistillationData]:
+    """List the data of all students: the distillation data of each method's teachers, then the controls' data."""
+    distilled = [teacher.distill_data for teachers in methods.values() for teacher in teachers]
+    return distilled + [teacher.prepared.control_data for teacher in next(iter(methods.values()))]
+
+
+def name_student(arm: str, teacher: Teacher, seed: int, method: str = "") -> str:
+    """Return the name of a student; distilled students of several methods are named by their method."""
+    by_method = f"{arm}-{method}" if method and arm == DISTILLED else arm
+    return f"{by_method}-seed-{seed}" + (f"-teacher-{teacher.number}" if teacher.number else "")

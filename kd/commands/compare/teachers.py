@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import Dataset
 
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.data import Data, Task
 from kd.commands.models import new_student
 from kd.commands.steps import TeacherWithData, make_objective, prepare_distillation_data
+from kd.data.datasets import DistillDataset
 from kd.data.loaders import make_loader
 from kd.evaluation.comparison import ModelPredictions
 from kd.storage.files import sha256
@@ -75,6 +77,23 @@ def prepare_teacher(settings: CompareSettings, number: int, data: Data, device: 
         _make_distilled_objective(settings, prepared, device),
         list_seeds(settings, number),
     )
+
+
+def with_method(teacher: Teacher, settings: CompareSettings, device: torch.device) -> Teacher:
+    """Return the teacher for the distilled students of another method: same model, logits and seeds."""
+    own_settings, prepared = teacher_settings(settings, teacher.number), teacher.prepared
+    data, has_ids = prepared.distill_data, settings.ids
+    training, validation = (_with_ids(dataset, has_ids) for dataset in (data.training, data.validation))
+    prepared = prepared._replace(distill_data=data._replace(training=training, validation=validation))
+    objective = _make_distilled_objective(settings, prepared, device)
+    return teacher._replace(settings=own_settings, prepared=prepared, objective=objective)
+
+
+def _with_ids(dataset: Dataset[Any], ids: bool) -> Dataset[Any]:
+    """Return the dataset with or without the ids of its samples."""
+    if not isinstance(dataset, DistillDataset) or dataset.ids == ids:
+        return dataset
+    return DistillDataset(dataset.dataset, dataset.logits, ids=ids)
 
 
 def _make_distilled_objective(settings: CompareSettings, prepared: TeacherWithData, device: torch.device) -> Objective:

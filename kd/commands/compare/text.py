@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kd.arms import ARMS, LONGER, TEACHER
+from collections.abc import Mapping
+
+from kd.arms import ARMS, LONGER, TEACHER, arm_of
 from kd.commands.differences import print_differences
 from kd.commands.paired_table import format_number
 from kd.console import print_table, say
@@ -11,7 +13,7 @@ from kd.evaluation.comparison_rows import summaries
 from kd.evaluation.comparison_slices import Slices, describe_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
-from kd.evaluation.paired_seeds import spread
+from kd.evaluation.paired_seeds import Spread, spread
 
 
 def print_comparison(verdicts: Verdicts, cost: Cost, *, slices: Slices, limit: int | None) -> None:
@@ -22,7 +24,7 @@ def print_comparison(verdicts: Verdicts, cost: Cost, *, slices: Slices, limit: i
     """
     comparison = verdicts.comparison
     toy = f", QUICK RUN on {limit:,} training {comparison.noun}" if limit is not None else ""
-    _print_arms(comparison, f"{comparison.images:,} test {comparison.noun}{toy}")
+    print_arms(comparison, summaries(comparison), f"{comparison.images:,} test {comparison.noun}{toy}")
     print_differences(verdicts)
     for line in describe_slices(slices):
         say(line)
@@ -76,11 +78,12 @@ def cost_sentence(cost: TrainingCost) -> str:
     )
 
 
-def _print_arms(comparison: Comparison, title: str) -> None:
+def print_arms(comparison: Comparison, arms: Mapping[str, Mapping[str, Spread]], title: str) -> None:
+    """Print a row for each arm, and one for the teachers."""
     header = ("student", "n", "errors", "accuracy", "NLL", "ECE, %", "agrees with teacher")
     rows = {}
-    for arm, spreads in summaries(comparison).items():
-        rows[ARMS[arm].label] = [
+    for arm, spreads in arms.items():
+        rows[arm_of(arm).label] = [
             str(spreads["test_errors"].n),
             format_number(spreads["test_errors"], ",.1f"),
             f"{spreads['test_accuracy'].mean:.2%}",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kd.arms import ARMS, CONTROL, DISTILLED, SMOOTHED
 from kd.commands.compare.settings import CompareSettings
-from kd.commands.compare.students import Arm, make_students, name_student
+from kd.commands.compare.students import Arm, list_data, make_students, name_student
 from kd.commands.compare.teachers import Teacher
 from kd.console import say
 from kd.devices import usable_cores
@@ -22,15 +22,12 @@ Trained = dict[str, TrainedStudent]
 
 
 def train_pairs(
-    settings: CompareSettings, teachers: Sequence[Teacher], arms: Mapping[str, Arm], device: torch.device
+    settings: CompareSettings, methods: Mapping[str, Sequence[Teacher]], arms: Mapping[str, Arm], device: torch.device
 ) -> Trained:
-    """Train the students of all teachers, seeds and arms; return them by name, ordered by seed."""
-    students = dict(make_students(teachers, arms, device))
-    distill_data = [teacher.distill_data for teacher in teachers] + [
-        teacher.prepared.control_data for teacher in teachers
-    ]
+    """Train the students of all methods, teachers, seeds and arms; return them by name, ordered by seed."""
+    students = dict(make_students(methods, arms, device))
     finished: Trained = {}
-    for name, student in train_students(distill_data, students, processes=settings.processes):
+    for name, student in train_students(list_data(methods), students, processes=settings.processes):
         finished[name] = student
         seconds, accuracy = student.history.seconds, student.history["val_acc"][-1]
         say(f"{len(finished):>3}/{len(students)}  {name}: validation accuracy {accuracy:.2%}, {seconds:.0f} s")
@@ -58,7 +55,8 @@ def train_until_decided(
     used = teacher
     for count in _list_counts(settings, len(teacher.seeds)):
         used = teacher._replace(seeds=teacher.seeds[:count])
-        trained |= train_pairs(settings, [used._replace(seeds=used.seeds[len(trained) // len(arms) :])], arms, device)
+        new = used._replace(seeds=used.seeds[len(trained) // len(arms) :])
+        trained |= train_pairs(settings, {settings.method: [new]}, arms, device)
         contributions = {arm: _subtract(trained, used, arm, quantity) for arm in (CONTROL, SMOOTHED) if arm in arms}
         stop = find_stop(list(contributions.values()), threshold)
         used = used._replace(seeds=used.seeds[:stop])

@@ -43,7 +43,7 @@ def make_students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any
     for number in range(teachers):
         objective = kd.distilled(temperature=5, alpha=(1 + number) / 10)
         teacher_list.append(Teacher(number, settings, prepared, predictions, objective, list_seeds(settings, number)))
-    return dict(make_all_students(teacher_list, choose_arms(settings, SPENT, 0.1), CPU))
+    return dict(make_all_students({"kd": teacher_list}, choose_arms(settings, SPENT, 0.1), CPU))
 
 
 def test_students_of_a_seed_share_initial_weights_and_seeds_differ() -> None:

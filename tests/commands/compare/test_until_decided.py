@@ -37,9 +37,9 @@ class FakeTraining:
         self.gains, self.rounds = gains, list[list[int]]()
 
     def __call__(
-        self, settings: CompareSettings, teachers: Sequence[Teacher], arms: Mapping[str, Arm], device: torch.device
+        self, settings: CompareSettings, methods: Mapping[str, Sequence[Teacher]], arms: Mapping[str, Arm], device: Any
     ) -> dict[str, TrainedStudent]:
-        (teacher,) = teachers
+        ((teacher,),) = methods.values()
         self.rounds.append(list(teacher.seeds))
         trained = {}
         for seed in teacher.seeds:

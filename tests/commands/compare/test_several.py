@@ -1,0 +1,247 @@
+"""``kd compare --methods``: one question for each method, adjusted together; shared controls; files and page."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from html import unescape
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from statsmodels.stats.multitest import multipletests
+
+import kd
+from kd.commands.compare.command import judge_together
+from kd.commands.compare.report import compare_part
+from kd.commands.compare.settings import CompareSettings
+from kd.commands.compare.several import Results, lead_sentence, method_files, method_rows, print_methods
+from kd.commands.compare.several_report import methods_part
+from kd.commands.compare.students import choose_arms, list_data, make_students
+from kd.commands.compare.teachers import Teacher, list_seeds
+from kd.commands.ledger import Entry, Ledger, ask, read_ledger
+from kd.evaluation.comparison import Comparison
+from kd.evaluation.comparison_slices import measure_slices
+from kd.evaluation.comparison_verdict import Verdicts
+from kd.evaluation.verdict import judge_all
+from kd.report.page import page
+from tests.commands.compare.comparisons import make_comparison
+from tests.commands.compare.test_command import CPU, MNIST, QUICK, SPENT, kd_command
+from tests.commands.compare.test_results import SPENT as MEASURED
+from tests.commands.compare.test_results import list_trained
+
+GAINS = {"kd": 25, "dkd": 8, "dist": 0}
+
+
+def compare_methods() -> dict[str, Comparison]:
+    return {name: dataclasses.replace(make_comparison(gain=gain), method=name) for name, gain in GAINS.items()}
+
+
+def ask_all(comparisons: dict[str, Comparison], **settings: Any) -> dict[str, Entry]:
+    return {
+        name: ask(
+            Verdicts(comparison).main.question,
+            command="compare",
+            title=name,
+            config={"METHOD": name, "PAIRS": 4, **settings},
+            test="test",
+        )
+        for name, comparison in comparisons.items()
+    }
+
+
+def make_results() -> Results:
+    comparisons = compare_methods()
+    verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
+    slices = {name: measure_slices(comparison) for name, comparison in comparisons.items()}
+    configs = {name: {"METHOD": name, "SEED": 0, "TEMPERATURE": 5.0} for name in GAINS}
+    return Results(verdicts, slices, configs, list_trained(comparisons["kd"]), MEASURED)
+
+
+# --- questions
+
+
+def test_methods_are_adjusted_for_each_other_and_for_earlier_questions() -> None:
+    comparisons = compare_methods()
+    earlier = ask_all({"at": make_comparison(gain=2)})["at"]
+    verdicts, ledger = judge_together(comparisons, ask_all(comparisons), Ledger().record(earlier))
+    p_values = [own.main.question.control.p for own in verdicts.values()] + [earlier.p]
+    expected = multipletests(p_values, method="holm")[1][:3]
+    assert [own.main.p for own in verdicts.values()] == pytest.approx(expected)
+    assert {own.main.family for own in verdicts.values()} == {4}
+    assert [entry.method for entry in ledger.entries] == ["at", *GAINS]
+    jointly = judge_all(
+        {name: own.main.question for name, own in verdicts.items()},
+        margin=comparisons["kd"].unit_margin,
+        earlier=Ledger().record(earlier).before(ask_all(comparisons)["kd"]),
+    )
+    assert {name: own.main.verdict for name, own in verdicts.items()} == {n: j.verdict for n, j in jointly.items()}
+    assert {name: own.main.interval for name, own in verdicts.items()} == {n: j.interval for n, j in jointly.items()}
+
+
+def test_a_method_asked_alone_and_together_is_one_question() -> None:
+    comparisons = compare_methods()
+    asked = ask_all(comparisons)
+    _, alone = judge_together({"dkd": comparisons["dkd"]}, {"dkd": asked["dkd"]}, Ledger())
+    together, ledger = judge_together(comparisons, asked, alone)
+    assert [entry.method for entry in ledger.entries] == ["dkd", "kd", "dist"]
+    assert {own.main.family for own in together.values()} == {3}
+    again, same = judge_together(comparisons, asked, ledger)
+    assert same == ledger
+    assert [own.main.p for own in again.values()] == [own.main.p for own in together.values()]
+
+
+def test_a_method_of_several_asked_alone_later_stays_adjusted_for_the_others() -> None:
+    """Else the first of a list of methods could be asked again alone, without any adjustment."""
+    comparisons = compare_methods()
+    asked = ask_all(comparisons)
+    _, ledger = judge_together(comparisons, asked, Ledger())
+    ledger = ledger.record(ask_all({"later": make_comparison(gain=3)})["later"])
+    for name in GAINS:
+        alone, same = judge_together({name: comparisons[name]}, {name: asked[name]}, ledger)
+        assert alone[name].main.family == 3
+        assert same == ledger
+
+
+# --- settings
+
+
+def test_each_method_has_its_own_settings_and_is_recorded_like_one_asked_alone() -> None:
+    settings = CompareSettings(methods="kd, dkd,at", set=("dkd.beta=4", "at.weight=10"), temperature=2.0)
+    settings.check()
+    by_method = settings.by_method
+    assert list(by_method) == ["kd", "dkd", "at"]
+    assert by_method["kd"] == CompareSettings(temperature=2.0)
+    assert by_method["dkd"] == CompareSettings(method="dkd", set=("beta=4",))
+    assert by_method["at"].method_settings["weight"] == 10
+    assert CompareSettings(method="dkd").by_method == {"dkd": CompareSettings(method="dkd")}
+    assert (settings.trainings["distilled"], settings.trainings["control"]) == (30, 10)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("kd,", ""), "--methods must be names separated by commas, each once"),
+        (("kd,kd", ""), "--methods must be names separated by commas, each once"),
+        (("kd,nonsense", ""), "there is no method 'nonsense'"),
+        (("kd,dkd", "--method", "at"), "--method must be omitted with --methods. Got 'at' instead"),
+        (("kd,dkd", "--set", "beta=4"), "--set with --methods must be METHOD.NAME=VALUE, with a method of kd, dkd"),
+        (("kd,dkd", "--set", "at.weight=4"), "--set with --methods must be METHOD.NAME=VALUE"),
+        (("kd,dkd", "--set", "dkd.nonsense=4"), "dkd has no setting 'nonsense'"),
+        (("at,dkd", "--temperature", "4"), "--temperature must be omitted if --methods does not include kd"),
+        (("kd,dkd", "--until-decided"), "--until-decided must be used with one method"),
+        (("kd,dkd", "--dry-run"), "--dry-run must be used with one method"),
+        (("kd,dkd", "--teacher", "cnn", "--teacher", "mlp:32"), "--teacher with --methods must be given once"),
+    ],
+)
+def test_settings_that_clash_are_refused(
+    flags: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kd_command("compare", "--out", str(tmp_path / "new"), "--methods", *filter(None, flags)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "new").exists()
+
+
+# --- students
+
+
+def test_controls_are_trained_once_and_every_method_has_the_same_seeds() -> None:
+    settings = CompareSettings(limit=300, epochs=1, student_width=16, pairs=3)
+    data = [SimpleNamespace(task=MNIST), "control data"]
+    methods = {}
+    for name, alpha in {"kd": 0.5, "dkd": 0.2}.items():
+        prepared: Any = SimpleNamespace(data=data[0], distill_data=f"data of {name}", control_data=data[1])
+        objective, nothing = kd.distilled(temperature=5, alpha=alpha), SimpleNamespace()
+        teacher = Teacher(0, settings, prepared, nothing, objective, list_seeds(settings, 0))  # type: ignore[arg-type]
+        methods[name] = [teacher]
+    students = dict(make_students(methods, choose_arms(settings, SPENT, 0.1), CPU))
+    listed: list[Any] = list_data(methods)
+    assert len(students) == 3 * (4 + 1)
+    for seed in range(3):
+        first, second = (students[f"distilled-{name}-seed-{seed}"] for name in methods)
+        assert kd.weights_bytes(first.model) == kd.weights_bytes(second.model)
+        assert first.objective is not second.objective
+        assert first.step == second.step == f"distilled-seed-{seed}"  # as if asked alone
+        assert (listed[first.teacher], listed[second.teacher]) == ("data of kd", "data of dkd")
+        assert listed[students[f"control-seed-{seed}"].teacher] == "control data"
+
+
+# --- files and page
+
+
+def test_each_method_has_its_files_and_all_share_an_overview(tmp_path: Path) -> None:
+    results = make_results()
+    files = {p.relative_to(tmp_path).as_posix(): c for p, c in method_files(tmp_path, results, limit=None).items()}
+    assert set(files) == {
+        "metrics/comparisons.json",
+        "metrics/comparisons_timings.json",
+        *(f"metrics/comparison-{name}{end}" for name in GAINS for end in (".json", "_students.csv")),
+        *(f"plots/comparisons_{name}.png" for name in ("errors", "differences")),
+    }
+    overview = json.loads(files["metrics/comparisons.json"])
+    for name, summary in overview["methods"].items():
+        own = json.loads(files[f"metrics/{summary['file']}"])
+        assert own["config"]["METHOD"] == name
+        assert (own["verdict"], own["sentence"]) == (summary["verdict"], summary["sentence"])
+        assert own["verdicts"][0]["questions"] == overview["questions"] == 3
+        rows = list(csv.DictReader(files[f"metrics/comparison-{name}_students.csv"].decode().splitlines()))
+        assert len([row for row in rows if row["arm"] == "distilled"]) == 4
+    assert overview["sentence"] == lead_sentence(results.verdicts)
+
+
+def test_the_page_leads_with_the_methods_and_holds_the_details_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    results = make_results()
+    part = methods_part(results, test=[1, 2], command="kd compare --methods kd,dkd,dist", limit=None)
+    assert part.tone == "mixed"
+    assert part.verdict.startswith("3 methods, compared with the same controls on average. helps: kd (25.5 fewer err")
+    text = unescape(page([part]).decode()).replace("\u00a0", " ")
+    first = part.sections[0].blocks[0]
+    assert first.rows == tuple(method_rows(results.verdicts))  # type: ignore[union-attr]  # a table
+    print_methods(results, limit=None)
+    printed = capsys.readouterr().out
+    for name, own in results.verdicts.items():
+        assert own.lines[-1] in text
+        assert own.lines[-1] in printed
+        assert f"<summary>{name}</summary>" in text
+    assert printed.rstrip().endswith(part.verdict)
+    assert "METHOD" not in part.settings
+    only = results.verdicts["kd"]
+    single = compare_part(only, MEASURED, {"SEED": 0}, test=[], command="", limit=None, slices=results.slices["kd"])
+    assert len(page([part])) < len(GAINS) * len(page([single]))  # what all share is shown once
+
+
+def test_what_holds_for_one_method_alone_is_said_with_its_name() -> None:
+    comparisons = compare_methods()
+    broken = comparisons["dkd"]
+    group = list(broken.students["distilled"][0])
+    collapsed = group[0]._replace(test=group[0].test._replace(logits=torch.zeros_like(group[0].test.logits)))
+    students = {**broken.students, "distilled": [[collapsed, *group[1:]]]}
+    comparisons["dkd"] = dataclasses.replace(broken, students=students)
+    verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
+    sentence = lead_sentence(verdicts)
+    assert verdicts["dkd"].main.verdict == "not decided"
+    assert "dkd: Students collapsed: 1 of 4 (distilled student)" in sentence
+    assert "not decided: dkd" in sentence
+
+
+@pytest.mark.slow
+def test_methods_with_ids_and_features_together_and_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("compare", "--out", str(tmp_path), *QUICK, "--pairs", "2", "--smoothing", "0")
+    assert kd_command(*few, "--methods", "kd,crd,rkd", "--set", "crd.negatives=32") == 0
+    metrics, steps = tmp_path / "results" / "metrics", tmp_path / ".kd" / "steps"
+    overview = json.loads((metrics / "comparisons.json").read_text())
+    assert list(overview["methods"]) == ["kd", "crd", "rkd"]
+    assert overview["sentence"] in capsys.readouterr().out.replace("\n", " ")
+    assert not (metrics / "comparison.json").exists()
+    students = {path.name for path in steps.glob("*-seed-*")}
+    for name, flags in {"kd": (), "crd": ("--method", "crd", "--set", "negatives=32")}.items():
+        assert kd_command(*few, *flags, "--no-longer") == 0
+        alone = json.loads((metrics / "comparison.json").read_text())
+        among = json.loads((metrics / f"comparison-{name}.json").read_text())
+        assert alone["verdicts"][0]["control"] == among["verdicts"][0]["control"]
+        assert alone["verdicts"][0]["questions"] == 3
+    assert {path.name for path in steps.glob("*-seed-*")} == students  # all reused
+    assert [entry.method for entry in read_ledger(tmp_path / ".kd").entries] == ["kd", "crd", "rkd"]
