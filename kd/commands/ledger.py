@@ -24,7 +24,7 @@ from kd.storage.fingerprint import describe, digest
 from kd.storage.untrusted import read_bytes
 
 FILE = "verdicts.json"  # in the state folder
-_UNRELATED = {"DEVICE", "SLICES", "LONGER"}
+_UNRELATED = {"DEVICE", "SLICES", "SHIFTS", "LONGER"}
 
 
 @dataclass(frozen=True)

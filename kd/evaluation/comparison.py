@@ -39,11 +39,13 @@ class ModelPredictions(NamedTuple):
 
     Attributes:
         weights: SHA-256 of the network's weights file.
+        shifted: logits on the test images changed in some ways, by name; the labels are the same.
     """
 
     validation: Predictions
     test: Predictions
     weights: str = ""
+    shifted: Mapping[str, Predictions] = {}
 
     @property
     def errors(self) -> int:

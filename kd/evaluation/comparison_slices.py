@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kd.arms import CONTROL, DISTILLED
 from kd.evaluation.comparison import Comparison
 from kd.evaluation.quantities import ERRORS
-from kd.evaluation.slices import Masks, SliceDifference, compare_slices
+from kd.evaluation.slices import Masks, SliceDifference, compare_parts, compare_slices
 
 Slices = dict[str, dict[str, SliceDifference]]  # group of slices → slice → difference; Holm within a group
+BUILT_IN = {"class", "teacher", "shift"}  # names of groups
 UNSURE = 0.25  # fraction of the test items on which the teacher is least confident
 
 
@@ -23,9 +26,22 @@ def measure_slices(comparison: Comparison, further: dict[str, Masks] | None = No
     groups = {"class": _by_class(comparison), **by_teacher, **(further or {})}
     wrong = comparison.measure_losses(ERRORS)
     control, distilled = (comparison.replicates(wrong[arm]) for arm in (CONTROL, DISTILLED))
-    return {
+    slices = {
         name: compare_slices(masks, control, distilled, anytime=comparison.anytime) for name, masks in groups.items()
     }
+    shifted = {name: _compare_shifted(comparison, name) for name in comparison.students[CONTROL][0][0].shifted}
+    return {**slices, "shift": compare_parts(shifted, anytime=comparison.anytime)} if shifted else slices
+
+
+def _compare_shifted(comparison: Comparison, shift: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return which changed test images each pair, or block of pairs, gets wrong: control and distilled."""
+    control, distilled = (
+        comparison.replicates(
+            [np.stack([model.shifted[shift].wrong.double().numpy() for model in group]) for group in groups]
+        )
+        for groups in (comparison.students[CONTROL], comparison.students[DISTILLED])
+    )
+    return control, distilled
 
 
 def describe_slices(slices: Slices, level: float = 0.05) -> list[str]:

@@ -40,6 +40,18 @@ def compare_slices(
         anytime: whether the number of pairs depended on their differences.
     """
     parts = {name: (control[:, mask], distilled[:, mask]) for name, mask in masks.items() if mask.any()}
+    return compare_parts(parts, anytime=anytime)
+
+
+def compare_parts(
+    parts: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], *, anytime: bool = False
+) -> dict[str, SliceDifference]:
+    """Compare both arms on several sets of items, with Holm's adjustment for their number.
+
+    Args:
+        parts: control and distilled, [pairs, items], by the name of the set; at least one item in each.
+        anytime: see ``compare_slices``.
+    """
     contrasts = {
         name: contrast_of(100 / first.shape[1] * (second - first), one_error=100 / first.shape[1], anytime=anytime)
         for name, (first, second) in parts.items()

@@ -25,6 +25,7 @@ class DistillationData(NamedTuple):
         test: samples (input, label).
         batch_size: training batch size; the order of batches depends only on the student's seed.
         views: number of augmented views per sample; an epoch uses one view of each sample (``kd.data.views``).
+        shifted: the test samples changed in some ways, by name (``kd.data.shifts``).
     """
 
     training: Dataset[Any]
@@ -32,6 +33,7 @@ class DistillationData(NamedTuple):
     test: Dataset[Any]
     batch_size: int
     views: int = 1
+    shifted: Mapping[str, Dataset[Any]] = {}
 
     def training_loader(self) -> DataLoader[Any]:
         """Return the training loader; ``kd.fit`` seeds its order."""
@@ -65,12 +67,14 @@ class TrainedStudent(NamedTuple):
     Attributes:
         weights: its state dict.
         validation, test: its predictions, in the order of the datasets; ``test`` is None if the test set was not used.
+        shifted: its predictions for the changed test samples, by name.
     """
 
     weights: dict[str, Any]
     history: History
     validation: Predictions
     test: Predictions | None
+    shifted: Mapping[str, Predictions] = {}
 
 
 def train_students(
@@ -111,12 +115,15 @@ def train_student(data: DistillationData, name: str, student: Student, *, tested
     training = data.training_loader()
     validation = make_loader(data.validation, batch_size=data.batch_size)
     history = student.train(name, student.model, student.objective, training, validation)
+    splits = {"validation": data.validation, **({"test": data.test, **data.shifted} if tested else {})}
     predictions = {
         split: predict_dataset(student.model, dataset, batch_size=data.batch_size, title=f"{name}-{split}")
-        for split, dataset in {"validation": data.validation, "test": data.test}.items()
-        if tested or split != "test"
+        for split, dataset in splits.items()
     }
-    return TrainedStudent(student.model.state_dict(), history, predictions["validation"], predictions.get("test"))
+    shifted = {split: predictions[split] for split in splits if split in data.shifted}
+    return TrainedStudent(
+        student.model.state_dict(), history, predictions["validation"], predictions.get("test"), shifted
+    )
 
 
 def predict_dataset(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, title: str) -> Predictions:

@@ -232,4 +232,4 @@ def _describe_method(settings: CompareSettings) -> str:
 
 def _to_predictions(student: TrainedStudent) -> ModelPredictions:
     assert student.test is not None
-    return ModelPredictions(student.validation, student.test, sha256(state_bytes(student.weights)))
+    return ModelPredictions(student.validation, student.test, sha256(state_bytes(student.weights)), student.shifted)

@@ -22,7 +22,7 @@ class CompareSettings(PairedSettings):
     """
 
     command: ClassVar[str] = "compare"
-    recorded_if_set: ClassVar[frozenset[str]] = FLAGS_ALONE | {"until_decided", "methods"}
+    recorded_if_set: ClassVar[frozenset[str]] = FLAGS_ALONE | {"until_decided", "methods", "shifts"}
 
     # Distillation
     methods: str = ""
@@ -49,6 +49,8 @@ class CompareSettings(PairedSettings):
     slices: Path | None = None
     """CSV file with a header and a row for each test item: shows where distillation helps and where it harms, for each
     value of each column"""
+    shifts: bool = False
+    """compare the students on changed test images too: rotated by 15 degrees, with noise, blurred"""
     longer: bool = True
     """add a control trained for as many multiply-adds as a distilled student plus its share of the teacher"""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kd.checks import require
+from kd.evaluation.comparison_slices import BUILT_IN
 from kd.evaluation.slices import Masks
 from kd.storage.untrusted import read_bytes
 
@@ -39,7 +40,7 @@ def read_slices(path: Path, items: int) -> dict[str, Masks]:
     has_names = all(header) and 0 < len(header) == len(set(header))
     require(has_names, name, header, "a CSV file whose columns have names, each once")
     require(
-        not {"class", "teacher"} & set(header), name, header, "without columns class and teacher", "they are built in"
+        not BUILT_IN & set(header), name, header, f"without columns {', '.join(sorted(BUILT_IN))}", "they are built in"
     )
     require(len(rows) == items, name, f"{len(rows):,} rows", f"a header and a row for each of {items:,} test items")
     uneven = next((number for number, row in enumerate(rows) if len(row) != len(header)), None)

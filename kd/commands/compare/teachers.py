@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Dataset
 
+from kd.checks import naming_flag
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.data import Data, Task
 from kd.commands.models import new_student
@@ -62,7 +63,10 @@ def teacher_settings(settings: CompareSettings, number: int) -> CompareSettings:
 def prepare_teacher(settings: CompareSettings, number: int, data: Data, device: torch.device) -> Teacher:
     """Train the teacher with this number on its split, or reuse a saved one; the teacher of ``kd run`` has number 0."""
     own_settings = teacher_settings(settings, number)
+    shifted = _shift_test_images(data) if settings.shifts else {}
     prepared = prepare_distillation_data(own_settings, device, number=number, data=data)
+    distill_data, control_data = (d._replace(shifted=shifted) for d in (prepared.distill_data, prepared.control_data))
+    prepared = prepared._replace(distill_data=distill_data, control_data=control_data)
     title = f"teacher-{number}" if number else "teacher"
     on_validation, on_test = (
         predict_dataset(prepared.model, dataset, batch_size=settings.batch_size, title=f"{title}-{split}")
@@ -77,6 +81,14 @@ def prepare_teacher(settings: CompareSettings, number: int, data: Data, device: 
         _make_distilled_objective(settings, prepared, device),
         list_seeds(settings, number),
     )
+
+
+def _shift_test_images(data: Data) -> dict[str, Dataset[Any]]:
+    """Return the changed test images by name."""
+    from kd.data.shifts import shift_images  # imports torchvision, which takes a second
+
+    with naming_flag("--shifts"):
+        return shift_images(data.test_set)
 
 
 def with_method(teacher: Teacher, settings: CompareSettings, device: torch.device) -> Teacher:

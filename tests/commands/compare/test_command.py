@@ -19,6 +19,7 @@ from kd.commands.compare.students import choose_arms
 from kd.commands.compare.students import make_students as make_all_students
 from kd.commands.compare.teachers import Teacher, list_seeds, teacher_settings
 from kd.commands.data import Task
+from kd.commands.ledger import read_ledger
 from kd.evaluation.cost import Cost, Saved, TrainingCost
 from kd.storage.fingerprint import describe
 
@@ -165,6 +166,26 @@ def test_several_teachers_have_one_verdict_each_and_one_overall(
     assert len(summary["verdicts"]) == len(summary["teacher_errors"]) == 2
     assert summary["sentence"] in capsys.readouterr().out.replace("\n", " ")
     assert list(summary["arms"]) == ["control", "distilled"]
+
+
+@pytest.mark.slow
+def test_changed_images_are_another_slice_and_the_same_question(tmp_path: Path) -> None:
+    few = ("compare", "--out", str(tmp_path), *QUICK, "--pairs", "2", "--smoothing", "0", "--no-longer")
+    metrics = tmp_path / "results" / "metrics"
+    assert kd_command(*few) == 0
+    before = json.loads((metrics / "comparison.json").read_text())
+    assert kd_command(*few, "--shifts") == 0
+    after = json.loads((metrics / "comparison.json").read_text())
+    assert list(after["slices"].pop("shift")) == ["rotation-15", "noise-0.1", "blur-1"]
+    assert (after["slices"], after["verdicts"]) == (before["slices"], before["verdicts"])
+    assert set(after["config"]) - set(before["config"]) == {"SHIFTS"}
+    assert len(read_ledger(tmp_path / ".kd").entries) == 1
+
+
+def test_changed_images_need_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--data", "sklearn:wine", "--epochs", "1", "--teacher", "mlp:8", "--student", "mlp:4", "--device", "cpu")
+    assert kd_command("compare", "--out", str(tmp_path), *flags, "--pairs", "2", "--shifts") == 2
+    assert "--shifts: augmentation needs images stored as uint8" in " ".join(capsys.readouterr().err.split())
 
 
 def test_each_teacher_has_its_own_seed_and_its_own_split() -> None:

@@ -59,6 +59,7 @@ def test_an_identifier_is_no_slice(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("class\na\nb\n", "they are built in"),
+        ("shift\na\nb\n", "without columns class, shift, teacher"),
         ("a,\nx,y\nx,y\n", "have names"),
         ("a\n" + "x" * 200_000 + "\ny\n", "no valid CSV"),
     ],

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from statsmodels.stats.multitest import multipletests
 
 from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_rows import student_rows
@@ -57,6 +58,38 @@ def test_the_overall_verdict_needs_several_teachers_and_counts_each_once() -> No
     assert repeated.interval == pytest.approx(
         overall.interval
     )  # more students per teacher say nothing of other teachers
+
+
+def test_changed_test_images_are_slices_with_an_adjustment_of_their_own() -> None:
+    """The differences are those of the predictions for the changed images alone."""
+    comparison = make_comparison()
+    errors = {"rotation": (200, 150), "noise": (60, 60)}
+
+    def shift(arm: int, group: list[ModelPredictions]) -> list[ModelPredictions]:
+        return [
+            model._replace(
+                shifted={
+                    name: make_predictions(50 * arm + seed, counts[arm] + seed).test for name, counts in errors.items()
+                }
+            )
+            for seed, model in enumerate(group)
+        ]
+
+    students = {
+        name: [shift(arm, list(group)) for group in comparison.students[name]]
+        for arm, name in enumerate(("control", "distilled"))
+    }
+    changed = dataclasses.replace(comparison, students={**comparison.students, **students})
+    slices = measure_slices(changed)
+    assert list(slices["shift"]) == list(errors)
+    found = slices["shift"]["rotation"]
+    assert (found.items, found.control) == (IMAGES, pytest.approx(100 * (200 + 1.5) / IMAGES))
+    assert found.contrast.mean == pytest.approx(-100 * 50 / IMAGES)
+    assert slices["shift"]["noise"].contrast.mean == pytest.approx(0)
+    raw = [slice.contrast.p for slice in slices["shift"].values()]
+    assert [slice.p for slice in slices["shift"].values()] == pytest.approx(multipletests(raw, method="holm")[1])
+    assert {name: slices[name] for name in ("class", "teacher")} == measure_slices(comparison)
+    assert any(line.startswith("By shift: fewer errors on rotation (-12.50)") for line in describe_slices(slices))
 
 
 def test_teachers_of_one_split_count_as_one_observation() -> None:
