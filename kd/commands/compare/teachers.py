@@ -94,7 +94,7 @@ def _shift_test_images(data: Data) -> dict[str, Dataset[Any]]:
 def with_method(teacher: Teacher, settings: CompareSettings, device: torch.device) -> Teacher:
     """Return the teacher for the distilled students of another method: same model, logits and seeds."""
     own_settings, prepared = teacher_settings(settings, teacher.number), teacher.prepared
-    data, has_ids = prepared.distill_data, settings.ids
+    data, has_ids = prepared.distill_data, settings.needs_ids
     training, validation = (_with_ids(dataset, has_ids) for dataset in (data.training, data.validation))
     prepared = prepared._replace(distill_data=data._replace(training=training, validation=validation))
     objective = _make_distilled_objective(settings, prepared, device)
