@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from kd.checks import require
@@ -23,8 +23,9 @@ from kd.storage.run_folder import explain_saved_state
 from kd.storage.stopping import is_stop_requested, stop_if_requested
 from kd.training.batch_metrics import METRICS, labelled_rows, measure_batch
 from kd.training.history import History, Means, Position
-from kd.training.optimizers import require_trained
-from kd.training.step_numbers import StepNumbers, step_if_finite
+from kd.training.kept_epoch import KeptEpoch
+from kd.training.step import Step
+from kd.training.step_numbers import StepNumbers
 from kd.types import Metric, Objective
 
 if TYPE_CHECKING:
@@ -37,16 +38,22 @@ def fit(
     train_loader: DataLoader[Any],
     val_loader: DataLoader[Any] | None,
     *,
-    optimizer: torch.optim.Optimizer,
     epochs: int,
     seed: int,
+    optimizer: torch.optim.Optimizer | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    step: Step | None = None,
+    keep: Literal["last", "best"] = "last",
+    patience: int = 0,
     metrics: Mapping[str, Metric] = METRICS,
     on_batch: Callable[[], None] | None = None,
     on_epoch: Callable[[int, History], None] | None = None,
     snapshots: Snapshots | None = None,
 ) -> History:
     """Train the model in place and return its history. The model ends with the weights of the last epoch.
+
+    Give an optimizer, with a scheduler if wanted, for plain steps, or a ``Step`` that also clips, accumulates or
+    averages. With an average of the weights, the averaged weights are evaluated after each epoch, and are the result.
 
     Batch order and dropout depend only on (seed, epoch); the caller's random state is restored.
 
@@ -59,27 +66,45 @@ def fit(
         epochs: passes over ``train_loader``, at least 1.
         seed: at least 0.
         scheduler: stepped after each training step, not after each epoch.
+        step: takes the training steps, in place of optimizer and scheduler.
+        keep: ``best`` ends with the weights of the epoch with the highest ``val_acc``, of equal ones that with the
+            lowest ``val_loss``. The validation set then selects, so its results are too good.
+        patience: end after this many epochs in a row without a better one, at least 1; 0 trains all. Needs ``best``.
         metrics: metrics to record besides the loss and its terms, by name.
-        on_batch: called after each training step.
+        on_batch: called after each batch.
         on_epoch: called after each epoch with (completed epochs, history so far).
         snapshots: training resumes from the newest one, bit-identical to an uninterrupted run, and new ones are written
             at intervals.
 
     Raises:
-        ValueError: the optimizer holds no parameter of the model, or lacks one of the objective; or the scheduler
-            belongs to another optimizer.
+        ValueError: the optimizer holds no parameter of the model, or lacks one of the objective; the scheduler
+            belongs to another optimizer; or arguments clash.
         FloatingPointError: the loss or a gradient is not finite. Raised before the optimizer step, so the weights are
             intact. With a fused Adam on CUDA the step has no effect, nor have later ones, and the error is raised up
-            to 50 steps later; batch statistics and the scheduler have then moved on.
+            to 50 steps later; batch statistics and the scheduler have then moved on. In float16 a step whose gradient
+            is not finite is skipped, and the error is raised after 30 skipped steps in a row.
     """
     require(epochs >= 1, "epochs", epochs, "an integer of at least 1")
-    require_trained(optimizer, model, objective, scheduler)
-    training = _Training(model, objective, optimizer, scheduler, metrics, epochs, seed, on_batch, snapshots)
-    while training.position.epoch < epochs:
+    step = _choose_step(model, step, optimizer, scheduler)
+    step.require_trained(model, objective)
+    kept = KeptEpoch.make(keep, patience, validated=val_loader is not None)
+    training = _Training(model, objective, step, kept, metrics, epochs, seed, on_batch, snapshots)
+    while training.position.epoch < epochs and not (kept and kept.is_over(training.position.epoch)):
         training.run_epoch(train_loader, val_loader)
         if on_epoch:
             on_epoch(training.position.epoch, training.position.history)
+    training.finish()
     return training.position.history
+
+
+def _choose_step(model: nn.Module, step: Step | None, optimizer: Any, scheduler: Any) -> Step:
+    """Return the step, or a plain one of optimizer and scheduler."""
+    if (step is None) == (optimizer is None) or (step is not None and scheduler is not None):
+        raise ValueError(
+            "fit needs either an optimizer, with a scheduler if wanted, or a step, which holds both. Pass "
+            "optimizer=torch.optim.Adam(model.parameters()), or step=Step(model, optimizer, scheduler)."
+        )
+    return step if step is not None else Step(model, optimizer, scheduler)
 
 
 @dataclass
@@ -88,8 +113,8 @@ class _Training:
 
     model: nn.Module
     objective: Objective
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None
+    step: Step
+    kept: KeptEpoch | None
     metrics: Mapping[str, Metric]
     epochs: int
     seed: int
@@ -99,10 +124,10 @@ class _Training:
     def __post_init__(self) -> None:
         """Start, or resume from the newest snapshot."""
         self.device, self.position = device_of(self.model), Position()
-        self.parts = {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "objective")}
+        self.parts = {name: getattr(self, name) for name in ("model", "step", "objective", "kept")}
         if self.snapshots:
             weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-            self.snapshots.reserve(3 * weights)  # weights and Adam's two moments
+            self.snapshots.reserve((self.step.copies + (self.kept is not None)) * weights)
             with explain_saved_state(self.snapshots.folder.name):
                 self.position.restore(self.snapshots.state, self.parts)
         self.started = time.perf_counter() - self.position.history.seconds
@@ -123,7 +148,7 @@ class _Training:
                 self.metrics,
                 where,
                 self.position.means,
-                optimizer=self.optimizer,
+                step=self.step,
                 after_step=after_step,
             )
             val: dict[str, float] = {}
@@ -131,16 +156,29 @@ class _Training:
                 # Stop signals wait for the next training step: a stateful objective may change during validation, so
                 # training could not resume exactly from a snapshot taken in the middle.
                 validation = f"the validation after {where}"
-                with evaluating(model, *_objective_modules(objective)):
+                with self.step.averaged(), evaluating(model, *_objective_modules(objective)):
                     val = _run_batches(
                         model, objective, val_loader, self.metrics, validation, Means(), after_step=lambda _: None
                     )
+                    if self.kept:
+                        self.kept.consider(epoch, val, model)
+        if self.step.may_skip:
+            train["skipped"] = float(self.step.skipped)
+            self.step.skipped = 0
         self.position.next_epoch(dict([*_add_prefix("train", train), *_add_prefix("val", val)]))
         self.position.history.seconds = time.perf_counter() - self.started
 
+    def finish(self) -> None:
+        """Give the model the weights that count, and add notes on them to the history."""
+        history = self.position.history
+        self.step.use_average()
+        if self.kept:
+            self.kept.restore(self.model)
+            history.notes.append(self.kept.describe(self.position.epoch, self.epochs))
+        if skipped := sum(history.get("train_skipped", ())):
+            history.notes.append(f"{skipped:,.0f} training steps were skipped: their gradient overflowed float16.")
+
     def _after_step(self, read_numbers: Callable[[], None]) -> None:
-        if self.scheduler:
-            self.scheduler.step()
         if self.on_batch:
             self.on_batch()
         should_stop = is_stop_requested()  # read once: a signal may arrive while the snapshot is written
@@ -170,34 +208,34 @@ def _run_batches(
     where: str,
     means: Means,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    step: Step | None = None,
     after_step: Callable[[Callable[[], None]], None] = lambda _: stop_if_requested(),
 ) -> dict[str, float]:
-    """Run one pass over the batches, training if an optimizer is given; adds loss, terms and metrics to ``means``.
+    """Run one pass over the batches, training if a step is given; adds loss, terms and metrics to ``means``.
 
     Args:
         after_step: called after each step with a function that reads all numbers, which completes ``means`` and checks
             that they are finite.
     """
     device = device_of(model)
-    numbers = StepNumbers(where, means, optimizer, device)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]] if optimizer else []
-    with torch.set_grad_enabled(optimizer is not None):
+    optimizer, may_skip = (None, False) if step is None else (step.optimizer, step.may_skip)
+    numbers = StepNumbers(where, means, optimizer, device, may_skip=may_skip)
+    compute = objective if step is None else functools.partial(step.forward, objective)
+    with torch.set_grad_enabled(step is not None):
         for raw in batches:
             labels = to_int64(raw[1])
             batch = tuple(tensor.to(device, non_blocking=True) for tensor in (raw[0], labels, *raw[2:]))
-            output, terms = objective(model, batch)
+            output, terms = compute(model, batch)
             loss = functools.reduce(operator.add, terms.values())
             measured, labelled_count = measure_batch(metrics, output.detach(), batch, labelled_rows(labels))
-            if optimizer is not None:
-                for parameter in parameters:  # optimizer.zero_grad() takes 45 µs, 5 % of a small student's step
-                    parameter.grad = None
-                loss.backward()  # type: ignore[no-untyped-call]
-            fewer = dict.fromkeys(metrics, labelled_count)
-            numbers.add(loss, terms, measured, gradient_norms(parameters), samples=len(batch[1]), fewer=fewer)
-            if optimizer is not None:
-                step_if_finite(optimizer, numbers.non_finite)
+            samples, fewer = len(batch[1]), dict.fromkeys(metrics, labelled_count)
+            norms = () if step is None else step.backward(loss, samples=samples)
+            numbers.add(loss, terms, measured, norms, samples=samples, fewer=fewer)
+            if step is not None:
+                step.update(numbers.non_finite)
             after_step(numbers.read)
+        if step is not None:
+            step.end_epoch(numbers.non_finite)
     numbers.read()
     return means.values()
 
@@ -221,13 +259,6 @@ def _explain_dead_workers(where: str, *loaders: DataLoader[Any] | None) -> Itera
             f"a DataLoader worker process died in {where} ({reason}). Snapshots are intact: run again to resume, with "
             "fewer workers if memory is short."
         ) from error
-
-
-def gradient_norms(parameters: Iterable[Tensor]) -> Sequence[Tensor]:
-    """Return the Euclidean norm of each gradient that is not None."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    # Same kernel as in torch.nn.utils.get_total_norm; the total norm is computed later, from Python floats.
-    return torch._foreach_norm(gradients) if gradients else ()
 
 
 def _add_prefix(split: str, means: dict[str, float]) -> Iterator[tuple[str, float]]:

@@ -1,15 +1,77 @@
-"""The pipeline's optimizer: Adam with a learning rate that falls linearly to 0."""
+"""Optimizers and learning rate schedules by name, from ``torch.optim``; and Adam with a rate that falls to 0."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LinearLR, LRScheduler
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
 
+from kd.checks import require
 from kd.training.lean_adam import LeanAdam
 from kd.types import Objective
+
+# From (optimizer, number of steps) to a schedule. A step schedule divides the rate by 10 after each third.
+SCHEDULES: Mapping[str, Callable[[torch.optim.Optimizer, int], LRScheduler]] = {
+    "linear": lambda optimizer, steps: LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=steps),
+    "cosine": lambda optimizer, steps: CosineAnnealingLR(optimizer, T_max=steps),
+    "constant": lambda optimizer, steps: ConstantLR(optimizer, factor=1.0, total_iters=0),
+    "step": lambda optimizer, steps: StepLR(optimizer, step_size=-(-steps // 3), gamma=0.1),
+}
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+def make_optimizer(
+    name: str,
+    model: nn.Module,
+    objective: Objective | None = None,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> torch.optim.Optimizer:
+    """Return an optimizer of the model's parameters, and of the objective's if it has any.
+
+    Args:
+        name: ``adam``, ``adamw`` (decoupled weight decay) or ``sgd``.
+        learning_rate: above 0.
+        weight_decay: at least 0; not applied to parameters of less than two dimensions, which are biases and the
+            weights of norms.
+        momentum, nesterov: of SGD.
+    """
+    require(name in OPTIMIZERS, "optimizer", name, f"one of {', '.join(OPTIMIZERS)}")
+    objective_parameters = objective.parameters() if isinstance(objective, nn.Module) else ()
+    parameters = [*model.parameters(), *objective_parameters]
+    groups: list[Any] = parameters
+    if weight_decay:
+        decayed = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay}
+        plain = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
+        groups = [group for group in (decayed, plain) if group["params"]]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=nesterov)
+    # Fused: one pass over the weights instead of a dozen, a fifth of a small student's step (benchmarks/epochs.py).
+    # torch.optim.AdamW is Adam with this argument.
+    return LeanAdam(groups, lr=learning_rate, fused=True, decoupled_weight_decay=name == "adamw")
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, name: str, *, steps: int, warmup: int = 0) -> LRScheduler:
+    """Return the scheduler of a whole training, to be stepped after each optimizer step.
+
+    Args:
+        name: ``linear`` to 0, ``cosine`` to 0, ``constant``, or ``step``, which divides the rate by 10 twice.
+        steps: optimizer steps of the training, at least 1.
+        warmup: steps, below ``steps``, in which the rate first rises linearly; the schedule has the rest.
+    """
+    require(name in SCHEDULES, "schedule", name, f"one of {', '.join(SCHEDULES)}")
+    require(0 <= warmup < steps or not warmup, "warmup", warmup, f"less than the {steps:,} steps of the training")
+    if not warmup:
+        return SCHEDULES[name](optimizer, steps)
+    rising = LinearLR(optimizer, start_factor=1 / (warmup + 1), end_factor=1.0, total_iters=warmup)
+    return SequentialLR(optimizer, [rising, SCHEDULES[name](optimizer, steps - warmup)], [warmup])
 
 
 def adam(
@@ -25,10 +87,8 @@ def adam(
         steps: training steps until the rate is 0, at least 1.
         objective: its parameters, if any, are trained together with the model's.
     """
-    objective_parameters = objective.parameters() if isinstance(objective, nn.Module) else ()
-    # Fused: one pass over the weights instead of a dozen, a fifth of a small student's step (benchmarks/epochs.py).
-    optimizer = LeanAdam([*model.parameters(), *objective_parameters], lr=learning_rate, fused=True)
-    return optimizer, LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=steps)
+    optimizer = make_optimizer("adam", model, objective, learning_rate=learning_rate)
+    return optimizer, make_schedule(optimizer, "linear", steps=steps)
 
 
 def require_trained(

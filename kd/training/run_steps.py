@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -26,8 +26,9 @@ from kd.training.contention import advise_on_contention
 from kd.training.history import History, load_state, require_numbers
 from kd.training.hooks import print_epoch
 from kd.training.loop import fit
-from kd.training.optimizers import adam
+from kd.training.recipe import Recipe
 from kd.training.saved_predictions import require_same_predictions
+from kd.training.step import Step
 from kd.types import Objective
 
 # Trains the model in place: (title, model, objective, training loader, validation loader) → history.
@@ -50,23 +51,30 @@ def train(
     train_loader: DataLoader[Any],
     val_loader: DataLoader[Any] | None,
     *,
-    optimizer: torch.optim.Optimizer,
     epochs: int,
     seed: int,
+    optimizer: torch.optim.Optimizer | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    step: Step | None = None,
+    keep: Literal["last", "best"] = "last",
+    patience: int = 0,
 ) -> History:
-    """Train the model in place with a progress display. The model ends with the weights of the last epoch.
+    """Train the model in place with a progress display, like ``kd.fit``, whose arguments it takes.
 
     If the result of an earlier run is reused, only the model's weights are loaded, not the state of objective or
-    optimizer.
-
-    Args:
-        val_loader: None skips validation.
-        scheduler: stepped after each training step.
+    optimizer. Notes of the training in the history begin with the title.
     """
-    settings: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "epochs": epochs, "seed": seed}
+    settings: dict[str, Any] = {"epochs": epochs, "seed": seed, "keep": keep, "patience": patience}
+    stepping: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler}
     loaders = {"train": train_loader, "validation": val_loader}
-    inputs = {"model": model, "objective": objective, "device": device_of(model), **settings, **loaders}
+    inputs = {
+        "model": model,
+        "objective": objective,
+        "device": device_of(model),
+        **(stepping if step is None else step.inputs()),
+        **settings,
+        **loaders,
+    }
 
     def produce(snapshots: Snapshots | None) -> dict[str, Any]:
         done = _count_completed_steps(snapshots, train_loader)
@@ -76,11 +84,14 @@ def train(
                 objective,
                 train_loader,
                 val_loader,
+                **stepping,
+                step=step,
                 **settings,
                 on_batch=advance,
                 on_epoch=advise_on_contention(print_epoch(title, epochs)),
                 snapshots=snapshots,
             )
+        history.notes = [f"{title}: {note}" for note in history.notes]
         return {"model": model.state_dict(), "history": history.state()}
 
     result = run_step(title, inputs, produce)
@@ -88,6 +99,22 @@ def train(
         load_state(model, result["model"], title)
         require_numbers(model)
         return History.from_state(result["history"])
+
+
+def train_with_recipe(
+    title: str,
+    model: nn.Module,
+    objective: Objective,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
+    *,
+    recipe: Recipe,
+    seed: int,
+) -> History:
+    """Call ``train`` with the step, the number of epochs and the choice of the epoch of a recipe."""
+    step = recipe.make_step(model, objective, batches=len(train_loader))
+    settings: dict[str, Any] = {"epochs": recipe.epochs, "keep": recipe.keep, "patience": recipe.patience}
+    return train(title, model, objective, train_loader, val_loader, step=step, seed=seed, **settings)
 
 
 def train_with_adam(
@@ -102,10 +129,8 @@ def train_with_adam(
     seed: int,
 ) -> History:
     """Call ``train`` with Adam, whose learning rate decays linearly to 0 (see ``kd.training.optimizers.adam``)."""
-    steps = epochs * len(train_loader)
-    optimizer, scheduler = adam(model, learning_rate=learning_rate, steps=steps, objective=objective)
-    loaders = (train_loader, val_loader)
-    return train(title, model, objective, *loaders, optimizer=optimizer, scheduler=scheduler, epochs=epochs, seed=seed)
+    recipe = Recipe(learning_rate=learning_rate, epochs=epochs)
+    return train_with_recipe(title, model, objective, train_loader, val_loader, recipe=recipe, seed=seed)
 
 
 def _count_completed_steps(snapshots: Snapshots | None, loader: DataLoader[Any]) -> int:

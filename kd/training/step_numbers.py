@@ -60,15 +60,25 @@ class StepNumbers:
         means: running means; the result does not depend on when the numbers are read.
         optimizer: None in an evaluation.
         device: device of the numbers.
+        may_skip: a gradient that is not finite is no error, because the step is skipped; numbers that are not finite
+            are left out of the means. Each step is then read when it is added.
 
     Attributes:
         non_finite: a float32 scalar on the device, 1 if loss or gradient were not finite in any step so far, else 0.
             None if each step is read, and checked, when it is added.
     """
 
-    def __init__(self, where: str, means: Means, optimizer: torch.optim.Optimizer | None, device: torch.device) -> None:
-        self._where, self._means, self._optimizer = where, means, optimizer
-        self._interval = read_interval(device, optimizer)
+    def __init__(
+        self,
+        where: str,
+        means: Means,
+        optimizer: torch.optim.Optimizer | None,
+        device: torch.device,
+        *,
+        may_skip: bool = False,
+    ) -> None:
+        self._where, self._means, self._optimizer, self._may_skip = where, means, optimizer, may_skip
+        self._interval = 1 if may_skip else read_interval(device, optimizer)
         self._pending: list[_Step] = []
         self._one = torch.ones((), dtype=torch.float32, device=device)
         self.non_finite = torch.zeros((), dtype=torch.float32, device=device) if self._interval > 1 else None
@@ -117,9 +127,12 @@ class StepNumbers:
     def _check_and_add(self, step: _Step, floats: Sequence[float]) -> None:
         first_value = len(floats) - len(step.names)
         gradient, numbers = math.hypot(*floats[:first_value]), dict(zip(step.names, floats[first_value:], strict=True))
+        fewer = step.fewer
         if not math.isfinite(numbers["loss"] + gradient):
-            raise FloatingPointError(self._format_not_finite(step, numbers, gradient))
-        self._means.add(numbers, step.samples, step.fewer)
+            if not self._may_skip or math.isfinite(gradient):
+                raise FloatingPointError(self._format_not_finite(step, numbers, gradient))
+            fewer = {**fewer, **{name: 0 for name, number in numbers.items() if not math.isfinite(number)}}
+        self._means.add(numbers, step.samples, fewer)
 
     def _format_not_finite(self, step: _Step, numbers: Mapping[str, float], gradient: float) -> str:
         where = f"{self._where}, batch {self._means.batches + 1}"

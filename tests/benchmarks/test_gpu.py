@@ -188,7 +188,7 @@ def test_a_deferred_read_that_lets_a_bad_step_through_fails(
     setup: gpu_checks.Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert gpu_checks.check_reading(setup).ok
-    monkeypatch.setattr("kd.training.loop.step_if_finite", lambda optimizer, _: optimizer.step())
+    monkeypatch.setattr("kd.training.step.step_if_finite", lambda optimizer, _: optimizer.step())
     assert gpu_checks.check_reading(setup).ok is False
 
 

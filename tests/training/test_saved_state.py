@@ -112,6 +112,8 @@ def test_a_forged_position_is_never_resumed(forgery: str, run_again: Callable[..
         if forgery != "a result as a position":
             model = state["model"]
             optimizer = torch.optim.Adam([torch.nn.Parameter(value) for value in model.values()])
+            scheduler = torch.optim.lr_scheduler.LinearLR(optimizer)
+            step = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
             empty = History().state()
             state.clear()
             state.update(
@@ -120,7 +122,7 @@ def test_a_forged_position_is_never_resumed(forgery: str, run_again: Callable[..
                 means={"batches": 1, "samples": 1, "sums": {}, "missing": {}},
                 history=empty,
                 generators=[torch.get_rng_state()],
-                parts={"model": copy.deepcopy(model), "optimizer": optimizer.state_dict()},
+                parts={"model": copy.deepcopy(model), "step": {**step, "counts": [0] * 5, "gradients": []}},
             )
         POSITIONS[forgery](state)
 
