@@ -205,6 +205,11 @@ def or_none(values: Range) -> Range:
     return Range(lambda x: x is None or values.holds(x), f"None or {values.allowed}", values.advice, values.largest)
 
 
+def one_of(*names: str) -> Range:
+    """Return the range of these texts."""
+    return Range(lambda x: x in names, f"{', '.join(names[:-1])} or {names[-1]}")
+
+
 def positive(advice: str) -> Range:
     """Return the range of finite numbers above 0."""
     return Range(lambda x: 0 < x < math.inf, "a finite number above 0", advice)

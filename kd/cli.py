@@ -15,6 +15,7 @@ from kd.commands.compare.settings import CompareSettings
 from kd.commands.help import format_help
 from kd.commands.judge.settings import JudgeSettings
 from kd.commands.program import exit_status
+from kd.commands.recipe_settings import REPLACED
 from kd.commands.run.settings import CacheSettings, CleanSettings, DistillSettings, EvaluateSettings, ReportSettings
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import with_file
@@ -101,6 +102,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Settings]:
     try:
         _require_text(arguments)
         _require_command(arguments[0])
+        _require_current(arguments)
         with name_output_errors():  # of the help
             settings: Settings = subcommand_cli_from_dict(
                 settings_classes, prog="kd", description=_DESCRIPTION, args=arguments
@@ -114,6 +116,14 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Settings]:
         say(f"error: {error}", to_stderr=True)
         raise SystemExit(2) from error
     return next(command for command in COMMANDS.values() if command.settings is type(settings)), settings
+
+
+def _require_current(arguments: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a flag of an earlier version."""
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").removeprefix("no-")
+        if argument.startswith("--") and name in REPLACED:
+            raise ValueError(f"--{name} was replaced: {REPLACED[name]}.")
 
 
 def _require_text(arguments: Sequence[str]) -> None:

@@ -119,8 +119,8 @@ MUTANTS = (
     ),
     Mutant(
         "kd run trains with another seed",
-        "settings.learning_rate, settings.epochs, settings.seed\n",
-        "settings.learning_rate, settings.epochs, settings.seed + 1\n",
+        "recipe=make_recipe(settings), seed=settings.seed)",
+        "recipe=make_recipe(settings), seed=settings.seed + 1)",
         "tests/test_programs.py",
         "tests/test_cli.py",
     ),

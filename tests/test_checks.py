@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from kd.commands.settings import RunSettings
 DECLARED = {name: command.settings for command in cli.COMMANDS.values() for name in ranges(command.settings)}
 
 # Smallest and largest allowed values, and the closest values outside.
-INSIDE: Mapping[str, tuple[object, ...]] = {
+INSIDE: dict[str, tuple[object, ...]] = {
     "batch_size": (1, 10**6),
     "test_size": (1e-9, 0.999),
     "random_state": (0, 10**6),
@@ -44,7 +43,33 @@ INSIDE: Mapping[str, tuple[object, ...]] = {
     "test_share": (1e-9, 0.5, 0.999),
     "image_size": (None, 1, 224),
 }
-OUTSIDE: Mapping[str, tuple[object, ...]] = {
+RECIPE_INSIDE: dict[str, tuple[object, ...]] = {
+    "optimizer": ("adam", "adamw", "sgd"),
+    "momentum": (0, 0.9, 0.999),
+    "weight_decay": (0, 0.05, 1),
+    "schedule": ("linear", "cosine", "constant", "step"),
+    "warmup": (0, 0.1, 1, 5.5),
+    "clip": (0, 1, 1e6),
+    "accumulate": (1, 10**6),
+    "ema": (0, 0.999),
+    "precision": ("float32", "bfloat16", "float16"),
+    "keep": ("last", "best"),
+    "patience": (0, 10**6),
+}
+RECIPE_OUTSIDE: dict[str, tuple[object, ...]] = {
+    "optimizer": ("lion", "Adam", ""),
+    "momentum": (1, -0.1, math.nan),
+    "weight_decay": (-0.1, math.nan),
+    "schedule": ("poly",),
+    "warmup": (-1, math.nan),
+    "clip": (-1, math.nan),
+    "accumulate": (0, -1),
+    "ema": (1, -0.1, math.nan),
+    "precision": ("float64", "half"),
+    "keep": ("first",),
+    "patience": (-1,),
+}
+OUTSIDE: dict[str, tuple[object, ...]] = {
     "batch_size": (0, -1),
     "test_size": (0, 1, -0.1, math.nan),
     "random_state": (-1,),
@@ -72,6 +97,14 @@ OUTSIDE: Mapping[str, tuple[object, ...]] = {
     "test_share": (0, 1, -0.1, math.nan),
     "image_size": (0, -1),
 }
+
+
+# The recipe's settings, also of the teacher alone, where None takes the value of the students.
+_SHARED = ("batch_size", "epochs", "learning_rate")
+_OWN = {name: (INSIDE | RECIPE_INSIDE)[name] for name in (*RECIPE_INSIDE, *_SHARED)}
+INSIDE = {**INSIDE, **RECIPE_INSIDE, **{f"teacher_{name}": (None, *values) for name, values in _OWN.items()}}
+_NOT_OWN = {name: (OUTSIDE | RECIPE_OUTSIDE)[name] for name in (*RECIPE_OUTSIDE, *_SHARED)}
+OUTSIDE = {**OUTSIDE, **RECIPE_OUTSIDE, **{f"teacher_{name}": values for name, values in _NOT_OWN.items()}}
 
 
 def test_the_tables_of_this_file_cover_every_range() -> None:

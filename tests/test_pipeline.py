@@ -165,7 +165,13 @@ def test_every_constant_has_a_help_text_of_its_own_or_of_kd_run(toy: ModuleType)
     constants = [name for name in vars(toy) if name.isupper()]
     assert sorted(constants) == sorted(hints)
     texts = {name: hints[name].__metadata__[0] for name in constants if hasattr(hints[name], "__metadata__")}
-    assert set(texts) == {"STUDENT", "MODELS_DIR", "RESULTS_DIR", "STATE_DIR"}  # kd run does not have these settings
+    assert set(texts) == {
+        "STUDENT",
+        "BFLOAT16",
+        "MODELS_DIR",
+        "RESULTS_DIR",
+        "STATE_DIR",
+    }  # kd run does not have these settings
     shared = help_texts(RunSettings)
     assert all(len(texts.get(name) or shared[name.lower()]) > 15 for name in constants)
 

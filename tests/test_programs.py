@@ -146,10 +146,13 @@ def test_the_same_command_again_reuses_every_step_and_changes_no_file(
 
 def test_the_settings_are_recorded_under_the_names_of_config(finished: Path) -> None:
     recorded = json.loads((finished / "results" / "metrics" / "metrics.json").read_text(encoding="utf-8"))["config"]
-    assert set(recorded) == {name.upper() for name in SETTINGS} - {"OUT", "FRESH", "SNAPSHOT_SECONDS"} - {
-        name.upper() for name in FLAGS_ALONE
-    }
+    assert set(recorded) - {"BFLOAT16"} == {name.upper() for name in SETTINGS} - {
+        "OUT",
+        "FRESH",
+        "SNAPSHOT_SECONDS",
+    } - {name.upper() for name in FLAGS_ALONE}
     assert (recorded["LIMIT"], recorded["EPOCHS"], recorded["TEMPERATURE"]) == (200, 1, 5)
+    assert recorded["BFLOAT16"] is False
     assert recorded["DEVICE"] == str(config.DEVICE)
 
 

@@ -135,7 +135,7 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         splits.train,
         splits.val,
         splits.test,
-        _make_training_loader(settings, splits.train, tuple(example.shape)),
+        make_training_loader(settings, splits.train),
         make_loader(splits.val, batch_size=settings.batch_size),
         make_loader(splits.test, batch_size=settings.batch_size),
         source,
@@ -157,13 +157,14 @@ def _count_workers(settings: RunSettings) -> int:
     return usable_cores() // 2 if settings.workers is None else settings.workers
 
 
-def _make_training_loader(settings: RunSettings, train: Dataset[Any], shape: tuple[int, ...]) -> DataLoader[Any]:
+def make_training_loader(settings: RunSettings, train: Dataset[Any]) -> DataLoader[Any]:
+    """Return the shuffling loader of the training split, which also augments it if the settings say so."""
     if not settings.augment:
         return make_loader(train, batch_size=settings.batch_size, shuffle=True)
     from kd.data.augmentation import EVERY, AugmentedImages, augmentation  # imports torchvision, which takes a second
 
     with naming_flag(f"--augment {' '.join(settings.augment)}"):
-        transform = augmentation(settings.augment, shape)
+        transform = augmentation(settings.augment, tuple(train[0][0].shape))
         views = AugmentedImages(train, transform, views=settings.views or EVERY, seed=settings.seed)
     return one_view_each(views, views.views, batch_size=settings.batch_size, workers=_count_workers(settings))
 

@@ -5,41 +5,32 @@ Sizes are counted. Times are extrapolated from a few steps on this machine under
 
 from __future__ import annotations
 
-import copy
-import itertools
 import shutil
 import sys
-import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import combine_teachers, new_student, new_teachers
+from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import PairedSettings, RunSettings
-from kd.commands.steps import make_objective, require_models, say_data
+from kd.commands.step_times import Seconds, time_steps
+from kd.commands.steps import require_models, say_data, say_recipe
 from kd.console import print_table, say
-from kd.data.datasets import DistillDataset, unwrap_subsets
-from kd.data.loaders import first_batch, make_loader
+from kd.data.datasets import unwrap_subsets
+from kd.data.loaders import first_batch
 from kd.data.sources.image_dataset import DecodedImages
 from kd.devices import device_named, require_device, usable_cores
 from kd.evaluation.cost import training_cost
 from kd.evaluation.metrics import count_parameters
 from kd.evaluation.multiply_adds import count_multiply_adds
-from kd.methods.objectives import in_bfloat16, supervised
-from kd.teachers.cache import collect_logits
-from kd.training.loop import fit
-from kd.training.optimizers import adam
-from kd.types import Objective
 
-STEPS = 8  # training steps per epoch of a timing; fewer if the dataset is smaller
 RESULTS = 4_000_000  # bytes of plots and report, rounded; without predictions
 DRAWING = 80_000_000  # bytes of memory for drawing plots, in addition to training; measured on MNIST
 
@@ -59,22 +50,12 @@ class Model(NamedTuple):
     bytes: int
 
 
-class Seconds(NamedTuple):
-    """Seconds per training step of each kind of training, and per sample at inference."""
-
-    teacher: float
-    control: float
-    distilled: float
-    teacher_inference: float
-    student_inference: float
-
-
 class Plan(NamedTuple):
     """Estimated resources of a command.
 
     Attributes:
         sizes: samples per split.
-        steps: optimizer steps of one training run, for ``teacher`` and ``student``.
+        steps: batches of one training run, at most, for ``teacher`` and ``student``.
         trainings: number of training runs by kind; a ``longer`` run counts in proportion to its epochs.
         logits: bytes of the teacher's logits on all splits.
         disk: maximum bytes under OUT while the command runs.
@@ -106,6 +87,7 @@ def run(settings: RunSettings) -> None:
     require_device(device, "--device")
     data = load_data(settings)
     say_data(data, device)
+    say_recipe(settings)
     require_models(settings, data, new_teachers(settings, data))
     say_method(settings.method, format_method_settings(settings.method_settings))
     _print_plan(settings, plan(settings, data, device))
@@ -124,6 +106,7 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
         images=data.distill_size,
         labelled=data.sizes["training"],
         epochs=settings.epochs,
+        teacher_epochs=settings.teacher_epochs,
         served=settings.trainings["distilled"],
         views=data.views,
         asked_at_each_step=settings.asked_at_each_step,
@@ -135,11 +118,14 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     trainings: dict[str, float] = dict(settings.trainings)
     if "longer" in trainings:
         trainings["longer"] *= cost.longer_epochs / settings.epochs
-    seconds = _time_steps(settings, data, teacher, student)
+    seconds = time_steps(settings, data, teacher, student, is_parallel=_count_processes(settings) > 1)
     row_bytes = 4 * classes + 8  # float32 logits and an int64 label
     logits = _count_cached_rows(settings, data, trainings) * row_bytes
     students = _count_students(trainings)
+    own = teacher_settings(settings)
     weights = trainings["teacher"] * models["teacher"].bytes + students * models["student"].bytes
+    copies = trainings["teacher"] * models["teacher"].bytes * _count_copies(own)
+    copies += students * models["student"].bytes * _count_copies(settings)
     predictions = (1 + students) * data.sizes["test"] * row_bytes
     return Plan(
         data.sizes,
@@ -147,9 +133,8 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
         _count_steps(settings, data),
         trainings,
         round(logits),
-        # Eight times the weights: the result twice, and two snapshots that include Adam's two moments. Predictions are
-        # also written as text, at about 100 bytes per test sample.
-        round(8 * weights + logits + 2 * predictions + 100 * data.sizes["test"] + RESULTS),
+        # Predictions are also written as text, at about 100 bytes per test sample.
+        round(copies + logits + 2 * predictions + 100 * data.sizes["test"] + RESULTS),
         round(
             _measure_peak_memory(device) * _count_processes(settings)
             + DRAWING
@@ -167,9 +152,17 @@ def _count_cached_rows(settings: RunSettings, data: Data, trainings: Mapping[str
     return 0 if settings.live else max(1, trainings["teacher"]) * rows
 
 
+def _count_copies(settings: RunSettings) -> int:
+    """Return the number of copies of a model's weights on the disk: the result twice, and two snapshots."""
+    kept = (settings.ema > 0) + (settings.accumulate > 1) + (settings.keep == "best")  # average, gradients, best epoch
+    return 2 + 2 * (3 + kept)  # Adam has two moments
+
+
 def _count_steps(settings: RunSettings, data: Data) -> dict[str, int]:
-    per_epoch = {"teacher": len(data.train_loader), "student": -(-data.distill_size // settings.batch_size)}
-    return {kind: settings.epochs * steps for kind, steps in per_epoch.items()}
+    """Return the number of batches in a training of each kind."""
+    own = teacher_settings(settings)
+    samples = {"teacher": (own, data.sizes["training"]), "student": (settings, data.distill_size)}
+    return {kind: recipe.epochs * -(-count // recipe.batch_size) for kind, (recipe, count) in samples.items()}
 
 
 def _count_students(trainings: Mapping[str, float]) -> float:
@@ -181,50 +174,13 @@ def _measure_model(model: nn.Module, example: torch.Tensor, training: int) -> Mo
     return Model(count_parameters(model), count_multiply_adds(model, example), training, size)
 
 
-def _time_steps(settings: RunSettings, data: Data, teacher: nn.Module, student: nn.Module) -> Seconds:
-    """Time a few steps of each kind of training, with the number of threads that the command would use."""
-    size = settings.batch_size
-    rows = range(min(STEPS * size, data.sizes["training"]))
-    subset = Subset(data.train_loader.dataset, [row * data.views for row in rows])  # the first view of each sample
-    loader = make_loader(subset, batch_size=size)
-    started = time.perf_counter()
-    predictions = collect_logits(teacher, subset)
-    teacher_inference = (time.perf_counter() - started) / len(rows)
-    teacher_objective = in_bfloat16(supervised) if settings.bfloat16 else supervised
-    teacher_step = _time_step(teacher, teacher_objective, loader) if settings.trainings["teacher"] else 0.0
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if _count_processes(settings) == 1 else 1)
-    try:
-        distill_set = subset if settings.live else DistillDataset(subset, predictions.logits, ids=settings.needs_ids)
-        distill_loader = make_loader(distill_set, batch_size=size)
-        control = _time_step(student, supervised, loader)
-        objective = make_objective(settings, student, teacher, distill_loader)
-        distilled = _time_step(student, objective, distill_loader)
-        started = time.perf_counter()
-        collect_logits(student, subset)
-        student_inference = (time.perf_counter() - started) / len(rows)
-    finally:
-        torch.set_num_threads(threads)
-    return Seconds(teacher_step, control, distilled, teacher_inference, student_inference)
-
-
-def _time_step(model: nn.Module, objective: Objective, loader: DataLoader[Any]) -> float:
-    """Return the seconds per training step of a copy of the model: median of three epochs after a warm-up step."""
-    timed_model, times = copy.deepcopy(model), [0.0]
-    optimizer, _ = adam(timed_model, learning_rate=1e-6, steps=1 + 3 * len(loader), objective=objective)
-    train = partial(fit, timed_model, objective, optimizer=optimizer, seed=0)
-    size = loader.batch_size or 1
-    rows = range(min(size, len(loader.dataset)))  # type: ignore[arg-type]  # torch's Dataset leaves __len__ undeclared
-    train(make_loader(Subset(loader.dataset, rows), batch_size=size), None, epochs=1)
-    train(loader, None, epochs=3, on_epoch=lambda _, history: times.append(history.seconds))
-    epochs = sorted(later - earlier for earlier, later in itertools.pairwise(times))
-    return epochs[1] / len(loader)
-
-
 def _total_seconds(settings: RunSettings, data: Data, seconds: Seconds, trainings: Mapping[str, float]) -> float:
     steps, sizes = _count_steps(settings, data), data.sizes
     validated = settings.epochs * sizes["validation"]  # samples per training
-    teachers = trainings["teacher"] * (steps["teacher"] * seconds.teacher + validated * seconds.teacher_inference)
+    teacher_validated = (settings.teacher_epochs or settings.epochs) * sizes["validation"]
+    teachers = trainings["teacher"] * (
+        steps["teacher"] * seconds.teacher + teacher_validated * seconds.teacher_inference
+    )
     logits = _count_cached_rows(settings, data, trainings) * seconds.teacher_inference
     kinds = {kind: count for kind, count in trainings.items() if kind != "teacher"}
     per_step = {kind: seconds.distilled if kind == "distilled" else seconds.control for kind in kinds}

@@ -25,7 +25,15 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Models": ("teacher", "train_teacher", "label_order", "ids", "student", "student_width"),
     "Distillation": ("method", "methods", "set", "temperature", "alpha"),
-    "Training": ("epochs", "batch_size", "learning_rate", "bfloat16", "seed"),
+    "Training": (
+        *("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup"),
+        *("optimizer", "momentum", "nesterov", "weight_decay", "clip", "precision", "ema", "keep", "patience", "seed"),
+    ),
+    "Training of the teacher alone": (
+        *("teacher_epochs", "teacher_batch_size", "teacher_accumulate", "teacher_learning_rate", "teacher_schedule"),
+        *("teacher_warmup", "teacher_optimizer", "teacher_momentum", "teacher_weight_decay", "teacher_clip"),
+        *("teacher_precision", "teacher_ema", "teacher_keep", "teacher_patience"),
+    ),
     "Search": ("temperatures", "alphas", "vary", "trials", "seeds"),
     "Evidence": (
         *("pairs", "until_decided", "final_pairs", "teachers", "splits", "decide", "slices", "shifts", "smoothing"),

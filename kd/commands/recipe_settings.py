@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from kd.checks import LEARNING_RATE, at_least
+from kd.checks import LEARNING_RATE, Range, at_least, one_of, or_none, require
+
+# Settings that no longer exist, and their replacements.
+REPLACED = {
+    "bfloat16": "use --precision bfloat16 for every training, or --teacher-precision bfloat16 for the teacher's alone"
+}
+OPTIMIZER = one_of("adam", "adamw", "sgd")
+SCHEDULE = one_of("linear", "cosine", "constant", "step")
+PRECISION = one_of("float32", "bfloat16", "float16")
+KEEP = one_of("last", "best")
+MOMENTUM = Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.9 is usual")
+WEIGHT_DECAY = Range(lambda x: x >= 0, "at least 0", "0.05 is usual for adamw, 0.0005 for sgd", 1e6)
+WARMUP = Range(lambda x: x >= 0, "at least 0", "a share of the training if below 1, else epochs", 1e9)
+CLIP = Range(lambda x: x >= 0, "at least 0", "1 is usual; 0 does not clip")
+EMA = Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.999 is usual; 0 keeps no average")
+
+Settings = TypeVar("Settings", bound="RecipeSettings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +34,104 @@ class RecipeSettings:
     epochs: Annotated[int, at_least(1)] = 10
     """epochs of each training run, at least 1"""
     learning_rate: Annotated[float, LEARNING_RATE] = 4e-3
-    """initial learning rate of Adam, above 0; decays linearly to 0"""
-    bfloat16: bool = False
-    """train the teacher under bfloat16 autocast: faster with Intel AMX or a recent GPU, rounds differently"""
+    """largest learning rate, above 0; by default the initial one of Adam, which decays linearly to 0"""
+    optimizer: Annotated[str, OPTIMIZER] = "adam"
+    """optimizer: adam, adamw or sgd"""
+    momentum: Annotated[float, MOMENTUM] = 0.9
+    """momentum of sgd, in [0, 1)"""
+    nesterov: bool = False
+    """Nesterov momentum of sgd"""
+    weight_decay: Annotated[float, WEIGHT_DECAY] = 0.0
+    """weight decay, at least 0; norms and biases (parameters of one dimension) do not decay"""
+    schedule: Annotated[str, SCHEDULE] = "linear"
+    """course of the learning rate: linear or cosine to 0, constant, or step (a tenth after each third)"""
+    warmup: Annotated[float, WARMUP] = 0.0
+    """linear warm-up of the learning rate, at least 0: a share of the training if below 1, else epochs"""
+    clip: Annotated[float, CLIP] = 0.0
+    """largest norm of a step's gradient, at least 0; 0 does not clip"""
+    accumulate: Annotated[int, at_least(1)] = 1
+    """batches per optimizer step, at least 1; every image has the same weight in a step"""
+    ema: Annotated[float, EMA] = 0.0
+    """decay of a moving average of weights and buffers, in [0, 1); the averaged model is evaluated after each epoch
+    and is the result; 0 keeps none"""
+    precision: Annotated[str, PRECISION] = "float32"
+    """precision of training: float32, bfloat16 or float16 (steps whose gradient overflows are skipped and counted);
+    weights and evaluation stay float32"""
+    keep: Annotated[str, KEEP] = "last"
+    """weights that count: last, or best, those of the epoch with the best validation accuracy (of equal ones the lowest
+    loss); then validation results are too good, since they chose the epoch"""
+    patience: Annotated[int, at_least(0)] = 0
+    """with --keep best: stop after this many epochs in a row without a better one; 0 trains all"""
     seed: Annotated[int, at_least(0)] = 0
     """seed of initial weights, batch order and dropout, at least 0"""
+
+    # The teacher's own recipe; None takes the value of the students.
+    teacher_batch_size: Annotated[int | None, or_none(at_least(1))] = None
+    """--batch-size of the teacher, if not that of the students"""
+    teacher_epochs: Annotated[int | None, or_none(at_least(1))] = None
+    """--epochs of the teacher, if not that of the students"""
+    teacher_learning_rate: Annotated[float | None, or_none(LEARNING_RATE)] = None
+    """--learning-rate of the teacher, if not that of the students"""
+    teacher_optimizer: Annotated[str | None, or_none(OPTIMIZER)] = None
+    """--optimizer of the teacher, if not that of the students"""
+    teacher_momentum: Annotated[float | None, or_none(MOMENTUM)] = None
+    """--momentum of the teacher, if not that of the students"""
+    teacher_weight_decay: Annotated[float | None, or_none(WEIGHT_DECAY)] = None
+    """--weight-decay of the teacher, if not that of the students"""
+    teacher_schedule: Annotated[str | None, or_none(SCHEDULE)] = None
+    """--schedule of the teacher, if not that of the students"""
+    teacher_warmup: Annotated[float | None, or_none(WARMUP)] = None
+    """--warmup of the teacher, if not that of the students"""
+    teacher_clip: Annotated[float | None, or_none(CLIP)] = None
+    """--clip of the teacher, if not that of the students"""
+    teacher_accumulate: Annotated[int | None, or_none(at_least(1))] = None
+    """--accumulate of the teacher, if not that of the students"""
+    teacher_ema: Annotated[float | None, or_none(EMA)] = None
+    """--ema of the teacher, if not that of the students"""
+    teacher_precision: Annotated[str | None, or_none(PRECISION)] = None
+    """--precision of the teacher, if not that of the students"""
+    teacher_keep: Annotated[str | None, or_none(KEEP)] = None
+    """--keep of the teacher, if not that of the students"""
+    teacher_patience: Annotated[int | None, or_none(at_least(0))] = None
+    """--patience of the teacher, if not that of the students"""
+
+    def check_recipe(self) -> None:
+        """Raise ``ValueError`` for settings of the recipe that clash; the error names the flag."""
+        teacher = teacher_settings(self)
+        sgd = "sgd" in (self.optimizer, teacher.optimizer)
+        require(sgd or not self.nesterov, "--nesterov", self.nesterov, "omitted without --optimizer sgd")
+        for whose, recipe in (("--", self), ("--teacher-", teacher)):
+            is_sgd = recipe.optimizer == "sgd" and self.nesterov
+            require(not is_sgd or recipe.momentum > 0, f"{whose}momentum", recipe.momentum, "above 0 with --nesterov")
+            alone = recipe.patience > 0 and recipe.keep != "best"
+            require(not alone, f"{whose}patience", recipe.patience, f"0, or given with {whose}keep best")
+            too_long = recipe.warmup >= 1 and recipe.warmup >= recipe.epochs
+            allowed = f"below the number of epochs, {recipe.epochs}"
+            require(not too_long, f"{whose}warmup", recipe.warmup, allowed, "below 1 it is a share of the training")
+
+
+# Settings of the recipe that are not constants of the documented pipeline.
+RECIPE_FLAGS = frozenset(field.name for field in dataclasses.fields(RecipeSettings)) - {
+    "batch_size",
+    "epochs",
+    "learning_rate",
+    "seed",
+}
+_TEACHERS = tuple(field.name for field in dataclasses.fields(RecipeSettings) if field.name.startswith("teacher_"))
+
+
+def teacher_settings(settings: Settings) -> Settings:
+    """Return the settings with the teacher's own recipe, where it has one, in place of the students'."""
+    values = {name.removeprefix("teacher_"): getattr(settings, name) for name in _TEACHERS}
+    return dataclasses.replace(settings, **{name: value for name, value in values.items() if value is not None})
+
+
+def describe_recipe(settings: RecipeSettings) -> str:
+    """Return the flags of the recipe that differ from their defaults, and the choice of the weights that count."""
+    given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(RecipeSettings)}
+    defaults = {field.name: field.default for field in dataclasses.fields(RecipeSettings)}
+    changed = {name: value for name, value in given.items() if name in RECIPE_FLAGS and value != defaults[name]}
+    flags = [f"--{name.replace('_', '-')}" + (f" {v}" if v is not True else "") for name, v in changed.items()]
+    averaged = "; the averaged weights are evaluated and saved" if settings.ema else ""
+    chosen = "; the validation set chooses the epoch" if settings.keep == "best" else ""
+    return f"{' '.join(flags)}{averaged}{chosen}"

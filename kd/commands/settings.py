@@ -20,13 +20,13 @@ from kd.checks import (
     require,
 )
 from kd.commands.method_flags import all_method_settings
-from kd.commands.recipe_settings import RecipeSettings
+from kd.commands.recipe_settings import RECIPE_FLAGS, RecipeSettings
 from kd.commands.teacher_flags import TeacherChoice, parse_teachers
 from kd.imports import is_plugin
 from kd.methods import METHODS, Setting, require_unlabelled_method
 
 # Settings of the commands that are not constants of the documented pipeline.
-FLAGS_ALONE = frozenset(
+FLAGS_ALONE = RECIPE_FLAGS | frozenset(
     {
         "config",
         "dry_run",
@@ -163,6 +163,7 @@ class RunSettings(RecipeSettings):
     def check(self) -> None:
         """Raise ``ValueError`` for a value outside its range or settings that clash; the error names the flag."""
         check_ranges(type(self), vars(self), shown=flag)
+        self.check_recipe()
         _ = self.method_settings
         self._check_precomputed_teacher()
         self._check_ensemble()

@@ -18,6 +18,7 @@ import tyro
 from tyro.conf import UseAppendAction
 
 from kd.checks import did_you_mean, naming_flag
+from kd.commands.recipe_settings import REPLACED
 from kd.commands.settings import RunSettings
 from kd.commands.settings_paths import paths_for_file, paths_from_file
 from kd.commands.trust import named_files, remember, require_trusted
@@ -96,6 +97,10 @@ def settings_in(file: Path, kind: type[Settings]) -> Settings:
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
     for name, value in values.items():
+        if name in REPLACED and value is False:  # in every file of an earlier version
+            continue
+        if name in REPLACED:
+            raise ValueError(f"{file}: {name} was replaced: {REPLACED[name]}.")
         if name not in known:
             hint = did_you_mean(name, known)
             raise ValueError(f"{file}: {name!r} is not a setting of this command. {hint}".rstrip())

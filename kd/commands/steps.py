@@ -14,11 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kd.checks import naming_flag
-from kd.commands.data import Data, load_data
+from kd.commands.data import Data, load_data, make_training_loader
 from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import Teacher, build_network, combine_teachers, new_student, new_teachers
 from kd.commands.publish import result_folders
+from kd.commands.recipe_settings import describe_recipe, teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.subject import require_same_subject
 from kd.console import say
@@ -26,7 +27,7 @@ from kd.data.loaders import first_batch, loader_like
 from kd.data.unlabelled import repeated
 from kd.devices import device_named, require_device
 from kd.methods import METHODS, make, try_method
-from kd.methods.objectives import in_bfloat16, live_teacher, supervised
+from kd.methods.objectives import live_teacher, supervised
 from kd.models.inference import device_of, evaluating
 from kd.seeding import seeded
 from kd.storage.files import require_writable
@@ -35,6 +36,7 @@ from kd.teachers.cache import with_teacher_logits, with_unlabelled
 from kd.teachers.load import teacher_accuracy
 from kd.training import run_steps
 from kd.training.history import History
+from kd.training.recipe import Recipe
 from kd.training.students import DistillationData
 from kd.training.trial import require_restorable, try_training
 from kd.types import Objective
@@ -88,6 +90,12 @@ def say_data(data: Data, device: torch.device) -> None:
         say(f"{len(data.unlabelled):,} unlabelled samples for the distilled student")  # type: ignore[arg-type]
 
 
+def say_recipe(settings: RunSettings) -> None:
+    """Print the training recipe if it is not the default."""
+    if text := describe_recipe(settings):
+        say(f"training recipe: {text}")
+
+
 def train_teacher(
     settings: RunSettings, data: Data, teachers: Sequence[Teacher], device: torch.device, *, suffix: str = ""
 ) -> tuple[nn.Module, History | None]:
@@ -100,7 +108,8 @@ def train_teacher(
     Returns:
         The model, and its history if it is a single teacher trained here.
     """
-    objective = in_bfloat16(supervised) if settings.bfloat16 else supervised
+    own = teacher_settings(settings)
+    loader = data.train_loader if own.batch_size == settings.batch_size else make_training_loader(own, data.train_set)
     models = [teacher.model.to(device) for teacher in teachers]
     histories: list[History] = []
     for number, (model, teacher) in enumerate(zip(models, teachers, strict=True)):
@@ -113,8 +122,8 @@ def train_teacher(
                     f"{title}: it has the student's architecture, so it takes seed {teacher.seed}; with seed "
                     f"{settings.seed} it would be the control itself"
                 )
-            train = make_train(dataclasses.replace(settings, seed=teacher.seed))
-            histories.append(train(title, model, objective, data.train_loader, data.val_loader))
+            train = make_train(dataclasses.replace(own, seed=teacher.seed))
+            histories.append(train(title, model, supervised, loader, data.val_loader))
     return combine_teachers(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
 
@@ -172,11 +181,16 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
             these models.
     """
     batch, other_seed = first_batch(data.val_loader), dataclasses.replace(settings, seed=settings.seed + 1)
+    own = teacher_settings(settings)
     epochs = [(samples, settings.batch_size) for samples in (data.sizes["training"], data.distill_size)]
     for choice, (teacher, trained, _) in zip(settings.teachers_chosen, teachers, strict=True):
         if not choice.is_precomputed:
             name = f"--teacher {choice.spec}"
-            tried = teacher if trained else try_training(name, teacher, batch, epochs=epochs[:1])
+            tried = (
+                teacher
+                if trained
+                else try_training(name, teacher, batch, epochs=[(data.sizes["training"], own.batch_size)])
+            )
             require_restorable(name, tried, build_network(other_seed, choice.spec, data.task), batch)
     name, cpu = f"--student {settings.student}", torch.device("cpu")
     student = new_student(settings, data.task, cpu)
@@ -196,14 +210,19 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher
 
 
 def make_train(settings: RunSettings) -> run_steps.Train:
-    """Return the function that trains every model: Adam with these settings."""
-    rate, epochs, seed = settings.learning_rate, settings.epochs, settings.seed
-    return partial(run_steps.train_with_adam, learning_rate=rate, epochs=epochs, seed=seed)
+    """Return the function that trains a model with the recipe of these settings; the teacher's has its own."""
+    return partial(run_steps.train_with_recipe, recipe=make_recipe(settings), seed=settings.seed)
+
+
+def make_recipe(settings: RunSettings) -> Recipe:
+    """Return the recipe of the settings, without the teacher's own."""
+    return Recipe(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Recipe)})
 
 
 def record_settings(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     """Return the settings that affect the results, under the names that ``python main.py`` uses."""
     values = dataclasses.asdict(settings) | {"device": str(device)}
+    values["bfloat16"] = teacher_settings(settings).precision == "bfloat16"  # a constant of the documented pipeline
     values["set"] = format_method_settings(settings.method_settings)
     omitted = {"out", "config", "fresh", "snapshot_seconds", "processes", "workers", "trust"}
     # Flags without a constant in the documented pipeline are recorded only if they differ from their default, so that
@@ -240,6 +259,7 @@ def prepare_distillation_data(
     data = data or load_data(settings)
     if not number:
         say_data(data, device)
+        say_recipe(settings)
     teachers = new_teachers(settings, data)
     if not number:
         require_models(settings, data, teachers)

@@ -22,7 +22,7 @@ class TrainingCost(NamedTuple):
         teacher: training of the teacher.
         cache: inference of the teacher on training images.
         student: training of one student, control or distilled.
-        epochs: number of epochs, the same for teacher and student.
+        epochs: number of epochs of a student.
         served: number of students sharing the teacher and its logits, at least 1.
     """
 
@@ -57,6 +57,7 @@ def training_cost(
     epochs: int,
     served: int,
     labelled: int | None = None,
+    teacher_epochs: int | None = None,
     views: int = 1,
     asked_at_each_step: bool = False,
 ) -> TrainingCost:
@@ -65,11 +66,13 @@ def training_cost(
     Args:
         images: number of training images per epoch of a student.
         served: number of students that share the teacher.
+        epochs: epochs of a student; with early stopping the most, so that the cost is an upper bound.
         labelled: number of labelled training images, the only ones the teacher is trained on; None if all are labelled.
+        teacher_epochs: epochs of the teacher; None for those of a student.
         views: number of augmented views per image whose logits are cached.
         asked_at_each_step: True if the teacher runs at every training step because its logits cannot be cached.
     """
-    samples_seen = {teacher: epochs * (labelled or images), student: epochs * images}
+    samples_seen = {teacher: (teacher_epochs or epochs) * (labelled or images), student: epochs * images}
     training = [
         round(training_multiply_adds(model, supervised, batch) / len(batch[0]) * samples)
         for model, samples in samples_seen.items()

@@ -140,6 +140,7 @@ class _LiveTeacher(WrappedObjective):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
         teacher.eval()  # at every step, because a caller may also train the teacher
-        with torch.no_grad():
+        # In full precision also if the student trains in a lower one, like cached logits.
+        with torch.no_grad(), torch.autocast(batch[0].device.type, enabled=False):
             teacher_logits = widen(run_on_copy(teacher, batch[0]))
         return self.objective(model, (*batch[:2], teacher_logits, *batch[2:]))

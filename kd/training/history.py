@@ -23,26 +23,35 @@ class History(dict[str, list[float]]):
     Attributes:
         seconds: wall time of the whole training run.
         notes: caveats for readers of these numbers, as full sentences.
+        kept: number of the epoch, from 1, whose weights the validation set chose; 0 if none was chosen.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.seconds = 0.0
         self.notes: list[str] = []
+        self.kept = 0
+
+    def final(self, name: str) -> float:
+        """Return a quantity after the epoch whose weights the model has."""
+        return self[name][self.kept - 1]
 
     def state(self) -> dict[str, Any]:
         """Return the history as plain data, for a snapshot."""
-        return {"curves": dict(self), "seconds": self.seconds, "notes": self.notes}
+        return {"curves": dict(self), "seconds": self.seconds, "notes": self.notes, "kept": self.kept}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> History:
         """Return the history saved by ``state``; raise ``ValueError`` if its curves are no lists of numbers."""
         history = cls(state["curves"])
         history.seconds, history.notes = float(state["seconds"]), list(state["notes"])
+        history.kept = int(state["kept"])
         curves = [*history.values(), [history.seconds]]
         are_numbers = all(isinstance(curve, list) and set(map(type, curve)) <= {int, float} for curve in curves)
         if not are_numbers or not 0 <= history.seconds < math.inf or not all(type(n) is str for n in history.notes):
             raise ValueError("its curves must be lists of numbers, its seconds at least 0, and its notes texts")
+        if not 0 <= history.kept <= max(map(len, history.values()), default=0):
+            raise ValueError(f"its kept epoch {history.kept} is not among its epochs")
         return history
 
 

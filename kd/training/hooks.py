@@ -17,6 +17,8 @@ def print_epoch(title: str, epochs: int) -> Callable[[int, History], None]:
             for split in ("train", "val")
             if f"{split}_loss" in history
         )
-        say(f"{title:<10} epoch {done:>{len(str(epochs))}}/{epochs}  {'  '.join(parts)}  {history.seconds:.0f} s")
+        skipped = history["train_skipped"][-1] if "train_skipped" in history else 0
+        more = f"  {skipped:.0f} steps skipped (float16)" if skipped else ""
+        say(f"{title:<10} epoch {done:>{len(str(epochs))}}/{epochs}  {'  '.join(parts)}  {history.seconds:.0f} s{more}")
 
     return on_epoch

@@ -174,6 +174,7 @@ class _Training:
         self.step.use_average()
         if self.kept:
             self.kept.restore(self.model)
+            history.kept = self.kept.epoch
             history.notes.append(self.kept.describe(self.position.epoch, self.epochs))
         if skipped := sum(history.get("train_skipped", ())):
             history.notes.append(f"{skipped:,.0f} training steps were skipped: their gradient overflowed float16.")

@@ -136,5 +136,5 @@ def _warn_of_replaced_layers(held: set[int], model: nn.Module, objective: Object
         warnings.warn(
             f"the optimizer holds {len(others):,} parameters that are not the model's, and lacks {len(lacking):,} that "
             f"are, such as {lacking[0]}: was a layer replaced after the optimizer was made? These are not trained.",
-            stacklevel=4,
+            stacklevel=5,
         )

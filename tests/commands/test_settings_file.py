@@ -45,7 +45,9 @@ settings = st.builds(
     epochs=st.integers(1),
     learning_rate=floats,
     temperature=floats,
-    bfloat16=st.booleans(),
+    nesterov=st.booleans(),
+    optimizer=st.sampled_from(["adam", "sgd"]),
+    teacher_epochs=st.none() | st.integers(1),
     set=st.lists(texts).map(tuple),
     columns=st.none() | st.tuples(texts, texts),
     class_names=st.lists(texts).map(tuple),
@@ -73,20 +75,21 @@ def test_a_file_has_every_setting_of_its_command_except_the_unsaved(command: str
     settings = KINDS[command](**optional, views=2)
     names = set(tomllib.loads(to_toml(settings, command=command).decode()))
     maybe_none = {"processes", "trials", "workers", "smoothing", "splits", "slices", "ids"}
+    maybe_none |= {field.name for field in dataclasses.fields(settings) if field.name.startswith("teacher_")}
     assert names | maybe_none == {field.name for field in dataclasses.fields(settings)} - UNSAVED | maybe_none
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.toml"
-    path.write_text('epochs = 3\nbfloat16 = true\nteacher = ["a", "b"]\nclass_names = ["x", "y"]\nout = "there"\n')
+    path.write_text('epochs = 3\nnesterov = true\nteacher = ["a", "b"]\nclass_names = ["x", "y"]\nout = "there"\n')
     return path
 
 
 def test_flags_override_the_file(file: Path) -> None:
-    flags = ("--epochs", "7", "--no-bfloat16", "--teacher=c", "--class-names", "z")
+    flags = ("--epochs", "7", "--no-nesterov", "--teacher=c", "--class-names", "z")
     settings = parsed("run", "--config", str(file), *flags)
-    assert (settings.epochs, settings.bfloat16, settings.teacher, settings.class_names) == (7, False, ("c",), ("z",))
+    assert (settings.epochs, settings.nesterov, settings.teacher, settings.class_names) == (7, False, ("c",), ("z",))
     assert settings.out == file.parent / "there"
     underscored = parsed("run", f"--config={file}", "--class_names", "z")
     assert (underscored.class_names, underscored.teacher) == (("z",), ("a", "b"))

@@ -36,6 +36,7 @@ def measure_cost(settings: CompareSettings, teacher: Teacher, device: torch.devi
             images=images,
             labelled=teacher.prepared.data.sizes["training"],
             epochs=settings.epochs,
+            teacher_epochs=settings.teacher_epochs,
             served=settings.pairs,
             views=teacher.distill_data.views,
             asked_at_each_step=settings.asked_at_each_step,

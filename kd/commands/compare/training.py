@@ -29,7 +29,7 @@ def train_pairs(
     finished: Trained = {}
     for name, student in train_students(list_data(methods), students, processes=settings.processes):
         finished[name] = student
-        seconds, accuracy = student.history.seconds, student.history["val_acc"][-1]
+        seconds, accuracy = student.history.seconds, student.history.final("val_acc")
         say(f"{len(finished):>3}/{len(students)}  {name}: validation accuracy {accuracy:.2%}, {seconds:.0f} s")
     return {name: finished[name] for name in students}  # training finishes in any order
 

@@ -30,6 +30,7 @@ from kd.commands.steps import (
     record_settings,
     require_models,
     say_data,
+    say_recipe,
     train_teacher,
 )
 from kd.models.inference import Predictions
@@ -67,6 +68,7 @@ def train(settings: RunSettings, device: torch.device) -> TrainedModels:
     """Train all three models; make no prediction on the test split."""
     data = load_data(settings)
     say_data(data, device)
+    say_recipe(settings)
     teachers = new_teachers(settings, data)
     require_models(settings, data, teachers)
     teacher, history = train_teacher(settings, data, teachers, device)

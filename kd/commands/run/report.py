@@ -126,14 +126,23 @@ def _short_label(name: str) -> str:
     return arm_of(name).short
 
 
+LAST_EPOCH = "The final weights are those after the last epoch; no epoch is selected by its validation results."
+CHOSEN_EPOCH = (
+    "The final weights are those of the epoch with the best validation results (see the notes), which are therefore "
+    "too good. Control and distilled student are chosen alike, and the test set was not used."
+)
+
+
 def _show_curves(run: Run) -> tuple[Block, ...]:
     quantities = {quantity for history in run.histories.values() for quantity in history}
+    is_chosen = any(history.kept for history in run.histories.values())
+    when = "at the chosen epoch" if is_chosen else "after the last epoch"
     panels = [
         figure(
             partial(curve_panel, run.histories, quantity, title),
-            alt=f"{title}, by epoch, for training and validation. Validation after the last epoch: "
+            alt=f"{title}, by epoch, for training and validation. Validation {when}: "
             + "; ".join(
-                f"{_short_label(name)} {_format_value(history, f'val_{quantity}', -1) or 'none'}"
+                f"{_short_label(name)} {_format_value(history, f'val_{quantity}', history.kept - 1) or 'none'}"
                 for name, history in run.histories.items()
             ),
         )
@@ -148,17 +157,17 @@ def _show_curves(run: Run) -> tuple[Block, ...]:
     }
     models = [*map(_short_label, run.histories)]
     last_epoch = [
-        (title, *(_format_value(history, quantity, -1) for history in run.histories.values()))
+        (title, *(_format_value(history, quantity, history.kept - 1) for history in run.histories.values()))
         for title, quantity in rows.items()
     ]
     all_epochs = [
         (f"{epoch + 1}: {title}", *(_format_value(history, quantity, epoch) for history in run.histories.values()))
-        for epoch in range(len(next(iter(run.histories.values()))["train_loss"]))
+        for epoch in range(max(len(history["train_loss"]) for history in run.histories.values()))
         for title, quantity in rows.items()
     ]
     return (
-        Grid((*panels, table(("after the last epoch", *models), last_epoch))),
-        Paragraph("The final weights are those after the last epoch; no epoch is selected by its validation results."),
+        Grid((*panels, table((when, *models), last_epoch))),
+        Paragraph(CHOSEN_EPOCH if is_chosen else LAST_EPOCH),
         Fold("Every epoch as a table", (table(("epoch", *models), all_epochs),)),
     )
 

@@ -182,13 +182,13 @@ class Run:
         return [*describe_failures(arms, self.labels, names, self.noun), *self._describe_gaps()]
 
     def _describe_gaps(self) -> list[str]:
-        """Name models whose test accuracy is far below the validation accuracy of their last epoch."""
+        """Name models whose test accuracy is far below the validation accuracy of their final weights."""
         if not self.validation_size:
             return []
         found = [
             describe_gap(
                 arm_of(name).label,
-                history["val_acc"][-1],
+                history.final("val_acc"),
                 self.validation_size,
                 self.accuracies[name].accuracy,
                 len(self.labels),

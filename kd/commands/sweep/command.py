@@ -16,7 +16,14 @@ from kd.commands.models import new_student, require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
-from kd.commands.steps import TeacherWithData, make_train, open_command, prepare_distillation_data, record_settings
+from kd.commands.steps import (
+    TeacherWithData,
+    make_recipe,
+    make_train,
+    open_command,
+    prepare_distillation_data,
+    record_settings,
+)
 from kd.commands.sweep.files import sweep_files
 from kd.commands.sweep.points import (
     Point,
@@ -121,7 +128,8 @@ def _try_points(context: SweepContext, points: Sequence[Point]) -> dict[Point, T
         if isinstance(outcome, TrainedStudent):
             scores[name], context.seconds[name] = score(outcome.validation), outcome.history.seconds
             say(
-                f"{progress}: validation accuracy {outcome.history['val_acc'][-1]:.2%}, {outcome.history.seconds:.0f} s"
+                f"{progress}: validation accuracy {outcome.history.final('val_acc'):.2%}, "
+                f"{outcome.history.seconds:.0f} s"
             )
         else:
             scores[name] = None
@@ -255,6 +263,7 @@ def _search_key(context: SweepContext) -> str:
         "ranges": {"temperature": settings.temperatures, "alpha": settings.alphas, **settings.varied},
         "documented": documented_point(settings),
         "students": [settings.student_width, settings.learning_rate, settings.epochs, settings.batch_size],
+        "recipe": make_recipe(settings),
         "student": new_student(settings, context.task, torch.device("cpu")),
         "seeds": _list_seeds(settings),
         "data": [context.distill_data[0].training, context.distill_data[0].validation],
