@@ -22,6 +22,12 @@ WARMUP = Range(lambda x: x >= 0, "at least 0", "a share of the training if below
 CLIP = Range(lambda x: x >= 0, "at least 0", "1 is usual; 0 does not clip")
 EMA = Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.999 is usual; 0 keeps no average")
 
+# A sentence for reports.
+CHOSEN_EPOCH = (
+    "The final weights are those of the epoch with the best validation results, which are therefore too good. Control "
+    "and distilled student are chosen alike, and the test set plays no part."
+)
+
 Settings = TypeVar("Settings", bound="RecipeSettings")
 
 

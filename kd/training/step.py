@@ -72,6 +72,8 @@ class Step:
             raise ValueError(f"precision {precision} is not available on {self._device}. Use float32.")
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._scaler = torch.amp.GradScaler(self._device.type) if precision == "float16" else None
+        if self._scaler is not None:  # makes its tensors, which a resumed training may need before its first backward
+            self._scaler.scale(torch.zeros((), device=self._device))
         self._average = _make_average(model, ema) if ema else None
         self._batches, self._first, self._samples = 0, 0, 0  # of the current optimizer step so far
         self.skipped, self._skipped_in_a_row = 0, 0

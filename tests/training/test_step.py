@@ -193,6 +193,27 @@ def test_a_snapshot_in_the_middle_of_an_accumulation_holds_the_gradients(
     assert kd.weights_bytes(model) == kd.weights_bytes(expected)
 
 
+def test_a_training_may_resume_after_the_last_batch_of_an_unfinished_accumulation(
+    digits: kd.ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step after resuming then has no backward pass of its own."""
+    recipe = Recipe(epochs=1, accumulate=4, precision="float16")
+    expected, _ = train(digits, recipe)
+    write, is_last = Snapshots.write, iter([False] * 5 + [True])
+
+    def write_and_cut(snapshots: Snapshots, state: Any) -> None:
+        write(snapshots, state)
+        if next(is_last):
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshots, "write", write_and_cut)
+        with pytest.raises(Cut):
+            train(digits, recipe, snapshots=Snapshots(tmp_path, key="k", interval=0))
+    model, _ = train(digits, recipe, snapshots=Snapshots(tmp_path, key="k", interval=0))
+    assert kd.weights_bytes(model) == kd.weights_bytes(expected)
+
+
 class Overflows(nn.Module):
     """A supervised objective whose gradient is infinite at some batches."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from kd.arms import arm_of
 from kd.commands.publish import model_settings
+from kd.commands.recipe_settings import CHOSEN_EPOCH
 from kd.commands.run.report_gallery import show_disagreements
 from kd.commands.run.report_plots import curve_panel
 from kd.commands.run.report_students import compare_confusions, compare_students, compare_with_teacher
@@ -127,10 +128,6 @@ def _short_label(name: str) -> str:
 
 
 LAST_EPOCH = "The final weights are those after the last epoch; no epoch is selected by its validation results."
-CHOSEN_EPOCH = (
-    "The final weights are those of the epoch with the best validation results (see the notes), which are therefore "
-    "too good. Control and distilled student are chosen alike, and the test set was not used."
-)
 
 
 def _show_curves(run: Run) -> tuple[Block, ...]:
