@@ -10,8 +10,10 @@ _LFS = b"version https://git-lfs"
 # The first pickle in a file of torch.save before version 1.6: this number, and nothing else.
 _OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PLAIN = ("torch", "collections", "builtins", "__builtin__", "_codecs")  # modules of what a state_dict needs
-# What training programs save besides weights, and layers of models. Anything else may be an attack.
-_HARMLESS = ("torch.nn.modules.", "argparse.Namespace", "numpy.", "pathlib.", "datetime.", "omegaconf.", "kd.models.")
+# What training programs save besides weights: read as placeholders (``kd.storage.untrusted``).
+RECORDS = ("argparse.Namespace", "numpy.", "pathlib.", "datetime.", "omegaconf.")
+# Layers of models. Anything else may be an attack.
+_HARMLESS = (*RECORDS, "torch.nn.modules.", "kd.models.")
 _SAVE = 'torch.save({}, "weights.pth")'
 
 

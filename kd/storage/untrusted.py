@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kd.imports import import_extra
+from kd.storage.file_kind import RECORDS
 from kd.storage.resources import is_out_of_memory, require_memory
 
 SIZE_LIMIT = 8 * 1024**3  # bytes; far above any model or snapshot here
@@ -65,12 +66,29 @@ def read_bytes(path: Path, *, expected: str | None = None, limit: int = SIZE_LIM
     return content
 
 
-def rebuild_archive(content: bytes) -> bytes:
+class Placeholder:
+    """Stands for an object that a training program saved besides weights, such as its arguments; has no content."""
+
+    def __new__(cls, *_: object) -> Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def rebuild_archive(content: bytes, *, placeholders: bool = False) -> bytes:
     """Rebuild a ``torch.save`` archive from its validated members.
 
     zipfile and torch may interpret a file differently. torch reads a file that does not start like an archive in its
     legacy format, and it finds the central directory by another rule. So torch only gets members that zipfile has read
     here, with verified checksums; torch does not verify them.
+
+    Args:
+        placeholders: replace the classes that training programs save besides weights (``RECORDS``) by ``Placeholder``,
+            so that a checkpoint can be read without running any code of theirs.
 
     Raises:
         ValueError: members are compressed, overlap, share a name or lie in several folders, the archive does not start
@@ -84,6 +102,7 @@ def rebuild_archive(content: bytes) -> bytes:
         for member in members:
             data = old.read(member)
             if member.filename.endswith("/data.pkl"):
+                data = _insert_placeholders(data) if placeholders else data
                 _check_calls(data)
             new.writestr(zipfile.ZipInfo(member.filename), data)
     return buffer.getvalue()
@@ -153,6 +172,20 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
         raise ValueError("its members should be in a single folder")
     if min(member.header_offset for member in members) != 0:
         raise ValueError("there is data before its first member")
+
+
+def _insert_placeholders(pickled: bytes) -> bytes:
+    """Replace the names of ``RECORDS`` in a pickle; and of ``_codecs.encode`` if there are any, which NumPy's need."""
+    found = [(str(name), at or 0) for opcode, name, at in pickletools.genops(pickled) if opcode.name == "GLOBAL"]
+    records = {name for name, _ in found if name.replace(" ", ".").startswith(RECORDS)}
+    if not records:
+        return pickled
+    pieces, end = [], 0
+    for name, at in found:
+        if name in records or name == "_codecs encode":
+            pieces += [pickled[end:at], f"c{Placeholder.__module__}\n{Placeholder.__name__}\n".encode()]
+            end = at + len(f"c{name}\n".encode())
+    return b"".join([*pieces, pickled[end:]])
 
 
 def _check_calls(pickled: bytes) -> None:

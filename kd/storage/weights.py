@@ -11,9 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd.console import say
+from kd.storage.checkpoints import FoundWeights, describe_mismatch, find_weights
 from kd.storage.file_kind import explain_file
+from kd.storage.files import sha256
 from kd.storage.resources import is_out_of_memory, require_memory
-from kd.storage.untrusted import parse_safetensors, read_bytes, rebuild_archive, require_plain_tensors
+from kd.storage.untrusted import Placeholder, parse_safetensors, read_bytes, rebuild_archive, require_plain_tensors
+
+# A checkpoint may hold this many times the model: weights, their averages, the best ones, moments of an optimizer.
+_COPIES = 8
 
 
 def weights_bytes(model: nn.Module) -> bytes:
@@ -34,22 +40,33 @@ def state_bytes(state: Mapping[str, Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-def load_weights(model: nn.Module, path: Path | str) -> None:
+def load_weights(model: nn.Module, path: Path | str, *, entry: str = "") -> None:
     """Load a ``state_dict`` file into the model, in place. All checks are done before any weight is changed.
+
+    The weights may lie inside the checkpoint of a training program (``kd.storage.checkpoints.find_weights``); a printed
+    line then says what was stripped.
 
     Args:
         path: a file written by ``torch.save``, or a ``.safetensors`` file (extra ``safetensors``).
+        entry: name of the weights if the checkpoint holds several, such as ``state_dict_ema``.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is damaged or malicious, has values that are not finite, or does not match the model's
-            names, shapes and dtypes exactly.
+        ValueError: the file is damaged or malicious, has values that are not finite, does not match the model's names,
+            shapes and dtypes exactly, or holds several weights that do.
         MissingExtraError: the file is ``.safetensors`` and the extra is not installed.
     """
     with add_file_to_errors(model, path):
-        state = read_state(path, model.state_dict())
-        require_fitting(state, model.state_dict())
-    model.load_state_dict(state)
+        found = read_weights(path, model.state_dict(), entry=entry)
+        require_fitting(found.state, model.state_dict())
+    model.load_state_dict(found.state)
+    say_stripped(path, found)
+
+
+def say_stripped(path: Path | str, found: FoundWeights) -> None:
+    """Print a line on what was stripped from a checkpoint to get its weights, if anything was."""
+    if found.stripped:
+        say(f"{path}: {'; '.join(found.stripped)}")
 
 
 @contextmanager
@@ -64,21 +81,24 @@ def add_file_to_errors(model: nn.Module, path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def read_state(path: Path | str, expected: Mapping[str, Tensor], *, spare: int = 1) -> Any:
-    """Read the content of a weights file; only its size is compared with the expected tensors.
+def read_weights(path: Path | str, expected: Mapping[str, Tensor], *, entry: str = "", spare: int = 1) -> FoundWeights:
+    """Read the weights in a file; their names are the expected ones, shapes and dtypes may differ.
 
     Args:
-        spare: megabytes allowed beyond the size of the expected tensors.
+        entry: see ``load_weights``.
+        spare: megabytes allowed beyond the size of a checkpoint with the expected tensors.
 
     Raises:
         OSError, ValueError, MissingExtraError: see ``load_weights``.
     """
     overhead = 1000 * len(expected) + 1_000_000 * spare
-    limit = overhead + sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
-    content = read_bytes(Path(path), limit=limit, because=f", the model's own size and {spare} MB")
+    limit = overhead + _COPIES * sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    content = read_bytes(Path(path), limit=limit, because=f", {_COPIES} times the model's size and {spare} MB")
     if Path(path).suffix == ".safetensors":
-        return parse_safetensors(content, header_limit=overhead)
-    return load_tensors(content)
+        loaded: Any = parse_safetensors(content, header_limit=overhead)
+    else:
+        loaded = load_tensors(content, placeholders=True)
+    return find_weights(loaded, expected, entry=entry)._replace(sha256=sha256(content))
 
 
 def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:
@@ -96,7 +116,7 @@ def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:
     if not isinstance(state, dict):
         raise ValueError(f"it should hold {sorted(expected)}. Got {type(state).__name__} instead")
     if set(state) != set(expected):
-        raise ValueError(_describe_name_mismatch(state, expected))
+        raise ValueError(describe_mismatch(state, expected))
     for name, tensor in expected.items():
         value = state[name]
         if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
@@ -108,10 +128,13 @@ def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} has values that are not finite")
 
 
-def load_tensors(content: bytes) -> Any:
+def load_tensors(content: bytes, *, placeholders: bool = False) -> Any:
     """Load tensors and plain data written by ``torch.save`` to the CPU, without running any code.
 
     torch never parses these bytes, only an archive rebuilt from their validated members.
+
+    Args:
+        placeholders: see ``kd.storage.untrusted.rebuild_archive``.
 
     Raises:
         ValueError: the archive is damaged or compressed, its members overlap, or it contains objects other than data,
@@ -119,8 +142,9 @@ def load_tensors(content: bytes) -> Any:
     """
     try:
         require_memory(2 * len(content), "a file of tensors")  # the rebuilt archive, and the tensors
-        archive = io.BytesIO(rebuild_archive(content))
-        loaded = torch.load(archive, map_location="cpu", weights_only=True)
+        archive = io.BytesIO(rebuild_archive(content, placeholders=placeholders))
+        with torch.serialization.safe_globals([Placeholder] if placeholders else []):
+            loaded = torch.load(archive, map_location="cpu", weights_only=True)
         require_plain_tensors(loaded)
     except Exception as error:  # zipfile and torch raise a different type for each kind of damage
         if is_out_of_memory(error):  # tells nothing about the content
@@ -130,35 +154,3 @@ def load_tensors(content: bytes) -> Any:
         reason = str(error).split("\n", 1)[0]
         raise ValueError(f"it is damaged or not a file of tensors ({type(error).__name__}: {reason})") from error
     return loaded
-
-
-def _describe_name_mismatch(state: Mapping[object, object], expected: Mapping[str, Tensor]) -> str:
-    """Describe expected and actual names: all names for a small model, only the differing ones for a large one."""
-    is_large = len(expected) > 12
-    required = sorted(name for name in expected if not is_large or name not in state)
-    got = sorted(_format_key(name) for name in state if not is_large or name not in expected)
-    message = f"it should hold {_format_names(required)}. Got {_format_names(got)} instead"
-    for name, value in state.items():
-        if isinstance(value, Mapping) and set(value) == set(expected):
-            return f"{message}. Its entry {_format_key(name)!r} contains them: save only that entry"
-    if prefix := _find_prefix(state, expected):
-        return (
-            f"{message}. All names begin with {prefix!r}, from a wrapper such as DataParallel or torch.compile: save "
-            f"{{name.removeprefix({prefix!r}): tensor for name, tensor in state.items()}}"
-        )
-    return message
-
-
-def _find_prefix(state: Mapping[object, object], expected: Mapping[str, Tensor]) -> str | None:
-    """Return the text before each expected name, if all names of the state have the same."""
-    shortest = min(expected, key=len, default="")
-    prefixes = {str(name).removesuffix(shortest) for name in state if str(name).endswith(shortest)}
-    return next((prefix for prefix in prefixes if {f"{prefix}{name}" for name in expected} == set(state)), None)
-
-
-def _format_names(names: list[str]) -> str:
-    return f"{names[:12]} and {len(names) - 12} more" if len(names) > 12 else str(names)
-
-
-def _format_key(key: object) -> str:
-    return key if isinstance(key, str) else type(key).__name__  # the repr of another key may be long

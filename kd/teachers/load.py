@@ -20,15 +20,13 @@ from kd.console import say
 from kd.data.datasets import collate
 from kd.models.build import build
 from kd.models.outputs import require_model_returns_logits
-from kd.storage.weights import add_file_to_errors, read_state, require_fitting
+from kd.models.pretrained import SPARE, find_other_head
+from kd.storage.weights import add_file_to_errors, read_weights, require_fitting, say_stripped
 from kd.teachers.cache import collect_logits
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.input_scale import explain_input_scale
 from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreement
 
-# A file may exceed the size of the model by this many megabytes, so that a head of 1000 classes is reported as a class
-# mismatch rather than as an oversized file.
-_SPARE = 64
 _PROBED = 32  # inputs of a model whose outputs may not be logits
 
 
@@ -41,18 +39,21 @@ def load_teacher(
     label_order: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     example: Tensor | None = None,
+    entry: str = "",
 ) -> nn.Module:
     """Load a trained teacher with outputs in the class order of the data.
 
     Args:
         spec: architecture, see ``kd.models.build.build``.
-        file: ``state_dict`` written by ``torch.save``, or ``.safetensors`` (requires the extra ``safetensors``).
+        file: ``state_dict`` written by ``torch.save``, or ``.safetensors`` (requires the extra ``safetensors``), or the
+            checkpoint of a training program that contains one (``kd.storage.checkpoints``).
         input_shape: shape of one example.
         classes: number of classes in the data.
         label_order: class names in the order of the teacher's outputs, if it differs from the data; the result is then
             a ``Reordered`` model.
         class_names: class names in the order of the data; required with ``label_order``.
         example: see ``kd.models.build.build``.
+        entry: name of the weights if the checkpoint holds several, such as ``state_dict_ema``.
 
     Raises:
         ValueError: the architecture is unknown, the weights do not fit it exactly, the head has a different number of
@@ -65,10 +66,11 @@ def load_teacher(
     model = build(spec, input_shape=input_shape, classes=classes, seed=0, example=example)
     expected = model.state_dict()
     with add_file_to_errors(model, file):
-        state = read_state(file, expected, spare=_SPARE)
-        _require_classes(state, expected, classes)
-        require_fitting(state, expected)
-    model.load_state_dict(state)
+        found = read_weights(file, expected, entry=entry, spare=SPARE)
+        _require_classes(found.state, expected, classes)
+        require_fitting(found.state, expected)
+    model.load_state_dict(found.state)
+    say_stripped(file, found)
     return model if columns is None else Reordered(model, columns)
 
 
@@ -95,14 +97,8 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
 
 def _require_classes(state: object, expected: Mapping[str, Tensor], classes: int) -> None:
     """Raise a ``ValueError`` about the number of classes if only the shape of the head differs."""
-    if not isinstance(state, dict) or set(state) != set(expected):
-        return
-    pairs = [(state[name], tensor) for name, tensor in expected.items() if isinstance(state[name], Tensor)]
-    mismatches = [(tuple(saved.shape), tuple(target.shape)) for saved, target in pairs if saved.shape != target.shape]
-    heads = {saved[:1] for saved, target in mismatches if saved[:1] and target == (classes, *saved[1:])}
-    if len(heads) == 1 and all(saved[:1] in heads for saved, _ in mismatches):
-        ((outputs,),) = heads
+    if head := find_other_head(state, expected, classes):
         raise ValueError(
-            f"its head has {outputs} classes, the data has {classes}. Use a teacher trained on these classes, or "
+            f"its head has {head.classes} classes, the data has {classes}. Use a teacher trained on these classes, or "
             "retrain its head"
         )

@@ -116,28 +116,13 @@ def test_a_convolutional_head_with_a_thousand_classes_is_reported(tmp_path: Path
             lambda s: {**s, "hidden.bias": s["hidden.bias"][:3]},
             r"hidden.bias should be \[8\] of torch.float32\. Got \[3\]",
         ),
-        (
-            lambda s: {**s, "hidden.bias": s["hidden.bias"].half()},
-            r"hidden.bias should be .* Got \[8\] of torch.float16",
-        ),
         (lambda s: {**s, "hidden.bias": s["hidden.bias"] / 0}, r"hidden.bias has values that are not finite"),
-        (
-            lambda s: {f"module.{name}": value for name, value in s.items()},
-            r"All names begin with 'module\.', from a wrapper such as DataParallel",
-        ),
         (lambda s: {name: s[name] for name in list(s)[1:]}, r"it should hold \['hidden.bias', 'hidden.weight'"),
     ],
 )
 def test_weights_that_do_not_fit_exactly_raise(file: File, change: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(file(change(make_model().state_dict())))
-
-
-def test_a_training_state_raises_with_the_name_of_its_state_dict(tmp_path: Path) -> None:
-    torch.save({"epoch": 3, "state_dict": make_model().state_dict()}, tmp_path / "teacher.pth")
-    expected = r"Got \['epoch', 'state_dict'\] instead\. Its entry 'state_dict' contains them: save only that entry"
-    with pytest.raises(ValueError, match=expected):
-        load(tmp_path / "teacher.pth")
 
 
 def test_only_differing_names_are_reported(tmp_path: Path) -> None:
@@ -147,14 +132,16 @@ def test_only_differing_names_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"it should hold \['output.bias'\]\. Got \['head.bias'\] instead\. The model"):
         load(tmp_path / "teacher.pth", "cnn:4")
     (tmp_path / "teacher.pth").write_bytes(state_bytes({f"x.{name}": value for name, value in state.items()}))
-    with pytest.raises(ValueError, match=r"it should hold \['layer1.0.weight', .*\] and 8 more\. Got \['x.head.bias'"):
+    with pytest.raises(ValueError, match=r"without the prefix 'x\.', it should hold \['output.bias'\]\. Got \['head"):
         load(tmp_path / "teacher.pth", "cnn:4")
 
 
 def test_an_oversized_file_raises_without_being_read(tmp_path: Path) -> None:
     with (tmp_path / "teacher.pth").open("wb") as file:
         file.truncate(10**9)
-    with pytest.raises(ValueError, match=r"larger than 64,\d+,\d+ bytes, the model's own size and 64 MB\. Got 1,000"):
+    with pytest.raises(
+        ValueError, match=r"larger than 64,\d+,\d+ bytes, 8 times the model's size and 64 MB\. Got 1,000"
+    ):
         load(tmp_path / "teacher.pth")
 
 
