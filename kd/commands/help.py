@@ -23,7 +23,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("data", "data_dir", "class_names", "columns", "image_size", "download", "limit", "test_size", "test_share"),
         *("random_state", "augment", "views", "unlabelled"),
     ),
-    "Models": ("teacher", "train_teacher", "label_order", "ids", "student", "student_width"),
+    "Models": ("teacher", "train_teacher", "label_order", "ids", "student", "student_width", "freeze"),
     "Distillation": ("method", "methods", "set", "temperature", "alpha"),
     "Training": (
         *("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup"),

@@ -12,7 +12,8 @@ from torch import nn
 from kd.checks import naming_flag, require, similar_paths
 from kd.commands.data import Data, Task
 from kd.commands.settings import RunSettings
-from kd.commands.teacher_flags import TeacherChoice
+from kd.commands.students import start_student
+from kd.commands.teacher_flags import ModelChoice
 from kd.console import say
 from kd.imports import is_plugin
 from kd.models.build import build
@@ -44,8 +45,7 @@ class Teacher(NamedTuple):
 
 def new_student(settings: RunSettings, task: Task, device: torch.device) -> nn.Module:
     """Return an untrained student; the same seed gives the same weights."""
-    with naming_flag(f"--student {settings.student}"):
-        return build_network(settings, settings.student_spec, task).to(device)
+    return start_student(settings, task).model.to(device)
 
 
 def require_memory_for_students(settings: RunSettings, task: Task, count: int) -> None:
@@ -61,7 +61,7 @@ def build_network(settings: RunSettings, spec: str, task: Task) -> nn.Module:
     return build(spec, input_shape=shape, classes=classes, seed=settings.seed, example=task.example)
 
 
-def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Teacher:
+def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teacher:
     """Build a teacher by name, and load its weights or its logits if they are in a file.
 
     Raises:
@@ -96,6 +96,7 @@ def new_teacher(settings: RunSettings, choice: TeacherChoice, data: Data) -> Tea
         label_order=order,
         class_names=names if order else None,
         example=data.task.example,
+        entry=choice.entry,
     )
     return Teacher(model, True)
 
@@ -115,7 +116,7 @@ def _match_ids(settings: RunSettings, data: Data) -> dict[str, Any]:
     return {"ids": data.source.all_ids, "id_column": settings.ids}
 
 
-def _new_teacher_without_file(settings: RunSettings, choice: TeacherChoice, data: Data) -> Teacher:
+def _new_teacher_without_file(settings: RunSettings, choice: ModelChoice, data: Data) -> Teacher:
     """Build a teacher to train, or one that comes with its own weights, which its file has loaded."""
     model = build_network(settings, choice.spec, data.task)
     if not is_plugin(choice.spec):

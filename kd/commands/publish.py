@@ -79,8 +79,11 @@ def publish_with_report(files: Mapping[Path, bytes], part: Part, *, results_dir:
 
 
 # Settings that determine the models: all settings of a run, except the device and the location of the data. Settings
-# of other commands, such as the margin or the number of seeds, do not change the models.
-_MODEL_SETTINGS = {field.name.upper() for field in dataclasses.fields(RunSettings)} - {"DEVICE", "DATA_DIR"}
+# of other commands, such as the margin or the number of seeds, do not change the models. The last is of the student's
+# file.
+_MODEL_SETTINGS = {field.name.upper() for field in dataclasses.fields(RunSettings)} - {"DEVICE", "DATA_DIR"} | {
+    "STUDENT_SHA256"
+}
 
 
 def model_settings(config: Mapping[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from kd.checks import (
 )
 from kd.commands.method_flags import all_method_settings
 from kd.commands.recipe_settings import RECIPE_FLAGS, RecipeSettings
-from kd.commands.teacher_flags import TeacherChoice, parse_teachers
+from kd.commands.teacher_flags import ModelChoice, parse_student, parse_teachers
 from kd.imports import is_plugin
 from kd.methods import METHODS, Setting, require_unlabelled_method
 
@@ -41,6 +41,7 @@ FLAGS_ALONE = RECIPE_FLAGS | frozenset(
         "label_order",
         "ids",
         "unlabelled",
+        "freeze",
         "augment",
         "views",
         "workers",
@@ -127,7 +128,11 @@ class RunSettings(RecipeSettings):
     """unlabelled images for the distilled student only: a folder, or a .npz file with an array x"""
     student: str = "mlp"
     """architecture of both students: mlp (STUDENT_WIDTH hidden units), cnn (three stages of 8, 16 and 32 channels) or
-    a model name such as mlp:64,32, cnn:16, torchvision:resnet18, timm:NAME or FILE.py:NAME"""
+    a model name such as mlp:64,32, cnn:16, torchvision:resnet18, timm:NAME or FILE.py:NAME; NAME=FILE starts both from
+    pretrained weights (.pth, .safetensors), with a new head if the file's has other classes"""
+    freeze: UseAppendAction[tuple[str, ...]] = ()
+    """pattern of names of student parameters that are not trained, such as 'layer1.*'; batch norms that are frozen as a
+    whole keep their running statistics"""
     student_width: Annotated[int, at_least(1)] = 256
     """hidden units of both students if they are mlp, at least 1"""
     limit: Annotated[int | None, or_none(at_least(100))] = None
@@ -164,7 +169,7 @@ class RunSettings(RecipeSettings):
         """Raise ``ValueError`` for a value outside its range or settings that clash; the error names the flag."""
         check_ranges(type(self), vars(self), shown=flag)
         self.check_recipe()
-        _ = self.method_settings
+        _ = self.method_settings, self.student_choice
         self._check_precomputed_teacher()
         self._check_ensemble()
         self._check_label_order()
@@ -234,14 +239,20 @@ class RunSettings(RecipeSettings):
         require(loaded or not self.label_order, "--label-order", " ".join(self.label_order), "omitted", advice)
 
     @property
-    def teachers_chosen(self) -> list[TeacherChoice]:
+    def teachers_chosen(self) -> list[ModelChoice]:
         """The teachers, at least one; raises ``ValueError`` like ``parse_teachers``."""
         return parse_teachers(self.teacher)
 
     @property
-    def student_spec(self) -> str:
-        """The student as a model name: ``mlp`` and ``cnn`` stand for a width."""
-        return {"mlp": f"mlp:{self.student_width}", "cnn": "cnn:8"}.get(self.student, self.student)
+    def student_choice(self) -> ModelChoice:
+        """The student as a model name, with its file: ``mlp`` and ``cnn`` stand for a width.
+
+        Raises:
+            ValueError: see ``parse_student``.
+        """
+        choice = parse_student(self.student)
+        widths = {"mlp": f"mlp:{self.student_width}", "cnn": "cnn:8"}
+        return choice._replace(spec=widths.get(choice.spec, choice.spec))
 
     @property
     def needs_ids(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kd.commands.teacher_flags import OUTPUT_KINDS, split_entry
 from kd.imports import is_plugin
 
 Move = Callable[[str], str]
@@ -60,8 +61,8 @@ def map_paths(values: Mapping[str, Any], move: Move, *, base: Path = Path()) -> 
     of_setting: dict[str, Move] = {
         **dict.fromkeys(("out", "data_dir", "unlabelled", "slices"), move),
         "data": lambda text: _map_data(text, move, base),
-        "teacher": lambda text: _map_teacher(text, move),
-        **dict.fromkeys(("student", "augment"), lambda text: _map_plugin(text, move)),
+        **dict.fromkeys(("teacher", "student"), lambda text: _map_model(text, move)),
+        "augment": lambda text: _map_plugin(text, move),
     }
 
     def convert(value: Any, function: Move) -> Any:
@@ -81,9 +82,10 @@ def _map_data(text: str, move: Move, base: Path) -> str:
     return f"wds:{move(name)}" if colon and kind == "wds" and name else move(text)
 
 
-def _map_teacher(text: str, move: Move) -> str:
+def _map_model(text: str, move: Move) -> str:
     spec, sign, file = text.partition("=")
-    return f"{_map_plugin(spec, move)}{sign}{move(file) if file else ''}"
+    path, entry = (file, "") if spec in OUTPUT_KINDS else split_entry(file)
+    return f"{_map_plugin(spec, move)}{sign}{move(path) if path else ''}{f'::{entry}' if entry else ''}"
 
 
 def _map_plugin(text: str, move: Move) -> str:

@@ -21,6 +21,7 @@ from kd.commands.models import Teacher, build_network, combine_teachers, new_stu
 from kd.commands.publish import result_folders
 from kd.commands.recipe_settings import describe_recipe, teacher_settings
 from kd.commands.settings import RunSettings
+from kd.commands.students import digest_of_file, forget_files, list_start_messages
 from kd.commands.subject import require_same_subject
 from kd.console import say
 from kd.data.loaders import first_batch, loader_like
@@ -64,6 +65,7 @@ def open_command(
         OSError: a folder is not writable or is in use by another run.
     """
     settings.check()
+    forget_files()
     device = device_named(settings.device)
     require_device(device, "--device")
     with ExitStack() as stack:
@@ -194,6 +196,8 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
             require_restorable(name, tried, build_network(other_seed, choice.spec, data.task), batch)
     name, cpu = f"--student {settings.student}", torch.device("cpu")
     student = new_student(settings, data.task, cpu)
+    for line in list_start_messages(settings, data.task):
+        say(line)
     tried = try_training(name, student, batch, epochs=epochs)
     require_restorable(name, tried, new_student(other_seed, data.task, cpu), batch)
     require_method(settings, data, teachers)
@@ -230,6 +234,8 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
     defaults = {f.name: f.default for f in dataclasses.fields(settings) if f.name in settings.recorded_if_set}
     omitted |= {name for name, default in defaults.items() if values[name] == default}
     recorded = {name: value for name, value in values.items() if name not in omitted}
+    if digest := digest_of_file(settings):
+        recorded["student_sha256"] = digest  # of the file, which the name alone does not identify
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in recorded.items()}
 
 

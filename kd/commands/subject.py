@@ -58,7 +58,7 @@ def _describe(settings: RunSettings) -> Subject:
         "columns": " ".join(columns) if columns else "none",
         "image_size": "none" if size is None else str(size),
         "teacher": [str(choice) for choice in settings.teachers_chosen],
-        "student": settings.student_spec,
+        "student": str(settings.student_choice),
     }
     forms = [map_paths(values, move) for move in (os.path.abspath, lambda path: os.path.relpath(path, settings.out))]
     return {name: [" ".join(v) if isinstance(v := form[name], list) else v for form in forms] for name in values}

@@ -92,6 +92,7 @@ class Comparison:
         given: what the pairs of one teacher share besides the test set, for sentences.
         has_probabilities: whether the logits are more than predicted classes.
         most_pairs: maximum number of pairs, if training stopped once they decided; None if the number was fixed.
+        remarks: sentences on all students, for the verdict.
     """
 
     teachers: Sequence[ModelPredictions]
@@ -111,6 +112,7 @@ class Comparison:
     given: str = "this teacher and split"
     has_probabilities: bool = True
     most_pairs: int | None = None
+    remarks: Sequence[str] = ()
 
     @property
     def anytime(self) -> bool:

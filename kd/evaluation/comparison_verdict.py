@@ -149,6 +149,7 @@ class Verdicts:
             relative_to=float(group.sum(axis=1).mean()),
             smoothing=f"label smoothing{strength}",
             remarks=[
+                *comparison.remarks,
                 *self._identical(),
                 *(self._loss_of_calibration(teacher) if comparison.has_probabilities else ()),
                 *self._stop(judgement),

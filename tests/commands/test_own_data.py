@@ -18,7 +18,7 @@ from kd import cli
 from kd.commands.data import Task, load_data
 from kd.commands.models import combine_teachers, new_student, new_teacher, new_teachers, with_teacher_seed
 from kd.commands.settings import RunSettings
-from kd.commands.teacher_flags import TeacherChoice
+from kd.commands.teacher_flags import ModelChoice
 from kd.data.sources import open_source, split_source
 from kd.data.sources.scan import scan
 from kd.models.build import build
@@ -106,7 +106,7 @@ def test_default_names_build_the_models_of_the_documented_pipeline() -> None:
     student = new_student(settings, task, CPU)
     same = build("mlp:256", input_shape=(1, 28, 28), classes=10, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), same.parameters(), strict=True))
-    teacher, trained, seed = new_teacher(settings, TeacherChoice("convnet", None), load_data(settings))
+    teacher, trained, seed = new_teacher(settings, ModelChoice("convnet", None), load_data(settings))
     assert (trained, seed) == (False, 3)
     assert type(teacher).__name__ == "ConvNet"
 

@@ -41,7 +41,8 @@ settings = st.builds(
     SweepSettings,
     data=names,
     data_dir=st.none() | names.map(Path),
-    student=names | names.map("{}.py:Net".format),
+    student=names | names.map("{}.py:Net".format) | st.tuples(names, names).map("=".join),
+    freeze=st.lists(texts).map(tuple),
     epochs=st.integers(1),
     learning_rate=floats,
     temperature=floats,
@@ -202,8 +203,8 @@ PATHS = {
     "data": ["photos", "own.npz", "mine.py", "wds:shards/{train,val}-{00..12}.tar", "hf:saved"],
     "data_dir": ["root"],
     "unlabelled": ["more"],
-    "student": ["net.py:Net"],
-    "teacher": ["cnn:8=t.pth", "net.py:Net", "net.py:Net=t.pth", "logits=a.csv"],
+    "student": ["net.py:Net", "cnn:8=s.pth", "net.py:Net=s.pth", "cnn:8=s.pth::state_dict_ema"],
+    "teacher": ["cnn:8=t.pth", "net.py:Net", "net.py:Net=t.pth", "logits=a.csv", "net.py:Net=t.pth::model.ema"],
     "augment": ["mine.py:turn"],
 }
 WORDS = {"data": ["mnist", "sklearn:digits", "torchvision:CIFAR10", "hf:org/name"], "student": ["cnn:8", "mlp"]}

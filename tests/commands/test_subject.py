@@ -34,6 +34,7 @@ def _in_a_folder_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("teacher", ("cnn:8=t.pth", "convnet")),
         ("teacher", ()),
         ("student", "cnn"),
+        ("student", "mlp:8=s.pth"),
         ("student", "net.py:Net"),
         ("columns", ("x", "y")),
         ("image_size", 32),

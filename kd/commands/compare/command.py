@@ -29,6 +29,7 @@ from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import open_command, record_settings, require_method
+from kd.commands.students import describe_start
 from kd.console import say
 from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_slices import Slices, measure_slices
@@ -219,6 +220,7 @@ def _collect_predictions(
         block_noun="split" if by_split else "teacher",
         one_split=settings.random_state if settings.split_count == 1 else None,
         most_pairs=settings.pairs if settings.until_decided else None,
+        remarks=describe_start(settings, teachers[0].task),
     )
 
 

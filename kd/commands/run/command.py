@@ -33,6 +33,7 @@ from kd.commands.steps import (
     say_recipe,
     train_teacher,
 )
+from kd.commands.students import describe_start
 from kd.models.inference import Predictions
 from kd.storage.files import publish
 from kd.training import run_steps
@@ -92,7 +93,7 @@ def finish(settings: RunSettings, device: torch.device, trained: TrainedModels) 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> run_steps.Pair:
     student, loaders = new_student(settings, data.task, device), make_distill_loaders(settings, teacher, data)
     say_method(settings.method, format_method_settings(settings.method_settings))
-    return run_steps.train_pair(
+    pair = run_steps.train_pair(
         student,
         make_objective(settings, student, teacher, loaders[0]),
         (make_control_loader(data, loaders[0]), data.val_loader),
@@ -101,6 +102,9 @@ def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, devic
         seed=settings.seed,
         on_purpose=None if data.unlabelled is None else UNLABELLED_TOO,
     )
+    for history in (pair.control_history, pair.distilled_history):
+        history.notes += describe_start(settings, data.task)
+    return pair
 
 
 def _collect_results(

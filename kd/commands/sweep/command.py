@@ -24,6 +24,7 @@ from kd.commands.steps import (
     prepare_distillation_data,
     record_settings,
 )
+from kd.commands.students import describe_start
 from kd.commands.sweep.files import sweep_files
 from kd.commands.sweep.points import (
     Point,
@@ -157,6 +158,7 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
         finals={point: [finals[name] for name in _name_students(settings, point, seeds)] for point in points},
         margin=settings.margin,
         searched=settings.trials is not None,
+        remarks=describe_start(settings, context.task),
     )
 
 

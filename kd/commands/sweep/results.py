@@ -83,6 +83,7 @@ class Sweep:
         searched: whether Optuna proposed the points; otherwise they form a grid.
         earlier: p-values of the questions asked of the same test set before.
         withheld: why the differences are no verdict, as a sentence; "" if they are.
+        remarks: sentences on all students.
     """
 
     tried: Sequence[TriedPoint]
@@ -95,6 +96,7 @@ class Sweep:
     searched: bool
     earlier: Sequence[Earlier] = ()
     withheld: str = ""
+    remarks: Sequence[str] = ()
 
     @cached_property
     def roles(self) -> dict[str, Point]:

@@ -100,7 +100,7 @@ class SweepSettings(PairedSettings):
             not fixed,
             "--vary student_width",
             self.student,
-            "used with --student mlp",
+            "used with --student mlp, without a file",
             "other students have no such width",
         )
         for name, values in self.varied.items():

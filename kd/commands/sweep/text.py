@@ -72,7 +72,7 @@ def final_rows(sweep: Sweep) -> list[list[str]]:
 
 def lines(sweep: Sweep) -> list[str]:
     """Return sentences on the choice and its optimism, the gain over the documented point, and the verdict."""
-    return [_describe_choice(sweep), *_compare_with_documented(sweep), *_describe_verdict(sweep)]
+    return [_describe_choice(sweep), *_compare_with_documented(sweep), *sweep.remarks, *_describe_verdict(sweep)]
 
 
 def _describe_choice(sweep: Sweep) -> str:

@@ -1,0 +1,123 @@
+"""Students built from the settings: their initial weights, random or pretrained, and their frozen parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from kd.checks import naming_flag, require, similar_paths
+from kd.commands.data import Task
+from kd.commands.settings import RunSettings
+from kd.models.build import build
+from kd.models.freezing import freeze
+from kd.models.pretrained import Pretrained, load_pretrained
+
+# SHA-256 of students' files by absolute path, as first read by this command: all its students must start from the same
+# weights, but some are only built hours later.
+_first_digests: dict[Path, str] = {}
+
+
+class Start(NamedTuple):
+    """An untrained student, and how it starts.
+
+    Attributes:
+        pretrained: None without a file.
+        frozen: names of its frozen parameters.
+    """
+
+    model: nn.Module
+    pretrained: Pretrained | None
+    frozen: list[str]
+
+
+def start_student(settings: RunSettings, task: Task) -> Start:
+    """Build an untrained student on the CPU, load its pretrained weights if there are any, and freeze parameters.
+
+    Raises:
+        ValueError, OSError, MissingExtraError: see ``kd.models.build.build``, ``kd.models.pretrained.load_pretrained``
+            and ``kd.models.freezing.freeze``; or the file has changed since this command first read it.
+    """
+    choice, pretrained = settings.student_choice, None
+    with naming_flag(f"--student {settings.student}"):
+        shape, classes = task.input_shape, len(task.classes)
+        model = build(choice.spec, input_shape=shape, classes=classes, seed=settings.seed, example=task.example)
+        if choice.file is not None:
+            pretrained = _load(model, choice.file, choice.entry, classes)
+    with naming_flag(f"--freeze {' '.join(settings.freeze)}"):
+        frozen = freeze(model, settings.freeze)
+    if pretrained and (clash := sorted(set(frozen) & set(pretrained.replaced))):
+        advice = "the file's head is for other classes, so this one is new and must be trained"
+        require(False, "--freeze", " ".join(settings.freeze), f"patterns that do not match {clash[0]}", advice)
+    return Start(model, pretrained, frozen)
+
+
+def _load(model: nn.Module, file: Path, entry: str, classes: int) -> Pretrained:
+    if not file.is_file():
+        hint = similar_paths(file) or "Check its path."
+        raise FileNotFoundError(f"there is no file {file} with weights. {hint}")
+    pretrained = load_pretrained(model, file, classes=classes, entry=entry)
+    if pretrained.sha256 != _first_digests.setdefault(file.absolute(), pretrained.sha256):
+        raise ValueError(
+            f"{file} has changed since this command started, but all students must start from the same weights. Run "
+            "the command again; keep a copy of the file if another program still writes it"
+        )
+    return pretrained
+
+
+def forget_files() -> None:
+    """Let the students' files have other content than in an earlier command of this process."""
+    _first_digests.clear()
+
+
+def digest_of_file(settings: RunSettings) -> str | None:
+    """Return the SHA-256 of the student's file, as read by this command; None without a file."""
+    file = settings.student_choice.file
+    return None if file is None else _first_digests.get(file.absolute())
+
+
+def describe_start(settings: RunSettings, task: Task) -> list[str]:
+    """Return sentences on how all students start, if they are pretrained or have frozen parameters."""
+    start, choice = start_student(settings, task), settings.student_choice
+    sentences = []
+    if start.pretrained:
+        changing = ["the order of batches", *(["dropout"] if _has_dropout(start.model) else [])]
+        changing += ["the new head"] if start.pretrained.replaced else []
+        changing += ["augmentation"] if settings.augment else []
+        only = " only" if len(changing) == 1 else ""
+        sentences = [
+            f"The control is fine-tuned from {choice.file}, and the distilled student starts from the same weights, so "
+            "the verdict compares distillation with fine-tuning alone.",
+            f"All seeds share these weights; they differ in {', '.join(changing)}{only}.",
+        ]
+    if start.frozen:
+        total = sum(1 for _ in start.model.parameters())
+        patterns = " ".join(settings.freeze)
+        sentences.append(f"In all students {len(start.frozen)} of {total} parameter tensors are frozen ({patterns}).")
+    return sentences
+
+
+def list_start_messages(settings: RunSettings, task: Task) -> list[str]:
+    """Return lines on what was loaded, stripped, replaced and frozen, for the screen."""
+    start, choice = start_student(settings, task), settings.student_choice
+    lines = []
+    if start.pretrained:
+        details = list(start.pretrained.stripped)
+        if start.pretrained.replaced:
+            details.append(
+                f"its head ({', '.join(start.pretrained.replaced)}) is for {start.pretrained.file_classes} classes: "
+                f"replaced by a new one for {len(task.classes)}"
+            )
+        lines.append(f"student: weights from {'; '.join([str(choice.file), *details])}")
+    return [*lines, *describe_start(settings, task)]
+
+
+def _has_dropout(model: nn.Module) -> bool:
+    """Return whether the model has a layer that is random in training, such as dropout or stochastic depth."""
+    names = [type(module).__name__.lower() for module in model.modules() if _probability(module) > 0]
+    return any("drop" in name or "stochastic" in name for name in names)
+
+
+def _probability(module: nn.Module) -> float:
+    return float(next((value for name in ("p", "drop_prob") if (value := getattr(module, name, None)) is not None), 1))
