@@ -11,9 +11,22 @@ _LFS = b"version https://git-lfs"
 _OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PLAIN = ("torch", "collections", "builtins", "__builtin__", "_codecs")  # modules of what a state_dict needs
 # What training programs save besides weights: read as placeholders (``kd.storage.untrusted``).
-RECORDS = ("argparse.Namespace", "numpy.", "pathlib.", "datetime.", "omegaconf.")
+RECORDS = (
+    *("argparse.Namespace", "functools.partial", "numpy.", "pathlib.", "datetime.", "omegaconf."),
+    *("torch.nn.modules.", "torch.nn.functional.", "torch._C._nn.", "torch.optim.", "torch.torch_version."),
+    *("__builtin__.dict", "__builtin__.list", "__builtin__.int"),  # of a defaultdict
+)
+DICTIONARIES = (  # read as dictionaries
+    *("pytorch_lightning.utilities.parsing.AttributeDict", "lightning.pytorch.utilities.parsing.AttributeDict"),
+    *(
+        "lightning.fabric.utilities.data.AttributeDict",
+        "easydict.EasyDict",
+        "yacs.config.CfgNode",
+        "addict.addict.Dict",
+    ),
+)
 # Layers of models. Anything else may be an attack.
-_HARMLESS = (*RECORDS, "torch.nn.modules.", "kd.models.")
+_HARMLESS = (*RECORDS, *DICTIONARIES, "kd.models.")
 _SAVE = 'torch.save({}, "weights.pth")'
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kd.imports import import_extra
-from kd.storage.file_kind import RECORDS
+from kd.storage.file_kind import DICTIONARIES, RECORDS
 from kd.storage.resources import is_out_of_memory, require_memory
 
 SIZE_LIMIT = 8 * 1024**3  # bytes; far above any model or snapshot here
@@ -79,6 +79,11 @@ class Placeholder:
         pass
 
 
+def make_dictionary(*_: object) -> dict[Any, Any]:
+    """Return an empty dictionary, in place of a ``defaultdict``."""
+    return {}
+
+
 def rebuild_archive(content: bytes, *, placeholders: bool = False) -> bytes:
     """Rebuild a ``torch.save`` archive from its validated members.
 
@@ -87,8 +92,8 @@ def rebuild_archive(content: bytes, *, placeholders: bool = False) -> bytes:
     here, with verified checksums; torch does not verify them.
 
     Args:
-        placeholders: replace the classes that training programs save besides weights (``RECORDS``) by ``Placeholder``,
-            so that a checkpoint can be read without running any code of theirs.
+        placeholders: replace the classes that training programs save besides weights by ``Placeholder``, and their
+            dictionaries by plain ones, so that a checkpoint can be read without running any code of theirs.
 
     Raises:
         ValueError: members are compressed, overlap, share a name or lie in several folders, the archive does not start
@@ -175,15 +180,21 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def _insert_placeholders(pickled: bytes) -> bytes:
-    """Replace the names of ``RECORDS`` in a pickle; and of ``_codecs.encode`` if there are any, which NumPy's need."""
+    """Replace the names of ``RECORDS`` and ``DICTIONARIES`` in a pickle.
+
+    If there are any, ``_codecs.encode`` is replaced too, which NumPy's pickles call.
+    """
+    placeholder = f"c{__name__}\n{Placeholder.__name__}\n"
     found = [(str(name), at or 0) for opcode, name, at in pickletools.genops(pickled) if opcode.name == "GLOBAL"]
-    records = {name for name, _ in found if name.replace(" ", ".").startswith(RECORDS)}
-    if not records:
-        return pickled
+    replacements = {name: placeholder for name, _ in found if name.replace(" ", ".").startswith(RECORDS)}
+    replacements |= {n: "ccollections\nOrderedDict\n" for n, _ in found if n.replace(" ", ".") in DICTIONARIES}
+    if replacements:
+        replacements["_codecs encode"] = placeholder
+    replacements["collections defaultdict"] = f"c{__name__}\n{make_dictionary.__name__}\n"
     pieces, end = [], 0
     for name, at in found:
-        if name in records or name == "_codecs encode":
-            pieces += [pickled[end:at], f"c{Placeholder.__module__}\n{Placeholder.__name__}\n".encode()]
+        if name in replacements:
+            pieces += [pickled[end:at], replacements[name].encode()]
             end = at + len(f"c{name}\n".encode())
     return b"".join([*pieces, pickled[end:]])
 

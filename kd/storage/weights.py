@@ -16,7 +16,14 @@ from kd.storage.checkpoints import FoundWeights, describe_mismatch, find_weights
 from kd.storage.file_kind import explain_file
 from kd.storage.files import sha256
 from kd.storage.resources import is_out_of_memory, require_memory
-from kd.storage.untrusted import Placeholder, parse_safetensors, read_bytes, rebuild_archive, require_plain_tensors
+from kd.storage.untrusted import (
+    Placeholder,
+    make_dictionary,
+    parse_safetensors,
+    read_bytes,
+    rebuild_archive,
+    require_plain_tensors,
+)
 
 # A checkpoint may hold this many times the model: weights, their averages, the best ones, moments of an optimizer.
 _COPIES = 8
@@ -143,8 +150,10 @@ def load_tensors(content: bytes, *, placeholders: bool = False) -> Any:
     try:
         require_memory(2 * len(content), "a file of tensors")  # the rebuilt archive, and the tensors
         archive = io.BytesIO(rebuild_archive(content, placeholders=placeholders))
-        with torch.serialization.safe_globals([Placeholder] if placeholders else []):
+        with torch.serialization.safe_globals([Placeholder, make_dictionary] if placeholders else []):
             loaded = torch.load(archive, map_location="cpu", weights_only=True)
+        if isinstance(loaded, Placeholder):
+            raise ValueError("it is an object, not tensors")  # ``explain_file`` knows which
         require_plain_tensors(loaded)
     except Exception as error:  # zipfile and torch raise a different type for each kind of damage
         if is_out_of_memory(error):  # tells nothing about the content

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import codecs
 import datetime
+import functools
 import os
+import sys
+import types
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kd
 from kd.models.build import build
 from kd.storage.checkpoints import find_weights
+from kd.storage.file_kind import DICTIONARIES
 from kd.storage.weights import weights_bytes
 from kd.teachers.load import load_teacher
 from tests.storage.test_untrusted import Called
@@ -85,6 +91,16 @@ CHECKPOINTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "weights among other values": ({**STATE, "epoch": 3, "optimizer": OPTIMIZER.state_dict()}, ("ignored epoch",)),
     "arguments": ({"model": STATE, "args": argparse.Namespace(lr=0.1, out=Path("a"))}, ("ignored args",)),
     "NumPy": ({"model": STATE, "best": np.float64(1), "curve": np.zeros(3)}, ("ignored best, curve",)),
+    "settings with code": (
+        {
+            "model": STATE,
+            "hyper_parameters": {"loss": nn.CrossEntropyLoss(), "kind": torch.optim.AdamW, "activation": F.relu},
+            "scheduler": torch.optim.lr_scheduler.StepLR(OPTIMIZER, 3),
+            "make": functools.partial(torch.optim.SGD, lr=0.1),
+        },
+        ("ignored hyper_parameters, scheduler, make",),
+    ),
+    "curves": ({"model": STATE, "curves": defaultdict(list, loss=[0.1])}, ("ignored curves",)),
     "a date": ({"model": STATE, "at": datetime.datetime(2026, 1, 1)}, ("ignored at",)),
     "parameters": ({name: nn.Parameter(t, False) for name, t in STATE.items()}, ()),
     "the same dictionary twice": ({"model": STATE, "state_dict": STATE}, ("'model'",)),
@@ -232,6 +248,21 @@ def test_a_class_of_a_users_program_is_named(tmp_path: Path) -> None:
     torch.save({"model": STATE, "args": Arguments()}, tmp_path / "file.pth")
     with pytest.raises(ValueError, match=r"it names tests\.storage\.test_checkpoints\.Arguments, code that would run"):
         read(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("name", DICTIONARIES)
+def test_dictionaries_of_other_libraries_are_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _, kind = name.rpartition(".")
+    fake: Any = types.ModuleType(module)
+    setattr(fake, kind, type(kind, (dict,), {"__module__": module}))
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        monkeypatch.setitem(sys.modules, ".".join(parts[:end]), fake)
+    settings = getattr(fake, kind)(lr=0.1, out=Path("runs"))
+    settings.frozen = True  # becomes part of the pickled state
+    torch.save({"model": getattr(fake, kind)(STATE), "hparams": settings}, tmp_path / "file.pth")
+    monkeypatch.undo()
+    require_equal(read(tmp_path / "file.pth"), STATE)
 
 
 def test_a_placeholder_is_only_inserted_for_records(tmp_path: Path) -> None:
