@@ -30,7 +30,7 @@ from kd.commands.run.results import Run
 from kd.commands.settings import RunSettings
 from kd.data.loaders import in_order
 from kd.data.splits import stratified_split
-from kd.methods import METHODS
+from kd.methods import method_named
 from kd.methods.objectives import in_bfloat16
 from kd.models.inference import Predictions
 from kd.storage.files import require_writable
@@ -148,7 +148,9 @@ def prepare_distillation_data(
 
     The logits are computed in the order of the subsets and verified row by row against the teacher.
     """
-    ids = "ids" in METHODS[config.METHOD].needs  # sample ids as a fourth tensor, for methods with a memory per image
+    ids = (
+        "ids" in method_named(config.METHOD).needs
+    )  # sample ids as a fourth tensor, for methods with a memory per image
     splits = {"training": (train_subset, train_loader), "validation": (val_subset, val_loader)}
     return DistillLoaders(*with_teacher_logits(teacher, splits, ids=ids).values())
 

@@ -33,7 +33,7 @@ def say_files(files: Iterable[Path], *, but: Path) -> None:
 
 def say_method(method: str, settings: Sequence[str]) -> None:
     """Print the distillation method and its settings."""
-    say(f"method: {method} with {', '.join(settings)}")
+    say(f"method: {method}" + (f" with {', '.join(settings)}" if settings else ""))
 
 
 def say_layers(pairs: Sequence[tuple[str, str]]) -> None:

@@ -23,7 +23,7 @@ from kd.commands.method_flags import all_method_settings
 from kd.commands.recipe_settings import RECIPE_FLAGS, RecipeSettings
 from kd.commands.teacher_flags import ModelChoice, parse_student, parse_teachers
 from kd.imports import is_plugin
-from kd.methods import METHODS, Setting, require_unlabelled_method
+from kd.methods import Setting, method_named, require_unlabelled_method
 
 # Settings of the commands that are not constants of the documented pipeline.
 FLAGS_ALONE = RECIPE_FLAGS | frozenset(
@@ -87,7 +87,7 @@ class RunSettings(RecipeSettings):
     """weight of the labels, in [0, 1]: loss = ALPHA * CE + (1 - ALPHA) * T^2 * KL"""
 
     method: str = "kd"
-    """distillation method, by its name in docs/methods.md"""
+    """distillation method, by its name in docs/methods.md, or FILE.py:NAME for your own (docs/add_a_method.md)"""
     set: UseAppendAction[tuple[str, ...]] = ()
     """setting of the method as NAME=VALUE; for kd use --temperature and --alpha instead"""
 
@@ -196,7 +196,7 @@ class RunSettings(RecipeSettings):
     @property
     def asked_at_each_step(self) -> bool:
         """Whether the teacher runs at every step of a student, for its logits or its features."""
-        return self.live or "teacher" in METHODS[self.method].needs
+        return self.live or "teacher" in method_named(self.method).needs
 
     def _check_augmentation(self) -> None:
         """Refuse settings that do not work with augmented views, because each view is a separate sample."""
@@ -217,7 +217,7 @@ class RunSettings(RecipeSettings):
         """Refuse settings that need features or logits of other samples: precomputed outputs have neither."""
         if not any(choice.is_precomputed for choice in self.teachers_chosen):
             return
-        if "teacher" in METHODS[self.method].needs:
+        if "teacher" in method_named(self.method).needs:
             raise ValueError(
                 f"--method {self.method} needs the teacher's features, but --teacher logits=FILE has only its "
                 "outputs. Use --teacher NAME=WEIGHTS, or a method that needs only logits, such as kd."
@@ -229,7 +229,7 @@ class RunSettings(RecipeSettings):
             )
 
     def _check_ensemble(self) -> None:
-        clash = len(self.teachers_chosen) > 1 and "teacher" in METHODS[self.method].needs
+        clash = len(self.teachers_chosen) > 1 and "teacher" in method_named(self.method).needs
         advice = f"{self.method} uses the features of one teacher"
         require(not clash, "--teacher", " ".join(self.teacher), "given once", advice)
 
@@ -257,7 +257,7 @@ class RunSettings(RecipeSettings):
     @property
     def needs_ids(self) -> bool:
         """Whether the method needs the ids of the samples in a batch."""
-        return "ids" in METHODS[self.method].needs
+        return "ids" in method_named(self.method).needs
 
     @property
     def method_settings(self) -> dict[str, Setting]:

@@ -183,6 +183,6 @@ def saved_settings(out: Path, *, trust: bool = False) -> RunSettings:
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist. --out must be the folder of a finished kd run or kd distill.")
     settings = dataclasses.replace(settings_in(file, RunSettings), out=out)
-    settings.check()
     require_trusted(named_files(settings), file, trust=trust)
+    settings.check()  # runs the file of a method FILE.py:NAME
     return settings

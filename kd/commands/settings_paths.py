@@ -62,7 +62,7 @@ def map_paths(values: Mapping[str, Any], move: Move, *, base: Path = Path()) -> 
         **dict.fromkeys(("out", "data_dir", "unlabelled", "slices"), move),
         "data": lambda text: _map_data(text, move, base),
         **dict.fromkeys(("teacher", "student"), lambda text: _map_model(text, move)),
-        "augment": lambda text: _map_plugin(text, move),
+        **dict.fromkeys(("augment", "method"), lambda text: _map_plugin(text, move)),
     }
 
     def convert(value: Any, function: Move) -> Any:

@@ -27,8 +27,10 @@ from kd.console import say
 from kd.data.loaders import first_batch, loader_like
 from kd.data.unlabelled import repeated
 from kd.devices import device_named, require_device
-from kd.methods import METHODS, make, try_method
+from kd.imports import is_plugin
+from kd.methods import make, method_named, try_method
 from kd.methods.objectives import live_teacher, supervised
+from kd.methods.own import load_method, pin_methods
 from kd.models.inference import device_of, evaluating
 from kd.seeding import seeded
 from kd.storage.files import require_writable
@@ -69,6 +71,7 @@ def open_command(
     device = device_named(settings.device)
     require_device(device, "--device")
     with ExitStack() as stack:
+        stack.enter_context(pin_methods())
         with naming_flag(f"--out {settings.out}"):
             for folder in folders:
                 require_writable(folder)
@@ -167,7 +170,7 @@ def make_control_loader(data: Data, distilled: DataLoader[Any]) -> DataLoader[An
 
 def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module, loader: DataLoader[Any]) -> Objective:
     """Make the objective of the settings' method, for batches structured like those of the loader."""
-    example, needs_logits = first_batch(loader), settings.live and "logits" in METHODS[settings.method].needs
+    example, needs_logits = first_batch(loader), settings.live and "logits" in method_named(settings.method).needs
     if needs_logits:
         with torch.no_grad(), evaluating(teacher):
             example = (*example, teacher(example[0].clone().to(device_of(teacher))).float().cpu())
@@ -228,6 +231,8 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
     values = dataclasses.asdict(settings) | {"device": str(device)}
     values["bfloat16"] = teacher_settings(settings).precision == "bfloat16"  # a constant of the documented pipeline
     values["set"] = format_method_settings(settings.method_settings)
+    if is_plugin(settings.method):  # a method whose file was edited is another method
+        values["method_source"] = load_method(settings.method).source
     omitted = {"out", "config", "fresh", "snapshot_seconds", "processes", "workers", "trust"}
     # Flags without a constant in the documented pipeline are recorded only if they differ from their default, so that
     # ``kd run`` and ``python main.py`` record the same settings.

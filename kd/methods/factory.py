@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from kd.checks import did_you_mean, require
+from kd.imports import is_plugin
+from kd.methods.own import explain_failure, load_method, make_own
 from kd.methods.table import METHODS, Method, Setting
 
 if TYPE_CHECKING:
@@ -17,13 +20,16 @@ if TYPE_CHECKING:
 
 
 def method_named(name: str) -> Method:
-    """Return the method with this name.
+    """Return the method with this name, or the one that a user's file defines: ``FILE.py:NAME``, which runs the file.
 
     Raises:
         ValueError: there is no such method; the error suggests similar names, or lists all if none is similar.
+        ValueError, OSError: see ``kd.methods.own.load_method``.
     """
     if name in METHODS:
         return METHODS[name]
+    if is_plugin(name):
+        return load_method(name).method
     hint = did_you_mean(name, METHODS, f"Methods: {', '.join(sorted(METHODS))}.")
     raise ValueError(f"there is no method {name!r}. {hint}")
 
@@ -46,16 +52,18 @@ def settings_of(name: str, given: Mapping[str, Setting] | None = None) -> dict[s
         given: values of the default's type, or their text.
 
     Raises:
-        ValueError: the method has no such setting, or a value has the wrong type, is negative or infinite.
+        ValueError: the method has no such setting, or a value has the wrong type or is infinite; or negative, except
+            for a user's method.
     """
     method, given = method_named(name), given or {}
     for key in given:
         if key not in method.settings:
             hint = did_you_mean(key, method.settings)
             raise ValueError(
-                f"{name} has no setting {key!r}. {hint}{' ' * bool(hint)}It has {', '.join(method.settings)}."
+                f"{name} has no setting {key!r}. {hint}{' ' * bool(hint)}It has {', '.join(method.settings) or 'none'}."
             )
-    return {key: _convert(key, given.get(key, value), type(value)) for key, value in method.settings.items()}
+    lowest = -math.inf if is_plugin(name) else 0
+    return {key: _convert(key, given.get(key, value), type(value), lowest) for key, value in method.settings.items()}
 
 
 def make(
@@ -77,12 +85,20 @@ def make(
 
     from kd.models.inference import device_of
 
-    module, _, function = method_named(name).factory.partition(":")
-    factory = getattr(importlib.import_module(module), function)
     batch_on_device = tuple(tensor.to(device_of(student)) for tensor in batch)
-    objective: Objective = factory(student, teacher, batch_on_device, **settings_of(name, settings))
+    objective = _make_objective(name, student, teacher, batch_on_device, settings_of(name, settings))
     if isinstance(objective, nn.Module) and any(weight.dtype == torch.float64 for weight in student.parameters()):
         objective.double()
+    return objective
+
+
+def _make_objective(
+    name: str, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting]
+) -> Objective:
+    if is_plugin(name):
+        return make_own(load_method(name), student, teacher, batch, settings)
+    module, _, function = method_named(name).factory.partition(":")
+    objective: Objective = getattr(importlib.import_module(module), function)(student, teacher, batch, **settings)
     return objective
 
 
@@ -100,7 +116,7 @@ def try_method(
         The layers that the method compares, in pairs (student, teacher); empty for most methods that use logits.
 
     Raises:
-        ValueError: see ``make``; or the objective fails on the batch.
+        ValueError: see ``make``; or the objective fails on the batch, for whatever reason if it is a user's.
     """
     import torch
     from torch import nn
@@ -109,9 +125,11 @@ def try_method(
     from kd.models.inference import device_of, evaluating, run_on_copy
 
     inputs, labels, *_ = (tensor.to(device_of(student)) for tensor in batch)
-    with torch.no_grad(), evaluating(student, teacher):
+    is_own = is_plugin(name)
+    failures = explain_failure(name) if is_own else nullcontext()
+    with failures, torch.set_grad_enabled(is_own), evaluating(student, teacher):
         needs = method_named(name).needs
-        logits = [widen(run_on_copy(teacher, inputs))] if "logits" in needs else []
+        logits = [widen(run_on_copy(teacher, inputs)).detach()] if "logits" in needs else []
         ids = [torch.arange(len(labels), device=labels.device)] if "ids" in needs else []
         objective = make(name, student, teacher, (inputs, labels, *logits, *ids), settings)
         modules = [*objective.modules()] if isinstance(objective, nn.Module) else []
@@ -124,12 +142,13 @@ def try_method(
     ]
 
 
-def _convert(name: str, value: Setting, kind: type[Setting]) -> Setting:
+def _convert(name: str, value: Setting, kind: type[Setting], lowest: float) -> Setting:
     try:
         converted = kind(value)
     except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a {kind.__name__}. Got {value!r} instead.") from error
     if not isinstance(converted, str):
-        require(0 <= converted < math.inf, name, value, "a finite number of at least 0")
+        allowed = "a finite number" + (f" of at least {lowest}" if lowest > -math.inf else "")
+        require(math.isfinite(converted) and converted >= lowest, name, value, allowed)
         require(converted == float(value), name, value, "an integer")
     return converted

@@ -1,0 +1,91 @@
+"""Objectives of the user's own methods (``kd.methods.own``), with checks of what the user's functions return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd.checks import require
+from kd.losses.precision import widen
+from kd.methods.objectives import WrappedObjective, require_teacher_logits, supervised_where_labelled
+from kd.methods.table import Setting
+from kd.types import Batch, Objective
+
+
+class OwnObjective(WrappedObjective):
+    """A user's objective.
+
+    Args:
+        name: of the method, for errors.
+        source: digest of the user's files. As an attribute it is part of a training's key, so an edit of any function
+            in these files trains the distilled student again.
+    """
+
+    def __init__(self, objective: Objective, *, name: str, source: str) -> None:
+        super().__init__(objective)
+        self.name, self.source = name, source
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        result: Any = self.objective(model, batch)
+        output, terms = result if isinstance(result, tuple) and len(result) == 2 else (None, None)
+        if not isinstance(output, Tensor) or not isinstance(terms, dict) or not terms:
+            raise ValueError(
+                f"{self.name} must return (output, terms): the model's logits and a dictionary of loss terms by name. "
+                f"Got {_describe(result)} instead."
+            )
+        for name, term in terms.items():
+            if not isinstance(term, Tensor) or term.ndim:
+                raise ValueError(
+                    f"the term {name!r} of {self.name} must be a tensor without dimensions, such as a mean over the "
+                    f"batch. Got {_describe(term)} instead."
+                )
+        return output, terms
+
+
+def weigh_loss(
+    loss: Callable[..., Any], inputs: Collection[str], settings: Mapping[str, Setting], *, name: str
+) -> Objective:
+    """Return the objective ``alpha · CE + (1 − alpha) · loss``.
+
+    Args:
+        loss: takes the inputs by name: student_logits and teacher_logits [B, K] in float32 or wider, and perhaps
+            labels [B]; then the settings, without alpha. Returns a tensor without dimensions.
+        inputs: names of the inputs it takes.
+        settings: alpha in [0, 1], and the settings of the loss.
+        name: of the method, for errors.
+    """
+    own = dict(settings)
+    alpha = float(own.pop("alpha"))
+    require(0 <= alpha <= 1, "alpha", alpha, "in [0, 1]", "the weight of the labels; the loss gets 1 - alpha")
+
+    def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        require_teacher_logits(batch)
+        output, terms = supervised_where_labelled(model, batch)
+        given = {"student_logits": widen(output), "teacher_logits": widen(batch[2]), "labels": batch[1]}
+        value = loss(**{key: given[key] for key in sorted(inputs)}, **own)
+        if not isinstance(value, Tensor) or value.ndim:
+            raise ValueError(
+                f"{name} must return a tensor without dimensions, such as a mean over the batch. Got "
+                f"{_describe(value)} instead."
+            )
+        if output.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
+            raise ValueError(
+                f"the loss of {name} has no gradient. It must be computed from student_logits with torch, without "
+                "detach(), item() or argmax()."
+            )
+        return output, {"hard": alpha * terms["hard"], "soft": (1 - alpha) * value}
+
+    return objective
+
+
+def bind_settings(objective: Objective, settings: Mapping[str, Setting]) -> Objective:
+    """Return the objective with its settings."""
+    return partial(objective, **settings) if settings else objective
+
+
+def _describe(value: object) -> str:
+    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
