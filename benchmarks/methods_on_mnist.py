@@ -3,7 +3,7 @@
     python benchmarks/methods_on_mnist.py --out run-mlp    # MLP students
     python benchmarks/methods_on_mnist.py --out run-cnn --student cnn --student-epochs 3 --without semckd
     python benchmarks/methods_on_mnist.py --out run-same --student cnn --student-epochs 4 \
-        --teacher cnn:8 --block same --methods kd fsp semckd sdd  # a teacher of the students' kind
+        --teacher cnn:8 --block same --methods kd fsp semckd sdd cat-kd  # a teacher of the students' kind
 
 All students of a seed share initial weights, batches and number of epochs, and are evaluated on the test images once,
 after the last epoch. Each method has its authors' settings; none was tuned on these data. An interrupted run resumes.

@@ -36,9 +36,26 @@ def mean(row_loss: Callable[[Logits, Logits, int], float], student: Logits, teac
     return float(np.mean([row_loss(s, t, int(y)) for s, t, y in zip(student, teacher, labels, strict=True)]))
 
 
-def kd(student: Logits, teacher: Logits, labels: Labels, temperature: float, alpha: float) -> float:
+def diverge(p: Logits, q: Logits, divergence: str) -> float:
+    """Return the divergence from its definition; ``share`` is what follows the colon."""
+    name, _, given = divergence.partition(":")
+    share = float(given or {"js": 0.5}.get(name, 0.1))
+    if name == "js":
+        mixed = share * p + (1 - share) * q
+        return share * kl(p, mixed) + (1 - share) * kl(q, mixed)
+    return {
+        "forward": lambda: kl(p, q),
+        "reverse": lambda: kl(q, p),
+        "skew": lambda: kl(p, share * p + (1 - share) * q),
+        "skew-reverse": lambda: kl(q, share * q + (1 - share) * p),
+    }[name]()
+
+
+def kd(
+    student: Logits, teacher: Logits, labels: Labels, temperature: float, alpha: float, divergence: str = "forward"
+) -> float:
     def row_loss(s: Logits, t: Logits, y: int) -> float:
-        soft = temperature**2 * kl(softmax(t, temperature), softmax(s, temperature))
+        soft = temperature**2 * diverge(softmax(t, temperature), softmax(s, temperature), divergence)
         return alpha * hard(s, y) + (1 - alpha) * soft
 
     return mean(row_loss, student, teacher, labels)
@@ -74,6 +91,26 @@ def dkd(
     def row_loss(s: Logits, t: Logits, y: int) -> float:
         (bs, os), (bt, ot) = decoupled(s, y, temperature), decoupled(t, y, temperature)
         return hard(s, y) + temperature**2 * (alpha * kl(bt, bs) + beta * kl(ot, os))
+
+    return mean(row_loss, student, teacher, labels)
+
+
+def rld(
+    student: Logits,
+    teacher: Logits,
+    labels: Labels,
+    temperature: float,
+    confidence_temperature: float,
+    alpha: float,
+    beta: float,
+    warmup: float,
+) -> float:
+    def row_loss(s: Logits, t: Logits, y: int) -> float:
+        q, p = softmax(s, confidence_temperature)[y], softmax(t, confidence_temperature).max()
+        confidence = confidence_temperature**2 * kl(np.array([p, 1 - p]), np.array([q, 1 - q]))
+        below = t < t[y]
+        ranks = kl(softmax(t[below], temperature), softmax(s[below], temperature)) if below.any() else 0.0
+        return hard(s, y) + alpha * confidence + beta * temperature**2 * ranks
 
     return mean(row_loss, student, teacher, labels)
 
@@ -190,6 +227,7 @@ REFERENCE: Mapping[str, Callable[..., float]] = {
     "kd": kd,
     "soft-labels": soft_labels,
     "dkd": dkd,
+    "rld": rld,
     "nkd": nkd,
     "dist": dist,
     "lskd": lskd,

@@ -100,7 +100,8 @@ def test_a_method_and_its_settings_can_be_set(terminal: Terminal) -> None:
         (("--method", "dkdd"), "there is no method 'dkdd'. Did you mean dkd or kd?"),
         (("--method", "nkd", "--set", "beta=2"), "nkd has no setting 'beta'. It has temperature, gamma"),
         (("--method", "nkd", "--temperature", "4"), "are settings of kd, not of nkd. Use --set, with any of"),
-        (("--set", "beta=2"), "--set does not apply to kd. Got --set beta=2; use --temperature"),
+        (("--set", "alpha=0.2"), "--set alpha does not apply to kd. Got --set alpha=0.2; use --alpha instead"),
+        (("--set", "beta=2"), "kd has no setting 'beta'. It has temperature, alpha, divergence"),
     ],
 )
 def test_a_setting_of_another_method_is_refused(terminal: Terminal, flags: tuple[str, ...], message: str) -> None:

@@ -35,7 +35,7 @@ def split_by_method(texts: Sequence[str], methods: Sequence[str]) -> dict[str, t
 
 
 def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, alpha: float) -> dict[str, Setting]:
-    """Return all settings of a method: ``kd`` has flags for its two settings, other methods use ``--set``.
+    """Return all settings of a method: ``kd`` has flags for temperature and alpha, all other settings use ``--set``.
 
     Args:
         texts: values of ``--set``, each NAME=VALUE.
@@ -44,23 +44,28 @@ def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, 
     Raises:
         ValueError: unknown method or setting, or a setting of another method.
     """
-    defaults, kd_settings = METHODS["kd"].settings, {"temperature": temperature, "alpha": alpha}
+    kd_settings = {"temperature": temperature, "alpha": alpha}
     if name == "kd":
-        if texts:
-            raise ValueError(
-                f"--set does not apply to kd. Got --set {' '.join(texts)}; use --temperature and --alpha instead."
-            )
-        return dict(kd_settings)
+        return _add_kd_settings(parse_method_settings(texts), kd_settings)
     with naming_flag("--method"):
         method_named(name)
     with naming_flag(f"--set {' '.join(texts)}"):
         settings = settings_of(name, parse_method_settings(texts))
-    if kd_settings != defaults:
+    if kd_settings != {key: METHODS["kd"].settings[key] for key in kd_settings}:
         raise ValueError(
             f"--temperature and --alpha are settings of kd, not of {name}. Use --set, with any of "
             f"{', '.join(format_method_settings(settings))}."
         )
     return settings
+
+
+def _add_kd_settings(given: Mapping[str, Setting], flags: Mapping[str, float]) -> dict[str, Setting]:
+    """Return all settings of ``kd``: those of ``--set``, and those that have flags of their own."""
+    for key, value in given.items():
+        if key in flags:
+            raise ValueError(f"--set {key} does not apply to kd. Got --set {key}={value}; use --{key} instead.")
+    with naming_flag("".join(f"--set {key}={value} " for key, value in given.items()).rstrip()):
+        return {**settings_of("kd", given), **flags}
 
 
 def format_method_settings(settings: Mapping[str, Setting]) -> list[str]:

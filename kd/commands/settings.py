@@ -89,7 +89,8 @@ class RunSettings(RecipeSettings):
     method: str = "kd"
     """distillation method, by its name in docs/methods.md, or FILE.py:NAME for your own (docs/add_a_method.md)"""
     set: UseAppendAction[tuple[str, ...]] = ()
-    """setting of the method as NAME=VALUE; for kd use --temperature and --alpha instead"""
+    """setting of the method as NAME=VALUE; kd has divergence (forward, reverse, js, skew or skew-reverse), and
+    --temperature and --alpha for its other settings"""
 
     # Models, data, files
     data: str = "mnist"

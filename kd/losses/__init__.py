@@ -1,6 +1,7 @@
 """Distillation losses as pure functions of tensors, without configuration, models or device handling."""
 
 from kd.losses.contrastive import crd_loss as crd_loss
+from kd.losses.divergence import divergence_loss as divergence_loss
 from kd.losses.feature import ab_loss as ab_loss
 from kd.losses.feature import at_loss as at_loss
 from kd.losses.feature import cat_loss as cat_loss
@@ -12,6 +13,7 @@ from kd.losses.feature import mgd_loss as mgd_loss
 from kd.losses.feature import nst_loss as nst_loss
 from kd.losses.feature import semckd_loss as semckd_loss
 from kd.losses.feature import vid_loss as vid_loss
+from kd.losses.refined import rld_loss as rld_loss
 from kd.losses.regions import sdd_loss as sdd_loss
 from kd.losses.relation import cc_loss as cc_loss
 from kd.losses.relation import pkt_loss as pkt_loss

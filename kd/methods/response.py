@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses import (
     dist_loss,
+    divergence_loss,
     dkd_loss,
     kd_loss,
     nkd_loss,
+    rld_loss,
     soft_cross_entropy,
     standardised,
     ttm_loss,
     virtual_logits,
     wsld_loss,
 )
+from kd.losses.divergence import parse_divergence
 from kd.methods.objectives import (
     WrappedObjective,
     distilled,
@@ -36,9 +39,19 @@ from kd.types import Batch, Objective
 Soft = Callable[[Tensor, Batch], Tensor]
 
 
-def kd(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: float, alpha: float) -> Objective:
-    """``alpha · CE + (1 − alpha) · T² · KL``: ``kd.distilled``."""
-    return distilled(temperature=temperature, alpha=alpha)
+def kd(
+    student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: float, alpha: float, divergence: str
+) -> Objective:
+    """``alpha · CE + (1 − alpha) · T² · KL``, which is ``kd.distilled``, or with another divergence than KL."""
+    objective = distilled(temperature=temperature, alpha=alpha)  # also checks the settings
+    if divergence == "forward":
+        return objective
+    parse_divergence(divergence)
+
+    def soft(logits: Tensor, batch: Batch) -> Tensor:
+        return (1 - alpha) * divergence_loss(logits, batch[2], temperature=temperature, divergence=divergence)
+
+    return _add_label_loss(soft, weight=alpha)
 
 
 def soft_labels(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: float, alpha: float) -> Objective:
@@ -76,6 +89,26 @@ def nkd(student: nn.Module, teacher: nn.Module, batch: Batch, *, temperature: fl
         return nkd_loss(logits, batch[2], batch[1], temperature=temperature, gamma=gamma)
 
     return _add_label_loss(soft)
+
+
+def rld(
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Batch,
+    *,
+    temperature: float,
+    confidence_temperature: float,
+    alpha: float,
+    beta: float,
+    warmup: float,
+) -> Objective:
+    """``CE + rld_loss``, with the warm-up of ``dkd``."""
+    settings = {"confidence_temperature": confidence_temperature, "alpha": alpha, "beta": beta}
+
+    def soft(logits: Tensor, batch: Batch) -> Tensor:
+        return rld_loss(logits, batch[2], batch[1], temperature=temperature, **settings)
+
+    return WarmupObjective(_add_label_loss(soft), warmup)
 
 
 def dist(

@@ -77,16 +77,7 @@ def sdd(
     """
     sides = [int(side) if side.isdecimal() else 0 for side in scales.split(",")]
     require(sides[0] == 1 and min(sides) >= 1, "scales", scales, "comma-separated integers, starting with 1")
-    student_layer, teacher_layer = (
-        names.split(",")[-1] or find_last_maps(model, batch[0])
-        for names, model in ((student_layers, student), (teacher_layers, teacher))
-    )
-    pair = match_stages(student, teacher, batch[0], student_layers=student_layer, teacher_layers=teacher_layer)[-1]
-    student_head, teacher_head = (
-        _find_classifier(role, model, layer, batch[0])
-        for role, model, layer in zip(("student", "teacher"), (student, teacher), pair, strict=True)
-    )
-    classifiers = (student_head, teacher_head)
+    pair, classifiers = find_classifiers("sdd", student, teacher, batch[0], student_layers, teacher_layers)
     return SDDLoss(teacher, pair, classifiers, temperature=temperature, scales=sides, hard=hard, soft=soft)
 
 
@@ -102,7 +93,32 @@ def region_logits(maps: Tensor, classifier: nn.Module, scales: Sequence[int]) ->
     return logits
 
 
-def _find_classifier(role: str, model: nn.Module, layer: str, inputs: Tensor) -> str:
+def find_classifiers(
+    method: str, student: nn.Module, teacher: nn.Module, inputs: Tensor, student_layers: str, teacher_layers: str
+) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return the layers with the last maps (student, teacher) and the names of the linear layers on their means.
+
+    Args:
+        method: its name, for errors.
+        inputs: an example batch.
+        student_layers, teacher_layers: comma-separated names, of which the last counts; "" finds the layer.
+
+    Raises:
+        ValueError: a model's logits are not its last linear layer applied to the means of these maps.
+    """
+    student_layer, teacher_layer = (
+        names.split(",")[-1] or find_last_maps(model, inputs)
+        for names, model in ((student_layers, student), (teacher_layers, teacher))
+    )
+    pair = match_stages(student, teacher, inputs, student_layers=student_layer, teacher_layers=teacher_layer)[-1]
+    student_head, teacher_head = (
+        _find_classifier(method, role, model, layer, inputs)
+        for role, model, layer in zip(("student", "teacher"), (student, teacher), pair, strict=True)
+    )
+    return pair, (student_head, teacher_head)
+
+
+def _find_classifier(method: str, role: str, model: nn.Module, layer: str, inputs: Tensor) -> str:
     """Return the name of the last linear layer, after checking that its inputs are the means of the layer's maps."""
     name = find_penultimate(model, inputs).removesuffix(":input")
     with evaluating(model), torch.no_grad(), capture(model, layer) as features:
@@ -112,8 +128,9 @@ def _find_classifier(role: str, model: nn.Module, layer: str, inputs: Tensor) ->
         fits = fits and torch.allclose(linear(maps.mean(dim=(2, 3))), logits, rtol=1e-3, atol=1e-3)
     if not fits:
         raise ValueError(
-            "sdd needs logits of regions: the inputs of the last linear layer must be the means of a layer's maps. "
-            f"In the {role}, {type(model).__name__}, they are not the means of {layer}. Use a model with such a head: "
-            "this package's CNN, a ResNet or a MobileNet, for example kd run --teacher cnn:32 --student cnn:8."
+            f"{method} needs logits of parts of an image: the inputs of the last linear layer must be the means of a "
+            f"layer's maps. In the {role}, {type(model).__name__}, they are not the means of {layer}. Use a model with "
+            "such a head: this package's CNN, a ResNet or a MobileNet, for example kd run --teacher cnn:32 --student "
+            "cnn:8."
         )
     return name

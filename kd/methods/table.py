@@ -42,7 +42,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "kd": Method(
             factory="kd.methods.response:kd",
             needs=_LOGITS,
-            settings={"temperature": 5.0, "alpha": 0.5},
+            settings={"temperature": 5.0, "alpha": 0.5, "divergence": "forward"},
             paper="Hinton, Vinyals, Dean 2015, arXiv:1503.02531",
             reference="RepDistiller distiller_zoo/KD.py (BSD-2-Clause)",
         ),
@@ -59,6 +59,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             settings={"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "warmup": 1 / 12},
             paper="Zhao et al. 2022, arXiv:2203.08679",
             reference="mdistiller distillers/DKD.py (MIT)",
+            unlabelled=False,
+        ),
+        "rld": Method(
+            factory="kd.methods.response:rld",
+            needs=_LOGITS,
+            settings={"temperature": 4.0, "confidence_temperature": 1.0, "alpha": 1.0, "beta": 8.0, "warmup": 1 / 12},
+            paper="Sun et al. 2024, arXiv:2408.07703",
+            reference="none: the authors' code has no licence",
             unlabelled=False,
         ),
         "nkd": Method(
@@ -241,6 +249,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="Wei, Luo, Luo 2024, arXiv:2403.13512",
             reference="SDD-CVPR2024 mdistiller/distillers/KD.py, mdistiller/models/cifar/utils.py (MIT)",
             unlabelled=False,
+        ),
+        "cat-kd": Method(
+            factory="kd.methods.cat_kd:cat_kd",
+            needs=_FEATURES,
+            settings={"weight": 15.0, "side": 2, **_LAYERS},
+            paper="Guo et al. 2023, arXiv:2304.12777",
+            reference="none: the authors' code has no licence",
         ),
         "label-smoothing": Method(
             factory="kd.methods.response:label_smoothing",

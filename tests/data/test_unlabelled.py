@@ -95,6 +95,8 @@ def test_methods_without_labels_train_on_mixed_batches(name: str) -> None:
     if name in {"fitnet", "at", "nst", "fsp", "ab", "ft", "vid", "reviewkd", "mgd", "semckd"}:
         indices = "0,1" if name == "fsp" else "0"
         student, teacher, layers = make_cnn(0), make_cnn(1), {"student_layers": indices, "teacher_layers": indices}
+    if name == "cat-kd":
+        student, teacher, layers = CNN(4, (1, 6, 6), CLASSES).eval(), CNN(4, (1, 6, 6), CLASSES), {}
     objective = make(name, student, teacher, make_batch(), layers)
     for unlabelled in (0, 3, ITEMS):
         hard, method_loss, *gradients = compute_terms(objective, student, make_batch(2, unlabelled))
@@ -126,7 +128,18 @@ def test_methods_that_read_labels_raise(name: str) -> None:
 
 
 def test_the_methods_that_support_unlabelled_data() -> None:
-    assert UNSUPPORTED == ["crd", "dkd", "label-smoothing", "lskd-dkd", "nkd", "ofa", "sdd", "teacher-free", "wsld"]
+    assert UNSUPPORTED == [
+        "crd",
+        "dkd",
+        "label-smoothing",
+        "lskd-dkd",
+        "nkd",
+        "ofa",
+        "rld",
+        "sdd",
+        "teacher-free",
+        "wsld",
+    ]
     for name in SUPPORTED:
         require_unlabelled_method(name)
     with pytest.raises(ValueError, match="there is no method 'kdd'"):

@@ -61,13 +61,22 @@ def published_nkd(student: Tensor, teacher: Tensor, labels: Tensor, *, temperatu
     return target + gamma * losses.soft_cross_entropy(student, teacher, temperature=temperature)
 
 
+def cross_divergence(student: Tensor, teacher: Tensor, labels: Tensor, **given: Any) -> Tensor:
+    """Return the skew divergence plus the teacher's entropy, which the published code leaves in its loss."""
+    p = teacher.softmax(dim=1)
+    return losses.divergence_loss(student, teacher, **given) - (p * p.log()).sum(dim=1).mean()
+
+
 def unlabelled(loss: Loss) -> Loss:
     return lambda student, teacher, labels, **given: loss(student, teacher, **given)
 
 
 LOSSES: Mapping[str, Loss] = {
     "kd": unlabelled(losses.kd_loss),
+    "divergence": unlabelled(losses.divergence_loss),
+    "divergence plus entropy": cross_divergence,
     "dkd": losses.dkd_loss,
+    "rld": losses.rld_loss,
     "nkd with an empty mask": published_nkd,
     "dist": unlabelled(losses.dist_loss),
     # The authors' code has no temperature; the logits were multiplied by 6. The factor T² is ours.

@@ -18,6 +18,7 @@ from kd.losses import (
     cc_loss,
     crd_loss,
     dist_loss,
+    divergence_loss,
     dkd_loss,
     fsp_loss,
     ft_loss,
@@ -31,6 +32,7 @@ from kd.losses import (
     pkt_loss,
     rkd_angle_loss,
     rkd_distance_loss,
+    rld_loss,
     sdd_loss,
     semckd_loss,
     soft_cross_entropy,
@@ -57,9 +59,14 @@ def sdd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 OF_LOGITS: Mapping[str, Loss] = {
     "kd": lambda s, t, y: kd_loss(s, t, temperature=5),
     "kd at a trained temperature": lambda s, t, y: kd_loss(s, t, temperature=torch.tensor(3.0)),
+    "reverse": lambda s, t, y: divergence_loss(s, t, temperature=3, divergence="reverse"),
+    "js": lambda s, t, y: divergence_loss(s, t, temperature=3, divergence="js"),
+    "skew": lambda s, t, y: divergence_loss(s, t, temperature=3, divergence="skew"),
+    "skew-reverse": lambda s, t, y: divergence_loss(s, t, temperature=3, divergence="skew-reverse"),
     "soft cross-entropy": lambda s, t, y: soft_cross_entropy(s, t, temperature=2),
     "dkd": dkd,
     "nkd": nkd,
+    "rld": partial(rld_loss, temperature=3, confidence_temperature=1, alpha=1, beta=8),
     "dist": lambda s, t, y: dist_loss(s, t, temperature=1, beta=1, gamma=1),
     "ttm": lambda s, t, y: ttm_loss(s, t, gamma=0.1),
     "wttm": lambda s, t, y: ttm_loss(s, t, gamma=0.2, weighted=True),
@@ -70,7 +77,7 @@ OF_LOGITS: Mapping[str, Loss] = {
     "lskd-dkd": lambda s, t, y: dkd(standardised(s), standardised(t), y),
     "teacher-free": lambda s, t, y: kd_loss(s, virtual_logits(y, s, correct=0.9), temperature=20),
 }
-READ_LABELS = ["dkd", "nkd", "wsld", "ofa", "sdd", "lskd-dkd", "teacher-free"]
+READ_LABELS = ["dkd", "nkd", "rld", "wsld", "ofa", "sdd", "lskd-dkd", "teacher-free"]
 OF_ROWS: Mapping[str, Pair] = {
     "sp": sp_loss,
     "rkd distance": rkd_distance_loss,
@@ -124,7 +131,8 @@ def test_a_class_that_the_teacher_masks_gives_the_limit_of_a_low_logit(name: str
     loss, gradient = differentiate(lambda s: OF_LOGITS[name](s, mask(teacher), labels), student)
     assert math.isfinite(loss.item())
     assert bool(gradient.isfinite().all())
-    if "lskd" not in name:  # a low finite logit would change the mean and the deviation of its row
+    # A low finite logit would change the mean and the deviation of its row, and make the reverse KL divergence large.
+    if "lskd" not in name and name != "reverse":
         limit = differentiate(lambda s: OF_LOGITS[name](s, mask(teacher, -1e6), labels), student)
         torch.testing.assert_close((loss, gradient), limit, rtol=1e-9, atol=1e-12)
 

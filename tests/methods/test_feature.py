@@ -20,7 +20,7 @@ from kd.training.optimizers import adam
 
 SHAPE = (1, 24, 24)
 FEATURE = [name for name, method in METHODS.items() if "teacher" in method.needs]
-MAPS = ["fitnet", "at", "nst", "fsp", "ab", "ft", "vid", "reviewkd", "mgd", "semckd", "sdd"]
+MAPS = ["fitnet", "at", "nst", "fsp", "ab", "ft", "vid", "reviewkd", "mgd", "semckd", "sdd", "cat-kd"]
 PROJECTED = [
     "fitnet",
     "ab",
@@ -52,10 +52,10 @@ def make_distill_data() -> kd.DistillDataset:
 
 
 def build_models(name: str = "", *, maps: bool = True) -> tuple[nn.Module, nn.Module]:
-    """Return an untrained student and teacher: with equal channels for fsp, with global average pooling for sdd."""
+    """Return an untrained student and teacher: equal channels for fsp, means of maps for sdd and cat-kd."""
     with kd.seeded(1):
         student = CNN(4, SHAPE, 4) if maps else MLP(8, input_shape=SHAPE, classes=4)
-        return student, CNN(4, SHAPE, 4) if name in {"fsp", "sdd"} else ConvNet(SHAPE, 4, (32, 64, 128))
+        return student, CNN(4, SHAPE, 4) if name in {"fsp", "sdd", "cat-kd"} else ConvNet(SHAPE, 4, (32, 64, 128))
 
 
 def build_objective(name: str, student: nn.Module, teacher: nn.Module, **settings: Any) -> kd.Objective:
@@ -175,7 +175,7 @@ def test_an_interrupted_training_resumes_bit_for_bit(name: str, tmp_path: Path) 
 @all_methods
 def test_named_layers_are_compared(name: str) -> None:
     student, teacher = build_models(name)
-    special = {"fsp": ("layer1,layer2", "layer1,layer2"), "sdd": ("layer3", "layer3")}
+    special = {"fsp": ("layer1,layer2", "layer1,layer2"), "sdd": ("layer3", "layer3"), "cat-kd": ("layer3", "layer3")}
     student_layers, teacher_layers = special.get(name, ("layer2", "norm2"))
     objective: Any = build_objective(
         name, student, teacher, student_layers=student_layers, teacher_layers=teacher_layers

@@ -21,8 +21,8 @@ RESPONSE = [name for name, method in METHODS.items() if set(method.needs) <= {"l
 all_methods = pytest.mark.parametrize("name", RESPONSE)
 few_examples = settings(max_examples=25)
 
-# At agreement these losses equal the entropy of the teacher or of the virtual teacher.
-NOT_ZERO_AT_AGREEMENT = {"soft-labels", "nkd", "wsld", "ofa", "label-smoothing", "teacher-free"}
+# At agreement these losses equal the entropy of the teacher or of the virtual teacher; rld corrects a wrong teacher.
+NOT_ZERO_AT_AGREEMENT = {"soft-labels", "nkd", "wsld", "ofa", "rld", "label-smoothing", "teacher-free"}
 
 Logits = tuple[Tensor, Tensor, Tensor]
 
@@ -61,6 +61,15 @@ def test_the_loss_equals_the_reference(name: str, batch: Logits) -> None:
     student, teacher, labels = batch
     reference = REFERENCE[name](student.numpy(), teacher.numpy(), labels.numpy(), **settings_of(name))
     assert compute_loss(name, *batch).item() == pytest.approx(reference, rel=1e-6, abs=1e-6)
+
+
+@few_examples
+@given(batches(), st.sampled_from(["forward", "reverse", "js", "js:0.3", "skew", "skew:0.4", "skew-reverse"]))
+def test_kd_with_any_divergence_equals_the_reference(batch: Logits, divergence: str) -> None:
+    arrays = (values.numpy() for values in batch)
+    reference = REFERENCE["kd"](*arrays, temperature=3.0, alpha=0.3, divergence=divergence)
+    loss = compute_loss("kd", *batch, temperature=3.0, alpha=0.3, divergence=divergence)
+    assert loss.item() == pytest.approx(reference, rel=1e-6, abs=1e-6)
 
 
 @few_examples
@@ -232,6 +241,47 @@ def test_ttm_with_an_exponent_of_one_is_kd_at_temperature_one(batch: Logits) -> 
     for weighted in (False, True):  # Σ p¹ = 1
         loss = kd.losses.ttm_loss(student, teacher, gamma=1, weighted=weighted)
         assert loss.item() == pytest.approx(kd.kd_loss(student, teacher, temperature=1).item(), abs=1e-9)
+
+
+@few_examples
+@given(batches(), st.floats(1, 20))
+def test_rld_is_zero_at_agreement_with_a_teacher_that_is_right(batch: Logits, temperature: float) -> None:
+    _, teacher, _ = batch
+    right = kd.losses.rld_loss(
+        teacher,
+        teacher,
+        teacher.argmax(dim=1),
+        temperature=temperature,
+        confidence_temperature=1,
+        alpha=1,
+        beta=8,
+    )
+    assert right.item() == pytest.approx(0, abs=1e-9)
+
+
+@few_examples
+@given(batches(), st.floats(1, 20))
+def test_rld_with_a_teacher_that_is_right_is_dkd(batch: Logits, temperature: float) -> None:
+    """The teacher's likeliest class is then the label, and all other classes are ranked below it."""
+    student, teacher, _ = batch
+    labels = teacher.argmax(dim=1)
+    rld = kd.losses.rld_loss(
+        student, teacher, labels, temperature=temperature, confidence_temperature=temperature, alpha=1, beta=8
+    )
+    dkd = kd.losses.dkd_loss(student, teacher, labels, temperature=temperature, alpha=1, beta=8)
+    assert rld.item() == pytest.approx(dkd.item(), rel=1e-7, abs=1e-9)
+
+
+def test_rld_leaves_out_the_classes_that_a_wrong_teacher_ranks_above_the_label() -> None:
+    teacher, labels = torch.tensor([[3.0, 1.0, 0.0, -1.0]], dtype=torch.float64), torch.tensor([1])
+    settings: dict[str, float] = {"temperature": 2, "confidence_temperature": 1, "alpha": 0, "beta": 1}
+    losses = [
+        kd.losses.rld_loss(torch.tensor([row], dtype=torch.float64), teacher, labels, **settings).item()
+        for row in ([0.0, 0.0, 0.5, 0.2], [9.0, 0.0, 0.5, 0.2], [0.0, 7.0, 0.5, 0.2])
+    ]
+    assert losses[0] == losses[1] == losses[2] > 0
+    last = torch.tensor([3])  # the teacher ranks no class below it
+    assert kd.losses.rld_loss(teacher.flip(1), teacher, last, **settings).item() == 0
 
 
 @few_examples

@@ -46,7 +46,8 @@ def test_the_table_does_not_import_torch() -> None:
 def test_kd_equals_the_objective_of_the_pipeline() -> None:
     import config
 
-    assert settings_of("kd") == {"temperature": config.TEMPERATURE, "alpha": config.ALPHA}
+    expected = {"temperature": config.TEMPERATURE, "alpha": config.ALPHA, "divergence": "forward"}
+    assert settings_of("kd") == expected
 
 
 def test_an_unknown_method_is_refused_with_similar_names() -> None:

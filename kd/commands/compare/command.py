@@ -38,6 +38,7 @@ from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, choose_quantity, margin_of
 from kd.evaluation.sequential import STOP
 from kd.evaluation.verdict import Earlier, Question
+from kd.methods import method_named
 from kd.storage.files import publish, sha256
 from kd.storage.weights import state_bytes
 from kd.training.students import TrainedStudent
@@ -226,10 +227,13 @@ def _collect_predictions(
 
 def _describe_method(settings: CompareSettings) -> str:
     names = {"temperature": "T", "alpha": "α"}
-    values = {names.get(name, name): value for name, value in settings.method_settings.items()}
-    return ", ".join(
-        [settings.method, *(f"{name} = {value:g}" for name, value in values.items() if isinstance(value, int | float))]
-    )
+    values, defaults = settings.method_settings, method_named(settings.method).settings
+    texts = [
+        f"{names.get(name, name)} = {value}" if isinstance(value, str) else f"{names.get(name, name)} = {value:g}"
+        for name, value in values.items()
+        if not isinstance(value, str) or value != defaults[name]
+    ]
+    return ", ".join([settings.method, *texts])
 
 
 def _to_predictions(student: TrainedStudent) -> ModelPredictions:

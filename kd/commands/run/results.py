@@ -127,12 +127,19 @@ class Run:
         return bool(self.config.get("METHOD", "kd") == "kd")
 
     @property
+    def _soft_title(self) -> str:
+        if not self.is_plain_kd:
+            return "Soft term of the method"
+        divergence = dict(text.split("=", 1) for text in self.config.get("SET", ())).get("divergence", "forward")
+        return f"Soft term: (1 − α) · T² · {'KL' if divergence == 'forward' else divergence}, nats"
+
+    @property
     def panels(self) -> dict[str, str]:
         """Titles of the training curves to draw, by quantity."""
         return {
             "ce": "Cross-entropy with the labels, nats",
             "acc": "Accuracy, %",
-            "soft": "Soft term: (1 − α) · T² · KL, nats" if self.is_plain_kd else "Soft term of the method",
+            "soft": self._soft_title,
         }
 
     @property
