@@ -90,7 +90,7 @@ def test_main_and_kd_run_are_the_same_run_with_any_method(tmp_path: Path, monkey
 def test_every_method_runs(name: str, tmp_path: Path) -> None:
     layers = ("student_layers=layer1,layer2,layer3", "teacher_layers=conv1,norm2,norm3")  # with equal channels
     fsp = ["cnn:32", "--teacher", "convnet:32,64,128", "--set", layers[0], "--set", layers[1]]
-    flags_of = {"fsp": fsp, "sdd": ["cnn", "--teacher", "cnn:16"]}
+    flags_of = {"fsp": fsp, "sdd": ["cnn", "--teacher", "cnn:16"], "cat-kd": ["cnn", "--teacher", "cnn:16"]}
     flags = flags_of.get(name, ["cnn"])
     assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--method", name, "--student", *flags]) == 0
     assert recorded(tmp_path)["METHOD"] == name
@@ -117,7 +117,23 @@ def test_compare_judges_the_chosen_method(tmp_path: Path, capsys: pytest.Capture
     assert "method: dkd" in capsys.readouterr().out
 
 
-def test_a_sweep_over_temperature_and_alpha_refuses_other_methods_than_kd(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["sweep", "--out", str(tmp_path), "--method", "dkd"])
-    assert not list(tmp_path.iterdir())
+@pytest.mark.slow  # a teacher and a few students
+def test_a_sweep_takes_any_method_and_varies_its_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--seeds", "1", "--final-pairs", "2", "--student", "cnn")
+    vary = ("--vary", "weight=10,100", "--vary", "learning_rate=1e-3,4e-3")
+    assert cli.main(["sweep", "--out", str(tmp_path), *SIZE, *few, "--method", "fitnet", *vary]) == 0
+    printed = capsys.readouterr().out
+    assert "method: fitnet with weight=100" in printed
+    summary = json.loads((tmp_path / "results" / "metrics" / "sweep.json").read_text(encoding="utf-8"))
+    assert {(point["weight"], point["learning_rate"]) for point in summary["points"] if not point["control"]} == {
+        (10.0, 0.001),
+        (10.0, 0.004),
+        (100.0, 0.001),
+        (100.0, 0.004),
+    }
+    assert sum(point["control"] for point in summary["points"]) == 2
+    assert summary["roles"]["documented"] == {"control": False, "weight": 100.0, "learning_rate": 0.004}
+    columns = (tmp_path / "results" / "metrics" / "sweep.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert "weight,learning_rate,seed" in columns
+    assert (tmp_path / "results" / "plots" / "sweep.png").is_file()
+    assert "Settings of fitnet" in (tmp_path / "results" / "report.html").read_text(encoding="utf-8")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from kd.arms import CONTROL, DISTILLED
 from kd.commands.data import Task
 from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
+from kd.commands.messages import say_method
+from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student, require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
+from kd.commands.recipe_settings import RecipeSettings
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import (
     TeacherWithData,
@@ -35,13 +40,16 @@ from kd.commands.sweep.points import (
     format_point,
     format_value,
     list_grid,
+    settings_at,
 )
 from kd.commands.sweep.report import sweep_part
 from kd.commands.sweep.results import Final, Images, Sweep, assign_roles
 from kd.commands.sweep.settings import SweepSettings
 from kd.commands.sweep.text import count_noun, print_sweep
 from kd.console import say
-from kd.methods.objectives import distilled, supervised
+from kd.data.loaders import first_batch, make_loader
+from kd.methods import make
+from kd.methods.objectives import supervised
 from kd.models.inference import Predictions
 from kd.storage.environment import environment
 from kd.storage.files import publish
@@ -49,7 +57,7 @@ from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import STEPS
 from kd.storage.weights import weights_bytes
 from kd.training.students import DistillationData, Student, TrainedStudent, train_students, try_students
-from kd.types import Objective
+from kd.types import Batch, Objective
 
 FRESH_SEED = 600_000
 
@@ -58,6 +66,7 @@ class SweepContext(NamedTuple):
     """Inputs for training the students of any point, and their training times.
 
     Attributes:
+        teacher: the teacher of all students.
         distill_data: training data with the teacher's logits, one entry per batch size.
         seconds: training time of each student by name; filled during the sweep.
     """
@@ -65,6 +74,7 @@ class SweepContext(NamedTuple):
     settings: SweepSettings
     device: torch.device
     task: Task
+    teacher: nn.Module
     distill_data: list[DistillationData]
     images: Images
     seconds: dict[str, float]
@@ -83,6 +93,8 @@ def run(settings: SweepSettings) -> None:
         ledger = read_ledger(settings.state_dir)
         prepared = prepare_distillation_data(settings, device)
         context = _make_context(settings, prepared, device)
+        if settings.method != "kd":
+            say_method(settings.method, format_method_settings(settings.method_settings))
         sweep, ledger, asked = _ask(context, prepared, _test_roles(context, explore(context)), ledger)
         print_sweep(sweep, limit=settings.limit)
         _publish(context, prepared, sweep, ledger, asked)
@@ -91,11 +103,13 @@ def run(settings: SweepSettings) -> None:
 def _make_context(settings: SweepSettings, prepared: TeacherWithData, device: torch.device) -> SweepContext:
     distill_data = [prepared.distill_data._replace(batch_size=size) for size in _list_batch_sizes(settings)]
     images = Images(prepared.data.sizes["validation"], prepared.data.sizes["test"], prepared.data.task.noun)
-    return SweepContext(settings, device, prepared.data.task, distill_data, images, {})
+    return SweepContext(settings, device, prepared.data.task, prepared.model, distill_data, images, {})
 
 
 def _list_batch_sizes(settings: SweepSettings) -> list[int]:
-    return list(dict.fromkeys((settings.batch_size, *map(int, settings.varied.get("batch_size", ())))))
+    return list(
+        dict.fromkeys((settings.batch_size, *(int(size or 0) for size in settings.varied.get("batch_size", ()))))
+    )
 
 
 def explore(context: SweepContext) -> list[TriedPoint]:
@@ -159,6 +173,7 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
         margin=settings.margin,
         searched=settings.trials is not None,
         remarks=describe_start(settings, context.task),
+        method=settings.method,
     )
 
 
@@ -222,34 +237,42 @@ def _make_students(context: SweepContext, points: Iterable[Point], seeds: Sequen
     """Make the students of some points; equal seed, width and batch size give equal initial weights and batches."""
     sizes, points = _list_batch_sizes(context.settings), list(points)
     require_memory_for_students(context.settings, context.task, len(points) * len(seeds))
+    example = first_batch(make_loader(context.distill_data[0].training, batch_size=context.settings.batch_size))
     students = {}
     for point in points:
+        point_settings = settings_at(context.settings, point)
         for name, seed in zip(_name_students(context.settings, point, seeds), seeds, strict=True):
-            # ``others`` is annotated as float, but its values have the types of their settings.
-            student_settings = dataclasses.replace(context.settings, seed=seed, **dict(point.others))  # type: ignore[arg-type]
+            student_settings = dataclasses.replace(point_settings, seed=seed)
             model, train = new_student(student_settings, context.task, context.device), make_train(student_settings)
+            objective = supervised if point.is_control else _make_objective(context, student_settings, model, example)
             students[name] = Student(
-                model, make_objective(point), train, student_settings.epochs, sizes.index(student_settings.batch_size)
+                model, objective, train, student_settings.epochs, sizes.index(student_settings.batch_size)
             )
     return students
 
 
-def make_objective(point: Point) -> Objective:
-    """Return the objective of the point's students; at alpha = 1 it is the control's objective, bit for bit."""
-    return supervised if point.temperature is None else distilled(temperature=point.temperature, alpha=point.alpha)
+def _make_objective(context: SweepContext, settings: SweepSettings, student: nn.Module, example: Batch) -> Objective:
+    """Return the objective of a student that is no control; at alpha = 1 it would be the control's, bit for bit."""
+    return make(settings.method, student, context.teacher, example, settings.method_settings)
 
 
 def _name_students(settings: SweepSettings, point: Point, seeds: Sequence[int]) -> list[str]:
     """Name the students of a point; students that ``kd compare`` also trains get the same names and are reused."""
     reference = documented_point(settings)
-    suffix = "".join(f"-{name}={format_value(value)}" for name, value in point.others)
-    arm_name = (
-        f"T={format_value(point.temperature)}-alpha={format_value(point.alpha)}{suffix}"
-        if point.temperature
-        else f"{CONTROL}{suffix}"
-    )
+    grid = {} if point.temperature is None else {"T": point.temperature, "alpha": point.alpha}
+    values = {**grid, **dict(point.method or ()), **dict(point.others)}
+    texts = [f"{name}={_to_file_name(format_value(value))}" for name, value in values.items()]
+    if point.is_control or not (grid or point.method):
+        texts.insert(0, CONTROL if point.is_control else DISTILLED)
+    arm_name = "-".join(texts)
     arm = {reference: DISTILLED, reference.control: CONTROL}.get(point, arm_name)
     return [f"{arm}-seed-{seed}" for seed in seeds]
+
+
+def _to_file_name(value: str) -> str:
+    """Return the value with only characters that any file name may have; different values stay different."""
+    plain = re.sub(r"[^\w.+-]", "_", value, flags=re.ASCII)
+    return plain if plain == value else f"{plain}-{digest(value)[:6]}"
 
 
 def score(predictions: Predictions) -> Score:
@@ -261,11 +284,14 @@ def _search_key(context: SweepContext) -> str:
     """Hash all inputs of a search, except the thread count of this process: students train on one thread."""
     settings = context.settings
     environment_inputs = {name: value for name, value in environment().items() if name != "threads"}
+    recipe = {field.name: getattr(settings, field.name) for field in dataclasses.fields(RecipeSettings)}
+    recorded = record_settings(settings, context.device)
     inputs = {
         "ranges": {"temperature": settings.temperatures, "alpha": settings.alphas, **settings.varied},
+        "ranges of the method": settings.varied_of_method,
+        "method": {name: recorded.get(name) for name in ("METHOD", "METHOD_SOURCE", "SET")},
         "documented": documented_point(settings),
-        "students": [settings.student_width, settings.learning_rate, settings.epochs, settings.batch_size],
-        "recipe": make_recipe(settings),
+        "students": [settings.student_width, recipe],
         "student": new_student(settings, context.task, torch.device("cpu")),
         "seeds": _list_seeds(settings),
         "data": [context.distill_data[0].training, context.distill_data[0].validation],

@@ -61,12 +61,10 @@ def student_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
 
 
 def _describe_point(sweep: Sweep, point: Point) -> dict[str, Any]:
-    temperature = "" if point.temperature is None else point.temperature
+    settings = _point_settings(sweep, point)
     return {
         "roles": " ".join(sweep.roles_of(point)),
-        "temperature": temperature,
-        "alpha": point.alpha,
-        **dict(point.others),
+        **{name: "" if value is None and name not in dict(point.others) else value for name, value in settings.items()},
     }
 
 
@@ -80,7 +78,7 @@ def _summarize(sweep: Sweep) -> dict[str, Any]:
     return {
         "environment": versions(),
         "lines": lines(sweep),
-        "roles": {role: _point_settings(point) for role, point in sweep.roles.items()},
+        "roles": {role: _point_settings(sweep, point) for role, point in sweep.roles.items()},
         "rates": {role: sweep.rates(point)._asdict() for role, point in sweep.roles.items()},
         "verdict": judgement and {"on": sweep.judged_role(), **describe_judgement(judgement, _judged_pairs(sweep))},
         "chosen_against_documented": sweep.pairs(sweep.roles["chosen"], sweep.roles["documented"])._asdict(),
@@ -90,7 +88,7 @@ def _summarize(sweep: Sweep) -> dict[str, Any]:
             for role, point in sweep.roles.items()
         },
         "seeds": list(sweep.seeds),
-        "points": [_describe_tried(trial) for trial in sweep.ordered],
+        "points": [_describe_tried(sweep, trial) for trial in sweep.ordered],
     }
 
 
@@ -100,14 +98,17 @@ def _judged_pairs(sweep: Sweep) -> Pairs:
     return sweep.pairs(sweep.roles[role], sweep.roles["control"])
 
 
-def _point_settings(point: Point) -> dict[str, Any]:
-    return {"temperature": point.temperature, "alpha": point.alpha, **dict(point.others)}
+def _point_settings(sweep: Sweep, point: Point) -> dict[str, Any]:
+    """Return the values of all varied settings; those of the method are None for a control."""
+    names = dict.fromkeys(name for trial in sweep.tried for name, _ in trial.point.method or ())
+    grid = {"temperature": point.temperature, "alpha": point.alpha} if point.of_kd else {"control": point.is_control}
+    return {**grid, **names, **dict(point.method or ()), **dict(point.others)}
 
 
-def _describe_tried(trial: TriedPoint) -> dict[str, Any]:
+def _describe_tried(sweep: Sweep, trial: TriedPoint) -> dict[str, Any]:
     """Describe a tried point; values are None if the loss of a student was not finite."""
     return {
-        **_point_settings(trial.point),
+        **_point_settings(sweep, trial.point),
         "validation_errors": [score and score.errors for score in trial.scores],
         "mean": trial.mean if trial.finite else None,
         "sd": trial.sd if trial.finite else None,

@@ -36,6 +36,7 @@ LEGEND: dict[str, Any] = {
     "handlelength": 2.6,
     "handleheight": 1.6,
 }
+LISTED = 20  # best points in the plot of a method that has no map
 LEVELS = 8  # colours of a search map, which has no room for numbers
 
 
@@ -46,8 +47,30 @@ def map_drawing(sweep: Sweep) -> Drawing:
 
 
 def sweep_map(sweep: Sweep) -> Figure:
-    """Plot a heat map of a grid, or a scatter plot of the points that a search proposed."""
+    """Plot a heat map of a grid, a scatter plot of the points that a search proposed, or a list for other methods."""
+    if sweep.method != "kd":
+        return point_list(sweep)
     return search_map(sweep) if sweep.searched else heat_map(sweep)
+
+
+def point_list(sweep: Sweep) -> Figure:
+    """Plot the mean errors of the best points, one below the other, and of all points that have a role."""
+    trials = [trial for rank, trial in enumerate(sweep.ordered) if rank < LISTED or sweep.roles_of(trial.point)]
+    trials = [trial for trial in trials if trial.finite]
+    figure = new_figure(8.4, 1.4 + 0.34 * len(trials))
+    axes = figure.subplots()
+    for row, trial in enumerate(trials):
+        roles = sweep.roles_of(trial.point)
+        colour = {"chosen": "#D55E00", "documented": "#0072B2"}.get(roles[0] if roles else "", GREY)
+        axes.errorbar(trial.mean, row, xerr=trial.sd, fmt="o", ms=8 if roles else 5, color=colour, capsize=3)
+    labels = [", ".join([*sweep.roles_of(trial.point), format_point(trial.point)]) for trial in trials]
+    axes.set_yticks(range(len(trials)), labels)
+    axes.set_ylim(len(trials) - 0.5, -0.5)
+    axes.set_xlabel("mean errors (± sd)" if len(sweep.seeds) > 1 else "errors")
+    images, seeds = f"{sweep.images.validation:,} validation {sweep.images.noun}", count_noun(len(sweep.seeds), "seed")
+    title = f"{sweep.method} on {images}, {seeds}\n{len(trials)} of {len(sweep.tried)} points; fewer is better"
+    axes.set_title(title, loc="left", fontsize=11)
+    return figure
 
 
 def heat_map(sweep: Sweep) -> Figure:
@@ -57,8 +80,8 @@ def heat_map(sweep: Sweep) -> Figure:
     Alpha = 1 is the control, which has no temperature, so all cells of its column are equal. Untried cells are blank.
     """
     marked = {role: sweep.roles[role] for role in LINES}
-    maps = list(dict.fromkeys(point.others for point in marked.values()))
-    trials = [trial for trial in sweep.tried if trial.point.others in maps]
+    maps = _list_maps(list(marked.values()))
+    trials = [trial for trial in sweep.tried if any(_is_in_map(trial.point, place) for place in maps)]
     tried_temperatures = {trial.point.temperature for trial in trials if trial.point.temperature is not None}
     # A sweep of controls has no temperatures, but the map needs a row.
     temperatures = sorted(tried_temperatures or {sweep.documented.temperature or 1.0})
@@ -66,17 +89,33 @@ def heat_map(sweep: Sweep) -> Figure:
     height = 1 + len(maps) * (1.5 + 0.72 * len(temperatures))
     figure = new_figure(max(7.2, 2.6 + 1.25 * len(alphas)), height)
     norm = _make_norm([trial.mean for trial in trials if trial.finite])
-    for axes, others in zip(figure.subplots(len(maps), squeeze=False)[:, 0], maps, strict=True):
-        _draw_cells(axes, [trial for trial in trials if trial.point.others == others], temperatures, alphas, norm)
+    for axes, place in zip(figure.subplots(len(maps), squeeze=False)[:, 0], maps, strict=True):
+        _draw_cells(axes, [trial for trial in trials if _is_in_map(trial.point, place)], temperatures, alphas, norm)
         for role, point in marked.items():
-            if point.others == others:
+            if _is_in_map(point, place):
                 _draw_frame(axes, point, temperatures, alphas, role)
         quantity = "Mean errors (± sd)" if len(sweep.seeds) > 1 else "Errors"
-        prefix = "".join(f"at {name.replace('_', ' ')} {format_value(value)}; " for name, value in others)
+        prefix = "".join(
+            f"at {name.replace('_', ' ')} {format_value(value)}; "
+            for name, value in (*place.others, *(place.method or ()))
+        )
         _set_titles(axes, sweep, quantity, f"{prefix}fewer is better")
     handles: list[Any] = [_make_frame((0, 0), (1, 1), role) for role in marked]
     figure.legend(handles, [f"{role}: {format_point(point, others=False)}" for role, point in marked.items()], **LEGEND)
     return figure
+
+
+def _list_maps(marked: Sequence[Point]) -> list[Point]:
+    """Return a point of each map to draw: points share a map if they differ in temperature and alpha only.
+
+    A control has no further settings of the method, so it gets a map of its own only if no other point is marked.
+    """
+    places = list(dict.fromkeys(point._replace(temperature=None, alpha=1.0) for point in marked))
+    return [place for place in places if place.method or not any(p.method and p.others == place.others for p in places)]
+
+
+def _is_in_map(point: Point, place: Point) -> bool:
+    return point.others == place.others and (point.method == place.method or point.is_control)
 
 
 def _make_norm(means: Sequence[float]) -> Normalize:

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kd.checks import require
-from kd.commands.sweep.settings import SweepSettings
+from kd.commands.sweep.settings import GRID, OF_METHOD, SweepSettings, Value
 
 
 class Point(NamedTuple):
     """Values of the varied settings with which students are trained.
 
     Attributes:
-        temperature: None if alpha = 1, because the soft loss then has weight 0.
-        alpha: weight of the labels.
-        others: names and values of the other varied settings.
+        temperature: of ``kd``; None if alpha = 1, because the soft loss then has weight 0.
+        alpha: weight of the labels in ``kd``. Of another method's points 0, and 1 of its controls, which are trained on
+            the labels alone.
+        others: names and values of the varied settings of the students.
+        method: names and values of the varied settings of the method, without temperature and alpha of ``kd``. Empty
+            for a control, and None for a control of another method.
     """
 
     temperature: float | None
     alpha: float
-    others: tuple[tuple[str, float], ...] = ()
+    others: tuple[tuple[str, Value], ...] = ()
+    method: tuple[tuple[str, Value], ...] | None = ()
 
     @property
     def control(self) -> Point:
-        """The point with the same other settings that trains on the labels alone."""
-        return Point(None, 1.0, self.others)
+        """The point with the same settings of the students that trains on the labels alone."""
+        return self if self.is_control else Point(None, 1.0, self.others, None if self.temperature is None else ())
 
     @property
     def is_control(self) -> bool:
         return self.alpha == 1
 
     @property
-    def width(self) -> float | None:
+    def width(self) -> Value:
         """The student's width; None if it is not varied."""
         return dict(self.others).get("student_width")
+
+    @property
+    def of_kd(self) -> bool:
+        """Whether the method is ``kd``, whose points have a temperature and an alpha."""
+        return self.temperature is not None or (self.is_control and self.method is not None)
 
 
 class Score(NamedTuple):
@@ -79,24 +89,58 @@ class TriedPoint(NamedTuple):
         return math.fsum(score.cross_entropy for score in self.scores if score) / len(self.scores)
 
 
-def make_point(temperature: float, alpha: float, others: Mapping[str, float] | None = None) -> Point:
-    """Return the point of these settings; equal points mean equal training, as at alpha = 1 for any temperature."""
-    other_settings = tuple((others or {}).items())
-    return Point(None if alpha == 1 else float(temperature), float(alpha), other_settings)
+def make_point(
+    temperature: float,
+    alpha: float,
+    others: Mapping[str, Value] | None = None,
+    method: Mapping[str, Value] | None = None,
+) -> Point:
+    """Return the point of ``kd`` with these settings.
+
+    Equal points mean equal training, as at alpha = 1 for any temperature and any further setting of the method.
+    """
+    student_settings = tuple((others or {}).items())
+    if alpha == 1:
+        return Point(None, 1.0, student_settings)
+    return Point(float(temperature), float(alpha), student_settings, tuple((method or {}).items()))
+
+
+def make_method_point(others: Mapping[str, Value], method: Mapping[str, Value]) -> Point:
+    """Return the point of another method than ``kd`` with these settings."""
+    return Point(None, 0.0, tuple(others.items()), tuple(method.items()))
 
 
 def documented_point(settings: SweepSettings) -> Point:
     """Return the point that ``kd run`` trains with the same settings."""
-    return make_point(settings.temperature, settings.alpha, {name: getattr(settings, name) for name in settings.varied})
+    others = {name: getattr(settings, name) for name in settings.varied}
+    method = {name: settings.method_settings[name.removeprefix(OF_METHOD)] for name in settings.varied_of_method}
+    if settings.method != "kd":
+        return make_method_point(others, method)
+    return make_point(settings.temperature, settings.alpha, others, method)
+
+
+def settings_at(settings: SweepSettings, point: Point) -> SweepSettings:
+    """Return the settings with which ``kd run`` would train this point, which is no control."""
+    given = {**settings.method_settings, **{name.removeprefix(OF_METHOD): v for name, v in point.method or ()}}
+    # ``others`` is annotated as numbers and texts, but its values have the types of their settings.
+    changed: dict[str, Any] = dict(point.others)
+    if settings.method == "kd" and point.temperature is not None:
+        changed |= {"temperature": point.temperature, "alpha": point.alpha}
+    of_set = {name: value for name, value in given.items() if settings.method != "kd" or name not in GRID}
+    texts = tuple(f"{name}={value}" for name, value in of_set.items())  # str() of a float keeps all its digits
+    return dataclasses.replace(settings, vary=(), set=texts, **changed)
 
 
 def list_grid(settings: SweepSettings) -> list[Point]:
     """List the points of all combinations of the values, without duplicates."""
-    names, values = list(settings.varied), list(settings.varied.values())
-    combinations = itertools.product(itertools.product(*values), settings.temperatures, settings.alphas)
-    return list(
-        dict.fromkeys(make_point(t, alpha, dict(zip(names, rest, strict=True))) for rest, t, alpha in combinations)
+    others, method = (
+        [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
+        for varied in (settings.varied, settings.varied_of_method)
     )
+    if settings.method != "kd":
+        return [make_method_point(*pair) for pair in itertools.product(others, method)]
+    combinations = itertools.product(others, method, settings.temperatures, settings.alphas)
+    return list(dict.fromkeys(make_point(t, alpha, rest, own) for rest, own, t, alpha in combinations))
 
 
 def add_controls(points: Iterable[Point]) -> list[Point]:
@@ -150,27 +194,45 @@ def choose_control(tried: Sequence[TriedPoint], judged: Point, reference: Point)
 
 
 def distance(first: Point, second: Point) -> float:
-    """Return the distance of two points: the difference in alpha, plus the absolute log ratio of each other setting."""
-    pairs = [(value, dict(second.others)[name]) for name, value in first.others]
+    """Return the distance of two points: the difference in alpha, plus the distances of all other settings.
+
+    The distance of two numbers above 0 is their absolute log ratio, of other numbers their difference, and of texts 1.
+    """
+    values = dict(second.others + (second.method or ()))
+    pairs: list[tuple[Value, Value]] = [
+        (value, values[name]) for name, value in first.others + (first.method or ()) if name in values
+    ]
     if first.temperature is not None and second.temperature is not None:
         pairs.append((first.temperature, second.temperature))
-    return abs(first.alpha - second.alpha) + math.fsum(abs(math.log(a / b)) for a, b in pairs)
+    return abs(first.alpha - second.alpha) + math.fsum(_value_distance(a, b) for a, b in pairs)
 
 
-def _sort_key(point: Point) -> tuple[float, ...]:
+def _value_distance(a: Value, b: Value) -> float:
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return abs(math.log(a / b)) if a > 0 and b > 0 else abs(a - b)
+    return float(a != b)
+
+
+def _sort_key(point: Point) -> tuple[Any, ...]:
     """Return a key that orders all points, so that the remaining ties are broken deterministically."""
-    return (point.temperature or 0, point.alpha, *(value for _, value in point.others))
+    values = [value for _, value in point.others + (point.method or ())]
+    ranks = [(isinstance(value, str), value is not None, value or 0) for value in values]
+    return (point.temperature or 0, point.alpha, len(ranks), ranks)
 
 
 def format_point(point: Point, *, others: bool = True) -> str:
     """Format a point for display: ``T = 5, alpha = 0.5, student width 32``."""
-    text = "alpha = 1 (labels alone)"
-    if point.temperature is not None:
-        text = f"T = {format_value(point.temperature)}, alpha = {format_value(point.alpha)}"
+    of_method = [f"{name} = {format_value(value)}" for name, value in point.method or ()]
+    if point.is_control:
+        texts = ["alpha = 1 (labels alone)" if point.of_kd else "labels alone"]
+    elif point.temperature is not None:
+        texts = [f"T = {format_value(point.temperature)}", f"alpha = {format_value(point.alpha)}", *of_method]
+    else:
+        texts = of_method or ["distilled"]
     other_texts = [f"{name.replace('_', ' ')} {format_value(value)}" for name, value in point.others] if others else []
-    return ", ".join([text, *other_texts])
+    return ", ".join([*texts, *other_texts])
 
 
-def format_value(value: float) -> str:
+def format_value(value: Value) -> str:
     """Format a number with all its digits; 5.0 becomes 5."""
-    return repr(value).removesuffix(".0")
+    return value if isinstance(value, str) else repr(value).removesuffix(".0").lower()

@@ -54,7 +54,11 @@ def sweep_part(
     sections = (
         Section("table", "Test of the chosen point", (_show_finals(sweep), *paragraphs(middle_lines))),
         Section("comparison", "Paired differences", (*_show_pairs(sweep), *questions)),
-        Section("map", "Temperature and alpha", (Paragraph(choice), *_show_map(sweep))),
+        Section(
+            "map",
+            "Temperature and alpha" if sweep.method == "kd" else f"Settings of {sweep.method}",
+            (Paragraph(choice), *_show_map(sweep)),
+        ),
         Section("provenance", "Provenance", _show_provenance(sweep, config, teacher, test, command)),
     )
     return Part(
@@ -101,9 +105,10 @@ def _show_pairs(sweep: Sweep) -> tuple[Block, ...]:
 def _show_map(sweep: Sweep) -> tuple[Block, ...]:
     description = "; ".join(f"{row[1]}: {row[0]}: {row[2]}" for row in best_rows(sweep) if row[1])
     noun = sweep.images.noun
+    over = " over temperature and alpha" if sweep.method == "kd" else f" by settings of {sweep.method}"
     drawing = figure(
         map_drawing(sweep),
-        alt=f"Mean errors on the validation {noun} over temperature and alpha. {description}. Numbers: see table.",
+        alt=f"Mean errors on the validation {noun}{over}. {description}. Numbers: see table.",
         caption=f"All points on the validation {noun}; the chosen and the documented point are marked.",
     )
     caption = f"{tried_title(sweep)}. Mean ± standard deviation; cross-entropy with the labels in nats."

@@ -16,6 +16,7 @@ from kd.evaluation.paired_seeds import Pairs, pair_errors
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge_all
 
 ROLES = ("chosen", "documented", "control")
+_NAMES = {True: "--temperature, --alpha", False: "--set"}  # flags of kd and of other methods
 
 
 class Images(NamedTuple):
@@ -62,7 +63,7 @@ def assign_roles(tried: Sequence[TriedPoint], documented: Point) -> dict[str, Po
     if not next(trial for trial in tried if trial.point == documented).finite:
         raise FloatingPointError(
             f"the documented point ({format_point(documented)}) could not be trained: a loss was not finite. The "
-            "chosen point is compared with it, so change --temperature, --alpha or --learning-rate."
+            f"chosen point is compared with it, so change {_NAMES[documented.of_kd]} or --learning-rate."
         )
     judged = documented if chosen.is_control else chosen
     return dict(zip(ROLES, (chosen, documented, choose_control(tried, judged, documented).point), strict=True))
@@ -84,6 +85,7 @@ class Sweep:
         earlier: p-values of the questions asked of the same test set before.
         withheld: why the differences are no verdict, as a sentence; "" if they are.
         remarks: sentences on all students.
+        method: name of the method.
     """
 
     tried: Sequence[TriedPoint]
@@ -97,6 +99,7 @@ class Sweep:
     earlier: Sequence[Earlier] = ()
     withheld: str = ""
     remarks: Sequence[str] = ()
+    method: str = "kd"
 
     @cached_property
     def roles(self) -> dict[str, Point]:

@@ -20,8 +20,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from kd.commands.sweep.points import Point, Score, TriedPoint, documented_point, make_point
-from kd.commands.sweep.settings import STUDENT_SETTINGS, SweepSettings
+from kd.commands.sweep.points import Point, Score, TriedPoint, documented_point, make_method_point, make_point
+from kd.commands.sweep.settings import GRID, SweepSettings, Value, is_range
 from kd.seeding import epoch_seed
 from kd.storage.fingerprint import digest
 
@@ -32,9 +32,10 @@ ROUND = 4
 _DIGITS = 3  # significant digits of a proposed number; validation errors do not resolve finer differences
 
 _ERRORS, _ENTROPY = "validation_errors", "cross_entropy"  # user attributes of a trial: a list with a value per seed
+_OF_METHOD = "method "
 _DIGEST = "digest"  # user attribute of a trial: of its parameters and scores
 
-Params = dict[str, float]
+Params = dict[str, Value]  # names of the method's settings start with _OF_METHOD, as students may have the same names
 Space = dict[str, BaseDistribution]
 
 
@@ -88,16 +89,18 @@ def search(
 
 
 def _make_space(settings: SweepSettings) -> Space:
-    """Return the search space: listed values for integers, a linear range for alpha, log-scaled ranges for the rest."""
-    space: Space = {
-        "temperature": FloatDistribution(min(settings.temperatures), max(settings.temperatures), log=True),
-        "alpha": FloatDistribution(min(settings.alphas), max(settings.alphas)),
-    }
-    for name, values in settings.varied.items():
-        if STUDENT_SETTINGS[name] is int:
-            space[name] = CategoricalDistribution(values)
+    """Return the search space: listed values for integers and texts, else ranges: linear for alpha and from 0."""
+    space: Space = {}
+    if settings.method == "kd":
+        space["temperature"] = FloatDistribution(min(settings.temperatures), max(settings.temperatures), log=True)
+        space["alpha"] = FloatDistribution(min(settings.alphas), max(settings.alphas))
+    of_method = {_OF_METHOD + name: values for name, values in settings.varied_of_method.items()}
+    for name, values in {**settings.varied, **of_method}.items():
+        if is_range(values):
+            low, high = (float(bound(value for value in values if value is not None)) for bound in (min, max))
+            space[name] = FloatDistribution(low, high, log=low > 0)
         else:
-            space[name] = FloatDistribution(min(values), max(values), log=True)
+            space[name] = CategoricalDistribution(values)
     return space
 
 
@@ -107,18 +110,18 @@ def _propose_round(space: Space, earlier: Sequence[Trial], reference: Params, *,
         # constant_liar assumes bad results for the unfinished points of the round, so that its points spread out.
         study = optuna.create_study(sampler=TPESampler(seed=seed, multivariate=True, constant_liar=True))
         study.add_trials([_to_frozen_trial(trial, space, worst) for trial in earlier])
-        if not earlier and all(_is_within(space[name], reference.get(name)) for name in space):
+        if not earlier and all(name in reference and _is_within(space[name], reference[name]) for name in space):
             study.enqueue_trial(reference)
         return [_round_params(study.ask(space).params, space) for _ in range(ROUND)]
 
 
-def _is_within(distribution: BaseDistribution, value: float | None) -> bool:
+def _is_within(distribution: BaseDistribution, value: Value) -> bool:
     if isinstance(distribution, FloatDistribution):
-        return value is not None and distribution.low <= value <= distribution.high
+        return isinstance(value, float) and distribution.low <= value <= distribution.high
     return isinstance(distribution, CategoricalDistribution) and value in distribution.choices
 
 
-def _round_params(params: Mapping[str, float], space: Space) -> Params:
+def _round_params(params: Mapping[str, Any], space: Space) -> Params:
     """Round to a few digits, which are easy to read and type, but stay within the range."""
     rounded = dict(params)
     for name, distribution in space.items():
@@ -129,13 +132,19 @@ def _round_params(params: Mapping[str, float], space: Space) -> Params:
 
 
 def _to_point(params: Params) -> Point:
-    others = {name: value for name, value in params.items() if name not in {"temperature", "alpha"}}
-    return make_point(params["temperature"], params["alpha"], others)
+    method = {name.removeprefix(_OF_METHOD): v for name, v in params.items() if name.startswith(_OF_METHOD)}
+    others = {name: v for name, v in params.items() if name not in GRID and not name.startswith(_OF_METHOD)}
+    if "temperature" not in params:
+        return make_method_point(others, method)
+    temperature, alpha = (float(params[name] or 0) for name in GRID)
+    return make_point(temperature, alpha, others, method)
 
 
 def _to_params(reference: Point) -> Params:
-    params = {"temperature": reference.temperature, "alpha": reference.alpha, **dict(reference.others)}
-    return {name: value for name, value in params.items() if value is not None}
+    grid = {"temperature": reference.temperature, "alpha": reference.alpha}
+    of_method = {_OF_METHOD + name: value for name, value in reference.method or ()}
+    known = {name: value for name, value in grid.items() if value is not None}
+    return {**known, **dict(reference.others), **of_method}
 
 
 def _to_frozen_trial(trial: Trial, space: Space, worst: int) -> FrozenTrial:
@@ -149,7 +158,7 @@ def _to_frozen_trial(trial: Trial, space: Space, worst: int) -> FrozenTrial:
     return create_trial(params=trial.params, distributions=space, value=value, user_attrs=attributes)
 
 
-def _digest(params: Mapping[str, float], attributes: Mapping[str, Any]) -> str:
+def _digest(params: Mapping[str, Value], attributes: Mapping[str, Any]) -> str:
     return digest([sorted(params.items()), attributes[_ERRORS], attributes[_ENTROPY]])
 
 

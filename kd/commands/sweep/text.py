@@ -117,7 +117,8 @@ def _describe_verdict(sweep: Sweep) -> list[str]:
         if control.others
         else []
     )
-    method = f"Distillation at the {role} point ({format_point(sweep.roles[role])})"
+    name = "" if sweep.method == "kd" else f" by {sweep.method}"
+    method = f"Distillation{name} at the {role} point ({format_point(sweep.roles[role])})"
     basis = describe_basis(len(sweep.final_seeds), sweep.images.test, sweep.images.noun, "this teacher and split")
     remarks = [sweep.withheld] if sweep.withheld else []
     return [*control_lines, sentence(judgement, method=method, basis=basis, remarks=remarks)]

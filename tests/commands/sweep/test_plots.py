@@ -21,7 +21,16 @@ from PIL import Image
 
 from kd.commands.sweep.files import student_rows, sweep_files
 from kd.commands.sweep.plots import LINES, sweep_map
-from kd.commands.sweep.points import Point, Score, TriedPoint, add_controls, list_grid, make_point
+from kd.commands.sweep.points import (
+    Point,
+    Score,
+    TriedPoint,
+    add_controls,
+    documented_point,
+    format_point,
+    list_grid,
+    make_point,
+)
 from kd.commands.sweep.results import Final, Images, Sweep, assign_roles
 from kd.commands.sweep.settings import SweepSettings
 from kd.commands.sweep.text import lines, print_sweep
@@ -38,7 +47,8 @@ def fake_errors(at: Point, seed: int, control: int | None = None) -> int:
     if at.is_control and control is not None:
         return control + seed % 2
     distance = abs(np.log2((at.temperature or 40) / 10)) * 6 + abs(at.alpha - 0.25) * 30
-    return round(85 + distance + 3 * (seed % 2) + sum(value for _, value in at.others) % 7)
+    numbers = [value for _, value in at.others + (at.method or ()) if isinstance(value, int | float)]
+    return round(85 + distance + 3 * (seed % 2) + sum(numbers) % 7)
 
 
 def make_final(validation: int, test: int) -> Final:
@@ -84,6 +94,9 @@ MANY = SweepSettings(
 )
 OFF = SweepSettings(temperatures=(2, 10), alphas=(0, 0.25, 1))
 CONTROLS = SweepSettings(temperatures=(2,), alphas=(1,))
+DIVERGENCES = SweepSettings(temperatures=(2, 5), vary=("divergence=forward,js,reverse",))
+FORWARD = documented_point(DIVERGENCES)
+OTHER_METHOD = SweepSettings(method="dkd", vary=("beta=1,2,4,8", "temperature=2,4,8", "epochs=5,10"))
 DISTILLED = [at for at in list_grid(DEFAULT) if not at.is_control]
 
 SWEEPS: dict[str, Callable[[], Sweep]] = {
@@ -95,6 +108,15 @@ SWEEPS: dict[str, Callable[[], Sweep]] = {
     "controls alone": lambda: make_sweep(list_grid(CONTROLS), documented=make_point(5, 1)),
     "the control is best": lambda: make_sweep(list_grid(DEFAULT), control=60),
     "documented is best": lambda: make_sweep(list_grid(DEFAULT), documented=make_point(10, 0.25)),
+    "another method": lambda: replace(
+        make_sweep(list_grid(OTHER_METHOD), documented=documented_point(OTHER_METHOD)), method="dkd"
+    ),
+    "another method, the control is best": lambda: replace(
+        make_sweep(list_grid(OTHER_METHOD), documented=documented_point(OTHER_METHOD), control=60), method="dkd"
+    ),
+    "another divergence": lambda: make_sweep(
+        list_grid(DIVERGENCES), documented=FORWARD, failed=[at for at in list_grid(DIVERGENCES) if at.alpha == 0.25]
+    ),
     "some not finite": lambda: make_sweep(list_grid(DEFAULT), failed=DISTILLED[:5]),
     "many values": lambda: make_sweep(list_grid(MANY)),
     "search": lambda: make_sweep(searched_points(), searched=True),
@@ -208,6 +230,28 @@ def test_chosen_and_documented_point_get_separate_maps_if_other_settings_differ(
     assert len(draw("default")[0].axes) == 1
 
 
+def test_the_map_shows_one_divergence_at_a_time() -> None:
+    sweep, figure = SWEEPS["another divergence"](), draw("another divergence")[0]
+    chosen = dict(sweep.roles["chosen"].method or ())["divergence"]
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert len(titles) == len({"forward", chosen})
+    assert any("at divergence forward; " in title for title in titles)
+    assert all(len({text.get_position() for text in axes.texts}) >= 4 * 2 for axes in figure.axes)
+
+
+def test_another_method_has_a_list_of_its_best_points_with_all_roles() -> None:
+    for name in ("another method", "another method, the control is best"):
+        sweep, axes = SWEEPS[name](), draw(name)[0].axes[0]
+        labels = [text.get_text() for text in axes.get_yticklabels()]
+        assert len(labels) >= 20
+        assert {role for role in sweep.roles if any(role in label for label in labels)} == set(sweep.roles)
+        means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+        shown = [trial.mean for rank, trial in enumerate(sweep.ordered) if rank < 20 or sweep.roles_of(trial.point)]
+        assert means == shown
+        assert labels[0].endswith(format_point(sweep.ordered[0].point))
+        assert "dkd on 6,000 validation images" in axes.get_title(loc="left")
+
+
 def test_one_seed_has_no_deviation() -> None:
     assert all(len(written) == 1 for written in cell_texts("one seed").values())
     assert "± sd" not in draw("one seed")[0].axes[0].get_title(loc="left")
@@ -308,9 +352,22 @@ def test_the_documented_files_contain_every_point_and_student() -> None:
 
 
 def test_all_rows_have_the_same_columns_with_varied_settings() -> None:
-    rows = list(student_rows(SWEEPS["two settings more"]()))
-    assert len({tuple(row) for row in rows}) == 1
-    assert {"student_width", "learning_rate"} <= set(rows[0])
+    for name, columns in (
+        ("two settings more", {"temperature", "alpha", "student_width", "learning_rate"}),
+        ("another method", {"control", "beta", "temperature", "epochs"}),
+        ("another divergence", {"temperature", "alpha", "divergence"}),
+    ):
+        rows = list(student_rows(SWEEPS[name]()))
+        assert len({tuple(row) for row in rows}) == 1
+        assert columns <= set(rows[0])
+
+
+def test_the_settings_of_another_method_are_in_the_files_and_none_for_its_control() -> None:
+    summary = json.loads(make_files(SWEEPS["another method"]())["r/metrics/sweep.json"])
+    assert summary["roles"]["documented"] == {"control": False, "beta": 8.0, "temperature": 4.0, "epochs": 10}
+    control = summary["roles"]["control"]
+    assert control == {"control": True, "beta": None, "temperature": None, "epochs": control["epochs"]}
+    assert len(summary["points"]) == 4 * 3 * 2 + 2
 
 
 def test_the_rates_of_the_chosen_point_reveal_its_selection_bias() -> None:
@@ -342,6 +399,7 @@ def test_the_rates_of_the_chosen_point_reveal_its_selection_bias() -> None:
             ["No point is better than training on the labels alone.", "Distillation at the documented point"],
         ),
         ("controls alone", ["No point is better", "no verdict: neither the chosen nor the documented point"]),
+        ("another method", ["Distillation by dkd at the chosen point (beta = ", "labels alone, epochs "]),
         ("two settings more", ["control is also chosen on the validation images: alpha = 1 (labels alone), "]),
     ],
 )

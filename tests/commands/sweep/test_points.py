@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kd.commands.sweep import settings as settings_module
 from kd.commands.sweep.points import (
     Point,
     Score,
@@ -23,8 +25,10 @@ from kd.commands.sweep.points import (
     format_point,
     format_value,
     list_grid,
+    make_method_point,
     make_point,
     rank_points,
+    settings_at,
 )
 from kd.commands.sweep.results import assign_roles
 from kd.commands.sweep.settings import SweepSettings
@@ -182,6 +186,96 @@ def test_a_point_is_formatted_with_all_settings() -> None:
     assert [format_value(value) for value in (5.0, 32, 0.25, 1e-5)] == ["5", "32", "0.25", "1e-05"]
 
 
+# --- other methods and further settings of kd
+
+
+DKD = SweepSettings(method="dkd", vary=("beta=2,8", "student_width=64,256"))
+
+
+def test_the_grid_of_another_method_has_every_combination_and_a_control_per_setting_of_the_students() -> None:
+    points = list_grid(DKD)
+    assert len(points) == len(set(points)) == 4
+    assert documented_point(DKD) in points
+    assert {(dict(point.method or ())["beta"], point.width) for point in points} == {
+        (2, 64),
+        (2, 256),
+        (8, 64),
+        (8, 256),
+    }
+    controls = [point for point in add_controls(points) if point.is_control]
+    assert sorted(str(point.width) for point in controls) == ["256", "64"]
+    assert not any(point.of_kd for point in [*points, *controls])
+    assert all(point.control.control == point.control for point in points)
+    assert DKD.trainings == {"teacher": 1, "control": 2 * 2 + 5, "distilled": 4 * 2 + 10}
+
+
+def test_a_point_has_the_settings_that_kd_run_would_have() -> None:
+    chosen = settings_at(DKD, list_grid(DKD)[0])
+    assert chosen.method_settings == {"temperature": 4.0, "alpha": 1.0, "beta": 2.0, "warmup": 1 / 12}
+    assert chosen.student_width == 64
+    kd_settings = SweepSettings(vary=("divergence=forward,skew:0.1",))
+    point = make_point(2, 0.25, method={"divergence": "skew:0.1"})
+    assert point in list_grid(kd_settings)
+    assert settings_at(kd_settings, point).method_settings == {
+        "temperature": 2.0,
+        "alpha": 0.25,
+        "divergence": "skew:0.1",
+    }
+
+
+def test_a_setting_of_the_method_changes_no_control_of_kd() -> None:
+    settings = SweepSettings(temperatures=(1, 5), alphas=(0.5, 1), vary=("divergence=forward,js,reverse",))
+    points = list_grid(settings)
+    assert len(points) == 2 * 3 + 1
+    assert [point for point in points if point.is_control] == [Point(None, 1.0)]
+    assert documented_point(settings) == make_point(5, 0.5, method={"divergence": "forward"})
+
+
+def test_points_of_other_methods_are_formatted_and_ordered() -> None:
+    texts = [format_point(point) for point in add_controls(list_grid(DKD))]
+    assert "beta = 2, student width 64" in texts
+    assert "labels alone, student width 256" in texts
+    assert format_point(make_method_point({"epochs": 2}, {})) == "distilled, epochs 2"
+    assert format_point(make_point(5, 0.5, method={"divergence": "js"})) == "T = 5, alpha = 0.5, divergence = js"
+    first, second, zero = (make_method_point({}, {"beta": beta}) for beta in (2.0, 8.0, 0.0))
+    assert distance(first, second) == distance(second, first) == pytest.approx(math.log(4))
+    assert distance(first, zero) == 2
+    assert distance(make_method_point({}, {"form": "code"}), make_method_point({}, {"form": "paper"})) == 1
+    tied = [TriedPoint(make_method_point({}, {"form": form}), (Score(1, 0.1),)) for form in ("paper", "code")]
+    assert rank_points(tied, first) == rank_points(tied[::-1], first)
+
+
+def test_named_choices_of_the_students_can_vary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kinds of settings that a recipe may have; only numbers and texts can vary."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Recipe:
+        optimizer: Literal["adam", "sgd"] = "adam"
+        clip: Annotated[float | None, "range"] = None
+        schedule: Literal["cosine"] | None = None
+        nesterov: bool = False
+        teacher_epochs: int = 3
+        seed: int = 0
+        columns: tuple[str, str] = ("a", "b")
+
+    monkeypatch.setattr(settings_module, "RecipeSettings", Recipe)
+    kinds = settings_module.student_settings()
+    assert set(kinds) == {"student_width", "optimizer", "clip", "schedule"}
+    assert kinds["optimizer"].parse("optimizer", "sgd,adam,sgd") == ("sgd", "adam")
+    assert kinds["clip"].parse("clip", "none,1,0.5") == (None, 1.0, 0.5)
+    assert not settings_module.is_range((None, 1.0))
+    with pytest.raises(ValueError, match=r"--vary optimizer must be one of adam, sgd\. Got 'adma'"):
+        kinds["optimizer"].parse("optimizer", "adma")
+
+
+def test_a_name_of_both_is_the_students_unless_it_says_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"warmup": settings_module.Kind(float, (), False), **settings_module.student_settings()}
+    monkeypatch.setattr(settings_module, "student_settings", lambda: both)
+    settings = SweepSettings(method="dkd", vary=("warmup=0.5,1", "set.warmup=0,0.25", "set.beta=8"))
+    assert settings.varied == {"warmup": (0.5, 1.0)}
+    assert settings.varied_of_method == {"set.warmup": (0.0, 0.25), "beta": (8.0,)}
+
+
 # --- settings
 
 
@@ -198,13 +292,37 @@ def test_varied_settings_are_parsed_with_their_types_and_without_duplicates() ->
         (("--temperatures",), "--temperatures must be at least one number"),
         (("--alphas", "0", "1.5"), "--alphas must be in [0, 1]. Got 1.5 instead"),
         (("--vary", "student_width"), "--vary must be NAME=VALUE,VALUE,…"),
-        (("--vary", "seed=1,2"), "--vary must be one of student_width, learning_rate, epochs, batch_size. Got 'seed'"),
+        (
+            ("--vary", "seed=1,2"),
+            "--vary must be one of student_width, batch_size, epochs, learning_rate, divergence. Got 'seed'",
+        ),
         (("--vary", "temperature=1,2"), "(use --temperatures)"),
         (("--vary", "epochs=1,two"), "--vary epochs must be integers separated by commas. Got '1,two'"),
         (("--vary", "epochs=1,0"), "--vary epochs must be an integer of at least 1. Got 0 instead"),
         (("--vary", "epochs=1,10", "--vary", "epochs=2"), "--vary epochs must be given once"),
         (("--vary", "student_width=32,64"), "--vary student_width must be values that include 256"),
         (("--vary", "learning_rate=0.1,0.2"), "or set --learning-rate to"),
+        (
+            ("--vary", "divergence=reverse,js"),
+            "--vary divergence must be values that include forward, the value of --set",
+        ),
+        (("--method", "dkd"), "--vary must be given for --method dkd: NAME=VALUE"),
+        (
+            ("--method", "dkd", "--vary", "beta=1,2"),
+            "--vary beta must be values that include 8.0, the value of --set beta",
+        ),
+        (("--method", "dkd", "--vary", "beta=8,x"), "--vary beta: beta must be a float. Got 'x' instead"),
+        (("--method", "dkd", "--vary", "beta=8,-1"), "--vary beta: beta must be a finite number of at least 0"),
+        (
+            ("--method", "dkd", "--vary", "gamma=8"),
+            "--vary must be one of student_width, batch_size, epochs, learning_rate, ",
+        ),
+        (
+            ("--method", "dkd", "--vary", "beta=8", "--temperatures", "2"),
+            "--temperatures must be used with --method kd. Got (2.0,) instead (for dkd use --vary temperature=",
+        ),
+        (("--method", "ttm", "--vary", "gamma=0.1", "--temperatures", "2"), "instead (ttm has no temperature)"),
+        (("--method", "dkd", "--vary", "beta=8", "--temperature", "2"), "--temperature and --alpha are settings of kd"),
         (("--seeds", "0"), "--seeds must be an integer of at least 1"),
         (("--trials", "0"), "--trials must be None or an integer of at least 1"),
         (("--final-pairs", "1"), "--final-pairs must be an integer of at least 2"),
