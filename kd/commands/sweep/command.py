@@ -23,7 +23,6 @@ from kd.commands.recipe_settings import RecipeSettings
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import (
     TeacherWithData,
-    make_recipe,
     make_train,
     open_command,
     prepare_distillation_data,
