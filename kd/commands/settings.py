@@ -120,8 +120,8 @@ class RunSettings(RecipeSettings):
     """column (.csv) or array (.npz) of a file of precomputed outputs that names the sample of each row: the path of an
     image within its folder, the key in a shard, or an entry of ids in a .npz file; None: rows in the data's order"""
     augment: UseAppendAction[tuple[str, ...]] = ()
-    """random augmentation of training images: flip, crop:PIXELS, rotate:DEGREES, zoom:SHARE, colour:SHARE or
-    FILE.py:NAME"""
+    """random augmentation of training images: flip, crop:PIXELS, rotate:DEGREES, zoom:SHARE, colour:SHARE,
+    randaugment, trivialaugment, erasing or erasing:PROBABILITY, or FILE.py:NAME"""
     views: Annotated[int | None, or_none(at_least(1, "8 is a start", largest=MANY))] = None
     """fixed augmented views per image, at least 1, with cached teacher logits; None draws new views in every epoch
     and runs the teacher at every step"""

@@ -101,6 +101,9 @@ def augmentation(specs: Sequence[str], shape: Sequence[int]) -> Transform:
             - ``rotate:D``: rotate by up to D degrees in either direction.
             - ``zoom:S``: crop at least the fraction S of the area, then resize to the original size.
             - ``colour:X``: change brightness, contrast and saturation by up to the fraction X.
+            - ``randaugment``: two random operations of moderate strength.
+            - ``trivialaugment``: one random operation of random strength.
+            - ``erasing:P``: blacken a random rectangle with probability P, by default ½.
             - ``FILE.py:NAME``: a transform, or a class to instantiate. The file's code is run.
         shape: [C, H, W] of the images.
 
@@ -119,8 +122,9 @@ def _build_transform(spec: str, shape: Sequence[int]) -> Any:
     require(len(shape) == 3, "--augment", spec, "omitted", f"the inputs are not images but have shape {list(shape)}")
     size = list(shape[1:])
     name, _, text = spec.partition(":")
+    plain = (lambda _: not text, "given without a number")
     makers: dict[str, tuple[Callable[[float], bool], str, Callable[[float], Any]]] = {
-        "flip": (lambda _: not text, "given without a number", lambda _: v2.RandomHorizontalFlip()),
+        "flip": (*plain, lambda _: v2.RandomHorizontalFlip()),
         "crop": (
             lambda x: x >= 1 and x == int(x),
             "given a whole number of pixels, at least 1",
@@ -132,6 +136,13 @@ def _build_transform(spec: str, shape: Sequence[int]) -> Any:
             lambda x: 0 < x <= 1,
             "given a fraction in (0, 1]",
             lambda x: v2.ColorJitter(x, x, x if shape[0] == 3 else 0),
+        ),
+        "randaugment": (*plain, lambda _: v2.RandAugment()),
+        "trivialaugment": (*plain, lambda _: v2.TrivialAugmentWide()),
+        "erasing": (
+            lambda x: not text or 0 < x <= 1,
+            "given no number or a probability in (0, 1]",
+            lambda x: v2.RandomErasing(x or 0.5),  # 0.5 is torchvision's default
         ),
     }
     if name not in makers:
@@ -145,7 +156,10 @@ def _build_transform(spec: str, shape: Sequence[int]) -> Any:
     except ValueError:
         number = float("nan")
     require(in_range(number), f"--augment {name}", spec, allowed)
+    grey_or_colour = name not in _COLOUR or shape[0] in {1, 3}
+    require(grey_or_colour, f"--augment {name}", f"{shape[0]} channels", "used with images of 1 or 3 channels")
     return make(number)
 
 
 _BILINEAR = v2.InterpolationMode.BILINEAR
+_COLOUR = frozenset({"colour", "randaugment", "trivialaugment"})  # change colours: torchvision defines these channels

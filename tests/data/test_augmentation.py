@@ -21,7 +21,7 @@ from kd.commands.settings import RunSettings
 from kd.commands.steps import make_objective, require_models
 from kd.data.augmentation import EVERY, AugmentedImages, augmentation
 from kd.data.datasets import ArrayDataset, Split, collate
-from kd.data.loaders import first_batch
+from kd.data.loaders import first_batch, seed_loader
 from kd.data.views import one_view_each
 from kd.models.networks import MLP
 from kd.training.loop import fit
@@ -100,7 +100,13 @@ def test_teacher_logits_of_views_can_be_cached_and_verified() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("spec", ["flip", "crop:2", "rotate:15", "zoom:0.5", "colour:0.3"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("flip", "crop:2", "rotate:15", "zoom:0.5", "colour:0.3", "randaugment", "trivialaugment"),
+        *("erasing", "erasing:1"),
+    ],
+)
 def test_each_named_augmentation_changes_the_image_and_keeps_its_shape(spec: str, channels: int) -> None:
     data = make_images(channels=channels)
     augmented = AugmentedImages(data, augmentation([spec], (channels, 8, 8)), views=8)
@@ -108,6 +114,39 @@ def test_each_named_augmentation_changes_the_image_and_keeps_its_shape(spec: str
     assert batch.shape == (8, channels, 8, 8)
     assert batch.isfinite().all()
     assert any(not torch.allclose(view, data[0][0]) for view in batch)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("spec", ["randaugment", "trivialaugment", "erasing"])
+def test_a_random_policy_draws_the_same_view_in_any_batch_and_process(spec: str, channels: int) -> None:
+    data = make_images(channels=channels)
+    views = AugmentedImages(data, augmentation([spec], (channels, 8, 8)), views=16)
+    batch = collate(views.__getitems__(range(96)))[0]
+    assert len({view.numpy().tobytes() for view in batch[:16]}) > 4
+    torch.manual_seed(7)
+    for item in reversed(range(96)):
+        assert torch.equal(views[item][0], batch[item])
+    alone, shared = (one_view_each(views, 16, batch_size=3, workers=workers) for workers in (0, 2))
+    for loader in (alone, shared):
+        seed_loader(loader, seed=0, epoch=3)
+    pairs = list(zip(alone, shared, strict=True))
+    assert len(pairs) == 2
+    assert all(torch.equal(first[0], second[0]) for first, second in pairs)
+
+
+def test_erasing_blackens_with_its_probability() -> None:
+    data = ArrayDataset(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    for spec, low, high in (("erasing:1", 300, 300), ("erasing", 110, 190), ("erasing:0.1", 10, 60)):
+        views = AugmentedImages(data, augmentation([spec], (1, 8, 8)), views=300)
+        erased = sum(bool((view == 0).any()) for view in collate(views.__getitems__(range(300)))[0])
+        assert low <= erased <= high
+
+
+@pytest.mark.parametrize("spec", ["colour:0.2", "randaugment", "trivialaugment"])
+def test_changes_of_colour_need_1_or_3_channels(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"must be used with images of 1 or 3 channels\. Got '2 channels'"):
+        augmentation([spec], (2, 8, 8))
+    augmentation(["flip", "crop:1", "erasing"], (2, 8, 8))
 
 
 def test_named_augmentations_are_composed() -> None:
@@ -131,13 +170,20 @@ def test_a_transform_from_a_users_file_is_applied(tmp_path: Path, capsys: pytest
     ("spec", "expected"),
     [
         ("flop", "Did you mean flip"),
-        ("xyzzy", "flip, crop, rotate, zoom, colour, FILE.py:NAME"),
+        ("xyzzy", "flip, crop, rotate, zoom, colour, randaugment, trivialaugment, erasing, FILE.py:NAME"),
         ("flip:2", "--augment flip must be given without a number"),
         ("crop", "--augment crop must be given a whole number of pixels, at least 1"),
         ("crop:1.5", "--augment crop must be given a whole number of pixels"),
         ("crop:two", "--augment crop must be given a whole number of pixels"),
         ("rotate:181", "--augment rotate must be given degrees"),
         ("zoom:1", "--augment zoom must be given a fraction"),
+        ("randaugmnt", "Did you mean randaugment"),
+        ("trivial", "Did you mean trivialaugment"),
+        ("randaugment:9", "--augment randaugment must be given without a number"),
+        ("trivialaugment:1", "--augment trivialaugment must be given without a number"),
+        ("erasing:0", "--augment erasing must be given no number or a probability in (0, 1]"),
+        ("erasing:1.1", "--augment erasing must be given no number or a probability in (0, 1]"),
+        ("erasing:nan", "--augment erasing must be given no number or a probability in (0, 1]"),
         ("colour:nan", "--augment colour must be given a fraction"),
     ],
 )
