@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kd.checks import naming_flag
+from kd.checks import naming_flag, require
+from kd.commands.class_weights import class_weights
 from kd.commands.settings import RunSettings
 from kd.console import printable_name
-from kd.data.loaders import make_loader
+from kd.data.loaders import BatchTransform, make_loader
 from kd.data.sources import open_source, open_unlabelled, split_source
 from kd.data.sources.partition import Splits
 from kd.data.sources.source import Source
@@ -50,7 +52,8 @@ class Task:
 class Data(NamedTuple):
     """The training, validation and test split, with a loader for each.
 
-    Only the training loader shuffles; with ``augment`` it yields augmented views.
+    Only the training loader shuffles; with ``augment`` it yields augmented views, with ``mixup`` or ``cutmix`` mixed
+    batches.
 
     Attributes:
         source: the dataset before it is split here.
@@ -59,6 +62,8 @@ class Data(NamedTuple):
         rows: indices of the samples of ``train``, ``val`` and ``test`` in the source. Indices count through the
             training, validation and test split of the source, in this order.
         unlabelled: samples (input, −1); None without ``--unlabelled``.
+        class_weights: [K], of the label term; None weights all classes equally.
+        mix: mixes the batches of the training loader; None without ``--mixup`` and ``--cutmix``.
     """
 
     name: str
@@ -74,6 +79,8 @@ class Data(NamedTuple):
     all_labels: Tensor
     rows: Mapping[str, Sequence[int]]
     unlabelled: Dataset[Any] | None
+    class_weights: Tensor | None = None
+    mix: BatchTransform | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -128,6 +135,7 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
             limit=settings.limit,
         )
     example, _ = splits.train[0]
+    mix, rows = _make_mixing(settings, example, len(splits.classes)), _index_splits(source, splits)
     name = "MNIST" if settings.data == "mnist" else source.name
     return Data(
         name,
@@ -135,14 +143,16 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         splits.train,
         splits.val,
         splits.test,
-        make_training_loader(settings, splits.train),
+        make_training_loader(settings, splits.train, mix),
         make_loader(splits.val, batch_size=settings.batch_size),
         make_loader(splits.test, batch_size=settings.batch_size),
         source,
         splits.chosen,
         splits.all_labels,
-        _index_splits(source, splits),
+        rows,
         None if settings.unlabelled is None else _open_unlabelled(settings, settings.unlabelled, splits),
+        class_weights(settings.class_weights, splits.all_labels[torch.as_tensor(rows["train"])], splits.classes),
+        mix,
     )
 
 
@@ -157,16 +167,35 @@ def _count_workers(settings: RunSettings) -> int:
     return usable_cores() // 2 if settings.workers is None else settings.workers
 
 
-def make_training_loader(settings: RunSettings, train: Dataset[Any]) -> DataLoader[Any]:
-    """Return the shuffling loader of the training split, which also augments it if the settings say so."""
+def _make_mixing(settings: RunSettings, example: Tensor, classes: int) -> BatchTransform | None:
+    """Return the mixing of training batches, after checking that it suits the inputs."""
+    if not settings.mixing_flags:
+        return None
+    from kd.data.mixing import Mixing  # imports torchvision, which takes a second
+
+    shape, allowed = list(example.shape), "used with images or tables of numbers"
+    tokens = not example.is_floating_point()
+    require(not tokens, settings.mixing_flags, f"inputs of {example.dtype}", allowed, "tokens cannot be mixed")
+    fits = settings.cutmix is None or example.ndim == 3
+    require(fits, "--cutmix", f"inputs of shape {shape}", "used with images [C, H, W]", "--mixup takes any shape")
+    return Mixing(classes, mixup=settings.mixup, cutmix=settings.cutmix)
+
+
+def make_training_loader(settings: RunSettings, train: Dataset[Any], mix: BatchTransform | None) -> DataLoader[Any]:
+    """Return the shuffling loader of the training split, which also augments it if the settings say so.
+
+    Args:
+        mix: mixes each batch (``kd.data.mixing``).
+    """
     if not settings.augment:
-        return make_loader(train, batch_size=settings.batch_size, shuffle=True)
+        return make_loader(train, batch_size=settings.batch_size, shuffle=True, mix=mix)
     from kd.data.augmentation import EVERY, AugmentedImages, augmentation  # imports torchvision, which takes a second
 
     with naming_flag(f"--augment {' '.join(settings.augment)}"):
         transform = augmentation(settings.augment, tuple(train[0][0].shape))
         views = AugmentedImages(train, transform, views=settings.views or EVERY, seed=settings.seed)
-    return one_view_each(views, views.views, batch_size=settings.batch_size, workers=_count_workers(settings))
+    workers = _count_workers(settings)
+    return one_view_each(views, views.views, batch_size=settings.batch_size, workers=workers, mix=mix)
 
 
 def _index_splits(source: Source, splits: Splits) -> dict[str, Sequence[int]]:

@@ -127,6 +127,7 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     copies = trainings["teacher"] * models["teacher"].bytes * _count_copies(own)
     copies += students * models["student"].bytes * _count_copies(settings)
     predictions = (1 + students) * data.sizes["test"] * row_bytes
+    memory = _measure_peak_memory(device) * _count_processes(settings) + DRAWING + 2 * logits
     return Plan(
         data.sizes,
         models,
@@ -135,12 +136,7 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
         round(logits),
         # Predictions are also written as text, at about 100 bytes per test sample.
         round(copies + logits + 2 * predictions + 100 * data.sizes["test"] + RESULTS),
-        round(
-            _measure_peak_memory(device) * _count_processes(settings)
-            + DRAWING
-            + 2 * logits
-            + 4 * weights / max(1, students)
-        ),
+        round(memory + 4 * weights / max(1, students)),
         _total_seconds(settings, data, seconds, trainings),
         seconds,
     )

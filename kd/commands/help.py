@@ -29,6 +29,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup"),
         *("optimizer", "momentum", "nesterov", "weight_decay", "clip", "precision", "ema", "keep", "patience", "seed"),
     ),
+    "Labels and mixed samples": ("class_weights", "label_smoothing", "mixup", "cutmix"),
     "Training of the teacher alone": (
         *("teacher_epochs", "teacher_batch_size", "teacher_accumulate", "teacher_learning_rate", "teacher_schedule"),
         *("teacher_warmup", "teacher_optimizer", "teacher_momentum", "teacher_weight_decay", "teacher_clip"),

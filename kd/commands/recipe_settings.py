@@ -8,6 +8,8 @@ from typing import Annotated, TypeVar
 
 from kd.checks import LEARNING_RATE, Range, at_least, one_of, or_none, require
 
+BALANCED = "balanced"  # class weights computed from the training split
+
 # Settings that no longer exist, and their replacements.
 REPLACED = {
     "bfloat16": "use --precision bfloat16 for every training, or --teacher-precision bfloat16 for the teacher's alone"
@@ -20,6 +22,8 @@ MOMENTUM = Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.9 is usual")
 WEIGHT_DECAY = Range(lambda x: x >= 0, "at least 0", "0.05 is usual for adamw, 0.0005 for sgd", 1e6)
 WARMUP = Range(lambda x: x >= 0, "at least 0", "a share of the training if below 1, else epochs", 1e9)
 CLIP = Range(lambda x: x >= 0, "at least 0", "1 is usual; 0 does not clip")
+SMOOTHING = Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.1 is usual")
+MIXING = Range(lambda x: 1e-3 <= x <= 1e3, "in [0.001, 1000]", "0.2 to 1 is usual")
 EMA = Range(lambda x: 0 <= x < 1, "in [0, 1)", "0.999 is usual; 0 keeps no average")
 
 # A sentence for reports.
@@ -71,6 +75,19 @@ class RecipeSettings:
     seed: Annotated[int, at_least(0)] = 0
     """seed of initial weights, batch order and dropout, at least 0"""
 
+    # Labels and mixed samples, of every training: teacher, control and distilled student
+    class_weights: str | None = None
+    """weights of the classes in the label term of every training: balanced (training samples / (classes · samples of
+    the class)), or a CSV file with the header class,weight and a line for each class"""
+    label_smoothing: Annotated[float, SMOOTHING] = 0.0
+    """label smoothing of every training, in [0, 1): teacher, control and distilled student alike"""
+    mixup: Annotated[float | None, or_none(MIXING)] = None
+    """mix pairs of training samples with weights from Beta(MIXUP, MIXUP), in [0.001, 1000]: the same mixtures for
+    control and distilled student, and the teacher runs on them at every step; None turns it off"""
+    cutmix: Annotated[float | None, or_none(MIXING)] = None
+    """replace a rectangle of each training image by another image, its area from Beta(CUTMIX, CUTMIX), in
+    [0.001, 1000]; with --mixup too, each batch uses one of the two at random; None turns it off"""
+
     # The teacher's own recipe; None takes the value of the students.
     teacher_batch_size: Annotated[int | None, or_none(at_least(1))] = None
     """--batch-size of the teacher, if not that of the students"""
@@ -100,6 +117,12 @@ class RecipeSettings:
     """--keep of the teacher, if not that of the students"""
     teacher_patience: Annotated[int | None, or_none(at_least(0))] = None
     """--patience of the teacher, if not that of the students"""
+
+    @property
+    def mixing_flags(self) -> str:
+        """The flags that mix training samples, with their values; "" if none does."""
+        values = {"--mixup": self.mixup, "--cutmix": self.cutmix}
+        return " ".join(f"{flag} {value:g}" for flag, value in values.items() if value is not None)
 
     def check_recipe(self) -> None:
         """Raise ``ValueError`` for settings of the recipe that clash; the error names the flag."""

@@ -15,6 +15,7 @@ from kd.checks import (
     Range,
     at_least,
     check_ranges,
+    naming_flag,
     or_none,
     proportion,
     require,
@@ -23,7 +24,7 @@ from kd.commands.method_flags import all_method_settings
 from kd.commands.recipe_settings import RECIPE_FLAGS, RecipeSettings
 from kd.commands.teacher_flags import ModelChoice, parse_student, parse_teachers
 from kd.imports import is_plugin
-from kd.methods import Setting, method_named, require_unlabelled_method
+from kd.methods import Setting, method_named, require_mixing_method, require_unlabelled_method
 
 # Settings of the commands that are not constants of the documented pipeline.
 FLAGS_ALONE = RECIPE_FLAGS | frozenset(
@@ -179,6 +180,11 @@ class RunSettings(RecipeSettings):
         if self.unlabelled is not None:
             require_unlabelled_method(self.method)
         self._check_augmentation()
+        self._check_mixing()
+        if self.method == "label-smoothing":
+            own, advice = self.method_settings["smoothing"], "the student would be the control"
+            allowed = f"unlike smoothing={own:g} of --method label-smoothing"
+            require(not own or own != self.label_smoothing, "--label-smoothing", self.label_smoothing, allowed, advice)
 
     @property
     def trainings(self) -> dict[str, int]:
@@ -191,8 +197,8 @@ class RunSettings(RecipeSettings):
 
     @property
     def live(self) -> bool:
-        """Whether the teacher runs at every step, because augmentation makes each input new and nothing is cached."""
-        return bool(self.augment) and self.views is None
+        """Whether the teacher runs at every step, because augmentation or mixing makes each input new."""
+        return bool(self.mixing_flags) or (bool(self.augment) and self.views is None)
 
     @property
     def asked_at_each_step(self) -> bool:
@@ -213,6 +219,22 @@ class RunSettings(RecipeSettings):
         }
         for name, is_set in clashes.items():
             require(not is_set, "--augment", " ".join(self.augment), f"omitted with {name}")
+
+    def _check_mixing(self) -> None:
+        """Refuse settings that do not work with mixed samples: each mixture is a new sample, with several labels."""
+        if not self.mixing_flags:
+            return
+        with naming_flag(self.mixing_flags):
+            require_mixing_method(self.method)
+        clashes = {
+            "--unlabelled, whose samples have no labels to mix": self.unlabelled is not None,
+            "--views, as the teacher runs on each mixture and nothing is cached": self.views is not None,
+            "a teacher of precomputed outputs, which contain no mixtures": any(
+                choice.is_precomputed for choice in self.teachers_chosen
+            ),
+        }
+        for name, is_set in clashes.items():
+            require(not is_set, "--mixup and --cutmix", self.mixing_flags, f"omitted with {name}")
 
     def _check_precomputed_teacher(self) -> None:
         """Refuse settings that need features or logits of other samples: precomputed outputs have neither."""

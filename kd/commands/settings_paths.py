@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kd.commands.recipe_settings import BALANCED
 from kd.commands.teacher_flags import OUTPUT_KINDS, split_entry
 from kd.imports import is_plugin
 
@@ -63,6 +64,8 @@ def map_paths(values: Mapping[str, Any], move: Move, *, base: Path = Path()) -> 
         "data": lambda text: _map_data(text, move, base),
         **dict.fromkeys(("teacher", "student"), lambda text: _map_model(text, move)),
         **dict.fromkeys(("augment", "method"), lambda text: _map_plugin(text, move)),
+        "methods": lambda text: ",".join(_map_plugin(name.strip(), move) for name in text.split(",")),
+        "class_weights": lambda text: text if text == BALANCED else move(text),
     }
 
     def convert(value: Any, function: Move) -> Any:

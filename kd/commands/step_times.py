@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Subset
 from kd.commands.data import Data
 from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
-from kd.commands.steps import make_objective, make_recipe
+from kd.commands.steps import add_label_options, make_objective, make_recipe
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import make_loader
 from kd.methods.objectives import supervised
+from kd.models.inference import device_of
 from kd.teachers.cache import collect_logits
 from kd.training.loop import fit
 from kd.types import Objective
@@ -48,19 +49,21 @@ def time_steps(
     size, own = settings.batch_size, teacher_settings(settings)
     rows = range(min(STEPS * size, data.sizes["training"]))
     subset = Subset(data.train_loader.dataset, [row * data.views for row in rows])  # the first view of each sample
-    loader = make_loader(subset, batch_size=size)
+    loader = make_loader(subset, batch_size=size, mix=data.mix)
+    labels_alone = add_label_options(settings, data, supervised, device_of(student))
     started = time.perf_counter()
     predictions = collect_logits(teacher, subset)
     teacher_inference = (time.perf_counter() - started) / len(rows)
-    teacher_loader = make_loader(subset, batch_size=own.batch_size)
-    teacher_step = _time_step(own, teacher, supervised, teacher_loader) if settings.trainings["teacher"] else 0.0
+    teacher_loader = make_loader(subset, batch_size=own.batch_size, mix=data.mix)
+    teacher_step = _time_step(own, teacher, labels_alone, teacher_loader) if settings.trainings["teacher"] else 0.0
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if is_parallel else threads)
     try:
         distill_set = subset if settings.live else DistillDataset(subset, predictions.logits, ids=settings.needs_ids)
-        distill_loader = make_loader(distill_set, batch_size=size)
-        control = _time_step(settings, student, supervised, loader)
+        distill_loader = make_loader(distill_set, batch_size=size, mix=data.mix)
+        control = _time_step(settings, student, labels_alone, loader)
         objective = make_objective(settings, student, teacher, distill_loader)
+        objective = add_label_options(settings, data, objective, device_of(student))
         distilled = _time_step(settings, student, objective, distill_loader)
         started = time.perf_counter()
         collect_logits(student, subset)

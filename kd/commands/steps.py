@@ -29,7 +29,7 @@ from kd.data.unlabelled import repeated
 from kd.devices import device_named, require_device
 from kd.imports import is_plugin
 from kd.methods import make, method_named, try_method
-from kd.methods.objectives import live_teacher, supervised
+from kd.methods.objectives import live_teacher, supervised, with_label_options
 from kd.methods.own import load_method, pin_methods
 from kd.models.inference import device_of, evaluating
 from kd.seeding import seeded
@@ -114,7 +114,10 @@ def train_teacher(
         The model, and its history if it is a single teacher trained here.
     """
     own = teacher_settings(settings)
-    loader = data.train_loader if own.batch_size == settings.batch_size else make_training_loader(own, data.train_set)
+    loader = data.train_loader
+    if own.batch_size != settings.batch_size:
+        loader = make_training_loader(own, data.train_set, data.mix)
+    objective = add_label_options(settings, data, supervised, device)
     models = [teacher.model.to(device) for teacher in teachers]
     histories: list[History] = []
     for number, (model, teacher) in enumerate(zip(models, teachers, strict=True)):
@@ -128,7 +131,7 @@ def train_teacher(
                     f"{settings.seed} it would be the control itself"
                 )
             train = make_train(dataclasses.replace(own, seed=teacher.seed))
-            histories.append(train(title, model, supervised, loader, data.val_loader))
+            histories.append(train(title, model, objective, loader, data.val_loader))
     return combine_teachers(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
 
@@ -176,6 +179,12 @@ def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module
             example = (*example, teacher(example[0].clone().to(device_of(teacher))).float().cpu())
     objective = make(settings.method, student, teacher, example, settings.method_settings)
     return live_teacher(teacher, objective) if needs_logits else objective
+
+
+def add_label_options(settings: RunSettings, data: Data, objective: Objective, device: torch.device) -> Objective:
+    """Add the class weights and the label smoothing of the settings to an objective, for a model on this device."""
+    weights = None if data.class_weights is None else data.class_weights.to(device)
+    return with_label_options(objective, class_weights=weights, label_smoothing=settings.label_smoothing)
 
 
 def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
@@ -278,7 +287,7 @@ def prepare_distillation_data(
     model, _ = train_teacher(settings, data, teachers, device, suffix=suffix)
     loaders = make_distill_loaders(settings, model, data, suffix=suffix)
     training, validation = (loader.dataset for loader in loaders)
-    distill_data = DistillationData(training, validation, data.test_set, settings.batch_size, data.views)
+    distill_data = DistillationData(training, validation, data.test_set, settings.batch_size, data.views, mix=data.mix)
     if data.unlabelled is None:
         return TeacherWithData(model, data, distill_data, distill_data)
     return TeacherWithData(

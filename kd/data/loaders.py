@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from kd.data.datasets import collate, length_of, takes_rows
 from kd.seeding import epoch_seed, seeded
 from kd.types import Batch
 
+BatchTransform = Callable[[Batch], Batch]  # draws from torch's global generator only
+
 
 class Loader(DataLoader[Any]):
     """torch's ``DataLoader`` with less overhead per batch for the in-memory datasets of this package.
@@ -21,9 +23,28 @@ class Loader(DataLoader[Any]):
     For these, a batch's rows are a slice of one tensor, the epoch's order, instead of a list of ints, and batches
     bypass torch's fetcher. This saves a twentieth of a small student's training step (benchmarks/epochs.py). Order and
     random draws equal torch's bit for bit. Other datasets and samplers, workers and pinned memory use torch's code.
+
+    Args:
+        mix: random transform of whole batches, such as ``kd.data.mixing.Mixing``. Its draws depend only on the seed of
+            the loader's generator and the batch number; the caller's random state does not change.
     """
 
+    def __init__(self, dataset: Dataset[Any], *, mix: BatchTransform | None = None, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.mix = mix
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch declares its own iterator class
+        batches = self._iterate()
+        return batches if self.mix is None else self._mix_each(batches, self.mix)
+
+    def _mix_each(self, batches: Iterator[Any], mix: BatchTransform) -> Iterator[Any]:
+        seed = self.generator.initial_seed()
+        for number, batch in enumerate(batches):
+            with seeded(epoch_seed(seed, number)):
+                mixed = mix(tuple(batch))
+            yield mixed
+
+    def _iterate(self) -> Iterator[Any]:
         plain_sampler = type(self.sampler) in (RandomSampler, SequentialSampler) and self.batch_size is not None
         simple = plain_sampler and not self.num_workers and not self.pin_memory and takes_rows(self.dataset)
         if not simple:
@@ -47,10 +68,12 @@ def make_loader(
     shuffle: bool = False,
     sampler: Sampler[int] | None = None,
     workers: int = 0,
+    mix: BatchTransform | None = None,
 ) -> DataLoader[Any]:
     """Return a loader with one gather per batch and its own generator, which ``seed_loader`` seeds each epoch.
 
     Args:
+        mix: see ``Loader``.
         workers: processes that read the dataset; the batches are the same. Arrays in memory are read in this process,
             because a gather takes less time than sending its result.
     """
@@ -66,11 +89,12 @@ def make_loader(
         generator=torch.Generator(),
         num_workers=workers,
         persistent_workers=workers > 0,
+        mix=mix,
     )
 
 
 def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[Any]:
-    """Return a loader over another dataset with this loader's batch size, drop_last, workers and order.
+    """Return a loader over another dataset with this loader's batch size, drop_last, workers, order and mixing.
 
     The sampler is shared, so both loaders draw the same indices from the same seed. If the datasets differ in length,
     a new sampler is created, which shuffles unless the old one is sequential.
@@ -85,6 +109,7 @@ def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[An
         "persistent_workers": loader.persistent_workers,
         "prefetch_factor": loader.prefetch_factor,
         "pin_memory": loader.pin_memory,
+        "mix": getattr(loader, "mix", None),
     }
     batches = loader.batch_sampler
     if length_of(dataset) == length_of(loader.dataset):
@@ -134,10 +159,12 @@ def seed_loader(loader: Iterable[Any] | None, *, seed: int, epoch: int) -> None:
 
 
 def batches_differ(first: DataLoader[Any], second: DataLoader[Any], *, seed: int) -> str | None:
-    """Return how two loaders differ in inputs, labels or order; None if they match.
+    """Return how two loaders differ in inputs, labels, order or mixing; None if they match.
 
     Compares the indices of a whole epoch and the content of its first batch. Teacher logits and ids are not compared.
     """
+    if getattr(first, "mix", None) != getattr(second, "mix", None):
+        return "their batches are mixed differently"
     if _draw_epoch_indices(first, seed) != _draw_epoch_indices(second, seed):
         return "their samplers draw different indices"
     first_pair, second_pair = (first_batch(loader, seed=seed)[:2] for loader in (first, second))

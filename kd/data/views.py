@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kd.checks import require
 from kd.data.datasets import ArrayDataset, Gathered, ImageDataset
-from kd.data.loaders import make_loader
+from kd.data.loaders import BatchTransform, make_loader
 
 
 class ShiftedImages(Dataset[tuple[Tensor, int]]):
@@ -85,7 +85,9 @@ class OneViewSampler(Sampler[int]):
         return iter((order * self.views + views).tolist())
 
 
-def one_view_each(dataset: Dataset[Any], views: int, *, batch_size: int, workers: int = 0) -> DataLoader[Any]:
+def one_view_each(
+    dataset: Dataset[Any], views: int, *, batch_size: int, workers: int = 0, mix: BatchTransform | None = None
+) -> DataLoader[Any]:
     """Return a loader that yields one random view of each sample per epoch, seeded by ``kd.fit``.
 
     Args:
@@ -93,7 +95,9 @@ def one_view_each(dataset: Dataset[Any], views: int, *, batch_size: int, workers
         views: number of views per sample.
         batch_size: samples per batch.
         workers: processes that make the views; the batches are the same.
+        mix: see ``kd.data.loaders.Loader``.
     """
     items = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare __len__
     require(views >= 1 and items % views == 0, "views", views, f"a divisor of the {items:,} items")
-    return make_loader(dataset, batch_size=batch_size, sampler=OneViewSampler(items // views, views), workers=workers)
+    sampler = OneViewSampler(items // views, views)
+    return make_loader(dataset, batch_size=batch_size, sampler=sampler, workers=workers, mix=mix)

@@ -7,16 +7,35 @@ loop is independent of methods: a new method is a new objective, here or in a us
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kd.checks import require
 from kd.losses import kd_loss
-from kd.losses.labels import label_loss
+from kd.losses.labels import label_loss, mean_where_labelled
 from kd.losses.precision import widen
 from kd.models.inference import run_on_copy
-from kd.types import UNLABELLED, Batch, Objective
+from kd.types import Batch, Objective
+
+
+class LabelOptions(NamedTuple):
+    """Options of the label term: of ``supervised``, and so of the ``hard`` term of every method."""
+
+    weight: Tensor | None = None
+    label_smoothing: float = 0.0
+
+
+_NO_OPTIONS = LabelOptions()
+# Set by ``with_label_options`` while an objective runs, like torch.autocast, so that no method has to pass them on.
+_LABEL_OPTIONS = ContextVar("options of the label term", default=_NO_OPTIONS)
+
+
+def _label_options() -> LabelOptions:
+    """Return the options that are set now. A closure that is sent to a worker cannot hold the variable itself."""
+    return _LABEL_OPTIONS.get()
 
 
 def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -25,7 +44,7 @@ def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor
     All samples must be labelled, because without a teacher an unlabelled sample has no training signal.
     """
     output = model(batch[0])
-    return output, {"hard": label_loss(output, batch[1])}
+    return output, {"hard": label_loss(output, batch[1], **_label_options()._asdict())}
 
 
 def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -33,10 +52,8 @@ def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, d
 
     The label term of all distillation methods. If all samples are labelled, it equals ``supervised`` bit for bit.
     """
-    output, labels = model(batch[0]), batch[1]
-    total = label_loss(output, labels, unlabelled=True, reduction="sum")
-    # Divide the sum by a tensor: the mean of an empty set would be NaN, and a Python number would force a GPU sync.
-    return output, {"hard": total / (labels != UNLABELLED).sum().clamp(min=1)}
+    output = model(batch[0])
+    return output, {"hard": mean_where_labelled(output, batch[1], **_label_options()._asdict())}
 
 
 class WrappedObjective(nn.Module):
@@ -70,6 +87,43 @@ class _InBfloat16(WrappedObjective):
             return self.objective(model, batch)
 
 
+def with_label_options(
+    objective: Objective, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Objective:
+    """Return the objective with class weights and label smoothing in its label term, as in ``nn.CrossEntropyLoss``.
+
+    The label term is ``supervised``, ``supervised_where_labelled`` and thereby the ``hard`` term of every method. A
+    method's own loss is unchanged, even if it reads labels (dkd, nkd, …), and ``smoothed`` keeps its own smoothing.
+
+    Args:
+        class_weights: [K], finite and above 0, on the device of the model; None weights all classes equally.
+        label_smoothing: in [0, 1).
+    """
+    require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "in [0, 1)", "0.1 is usual")
+    if class_weights is not None:
+        lowest, highest = float(class_weights.min()), float(class_weights.max())
+        require(0 < lowest <= highest < math.inf, "class_weights", class_weights.tolist(), "finite and above 0")
+    elif not label_smoothing:
+        return objective
+    return _WithLabelOptions(objective, class_weights, float(label_smoothing))
+
+
+class _WithLabelOptions(WrappedObjective):
+    class_weights: Tensor | None
+
+    def __init__(self, objective: Objective, class_weights: Tensor | None, label_smoothing: float) -> None:
+        super().__init__(objective)
+        self.register_buffer("class_weights", class_weights)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        token = _LABEL_OPTIONS.set(LabelOptions(self.class_weights, self.label_smoothing))
+        try:
+            return self.objective(model, batch)
+        finally:
+            _LABEL_OPTIONS.reset(token)
+
+
 def smoothed(*, smoothing: float) -> Objective:
     """Cross-entropy with smoothed labels, ``{"hard": CE}``: 1 − ε on the label plus ε spread over all K classes.
 
@@ -84,8 +138,8 @@ def smoothed(*, smoothing: float) -> Objective:
     smoothing = float(smoothing)
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        output = model(batch[0])
-        return output, {"hard": label_loss(output, batch[1], label_smoothing=smoothing)}
+        output, weight = model(batch[0]), _label_options().weight
+        return output, {"hard": label_loss(output, batch[1], label_smoothing=smoothing, weight=weight)}
 
     return objective
 

@@ -197,13 +197,13 @@ class _Describer:
         }
 
     def _describe_loader(self, loader: DataLoader[Any]) -> dict[str, Any]:
-        order = loader.sampler if loader.batch_sampler is None else loader.batch_sampler  # contains the sampler
         return {
             "dataset": self.describe(loader.dataset),
             "batch_size": loader.batch_size,
             "drop_last": loader.drop_last,
-            "order": self.describe(order),
+            "order": self.describe(loader.sampler if loader.batch_sampler is None else loader.batch_sampler),
             "collate": self.describe(loader.collate_fn),
+            "mix": self.describe(getattr(loader, "mix", None)),  # of kd.data.loaders.Loader
         }
 
     def _describe_module(self, model: nn.Module) -> dict[str, Any]:

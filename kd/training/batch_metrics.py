@@ -13,8 +13,12 @@ from kd.types import UNLABELLED, Batch, Metric
 
 
 def accuracy(output: Tensor, batch: Batch) -> Tensor:
-    """Return the fraction of samples whose largest logit is the label's, in [0, 1]."""
-    return (output.argmax(dim=1) == batch[1]).sum() / len(output)
+    """Return the fraction of samples whose largest logit is the label's, in [0, 1].
+
+    For mixed samples (``kd.data.mixing``), the label is the class with the larger share.
+    """
+    labels = batch[1] if batch[1].ndim == 1 else batch[1].argmax(dim=1)
+    return (output.argmax(dim=1) == labels).sum() / len(output)
 
 
 def cross_entropy(output: Tensor, batch: Batch) -> Tensor:

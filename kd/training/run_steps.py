@@ -151,6 +151,7 @@ def train_pair(
     train: Train,
     seed: int,
     on_purpose: str | None = None,
+    control_objective: Objective = supervised,
 ) -> Pair:
     """Train the student as control on the labels, and a copy with the same initial weights on the objective.
 
@@ -163,10 +164,11 @@ def train_pair(
         train: trains one student.
         seed: seed used by ``train``, to compare the order of batches.
         on_purpose: reason why the batches are meant to differ; None if they should be the same.
+        control_objective: objective of the control, which uses the labels alone.
     """
     control, distilled = student, copy.deepcopy(student)
     difference = batches_differ(loaders[0], distill_loaders[0], seed=seed)
-    control_history = train(CONTROL, control, supervised, *loaders)
+    control_history = train(CONTROL, control, control_objective, *loaders)
     distilled_history = train(DISTILLED, distilled, objective, *distill_loaders)
     if difference:
         note = f"The control and the distilled student did not see the same batches: {on_purpose or difference}."

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from kd.data.loaders import make_loader
+from kd.data.loaders import BatchTransform, make_loader
 from kd.data.views import one_view_each
 from kd.models.inference import Predictions
 from kd.training.history import History
@@ -26,6 +26,7 @@ class DistillationData(NamedTuple):
         batch_size: training batch size; the order of batches depends only on the student's seed.
         views: number of augmented views per sample; an epoch uses one view of each sample (``kd.data.views``).
         shifted: the test samples changed in some ways, by name (``kd.data.shifts``).
+        mix: mixes each training batch (``kd.data.mixing``).
     """
 
     training: Dataset[Any]
@@ -34,12 +35,13 @@ class DistillationData(NamedTuple):
     batch_size: int
     views: int = 1
     shifted: Mapping[str, Dataset[Any]] = {}
+    mix: BatchTransform | None = None
 
     def training_loader(self) -> DataLoader[Any]:
         """Return the training loader; ``kd.fit`` seeds its order."""
         if self.views == 1:
-            return make_loader(self.training, batch_size=self.batch_size, shuffle=True)
-        return one_view_each(self.training, self.views, batch_size=self.batch_size)
+            return make_loader(self.training, batch_size=self.batch_size, shuffle=True, mix=self.mix)
+        return one_view_each(self.training, self.views, batch_size=self.batch_size, mix=self.mix)
 
 
 class Student(NamedTuple):

@@ -73,6 +73,7 @@ def test_a_written_file_is_read_as_the_same_settings(settings: SweepSettings, tm
 @pytest.mark.parametrize("command", KINDS)
 def test_a_file_has_every_setting_of_its_command_except_the_unsaved(command: str) -> None:
     optional = {"limit": 300, "columns": ("a", "b"), "image_size": 8, "data_dir": Path("x"), "unlabelled": Path("y")}
+    optional |= {"class_weights": "balanced", "mixup": 0.2, "cutmix": 1.0}
     settings = KINDS[command](**optional, views=2)
     names = set(tomllib.loads(to_toml(settings, command=command).decode()))
     maybe_none = {"processes", "trials", "workers", "smoothing", "splits", "slices", "ids"}
@@ -206,8 +207,13 @@ PATHS = {
     "student": ["net.py:Net", "cnn:8=s.pth", "net.py:Net=s.pth", "cnn:8=s.pth::state_dict_ema"],
     "teacher": ["cnn:8=t.pth", "net.py:Net", "net.py:Net=t.pth", "logits=a.csv", "net.py:Net=t.pth::model.ema"],
     "augment": ["mine.py:turn"],
+    "class_weights": ["weights.csv"],
 }
-WORDS = {"data": ["mnist", "sklearn:digits", "torchvision:CIFAR10", "hf:org/name"], "student": ["cnn:8", "mlp"]}
+WORDS = {
+    "class_weights": ["balanced"],
+    "data": ["mnist", "sklearn:digits", "torchvision:CIFAR10", "hf:org/name"],
+    "student": ["cnn:8", "mlp"],
+}
 
 
 def with_value(name: str, text: str, **others: Any) -> RunSettings:

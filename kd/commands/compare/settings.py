@@ -45,7 +45,8 @@ class CompareSettings(PairedSettings):
     classes of the test set differ in size by more than a factor of 3, else errors"""
     smoothing: Annotated[float | None, or_none(Range(lambda x: 0 <= x < 1, "in [0, 1)", "0 omits this control"))] = None
     """label smoothing of an additional control, in [0, 1): do soft targets alone help as much? None takes the best of
-    0.05, 0.1, 0.2, 0.3 and 0.5 on the validation images; 0 omits it"""
+    0.05, 0.1, 0.2, 0.3 and 0.5 on the validation images; 0 omits it. It replaces --label-smoothing, the recipe of all
+    other models, in this control, and must differ from it"""
     slices: Path | None = None
     """CSV file with a header and a row for each test item: shows where distillation helps and where it harms, for each
     value of each column"""
@@ -65,6 +66,9 @@ class CompareSettings(PairedSettings):
         require(not only_loaded, "--teachers", self.teachers, "1 with a loaded teacher", advice)
         if self.until_decided:
             require(self.runs == 1, "--until-decided", f"{self.runs} teachers", "used with one teacher and one split")
+        differs = not self.smoothing or self.smoothing != self.label_smoothing
+        advice = "the additional control would be the control; --smoothing 0 omits it"
+        require(differs, "--smoothing", self.smoothing, f"unlike --label-smoothing {self.label_smoothing:g}", advice)
 
     def _check_methods(self) -> None:
         advice = "an ensemble is averaged at the temperature of one method"
@@ -103,11 +107,16 @@ class CompareSettings(PairedSettings):
         }
 
     @property
+    def strengths(self) -> tuple[float, ...]:
+        """Label smoothing that the additional control may take, if it is chosen here."""
+        return tuple(strength for strength in STRENGTHS if strength != self.label_smoothing)
+
+    @property
     def trainings(self) -> dict[str, int]:
         """Number of models to train, by kind; ``longer`` models take more epochs."""
         further = {"smoothed": self.smoothing != 0, "longer": self.longer}
         arms = ["control", "distilled", *(name for name, enabled in further.items() if enabled)]
-        pilots = {"pilot": len(STRENGTHS)} if self.smoothing is None else {}
+        pilots = {"pilot": len(self.strengths)} if self.smoothing is None else {}
         teachers = self.runs * self._count_teachers()
         students = dict.fromkeys(arms, self.runs * self.pairs)
         students["distilled"] *= len(self.methods.split(","))

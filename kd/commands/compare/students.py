@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 
 from kd.arms import CONTROL, DISTILLED, LONGER, SMOOTHED
-from kd.commands.compare.settings import STRENGTHS, CompareSettings
+from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.teachers import Teacher
 from kd.commands.models import new_student
-from kd.commands.steps import make_train
+from kd.commands.steps import add_label_options, make_train
 from kd.console import say
 from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, item_losses
@@ -25,7 +25,8 @@ class Arm(NamedTuple):
     """One way to train a student.
 
     Attributes:
-        objective: None for distillation, whose objective depends on the teacher.
+        objective: without class weights and label smoothing of the recipe; None for distillation, whose objective
+            depends on the teacher.
         epochs: training epochs of each student.
     """
 
@@ -46,7 +47,7 @@ def choose_arms(settings: CompareSettings, cost: Cost, smoothing: float) -> dict
 def choose_smoothing(
     settings: CompareSettings, teachers: Sequence[Teacher], quantity: Quantity, device: torch.device
 ) -> float:
-    """Return the strength of label smoothing: the setting, or the best of ``STRENGTHS`` on the validation images.
+    """Return the strength of label smoothing: the setting, or the best of its ``strengths`` on the validation images.
 
     One pilot student is trained for each strength, with a seed that no pair has; the test images are not used.
     """
@@ -57,18 +58,18 @@ def choose_smoothing(
     students = {
         f"pilot-smoothing-{strength}": Student(
             new_student(pilot_settings, teachers[0].task, device),
-            smoothed(smoothing=strength),
+            add_label_options(settings, teachers[0].prepared.data, smoothed(smoothing=strength), device),
             make_train(pilot_settings),
             settings.epochs,
         )
-        for strength in STRENGTHS
+        for strength in settings.strengths
     }
     trained = dict(train_students([data], students, tested=False, processes=settings.processes))
     losses = {
         strength: float(item_losses(quantity, *trained[f"pilot-smoothing-{strength}"].validation).sum())
-        for strength in STRENGTHS
+        for strength in settings.strengths
     }
-    best = min(STRENGTHS, key=lambda strength: losses[strength])  # the weakest of equals
+    best = min(losses, key=lambda strength: losses[strength])  # the weakest of equals
     values = ", ".join(f"{strength:g}: {loss:{quantity.spec}}" for strength, loss in losses.items())
     name, noun = quantity.name.removeprefix("test "), teachers[0].task.noun
     say(f"label smoothing {best:g} is the best on the validation {noun} ({name}: {values})")
@@ -99,7 +100,10 @@ def _make_student(teacher: Teacher, seed: int, name: str, arm: Arm, data_index: 
     model, train = new_student(settings, teacher.task, device), make_train(settings)
     # The step has the name of a student of one method alone, so that either command reuses the other's.
     step = name_student(name, teacher, seed)
-    return Student(model, arm.objective or teacher.objective, train, arm.epochs, data_index, step)
+    objective = teacher.objective
+    if arm.objective is not None:
+        objective = add_label_options(teacher.settings, teacher.prepared.data, arm.objective, device)
+    return Student(model, objective, train, arm.epochs, data_index, step)
 
 
 def list_data(methods: Mapping[str, Sequence[Teacher]]) -> list[DistillationData]:

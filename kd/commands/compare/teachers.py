@@ -13,7 +13,7 @@ from kd.checks import naming_flag
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.data import Data, Task
 from kd.commands.models import new_student
-from kd.commands.steps import TeacherWithData, make_objective, prepare_distillation_data
+from kd.commands.steps import TeacherWithData, add_label_options, make_objective, prepare_distillation_data
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import make_loader
 from kd.evaluation.comparison import ModelPredictions
@@ -112,7 +112,8 @@ def _make_distilled_objective(settings: CompareSettings, prepared: TeacherWithDa
     """Return the training objective of this teacher's distilled students."""
     loader = make_loader(prepared.distill_data.training, batch_size=settings.batch_size)
     student = new_student(settings, prepared.data.task, device)
-    return make_objective(settings, student, prepared.model, loader)
+    objective = make_objective(settings, student, prepared.model, loader)
+    return add_label_options(settings, prepared.data, objective, device)
 
 
 def list_seeds(settings: CompareSettings, teacher: int) -> list[int]:

@@ -22,6 +22,7 @@ from kd.commands.settings import RunSettings
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import (
     UNLABELLED_TOO,
+    add_label_options,
     make_control_loader,
     make_distill_loaders,
     make_objective,
@@ -34,6 +35,7 @@ from kd.commands.steps import (
     train_teacher,
 )
 from kd.commands.students import describe_start
+from kd.methods.objectives import supervised
 from kd.models.inference import Predictions
 from kd.storage.files import publish
 from kd.training import run_steps
@@ -95,12 +97,13 @@ def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, devic
     say_method(settings.method, format_method_settings(settings.method_settings))
     pair = run_steps.train_pair(
         student,
-        make_objective(settings, student, teacher, loaders[0]),
+        add_label_options(settings, data, make_objective(settings, student, teacher, loaders[0]), device),
         (make_control_loader(data, loaders[0]), data.val_loader),
         loaders,
         train=make_train(settings),
         seed=settings.seed,
         on_purpose=None if data.unlabelled is None else UNLABELLED_TOO,
+        control_objective=add_label_options(settings, data, supervised, device),
     )
     for history in (pair.control_history, pair.distilled_history):
         history.notes += describe_start(settings, data.task)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kd.arms import CONTROL, DISTILLED
-from kd.commands.data import Task
+from kd.commands.data import Data, Task
 from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
@@ -23,6 +23,7 @@ from kd.commands.recipe_settings import RecipeSettings
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import (
     TeacherWithData,
+    add_label_options,
     make_train,
     open_command,
     prepare_distillation_data,
@@ -72,11 +73,15 @@ class SweepContext(NamedTuple):
 
     settings: SweepSettings
     device: torch.device
-    task: Task
+    data: Data
     teacher: nn.Module
     distill_data: list[DistillationData]
     images: Images
     seconds: dict[str, float]
+
+    @property
+    def task(self) -> Task:
+        return self.data.task
 
 
 def run(settings: SweepSettings) -> None:
@@ -102,7 +107,7 @@ def run(settings: SweepSettings) -> None:
 def _make_context(settings: SweepSettings, prepared: TeacherWithData, device: torch.device) -> SweepContext:
     distill_data = [prepared.distill_data._replace(batch_size=size) for size in _list_batch_sizes(settings)]
     images = Images(prepared.data.sizes["validation"], prepared.data.sizes["test"], prepared.data.task.noun)
-    return SweepContext(settings, device, prepared.data.task, prepared.model, distill_data, images, {})
+    return SweepContext(settings, device, prepared.data, prepared.model, distill_data, images, {})
 
 
 def _list_batch_sizes(settings: SweepSettings) -> list[int]:
@@ -244,6 +249,7 @@ def _make_students(context: SweepContext, points: Iterable[Point], seeds: Sequen
             student_settings = dataclasses.replace(point_settings, seed=seed)
             model, train = new_student(student_settings, context.task, context.device), make_train(student_settings)
             objective = supervised if point.is_control else _make_objective(context, student_settings, model, example)
+            objective = add_label_options(context.settings, context.data, objective, context.device)
             students[name] = Student(
                 model, objective, train, student_settings.epochs, sizes.index(student_settings.batch_size)
             )
@@ -291,6 +297,7 @@ def _search_key(context: SweepContext) -> str:
         "method": {name: recorded.get(name) for name in ("METHOD", "METHOD_SOURCE", "SET")},
         "documented": documented_point(settings),
         "students": [settings.student_width, recipe],
+        "labels": [settings.label_smoothing, context.data.class_weights],
         "student": new_student(settings, context.task, torch.device("cpu")),
         "seeds": _list_seeds(settings),
         "data": [context.distill_data[0].training, context.distill_data[0].validation],

@@ -152,6 +152,8 @@ class SweepSettings(PairedSettings):
         require(
             self.unlabelled is None, "--unlabelled", str(self.unlabelled), "omitted", "kd run and kd compare accept it"
         )
+        flags, advice = self.mixing_flags, "kd sweep needs cached logits; kd run and kd compare accept it"
+        require(not flags, "--mixup and --cutmix", flags, "omitted", advice)
         require(
             not self.live, "--augment", " ".join(self.augment), "given with --views V", "kd sweep needs cached logits"
         )
