@@ -18,8 +18,9 @@ from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import combine_teachers, new_student, new_teachers
+from kd.commands.paired_settings import PairedSettings
 from kd.commands.recipe_settings import teacher_settings
-from kd.commands.settings import PairedSettings, RunSettings
+from kd.commands.settings import RunSettings
 from kd.commands.step_times import Seconds, time_steps
 from kd.commands.steps import require_models, say_data, say_recipe
 from kd.console import print_table, say

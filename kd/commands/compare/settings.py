@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar
 
 from kd.checks import DECIDE, MANY, Range, at_least, or_none, require
 from kd.commands.method_flags import split_by_method
-from kd.commands.settings import FLAGS_ALONE, PairedSettings
+from kd.commands.paired_settings import PairedSettings
+from kd.commands.settings import FLAGS_ALONE
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)  # of label smoothing, to choose from on the validation images
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from kd.checks import DECIDE, check_ranges, require
-from kd.commands.settings import MARGIN, flag
+from kd.commands.paired_settings import MARGIN
+from kd.commands.settings import flag
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from tyro.conf import UseAppendAction
 
 from kd.checks import MANY, at_least, naming_flag, or_none, ranges, require, require_in_range
+from kd.commands.paired_settings import PairedSettings
 from kd.commands.recipe_settings import RecipeSettings
-from kd.commands.settings import PairedSettings
 from kd.methods import Setting, method_named, settings_of
 
 Value = Setting | None  # of a varied setting

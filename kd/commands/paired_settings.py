@@ -1,0 +1,21 @@
+"""Settings shared by the commands that train many pairs of control and distilled student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from kd.checks import MANY, Range, at_least, or_none
+from kd.commands.settings import RunSettings
+
+MARGIN = Range(lambda x: 0 < x <= 100, "above 0 and at most 100 percentage points", "0.1 is 10 of 10,000 images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedSettings(RunSettings):
+    """Settings shared by the commands that train many pairs of control and distilled student."""
+
+    margin: Annotated[float, MARGIN] = 0.1
+    """equivalence margin in percentage points of the test images, in (0, 100]; smaller differences do not matter"""
+    processes: Annotated[int | None, or_none(at_least(1, largest=MANY))] = None
+    """students trained in parallel, each on one thread, at least 1; None trains one per core"""
