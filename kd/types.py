@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 # A loader's batch: input [B, ...], label [B] int64, a class in 0 … K − 1 or UNLABELLED, then, if the method needs them,
-# teacher logits [B, K] and finally sample ids [B] int64.
+# teacher logits [B, K] and finally sample ids [B] int64. Labels of mixed samples are probabilities [B, K].
 Batch = tuple[Tensor, ...]
 
 # Label of an unlabelled sample. Distillation trains on such samples with the teacher's logits only.

@@ -262,7 +262,7 @@ def test_a_missing_library_gives_one_paragraph(call: Call, tmp_path: Path, monke
         (("--teacher", "cnn:8=mine/teachr.pth"), "--teacher cnn:8=mine/teachr.pth", "teacher.pth?"),
         (("--student", "cnn", "--method", "fitnet", "--set", "student_layers=layr1"), "--set student_layers", "layer1"),
         (("--augment", "flp"), "--augment", "Did you mean flip?"),
-        (("--augment", "trivialaugmnt"), "--augment", "Did you mean trivialaugment?"),
+        (("--augment", "trivialaugmnt"), "--augment", "Did you mean trivialaugment"),
         (("--data", "sklearn:wine", "--unlabelled", "photos"), "--unlabelled photos", ""),
         (("--config", "none.toml"), "--config", ""),
         (("--out", "mine/nets.py"), f"--out {Path('mine/nets.py')}", ""),

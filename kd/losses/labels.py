@@ -55,6 +55,7 @@ def label_loss(
     values = widen(logits)
     options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
     if weight is not None:
+        require(weight.shape == logits.shape[1:], "weight", list(weight.shape), f"of shape {list(logits.shape[1:])}")
         options["weight"] = weight.to(values.dtype)
     if labels.shape == logits.shape and labels.is_floating_point():
         return _loss_of_probabilities(values, labels, **options)

@@ -190,6 +190,11 @@ def test_weights_outside_their_range_are_refused(weights: list[float]) -> None:
         with_label_options(kd.supervised, class_weights=torch.tensor(weights))
 
 
+def test_weights_of_another_number_of_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"weight must be of shape \[3\]. Got \[4\]"):
+        label_loss(torch.zeros(2, 3), torch.tensor([0, 1]), weight=WEIGHTS)
+
+
 @pytest.mark.parametrize("row", [[0.5, 0.0, 0.0], [1.5, -0.5, 0.0], [1.0, 1.0, 0.0], [math.nan, 1.0, 0.0]])
 def test_rows_that_are_no_probabilities_are_refused(row: list[float]) -> None:
     labels = torch.tensor([[1.0, 0.0, 0.0], row])

@@ -37,11 +37,13 @@ def kd_command(*arguments: str) -> int:
         return int(end.code or 0)
 
 
-def make_students(settings: CompareSettings, teachers: int = 1) -> dict[str, Any]:
-    prepared: Any = SimpleNamespace(data=SimpleNamespace(task=MNIST))
+def make_students(
+    settings: CompareSettings, teachers: int = 1, weights: tuple[torch.Tensor | None, ...] = (None, None)
+) -> dict[str, Any]:
     predictions: Any = None
     teacher_list = []
     for number in range(teachers):
+        prepared: Any = SimpleNamespace(data=SimpleNamespace(task=MNIST, class_weights=weights[number]))
         objective = kd.distilled(temperature=5, alpha=(1 + number) / 10)
         teacher_list.append(Teacher(number, settings, prepared, predictions, objective, list_seeds(settings, number)))
     return dict(make_all_students({"kd": teacher_list}, choose_arms(settings, SPENT, 0.1), CPU))
@@ -75,6 +77,17 @@ def test_distilled_students_have_the_objective_of_their_own_teacher() -> None:
     first, second = (students[name].objective for name in ("distilled-seed-0", "distilled-seed-3-teacher-1"))
     assert describe(first) != describe(second)
     assert all(describe(students[f"distilled-seed-{seed}"].objective) == describe(first) for seed in (1, 2))
+
+
+def test_controls_have_the_class_weights_of_their_split_and_the_label_smoothing() -> None:
+    weights = (torch.arange(1.0, 11.0), torch.arange(10.0, 0.0, -1.0))
+    students = make_students(dataclasses.replace(SETTINGS, label_smoothing=0.2), teachers=2, weights=weights)
+    batch = torch.rand(8, *MNIST.input_shape), torch.arange(8)
+    for arm, smoothing in {"control": 0.2, "longer": 0.2, "smoothed": 0.1}.items():
+        for number, name in enumerate((f"{arm}-seed-0", f"{arm}-seed-3-teacher-1")):
+            output, terms = students[name].objective(students[name].model, batch)
+            expected = torch.nn.CrossEntropyLoss(weights[number], label_smoothing=smoothing)(output, batch[1])
+            assert torch.equal(terms["hard"], expected)
 
 
 @pytest.mark.parametrize(
