@@ -155,6 +155,11 @@ def teacher_settings(settings: Settings) -> Settings:
     return dataclasses.replace(settings, **{name: value for name, value in values.items() if value is not None})
 
 
+def remark_on_epoch(settings: RecipeSettings) -> list[str]:
+    """Return a sentence on the choice of the epoch, if the validation results choose it."""
+    return ["Every student is taken at its best epoch on the validation set."] if settings.keep == "best" else []
+
+
 def describe_recipe(settings: RecipeSettings) -> str:
     """Return the flags of the recipe that differ from their defaults, and the choice of the weights that count."""
     given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(RecipeSettings)}

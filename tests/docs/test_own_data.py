@@ -50,10 +50,14 @@ def run_section(title: str, names: dict[str, Any], *, blocks: int) -> None:
 
 
 def test_the_code_on_models_runs(names: dict[str, Any]) -> None:
-    run_section("Models", names, blocks=4)
+    run_section("Models", names, blocks=5)
     teacher, distill_data = names["teacher"], names["distill_data"]
     np.testing.assert_allclose(distill_data.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
     torch.testing.assert_close(names["cached"].logits, names["same"])
+    assert [name for name, p in names["model"].named_parameters() if not p.requires_grad] == [
+        "hidden.weight",
+        "hidden.bias",
+    ]
 
 
 def test_the_code_on_unlabelled_data_runs(names: dict[str, Any]) -> None:

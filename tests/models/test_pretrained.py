@@ -32,6 +32,15 @@ def test_a_file_that_fits_replaces_all_weights(tmp_path: Path) -> None:
     assert (pretrained.replaced, pretrained.stripped, pretrained.file_classes) == ([], [], 5)
 
 
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch", reason="needs the safetensors extra")
+    source, model, file = make_model(classes=7), make_model(seed=2), tmp_path / "file.safetensors"
+    safetensors.save_file({name: value.contiguous() for name, value in source.state_dict().items()}, file)
+    assert load_pretrained(model, file, classes=5).replaced == HEAD
+    for name in source.state_dict().keys() - set(HEAD):
+        assert torch.equal(model.state_dict()[name], source.state_dict()[name])
+
+
 @pytest.mark.parametrize("classes", [2, 4, 6, 1000])
 def test_a_head_for_other_classes_keeps_the_models_own_values(classes: int, tmp_path: Path) -> None:
     source, model, fresh = make_model(classes=classes), make_model(seed=2), make_model(seed=2)

@@ -27,6 +27,7 @@ from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_teachers, require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
+from kd.commands.recipe_settings import remark_on_epoch
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import open_command, record_settings, require_method
 from kd.commands.students import describe_start
@@ -72,6 +73,8 @@ def run(settings: CompareSettings) -> None:
         arms = choose_arms(settings, cost, smoothing)
         students = (len(arms) + len(methods) - 1) * sum(len(teacher.seeds) for teacher in teachers)
         require_memory_for_students(settings, teachers[0].task, students)
+        # Now: the student's file may change while the students are trained.
+        remarks = [*describe_start(settings, teachers[0].task), *remark_on_epoch(settings)]
         if settings.until_decided:
             threshold = STOP * (1 + len(ledger.before(_ask(settings, None, data[0], device))))
             used, trained = train_until_decided(
@@ -80,7 +83,7 @@ def run(settings: CompareSettings) -> None:
             methods, cost = {settings.method: [used]}, cost.served_by(len(used.seeds))
         else:
             trained = train_pairs(settings, methods, arms, device)
-        known: dict[str, Any] = {"quantity": quantity, "smoothing": smoothing or None}
+        known: dict[str, Any] = {"quantity": quantity, "smoothing": smoothing or None, "remarks": remarks}
         known["longer_epochs"] = cost.training.longer_epochs
         comparisons = {
             name: dataclasses.replace(
@@ -221,7 +224,6 @@ def _collect_predictions(
         block_noun="split" if by_split else "teacher",
         one_split=settings.random_state if settings.split_count == 1 else None,
         most_pairs=settings.pairs if settings.until_decided else None,
-        remarks=describe_start(settings, teachers[0].task),
     )
 
 

@@ -11,7 +11,6 @@ from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, model
 from kd.commands.differences_report import show_differences
 from kd.commands.paired_table import format_number, percent
 from kd.commands.publish import model_settings, quick_run_stamp
-from kd.commands.recipe_settings import CHOSEN_EPOCH
 from kd.commands.slices_report import show_slices
 from kd.evaluation.calibration import BINS
 from kd.evaluation.classwise import majority_of, score_classes
@@ -54,12 +53,9 @@ def compare_part(
     comparison = verdicts.comparison
     arms = summaries(comparison)
     *other_verdicts, verdict = verdicts.lines
-    chosen = (Paragraph(CHOSEN_EPOCH),) if config.get("KEEP") == "best" else ()
     sections = (
         Section(
-            "table",
-            "Test errors of all arms",
-            (*show_arms(comparison, arms, drawings(comparison)["comparison_errors"]), *chosen),
+            "table", "Test errors of all arms", show_arms(comparison, arms, drawings(comparison)["comparison_errors"])
         ),
         Section(
             "comparison", "Paired differences", (*show_differences(verdicts), *questions, *paragraphs(other_verdicts))

@@ -95,6 +95,7 @@ def finish(settings: RunSettings, device: torch.device, trained: TrainedModels) 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> run_steps.Pair:
     student, loaders = new_student(settings, data.task, device), make_distill_loaders(settings, teacher, data)
     say_method(settings.method, format_method_settings(settings.method_settings))
+    notes = describe_start(settings, data.task)
     pair = run_steps.train_pair(
         student,
         add_label_options(settings, data, make_objective(settings, student, teacher, loaders[0]), device),
@@ -106,7 +107,7 @@ def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, devic
         control_objective=add_label_options(settings, data, supervised, device),
     )
     for history in (pair.control_history, pair.distilled_history):
-        history.notes += describe_start(settings, data.task)
+        history.notes += notes
     return pair
 
 

@@ -19,7 +19,7 @@ from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student, require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
-from kd.commands.recipe_settings import RecipeSettings
+from kd.commands.recipe_settings import RecipeSettings, remark_on_epoch
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import (
     TeacherWithData,
@@ -99,7 +99,10 @@ def run(settings: SweepSettings) -> None:
         context = _make_context(settings, prepared, device)
         if settings.method != "kd":
             say_method(settings.method, format_method_settings(settings.method_settings))
-        sweep, ledger, asked = _ask(context, prepared, _test_roles(context, explore(context)), ledger)
+        # Now: the student's file may change while the students are trained.
+        remarks = [*describe_start(settings, context.task), *remark_on_epoch(settings)]
+        sweep = dataclasses.replace(_test_roles(context, explore(context)), remarks=remarks)
+        sweep, ledger, asked = _ask(context, prepared, sweep, ledger)
         print_sweep(sweep, limit=settings.limit)
         _publish(context, prepared, sweep, ledger, asked)
 
@@ -176,7 +179,6 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
         finals={point: [finals[name] for name in _name_students(settings, point, seeds)] for point in points},
         margin=settings.margin,
         searched=settings.trials is not None,
-        remarks=describe_start(settings, context.task),
         method=settings.method,
     )
 
