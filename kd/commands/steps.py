@@ -21,7 +21,7 @@ from kd.commands.models import Teacher, build_network, combine_teachers, new_stu
 from kd.commands.publish import result_folders
 from kd.commands.recipe_settings import describe_recipe, teacher_settings
 from kd.commands.settings import RunSettings
-from kd.commands.students import digest_of_file, forget_files, list_start_messages
+from kd.commands.students import digest_of_file, forget_files, list_start_messages, require_reached
 from kd.commands.subject import require_same_subject
 from kd.console import say
 from kd.data.loaders import first_batch, loader_like
@@ -222,6 +222,8 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher
     method_flags = f"--method {settings.method}" + "".join(f" --set {text}" for text in settings.set)
     with naming_flag(method_flags), seeded(settings.seed):
         layers = try_method(settings.method, student, combined, batch, settings.method_settings)
+        if settings.freeze:
+            require_reached(settings, student, combined, batch)
     say_layers(layers)
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from kd.checks import naming_flag, require, similar_paths
 from kd.commands.data import Task
 from kd.commands.settings import RunSettings
+from kd.losses.precision import widen
+from kd.methods import METHODS, make
 from kd.models.build import build
 from kd.models.freezing import freeze
+from kd.models.inference import evaluating
 from kd.models.pretrained import Pretrained, load_pretrained
+from kd.types import Batch
 
 # SHA-256 of students' files by absolute path, as first read by this command: all its students must start from the same
 # weights, but some are only built hours later.
@@ -111,6 +116,36 @@ def list_start_messages(settings: RunSettings, task: Task) -> list[str]:
             )
         lines.append(f"student: weights from {'; '.join([str(choice.file), *details])}")
     return [*lines, *describe_start(settings, task)]
+
+
+def require_reached(settings: RunSettings, student: nn.Module, teacher: nn.Module, batch: Batch) -> None:
+    """Raise ``ValueError`` if no trained parameter gets a gradient from the method: distillation would have no effect.
+
+    Args:
+        batch: inputs and labels.
+    """
+    needs, (inputs, labels) = METHODS[settings.method].needs, batch[:2]
+    with torch.no_grad(), evaluating(teacher):
+        logits = [widen(teacher(inputs.clone()))] if "logits" in needs else []
+    ids = [torch.arange(len(labels))] if "ids" in needs else []
+    example = (inputs, labels, *logits, *ids)
+    objective = make(settings.method, student, teacher, example, settings.method_settings)
+    with evaluating(student):
+        _, terms = objective(student, example)
+    others = [term for name, term in terms.items() if name != "hard"]
+    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    reached = [
+        gradient is not None
+        for term in others
+        if term.requires_grad
+        for gradient in torch.autograd.grad(term, trained, allow_unused=True, retain_graph=True)
+    ]
+    if others and not any(reached):
+        raise ValueError(
+            f"--freeze {' '.join(settings.freeze)} must leave a parameter that --method {settings.method} trains. All "
+            "layers that it compares lie in or before frozen ones, so distillation would have no effect. Freeze fewer "
+            "layers, or choose another method"
+        )
 
 
 def _has_dropout(model: nn.Module) -> bool:

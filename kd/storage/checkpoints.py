@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kd.console import printable_name
+
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # anywhere in a name
 _HALF = (torch.float16, torch.bfloat16)
 _DEPTH = 4  # of nested dictionaries
 _SHOWN = 12  # names in a message
+_LONGEST = 60  # characters of a name in a line
 _ALL = "."  # name of weights that are not nested
 
 
@@ -237,6 +240,7 @@ def _format_names(names: list[str]) -> str:
 
 
 def _format_list(names: list[str]) -> str:
+    names = [printable_name(name[:_LONGEST]) for name in names]
     return ", ".join(names) if len(names) <= _SHOWN else f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more"
 
 

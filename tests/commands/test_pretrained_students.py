@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from kd import cli
-from kd.commands.data import Task
-from kd.commands.models import new_student
+from kd.commands.data import Task, load_data
+from kd.commands.models import new_student, new_teachers
 from kd.commands.settings import RunSettings
+from kd.commands.steps import require_models
 from kd.commands.students import describe_start, digest_of_file, forget_files, start_student
+from kd.methods import METHODS
 from kd.models.build import build
 from kd.storage import stopping
 from kd.storage.files import sha256
@@ -238,6 +241,25 @@ def test_what_does_not_fit_is_refused_before_training(
     captured = capsys.readouterr()
     assert message in " ".join(captured.err.split())
     assert "epoch 1" not in captured.out
+
+
+IMAGES = ("--limit", "300", "--epochs", "1", "--teacher", "cnn:8", "--student", "cnn:4", "--freeze", "layer*")
+
+
+@pytest.mark.parametrize("method", ["fitnet", "at", "ab"])
+def test_a_method_that_reaches_only_frozen_layers_is_refused(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run", *IMAGES, "--method", method, "--out", tmp_path / "out") != 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"--freeze layer* must leave a parameter that --method {method} trains" in error
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_methods_that_reach_trained_layers_are_accepted(method: str) -> None:
+    settings = RunSettings(data="mnist", limit=300, teacher=("cnn:8",), student="cnn:8", method=method)
+    settings = dataclasses.replace(settings, freeze=("layer1.*",))
+    require_models(settings, data := load_data(settings), new_teachers(settings, data))
 
 
 class Dropping(nn.Sequential):
