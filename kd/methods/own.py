@@ -145,7 +145,8 @@ def make_own(
     """Build the objective of a user's method; see ``kd.methods.make``."""
     from kd.methods.own_objective import OwnObjective, bind_settings, weigh_loss  # imports torch
 
-    name = own.method.reference
+    path, _, function = own.method.reference.rpartition(":")
+    name = f"{Path(path).name}:{function}"  # without the folder, which is no part of a training's key
     if own.inputs == FACTORY:
         objective = own.function(student=student, teacher=teacher, batch=batch, **settings)
         require(callable(objective), f"the result of {name}", objective, "an objective: a function of (model, batch)")

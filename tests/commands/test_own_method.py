@@ -79,7 +79,8 @@ def test_the_commands_of_the_page_work(example: Path, capsys: pytest.CaptureFixt
     assert recorded("run")["SET"] == ["alpha=0.5", "scale=1"]
     assert call(*compare, *QUICK, "--pairs", "2", "--smoothing", "0", "--no-longer") == 0
     assert "teacher: up to date, reused" in capsys.readouterr().out
-    assert "matched.py:centred, α = 0.5, scale = 0.2" in Path("run", ".kd", "verdicts.json").read_text(encoding="utf-8")
+    ledger = json.loads(Path("run", ".kd", "verdicts.json").read_text(encoding="utf-8"))
+    assert "matched.py:centred, α = 0.5, scale = 0.2" in ledger["entries"][0]["title"]
     assert call(*sweep, *QUICK, "--seeds", "1", "--final-pairs", "2") == 0
     points = json.loads(Path("run", "results", "metrics", "sweep.json").read_text(encoding="utf-8"))["points"]
     assert len(points) == 6 + 1  # and the control
@@ -127,10 +128,10 @@ def test_a_settings_file_holds_the_path_from_its_own_folder(example: Path, monke
         (
             "def own(s, t, y): ...",
             (),
-            "--method own.py:own: own.py:own must be one of def NAME(student_logits, teacher",
+            "--method: own.py:own must be one of def NAME(student_logits, teacher",
         ),
-        ("def owned(model, batch): ...", (), "--method own.py:own: own.py defines no 'own'. Did you mean owned?"),
-        ("1 / 0", (), "--method own.py:own: own.py failed while its code ran (ZeroDivisionError"),
+        ("def owned(model, batch): ...", (), "--method: own.py defines no 'own'. Did you mean owned?"),
+        ("1 / 0", (), "--method: own.py failed while its code ran (ZeroDivisionError"),
         ("def own(model, batch, size=1): ...", ("--set", "sise=2"), "no setting 'sise'. Did you mean size?"),
         ("def own(model, batch, size=1): ...", ("--set", "size=x"), "--set size=x: size must be a int"),
         ("def own(model, batch): ...", ("--temperature", "2"), "--temperature and --alpha are settings of kd"),
@@ -167,6 +168,6 @@ def test_a_method_that_fails_on_a_batch_is_refused_before_training(capsys: pytes
 def test_a_missing_file_is_answered_with_a_similar_one(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.py").write_text("")
     assert call("run", "--method", "onw.py:own") == 2
-    assert "--method onw.py:own: there is no file onw.py" in (err := capsys.readouterr().err)
+    assert "--method: there is no file onw.py" in (err := capsys.readouterr().err)
     assert "Did you mean own.py?" in err
     assert RunSettings(method="kd").ids is False

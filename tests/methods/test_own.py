@@ -251,6 +251,14 @@ def test_any_edit_of_the_file_or_of_one_that_it_imports_changes_the_key(write: W
     assert len(keys) == 2
 
 
+def test_the_folder_of_the_file_is_no_part_of_the_key(write: Write, tmp_path: Path) -> None:
+    spec, moved = write(LOSS) + ":match", tmp_path / "elsewhere" / "mine.py"
+    moved.parent.mkdir()
+    moved.write_text(Path(spec.rpartition(":")[0]).read_text())
+    keys = {digest(describe(make(file, *build()))) for file in (spec, f"{moved}:match")}
+    assert len(keys) == 1
+
+
 def test_the_file_runs_once_until_it_changes(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     spec = write(LOSS) + ":match"
     for _ in range(3):
