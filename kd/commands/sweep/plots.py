@@ -63,7 +63,7 @@ def point_list(sweep: Sweep) -> Figure:
         roles = sweep.roles_of(trial.point)
         colour = {"chosen": "#D55E00", "documented": "#0072B2"}.get(roles[0] if roles else "", GREY)
         axes.errorbar(trial.mean, row, xerr=trial.sd, fmt="o", ms=8 if roles else 5, color=colour, capsize=3)
-    labels = [", ".join([*sweep.roles_of(trial.point), format_point(trial.point)]) for trial in trials]
+    labels = [_name_with_roles(sweep, trial.point) for trial in trials]
     axes.set_yticks(range(len(trials)), labels)
     axes.set_ylim(len(trials) - 0.5, -0.5)
     axes.set_xlabel("mean errors (± sd)" if len(sweep.seeds) > 1 else "errors")
@@ -71,6 +71,11 @@ def point_list(sweep: Sweep) -> Figure:
     title = f"{sweep.method} on {images}, {seeds}\n{len(trials)} of {len(sweep.tried)} points; fewer is better"
     axes.set_title(title, loc="left", fontsize=11)
     return figure
+
+
+def _name_with_roles(sweep: Sweep, point: Point) -> str:
+    roles = ", ".join(sweep.roles_of(point))
+    return f"{roles}: {format_point(point)}" if roles else format_point(point)
 
 
 def heat_map(sweep: Sweep) -> Figure:

@@ -221,12 +221,18 @@ def _sort_key(point: Point) -> tuple[Any, ...]:
 
 
 def format_point(point: Point, *, others: bool = True) -> str:
-    """Format a point for display: ``T = 5, alpha = 0.5, student width 32``."""
+    """Format a point for display: ``T = 5, alpha = 0.5, student width 32``.
+
+    Args:
+        others: whether to include the settings other than temperature and alpha, if the method is ``kd``.
+    """
     of_method = [f"{name} = {format_value(value)}" for name, value in point.method or ()]
     if point.is_control:
         texts = ["alpha = 1 (labels alone)" if point.of_kd else "labels alone"]
     elif point.temperature is not None:
-        texts = [f"T = {format_value(point.temperature)}", f"alpha = {format_value(point.alpha)}", *of_method]
+        texts = [f"T = {format_value(point.temperature)}", f"alpha = {format_value(point.alpha)}"] + (
+            of_method if others else []
+        )
     else:
         texts = of_method or ["distilled"]
     other_texts = [f"{name.replace('_', ' ')} {format_value(value)}" for name, value in point.others] if others else []

@@ -117,6 +117,7 @@ SWEEPS: dict[str, Callable[[], Sweep]] = {
     "another divergence": lambda: make_sweep(
         list_grid(DIVERGENCES), documented=FORWARD, failed=[at for at in list_grid(DIVERGENCES) if at.alpha == 0.25]
     ),
+    "divergences, the control is best": lambda: make_sweep(list_grid(DIVERGENCES), documented=FORWARD, control=60),
     "some not finite": lambda: make_sweep(list_grid(DEFAULT), failed=DISTILLED[:5]),
     "many values": lambda: make_sweep(list_grid(MANY)),
     "search": lambda: make_sweep(searched_points(), searched=True),
@@ -248,7 +249,7 @@ def test_another_method_has_a_list_of_its_best_points_with_all_roles() -> None:
         means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
         shown = [trial.mean for rank, trial in enumerate(sweep.ordered) if rank < 20 or sweep.roles_of(trial.point)]
         assert means == shown
-        assert labels[0].endswith(format_point(sweep.ordered[0].point))
+        assert labels[0].endswith(": " + format_point(sweep.ordered[0].point))
         assert "dkd on 6,000 validation images" in axes.get_title(loc="left")
 
 
