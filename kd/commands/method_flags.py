@@ -35,7 +35,7 @@ def split_by_method(texts: Sequence[str], methods: Sequence[str]) -> dict[str, t
 
 
 def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, alpha: float) -> dict[str, Setting]:
-    """Return all settings of a method: ``kd`` has flags for temperature and alpha, all other settings use ``--set``.
+    """Return the settings of a method: ``kd`` has flags for temperature and alpha, all other settings use ``--set``.
 
     Args:
         texts: values of ``--set``, each NAME=VALUE.
@@ -60,12 +60,17 @@ def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, 
 
 
 def _add_kd_settings(given: Mapping[str, Setting], flags: Mapping[str, float]) -> dict[str, Setting]:
-    """Return all settings of ``kd``: those of ``--set``, and those that have flags of their own."""
+    """Return the settings of ``kd`` that have flags of their own, and those of ``--set`` if they are not the default.
+
+    So a run with the default divergence is recorded as it was before there were others.
+    """
     for key, value in given.items():
         if key in flags:
             raise ValueError(f"--set {key} does not apply to kd. Got --set {key}={value}; use --{key} instead.")
     with naming_flag("".join(f"--set {key}={value} " for key, value in given.items()).rstrip()):
-        return {**settings_of("kd", given), **flags}
+        settings = settings_of("kd", given)
+    defaults = METHODS["kd"].settings
+    return {**flags, **{key: settings[key] for key in given if settings[key] != defaults[key]}}
 
 
 def format_method_settings(settings: Mapping[str, Setting]) -> list[str]:

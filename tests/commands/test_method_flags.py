@@ -57,6 +57,30 @@ def test_the_method_kd_is_the_documented_objective() -> None:
     assert {name: term.item() for name, term in terms.items()} == {n: t.item() for n, t in expected.items()}
 
 
+def test_a_divergence_is_a_setting_of_kd_and_its_default_is_not_recorded() -> None:
+    def settings_with(*texts: str) -> dict[str, Any]:
+        return dict(RunSettings(temperature=3.0, set=texts).method_settings)
+
+    assert settings_with() == settings_with("divergence=forward") == {"temperature": 3.0, "alpha": 0.5}
+    assert settings_with("divergence=js") == {"temperature": 3.0, "alpha": 0.5, "divergence": "js"}
+    with pytest.raises(ValueError, match=r"--set temperature does not apply to kd.*use --temperature instead"):
+        settings_with("temperature=2")
+
+
+@pytest.mark.parametrize(
+    ("divergence", "message"),
+    [("backward", "divergence must be forward, reverse"), ("skew:2", "the share of skew must be")],
+)
+def test_a_wrong_divergence_is_refused_before_training(
+    divergence: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "--out", str(tmp_path), *SIZE, "--set", f"divergence={divergence}"]) == 1
+    out, err = capsys.readouterr()
+    assert f"--method kd --set divergence={divergence}: " in err
+    assert message in err
+    assert "epoch" not in out
+
+
 @pytest.mark.slow  # three runs
 def test_another_method_setting_trains_only_the_distilled_student_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

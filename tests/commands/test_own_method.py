@@ -68,6 +68,15 @@ def test_the_example_is_the_objective_that_the_page_states(example: Path) -> Non
     assert terms["hard"].item() == pytest.approx(0.1 * torch.nn.functional.cross_entropy(student, labels).item())
 
 
+def test_the_objective_of_the_recipe_that_the_page_names_is_a_method() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 6, 4, generator=generator)
+    model, batch = torch.nn.Identity(), (student, torch.arange(6) % 4, teacher)
+    _, terms = make(f"{PAGE.parents[1] / 'recipes' / 'own_loss.py'}:matched_logits", model, model, batch)(model, batch)
+    assert list(terms) == ["hard", "soft"]
+    assert "matched_logits" in PAGE.read_text(encoding="utf-8")
+
+
 @pytest.mark.slow  # a run, two pairs and a few students of a sweep
 def test_the_commands_of_the_page_work(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, compare, sweep = commands()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from kd.checks import require
 from kd.commands.sweep.settings import GRID, OF_METHOD, SweepSettings, Value
+from kd.methods import settings_of
 
 
 class Point(NamedTuple):
@@ -113,7 +114,8 @@ def make_method_point(others: Mapping[str, Value], method: Mapping[str, Value]) 
 def documented_point(settings: SweepSettings) -> Point:
     """Return the point that ``kd run`` trains with the same settings."""
     others = {name: getattr(settings, name) for name in settings.varied}
-    method = {name: settings.method_settings[name.removeprefix(OF_METHOD)] for name in settings.varied_of_method}
+    own = settings_of(settings.method, settings.method_settings)
+    method = {name: own[name.removeprefix(OF_METHOD)] for name in settings.varied_of_method}
     if settings.method != "kd":
         return make_method_point(others, method)
     return make_point(settings.temperature, settings.alpha, others, method)
@@ -121,7 +123,8 @@ def documented_point(settings: SweepSettings) -> Point:
 
 def settings_at(settings: SweepSettings, point: Point) -> SweepSettings:
     """Return the settings with which ``kd run`` would train this point, which is no control."""
-    given = {**settings.method_settings, **{name.removeprefix(OF_METHOD): v for name, v in point.method or ()}}
+    given: dict[str, Any] = dict(settings.method_settings)
+    given |= {name.removeprefix(OF_METHOD): value for name, value in point.method or ()}
     # ``others`` is annotated as numbers and texts, but its values have the types of their settings.
     changed: dict[str, Any] = dict(point.others)
     if settings.method == "kd" and point.temperature is not None:

@@ -140,7 +140,8 @@ class SweepSettings(PairedSettings):
                     candidate._check_fixed()
         for name, of_method in self.varied_of_method.items():
             setting = name.removeprefix(OF_METHOD)
-            self._require_documented(name, of_method, self.method_settings[setting], f"--set {setting}")
+            documented = settings_of(self.method, self.method_settings)[setting]
+            self._require_documented(name, of_method, documented, f"--set {setting}")
         if self.trials is not None and importlib.util.find_spec("optuna") is None:
             raise ValueError(
                 "--trials needs Optuna, which is not installed: pip install 'paired-distillation[search]'. Or omit "
