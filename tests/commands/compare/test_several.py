@@ -236,12 +236,12 @@ def test_methods_with_ids_and_features_together_and_alone(tmp_path: Path, capsys
     assert list(overview["methods"]) == ["kd", "crd", "rkd"]
     assert overview["sentence"] in capsys.readouterr().out.replace("\n", " ")
     assert not (metrics / "comparison.json").exists()
-    students = {path.name for path in steps.glob("*-seed-*")}
+    students = {path.name for path in steps.glob("distilled-seed-*")}
     for name, flags in {"kd": (), "crd": ("--method", "crd", "--set", "negatives=32")}.items():
         assert kd_command(*few, *flags, "--no-longer") == 0
         alone = json.loads((metrics / "comparison.json").read_text())
         among = json.loads((metrics / f"comparison-{name}.json").read_text())
         assert alone["verdicts"][0]["control"] == among["verdicts"][0]["control"]
         assert alone["verdicts"][0]["questions"] == 3
-    assert {path.name for path in steps.glob("*-seed-*")} == students  # all reused
+    assert {path.name for path in steps.glob("distilled-seed-*")} == students  # all reused
     assert [entry.method for entry in read_ledger(tmp_path / ".kd").entries] == ["kd", "crd", "rkd"]

@@ -105,7 +105,7 @@ def test_the_sentence_names_the_maximum_and_the_evidence() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--teachers", "2"), "--until-decided must be used with one teacher and one split. Got 2 teachers instead"),
+        (("--teachers", "2"), "--until-decided must be used with one teacher and one split. Got '2 teachers' instead"),
         (("--splits", "2"), "--until-decided must be used with one teacher and one split"),
     ],
 )

@@ -63,13 +63,14 @@ def test_the_overall_verdict_needs_several_teachers_and_counts_each_once() -> No
 def test_changed_test_images_are_slices_with_an_adjustment_of_their_own() -> None:
     """The differences are those of the predictions for the changed images alone."""
     comparison = make_comparison()
-    errors = {"rotation": (200, 150), "noise": (60, 60)}
+    errors = {"rotation": (300, 100), "noise": (60, 60)}
 
     def shift(arm: int, group: list[ModelPredictions]) -> list[ModelPredictions]:
         return [
             model._replace(
                 shifted={
-                    name: make_predictions(50 * arm + seed, counts[arm] + seed).test for name, counts in errors.items()
+                    name: make_predictions(50 * arm + seed, counts[arm] + seed * (1 + arm)).test
+                    for name, counts in errors.items()
                 }
             )
             for seed, model in enumerate(group)
@@ -83,13 +84,13 @@ def test_changed_test_images_are_slices_with_an_adjustment_of_their_own() -> Non
     slices = measure_slices(changed)
     assert list(slices["shift"]) == list(errors)
     found = slices["shift"]["rotation"]
-    assert (found.items, found.control) == (IMAGES, pytest.approx(100 * (200 + 1.5) / IMAGES))
-    assert found.contrast.mean == pytest.approx(-100 * 50 / IMAGES)
-    assert slices["shift"]["noise"].contrast.mean == pytest.approx(0)
+    assert (found.items, found.control) == (IMAGES, pytest.approx(100 * (300 + 1.5) / IMAGES))
+    assert found.contrast.mean == pytest.approx(-100 * (200 - 1.5) / IMAGES)
+    assert slices["shift"]["noise"].contrast.mean == pytest.approx(100 * 1.5 / IMAGES)
     raw = [slice.contrast.p for slice in slices["shift"].values()]
     assert [slice.p for slice in slices["shift"].values()] == pytest.approx(multipletests(raw, method="holm")[1])
     assert {name: slices[name] for name in ("class", "teacher")} == measure_slices(comparison)
-    assert any(line.startswith("By shift: fewer errors on rotation (-12.50)") for line in describe_slices(slices))
+    assert any(line.startswith("By shift: fewer errors on rotation (-49.62)") for line in describe_slices(slices))
 
 
 def test_teachers_of_one_split_count_as_one_observation() -> None:
