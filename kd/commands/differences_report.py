@@ -69,6 +69,7 @@ def paired_differences(
     margin: float,
     noun: str,
     label: str = "distilled\nminus {}",
+    levels: Sequence[float] | None = None,
 ) -> Figure:
     """Plot one row per control and teacher: the difference of each pair, and their mean with its 95 % interval.
 
@@ -79,6 +80,7 @@ def paired_differences(
         margin: equivalence margin in the unit of the quantity.
         noun: plural noun for the samples.
         label: label of a row, with {} for its title.
+        levels: significance level of each row's interval, if it is adjusted; None: 0.05 for all.
     """
     plot = new_figure(8.4, 1.7 + 0.72 * len(rows))
     axes = plot.subplots()
@@ -86,13 +88,14 @@ def paired_differences(
     axes.axvspan(-margin, margin, color=GREY, alpha=0.15, lw=0, label=band)
     axes.axvline(0, color=GREY, lw=1)
     for row, (_, decides, contrast, _) in enumerate(rows):
-        colour = ARMS[DISTILLED].colour if decides else GREY
+        colour, level = ARMS[DISTILLED].colour if decides else GREY, levels[row] if levels else 0.05
         draw_dots(axes, contrast.differences, row + 0.17, colour, mean=False)
-        _draw_mean(axes, contrast, row - 0.17, colour, quantity)
+        _draw_mean(axes, contrast, row - 0.17, colour, quantity, level)
     axes.set_yticks(range(len(rows)), [label.format(row.title) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(f"distilled better  ←   difference in {quantity.name}   →  distilled worse")
-    style_axes(axes, f"Paired differences with 95 % CI for new {noun}")
+    confidence = "adjusted" if levels else "95 %"
+    style_axes(axes, f"Paired differences with {confidence} CI for new {noun}")
     plot.legend(loc="outside lower center", frameon=False)
     return plot
 
@@ -109,8 +112,8 @@ def draw_dots(axes: Axes, values: Sequence[float], row: float, colour: str, *, m
         axes.plot([np.mean(values)] * 2, [row - 0.28, row + 0.28], color=colour, lw=2.2)
 
 
-def _draw_mean(axes: Axes, contrast: Contrast, row: float, colour: str, quantity: Quantity) -> None:
-    mean, interval = contrast.mean, contrast.interval()
+def _draw_mean(axes: Axes, contrast: Contrast, row: float, colour: str, quantity: Quantity, level: float) -> None:
+    mean, interval = contrast.mean, contrast.interval(level)
     spread = [[mean - interval.low], [interval.high - mean]] if interval else None
     axes.errorbar(mean, row, xerr=spread, fmt="D", ms=6, capsize=5, lw=2, color=colour)
     bounds = format_bounds(interval, quantity)

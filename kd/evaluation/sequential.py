@@ -84,8 +84,15 @@ def find_stop(contributions: Sequence[NDArray[np.float64]], threshold: float) ->
     Returns:
         None if it is not reached.
     """
-    counts = range(FEWEST, len(contributions[0]) + 1)
-    return next((n for n in counts if all(measure_evidence(rows[:n]) >= threshold for rows in contributions)), None)
+    differences = [rows.sum(axis=1).tolist() for rows in contributions]
+
+    def is_decided(pairs: int) -> bool:
+        # The evidence of the seeds alone is larger and computed in no time.
+        return all(e_value(row[:pairs]) >= threshold for row in differences) and all(
+            measure_evidence(rows[:pairs]) >= threshold for rows in contributions
+        )
+
+    return next((pairs for pairs in range(FEWEST, len(contributions[0]) + 1) if is_decided(pairs)), None)
 
 
 def measure_evidence(contributions: NDArray[np.float64]) -> float:

@@ -85,13 +85,15 @@ def lead_sentence(verdicts: Mapping[str, Verdicts]) -> str:
         mean, quantity = own.main.question.control.mean, own.comparison.quantity
         difference = quantity.describe(mean) if quantity.shows(mean) else "no difference"
         by_verdict.setdefault(own.main.verdict, []).append(f"{name} ({difference})")
-    groups = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items()]
-    comparison, family = next(iter(verdicts.values())).comparison, next(iter(verdicts.values())).main.family
+    groups = [f"{verdict.capitalize()}: {', '.join(names)}." for verdict, names in by_verdict.items()]
+    first = next(iter(verdicts.values()))
     return " ".join(
         [
             *_said_first(verdicts),
-            f"{len(verdicts)} methods, compared with the same controls on average. {'; '.join(groups)}. Adjusted for "
-            f"{family} questions of {comparison.images:,} test {comparison.noun}.",
+            f"{len(verdicts)} methods, each compared with the same control on {first.comparison.images:,} test "
+            f"{first.comparison.noun}.",
+            *groups,
+            f"The verdicts are adjusted for {first.main.family} questions of these {first.comparison.noun}.",
         ]
     )
 
@@ -120,7 +122,10 @@ def methods_drawings(verdicts: Mapping[str, Verdicts]) -> dict[str, Drawing]:
     distilled = {name: count_errors(own.comparison)[DISTILLED] for name, own in verdicts.items()}
     shared = {arm: counts for arm, counts in count_errors(first).items() if arm != DISTILLED}
     errors = {TEACHER: shared.pop(TEACHER), **distilled, **shared}
-    rows = [own.comparison.contrasts[0]._replace(title=name) for name, own in verdicts.items()]
+    rows = [
+        own.comparison.contrasts[0]._replace(title=name, contrast=own.main.question.control)
+        for name, own in verdicts.items()
+    ]
     return {
         "comparisons_errors": partial(errors_by_arm, errors, images=first.images, noun=first.noun),
         "comparisons_differences": partial(
@@ -130,6 +135,7 @@ def methods_drawings(verdicts: Mapping[str, Verdicts]) -> dict[str, Drawing]:
             margin=first.unit_margin,
             noun=first.noun,
             label="{}\nminus control",
+            levels=[own.main.level for own in verdicts.values()],
         ),
     }
 

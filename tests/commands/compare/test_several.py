@@ -18,7 +18,14 @@ import kd
 from kd.commands.compare.command import judge_together
 from kd.commands.compare.report import compare_part
 from kd.commands.compare.settings import CompareSettings
-from kd.commands.compare.several import Results, lead_sentence, method_files, method_rows, print_methods
+from kd.commands.compare.several import (
+    Results,
+    lead_sentence,
+    method_files,
+    method_rows,
+    methods_drawings,
+    print_methods,
+)
 from kd.commands.compare.several_report import methods_part
 from kd.commands.compare.students import choose_arms, list_data, make_students
 from kd.commands.compare.teachers import Teacher, list_seeds
@@ -27,6 +34,7 @@ from kd.evaluation.comparison import Comparison
 from kd.evaluation.comparison_slices import measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.verdict import judge_all
+from kd.evaluation.verdict_text import format_bounds
 from kd.report.page import page
 from tests.commands.compare.comparisons import make_comparison
 from tests.commands.compare.test_command import CPU, MNIST, QUICK, SPENT, kd_command
@@ -196,7 +204,8 @@ def test_the_page_leads_with_the_methods_and_holds_the_details_of_each(capsys: p
     results = make_results()
     part = methods_part(results, test=[1, 2], command="kd compare --methods kd,dkd,dist", limit=None)
     assert part.tone == "mixed"
-    assert part.verdict.startswith("3 methods, compared with the same controls on average. helps: kd (25.5 fewer err")
+    start = "3 methods, each compared with the same control on 400 test images. Helps: kd (25.5 fewer errors). Inconcl"
+    assert part.verdict.startswith(start)
     text = unescape(page([part]).decode()).replace("\u00a0", " ")
     first = part.sections[0].blocks[0]
     assert first.rows == tuple(method_rows(results.verdicts))  # type: ignore[union-attr]  # a table
@@ -213,6 +222,18 @@ def test_the_page_leads_with_the_methods_and_holds_the_details_of_each(capsys: p
     assert len(page([part])) < len(GAINS) * len(page([single]))  # what all share is shown once
 
 
+@pytest.mark.pictures
+def test_the_figure_shows_the_intervals_that_decide() -> None:
+    """Unadjusted intervals would exclude 0 for a method that the table calls inconclusive."""
+    verdicts = make_results().verdicts
+    plot = methods_drawings(verdicts)["comparisons_differences"]()
+    shown = {text.get_text() for text in plot.axes[0].texts}
+    for own in verdicts.values():
+        bounds = format_bounds(own.main.interval)
+        assert any(bounds in text.replace("\u00a0", " ") for text in shown), (bounds, shown)
+    assert "adjusted CI" in plot.axes[0].get_title(loc="left") + plot.axes[0].get_title()
+
+
 def test_what_holds_for_one_method_alone_is_said_with_its_name() -> None:
     comparisons = compare_methods()
     broken = comparisons["dkd"]
@@ -224,7 +245,7 @@ def test_what_holds_for_one_method_alone_is_said_with_its_name() -> None:
     sentence = lead_sentence(verdicts)
     assert verdicts["dkd"].main.verdict == "not decided"
     assert "dkd: Students collapsed: 1 of 4 (distilled student)" in sentence
-    assert "not decided: dkd" in sentence
+    assert "Not decided: dkd" in sentence
 
 
 @pytest.mark.slow
