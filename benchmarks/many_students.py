@@ -23,8 +23,8 @@ import torch
 import kd
 from kd.commands.data import Task, load_data
 from kd.commands.models import new_student
+from kd.commands.recipe import make_train
 from kd.commands.settings import RunSettings
-from kd.commands.steps import make_train
 from kd.devices import usable_cores, using_threads
 from kd.training.pool import run_in_pool
 from kd.training.students import DistillationData, Student, train_student, train_students

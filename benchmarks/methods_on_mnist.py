@@ -27,15 +27,9 @@ import tyro
 import kd
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student
+from kd.commands.recipe import make_train
 from kd.commands.settings import RunSettings
-from kd.commands.steps import (
-    TeacherWithData,
-    make_objective,
-    make_train,
-    open_command,
-    prepare_distillation_data,
-    record_settings,
-)
+from kd.commands.steps import TeacherWithData, make_objective, open_command, prepare_distillation_data, record_settings
 from kd.console import say
 from kd.data.loaders import make_loader
 from kd.methods import METHODS, settings_of

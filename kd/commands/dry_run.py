@@ -19,10 +19,11 @@ from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import combine_teachers, new_student, new_teachers
 from kd.commands.paired_settings import PairedSettings
+from kd.commands.recipe import say_recipe
 from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.step_times import Seconds, time_steps
-from kd.commands.steps import require_models, say_data, say_recipe
+from kd.commands.steps import require_models, say_data
 from kd.console import print_table, say
 from kd.data.datasets import unwrap_subsets
 from kd.data.loaders import first_batch
@@ -88,7 +89,7 @@ def run(settings: RunSettings) -> None:
     require_device(device, "--device")
     data = load_data(settings)
     say_data(data, device)
-    say_recipe(settings)
+    say_recipe(settings, data.sizes["training"])
     require_models(settings, data, new_teachers(settings, data))
     say_method(settings.method, format_method_settings(settings.method_settings))
     _print_plan(settings, plan(settings, data, device))

@@ -14,9 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from kd.commands.data import Data
+from kd.commands.recipe import add_label_options, make_recipe
 from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
-from kd.commands.steps import add_label_options, make_objective, make_recipe
+from kd.commands.steps import make_objective
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import make_loader
 from kd.methods.objectives import supervised

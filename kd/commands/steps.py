@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import Teacher, build_network, combine_teachers, new_student, new_teachers
 from kd.commands.publish import result_folders
-from kd.commands.recipe_settings import describe_recipe, teacher_settings
+from kd.commands.recipe import add_label_options, make_train, say_recipe
+from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.students import digest_of_file, forget_files, list_start_messages, require_reached
 from kd.commands.subject import require_same_subject
@@ -29,7 +29,7 @@ from kd.data.unlabelled import repeated
 from kd.devices import device_named, require_device
 from kd.imports import is_plugin
 from kd.methods import make, method_named, try_method
-from kd.methods.objectives import live_teacher, supervised, with_label_options
+from kd.methods.objectives import live_teacher, supervised
 from kd.methods.own import load_method, pin_methods
 from kd.models.inference import device_of, evaluating
 from kd.seeding import seeded
@@ -37,9 +37,7 @@ from kd.storage.files import require_writable
 from kd.storage.run_folder import open_run
 from kd.teachers.cache import with_teacher_logits, with_unlabelled
 from kd.teachers.load import teacher_accuracy
-from kd.training import run_steps
 from kd.training.history import History
-from kd.training.recipe import Recipe
 from kd.training.students import DistillationData
 from kd.training.trial import require_restorable, try_training
 from kd.types import Objective
@@ -93,12 +91,6 @@ def say_data(data: Data, device: torch.device) -> None:
     say_sizes(data.name, data.sizes, device, noun=data.task.noun)
     if data.unlabelled is not None:
         say(f"{len(data.unlabelled):,} unlabelled samples for the distilled student")  # type: ignore[arg-type]
-
-
-def say_recipe(settings: RunSettings) -> None:
-    """Print the training recipe if it is not the default."""
-    if text := describe_recipe(settings):
-        say(f"training recipe: {text}")
 
 
 def train_teacher(
@@ -181,12 +173,6 @@ def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module
     return live_teacher(teacher, objective) if needs_logits else objective
 
 
-def add_label_options(settings: RunSettings, data: Data, objective: Objective, device: torch.device) -> Objective:
-    """Add the class weights and the label smoothing of the settings to an objective, for a model on this device."""
-    weights = None if data.class_weights is None else data.class_weights.to(device)
-    return with_label_options(objective, class_weights=weights, label_smoothing=settings.label_smoothing)
-
-
 def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
     """Try models and method before any training, and print the layers that the method compares.
 
@@ -225,16 +211,6 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher
         if settings.freeze:
             require_reached(settings, student, combined, batch)
     say_layers(layers)
-
-
-def make_train(settings: RunSettings) -> run_steps.Train:
-    """Return the function that trains a model with the recipe of these settings; the teacher's has its own."""
-    return partial(run_steps.train_with_recipe, recipe=make_recipe(settings), seed=settings.seed)
-
-
-def make_recipe(settings: RunSettings) -> Recipe:
-    """Return the recipe of the settings, without the teacher's own."""
-    return Recipe(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Recipe)})
 
 
 def record_settings(settings: RunSettings, device: torch.device) -> dict[str, Any]:
@@ -281,7 +257,7 @@ def prepare_distillation_data(
     data = data or load_data(settings)
     if not number:
         say_data(data, device)
-        say_recipe(settings)
+        say_recipe(settings, data.sizes["training"])
     teachers = new_teachers(settings, data)
     if not number:
         require_models(settings, data, teachers)

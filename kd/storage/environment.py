@@ -48,9 +48,9 @@ _RESULT_NEUTRAL = """
 arms cli console devices formatting report
 commands/class_weights commands/compare commands/config_flags commands/differences commands/differences_report
 commands/dry_run commands/help commands/judge commands/judgement_json commands/ledger commands/messages
-commands/paired_settings commands/paired_table commands/program commands/publish commands/recipe_settings commands/run
-commands/settings commands/settings_file commands/settings_paths commands/slices_report commands/step_times
-commands/steps commands/subject commands/sweep commands/trust
+commands/paired_settings commands/paired_table commands/program commands/publish commands/recipe
+commands/recipe_settings commands/run commands/settings commands/settings_file commands/settings_paths
+commands/slices_report commands/step_times commands/steps commands/subject commands/sweep commands/trust
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows
 evaluation/comparison_slices evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures
 evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power

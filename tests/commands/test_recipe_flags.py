@@ -14,10 +14,10 @@ import torch
 from kd import cli
 from kd.commands.data import load_data
 from kd.commands.dry_run import plan
+from kd.commands.recipe import make_recipe
 from kd.commands.recipe_settings import RECIPE_FLAGS, describe_recipe, teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import settings_in
-from kd.commands.steps import make_recipe
 from kd.commands.sweep.settings import SweepSettings
 from kd.training.recipe import Recipe
 

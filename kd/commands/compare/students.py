@@ -12,7 +12,7 @@ from kd.arms import CONTROL, DISTILLED, LONGER, SMOOTHED
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.teachers import Teacher
 from kd.commands.models import new_student
-from kd.commands.steps import add_label_options, make_train
+from kd.commands.recipe import add_label_options, make_train
 from kd.console import say
 from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, item_losses

@@ -13,7 +13,8 @@ from kd.checks import naming_flag
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.data import Data, Task
 from kd.commands.models import new_student
-from kd.commands.steps import TeacherWithData, add_label_options, make_objective, prepare_distillation_data
+from kd.commands.recipe import add_label_options
+from kd.commands.steps import TeacherWithData, make_objective, prepare_distillation_data
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import make_loader
 from kd.evaluation.comparison import ModelPredictions

@@ -15,6 +15,7 @@ from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student, new_teachers
 from kd.commands.publish import plot_files, quick_run_stamp
+from kd.commands.recipe import add_label_options, make_train, say_recipe
 from kd.commands.run import files, text
 from kd.commands.run.plots import run_figures, teacher_figure
 from kd.commands.run.results import Run
@@ -22,16 +23,13 @@ from kd.commands.settings import RunSettings
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import (
     UNLABELLED_TOO,
-    add_label_options,
     make_control_loader,
     make_distill_loaders,
     make_objective,
-    make_train,
     open_command,
     record_settings,
     require_models,
     say_data,
-    say_recipe,
     train_teacher,
 )
 from kd.commands.students import describe_start
@@ -71,7 +69,7 @@ def train(settings: RunSettings, device: torch.device) -> TrainedModels:
     """Train all three models; make no prediction on the test split."""
     data = load_data(settings)
     say_data(data, device)
-    say_recipe(settings)
+    say_recipe(settings, data.sizes["training"])
     teachers = new_teachers(settings, data)
     require_models(settings, data, teachers)
     teacher, history = train_teacher(settings, data, teachers, device)

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from kd.arms import CONTROL, DISTILLED
-from kd.commands.data import Data, Task
 from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import new_student, require_memory_for_students
+from kd.commands.models import new_student
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.recipe_settings import RecipeSettings, remark_on_epoch
 from kd.commands.settings_file import to_toml
-from kd.commands.steps import (
-    TeacherWithData,
-    add_label_options,
-    make_train,
-    open_command,
-    prepare_distillation_data,
-    record_settings,
-)
+from kd.commands.steps import TeacherWithData, open_command, prepare_distillation_data, record_settings
 from kd.commands.students import describe_start
 from kd.commands.sweep.files import sweep_files
 from kd.commands.sweep.points import (
@@ -38,50 +26,23 @@ from kd.commands.sweep.points import (
     add_controls,
     documented_point,
     format_point,
-    format_value,
     list_grid,
-    settings_at,
 )
 from kd.commands.sweep.report import sweep_part
 from kd.commands.sweep.results import Final, Images, Sweep, assign_roles
 from kd.commands.sweep.settings import SweepSettings
+from kd.commands.sweep.students import SweepContext, list_batch_sizes, make_students, name_students
 from kd.commands.sweep.text import count_noun, print_sweep
 from kd.console import say
-from kd.data.loaders import first_batch, make_loader
-from kd.methods import make
-from kd.methods.objectives import supervised
 from kd.models.inference import Predictions
 from kd.storage.environment import environment
 from kd.storage.files import publish
 from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import STEPS
 from kd.storage.weights import weights_bytes
-from kd.training.students import DistillationData, Student, TrainedStudent, train_students, try_students
-from kd.types import Batch, Objective
+from kd.training.students import TrainedStudent, train_students, try_students
 
 FRESH_SEED = 600_000
-
-
-class SweepContext(NamedTuple):
-    """Inputs for training the students of any point, and their training times.
-
-    Attributes:
-        teacher: the teacher of all students.
-        distill_data: training data with the teacher's logits, one entry per batch size.
-        seconds: training time of each student by name; filled during the sweep.
-    """
-
-    settings: SweepSettings
-    device: torch.device
-    data: Data
-    teacher: nn.Module
-    distill_data: list[DistillationData]
-    images: Images
-    seconds: dict[str, float]
-
-    @property
-    def task(self) -> Task:
-        return self.data.task
 
 
 def run(settings: SweepSettings) -> None:
@@ -108,15 +69,9 @@ def run(settings: SweepSettings) -> None:
 
 
 def _make_context(settings: SweepSettings, prepared: TeacherWithData, device: torch.device) -> SweepContext:
-    distill_data = [prepared.distill_data._replace(batch_size=size) for size in _list_batch_sizes(settings)]
+    distill_data = [prepared.distill_data._replace(batch_size=size) for size in list_batch_sizes(settings)]
     images = Images(prepared.data.sizes["validation"], prepared.data.sizes["test"], prepared.data.task.noun)
     return SweepContext(settings, device, prepared.data, prepared.model, distill_data, images, {})
-
-
-def _list_batch_sizes(settings: SweepSettings) -> list[int]:
-    return list(
-        dict.fromkeys((settings.batch_size, *(int(size or 0) for size in settings.varied.get("batch_size", ()))))
-    )
 
 
 def explore(context: SweepContext) -> list[TriedPoint]:
@@ -143,7 +98,7 @@ def explore(context: SweepContext) -> list[TriedPoint]:
 
 def _try_points(context: SweepContext, points: Sequence[Point]) -> dict[Point, TriedPoint]:
     """Train the students of some points and score them on the validation images; the test images are not used."""
-    students = _make_students(context, points, _list_seeds(context.settings))
+    students = make_students(context, points, _list_seeds(context.settings))
     scores: dict[str, Score | None] = {}
     for name, outcome in try_students(context.distill_data, students, processes=context.settings.processes):
         progress = f"{len(scores) + 1:>3}/{len(students)}  {name}"
@@ -156,7 +111,7 @@ def _try_points(context: SweepContext, points: Sequence[Point]) -> dict[Point, T
         else:
             scores[name] = None
             say(f"{progress}: failed; {outcome}")
-    names = {point: _name_students(context.settings, point, _list_seeds(context.settings)) for point in points}
+    names = {point: name_students(context.settings, point, _list_seeds(context.settings)) for point in points}
     return {point: TriedPoint(point, tuple(scores[name] for name in names[point])) for point in points}
 
 
@@ -164,7 +119,7 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
     """Train the points of all roles with fresh seeds and test them; nothing else uses the test images."""
     settings, documented = context.settings, documented_point(context.settings)
     points, seeds = list(dict.fromkeys(assign_roles(tried, documented).values())), _list_final_seeds(settings)
-    students, finals = _make_students(context, points, seeds), dict[str, Final]()
+    students, finals = make_students(context, points, seeds), dict[str, Final]()
     for name, student in train_students(context.distill_data, students, processes=settings.processes):
         assert student.test is not None
         finals[name] = Final(score(student.validation), score(student.test), student.test.wrong.numpy())
@@ -176,7 +131,7 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
         seeds=_list_seeds(settings),
         images=context.images,
         final_seeds=seeds,
-        finals={point: [finals[name] for name in _name_students(settings, point, seeds)] for point in points},
+        finals={point: [finals[name] for name in name_students(settings, point, seeds)] for point in points},
         margin=settings.margin,
         searched=settings.trials is not None,
         method=settings.method,
@@ -237,49 +192,6 @@ def _list_final_seeds(settings: SweepSettings) -> list[int]:
     """
     first = settings.seed + FRESH_SEED
     return list(range(first, first + settings.final_pairs))
-
-
-def _make_students(context: SweepContext, points: Iterable[Point], seeds: Sequence[int]) -> dict[str, Student]:
-    """Make the students of some points; equal seed, width and batch size give equal initial weights and batches."""
-    sizes, points = _list_batch_sizes(context.settings), list(points)
-    require_memory_for_students(context.settings, context.task, len(points) * len(seeds))
-    example = first_batch(make_loader(context.distill_data[0].training, batch_size=context.settings.batch_size))
-    students = {}
-    for point in points:
-        point_settings = settings_at(context.settings, point)
-        for name, seed in zip(_name_students(context.settings, point, seeds), seeds, strict=True):
-            student_settings = dataclasses.replace(point_settings, seed=seed)
-            model, train = new_student(student_settings, context.task, context.device), make_train(student_settings)
-            objective = supervised if point.is_control else _make_objective(context, student_settings, model, example)
-            objective = add_label_options(context.settings, context.data, objective, context.device)
-            students[name] = Student(
-                model, objective, train, student_settings.epochs, sizes.index(student_settings.batch_size)
-            )
-    return students
-
-
-def _make_objective(context: SweepContext, settings: SweepSettings, student: nn.Module, example: Batch) -> Objective:
-    """Return the objective of a student that is no control; at alpha = 1 it would be the control's, bit for bit."""
-    return make(settings.method, student, context.teacher, example, settings.method_settings)
-
-
-def _name_students(settings: SweepSettings, point: Point, seeds: Sequence[int]) -> list[str]:
-    """Name the students of a point; students that ``kd compare`` also trains get the same names and are reused."""
-    reference = documented_point(settings)
-    grid = {} if point.temperature is None else {"T": point.temperature, "alpha": point.alpha}
-    values = {**grid, **dict(point.method or ()), **dict(point.others)}
-    texts = [f"{name}={_to_file_name(format_value(value))}" for name, value in values.items()]
-    if point.is_control or not (grid or point.method):
-        texts.insert(0, CONTROL if point.is_control else DISTILLED)
-    arm_name = "-".join(texts)
-    arm = {reference: DISTILLED, reference.control: CONTROL}.get(point, arm_name)
-    return [f"{arm}-seed-{seed}" for seed in seeds]
-
-
-def _to_file_name(value: str) -> str:
-    """Return the value with only characters that any file name may have; different values stay different."""
-    plain = re.sub(r"[^\w.+-]", "_", value, flags=re.ASCII)
-    return plain if plain == value else f"{plain}-{digest(value)[:6]}"
 
 
 def score(predictions: Predictions) -> Score:

@@ -20,9 +20,11 @@ from kd.commands import publish
 from kd.commands.ledger import Ledger, read_ledger
 from kd.commands.steps import TeacherWithData, prepare_distillation_data
 from kd.commands.sweep import command
-from kd.commands.sweep.command import SweepContext, explore
+from kd.commands.sweep import students as sweep_students
+from kd.commands.sweep.command import explore
 from kd.commands.sweep.points import Point, Score, choose_point, documented_point, list_grid, make_point
 from kd.commands.sweep.settings import SweepSettings
+from kd.commands.sweep.students import SweepContext
 from kd.models.inference import Predictions
 from kd.storage.run_folder import open_run
 from kd.training import students
@@ -85,7 +87,7 @@ def trained_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def make_students(settings: SweepSettings, points: Sequence[Point], prepared: TeacherWithData) -> dict[str, Student]:
-    return command._make_students(make_context(prepared, settings), points, [0, 1])
+    return sweep_students.make_students(make_context(prepared, settings), points, [0, 1])
 
 
 def test_points_share_initial_weights_per_seed_and_seeds_differ(prepared: TeacherWithData) -> None:
