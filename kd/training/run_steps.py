@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kd.arms import CONTROL, DISTILLED
-from kd.console import progress
+from kd.console import progress, say
 from kd.data.loaders import batches_differ
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions, device_of, predict
@@ -92,6 +92,8 @@ def train(
                 snapshots=snapshots,
             )
         history.notes = [f"{title}: {note}" for note in history.notes]
+        for note in history.notes:
+            say(note)
         return {"model": model.state_dict(), "history": history.state()}
 
     result = run_step(title, inputs, produce)

@@ -117,6 +117,7 @@ def test_a_run_applies_the_recipe_and_says_so(tmp_path: Path, capsys: pytest.Cap
     assert (code, error) == (0, "")
     assert "training recipe: --optimizer adamw --weight-decay 0.05" in out
     assert "the averaged weights are evaluated and saved; the validation set chooses the epoch" in out
+    assert re.search(r"^control: The weights are those of epoch [12] of 2, chosen by the val", out, re.MULTILINE)
     found = metrics(tmp_path)
     assert [len(curves["val_acc"]) for curves in found["curves"].values()] == [3, 2, 2]
     assert (found["config"]["EMA"], found["config"]["TEACHER_EPOCHS"], found["config"]["BFLOAT16"]) == (0.9, 3, False)

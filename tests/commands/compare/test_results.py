@@ -152,8 +152,8 @@ def test_both_figures_show_every_student(teachers: int) -> None:
     assert png(plots["comparison_errors"]) == png(plots["comparison_errors"])
 
 
-def make_part(comparison: Comparison, limit: int | None = None) -> Part:
-    config = {"SEED": 0, "TEMPERATURE": 4.0, "DEVICE": "cpu"}
+def make_part(comparison: Comparison, limit: int | None = None, **settings: str) -> Part:
+    config = {"SEED": 0, "TEMPERATURE": 4.0, "DEVICE": "cpu", **settings}
     slices: Slices = measure_slices(comparison)
     command = "kd compare --pairs 4"
     return compare_part(Verdicts(comparison), SPENT, config, test=[1, 2], command=command, slices=slices, limit=limit)
@@ -172,6 +172,12 @@ def test_the_report_starts_with_the_verdict_and_matches_the_files(gain: int, ton
     assert part.settings == {"SEED": "0", "TEMPERATURE": "4"}
     for text in ("kd compare --pairs 4", "72 s saved", "label smoothing"):
         assert text in html, text
+
+
+def test_the_report_says_if_the_validation_set_chose_the_epochs() -> None:
+    comparison = make_comparison()
+    assert "best validation results" not in page_text(make_part(comparison))
+    assert "best validation results, which are therefore too good" in page_text(make_part(comparison, KEEP="best"))
 
 
 def test_the_report_of_several_teachers_has_all_verdicts() -> None:
