@@ -11,6 +11,7 @@ from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, model
 from kd.commands.differences_report import show_differences
 from kd.commands.paired_table import format_number, percent
 from kd.commands.publish import model_settings, quick_run_stamp
+from kd.commands.recipe_settings import CHOSEN_EPOCH
 from kd.commands.slices_report import show_slices
 from kd.evaluation.calibration import BINS
 from kd.evaluation.classwise import majority_of, score_classes
@@ -55,7 +56,9 @@ def compare_part(
     *other_verdicts, verdict = verdicts.lines
     sections = (
         Section(
-            "table", "Test errors of all arms", show_arms(comparison, arms, drawings(comparison)["comparison_errors"])
+            "table",
+            "Test errors of all arms",
+            (*show_arms(comparison, arms, drawings(comparison)["comparison_errors"]), *describe_epoch(config)),
         ),
         Section(
             "comparison", "Paired differences", (*show_differences(verdicts), *questions, *paragraphs(other_verdicts))
@@ -190,6 +193,11 @@ def show_cost(comparison: Comparison, cost: Cost) -> tuple[Block, ...]:
         table(("computation", "multiply-adds"), rows, caption="Training"),
         *paragraphs(cost_sentences(comparison, cost)),
     )
+
+
+def describe_epoch(config: Mapping[str, Any]) -> tuple[Paragraph, ...]:
+    """Return a paragraph if the validation results chose the epoch of each student."""
+    return (Paragraph(CHOSEN_EPOCH),) if config.get("KEEP") == "best" else ()
 
 
 def show_provenance(

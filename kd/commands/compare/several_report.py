@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd.commands.compare.report import (
+    describe_epoch,
     show_arms,
     show_cost,
     show_provenance,
@@ -40,7 +41,11 @@ def methods_part(
     arms, shared = merge_arms(verdicts), _shared_config(results)
     drawing = methods_drawings(verdicts)["comparisons_errors"]
     sections = (
-        Section("table", "Methods", (*_show_methods(verdicts), *show_arms(comparison, arms, drawing))),
+        Section(
+            "table",
+            "Methods",
+            (*_show_methods(verdicts), *show_arms(comparison, arms, drawing), *describe_epoch(shared)),
+        ),
         Section("comparison", "Paired differences", (*_fold_differences(verdicts), *questions)),
         Section("slices", "Where it helps", _fold({name: show_slices(own) for name, own in results.slices.items()})),
         Section("reliability", "Calibration", (tabulate_calibration(comparison, arms),)),
