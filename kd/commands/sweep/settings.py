@@ -229,7 +229,8 @@ def student_settings() -> dict[str, Kind]:
     """Return the settings that can vary under one teacher: numbers and named choices of the students' recipe."""
     hints = {"student_width": int, **typing.get_type_hints(RecipeSettings)}
     kinds = {name: _kind_of(hint) for name, hint in hints.items()}
-    return {name: kind for name, kind in kinds.items() if kind and name != "seed" and not name.startswith("teacher_")}
+    fixed = {"seed", "class_weights"}  # class weights are computed once, with the data
+    return {n: kind for n, kind in kinds.items() if kind and n not in fixed and not n.startswith("teacher_")}
 
 
 def _kind_of(hint: Any) -> Kind | None:

@@ -59,7 +59,7 @@ def make_students(context: SweepContext, points: Iterable[Point], seeds: Sequenc
             student_settings = dataclasses.replace(point_settings, seed=seed)
             model, train = new_student(student_settings, context.task, context.device), make_train(student_settings)
             objective = supervised if point.is_control else _make_objective(context, student_settings, model, example)
-            objective = add_label_options(context.settings, context.data, objective, context.device)
+            objective = add_label_options(student_settings, context.data, objective, context.device)
             students[name] = Student(
                 model, objective, train, student_settings.epochs, sizes.index(student_settings.batch_size)
             )

@@ -23,9 +23,10 @@ from kd.commands.sweep import command
 from kd.commands.sweep import students as sweep_students
 from kd.commands.sweep.command import explore
 from kd.commands.sweep.points import Point, Score, choose_point, documented_point, list_grid, make_point
-from kd.commands.sweep.settings import SweepSettings
+from kd.commands.sweep.settings import SweepSettings, student_settings
 from kd.commands.sweep.students import SweepContext
 from kd.models.inference import Predictions
+from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import open_run
 from kd.training import students
 from kd.training.run_steps import predict_models
@@ -96,6 +97,44 @@ def test_points_share_initial_weights_per_seed_and_seeds_differ(prepared: Teache
     assert len(starts) == 5 * 2
     assert len({content for name, content in starts.items() if name.endswith("seed-0")}) == 1
     assert len(set(starts.values())) == 2
+
+
+# Another value than the default for each setting that can vary, and what it needs.
+OTHER_VALUES: dict[str, tuple[object, dict[str, object]]] = {
+    "student_width": (32, {}),
+    "batch_size": (50, {}),
+    "epochs": (2, {}),
+    "learning_rate": (0.01, {}),
+    "optimizer": ("adamw", {}),
+    "momentum": (0.5, {"optimizer": "sgd"}),
+    "weight_decay": (0.05, {}),
+    "schedule": ("cosine", {}),
+    "warmup": (0.5, {}),
+    "clip": (1.0, {}),
+    "accumulate": (2, {}),
+    "ema": (0.5, {}),
+    "precision": ("bfloat16", {}),
+    "keep": ("best", {}),
+    "patience": (3, {"keep": "best"}),
+    "label_smoothing": (0.1, {}),
+}
+
+
+def test_every_setting_that_can_vary_changes_the_students_training(prepared: TeacherWithData) -> None:
+    refused = {"mixup", "cutmix"}  # a sweep needs cached logits
+    assert OTHER_VALUES.keys() == student_settings().keys() - refused
+    one = dataclasses.replace(SETTINGS, temperatures=(5.0,), alphas=(0.5,))
+    for name, (other, needed) in OTHER_VALUES.items():
+        settings = dataclasses.replace(one, **needed)  # type: ignore[arg-type]
+        settings = dataclasses.replace(settings, vary=(f"{name}={getattr(settings, name)},{other}",))
+        settings.check()
+        context, points = make_context(prepared, settings), list_grid(settings)
+        students = [sweep_students.make_students(context, [point], [0]).popitem()[1] for point in points]
+        parts = [
+            (student.model, student.objective, student.train, context.distill_data[student.teacher].batch_size)
+            for student in students
+        ]
+        assert len({digest(describe(list(part))) for part in parts}) == len(points) == 2, name
 
 
 def test_a_varied_setting_affects_the_students_only(prepared: TeacherWithData) -> None:
