@@ -85,6 +85,7 @@ def _failing_from(call: int, error: BaseException) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize("call", [1, 16, 50])
+@pytest.mark.slow
 def test_a_full_disk_keeps_earlier_results_and_leaves_nothing_half_written(
     run: Run, earlier: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_full_disk_keeps_earlier_results_and_leaves_nothing_half_written(
 
 
 @pytest.mark.pictures
+@pytest.mark.slow
 def test_a_file_size_limit_keeps_earlier_results(run: Run, earlier: dict[str, bytes], tmp_path: Path) -> None:
     """The operating system refuses the write in the middle of a file."""
     resource = pytest.importorskip("resource", reason="limits on file size are Unix's")
@@ -161,6 +163,7 @@ def test_ctrl_c_while_saving_leaves_no_temporary_file(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a Windows process in a different way")
+@pytest.mark.slow
 def test_a_real_ctrl_c_ends_the_program_without_a_traceback(tmp_path: Path) -> None:
     command = [sys.executable, str(PROGRAM), "--limit", "100", "--epochs", "100000"]
     with subprocess.Popen(

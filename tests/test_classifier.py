@@ -76,6 +76,7 @@ def check_name(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=check_name)
+@pytest.mark.slow
 def test_scikit_learns_checks_pass(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -102,6 +103,7 @@ def test_a_student_is_accurate_and_predicts_probabilities_of_its_classes() -> No
     assert model.history_["train_loss"][-1] < 0.3 * model.history_["train_loss"][0]
 
 
+@pytest.mark.slow
 def test_with_alpha_0_a_large_student_matches_the_teacher_and_not_the_labels() -> None:
     teacher = clone(LINEAR).fit(X, (y + 1) % 3)
     model = make_classifier(teacher, alpha=0, temperature=1, epochs=100, batch_size=16).fit(X, y)
@@ -385,6 +387,7 @@ def two_tables() -> list[tuple[NDArray[Any], NDArray[Any]]]:
 
 
 @pytest.mark.parametrize("table", two_tables(), ids=["digits", "breast cancer"])
+@pytest.mark.slow
 def test_the_defaults_work_for_images_and_measurements(table: tuple[NDArray[Any], NDArray[Any]]) -> None:
     rows, labels = table
     train, test = slice(0, None, 2), slice(1, None, 2)

@@ -213,6 +213,7 @@ def test_a_constant_of_the_wrong_type_set_in_config_is_refused_by_name(
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_evaluation_prints_accuracies_distributions_and_one_verdict(
     toy_run: ToyRun, toy: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_line_printed_during_a_progress_bar_starts_on_a_new_line(
 
 
 @given(st.text())
+@pytest.mark.slow
 def test_printed_text_controls_no_terminal(text: str) -> None:
     shown = printable(text)
     assert not [c for c in shown if unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t"]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import main
 
 ROOT = Path(main.__file__).parent
@@ -54,6 +56,7 @@ def _modules() -> list[str]:
     return sorted(".".join(part for part in name if part != "__init__") for name in names if name[-1] != "__main__")
 
 
+@pytest.mark.slow
 def test_importing_has_no_effect(tmp_path: Path) -> None:
     """``main`` imports config, models, train, distillation and visualization, so its import covers theirs."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -76,6 +79,7 @@ def test_main_imports_every_root_module() -> None:
     assert modules <= set(sys.modules)
 
 
+@pytest.mark.slow
 def test_a_run_does_not_import_the_statistics_of_pairs() -> None:
     """``scipy.stats`` takes 0.7 s to import; only verdicts over paired seeds need it."""
     program = "import sys, kd.commands.run.command; sys.exit('scipy.stats' in sys.modules)"

@@ -73,6 +73,7 @@ def test_an_edit_takes_effect_and_changes_the_fingerprint(file: Path) -> None:
     assert digest(describe(before)) != digest(describe(after))
 
 
+@pytest.mark.slow
 def test_its_models_can_be_sent_to_another_process(file: Path) -> None:
     model = build(f"{file}:Adapted", input_shape=(6,), classes=4, seed=0)
     sent = file.parent / "model.bin"
@@ -216,6 +217,7 @@ def test_a_file_beside_it_hides_an_installed_module_only_for_the_plugin(folder: 
     assert sys.modules["random"] is random
 
 
+@pytest.mark.slow
 def test_a_model_with_parts_from_beside_can_be_sent_to_another_process(folder: Path) -> None:
     sent = folder / "model.bin"
     sent.write_bytes(cloudpickle.dumps(build_net(folder)))

@@ -46,6 +46,7 @@ def main_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(folder, outcome)
 
 
+@pytest.mark.slow
 def test_the_program_succeeds_and_writes_into_the_folder_it_is_called_from(main_run: Finished) -> None:
     assert (main_run.outcome.returncode, main_run.outcome.stderr) == (0, "")
     names = [path.relative_to(main_run.folder) for path in written(main_run.folder)]
@@ -127,6 +128,7 @@ def comparable(record: bytes) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_the_same_command_again_reuses_every_step_and_changes_no_file(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

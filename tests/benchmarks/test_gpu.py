@@ -91,6 +91,7 @@ def test_all_parts_fit_into_the_budget() -> None:
     assert sum(part.seconds for part in gpu.list_parts(torch.device("cpu"), toy=True).values()) <= 480
 
 
+@pytest.mark.slow
 def test_the_script_starts_without_other_packages_and_leaves_out_parts_that_do_not_fit(
     declared: set[str], tmp_path: Path
 ) -> None:

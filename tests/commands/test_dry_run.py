@@ -103,6 +103,7 @@ def test_twice_the_epochs_take_twice_the_steps_and_multiply_adds() -> None:
     assert short.disk == long.disk
 
 
+@pytest.mark.slow
 def test_unlabelled_samples_and_views_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "more.npz"
     np.savez(file, x=kd.load_mnist(train=True).images[-500:].numpy())

@@ -95,6 +95,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return figures
 
 
+@pytest.mark.slow
 def test_an_unchanged_comparison_draws_nothing_and_another_margin_only_the_differences(
     tmp_path: Path, drawn: list[str]
 ) -> None:

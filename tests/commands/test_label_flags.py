@@ -120,6 +120,7 @@ def test_an_edited_file_of_weights_trains_again(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.usefixtures("no_pool")
+@pytest.mark.slow
 def test_a_comparison_trains_the_models_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ("--pairs", "2", "--smoothing", "0.3", "--no-longer", "--processes", "1")
     both = (*QUICK, "--mixup", "0.4", "--class-weights", "balanced", "--label-smoothing", "0.1", f"--out={tmp_path}")
@@ -133,6 +134,7 @@ def test_a_comparison_trains_the_models_of_a_run(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.usefixtures("no_pool")
+@pytest.mark.slow
 def test_a_sweep_trains_with_weights_and_smoothing(tmp_path: Path) -> None:
     flags = (*QUICK, "--class-weights", "balanced", "--label-smoothing", "0.1", f"--out={tmp_path}")
     grid = ("--temperatures", "5", "--alphas", "0.5", "--seeds", "1", "--final-pairs", "2", "--processes", "1")

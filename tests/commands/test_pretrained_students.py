@@ -171,6 +171,7 @@ def models(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("steps", [5, 25])
+@pytest.mark.slow
 def test_a_stopped_run_resumes_with_identical_students(steps: int, tmp_path: Path) -> None:
     file = write_weights(tmp_path / "student.pth", spec="cnn:4", classes=7)
     flags = (*DATA, "--student", f"cnn:4={file}", "--freeze", "layer1.*", "--freeze", "layer2.0.*")
@@ -181,6 +182,7 @@ def test_a_stopped_run_resumes_with_identical_students(steps: int, tmp_path: Pat
     assert models(tmp_path / "stopped") == models(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_file_that_was_edited_trains_the_students_again(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_run_notes_the_repeated_samples_without_a_warning(
 
 
 @pytest.mark.usefixtures("no_pool")
+@pytest.mark.slow
 def test_the_control_of_a_comparison_is_trained_on_labels_alone(more: Path, tmp_path: Path) -> None:
     few = ("--pairs", "2", "--smoothing", "0", "--no-longer", "--processes", "1")
     assert cli.main(["compare", *QUICK, *few, "--unlabelled", str(more), f"--out={tmp_path / 'a'}"]) == 0

@@ -207,6 +207,7 @@ def test_unsupported_data_or_transforms_raise() -> None:
 # --- in a run
 
 
+@pytest.mark.slow
 def test_cached_views_are_verified_and_a_repeated_run_is_identical(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,6 +266,7 @@ def test_compared_layers_are_printed(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("no_pool")
+@pytest.mark.slow
 def test_a_comparison_trains_on_the_same_views_as_a_run(tmp_path: Path) -> None:
     for mode, flags in {"cached": ("--views", "3"), "live": ()}.items():
         both = (*QUICK, "--augment", "crop:2", *flags, f"--out={tmp_path / mode}")

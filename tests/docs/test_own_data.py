@@ -83,6 +83,7 @@ def test_the_page_names_the_methods_for_unlabelled_data() -> None:
     assert supported == {name for name in with_teacher - unsupported if "logits" in METHODS[name].needs}
 
 
+@pytest.mark.slow
 def test_the_code_on_scikit_learn_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     inputs, labels = datasets.load_digits(return_X_y=True)
     monkeypatch.setattr(datasets, "load_digits", lambda *, return_X_y: (inputs[:450], labels[:450]))

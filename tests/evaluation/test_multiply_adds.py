@@ -99,6 +99,7 @@ def test_elementwise_operations_are_free_and_blocks_add_up() -> None:
     assert counter.total == 180
 
 
+@pytest.mark.slow
 def test_counting_does_not_import_the_compiler_of_torch() -> None:
     program = (
         "import sys, torch; from kd.evaluation.multiply_adds import count_multiply_adds; "

@@ -101,6 +101,7 @@ def test_a_stopped_comparison_is_significant_by_its_own_interval() -> None:
     assert judge(question, margin=1.0).verdict == "better than the labels alone"
 
 
+@pytest.mark.slow
 def test_repeated_looks_rarely_reach_the_threshold_but_repeated_t_tests_often_reject() -> None:
     runs, most = 1_000, 30
     found = np.zeros(2)

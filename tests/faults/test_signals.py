@@ -55,6 +55,7 @@ def call(*code: str, folder: Path, **options: object) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.slow
 def test_a_stop_signal_ends_a_run_at_a_safe_point(number: signal.Signals, tmp_path: Path) -> None:
     ended = call(f"os.kill(os.getpid(), {number}); say('the step ends')", "say('not reached')", folder=tmp_path)
     assert ended.returncode == 128 + number
@@ -65,6 +66,7 @@ def test_a_stop_signal_ends_a_run_at_a_safe_point(number: signal.Signals, tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.slow
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
     """``nohup kd run`` outlives its terminal, and a job in the background of a script outlives Ctrl-C."""
     command = f"trap '' {number.name[3:]}; exec \"$@\""
@@ -81,6 +83,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number: signal.Sig
     assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "reached")
 
 
+@pytest.mark.slow
 def test_a_forked_process_leaves_stop_signals_to_its_parent(tmp_path: Path) -> None:
     """A terminal sends Ctrl-C also to a loader's forked workers, which must work until the step is finished."""
     fork = "child = os.fork(); child or (os.kill(os.getpid(), 2), os.kill(os.getpid(), 2), os._exit(7))"
@@ -148,6 +151,7 @@ def test_the_reader_of_the_output_may_end_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("report", "--out", "missing")])
+@pytest.mark.slow
 def test_a_closed_pipe_ends_every_command_quietly(arguments: tuple[str, ...], tmp_path: Path) -> None:
     receiver, sender = os.pipe()
     os.close(receiver)
@@ -164,6 +168,7 @@ def test_a_closed_pipe_ends_every_command_quietly(arguments: tuple[str, ...], tm
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("run", "--limit", "100")])
+@pytest.mark.slow
 def test_a_full_disk_behind_the_output_is_an_error_with_a_sentence(arguments: tuple[str, ...], tmp_path: Path) -> None:
     command, environment = [sys.executable, "-m", "kd", *arguments], {**os.environ, "PYTHONPATH": str(harness.ROOT)}
     with Path("/dev/full").open("w") as full:

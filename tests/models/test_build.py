@@ -55,6 +55,7 @@ def run_model(model: nn.Module, shape: Sequence[int], batch: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize(("spec", "shape"), SPECS)
+@pytest.mark.slow
 def test_every_model_fits_the_data_and_is_a_function_of_the_seed(spec: str, shape: tuple[int, ...]) -> None:
     before = torch.get_rng_state()
     model, same, other = (build_model(spec, shape, seed=seed) for seed in (3, 3, 4))
@@ -309,6 +310,7 @@ def test_a_first_layer_that_is_not_a_plain_convolution_is_refused(monkeypatch: p
             build("torchvision:resnet18", input_shape=(1, 64, 64), classes=3, seed=0)
 
 
+@pytest.mark.slow
 def test_torchvision_timm_and_safetensors_are_imported_only_if_used() -> None:
     program = (
         "import sys, kd.models.build, kd.teachers.load, kd.teachers.logit_files, kd.teachers.ensemble; "

@@ -98,6 +98,7 @@ def test_one_pixel_dropout_and_layers_used_twice_are_not_stages() -> None:
     ],
 )
 @pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.slow
 def test_the_stages_of_known_networks_match_their_papers(
     name: str, pixels: int, layers: list[str], *, wrapped: bool
 ) -> None:

@@ -61,6 +61,7 @@ def test_logits_that_differ_from_the_live_teachers_are_rejected(recipe: dict[str
         recipe["collect_view_logits"](Inconsistent(), views)
 
 
+@pytest.mark.slow
 def test_a_quick_run_is_reproducible_and_equals_the_control_with_alpha_1(recipe: dict[str, Any]) -> None:
     quick = {"pairs": 2, "epochs": 1, "teacher_epochs": 1, "limit": 120, "reach": 1}
     errors = recipe["main"](recipe["Settings"](**quick))
@@ -72,6 +73,7 @@ def test_a_quick_run_is_reproducible_and_equals_the_control_with_alpha_1(recipe:
     assert without["view logits"] == without["image logits"] == without["labels"] == errors["labels"]
 
 
+@pytest.mark.slow
 def test_the_arms_differ_only_if_views_differ(recipe: dict[str, Any]) -> None:
     quick = {"pairs": 2, "epochs": 3, "teacher_epochs": 2, "limit": 400, "alpha": 0.0}
     shifted = recipe["main"](recipe["Settings"](**quick, reach=2))

@@ -108,6 +108,7 @@ def test_real_images_are_not_read(recipe: dict[str, Any]) -> None:
     assert all(torch.equal(plain[name], labelled[name]) for name in plain)
 
 
+@pytest.mark.slow
 def test_a_quick_run_is_reproducible(recipe: dict[str, Any]) -> None:
     quick = {"pairs": 2, "steps": 3, "teacher_epochs": 1, "limit": 200}
     errors = recipe["main"](recipe["Settings"](**quick))

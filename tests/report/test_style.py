@@ -64,6 +64,7 @@ def test_a_figure_with_fixed_positions_keeps_them() -> None:
 @pytest.mark.parametrize(
     ("backend", "kept"), [("missing", None), ("svg", "svg"), ("module://missing.backend", "module://missing.backend")]
 )
+@pytest.mark.slow
 def test_figures_are_drawn_without_the_backend_that_the_environment_names(backend: str, kept: str | None) -> None:
     environment = {**os.environ, "MPLBACKEND": backend}
     process = subprocess.run([sys.executable, "-c", DRAW], env=environment, capture_output=True, text=True, check=False)

@@ -53,6 +53,7 @@ def test_fused_steps_match_the_plain_adam_within_rounding() -> None:
     assert not torch.equal(model.hidden.weight, _model().hidden.weight)
 
 
+@pytest.mark.slow
 def test_a_training_process_does_not_import_torchs_compiler() -> None:
     program = """
 import sys, torch, kd

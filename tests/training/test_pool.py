@@ -125,6 +125,7 @@ def diverging(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]
     return output, {"hard": terms["hard"] * float("nan")}
 
 
+@pytest.mark.slow
 def test_an_error_names_the_student_and_stops_the_pool(distill_data: DistillationData) -> None:
     students = {"fine": make_student(1, kd.supervised), "doomed": make_student(1, diverging)}
     with pytest.raises(FloatingPointError, match=r"doomed: the loss or its gradient is not finite in epoch 1"):
@@ -149,6 +150,7 @@ def die_if_asked(shared: Path, item: str) -> str:
     return item
 
 
+@pytest.mark.slow
 def test_the_error_names_the_item_of_the_killed_process(tmp_path: Path) -> None:
     names = [f"item{number}" for number in range(6)] + ["doomed"]
     with pytest.raises(OSError, match="one of 2 processes was killed while it worked on doomed"):
@@ -180,6 +182,7 @@ def echo(shared: object, item: int) -> int:
 
 
 @pytest.mark.parametrize("size", [10, 5_000_000])
+@pytest.mark.slow
 def test_a_process_killed_while_it_starts_raises_at_once(size: int) -> None:
     shared = DeadlyToUnpickle(os.getpid(), size)
     items = {str(number): number for number in range(4)}
@@ -197,6 +200,7 @@ class FailsToUnpickle:
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error", "data"), ModuleNotFoundError("no module x")])
+@pytest.mark.slow
 def test_an_error_while_a_process_starts_is_raised_with_its_reason(error: Exception) -> None:
     shared, items = FailsToUnpickle(os.getpid(), error), {str(number): number for number in range(4)}
     with pytest.raises(type(error), match=r"Input/output error|no module x"):
@@ -218,17 +222,20 @@ def kill_the_idle(shared: Path, item: str) -> str:
     return item
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_idle_keeps_nobody_waiting(tmp_path: Path) -> None:
     items = {"long": "long", "short": "short"}
     steps = {"long": 2, "short": 1}
     assert dict(run_in_pool(kill_the_idle, tmp_path, items, steps=steps, title="t", processes=2)) == items
 
 
+@pytest.mark.slow
 def test_results_and_items_may_be_larger_than_a_pipe() -> None:
     items = {str(number): bytes(3_000_000) + bytes([number]) for number in range(3)}
     assert dict(run_in_pool(echo, None, items, steps=dict.fromkeys(items, 1), title="t", processes=2)) == items
 
 
+@pytest.mark.slow
 def test_a_silent_worker_is_mentioned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pool, "_SILENT_SECONDS", 0.3)
     assert dict(run_in_pool(wait_a_second, None, {"slow": 1}, steps={"slow": 1}, title="t", processes=1)) == {"slow": 1}
@@ -245,6 +252,7 @@ class SlowToUnpickle:
 
 
 @pytest.mark.parametrize(("processes", "subject"), [(2, "2 processes are"), (1, "1 process is")])
+@pytest.mark.slow
 def test_workers_that_start_slowly_are_mentioned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], processes: int, subject: str
 ) -> None:
@@ -260,6 +268,7 @@ def wait_a_second(shared: None, item: int) -> int:
     return item
 
 
+@pytest.mark.slow
 def test_files_left_by_a_killed_program_are_removed(tmp_path: Path) -> None:
     (tmp_path / "pool-old").mkdir()
     with open_run(tmp_path):

@@ -213,6 +213,7 @@ def test_each_teacher_has_its_own_seed_and_its_own_split() -> None:
     assert seeds(splits=3) == [(0, 42), (0, 43), (0, 44)]
 
 
+@pytest.mark.slow
 def test_a_teacher_like_the_student_takes_another_seed_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_after_pruning_the_same_commands_reuse_every_step_and_change_no_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,6 +132,7 @@ def test_the_verdict_and_its_tone_follow_the_test(run: Run, part: Part) -> None:
     assert "kd compare" in html_of(part)["verdict"]
 
 
+@pytest.mark.slow
 def test_only_the_costs_differ_between_two_equal_runs(run: Run) -> None:
     slower = Timings(dict.fromkeys(NAMES, 9.0), dict.fromkeys(NAMES, Latency(1, 2, 3, 1, "cpu")), "another processor")
     pages = [page([a_part(run, timings=some_timings())]), page([a_part(a_run(), timings=slower)])]

@@ -35,6 +35,7 @@ def copy(folders: tuple[Path, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders[0], tmp_path / "copy"))
 
 
+@pytest.mark.slow
 def test_distill_and_evaluate_write_the_files_of_run(folders: tuple[Path, Path]) -> None:
     whole, stepwise = (folder_digest(folder / "models", folder / "results") for folder in folders)
     assert whole == stepwise

@@ -240,6 +240,7 @@ def test_fresh_seeds_differ_from_the_seeds_of_the_selection() -> None:
     assert command._list_final_seeds(settings) == [600_007, 600_008, 600_009, 600_010]
 
 
+@pytest.mark.slow
 def test_a_resumed_sweep_trains_nothing_twice(
     prepared: TeacherWithData, trained_names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +282,7 @@ def test_a_search_includes_controls_and_the_documented_point(
     assert (tmp_path / ".kd" / "steps" / "search.db").is_file()
 
 
+@pytest.mark.slow
 def test_an_extended_search_trains_only_new_points_and_equals_a_single_search(
     prepared: TeacherWithData, trained_names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def test_equal_seeds_propose_equal_points_and_different_seeds_differ(tmp_path: P
 
 
 @pytest.mark.parametrize("first", [1, ROUND - 1, ROUND, ROUND + 1, 2 * ROUND + 3])
+@pytest.mark.slow
 def test_a_resumed_search_equals_a_single_search_and_tries_nothing_twice(first: int, tmp_path: Path) -> None:
     """Resume after any number of trials, including within a round."""
     before, after = Bowl(), Bowl()
