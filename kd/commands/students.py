@@ -12,7 +12,7 @@ from kd.checks import naming_flag, require, similar_paths
 from kd.commands.data import Task
 from kd.commands.settings import RunSettings
 from kd.losses.precision import widen
-from kd.methods import METHODS, make
+from kd.methods import make, method_named
 from kd.models.build import build
 from kd.models.freezing import freeze
 from kd.models.inference import evaluating
@@ -124,7 +124,7 @@ def require_reached(settings: RunSettings, student: nn.Module, teacher: nn.Modul
     Args:
         batch: inputs and labels.
     """
-    needs, (inputs, labels) = METHODS[settings.method].needs, batch[:2]
+    needs, (inputs, labels) = method_named(settings.method).needs, batch[:2]
     with torch.no_grad(), evaluating(teacher):
         logits = [widen(teacher(inputs.clone()))] if "logits" in needs else []
     ids = [torch.arange(len(labels))] if "ids" in needs else []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 OUTPUT_KINDS = ("logits", "probabilities")  # used in place of a model name for precomputed outputs
-_FILES = (".pth", ".pt", ".safetensors", ".npy", ".npz", ".csv")
+_FILES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar", ".npy", ".npz", ".csv")
 
 
 class ModelChoice(NamedTuple):

@@ -84,11 +84,11 @@ def find_weights(content: object, expected: Mapping[str, Tensor], *, entry: str 
         names = [candidate.name for candidate in chosen]
         raise ValueError(
             f"it holds several weights that fit: {_format_names(names)}. Name one of them after the file, as in "
-            f"FILE::{names[-1]}"
+            f"FILE::{names[-1]}; in Python, entry={names[-1]!r}"
         )
     if not chosen:
         names = [candidate.name for candidate in candidates]
-        found = f"it has no weights named {entry!r}, only {_format_names(names)}"
+        found = f"it has no weights named {entry!r} that fit, only {_format_names(names)}"
         raise ValueError(found if candidates else _explain_absence(content, expected))
     state, conversions = _widen(chosen[0].state, expected)
     return FoundWeights(state, [*_describe_stripped(content, chosen[0]), *conversions])

@@ -90,7 +90,9 @@ def test_a_model_that_does_not_fit_the_data_is_refused_before_training(
     assert not (tmp_path / "models").exists() or not any((tmp_path / "models").iterdir())
 
 
-@pytest.mark.parametrize("text", ["teacher.pth", "=x.pth", "mlp:3=", "own.safetensors", "p.csv", "logits", "logits="])
+@pytest.mark.parametrize(
+    "text", ["teacher.pth", "x.pth.tar", "=x.pth", "mlp:3=", "own.safetensors", "p.csv", "logits", "logits="]
+)
 def test_a_file_without_a_model_name_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["run", "--teacher", text])

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import kd
@@ -146,6 +148,22 @@ def test_prefixes_are_removed_from_safetensors(tmp_path: Path) -> None:
     require_equal(read(tmp_path / "file.safetensors"), STATE)
 
 
+words = st.text("abcdefghij_0123456789", min_size=1, max_size=8)
+plain = st.none() | st.integers() | st.floats() | words | st.lists(st.integers(), max_size=3)
+extras = st.dictionaries(words | st.integers(), plain | st.dictionaries(words, plain, max_size=3), max_size=4)
+
+
+@given(prefix=st.lists(words, max_size=3), keys=st.lists(words, max_size=3), others=st.lists(extras, min_size=4))
+@settings(max_examples=60, deadline=None)
+def test_any_prefix_and_nesting_is_removed(prefix: list[str], keys: list[str], others: list[dict[Any, Any]]) -> None:
+    content: Any = {**others[0], **prefixed("".join(f"{part}." for part in prefix))}
+    for key, other in zip(keys, others[1:], strict=False):
+        content = {**other, key: content}
+    found = find_weights(content, STATE)
+    assert list(found.state) == list(STATE)
+    assert all(found.state[name] is value for name, value in STATE.items())
+
+
 AMBIGUOUS: dict[str, tuple[Any, dict[str, State]]] = {
     "timm's average": (
         {"state_dict": STATE, "state_dict_ema": OTHER, "args": argparse.Namespace()},
@@ -181,7 +199,7 @@ def test_several_weights_are_refused_unless_named(name: str, tmp_path: Path) -> 
         model = make_model(seed=3)
         kd.load_weights(model, tmp_path / "file.pth", entry=entry)
         require_equal(model, state)
-    with pytest.raises(ValueError, match=r"it has no weights named 'emas', only \["):
+    with pytest.raises(ValueError, match=r"it has no weights named 'emas' that fit, only \["):
         read(tmp_path / "file.pth", entry="emas")
 
 
