@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kd.checks import did_you_mean, require
 from kd.imports import is_plugin
-from kd.methods.own import explain_failure, load_method, make_own
+from kd.methods.own import explain_failure, load_method, make_own, require_gradient
 from kd.methods.table import METHODS, Method, Setting
 
 if TYPE_CHECKING:
@@ -145,7 +145,9 @@ def try_method(
         objective = make(name, student, teacher, (inputs, labels, *logits, *ids), settings)
         modules = [*objective.modules()] if isinstance(objective, nn.Module) else []
         with evaluating(*modules[:1]):
-            objective(student, (inputs, labels, *logits, *ids))
+            _, terms = objective(student, (inputs, labels, *logits, *ids))
+        if is_own:
+            require_gradient(name, student, terms)
     return [
         pair
         for module in modules

@@ -21,7 +21,7 @@ from kd.methods.table import Method, Setting
 from kd.storage.files import sha256
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from kd.types import Batch, Objective
 
@@ -155,6 +155,20 @@ def make_own(
     else:
         objective = weigh_loss(own.function, own.inputs, settings, name=name)
     return OwnObjective(objective, name=name, source=own.source)
+
+
+def require_gradient(spec: str, student: nn.Module, terms: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless the sum of the terms has a gradient for a parameter of the student."""
+    import torch
+
+    total = torch.stack([term.double() for term in terms.values()]).sum()
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(total, parameters, allow_unused=True) if total.requires_grad else ()
+    if parameters and all(gradient is None for gradient in found):
+        raise ValueError(
+            f"the terms of {spec} have no gradient for the student. They must be computed from its output with torch, "
+            "without detach(), item() or no_grad()."
+        )
 
 
 @contextmanager

@@ -66,7 +66,13 @@ def weigh_loss(
         require_teacher_logits(batch)
         output, terms = supervised_where_labelled(model, batch)
         given = {"student_logits": widen(output), "teacher_logits": widen(batch[2]), "labels": batch[1]}
+        versions = _version(output), _version(batch[2])
         value = loss(**{key: given[key] for key in sorted(inputs)}, **own)
+        if versions != (_version(output), _version(batch[2])):
+            raise ValueError(
+                f"{name} changes its logits in place, so the output of the model would change too. Use operations that "
+                "return new tensors, such as div() for div_() and x = x / t for x /= t."
+            )
         if not isinstance(value, Tensor) or value.ndim:
             raise ValueError(
                 f"{name} must return a tensor without dimensions, such as a mean over the batch. Got "
@@ -85,6 +91,11 @@ def weigh_loss(
 def bind_settings(objective: Objective, settings: Mapping[str, Setting]) -> Objective:
     """Return the objective with its settings."""
     return partial(objective, **settings) if settings else objective
+
+
+def _version(values: Tensor) -> int:
+    """Return how often the tensor was changed in place; 0 in inference mode, which does not count."""
+    return 0 if values.is_inference() else values._version
 
 
 def _describe(value: object) -> str:

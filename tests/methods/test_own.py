@@ -192,6 +192,8 @@ def test_another_function_is_refused_with_the_allowed_ones(code: str, message: s
         ("return student_logits.detach().mean()", "has no gradient"),
         ("return student_logits.argmax(1).float().mean()", "has no gradient"),
         ("return student_logits @ teacher_logits", r"own fails on a batch \(RuntimeError: "),
+        ("student_logits /= 2\n    return student_logits.mean()", r"changes its logits in place.*x = x / t for x /= t"),
+        ("teacher_logits.clamp_(min=0)\n    return student_logits.mean()", "changes its logits in place"),
         ("return missing", r"fails on a batch \(NameError: name 'missing'"),
         ("raise KeyError('layer')", r"fails on a batch \(KeyError: 'layer'\)\. Correct it"),
     ],
@@ -208,6 +210,8 @@ def test_a_loss_that_cannot_be_trained_is_refused_by_the_trial(body: str, messag
     [
         ("return model(batch[0])", r"must return \(output, terms\).*Got a tensor of shape \[6, 5\]"),
         ("return model(batch[0]), {}", "Got a tuple"),
+        ("return model(batch[0]), {'a': model(batch[0]).detach().mean()}", "have no gradient for the student"),
+        ("return model(batch[0]), {'a': batch[0].clone().requires_grad_().mean()}", "have no gradient for the student"),
         ("return model(batch[0]), {'a': 1.0}", "the term 'a' of .* Got a float"),
         ("return model(batch[0]), {'a': model(batch[0])}", r"Got a tensor of shape \[6, 5\]"),
     ],
@@ -216,6 +220,22 @@ def test_an_objective_that_returns_something_else_is_refused(body: str, message:
     student, teacher, batch = build()
     with pytest.raises(ValueError, match=message):
         try_method(write(f"def own(model, batch):\n    {body}\n") + ":own", student, teacher, batch)
+
+
+def test_the_trial_leaves_the_models_as_they_were(write: Write) -> None:
+    student, teacher, batch = build()
+    before = [kd.weights_bytes(model) for model in (student, teacher)]
+    try_method(write(LOSS) + ":match", student, teacher, batch)
+    assert [kd.weights_bytes(model) for model in (student, teacher)] == before
+    assert all(parameter.grad is None for model in (student, teacher) for parameter in model.parameters())
+
+
+def test_a_loss_can_be_evaluated_in_inference_mode(write: Write) -> None:
+    student, teacher, batch = build()
+    objective = make(write(LOSS) + ":match", student, teacher, batch)
+    with torch.inference_mode():
+        _, terms = objective(student, tuple(tensor.clone() for tensor in batch))
+    assert terms["soft"].item() == pytest.approx(terms_of(write(LOSS) + ":match")["soft"].item())
 
 
 def test_a_factory_that_returns_no_objective_is_refused(write: Write) -> None:
