@@ -143,18 +143,22 @@ def make_own(
     own: OwnMethod, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting]
 ) -> Objective:
     """Build the objective of a user's method; see ``kd.methods.make``."""
-    from kd.methods.own_objective import OwnObjective, bind_settings, weigh_loss  # imports torch
+    from kd.methods.own_objective import OwnObjective, bind_settings, require_no_models, weigh_loss  # imports torch
+    from kd.seeding import seeded
 
     path, _, function = own.method.reference.rpartition(":")
     name = f"{Path(path).name}:{function}"  # without the folder, which is no part of a training's key
     if own.inputs == FACTORY:
-        objective = own.function(student=student, teacher=teacher, batch=batch, **settings)
+        with seeded(0):  # so that its parameters, part of a training's key, are the same in every process
+            objective = own.function(student=student, teacher=teacher, batch=batch, **settings)
         require(callable(objective), f"the result of {name}", objective, "an objective: a function of (model, batch)")
+        require_no_models(objective, {"student": student, "teacher": teacher}, name=name)
+        teacher.eval()
     elif own.inputs == OBJECTIVE:
         objective = bind_settings(own.function, settings)
     else:
         objective = weigh_loss(own.function, own.inputs, settings, name=name)
-    return OwnObjective(objective, name=name, source=own.source)
+    return OwnObjective(objective, name=name, source=own.source).to(batch[0].device)
 
 
 def require_gradient(spec: str, student: nn.Module, terms: Mapping[str, Tensor]) -> None:

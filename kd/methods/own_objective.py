@@ -93,6 +93,17 @@ def bind_settings(objective: Objective, settings: Mapping[str, Setting]) -> Obje
     return partial(objective, **settings) if settings else objective
 
 
+def require_no_models(objective: Objective, models: Mapping[str, nn.Module], *, name: str) -> None:
+    """Raise ``ValueError`` if the objective has a model's parameters, which it would train and save as its own."""
+    trained = {id(parameter) for parameter in objective.parameters()} if isinstance(objective, nn.Module) else set()
+    for role, model in models.items():
+        if any(id(parameter) in trained for parameter in model.parameters()):
+            raise ValueError(
+                f"the objective of {name} has the {role} as a submodule, so the {role}'s weights would be trained as "
+                f"its own. Store it in a tuple, which torch does not register: self.{role} = ({role},)."
+            )
+
+
 def _version(values: Tensor) -> int:
     """Return how often the tensor was changed in place; 0 in inference mode, which does not count."""
     return 0 if values.is_inference() else values._version

@@ -15,6 +15,8 @@ from kd.methods import make, method_named, settings_of, try_method
 from kd.methods.own import load_method, pin_methods
 from kd.models.networks import MLP
 from kd.storage.fingerprint import describe, digest
+from kd.storage.snapshots import Snapshots
+from tests.methods.test_feature import Cut, fit
 
 Write = Callable[[str], str]
 
@@ -151,6 +153,66 @@ def test_the_parameters_of_an_objective_are_trained_and_it_gets_the_epochs(write
     assert len(list(objective.parameters())) == 2
     objective.set_epoch(1, 7)  # type: ignore[operator]
     assert objective.objective.epochs == 7  # type: ignore[union-attr]
+
+
+PROJECTED = """
+    import torch
+    from torch import nn
+    import kd
+
+    class Projected(nn.Module):
+        def __init__(self, student, teacher, batch, *, weight=1.0):
+            super().__init__()
+            self.teacher, self.weight = (teacher,), weight
+            self.projector = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+
+        def forward(self, model, batch):
+            output, terms = kd.supervised(model, batch)
+            with torch.no_grad():
+                target = self.teacher[0](batch[0])
+            return output, {**terms, "far": self.weight * (self.projector(output) - target).square().mean()}
+"""
+
+
+def test_an_interrupted_training_with_ones_own_parameters_resumes_bit_for_bit(write: Write, tmp_path: Path) -> None:
+    spec = write(PROJECTED) + ":Projected"
+    whole = fit(spec)
+    with pytest.raises(Cut):
+        fit(spec, cut_after=7, snapshots=Snapshots(tmp_path / "s", key="k", interval=0))
+    resumed = fit(spec, snapshots=Snapshots(tmp_path / "s", key="k", interval=0))
+    assert whole.keys() == resumed.keys()
+    assert any("projector" in key for key in whole)
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+
+
+def test_the_parameters_of_an_objective_do_not_depend_on_the_random_state(write: Write) -> None:
+    spec, keys = write(PROJECTED.replace("4, 4", "5, 5")) + ":Projected", set()
+    for seed in (0, 1):
+        models = build()
+        with kd.seeded(seed):
+            keys.add(digest(describe(make(spec, *models))))
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_an_objective_with_a_model_as_a_submodule_is_refused_with_the_remedy(role: str, write: Write) -> None:
+    code = f"""
+        from torch import nn
+
+        class Owner(nn.Module):
+            def __init__(self, student, teacher, batch):
+                super().__init__()
+                self.kept = {role}
+    """
+    with pytest.raises(ValueError, match=rf"has the {role} as a submodule.*self\.{role} = \({role},\)"):
+        make(write(code) + ":Owner", *build())
+
+
+def test_the_teacher_of_a_factory_is_in_eval_mode(write: Write) -> None:
+    student, teacher, batch = build()
+    make(write(OBJECTIVES) + ":factory", student, teacher, batch)
+    assert student.training
+    assert not teacher.training
 
 
 def test_needs_can_be_stated(write: Write) -> None:
