@@ -144,3 +144,37 @@ def test_a_damaged_database_raises_an_error_naming_it(tmp_path: Path) -> None:
 def test_a_search_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run_search(tmp_path, 5)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_search_proposes_settings_of_any_method_within_their_ranges(tmp_path: Path) -> None:
+    vary = ("beta=0,16", "temperature=2,8", "set.alpha=1", "student_width=64,256")
+    settings = SweepSettings(method="dkd", vary=vary, trials=10)
+
+    def attempt(points: Sequence[Point]) -> dict[Point, TriedPoint]:
+        return {
+            trial: TriedPoint(trial, (Score(round(10 * dict(trial.method or ())["beta"]), 0.1),)) for trial in points
+        }
+
+    trials = search(settings, tmp_path / "search.db", "k", attempt, worst=WORST)
+    assert trials[0].point == documented_point(settings)
+    for trial in trials:
+        assert trial.point.temperature is None
+        assert not trial.point.is_control
+        method = dict(trial.point.method or ())
+        assert list(method) == ["beta", "temperature", "alpha"]
+        assert 0 <= method["beta"] <= 16
+        assert 2 <= method["temperature"] <= 8
+        assert trial.point.width in (64, 256)
+    assert search(settings, tmp_path / "search.db", "k", attempt, worst=WORST) == trials  # as they were saved
+
+
+def test_a_search_chooses_among_texts(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, vary=("divergence=forward,js,skew:0.3",), trials=12)
+
+    def attempt(points: Sequence[Point]) -> dict[Point, TriedPoint]:
+        return {trial: TriedPoint(trial, (Score(1, 1.0),)) for trial in points}
+
+    trials = search(settings, tmp_path / "search.db", "k", attempt, worst=WORST)
+    found = {dict(trial.point.method or ()).get("divergence") for trial in trials}
+    assert {"forward", "js"} <= found <= {"forward", "js", "skew:0.3", None}  # None at alpha = 1
+    assert search(settings, tmp_path / "search.db", "k", attempt, worst=WORST) == trials
