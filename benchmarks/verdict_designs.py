@@ -1,6 +1,6 @@
-"""Simulate what a verdict is asked to hold for: new images, a teacher that adds nothing, many questions, collapse.
+"""Simulate what a verdict is asked to hold for: new images, a teacher that adds nothing, many questions, many looks.
 
-    python benchmarks/verdict_designs.py            # 9 minutes, seeded
+    python benchmarks/verdict_designs.py            # 15 minutes, seeded
     python benchmarks/verdict_designs.py --runs 200
 
 Every verdict comes from ``kd.evaluation.verdict``, on simulated students: item b is wrong with a probability that
