@@ -30,7 +30,7 @@ def say_recipe(settings: RunSettings, samples: int) -> None:
     for flag, recipe in {"--ema": settings, "--teacher-ema": own}.items():
         steps = recipe.epochs * -(-samples // (recipe.batch_size * recipe.accumulate))
         remaining = recipe.ema ** (steps - 1)  # the average begins with the weights of the first step
-        if remaining > 0.05 and (recipe is settings or own.ema != settings.ema):
+        if remaining > 0.5 and (recipe is settings or own.ema != settings.ema):
             warnings.warn(
                 f"{flag} {recipe.ema:g} is too long an average for {steps:,} steps: {remaining:.0%} of it would still "
                 "be the weights of the first step. Train longer, or lower it.",

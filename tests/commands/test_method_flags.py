@@ -121,7 +121,7 @@ def test_every_method_runs(name: str, tmp_path: Path) -> None:
 
 
 def test_batches_carry_ids_for_a_method_that_needs_them() -> None:
-    assert {name for name in METHODS if RunSettings(out=Path("x"), method=name).ids} == {"crd"}
+    assert {name for name in METHODS if RunSettings(out=Path("x"), method=name).needs_ids} == {"crd"}
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from kd import cli
-from kd.commands.settings import RunSettings
 from kd.methods import make
 
 PAGE = Path(__file__).parents[2] / "docs" / "add_a_method.md"
@@ -179,4 +178,3 @@ def test_a_missing_file_is_answered_with_a_similar_one(capsys: pytest.CaptureFix
     assert call("run", "--method", "onw.py:own") == 2
     assert "--method: there is no file onw.py" in (err := capsys.readouterr().err)
     assert "Did you mean own.py?" in err
-    assert RunSettings(method="kd").ids is False

@@ -238,7 +238,7 @@ def test_all_text_of_a_part_is_escaped() -> None:
         (a_part("../run"), "Got '../run'"),
         (a_part("run", "A table"), "Got 'A table'"),
         (a_part("run", "table", "table"), "unique. Got 'table'"),
-        (a_part(tone="good"), "tone must be one of better, partly, worse, equal, open. Got 'good'"),
+        (a_part(tone="good"), "tone must be one of better, partly, worse, equal, open, mixed. Got 'good'"),
     ],
 )
 def test_an_invalid_part_raises(part: Part, message: str) -> None:

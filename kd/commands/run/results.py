@@ -284,14 +284,11 @@ def model_sizes(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSize
     Args:
         entries: entry of each model in ``manifest.json``, by model name.
     """
-    teacher_multiply_adds = entries[TEACHER]["multiply_adds"]
+    teachers = entries[TEACHER]["multiply_adds"]
     return {
         name: ModelSize(
-            entry["parameters"],
-            entry["multiply_adds"],
-            entry["multiply_adds"] / teacher_multiply_adds if teacher_multiply_adds else None,
-            entry["bytes"],
-            entry["sha256"],
+            share_of_teacher=entry["multiply_adds"] / teachers if teachers else None,
+            **{key: entry[key] for key in ("parameters", "multiply_adds", "bytes", "sha256")},
         )
         for name, entry in entries.items()
     }

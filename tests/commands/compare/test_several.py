@@ -158,7 +158,7 @@ def test_settings_that_clash_are_refused(
 
 def test_controls_are_trained_once_and_every_method_has_the_same_seeds() -> None:
     settings = CompareSettings(limit=300, epochs=1, student_width=16, pairs=3)
-    data = [SimpleNamespace(task=MNIST), "control data"]
+    data = [SimpleNamespace(task=MNIST, class_weights=None), "control data"]
     methods = {}
     for name, alpha in {"kd": 0.5, "dkd": 0.2}.items():
         prepared: Any = SimpleNamespace(data=data[0], distill_data=f"data of {name}", control_data=data[1])

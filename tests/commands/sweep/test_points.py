@@ -294,7 +294,7 @@ def test_varied_settings_are_parsed_with_their_types_and_without_duplicates() ->
         (("--vary", "student_width"), "--vary must be NAME=VALUE,VALUE,…"),
         (
             ("--vary", "seed=1,2"),
-            "--vary must be one of student_width, batch_size, epochs, learning_rate, divergence. Got 'seed'",
+            "--vary must be one of student_width, batch_size, epochs, learning_rate, optimizer",
         ),
         (("--vary", "temperature=1,2"), "(use --temperatures)"),
         (("--vary", "epochs=1,two"), "--vary epochs must be integers separated by commas. Got '1,two'"),
