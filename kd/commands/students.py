@@ -11,17 +11,20 @@ from torch import nn
 from kd.checks import naming_flag, require, similar_paths
 from kd.commands.data import Task
 from kd.commands.settings import RunSettings
+from kd.commands.teacher_flags import ModelChoice
 from kd.losses.precision import widen
 from kd.methods import make, method_named
 from kd.models.build import build
 from kd.models.freezing import freeze
 from kd.models.inference import evaluating
-from kd.models.pretrained import Pretrained, load_pretrained
+from kd.models.pretrained import Pretrained, read_pretrained, use_weights
+from kd.storage.checkpoints import FoundWeights
+from kd.storage.weights import add_file_to_errors
 from kd.types import Batch
 
-# SHA-256 of students' files by absolute path, as first read by this command: all its students must start from the same
-# weights, but some are only built hours later.
-_first_digests: dict[Path, str] = {}
+# Weights that this command has read, by path, entry and model: all its students must start from the same ones, but some
+# are only built hours later, when the file may have changed.
+_read: dict[tuple[Path, str, str], FoundWeights] = {}
 
 
 class Start(NamedTuple):
@@ -42,14 +45,14 @@ def start_student(settings: RunSettings, task: Task) -> Start:
 
     Raises:
         ValueError, OSError, MissingExtraError: see ``kd.models.build.build``, ``kd.models.pretrained.load_pretrained``
-            and ``kd.models.freezing.freeze``; or the file has changed since this command first read it.
+            and ``kd.models.freezing.freeze``.
     """
     choice, pretrained = settings.student_choice, None
     with naming_flag(f"--student {settings.student}"):
         shape, classes = task.input_shape, len(task.classes)
         model = build(choice.spec, input_shape=shape, classes=classes, seed=settings.seed, example=task.example)
         if choice.file is not None:
-            pretrained = _load(model, choice.file, choice.entry, classes)
+            pretrained = _load(model, choice.file, choice, classes)
     with naming_flag(f"--freeze {' '.join(settings.freeze)}"):
         frozen = freeze(model, settings.freeze)
     if pretrained and (clash := sorted(set(frozen) & set(pretrained.replaced))):
@@ -58,28 +61,31 @@ def start_student(settings: RunSettings, task: Task) -> Start:
     return Start(model, pretrained, frozen)
 
 
-def _load(model: nn.Module, file: Path, entry: str, classes: int) -> Pretrained:
-    if not file.is_file():
-        hint = similar_paths(file) or "Check its path."
-        raise FileNotFoundError(f"there is no file {file} with weights. {hint}")
-    pretrained = load_pretrained(model, file, classes=classes, entry=entry)
-    if pretrained.sha256 != _first_digests.setdefault(file.absolute(), pretrained.sha256):
-        raise ValueError(
-            f"{file} has changed since this command started, but all students must start from the same weights. Run "
-            "the command again; keep a copy of the file if another program still writes it"
-        )
-    return pretrained
+def _load(model: nn.Module, file: Path, choice: ModelChoice, classes: int) -> Pretrained:
+    key = _key(file, choice)
+    if key not in _read:
+        if not file.is_file():
+            hint = similar_paths(file) or "Check its path."
+            raise FileNotFoundError(f"there is no file {file} with weights. {hint}")
+        with add_file_to_errors(model, file):
+            _read[key] = read_pretrained(file, model, entry=choice.entry)
+    return use_weights(model, _read[key], file, classes=classes)
+
+
+def _key(file: Path, choice: ModelChoice) -> tuple[Path, str, str]:
+    return file.absolute(), choice.entry, choice.spec
 
 
 def forget_files() -> None:
-    """Let the students' files have other content than in an earlier command of this process."""
-    _first_digests.clear()
+    """Read students' files again: for a new command in the same process."""
+    _read.clear()
 
 
 def digest_of_file(settings: RunSettings) -> str | None:
     """Return the SHA-256 of the student's file, as read by this command; None without a file."""
-    file = settings.student_choice.file
-    return None if file is None else _first_digests.get(file.absolute())
+    choice = settings.student_choice
+    found = _read.get(_key(choice.file, choice)) if choice.file else None
+    return found.sha256 if found else None
 
 
 def describe_start(settings: RunSettings, task: Task) -> list[str]:

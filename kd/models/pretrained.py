@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from kd.storage.checkpoints import FoundWeights
 from kd.storage.weights import add_file_to_errors, read_weights, require_fitting
 
 # A file may exceed the size of the model by this many megabytes, so that a head of 1000 classes is recognised as one of
@@ -43,18 +44,33 @@ def load_pretrained(model: nn.Module, path: Path | str, *, classes: int, entry: 
     Raises:
         OSError, ValueError, MissingExtraError: see ``kd.storage.weights.load_weights``.
     """
+    with add_file_to_errors(model, path):
+        found = read_pretrained(path, model, entry=entry)
+    return use_weights(model, found, path, classes=classes)
+
+
+def read_pretrained(path: Path | str, model: nn.Module, *, entry: str = "") -> FoundWeights:
+    """Read the weights in a file, for models like this one with any number of classes; see ``load_pretrained``."""
+    return read_weights(path, model.state_dict(), entry=entry, spare=SPARE)
+
+
+def use_weights(model: nn.Module, found: FoundWeights, path: Path | str, *, classes: int) -> Pretrained:
+    """Copy weights into the model, except a head for another number of classes; see ``load_pretrained``.
+
+    Args:
+        found: result of ``read_pretrained``; not modified.
+        path: the file, for errors.
+    """
     expected = model.state_dict()
     with add_file_to_errors(model, path):
-        found = read_weights(path, expected, entry=entry, spare=SPARE)
         head = find_other_head(found.state, expected, classes)
-        embeddings = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
-        is_head = head is not None and not any(name.rpartition(".")[0] in embeddings for name in head.names)
-        replaced = head.names if head is not None and is_head else []
-        state = {**found.state, **{name: expected[name] for name in replaced}}
+        embeddings = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+        if head is None or any(name.rpartition(".")[0] in embeddings for name in head.names):
+            head = OtherHead(classes, [])
+        state = {**found.state, **{name: expected[name] for name in head.names}}
         require_fitting(state, expected)
     model.load_state_dict(state)
-    file_classes = head.classes if head is not None and is_head else classes
-    return Pretrained(found.sha256, found.stripped, file_classes, replaced)
+    return Pretrained(found.sha256, found.stripped, head.classes, head.names)
 
 
 class OtherHead(NamedTuple):
