@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kd.checks import did_you_mean, naming_flag, require
 from kd.commands.recipe_settings import BALANCED
-from kd.losses.labels import balanced_weights
+from kd.losses.labels import balanced_weights, list_names
 from kd.storage.untrusted import read_bytes
 
 HEADER = ["class", "weight"]
@@ -62,15 +62,15 @@ def read_class_weights(path: Path, classes: Sequence[str]) -> Tensor:
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} of {path} is no valid CSV: {error}.") from error
     missing = [name for name in classes if name not in weights]
-    require(not missing, f"classes without a weight in {path}", ", ".join(missing), "none", "add a line for each")
+    require(not missing, f"classes without a weight in {path}", list_names(missing), "none", "add a line for each")
     return torch.tensor([weights[name] for name in classes])
 
 
 def _parse_row(row: Sequence[str], line: str, classes: Sequence[str]) -> tuple[str, float]:
     require(len(row) == len(HEADER), line, f"{len(row)} cells", "a class and its weight")
-    name, text = (cell.strip() for cell in row)
+    name, text = (row[0] if row[0] in classes else row[0].strip()), row[1].strip()
     if name not in classes:
-        hint = did_you_mean(name, classes, f"Classes: {', '.join(classes[:20])}{' …' * (len(classes) > 20)}.")
+        hint = did_you_mean(name, classes, f"Classes: {list_names(classes)}.")
         raise ValueError(f"{line} has a weight for {name!r}, which is no class of the data. {hint}")
     try:
         weight = float(torch.tensor(float(text)))  # as float32: a smaller or larger number would be 0 or infinite

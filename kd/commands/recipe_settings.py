@@ -80,7 +80,8 @@ class RecipeSettings:
     """weights of the classes in the label term of every training: balanced (training samples / (classes · samples of
     the class)), or a CSV file with the header class,weight and a line for each class"""
     label_smoothing: Annotated[float, SMOOTHING] = 0.0
-    """label smoothing of every training, in [0, 1): teacher, control and distilled student alike"""
+    """label smoothing of every training, in [0, 1): teacher, control and distilled student alike; --smoothing of kd
+    compare is another, for one additional control"""
     mixup: Annotated[float | None, or_none(MIXING)] = None
     """mix pairs of training samples with weights from Beta(MIXUP, MIXUP), in [0.001, 1000]: the same mixtures for
     control and distilled student, and the teacher runs on them at every step; None turns it off"""

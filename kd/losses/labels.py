@@ -119,8 +119,13 @@ def balanced_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
     counts = torch.bincount(labels[labels != UNLABELLED], minlength=len(classes))
     empty = [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]
     advice = "give weights in a file, or remove these classes from the data"
-    require(not empty, "classes without training samples", ", ".join(empty), "none for balanced weights", advice)
+    require(not empty, "classes without training samples", list_names(empty), "none for balanced weights", advice)
     return (counts.sum() / (len(classes) * counts.double())).float()
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return the first 20 names of classes, separated by commas."""
+    return ", ".join(names[:20]) + " …" * (len(names) > 20)
 
 
 def to_int64(labels: object) -> Tensor:

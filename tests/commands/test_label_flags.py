@@ -43,6 +43,16 @@ def test_weights_are_read_by_name_in_any_order(tmp_path: Path) -> None:
     assert read_class_weights(path, CLASSES).tolist() == [1000.0, 2.0, 0.5]
 
 
+def test_a_class_whose_name_has_spaces_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path, "class,weight\n a , 2\n,3\nb,1\n")
+    assert read_class_weights(path, (" a ", "b", "")).tolist() == [2.0, 1.0, 3.0]
+
+
+def test_an_error_lists_only_the_first_of_many_classes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Got '1, 2, .*19, 20 …' instead"):
+        read_class_weights(write(tmp_path, "class,weight\n0,1\n"), [str(number) for number in range(1000)])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
