@@ -96,6 +96,7 @@ def describe_start(settings: RunSettings, task: Task) -> list[str]:
         changing = ["the order of batches", *(["dropout"] if _has_dropout(start.model) else [])]
         changing += ["the new head"] if start.pretrained.replaced else []
         changing += ["augmentation"] if settings.augment else []
+        changing += ["mixtures"] if settings.mixing_flags else []
         only = " only" if len(changing) == 1 else ""
         sentences = [
             f"The control is fine-tuned from {choice.file}, and the distilled student starts from the same weights, so "
