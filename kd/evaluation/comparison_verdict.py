@@ -101,7 +101,7 @@ class Verdicts:
     @cached_property
     def said_first(self) -> list[str]:
         """Sentences that come before the verdict: failures, and that both students are under-trained."""
-        return [*self.failures, *self._under_trained()]
+        return [*self.failures, *self.under_trained]
 
     @cached_property
     def lines(self) -> list[str]:
@@ -214,8 +214,9 @@ class Verdicts:
             ]
         return []
 
-    def _under_trained(self) -> list[str]:
-        """State that longer training on the labels alone beats both students, if it does under every teacher."""
+    @cached_property
+    def under_trained(self) -> list[str]:
+        """A sentence if longer training on the labels alone beats both students under every teacher, else none."""
         comparison = self.comparison
         if LONGER not in comparison.students:
             return []

@@ -102,11 +102,19 @@ def _said_first(verdicts: Mapping[str, Verdicts]) -> list[str]:
     """Return what has to be said before the verdicts; what does not hold for all methods names its methods."""
     methods_of: dict[str, list[str]] = {}
     for name, own in verdicts.items():
-        for text in own.said_first:
+        for text in own.failures:
             methods_of.setdefault(text, []).append(name)
-    return [
+    first = [
         text if len(names) == len(verdicts) else f"{', '.join(names)}: {text}" for text, names in methods_of.items()
     ]
+    under_trained = [name for name, own in verdicts.items() if own.under_trained]
+    if under_trained:
+        comparison = next(iter(verdicts.values())).comparison
+        first.append(
+            f"The students are under-trained: training on the labels alone for {comparison.longer_epochs} epochs beats "
+            f"the control and the distilled students of {', '.join(under_trained)}."
+        )
+    return first
 
 
 def merge_arms(verdicts: Mapping[str, Verdicts]) -> dict[str, Mapping[str, Spread]]:

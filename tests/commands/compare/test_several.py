@@ -36,7 +36,7 @@ from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.verdict import judge_all
 from kd.evaluation.verdict_text import format_bounds
 from kd.report.page import page
-from tests.commands.compare.comparisons import make_comparison
+from tests.commands.compare.comparisons import make_comparison, make_predictions
 from tests.commands.compare.test_command import CPU, MNIST, QUICK, SPENT, kd_command
 from tests.commands.compare.test_results import SPENT as MEASURED
 from tests.commands.compare.test_results import list_trained
@@ -246,6 +246,23 @@ def test_what_holds_for_one_method_alone_is_said_with_its_name() -> None:
     assert verdicts["dkd"].main.verdict == "not decided"
     assert "dkd: Students collapsed: 1 of 4 (distilled student)" in sentence
     assert "Not decided: dkd" in sentence
+
+
+def test_a_longer_control_that_beats_several_methods_is_said_once() -> None:
+    longer = [make_predictions(5_000 + seed, errors) for seed, errors in enumerate((1, 2, 1, 3))]
+    comparisons = {
+        name: dataclasses.replace(
+            comparison,
+            students={**comparison.students, "longer": [longer]},
+            longer_epochs=27,
+        )
+        for name, comparison in compare_methods().items()
+    }
+    verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
+    assert lead_sentence(verdicts).startswith(
+        "The students are under-trained: training on the labels alone for 27 epochs beats the control and the "
+        "distilled students of kd, dkd, dist. 3 methods"
+    )
 
 
 @pytest.mark.slow
