@@ -40,10 +40,17 @@ class Ended(NamedTuple):
     output: str
 
 
-def run(folder: Path, *arguments: str, before: Sequence[str] = (), program: str = "main") -> Ended:
-    """Run a program in this folder until it ends; ``before`` is a command prefix such as strace."""
+def run(
+    folder: Path, *arguments: str, before: Sequence[str] = (), program: str = "main", limit: float = 240.0
+) -> Ended:
+    """Run a program in this folder until it ends.
+
+    Args:
+        before: a command prefix such as strace.
+        limit: seconds after which the program counts as hanging.
+    """
     with start(folder, *arguments, before=before, program=program) as process:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=limit)
     return Ended(process.returncode, output)
 
 

@@ -57,7 +57,7 @@ def record(program: str, folder: Path) -> list[Fault]:
     """Run the program and return each possible fault at each of its calls that touches the folder."""
     log = folder.with_suffix(".log")
     calls = ",".join(ERRORS)
-    ended = harness.run(folder, program=program, before=_strace(log, "-e", f"trace={calls}"))
+    ended = harness.run(folder, program=program, before=_strace(log, "-e", f"trace={calls}"), limit=900)
     assert ended.code == 0, ended.output
     faults, counts = [], Counter[tuple[str, str]]()
     for line in log.read_text(errors="replace").splitlines():

@@ -147,20 +147,22 @@ def torture(kinds: Sequence[Kind], kills: int, seed: int, folder: Path, jobs: in
     print(f"seed {seed}", flush=True)
     rng, number, longest = random.Random(seed), 0, 0.0
     table: dict[Kind, Counter[str]] = {kind: Counter() for kind in kinds}
-    with ThreadPoolExecutor(jobs) as pool:
-        while sum(row["kills"] for row in table.values()) < kills:
-            cases = []
-            for kind in kinds:
-                reference = references[kind.program]
-                cases.append(Case(folder / f"case-{number}", kind, random.Random(rng.random()), reference))
-                number += 1
-            for case in pool.map(Case.play, cases):
-                table[case.kind].update(case.counts)
-                longest = max(longest, case.longest)
-                print(f"{sum(row['kills'] for row in table.values())} kills so far", flush=True)
-    _print_table(table)
-    if longest:
-        print(f"\nLongest time from the kill of a worker to the program's error: {longest:.1f} s")
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            while sum(row["kills"] for row in table.values()) < kills:
+                cases = []
+                for kind in kinds:
+                    reference = references[kind.program]
+                    cases.append(Case(folder / f"case-{number}", kind, random.Random(rng.random()), reference))
+                    number += 1
+                for case in pool.map(Case.play, cases):
+                    table[case.kind].update(case.counts)
+                    longest = max(longest, case.longest)
+                    print(f"{sum(row['kills'] for row in table.values())} kills so far", flush=True)
+    finally:  # also of a round that is interrupted
+        _print_table(table)
+        if longest:
+            print(f"\nLongest time from the kill of a worker to the program's error: {longest:.1f} s")
     total: Counter[str] = sum(table.values(), Counter())
     return total["identical"] == total["runs"] and not total["hangs"] and not total["unclear"]
 
