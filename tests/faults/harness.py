@@ -93,9 +93,9 @@ def run_and_signal(folder: Path, number: signal.Signals, when: str, *, program: 
 
 def heed_signals() -> None:
     """Let programs started from now on heed Ctrl-C and SIGHUP, which a job in the background inherits as ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, handler)
 
 
 def strace(inject: str) -> list[str]:
