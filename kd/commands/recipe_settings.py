@@ -69,7 +69,7 @@ class RecipeSettings:
     weights and evaluation stay float32"""
     keep: Annotated[str, KEEP] = "last"
     """weights that count: last, or best, those of the epoch with the best validation accuracy (of equal ones the lowest
-    loss); then validation results are too good, since they chose the epoch"""
+    cross-entropy); then validation results are too good, since they chose the epoch"""
     patience: Annotated[int, at_least(0)] = 0
     """with --keep best: stop after this many epochs in a row without a better one; 0 trains all"""
     seed: Annotated[int, at_least(0)] = 0

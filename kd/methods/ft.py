@@ -65,9 +65,13 @@ class FTLoss(nn.Module):
         self.weight, self.alone = weight, alone
         self._trains_paraphraser = self._trains_student = True
 
+    def first_phase(self, epochs: int) -> int:
+        """Return the number of epochs that train the paraphraser, in which the student learns from labels only."""
+        return first_phase_epochs(self.alone, epochs)
+
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Select the terms of this epoch (the first is 0)."""
-        first = first_phase_epochs(self.alone, epochs)
+        first = self.first_phase(epochs)
         self._trains_paraphraser, self._trains_student = not first or epoch < first, epoch >= first
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

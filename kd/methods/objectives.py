@@ -57,7 +57,7 @@ def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, d
 
 
 class WrappedObjective(nn.Module):
-    """Base class of objectives that wrap another objective: registers its parameters and forwards ``set_epoch``.
+    """Base class of objectives that wrap another objective: registers its parameters and forwards its phases.
 
     With a plain function, the optimizer would miss the parameters, and a warm-up would not receive the epoch.
     """
@@ -70,6 +70,11 @@ class WrappedObjective(nn.Module):
         """Forward the epoch to the wrapped objective if it has ``set_epoch``."""
         if set_epoch := getattr(self.objective, "set_epoch", None):
             set_epoch(epoch, epochs)
+
+    def first_phase(self, epochs: int) -> int:
+        """Return the number of epochs of the wrapped objective's first phase; 0 if it has none."""
+        first_phase = getattr(self.objective, "first_phase", None)
+        return first_phase(epochs) if first_phase else 0
 
 
 def in_bfloat16(objective: Objective) -> Objective:

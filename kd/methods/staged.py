@@ -48,9 +48,13 @@ class TwoPhaseObjective(nn.Module):
         self.objective, self.alone = objective, alone
         self._active_terms = {"hard", "feature"}
 
+    def first_phase(self, epochs: int) -> int:
+        """Return the number of epochs without labels."""
+        return first_phase_epochs(self.alone, epochs)
+
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Select the terms of this epoch (the first is 0)."""
-        first = first_phase_epochs(self.alone, epochs)
+        first = self.first_phase(epochs)
         self._active_terms = {"hard", "feature"} if not first else {"feature"} if epoch < first else {"hard"}
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -59,7 +59,9 @@ def fit(
 
     An objective that is an ``nn.Module`` switches between training and eval mode with the model and is saved in the
     same snapshots; its parameters are trained if the optimizer contains them. If the objective has a method
-    ``set_epoch(epoch, epochs)``, it is called before each epoch (the first is 0).
+    ``set_epoch(epoch, epochs)``, it is called before each epoch (the first is 0). A method ``first_phase(epochs)`` returns
+    the number of first epochs that differ from the rest, such as those without labels: ``keep`` and ``patience`` ignore
+    them.
 
     Args:
         val_loader: data to evaluate on after each epoch; None skips validation, and the history has no ``val_`` curves.
@@ -68,7 +70,7 @@ def fit(
         scheduler: stepped after each training step, not after each epoch.
         step: takes the training steps, in place of optimizer and scheduler.
         keep: ``best`` ends with the weights of the epoch with the highest ``val_acc``, of equal ones that with the
-            lowest ``val_loss``. The validation set then selects, so its results are too good.
+            lowest ``val_ce``, or ``val_loss`` if that is not measured. The validation set then selects, so its results are too good.
         patience: end after this many epochs in a row without a better one, at least 1; 0 trains all. Needs ``best``.
         metrics: metrics to record besides the loss and its terms, by name.
         on_batch: called after each batch.
@@ -87,7 +89,7 @@ def fit(
     require(epochs >= 1, "epochs", epochs, "an integer of at least 1")
     step = _choose_step(model, step, optimizer, scheduler)
     step.require_trained(model, objective)
-    kept = KeptEpoch.make(keep, patience, validated=val_loader is not None)
+    kept = KeptEpoch.make(keep, patience, validated=val_loader is not None, ignored=_first_phase(objective, epochs))
     training = _Training(model, objective, step, kept, metrics, epochs, seed, on_batch, snapshots)
     while training.position.epoch < epochs and not (kept and kept.is_over(training.position.epoch)):
         training.run_epoch(train_loader, val_loader)
@@ -272,6 +274,12 @@ def _start_epoch(model: nn.Module, objective: Objective, epoch: int, epochs: int
         module.train()
     if set_epoch := getattr(objective, "set_epoch", None):
         set_epoch(epoch, epochs)
+
+
+def _first_phase(objective: Objective, epochs: int) -> int:
+    """Return the number of epochs of the objective's first phase, with at least one epoch left."""
+    first_phase = getattr(objective, "first_phase", None)
+    return min(first_phase(epochs), epochs - 1) if first_phase else 0
 
 
 def _objective_modules(objective: Objective) -> tuple[nn.Module, ...]:

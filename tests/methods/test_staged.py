@@ -31,6 +31,8 @@ def list_active_terms(name: str, epochs: int, **settings: Any) -> list[str]:
 
 @two_phase_methods
 def test_features_come_first_and_labels_after_them(name: str) -> None:
+    objective: Any = build_objective(name, *build_models(name), alone=0.5)
+    assert [objective.first_phase(epochs) for epochs in (1, 2, 4)] == [0, 1, 2]
     assert list_active_terms(name, 4) == ["feature", "hard", "hard", "hard"]  # a ninth, rounded up
     assert list_active_terms(name, 4, alone=0.5) == ["feature", "feature", "hard", "hard"]
     assert list_active_terms(name, 3, alone=0.99) == ["feature", "feature", "hard"]

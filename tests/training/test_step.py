@@ -17,12 +17,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import kd
+from kd.methods.objectives import WrappedObjective
 from kd.storage.snapshots import Snapshots
 from kd.training import step as step_module
 from kd.training.kept_epoch import KeptEpoch
 from kd.training.recipe import Recipe
 from kd.training.step import Step
 from tests.conftest import CLASSES, tiny_model
+
+
+class WrappedForward(WrappedObjective):
+    """An objective around another one."""
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        return self.objective(model, batch)
 
 
 class Cut(Exception):
@@ -298,6 +306,41 @@ def test_without_labels_in_validation_the_loss_chooses() -> None:
         kept.consider(epoch, {"loss": loss, "acc": math.nan}, model)
     assert (kept.epoch, kept.loss) == (2, 1.0)
     assert "(loss 1.0000)" in kept.describe(4, 4)
+
+
+def test_of_equal_accuracies_the_lowest_cross_entropy_counts_because_losses_differ_between_objectives() -> None:
+    kept, model = KeptEpoch(), nn.Linear(1, 1)
+    for epoch, (loss, ce) in enumerate(((3.0, 2.0), (2.0, 1.0), (1.0, 1.5))):
+        kept.consider(epoch, {"loss": loss, "acc": 0.5, "ce": ce}, model)
+    assert kept.epoch == 2
+
+
+class TwoPhases(WrappedObjective):
+    """The first of two phases trains nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(kd.supervised)
+        self.is_first = False
+
+    def first_phase(self, epochs: int) -> int:
+        return epochs // 2
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        self.is_first = epoch < self.first_phase(epochs)
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        output, terms = self.objective(model, batch)
+        return output, {"hard": 0 * terms["hard"] if self.is_first else terms["hard"]}
+
+
+@pytest.mark.parametrize("wrap", [lambda objective: objective, WrappedForward], ids=["plain", "wrapped"])
+def test_no_epoch_of_a_first_phase_counts(digits: kd.ImageDataset, wrap: Any) -> None:
+    recipe = Recipe(epochs=8, keep="best", patience=2)
+    _, history = train(digits, recipe, objective=wrap(TwoPhases()))
+    assert len(history["val_acc"]) > 4
+    assert history.kept > 4
+    _, single = train(digits, dataclasses.replace(recipe, epochs=1), objective=wrap(TwoPhases()))
+    assert single.kept == 1
 
 
 @pytest.mark.parametrize(
