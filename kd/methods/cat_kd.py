@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses import cat_loss
 from kd.methods.feature import capture_both
+from kd.methods.objectives import teaching
 from kd.methods.sdd import find_classifiers, region_logits
 from kd.types import Batch, Objective
 
@@ -36,11 +37,11 @@ class CATObjective(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
         output, terms, *features = capture_both(model, teacher, batch, self.student_layers, self.teacher_layers)
-        student_maps, teacher_maps = (
-            _class_maps(maps, network.get_submodule(name), self.side)
-            for network, name, (maps,) in zip((model, teacher), self.classifiers, features, strict=True)
-        )
-        loss = cat_loss(student_maps, teacher_maps, side=self.side)
+        ((student_maps,), (teacher_maps,)), (student_head, teacher_head) = features, self.classifiers
+        student_classes = _class_maps(student_maps, model.get_submodule(student_head), self.side)
+        with teaching(batch[0].device):
+            teacher_classes = _class_maps(teacher_maps, teacher.get_submodule(teacher_head), self.side)
+        loss = cat_loss(student_classes, teacher_classes, side=self.side)
         return output, {"hard": terms["hard"], "feature": self.weight * loss}
 
 

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses.feature import at_loss, drop_channels, match_sizes, mgd_loss, nst_loss, vid_loss
 from kd.losses.relation import cc_loss, pkt_loss, rkd_angle_loss, rkd_distance_loss, sp_loss
-from kd.methods.objectives import supervised_where_labelled
+from kd.methods.objectives import run_teacher, supervised_where_labelled
 from kd.models.features import capture, find_penultimate, find_stages, layer_shapes, match_stages
-from kd.models.inference import run_on_copy
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -52,9 +51,8 @@ def capture_both(
     model: nn.Module, teacher: nn.Module, batch: Batch, student_layers: Sequence[str], teacher_layers: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor], list[Tensor], list[Tensor]]:
     """Run both models; return the result of ``supervised_where_labelled`` and both lists of captured features."""
-    teacher.eval()  # at every step, because a caller may also train the teacher
-    with torch.no_grad(), capture(teacher, *teacher_layers) as teacher_features:
-        run_on_copy(teacher, batch[0])
+    with capture(teacher, *teacher_layers) as teacher_features:
+        run_teacher(teacher, batch[0])
     with capture(model, *student_layers) as student_features:
         output, terms = supervised_where_labelled(model, batch)
     features = [student_features[name] for name in student_layers], [teacher_features[name] for name in teacher_layers]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from kd.losses import hint_loss
 from kd.losses.feature import match_sizes
 from kd.methods.feature import FeatureObjective, count_channels
+from kd.methods.objectives import run_teacher
 from kd.models.features import capture, match_stages
-from kd.models.inference import evaluating, run_on_copy
+from kd.models.inference import evaluating
 from kd.seeding import seeded
 from kd.types import Batch, Objective
 
@@ -48,7 +48,7 @@ def fitnet(
     pairs = match_stages(student, teacher, batch[0], student_layers=student_layers, teacher_layers=teacher_layers)
     middle = pairs[len(pairs) // 2]
     (channels,) = count_channels(student, teacher, batch, [middle])
-    with evaluating(teacher), torch.no_grad(), capture(teacher, middle[1]) as features:
-        run_on_copy(teacher, batch[0])
+    with evaluating(teacher), capture(teacher, middle[1]) as features:
+        run_teacher(teacher, batch[0])
     relu = bool((features[middle[1]] >= 0).all())
     return FeatureObjective(teacher, [middle], FitNetLoss(channels, weight, relu=relu).to(batch[0].device))

@@ -7,6 +7,8 @@ loop is independent of methods: a new method is a new objective, here or in a us
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -183,6 +185,23 @@ def require_teacher_logits(batch: Batch) -> None:
         )
 
 
+@contextmanager
+def teaching(device: torch.device) -> Iterator[None]:
+    """Compute without gradients and in full precision inside the block, also if the student trains in a lower one.
+
+    A teacher that runs at every step then gives the same as one whose outputs are cached.
+    """
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def run_teacher(teacher: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the teacher's output in eval mode; see ``teaching``."""
+    teacher.eval()  # at every step, because a caller may also train the teacher
+    with teaching(inputs.device):
+        return run_on_copy(teacher, inputs)
+
+
 def live_teacher(teacher: nn.Module, objective: Objective) -> Objective:
     """Return the objective with an online teacher, which runs at every step. For inputs that change (augmentation).
 
@@ -198,8 +217,5 @@ class _LiveTeacher(WrappedObjective):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
-        teacher.eval()  # at every step, because a caller may also train the teacher
-        # In full precision also if the student trains in a lower one, like cached logits.
-        with torch.no_grad(), torch.autocast(batch[0].device.type, enabled=False):
-            teacher_logits = widen(run_on_copy(teacher, batch[0]))
+        teacher_logits = widen(run_teacher(teacher, batch[0]))
         return self.objective(model, (*batch[:2], teacher_logits, *batch[2:]))

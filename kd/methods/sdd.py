@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses import sdd_loss
 from kd.methods.feature import capture_both
+from kd.methods.objectives import teaching
 from kd.models.features import capture, find_penultimate, match_stages
 from kd.models.inference import evaluating
 from kd.models.stages import find_last_maps
@@ -49,10 +50,10 @@ class SDDLoss(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
         output, terms, *features = capture_both(model, teacher, batch, self.student_layers, self.teacher_layers)
-        student_logits, teacher_logits = (
-            region_logits(maps, network.get_submodule(name), self.scales)
-            for network, name, (maps,) in zip((model, teacher), self.classifiers, features, strict=True)
-        )
+        ((student_maps,), (teacher_maps,)), (student_head, teacher_head) = features, self.classifiers
+        student_logits = region_logits(student_maps, model.get_submodule(student_head), self.scales)
+        with teaching(batch[0].device):
+            teacher_logits = region_logits(teacher_maps, teacher.get_submodule(teacher_head), self.scales)
         loss = sdd_loss(student_logits, teacher_logits, batch[1], temperature=self.temperature)
         return output, {"hard": self.hard * terms["hard"], "feature": self.soft * loss}
 

@@ -59,9 +59,8 @@ def fit(
 
     An objective that is an ``nn.Module`` switches between training and eval mode with the model and is saved in the
     same snapshots; its parameters are trained if the optimizer contains them. If the objective has a method
-    ``set_epoch(epoch, epochs)``, it is called before each epoch (the first is 0). A method ``first_phase(epochs)`` returns
-    the number of first epochs that differ from the rest, such as those without labels: ``keep`` and ``patience`` ignore
-    them.
+    ``set_epoch(epoch, epochs)``, it is called before each epoch (the first is 0). Its method ``first_phase(epochs)``, if
+    any, returns the number of first epochs that ``keep`` and ``patience`` ignore, such as those without labels.
 
     Args:
         val_loader: data to evaluate on after each epoch; None skips validation, and the history has no ``val_`` curves.
@@ -70,7 +69,8 @@ def fit(
         scheduler: stepped after each training step, not after each epoch.
         step: takes the training steps, in place of optimizer and scheduler.
         keep: ``best`` ends with the weights of the epoch with the highest ``val_acc``, of equal ones that with the
-            lowest ``val_ce``, or ``val_loss`` if that is not measured. The validation set then selects, so its results are too good.
+            lowest ``val_ce``, or ``val_loss`` if that is not measured. The validation set then selects, so its results
+            are too good.
         patience: end after this many epochs in a row without a better one, at least 1; 0 trains all. Needs ``best``.
         metrics: metrics to record besides the loss and its terms, by name.
         on_batch: called after each batch.

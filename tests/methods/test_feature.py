@@ -17,6 +17,7 @@ from kd.models.networks import CNN, MLP, ConvNet
 from kd.storage.fingerprint import describe, digest
 from kd.storage.snapshots import Snapshots
 from kd.training.optimizers import adam
+from kd.training.step import Step
 
 SHAPE = (1, 24, 24)
 FEATURE = [name for name, method in METHODS.items() if "teacher" in method.needs]
@@ -109,6 +110,40 @@ def test_an_epoch_runs_the_teacher_in_eval_mode_and_does_not_change_it(name: str
     assert modes == [(False, True)] * 6
     assert kd.weights_bytes(teacher) == before
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@all_methods
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_teacher_runs_in_full_precision_if_the_student_trains_in_a_lower_one(name: str, precision: str) -> None:
+    student, teacher = build_models(name)
+    objective = build_objective(name, student, teacher)
+    dtypes: dict[str, set[torch.dtype]] = {"student": set(), "teacher": set()}
+    for role, model in (("student", student), ("teacher", teacher)):
+        for module in model.modules():
+            module.register_forward_hook(lambda *_, role=role: dtypes[role].add(_[2].dtype))
+    step = Step(student, adam(student, learning_rate=0.01, steps=6, objective=objective)[0], precision=precision)
+    loader = kd.make_loader(make_distill_data(), batch_size=8, shuffle=True)
+    history = kd.fit(student, objective, loader, None, step=step, epochs=1, seed=0)
+    assert dtypes["teacher"] == {torch.float32}
+    assert getattr(torch, precision) in dtypes["student"]
+    assert torch.tensor(history["train_loss"]).isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "loss"), [("sdd", kd.losses.sdd_loss), ("cat-kd", kd.losses.cat_loss)])
+def test_the_teachers_classifier_is_applied_to_regions_in_full_precision(
+    name: str, loss: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, teacher = build_models(name)
+    objective, seen = build_objective(name, student, teacher), list[torch.dtype]()
+
+    def record(student_logits: Tensor, teacher_logits: Tensor, *others: Any, **settings: Any) -> Any:
+        seen.append(teacher_logits.dtype)
+        return loss(student_logits, teacher_logits, *others, **settings)
+
+    monkeypatch.setattr(f"kd.methods.{name.replace('-', '_')}.{loss.__name__}", record)
+    with torch.autocast("cpu", torch.bfloat16):
+        objective(student, get_first_batch())
+    assert seen == [torch.float32]
 
 
 @all_methods
