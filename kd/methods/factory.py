@@ -46,8 +46,9 @@ def require_unlabelled_method(name: str) -> None:
 
 def require_mixing_method(name: str) -> None:
     """Raise ``ValueError`` for a method that cannot train on mixed samples; the error lists the methods that can."""
-    if "ids" in method_named(name).needs or not METHODS[name].unlabelled:
-        reason = "it stores a value for each sample" if "ids" in METHODS[name].needs else "its own loss reads labels"
+    method = method_named(name)
+    if "ids" in method.needs or not method.unlabelled:
+        reason = "it stores a value for each sample" if "ids" in method.needs else "its own loss reads labels"
         alternatives = ", ".join(key for key, method in METHODS.items() if method.unlabelled)
         raise ValueError(
             f"{name} cannot train on mixed samples, because {reason}, and a mixture has no single one. "

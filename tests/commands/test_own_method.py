@@ -165,6 +165,19 @@ def test_a_mistake_is_answered_before_any_work(
     assert not Path("new").exists()
 
 
+def test_mixed_samples_need_a_loss_without_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "def own(student_logits, teacher_logits{}):\n    return (student_logits - teacher_logits).square().mean()\n"
+    Path("own.py").write_text(code.format(", labels"))
+    flags = ("run", "--out", "new", *QUICK, "--mixup", "0.2", "--method", "own.py:own")
+    assert call(*flags) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "--mixup 0.2: own.py:own cannot train on mixed samples, because its own loss reads labels" in error
+    assert not Path("new").exists()
+    Path("own.py").write_text(code.format(""))
+    assert call(*flags) == 0
+    assert recorded("new")["MIXUP"] == 0.2
+
+
 def test_a_method_that_fails_on_a_batch_is_refused_before_training(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.py").write_text("def own(student_logits, teacher_logits, labels):\n    return student_logits - labels\n")
     assert call("run", "--out", "new", *QUICK, "--method", "own.py:own") == 1
