@@ -14,10 +14,14 @@ from torch import Tensor
 from kd.checks import did_you_mean, naming_flag, require
 from kd.commands.recipe_settings import BALANCED
 from kd.losses.labels import balanced_weights, list_names
+from kd.storage.files import sha256
 from kd.storage.untrusted import read_bytes
 
 HEADER = ["class", "weight"]
 _LIMIT = 64 * 1024**2  # bytes
+
+# SHA-256 of each file as it was last read, by path: the file may change before a command records its settings.
+_digests: dict[Path, str] = {}
 
 
 def class_weights(chosen: str | None, labels: Tensor, classes: Sequence[str]) -> Tensor | None:
@@ -38,6 +42,11 @@ def class_weights(chosen: str | None, labels: Tensor, classes: Sequence[str]) ->
         return balanced_weights(labels, classes) if chosen == BALANCED else read_class_weights(Path(chosen), classes)
 
 
+def digest_of_class_weights(chosen: str | None) -> str | None:
+    """Return the SHA-256 of the file of weights as last read; None without a file, or before it was read."""
+    return None if chosen is None else _digests.get(Path(chosen))
+
+
 def read_class_weights(path: Path, classes: Sequence[str]) -> Tensor:
     """Read a weight for each class from a CSV file.
 
@@ -46,7 +55,8 @@ def read_class_weights(path: Path, classes: Sequence[str]) -> Tensor:
         classes: class names in label order; numbers if the classes have no names.
     """
     try:
-        text = read_bytes(path, limit=_LIMIT).decode("utf-8-sig")
+        content = read_bytes(path, limit=_LIMIT)
+        _digests[path], text = sha256(content), content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be CSV in UTF-8. Byte {error.start} is not.") from error
     reader = csv.reader(io.StringIO(text), strict=True)

@@ -80,10 +80,10 @@ def publish_with_report(files: Mapping[Path, bytes], part: Part, *, results_dir:
 
 # Settings that determine the models: all settings of a run, except the device and the location of the data. Settings
 # of other commands, such as the margin or the number of seeds, do not change the models.
-# Added are digests of the student's and the method's file, and a constant of the documented pipeline.
+# Added are digests of the files of student, method and class weights, and a constant of the documented pipeline.
 _MODEL_SETTINGS = {
     *({field.name.upper() for field in dataclasses.fields(RunSettings)} - {"DEVICE", "DATA_DIR"}),
-    *("STUDENT_SHA256", "METHOD_SOURCE", "BFLOAT16"),
+    *("STUDENT_SHA256", "CLASS_WEIGHTS_SHA256", "METHOD_SOURCE", "BFLOAT16"),
 }
 
 

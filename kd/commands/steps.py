@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kd.checks import naming_flag
+from kd.commands.class_weights import digest_of_class_weights
 from kd.commands.data import Data, load_data, make_training_loader
 from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
@@ -228,6 +229,8 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
     recorded = {name: value for name, value in values.items() if name not in omitted}
     if digest := digest_of_file(settings):
         recorded["student_sha256"] = digest  # of the file, which the name alone does not identify
+    if digest := digest_of_class_weights(settings.class_weights):
+        recorded["class_weights_sha256"] = digest
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in recorded.items()}
 
 

@@ -59,8 +59,8 @@ def fit(
 
     An objective that is an ``nn.Module`` switches between training and eval mode with the model and is saved in the
     same snapshots; its parameters are trained if the optimizer contains them. If the objective has a method
-    ``set_epoch(epoch, epochs)``, it is called before each epoch (the first is 0). Its method ``first_phase(epochs)``, if
-    any, returns the number of first epochs that ``keep`` and ``patience`` ignore, such as those without labels.
+    ``set_epoch(epoch, epochs)``, it is called before each epoch (the first is 0). A method ``first_phase(epochs)``
+    returns the number of first epochs that ``keep`` and ``patience`` ignore, such as those without labels.
 
     Args:
         val_loader: data to evaluate on after each epoch; None skips validation, and the history has no ``val_`` curves.

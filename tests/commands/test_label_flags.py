@@ -16,7 +16,10 @@ from kd.commands.class_weights import class_weights, read_class_weights
 from kd.commands.compare.settings import STRENGTHS, CompareSettings
 from kd.commands.data import load_data
 from kd.commands.dry_run import plan
+from kd.commands.ledger import ask
+from kd.commands.publish import model_settings
 from kd.commands.settings import RunSettings
+from kd.commands.steps import record_settings
 from kd.methods import METHODS
 
 CLASSES = ("cat", "dog", "cow")
@@ -83,6 +86,20 @@ def test_a_file_that_is_no_text_or_missing_is_named(tmp_path: Path) -> None:
         read_class_weights(tmp_path / "weights.csv", CLASSES)
     with pytest.raises(OSError, match=r"--class-weights .*none.csv: No such file"):
         class_weights(str(tmp_path / "none.csv"), torch.arange(3), CLASSES)
+
+
+def test_an_edited_file_is_another_question(tmp_path: Path) -> None:
+    path = write(tmp_path, "class,weight\ncat,1\ndog,1\ncow,1\n")
+    settings, recorded = RunSettings(class_weights=str(path)), []
+    for content in (path.read_text(), path.read_text(), "class,weight\ncat,1\ndog,1\ncow,2\n"):
+        write(tmp_path, content)
+        class_weights(settings.class_weights, torch.arange(3), CLASSES)
+        path.unlink()  # what counts is what was read
+        recorded.append(record_settings(settings, torch.device("cpu")))
+    asked = [ask(None, command="compare", title="", config=config, test="").key for config in recorded]
+    assert asked[0] == asked[1] != asked[2]
+    assert model_settings(recorded[0]) != model_settings(recorded[2])
+    assert "CLASS_WEIGHTS_SHA256" not in record_settings(RunSettings(class_weights="balanced"), torch.device("cpu"))
 
 
 def test_balanced_counts_the_training_split_alone(tmp_path: Path) -> None:
