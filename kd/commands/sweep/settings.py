@@ -230,6 +230,8 @@ def student_settings() -> dict[str, Kind]:
     hints = {"student_width": int, **typing.get_type_hints(RecipeSettings)}
     kinds = {name: _kind_of(hint) for name, hint in hints.items()}
     fixed = {"seed", "class_weights"}  # class weights are computed once, with the data
+    fixed |= {"keep", "patience"}  # a point that chooses its epoch by the validation images has an advantage on them
+    fixed |= {"mixup", "cutmix"}  # refused, because the teacher would run at every step
     return {n: kind for n, kind in kinds.items() if kind and n not in fixed and not n.startswith("teacher_")}
 
 

@@ -114,15 +114,12 @@ OTHER_VALUES: dict[str, tuple[object, dict[str, object]]] = {
     "accumulate": (2, {}),
     "ema": (0.5, {}),
     "precision": ("bfloat16", {}),
-    "keep": ("best", {}),
-    "patience": (3, {"keep": "best"}),
     "label_smoothing": (0.1, {}),
 }
 
 
 def test_every_setting_that_can_vary_changes_the_students_training(prepared: TeacherWithData) -> None:
-    refused = {"mixup", "cutmix"}  # a sweep needs cached logits
-    assert OTHER_VALUES.keys() == student_settings().keys() - refused
+    assert OTHER_VALUES.keys() == student_settings().keys()
     one = dataclasses.replace(SETTINGS, temperatures=(5.0,), alphas=(0.5,))
     for name, (other, needed) in OTHER_VALUES.items():
         settings = dataclasses.replace(one, **needed)  # type: ignore[arg-type]
@@ -135,6 +132,12 @@ def test_every_setting_that_can_vary_changes_the_students_training(prepared: Tea
             for student in students
         ]
         assert len({digest(describe(list(part))) for part in parts}) == len(points) == 2, name
+
+
+@pytest.mark.parametrize("text", ["keep=last,best", "patience=0,3", "mixup=none,0.2", "cutmix=none,1"])
+def test_what_makes_points_incomparable_cannot_vary(text: str) -> None:
+    with pytest.raises(ValueError, match=f"--vary must be one of .*Got '{text.partition('=')[0]}'"):
+        dataclasses.replace(SETTINGS, keep="best", vary=(text,)).check()
 
 
 def test_a_varied_setting_affects_the_students_only(prepared: TeacherWithData) -> None:
