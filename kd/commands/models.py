@@ -158,6 +158,8 @@ def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:
             if not number and not teachers[0].trained and _is_like_student(teachers[0].model, settings, data.task):
                 own_settings = dataclasses.replace(settings, seed=settings.seed + OWN_SEED)
                 teachers[0] = new_teacher(own_settings, choice, data)
+    if all(teacher.trained for teacher in teachers):  # also one whose file loads its weights
+        settings.require_no_teacher_flags()
     return teachers
 
 

@@ -130,14 +130,33 @@ class RecipeSettings:
         teacher = teacher_settings(self)
         sgd = "sgd" in (self.optimizer, teacher.optimizer)
         require(sgd or not self.nesterov, "--nesterov", self.nesterov, "omitted without --optimizer sgd")
-        for whose, recipe in (("--", self), ("--teacher-", teacher)):
-            is_sgd = recipe.optimizer == "sgd" and self.nesterov
-            require(not is_sgd or recipe.momentum > 0, f"{whose}momentum", recipe.momentum, "above 0 with --nesterov")
-            alone = recipe.patience > 0 and recipe.keep != "best"
-            require(not alone, f"{whose}patience", recipe.patience, f"0, or given with {whose}keep best")
-            too_long = recipe.warmup >= 1 and recipe.warmup >= recipe.epochs
-            allowed = f"below the number of epochs, {recipe.epochs}"
-            require(not too_long, f"{whose}warmup", recipe.warmup, allowed, "below 1 it is a share of the training")
+        is_used = sgd or self.momentum == RecipeSettings.momentum
+        require(is_used, "--momentum", self.momentum, "omitted without --optimizer sgd", "other optimizers ignore it")
+        is_used = teacher.optimizer == "sgd" or self.teacher_momentum is None
+        allowed = "omitted without --teacher-optimizer sgd"
+        require(is_used, "--teacher-momentum", self.teacher_momentum, allowed, "other optimizers ignore it")
+        self.check_training()
+        teacher.check_training("--teacher-")
+
+    def check_training(self, prefix: str = "--") -> None:
+        """Raise ``ValueError`` for settings of a single training that clash, without the teacher's own.
+
+        Args:
+            prefix: of the flags in errors.
+        """
+        nesterov = self.optimizer == "sgd" and self.nesterov
+        require(not nesterov or self.momentum > 0, f"{prefix}momentum", self.momentum, "above 0 with --nesterov")
+        alone = self.patience > 0 and self.keep != "best"
+        require(not alone, f"{prefix}patience", self.patience, f"0, or given with {prefix}keep best")
+        too_long = self.warmup >= 1 and self.warmup >= self.epochs
+        allowed = f"below the number of epochs, {self.epochs}"
+        require(not too_long, f"{prefix}warmup", self.warmup, allowed, "below 1 it is a share of the training")
+
+    def require_no_teacher_flags(self) -> None:
+        """Raise ``ValueError`` if a setting is for the training of the teacher alone: no teacher is trained."""
+        for name in _TEACHERS:
+            value, advice = getattr(self, name), "no teacher is trained"
+            require(value is None, f"--{name.replace('_', '-')}", value, "omitted with a loaded teacher", advice)
 
 
 # Settings of the recipe that are not constants of the documented pipeline.

@@ -181,6 +181,12 @@ class RunSettings(RecipeSettings):
             require_unlabelled_method(self.method)
         self._check_augmentation()
         self._check_mixing()
+        self.check_smoothing()
+        if not self._count_teachers():
+            self.require_no_teacher_flags()
+
+    def check_smoothing(self) -> None:
+        """Raise ``ValueError`` if the method is the label smoothing that all trainings have."""
         if self.method == "label-smoothing":
             own, advice = self.method_settings["smoothing"], "the student would be the control"
             allowed = f"unlike smoothing={own:g} of --method label-smoothing"

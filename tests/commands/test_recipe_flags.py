@@ -88,6 +88,9 @@ def test_the_teacher_can_switch_off_what_the_students_have() -> None:
         (("--teacher-patience", "3"), "--teacher-patience must be 0, or given with --teacher-keep best. Got 3"),
         (("--warmup", "2"), "--warmup must be below the number of epochs, 2. Got 2.0"),
         (("--warmup", "3", "--epochs", "5", "--teacher-epochs", "3"), "--teacher-warmup must be below the number"),
+        (("--momentum", "0.5"), "--momentum must be omitted without --optimizer sgd. Got 0.5"),
+        (("--teacher-momentum=0.5", "--optimizer=adamw"), "--teacher-momentum must be omitted without --teacher-opt"),
+        (("--momentum=0.5", "--optimizer=sgd", "--teacher-optimizer=adam", "--teacher-momentum=0.9"), "--teacher-mom"),
         (("--bfloat16",), "--bfloat16 was replaced: use --precision bfloat16 for every training, or --teacher"),
         (("--no-bfloat16",), "--bfloat16 was replaced: use --precision bfloat16"),
     ],
@@ -99,6 +102,32 @@ def test_a_wrong_value_or_a_clash_is_named_before_any_work(
     assert code == 2
     assert message in " ".join(error.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPE_FLAGS if name.startswith("teacher_")])
+@pytest.mark.parametrize("teacher", ["mlp:8=weights.pth", "logits=outputs.npy"])
+def test_a_flag_for_the_teachers_training_is_refused_if_none_is_trained(teacher: str, name: str) -> None:
+    recipe: dict[str, Any] = {"keep": "best", "optimizer": "sgd", f"{name}": CHANGED.get(name[8:], 64)}
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(ValueError, match=f"{flag} must be omitted with a loaded teacher. Got .*no teacher is trained"):
+        RunSettings(teacher=(teacher,), **recipe).check()
+    several = ("mlp:8",) if "logits" in teacher else (teacher, "mlp:8")
+    RunSettings(teacher=several, **recipe).check()
+
+
+def test_a_teacher_whose_file_loads_its_weights_is_not_trained_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import torch\n\ndef make(input_shape, classes):\n"
+        "    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))\n"
+        "    torch.nn.init.zeros_(net[1].weight)\n    torch.nn.init.zeros_(net[1].bias)\n    return net\n"
+    )
+    flags = ("--teacher", f"{file}:make", "--teacher-epochs", "3", "--out", str(tmp_path / "out"))
+    code = cli.main(["run", "--data", "sklearn:digits", "--student-width", "8", "--epochs", "2", *flags])
+    assert code == 1
+    assert "--teacher-epochs must be omitted with a loaded teacher" in " ".join(capsys.readouterr().err.split())
 
 
 def test_bfloat16_in_a_file_of_an_earlier_version(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import math
 import typing
 from collections.abc import Iterator, Sequence
@@ -133,20 +134,39 @@ class SweepSettings(PairedSettings):
         for name, values in self.varied.items():
             _check_values(name, values, f"--vary {name}")
             self._require_documented(name, values, getattr(self, name), f"--{name.replace('_', '-')}")
-            for value in values:
-                candidate: SweepSettings = dataclasses.replace(self, vary=(), **{name: value})  # type: ignore[arg-type]
-                with naming_flag(f"--vary {name}={value}"):
-                    super(SweepSettings, candidate).check()
-                    candidate._check_fixed()
         for name, of_method in self.varied_of_method.items():
             setting = name.removeprefix(OF_METHOD)
             documented = settings_of(self.method, self.method_settings)[setting]
             self._require_documented(name, of_method, documented, f"--set {setting}")
+        self._check_combinations()
         if self.trials is not None and importlib.util.find_spec("optuna") is None:
             raise ValueError(
                 "--trials needs Optuna, which is not installed: pip install 'paired-distillation[search]'. Or omit "
                 "--trials to try every combination of the values."
             )
+
+    def _check_combinations(self) -> None:
+        """Refuse values whose combination clashes, or that have no effect in one."""
+        warmups, advice = self.varied.get("warmup", ()), "below 1 it is a share of the training, else epochs"
+        numbers = [value for value in warmups if isinstance(value, float)]
+        crosses = self.trials is not None and bool(numbers) and min(numbers) < 1 <= max(numbers)
+        require(not crosses, "--vary warmup", warmups, "all below 1 or all at least 1 with --trials", advice)
+        varied = {**self.varied, **self.varied_of_method}
+        for values in itertools.product(*varied.values()):
+            chosen = dict(zip(varied, values, strict=True))
+            students = {name: value for name, value in chosen.items() if name in self.varied}
+            own = {name.removeprefix(OF_METHOD): v for name, v in chosen.items() if name not in self.varied}
+            texts = [text for text in self.set if text.partition("=")[0] not in own]
+            texts += [f"{name}={value}" for name, value in own.items()]
+            candidate: SweepSettings = dataclasses.replace(self, vary=(), set=tuple(texts), **students)  # type: ignore[arg-type]
+            try:
+                candidate.check_training()
+                candidate.check_smoothing()
+                ignored = "momentum" in students and candidate.optimizer != "sgd"
+                require(not ignored, "--momentum", candidate.momentum, "omitted without --optimizer sgd")
+            except ValueError as error:
+                flags = " ".join(f"--vary {name}={value}" for name, value in chosen.items())
+                raise ValueError(f"{flags}: {error}") from error
 
     def _check_fixed(self) -> None:
         """Refuse settings with which the students of all points cannot share one teacher and its cached logits."""

@@ -323,6 +323,27 @@ def test_varied_settings_are_parsed_with_their_types_and_without_duplicates() ->
         ),
         (("--method", "ttm", "--vary", "gamma=0.1", "--temperatures", "2"), "instead (ttm has no temperature)"),
         (("--method", "dkd", "--vary", "beta=8", "--temperature", "2"), "--temperature and --alpha are settings of kd"),
+        (
+            ("--vary", "epochs=1,10", "--vary", "warmup=0,2"),
+            "--vary epochs=1 --vary warmup=2.0: --warmup must be below the number of epochs, 1. Got 2.0",
+        ),
+        (
+            ("--vary", "warmup=0,2", "--trials", "3"),
+            "--vary warmup must be all below 1 or all at least 1 with --trials. Got (0.0, 2.0)",
+        ),
+        (("--vary", "momentum=0.9,0.5"), "--vary momentum=0.9: --momentum must be omitted without --optimizer sgd"),
+        (
+            ("--optimizer", "sgd", "--vary", "optimizer=sgd,adam", "--vary", "momentum=0.9,0.5"),
+            "--vary optimizer=adam --vary momentum=0.9: --momentum must be omitted without --optimizer sgd",
+        ),
+        (
+            ("--method=label-smoothing", "--set=smoothing=0.2", "--label-smoothing=0.1", "--vary=smoothing=0.1,0.2"),
+            "--vary smoothing=0.1: --label-smoothing must be unlike smoothing=0.1 of --method label-smoothing",
+        ),
+        (
+            ("--method", "label-smoothing", "--vary", "label_smoothing=0,0.1"),
+            "--vary label_smoothing=0.1: --label-smoothing must be unlike smoothing=0.1",
+        ),
         (("--seeds", "0"), "--seeds must be an integer of at least 1"),
         (("--trials", "0"), "--trials must be None or an integer of at least 1"),
         (("--final-pairs", "1"), "--final-pairs must be an integer of at least 2"),
@@ -335,6 +356,22 @@ def test_a_bad_setting_is_rejected_before_any_work(
     assert kd_command("sweep", "--out", str(tmp_path / "new"), *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SweepSettings(vary=("epochs=1,10",), teacher_warmup=2.0),  # the teacher's epochs do not vary
+        SweepSettings(vary=("epochs=5,10", "warmup=0,2")),
+        SweepSettings(vary=("warmup=0,0.5",), trials=3),
+        SweepSettings(vary=("warmup=1,2",), warmup=1.0, trials=3),
+        SweepSettings(vary=("momentum=0.9,0.5",), optimizer="sgd"),
+        SweepSettings(vary=("optimizer=sgd,adam",), optimizer="sgd", momentum=0.5),
+        SweepSettings(method="label-smoothing", vary=("smoothing=0.1,0.2",), label_smoothing=0.3),
+    ],
+)
+def test_combinations_that_make_sense_are_accepted(settings: SweepSettings) -> None:
+    settings.check()
 
 
 def test_a_search_without_optuna_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
