@@ -53,7 +53,8 @@ class Recipe:
             batches: number of batches in an epoch, at least 1.
 
         Raises:
-            ValueError: the warm-up is not shorter than the training, or the device does not support the precision.
+            ValueError: a warm-up in epochs is not shorter than the training, or the device does not support the
+                precision.
         """
         optimizer = make_optimizer(
             self.optimizer,
@@ -67,6 +68,10 @@ class Recipe:
         per_epoch = self.steps(batches)
         steps = self.epochs * per_epoch
         warmup = round(self.warmup * (steps if self.warmup < 1 else per_epoch))
+        if self.warmup < 1:
+            warmup = min(
+                warmup, steps - 1
+            )  # a share below 1 is shorter than the training, though it may round up to it
         shorter = f"shorter than the training of {self.epochs} epochs"
         require(not warmup or warmup < steps, "warmup", self.warmup, shorter, "below 1 it is a share of the training")
         scheduler = make_schedule(optimizer, self.schedule, steps=steps, warmup=warmup)

@@ -51,6 +51,20 @@ def test_a_warm_up_rises_linearly_and_the_schedule_has_the_other_steps(name: str
     assert seen[4:] == pytest.approx(rates(name, 26), abs=1e-12)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 7])
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.9999, math.nextafter(1, 0)])
+def test_any_share_below_1_leaves_a_step_after_the_warm_up(share: float, batches: int, epochs: int) -> None:
+    step = Recipe(warmup=share, epochs=epochs, schedule="constant").make_step(tiny_model(), batches=batches)
+    assert step.scheduler is not None
+    for _ in range(epochs * batches - 1):
+        step.optimizer.step()
+        step.scheduler.step()
+    assert step.optimizer.param_groups[0]["lr"] == pytest.approx(Recipe.learning_rate)  # of the last step
+    with pytest.raises(ValueError, match="warmup must be shorter than the training"):
+        Recipe(warmup=float(epochs), epochs=epochs).make_step(tiny_model(), batches=batches)
+
+
 def test_every_schedule_is_tested() -> None:
     assert set(FORMULAS) == set(SCHEDULES)
 
