@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from kd.arms import arm_of
+from kd.arms import STUDENTS, arm_of
 from kd.commands.publish import model_settings
 from kd.commands.recipe_settings import CHOSEN_EPOCH
 from kd.commands.run.report_gallery import show_disagreements
@@ -132,8 +132,8 @@ LAST_EPOCH = "The final weights are those after the last epoch; no epoch is sele
 
 def _show_curves(run: Run) -> tuple[Block, ...]:
     quantities = {quantity for history in run.histories.values() for quantity in history}
-    is_chosen = any(history.kept for history in run.histories.values())
-    when = "at the chosen epoch" if is_chosen else "after the last epoch"
+    chosen = [name for name, history in run.histories.items() if history.kept]
+    when = "with the final weights" if chosen else "after the last epoch"
     panels = [
         figure(
             partial(curve_panel, run.histories, quantity, title),
@@ -164,8 +164,21 @@ def _show_curves(run: Run) -> tuple[Block, ...]:
     ]
     return (
         Grid((*panels, table((when, *models), last_epoch))),
-        Paragraph(CHOSEN_EPOCH if is_chosen else LAST_EPOCH),
+        Paragraph(_describe_epochs(chosen, [name for name in run.histories if name not in chosen])),
         Fold("Every epoch as a table", (table(("epoch", *models), all_epochs),)),
+    )
+
+
+def _describe_epochs(chosen: Sequence[str], others: Sequence[str]) -> str:
+    """Return sentences on the epochs of the final weights, chosen by the validation results or the last ones."""
+    if not chosen:
+        return LAST_EPOCH
+    if set(STUDENTS) <= {*chosen} and not others:
+        return CHOSEN_EPOCH
+    first, rest = (" and ".join(f"the {arm_of(name).label}" for name in names) for names in (chosen, others))
+    return (
+        f"The final weights of {first} are those of the epoch with the best validation results, which are therefore "
+        f"too good; the test set plays no part. Those of {rest} are the weights after the last epoch."
     )
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 import kd
+from kd.commands.recipe_settings import CHOSEN_EPOCH
 from kd.commands.run.disagreements import CLASSES, PLACES, choose_classes, disagreement_masks
-from kd.commands.run.report import run_part
+from kd.commands.run.report import LAST_EPOCH, _show_curves, run_part
 from kd.commands.run.report_gallery import encode_image, show_disagreements
 from kd.commands.run.report_plots import confusion_difference
 from kd.commands.run.report_students import compare_confusions, compare_students, compare_with_teacher
@@ -55,6 +56,28 @@ def run() -> Run:
 def part(run: Run) -> Part:
     torch.manual_seed(0)
     return a_part(run)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "first", "rest"),
+    [
+        ((), "", ""),
+        (("teacher",), "the teacher", "the control and the distilled student"),
+        (("control", "distilled"), "the control and the distilled student", "the teacher"),
+        (NAMES, "", ""),
+    ],
+)
+def test_the_models_whose_epoch_was_chosen_are_named(chosen: tuple[str, ...], first: str, rest: str) -> None:
+    run = a_run()
+    for name in chosen:
+        run.histories[name].kept = 1
+    curves = str(_show_curves(run))
+    expected = f"The final weights of {first} are those of the epoch with the best"
+    if first:
+        assert expected in curves
+        assert f"Those of {rest} are the weights after the last epoch" in curves
+    else:
+        assert (LAST_EPOCH in curves, CHOSEN_EPOCH in curves) == (not chosen, bool(chosen))
 
 
 def html_of(part: Part) -> dict[str, str]:
