@@ -165,8 +165,7 @@ class _Training:
                     if self.kept:
                         self.kept.consider(epoch, val, model)
         if self.step.may_skip:
-            train["skipped"] = float(self.step.skipped)
-            self.step.skipped = 0
+            train["skipped"] = float(self.step.take_skipped())
         self.position.next_epoch(dict([*_add_prefix("train", train), *_add_prefix("val", val)]))
         self.position.history.seconds = time.perf_counter() - self.started
 

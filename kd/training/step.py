@@ -1,7 +1,10 @@
 """One training step as an object: from a batch to new weights. The loop around it knows none of its parts.
 
-``kd.fit`` calls, in this order, ``forward``, ``backward`` and ``update`` for each batch, ``end_epoch`` after an epoch's
-last batch, and ``averaged`` around validation. An engine that distributes training is another class with these methods.
+``kd.fit`` calls ``require_trained`` first. For each batch it calls ``forward``, ``backward`` and ``update``, after an
+epoch's last batch ``end_epoch`` and, if ``may_skip``, ``take_skipped``, around validation ``averaged``, and at the end
+``use_average``. ``optimizer`` and ``may_skip`` determine how numbers that are not finite are found. Snapshots need
+``copies``, ``state_dict`` and ``load_state_dict``; ``kd.training.run_steps`` needs ``inputs`` for the training's key.
+An engine that distributes training is another class with these methods and attributes.
 """
 
 from __future__ import annotations
@@ -36,15 +39,12 @@ class Step:
         scheduler: stepped after each optimizer step, not after each epoch.
         clip: largest Euclidean norm of all gradients together (``clip_grad_norm_``), at least 0; 0 does not clip.
         accumulate: batches per optimizer step, at least 1. Each sample has the same weight in the step's gradient, so
-            k batches of b samples equal one batch of k·b if the loss is a mean over samples. An epoch's last step may
-            have fewer batches.
+            k batches of b samples equal one batch of k·b if the loss is a mean over samples, not over some of them or a
+            weighted one, such as with class weights. An epoch's last step may have fewer batches.
         ema: decay of an exponential moving average of weights and buffers, updated after each optimizer step, in
             [0, 1); 0 keeps none. Buffers that are not floating-point are copied.
         precision: of matrix products and convolutions in training. Weights, gradients and evaluation keep theirs. With
             float16 the loss is scaled (``torch.amp.GradScaler``), and a step whose gradient is not finite is skipped.
-
-    Attributes:
-        skipped: steps of this epoch that were skipped because their gradient was not finite in float16.
 
     Raises:
         ValueError: an argument is outside its range, or the device does not support the precision.
@@ -76,7 +76,7 @@ class Step:
             self._scaler.scale(torch.zeros((), device=self._device))
         self._average = _make_average(model, ema) if ema else None
         self._batches, self._first, self._samples = 0, 0, 0  # of the current optimizer step so far
-        self.skipped, self._skipped_in_a_row = 0, 0
+        self._skipped, self._skipped_in_a_row = 0, 0
 
     @property
     def may_skip(self) -> bool:
@@ -141,6 +141,11 @@ class Step:
         if self._batches:
             self._change_weights(non_finite)
 
+    def take_skipped(self) -> int:
+        """Return the number of steps skipped since the last call, because their gradient was not finite in float16."""
+        skipped, self._skipped = self._skipped, 0
+        return skipped
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Give the model its averaged weights inside the block; without an average, do nothing."""
@@ -164,7 +169,7 @@ class Step:
     def state_dict(self) -> dict[str, Any]:
         """Return all state besides the model's, between any two batches."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        counts = [self._batches, self._first, self._samples, self.skipped, self._skipped_in_a_row]
+        counts = [self._batches, self._first, self._samples, self._skipped, self._skipped_in_a_row]
         gradients = [parameter.grad for parameter in self._parameters] if self._batches else []
         return {**parts, "counts": counts, "gradients": gradients}
 
@@ -176,7 +181,7 @@ class Step:
         """
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        self._batches, self._first, self._samples, self.skipped, self._skipped_in_a_row = map(int, state["counts"])
+        self._batches, self._first, self._samples, self._skipped, self._skipped_in_a_row = map(int, state["counts"])
         gradients = state["gradients"]
         if self._batches:
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
@@ -215,7 +220,7 @@ class Step:
         if scaler.get_scale() >= before:
             self._skipped_in_a_row = 0
             return True
-        self.skipped, self._skipped_in_a_row = self.skipped + 1, self._skipped_in_a_row + 1
+        self._skipped, self._skipped_in_a_row = self._skipped + 1, self._skipped_in_a_row + 1
         if self._skipped_in_a_row >= MOST_SKIPPED:
             raise FloatingPointError(
                 f"the gradient in float16 was not finite in {MOST_SKIPPED} steps in a row, which were skipped, "

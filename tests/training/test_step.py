@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kd.storage.snapshots import Snapshots
 from kd.training import step as step_module
 from kd.training.kept_epoch import KeptEpoch
 from kd.training.recipe import Recipe
+from kd.training.run_steps import train as train_steps
 from kd.training.step import Step
 from tests.conftest import CLASSES, tiny_model
 
@@ -366,6 +368,38 @@ def test_clashing_arguments_of_fit_are_refused(
     given = {name: made[name][value] if name in made else value for name, value in arguments.items()}
     with pytest.raises(ValueError, match=message):
         kd.fit(model, kd.supervised, load(digits), None, epochs=1, seed=0, **given)
+
+
+def test_another_engine_needs_only_what_the_module_lists(digits: kd.ImageDataset, tmp_path: Path) -> None:
+    listed = set(re.findall(r"``(\w+)``", str(step_module.__doc__)))
+    assert listed <= {*dir(Step), "optimizer"}
+    used = set[str]()
+
+    class Engine:
+        """A step without any other attribute."""
+
+        def __init__(self, step: Step) -> None:
+            self._step = step
+
+        def __getattr__(self, name: str) -> Any:
+            assert name in listed
+            used.add(name)
+            return getattr(self._step, name)
+
+    def train_with(make: Any) -> dict[str, Tensor]:
+        model, loader = tiny_model(), load(digits, shuffle=True)
+        step = make(Recipe(precision="float16", ema=0.5, accumulate=2).make_step(model, batches=len(loader)))
+        snapshots = Snapshots(tmp_path / make.__name__, key="key", interval=0)
+        kd.fit(model, kd.supervised, loader, load(digits, 50), step=step, epochs=2, seed=0, snapshots=snapshots)
+        train_steps("title", model, kd.supervised, loader, None, step=step, epochs=1, seed=0)
+        return model.state_dict()
+
+    def unwrapped(step: Step) -> Step:
+        return step
+
+    states = train_with(unwrapped), train_with(Engine)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert used | {"load_state_dict"} == listed
 
 
 @pytest.mark.parametrize(
