@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kd.commands.publish import model_settings
 from kd.commands.settings import RunSettings
 from kd.commands.steps import record_settings
 from kd.methods import METHODS
+from tests.test_cli import ROOT
 
 CLASSES = ("cat", "dog", "cow")
 QUICK = ("--limit", "200", "--epochs", "1", "--teacher", "mlp:16", "--student", "mlp:8")
@@ -116,6 +118,13 @@ def test_balanced_counts_the_training_split_alone(tmp_path: Path) -> None:
 
 
 # --- wiring
+
+
+def test_the_page_lists_the_methods_that_mixed_samples_refuse() -> None:
+    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^Refused: methods .*?\((.*?)\)", page, re.MULTILINE | re.DOTALL)
+    refused = {name for name, method in METHODS.items() if "ids" in method.needs or not method.unlabelled}
+    assert set(re.findall(r"`([\w-]+)`", listed)) == refused
 
 
 @pytest.mark.parametrize(
