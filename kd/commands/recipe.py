@@ -27,15 +27,26 @@ def say_recipe(settings: RunSettings, samples: int) -> None:
     if text := describe_recipe(settings):
         say(f"training recipe: {text}")
     own = teacher_settings(settings)
-    for flag, recipe in {"--ema": settings, "--teacher-ema": own}.items():
-        steps = recipe.epochs * -(-samples // (recipe.batch_size * recipe.accumulate))
-        remaining = recipe.ema ** (steps - 1)  # the average begins with the weights of the first step
-        if remaining > 0.5 and (recipe is settings or own.ema != settings.ema):
-            warnings.warn(
-                f"{flag} {recipe.ema:g} is too long an average for {steps:,} steps: {remaining:.0%} of it would still "
-                "be the weights of the first step. Train longer, or lower it.",
-                stacklevel=2,
-            )
+    _warn_of_long_average("--ema", settings, samples)
+    if settings.trainings["teacher"] and _average(own, samples) != _average(settings, samples):
+        flag = "--ema" if settings.teacher_ema is None else "--teacher-ema"
+        _warn_of_long_average(flag, own, samples, " of the teacher")
+
+
+def _average(recipe: RunSettings, samples: int) -> tuple[float, int]:
+    """Return the decay of the moving average and the number of steps."""
+    return recipe.ema, recipe.epochs * -(-samples // (recipe.batch_size * recipe.accumulate))
+
+
+def _warn_of_long_average(flag: str, recipe: RunSettings, samples: int, whose: str = "") -> None:
+    ema, steps = _average(recipe, samples)
+    remaining = ema ** (steps - 1)  # the average begins with the weights of the first step
+    if ema and remaining > 0.5:
+        warnings.warn(
+            f"{flag} {ema:g} is too long an average for {steps:,} steps{whose}: {remaining:.0%} of it would still be "
+            "the weights of the first step. Train longer, or lower it.",
+            stacklevel=3,
+        )
 
 
 def make_train(settings: RunSettings) -> run_steps.Train:

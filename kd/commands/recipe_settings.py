@@ -46,13 +46,13 @@ class RecipeSettings:
     learning_rate: Annotated[float, LEARNING_RATE] = 4e-3
     """largest learning rate, above 0; by default the initial one of Adam, which decays linearly to 0"""
     optimizer: Annotated[str, OPTIMIZER] = "adam"
-    """optimizer: adam, adamw or sgd"""
+    """optimizer: adam, adamw or sgd; adamw equals adam unless --weight-decay is above 0"""
     momentum: Annotated[float, MOMENTUM] = 0.9
     """momentum of sgd, in [0, 1)"""
     nesterov: bool = False
     """Nesterov momentum of sgd"""
     weight_decay: Annotated[float, WEIGHT_DECAY] = 0.0
-    """weight decay, at least 0; norms and biases (parameters of one dimension) do not decay"""
+    """weight decay, at least 0, where adamw equals adam; norms and biases (parameters of one dimension) do not decay"""
     schedule: Annotated[str, SCHEDULE] = "linear"
     """course of the learning rate: linear or cosine to 0, constant, or step (a tenth after each third)"""
     warmup: Annotated[float, WARMUP] = 0.0
@@ -60,7 +60,8 @@ class RecipeSettings:
     clip: Annotated[float, CLIP] = 0.0
     """largest norm of a step's gradient, at least 0; 0 does not clip"""
     accumulate: Annotated[int, at_least(1)] = 1
-    """batches per optimizer step, at least 1; every image has the same weight in a step"""
+    """batches per optimizer step, at least 1; every image has the same weight in a step, or with --class-weights
+    that of its class in its batch"""
     ema: Annotated[float, EMA] = 0.0
     """decay of a moving average of weights and buffers, in [0, 1); the averaged model is evaluated after each epoch
     and is the result; 0 keeps none"""
@@ -188,4 +189,7 @@ def describe_recipe(settings: RecipeSettings) -> str:
     flags = [f"--{name.replace('_', '-')}" + (f" {v}" if v is not True else "") for name, v in changed.items()]
     averaged = "; the averaged weights are evaluated and saved" if settings.ema else ""
     chosen = "; the validation set chooses the epoch" if settings.keep == "best" else ""
-    return f"{' '.join(flags)}{averaged}{chosen}"
+    recipes = settings, teacher_settings(settings)
+    plain = any(recipe.optimizer == "adamw" and not recipe.weight_decay for recipe in recipes)
+    undecayed = "; adamw without weight decay equals adam" if plain else ""
+    return f"{' '.join(flags)}{averaged}{chosen}{undecayed}"

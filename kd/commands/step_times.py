@@ -48,7 +48,7 @@ def time_steps(
         is_parallel: students are trained in parallel, each on one thread.
     """
     size, own = settings.batch_size, teacher_settings(settings)
-    rows = range(min(STEPS * size, data.sizes["training"]))
+    rows = range(min(STEPS * max(size, own.batch_size), data.sizes["training"]))
     subset = Subset(data.train_loader.dataset, [row * data.views for row in rows])  # the first view of each sample
     loader = make_loader(subset, batch_size=size, mix=data.mix)
     labels_alone = add_label_options(settings, data, supervised, device_of(student))

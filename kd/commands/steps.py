@@ -25,7 +25,7 @@ from kd.commands.settings import RunSettings
 from kd.commands.students import digest_of_file, forget_files, list_start_messages, require_reached
 from kd.commands.subject import require_same_subject
 from kd.console import say
-from kd.data.loaders import first_batch, loader_like
+from kd.data.loaders import first_batch, loader_like, make_loader
 from kd.data.unlabelled import repeated
 from kd.devices import device_named, require_device
 from kd.imports import is_plugin
@@ -107,9 +107,12 @@ def train_teacher(
         The model, and its history if it is a single teacher trained here.
     """
     own = teacher_settings(settings)
-    loader = data.train_loader
-    if own.batch_size != settings.batch_size:
-        loader = make_training_loader(own, data.train_set, data.mix)
+    loaders = data.train_loader, data.val_loader
+    if own.batch_size != settings.batch_size:  # both its own, so that another size for the students repeats no training
+        loaders = (
+            make_training_loader(own, data.train_set, data.mix),
+            make_loader(data.val_set, batch_size=own.batch_size),
+        )
     objective = add_label_options(settings, data, supervised, device)
     models = [teacher.model.to(device) for teacher in teachers]
     histories: list[History] = []
@@ -124,7 +127,7 @@ def train_teacher(
                     f"{settings.seed} it would be the control itself"
                 )
             train = make_train(dataclasses.replace(own, seed=teacher.seed))
-            histories.append(train(title, model, objective, loader, data.val_loader))
+            histories.append(train(title, model, objective, *loaders))
     return combine_teachers(models, settings), histories[0] if len(models) == len(histories) == 1 else None
 
 

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from kd import cli
+from kd.commands import step_times
 from kd.commands.data import load_data
 from kd.commands.dry_run import plan
-from kd.commands.recipe import make_recipe
+from kd.commands.recipe import make_recipe, say_recipe
 from kd.commands.recipe_settings import RECIPE_FLAGS, describe_recipe, teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import settings_in
 from kd.commands.sweep.settings import SweepSettings
+from kd.models.build import build
 from kd.training.recipe import Recipe
 
 QUICK = ("run", "--data", "sklearn:digits", "--teacher", "mlp:32", "--student-width", "8", "--epochs", "2")
@@ -180,6 +182,58 @@ def test_precisions_run_and_change_the_trainings_they_name(
     same = {name for name, content in weights[0].items() if weights[1][name] == content}
     assert same == ({"student_regular.pth"} if "--teacher" in flags[0] else set())
     assert metrics(tmp_path / "other")["config"]["BFLOAT16"] is ("--teacher" in flags[0])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "warned"),
+    [
+        ({"epochs": 1}, []),
+        ({"epochs": 1, "ema": 0.5}, ["--ema 0.5 is too long an average for 1 steps:"]),
+        ({"epochs": 100, "ema": 0.9}, []),
+        ({"epochs": 2, "ema": 0.9}, ["--ema 0.9 is too long an average for 2 steps:"]),
+        (
+            {"epochs": 100, "ema": 0.9, "teacher_epochs": 2},
+            ["--ema 0.9 is too long an average for 2 steps of the teac"],
+        ),
+        ({"epochs": 2, "ema": 0.9, "teacher_epochs": 100}, ["--ema 0.9 is too long an average for 2 steps:"]),
+        ({"epochs": 2, "teacher_ema": 0.9}, ["--teacher-ema 0.9 is too long an average for 2 steps of the teacher:"]),
+        ({"epochs": 2, "ema": 0.9, "teacher_ema": 0.0}, ["--ema 0.9 is too long an average for 2 steps:"]),
+        ({"epochs": 1, "teacher_epochs": 2, "ema": 0.0}, []),
+    ],
+)
+def test_an_average_that_spans_more_than_the_training_is_named(
+    recipe: dict[str, Any], warned: list[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    say_recipe(RunSettings(**recipe), 100)
+    assert [str(warning.message)[: len(text)] for warning, text in zip(recwarn, warned, strict=True)] == warned
+
+
+def test_a_teacher_with_its_own_batch_size_does_not_depend_on_that_of_the_students(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--out", str(tmp_path), "--teacher-batch-size", "64", "--batch-size")
+    assert run(capsys, *flags, "100")[0] == 0
+    code, out, _ = run(capsys, *flags, "50")
+    assert code == 0
+    assert "teacher: up to date, reused" in out
+    assert "control: up to date, reused" not in out
+
+
+def test_adamw_without_weight_decay_is_said_to_equal_adam() -> None:
+    text = "adamw without weight decay equals adam"
+    assert text in describe_recipe(RunSettings(optimizer="adamw"))
+    assert text in describe_recipe(RunSettings(teacher_optimizer="adamw"))
+    assert text not in describe_recipe(RunSettings(optimizer="adamw", weight_decay=0.1))
+    assert text not in describe_recipe(RunSettings(teacher_optimizer="adamw", teacher_weight_decay=0.1))
+
+
+def test_times_of_a_teacher_with_larger_batches_are_of_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = RunSettings(data="sklearn:digits", teacher=("mlp:8",), batch_size=10, teacher_batch_size=100)
+    data, sizes = load_data(settings), list[int]()
+    monkeypatch.setattr(step_times, "_time_step", lambda *arguments: sizes.append(len(arguments[-1])) or 1.0)
+    teacher, student = (build("mlp:8", input_shape=data.task.input_shape, classes=10, seed=seed) for seed in (0, 1))
+    step_times.time_steps(settings, data, teacher, student, is_parallel=False)
+    assert min(sizes) == step_times.STEPS
 
 
 def test_a_dry_run_counts_the_teachers_own_recipe() -> None:
