@@ -1,4 +1,4 @@
-"""Commands, links and imports in the documents work in a fresh clone."""
+"""Commands and imports in the documents work in a fresh clone."""
 
 from __future__ import annotations
 
@@ -38,12 +38,6 @@ def without_code(path: Path) -> str:
     """Return the text of a document without code blocks and inline code."""
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"`[^`]*`", "", text)
-
-
-def headings(path: Path) -> set[str]:
-    """Return the anchors of a document's headings."""
-    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
 
 
 def pipeline_arguments() -> list[list[str]]:
@@ -123,21 +117,6 @@ def test_every_make_target_exists(document: Path) -> None:
     ]
     mentioned += re.findall(r"`make ([\w-]+)", document.read_text(encoding="utf-8"))
     assert set(mentioned) <= targets
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_and_image_exists_in_a_clone(document: Path) -> None:
-    files = {ROOT / name for name in repository_files()}
-    present = files | {parent for path in files for parent in path.parents}
-    broken = []
-    for link in re.findall(r"\]\(<?([^)>\s]+)>?(?: \"[^\"]*\")?\)", without_code(document)):
-        if re.match(r"[a-z]+:", link):
-            continue
-        name, _, anchor = link.partition("#")
-        target = (document.parent / name).resolve() if name else document
-        if target not in present or (anchor and target.suffix == ".md" and anchor not in headings(target)):
-            broken.append(link)
-    assert broken == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
