@@ -284,6 +284,11 @@ class RunSettings(RecipeSettings):
         return choice._replace(spec=widths.get(choice.spec, choice.spec))
 
     @property
+    def method_names(self) -> list[str]:
+        """Names of the methods to train, as given."""
+        return [self.method]
+
+    @property
     def needs_ids(self) -> bool:
         """Whether the method needs the ids of the samples in a batch."""
         return "ids" in method_named(self.method).needs

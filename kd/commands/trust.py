@@ -20,7 +20,8 @@ from kd.storage.user_folders import configuration_folder
 def named_files(settings: RunSettings) -> set[Path]:
     """Return the existing Python files that the settings name, and those beside them that these import."""
     teachers = (choice.spec for choice in settings.teachers_chosen)
-    specs = [settings.data, settings.student_choice.spec, settings.method, *teachers, *settings.augment]
+    methods = {settings.method, *settings.method_names}
+    specs = [settings.data, settings.student_choice.spec, *methods, *teachers, *settings.augment]
     paths = [Path(spec if spec.endswith(".py") else spec.rpartition(":")[0]) for spec in specs if is_plugin(spec)]
     files = [path for path in paths if path.is_file()]
     return {file for path in files for file in (path, *list_files(find_local_modules(path)))}

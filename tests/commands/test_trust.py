@@ -89,6 +89,22 @@ def test_ones_own_runs_need_no_consent(plugin: Path, tmp_path: Path) -> None:
     assert "trust" not in (out / "run.toml").read_text()
 
 
+@pytest.mark.parametrize("methods", ["kd,{}:own", "{}:own , dkd", "{}:own"])
+def test_methods_of_a_comparison_need_consent_too(
+    methods: str, plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin.write_text(PLUGIN + "\n1 / 0\n")
+    named, file = methods.format(plugin), plugin.with_name("compare.toml")
+    file.write_text(f'methods = "{named}"\n')
+    assert run("compare", "--config", file, "--out", tmp_path / "out") != 0
+    assert not has_run(plugin)
+    assert f"names the Python file {plugin}, whose code would be run" in capsys.readouterr().err
+    assert run("compare", "--methods", named, "--out", tmp_path / "out") != 0  # trusted from then on
+    assert has_run(plugin)
+    assert run("compare", "--config", file, "--out", tmp_path / "out") != 0
+    assert has_run(plugin)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "null"])
 def test_a_damaged_record_trusts_nothing(content: str, plugin: Path, tmp_path: Path) -> None:
     record = tmp_path / "configuration" / "trusted_files.json"

@@ -81,6 +81,11 @@ class CompareSettings(PairedSettings):
             settings.check()
 
     @property
+    def method_names(self) -> list[str]:
+        """Names of the methods to compare, as given."""
+        return [name.strip() for name in self.methods.split(",")] if self.methods else [self.method]
+
+    @property
     def by_method(self) -> dict[str, CompareSettings]:
         """The settings for each method alone, by its name; a single entry without ``methods``.
 
@@ -89,7 +94,7 @@ class CompareSettings(PairedSettings):
         """
         if not self.methods:
             return {self.method: self}
-        names = [name.strip() for name in self.methods.split(",")]
+        names = self.method_names
         allowed = "names separated by commas, each once, such as kd,dkd"
         require(all(names) and len({*names}) == len(names), "--methods", self.methods, allowed)
         defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self)}
