@@ -211,7 +211,8 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher
     combined = combine_teachers([teacher.model for teacher in teachers], settings)
     method_flags = f"--method {settings.method}" + "".join(f" --set {text}" for text in settings.set)
     with naming_flag(method_flags), seeded(settings.seed):
-        layers = try_method(settings.method, student, combined, batch, settings.method_settings)
+        given, epochs = settings.method_settings, settings.epochs
+        layers = try_method(settings.method, student, combined, batch, given, epochs=epochs)
         if settings.freeze:
             require_reached(settings, student, combined, batch)
     say_layers(layers)

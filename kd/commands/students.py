@@ -137,17 +137,19 @@ def require_reached(settings: RunSettings, student: nn.Module, teacher: nn.Modul
     ids = [torch.arange(len(labels))] if "ids" in needs else []
     example = (inputs, labels, *logits, *ids)
     objective = make(settings.method, student, teacher, example, settings.method_settings)
-    with evaluating(student):
-        _, terms = objective(student, example)
-    others = [term for name, term in terms.items() if name != "hard"]
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    reached = [
-        gradient is not None
-        for term in others
-        if term.requires_grad
-        for gradient in torch.autograd.grad(term, trained, allow_unused=True, retain_graph=True)
-    ]
-    if others and not any(reached):
+    others, reached = 0, False
+    for epoch in {0, settings.epochs - 1}:  # a method with two phases may train the student in one of them only
+        if set_epoch := getattr(objective, "set_epoch", None):
+            set_epoch(epoch, settings.epochs)
+        with evaluating(student):
+            _, terms = objective(student, example)
+        for name, term in terms.items():
+            others += name != "hard"
+            if name != "hard" and term.requires_grad:
+                gradients = torch.autograd.grad(term, trained, allow_unused=True, retain_graph=True)
+                reached = reached or any(gradient is not None for gradient in gradients)
+    if others and not reached:
         raise ValueError(
             f"--freeze {' '.join(settings.freeze)} must leave a parameter that --method {settings.method} trains. All "
             "layers that it compares lie in or before frozen ones, so distillation would have no effect. Freeze fewer "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kd.checks import did_you_mean, require
 from kd.imports import is_plugin
-from kd.methods.own import explain_failure, load_method, make_own, require_gradient
+from kd.methods.own import explain_failure, load_method, make_own
 from kd.methods.table import METHODS, Method, Setting
 
 if TYPE_CHECKING:
@@ -115,7 +115,13 @@ def _make_objective(
 
 
 def try_method(
-    name: str, student: nn.Module, teacher: nn.Module, batch: Batch, settings: Mapping[str, Setting] | None = None
+    name: str,
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Batch,
+    settings: Mapping[str, Setting] | None = None,
+    *,
+    epochs: int = 1,
 ) -> list[tuple[str, str]]:
     """Build the method's objective and evaluate it once, to find errors before training.
 
@@ -123,6 +129,7 @@ def try_method(
         name: name of the method.
         batch: inputs and labels; teacher logits and ids are added if the method needs them.
         settings: see ``settings_of``.
+        epochs: length of the training, at least 1; a user's objective is evaluated as in its first epoch.
 
     Returns:
         The layers that the method compares, in pairs (student, teacher); empty for most methods that use logits.
@@ -134,6 +141,7 @@ def try_method(
     from torch import nn
 
     from kd.losses.precision import widen
+    from kd.methods.own_objective import OwnObjective, try_own
     from kd.models.inference import device_of, evaluating, run_on_copy
 
     inputs, labels, *_ = (tensor.to(device_of(student)) for tensor in batch)
@@ -146,9 +154,10 @@ def try_method(
         objective = make(name, student, teacher, (inputs, labels, *logits, *ids), settings)
         modules = [*objective.modules()] if isinstance(objective, nn.Module) else []
         with evaluating(*modules[:1]):
-            _, terms = objective(student, (inputs, labels, *logits, *ids))
-        if is_own:
-            require_gradient(name, student, terms)
+            if isinstance(objective, OwnObjective):
+                try_own(name, objective, student, teacher, (inputs, labels, *logits, *ids), epochs=epochs)
+            else:
+                objective(student, (inputs, labels, *logits, *ids))
     return [
         pair
         for module in modules

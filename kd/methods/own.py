@@ -21,7 +21,7 @@ from kd.methods.table import Method, Setting
 from kd.storage.files import sha256
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from kd.types import Batch, Objective
 
@@ -102,6 +102,8 @@ def _load(spec: str, source: str) -> OwnMethod:
         require(valid, f"the attribute needs of {spec}", needs, allowed)
         unlabelled = "labels" not in needs
     else:
+        stated, advice = getattr(function, "needs", None), "the parameters of a loss of logits tell its needs"
+        require(stated is None, f"the attribute needs of {spec}", stated, "omitted", advice)
         needs, unlabelled = ("labels", "logits"), "labels" not in inputs
         settings = {"alpha": ALPHA, **settings}
     method = Method(spec, needs, settings, paper="", reference=spec, unlabelled=unlabelled)
@@ -159,20 +161,6 @@ def make_own(
     else:
         objective = weigh_loss(own.function, own.inputs, settings, name=name)
     return OwnObjective(objective, name=name, source=own.source).to(batch[0].device)
-
-
-def require_gradient(spec: str, student: nn.Module, terms: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` unless the sum of the terms has a gradient for a parameter of the student."""
-    import torch
-
-    total = torch.stack([term.double() for term in terms.values()]).sum()
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(total, parameters, allow_unused=True) if total.requires_grad else ()
-    if parameters and all(gradient is None for gradient in found):
-        raise ValueError(
-            f"the terms of {spec} have no gradient for the student. They must be computed from its output with torch, "
-            "without detach(), item() or no_grad()."
-        )
 
 
 @contextmanager

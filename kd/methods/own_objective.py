@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -102,6 +103,72 @@ def require_no_models(objective: Objective, models: Mapping[str, nn.Module], *, 
                 f"the objective of {name} has the {role} as a submodule, so the {role}'s weights would be trained as "
                 f"its own. Store it in a tuple, which torch does not register: self.{role} = ({role},)."
             )
+
+
+def try_own(
+    spec: str, objective: OwnObjective, student: nn.Module, teacher: nn.Module, batch: Batch, *, epochs: int
+) -> None:
+    """Evaluate a user's objective on a copy of the student, as in the first epoch.
+
+    Args:
+        student: the student that it was built with; another model is trained.
+        epochs: length of the training.
+
+    Raises:
+        ValueError: its terms have no gradient for the model that it is given; or they depend on the student that it was
+            built with, or on tensors that would never be trained.
+    """
+    model = copy.deepcopy(student)
+    trained = {id(parameter) for module in (model, objective, teacher) for parameter in module.parameters()}
+    objective.set_epoch(0, epochs)
+    terms = objective(model, batch)[1]
+    _require_gradient(spec, model, terms)
+    leaves = _list_leaves(terms)
+    for name, parameter in student.named_parameters():
+        if id(parameter) in leaves:
+            raise ValueError(
+                f"the terms of {spec} depend on {name} of its argument student, which need not be the model in "
+                "training. In the objective use model, not student."
+            )
+    if untrained := [leaf for key, leaf in leaves.items() if key not in trained]:
+        # Tensors that the objective creates at each call, such as inputs with a gradient, are others the next time.
+        kept = _list_leaves(objective(model, batch)[1])
+        for leaf in untrained:
+            if id(leaf) in kept:
+                raise ValueError(
+                    f"the terms of {spec} depend on a tensor of shape {list(leaf.shape)} that requires a gradient, but "
+                    "would never be trained. Return an nn.Module that holds it: as a parameter, or in a submodule, "
+                    f"such as self.projector = nn.Linear(…). {spec.rpartition(':')[2]}(student, teacher, batch) may be "
+                    "this class itself."
+                )
+
+
+def _list_leaves(terms: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """Return the tensors that require a gradient and from which the terms are computed, by their id."""
+    leaves = {id(term): term for term in terms.values() if term.requires_grad and term.is_leaf}
+    pending: list[Any] = [term.grad_fn for term in terms.values()]
+    seen = {None}
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaves[id(leaf)] = leaf
+        pending += [following for following, _ in node.next_functions]
+    return leaves
+
+
+def _require_gradient(spec: str, student: nn.Module, terms: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless the sum of the terms has a gradient for a parameter of the student."""
+    total = torch.stack([term.double() for term in terms.values()]).sum()
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(total, parameters, allow_unused=True) if total.requires_grad else ()
+    if parameters and all(gradient is None for gradient in found):
+        raise ValueError(
+            f"the terms of {spec} have no gradient for the student. They must be computed from its output with torch, "
+            "without detach(), item() or no_grad()."
+        )
 
 
 def _version(values: Tensor) -> int:

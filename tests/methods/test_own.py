@@ -374,3 +374,100 @@ def test_a_loss_without_weight_equals_the_control_bit_for_bit(write: Write) -> N
         torch.stack([*terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
         results.append([parameter.grad for parameter in student.parameters()])
     assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))  # type: ignore[arg-type]
+
+
+FORMS = """
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+    import kd
+
+    def of_student(student, teacher, batch):
+        def run(model, batch):
+            output, terms = kd.supervised(model, batch)
+            return output, {**terms, "far": F.mse_loss(student(batch[0]), teacher(batch[0]).detach())}
+        return run
+
+    class Far(nn.Module):
+        def __init__(self, student, teacher, batch):
+            super().__init__()
+            self.models, self.projector = (student, teacher), self.make()
+
+        def make(self):
+            return nn.Linear(5, 5)
+
+        def forward(self, model, batch):
+            output, terms = kd.supervised(model, batch)
+            return output, {**terms, "far": F.mse_loss(self.projector(output), self.models[1](batch[0]).detach())}
+
+    class Listed(Far):
+        def make(self):
+            linear = nn.Linear(5, 5)
+            return lambda output: linear(output)
+
+    class Late(Far):
+        def make(self):
+            return None
+
+        def forward(self, model, batch):
+            self.projector = self.projector or nn.Linear(5, 5)
+            return super().forward(model, batch)
+
+    class Plain:
+        def __init__(self, student, teacher, batch):
+            self.scale = torch.ones((), requires_grad=True)
+
+        def __call__(self, model, batch):
+            output, terms = kd.supervised(model, batch)
+            return output, {**terms, "far": self.scale}
+
+    PROJECTOR = nn.Linear(5, 5)
+
+    def loss(student_logits, teacher_logits):
+        return F.mse_loss(PROJECTOR(student_logits), teacher_logits)
+
+    def jacobian(model, batch):
+        inputs = batch[0].clone().requires_grad_()
+        output = model(inputs)
+        (slope,) = torch.autograd.grad(output.logsumexp(1).sum(), inputs, create_graph=True)
+        return output, {"slope": slope.square().mean()}
+"""
+
+
+def test_an_objective_of_the_student_that_it_was_built_with_is_refused(write: Write) -> None:
+    with pytest.raises(ValueError, match=r"depend on weight of its argument student.* use model, not student"):
+        try_method(write(FORMS) + ":of_student", *build())
+
+
+@pytest.mark.parametrize("name", ["Listed", "Late", "Plain", "loss"])
+def test_a_projector_that_would_never_be_trained_is_refused(name: str, write: Write) -> None:
+    with pytest.raises(ValueError, match=r"would never be trained\. Return an nn\.Module that holds it"):
+        try_method(f"{write(FORMS)}:{name}", *build())
+
+
+@pytest.mark.parametrize("name", ["Far", "jacobian"])
+def test_trained_projectors_and_gradients_of_the_input_are_accepted(name: str, write: Write) -> None:
+    assert try_method(f"{write(FORMS)}:{name}", *build()) == []
+
+
+def test_the_trial_starts_the_first_epoch(write: Write) -> None:
+    code = """
+        import kd
+
+        class Ramp:
+            def __init__(self, student, teacher, batch): ...
+
+            def set_epoch(self, epoch, epochs):
+                self.weight = 1 + epoch / (epochs - 1)
+
+            def __call__(self, model, batch):
+                output, terms = kd.supervised(model, batch)
+                return output, {"hard": self.weight * terms["hard"]}
+    """
+    assert try_method(write(code) + ":Ramp", *build(), epochs=2) == []
+
+
+def test_a_loss_that_states_its_needs_is_refused(write: Write) -> None:
+    code = "def own(student_logits, teacher_logits): ...\nown.needs = ('logits', 'ids')\n"
+    with pytest.raises(ValueError, match=r"the attribute needs of .*:own must be omitted"):
+        method_named(write(code) + ":own")
