@@ -30,7 +30,7 @@ from kd.data.unlabelled import repeated
 from kd.devices import device_named, require_device
 from kd.imports import is_plugin
 from kd.methods import make, method_named, try_method
-from kd.methods.objectives import live_teacher, supervised
+from kd.methods.objectives import live_teacher, noting_label_options, supervised
 from kd.methods.own import load_method, pin_methods
 from kd.models.inference import device_of, evaluating
 from kd.seeding import seeded
@@ -210,12 +210,25 @@ def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher
     batch, student = first_batch(data.val_loader), new_student(settings, data.task, torch.device("cpu"))
     combined = combine_teachers([teacher.model for teacher in teachers], settings)
     method_flags = f"--method {settings.method}" + "".join(f" --set {text}" for text in settings.set)
-    with naming_flag(method_flags), seeded(settings.seed):
+    with naming_flag(method_flags), seeded(settings.seed), noting_label_options() as reads:
         given, epochs = settings.method_settings, settings.epochs
         layers = try_method(settings.method, student, combined, batch, given, epochs=epochs)
         if settings.freeze:
             require_reached(settings, student, combined, batch)
+    if is_plugin(settings.method) and not reads:
+        _require_no_label_options(settings, method_flags)
     say_layers(layers)
+
+
+def _require_no_label_options(settings: RunSettings, method_flags: str) -> None:
+    """Raise ``ValueError`` for options of the label term, which this method does not read."""
+    given = {"--class-weights": settings.class_weights, "--label-smoothing": settings.label_smoothing}
+    if flags := " and ".join(f"{name} {value}" for name, value in given.items() if value):
+        raise ValueError(
+            f"{flags} must be omitted with {method_flags}: its objective computes no label term of kd, so only the "
+            "teacher and the control would be trained with it. Or take the label term from "
+            "kd.methods.objectives.supervised_where_labelled, which applies it."
+        )
 
 
 def record_settings(settings: RunSettings, device: torch.device) -> dict[str, Any]:

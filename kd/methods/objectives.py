@@ -35,9 +35,26 @@ _NO_OPTIONS = LabelOptions()
 _LABEL_OPTIONS = ContextVar("options of the label term", default=_NO_OPTIONS)
 
 
+_READS: ContextVar[list[LabelOptions] | None] = ContextVar("label options that were read", default=None)
+
+
 def _label_options() -> LabelOptions:
     """Return the options that are set now. A closure that is sent to a worker cannot hold the variable itself."""
-    return _LABEL_OPTIONS.get()
+    options = _LABEL_OPTIONS.get()
+    if (reads := _READS.get()) is not None:
+        reads.append(options)
+    return options
+
+
+@contextmanager
+def noting_label_options() -> Iterator[list[LabelOptions]]:
+    """Yield a list of the label options that objectives read inside the block: empty if none has such a label term."""
+    reads: list[LabelOptions] = []
+    token = _READS.set(reads)
+    try:
+        yield reads
+    finally:
+        _READS.reset(token)
 
 
 def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -186,6 +186,32 @@ def test_a_method_that_fails_on_a_batch_is_refused_before_training(capsys: pytes
     assert "epoch" not in out
 
 
+OBJECTIVES = """
+import torch.nn.functional as F
+from kd.methods.objectives import supervised_where_labelled
+
+def mine(model, batch):
+    output = model(batch[0])
+    return output, {"hard": F.cross_entropy(output, batch[1])}
+
+def shared(model, batch):
+    return supervised_where_labelled(model, batch)
+"""
+
+
+@pytest.mark.parametrize("flags", [("--class-weights", "balanced"), ("--label-smoothing", "0.1")])
+def test_label_options_that_an_objective_would_not_get_are_refused(
+    flags: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.py").write_text(OBJECTIVES)
+    assert call("run", "--out", "new", *QUICK, "--method", "own.py:mine", *flags) == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"{' '.join(flags)} must be omitted with --method own.py:mine" in err
+    assert "supervised_where_labelled" in err
+    assert call("run", "--out", "new", *QUICK, "--method", "own.py:shared", *flags, "--dry-run") == 0
+    assert call("run", "--out", "new", *QUICK, "--method", "own.py:mine", "--dry-run") == 0
+
+
 def test_a_missing_file_is_answered_with_a_similar_one(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.py").write_text("")
     assert call("run", "--method", "onw.py:own") == 2
