@@ -213,6 +213,7 @@ def _search_key(context: SweepContext) -> str:
         "students": [settings.student_width, recipe],
         "labels": [settings.label_smoothing, context.data.class_weights],
         "student": new_student(settings, context.task, torch.device("cpu")),
+        **({"freeze": settings.freeze} if settings.freeze else {}),  # else the key of an earlier version
         "seeds": _list_seeds(settings),
         "data": [context.distill_data[0].training, context.distill_data[0].validation],
         "device": context.device,
