@@ -154,13 +154,17 @@ def add_controls(points: Iterable[Point]) -> list[Point]:
 def rank_points(tried: Iterable[TriedPoint], reference: Point) -> list[TriedPoint]:
     """Sort the finite points, best first; the result does not depend on the input order.
 
-    Criteria, in order: fewer mean validation errors, lower cross-entropy, smaller distance to the reference.
+    Criteria, in order: fewer mean validation errors, lower cross-entropy, a control (of another method than ``kd``: its
+    point may train the same student, as at weight 0), smaller distance to the reference.
     """
-    finite = (trial for trial in tried if trial.finite)
-    return sorted(
-        finite,
-        key=lambda trial: (trial.mean, trial.cross_entropy, distance(trial.point, reference), _sort_key(trial.point)),
-    )
+
+    def key(trial: TriedPoint) -> tuple[Any, ...]:
+        point = trial.point
+        is_other_control = point.is_control and not point.of_kd
+        nearness = not is_other_control, distance(point, reference), _sort_key(point)
+        return trial.mean, trial.cross_entropy, *nearness
+
+    return sorted((trial for trial in tried if trial.finite), key=key)
 
 
 def choose_point(tried: Sequence[TriedPoint], reference: Point) -> TriedPoint:

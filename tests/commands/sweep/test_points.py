@@ -245,6 +245,15 @@ def test_points_of_other_methods_are_formatted_and_ordered() -> None:
     assert rank_points(tied, first) == rank_points(tied[::-1], first)
 
 
+def test_a_method_that_trains_the_student_of_the_control_is_not_chosen_over_it() -> None:
+    documented, without_weight = (make_method_point({}, {"weight": weight}) for weight in (1.0, 0.0))
+    scores = {documented: 5, documented.control: 4, without_weight: 4}
+    tried = [TriedPoint(point, (Score(errors, 0.1),)) for point, errors in scores.items()]
+    assert choose_point(tried, documented).point == documented.control
+    roles = assign_roles(tried, documented)
+    assert roles == {"chosen": documented.control, "documented": documented, "control": documented.control}
+
+
 def test_named_choices_of_the_students_can_vary(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kinds of settings that a recipe may have; only numbers and texts can vary."""
 
