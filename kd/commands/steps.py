@@ -22,7 +22,13 @@ from kd.commands.publish import result_folders
 from kd.commands.recipe import add_label_options, make_train, say_recipe
 from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
-from kd.commands.students import digest_of_file, forget_files, list_start_messages, require_reached
+from kd.commands.students import (
+    digest_of_file,
+    forget_files,
+    list_start_messages,
+    require_no_label_options,
+    require_reached,
+)
 from kd.commands.subject import require_same_subject
 from kd.console import say
 from kd.data.loaders import first_batch, loader_like, make_loader
@@ -207,28 +213,28 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
 
 def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
     """Try the method before any training, and print the layers that it compares; see ``require_models``."""
+    flags = f"--method {settings.method}" + "".join(f" --set {text}" for text in settings.set)
+    say_layers(try_settings(settings, data, teachers, flags=flags))
+
+
+def try_settings(
+    settings: RunSettings, data: Data, teachers: Sequence[Teacher], *, flags: str
+) -> list[tuple[str, str]]:
+    """Try the method on an untrained student, and return the layers that it compares; see ``require_models``.
+
+    Args:
+        flags: flags that an error names.
+    """
     batch, student = first_batch(data.val_loader), new_student(settings, data.task, torch.device("cpu"))
     combined = combine_teachers([teacher.model for teacher in teachers], settings)
-    method_flags = f"--method {settings.method}" + "".join(f" --set {text}" for text in settings.set)
-    with naming_flag(method_flags), seeded(settings.seed), noting_label_options() as reads:
+    with naming_flag(flags), seeded(settings.seed), noting_label_options() as reads:
         given, epochs = settings.method_settings, settings.epochs
         layers = try_method(settings.method, student, combined, batch, given, epochs=epochs)
         if settings.freeze:
             require_reached(settings, student, combined, batch)
     if is_plugin(settings.method) and not reads:
-        _require_no_label_options(settings, method_flags)
-    say_layers(layers)
-
-
-def _require_no_label_options(settings: RunSettings, method_flags: str) -> None:
-    """Raise ``ValueError`` for options of the label term, which this method does not read."""
-    given = {"--class-weights": settings.class_weights, "--label-smoothing": settings.label_smoothing}
-    if flags := " and ".join(f"{name} {value}" for name, value in given.items() if value):
-        raise ValueError(
-            f"{flags} must be omitted with {method_flags}: its objective computes no label term of kd, so only the "
-            "teacher and the control would be trained with it. Or take the label term from "
-            "kd.methods.objectives.supervised_where_labelled, which applies it."
-        )
+        require_no_label_options(settings)
+    return layers
 
 
 def record_settings(settings: RunSettings, device: torch.device) -> dict[str, Any]:

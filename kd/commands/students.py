@@ -157,6 +157,17 @@ def require_reached(settings: RunSettings, student: nn.Module, teacher: nn.Modul
         )
 
 
+def require_no_label_options(settings: RunSettings) -> None:
+    """Raise ``ValueError`` for options of the label term, which this method does not read."""
+    given = {"--class-weights": settings.class_weights, "--label-smoothing": settings.label_smoothing}
+    if flags := " and ".join(f"{name} {value}" for name, value in given.items() if value):
+        raise ValueError(
+            f"{flags} must be omitted with --method {settings.method}: its objective computes no label term of kd, so "
+            "only the teacher and the control would be trained with it. Or take the label term from "
+            "kd.methods.objectives.supervised_where_labelled, which applies it."
+        )
+
+
 def _has_dropout(model: nn.Module) -> bool:
     """Return whether the model has a layer that is random in training, such as dropout or stochastic depth."""
     names = [type(module).__name__.lower() for module in model.modules() if _probability(module) > 0]

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from kd.commands.data import Data, load_data
 from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import new_student
+from kd.commands.models import new_student, new_teachers
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.recipe_settings import RecipeSettings, remark_on_epoch
 from kd.commands.settings_file import to_toml
-from kd.commands.steps import TeacherWithData, open_command, prepare_distillation_data, record_settings
+from kd.commands.steps import (
+    TeacherWithData,
+    open_command,
+    prepare_distillation_data,
+    record_settings,
+    try_settings,
+)
 from kd.commands.students import describe_start
 from kd.commands.sweep.files import sweep_files
 from kd.commands.sweep.points import (
@@ -27,6 +35,7 @@ from kd.commands.sweep.points import (
     documented_point,
     format_point,
     list_grid,
+    settings_at,
 )
 from kd.commands.sweep.report import sweep_part
 from kd.commands.sweep.results import Final, Images, Sweep, assign_roles
@@ -56,7 +65,9 @@ def run(settings: SweepSettings) -> None:
     with open_command(settings, *(settings.results_dir / folder for folder in ("metrics", "plots"))) as device:
         publish({settings.file: to_toml(settings, command=settings.command)})
         ledger = read_ledger(settings.state_dir)
-        prepared = prepare_distillation_data(settings, device)
+        data = load_data(settings)
+        _try_values(settings, data)
+        prepared = prepare_distillation_data(settings, device, data=data)
         context = _make_context(settings, prepared, device)
         if settings.method != "kd":
             say_method(settings.method, format_method_settings(settings.method_settings))
@@ -66,6 +77,24 @@ def run(settings: SweepSettings) -> None:
         sweep, ledger, asked = _ask(context, prepared, sweep, ledger)
         print_sweep(sweep, limit=settings.limit)
         _publish(context, prepared, sweep, ledger, asked)
+
+
+def _try_values(settings: SweepSettings, data: Data) -> None:
+    """Try each value that changes the objective, with the documented other values, before the teacher is trained."""
+    documented = documented_point(settings)
+    tried = {
+        f"--vary {name}={value}": settings_at(
+            settings, documented._replace(method=tuple((dict(documented.method or ()) | {name: value}).items()))
+        )
+        for name, values in settings.varied_of_method.items()
+        for value in values
+    }
+    for value in settings.varied.get("label_smoothing", ()):
+        changed: dict[str, Any] = {"label_smoothing": value}
+        tried[f"--vary label_smoothing={value}"] = dataclasses.replace(settings, vary=(), **changed)
+    teachers = new_teachers(settings, data) if tried else []
+    for flags, changed_settings in tried.items():
+        try_settings(changed_settings, data, teachers, flags=flags)
 
 
 def _make_context(settings: SweepSettings, prepared: TeacherWithData, device: torch.device) -> SweepContext:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 import kd
+from kd import cli
 from kd.commands import publish
 from kd.commands.ledger import Ledger, read_ledger
 from kd.commands.steps import TeacherWithData, prepare_distillation_data
@@ -321,6 +322,24 @@ def test_the_search_key_covers_all_inputs_and_nothing_else(
 
 
 # --- the command
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--vary", "divergence=forward,foo"), "--vary divergence=foo: divergence must be"),
+        (("--method", "dkd", "--vary", "temperature=0,4"), "--vary temperature=0.0: temperature must be"),
+        (("--method", "nkd", "--vary", "gamma=1.5,3", "--vary", "temperature=0,1"), "--vary temperature=0.0: "),
+    ],
+)
+def test_a_value_that_the_method_refuses_is_refused_before_the_teacher_is_trained(
+    flags: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--data", "sklearn:digits", "--teacher", "mlp:16")
+    assert cli.main(["sweep", "--out", str(tmp_path), *data, "--epochs", "1", "--device", "cpu", *flags]) != 0
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "epoch" not in printed.out
 
 
 def test_files_and_report_are_published_together(
