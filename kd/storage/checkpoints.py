@@ -22,6 +22,7 @@ _DEPTH = 4  # of nested dictionaries
 _SHOWN = 12  # names in a message
 _LONGEST = 60  # characters of a name in a line
 _ALL = "."  # name of weights that are not nested
+_COUNTER = "num_batches_tracked"  # of batch norms, absent from files of other programs and of torch before 0.4.1
 
 
 class FoundWeights(NamedTuple):
@@ -44,6 +45,7 @@ class _Candidate(NamedTuple):
         path: keys from the checkpoint to the dictionary.
         state: its tensors, without prefix and wrappers in their names, and expected values that are no tensors.
         ignored: its other names.
+        filled: names of counters that it lacks, which are 0 in the state.
     """
 
     path: tuple[str, ...]
@@ -51,6 +53,7 @@ class _Candidate(NamedTuple):
     state: dict[str, Any]
     ignored: list[str]
     wrappers: list[str]
+    filled: list[str]
 
     @property
     def name(self) -> str:
@@ -63,7 +66,7 @@ def find_weights(content: object, expected: Mapping[str, Tensor], *, entry: str 
 
     They may be in a nested dictionary, next to other entries, have a common prefix, as from ``DistributedDataParallel``
     (``module.``), ``torch.compile`` (``_orig_mod.``) or a Lightning module (``model.``), and be of half precision,
-    which is converted. The caller compares shapes and dtypes.
+    which is converted. Missing counters of batches in batch norms are 0. The caller compares shapes and dtypes.
 
     Args:
         content: result of ``kd.storage.weights.load_tensors``.
@@ -103,17 +106,20 @@ def describe_mismatch(state: Mapping[Any, object], expected: Mapping[str, Tensor
 
 
 def _list_candidates(content: object, expected: Mapping[str, Tensor]) -> list[_Candidate]:
-    """List the dictionaries, each with a prefix, that hold exactly the expected names."""
+    """List the dictionaries, each with a prefix, that hold exactly the expected names, perhaps without counters."""
     candidates = []
+    required = {name: tensor for name, tensor in expected.items() if name.rpartition(".")[2] != _COUNTER} or expected
     for path, mapping in _walk(content):
         names, wrappers = _unwrap(mapping, expected)
-        complete = [prefix for prefix, count in _count_prefixes(names, expected).items() if count == len(expected)]
+        complete = [prefix for prefix, count in _count_prefixes(names, required).items() if count == len(required)]
         for prefix in complete:
             # Another copy of the weights, such as "teacher." beside names without prefix, is no unexpected entry.
             others = tuple(other for other in complete if other.startswith(prefix) and other != prefix)
             state, ignored = _select(mapping, names, prefix, expected, others)
+            filled = [name for name in expected if name not in state]
+            state |= {name: torch.zeros((), dtype=expected[name].dtype) for name in filled}
             if len(state) == len(expected):
-                candidates.append(_Candidate(path, prefix, state, ignored, wrappers))
+                candidates.append(_Candidate(path, prefix, state, ignored, wrappers, filled))
     return candidates
 
 
@@ -216,6 +222,7 @@ def _describe_stripped(content: Any, candidate: _Candidate) -> list[str]:
         f"read the entry {'.'.join(candidate.path)!r}": candidate.path,
         f"removed {' and '.join(removed)} from the names": removed,
         f"ignored {_format_list(names)}": names,
+        f"set {len(candidate.filled)} missing {_COUNTER} to 0": candidate.filled,
     }
     return [text for text, applies in parts.items() if applies]
 

@@ -142,6 +142,33 @@ def test_half_precision_is_converted(dtype: torch.dtype, tmp_path: Path, capsys:
     assert f"converted from {str(dtype)[6:]} to float32" in " ".join(capsys.readouterr().out.split())
 
 
+COUNTERS = [name for name in STATE if name.endswith("num_batches_tracked")]
+
+
+@pytest.mark.parametrize("missing", [COUNTERS, COUNTERS[:1]])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_missing_counters_of_batches_are_0(
+    missing: list[str], prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = {name: value + 7 if name in COUNTERS else value for name, value in STATE.items()}
+    content = prefixed(prefix, {name: value for name, value in trained.items() if name not in missing})
+    torch.save(content, tmp_path / "file.pth")
+    require_equal(read(tmp_path / "file.pth"), {**trained, **{name: torch.tensor(0) for name in missing}})
+    assert f"set {len(missing)} missing num_batches_tracked to 0" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("change", ["other tensor", "a missing weight"])
+def test_other_names_are_refused_without_counters_too(change: str, tmp_path: Path) -> None:
+    state = {name: value for name, value in STATE.items() if name not in COUNTERS}
+    if change == "other tensor":
+        state["other"] = torch.zeros(())
+    else:
+        del state[next(name for name in state if name.endswith("running_mean"))]
+    torch.save(state, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match="should hold"):
+        read(tmp_path / "file.pth")
+
+
 def test_prefixes_are_removed_from_safetensors(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch", reason="needs the safetensors extra")
     safetensors.save_file({n: t.contiguous() for n, t in prefixed("module.").items()}, tmp_path / "file.safetensors")
