@@ -27,12 +27,14 @@ from kd.evaluation.paired_seeds import Interval, t_test
 from kd.evaluation.sequential import FEWEST, STOP, find_stop
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, Verdict, contrast_of, judge, judge_all
 from measuring import format_table
+from verdict_error_rates import normal, skewed, very_skewed
 
 Floats = NDArray[np.float64]
 
 SIZES = (3, 5, 10, 20)  # pairs
 ITEMS = 1_000  # test items; the 95 % and 5 % below do not depend on their number
 MOST = (10, 20, 40)  # pairs, with --until-decided
+MORE = 50  # times as many runs if no students are simulated
 MARGIN = 5.0
 
 
@@ -141,13 +143,30 @@ def format_looks(runs: int) -> str:
             found = np.zeros(2)
             for students in draw(f"looks {name} {most}", runs, **spread):
                 control, distilled = (students.train(students.method(), most) for _ in range(2))
-                found += [
-                    _claims_repeatedly(distilled - control),
-                    judge_until_decided(distilled - control)[0] in CLAIMS,
-                ]
+                verdict, _ = judge_until_decided(distilled - control)
+                found += [_claims_repeatedly(distilled - control), verdict in CLAIMS]
             cells.append(" / ".join(f"{100 * share:.1f}" for share in found / runs))
         rows.append([name, *cells])
     return format_table(["spread", *(f"at most {most} pairs" for most in MOST)], rows)
+
+
+def format_skewed_looks(runs: int) -> str:
+    """Return how often E ever reaches 20 for differences between seeds whose mean is 0, by their distribution."""
+    rows = []
+    for name, draw_noise in {"normal": normal(20), "skewness 1": skewed, "skewness 2": very_skewed}.items():
+        evidence = e_values(draw_noise(np.random.default_rng(0), (MORE * runs, max(MOST))))
+        shares = [(evidence[:, : most - FEWEST + 1] >= STOP).any(axis=1).mean() for most in MOST]
+        rows.append([name, *(f"{100 * share:.1f}" for share in shares)])
+    return format_table(["differences", *(f"at most {most} pairs" for most in MOST)], rows)
+
+
+def e_values(rows: Floats) -> Floats:
+    """Return ``kd.evaluation.sequential.e_value`` after FEWEST, FEWEST + 1, … pairs of each row of differences."""
+    n = np.arange(1, rows.shape[1] + 1)[FEWEST - 1 :]
+    means, squares = (values.cumsum(axis=1)[:, FEWEST - 1 :] / n for values in (rows, rows**2))
+    t_squared = means**2 / ((squares - means**2) / (n - 1))
+    result: Floats = (1 + n) ** -0.5 * ((1 + t_squared / (n - 1)) / (1 + t_squared / (n**2 - 1))) ** (n / 2)
+    return result
 
 
 def format_looks_at_smoothing(runs: int) -> str:
@@ -248,13 +267,9 @@ def _collapse(students: Students, wrong: Floats, rate: float) -> Floats:
 
 def _score(wrong: Floats) -> list[ClassScores]:
     """Return class scores of students on ten classes of equal size."""
-    return [score_classes(_confusion(row)) for row in wrong]
-
-
-def _confusion(wrong: Floats) -> torch.Tensor:
     labels = torch.arange(ITEMS) % 10
-    predicted = torch.where(torch.from_numpy(wrong).bool(), (labels + 1) % 10, labels)
-    return torch.bincount(10 * labels + predicted, minlength=100).reshape(10, 10)
+    predicted = [torch.where(torch.from_numpy(row).bool(), (labels + 1) % 10, labels) for row in wrong]
+    return [score_classes(torch.bincount(10 * labels + row, minlength=100).reshape(10, 10)) for row in predicted]
 
 
 TABLES: dict[str, Callable[[int], str]] = {
@@ -265,6 +280,7 @@ TABLES: dict[str, Callable[[int], str]] = {
     "True difference of 0, looked at after every pair; claims of the rule for a fixed number / of --until-decided": (
         format_looks
     ),
+    f"Differences with a mean of 0, --until-decided, {MORE} times as many runs": format_skewed_looks,
     "A teacher that adds nothing to label smoothing, --until-decided": format_looks_at_smoothing,
     "Better or worse, with all pairs / --until-decided, and its mean number of pairs": format_price,
     "No effect, some seeds collapse; without / with the rule for collapsed students, 10 pairs": format_collapse,
