@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -84,6 +85,13 @@ def list_files(modules: Mapping[str, Path]) -> list[Path]:
         is_package = file.name == "__init__.py"
         files += [f for f in sorted(file.parent.rglob("*")) if f.suffix in suffixes] if is_package else [file]
     return files
+
+
+def digest_source(spec: str) -> str:
+    """Return the SHA-256 of the file of ``FILE.py:NAME`` and of the modules beside it that it imports."""
+    path = Path(spec if spec.endswith(".py") else spec.rpartition(":")[0])
+    files = [path, *list_files(find_local_modules(path))]
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
 def _list_imports(file: Path) -> set[str]:

@@ -7,13 +7,16 @@ outside the saved steps, so that ``--fresh`` and ``kd clean`` do not forget the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from kd.checks import DamagedDataError
 from kd.commands.data import Data
+from kd.commands.steps import TeacherWithData
 from kd.data.datasets import ArrayDataset, unwrap_subsets
 from kd.data.sources.image_dataset import DecodedImages
 from kd.evaluation.verdict import Earlier, Question, holm
@@ -128,7 +131,8 @@ def ask(question: Question | None, *, command: str, title: str, config: Mapping[
     Args:
         question: None if it is not measured yet; the p-values are then 1.
         command: name of the command.
-        config: the settings of the run. Those that change no contrast do not make another question.
+        config: the settings of the run, and hashes of the files that they name (``digest_inputs``). Settings that
+            change no contrast do not make another question.
         test: digest of the test set, see ``digest_test_set``.
     """
     settings = {name: value for name, value in config.items() if name not in _UNRELATED}
@@ -141,11 +145,27 @@ def ask(question: Question | None, *, command: str, title: str, config: Mapping[
 
 def digest_test_set(data: Data) -> str:
     """Return a hash of the test items before normalisation, which depends on the training split."""
-    base, _ = unwrap_subsets(data.source.train if data.source.test is None else data.source.test)
+    return _digest_items(data.source.parts.get("test", data.source.train), data.rows["test"])
+
+
+def digest_inputs(prepared: TeacherWithData) -> dict[str, Any]:
+    """Return hashes of what the settings only name: models from files, the training data and the unlabelled data.
+
+    Data are hashed before normalisation; the settings determine how they are split.
+    """
+    source, unlabelled = prepared.data.source, prepared.data.unlabelled
+    data = {name: part for name, part in source.parts.items() if name != "test"}
+    data |= {} if unlabelled is None else {"unlabelled": unlabelled}
+    digests = {name: _digest_items(part, range(0)) for name, part in data.items()}
+    return {"DATA_DIGESTS": digests, "MODEL_DIGESTS": dict(prepared.digests)}
+
+
+def _digest_items(dataset: Dataset[Any], rows: Sequence[int]) -> str:
+    base, _ = unwrap_subsets(dataset)
     items: object = base
     if isinstance(base, ArrayDataset):
         items = [base.digests.tolist() if isinstance(base, DecodedImages) else base.inputs, base.labels]
-    return digest(describe([items, list(data.rows["test"])]))
+    return digest(describe([items, list(rows)]))
 
 
 def ledger_files(ledger: Ledger, state_dir: Path) -> dict[Path, bytes]:

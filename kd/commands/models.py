@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +16,11 @@ from kd.commands.settings import RunSettings
 from kd.commands.students import start_student
 from kd.commands.teacher_flags import ModelChoice
 from kd.console import say
-from kd.imports import is_plugin
+from kd.imports import digest_source, is_plugin
 from kd.models.build import build
+from kd.storage.files import sha256
 from kd.storage.resources import require_memory
-from kd.storage.weights import load_weights
+from kd.storage.weights import load_weights, weights_bytes
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.ensemble import Ensemble
 from kd.teachers.load import load_teacher
@@ -99,6 +101,17 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
         entry=choice.entry,
     )
     return Teacher(model, True)
+
+
+def digest_models(settings: RunSettings, teachers: Sequence[Teacher]) -> dict[str, str]:
+    """Return hashes of what the settings only name: the weights of loaded teachers and the code of Python files.
+
+    Args:
+        teachers: the teachers of the settings, before training.
+    """
+    loaded = {f"teacher {n}": sha256(weights_bytes(t.model)) for n, t in enumerate(teachers) if t.trained}
+    specs = [*(choice.spec for choice in settings.teachers_chosen), settings.student_choice.spec]
+    return loaded | {spec: digest_source(spec) for spec in specs if is_plugin(spec)}
 
 
 def _match_ids(settings: RunSettings, data: Data) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from kd.commands.class_weights import digest_of_class_weights
 from kd.commands.data import Data, load_data, make_training_loader
 from kd.commands.messages import say_layers, say_sizes
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import Teacher, build_network, combine_teachers, new_student, new_teachers
+from kd.commands.models import Teacher, build_network, combine_teachers, digest_models, new_student, new_teachers
 from kd.commands.publish import result_folders
 from kd.commands.recipe import add_label_options, make_train, say_recipe
 from kd.commands.recipe_settings import teacher_settings
@@ -263,12 +264,14 @@ class TeacherWithData(NamedTuple):
     Attributes:
         distill_data: data with the teacher's logits.
         control_data: data of students that are trained on the labels alone.
+        digests: see ``kd.commands.models.digest_models``.
     """
 
     model: nn.Module
     data: Data
     distill_data: DistillationData
     control_data: DistillationData
+    digests: Mapping[str, str] = MappingProxyType({})
 
 
 def prepare_distillation_data(
@@ -287,13 +290,12 @@ def prepare_distillation_data(
     teachers = new_teachers(settings, data)
     if not number:
         require_models(settings, data, teachers)
-    suffix = f"-{number}" if number else ""
+    suffix, digests = f"-{number}" if number else "", digest_models(settings, teachers)  # the files may change later
     model, _ = train_teacher(settings, data, teachers, device, suffix=suffix)
     loaders = make_distill_loaders(settings, model, data, suffix=suffix)
     training, validation = (loader.dataset for loader in loaders)
     distill_data = DistillationData(training, validation, data.test_set, settings.batch_size, data.views, mix=data.mix)
     if data.unlabelled is None:
-        return TeacherWithData(model, data, distill_data, distill_data)
-    return TeacherWithData(
-        model, data, distill_data, distill_data._replace(training=make_control_loader(data, loaders[0]).dataset)
-    )
+        return TeacherWithData(model, data, distill_data, distill_data, digests)
+    control_data = distill_data._replace(training=make_control_loader(data, loaders[0]).dataset)
+    return TeacherWithData(model, data, distill_data, control_data, digests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,22 @@ import torch
 from torch.utils.data import TensorDataset
 
 from kd.commands.data import load_data
-from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
+from kd.commands.ledger import (
+    Entry,
+    Ledger,
+    ask,
+    describe_questions,
+    digest_inputs,
+    digest_test_set,
+    ledger_files,
+    read_ledger,
+)
 from kd.commands.settings import RunSettings
+from kd.commands.steps import prepare_distillation_data
 from kd.evaluation.verdict import Contrast, Question
 from kd.report.html import render
 from kd.storage.files import publish
+from tests.commands.compare.test_command import kd_command
 
 WEAK = Question(Contrast((-30.0, -6.0, -20.0, -9.0, -12.0)))
 TEST, OTHER = (TensorDataset(torch.full((4, 2), value), torch.arange(4)) for value in (0.0, 1.0))
@@ -117,3 +129,59 @@ def test_another_split_or_normalisation_is_the_same_test_set(tmp_path: Path) -> 
     assert len(digests) == 1
     np.savez(tmp_path / "own.npz", **{**arrays, "x_test": arrays["x_test"] + 1})
     assert digest_test_set(load_data(settings)) not in digests
+
+
+def write_table(folder: Path, *, shift: float = 0) -> None:
+    """Write a table of three classes and unlabelled rows, which ``shift`` changes."""
+    rng = np.random.default_rng(0)
+    labels = {"train": np.arange(90) % 3, "test": np.arange(30) % 3}
+    inputs = {part: (rng.normal(size=(len(y), 4)) + y[:, None]).astype("f4") for part, y in labels.items()}
+    arrays = {f"x_{part}": x for part, x in inputs.items()} | {f"y_{part}": y for part, y in labels.items()}
+    np.savez(folder / "d.npz", **arrays)  # type: ignore[arg-type]  # its keyword allow_pickle is a flag
+    np.savez(folder / "u.npz", x=rng.normal(size=(40, 4)).astype("f4") + np.float32(shift))
+
+
+def write_logits(folder: Path, scale: float) -> None:
+    labels = np.concatenate([np.arange(90) % 3, np.arange(30) % 3])
+    np.save(folder / "t.npy", np.linspace(-1, 1, 120, dtype="f4")[:, None] + scale * np.eye(3, dtype="f4")[labels])
+
+
+COMMANDS = {
+    "compare": ("--pairs", "2", "--smoothing", "0", "--no-longer"),
+    "sweep": ("--temperatures", "2", "--alphas", "0.5", "--seeds", "1", "--final-pairs", "2"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_teacher_whose_file_changed_is_another_question(command: str, tmp_path: Path) -> None:
+    write_table(tmp_path)
+    counts = []
+    for scale in (4, 4, 9):
+        write_logits(tmp_path, scale)
+        data = ("--data", str(tmp_path / "d.npz"), "--teacher", f"logits={tmp_path / 't.npy'}", "--student", "mlp:4")
+        flags = ("--epochs", "1", "--batch-size", "32", "--device", "cpu", "--processes", "1", *COMMANDS[command])
+        assert kd_command(command, "--out", str(tmp_path / "run"), *data, *flags) == 0
+        counts.append(len(read_ledger(tmp_path / "run" / ".kd").entries))
+    assert counts == [1, 1, 2]
+
+
+def test_files_enter_a_question_by_their_content(tmp_path: Path) -> None:
+    write_table(tmp_path)
+    (tmp_path / "net.py").write_text("from torch import nn\n\ndef Net():\n    return nn.Linear(4, 3)\n")
+    model = f"{tmp_path / 'net.py'}:Net"
+
+    def digest_all(**changed: Any) -> str:
+        given = {"data": str(tmp_path / "d.npz"), "unlabelled": tmp_path / "u.npz", "student": "mlp:4"}
+        settings = RunSettings(**{**given, "epochs": 1, "batch_size": 32, "teacher": ("mlp:8",), **changed})  # type: ignore[arg-type]
+        return json.dumps(digest_inputs(prepare_distillation_data(settings, torch.device("cpu"))))
+
+    first = [digest_all(), digest_all(teacher=(model,)), digest_all(student=model)]
+    assert first == [digest_all(), digest_all(teacher=(model,)), digest_all(student=model)]
+    with (tmp_path / "net.py").open("a") as file:
+        file.write("# changed\n")
+    assert digest_all() == first[0]
+    assert digest_all(teacher=(model,)) != first[1]
+    assert digest_all(student=model) != first[2]
+    write_table(tmp_path, shift=0.5)
+    assert digest_all() != first[0]

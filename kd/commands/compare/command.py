@@ -21,7 +21,16 @@ from kd.commands.compare.teachers import Teacher, prepare_teacher, teacher_setti
 from kd.commands.compare.text import print_comparison
 from kd.commands.compare.training import train_pairs, train_until_decided
 from kd.commands.data import Data, load_data
-from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
+from kd.commands.ledger import (
+    Entry,
+    Ledger,
+    ask,
+    describe_questions,
+    digest_inputs,
+    digest_test_set,
+    ledger_files,
+    read_ledger,
+)
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_teachers, require_memory_for_students
@@ -76,7 +85,7 @@ def run(settings: CompareSettings) -> None:
         # Now: the student's file may change while the students are trained.
         remarks = [*describe_start(settings, teachers[0].task), *remark_on_epoch(settings)]
         if settings.until_decided:
-            threshold = STOP * (1 + len(ledger.before(_ask(settings, None, data[0], device))))
+            threshold = STOP * (1 + len(ledger.before(_ask(settings, None, teachers[0], device))))
             used, trained = train_until_decided(
                 settings, teachers[0], arms, device, quantity=quantity, threshold=threshold
             )
@@ -123,9 +132,9 @@ def _publish(
     cost: Cost,
     device: torch.device,
 ) -> None:
-    by_method, data = settings.by_method, teacher.prepared.data
+    by_method = settings.by_method
     asked = {
-        name: _ask(by_method[name], Verdicts(comparison).main.question, data, device)
+        name: _ask(by_method[name], Verdicts(comparison).main.question, teacher, device)
         for name, comparison in comparisons.items()
     }
     verdicts, ledger = judge_together(comparisons, asked, ledger)
@@ -161,7 +170,7 @@ def judge_together(
     return verdicts, ledger
 
 
-def _ask(settings: CompareSettings, question: Question | None, data: Data, device: torch.device) -> Entry:
+def _ask(settings: CompareSettings, question: Question | None, teacher: Teacher, device: torch.device) -> Entry:
     """Return the entry of the question in the ledger; before it is measured, ``question`` is None."""
     teachers = f", {settings.runs} teachers" if settings.runs > 1 else ""
     most = "at most " if settings.until_decided else ""
@@ -169,8 +178,8 @@ def _ask(settings: CompareSettings, question: Question | None, data: Data, devic
         question,
         command=settings.command,
         title=f"kd compare: {_describe_method(settings)}, {most}{settings.pairs} pairs{teachers}",
-        config=record_settings(settings, device),
-        test=digest_test_set(data),
+        config=record_settings(settings, device) | digest_inputs(teacher.prepared),
+        test=digest_test_set(teacher.prepared.data),
     )
 
 

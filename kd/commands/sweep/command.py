@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 
 from kd.commands.data import Data, load_data
-from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_test_set, ledger_files, read_ledger
+from kd.commands.ledger import (
+    Entry,
+    Ledger,
+    ask,
+    describe_questions,
+    digest_inputs,
+    digest_test_set,
+    ledger_files,
+    read_ledger,
+)
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student, new_teachers
@@ -171,10 +180,11 @@ def _ask(
     context: SweepContext, prepared: TeacherWithData, sweep: Sweep, ledger: Ledger
 ) -> tuple[Sweep, Ledger, Entry | None]:
     """Adjust the verdict for the questions asked of the test set before, and record it; there may be none."""
-    question, role, config = sweep.question(), sweep.judged_role(), record_settings(context.settings, context.device)
+    question, role = sweep.question(), sweep.judged_role()
     if question is None or role is None:
         return sweep, ledger, None
     title = f"kd sweep: {context.settings.method}, {format_point(sweep.roles[role])}, {len(sweep.final_seeds)} pairs"
+    config = record_settings(context.settings, context.device) | digest_inputs(prepared)
     digest = digest_test_set(prepared.data)
     asked = ask(question, command=context.settings.command, title=title, config=config, test=digest)
     undecided = ledger.find_undecided(asked)
