@@ -33,11 +33,10 @@ class Verdicts:
 
     @cached_property
     def by_teacher(self) -> list[Judgement]:
-        """One verdict for each teacher, conditional on it; Holm-adjusted for the number of teachers."""
+        """One verdict for each teacher, conditional on it; adjusted for their number and for the earlier questions."""
         comparison = self.comparison
         questions = {str(n): self.ask(n) for n in range(comparison.groups)}
-        earlier = self.earlier if len(questions) == 1 else ()
-        judgements = judge_all(questions, margin=comparison.unit_margin, earlier=earlier)
+        judgements = judge_all(questions, margin=comparison.unit_margin, earlier=self.earlier)
         return [self._withhold(judgement) for judgement in judgements.values()]
 
     @cached_property

@@ -135,6 +135,14 @@ def test_earlier_questions_make_a_verdict_harder() -> None:
     assert later.p == pytest.approx(min(1, 10 * alone.p))
 
 
+def test_earlier_questions_count_under_every_teacher_too() -> None:
+    comparison = make_comparison(teachers=2, gain=14)
+    alone, later = Verdicts(comparison), Verdicts(comparison, [Earlier(0.5, 0.5)] * 9)
+    assert later.overall is not None
+    assert [judgement.family for judgement in [*later.by_teacher, later.overall]] == [11, 11, 10]
+    assert all(b.p > a.p for a, b in zip(alone.by_teacher, later.by_teacher, strict=True))
+
+
 def make_imbalanced(found: dict[str, int], rare: int = 14, images: int = 1_000) -> Comparison:
     """Make arms of five students that find so many of 14 rare items in all, and every common one."""
     labels = (torch.arange(images) < rare).long()
