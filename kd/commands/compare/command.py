@@ -138,6 +138,7 @@ def _publish(
         for name, comparison in comparisons.items()
     }
     verdicts, ledger = judge_together(comparisons, asked, ledger)
+    publish(ledger_files(ledger, settings.state_dir))  # first: a verdict that was seen is a question that was asked
     configs = {name: record_settings(own_settings, device) for name, own_settings in by_method.items()}
     results, folder, limit = Results(verdicts, slices, configs, trained, cost), settings.results_dir, settings.limit
     about: dict[str, Any] = {"test": teacher.distill_data.test, "command": typed_command(), "limit": limit}
@@ -151,7 +152,6 @@ def _publish(
     else:
         print_methods(results, limit=limit)
         files, part = method_files(folder, results, limit=limit), methods_part(results, **about)
-    files |= ledger_files(ledger, settings.state_dir)
     publish_with_report(files, part, results_dir=folder, state_dir=settings.state_dir)
 
 

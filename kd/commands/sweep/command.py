@@ -84,6 +84,8 @@ def run(settings: SweepSettings) -> None:
         remarks = [*describe_start(settings, context.task), *remark_on_epoch(settings)]
         sweep = dataclasses.replace(_test_roles(context, explore(context)), remarks=remarks)
         sweep, ledger, asked = _ask(context, prepared, sweep, ledger)
+        if asked:
+            publish(ledger_files(ledger, settings.state_dir))  # first: a verdict that was seen is a question asked
         print_sweep(sweep, limit=settings.limit)
         _publish(context, prepared, sweep, ledger, asked)
 
@@ -216,7 +218,6 @@ def _publish(
         questions=describe_questions(ledger, asked.test) if asked else (),
     )
     files = sweep_files(settings.results_dir, sweep, config, context.seconds, limit=settings.limit)
-    files |= ledger_files(ledger, settings.state_dir) if asked else {}
     publish_with_report(files, report_part, results_dir=settings.results_dir, state_dir=settings.state_dir)
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from statsmodels.stats.multitest import multipletests
 
+from kd.commands.compare import command
+from kd.commands.compare.settings import CompareSettings
+from kd.commands.ledger import Ledger, read_ledger
 from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_rows import student_rows
 from kd.evaluation.comparison_slices import describe_slices, measure_slices
@@ -17,6 +23,7 @@ from kd.evaluation.quantities import BALANCED, NLL, choose_quantity
 from kd.evaluation.verdict import Earlier
 from kd.models.inference import Predictions
 from tests.commands.compare.comparisons import CLASSES, IMAGES, make_comparison, make_predictions
+from tests.commands.compare.test_command import CPU, SPENT
 
 
 def test_swapping_the_arms_reverses_the_verdict() -> None:
@@ -141,6 +148,22 @@ def test_earlier_questions_count_under_every_teacher_too() -> None:
     assert later.overall is not None
     assert [judgement.family for judgement in [*later.by_teacher, later.overall]] == [11, 11, 10]
     assert all(b.p > a.p for a, b in zip(alone.by_teacher, later.by_teacher, strict=True))
+
+
+def test_a_verdict_is_recorded_before_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, comparison = CompareSettings(out=tmp_path), make_comparison()
+
+    def interrupt(*_: object, **__: object) -> None:
+        assert len(read_ledger(settings.state_dir).entries) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "digest_inputs", lambda _: {})
+    monkeypatch.setattr(command, "digest_test_set", lambda _: "test")
+    monkeypatch.setattr(command, "print_comparison", interrupt)
+    prepared = SimpleNamespace(data=None)
+    teacher: Any = SimpleNamespace(settings=settings, prepared=prepared, distill_data=SimpleNamespace(test=[]))
+    with pytest.raises(KeyboardInterrupt):
+        command._publish(settings, teacher, {"kd": comparison}, Ledger(), {"kd": {}}, {}, SPENT, CPU)
 
 
 def make_imbalanced(found: dict[str, int], rare: int = 14, images: int = 1_000) -> Comparison:

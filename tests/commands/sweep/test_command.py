@@ -362,6 +362,24 @@ def test_files_and_report_are_published_together(
     assert ".kd" not in capsys.readouterr().out
 
 
+def test_a_verdict_is_recorded_before_it_is_printed(
+    prepared: TeacherWithData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(SETTINGS, out=tmp_path)
+    grid = make_sweep(list_grid(settings))
+
+    def interrupt(*_: object, **__: object) -> None:
+        assert len(read_ledger(settings.state_dir).entries) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "prepare_distillation_data", lambda *_: prepared)
+    monkeypatch.setattr(command, "explore", lambda _: list_grid(settings))
+    monkeypatch.setattr(command, "_test_roles", lambda *_: grid)
+    monkeypatch.setattr(command, "print_sweep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(settings)
+
+
 @pytest.mark.slow
 def test_worker_processes_do_not_use_test_images(prepared: TeacherWithData) -> None:
     tried = explore(make_context(prepared, dataclasses.replace(SETTINGS, processes=2, seeds=1)))
