@@ -86,6 +86,7 @@ class Comparison:
         method: the method with its settings, for sentences.
         smoothing: strength of the arm ``smoothed``; None if there is none.
         longer_epochs: epochs of the arm ``longer``.
+        longer_of: the methods that cost as much as the arm ``longer``, if several are compared and they differ.
         blocks: teacher → its block; the overall verdict counts each block once.
         block_noun: what a block shares: "teacher" or "split".
         one_split: seed of the split if all teachers share it, else None.
@@ -106,6 +107,7 @@ class Comparison:
     method: str = ""
     smoothing: float | None = None
     longer_epochs: int | None = None
+    longer_of: str = ""
     blocks: Sequence[int] = (0,)
     block_noun: str = "teacher"
     one_split: int | None = None

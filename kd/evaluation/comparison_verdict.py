@@ -227,8 +227,9 @@ class Verdicts:
         if not all(worse) or not all(better):
             return []
         mean = float(np.mean([contrast.mean for contrast in contrasts]))
+        budget = f" (the cost of {comparison.longer_of})" if comparison.longer_of else ""
         return [
-            f"Both students are under-trained: the control trained for {comparison.longer_epochs} epochs has "
+            f"Both students are under-trained: the control trained for {comparison.longer_epochs} epochs{budget} has "
             f"{comparison.quantity.describe(-mean)} than the distilled students."
         ]
 

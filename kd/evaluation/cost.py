@@ -45,7 +45,11 @@ class TrainingCost(NamedTuple):
     @property
     def longer(self) -> float:
         """Multiply-adds of training a student for ``longer_epochs``."""
-        return self.student * self.longer_epochs / self.epochs
+        return self.longer_at(self.longer_epochs)
+
+    def longer_at(self, epochs: int) -> float:
+        """Multiply-adds of training a student for this number of epochs."""
+        return self.student * epochs / self.epochs
 
 
 def training_cost(
@@ -145,6 +149,11 @@ class Cost(NamedTuple):
     training: TrainingCost
     models: Mapping[str, Footprint]
     saved: Saved | None
+
+    @property
+    def kind(self) -> tuple[TrainingCost, bool]:
+        """What can differ between methods with the same models and data: equal kinds are reported once."""
+        return self.training, self.saved is None
 
     def served_by(self, students: int) -> Cost:
         """Return the cost with the time saved for this number of distilled students, if fewer were trained."""

@@ -75,11 +75,11 @@ def run(settings: CompareSettings) -> None:
         further = read_slices(settings.slices, data[0].sizes["test"]) if settings.slices else {}
         methods = _prepare_methods(settings, data, device)
         teachers = next(iter(methods.values()))
-        cost = _measure_costs(methods, device)
+        costs = _measure_costs(methods, device)
         for teacher, *_ in methods.values():
             say_method(teacher.settings.method, format_method_settings(teacher.settings.method_settings))
         smoothing = choose_smoothing(settings, teachers, quantity, device)
-        arms = choose_arms(settings, cost, smoothing)
+        arms = choose_arms(settings, _find_dearest(costs), smoothing)
         students = (len(arms) + len(methods) - 1) * sum(len(teacher.seeds) for teacher in teachers)
         require_memory_for_students(settings, teachers[0].task, students)
         # Now: the student's file may change while the students are trained.
@@ -89,11 +89,12 @@ def run(settings: CompareSettings) -> None:
             used, trained = train_until_decided(
                 settings, teachers[0], arms, device, quantity=quantity, threshold=threshold
             )
-            methods, cost = {settings.method: [used]}, cost.served_by(len(used.seeds))
+            methods = {settings.method: [used]}
+            costs = {settings.method: costs[settings.method].served_by(len(used.seeds))}
         else:
             trained = train_pairs(settings, methods, arms, device)
         known: dict[str, Any] = {"quantity": quantity, "smoothing": smoothing or None, "remarks": remarks}
-        known["longer_epochs"] = cost.training.longer_epochs
+        known |= _describe_longer(costs)
         comparisons = {
             name: dataclasses.replace(
                 _collect_predictions(settings, own_teachers, arms, trained, name if len(methods) > 1 else ""), **known
@@ -101,7 +102,7 @@ def run(settings: CompareSettings) -> None:
             for name, own_teachers in methods.items()
         }
         slices = {name: measure_slices(comparison, further) for name, comparison in comparisons.items()}
-        _publish(settings, teachers[0], comparisons, ledger, slices, trained, cost, device)
+        _publish(settings, teachers[0], comparisons, ledger, slices, trained, costs, device)
 
 
 def _prepare_methods(settings: CompareSettings, data: Sequence[Data], device: torch.device) -> dict[str, list[Teacher]]:
@@ -115,11 +116,25 @@ def _prepare_methods(settings: CompareSettings, data: Sequence[Data], device: to
     return {first.method: teachers, **further}
 
 
-def _measure_costs(methods: Mapping[str, Sequence[Teacher]], device: torch.device) -> Cost:
-    """Return the cost of the method that takes the most computation: all methods share its longer control."""
-    by_kind = {teachers[0].settings.asked_at_each_step: teachers[0] for teachers in methods.values()}
-    costs = [measure_cost(teacher.settings, teacher, device) for teacher in by_kind.values()]
-    return max(costs, key=lambda cost: cost.training.longer_epochs)
+def _measure_costs(methods: Mapping[str, Sequence[Teacher]], device: torch.device) -> dict[str, Cost]:
+    """Return the cost of each method; it depends only on whether the teacher runs at every step."""
+    kinds = {name: teachers[0].settings.asked_at_each_step for name, teachers in methods.items()}
+    by_kind = {kinds[name]: teachers[0] for name, teachers in methods.items()}
+    costs = {kind: measure_cost(teacher.settings, teacher, device) for kind, teacher in by_kind.items()}
+    return {name: costs[kind] for name, kind in kinds.items()}
+
+
+def _find_dearest(costs: Mapping[str, Cost]) -> Cost:
+    """Return the cost of a method that takes the most computation: all methods share its longer control."""
+    return max(costs.values(), key=lambda cost: cost.training.longer_epochs)
+
+
+def _describe_longer(costs: Mapping[str, Cost]) -> dict[str, Any]:
+    """Return the fields of ``Comparison`` on the longer control."""
+    dearest = _find_dearest(costs).training
+    names = [name for name, cost in costs.items() if cost.training == dearest]
+    longer_of = ", ".join(names) if len(names) < len(costs) else ""
+    return {"longer_epochs": dearest.longer_epochs, "longer_of": longer_of}
 
 
 def _publish(
@@ -129,7 +144,7 @@ def _publish(
     ledger: Ledger,
     slices: Mapping[str, Slices],
     trained: Mapping[str, TrainedStudent],
-    cost: Cost,
+    costs: Mapping[str, Cost],
     device: torch.device,
 ) -> None:
     by_method = settings.by_method
@@ -140,12 +155,12 @@ def _publish(
     verdicts, ledger = judge_together(comparisons, asked, ledger)
     publish(ledger_files(ledger, settings.state_dir))  # first: a verdict that was seen is a question that was asked
     configs = {name: record_settings(own_settings, device) for name, own_settings in by_method.items()}
-    results, folder, limit = Results(verdicts, slices, configs, trained, cost), settings.results_dir, settings.limit
+    results, folder, limit = Results(verdicts, slices, configs, trained, costs), settings.results_dir, settings.limit
     about: dict[str, Any] = {"test": teacher.distill_data.test, "command": typed_command(), "limit": limit}
     about["questions"] = describe_questions(ledger, asked[teacher.settings.method].test)
     if len(verdicts) == 1:
         ((only, config),) = zip(verdicts.values(), configs.values(), strict=True)
-        own_slices = next(iter(slices.values()))
+        own_slices, cost = next(iter(slices.values())), next(iter(costs.values()))
         print_comparison(only, cost, slices=own_slices, limit=limit)
         files = comparison_files(folder, only, trained, cost, config, slices=own_slices, limit=limit)
         part = compare_part(only, cost, config, slices=own_slices, **about)

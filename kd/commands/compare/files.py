@@ -79,13 +79,15 @@ def describe_comparison(
         "teacher_errors": [teacher.errors for teacher in comparison.teachers],
         "agreement_of_two_controls": spread(comparison.baseline_agreement())._asdict(),
         "teacher_weights_sha256": [teacher.weights for teacher in comparison.teachers],
-        "training_multiply_adds": _describe_training(cost.training),
+        "training_multiply_adds": _describe_training(
+            cost.training, comparison.longer_epochs or cost.training.longer_epochs
+        ),
         "models": {name: _describe_model(model) for name, model in cost.models.items()},
     }
 
 
-def _describe_training(cost: TrainingCost) -> dict[str, Any]:
-    sums = {"distilled": cost.distilled, "longer": cost.longer, "longer_epochs": cost.longer_epochs}
+def _describe_training(cost: TrainingCost, longer_epochs: int) -> dict[str, Any]:
+    sums = {"distilled": cost.distilled, "longer": cost.longer_at(longer_epochs), "longer_epochs": longer_epochs}
     return cost._asdict() | sums
 
 

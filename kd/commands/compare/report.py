@@ -7,7 +7,7 @@ from typing import Any
 
 from kd.arms import ARMS, LONGER, TEACHER, arm_of
 from kd.commands.compare.plots import drawings
-from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, model_cells
+from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, merge_costs, model_cells
 from kd.commands.differences_report import show_differences
 from kd.commands.paired_table import format_number, percent
 from kd.commands.publish import model_settings, quick_run_stamp
@@ -66,7 +66,7 @@ def compare_part(
         Section("slices", "Where it helps", show_slices(slices)),
         Section("reliability", "Calibration", _show_calibration(comparison, arms)),
         Section("fidelity", "Fidelity to the teacher", tabulate_fidelity(comparison, arms)),
-        Section("cost", "Cost", show_cost(comparison, cost)),
+        Section("cost", "Cost", show_cost(comparison, {"": cost})),
         Section("provenance", "Provenance", show_provenance(comparison, cost, config, test, command)),
     )
     tone = TONE_OF[verdicts.main.verdict]
@@ -176,22 +176,30 @@ def tabulate_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     return table(header, rows, caption=caption), Paragraph(explanation)
 
 
-def show_cost(comparison: Comparison, cost: Cost) -> tuple[Block, ...]:
-    """Return the tables of computational costs and sentences on them."""
+def show_cost(comparison: Comparison, costs: Mapping[str, Cost]) -> tuple[Block, ...]:
+    """Return the tables of computational costs and sentences on them.
+
+    Args:
+        costs: by method; the name of a single method may be "".
+    """
+    cost = next(iter(costs.values()))
     footprints = [(name, *model_cells(model)) for name, model in cost.models.items()]
     training = cost.training
     rows = [
         ("training of the teacher", f"{training.teacher:.4g}"),
-        (f"the teacher's logits of all training {comparison.noun}", f"{training.cache:.4g}"),
         ("one student, control or distilled", f"{training.student:.4g}"),
-        (f"one distilled student and 1/{training.served} of the teacher's computation", f"{training.distilled:.4g}"),
     ]
+    for names, own in merge_costs(costs).items():
+        of, share = (f", {names}" if names else ""), f"1/{training.served} of the teacher's computation"
+        rows.append((f"the teacher's logits of all training {comparison.noun}{of}", f"{own.training.cache:.4g}"))
+        rows.append((f"one distilled student and {share}{of}", f"{own.training.distilled:.4g}"))
     if LONGER in comparison.students:
-        rows.append((f"one control trained for {training.longer_epochs} epochs", f"{training.longer:.4g}"))
+        epochs = comparison.longer_epochs or training.longer_epochs
+        rows.append((f"one control trained for {epochs} epochs", f"{training.longer_at(epochs):.4g}"))
     return (
         table(MODEL_CELLS, footprints, caption=f"Inference on this machine: one input, one thread; {LATENCY}"),
         table(("computation", "multiply-adds"), rows, caption="Training"),
-        *paragraphs(cost_sentences(comparison, cost)),
+        *paragraphs(cost_sentences(comparison, costs)),
     )
 
 

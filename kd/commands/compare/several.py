@@ -42,7 +42,7 @@ class Results(NamedTuple):
     slices: Mapping[str, Slices]
     configs: Mapping[str, Mapping[str, Any]]
     trained: Mapping[str, TrainedStudent]
-    cost: Cost
+    costs: Mapping[str, Cost]
 
     @property
     def shared(self) -> Comparison:
@@ -110,9 +110,10 @@ def _said_first(verdicts: Mapping[str, Verdicts]) -> list[str]:
     under_trained = [name for name, own in verdicts.items() if own.under_trained]
     if under_trained:
         comparison = next(iter(verdicts.values())).comparison
+        budget = f" (the cost of {comparison.longer_of})" if comparison.longer_of else ""
         first.append(
-            f"The students are under-trained: training on the labels alone for {comparison.longer_epochs} epochs beats "
-            f"the control and the distilled students of {', '.join(under_trained)}."
+            f"The students are under-trained: training on the labels alone for {comparison.longer_epochs} epochs"
+            f"{budget} beats the control and the distilled students of {', '.join(under_trained)}."
         )
     return first
 
@@ -154,7 +155,7 @@ def print_methods(results: Results, *, limit: int | None) -> None:
     Args:
         limit: the number of training images of a quick run, else None.
     """
-    comparison, cost = results.shared, results.cost
+    comparison = results.shared
     toy = f", QUICK RUN on {limit:,} training {comparison.noun}" if limit is not None else ""
     print_arms(comparison, merge_arms(results.verdicts), f"{comparison.images:,} test {comparison.noun}{toy}")
     for name, own in results.verdicts.items():
@@ -162,10 +163,13 @@ def print_methods(results: Results, *, limit: int | None) -> None:
         print_differences(own)
         for line in describe_slices(results.slices[name]):
             say(line)
-    rows = {name: model_cells(footprint) for name, footprint in cost.models.items()}
+    rows = {name: model_cells(footprint) for name, footprint in next(iter(results.costs.values())).models.items()}
     print_table(f"Cost of inference ({LATENCY})", MODEL_CELLS, rows)
-    for line in [*cost_sentences(comparison, cost), *(line for own in results.verdicts.values() for line in own.lines)]:
+    for line in cost_sentences(comparison, results.costs):
         say(line)
+    for own in results.verdicts.values():
+        for line in own.lines:
+            say(line)
     table = {name: list(cells) for name, *cells in method_rows(results.verdicts)}
     print_table(methods_caption(results.verdicts), METHODS, table)
     say(lead_sentence(results.verdicts))
@@ -182,7 +186,7 @@ def method_files(folder: Path, results: Results, *, limit: int | None) -> dict[P
     summaries_by_method = {}
     for name, own in results.verdicts.items():
         config, stem = results.configs[name], f"comparison-{file_name(name)}"
-        content = describe_comparison(own, results.cost, config, results.slices[name], toy)
+        content = describe_comparison(own, results.costs[name], config, results.slices[name], toy)
         files[metrics / f"{stem}.json"] = json_bytes(content)
         files[metrics / f"{stem}_students.csv"] = csv_bytes(
             {"run": toy or "full", **row} for row in student_rows(own.comparison)
@@ -208,9 +212,16 @@ def method_files(folder: Path, results: Results, *, limit: int | None) -> dict[P
     return {
         metrics / "comparisons.json": json_bytes(overview),
         **files,
-        metrics / "comparisons_timings.json": json_bytes({"toy": toy, **describe_times(results.trained, results.cost)}),
+        metrics / "comparisons_timings.json": json_bytes({"toy": toy, **_describe_times(results)}),
         **plot_files(folder, {n: png(drawing, toy=toy) for n, drawing in methods_drawings(results.verdicts).items()}),
     }
+
+
+def _describe_times(results: Results) -> dict[str, Any]:
+    """Return the measured times, with the teacher's time saved by method."""
+    times = {name: describe_times(results.trained, cost) for name, cost in results.costs.items()}
+    saved = {name: own["teacher_seconds_saved"] for name, own in times.items()}
+    return {**next(iter(times.values())), "teacher_seconds_saved": saved}
 
 
 def file_name(method: str) -> str:

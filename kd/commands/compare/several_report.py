@@ -50,8 +50,12 @@ def methods_part(
         Section("slices", "Where it helps", _fold({name: show_slices(own) for name, own in results.slices.items()})),
         Section("reliability", "Calibration", (tabulate_calibration(comparison, arms),)),
         Section("fidelity", "Fidelity to the teacher", tabulate_fidelity(comparison, arms)),
-        Section("cost", "Cost", show_cost(comparison, results.cost)),
-        Section("provenance", "Provenance", show_provenance(comparison, results.cost, shared, test, command)),
+        Section("cost", "Cost", show_cost(comparison, results.costs)),
+        Section(
+            "provenance",
+            "Provenance",
+            show_provenance(comparison, next(iter(results.costs.values())), shared, test, command),
+        ),
     )
     models = {name: value for name, value in model_settings(shared).items() if name not in _OF_METHODS}
     return Part("compare", lead_sentence(verdicts), quick_run_stamp(limit), sections, _find_tone(verdicts), models)

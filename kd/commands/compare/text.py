@@ -33,7 +33,7 @@ def print_comparison(verdicts: Verdicts, cost: Cost, *, slices: Slices, limit: i
         MODEL_CELLS,
         {name: model_cells(footprint) for name, footprint in cost.models.items()},
     )
-    for line in [*cost_sentences(comparison, cost), *verdicts.lines]:
+    for line in [*cost_sentences(comparison, {"": cost}), *verdicts.lines]:
         say(line)
 
 
@@ -54,10 +54,30 @@ def model_cells(model: Footprint) -> list[str]:
     ]
 
 
-def cost_sentences(comparison: Comparison, cost: Cost) -> list[str]:
-    """Return sentences on the longer-trained control and on the time saved by cached logits, if they apply."""
-    longer = [cost_sentence(cost.training)] if LONGER in comparison.students else []
-    return [*longer, saved_sentence(cost.saved, comparison.noun)] if cost.saved else longer
+def cost_sentences(comparison: Comparison, costs: Mapping[str, Cost]) -> list[str]:
+    """Return sentences on the longer-trained control and on the time saved by cached logits, if they apply.
+
+    Args:
+        costs: by method; the name of a single method may be "".
+    """
+    sentences = []
+    for names, cost in merge_costs(costs).items():
+        prefix = f"{names}: " if names else ""
+        if LONGER in comparison.students:
+            sentences.append(prefix + cost_sentence(cost.training, comparison))
+        if cost.saved:
+            sentences.append(prefix + saved_sentence(cost.saved, comparison.noun))
+    return sentences
+
+
+def merge_costs(costs: Mapping[str, Cost]) -> dict[str, Cost]:
+    """Return the different costs by the names of their methods; "" if all methods have the same."""
+    names_of: dict[object, list[str]] = {}
+    for name, cost in costs.items():
+        names_of.setdefault(cost.kind, []).append(name)
+    if len(names_of) == 1:
+        return {"": next(iter(costs.values()))}
+    return {", ".join(names): costs[names[0]] for names in names_of.values()}
 
 
 def saved_sentence(saved: Saved, noun: str = "images") -> str:
@@ -69,12 +89,14 @@ def saved_sentence(saved: Saved, noun: str = "images") -> str:
     )
 
 
-def cost_sentence(cost: TrainingCost) -> str:
+def cost_sentence(cost: TrainingCost, comparison: Comparison) -> str:
     """State the cost of a distilled student with its share of the teacher, and of the longer-trained control."""
+    epochs = comparison.longer_epochs or cost.longer_epochs
+    budget = f", the cost of {comparison.longer_of}" if comparison.longer_of else ""
     return (
         f"Multiply-adds: {cost.student:.3g} for training a student; {cost.distilled:.3g} including 1/{cost.served} of "
-        f"its teacher's training and logits; {cost.longer:.3g} for the control trained for {cost.longer_epochs} "
-        f"epochs instead of {cost.epochs}."
+        f"its teacher's training and logits; {cost.longer_at(epochs):.3g} for the control trained for {epochs} "
+        f"epochs instead of {cost.epochs}{budget}."
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from statsmodels.stats.multitest import multipletests
 
 import kd
-from kd.commands.compare.command import judge_together
+from kd.commands.compare.command import _describe_longer, judge_together
 from kd.commands.compare.report import compare_part
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.several import (
@@ -41,6 +41,9 @@ from tests.commands.compare.test_command import CPU, MNIST, QUICK, SPENT, kd_com
 from tests.commands.compare.test_results import SPENT as MEASURED
 from tests.commands.compare.test_results import list_trained
 
+# The teacher of dist runs at every step.
+DEARER = MEASURED._replace(training=MEASURED.training._replace(cache=10**9), saved=None)
+COSTS = {"kd": MEASURED, "dkd": MEASURED, "dist": DEARER}
 GAINS = {"kd": 25, "dkd": 8, "dist": 0}
 
 
@@ -66,7 +69,7 @@ def make_results() -> Results:
     verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
     slices = {name: measure_slices(comparison) for name, comparison in comparisons.items()}
     configs = {name: {"METHOD": name, "SEED": 0, "TEMPERATURE": 5.0} for name in GAINS}
-    return Results(verdicts, slices, configs, list_trained(comparisons["kd"]), MEASURED)
+    return Results(verdicts, slices, configs, list_trained(comparisons["kd"]), COSTS)
 
 
 # --- questions
@@ -177,6 +180,37 @@ def test_controls_are_trained_once_and_every_method_has_the_same_seeds() -> None
         assert listed[students[f"control-seed-{seed}"].teacher] == "control data"
 
 
+def test_every_method_has_its_own_cost_and_all_share_the_longer_control(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = _describe_longer(COSTS)
+    assert longer == {"longer_epochs": DEARER.training.longer_epochs, "longer_of": "dist"}
+    assert _describe_longer({"kd": MEASURED, "dkd": MEASURED})["longer_of"] == ""
+    results = make_results()
+    verdicts = {}
+    for name, own in results.verdicts.items():
+        students = {**own.comparison.students, "longer": own.comparison.students["distilled"]}
+        verdicts[name] = Verdicts(dataclasses.replace(own.comparison, students=students, **longer))
+    results = results._replace(verdicts=verdicts)
+    files = method_files(tmp_path, results, limit=None)
+    for name, cost in COSTS.items():
+        own_cost = json.loads(files[tmp_path / f"metrics/comparison-{name}.json"])["training_multiply_adds"]
+        assert (own_cost["cache"], own_cost["distilled"]) == (cost.training.cache, cost.training.distilled)
+        assert own_cost["longer_epochs"] == DEARER.training.longer_epochs
+    saved = json.loads(files[tmp_path / "metrics/comparisons_timings.json"])["teacher_seconds_saved"]
+    assert saved["kd"] is not None
+    assert saved["dist"] is None
+    print_methods(results, limit=None)
+    part = methods_part(results, test=[], command="", limit=None)
+    for text in (capsys.readouterr().out, unescape(page([part]).decode()).replace("\u00a0", " ")):
+        text = " ".join(text.split())
+        assert "kd, dkd: Multiply-adds: 1e+08 for training a student; 4.37e+08 including" in text
+        assert "dist: Multiply-adds: 1e+08 for training a student; 7.67e+08 including" in text
+        assert f"{DEARER.training.longer_epochs} epochs instead of 10, the cost of dist." in text
+        assert "kd, dkd: Computing the teacher's logits" in text
+        assert "dist: Computing" not in text
+
+
 # --- files and page
 
 
@@ -255,13 +289,14 @@ def test_a_longer_control_that_beats_several_methods_is_said_once() -> None:
             comparison,
             students={**comparison.students, "longer": [longer]},
             longer_epochs=27,
+            longer_of="dkd, dist",
         )
         for name, comparison in compare_methods().items()
     }
     verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
     assert lead_sentence(verdicts).startswith(
-        "The students are under-trained: training on the labels alone for 27 epochs beats the control and the "
-        "distilled students of kd, dkd, dist. 3 methods"
+        "The students are under-trained: training on the labels alone for 27 epochs (the cost of dkd, dist) beats the "
+        "control and the distilled students of kd, dkd, dist. 3 methods"
     )
 
 

@@ -163,7 +163,7 @@ def test_a_verdict_is_recorded_before_it_is_printed(tmp_path: Path, monkeypatch:
     prepared = SimpleNamespace(data=None)
     teacher: Any = SimpleNamespace(settings=settings, prepared=prepared, distill_data=SimpleNamespace(test=[]))
     with pytest.raises(KeyboardInterrupt):
-        command._publish(settings, teacher, {"kd": comparison}, Ledger(), {"kd": {}}, {}, SPENT, CPU)
+        command._publish(settings, teacher, {"kd": comparison}, Ledger(), {"kd": {}}, {}, {"kd": SPENT}, CPU)
 
 
 def make_imbalanced(found: dict[str, int], rare: int = 14, images: int = 1_000) -> Comparison:
