@@ -52,7 +52,8 @@ class RecipeSettings:
     nesterov: bool = False
     """Nesterov momentum of sgd"""
     weight_decay: Annotated[float, WEIGHT_DECAY] = 0.0
-    """weight decay, at least 0; norms and biases (parameters of one dimension) do not decay; with 0, adamw equals adam"""
+    """weight decay, at least 0; norms and biases (parameters of one dimension) do not decay. With 0, adamw is
+    adam"""
     schedule: Annotated[str, SCHEDULE] = "linear"
     """course of the learning rate: linear or cosine to 0, constant, or step (a tenth after each third)"""
     warmup: Annotated[float, WARMUP] = 0.0
