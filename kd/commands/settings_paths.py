@@ -59,6 +59,7 @@ def map_paths(values: Mapping[str, Any], move: Move, *, base: Path = Path()) -> 
     Args:
         base: folder from which relative paths count; ``hf:NAME`` is a path if there is such a folder.
     """
+    methods = values.get("methods")
     of_setting: dict[str, Move] = {
         **dict.fromkeys(("out", "data_dir", "unlabelled", "slices"), move),
         "data": lambda text: _map_data(text, move, base),
@@ -66,6 +67,7 @@ def map_paths(values: Mapping[str, Any], move: Move, *, base: Path = Path()) -> 
         **dict.fromkeys(("augment", "method"), lambda text: _map_plugin(text, move)),
         "methods": lambda text: ",".join(_map_plugin(name.strip(), move) for name in text.split(",")),
         "class_weights": lambda text: text if text == BALANCED else move(text),
+        "set": lambda text: _map_set(text, methods, move),
     }
 
     def convert(value: Any, function: Move) -> Any:
@@ -89,6 +91,14 @@ def _map_model(text: str, move: Move) -> str:
     spec, sign, file = text.partition("=")
     path, entry = (file, "") if spec in OUTPUT_KINDS else split_entry(file)
     return f"{_map_plugin(spec, move)}{sign}{move(path) if path else ''}{f'::{entry}' if entry else ''}"
+
+
+def _map_set(text: str, methods: object, move: Move) -> str:
+    """Map FILE.py in ``FILE.py:METHOD.NAME=VALUE``, a setting of one of several methods."""
+    for name in methods.split(",") if isinstance(methods, str) else ():
+        if text.startswith(f"{name.strip()}."):
+            return _map_plugin(name.strip(), move) + text.removeprefix(name.strip())
+    return text
 
 
 def _map_plugin(text: str, move: Move) -> str:

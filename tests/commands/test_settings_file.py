@@ -249,6 +249,27 @@ def test_a_name_is_no_path(name: str, text: str, tmp_path: Path) -> None:
     assert getattr(parsed("run", f"--config={settings.file}"), name) == text
 
 
+@pytest.mark.parametrize("own", ["own.py:mine", "a=b.py:mine", "./own.py:mine"])
+def test_settings_of_ones_own_methods_are_read_back_from_any_folder(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def mine(student_logits, teacher_logits, scale=1.0): ...\n"
+    monkeypatch.setenv("KD_CONFIG_DIR", str(tmp_path / "configuration"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Path(own.rpartition(":")[0]).write_text(code)
+    given = ("--methods", f"dkd, {own}", "--set", f"{own}.scale=2", "--set", "dkd.beta=4")
+    settings = parsed("compare", *given, "--out", "deep/out")
+    Path("deep/out").mkdir(parents=True)
+    settings.file.write_bytes(to_toml(settings, command="compare"))
+    for folder in (".", "..", "deep/out"):
+        monkeypatch.chdir(tmp_path / "work" / folder)
+        read_back = parsed("compare", "--config", os.path.relpath(tmp_path / "work/deep/out/compare.toml"))
+        by_method = read_back.by_method
+        assert [name.rpartition("/")[2] for name in by_method] == ["dkd", Path(own).name]
+        assert [method.set for method in by_method.values()] == [("beta=4",), ("scale=2",)]
+
+
 def test_an_absolute_path_stays(tmp_path: Path) -> None:
     settings = RunSettings(data=str(tmp_path / "photos"), out=tmp_path / "out")
     assert tomllib.loads(to_toml(settings, command="run").decode())["data"] == settings.data
