@@ -118,7 +118,7 @@ def training_multiply_adds(model: nn.Module, objective: Objective, batch: Batch)
     with evaluating(model), counter:
         _, terms = objective(model, tuple(tensor.to(device) for tensor in batch))
         if parameters:
-            torch.autograd.grad(functools.reduce(operator.add, terms.values()), parameters)
+            torch.autograd.grad(functools.reduce(operator.add, terms.values()), parameters, allow_unused=True)
     return counter.total
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kd.evaluation.multiply_adds import MultiplyAdds
+from kd.evaluation.multiply_adds import MultiplyAdds, training_multiply_adds
+from kd.methods.objectives import supervised
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(7, 3), (5, 7)),
@@ -51,6 +52,14 @@ def test_counts_match_the_counter_of_torch_forward_and_backward(name: str) -> No
     both, torch_both = count_with_both(step)
     assert forward == torch_forward > 0
     assert both == torch_both == 3 * forward
+
+
+def test_a_parameter_that_is_not_used_costs_nothing() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(7, 3))
+    batch = torch.rand(5, 7), torch.arange(5) % 3
+    cost = training_multiply_adds(model, supervised, batch)
+    model.register_parameter("unused", nn.Parameter(torch.ones(4)))
+    assert training_multiply_adds(model, supervised, batch) == cost > 0
 
 
 def test_each_gradient_of_a_grouped_convolution_costs_a_forward_pass() -> None:
