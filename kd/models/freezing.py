@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -18,16 +18,19 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     in eval mode in training too. Dropout in frozen layers stays active.
 
     Args:
-        patterns: shell-style, such as ``layer1.*``; ``*`` also matches dots. None freezes nothing.
+        patterns: shell-style, such as ``layer1.*``; ``*`` also matches dots. None freezes nothing. A parameter with
+            several names (tied weights) matches by any of them, and is returned under the first.
 
     Raises:
         ValueError: a pattern matches no parameter, or all parameters would be frozen. The model is not changed.
     """
-    parameters = dict(model.named_parameters())
+    names = dict(model.named_parameters(remove_duplicate=False))
     for pattern in patterns:
-        if not any(_matches(name, [pattern]) for name in parameters):
+        if not any(_matches(name, [pattern]) for name in names):
             raise ValueError(f"{pattern!r} must match the name of a parameter. {_suggest(model, pattern)}")
-    frozen = [name for name in parameters if _matches(name, patterns)]
+    matched = {id(parameter) for name, parameter in names.items() if _matches(name, patterns)}
+    parameters = dict(model.named_parameters())
+    frozen = [name for name, parameter in parameters.items() if id(parameter) in matched]
     if parameters and len(frozen) == len(parameters):
         raise ValueError(
             f"{' '.join(patterns)!r} matches all {len(parameters)} parameters, so nothing would be trained. Leave out "
@@ -36,16 +39,20 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     for name in frozen:
         parameters[name].requires_grad_(False)
     if frozen:
-        _freeze_statistics(model, patterns)
+        _freeze_statistics(model, patterns, matched)
     return frozen
 
 
-def _freeze_statistics(model: nn.Module, patterns: Sequence[str]) -> None:
-    for path, module in model.named_modules():
+def _freeze_statistics(model: nn.Module, patterns: Sequence[str], frozen: Collection[int]) -> None:
+    """Freeze the statistics of layers whose parameters are all frozen, given by their ids."""
+    layers: dict[nn.Module, bool] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
         statistics = [name for name, _ in module.named_buffers(recurse=False) if name.startswith("running_")]
-        own = [name for name, _ in module.named_parameters(recurse=False)]
-        names = [f"{path}.{name}" if path else name for name in own or statistics]
-        if statistics and all(_matches(name, patterns) for name in names):
+        own = [id(parameter) in frozen for parameter in module.parameters(recurse=False)]
+        matches = own or [_matches(f"{path}.{name}" if path else name, patterns) for name in statistics]
+        layers[module] = layers.get(module, False) or (bool(statistics) and all(matches))
+    for module, is_frozen in layers.items():
+        if is_frozen:
             module.register_forward_pre_hook(_use_running_statistics)
 
 

@@ -74,6 +74,17 @@ def test_copies_of_a_frozen_model_are_frozen(duplicate: Callable[[nn.Module], nn
     assert changed(again, before), "the other layers' statistics"
 
 
+@pytest.mark.parametrize("pattern", ["0.*", "3.*"])
+def test_tied_weights_are_frozen_by_any_of_their_names(pattern: str) -> None:
+    block = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model = nn.Sequential(block, nn.ReLU(), nn.Linear(4, 4), block, nn.Linear(4, 2))
+    assert freeze(model, [pattern]) == ["0.0.weight", "0.0.bias", "0.1.weight", "0.1.bias"]
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == freeze(model, [pattern])
+    before = copy.deepcopy(model.state_dict())
+    model.train()(torch.rand(8, 4))
+    assert not changed(model, before), "the statistics of the frozen block"
+
+
 def test_a_batch_norm_that_is_frozen_in_part_collects_statistics() -> None:
     model = make_model()
     freeze(model, ["layer1.*.weight"])
