@@ -31,6 +31,7 @@ from kd.data.mixing import Mixing
 from kd.data.sources import open_source, split_source
 from kd.data.sources.partition import Splits
 from kd.evaluation.verdict import Contrast, Question, contrast_of, judge
+from kd.evaluation.verdict_text import describe_verdict
 from kd.formatting import format_p, format_range, format_signed
 from kd.models import MLP, ConvNet
 from kd.teachers.cache import with_teacher_logits
@@ -152,8 +153,9 @@ def compare_arms(wrong: Mapping[Arm, Sequence[Tensor]], *, margin: float) -> dic
         interval, verdict = contrast.interval(), judge(Question(contrast), margin=margin).verdict
         # The second arm need not be trained on the labels alone.
         words = {"better than the labels alone": "better", "hurts": "worse"}
+        text = words.get(verdict) or describe_verdict(verdict, margin)
         limits = format_range(*interval) if interval else "no interval"
-        rows[name] = [f"{format_signed(contrast.mean)} ({limits})", format_p(contrast.p), words.get(verdict, verdict)]
+        rows[name] = [f"{format_signed(contrast.mean)} ({limits})", format_p(contrast.p), text]
     print_table("paired differences in errors, 95 % interval", ("arms", "difference", "p", "verdict"), rows)
     return contrasts
 

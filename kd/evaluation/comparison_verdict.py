@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from kd.arms import ARMS, CONTROL, DISTILLED, LONGER, SMOOTHED, TEACHER
 from kd.evaluation.classwise import majority_of
@@ -71,31 +72,22 @@ class Verdicts:
     @cached_property
     def failures(self) -> list[str]:
         """Sentences on models that learned nothing, collapsed, or never predict a class."""
-        comparison = self.comparison
-        teachers = [confusion_matrix(*teacher.test) for teacher in comparison.teachers]
-        arms = ({ARMS[TEACHER].label: teachers} if teachers else {}) | {
-            ARMS[arm].label: [matrix for group in groups for matrix in group]
-            for arm, groups in comparison.confusion_matrices.items()
-        }
-        classes = [comparison.class_name(label) for label in range(len(comparison.confusion_matrices[CONTROL][0][0]))]
-        sentences = describe_failures(arms, comparison.labels, classes, comparison.noun)
-        sentences += filter(None, [self._describe_gap(arm) for arm in (CONTROL, DISTILLED)])
-        collapsed = self._collapsed
-        if collapsed:
-            counts = ", ".join(
-                f"{len(found)} of {sum(map(len, comparison.students[arm]))} ({ARMS[arm].label})"
-                for arm, found in collapsed.items()
-            )
-            sentences.append(f"Students collapsed: {counts}. A student has collapsed if {COLLAPSE_RULE}.")
-        return sentences
+        arms = [*([TEACHER] if self.comparison.teachers else []), *self.comparison.students]
+        return describe_arms({ARMS[arm].label: (self, arm) for arm in arms})
 
-    def _describe_gap(self, arm: str) -> str | None:
-        """Compare validation and test accuracy of the first student of an arm."""
+    def confusion_matrices(self, arm: str) -> list[Tensor]:
+        """Return the confusion matrix [K, K] of each student of an arm, or of each teacher."""
+        if arm == TEACHER:
+            return [confusion_matrix(*teacher.test) for teacher in self.comparison.teachers]
+        return [matrix for group in self.comparison.confusion_matrices[arm] for matrix in group]
+
+    def describe_gap(self, arm: str, name: str) -> str | None:
+        """Compare validation and test accuracy of the first student of an arm, under this name."""
         student = self.comparison.students[arm][0][0]
         accuracies = [
             (float((~split.wrong).double().mean()), len(split.labels)) for split in (student.validation, student.test)
         ]
-        return describe_gap(ARMS[arm].label, *accuracies[0], *accuracies[1])
+        return describe_gap(name, *accuracies[0], *accuracies[1])
 
     @cached_property
     def said_first(self) -> list[str]:
@@ -120,7 +112,8 @@ class Verdicts:
         return [*per_teacher, " ".join([*first, self._write(overall, None, basis=self._overall_basis())])]
 
     @cached_property
-    def _collapsed(self) -> dict[str, list[int]]:
+    def collapsed(self) -> dict[str, list[int]]:
+        """The indices of the collapsed students of each arm; arms without any are omitted."""
         arms = (CONTROL, DISTILLED, SMOOTHED)
         scores = self.comparison.class_scores
         return find_collapsed({arm: [s for group in scores[arm] for s in group] for arm in arms if arm in scores})
@@ -131,7 +124,7 @@ class Verdicts:
         majority = majority_of(comparison.labels)
         errors = [model.errors for arm in (CONTROL, DISTILLED) for group in comparison.students[arm] for model in group]
         is_useless = bool(majority.errors) and min(errors) >= majority.errors
-        return judgement._replace(verdict="not decided") if self._collapsed or is_useless else judgement
+        return judgement._replace(verdict="not decided") if self.collapsed or is_useless else judgement
 
     def _write(self, judgement: Judgement, teacher: int | None, *, basis: str) -> str:
         comparison = self.comparison
@@ -249,3 +242,25 @@ class Verdicts:
             f"Based on {count} {comparison.block_noun}s with equal weight ({means}), {pairs} pairs for each teacher, "
             f"and {comparison.images:,} test {comparison.noun}{split}."
         )
+
+
+def describe_arms(arms: Mapping[str, tuple[Verdicts, str]]) -> list[str]:
+    """Return sentences on models that learned nothing, collapsed, or never predict a class.
+
+    Args:
+        arms: for each name in the sentences, an arm of a comparison; all comparisons share the test set.
+    """
+    comparison = next(iter(arms.values()))[0].comparison
+    classes = [comparison.class_name(label) for label in range(len(comparison.confusion_matrices[CONTROL][0][0]))]
+    matrices = {name: own.confusion_matrices(arm) for name, (own, arm) in arms.items()}
+    sentences = describe_failures(matrices, comparison.labels, classes, comparison.noun)
+    gaps = [own.describe_gap(arm, name) for name, (own, arm) in arms.items() if arm in (CONTROL, DISTILLED)]
+    sentences += filter(None, gaps)
+    counts = ", ".join(
+        f"{len(own.collapsed[arm])} of {len(matrices[name])} ({name})"
+        for name, (own, arm) in arms.items()
+        if arm in own.collapsed
+    )
+    if counts:
+        sentences.append(f"Students collapsed: {counts}. A student has collapsed if {COLLAPSE_RULE}.")
+    return sentences

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kd.evaluation.paired_seeds import Interval
 from kd.evaluation.power import Power, power_of
 from kd.evaluation.quantities import ERRORS, Quantity
-from kd.evaluation.verdict import Contrast, Judgement
+from kd.evaluation.verdict import Contrast, Judgement, Verdict
 from kd.formatting import equate_p, format_range
 
 
@@ -46,6 +46,13 @@ def describe_basis(pairs: int, items: int, noun: str, given: str) -> str:
     """Return the last sentence of a paragraph on paired seeds; ``given`` names what all pairs share."""
     seeds = f"{pairs} paired {'seed' if pairs == 1 else 'seeds'}"
     return f"Based on {seeds} and {items:,} test {noun}, given {given}."
+
+
+def describe_verdict(verdict: Verdict, margin: float, quantity: Quantity = ERRORS) -> str:
+    """Return a verdict in words, with the equivalence margin in the unit of the quantity in place of d."""
+    if verdict == "no difference larger than d":
+        return f"no difference larger than {quantity.describe_bound(margin)}"
+    return verdict
 
 
 def power_at(judgement: Judgement) -> Power:

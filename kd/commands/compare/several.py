@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kd.arms import DISTILLED, TEACHER
+from kd.arms import ARMS, DISTILLED, TEACHER
 from kd.commands.compare.files import describe_comparison, describe_times
 from kd.commands.compare.plots import count_errors, errors_by_arm
 from kd.commands.compare.text import LATENCY, MODEL_CELLS, cost_sentences, model_cells, print_arms
@@ -19,11 +19,11 @@ from kd.console import print_table, say
 from kd.evaluation.comparison import Comparison
 from kd.evaluation.comparison_rows import student_rows, summaries
 from kd.evaluation.comparison_slices import Slices, describe_slices
-from kd.evaluation.comparison_verdict import Verdicts
+from kd.evaluation.comparison_verdict import Verdicts, describe_arms
 from kd.evaluation.cost import Cost
 from kd.evaluation.paired_seeds import Spread
 from kd.evaluation.verdict import Judgement
-from kd.evaluation.verdict_text import format_interval
+from kd.evaluation.verdict_text import describe_verdict, format_interval
 from kd.formatting import format_p, format_signed
 from kd.report.drawings import Drawing
 from kd.report.style import png
@@ -65,7 +65,7 @@ def _method_cells(judgement: Judgement, comparison: Comparison) -> tuple[str, ..
         format_interval(judgement.interval, 1 - judgement.level, quantity),
         format_p(judgement.p),
         format_p(judgement.p_helps),
-        judgement.verdict,
+        describe_verdict(judgement.verdict, judgement.margin, quantity),
     )
 
 
@@ -84,8 +84,9 @@ def lead_sentence(verdicts: Mapping[str, Verdicts]) -> str:
     for name, own in verdicts.items():
         mean, quantity = own.main.question.control.mean, own.comparison.quantity
         difference = quantity.describe(mean) if quantity.shows(mean) else "no difference"
-        by_verdict.setdefault(own.main.verdict, []).append(f"{name} ({difference})")
-    groups = [f"{verdict.capitalize()}: {', '.join(names)}." for verdict, names in by_verdict.items()]
+        verdict = describe_verdict(own.main.verdict, own.main.margin, quantity)
+        by_verdict.setdefault(verdict, []).append(f"{name} ({difference})")
+    groups = [f"{verdict[0].upper()}{verdict[1:]}: {', '.join(names)}." for verdict, names in by_verdict.items()]
     first = next(iter(verdicts.values()))
     return " ".join(
         [
@@ -99,17 +100,15 @@ def lead_sentence(verdicts: Mapping[str, Verdicts]) -> str:
 
 
 def _said_first(verdicts: Mapping[str, Verdicts]) -> list[str]:
-    """Return what has to be said before the verdicts; what does not hold for all methods names its methods."""
-    methods_of: dict[str, list[str]] = {}
-    for name, own in verdicts.items():
-        for text in own.failures:
-            methods_of.setdefault(text, []).append(name)
-    first = [
-        text if len(names) == len(verdicts) else f"{', '.join(names)}: {text}" for text, names in methods_of.items()
-    ]
+    """Return what has to be said before the verdicts: of all arms, with the distilled students of each method."""
+    one = next(iter(verdicts.values()))
+    arms = [TEACHER, *(arm for arm in one.comparison.students if arm != DISTILLED)]
+    shared = {ARMS[arm].label: (one, arm) for arm in arms}
+    distilled = {f"{ARMS[DISTILLED].label} of {name}": (own, DISTILLED) for name, own in verdicts.items()}
+    first = describe_arms({**shared, **distilled})
     under_trained = [name for name, own in verdicts.items() if own.under_trained]
     if under_trained:
-        comparison = next(iter(verdicts.values())).comparison
+        comparison = one.comparison
         budget = f" (the cost of {comparison.longer_of})" if comparison.longer_of else ""
         first.append(
             f"The students are under-trained: training on the labels alone for {comparison.longer_epochs} epochs"

@@ -278,8 +278,33 @@ def test_what_holds_for_one_method_alone_is_said_with_its_name() -> None:
     verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
     sentence = lead_sentence(verdicts)
     assert verdicts["dkd"].main.verdict == "not decided"
-    assert "dkd: Students collapsed: 1 of 4 (distilled student)" in sentence
+    assert "Students collapsed: 1 of 4 (distilled student of dkd)" in sentence
     assert "Not decided: dkd" in sentence
+
+
+def test_a_failure_of_a_shared_control_is_said_once() -> None:
+    comparisons = compare_methods()
+    for name, comparison in comparisons.items():
+        group = list(comparison.students["control"][0])
+        test = group[0].test._replace(logits=torch.zeros_like(group[0].test.logits))
+        controls = [[group[0]._replace(test=test), *group[1:]]]
+        comparisons[name] = dataclasses.replace(comparison, students={**comparison.students, "control": controls})
+    dkd = comparisons["dkd"]
+    comparisons["dkd"] = dataclasses.replace(dkd, students={**dkd.students, "distilled": dkd.students["control"]})
+    verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
+    sentence = lead_sentence(verdicts)
+    assert sentence.count("A student has collapsed if") == sentence.count("always predicting") == 1
+    assert "Students collapsed: 1 of 4 (control), 1 of 4 (distilled student of dkd)." in sentence
+
+
+def test_the_margin_is_named_in_the_unit_of_the_quantity() -> None:
+    comparisons = {
+        name: dataclasses.replace(make_comparison(gain=0), method=name, margin=5.0) for name in ("kd", "dkd")
+    }
+    verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
+    assert verdicts["kd"].main.verdict == "no difference larger than d"
+    assert "No difference larger than 20 errors: kd (" in lead_sentence(verdicts)
+    assert [row[-1] for row in method_rows(verdicts)] == ["no difference larger than 20 errors"] * 2
 
 
 def test_a_longer_control_that_beats_several_methods_is_said_once() -> None:
