@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from kd.checks import naming_flag
 from kd.methods import METHODS, Setting, method_named, settings_of
@@ -32,6 +34,23 @@ def split_by_method(texts: Sequence[str], methods: Sequence[str]) -> dict[str, t
         method: tuple(text.removeprefix(start) for text in texts if text.startswith(start))
         for method, start in zip(methods, starts, strict=True)
     }
+
+
+@contextmanager
+def naming_one_of_several(method: str, *, common: bool = False) -> Iterator[None]:
+    """Prefix a ``ValueError`` with the method of ``--methods`` it is about; its advice becomes ``--set METHOD.NAME=…``.
+
+    Args:
+        common: leave an error that mentions neither ``--method`` nor ``--set``, since it is about all methods.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        if common and not re.search(r"--(method|set)\b", text):
+            raise
+        text = re.sub(rf"--method {re.escape(method)}(?=[ :])[ :]*", "", text)
+        raise ValueError(f"{method}: {re.sub('--set (?=[a-z])', f'--set {method}.', text)}") from error
 
 
 def all_method_settings(name: str, texts: Sequence[str], *, temperature: float, alpha: float) -> dict[str, Setting]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from kd.commands.ledger import (
     read_ledger,
 )
 from kd.commands.messages import say_method
-from kd.commands.method_flags import format_method_settings
+from kd.commands.method_flags import format_method_settings, naming_one_of_several
 from kd.commands.models import new_teachers, require_memory_for_students
 from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
@@ -109,11 +110,16 @@ def _prepare_methods(settings: CompareSettings, data: Sequence[Data], device: to
     """Train the teachers, or reuse saved ones; return them for each method, with its objective."""
     first, *others = settings.by_method.values()
     for other in others:
-        require_method(other, data[0], new_teachers(other, data[0]))
-    teachers = [prepare_teacher(first, number, data[number], device) for number in range(settings.runs)]
+        with naming_one_of_several(other.method):
+            require_method(other, data[0], new_teachers(other, data[0]))
+    with naming_one_of_several(first.method, common=True) if others else nullcontext():
+        teachers = [prepare_teacher(first, number, data[number], device) for number in range(settings.runs)]
     _require_different_teachers(settings, teachers)
-    further = {other.method: [with_method(teacher, other, device) for teacher in teachers] for other in others}
-    return {first.method: teachers, **further}
+    methods = {first.method: teachers}
+    for other in others:
+        with naming_one_of_several(other.method):
+            methods[other.method] = [with_method(teacher, other, device) for teacher in teachers]
+    return methods
 
 
 def _measure_costs(methods: Mapping[str, Sequence[Teacher]], device: torch.device) -> dict[str, Cost]:

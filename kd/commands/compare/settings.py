@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from kd.checks import DECIDE, MANY, Range, at_least, or_none, require
-from kd.commands.method_flags import split_by_method
+from kd.commands.method_flags import naming_one_of_several, split_by_method
 from kd.commands.paired_settings import PairedSettings
 from kd.commands.settings import FLAGS_ALONE
 
@@ -77,8 +77,9 @@ class CompareSettings(PairedSettings):
         require(not self.until_decided, "--until-decided", self.methods, "used with one method, not with --methods")
         advice = "their steps take different times"
         require(not self.dry_run, "--dry-run", self.methods, "used with one method, not with --methods", advice)
-        for settings in self.by_method.values():
-            settings.check()
+        for name, settings in self.by_method.items():
+            with naming_one_of_several(name, common=True):
+                settings.check()
 
     @property
     def method_names(self) -> list[str]:

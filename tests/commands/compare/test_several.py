@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,6 +155,26 @@ def test_settings_that_clash_are_refused(
     assert kd_command("compare", "--out", str(tmp_path / "new"), "--methods", *filter(None, flags)) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "flags", "message"),
+    [
+        ("kd,fitnet", (), "fitnet: "),
+        ("fitnet,kd", (), "fitnet: "),
+        ("kd,dkd", ("--set", "dkd.beta=nonsense"), "dkd: --set dkd.beta=nonsense"),
+        ("kd,dkd", ("--epochs", "0"), "error: --epochs must"),
+    ],
+)
+def test_an_error_names_its_method_and_its_advice_can_be_followed(
+    methods: str, flags: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--data", "sklearn:wine", "--teacher", "mlp:8,8,8", "--student", "mlp:4", "--device", "cpu")
+    assert kd_command("compare", "--out", str(tmp_path), *data, "--methods", methods, *flags) != 0
+    printed = " ".join(capsys.readouterr().err.split())
+    assert message in printed
+    assert "--method " not in printed
+    assert not re.search(r"--set (?!fitnet|dkd)", printed)
 
 
 # --- students
