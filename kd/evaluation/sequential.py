@@ -13,6 +13,8 @@ Gaussian means with unknown variance"; with the prior N(0, 1) on the mean in sta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
+from math import log
 from statistics import fmean, stdev
 
 import numpy as np
@@ -44,6 +46,13 @@ def e_value(differences: Sequence[float], variance: float = 0.0) -> float:
         ratio = (1 + t_squared / freedom) / (1 + t_squared / ((1 + n) * freedom))
     evidence = float((1 + n) ** -0.5 * ratio ** (n / 2))
     return min(evidence, 2.0 ** (n - 1)) if _are_equal(differences) else evidence
+
+
+def fewest_pairs(threshold: float) -> int:
+    """Return the smallest number of pairs that can have an e-value of ``threshold``: n pairs have at most
+    (1 + n)^((n − 1)/2), the limit for an infinite t.
+    """
+    return next(n for n in count(FEWEST) if (n - 1) / 2 * log(1 + n) >= log(threshold))
 
 
 def anytime_p(differences: Sequence[float], variance: float = 0.0) -> float:

@@ -7,7 +7,16 @@ import pytest
 import scipy
 from numpy.typing import NDArray
 
-from kd.evaluation.sequential import FEWEST, STOP, anytime_interval, anytime_p, e_value, find_stop, measure_evidence
+from kd.evaluation.sequential import (
+    FEWEST,
+    STOP,
+    anytime_interval,
+    anytime_p,
+    e_value,
+    fewest_pairs,
+    find_stop,
+    measure_evidence,
+)
 from kd.evaluation.verdict import Contrast, Question, contrast_of, judge
 
 LEVELS = (0.05, 0.025, 0.1)
@@ -111,3 +120,14 @@ def test_repeated_looks_rarely_reach_the_threshold_but_repeated_t_tests_often_re
         found[1] += any(Contrast(tuple(differences[:n])).p < 0.05 for n in range(FEWEST, most + 1))
     assert found[0] / runs < 0.05
     assert found[1] / runs > 0.15
+
+
+@pytest.mark.parametrize("threshold", [STOP, 40.0, 600.0, 1e6, 1e300])
+def test_the_fewest_pairs_can_reach_the_evidence_and_one_less_cannot(threshold: float) -> None:
+    fewest = fewest_pairs(threshold)
+
+    def reach(pairs: int) -> float:
+        return e_value([1 + 1e-9 * (-1) ** number for number in range(pairs)])
+
+    assert reach(fewest) * (1 + 1e-6) >= threshold
+    assert fewest == FEWEST or reach(fewest - 1) < threshold

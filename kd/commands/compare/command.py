@@ -47,7 +47,7 @@ from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost
 from kd.evaluation.quantities import Quantity, choose_quantity, margin_of
-from kd.evaluation.sequential import STOP
+from kd.evaluation.sequential import STOP, fewest_pairs
 from kd.evaluation.verdict import Earlier, Question
 from kd.methods import method_named
 from kd.storage.files import publish, sha256
@@ -76,6 +76,7 @@ def run(settings: CompareSettings) -> None:
         further = read_slices(settings.slices, data[0].sizes["test"]) if settings.slices else {}
         methods = _prepare_methods(settings, data, device)
         teachers = next(iter(methods.values()))
+        threshold = _find_threshold(settings, teachers[0], ledger, device) if settings.until_decided else None
         costs = _measure_costs(methods, device)
         for teacher, *_ in methods.values():
             say_method(teacher.settings.method, format_method_settings(teacher.settings.method_settings))
@@ -85,8 +86,7 @@ def run(settings: CompareSettings) -> None:
         require_memory_for_students(settings, teachers[0].task, students)
         # Now: the student's file may change while the students are trained.
         remarks = [*describe_start(settings, teachers[0].task), *remark_on_epoch(settings)]
-        if settings.until_decided:
-            threshold = STOP * (1 + len(ledger.before(_ask(settings, None, teachers[0], device))))
+        if threshold is not None:
             used, trained = train_until_decided(
                 settings, teachers[0], arms, device, quantity=quantity, threshold=threshold
             )
@@ -128,6 +128,17 @@ def _measure_costs(methods: Mapping[str, Sequence[Teacher]], device: torch.devic
     by_kind = {kinds[name]: teachers[0] for name, teachers in methods.items()}
     costs = {kind: measure_cost(teacher.settings, teacher, device) for kind, teacher in by_kind.items()}
     return {name: costs[kind] for name, kind in kinds.items()}
+
+
+def _find_threshold(settings: CompareSettings, teacher: Teacher, ledger: Ledger, device: torch.device) -> float:
+    """Return the e-value that decides, after checking that the pairs can reach it."""
+    earlier = len(ledger.before(_ask(settings, None, teacher, device)))
+    threshold = STOP * (1 + earlier)
+    fewest = fewest_pairs(threshold)
+    asked = "1 question was" if earlier == 1 else f"{earlier:,} questions were"
+    advice = f"{asked} asked of this test set before (verdicts.json), so only an e-value of {threshold:g} decides"
+    require(settings.pairs >= fewest, "--pairs", settings.pairs, f"at least {fewest} with --until-decided here", advice)
+    return threshold
 
 
 def _find_dearest(costs: Mapping[str, Cost]) -> Cost:

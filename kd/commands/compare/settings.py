@@ -66,7 +66,10 @@ class CompareSettings(PairedSettings):
         advice = "seeds do not change a loaded teacher"
         require(not only_loaded, "--teachers", self.teachers, "1 with a loaded teacher", advice)
         if self.until_decided:
+            from kd.evaluation.sequential import FEWEST  # imports numpy
+
             require(self.runs == 1, "--until-decided", f"{self.runs} teachers", "used with one teacher and one split")
+            require(self.pairs >= FEWEST, "--pairs", self.pairs, f"at least {FEWEST} with --until-decided")
         differs = not self.smoothing or self.smoothing != self.label_smoothing
         advice = "the additional control would be the control; --smoothing 0 omits it"
         require(differs, "--smoothing", self.smoothing, f"unlike --label-smoothing {self.label_smoothing:g}", advice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from kd.commands.compare import training
+from kd.commands.compare import command, training
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.students import Arm, name_student
 from kd.commands.compare.teachers import Teacher, list_seeds
-from kd.commands.ledger import read_ledger
+from kd.commands.ledger import Entry, Ledger, read_ledger
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.quantities import ERRORS
 from kd.evaluation.sequential import STOP
@@ -107,13 +108,34 @@ def test_the_sentence_names_the_maximum_and_the_evidence() -> None:
     [
         (("--teachers", "2"), "--until-decided must be used with one teacher and one split. Got '2 teachers' instead"),
         (("--splits", "2"), "--until-decided must be used with one teacher and one split"),
+        (("--pairs", "4"), "--pairs must be at least 5 with --until-decided. Got 4 instead"),
     ],
 )
-def test_several_teachers_are_refused(
+def test_settings_that_cannot_decide_are_refused(
     flags: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert kd_command("compare", "--out", str(tmp_path / "new"), "--until-decided", *flags) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("earlier", "fewest"), [(0, None), (1, 6), (40, 8)])
+def test_pairs_that_cannot_decide_are_refused_before_training(
+    earlier: int, fewest: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "digest_inputs", lambda _: {})
+    monkeypatch.setattr(command, "digest_test_set", lambda _: "test")
+    asked = [Entry("test", str(number), "", 0.5, 0.5) for number in range(earlier)]
+    settings, teacher = dataclasses.replace(SETTINGS, pairs=5), SimpleNamespace(prepared=SimpleNamespace(data=None))
+
+    def find_threshold() -> float:
+        return command._find_threshold(settings, teacher, Ledger(tuple(asked)), CPU)  # type: ignore[arg-type]
+
+    if fewest is None:
+        assert find_threshold() == STOP
+        return
+    with pytest.raises(ValueError, match=f"--pairs must be at least {fewest} with --until-decided") as error:
+        find_threshold()
+    assert re.search(rf"{earlier} questions? (was|were) asked", str(error.value))
 
 
 @pytest.mark.slow
