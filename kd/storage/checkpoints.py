@@ -97,6 +97,11 @@ def find_weights(content: object, expected: Mapping[str, Tensor], *, entry: str 
     return FoundWeights(state, [*_describe_stripped(content, chosen[0]), *conversions])
 
 
+def holds_tensors(content: object) -> bool:
+    """Return whether the content or one of its nested dictionaries holds a tensor."""
+    return any(isinstance(value, Tensor) for _, mapping in _walk(content) for value in mapping.values())
+
+
 def describe_mismatch(state: Mapping[Any, object], expected: Mapping[str, Tensor]) -> str:
     """Describe expected and actual names: all names for a small model, only the differing ones for a large one."""
     is_large = len(expected) > _SHOWN

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import pickletools
 import zipfile
+from collections import deque
 
 _LFS = b"version https://git-lfs"
 # The first pickle in a file of torch.save before version 1.6: this number, and nothing else.
@@ -27,6 +29,8 @@ DICTIONARIES = (  # read as dictionaries
 )
 # Layers of models. Anything else may be an attack.
 _HARMLESS = (*RECORDS, *DICTIONARIES, "kd.models.")
+_MODELS = ("torch.nn.modules.", "kd.models.")
+_MODEL, _MARK = object(), object()  # in a simulated unpickler
 _SAVE = 'torch.save({}, "weights.pth")'
 
 
@@ -50,7 +54,10 @@ def explain_file(content: bytes) -> str | None:
     if code := [name for name in foreign if not name.startswith(_HARMLESS)]:
         return f"it is not a file of tensors: it names {code[0]}, code that would run if it were loaded"
     if any(name.startswith("torch.nn.modules.") for name in foreign):
-        return _advise("it is a whole model and its classes", 'torch.load("FILE", weights_only=False).state_dict()')
+        keys = _find_model(pickled)
+        kind = f"it {'holds' if keys else 'is'} a whole model and its classes"
+        entry = "".join(f"[{json.dumps(key)}]" for key in keys)
+        return _advise(kind, f'torch.load("FILE", weights_only=False){entry}.state_dict()')
     if foreign:
         return _advise(
             f"besides weights it holds a {foreign[0]}, as the checkpoints of training programs do",
@@ -79,3 +86,53 @@ def _find_globals(pickled: bytes) -> list[str]:
     except ValueError:  # a damaged pickle
         return []
     return [name for name in names if name.startswith("torch.nn.modules.") or name.partition(".")[0] not in _PLAIN]
+
+
+def _find_model(pickled: bytes) -> list[str]:
+    """Return the keys that lead to the first model in nested dictionaries; none if the content itself is a model."""
+    pending: deque[tuple[list[str], object]] = deque([([], _read_dictionaries(pickled))])
+    seen = set[int]()  # a dictionary may hold another one many times
+    while pending:
+        keys, value = pending.popleft()
+        if value is _MODEL:
+            return keys
+        if isinstance(value, dict) and id(value) not in seen:
+            seen.add(id(value))
+            pending += [([*keys, key], item) for key, item in value.items()]
+    return []
+
+
+def _read_dictionaries(pickled: bytes) -> object:
+    """Return the dictionaries of a pickle by their text keys; a model is ``_MODEL``, any other value None."""
+    stack, memo, result = list[object](), dict[object, object](), None
+    for opcode, argument, _ in pickletools.genops(pickled):
+        name, before = opcode.name, opcode.stack_before
+        if name.endswith("PUT") and stack:
+            memo[argument] = stack[-1]
+        elif name.endswith("GET"):
+            stack.append(memo.get(argument))
+        else:
+            items: list[object] = []
+            if pickletools.markobject in before:
+                at = next((index for index in reversed(range(len(stack))) if stack[index] is _MARK), 0)
+                items, before = stack[at + 1 :], before[: before.index(pickletools.markobject)]
+                del stack[at:]
+            start = max(0, len(stack) - len(before))
+            items = stack[start:] + items
+            del stack[start:]
+            stack += [_combine(name, argument, items)] * len(opcode.stack_after)
+            result = items[0] if name == "STOP" and items else None
+    return result
+
+
+def _combine(name: str, argument: object, items: list[object]) -> object:
+    """Return the value that an operation makes of the items that it takes from the stack."""
+    first = items[0] if items else None
+    if name in ("SETITEM", "SETITEMS") and isinstance(first, dict):
+        first |= {key: value for key, value in zip(items[1::2], items[2::2], strict=False) if isinstance(key, str)}
+    if name == "GLOBAL":
+        return _MODEL if str(argument).startswith(_MODELS) else None
+    if name in ("SETITEM", "SETITEMS", "NEWOBJ", "REDUCE", "BUILD"):
+        return first
+    created: dict[str, object] = {"EMPTY_DICT": {}, "MARK": _MARK, "BINUNICODE": argument}
+    return created.get(name)

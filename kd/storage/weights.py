@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.console import say
-from kd.storage.checkpoints import FoundWeights, describe_mismatch, find_weights
+from kd.storage.checkpoints import FoundWeights, describe_mismatch, find_weights, holds_tensors
 from kd.storage.file_kind import explain_file
 from kd.storage.files import sha256
 from kd.storage.resources import is_out_of_memory, require_memory
@@ -105,7 +105,13 @@ def read_weights(path: Path | str, expected: Mapping[str, Tensor], *, entry: str
         loaded: Any = parse_safetensors(content, header_limit=overhead)
     else:
         loaded = load_tensors(content, placeholders=True)
-    return find_weights(loaded, expected, entry=entry)._replace(sha256=sha256(content))
+    try:
+        return find_weights(loaded, expected, entry=entry)._replace(sha256=sha256(content))
+    except ValueError as error:
+        explanation = None if holds_tensors(loaded) else explain_file(content)  # such as a model, of which none is read
+        if explanation is None:
+            raise
+        raise ValueError(explanation) from error
 
 
 def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:

@@ -42,6 +42,10 @@ def save_pointer(path: Path) -> None:
 STATE = make_model().state_dict()
 FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a whole model": (save(make_model()), "it is a whole model"),
+    "a model beside others": (save({"epoch": 3, "model": make_model(), "best": True}), "it holds a whole model"),
+    "a model alone": (save({"net": make_model()}), "it holds a whole model"),
+    "a model after an empty dictionary": (save({"args": {}, "model": make_model()}), "it holds a whole model"),
+    "a nested model": (save({"args": {"lr": 0.1}, "last": {"step": 1, 'the "net"': make_model()}}), "holds a whole m"),
     "an old file": (save(STATE, _use_new_zipfile_serialization=False), "before version 1.6"),
     "TorchScript": (save_script, "it is a TorchScript model"),
     "a pointer": (save_pointer, "git lfs"),
@@ -68,6 +72,13 @@ def test_the_line_in_the_error_makes_a_weights_file(name: str, tmp_path: Path, m
     model = build("cnn:4", input_shape=SHAPE, classes=5, seed=2)
     kd.load_weights(model, "weights.pth")
     assert all(torch.equal(value, STATE[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3, "model": nn.Linear(2, 3)}, {"a": {"model": nn.Linear(2, 3)}}])
+def test_a_model_of_layers_of_torch_in_a_dictionary_is_named(content: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r'weights_only=False\)(\["a"\])?\["model"\]\.state_dict\(\)'):
+        kd.load_weights(nn.Linear(2, 3), tmp_path / "file.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 damaged", b"\x80\x02."])
