@@ -137,6 +137,11 @@ class SweepSettings(PairedSettings):
         for name, of_method in self.varied_of_method.items():
             setting = name.removeprefix(OF_METHOD)
             documented = settings_of(self.method, self.method_settings)[setting]
+            if "," in str(documented):
+                raise ValueError(
+                    f"--vary {name} must be omitted: {documented!r}, the value of --set {setting}, has commas, which "
+                    "separate the values of --vary. Use kd compare with --set for each value."
+                )
             self._require_documented(name, of_method, documented, f"--set {setting}")
         self._check_combinations()
         if self.trials is not None and importlib.util.find_spec("optuna") is None:
@@ -206,8 +211,9 @@ class SweepSettings(PairedSettings):
         if is_range(values) and isinstance(documented, float):
             numbers = [value for value in values if isinstance(value, float)]
             included = min(numbers) <= documented <= max(numbers)
-        allowed = f"values that include {documented}, the value of {flag}"
-        require(included, f"--vary {name}", values, allowed, f"or set {flag} to one of your values")
+        allowed = f"values that include {documented or repr(documented)}, the value of {flag}"
+        advice = "; a value with commas, such as a list of layers, cannot be varied" if documented == "" else ""
+        require(included, f"--vary {name}", values, allowed, f"or set {flag} to one of your values{advice}")
 
 
 def is_range(values: Sequence[Value]) -> bool:

@@ -320,6 +320,15 @@ def test_varied_settings_are_parsed_with_their_types_and_without_duplicates() ->
             ("--method", "dkd", "--vary", "beta=1,2"),
             "--vary beta must be values that include 8.0, the value of --set beta",
         ),
+        (
+            ("--method", "sdd", "--vary", "scales=1,2,4"),
+            "--vary scales must be omitted: '1,2,4', the value of --set scales, has commas",
+        ),
+        (
+            ("--method", "fitnet", "--vary", "student_layers=a,b"),
+            "must be values that include '', the value of --set student_layers. Got ('a', 'b') instead (or set --set "
+            "student_layers to one of your values; a value with commas, such as a list of layers, cannot be varied)",
+        ),
         (("--method", "dkd", "--vary", "beta=8,x"), "--vary beta: beta must be a float. Got 'x' instead"),
         (("--method", "dkd", "--vary", "beta=8,-1"), "--vary beta: beta must be a finite number of at least 0"),
         (
