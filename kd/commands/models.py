@@ -189,11 +189,17 @@ def combine_teachers(teachers: list[nn.Module], settings: RunSettings) -> nn.Mod
     """Return a single teacher unchanged, or an ensemble of several.
 
     The ensemble averages the teachers' probabilities, softened by the method's temperature.
+
+    Raises:
+        ValueError: a user's method has a setting called temperature that is not a number above 0.
     """
     if len(teachers) == 1:
         return teachers[0]
-    temperature = float(settings.method_settings.get("temperature", settings.temperature))
-    return Ensemble(teachers, how=AVERAGED, temperature=temperature)
+    temperature = settings.method_settings.get("temperature", settings.temperature)
+    is_valid = isinstance(temperature, (int, float)) and temperature > 0
+    advice = f"several teachers are averaged at the temperature of {settings.method}"
+    require(is_valid, "--set temperature", temperature, "a number above 0 with more than one --teacher", advice)
+    return Ensemble(teachers, how=AVERAGED, temperature=float(temperature))
 
 
 def saved_teacher(settings: RunSettings, data: Data) -> nn.Module:

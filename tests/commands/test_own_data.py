@@ -333,6 +333,23 @@ def test_several_teachers_are_averaged_at_the_temperature_of_the_method(method: 
     assert ensemble.temperature == temperature
 
 
+@pytest.mark.parametrize(("default", "expected"), [("3", 3.0), ("0.0", None), ("-1", None), ("'high'", None)])
+def test_the_temperature_of_ones_own_method_averages_several_teachers(
+    default: str, expected: float | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(f"def own(student_logits, teacher_logits, temperature={default}): ...\n")
+    settings = RunSettings(method=f"{file}:own")
+    teachers = [build("mlp:4", input_shape=(3,), classes=2, seed=n) for n in (0, 1)]
+    if expected is None:
+        with pytest.raises(ValueError, match=r"--set temperature must be a number above 0 with more"):
+            combine_teachers(teachers, settings)
+        assert combine_teachers(teachers[:1], settings) is teachers[0]
+    else:
+        ensemble: Any = combine_teachers(teachers, settings)
+        assert ensemble.temperature == expected
+
+
 @pytest.mark.usefixtures("no_pool")
 def test_compare_accepts_more_unlabelled_than_labelled_samples(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
