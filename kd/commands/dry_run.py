@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from kd.checks import naming_flag
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
@@ -88,6 +89,11 @@ def run(settings: RunSettings) -> None:
     device = device_named(settings.device)
     require_device(device, "--device")
     data = load_data(settings)
+    if getattr(settings, "shifts", False):
+        from kd.data.shifts import require_images  # imports torchvision, which takes a second
+
+        with naming_flag("--shifts"):
+            require_images(data.test_set)
     say_data(data, device)
     say_recipe(settings, data.sizes["training"])
     require_models(settings, data, new_teachers(settings, data))

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from kd.data.augmentation import AugmentedImages
 from kd.data.datasets import ArrayDataset
 
-IN_MEMORY = 512 * 1024**2  # bytes of changed images kept in memory; more are changed again for each model
+IN_MEMORY = 1024**3  # bytes of changed images kept in memory, by all processes; more are changed again for each model
 _BATCH = 1_000
 
 # Name, which is also that of the steps, and transform of a float image [C, H, W] in [0, 1].
@@ -24,29 +24,37 @@ SHIFTS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def shift_images(dataset: Dataset[Any]) -> dict[str, Dataset[Any]]:
+def shift_images(dataset: Dataset[Any], *, copies: int = 1) -> dict[str, Dataset[Any]]:
     """Return the images changed in each way of ``SHIFTS``, in the same order and normalised alike.
 
     The changes are deterministic: the noise of an image depends on its index alone.
 
     Args:
         dataset: images stored as uint8, or a subset of such a dataset.
+        copies: number of copies of the result that all processes hold together.
 
     Raises:
-        ValueError: other data, or images of fewer than 4 × 4 pixels.
+        ValueError: see ``require_images``.
     """
-    return {name: _change(dataset, transform) for name, transform in SHIFTS.items()}
+    require_images(dataset)
+    changed = {
+        name: AugmentedImages(dataset, v2.Compose([v2.ToDtype(torch.float32, scale=True), transform]), views=1)
+        for name, transform in SHIFTS.items()
+    }
+    size = 4 * sum(len(images) * images.base.inputs[0].numel() for images in changed.values())
+    if copies * size > IN_MEMORY:
+        return {**changed}
+    return {name: _compute(images) for name, images in changed.items()}
 
 
-def _change(dataset: Dataset[Any], transform: Callable[[Tensor], Tensor]) -> Dataset[Any]:
-    composed = v2.Compose([v2.ToDtype(torch.float32, scale=True), transform])
-    images = AugmentedImages(dataset, composed, views=1)
-    height, width = images.base.inputs.shape[2:]
+def require_images(dataset: Dataset[Any]) -> None:
+    """Raise ``ValueError`` unless the dataset consists of images stored as uint8, of at least 4 × 4 pixels."""
+    height, width = AugmentedImages(dataset, v2.Identity(), views=1).base.inputs.shape[2:]
     if min(height, width) < 4:
         raise ValueError(f"the images must have at least 4 × 4 pixels. Got {height} × {width}.")
-    size = len(images) * images.base.inputs[0].numel()
-    if 4 * size > IN_MEMORY:
-        return images
+
+
+def _compute(images: AugmentedImages) -> Dataset[Any]:
     batches = [images.__getitems__(range(i, min(i + _BATCH, len(images)))) for i in range(0, len(images), _BATCH)]
     inputs, labels = (torch.cat([batch.tensors[column] for batch in batches]) for column in (0, 1))
     return ArrayDataset(inputs, labels)

@@ -14,6 +14,7 @@ from kd.data import shifts
 from kd.data.datasets import ArrayDataset
 from kd.data.loaders import make_loader
 from kd.data.shifts import SHIFTS, shift_images
+from kd.storage.fingerprint import describe
 
 MEAN, STD = 0.2, 0.5
 
@@ -60,7 +61,16 @@ def test_a_change_depends_on_no_other_image_and_not_on_the_memory(name: str, mon
     whole = change(name, dataset)
     assert torch.equal(change(name, Subset(dataset, [0, 1, 2])), whole[:3])
     monkeypatch.setattr(shifts, "IN_MEMORY", 0)
-    assert torch.allclose(change(name, dataset), whole)
+    assert torch.equal(change(name, dataset), whole)
+
+
+def test_all_copies_of_all_changes_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make_images()
+    monkeypatch.setattr(shifts, "IN_MEMORY", 2 * len(SHIFTS) * 4 * len(dataset) * 21 * 21)
+    for copies, in_memory in {1: True, 2: True, 3: False}.items():
+        changed = shift_images(dataset, copies=copies).values()
+        assert all(isinstance(images, ArrayDataset) == in_memory for images in changed)
+        assert len({str(describe(images)) for images in changed}) == len(SHIFTS)
 
 
 def test_the_strengths_are_as_named() -> None:

@@ -17,6 +17,7 @@ from kd.commands.recipe import add_label_options
 from kd.commands.steps import TeacherWithData, make_objective, prepare_distillation_data
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import make_loader
+from kd.devices import usable_cores
 from kd.evaluation.comparison import ModelPredictions
 from kd.storage.files import sha256
 from kd.storage.weights import weights_bytes
@@ -64,7 +65,7 @@ def teacher_settings(settings: CompareSettings, number: int) -> CompareSettings:
 def prepare_teacher(settings: CompareSettings, number: int, data: Data, device: torch.device) -> Teacher:
     """Train the teacher with this number on its split, or reuse a saved one; the teacher of ``kd run`` has number 0."""
     own_settings = teacher_settings(settings, number)
-    shifted = _shift_test_images(data) if settings.shifts else {}
+    shifted = _shift_test_images(settings, data) if settings.shifts else {}
     prepared = prepare_distillation_data(own_settings, device, number=number, data=data)
     distill_data, control_data = (d._replace(shifted=shifted) for d in (prepared.distill_data, prepared.control_data))
     prepared = prepared._replace(distill_data=distill_data, control_data=control_data)
@@ -84,12 +85,14 @@ def prepare_teacher(settings: CompareSettings, number: int, data: Data, device: 
     )
 
 
-def _shift_test_images(data: Data) -> dict[str, Dataset[Any]]:
+def _shift_test_images(settings: CompareSettings, data: Data) -> dict[str, Dataset[Any]]:
     """Return the changed test images by name."""
     from kd.data.shifts import shift_images  # imports torchvision, which takes a second
 
     with naming_flag("--shifts"):
-        return shift_images(data.test_set)
+        # Each process that trains students has a copy of every teacher's data, and so does this one.
+        processes = 1 + (settings.processes or usable_cores())
+        return shift_images(data.test_set, copies=settings.runs * processes)
 
 
 def with_method(teacher: Teacher, settings: CompareSettings, device: torch.device) -> Teacher:

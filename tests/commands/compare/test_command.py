@@ -197,8 +197,9 @@ def test_changed_images_are_another_slice_and_the_same_question(tmp_path: Path) 
 
 def test_changed_images_need_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--data", "sklearn:wine", "--epochs", "1", "--teacher", "mlp:8", "--student", "mlp:4", "--device", "cpu")
-    assert kd_command("compare", "--out", str(tmp_path), *flags, "--pairs", "2", "--shifts") == 1
-    assert "--shifts: augmentation needs images stored as uint8" in " ".join(capsys.readouterr().err.split())
+    for dry_run in ((), ("--dry-run",)):
+        assert kd_command("compare", "--out", str(tmp_path), *flags, "--pairs", "2", "--shifts", *dry_run) == 1
+        assert "--shifts: augmentation needs images stored as uint8" in " ".join(capsys.readouterr().err.split())
 
 
 def test_each_teacher_has_its_own_seed_and_its_own_split() -> None:
