@@ -17,11 +17,14 @@ from kd.commands.compare import command, training
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.students import Arm, name_student
 from kd.commands.compare.teachers import Teacher, list_seeds
+from kd.commands.differences_report import show_differences
 from kd.commands.ledger import Entry, Ledger, read_ledger
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.quantities import ERRORS
 from kd.evaluation.sequential import STOP
 from kd.methods.objectives import supervised
+from kd.report.blocks import Fold
+from kd.report.html import render
 from kd.training.history import History
 from kd.training.students import TrainedStudent
 from tests.commands.compare.comparisons import make_comparison, make_predictions
@@ -101,6 +104,14 @@ def test_the_sentence_names_the_maximum_and_the_evidence() -> None:
     assert "20 decide" in line
     assert Verdicts(comparison).main.verdict == "inconclusive"  # four pairs never decide
     assert Verdicts(make_comparison()).main.verdict == "helps"
+
+
+def test_the_page_marks_tests_that_do_not_allow_for_the_looks() -> None:
+    for most_pairs in (None, 10):
+        comparison = dataclasses.replace(make_comparison(), most_pairs=most_pairs)
+        (fold,) = (block for block in show_differences(Verdicts(comparison)) if isinstance(block, Fold))
+        html = " ".join(render([fold]).split())
+        assert ("do not allow for the looks after each pair" in html) == (most_pairs is not None)
 
 
 @pytest.mark.parametrize(
