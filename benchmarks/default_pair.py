@@ -94,10 +94,19 @@ def _format_interval(interval: Interval | None) -> str:
     return format_range(*interval) if interval else "none"
 
 
+def _parse_seeds(text: str) -> Sequence[int]:
+    """Return the seeds of FIRST-LAST; a single one has no spread, so its table cannot be made."""
+    first, _, last = text.partition("-")
+    seeds = range(int(first), int(last) + 1) if first.isdecimal() and last.isdecimal() else ()
+    if len(seeds) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} must be FIRST-LAST with at least two seeds, such as 0-9")
+    return seeds
+
+
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=("val", "test"), default="val")
-    parser.add_argument("--seeds", default="0-9", help="FIRST-LAST, both included")
+    parser.add_argument("--seeds", type=_parse_seeds, default="0-9", help="FIRST-LAST, both included, at least two")
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--epochs", type=int, default=config.EPOCHS)
     parser.add_argument("--limit", type=int, default=None, help="train on the first N images only, to try the script")
@@ -107,13 +116,10 @@ def _parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = _parse_arguments()
-    first, last = map(int, arguments.seeds.split("-"))
     overrides = {"EPOCHS": arguments.epochs, "LIMIT": arguments.limit, "DEVICE": torch.device("cpu")}
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(run_seed, seed, arguments.widths, arguments.split, overrides) for seed in range(first, last + 1)
-        ]
+        jobs = [pool.submit(run_seed, seed, arguments.widths, arguments.split, overrides) for seed in arguments.seeds]
         for job in jobs:
             rows.extend(job.result())
             print(json.dumps({name: rows[-1][name] for name in ("seed", "width", "errors")}), flush=True)

@@ -30,7 +30,7 @@ from kd.console import print_table, say
 from kd.data.mixing import Mixing
 from kd.data.sources import open_source, split_source
 from kd.data.sources.partition import Splits
-from kd.evaluation.verdict import Contrast, Question, contrast_of, judge
+from kd.evaluation.verdict import Contrast, Question, contrast_of, judge_all
 from kd.evaluation.verdict_text import describe_verdict
 from kd.formatting import format_p, format_range, format_signed
 from kd.models import MLP, ConvNet
@@ -139,6 +139,8 @@ def name_student(arm: Arm, seed: int) -> str:
 def compare_arms(wrong: Mapping[Arm, Sequence[Tensor]], *, margin: float) -> dict[str, Contrast]:
     """Print the paired differences of arms, with intervals for new images; return them by ``first − second``.
 
+    P-values and verdicts are adjusted for the number of comparisons by Holm's procedure, the intervals are not.
+
     Args:
         wrong: for each student of an arm, in the order of the seeds, whether each test image is misclassified.
         margin: equivalence margin in errors.
@@ -149,14 +151,16 @@ def compare_arms(wrong: Mapping[Arm, Sequence[Tensor]], *, margin: float) -> dic
         for first, second in CONTRASTS
     }
     rows = {}
-    for name, contrast in contrasts.items():
-        interval, verdict = contrast.interval(), judge(Question(contrast), margin=margin).verdict
+    judgements = judge_all({name: Question(contrast) for name, contrast in contrasts.items()}, margin=margin)
+    for name, judgement in judgements.items():
+        contrast, verdict = contrasts[name], judgement.verdict
+        interval = contrast.interval()
         # The second arm need not be trained on the labels alone.
         words = {"better than the labels alone": "better", "hurts": "worse"}
         text = words.get(verdict) or describe_verdict(verdict, margin)
         limits = format_range(*interval) if interval else "no interval"
-        rows[name] = [f"{format_signed(contrast.mean)} ({limits})", format_p(contrast.p), text]
-    print_table("paired differences in errors, 95 % interval", ("arms", "difference", "p", "verdict"), rows)
+        rows[name] = [f"{format_signed(contrast.mean)} ({limits})", format_p(judgement.p), text]
+    print_table("paired differences in errors, 95 % interval", ("arms", "difference", "p (Holm)", "verdict"), rows)
     return contrasts
 
 

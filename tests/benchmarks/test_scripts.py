@@ -59,3 +59,12 @@ def test_bench_prints_every_table_in_a_quick_run(tmp_path: Path) -> None:
     assert all(heading in printed for heading in headings)
     assert printed.count("at most") >= 6
     assert set(json.loads(out.read_text())) == {"machine", "epochs", "whole_pipeline", "student_epochs", "image_files"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", ["3-3", "4"])
+def test_the_default_pair_needs_two_seeds_before_training(seeds: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "default_pair.py"), "--seeds", seeds, "--out", str(tmp_path / "x.json")]
+    process = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert process.returncode == 2
+    assert f"argument --seeds: '{seeds}' must be FIRST-LAST with at least two seeds" in process.stderr
