@@ -140,8 +140,8 @@ MUTANTS = (
     ),
     Mutant(
         "a loaded teacher is trained again",
-        "if trained:\n            teacher_accuracy",
-        "if not trained:\n            teacher_accuracy",
+        "if teacher.trained:\n            teacher_accuracy",
+        "if not teacher.trained:\n            teacher_accuracy",
         "tests/commands/test_own_data.py",
         "tests/test_own_data_runs.py",
     ),
