@@ -139,7 +139,7 @@ def try_own(
                     f"the terms of {spec} depend on a tensor of shape {list(leaf.shape)} that requires a gradient, but "
                     "would never be trained. Return an nn.Module that holds it: as a parameter, or in a submodule, "
                     f"such as self.projector = nn.Linear(…). {spec.rpartition(':')[2]}(student, teacher, batch) may be "
-                    "this class itself."
+                    "this class itself. If it must not be trained, set its requires_grad to False."
                 )
 
 
