@@ -153,8 +153,8 @@ def _list_leaves(terms: Mapping[str, Tensor]) -> dict[int, Tensor]:
         if node in seen:
             continue
         seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            leaves[id(leaf)] = leaf
+        if type(node).__name__ == "AccumulateGrad":  # torch's node of a leaf
+            leaves[id(node.variable)] = node.variable
         pending += [following for following, _ in node.next_functions]
     return leaves
 
