@@ -132,7 +132,7 @@ def _measure_costs(methods: Mapping[str, Sequence[Teacher]], device: torch.devic
 
 def _find_threshold(settings: CompareSettings, teacher: Teacher, ledger: Ledger, device: torch.device) -> float:
     """Return the e-value that decides, after checking that the pairs can reach it."""
-    earlier = len(ledger.before(_ask(settings, None, teacher, device)))
+    earlier = len(ledger.before(_ask(settings, None, teacher, digest_inputs(teacher.prepared), device)))
     threshold = STOP * (1 + earlier)
     fewest = fewest_pairs(threshold)
     asked = "1 question was" if earlier == 1 else f"{earlier:,} questions were"
@@ -164,9 +164,9 @@ def _publish(
     costs: Mapping[str, Cost],
     device: torch.device,
 ) -> None:
-    by_method = settings.by_method
+    by_method, inputs = settings.by_method, digest_inputs(teacher.prepared)
     asked = {
-        name: _ask(by_method[name], Verdicts(comparison).main.question, teacher, device)
+        name: _ask(by_method[name], Verdicts(comparison).main.question, teacher, inputs, device)
         for name, comparison in comparisons.items()
     }
     verdicts, ledger = judge_together(comparisons, asked, ledger)
@@ -202,7 +202,13 @@ def judge_together(
     return verdicts, ledger
 
 
-def _ask(settings: CompareSettings, question: Question | None, teacher: Teacher, device: torch.device) -> Entry:
+def _ask(
+    settings: CompareSettings,
+    question: Question | None,
+    teacher: Teacher,
+    inputs: Mapping[str, Any],
+    device: torch.device,
+) -> Entry:
     """Return the entry of the question in the ledger; before it is measured, ``question`` is None."""
     teachers = f", {settings.runs} teachers" if settings.runs > 1 else ""
     most = "at most " if settings.until_decided else ""
@@ -210,7 +216,7 @@ def _ask(settings: CompareSettings, question: Question | None, teacher: Teacher,
         question,
         command=settings.command,
         title=f"kd compare: {_describe_method(settings)}, {most}{settings.pairs} pairs{teachers}",
-        config=record_settings(settings, device) | digest_inputs(teacher.prepared),
+        config={**record_settings(settings, device), **inputs},
         test=digest_test_set(teacher.prepared.data),
     )
 
