@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from kd.checks import naming_flag
+from kd.commands.before_training import require_models
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
@@ -24,7 +25,7 @@ from kd.commands.recipe import say_recipe
 from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.step_times import Seconds, time_steps
-from kd.commands.steps import require_models, say_data
+from kd.commands.steps import say_data
 from kd.console import print_table, say
 from kd.data.datasets import unwrap_subsets
 from kd.data.loaders import first_batch

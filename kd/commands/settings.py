@@ -27,28 +27,10 @@ from kd.imports import is_plugin
 from kd.methods import Setting, method_named, require_mixing_method, require_unlabelled_method
 
 # Settings of the commands that are not constants of the documented pipeline.
-FLAGS_ALONE = RECIPE_FLAGS | frozenset(
-    {
-        "config",
-        "dry_run",
-        "data",
-        "test_share",
-        "image_size",
-        "columns",
-        "class_names",
-        "download",
-        "teacher",
-        "train_teacher",
-        "label_order",
-        "ids",
-        "unlabelled",
-        "freeze",
-        "augment",
-        "views",
-        "workers",
-        "trust",
-    }
-)
+FLAGS_ALONE = RECIPE_FLAGS | {
+    *("config", "dry_run", "data", "test_share", "image_size", "columns", "class_names", "download", "teacher"),
+    *("train_teacher", "label_order", "ids", "unlabelled", "freeze", "augment", "views", "workers", "trust"),
+}
 
 
 def flag(name: str) -> str:
@@ -175,8 +157,9 @@ class RunSettings(RecipeSettings):
         self._check_precomputed_teacher()
         self._check_ensemble()
         self._check_label_order()
-        precomputed = any(choice.is_precomputed for choice in self.teachers_chosen)
-        require(precomputed or self.ids is None, "--ids", self.ids, "omitted without a teacher of precomputed outputs")
+        require(
+            self._has_outputs or self.ids is None, "--ids", self.ids, "omitted without a teacher of precomputed outputs"
+        )
         if self.unlabelled is not None:
             require_unlabelled_method(self.method)
         self._check_augmentation()
@@ -211,6 +194,11 @@ class RunSettings(RecipeSettings):
         """Whether the teacher runs at every step of a student, for its logits or its features."""
         return self.live or "teacher" in method_named(self.method).needs
 
+    @property
+    def _has_outputs(self) -> bool:
+        """Whether a teacher is a file of precomputed outputs."""
+        return any(choice.is_precomputed for choice in self.teachers_chosen)
+
     def _check_augmentation(self) -> None:
         """Refuse settings that do not work with augmented views, because each view is a separate sample."""
         if not self.augment:
@@ -219,9 +207,7 @@ class RunSettings(RecipeSettings):
         clashes = {
             "--unlabelled": self.unlabelled is not None,
             f"--method {self.method}, which stores a value for each image": self.needs_ids,
-            "a teacher of precomputed outputs, which contain no augmented views": any(
-                choice.is_precomputed for choice in self.teachers_chosen
-            ),
+            "a teacher of precomputed outputs, which contain no augmented views": self._has_outputs,
         }
         for name, is_set in clashes.items():
             require(not is_set, "--augment", " ".join(self.augment), f"omitted with {name}")
@@ -235,16 +221,14 @@ class RunSettings(RecipeSettings):
         clashes = {
             "--unlabelled, whose samples have no labels to mix": self.unlabelled is not None,
             "--views, as the teacher runs on each mixture and nothing is cached": self.views is not None,
-            "a teacher of precomputed outputs, which contain no mixtures": any(
-                choice.is_precomputed for choice in self.teachers_chosen
-            ),
+            "a teacher of precomputed outputs, which contain no mixtures": self._has_outputs,
         }
         for name, is_set in clashes.items():
             require(not is_set, "--mixup and --cutmix", self.mixing_flags, f"omitted with {name}")
 
     def _check_precomputed_teacher(self) -> None:
         """Refuse settings that need features or logits of other samples: precomputed outputs have neither."""
-        if not any(choice.is_precomputed for choice in self.teachers_chosen):
+        if not self._has_outputs:
             return
         if "teacher" in method_named(self.method).needs:
             raise ValueError(

@@ -14,11 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kd.checks import naming_flag
+from kd.commands.before_training import require_models
 from kd.commands.class_weights import digest_of_class_weights
 from kd.commands.data import Data, load_data, make_training_loader
-from kd.commands.messages import say_layers, say_sizes
+from kd.commands.messages import say_sizes
 from kd.commands.method_flags import format_method_settings
-from kd.commands.models import Teacher, build_network, combine_teachers, digest_models, new_student, new_teachers
+from kd.commands.models import Teacher, combine_teachers, digest_models, new_teachers
 from kd.commands.publish import result_folders
 from kd.commands.recipe import add_label_options, make_train, say_recipe
 from kd.commands.recipe_settings import teacher_settings
@@ -26,9 +27,6 @@ from kd.commands.settings import RunSettings
 from kd.commands.students import (
     digest_of_file,
     forget_files,
-    list_start_messages,
-    require_no_label_options,
-    require_reached,
 )
 from kd.commands.subject import require_same_subject
 from kd.console import say
@@ -36,18 +34,16 @@ from kd.data.loaders import first_batch, loader_like, make_loader
 from kd.data.unlabelled import repeated
 from kd.devices import device_named, require_device
 from kd.imports import is_plugin
-from kd.methods import make, method_named, try_method
-from kd.methods.objectives import live_teacher, noting_label_options, supervised
+from kd.methods import make, method_named
+from kd.methods.objectives import live_teacher, supervised
 from kd.methods.own import load_method, pin_methods
 from kd.models.inference import device_of, evaluating
-from kd.seeding import seeded
 from kd.storage.files import require_writable
 from kd.storage.run_folder import open_run
 from kd.teachers.cache import with_teacher_logits, with_unlabelled
 from kd.teachers.load import teacher_accuracy
 from kd.training.history import History
 from kd.training.students import DistillationData
-from kd.training.trial import require_restorable, try_training
 from kd.types import Objective
 
 UNLABELLED_TOO = (
@@ -182,60 +178,6 @@ def make_objective(settings: RunSettings, student: nn.Module, teacher: nn.Module
             example = (*example, teacher(example[0].clone().to(device_of(teacher))).float().cpu())
     objective = make(settings.method, student, teacher, example, settings.method_settings)
     return live_teacher(teacher, objective) if needs_logits else objective
-
-
-def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
-    """Try models and method before any training, and print the layers that the method compares.
-
-    Raises:
-        ValueError: a model cannot be trained or restored (``kd.training.trial``), or the method does not work with
-            these models.
-    """
-    batch, other_seed = first_batch(data.val_loader), dataclasses.replace(settings, seed=settings.seed + 1)
-    own = teacher_settings(settings)
-    epochs = [(samples, settings.batch_size) for samples in (data.sizes["training"], data.distill_size)]
-    for choice, (teacher, trained, _) in zip(settings.teachers_chosen, teachers, strict=True):
-        if not choice.is_precomputed:
-            name = f"--teacher {choice.spec}"
-            tried = (
-                teacher
-                if trained
-                else try_training(name, teacher, batch, epochs=[(data.sizes["training"], own.batch_size)])
-            )
-            require_restorable(name, tried, build_network(other_seed, choice.spec, data.task), batch)
-    name, cpu = f"--student {settings.student}", torch.device("cpu")
-    student = new_student(settings, data.task, cpu)
-    for line in list_start_messages(settings, data.task):
-        say(line)
-    tried = try_training(name, student, batch, epochs=epochs)
-    require_restorable(name, tried, new_student(other_seed, data.task, cpu), batch)
-    require_method(settings, data, teachers)
-
-
-def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
-    """Try the method before any training, and print the layers that it compares; see ``require_models``."""
-    flags = f"--method {settings.method}" + "".join(f" --set {text}" for text in settings.set)
-    say_layers(try_settings(settings, data, teachers, flags=flags))
-
-
-def try_settings(
-    settings: RunSettings, data: Data, teachers: Sequence[Teacher], *, flags: str
-) -> list[tuple[str, str]]:
-    """Try the method on an untrained student, and return the layers that it compares; see ``require_models``.
-
-    Args:
-        flags: flags that an error names.
-    """
-    batch, student = first_batch(data.val_loader), new_student(settings, data.task, torch.device("cpu"))
-    combined = combine_teachers([teacher.model for teacher in teachers], settings)
-    with naming_flag(flags), seeded(settings.seed), noting_label_options() as reads:
-        given, epochs = settings.method_settings, settings.epochs
-        layers = try_method(settings.method, student, combined, batch, given, epochs=epochs)
-        if settings.freeze:
-            require_reached(settings, student, combined, batch)
-    if is_plugin(settings.method) and not reads:
-        require_no_label_options(settings)
-    return layers
 
 
 def record_settings(settings: RunSettings, device: torch.device) -> dict[str, Any]:

@@ -46,9 +46,9 @@ PACKAGE = Path(__file__).parents[1]  # the whole package: a digest of this folde
 # a forgotten entry costs a repeated step instead of a stale result.
 _RESULT_NEUTRAL = """
 arms cli console devices formatting report
-commands/class_weights commands/compare commands/config_flags commands/differences commands/differences_report
-commands/dry_run commands/help commands/judge commands/judgement_json commands/ledger commands/messages
-commands/paired_settings commands/paired_table commands/program commands/publish commands/recipe
+commands/before_training commands/class_weights commands/compare commands/config_flags commands/differences
+commands/differences_report commands/dry_run commands/help commands/judge commands/judgement_json commands/ledger
+commands/messages commands/paired_settings commands/paired_table commands/program commands/publish commands/recipe
 commands/recipe_settings commands/run commands/settings commands/settings_file commands/settings_paths
 commands/slices_report commands/step_times commands/steps commands/subject commands/sweep commands/trust
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from kd import cli
+from kd.commands.before_training import require_models
 from kd.commands.data import Task, load_data
 from kd.commands.models import new_student, new_teachers
 from kd.commands.settings import RunSettings
-from kd.commands.steps import require_models
 from kd.commands.students import describe_start, digest_of_file, forget_files, start_student
 from kd.methods import METHODS
 from kd.models.build import build

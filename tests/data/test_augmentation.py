@@ -15,10 +15,11 @@ from torch.utils.data import Subset, TensorDataset
 
 import kd
 from kd import cli
+from kd.commands.before_training import require_models
 from kd.commands.data import load_data
 from kd.commands.models import new_student, new_teachers
 from kd.commands.settings import RunSettings
-from kd.commands.steps import make_objective, require_models
+from kd.commands.steps import make_objective
 from kd.data.augmentation import EVERY, AugmentedImages, augmentation
 from kd.data.datasets import ArrayDataset, Split, collate
 from kd.data.loaders import first_batch, seed_loader

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kd.checks import require
+from kd.commands.before_training import require_method
 from kd.commands.compare.cost import measure_cost
 from kd.commands.compare.files import comparison_files
 from kd.commands.compare.report import compare_part
@@ -39,7 +40,7 @@ from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.recipe_settings import remark_on_epoch
 from kd.commands.settings_file import to_toml
-from kd.commands.steps import open_command, record_settings, require_method
+from kd.commands.steps import open_command, record_settings
 from kd.commands.students import describe_start
 from kd.console import say
 from kd.evaluation.comparison import Comparison, ModelPredictions

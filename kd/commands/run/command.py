@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kd.arms import CONTROL, DISTILLED, TEACHER
+from kd.commands.before_training import require_models
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
@@ -28,7 +29,6 @@ from kd.commands.steps import (
     make_objective,
     open_command,
     record_settings,
-    require_models,
     say_data,
     train_teacher,
 )

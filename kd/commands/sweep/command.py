@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kd.commands.before_training import try_settings
 from kd.commands.data import Data, load_data
 from kd.commands.ledger import (
     Entry,
@@ -27,13 +28,7 @@ from kd.commands.program import typed_command
 from kd.commands.publish import publish_with_report
 from kd.commands.recipe_settings import RecipeSettings, remark_on_epoch
 from kd.commands.settings_file import to_toml
-from kd.commands.steps import (
-    TeacherWithData,
-    open_command,
-    prepare_distillation_data,
-    record_settings,
-    try_settings,
-)
+from kd.commands.steps import TeacherWithData, open_command, prepare_distillation_data, record_settings
 from kd.commands.students import describe_start
 from kd.commands.sweep.files import sweep_files
 from kd.commands.sweep.points import (
