@@ -106,7 +106,7 @@ def test_a_wrong_value_or_a_clash_is_named_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPE_FLAGS if name.startswith("teacher_")])
+@pytest.mark.parametrize("name", [name for name in sorted(RECIPE_FLAGS) if name.startswith("teacher_")])
 @pytest.mark.parametrize("teacher", ["mlp:8=weights.pth", "logits=outputs.npy"])
 def test_a_flag_for_the_teachers_training_is_refused_if_none_is_trained(teacher: str, name: str) -> None:
     recipe: dict[str, Any] = {"keep": "best", "optimizer": "sgd", f"{name}": CHANGED.get(name[8:], 64)}
