@@ -27,15 +27,14 @@ def test_the_loss_is_zero_if_logits_are_equal_up_to_a_constant(recipe: dict[str,
 
 
 def test_the_gradient_equals_the_limit_of_a_large_temperature(recipe: dict[str, Any]) -> None:
-    student, teacher, labels = (
-        torch.randn(6, 10).double().requires_grad_(),
-        torch.randn(6, 10).double(),
-        torch.arange(6),
-    )
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(6, 10, dtype=torch.float64, generator=generator) for _ in range(2))
+    student.requires_grad_()
+    labels = torch.arange(6)
     _, terms = recipe["matched_logits"](nn.Identity(), (student, labels, teacher))
     (gradient,) = torch.autograd.grad(terms["soft"], student)
     (soft,) = torch.autograd.grad(kd.kd_loss(student, teacher, temperature=1e4), student)
-    assert torch.allclose(gradient, soft, rtol=1e-3, atol=1e-6)
+    assert torch.allclose(gradient, soft, rtol=1e-3, atol=1e-5)
 
 
 def test_a_quick_run_returns_the_errors_of_every_student(recipe: dict[str, Any]) -> None:

@@ -372,7 +372,7 @@ def test_a_verdict_is_recorded_before_it_is_printed(
         assert len(read_ledger(settings.state_dir).entries) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "prepare_distillation_data", lambda *_: prepared)
+    monkeypatch.setattr(command, "prepare_distillation_data", lambda *_, **__: prepared)
     monkeypatch.setattr(command, "explore", lambda _: list_grid(settings))
     monkeypatch.setattr(command, "_test_roles", lambda *_: grid)
     monkeypatch.setattr(command, "print_sweep", interrupt)
