@@ -85,7 +85,6 @@ def test_memory_of_a_training_does_not_grow_with_epochs(digits: kd.ImageDataset)
     watch.assert_only_the_curves_grew()
 
 
-@pytest.mark.slow
 def test_memory_of_a_training_with_snapshots_does_not_grow_with_epochs(
     digits: kd.ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
