@@ -40,6 +40,21 @@ def soften(student_logits: Tensor, teacher_logits: Tensor, temperature: float | 
     return F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
 
 
+def soften_unmasked(student: Tensor, teacher: Tensor, is_masked: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the logarithms (student's, teacher's) of the softened distributions over the classes that are not masked.
+
+    Args:
+        student, teacher: results of ``prepare_logits``.
+        is_masked: [B, K] bool.
+    """
+    # The lowest finite number instead of −∞, so that products with a probability of 0 are 0.
+    lowest = torch.finfo(student.dtype).min / 2
+    log_q, log_p = (
+        F.log_softmax((logits / temperature).masked_fill(is_masked, lowest), dim=1) for logits in (student, teacher)
+    )
+    return log_q, log_p
+
+
 def decouple(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities of "label" and "any other class" [B, 2], and those within the others [B, K − 1].
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kd.checks import did_you_mean, require
-from kd.losses.distributions import divergences, prepare_logits, require_temperature, soften
+from kd.losses.distributions import divergences, prepare_logits, require_temperature, soften, soften_unmasked
 from kd.losses.response import kd_loss
 
 # Divergences of ``divergence_loss``, with the default share of those that have one.
@@ -84,12 +83,7 @@ def parse_divergence(text: str) -> tuple[str, float]:
 def _reverse_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     require_temperature(temperature)
     student, teacher = prepare_logits(student_logits, teacher_logits)
-    is_masked = teacher == -math.inf
-    # The lowest finite number instead of −∞, so that products with a probability of 0 are 0.
-    lowest = torch.finfo(student.dtype).min / 2
-    log_q, log_p = (
-        F.log_softmax((logits / temperature).masked_fill(is_masked, lowest), dim=1) for logits in (student, teacher)
-    )
+    log_q, log_p = soften_unmasked(student, teacher, teacher == -math.inf, temperature)
     return temperature**2 * divergences(log_p, log_q, "batchmean")
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kd.checks import require, require_every_label
-from kd.losses.distributions import decouple, divergences, prepare_logits, require_temperature, select_labels
+from kd.losses.distributions import (
+    decouple,
+    divergences,
+    prepare_logits,
+    require_temperature,
+    select_labels,
+    soften_unmasked,
+)
 
 
 def rld_loss(
@@ -48,11 +54,7 @@ def rld_loss(
     sure_p, _ = decouple(teacher, teacher.argmax(dim=1), confidence_temperature)
     confidence = divergences(sure_q, sure_p, "batchmean")
     is_left_out = teacher >= select_labels(teacher, labels).unsqueeze(1)
-    # The lowest finite number instead of −∞, so that products with a probability of 0 are 0.
-    lowest = torch.finfo(student.dtype).min / 2
-    log_q, log_p = (
-        F.log_softmax((logits / temperature).masked_fill(is_left_out, lowest), dim=1) for logits in (student, teacher)
-    )
+    log_q, log_p = soften_unmasked(student, teacher, is_left_out, temperature)
     has_classes = (~is_left_out & (teacher > -math.inf)).any(dim=1)
     below = torch.where(has_classes, divergences(log_q, log_p).sum(dim=1), 0).mean()
     return confidence_temperature**2 * alpha * confidence + temperature**2 * beta * below
