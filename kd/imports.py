@@ -88,9 +88,12 @@ def list_files(modules: Mapping[str, Path]) -> list[Path]:
 
 
 def digest_source(spec: str) -> str:
-    """Return the SHA-256 of the file of ``FILE.py:NAME`` and of the modules beside it that it imports."""
+    """Return the SHA-256 of the file of ``FILE.py:NAME`` and of the modules beside it that it imports.
+
+    A file that does not exist has the digest of nothing; ``load_plugin`` raises the error.
+    """
     path = Path(spec if spec.endswith(".py") else spec.rpartition(":")[0])
-    files = [path, *list_files(find_local_modules(path))]
+    files = [path, *list_files(find_local_modules(path))] if path.is_file() else []
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kd.checks import require
-from kd.imports import find_local_modules, list_files, load_plugin
+from kd.imports import digest_source, load_plugin
 from kd.methods.table import Method, Setting
-from kd.storage.files import sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,9 +67,9 @@ def load_method(spec: str) -> OwnMethod:
     """
     pinned = _pinned.get()
     if pinned is None:
-        return _load(spec, _digest_files(spec))
+        return _load(spec, digest_source(spec))
     if spec not in pinned:
-        pinned[spec] = _load(spec, _digest_files(spec))
+        pinned[spec] = _load(spec, digest_source(spec))
     return pinned[spec]
 
 
@@ -82,13 +81,6 @@ def pin_methods() -> Iterator[None]:
         yield
     finally:
         _pinned.reset(token)
-
-
-def _digest_files(spec: str) -> str:
-    """Return the SHA-256 of the file and of the modules beside it that it imports."""
-    path = Path(spec.rpartition(":")[0])
-    files = [path, *list_files(find_local_modules(path))] if path.is_file() else []
-    return sha256("".join(sha256(file.read_bytes()) for file in files).encode())
 
 
 @lru_cache(maxsize=16)
