@@ -13,11 +13,7 @@ from kd.commands.messages import say_layers
 from kd.commands.models import Teacher, build_network, combine_teachers, new_student
 from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
-from kd.commands.students import (
-    list_start_messages,
-    require_no_label_options,
-    require_reached,
-)
+from kd.commands.students import list_start_messages, require_no_label_options, require_reached
 from kd.console import say
 from kd.data.loaders import first_batch
 from kd.imports import is_plugin

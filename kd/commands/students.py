@@ -90,8 +90,15 @@ def digest_of_file(settings: RunSettings) -> str | None:
 
 def describe_start(settings: RunSettings, task: Task) -> list[str]:
     """Return sentences on how all students start, if they are pretrained or have frozen parameters."""
-    start, choice = start_student(settings, task), settings.student_choice
-    sentences = []
+    return _describe(start_student(settings, task), settings) if _has_own_start(settings) else []
+
+
+def _has_own_start(settings: RunSettings) -> bool:
+    return settings.student_choice.file is not None or bool(settings.freeze)
+
+
+def _describe(start: Start, settings: RunSettings) -> list[str]:
+    file, sentences = settings.student_choice.file, list[str]()
     if start.pretrained:
         changing = ["the order of batches", *(["dropout"] if _has_dropout(start.model) else [])]
         changing += ["the new head"] if start.pretrained.replaced else []
@@ -99,7 +106,7 @@ def describe_start(settings: RunSettings, task: Task) -> list[str]:
         changing += ["mixtures"] if settings.mixing_flags else []
         only = " only" if len(changing) == 1 else ""
         sentences = [
-            f"The control is fine-tuned from {choice.file}, and the distilled student starts from the same weights, so "
+            f"The control is fine-tuned from {file}, and the distilled student starts from the same weights, so "
             "the verdict compares distillation with fine-tuning alone.",
             f"All seeds share these weights; they differ in {', '.join(changing)}{only}.",
         ]
@@ -112,8 +119,9 @@ def describe_start(settings: RunSettings, task: Task) -> list[str]:
 
 def list_start_messages(settings: RunSettings, task: Task) -> list[str]:
     """Return lines on what was loaded, stripped, replaced and frozen, for the screen."""
-    start, choice = start_student(settings, task), settings.student_choice
-    lines = []
+    if not _has_own_start(settings):
+        return []
+    start, lines = start_student(settings, task), []
     if start.pretrained:
         details = list(start.pretrained.stripped)
         if start.pretrained.replaced:
@@ -121,8 +129,8 @@ def list_start_messages(settings: RunSettings, task: Task) -> list[str]:
                 f"its head ({', '.join(start.pretrained.replaced)}) is for {start.pretrained.file_classes} classes: "
                 f"replaced by a new one for {len(task.classes)}"
             )
-        lines.append(f"student: weights from {'; '.join([str(choice.file), *details])}")
-    return [*lines, *describe_start(settings, task)]
+        lines.append(f"student: weights from {'; '.join([str(settings.student_choice.file), *details])}")
+    return [*lines, *_describe(start, settings)]
 
 
 def require_reached(settings: RunSettings, student: nn.Module, teacher: nn.Module, batch: Batch) -> None:
