@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
@@ -125,22 +125,32 @@ def read_ledger(state_dir: Path) -> Ledger:
     return ledger
 
 
-def ask(question: Question | None, *, command: str, title: str, config: Mapping[str, Any], test: str) -> Entry:
+def ask(question: Question | None, digests: Digests, *, command: str, title: str, config: Mapping[str, Any]) -> Entry:
     """Return the entry of a question.
 
     Args:
         question: None if it is not measured yet; the p-values are then 1.
         command: name of the command.
-        config: the settings of the run, and hashes of the files that they name (``digest_inputs``). Settings that
-            change no contrast do not make another question.
-        test: digest of the test set, see ``digest_test_set``.
+        config: the settings of the run. Settings that change no contrast do not make another question.
     """
-    settings = {name: value for name, value in config.items() if name not in _UNRELATED}
+    settings = {name: value for name, value in {**config, **digests.inputs}.items() if name not in _UNRELATED}
     key, method = digest({"command": command, "settings": describe(settings)}), str(config.get("METHOD", ""))
     if question is None:
-        return Entry(test, key, title, 1.0, 1.0, command, method)
+        return Entry(digests.test, key, title, 1.0, 1.0, command, method)
     pairs = len(question.control.differences)
-    return Entry(test, key, title, question.control.p, question.p_of_helping, command, method, pairs)
+    return Entry(digests.test, key, title, question.control.p, question.p_of_helping, command, method, pairs)
+
+
+class Digests(NamedTuple):
+    """Hashes of what a question is about: the test set, and the inputs that the settings only name."""
+
+    test: str
+    inputs: dict[str, Any]
+
+
+def digest_data(prepared: TeacherWithData) -> Digests:
+    """Return the hashes of a teacher's data; they read all of it, so compute them once."""
+    return Digests(digest_test_set(prepared.data), digest_inputs(prepared))
 
 
 def digest_test_set(data: Data) -> str:

@@ -17,7 +17,7 @@ from kd.commands.class_weights import class_weights, read_class_weights
 from kd.commands.compare.settings import STRENGTHS, CompareSettings
 from kd.commands.data import load_data
 from kd.commands.dry_run import plan
-from kd.commands.ledger import ask
+from kd.commands.ledger import Digests, ask
 from kd.commands.publish import model_settings
 from kd.commands.settings import RunSettings
 from kd.commands.steps import record_settings
@@ -98,7 +98,7 @@ def test_an_edited_file_is_another_question(tmp_path: Path) -> None:
         class_weights(settings.class_weights, torch.arange(3), CLASSES)
         path.unlink()  # what counts is what was read
         recorded.append(record_settings(settings, torch.device("cpu")))
-    asked = [ask(None, command="compare", title="", config=config, test="").key for config in recorded]
+    asked = [ask(None, Digests("", {}), command="compare", title="", config=config).key for config in recorded]
     assert asked[0] == asked[1] != asked[2]
     assert model_settings(recorded[0]) != model_settings(recorded[2])
     assert "CLASS_WEIGHTS_SHA256" not in record_settings(RunSettings(class_weights="balanced"), torch.device("cpu"))

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 from kd.commands.data import load_data
 from kd.commands.ledger import (
+    Digests,
     Entry,
     Ledger,
     ask,
@@ -36,7 +37,7 @@ TEST, OTHER = (TensorDataset(torch.full((4, 2), value), torch.arange(4)) for val
 
 def entry(pairs: int = 5, *, test: TensorDataset = TEST, device: str = "cpu", command: str = "compare") -> Entry:
     config = {"PAIRS": pairs, "METHOD": "kd", "DEVICE": device}
-    return ask(WEAK, command=command, title=f"{pairs} pairs", config=config, test=str(id(test)))
+    return ask(WEAK, Digests(str(id(test)), {}), command=command, title=f"{pairs} pairs", config=config)
 
 
 def test_a_question_is_its_command_settings_and_test_set() -> None:

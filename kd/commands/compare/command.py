@@ -23,16 +23,7 @@ from kd.commands.compare.teachers import Teacher, prepare_teacher, teacher_setti
 from kd.commands.compare.text import print_comparison
 from kd.commands.compare.training import train_pairs, train_until_decided
 from kd.commands.data import Data, load_data
-from kd.commands.ledger import (
-    Entry,
-    Ledger,
-    ask,
-    describe_questions,
-    digest_inputs,
-    digest_test_set,
-    ledger_files,
-    read_ledger,
-)
+from kd.commands.ledger import Digests, Entry, Ledger, ask, describe_questions, digest_data, ledger_files, read_ledger
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings, naming_one_of_several
 from kd.commands.models import new_teachers, require_memory_for_students
@@ -77,7 +68,8 @@ def run(settings: CompareSettings) -> None:
         further = read_slices(settings.slices, data[0].sizes["test"]) if settings.slices else {}
         methods = _prepare_methods(settings, data, device)
         teachers = next(iter(methods.values()))
-        threshold = _find_threshold(settings, teachers[0], ledger, device) if settings.until_decided else None
+        digests = digest_data(teachers[0].prepared)
+        threshold = _find_threshold(settings, digests, ledger, device) if settings.until_decided else None
         costs = _measure_costs(methods, device)
         for teacher, *_ in methods.values():
             say_method(teacher.settings.method, format_method_settings(teacher.settings.method_settings))
@@ -104,7 +96,7 @@ def run(settings: CompareSettings) -> None:
             for name, own_teachers in methods.items()
         }
         slices = {name: measure_slices(comparison, further) for name, comparison in comparisons.items()}
-        _publish(settings, teachers[0], comparisons, ledger, slices, trained, costs, device)
+        _publish(settings, teachers[0], digests, comparisons, ledger, slices, trained, costs, device)
 
 
 def _prepare_methods(settings: CompareSettings, data: Sequence[Data], device: torch.device) -> dict[str, list[Teacher]]:
@@ -131,9 +123,9 @@ def _measure_costs(methods: Mapping[str, Sequence[Teacher]], device: torch.devic
     return {name: costs[kind] for name, kind in kinds.items()}
 
 
-def _find_threshold(settings: CompareSettings, teacher: Teacher, ledger: Ledger, device: torch.device) -> float:
+def _find_threshold(settings: CompareSettings, digests: Digests, ledger: Ledger, device: torch.device) -> float:
     """Return the e-value that decides, after checking that the pairs can reach it."""
-    earlier = len(ledger.before(_ask(settings, None, teacher, digest_inputs(teacher.prepared), device)))
+    earlier = len(ledger.before(_ask(settings, None, digests, device)))
     threshold = STOP * (1 + earlier)
     fewest = fewest_pairs(threshold)
     asked = "1 question was" if earlier == 1 else f"{earlier:,} questions were"
@@ -158,6 +150,7 @@ def _describe_longer(costs: Mapping[str, Cost]) -> dict[str, Any]:
 def _publish(
     settings: CompareSettings,
     teacher: Teacher,
+    digests: Digests,
     comparisons: Mapping[str, Comparison],
     ledger: Ledger,
     slices: Mapping[str, Slices],
@@ -165,9 +158,9 @@ def _publish(
     costs: Mapping[str, Cost],
     device: torch.device,
 ) -> None:
-    by_method, inputs = settings.by_method, digest_inputs(teacher.prepared)
+    by_method = settings.by_method
     asked = {
-        name: _ask(by_method[name], Verdicts(comparison).main.question, teacher, inputs, device)
+        name: _ask(by_method[name], Verdicts(comparison).main.question, digests, device)
         for name, comparison in comparisons.items()
     }
     verdicts, ledger = judge_together(comparisons, asked, ledger)
@@ -175,7 +168,7 @@ def _publish(
     configs = {name: record_settings(own_settings, device) for name, own_settings in by_method.items()}
     results, folder, limit = Results(verdicts, slices, configs, trained, costs), settings.results_dir, settings.limit
     about: dict[str, Any] = {"test": teacher.distill_data.test, "command": typed_command(), "limit": limit}
-    about["questions"] = describe_questions(ledger, asked[teacher.settings.method].test)
+    about["questions"] = describe_questions(ledger, digests.test)
     if len(verdicts) == 1:
         ((only, config),) = zip(verdicts.values(), configs.values(), strict=True)
         own_slices, cost = next(iter(slices.values())), next(iter(costs.values()))
@@ -203,22 +196,16 @@ def judge_together(
     return verdicts, ledger
 
 
-def _ask(
-    settings: CompareSettings,
-    question: Question | None,
-    teacher: Teacher,
-    inputs: Mapping[str, Any],
-    device: torch.device,
-) -> Entry:
+def _ask(settings: CompareSettings, question: Question | None, digests: Digests, device: torch.device) -> Entry:
     """Return the entry of the question in the ledger; before it is measured, ``question`` is None."""
     teachers = f", {settings.runs} teachers" if settings.runs > 1 else ""
     most = "at most " if settings.until_decided else ""
     return ask(
         question,
+        digests,
         command=settings.command,
         title=f"kd compare: {_describe_method(settings)}, {most}{settings.pairs} pairs{teachers}",
-        config={**record_settings(settings, device), **inputs},
-        test=digest_test_set(teacher.prepared.data),
+        config=record_settings(settings, device),
     )
 
 

@@ -11,16 +11,7 @@ import torch.nn.functional as F
 
 from kd.commands.before_training import try_settings
 from kd.commands.data import Data, load_data
-from kd.commands.ledger import (
-    Entry,
-    Ledger,
-    ask,
-    describe_questions,
-    digest_inputs,
-    digest_test_set,
-    ledger_files,
-    read_ledger,
-)
+from kd.commands.ledger import Entry, Ledger, ask, describe_questions, digest_data, ledger_files, read_ledger
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student, new_teachers
@@ -181,9 +172,8 @@ def _ask(
     if question is None or role is None:
         return sweep, ledger, None
     title = f"kd sweep: {context.settings.method}, {format_point(sweep.roles[role])}, {len(sweep.final_seeds)} pairs"
-    config = record_settings(context.settings, context.device) | digest_inputs(prepared)
-    digest = digest_test_set(prepared.data)
-    asked = ask(question, command=context.settings.command, title=title, config=config, test=digest)
+    config = record_settings(context.settings, context.device)
+    asked = ask(question, digest_data(prepared), command=context.settings.command, title=title, config=config)
     undecided = ledger.find_undecided(asked)
     withheld = (
         f"In this folder, kd compare is undecided with {count_noun(undecided.pairs, 'pair')}, and the {asked.pairs} of "

@@ -30,7 +30,7 @@ from kd.commands.compare.several import (
 from kd.commands.compare.several_report import methods_part
 from kd.commands.compare.students import choose_arms, list_data, make_students
 from kd.commands.compare.teachers import Teacher, list_seeds
-from kd.commands.ledger import Entry, Ledger, ask, read_ledger
+from kd.commands.ledger import Digests, Entry, Ledger, ask, read_ledger
 from kd.evaluation.comparison import Comparison
 from kd.evaluation.comparison_slices import measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
@@ -56,10 +56,10 @@ def ask_all(comparisons: dict[str, Comparison], **settings: Any) -> dict[str, En
     return {
         name: ask(
             Verdicts(comparison).main.question,
+            Digests("test", {}),
             command="compare",
             title=name,
             config={"METHOD": name, "PAIRS": 4, **settings},
-            test="test",
         )
         for name, comparison in comparisons.items()
     }

@@ -18,7 +18,7 @@ from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.students import Arm, name_student
 from kd.commands.compare.teachers import Teacher, list_seeds
 from kd.commands.differences_report import show_differences
-from kd.commands.ledger import Entry, Ledger, read_ledger
+from kd.commands.ledger import Digests, Entry, Ledger, read_ledger
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.quantities import ERRORS
 from kd.evaluation.sequential import STOP
@@ -130,16 +130,12 @@ def test_settings_that_cannot_decide_are_refused(
 
 
 @pytest.mark.parametrize(("earlier", "fewest"), [(0, None), (1, 6), (40, 8)])
-def test_pairs_that_cannot_decide_are_refused_before_training(
-    earlier: int, fewest: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "digest_inputs", lambda _: {})
-    monkeypatch.setattr(command, "digest_test_set", lambda _: "test")
+def test_pairs_that_cannot_decide_are_refused_before_training(earlier: int, fewest: int | None) -> None:
     asked = [Entry("test", str(number), "", 0.5, 0.5) for number in range(earlier)]
-    settings, teacher = dataclasses.replace(SETTINGS, pairs=5), SimpleNamespace(prepared=SimpleNamespace(data=None))
+    settings, digests = dataclasses.replace(SETTINGS, pairs=5), Digests("test", {})
 
     def find_threshold() -> float:
-        return command._find_threshold(settings, teacher, Ledger(tuple(asked)), CPU)  # type: ignore[arg-type]
+        return command._find_threshold(settings, digests, Ledger(tuple(asked)), CPU)
 
     if fewest is None:
         assert find_threshold() == STOP

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from kd.commands.compare import command
 from kd.commands.compare.settings import CompareSettings
-from kd.commands.ledger import Ledger, read_ledger
+from kd.commands.ledger import Digests, Ledger, read_ledger
 from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_rows import student_rows
 from kd.evaluation.comparison_slices import describe_slices, measure_slices
@@ -157,13 +157,11 @@ def test_a_verdict_is_recorded_before_it_is_printed(tmp_path: Path, monkeypatch:
         assert len(read_ledger(settings.state_dir).entries) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "digest_inputs", lambda _: {})
-    monkeypatch.setattr(command, "digest_test_set", lambda _: "test")
     monkeypatch.setattr(command, "print_comparison", interrupt)
-    prepared = SimpleNamespace(data=None)
-    teacher: Any = SimpleNamespace(settings=settings, prepared=prepared, distill_data=SimpleNamespace(test=[]))
+    teacher: Any = SimpleNamespace(settings=settings, distill_data=SimpleNamespace(test=[]))
+    digests = Digests("test", {})
     with pytest.raises(KeyboardInterrupt):
-        command._publish(settings, teacher, {"kd": comparison}, Ledger(), {"kd": {}}, {}, {"kd": SPENT}, CPU)
+        command._publish(settings, teacher, digests, {"kd": comparison}, Ledger(), {"kd": {}}, {}, {"kd": SPENT}, CPU)
 
 
 def make_imbalanced(found: dict[str, int], rare: int = 14, images: int = 1_000) -> Comparison:
