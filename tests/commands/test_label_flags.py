@@ -127,6 +127,7 @@ def test_the_page_lists_the_methods_that_mixed_samples_refuse() -> None:
     assert set(re.findall(r"`([\w-]+)`", listed)) == refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [("--label-smoothing", "0.2"), ("--class-weights", "{weights}"), ("--mixup", "0.5"), ("--cutmix", "1")],

@@ -118,6 +118,7 @@ def test_a_signal_while_a_program_imports_ends_it_quietly(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_ends_a_run_and_loses_no_state(tmp_path: Path) -> None:
     """All output goes to a terminal that is closed: the kernel sends SIGHUP, and every further message fails."""
     main_end, program_end = pty.openpty()
@@ -142,6 +143,7 @@ def test_a_closed_terminal_ends_a_run_and_loses_no_state(tmp_path: Path) -> None
         assert process.wait(timeout=60) == 128 + signal.SIGHUP
 
 
+@pytest.mark.slow
 def test_the_reader_of_the_output_may_end_first(tmp_path: Path) -> None:
     receiver, sender = os.pipe()
     os.close(receiver)

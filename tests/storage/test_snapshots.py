@@ -74,6 +74,7 @@ def train(
     return {**model.state_dict(), **objective.state_dict(prefix="objective.")}, history
 
 
+@pytest.mark.slow
 @settings(max_examples=18, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 18), min_size=1, max_size=3))
 def test_a_training_interrupted_anywhere_repeatedly_ends_bit_identical(
