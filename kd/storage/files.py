@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,12 @@ def _rename(staged: Mapping[Path, Path]) -> None:
 
 def _write_durably(path: Path, content: bytes) -> None:
     _rename({path: _stage(path, content)})
+
+
+def name_for_file(text: str) -> str:
+    """Return the text with only characters that any file name may have; different texts stay different."""
+    plain = re.sub(r"[^\w.+-]", "_", text, flags=re.ASCII)
+    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def require_writable(folder: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kd.storage.files import publish, require_writable
+from kd.storage.files import name_for_file, publish, require_writable
 
 NAMES = ("first.txt", "deep/second.txt", "deep/third.txt")
 
@@ -173,3 +175,15 @@ def test_a_mount_that_cannot_flush_folders_is_accepted(
 ) -> None:
     monkeypatch.setattr(os, "fsync", fail_at(1, os.fsync, OSError(number, "not here")))  # 0 is the file
     publish({tmp_path / "a": b"new"})
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True))
+def test_different_texts_name_different_files_of_any_system(texts: list[str]) -> None:
+    names = [name_for_file(text) for text in texts]
+    assert names[0] != names[1]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.+-]+", name) for name in names)
+
+
+def test_methods_in_different_folders_do_not_share_a_file() -> None:
+    assert name_for_file("a/m.py:f") != name_for_file("a-m.py:f")
+    assert name_for_file("dkd") == "dkd"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from kd.evaluation.verdict_text import describe_verdict, format_interval
 from kd.formatting import format_p, format_signed
 from kd.report.drawings import Drawing
 from kd.report.style import png
+from kd.storage.files import name_for_file
 from kd.training.students import TrainedStudent
 
 
@@ -184,7 +184,7 @@ def method_files(folder: Path, results: Results, *, limit: int | None) -> dict[P
     toy, metrics, files = quick_run_stamp(limit), folder / "metrics", dict[Path, bytes]()
     summaries_by_method = {}
     for name, own in results.verdicts.items():
-        config, stem = results.configs[name], f"comparison-{file_name(name)}"
+        config, stem = results.configs[name], f"comparison-{name_for_file(name)}"
         content = describe_comparison(own, results.costs[name], config, results.slices[name], toy)
         files[metrics / f"{stem}.json"] = json_bytes(content)
         files[metrics / f"{stem}_students.csv"] = csv_bytes(
@@ -221,8 +221,3 @@ def _describe_times(results: Results) -> dict[str, Any]:
     times = {name: describe_times(results.trained, cost) for name, cost in results.costs.items()}
     saved = {name: own["teacher_seconds_saved"] for name, own in times.items()}
     return {**next(iter(times.values())), "teacher_seconds_saved": saved}
-
-
-def file_name(method: str) -> str:
-    """Return the method's name with other characters than letters, digits, ``.``, ``_`` and ``-`` replaced."""
-    return re.sub(r"[^\w.-]+", "-", method)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from kd.commands.sweep.settings import SweepSettings
 from kd.data.loaders import first_batch, make_loader
 from kd.methods import make
 from kd.methods.objectives import supervised
-from kd.storage.fingerprint import digest
+from kd.storage.files import name_for_file
 from kd.training.students import DistillationData, Student
 from kd.types import Batch, Objective
 
@@ -76,18 +75,12 @@ def name_students(settings: SweepSettings, point: Point, seeds: Sequence[int]) -
     reference = documented_point(settings)
     grid = {} if point.temperature is None else {"T": point.temperature, "alpha": point.alpha}
     values = {**grid, **dict(point.method or ()), **dict(point.others)}
-    texts = [f"{name}={_to_file_name(format_value(value))}" for name, value in values.items()]
+    texts = [f"{name}={name_for_file(format_value(value))}" for name, value in values.items()]
     if point.is_control or not (grid or point.method):
         texts.insert(0, CONTROL if point.is_control else DISTILLED)
     arm_name = "-".join(texts)
     arm = {reference: DISTILLED, reference.control: CONTROL}.get(point, arm_name)
     return [f"{arm}-seed-{seed}" for seed in seeds]
-
-
-def _to_file_name(value: str) -> str:
-    """Return the value with only characters that any file name may have; different values stay different."""
-    plain = re.sub(r"[^\w.+-]", "_", value, flags=re.ASCII)
-    return plain if plain == value else f"{plain}-{digest(value)[:6]}"
 
 
 def list_batch_sizes(settings: SweepSettings) -> list[int]:
