@@ -12,8 +12,8 @@ from kd.checks import naming_flag, require, similar_paths
 from kd.commands.data import Task
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import ModelChoice
-from kd.losses.precision import widen
-from kd.methods import make, method_named
+from kd.methods import make
+from kd.methods.factory import make_example
 from kd.models.build import build
 from kd.models.freezing import freeze
 from kd.models.inference import evaluating
@@ -139,11 +139,8 @@ def require_reached(settings: RunSettings, student: nn.Module, teacher: nn.Modul
     Args:
         batch: inputs and labels.
     """
-    needs, (inputs, labels) = method_named(settings.method).needs, batch[:2]
     with torch.no_grad(), evaluating(teacher):
-        logits = [widen(teacher(inputs.clone()))] if "logits" in needs else []
-    ids = [torch.arange(len(labels))] if "ids" in needs else []
-    example = (inputs, labels, *logits, *ids)
+        example = make_example(settings.method, teacher, *batch[:2])
     objective = make(settings.method, student, teacher, example, settings.method_settings)
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     others, reached = 0, False

@@ -14,7 +14,7 @@ from kd.methods.own import explain_failure, load_method, make_own
 from kd.methods.table import METHODS, Method, Setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from kd.types import Batch, Objective
 
@@ -114,6 +114,19 @@ def _make_objective(
     return objective
 
 
+def make_example(name: str, teacher: nn.Module, inputs: Tensor, labels: Tensor) -> Batch:
+    """Return a batch as the method's objective gets it, with the teacher's logits and ids if the method needs them."""
+    import torch
+
+    from kd.losses.precision import widen
+    from kd.models.inference import run_on_copy
+
+    needs = method_named(name).needs
+    logits = [widen(run_on_copy(teacher, inputs)).detach()] if "logits" in needs else []
+    ids = [torch.arange(len(labels), device=labels.device)] if "ids" in needs else []
+    return (inputs, labels, *logits, *ids)
+
+
 def try_method(
     name: str,
     student: nn.Module,
@@ -140,24 +153,21 @@ def try_method(
     import torch
     from torch import nn
 
-    from kd.losses.precision import widen
     from kd.methods.own_objective import OwnObjective, try_own
-    from kd.models.inference import device_of, evaluating, run_on_copy
+    from kd.models.inference import device_of, evaluating
 
     inputs, labels, *_ = (tensor.to(device_of(student)) for tensor in batch)
     is_own = is_plugin(name)
     failures = explain_failure(name) if is_own else nullcontext()
     with failures, torch.set_grad_enabled(is_own), evaluating(student, teacher):
-        needs = method_named(name).needs
-        logits = [widen(run_on_copy(teacher, inputs)).detach()] if "logits" in needs else []
-        ids = [torch.arange(len(labels), device=labels.device)] if "ids" in needs else []
-        objective = make(name, student, teacher, (inputs, labels, *logits, *ids), settings)
+        example = make_example(name, teacher, inputs, labels)
+        objective = make(name, student, teacher, example, settings)
         modules = [*objective.modules()] if isinstance(objective, nn.Module) else []
         with evaluating(*modules[:1]):
             if isinstance(objective, OwnObjective):
-                try_own(name, objective, student, teacher, (inputs, labels, *logits, *ids), epochs=epochs)
+                try_own(name, objective, student, teacher, example, epochs=epochs)
             else:
-                objective(student, (inputs, labels, *logits, *ids))
+                objective(student, example)
     return [
         pair
         for module in modules
