@@ -69,6 +69,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("commands",),
+    ("deploy",),
     ("report", "teachers"),
     ("evaluation", "training"),
     ("methods",),

@@ -45,7 +45,7 @@ PACKAGE = Path(__file__).parents[1]  # the whole package: a digest of this folde
 # Modules and folders that cannot change a result. A new module is part of the digest until it is listed here, so that
 # a forgotten entry costs a repeated step instead of a stale result.
 _RESULT_NEUTRAL = """
-arms cli console devices formatting report
+arms cli console deploy devices formatting report
 commands/before_training commands/class_weights commands/compare commands/config_flags commands/differences
 commands/differences_report commands/dry_run commands/help commands/judge commands/judgement_json commands/ledger
 commands/messages commands/paired_settings commands/paired_table commands/program commands/publish commands/recipe

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from kd.arms import CONTROL, DISTILLED, TEACHER
+from kd.arms import ARMS, CONTROL, DISTILLED, TEACHER
 from kd.commands.before_training import require_models
 from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
@@ -139,4 +139,14 @@ def _save(settings: RunSettings, results: Run, models: dict[str, nn.Module], ext
         models_dir=settings.models_dir,
         results_dir=settings.results_dir,
         state_dir=settings.state_dir,
+        architectures=name_architectures(settings),
     )
+
+
+def name_architectures(settings: RunSettings) -> dict[str, str]:
+    """Return the specification of each model by file name, without that of an ensemble or a reordered teacher."""
+    students = dict.fromkeys((ARMS[CONTROL].file, ARMS[DISTILLED].file), settings.student_choice.spec)
+    (teacher, *more) = settings.teachers_chosen
+    if more or teacher.is_precomputed or settings.label_order:
+        return students
+    return students | {ARMS[TEACHER].file: teacher.spec}

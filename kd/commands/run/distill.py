@@ -24,8 +24,14 @@ def run(settings: DistillSettings) -> None:
         publish({settings.file: to_toml(settings, command="run")})
         trained = command.train(settings, device)
         model_of_file = {ARMS[name].file: model for name, model in trained.models.items()}
-        example = trained.data.train_set[0][0][None]
-        files = untested_weight_files(settings.models_dir, model_of_file, example, toy=quick_run_stamp(settings.limit))
+        files = untested_weight_files(
+            settings.models_dir,
+            model_of_file,
+            trained.data.train_set,
+            classes=trained.data.task.classes,
+            toy=quick_run_stamp(settings.limit),
+            architectures=command.name_architectures(settings),
+        )
         publish(files)
         say_files(files, but=settings.state_dir)
         say(f"test split not evaluated. Next: kd evaluate --out {settings.out}, which writes {settings.results_dir}")

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from kd.arms import ARMS
 from kd.commands.program import typed_command
@@ -17,6 +18,8 @@ from kd.commands.publish import csv_bytes, json_bytes, publish_with_report
 from kd.commands.run.report import run_part
 from kd.commands.run.results import Run, Timings
 from kd.commands.run.summary import summarise_run
+from kd.deploy.manifest import FORMAT, describe_architecture, describe_task
+from kd.deploy.manifest import NAME as MANIFEST
 from kd.evaluation.latency import Latency, measure_latency
 from kd.evaluation.metrics import count_parameters
 from kd.evaluation.multiply_adds import count_multiply_adds
@@ -27,39 +30,56 @@ from kd.storage.run_folder import explain_saved_state, run_step
 from kd.storage.weights import weights_bytes
 
 
-def weight_files(folder: Path, models: Mapping[str, nn.Module], run: Run) -> dict[Path, bytes]:
-    """Return ``NAME.pth`` of each model, and ``manifest.json`` with hash, size, shapes and test metrics of each.
+def weight_files(
+    folder: Path,
+    models: Mapping[str, nn.Module],
+    run: Run,
+    *,
+    architectures: Mapping[str, str] = MappingProxyType({}),
+) -> dict[Path, bytes]:
+    """Return ``NAME.pth`` of each model, and ``manifest.json`` (``kd.deploy.manifest``) with its test metrics.
 
     Args:
         models: models by file name, in the order of the run's models.
+        architectures: see ``untested_weight_files``.
     """
     tests = {file: run.accuracies[name]._asdict() for file, name in zip(models, run.logits, strict=True)}
-    return untested_weight_files(folder, models, run.test[0][0][None], toy=run.toy, tests=tests)
+    classes = [run.class_name(label) for label in range(len(next(iter(run.logits.values()))[0]))]
+    return untested_weight_files(
+        folder, models, run.test, classes=classes, toy=run.toy, architectures=architectures, tests=tests
+    )
 
 
 def untested_weight_files(
     folder: Path,
     models: Mapping[str, nn.Module],
-    example: Tensor,
+    dataset: Dataset[Any],
     *,
+    classes: Sequence[str],
     toy: str | None,
+    architectures: Mapping[str, str] = MappingProxyType({}),
     tests: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[Path, bytes]:
     """Return the files of ``weight_files`` without a ``Run``, for models that need not be evaluated.
 
     Args:
         models: models by file name.
-        example: [1, …], a batch of one.
+        dataset: a split of the run, which shows shape and normalisation of the inputs.
+        classes: class names in label order.
         toy: stamp of a quick run, see ``Run``.
+        architectures: specification of each model by file name; built-in networks need none.
         tests: metrics on the test set, by file name; empty before evaluation.
     """
     files: dict[Path, bytes] = {}
-    manifest: dict[str, Any] = {"toy": toy, "environment": versions(), "models": {}}
+    example: Tensor = dataset[0][0][None]
+    manifest: dict[str, Any] = {"format": FORMAT, "toy": toy, "environment": versions()}
+    manifest |= {**describe_task(dataset, classes), "models": {}}
     for file_name, model in models.items():
         content = weights_bytes(model)
         files[folder / f"{file_name}.pth"] = content
         manifest["models"][f"{file_name}.pth"] = {
             "class": type(model).__name__,
+            "architecture": architectures.get(file_name) or describe_architecture(model),
             "sha256": sha256(content),
             "bytes": len(content),
             "parameters": count_parameters(model),
@@ -67,7 +87,7 @@ def untested_weight_files(
             "shapes": {key: list(tensor.shape) for key, tensor in model.state_dict().items()},
             **({"test": tests[file_name]} if file_name in tests else {}),
         }
-    files[folder / "manifest.json"] = json_bytes(manifest)
+    files[folder / MANIFEST] = json_bytes(manifest)
     return files
 
 
@@ -179,6 +199,7 @@ def save(
     models_dir: Path,
     results_dir: Path,
     state_dir: Path,
+    architectures: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write weights, metrics, predictions, plots and report, all or none; print their paths.
 
@@ -186,9 +207,11 @@ def save(
         models: models by name.
         further: more files to write, such as plots.
         state_dir: folder that holds the report sections of all commands.
+        architectures: see ``untested_weight_files``.
     """
-    weights = weight_files(models_dir, {ARMS[name].file: models[name] for name in run.logits}, run)
-    manifest = json.loads(weights[models_dir / "manifest.json"])["models"]
+    by_file = {ARMS[name].file: models[name] for name in run.logits}
+    weights = weight_files(models_dir, by_file, run, architectures=architectures)
+    manifest = json.loads(weights[models_dir / MANIFEST])["models"]
     entries = {name: manifest[f"{ARMS[name].file}.pth"] for name in run.logits}
     timings = measure_timings(run, models)
     part = run_part(run, weights=manifest, entries=entries, timings=timings, command=typed_command())
