@@ -12,6 +12,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from kd.checks import did_you_mean
 from kd.commands.compare.settings import CompareSettings
+from kd.commands.export.settings import ExportSettings
 from kd.commands.help import format_help
 from kd.commands.judge.settings import JudgeSettings
 from kd.commands.program import exit_status
@@ -43,6 +44,7 @@ COMMANDS: Mapping[str, Command] = {
     "distill": Command(DistillSettings, "kd.commands.run.distill"),
     "evaluate": Command(EvaluateSettings, "kd.commands.run.evaluate"),
     "report": Command(ReportSettings, "kd.commands.run.rebuild_report"),
+    "export": Command(ExportSettings, "kd.commands.export.command"),
     "cache": Command(CacheSettings, "kd.commands.run.cache"),
     "clean": Command(CleanSettings, "kd.commands.run.clean"),
 }

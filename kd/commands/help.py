@@ -23,6 +23,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("data", "data_dir", "class_names", "columns", "image_size", "download", "limit", "test_size", "test_share"),
         *("random_state", "augment", "views", "unlabelled"),
     ),
+    "Exported model": ("arm", "model", "formats", "to", "calibration", "licence"),
     "Models": ("teacher", "train_teacher", "label_order", "ids", "student", "student_width", "freeze"),
     "Distillation": ("method", "methods", "set", "temperature", "alpha"),
     "Training": (
@@ -41,7 +42,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("longer", "margin"),
     ),
     "Output": ("out", "config", "dry_run", "fresh", "snapshot_seconds", "rows"),
-    "Machine and safety": ("device", "workers", "processes", "trust"),
+    "Machine and safety": ("device", "workers", "processes", "threads", "trust"),
 }
 _INDENT = 26  # columns before a help text, if its flag is short enough
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}

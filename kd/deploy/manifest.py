@@ -13,13 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-
 from kd.checks import did_you_mean
-from kd.data.datasets import ArrayDataset, unwrap_subsets
-from kd.models.networks import CNN, MLP, ConvNet
 from kd.storage.untrusted import read_bytes
 
 FORMAT = 1
@@ -31,7 +25,7 @@ RESIZING = (
 )
 _LARGEST = 50_000_000  # bytes; a million class names take about 20 MB
 _REDO = "Run the command that wrote it again: finished steps are reused."
-_MODES = {1: "L", 3: "RGB"}  # by number of channels
+MODES = {1: "L", 3: "RGB"}  # by number of channels
 
 
 @dataclass(frozen=True)
@@ -107,71 +101,9 @@ class Manifest:
         return self.models[name]
 
 
-def describe_task(dataset: Dataset[Any], classes: Sequence[str]) -> dict[str, Any]:
-    """Return the manifest's entries ``task`` and ``preprocessing``.
-
-    ``preprocessing`` is None if the normalisation is not the same for all values of a channel or feature.
-
-    Args:
-        dataset: a split of the run, normalised; samples (input, …).
-        classes: class names in label order.
-    """
-    base, _ = unwrap_subsets(dataset)
-    example: Tensor = dataset[0][0]
-    shape = tuple(example.shape)
-    stored = base.inputs.dtype if isinstance(base, ArrayDataset) else example.dtype
-    task = {
-        "input_shape": list(shape),
-        "input_dtype": str(stored).removeprefix("torch."),
-        "noun": "images" if len(shape) == 3 else "items",
-        "classes": list(classes),
-    }
-    return {"task": task, "preprocessing": _describe_preprocessing(base, shape)}
-
-
-def _describe_preprocessing(base: object, shape: tuple[int, ...]) -> dict[str, Any] | None:
-    # A dataset of the user's own and tokens reach the model as they are.
-    is_array = isinstance(base, ArrayDataset) and base.inputs.dtype != torch.int64
-    is_bytes = is_array and base.inputs.dtype == torch.uint8
-    moments = [_per_channel(base.mean, shape, 0.0), _per_channel(base.std, shape, 1.0)] if is_array else [[], []]
-    if any(values is None for values in moments):
-        return None
-    mode = _MODES.get(shape[0]) if is_bytes and len(shape) == 3 else None
-    resize = {"height": shape[1], "width": shape[2], "how": RESIZING} if mode else None
-    return {"scale": 255 if is_bytes else 1, "mean": moments[0], "std": moments[1], "mode": mode, "resize": resize}
-
-
-def _per_channel(value: float | Tensor | None, shape: tuple[int, ...], otherwise: float) -> list[float] | None:
-    """Return a value for each channel or feature; None if values differ within one."""
-    value = otherwise if value is None else value
-    full = torch.as_tensor(value).expand(shape)
-    rows = full.movedim(channel_axis(shape), 0).flatten(1) if len(shape) > 1 else full[:, None]
-    if not (rows == rows[:, :1]).all():
-        return None
-    return [value] * len(rows) if isinstance(value, float) else rows[:, 0].tolist()
-
-
 def channel_axis(shape: Sequence[int]) -> int:
     """Return the axis of an input's channels or features: the first of three or more axes, else the last."""
     return 0 if len(shape) >= 3 else len(shape) - 1
-
-
-def describe_architecture(model: nn.Module) -> str | None:
-    """Return the specification of a built-in network for ``kd.models.build.build``; None for any other model."""
-    for network in (MLP, ConvNet, CNN):
-        if isinstance(model, network) and type(model).forward is network.forward:
-            kind, widths = _list_widths(model)
-            return f"{kind}:{','.join(map(str, widths))}"
-    return None
-
-
-def _list_widths(model: MLP | ConvNet | CNN) -> tuple[str, list[int]]:
-    if isinstance(model, MLP):
-        layers = [model.hidden, *(layer for layer in model.deeper if isinstance(layer, nn.Linear))]
-        return "mlp", [layer.out_features for layer in layers]
-    if isinstance(model, ConvNet):
-        return "convnet", [layer.out_channels for layer in (model.conv1, model.conv2, model.conv3)]
-    return "cnn", [len(next(model.layer1.parameters()))]
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -196,7 +128,7 @@ def read_manifest(path: Path) -> Manifest:
             f"version of kd wrote it. {_REDO}"
         )
     try:
-        return _parse(file.parent, content)
+        return parse_manifest(file.parent, content)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{file} is damaged: {reason}. {_REDO}") from error
@@ -212,7 +144,31 @@ def _find(path: Path) -> Path:
     )
 
 
-def _parse(folder: Path, content: dict[str, Any]) -> Manifest:
+def describe_manifest(manifest: Manifest, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the content of a manifest file, with these entries as models."""
+    rules, size = manifest.preprocessing, manifest.preprocessing.resize
+    return {
+        "format": FORMAT,
+        "toy": manifest.toy,
+        "task": {
+            "input_shape": list(manifest.input_shape),
+            "input_dtype": manifest.input_dtype,
+            "noun": manifest.noun,
+            "classes": list(manifest.classes),
+        },
+        "preprocessing": {
+            "scale": rules.scale,
+            "mean": list(rules.mean),
+            "std": list(rules.std),
+            "mode": rules.mode,
+            "resize": None if size is None else {"height": size[0], "width": size[1], "how": RESIZING},
+        },
+        "models": dict(models),
+    }
+
+
+def parse_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
+    """Return a manifest from the content of its file; raise an error of any type if it is damaged."""
     task, rules = content["task"], content["preprocessing"]
     if rules is None:
         raise ValueError("its inputs are normalised value by value, which it cannot state")
@@ -235,7 +191,7 @@ def _parse_preprocessing(rules: dict[str, Any], shape: tuple[int, ...]) -> Prepr
     channels = shape[channel_axis(shape)]
     _require(len(mean) == len(std) and len(mean) in (0, channels), f"mean and std need {channels} numbers each")
     _require(all(value > 0 for value in std), "a standard deviation is not above 0")
-    _require(rules["mode"] in (None, *_MODES.values()), f"mode is {rules['mode']!r}")
+    _require(rules["mode"] in (None, *MODES.values()), f"mode is {rules['mode']!r}")
     size = None if resize is None else (_whole(resize["height"], "height"), _whole(resize["width"], "width"))
     _require(size is None or size == shape[1:], "resize differs from input_shape")
     return Preprocessing(int(scale), mean, std, rules["mode"], size)

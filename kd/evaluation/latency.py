@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kd.devices import using_threads
+from kd.evaluation.timing import SECONDS, summarise_times, time_calls
 from kd.models.inference import device_of, evaluating
-
-SECONDS = 0.3  # time budget of one measurement
-WARM_UP, MAX_CALLS = 20, 1000  # maximum number of warm-up calls and of timed calls
-_MIN_CALLS = 3  # minimum number of timed calls, even if they exceed the budget
 
 
 class Latency(NamedTuple):
@@ -49,25 +43,5 @@ def measure_latency(model: nn.Module, example: Tensor, *, threads: int = 1, seco
     inputs = example.to(device_of(model))
     with using_threads(threads), evaluating(model), torch.no_grad():
         # GPU calls return before the work is done; copying the output to the CPU waits for it.
-        times = _time_calls(lambda: model(inputs).cpu(), seconds)
-    # Nearest-rank percentile: the ⌈0.9 n⌉-th smallest time.
-    p90 = sorted(times)[-(-9 * len(times) // 10) - 1]
-    return Latency(statistics.median(times), p90, len(times), threads, str(device_of(model)))
-
-
-def _time_calls(call: Callable[[], object], seconds: float) -> list[float]:
-    """Return the seconds of each call after a warm-up of at least one call and at most a quarter of the budget."""
-    start = time.perf_counter()
-    for _ in range(WARM_UP):
-        call()
-        if time.perf_counter() - start > seconds / 4:
-            break
-    times: list[float] = []
-    while len(times) < MAX_CALLS:
-        call_start = time.perf_counter()
-        call()
-        call_end = time.perf_counter()
-        times.append(call_end - call_start)
-        if call_end - start > seconds and len(times) >= _MIN_CALLS:
-            break
-    return times
+        times = time_calls(lambda: model(inputs).cpu(), seconds)
+    return Latency(*summarise_times(times), threads, str(device_of(model)))

@@ -16,7 +16,8 @@ import kd
 from kd.commands.run.files import untested_weight_files
 from kd.data.datasets import ArrayDataset
 from kd.data.sources.normalisation import normalise
-from kd.deploy.manifest import Manifest, describe_architecture, describe_task, read_manifest
+from kd.deploy.description import describe_architecture, describe_task
+from kd.deploy.manifest import Manifest, read_manifest
 from kd.models.build import build
 from kd.storage.files import sha256
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kd.evaluation.latency import MAX_CALLS, WARM_UP, measure_latency
+from kd.evaluation.latency import measure_latency
+from kd.evaluation.timing import MAX_CALLS, WARM_UP
 from tests.conftest import tiny_model
 
 EXAMPLE = torch.zeros(1, 1, 6, 6)

@@ -18,7 +18,8 @@ from kd.commands.publish import csv_bytes, json_bytes, publish_with_report
 from kd.commands.run.report import run_part
 from kd.commands.run.results import Run, Timings
 from kd.commands.run.summary import summarise_run
-from kd.deploy.manifest import FORMAT, describe_architecture, describe_task
+from kd.deploy.description import describe_architecture, describe_task
+from kd.deploy.manifest import FORMAT
 from kd.deploy.manifest import NAME as MANIFEST
 from kd.evaluation.latency import Latency, measure_latency
 from kd.evaluation.metrics import count_parameters

@@ -1,0 +1,1 @@
+"""``kd export``: a trained network as a deployable folder."""

@@ -1,0 +1,94 @@
+"""Settings of ``kd export``. Imports no torch, for a fast ``--help``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from kd.checks import Range, at_least, check_ranges, or_none, require
+from kd.commands.paired_settings import MARGIN
+from kd.commands.settings import RunSettings, flag
+from kd.commands.teacher_flags import ModelChoice, parse_student
+
+FORMATS = ("onnx", "int8", "safetensors", "pt2")
+_SHARE = Range(lambda x: 0 < x < 1, "in (0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Export a trained network to other formats, as a folder that another program can use.
+
+    Every file is run by its own runtime on the whole test set. A file whose outputs differ from PyTorch's is not kept.
+    """
+
+    out: Path = Path("run")
+    """folder of a finished run, with models/manifest.json"""
+    arm: Literal["distilled", "control", "teacher"] = "distilled"
+    """model of the run"""
+    model: str = ""
+    """a network from elsewhere instead, NAME=FILE (.pth, .safetensors), such as cnn:32=student.pth; needs --data"""
+    to: Path | None = None
+    """folder to write: new, empty or an earlier export; None: OUT/export, or export with --model"""
+    formats: tuple[str, ...] = ("onnx", "int8", "safetensors")
+    """onnx (float32), int8 (ONNX, 8-bit), safetensors (weights only) and pt2 (torch.export)"""
+    margin: Annotated[float, MARGIN] = 0.1
+    """largest loss of accuracy by int8, in percentage points of the test items, in (0, 100]"""
+    calibration: Annotated[int, at_least(1, "512 is usual", largest=100_000)] = 512
+    """training inputs that determine the ranges of 8-bit activations, at least 1"""
+    threads: Annotated[int, at_least(1, largest=1024)] = 1
+    """threads of each runtime, at least 1; they change the times"""
+    licence: str = "unknown"
+    """licence of the model in its card, by the Hub's identifier, such as mit or cc-by-sa-4.0"""
+    data: str = "mnist"
+    """dataset with the test set, as in kd run; this and the settings of the data below apply only with --model and to a
+    folder without run.toml, such as that of main.py"""
+    data_dir: Path | None = None
+    """copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded copy"""
+    class_names: tuple[str, ...] = ()
+    """names of the classes in label order"""
+    columns: tuple[str, ...] = ()
+    """columns of a Hugging Face dataset: the inputs and the labels"""
+    image_size: tuple[int, int] | None = None
+    """height and width to which images are scaled and cropped; None requires that all have the same size"""
+    test_size: Annotated[float, _SHARE] = 0.1
+    """fraction of the training data for validation, in (0, 1)"""
+    test_share: Annotated[float, _SHARE] = 0.2
+    """fraction of the data for testing if they have no test split, in (0, 1)"""
+    random_state: Annotated[int, at_least(0)] = 42
+    """seed of the split, at least 0"""
+    limit: Annotated[int | None, or_none(at_least(100))] = None
+    """use the first N training inputs only, at least 100, as in the quick run that trained the network"""
+    trust: bool = False
+    """run the Python files that OUT names; not needed for files that a command line named before"""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` naming the flag if a setting is outside its range."""
+        check_ranges(type(self), vars(self), shown=flag)
+        unknown = [name for name in self.formats if name not in FORMATS]
+        require(not unknown and bool(self.formats), "--formats", " ".join(self.formats), f"of {', '.join(FORMATS)}")
+        spec, _, file = self.model.partition("=")
+        needed = "NAME=FILE, a model name and a file with its weights"
+        require(not self.model or bool(spec and file), "--model", self.model, needed, "such as cnn:32=student.pth")
+
+    @property
+    def choice(self) -> ModelChoice:
+        """The network of ``model``."""
+        return parse_student(self.model)
+
+    @property
+    def folder(self) -> Path:
+        """The folder to write."""
+        if self.to is not None:
+            return self.to
+        return (
+            Path("export") if self.model else self.out / ("export" if self.arm == "distilled" else f"export-{self.arm}")
+        )
+
+    @property
+    def data_settings(self) -> RunSettings:
+        """The settings of the data, as settings of a run."""
+        names = {field.name for field in dataclasses.fields(RunSettings)}
+        values = {name: value for name, value in vars(self).items() if name in names}
+        return RunSettings(**values)

@@ -1,0 +1,141 @@
+"""The network to export, its test set and its training data, from a run folder or from a file of weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from kd.arms import ARMS
+from kd.checks import naming_flag, similar_paths
+from kd.commands.data import Data, load_data
+from kd.commands.export.settings import ExportSettings
+from kd.commands.publish import quick_run_stamp
+from kd.commands.settings import RunSettings
+from kd.commands.settings_file import saved_settings
+from kd.commands.trust import remember, require_trusted
+from kd.deploy.description import describe_task
+from kd.deploy.export import Candidate
+from kd.deploy.load import load_network
+from kd.deploy.manifest import FORMAT, Manifest, ModelEntry, parse_manifest, read_manifest
+from kd.deploy.model_card import Origin
+from kd.imports import find_local_modules, is_plugin, list_files
+from kd.models.inference import predict
+from kd.teachers.load import load_teacher
+
+# Another machine may decide a few close calls differently; other data or weights differ by far more.
+_ALLOWED_DIFFERENCE = 0.005  # of the test items
+
+
+def load_candidate(settings: ExportSettings) -> tuple[Candidate, Origin]:
+    """Return the network with everything that its exports are checked with, and where it comes from.
+
+    Raises:
+        ValueError: the files do not fit each other, or name a Python file that is not trusted.
+        OSError: a file cannot be read.
+    """
+    return _from_file(settings) if settings.model else _from_run(settings)
+
+
+def _from_file(settings: ExportSettings) -> tuple[Candidate, Origin]:
+    choice = settings.choice
+    assert choice.file is not None
+    if not choice.file.is_file():
+        hint = similar_paths(choice.file) or "Check its path."
+        raise FileNotFoundError(f"--model {settings.model}: there is no file {choice.file}. {hint}")
+    remember(_plugin_files(choice.spec))
+    data = load_data(settings.data_settings)
+    with naming_flag(f"--model {settings.model}"):
+        network = load_teacher(
+            choice.spec,
+            choice.file,
+            input_shape=data.task.input_shape,
+            classes=len(data.task.classes),
+            example=data.task.example,
+            entry=choice.entry,
+        )
+    manifest = _manifest_of(data, settings.data_settings, choice.file.parent)
+    reference = predict(network, data.test_loader)
+    candidate = Candidate(network, manifest, choice.spec, reference, data.test_set, data.train_set)
+    return candidate, Origin(data.name, "model", licence=settings.licence)
+
+
+def _from_run(settings: ExportSettings) -> tuple[Candidate, Origin]:
+    with naming_flag(f"--out {settings.out}"):
+        manifest = read_manifest(settings.out)
+        entry = manifest.model(ARMS[settings.arm].file)
+        has_settings = (settings.out / "run.toml").is_file()
+        saved = saved_settings(settings.out, trust=settings.trust) if has_settings else settings.data_settings
+        spec = entry.architecture
+        if spec and is_plugin(spec):
+            spec = _find_plugin(settings, saved, spec) if has_settings else spec
+            require_trusted(_plugin_files(spec), manifest.folder / "manifest.json", trust=settings.trust)
+        network = load_network(manifest, entry.file, spec=spec)
+    assert spec is not None  # load_network requires it
+    data = load_data(dataclasses.replace(saved, augment=(), views=None, unlabelled=None))
+    _require_same_task(manifest, _manifest_of(data, saved, manifest.folder))
+    reference = predict(network, data.test_loader)
+    _require_same_result(entry, int(reference.wrong.sum()), len(reference.labels))
+    training = _describe_training(saved, settings.arm) if has_settings else {}
+    candidate = Candidate(network, manifest, spec, reference, data.test_set, data.train_set)
+    return candidate, Origin(data.name, settings.arm, training, settings.licence)
+
+
+def _find_plugin(settings: ExportSettings, saved: RunSettings, spec: str) -> str:
+    """Return a FILE.py:NAME of the manifest with the path that run.toml has for it, which moves with the folder."""
+    choice = saved.teachers_chosen[0] if settings.arm == "teacher" else saved.student_choice
+    return choice.spec if is_plugin(choice.spec) else spec
+
+
+def _plugin_files(spec: str) -> set[Path]:
+    path = Path(spec.rpartition(":")[0])
+    return {path, *list_files(find_local_modules(path))} if is_plugin(spec) and path.is_file() else set()
+
+
+def _manifest_of(data: Data, settings: RunSettings, folder: Path) -> Manifest:
+    content: dict[str, Any] = {"format": FORMAT, "toy": quick_run_stamp(settings.limit), "models": {}}
+    return parse_manifest(folder, content | describe_task(data.test_set, data.task.classes))
+
+
+def _require_same_task(manifest: Manifest, found: Manifest) -> None:
+    for name in ("input_shape", "input_dtype", "classes", "preprocessing"):
+        before, now = getattr(manifest, name), getattr(found, name)
+        if before != now:
+            raise ValueError(
+                f"the data differ from those of the run: {name.replace('_', ' ')} was {_shorten(before)}, now "
+                f"{_shorten(now)}. Restore the data, or give those of the run with --data, if it has no run.toml."
+            )
+
+
+def _shorten(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:117]}…"
+
+
+def _require_same_result(entry: ModelEntry, errors: int, items: int) -> None:
+    if not entry.test:
+        return
+    before, total = int(entry.test["errors"]), int(entry.test["images"])
+    if total != items or abs(errors - before) > _ALLOWED_DIFFERENCE * items:
+        raise ValueError(
+            f"the test set differs from that of the run: {entry.file} had {before:,} errors on {total:,} test items, "
+            f"now {errors:,} on {items:,}. Restore the data, or give those of the run with --data and --test-share, if "
+            "it has no run.toml."
+        )
+
+
+def _describe_training(settings: RunSettings, arm: str) -> dict[str, str]:
+    values = {
+        "teacher": ", ".join(map(str, settings.teachers_chosen)),
+        "student": str(settings.student_choice),
+        "method": settings.method if arm == "distilled" else "labels only",
+        "epochs": str(settings.epochs),
+        "seed": str(settings.seed),
+    }
+    if arm == "teacher":
+        values.pop("student")
+    if arm == "control":
+        values.pop("teacher")
+    if arm == "distilled":
+        values |= {name: f"{value:g}" for name, value in settings.method_settings.items() if isinstance(value, float)}
+    return values

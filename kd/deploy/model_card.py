@@ -1,0 +1,166 @@
+"""Model card of a deployable folder: README.md with the front matter that Hugging Face's Hub reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kd.deploy.export import Candidate, Exported
+from kd.evaluation.two_models import Accuracy
+from kd.formatting import equate_p
+
+_SHOWN = 20  # class names in the text
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    Attributes:
+        data: name of the dataset.
+        arm: "distilled", "control", "teacher", or "model" if it was not trained here.
+        training: settings of its training, by name.
+        licence: identifier of the model's licence on the Hub.
+    """
+
+    data: str
+    arm: str
+    training: Mapping[str, str] = field(default_factory=dict)
+    licence: str = "unknown"
+
+
+def write_card(
+    candidate: Candidate, exported: Sequence[Exported], origin: Origin, reference: Accuracy, *, onnx: str | None
+) -> str:
+    """Return the model card.
+
+    Args:
+        reference: accuracy of the network in PyTorch.
+        onnx: name of the file that ``infer.py`` runs; None without one.
+    """
+    parts = [
+        _front_matter(candidate, origin, reference),
+        f"# {candidate.architecture} ({origin.arm}) for {origin.data}",
+        *_warn(candidate),
+        _describe_use(candidate, onnx),
+        _describe_data(candidate, origin),
+        _describe_training(origin),
+        _describe_evaluation(candidate, exported, reference),
+        _describe_limits(candidate, exported),
+        f"## Licence\n\n`{origin.licence}`. {_LICENCE}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_LICENCE = "Check the licences of the data and of any pretrained weights: they may restrict the use of the model."
+
+
+def _front_matter(candidate: Candidate, origin: Origin, reference: Accuracy) -> str:
+    is_image = candidate.manifest.noun == "images"
+    task = "image-classification" if is_image else "tabular-classification"
+    result = {
+        "task": {"type": task},
+        "dataset": {"name": origin.data, "type": origin.data},
+        "metrics": [{"type": "accuracy", "value": reference.accuracy}],
+    }
+    matter = {
+        "license": origin.licence,
+        "library_name": "onnx",
+        "pipeline_tag": task,
+        "tags": ["knowledge-distillation", "onnx"],
+        "model-index": [{"name": candidate.architecture, "results": [result]}],
+    }
+    # JSON is valid YAML, and escapes every name.
+    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in matter.items()), "---"])
+
+
+def _warn(candidate: Candidate) -> list[str]:
+    toy = candidate.manifest.toy
+    return [f"**Quick run ({toy}): trained on a fraction of the data, for a trial only.**"] if toy else []
+
+
+def _describe_use(candidate: Candidate, onnx: str | None) -> str:
+    manifest = candidate.manifest
+    shape = ", ".join(map(str, manifest.input_shape))
+    inputs = f"Inputs are {manifest.input_dtype} [N, {shape}], raw: the file normalises them itself."
+    if size := manifest.preprocessing.resize:
+        inputs += f" Image files must be {manifest.preprocessing.mode}, {size[0]} × {size[1]} pixels (`manifest.json`)."
+    if onnx is None:
+        return f"## Use\n\n{inputs} Class names in label order are in `labels.json`."
+    code = (
+        "from infer import predict  # needs numpy and onnxruntime\n"
+        f"probabilities = predict(inputs)  # [N, {len(manifest.classes)}], columns as in labels.json"
+    )
+    return f"## Use\n\n{inputs}\n\n```python\n{code}\n```\n\nOr `python infer.py INPUTS.npy`. It runs `{onnx}`."
+
+
+def _describe_data(candidate: Candidate, origin: Origin) -> str:
+    names = [_escape(name) for name in candidate.manifest.classes]
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"## Data\n\n{_escape(origin.data)}; {len(names)} classes: {', '.join(names[:_SHOWN])}{rest}."
+
+
+def _describe_training(origin: Origin) -> str:
+    if not origin.training:
+        return "## Training\n\nTrained elsewhere; not known here."
+    rows = "\n".join(f"| {name} | {_escape(value)} |" for name, value in origin.training.items())
+    return f"## Training\n\n| setting | value |\n|---|---|\n{rows}"
+
+
+def _describe_evaluation(candidate: Candidate, exported: Sequence[Exported], reference: Accuracy) -> str:
+    head = (
+        f"Each file was run by its own runtime, in a new process, on all {reference.images:,} test "
+        f"{candidate.manifest.noun}. Intervals are Wilson's, at 95 %."
+    )
+    rows = [f"| PyTorch | {_format_accuracy(reference)} | | | | |"]
+    for result in exported:
+        if result.problem or result.check is None:
+            continue
+        check = result.check
+        times = " | ".join(f"{1000 * timing.median:.3g} ms" for timing in check.timings)
+        accuracy = _format_accuracy(check.accuracy)
+        rows.append(f"| `{result.file}` | {accuracy} | {check.agreement:.2%} | {check.size:,} | {times} |")
+    threads = next((r.check.timings[0].threads for r in exported if r.check and r.check.timings), 1)
+    columns = (
+        "| file | accuracy | agreement with PyTorch | bytes | batch of 1 | batch of 128 |\n|---|---|---|---|---|---|"
+    )
+    foot = f"Times are medians on {threads} thread{'s' * (threads > 1)} of the exporting machine."
+    return "\n\n".join(["## Evaluation", head, "\n".join([columns, *rows]), foot, *_describe_losses(exported)])
+
+
+def _describe_losses(exported: Sequence[Exported]) -> list[str]:
+    sentences = []
+    for result in exported:
+        check = result.check
+        if result.problem or check is None or check.margin is None:
+            continue
+        shown = "which shows" if check.is_equivalence_shown else "so the test set is too small to show"
+        sentences.append(
+            f"`{result.file}` loses {check.loss:.2f} percentage points of accuracy against PyTorch, and at most "
+            f"{check.loss_bound:.3f} for other test items (one-sided 95 % bound), {shown} a loss below the margin of "
+            f"{check.margin:g}; exact McNemar {equate_p(check.test.p_value)}."
+        )
+    return sentences
+
+
+def _describe_limits(candidate: Candidate, exported: Sequence[Exported]) -> str:
+    limits = [
+        "It always returns one of its classes, also for inputs that belong to none of them.",
+        "The accuracy holds for data like the test set; probabilities are not calibrated.",
+        f"Inputs of another shape than {list(candidate.manifest.input_shape)} are refused, but a wrong scale or order "
+        "of colours is not noticed.",
+    ]
+    if any(result.kind == "int8" and not result.problem for result in exported):
+        limits.append("Results of the int8 file may differ slightly between processors.")
+    return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def _format_accuracy(accuracy: Accuracy) -> str:
+    return f"{accuracy.accuracy:.2%} ({accuracy.accuracy_low_95:.2%} to {accuracy.accuracy_high_95:.2%})"
+
+
+def _escape(text: str) -> str:
+    """Return a name from data as one line without markup."""
+    plain = " ".join(text.split())
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in plain)
