@@ -20,6 +20,7 @@ from kd.losses import kd_loss
 from kd.losses.labels import label_loss, mean_where_labelled
 from kd.losses.precision import widen
 from kd.models.inference import run_on_copy
+from kd.models.main_output import take_logits
 from kd.types import Batch, Objective
 
 
@@ -62,7 +63,7 @@ def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor
 
     All samples must be labelled, because without a teacher an unlabelled sample has no training signal.
     """
-    output = model(batch[0])
+    output = take_logits(model(batch[0]))
     return output, {"hard": label_loss(output, batch[1], **_label_options()._asdict())}
 
 
@@ -71,7 +72,7 @@ def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, d
 
     The label term of all distillation methods. If all samples are labelled, it equals ``supervised`` bit for bit.
     """
-    output = model(batch[0])
+    output = take_logits(model(batch[0]))
     return output, {"hard": mean_where_labelled(output, batch[1], **_label_options()._asdict())}
 
 
@@ -162,7 +163,7 @@ def smoothed(*, smoothing: float) -> Objective:
     smoothing = float(smoothing)
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        output, weight = model(batch[0]), _label_options().weight
+        output, weight = take_logits(model(batch[0])), _label_options().weight
         return output, {"hard": label_loss(output, batch[1], label_smoothing=smoothing, weight=weight)}
 
     return objective

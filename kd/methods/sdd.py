@@ -14,6 +14,7 @@ from kd.methods.feature import capture_both
 from kd.methods.objectives import teaching
 from kd.models.features import capture, find_penultimate, match_stages
 from kd.models.inference import evaluating
+from kd.models.main_output import take_logits
 from kd.models.stages import find_last_maps
 from kd.types import Batch, Objective
 
@@ -123,7 +124,7 @@ def _find_classifier(method: str, role: str, model: nn.Module, layer: str, input
     """Return the name of the last linear layer, after checking that its inputs are the means of the layer's maps."""
     name = find_penultimate(model, inputs).removesuffix(":input")
     with evaluating(model), torch.no_grad(), capture(model, layer) as features:
-        logits = model(inputs)
+        logits = take_logits(model(inputs))
         maps, linear = features[layer], model.get_submodule(name)
         fits = maps.ndim == 4 and maps.shape[1] == linear.in_features
         fits = fits and torch.allclose(linear(maps.mean(dim=(2, 3))), logits, rtol=1e-3, atol=1e-3)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from kd.checks import did_you_mean, require
 from kd.imports import is_plugin, load_plugin
 from kd.models.inference import evaluating
+from kd.models.main_output import return_logits
 from kd.models.networks import CNN, MLP, ConvNet
 from kd.models.outputs import require_logits_kind
 from kd.models.zoo import timm_model, torchvision_model
@@ -119,7 +120,8 @@ def _advise(batch: Tensor) -> str:
 
 def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     if is_plugin(spec):
-        return build_from_class(load_plugin(spec), spec, input_shape=shape, classes=classes)
+        model = build_from_class(load_plugin(spec), spec, input_shape=shape, classes=classes)
+        return model if isinstance(model, torch.jit.ScriptModule) else return_logits(model, classes=classes)
     kind, colon, name = spec.partition(":")
     match kind:
         case "convnet" if not colon:

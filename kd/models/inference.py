@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from kd.checks import require_finite_logits
 from kd.losses.labels import to_int64
 from kd.losses.precision import widen
+from kd.models.main_output import take_logits
 from kd.storage.stopping import stop_if_requested
 from kd.types import UNLABELLED
 
@@ -67,7 +68,7 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
     device, logits, labels = device_of(model), _RowBuffer(loader), _RowBuffer(loader)
     with evaluating(model), torch.no_grad():
         for inputs, label, *_ in loader:
-            logits.add(widen(model(inputs.to(device))))
+            logits.add(widen(take_logits(model(inputs.to(device)))))
             labels.add(to_int64(label))
             if on_batch:
                 on_batch()
@@ -78,11 +79,10 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
 
 
 def run_on_copy(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the model's output for a copy of the inputs. A model that changes its inputs in place would otherwise
+    """Return the model's logits for a copy of the inputs. A model that changes its inputs in place would otherwise
     change what the next model sees.
     """
-    output: Tensor = model(inputs.clone())
-    return output
+    return take_logits(model(inputs.clone()))
 
 
 class _RowBuffer:

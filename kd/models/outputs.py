@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.models.inference import device_of, evaluating
+from kd.models.main_output import take_logits
 from kd.seeding import seeded
 
 _ENOUGH = 20  # rows; the logits of fewer may lie in [0, 1] by chance
@@ -52,7 +53,7 @@ def _find_doubt_for_large_inputs(model: nn.Module, inputs: Tensor) -> bool:
         return True  # tokens cannot be scaled
     try:
         with evaluating(model), torch.no_grad(), seeded(0):
-            return _find_doubt(model(inputs.to(device_of(model)) * _LARGE).float().cpu()) is not None
+            return _find_doubt(take_logits(model(inputs.to(device_of(model)) * _LARGE)).float().cpu()) is not None
     except Exception:  # user code can raise anything; a teacher of precomputed outputs knows its own inputs only
         return True
 
@@ -75,6 +76,11 @@ def require_probabilities(name: str, values: Tensor) -> None:
     raise ValueError(
         f"{name} must be probabilities, at least 0 and with sum 1 in each row. Got {got}{where}. {_advise(values)}"
     )
+
+
+def are_probabilities(values: Tensor) -> bool:
+    """Return whether values [N, K] of a model are probabilities that are not rounded: ≥ 0, with sum 1 in each row."""
+    return not _has_negative(values) and bool(((values.sum(dim=1) - 1).abs() <= _EXACT).all())
 
 
 def _has_negative(values: Tensor) -> bool:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from kd.data.datasets import ArrayDataset, unwrap_subsets
 from kd.models.features import capture
 from kd.models.inference import device_of, evaluating
+from kd.models.main_output import take_logits
 
 SAMPLES = 512
 _CLEAR = 3.0  # standard deviations by which another scale must be right more often
@@ -74,8 +75,8 @@ def _usual_scales(stored: Tensor) -> Iterator[tuple[str, Tensor]]:
 def _find_right(teacher: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Return for each sample whether the teacher's class is its label, [B] bool."""
     with evaluating(teacher), torch.no_grad():
-        batches = [teacher(batch.to(device_of(teacher))).argmax(dim=1).cpu() for batch in inputs.clone().split(128)]  # type: ignore[no-untyped-call]
-    return torch.cat(batches) == labels
+        outputs = [take_logits(teacher(batch.to(device_of(teacher)))) for batch in inputs.clone().split(128)]  # type: ignore[no-untyped-call]
+    return torch.cat(outputs).argmax(dim=1).cpu() == labels
 
 
 def _measure_distance(teacher: nn.Module, inputs: Tensor) -> float:
