@@ -34,7 +34,7 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
     own = teacher_settings(settings)
     epochs = [(samples, settings.batch_size) for samples in (data.sizes["training"], data.distill_size)]
     for choice, (teacher, trained, _) in zip(settings.teachers_chosen, teachers, strict=True):
-        if not choice.is_precomputed:
+        if not choice.is_precomputed and not choice.is_foreign:
             name = f"--teacher {choice.spec}"
             tried = (
                 teacher

@@ -12,9 +12,10 @@ from torch import nn
 
 from kd.checks import naming_flag, require, similar_paths
 from kd.commands.data import Data, Task
+from kd.commands.foreign_teachers import load_foreign
 from kd.commands.settings import RunSettings
 from kd.commands.students import start_student
-from kd.commands.teacher_flags import ModelChoice
+from kd.commands.teacher_flags import PRETRAINED, ModelChoice
 from kd.console import say
 from kd.imports import digest_source, is_plugin
 from kd.models.build import build
@@ -74,6 +75,8 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
     order = settings.label_order or None
     if choice.file is None:
         return _new_teacher_without_file(settings, choice, data)
+    if choice.is_foreign:
+        return Teacher(load_foreign(settings, choice, data), True)
     if choice.is_precomputed:
         predictions = read_logits(
             choice.file,
@@ -133,6 +136,8 @@ def _new_teacher_without_file(settings: RunSettings, choice: ModelChoice, data: 
     """Build a teacher to train, or one that comes with its own weights, which its file has loaded."""
     model = build_network(settings, choice.spec, data.task)
     if not is_plugin(choice.spec):
+        if choice.spec.startswith(("timm:", "torchvision:")):
+            say(f"teacher {choice.spec}: trained from random weights; {choice.spec}={PRETRAINED} takes published ones")
         return Teacher(model, False, settings.seed)
     other = build_network(dataclasses.replace(settings, seed=settings.seed + 1), choice.spec, data.task)
     # Built with different seeds: if the weights are equal, none were drawn.

@@ -22,7 +22,7 @@ from kd.checks import (
 )
 from kd.commands.method_flags import all_method_settings
 from kd.commands.recipe_settings import RECIPE_FLAGS, RecipeSettings
-from kd.commands.teacher_flags import ModelChoice, parse_student, parse_teachers
+from kd.commands.teacher_flags import ModelChoice, parse_student, parse_teachers, require_torch_models
 from kd.imports import is_plugin
 from kd.methods import Setting, method_named, require_mixing_method, require_unlabelled_method
 
@@ -88,13 +88,16 @@ class RunSettings(RecipeSettings):
     class_names: tuple[str, ...] = ()
     """class names in label order, if the dataset does not contain them"""
     download: bool = False
-    """download an hf: dataset that is not on this disk; nothing else uses the network"""
+    """download what is not on this disk: an hf: dataset, an hf: teacher, the weights of a teacher NAME=pretrained;
+    nothing else uses the network"""
     workers: Annotated[int | None, or_none(at_least(0, "0 works in the main process", largest=1000))] = None
     """processes that decode image files (None: one per core) and augment images (None: half of the cores), at least 0;
     results do not depend on it"""
     teacher: UseAppendAction[tuple[str, ...]] = ()
-    """name of a model to train, or NAME=FILE for trained weights (.pth, .safetensors), or logits=FILE or
-    probabilities=FILE for precomputed outputs (.npy, .npz, .csv); several form an ensemble; convnet if omitted"""
+    """name of a model to train, or NAME=FILE for trained weights (.pth, .safetensors), timm:NAME=pretrained or
+    torchvision:NAME=pretrained for published ones, hf:FOLDER_OR_NAME for a classifier of transformers, FILE.onnx or
+    FILE.onnx::OUTPUT, or logits=FILE or probabilities=FILE for precomputed outputs (.npy, .npz, .csv); several form an
+    ensemble; convnet if omitted"""
     train_teacher: bool = False
     """train a teacher FILE.py:NAME that comes with its own weights; by default it is used as it is"""
     label_order: tuple[str, ...] = ()
@@ -155,6 +158,8 @@ class RunSettings(RecipeSettings):
         self.check_recipe()
         _ = self.method_settings, self.student_choice
         self._check_precomputed_teacher()
+        if "teacher" in method_named(self.method).needs:
+            require_torch_models(self.teachers_chosen, self.method)
         self._check_ensemble()
         self._check_label_order()
         require(

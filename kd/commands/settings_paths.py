@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.commands.recipe_settings import BALANCED
-from kd.commands.teacher_flags import OUTPUT_KINDS, split_entry
+from kd.commands.teacher_flags import OUTPUT_KINDS, PRETRAINED, split_entry
 from kd.imports import is_plugin
 
 Move = Callable[[str], str]
@@ -63,7 +63,7 @@ def map_paths(values: Mapping[str, Any], move: Move, *, base: Path = Path()) -> 
     of_setting: dict[str, Move] = {
         **dict.fromkeys(("out", "data_dir", "unlabelled", "slices"), move),
         "data": lambda text: _map_data(text, move, base),
-        **dict.fromkeys(("teacher", "student"), lambda text: _map_model(text, move)),
+        **dict.fromkeys(("teacher", "student"), lambda text: _map_model(text, move, base)),
         **dict.fromkeys(("augment", "method"), lambda text: _map_plugin(text, move)),
         "methods": lambda text: ",".join(_map_plugin(name.strip(), move) for name in text.split(",")),
         "class_weights": lambda text: text if text == BALANCED else move(text),
@@ -87,8 +87,15 @@ def _map_data(text: str, move: Move, base: Path) -> str:
     return f"wds:{move(name)}" if colon and kind == "wds" and name else move(text)
 
 
-def _map_model(text: str, move: Move) -> str:
+def _map_model(text: str, move: Move, base: Path) -> str:
+    path, entry = split_entry(text)
+    if path.endswith(".onnx"):
+        return f"{move(path)}{f'::{entry}' if entry else ''}"
+    if text.startswith("hf:"):
+        return _map_data(text, move, base)
     spec, sign, file = text.partition("=")
+    if file == PRETRAINED:
+        return text
     path, entry = (file, "") if spec in OUTPUT_KINDS else split_entry(file)
     return f"{_map_plugin(spec, move)}{sign}{move(path) if path else ''}{f'::{entry}' if entry else ''}"
 

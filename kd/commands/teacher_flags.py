@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+PRETRAINED = "pretrained"  # in place of a file: the published weights of timm:NAME or torchvision:NAME
 OUTPUT_KINDS = ("logits", "probabilities")  # used in place of a model name for precomputed outputs
 _FILES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar", ".npy", ".npz", ".csv")
 
@@ -14,9 +15,9 @@ class ModelChoice(NamedTuple):
     """A value of ``--teacher`` or ``--student``.
 
     Attributes:
-        spec: model name, or a kind of outputs.
-        file: of the weights or outputs; None for a model without a file.
-        entry: name of the weights if the file is a checkpoint with several, else "".
+        spec: model name, a kind of outputs, or the whole of FILE.onnx and hf:FOLDER.
+        file: of the weights or outputs, or the folder; None for a model without a file.
+        entry: name of the weights if the file is a checkpoint with several, or of an output of an ONNX file, else "".
     """
 
     spec: str
@@ -25,11 +26,30 @@ class ModelChoice(NamedTuple):
 
     def __str__(self) -> str:
         entry = f"::{self.entry}" if self.entry else ""
+        if self.is_onnx or self.is_huggingface:
+            return f"{self.spec}{entry}"
         return self.spec if self.file is None else f"{self.spec}={self.file}{entry}"
 
     @property
     def is_precomputed(self) -> bool:
         return self.spec in OUTPUT_KINDS
+
+    @property
+    def is_onnx(self) -> bool:
+        return self.spec.endswith(".onnx")
+
+    @property
+    def is_huggingface(self) -> bool:
+        return self.spec.startswith("hf:")
+
+    @property
+    def is_pretrained(self) -> bool:
+        return self.file == Path(PRETRAINED) and self.spec.partition(":")[0] in ("timm", "torchvision")
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the teacher comes with its own network and weights; see ``kd.commands.foreign_teachers``."""
+        return self.is_onnx or self.is_huggingface or self.is_pretrained
 
 
 def split_entry(text: str) -> tuple[str, str]:
@@ -46,15 +66,47 @@ def parse_teachers(texts: Sequence[str]) -> list[ModelChoice]:
     """
     choices = []
     for text in texts or ("convnet",):
+        if (foreign := _parse_foreign(text)) is not None:
+            choices.append(foreign)
+            continue
         spec, sign, file = text.partition("=")
         if not spec or bool(sign) != bool(file) or spec.endswith(_FILES) or (spec in OUTPUT_KINDS and not file):
             raise ValueError(
-                "--teacher must be NAME, NAME=FILE for trained weights, or logits=FILE or probabilities=FILE for "
-                f"precomputed outputs. Got {text!r} instead. Weights need their model's name: --teacher "
-                "cnn:32=teacher.pth."
+                "--teacher must be NAME, NAME=FILE for trained weights, FILE.onnx, hf:FOLDER, or logits=FILE or "
+                f"probabilities=FILE for precomputed outputs. Got {text!r} instead. Weights need their model's name: "
+                "--teacher cnn:32=teacher.pth."
             )
         choices.append(_choose(spec, file))
     return choices
+
+
+def _parse_foreign(text: str) -> ModelChoice | None:
+    """Return the choice of ``FILE.onnx``, ``FILE.onnx::OUTPUT`` or ``hf:FOLDER``; None for other texts.
+
+    Raises:
+        ValueError: an ONNX file after a model's name, or ``hf:`` without a folder.
+    """
+    path, output = split_entry(text)
+    if path.endswith(".onnx"):
+        name, sign, file = path.partition("=")
+        if sign and not Path(path).is_file():
+            raise ValueError(f"an ONNX file contains its network: --teacher {file}, without {name}=. Got {text!r}.")
+        return ModelChoice(path, Path(path), output)
+    if not text.startswith("hf:"):
+        return None
+    if not text.removeprefix("hf:"):
+        raise ValueError(f"--teacher hf: must be followed by a folder or a name, as in hf:FOLDER. Got {text!r}.")
+    return ModelChoice(text, Path(text.removeprefix("hf:")))
+
+
+def require_torch_models(choices: Sequence[ModelChoice], method: str) -> None:
+    """Raise ``ValueError`` if a teacher of a method that needs features is an ONNX file, which has only outputs."""
+    if any(choice.is_onnx for choice in choices):
+        raise ValueError(
+            f"--method {method} needs the teacher's features, but --teacher FILE.onnx has only its outputs. Use the "
+            "same network as a torch model (NAME=WEIGHTS, hf:FOLDER or FILE.py:NAME), or a method that needs only "
+            "logits, such as kd."
+        )
 
 
 def parse_student(text: str) -> ModelChoice:
@@ -64,6 +116,12 @@ def parse_student(text: str) -> ModelChoice:
         ValueError: a value of another form, such as a file without a model name.
     """
     spec, sign, file = text.partition("=")
+    if split_entry(text)[0].endswith(".onnx") or text.startswith("hf:") or file == PRETRAINED:
+        raise ValueError(
+            "--student must be a network that is trained here: NAME, or NAME=FILE for pretrained weights. Got "
+            f"{text!r}. FILE.onnx, hf: and =pretrained are teachers; FILE may hold published weights, such as timm's "
+            "model.safetensors."
+        )
     if not spec or bool(sign) != bool(file) or spec.endswith(_FILES) or spec in OUTPUT_KINDS:
         raise ValueError(
             "--student must be NAME, or NAME=FILE for pretrained weights. Got "

@@ -34,7 +34,7 @@ def torchvision_model(name: str, input_shape: Sequence[int], classes: int) -> nn
     """
     from torchvision import models  # slow, so only if needed
 
-    _require_known("torchvision", name, models.list_models(module=models))
+    require_known("torchvision", name, models.list_models(module=models))
     _check_image_size(f"torchvision:{name}", input_shape)
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **_SETTINGS.get(name, {}))
     if input_shape[0] != 3:
@@ -51,13 +51,14 @@ def timm_model(name: str, input_shape: Sequence[int], classes: int) -> nn.Module
     """
     timm = import_extra("timm", library="timm", name="timm", needed_for=f"timm:{name}")
     # Only plain names: timm also accepts URLs and would download from them.
-    _require_known("timm", name, timm.list_models())
+    require_known("timm", name, timm.list_models())
     _check_image_size(f"timm:{name}", input_shape)
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=input_shape[0])
     return model
 
 
-def _require_known(package: str, name: str, known: Iterable[str]) -> None:
+def require_known(package: str, name: str, known: Iterable[str]) -> None:
+    """Raise ``ValueError`` unless the package has a classifier of this name."""
     names = list(known)
     if name not in names:
         hint = did_you_mean(name, names, f"It has {', '.join(names[:3])} and others.")

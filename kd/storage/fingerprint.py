@@ -3,7 +3,7 @@
 Objects whose state cannot be inspected raise an error. Changes in the following go unnoticed:
 
 - functions that a function calls, globals that it reads, and modules: only their names are included;
-- C code, torch and the standard library: only names are included, as every key contains their versions;
+- C code, torch, transformers and the standard library: only names are included, as keys contain their versions;
 - state that an object's ``__getstate__`` or ``__reduce__`` omits, as it would be missing from a pickled copy;
 - locks and loggers, private objects of torch's own modules, the order of dictionaries and sets;
 - the content of files that an object refers to by path.
@@ -268,8 +268,8 @@ class _Describer:
 
 
 def _is_library_code(name: str) -> bool:
-    """Return whether the name belongs to torch or the standard library, whose versions stand for their code."""
-    return name.startswith("torch.") or name.partition(".")[0] in sys.stdlib_module_names
+    """Return whether the name belongs to a library whose version stands for its code."""
+    return name.startswith(("torch.", "transformers.")) or name.partition(".")[0] in sys.stdlib_module_names
 
 
 def _opaque_error(value: object, reason: str = "") -> OpaqueError:

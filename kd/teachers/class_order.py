@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.checks import did_you_mean, require
+from kd.console import say
 
 
 def find_columns(
@@ -41,6 +42,59 @@ def find_columns(
             f"Unknown: {_list_names(unknown)}; missing: {_list_names(missing)}. {hint}"
         )
     return [list(label_order).index(name) for name in class_names]
+
+
+def match_names(name: str, own: Sequence[str], class_names: Sequence[str]) -> list[int] | None:
+    """Return, for each class of the data, the index of the output that the teacher itself calls so.
+
+    Case, spaces, hyphens and underscores do not count. Prints a line if the order differs.
+
+    Args:
+        name: of the teacher, for messages.
+        own: names of the teacher's outputs, in their order; ``LABEL_0``, … are no names.
+        class_names: as many names of the data's classes, in label order; numbers are no names.
+
+    Returns:
+        The indices; None if the order is the same, or if one of both has no names.
+
+    Raises:
+        ValueError: the names differ.
+    """
+    ours, theirs = ([_simplify(text) for text in texts] for texts in (class_names, own))
+    if ours == theirs:
+        return None
+    if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
+        say(f"{name}: its outputs are reordered by name, from {_list_names(own)} to {_list_names(class_names)}")
+        return [theirs.index(text) for text in ours]
+    if all(map(_is_number, ours)) or all(map(_is_number, theirs)):
+        say(f"{name}: output i is taken for class i, as only one of teacher and data names the classes")
+        return None
+    missing = [text for text in class_names if _simplify(text) not in theirs]
+    raise ValueError(
+        f"{name} has other classes than the data: {_list_names(own)}; {_list_names(missing)} of the data are missing. "
+        "Map its classes to the data's with --label-map FILE.csv."
+    )
+
+
+def _simplify(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _is_number(simplified: str) -> bool:
+    return simplified.removeprefix("label ").isdecimal()
+
+
+def require_same_classes(name: str, outputs: int, classes: int) -> None:
+    """Check that a teacher that cannot be rebuilt for other classes has one output for each class of the data.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    if outputs != classes:
+        raise ValueError(
+            f"{name} has {outputs:,} classes, the data has {classes:,}. Map its classes to the data's with "
+            "--label-map FILE.csv, or fit a new head on the training images with --teacher-head fit."
+        )
 
 
 def _list_names(names: Sequence[str]) -> str:

@@ -1,0 +1,174 @@
+"""``--teacher FILE.onnx``, ``hf:FOLDER`` and ``NAME=pretrained`` in whole commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd import cli
+from kd.commands.settings import RunSettings
+from kd.commands.settings_paths import map_paths
+from kd.commands.teacher_flags import parse_teachers
+from tests.onnx_files import linear, write_onnx
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # the teachers are hardly trained
+
+QUICK = ("--data", "sklearn:wine", "--epochs", "1", "--student", "mlp:4", "--out", "run")
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write an ONNX teacher for wine, and work beside it."""
+    pytest.importorskip("onnxruntime", reason="needs the onnx extra")
+    monkeypatch.chdir(tmp_path)
+    return write_onnx(tmp_path / "t.onnx", linear(13, 3), shape=("n", 13), after="Softmax").relative_to(tmp_path)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str, fails: bool = False) -> str:
+    """Run a command, and return what it prints, on one line."""
+    capsys.readouterr()
+    try:
+        status = cli.main(list(arguments))
+    except SystemExit as error:  # wrong flags
+        status = error.code  # type: ignore[assignment]
+    assert bool(status) == fails
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).split())
+
+
+def test_an_onnx_teacher_through_a_run_and_the_commands_after_it(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = run(capsys, "run", *QUICK, "--teacher", str(file))
+    assert "t.onnx: inputs [13] of torch.float32, the input of the softmax before output 'scores' as logits" in printed
+    assert "teacher: accuracy" in printed
+    saved = torch.load("run/models/teacher_model.pth", weights_only=True)
+    assert bytes(saved["file"].numpy()) == file.read_bytes()
+    before = Path("run/models/student_distilled.pth").read_bytes()
+    run(capsys, "cache", "verify", "--out", "run")
+    run(capsys, "evaluate", "--out", "run")
+    again = run(capsys, "run", "--config", "run/run.toml", "--out", "run")
+    assert "reused" in again
+    assert Path("run/models/student_distilled.pth").read_bytes() == before
+    write_onnx(file, linear(13, 3, seed=1), shape=("n", 13), after="Softmax")
+    run(capsys, "run", *QUICK, "--teacher", str(file))
+    assert Path("run/models/student_distilled.pth").read_bytes() != before
+
+
+@pytest.mark.slow
+def test_its_students_equal_those_of_the_same_network_in_torch(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "run", *QUICK, "--teacher", str(file))
+    state = linear(13, 3).state_dict()
+    Path("net.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef net(input_shape, classes):\n    layer = nn.Linear(13, 3)\n"
+        "    layer.load_state_dict(torch.load('w.pth', weights_only=True))\n    return layer\n"
+    )
+    torch.save(state, "w.pth")
+    run(capsys, "run", *QUICK[:-1], "torch", "--teacher", "net.py:net")
+    first, second = (torch.load(f"{out}/models/student_distilled.pth", weights_only=True) for out in ("run", "torch"))
+    for name, weight in first.items():
+        torch.testing.assert_close(weight, second[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--teacher", "t.onnx", "--method", "fitnet"),
+            r"--method fitnet needs the teacher's features, but --teacher FI",
+        ),
+        (("--teacher", "t.onnx::x"), "has no output 'x'"),
+        (("--teacher", "u.onnx"), "there is no file u.onnx. Did you mean t.onnx"),
+        (("--teacher", "mlp:4=t.onnx"), "an ONNX file contains its network: --teacher t.onnx, without mlp:4="),
+        (("--teacher", "hf:"), "must be followed by a folder or a name"),
+        (("--teacher", "mlp:4", "--student", "t.onnx"), "--student must be a network that is trained here"),
+        (("--teacher", "mlp:4", "--student", "timm:resnet18=pretrained"), "--student must be a network"),
+        (("--teacher", "hf:./none"), "there is no folder none"),
+        (("--teacher", "t.onnx", "--teacher-epochs", "3"), "omitted with a loaded teacher"),
+    ],
+)
+def test_errors_name_the_flag_and_the_remedy(
+    file: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in run(capsys, "run", *QUICK, *arguments, fails=True)
+
+
+@pytest.mark.slow
+def test_an_augmented_run_and_an_ensemble_take_it(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "run", *QUICK, "--teacher", str(file), "--teacher", "mlp:4")
+    images = write_onnx(tmp_path / "i.onnx", linear(784, 10), shape=(16, 28, 28, 1))
+    flags = ("--limit", "200", "--epochs", "1", "--augment", "flip", "--teacher", str(images), "--student", "mlp:4")
+    assert "16 at a time" in run(capsys, "run", *flags, "--out", "augmented")
+
+
+def test_plain_names_say_that_they_start_from_random_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kd.commands.data import load_data
+    from kd.commands.models import new_teachers
+
+    settings = RunSettings(teacher=("torchvision:squeezenet1_1",), limit=100, out=tmp_path)
+    new_teachers(settings, load_data(settings))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "trained from random weights; torchvision:squeezenet1_1=pretrained takes published ones" in printed
+
+
+class Wine(nn.Module):
+    """A stand-in for a classifier of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        names = ["class_2", "class_0", "class_1"]
+        self.config = SimpleNamespace(id2label=dict(enumerate(names)), _name_or_path="")
+        self.layer = linear(13, 3)
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        return SimpleNamespace(logits=self.layer(pixel_values))
+
+
+def test_a_folder_of_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / "config.json").write_text("{}")
+    (tmp_path / "vit" / "model.safetensors").write_bytes(b"")
+    module: Any = ModuleType("transformers")
+    module.__version__ = "5"
+    nothing: dict[str, set[str]] = {"missing_keys": set(), "mismatched_keys": set()}
+    module.AutoModelForImageClassification = SimpleNamespace(from_pretrained=lambda *_, **__: (Wine(), nothing))
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    printed = run(capsys, "run", *QUICK, "--teacher", "hf:vit")
+    assert "hf:vit: its outputs are reordered by name" in printed
+    run(capsys, "cache", "verify", "--out", "run")
+    run(capsys, "evaluate", "--out", "run")
+    state = torch.load("run/models/teacher_model.pth", weights_only=True)
+    assert state["columns"].tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "moved"),
+    [
+        ("t.onnx", "up/t.onnx"),
+        ("a/t.onnx::logits", "up/a/t.onnx::logits"),
+        ("hf:vit", "hf:up/vit"),
+        ("hf:someone/vit", "hf:someone/vit"),
+        ("timm:resnet18=pretrained", "timm:resnet18=pretrained"),
+        ("timm:resnet18=w.pth", "timm:resnet18=up/w.pth"),
+    ],
+)
+def test_paths_in_a_settings_file_move_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, moved: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit").mkdir()
+    assert map_paths({"teacher": [text]}, lambda path: f"up/{path}") == {"teacher": [moved]}
+    assert [str(choice) for choice in parse_teachers([text])] == [text]
