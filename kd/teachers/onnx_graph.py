@@ -134,6 +134,7 @@ def make_session(content: bytes, output: str, threads: int) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.use_deterministic_compute = True
+    options.enable_cpu_mem_arena = False  # it would keep the memory of the largest batch
     options.log_severity_level = 4  # errors are raised as exceptions
     try:
         return runtime.InferenceSession(_expose(content, output), options, providers=["CPUExecutionProvider"])

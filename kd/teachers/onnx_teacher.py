@@ -26,6 +26,7 @@ from kd.teachers.onnx_graph import DTYPES, Graph, make_session, read_graph
 
 SIZE_LIMIT = 2**31 - 1  # bytes; no ONNX file without external data can be larger
 FLOOR = 1e-6  # lower bound of probabilities before the logarithm, as in files of probabilities
+LARGEST_BATCH = 32  # samples of one run; larger ones are hardly faster on a CPU, and need more memory
 _PROBED = 8  # samples of random numbers, by which probabilities are recognised
 
 # Sessions hold memory outside of Python and cannot be pickled. They are no attributes of the model, so that its copies,
@@ -63,7 +64,7 @@ class OnnxTeacher(nn.Module):
             ValueError: the graph does not accept inputs of this shape or type, or fails on them.
         """
         rows = self._arrange(inputs.detach().cpu())
-        size = self.graph.batch_size or max(len(rows), 1)
+        size = self.graph.batch_size or LARGEST_BATCH
         outputs = torch.cat([self._run(chunk, size) for chunk in rows.split(size)])  # type: ignore[no-untyped-call]
         logits = outputs.clamp(min=FLOOR).log() if self.is_probability else outputs
         return logits.to(inputs.device)

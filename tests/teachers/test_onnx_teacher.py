@@ -186,6 +186,24 @@ def test_tensors_in_other_files_are_never_read(tmp_path: Path, layer: nn.Linear,
         load_onnx(file, input_shape=SHAPE, classes=CLASSES)
 
 
+def test_external_tensors_are_found_inside_nested_graphs_and_attributes(tmp_path: Path, layer: nn.Linear) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the onnx extra")
+    hidden = onnx.TensorProto(name="hidden", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    hidden.external_data.add(key="location", value="/etc/passwd")
+    constant = onnx.NodeProto(op_type="Constant", output=["c"])
+    constant.attribute.add(name="value", type=onnx.AttributeProto.TENSOR, t=hidden)
+
+    def nest(model: Any) -> None:
+        branch = onnx.GraphProto(name="branch", node=[constant])
+        node = model.graph.node.add(op_type="If", input=["x"], output=["unused"])
+        node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH, g=branch)
+
+    for change in (lambda model: model.graph.node.append(constant), nest):
+        file = edit(write_onnx(tmp_path / "t.onnx", layer, shape=("n", *SHAPE)), change)
+        with pytest.raises(ValueError, match=r"1 of its tensors are in other files, such as 'hidden'"):
+            load_onnx(file, input_shape=SHAPE, classes=CLASSES)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(40), bytes(100)])
 def test_other_files_and_damaged_ones_are_refused(tmp_path: Path, content: bytes, layer: nn.Linear) -> None:
     whole = write_onnx(tmp_path / "t.onnx", layer, shape=("n", *SHAPE)).read_bytes()
