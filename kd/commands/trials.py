@@ -60,6 +60,7 @@ def judge_arms(
     images: int,
     margin: float = 0.1,
     title: str = "errors",
+    noun: str = "images",
 ) -> dict[str, Judgement]:
     """Print a verdict for each pair of arms, and return the verdicts by ``first − second``.
 
@@ -68,12 +69,13 @@ def judge_arms(
         against: pairs of arms: the arm to judge, and its control.
         images: number of test images.
         margin: equivalence margin, in percentage points of the images.
+        noun: word for the test samples, if they are no images.
     """
     pairs = {f"{first} − {second}": pair_errors(found[second], found[first], images) for first, second in against}
     verdicts = judge_counts(pairs, margin=margin)
     header = ("pairs", "first", "second", "difference (interval that decides)", "verdict")
     rows = {name: verdict_cells(judgement) for name, judgement in verdicts.items()}
-    print_table(f"{title} of {images:,} images", header, rows)
+    print_table(f"{title} of {images:,} {noun}", header, rows)
     seeds = len(next(iter(found.values())))
     say(f"{seeds} seeds; errors by seed: " + "; ".join(map(_list_counts, found, found.values())))
     return verdicts
