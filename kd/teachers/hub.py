@@ -33,6 +33,6 @@ def find_snapshot(name: str, patterns: Sequence[str], *, download: bool) -> Path
         if download:
             raise FileNotFoundError(f"the model {name} cannot be downloaded ({reason}). Check its name.") from error
         raise FileNotFoundError(
-            f"there is no folder {name}, and no model of this name in Hugging Face's local cache. Nothing was "
+            f"there is no model {name} in Hugging Face's local cache, and no folder of this name. Nothing was "
             "downloaded; --download allows it."
         ) from error

@@ -22,11 +22,12 @@ from kd.models.outputs import are_probabilities
 from kd.storage.files import sha256
 from kd.storage.untrusted import read_bytes
 from kd.teachers.class_order import require_same_classes
-from kd.teachers.onnx_graph import DTYPES, Graph, make_session, read_graph
+from kd.teachers.onnx_graph import DTYPES, Graph, make_session, parse_model, read_graph
 
 SIZE_LIMIT = 2**31 - 1  # bytes; no ONNX file without external data can be larger
 FLOOR = 1e-6  # lower bound of probabilities before the logarithm, as in files of probabilities
 LARGEST_BATCH = 32  # samples of one run; larger ones are hardly faster on a CPU, and need more memory
+_UINT8 = 2  # onnx.TensorProto.UINT8
 _PROBED = 8  # samples of random numbers, by which probabilities are recognised
 
 # Sessions hold memory outside of Python and cannot be pickled. They are no attributes of the model, so that its copies,
@@ -181,6 +182,17 @@ def load_onnx(
     if classes is not None:
         require_same_classes(str(path), values.shape[1], classes)
     return teacher
+
+
+def takes_bytes(path: Path | str) -> bool:
+    """Return whether the input of an ONNX file holds bytes, so pixels as they are stored.
+
+    Raises:
+        OSError, ValueError, MissingExtraError: see ``load_onnx``.
+    """
+    graph = parse_model(read_bytes(Path(path), limit=SIZE_LIMIT)).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value.type.tensor_type.elem_type for value in graph.input if value.name not in weights] == [_UINT8]
 
 
 def _without_softmax(content: bytes, graph: Graph, inputs: Tensor) -> OnnxTeacher | None:

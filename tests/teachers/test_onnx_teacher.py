@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kd.storage.fingerprint import describe
-from kd.teachers.onnx_teacher import load_onnx
+from kd.teachers.onnx_teacher import load_onnx, takes_bytes
 from tests.onnx_files import edit, linear, log_shares, write_onnx
 
 pytest.importorskip("onnxruntime", reason="needs the onnx extra")
@@ -99,6 +99,8 @@ def test_bytes_and_tokens(tmp_path: Path, layer: nn.Linear) -> None:
     expected = layer(stored.flatten(1).float())
     bytes_file = write_onnx(tmp_path / "b.onnx", layer, shape=("n", *SHAPE), kind="UINT8")
     teacher = load_onnx(bytes_file, input_shape=SHAPE, classes=CLASSES)
+    assert takes_bytes(bytes_file)
+    assert not takes_bytes(write_onnx(tmp_path / "f.onnx", layer, shape=("n", 24)))
     for inputs in (stored, stored.float() + 1e-4):
         torch.testing.assert_close(teacher(inputs), expected, atol=1e-2, rtol=1e-3)
     for wrong in (stored.float() / 255, stored.float() - 10):

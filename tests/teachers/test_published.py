@@ -99,7 +99,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_timm_takes_the_cached_file_and_nothing_else(hub: list[Any], tmp_path: Path, name: str) -> None:
     timm = pytest.importorskip("timm", reason="needs the timm extra")
     safetensors = pytest.importorskip("safetensors.torch", reason="needs the safetensors extra")
-    with pytest.raises(OSError, match=r"no model of this name in .*cache.*--download allows it"):
+    with pytest.raises(OSError, match=r"no model timm/.* in Hugging Face's local cache.*--download allows it"):
         load_published(f"timm:{name}", classes=1000, channels=3)
     with kd.seeded(0):
         original = timm.create_model("test_resnet", pretrained=False).eval()
