@@ -14,6 +14,8 @@ from kd.commands.models import Teacher, build_network, combine_teachers, new_stu
 from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.students import list_start_messages, require_no_label_options, require_reached
+from kd.commands.teacher_inputs import rebuild_around, task_of
+from kd.commands.trained_on import warn_about_leaks
 from kd.console import say
 from kd.data.loaders import first_batch
 from kd.imports import is_plugin
@@ -30,6 +32,7 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
         ValueError: a model cannot be trained or restored (``kd.training.trial``), or the method does not work with
             these models.
     """
+    warn_about_leaks(settings, data)
     batch, other_seed = first_batch(data.val_loader), dataclasses.replace(settings, seed=settings.seed + 1)
     own = teacher_settings(settings)
     epochs = [(samples, settings.batch_size) for samples in (data.sizes["training"], data.distill_size)]
@@ -41,7 +44,8 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
                 if trained
                 else try_training(name, teacher, batch, epochs=[(data.sizes["training"], own.batch_size)])
             )
-            require_restorable(name, tried, build_network(other_seed, choice.spec, data.task), batch)
+            other = build_network(other_seed, choice.spec, task_of(tried, data.task))
+            require_restorable(name, tried, rebuild_around(tried, other), batch)
     name, cpu = f"--student {settings.student}", torch.device("cpu")
     student = new_student(settings, data.task, cpu)
     for line in list_start_messages(settings, data.task):

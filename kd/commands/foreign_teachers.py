@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from kd.checks import similar_paths
-from kd.commands.data import Data, Task
+from kd.commands.data import Task
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import ModelChoice
+from kd.commands.teacher_inputs import TeacherInputs
 from kd.models.build import require_logits_output
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.huggingface_teacher import load_huggingface
@@ -15,19 +16,19 @@ from kd.teachers.onnx_teacher import load_onnx
 from kd.teachers.published import load_published
 
 
-def load_foreign(settings: RunSettings, choice: ModelChoice, data: Data) -> nn.Module:
-    """Load such a teacher, with outputs in the class order of the data, and try it on an example.
+def load_foreign(settings: RunSettings, inputs: TeacherInputs) -> nn.Module:
+    """Load such a teacher behind its inputs, with outputs in the class order of the data, and try it on an example.
 
     Raises:
         OSError: the file or folder does not exist, or the model is not in the local cache.
         ValueError: it does not fit the data (``kd.teachers.onnx_teacher``, ``huggingface_teacher``, ``published``).
         MissingExtraError: an optional library is not installed.
     """
-    task = data.task
-    model = _load(settings, choice, task)
+    task = inputs.data.task
     columns = find_columns(settings.label_order or None, task.classes, classes=len(task.classes))
+    model = inputs.wrap(_load(settings, inputs.choice, inputs.task), columns)
     model = model if columns is None else Reordered(model, columns)
-    require_logits_output(model, str(choice), task.input_shape, len(task.classes), task.example)
+    require_logits_output(model, str(inputs.choice), task.input_shape, len(task.classes), task.example)
     return model
 
 

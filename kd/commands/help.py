@@ -24,7 +24,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("random_state", "augment", "views", "unlabelled"),
     ),
     "Exported model": ("arm", "model", "formats", "to", "calibration", "licence"),
-    "Models": ("teacher", "train_teacher", "label_order", "ids", "student", "student_width", "freeze"),
+    "Models": (
+        *("teacher", "train_teacher", "teacher_input", "teacher_trained_on", "label_order", "ids"),
+        *("student", "student_width", "freeze"),
+    ),
     "Distillation": ("method", "methods", "set", "temperature", "alpha"),
     "Training": (
         *("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup"),

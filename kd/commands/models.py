@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from kd.checks import naming_flag, require, similar_paths
+from kd.commands.auto_network import choose_network, say_chosen_network
 from kd.commands.data import Data, Task
 from kd.commands.foreign_teachers import load_foreign
 from kd.commands.settings import RunSettings
 from kd.commands.students import start_student
-from kd.commands.teacher_flags import PRETRAINED, ModelChoice
+from kd.commands.teacher_flags import AUTO, PRETRAINED, ModelChoice
+from kd.commands.teacher_inputs import find_inputs, load_with_inputs
 from kd.console import say
 from kd.imports import digest_source, is_plugin
 from kd.models.build import build
@@ -24,7 +26,7 @@ from kd.storage.resources import require_memory
 from kd.storage.weights import load_weights, weights_bytes
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.ensemble import Ensemble
-from kd.teachers.load import load_teacher
+from kd.teachers.load import Adapt, load_teacher
 from kd.teachers.logit_files import read_logits
 from kd.teachers.lookup import build_lookup
 
@@ -61,6 +63,7 @@ def require_memory_for_students(settings: RunSettings, task: Task, count: int) -
 def build_network(settings: RunSettings, spec: str, task: Task) -> nn.Module:
     """Build an untrained network by name for this task; the same seed gives the same weights."""
     shape, classes = task.input_shape, len(task.classes)
+    spec = choose_network(task) if spec == AUTO else spec
     return build(spec, input_shape=shape, classes=classes, seed=settings.seed, example=task.example)
 
 
@@ -71,12 +74,10 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
         ValueError, OSError, MissingExtraError: see ``kd.models.build.build``, ``kd.teachers.load.load_teacher`` and
             ``kd.teachers.logit_files.read_logits``.
     """
-    shape, names = data.task.input_shape, data.task.classes
+    names = data.task.classes
     order = settings.label_order or None
     if choice.file is None:
         return _new_teacher_without_file(settings, choice, data)
-    if choice.is_foreign:
-        return Teacher(load_foreign(settings, choice, data), True)
     if choice.is_precomputed:
         predictions = read_logits(
             choice.file,
@@ -90,20 +91,27 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
         splits = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
         rows = [(split, data.rows[name]) for name, split in splits.items()]
         return Teacher(build_lookup(rows, predictions.logits), True)
+    if choice.is_foreign:
+        return Teacher(load_foreign(settings, find_inputs(settings, choice, data)), True)
     if not choice.file.is_file():
         hint = similar_paths(choice.file) or "Check its path."
         raise FileNotFoundError(f"there is no file {choice.file} with weights. {hint}")
-    model = load_teacher(
-        choice.spec,
-        choice.file,
-        input_shape=shape,
-        classes=len(names),
-        label_order=order,
-        class_names=names if order else None,
-        example=data.task.example,
-        entry=choice.entry,
-    )
-    return Teacher(model, True)
+    inputs = find_inputs(settings, choice, data)
+
+    def load(task: Task, adapt: Adapt | None) -> nn.Module:
+        return load_teacher(
+            choice.spec,
+            choice.file or "",
+            input_shape=task.input_shape,
+            classes=len(names),
+            label_order=order,
+            class_names=names if order else None,
+            example=task.example,
+            entry=choice.entry,
+            adapt=adapt,
+        )
+
+    return Teacher(load_with_inputs(inputs, load), True)
 
 
 def digest_models(settings: RunSettings, teachers: Sequence[Teacher]) -> dict[str, str]:
@@ -134,21 +142,26 @@ def _match_ids(settings: RunSettings, data: Data) -> dict[str, Any]:
 
 def _new_teacher_without_file(settings: RunSettings, choice: ModelChoice, data: Data) -> Teacher:
     """Build a teacher to train, or one that comes with its own weights, which its file has loaded."""
-    model = build_network(settings, choice.spec, data.task)
     if not is_plugin(choice.spec):
         if choice.spec.startswith(("timm:", "torchvision:")):
             say(f"teacher {choice.spec}: trained from random weights; {choice.spec}={PRETRAINED} takes published ones")
-        return Teacher(model, False, settings.seed)
-    other = build_network(dataclasses.replace(settings, seed=settings.seed + 1), choice.spec, data.task)
+        return Teacher(build_network(settings, choice.spec, data.task), False, settings.seed)
+    inputs = find_inputs(settings, choice, data)
+    model = build_network(settings, choice.spec, inputs.task)
+    other = build_network(dataclasses.replace(settings, seed=settings.seed + 1), choice.spec, inputs.task)
     # Built with different seeds: if the weights are equal, none were drawn.
     has_weights, names = _have_equal_weights(model, other), data.task.classes
     if has_weights and not settings.train_teacher:
         say(f"teacher {choice.spec}: used with its own weights, the same for every seed; --train-teacher trains it")
         columns = find_columns(settings.label_order or None, names, classes=len(names))
+        model = inputs.wrap(model, columns)
         return Teacher(model if columns is None else Reordered(model, columns), True)
     if settings.label_order:
         advice = "a teacher trained here has the dataset's label order"
         require(False, "--label-order", " ".join(settings.label_order), "omitted", advice)
+    if settings.teacher_input:
+        advice = "a teacher trained here sees the students' inputs"
+        require(False, "--teacher-input", " ".join(settings.teacher_input), "omitted", advice)
     return Teacher(model, False, settings.seed)
 
 
@@ -172,6 +185,8 @@ def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:
     teachers = []
     for number, choice in enumerate(settings.teachers_chosen):
         with naming_flag(f"--teacher {choice}"):
+            if choice.spec == AUTO:
+                say_chosen_network(data.task)
             teachers.append(new_teacher(with_teacher_seed(settings, number), choice, data))
             if not number and not teachers[0].trained and _is_like_student(teachers[0].model, settings, data.task):
                 own_settings = dataclasses.replace(settings, seed=settings.seed + OWN_SEED)

@@ -29,7 +29,8 @@ from kd.methods import Setting, method_named, require_mixing_method, require_unl
 # Settings of the commands that are not constants of the documented pipeline.
 FLAGS_ALONE = RECIPE_FLAGS | {
     *("config", "dry_run", "data", "test_share", "image_size", "columns", "class_names", "download", "teacher"),
-    *("train_teacher", "label_order", "ids", "unlabelled", "freeze", "augment", "views", "workers", "trust"),
+    *("train_teacher", "teacher_input", "teacher_trained_on", "label_order", "ids", "unlabelled", "freeze", "augment"),
+    *("views", "workers", "trust"),
 }
 
 
@@ -97,9 +98,16 @@ class RunSettings(RecipeSettings):
     """name of a model to train, or NAME=FILE for trained weights (.pth, .safetensors), timm:NAME=pretrained or
     torchvision:NAME=pretrained for published ones, hf:FOLDER_OR_NAME for a classifier of transformers, FILE.onnx or
     FILE.onnx::OUTPUT, or logits=FILE or probabilities=FILE for precomputed outputs (.npy, .npz, .csv); several form an
-    ensemble; convnet if omitted"""
+    ensemble; auto, the default, is convnet for images from 23 pixels, cnn:32 for smaller ones, mlp:512,512 for other
+    inputs"""
     train_teacher: bool = False
     """train a teacher FILE.py:NAME that comes with its own weights; by default it is used as it is"""
+    teacher_input: tuple[str, ...] = ()
+    """inputs of a loaded teacher, if they differ from the data's: stored, 0-1, 0.5, 0-255, imagenet, cifar, clip,
+    timm:NAME, torchvision:NAME or hf:FOLDER, and values such as mean=0.5 std=0.25 size=224 crop=0.875 channels=3
+    order=bgr; data keeps the data's own. If omitted, the usual scales are tried on training samples"""
+    teacher_trained_on: Path | None = None
+    """text file with the name or the SHA-256 of each training sample of the teacher; test samples in it are reported"""
     label_order: tuple[str, ...] = ()
     """class names in the order of a loaded teacher's outputs, if it differs from the label order"""
     ids: str | None = None
@@ -161,7 +169,7 @@ class RunSettings(RecipeSettings):
         if "teacher" in method_named(self.method).needs:
             require_torch_models(self.teachers_chosen, self.method)
         self._check_ensemble()
-        self._check_label_order()
+        self._check_loaded_teacher()
         require(
             self._has_outputs or self.ids is None, "--ids", self.ids, "omitted without a teacher of precomputed outputs"
         )
@@ -251,10 +259,14 @@ class RunSettings(RecipeSettings):
         advice = f"{self.method} uses the features of one teacher"
         require(not clash, "--teacher", " ".join(self.teacher), "given once", advice)
 
-    def _check_label_order(self) -> None:
+    def _check_loaded_teacher(self) -> None:
+        """Refuse what only a teacher with its own weights has: an order of classes and inputs of its own."""
         loaded = any(choice.file or is_plugin(choice.spec) for choice in self.teachers_chosen)
         advice = "a teacher trained here has the dataset's label order"
         require(loaded or not self.label_order, "--label-order", " ".join(self.label_order), "omitted", advice)
+        loaded, given = any(choice.may_be_loaded for choice in self.teachers_chosen), " ".join(self.teacher_input)
+        advice = "a teacher trained here sees the students' inputs"
+        require(loaded or not self.teacher_input, "--teacher-input", given, "omitted without a loaded teacher", advice)
 
     @property
     def teachers_chosen(self) -> list[ModelChoice]:

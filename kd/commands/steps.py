@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kd.checks import naming_flag
+from kd.commands.auto_network import forget_chosen_networks, list_chosen_networks
 from kd.commands.before_training import require_models
 from kd.commands.class_weights import digest_of_class_weights
 from kd.commands.data import Data, load_data, make_training_loader
@@ -29,6 +30,7 @@ from kd.commands.students import (
     forget_files,
 )
 from kd.commands.subject import require_same_subject
+from kd.commands.teacher_inputs import data_for_teacher, describe_inputs, forget_inputs
 from kd.console import say
 from kd.data.loaders import first_batch, loader_like, make_loader
 from kd.data.unlabelled import repeated
@@ -42,6 +44,7 @@ from kd.storage.files import require_writable
 from kd.storage.run_folder import open_run
 from kd.teachers.cache import with_teacher_logits, with_unlabelled
 from kd.teachers.load import teacher_accuracy
+from kd.teachers.saturation import explain_saturation
 from kd.training.history import History
 from kd.training.students import DistillationData
 from kd.types import Objective
@@ -70,6 +73,8 @@ def open_command(
     """
     settings.check()
     forget_files()
+    forget_inputs()
+    forget_chosen_networks()
     device = device_named(settings.device)
     require_device(device, "--device")
     with ExitStack() as stack:
@@ -122,7 +127,7 @@ def train_teacher(
     for number, (model, teacher) in enumerate(zip(models, teachers, strict=True)):
         title = f"teacher{suffix}" + (f"-of-several-{number}" if number else "")
         if teacher.trained:
-            teacher_accuracy(model, data.val_set, name=title)
+            teacher_accuracy(model, data_for_teacher(settings, data, model).val_set, name=title)
         else:
             if not number and teacher.seed != settings.seed:
                 say(
@@ -154,9 +159,23 @@ def make_distill_loaders(
         distill_data = with_unlabelled(teacher, data.train_set, data.unlabelled, suffix=suffix)
         del splits[f"training{suffix}"]
         (validation,) = with_teacher_logits(teacher, splits).values()
+        _say_saturation(settings, distill_data.logits)
         return loader_like(data.train_loader, distill_data), validation
-    training, validation = with_teacher_logits(teacher, splits, ids=settings.needs_ids).values()
+    own = data_for_teacher(settings, data, teacher)
+    seen = {f"training{suffix}": own.train_loader.dataset, f"validation{suffix}": own.val_set}
+    training, validation = with_teacher_logits(teacher, splits, ids=settings.needs_ids, seen=seen).values()
+    _say_saturation(settings, training.dataset.logits)  # type: ignore[attr-defined]  # a DistillDataset
     return training, validation
+
+
+def _say_saturation(settings: RunSettings, logits: torch.Tensor) -> None:
+    """Print that the method's soft targets are hardly softer than labels, if they are."""
+    values = settings.method_settings
+    temperature = values.get("temperature")
+    if "logits" not in method_named(settings.method).needs or not isinstance(temperature, (int, float)):
+        return
+    if temperature > 0 and (reason := explain_saturation(logits, temperature)):
+        say(reason)
 
 
 def make_control_loader(data: Data, distilled: DataLoader[Any]) -> DataLoader[Any]:
@@ -195,6 +214,10 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
     recorded = {name: value for name, value in values.items() if name not in omitted}
     if digest := digest_of_file(settings):
         recorded["student_sha256"] = digest  # of the file, which the name alone does not identify
+    if (networks := list_chosen_networks()) and networks != ["convnet"]:  # the documented pipeline's
+        recorded["teacher_network"] = networks
+    if inputs := describe_inputs():
+        recorded["teacher_inputs_used"] = inputs  # also those that nobody gave
     if digest := digest_of_class_weights(settings.class_weights):
         recorded["class_weights_sha256"] = digest
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in recorded.items()}

@@ -9,6 +9,7 @@ from typing import Any
 
 from kd.commands.settings import RunSettings, flag
 from kd.commands.settings_paths import map_paths
+from kd.commands.teacher_flags import AUTO
 from kd.storage.files import publish
 from kd.storage.run_folder import STEPS
 
@@ -57,7 +58,8 @@ def _describe(settings: RunSettings) -> Subject:
         "data": settings.data,
         "columns": " ".join(columns) if columns else "none",
         "image_size": "none" if size is None else str(size),
-        "teacher": [str(choice) for choice in settings.teachers_chosen],
+        # Records of earlier versions name the default, and auto chooses it for the same data.
+        "teacher": ["convnet" if choice.spec == AUTO else str(choice) for choice in settings.teachers_chosen],
         "student": str(settings.student_choice),
     }
     forms = [map_paths(values, move) for move in (os.path.abspath, lambda path: os.path.relpath(path, settings.out))]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kd.imports import is_plugin
+
 PRETRAINED = "pretrained"  # in place of a file: the published weights of timm:NAME or torchvision:NAME
+AUTO = "auto"  # a network that fits the data; see kd.commands.auto_network
 OUTPUT_KINDS = ("logits", "probabilities")  # used in place of a model name for precomputed outputs
 _FILES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar", ".npy", ".npz", ".csv")
 
@@ -51,6 +54,11 @@ class ModelChoice(NamedTuple):
         """Whether the teacher comes with its own network and weights; see ``kd.commands.foreign_teachers``."""
         return self.is_onnx or self.is_huggingface or self.is_pretrained
 
+    @property
+    def may_be_loaded(self) -> bool:
+        """Whether this is a network that comes with trained weights, or a user's file that may load some."""
+        return not self.is_precomputed and (self.file is not None or is_plugin(self.spec))
+
 
 def split_entry(text: str) -> tuple[str, str]:
     """Split ``FILE::ENTRY`` into the path and the name of the weights, which is "" if there is none."""
@@ -59,13 +67,13 @@ def split_entry(text: str) -> tuple[str, str]:
 
 
 def parse_teachers(texts: Sequence[str]) -> list[ModelChoice]:
-    """Parse the values of ``--teacher``; without any, the teacher is ``convnet``.
+    """Parse the values of ``--teacher``; without any, the teacher is ``auto``.
 
     Raises:
         ValueError: a value of another form, such as a file without a model name.
     """
     choices = []
-    for text in texts or ("convnet",):
+    for text in texts or (AUTO,):
         if (foreign := _parse_foreign(text)) is not None:
             choices.append(foreign)
             continue

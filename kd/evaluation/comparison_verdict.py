@@ -12,7 +12,7 @@ from torch import Tensor
 from kd.arms import ARMS, CONTROL, DISTILLED, LONGER, SMOOTHED, TEACHER
 from kd.evaluation.classwise import majority_of
 from kd.evaluation.comparison import Comparison
-from kd.evaluation.failures import COLLAPSE_RULE, describe_failures, describe_gap, find_collapsed
+from kd.evaluation.failures import COLLAPSE_RULE, describe_failures, describe_gap, describe_weak_teacher, find_collapsed
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import t_interval
 from kd.evaluation.quantities import NLL
@@ -92,7 +92,17 @@ class Verdicts:
     @cached_property
     def said_first(self) -> list[str]:
         """Sentences that come before the verdict: failures, and that both students are under-trained."""
-        return [*self.failures, *self.under_trained]
+        return [*self.failures, *self.under_trained, *self._weak_teacher()]
+
+    def _weak_teacher(self) -> list[str]:
+        """A sentence if the teachers are hardly better than their controls, else none."""
+        comparison = self.comparison
+        if not comparison.teachers:
+            return []
+        teachers = [model.errors for model in comparison.teachers]
+        controls = [model.errors for group in comparison.students[CONTROL] for model in group]
+        text = describe_weak_teacher(float(np.mean(teachers)), float(np.mean(controls)), comparison.noun)
+        return [text] if text else []
 
     @cached_property
     def lines(self) -> list[str]:

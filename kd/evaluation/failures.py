@@ -11,6 +11,7 @@ from kd.evaluation.classwise import ClassScores, majority_of, score_classes
 
 COLLAPSE_RULE = "its lead over chance in balanced accuracy is less than half of its arm's median lead"
 LEAST_LEAD = 0.1  # of the median over chance; below it, an arm as a whole has learned too little to tell who collapsed
+WEAK = 0.9  # of the control's errors; a teacher with more has little to teach
 NAMED = 5  # classes to name in a sentence
 
 
@@ -61,6 +62,21 @@ def describe_failures(
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         sentences.append(f"Models that never predict {names}{more}: {', '.join(blind)}.")
     return sentences
+
+
+def describe_weak_teacher(teacher: float, control: float, noun: str = "images") -> str | None:
+    """Return a sentence if the teacher makes at least ``WEAK`` of the control's errors.
+
+    Args:
+        teacher, control: errors on the same test set, or their means over several models.
+    """
+    if teacher < WEAK * control or not teacher:
+        return None
+    return (
+        f"The teacher is hardly better than the control: {teacher:,.4g} errors on the test {noun}, the "
+        f"control {control:,.4g}. "
+        "It has little to teach; a better teacher is worth more than another method."
+    )
 
 
 def describe_gap(name: str, validation: float, validated: int, test: float, tested: int) -> str | None:

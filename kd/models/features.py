@@ -114,6 +114,8 @@ def match_stages(
 def _add_hook(model: nn.Module, name: str, store: Callable[[str, Any], None]) -> Any:
     """Add a hook that stores the layer's outputs, and return the function that removes it."""
     path, modules = name.removesuffix(_INPUT), dict(model.named_modules())
+    if path not in modules and (prefix := find_network(model)) and f"{prefix}.{path}" in modules:
+        path = f"{prefix}.{path}"
     if path not in modules:
         hint = did_you_mean(path, modules, f"It has {', '.join(filter(None, modules))}.")  # "" is the model itself
         raise ValueError(f"{type(model).__name__} has no layer {path!r}. {hint}")
@@ -124,6 +126,19 @@ def _add_hook(model: nn.Module, name: str, store: Callable[[str, Any], None]) ->
 
         return modules[path].register_forward_pre_hook(store_input, with_kwargs=True).remove
     return modules[path].register_forward_hook(lambda *call: store(name, call[2])).remove
+
+
+def find_network(model: nn.Module) -> str:
+    """Return the path of the network inside wrappers, "" without any.
+
+    A wrapper names the module that it wraps in its class attribute ``wraps``, so that users name the layers of the
+    network itself.
+    """
+    path: list[str] = []
+    while name := getattr(model, "wraps", ""):
+        path.append(name)
+        model = model.get_submodule(name)
+    return ".".join(path)
 
 
 def layer_shapes(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[tuple[int, ...]]:

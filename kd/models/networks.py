@@ -16,6 +16,8 @@ from kd.checks import require
 
 MNIST_SHAPE = (1, 28, 28)
 
+SMALLEST_SIDE = 23  # pixels of an image for ConvNet
+
 
 class ConvNet(nn.Module):
     """Three convolutions (5 × 5, 5 × 5, 3 × 3) and 256 hidden units, with batch norm and dropout.
@@ -34,7 +36,7 @@ class ConvNet(nn.Module):
         maps: tuple[int, int, int] = (16, 48, 128),
     ) -> None:
         super().__init__()
-        require_images("ConvNet", input_shape, side=23)
+        require_images("ConvNet", input_shape, side=SMALLEST_SIDE)
         channels, height, width = input_shape
         first, second, third = maps
         # The first layer's maps are the largest, and memory traffic dominates its cost: hence stride 2 and only a ReLU.

@@ -138,7 +138,11 @@ def _require_same_accuracy(live: Tensor, labels: Tensor, cached: Predictions) ->
 
 
 def with_teacher_logits(
-    teacher: nn.Module, parts: Mapping[str, tuple[Dataset[Any], DataLoader[Any]]], *, ids: bool = False
+    teacher: nn.Module,
+    parts: Mapping[str, tuple[Dataset[Any], DataLoader[Any]]],
+    *,
+    ids: bool = False,
+    seen: Mapping[str, Dataset[Any]] | None = None,
 ) -> dict[str, DataLoader[Any]]:
     """Return, for each split, a loader of (input, label, teacher logits) that otherwise equals the given loader.
 
@@ -148,9 +152,11 @@ def with_teacher_logits(
     Args:
         parts: by split name, the dataset, and the loader whose batch size, drop_last and order are reused.
         ids: append the index of each sample in its dataset, for methods that need ids.
+        seen: by split name, the same samples as the teacher sees them, such as images of another size; None if it sees
+            those of ``parts``.
     """
     logits = {
-        name: teacher_logits(f"logits-{name}", teacher, dataset, workers=loader.num_workers)
+        name: teacher_logits(f"logits-{name}", teacher, (seen or {}).get(name, dataset), workers=loader.num_workers)
         for name, (dataset, loader) in parts.items()
     }
     rows = sum(map(len, logits.values()))

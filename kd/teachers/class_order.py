@@ -104,6 +104,8 @@ def _list_names(names: Sequence[str]) -> str:
 class Reordered(nn.Module):
     """A model with reordered outputs: output k is ``columns[k]`` of the wrapped model."""
 
+    wraps = "model"  # see kd.models.features.find_network
+
     def __init__(self, model: nn.Module, columns: Sequence[int]) -> None:
         super().__init__()
         self.model = model

@@ -1,92 +1,182 @@
-"""Does a loaded teacher see its inputs on the scale it was trained on? If not, it may be right half as often, or never.
+"""Choose the normalisation that a loaded teacher was trained on, by its accuracy on labelled samples.
 
 Models see inputs normalised with the training data's mean and standard deviation. A teacher trained elsewhere may
-expect other numbers. Its labels and the running statistics of its first batch norm show it.
+expect other numbers, and is then right half as often, or never. Its labels show it, and so do the running statistics of
+its first batch norm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from kd.data.datasets import ArrayDataset, unwrap_subsets
+from kd.data.datasets import collate, length_of
 from kd.models.features import capture
 from kd.models.inference import device_of, evaluating
 from kd.models.main_output import take_logits
+from kd.teachers.contract import InputContract, InputScale, OwnInputs, find_scale
+from kd.teachers.contract_sources import IN_WORDS, USUAL
+from kd.teachers.lookup import LogitLookup
 
 SAMPLES = 512
-_CLEAR = 3.0  # standard deviations by which another scale must be right more often
+_SCREENED = 128  # samples on which all candidates are tried; only the best one sees the others
+_CLEAR = 3.0  # standard deviations by which another normalisation must be right more often
 _FAR = 2.0  # standard deviations between a batch norm's running mean and the mean here, averaged over its channels
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_GREY = (0.449,), (0.226,)  # means over ImageNet's channels
+
+
+class ScaleChoice(NamedTuple):
+    """The normalisation of a teacher's inputs, and its accuracy with it.
+
+    Attributes:
+        contract: None for the data's own normalisation.
+        accuracy: fraction of the samples that are right under the contract, in [0, 1].
+        own_accuracy: the same under the data's own normalisation.
+        samples: number of samples.
+    """
+
+    contract: InputContract | None
+    accuracy: float
+    own_accuracy: float
+    samples: int
+
+    def describe(self, noun: str) -> str:
+        """Return the choice in words, for samples of this kind, such as "training images"."""
+        assert self.contract is not None
+        name = IN_WORDS.get(self.contract.name, self.contract.name)
+        return f"{name} ({self.accuracy:.1%} of {self.samples} {noun}; {self.own_accuracy:.1%} with the data's own)"
+
+
+def choose_scale(
+    network: nn.Module,
+    dataset: Dataset[Any],
+    *,
+    columns: Sequence[int] | None = None,
+    further: Mapping[str, InputContract] | None = None,
+    seed: int = 0,
+) -> ScaleChoice:
+    """Return the normalisation under which the network is clearly right more often; the data's own if none is.
+
+    Runs the network in eval mode on at most ``SAMPLES`` labelled samples.
+
+    Args:
+        dataset: samples (input, label); usual scales exist for those with stored arrays only.
+        columns: the network's output for each class of the data; None if the order is the same.
+        further: contracts to try besides the usual ones, by name.
+    """
+    rows = np.random.default_rng(seed).permutation(length_of(dataset))[:SAMPLES].tolist()
+    inputs, labels = collate([dataset[row] for row in rows])[:2]
+    right, _ = _score(network, inputs, labels, columns)
+    own = float(right.float().mean())
+    scale = find_scale(dataset)
+    candidates = {} if scale is None else _list_candidates(scale, inputs) | dict(further or {})
+    same = ScaleChoice(None, own, own, len(labels))
+    if scale is None or not candidates or own > 1 - 0.02:
+        return same
+    few = slice(_SCREENED)
+    scored = [
+        (*_score(OwnInputs(network, contract, scale), inputs[few], labels[few], columns), name)
+        for name, contract in candidates.items()
+    ]
+    name = max(scored, key=lambda item: (int(item[0].sum()), -item[1]))[2]
+    other, _ = _score(OwnInputs(network, candidates[name], scale), inputs, labels, columns)
+    accuracy = float(other.float().mean())
+    return same._replace(contract=candidates[name], accuracy=accuracy) if _is_clear(right, other, labels) else same
 
 
 def explain_input_scale(teacher: nn.Module, dataset: Dataset[Any], *, seed: int = 0) -> str | None:
     """Return a reason to doubt that the teacher was trained on inputs scaled like these; None if there is none.
 
-    Runs the teacher on a sample of the dataset, in eval mode, on these inputs and on the usual scales of images.
-
     Args:
-        dataset: samples (input, label), with images stored as bytes; for other data only batch norm is compared.
+        dataset: samples (input, label).
     """
-    base, rows = unwrap_subsets(dataset)
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:SAMPLES].tolist()
-    samples = [dataset[row] for row in chosen]
-    inputs, labels = torch.stack([sample[0] for sample in samples]), torch.tensor([sample[1] for sample in samples])
-    right = _find_right(teacher, inputs, labels)
-    chance = float(torch.bincount(labels.clamp(min=0)).max()) / len(labels)
-    halfway = (1 + chance) / 2  # a poor network may be right more often on any scale
-    if isinstance(base, ArrayDataset) and base.inputs.dtype == torch.uint8 and base.inputs.ndim == 4:
-        for name, scaled in _usual_scales(base.inputs[rows[chosen]]):
-            other = _find_right(teacher, scaled, labels)
-            gained, lost = int((other & ~right).sum()), int((right & ~other).sum())
-            clear = gained - lost > max(_CLEAR * (gained + lost) ** 0.5, 0.02 * len(labels))
-            if clear and float(other.float().mean()) > halfway:
-                return (
-                    f"it is right on {right.float().mean():.1%} of {len(labels)} samples normalised with this data's "
-                    f"mean and standard deviation, but on {other.float().mean():.1%} of them scaled to {name}. Wrap "
-                    "it in a FILE.py:NAME that scales its inputs so"
-                )
-    distance = _measure_distance(teacher, inputs)
+    if any(isinstance(module, LogitLookup) for module in teacher.modules()):
+        return None
+    has_contract = any(isinstance(module, OwnInputs) for module in teacher.modules())
+    choice = None if has_contract else choose_scale(teacher, dataset, seed=seed)
+    if choice and choice.contract:
+        words = IN_WORDS.get(choice.contract.name, choice.contract.name)
+        return (
+            f"it is right on {choice.own_accuracy:.1%} of {choice.samples} samples normalised with this data's mean "
+            f"and standard deviation, but on {choice.accuracy:.1%} of them normalised as {words}. Give it such inputs: "
+            f"--teacher-input {choice.contract.name}, in Python kd.teachers.contract.OwnInputs"
+        )
+    distance = 0.0 if has_contract else _measure_distance(teacher, dataset)
     if distance > _FAR:
         return (
             f"the running mean of its first batch norm is {distance:.1f} standard deviations away from the mean here. "
-            "It was probably trained on inputs of another scale"
+            "It was probably trained on inputs of another scale; see --teacher-input"
         )
     return None
 
 
-def _usual_scales(stored: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield the usual scales of images [B, C, H, W] uint8, by name."""
-    shares = stored.float() / 255
-    yield "[0, 1]", shares
-    yield "[-1, 1]", 2 * shares - 1
-    yield "[0, 255]", stored.float()
-    if stored.shape[1] == 3:
-        mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in _IMAGENET)
-        yield "ImageNet's mean and standard deviation", (shares - mean) / std
+def _list_candidates(scale: InputScale, inputs: Tensor) -> dict[str, InputContract]:
+    """Return the usual scales for inputs [B, ...] of this kind, by name."""
+    if not scale.is_image:
+        usual = {"0-1": 1.0, "0-255": 1 / 255} if scale.is_bytes else {"stored": 1.0}
+        return {name: InputContract(std=(std,), name=name) for name, std in usual.items()}
+    channels = inputs.shape[1]
+    usual_images = {name: moments for name, moments in USUAL.items() if len(moments[0]) in (1, channels)}
+    if channels == 1:
+        usual_images["imagenet"] = _GREY
+    unit = 1.0
+    if not scale.is_bytes:
+        stored = inputs.double() * scale.std + scale.mean
+        unit = 255.0 if float(stored.max()) > 1.5 else 1.0  # numbers up to 1, or up to 255
+    contracts = {
+        name: InputContract(tuple(unit * m for m in mean), tuple(unit * s for s in std), name=name)
+        for name, (mean, std) in usual_images.items()
+    }
+    other_numbers = {name for name in contracts if unit != 1.0 or (name == "imagenet" and channels == 1)}
+    contracts |= {name: _rename(contracts[name]) for name in other_numbers}
+    return contracts if scale.is_bytes else {"stored": InputContract(name="stored"), **contracts}
 
 
-def _find_right(teacher: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return for each sample whether the teacher's class is its label, [B] bool."""
-    with evaluating(teacher), torch.no_grad():
-        outputs = [take_logits(teacher(batch.to(device_of(teacher)))) for batch in inputs.clone().split(128)]  # type: ignore[no-untyped-call]
-    return torch.cat(outputs).argmax(dim=1).cpu() == labels
+def _rename(contract: InputContract) -> InputContract:
+    """Return the contract named by its numbers, as ``--teacher-input`` takes them."""
+    numbers = (",".join(f"{value:g}" for value in values) for values in (contract.mean, contract.std))
+    return dataclasses.replace(contract, name="mean={} std={}".format(*numbers))
 
 
-def _measure_distance(teacher: nn.Module, inputs: Tensor) -> float:
+def _is_clear(right: Tensor, other: Tensor, labels: Tensor) -> bool:
+    """Return whether the other mask [B] of right samples is better by more than chance and no poor network's luck."""
+    gained, lost = int((other & ~right).sum()), int((right & ~other).sum())
+    if gained - lost <= max(_CLEAR * (gained + lost) ** 0.5, 0.02 * len(labels)):
+        return False
+    chance = float(torch.bincount(labels.clamp(min=0)).max()) / len(labels)
+    accuracy, own = float(other.float().mean()), float(right.float().mean())
+    return accuracy > (1 + chance) / 2 or accuracy > max(4 * chance, 2 * own)
+
+
+def _score(network: nn.Module, inputs: Tensor, labels: Tensor, columns: Sequence[int] | None) -> tuple[Tensor, float]:
+    """Return for each sample whether the network's class is its label, [B] bool, and the mean cross-entropy."""
+    device = device_of(network)
+    with evaluating(network), torch.no_grad():
+        batches: Any = inputs.clone().split(128)  # type: ignore[no-untyped-call]
+        logits = torch.cat([network(batch.to(device)).float().cpu() for batch in batches])
+    logits = logits if columns is None else logits[:, list(columns)]
+    known = (labels >= 0) & (labels < logits.shape[1])
+    loss = float(F.cross_entropy(logits[known], labels[known])) if bool(known.any()) else 0.0
+    return logits.argmax(dim=1) == labels, loss if loss == loss else float("inf")
+
+
+def _measure_distance(teacher: nn.Module, dataset: Dataset[Any]) -> float:
     """Return the distance of the first batch norm's running mean from these inputs', in its standard deviations."""
     norms = ((name, module) for name, module in teacher.named_modules() if isinstance(module, _BatchNorm))
     name, norm = next(norms, ("", None))
     if norm is None or norm.running_mean is None or norm.running_var is None:
         return 0.0
-    layer = f"{name}:input"
+    rows = np.random.default_rng(0).permutation(length_of(dataset))[:_SCREENED].tolist()
+    inputs, layer = collate([dataset[row] for row in rows])[0], f"{name}:input"
     with evaluating(teacher), torch.no_grad(), capture(teacher, layer) as features:
-        teacher(inputs[:128].clone().to(device_of(teacher)))
+        teacher(inputs.clone().to(device_of(teacher)))
     means = features[layer].movedim(1, 0).flatten(1).mean(dim=1)
     return float(((means - norm.running_mean).abs() / (norm.running_var + norm.eps).sqrt()).mean())

@@ -9,7 +9,7 @@ See ``kd.teachers.logit_files`` for precomputed logits and ``kd.teachers.ensembl
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,11 @@ from kd.models.pretrained import SPARE, find_other_head
 from kd.storage.weights import add_file_to_errors, read_weights, require_fitting, say_stripped
 from kd.teachers.cache import collect_logits
 from kd.teachers.class_order import Reordered, find_columns
+from kd.teachers.contract import contract_of
 from kd.teachers.input_scale import explain_input_scale
 from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreement
+
+Adapt = Callable[[nn.Module, "list[int] | None"], nn.Module]
 
 _PROBED = 32  # inputs of a model whose outputs may not be logits
 
@@ -40,6 +43,7 @@ def load_teacher(
     class_names: Sequence[str] | None = None,
     example: Tensor | None = None,
     entry: str = "",
+    adapt: Adapt | None = None,
 ) -> nn.Module:
     """Load a trained teacher with outputs in the class order of the data.
 
@@ -54,6 +58,8 @@ def load_teacher(
         class_names: class names in the order of the data; required with ``label_order``.
         example: see ``kd.models.build.build``.
         entry: name of the weights if the checkpoint holds several, such as ``state_dict_ema``.
+        adapt: wraps the loaded network, given the output for each class of the data (None if the order is the same),
+            to prepare its inputs (``kd.teachers.contract.OwnInputs``).
 
     Raises:
         ValueError: the architecture is unknown, the weights do not fit it exactly, the head has a different number of
@@ -71,6 +77,7 @@ def load_teacher(
         require_fitting(found.state, expected)
     model.load_state_dict(found.state)
     say_stripped(file, found)
+    model = adapt(model, columns) if adapt else model
     return model if columns is None else Reordered(model, columns)
 
 
@@ -89,7 +96,9 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
     require_model_returns_logits(f"outputs of the {name}", predictions.logits, teacher, inputs)
     agreement = measure_agreement(predictions)
     accuracy = f"{name}: accuracy {agreement.accuracy:.1%} on {len(predictions.labels):,} validation samples"
-    say(f"{accuracy} (chance {agreement.chance:.1%})")
+    contract = contract_of(teacher)
+    own_inputs = f"; its inputs: {contract.describe()}" if contract else ""
+    say(f"{accuracy} (chance {agreement.chance:.1%}){own_inputs}")
     if reason := explain_input_scale(teacher, dataset) or explain_doubt(agreement):
         warnings.warn(f"{accuracy}; {reason}", stacklevel=2)
     return agreement

@@ -83,7 +83,7 @@ def test_compare_accepts_the_same_flags(tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_the_data_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["run", "--data", "sklearn:digits", "--out", str(tmp_path)]) == 1
+    assert cli.main(["run", "--data", "sklearn:digits", "--teacher", "convnet", "--out", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert "convnet" in captured.err.lower()
     assert "epoch" not in captured.out

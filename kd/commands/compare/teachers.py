@@ -15,6 +15,7 @@ from kd.commands.data import Data, Task
 from kd.commands.models import new_student
 from kd.commands.recipe import add_label_options
 from kd.commands.steps import TeacherWithData, make_objective, prepare_distillation_data
+from kd.commands.teacher_inputs import data_for_teacher
 from kd.data.datasets import DistillDataset
 from kd.data.loaders import make_loader
 from kd.devices import usable_cores
@@ -70,9 +71,10 @@ def prepare_teacher(settings: CompareSettings, number: int, data: Data, device: 
     distill_data, control_data = (d._replace(shifted=shifted) for d in (prepared.distill_data, prepared.control_data))
     prepared = prepared._replace(distill_data=distill_data, control_data=control_data)
     title = f"teacher-{number}" if number else "teacher"
+    own = data_for_teacher(own_settings, prepared.data, prepared.model)
     on_validation, on_test = (
         predict_dataset(prepared.model, dataset, batch_size=settings.batch_size, title=f"{title}-{split}")
-        for split, dataset in {"validation": prepared.data.val_set, "test": prepared.data.test_set}.items()
+        for split, dataset in {"validation": own.val_set, "test": own.test_set}.items()
     )
     predictions = ModelPredictions(on_validation, on_test, sha256(weights_bytes(prepared.model)))
     return Teacher(

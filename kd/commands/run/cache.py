@@ -16,6 +16,7 @@ from kd.commands.models import saved_teacher
 from kd.commands.run.settings import CacheSettings
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import saved_settings
+from kd.commands.teacher_inputs import data_for_teacher
 from kd.console import print_table, say
 from kd.devices import device_named
 from kd.models.inference import Predictions
@@ -97,7 +98,7 @@ def _verify_caches(saved: RunSettings, caches: list[CachedLogits], *, rows: int)
     data = load_data(saved)
     teacher = saved_teacher(saved, data).to(device_named(saved.device))
     verified = 0
-    for cache, dataset in _match_caches(caches, teacher, data):
+    for cache, dataset in _match_caches(caches, teacher, data_for_teacher(saved, data, teacher)):
         verify_logits(teacher, dataset, cache.predictions, sample=rows)
         verified += 1
         checked = min(rows, len(cache.predictions.labels))

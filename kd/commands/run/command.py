@@ -33,6 +33,7 @@ from kd.commands.steps import (
     train_teacher,
 )
 from kd.commands.students import describe_start
+from kd.commands.teacher_inputs import data_for_teacher
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions
 from kd.storage.files import publish
@@ -82,12 +83,22 @@ def train(settings: RunSettings, device: torch.device) -> TrainedModels:
 
 def finish(settings: RunSettings, device: torch.device, trained: TrainedModels) -> None:
     """Evaluate the models on the test split, once; print the results and save all files."""
-    predictions = run_steps.predict_models(trained.models, trained.data.test_loader)
+    predictions = _predict(settings, trained)
     results = _collect_results(settings, device, trained.data, trained.histories, predictions)
     text.print_evaluation(results, limit=settings.limit)
     # The documented pipeline allows no further files, and RANDOM_STATE alone determines the split of MNIST.
     split = {} if settings.data == "mnist" else {settings.results_dir / "metrics" / "split.json": trained.data.chosen}
     _save(settings, results, trained.models, split)
+
+
+def _predict(settings: RunSettings, trained: TrainedModels) -> dict[str, Predictions]:
+    """Return the predictions on the test split; a teacher with a size of its own sees images of that size."""
+    own = data_for_teacher(settings, trained.data, trained.models[TEACHER])
+    if own is trained.data:
+        return run_steps.predict_models(trained.models, own.test_loader)
+    teacher, students = {TEACHER: trained.models[TEACHER]}, {k: m for k, m in trained.models.items() if k != TEACHER}
+    on_own_images = run_steps.predict_models(teacher, own.test_loader, title="evaluation-teacher")
+    return on_own_images | run_steps.predict_models(students, trained.data.test_loader)
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> run_steps.Pair:

@@ -1,0 +1,277 @@
+"""``--teacher-input``: the inputs of loaded teachers, and the data as a teacher with a size of its own sees them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from kd.checks import DamagedDataError, naming_flag
+from kd.commands.data import Data, Task
+from kd.commands.settings import RunSettings
+from kd.commands.teacher_flags import ModelChoice
+from kd.console import say
+from kd.data.datasets import ArrayDataset, Split
+from kd.data.loaders import make_loader
+from kd.data.sources import open_source
+from kd.models.features import find_network
+from kd.storage.files import sha256
+from kd.storage.weights import weights_bytes
+from kd.teachers.contract import (
+    InputContract,
+    InputScale,
+    OwnInputs,
+    contract_of,
+    find_scale,
+    require_contract_fits,
+)
+from kd.teachers.contract_sources import CONFIG, read_contract
+from kd.teachers.huggingface_teacher import find_folder
+from kd.teachers.input_scale import ScaleChoice, choose_scale
+from kd.teachers.load import Adapt
+from kd.teachers.onnx_teacher import takes_bytes
+
+# What this command has found out and said, by teacher: choosing a scale takes time, and models are built several times.
+_choices: dict[tuple[str, ...], ScaleChoice] = {}
+_used: dict[str, str] = {}
+_said: set[str] = set()
+_decoded: dict[tuple[Any, ...], dict[str, Dataset[Any]]] = {}
+
+
+class TeacherInputs(NamedTuple):
+    """The inputs of one loaded teacher.
+
+    Attributes:
+        contract: None for the data's own normalisation, or if it is unknown.
+        is_known: whether the contract was given; else it is chosen by accuracy when the weights are loaded.
+        scale: how the data are normalised; None if that cannot be undone.
+        task: the task, with the network's own inputs.
+        choice: the teacher.
+        data: the data of the run.
+        name: of the teacher in messages.
+    """
+
+    contract: InputContract | None
+    is_known: bool
+    scale: InputScale | None
+    task: Task
+    choice: ModelChoice
+    data: Data
+
+    def wrap(self, network: nn.Module, columns: list[int] | None = None) -> nn.Module:
+        """Return the loaded network behind its contract, or unchanged if its inputs are the data's own.
+
+        Args:
+            columns: the network's output for each class of the data; None if the order is the same.
+        """
+        contract = self.contract
+        if not self.is_known and self.scale is not None:
+            contract = self._choose(network, columns)
+        if contract is None or self.scale is None:
+            return network
+        _used[str(self.choice)] = contract.describe()
+        return OwnInputs(network, contract, self.scale)
+
+    def _choose(self, network: nn.Module, columns: list[int] | None) -> InputContract | None:
+        key = (str(self.choice), str(columns), sha256(weights_bytes(network)), self.data.name, sha256(self.data.chosen))
+        if key not in _choices:
+            further = _list_further(self.choice, self.data.task)
+            _choices[key] = choose_scale(network, self.data.train_set, columns=columns, further=further)
+            if _choices[key].contract:
+                say(f"teacher {self.choice.spec}: normalised as {_choices[key].describe('training images')}")
+        return _choices[key].contract
+
+
+def find_inputs(settings: RunSettings, choice: ModelChoice, data: Data) -> TeacherInputs:
+    """Return the inputs of a loaded teacher, from ``--teacher-input`` or from where its weights come from.
+
+    Raises:
+        ValueError: the contract is invalid or does not fit the data.
+        OSError, MissingExtraError: a file or a library is missing.
+    """
+    scale, shape = find_scale(data.train_set), data.task.input_shape
+    items = list(settings.teacher_input) or _find_source(choice, is_image=scale is not None and scale.is_image)
+    if not items:
+        return TeacherInputs(None, False, scale, data.task, choice, data)
+    with naming_flag(f"--teacher-input {' '.join(items)}"):
+        contract = read_contract(items, is_bytes=scale is None or scale.is_bytes)
+        if contract is None:
+            return TeacherInputs(None, True, scale, data.task, choice, data)
+        if scale is None:
+            raise ValueError(
+                f"the teacher's inputs are prepared from stored images, and {data.name} yields samples that its own "
+                "code or tokeniser has prepared. Omit the flag, and prepare them in the teacher's FILE.py:NAME."
+            )
+        require_contract_fits(contract, shape, scale)
+        _require_range(contract, data.task, scale)
+    return TeacherInputs(contract, True, scale, _change_task(data.task, contract, scale), choice, data)
+
+
+def load_with_inputs(inputs: TeacherInputs, load: Callable[[Task, Adapt | None], nn.Module]) -> nn.Module:
+    """Load a teacher behind its contract; if its weights are for another number of channels, the error says so.
+
+    Args:
+        load: loads the network for a task, and wraps it.
+    """
+    try:
+        return load(inputs.task, inputs.wrap)
+    except ValueError as error:
+        channels, *size = inputs.task.input_shape
+        other = {1: 3, 3: 1}.get(channels) if len(size) == 2 else None
+        try:
+            if other is None:
+                raise
+            load(Task((other, *size), inputs.task.classes), None)
+        except ValueError:
+            raise error from None
+        named = "channel" if other == 1 else "channels"
+        moments = "its mean=… and std=…" if other == 1 else "its mean=… and std=…, such as imagenet"
+        raise ValueError(
+            f"{error} Its weights are for images with {other} {named}, and here they get {channels}. Give "
+            f"--teacher-input channels={other} with {moments}: grey images become RGB, and RGB images grey."
+        ) from None
+
+
+def _find_source(choice: ModelChoice, *, is_image: bool) -> list[str]:
+    """Return the items of ``--teacher-input`` for weights that come with their contract; none for others."""
+    if choice.is_pretrained:
+        return [choice.spec]
+    if choice.is_huggingface:
+        folder = find_folder(choice.spec.removeprefix("hf:"))
+        return [f"hf:{folder}"] if (folder / CONFIG).is_file() else []
+    if choice.is_onnx and is_image and choice.file is not None and choice.file.is_file():
+        return ["0-255"] if takes_bytes(choice.file) else []
+    return []
+
+
+def _list_further(choice: ModelChoice, task: Task) -> Mapping[str, InputContract]:
+    """Return the mean and standard deviation that timm states for this network, if it does, at the data's size."""
+    if choice.spec.partition(":")[0] != "timm":
+        return {}
+    try:
+        contract = read_contract([choice.spec])
+    except ValueError:
+        return {}
+    fits = contract is not None and len(task.input_shape) == 3 and contract.shape_for(task.input_shape)[0] == 3
+    return {choice.spec: dataclasses.replace(contract, size=None, crop=1.0)} if contract and fits else {}
+
+
+def _require_range(contract: InputContract, task: Task, scale: InputScale) -> None:
+    """Refuse a mean and standard deviation of images in [0, 1] for numbers of another range."""
+    if scale.is_bytes or not scale.is_image or task.example is None or contract.mean == (0.0,):
+        return
+    stored = task.example.double() * scale.std + scale.mean
+    low, high = float(stored.min()), float(stored.max())
+    if (low < -0.01 or high > 1.01) and max(contract.mean) <= 1:
+        raise ValueError(
+            f"its mean {contract.mean} is of images in [0, 1], but this data's are stored as numbers from {low:.3g} to "
+            f"{high:.3g}. Store them as bytes, or give mean=… and std=… of these numbers."
+        )
+
+
+def _change_task(task: Task, contract: InputContract, scale: InputScale) -> Task:
+    if task.example is None:
+        return dataclasses.replace(task, input_shape=contract.shape_for(task.input_shape))
+    example = OwnInputs(nn.Identity(), contract, scale).prepare(task.example[None])[0]
+    return dataclasses.replace(task, input_shape=tuple(example.shape), example=example)
+
+
+def rebuild_around(model: nn.Module, network: nn.Module) -> nn.Module:
+    """Return a copy of a model with another network inside its wrappers."""
+    path = find_network(model)
+    if not path:
+        return network
+    result = copy.deepcopy(model)
+    parent, _, name = path.rpartition(".")
+    setattr(result.get_submodule(parent), name, network)
+    return result
+
+
+def task_of(model: nn.Module, task: Task) -> Task:
+    """Return the task of the network inside a model's wrappers."""
+    own = next((module for module in model.modules() if isinstance(module, OwnInputs)), None)
+    if own is None or task.example is None:
+        return task
+    example = own.prepare(task.example[None].to(own.scale.device))[0].cpu()
+    return dataclasses.replace(task, input_shape=tuple(example.shape), example=example)
+
+
+def data_for_teacher(settings: RunSettings, data: Data, teacher: nn.Module) -> Data:
+    """Return the data as the teacher sees them: decoded at its own size if it has one, the same rows in each split.
+
+    A teacher that runs on the students' batches gets their images, scaled. So do several teachers.
+
+    Raises:
+        DamagedDataError: the files changed meanwhile.
+    """
+    contract = contract_of(teacher)
+    size = contract.scaled_size if contract else None
+    if size is None or settings.image_size is None or size == (settings.image_size, settings.image_size):
+        return data
+    if settings.augment or settings.unlabelled or settings.asked_at_each_step:
+        _say_once(
+            f"teacher: its {size[0]} × {size[1]} pixels are scaled from the students' {settings.image_size} × "
+            f"{settings.image_size}, because it runs on their images"
+        )
+        return data
+    key = (settings.data, settings.data_dir, settings.columns, size, sha256(data.chosen))
+    if key not in _decoded:
+        _decoded[key] = _decode(settings, data, size)
+        _say_once(f"teacher: images are decoded for it at {size[0]} × {size[1]} pixels")
+    train, val, test = (_decoded[key][name] for name in ("train", "val", "test"))
+    return data._replace(
+        train_set=train,
+        val_set=val,
+        test_set=test,
+        train_loader=make_loader(train, batch_size=settings.batch_size),
+        val_loader=make_loader(val, batch_size=settings.batch_size),
+        test_loader=make_loader(test, batch_size=settings.batch_size),
+    )
+
+
+def _decode(settings: RunSettings, data: Data, size: tuple[int, int]) -> dict[str, Dataset[Any]]:
+    """Open the source at another size, and return its splits, normalised like the students' images."""
+    source = open_source(
+        settings.data,
+        root=settings.data_dir,
+        size=size,
+        columns=settings.columns,
+        classes=settings.class_names or None,
+        download=settings.download,
+        workers=settings.workers,
+    )
+    scale = find_scale(data.train_set)
+    parts = {name: part for name, part in source.parts.items() if isinstance(part, ArrayDataset)}
+    labels = torch.cat([part.labels for part in parts.values()])
+    if scale is None or source.all_ids != data.source.all_ids or not torch.equal(labels, data.all_labels):
+        raise DamagedDataError(f"the images of {data.name} changed while this command ran. Run it again.")
+    mean, std = scale.mean, scale.std
+    normalised = {name: part.normalised(mean, std) for name, part in parts.items()}
+    return {
+        name: normalised[name]
+        if name in normalised and name != "train"
+        else Split(normalised["train"], list(data.rows[name]))
+        for name in ("train", "val", "test")
+    }
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        say(text)
+
+
+def describe_inputs() -> list[str]:
+    """Return the contracts that this command's teachers use, for the recorded settings."""
+    return [f"{teacher}: {text}" for teacher, text in sorted(_used.items())]
+
+
+def forget_inputs() -> None:
+    """Forget what an earlier command in the same process found out."""
+    for memory in (_choices, _used, _said, _decoded):
+        memory.clear()

@@ -1,0 +1,220 @@
+"""Input contract of a teacher: the size, channels, mean and standard deviation of the images that it was trained on.
+
+    scale = find_scale(dataset)                       # how the data's own inputs were normalised
+    teacher = OwnInputs(network, InputContract((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), size=(224, 224)), scale)
+
+Datasets yield inputs normalised for the student. ``OwnInputs`` restores the stored values from them and prepares these
+for the teacher, so that every part of the toolkit can treat it like any other model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from kd.checks import require
+from kd.data.datasets import ArrayDataset, unwrap_subsets
+
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's mode L
+
+
+class InputScale(NamedTuple):
+    """How a dataset normalises its stored inputs: ``(stored − mean) / std``, with bytes scaled to [0, 1] first.
+
+    Attributes:
+        mean, std: float64, broadcastable to one input.
+        is_bytes: whether the stored inputs are bytes.
+        is_image: whether an input is an image [C, H, W].
+    """
+
+    mean: Tensor
+    std: Tensor
+    is_bytes: bool
+    is_image: bool
+
+
+def find_scale(dataset: Dataset[Any]) -> InputScale | None:
+    """Return how a dataset normalises its inputs; None for tokens and datasets that do not store arrays."""
+    base, _ = unwrap_subsets(dataset)
+    if not isinstance(base, ArrayDataset) or base.inputs.dtype == torch.int64:
+        return None
+    mean, std = 0.0 if base.mean is None else base.mean, 1.0 if base.std is None else base.std
+    moments = torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(std, dtype=torch.float64)
+    return InputScale(*moments, is_bytes=base.inputs.dtype == torch.uint8, is_image=base.inputs.ndim == 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputContract:
+    """The inputs that a network was trained on.
+
+    Attributes:
+        mean, std: of each channel, or one number for all. Inputs are ``(stored − mean) / std``, with bytes scaled to
+            [0, 1] first.
+        size: height and width of an image; None keeps the size.
+        crop: fraction of the scaled image that remains after the centre crop, in (0, 1].
+        channels: 1 or 3; 0 is the number of means, or the data's if there is only one.
+        interpolation: of the scaling, one of ``INTERPOLATIONS``.
+        bgr: whether the channels are in the order blue, green, red.
+        name: where the contract comes from, for messages.
+
+    Raises:
+        ValueError: a value is outside these ranges.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    size: tuple[int, int] | None = None
+    crop: float = 1.0
+    channels: int = 0
+    interpolation: str = "bilinear"
+    bgr: bool = False
+    name: str = dataclasses.field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        finite = all(abs(value) < 1e6 for value in (*self.mean, *self.std))
+        require(finite and len(self.mean) in (1, 3), "mean", self.mean, "one finite number, or one per channel")
+        positive = all(value > 0 for value in self.std)
+        require(finite and positive and len(self.std) in (1, 3), "std", self.std, "numbers above 0, as many as means")
+        require(len({len(self.mean), len(self.std)} - {1}) < 2, "std", self.std, "numbers above 0, as many as means")
+        sides = self.size or (1, 1)
+        require(all(1 <= side <= 10_000 for side in sides), "size", self.size, "pixels per side from 1 to 10,000")
+        require(0 < self.crop <= 1, "crop", self.crop, "in (0, 1]", "0.875 scales to 256 pixels and keeps 224")
+        require(self.channels in (0, 1, 3), "channels", self.channels, "1 or 3")
+        means = max(len(self.mean), len(self.std))
+        fits = means == 1 or self.channels in (0, means)
+        require(fits, "channels", self.channels, f"{means}, the number of values of mean and std")
+        require(not self.bgr or 3 in (self.channels, means), "bgr", self.bgr, "used with 3 channels")
+        known = ", ".join(INTERPOLATIONS)
+        require(self.interpolation in INTERPOLATIONS, "interpolation", self.interpolation, f"one of {known}")
+
+    @property
+    def scaled_size(self) -> tuple[int, int] | None:
+        """Height and width before the centre crop."""
+        return None if self.size is None else (round(self.size[0] / self.crop), round(self.size[1] / self.crop))
+
+    def shape_for(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the network's inputs for data of this shape."""
+        if len(shape) != 3:
+            return tuple(shape)
+        means = max(len(self.mean), len(self.std))
+        channels = self.channels or (means if means > 1 else shape[0])
+        return (channels, *(self.size or shape[1:]))
+
+    def describe(self) -> str:
+        """Return the contract as text for messages."""
+        numbers = [" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std)]
+        parts = [f"mean {numbers[0]}, std {numbers[1]}"]
+        if self.size:
+            parts.append(f"{self.size[0]} × {self.size[1]} pixels")
+        if self.crop < 1 and self.size:
+            parts.append(f"the centre {self.crop:.1%} of each side")
+        parts += [f"{self.channels} channels"] if self.channels else []
+        parts += ["in the order BGR"] if self.bgr else []
+        return ", ".join(parts) + (f" ({self.name})" if self.name else "")
+
+
+def require_contract_fits(contract: InputContract, shape: Sequence[int], scale: InputScale) -> None:
+    """Check that inputs of this shape can be prepared as the contract says.
+
+    Raises:
+        ValueError: the inputs are no images but the contract is one of images, or their channels cannot be converted.
+    """
+    if not scale.is_image:
+        plain = InputContract(std=contract.std, interpolation=contract.interpolation)
+        fits = contract == plain and len(contract.std) == 1
+        allowed = "data, stored, 0-1 or 0-255 for inputs that are not images [C, H, W]"
+        require(fits, "the teacher's inputs", contract.describe(), allowed, f"the data's have the shape {list(shape)}")
+        return
+    channels, wanted = shape[0], contract.shape_for(shape)[0]
+    convertible = channels == wanted or {channels, wanted} == {1, 3}
+    advice = "grey images become RGB and RGB images grey; nothing else is converted"
+    require(convertible, "the teacher's channels", wanted, f"{channels}, like the data's, or 1 ↔ 3", advice)
+
+
+class OwnInputs(nn.Module):
+    """A network behind its input contract: takes the data's normalised inputs and gives the network its own.
+
+    Images of any size are accepted, so that the same model takes the student's images and images decoded at the
+    network's own size. All values are buffers or in the buffer ``contract``, and so in the saved weights.
+
+    Args:
+        network: the network, which returns logits [B, K].
+        contract: the inputs that it was trained on.
+        scale: how the given inputs were normalised, from ``find_scale``.
+    """
+
+    wraps = "network"  # see kd.models.features.find_network
+
+    def __init__(self, network: nn.Module, contract: InputContract, scale: InputScale) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.shift: Tensor
+        self.mean: Tensor
+        self.std: Tensor
+        self.network, self.own, self.is_bytes, self.is_image = network, contract, scale.is_bytes, scale.is_image
+        text = json.dumps(dataclasses.asdict(contract) | {"name": ""}, sort_keys=True).encode()
+        self.register_buffer("contract", torch.tensor(list(text), dtype=torch.uint8))
+        shape = (-1, 1, 1) if scale.is_image else (-1,)
+        largest = 255 if scale.is_bytes else 1
+        # stored = given · scale + shift, computed in double precision once
+        self._register("scale", largest * scale.std)
+        self._register("shift", largest * scale.mean)
+        self._register("mean", torch.tensor(contract.mean, dtype=torch.float64).reshape(shape))
+        self._register("std", torch.tensor(contract.std, dtype=torch.float64).reshape(shape))
+
+    def _register(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value.float())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the network's logits [B, K] for inputs [B, ...] as the data yield them."""
+        output: Tensor = self.network(self.prepare(inputs))
+        return output
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Return the network's own inputs [B, ...] float32."""
+        values = self.restore(inputs)
+        if self.is_image:
+            values = _convert_channels(values, self.own.shape_for(inputs.shape[1:])[0])
+            if self.own.size and self.own.scaled_size:
+                values = _scale_and_crop(values, self.own.scaled_size, self.own.size, self.own.interpolation)
+            values = values.flip(1) if self.own.bgr else values
+        return (values - self.mean) / self.std
+
+    def restore(self, inputs: Tensor) -> Tensor:
+        """Return the stored values; bytes exactly, as k / 255."""
+        stored = inputs.float() * self.scale + self.shift
+        return stored.round().clamp(0, 255) / 255 if self.is_bytes else stored
+
+
+def contract_of(model: nn.Module) -> InputContract | None:
+    """Return the contract of a single teacher, also inside another wrapper; None if it has none or they are several."""
+    contracts = [module.own for module in model.modules() if isinstance(module, OwnInputs)]
+    return contracts[0] if len(contracts) == 1 else None
+
+
+def _convert_channels(images: Tensor, channels: int) -> Tensor:
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1)
+    return (images * images.new_tensor(_LUMA).reshape(3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def _scale_and_crop(images: Tensor, scaled: tuple[int, int], size: tuple[int, int], interpolation: str) -> Tensor:
+    """Scale images so that they cover ``scaled``, with their aspect ratio kept, and crop the centre of ``size``."""
+    height, width = images.shape[2:]
+    factor = max(scaled[0] / height, scaled[1] / width)
+    covering = (max(scaled[0], round(factor * height)), max(scaled[1], round(factor * width)))
+    if covering != (height, width):
+        smooth: dict[str, Any] = {} if interpolation == "nearest" else {"antialias": True, "align_corners": False}
+        images = F.interpolate(images, covering, mode=interpolation, **smooth).clamp(0, 1)
+    top, left = ((whole - side) // 2 for whole, side in zip(covering, size, strict=True))
+    return images[:, :, top : top + size[0], left : left + size[1]]

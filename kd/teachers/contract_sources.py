@@ -1,0 +1,204 @@
+"""Input contracts from where they are written down: names of usual scales, timm, torchvision, Hugging Face, or values.
+
+read_contract(["imagenet", "size=224", "crop=0.875"])
+read_contract(["hf:folder"])                     # folder/preprocessor_config.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kd.checks import DamagedDataError, did_you_mean, require
+from kd.imports import import_extra
+from kd.teachers.contract import InputContract
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+USUAL: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "0-1": ((0.0,), (1.0,)),
+    "0.5": ((0.5,), (0.5,)),
+    "0-255": ((0.0,), (1 / 255,)),
+    "imagenet": IMAGENET,
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+IN_WORDS = {
+    "0-1": "numbers in [0, 1]",
+    "0.5": "numbers in [-1, 1]",
+    "0-255": "numbers in [0, 255]",
+    "imagenet": "images of ImageNet",
+    "cifar": "images of CIFAR-10",
+    "clip": "images of CLIP",
+    "stored": "numbers, as they are stored",
+}
+DATA = "data"  # the data's own normalisation: no contract
+CONFIG = "preprocessor_config.json"
+_KEYS = ("mean", "std", "size", "crop", "channels", "interpolation", "order")
+_ALLOWED = (
+    f"data, stored, {', '.join(USUAL)}, timm:NAME, torchvision:NAME, hf:FOLDER, or values such as mean=0.5,0.5,0.5 "
+    "std=0.25,0.25,0.25 size=224 crop=0.875 channels=3 interpolation=bicubic order=bgr"
+)
+_PIL_FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # numbers of Pillow's filters in Hugging Face's files
+
+
+def read_contract(items: Sequence[str], *, is_bytes: bool = True) -> InputContract | None:
+    """Return the contract that these items describe; None for the data's own normalisation.
+
+    Args:
+        items: at most one name, and values that complete or replace parts of it; see ``docs/own_data.md``.
+        is_bytes: whether the data are bytes, which ``stored`` then keeps as numbers from 0 to 255.
+
+    Raises:
+        ValueError: an unknown or repeated item, or a value outside its range.
+        OSError, MissingExtraError: a file or a library is missing.
+    """
+    names = [item for item in items if "=" not in item]
+    require(len(names) <= 1, "the teacher's inputs (--teacher-input)", " ".join(items), "one name, then NAME=VALUE")
+    if names == [DATA]:
+        require(len(items) == 1, "data (--teacher-input)", " ".join(items), "given alone", "it changes nothing")
+        return None
+    values: dict[str, Any] = _read_name(names[0], is_bytes=is_bytes) if names else {}
+    for item in items:
+        key, sign, text = item.partition("=")
+        if sign:
+            values |= _read_value(key, text)
+    shown = " ".join(items)
+    return InputContract(**values | {"name": shown})
+
+
+def _read_name(name: str, *, is_bytes: bool) -> dict[str, Any]:
+    kind, colon, rest = name.partition(":")
+    if name == "stored":
+        return {"mean": (0.0,), "std": (1 / 255 if is_bytes else 1.0,)}
+    if name in USUAL:
+        mean, std = USUAL[name]
+        return {"mean": mean, "std": std}
+    if colon and rest and kind in ("timm", "torchvision", "hf"):
+        return {"timm": _read_timm, "torchvision": _read_torchvision, "hf": read_preprocessor}[kind](rest)
+    hint = did_you_mean(name, [DATA, "stored", *USUAL])
+    raise ValueError(f"there are no teacher's inputs {name!r} (--teacher-input). {hint} Allowed: {_ALLOWED}.")
+
+
+def _read_value(key: str, text: str) -> dict[str, Any]:
+    try:
+        match key:
+            case "mean" | "std":
+                return {key: tuple(float(part) for part in text.split(","))}
+            case "size":
+                sides = [int(side) for side in text.split("x")]
+                require(len(sides) in (1, 2), "size", text, "SIDE or HEIGHTxWIDTH")
+                return {"size": (sides[0], sides[-1])}
+            case "crop":
+                return {"crop": float(text)}
+            case "channels":
+                return {"channels": int(text)}
+            case "interpolation":
+                return {"interpolation": text}
+            case "order" if text in ("rgb", "bgr"):
+                return {"bgr": text == "bgr"}
+    except ValueError as error:
+        raise ValueError(f"{key}={text} (--teacher-input) must hold numbers, such as size=224: {error}.") from error
+    hint = did_you_mean(key, _KEYS)
+    raise ValueError(f"{key}={text} is no part of the teacher's inputs (--teacher-input). {hint} Allowed: {_ALLOWED}.")
+
+
+def _read_timm(name: str) -> dict[str, Any]:
+    """Return the contract in timm's ``pretrained_cfg`` of a model."""
+    timm = import_extra("timm", library="timm", name="timm", needed_for=f"timm:{name}")
+    config = timm.get_pretrained_cfg(name) if name.partition(".")[0] in timm.list_models() else None
+    if config is None:
+        raise ValueError(f"timm has no model {name!r} with an input contract. Give its mean=… and std=….")
+    channels, height, width = config.input_size
+    interpolation = config.interpolation if config.interpolation in ("bilinear", "bicubic", "nearest") else "bicubic"
+    return {
+        "mean": tuple(config.mean),
+        "std": tuple(config.std),
+        "size": (height, width),
+        "crop": 1.0 if config.crop_mode == "squash" else float(config.crop_pct or 0.875),
+        "channels": channels if channels in (1, 3) else 0,
+        "interpolation": interpolation,
+    }
+
+
+def _read_torchvision(name: str) -> dict[str, Any]:
+    """Return the contract in the metadata of weights: the default ones of a model, or ``MODEL.WEIGHTS`` by name."""
+    from torchvision import models  # slow, so only if needed
+
+    model, _, entry = name.partition(".")
+    if model not in models.list_models(module=models):
+        hint = did_you_mean(model, models.list_models(module=models))
+        raise ValueError(f"torchvision has no classifier {model!r}. {hint}".rstrip())
+    weights = models.get_model_weights(model)
+    known = [member.name for member in weights]
+    require(entry in ("", "DEFAULT", *known), f"the weights of {model}", entry, f"one of {', '.join(known)}")
+    transform = weights[entry or "DEFAULT"].transforms()
+    crop, resize = int(transform.crop_size[0]), int(transform.resize_size[0])
+    return {
+        "mean": tuple(transform.mean),
+        "std": tuple(transform.std),
+        "size": (crop, crop),
+        "crop": min(1.0, crop / resize),
+        "interpolation": transform.interpolation.value,
+    }
+
+
+def read_preprocessor(folder: str) -> dict[str, Any]:
+    """Return the contract in the ``preprocessor_config.json`` of a local folder, as arguments of ``InputContract``.
+
+    Raises:
+        DamagedDataError: there is no such file, or it is not JSON of an image processor.
+    """
+    file = Path(folder) / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it should hold an object")
+        return _from_preprocessor(config)
+    except OSError as error:
+        raise DamagedDataError(f"cannot read {file}: {error.strerror}. Give the teacher's mean=… and std=….") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedDataError(f"{file} is not the configuration of an image processor: {error}.") from error
+
+
+def _from_preprocessor(config: Mapping[str, Any]) -> dict[str, Any]:
+    factor = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
+    moments: Any = config.get("image_mean"), config.get("image_std")
+    is_normalised = config.get("do_normalize", True) and None not in moments
+    mean, std = moments if is_normalised else ([0.0], [1.0])
+    mean, std = ([value] if isinstance(value, (int, float)) else value for value in (mean, std))
+    offset = 1.0 if config.get("rescale_offset") else 0.0  # pixels become x · factor − 1
+    # (255 v f − o − m) / s for stored values v in [0, 1]
+    result: dict[str, Any] = {
+        "mean": tuple((float(value) + offset) / (255 * factor) for value in mean),
+        "std": tuple(float(value) / (255 * factor) for value in std),
+        "interpolation": _PIL_FILTERS.get(config.get("resample", 2), "bicubic"),
+        "bgr": bool(config.get("do_flip_channel_order", False)),
+        "channels": 3,
+    }
+    return result | _read_sizes(config)
+
+
+def _read_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    scaled = _read_size(config.get("size")) if config.get("do_resize", True) else None
+    cropped = _read_size(config.get("crop_size")) if config.get("do_center_crop", "crop_size" in config) else None
+    size = cropped or scaled
+    if size is None:
+        return {}
+    share = float(config["crop_pct"]) if config.get("crop_pct") and max(size) < 384 else 1.0
+    if cropped and scaled:
+        share = min(1.0, max(side / whole for side, whole in zip(cropped, scaled, strict=True)))
+    return {"size": size, "crop": share}
+
+
+def _read_size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        side = value.get("shortest_edge")
+        value = (side, side) if side else (value["height"], value["width"])
+    height, width = (value, value) if isinstance(value, int) else value
+    if not all(isinstance(side, int) for side in (height, width)):
+        raise ValueError(f"size should hold whole numbers, not {value!r}")
+    return height, width

@@ -1,0 +1,286 @@
+"""A teacher gets its inputs exactly as it was trained on, whatever the data's own normalisation is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd.checks import DamagedDataError
+from kd.data.datasets import ArrayDataset
+from kd.models.features import capture
+from kd.storage.fingerprint import describe
+from kd.teachers.contract import InputContract, InputScale, OwnInputs, contract_of, find_scale, require_contract_fits
+from kd.teachers.contract_sources import read_contract
+from kd.teachers.input_scale import choose_scale
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def images(channels: int, side: int = 9, count: int = 256) -> ArrayDataset:
+    """Return random images that contain every byte, normalised with their statistics."""
+    stored = torch.randint(0, 256, (count, channels, side, side), generator=torch.Generator().manual_seed(0))
+    stored[:, 0, 0, 0] = torch.arange(count)
+    labels = torch.zeros(count, dtype=torch.int64)
+    moments = (
+        torch.linspace(0.2, 0.7, channels).reshape(-1, 1, 1),
+        torch.linspace(0.01, 0.3, channels).reshape(-1, 1, 1),
+    )
+    return ArrayDataset(stored.to(torch.uint8), labels, mean=moments[0], std=moments[1])
+
+
+def prepare(dataset: ArrayDataset, contract: InputContract) -> Tensor:
+    scale = find_scale(dataset)
+    assert scale is not None
+    inputs = dataset.__getitems__(range(len(dataset))).tensors[0]
+    return OwnInputs(nn.Identity(), contract, scale)(inputs)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_stored_bytes_are_restored_exactly(channels: int) -> None:
+    dataset = images(channels)
+    assert torch.equal(prepare(dataset, InputContract()), dataset.inputs.float() / 255)
+
+
+def test_float_inputs_are_restored_within_rounding() -> None:
+    stored = 100 * torch.randn(50, 7, generator=torch.Generator().manual_seed(1))
+    table = ArrayDataset(stored, torch.zeros(50, dtype=torch.int64), mean=stored.mean(0), std=stored.std(0))
+    torch.testing.assert_close(prepare(table, InputContract()), stored)
+
+
+def test_an_rgb_teacher_sees_what_torchvision_prepares() -> None:
+    transforms = pytest.importorskip("torchvision.transforms.v2")
+    dataset = images(3, side=40, count=256)
+    pipeline = transforms.Compose(
+        [
+            transforms.Resize(32),
+            transforms.CenterCrop(24),
+            transforms.ToDtype(torch.float32, scale=True),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    expected = pipeline(dataset.inputs)
+    own = prepare(dataset, InputContract(MEAN, STD, size=(24, 24), crop=0.75))
+    assert own.shape == expected.shape
+    assert float((own - expected).abs().max()) < 0.5 / 255 / min(STD) + 1e-4  # torchvision rounds to bytes
+
+
+def test_images_at_the_teachers_size_are_only_cropped() -> None:
+    dataset = images(3, side=32)
+    own = prepare(dataset, InputContract(size=(24, 24), crop=0.75))
+    assert torch.equal(own, dataset.inputs[:, :, 4:28, 4:28].float() / 255)
+
+
+def test_grey_becomes_rgb_and_rgb_grey() -> None:
+    grey, colour = images(1), images(3)
+    repeated = prepare(grey, InputContract(MEAN, STD))
+    back = repeated * torch.tensor(STD).reshape(3, 1, 1) + torch.tensor(MEAN).reshape(3, 1, 1)
+    torch.testing.assert_close(back, (grey.inputs.float() / 255).expand(-1, 3, -1, -1))
+    luma = prepare(colour, InputContract(channels=1))
+    weights = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)
+    torch.testing.assert_close(luma, (colour.inputs.float() / 255 * weights).sum(1, keepdim=True))
+    flipped = prepare(colour, InputContract(bgr=True, channels=3))
+    assert torch.equal(flipped, (colour.inputs.float() / 255).flip(1))
+
+
+def test_the_contract_is_in_the_weights_and_in_the_keys() -> None:
+    scale = find_scale(images(3))
+    assert scale is not None
+    network = nn.Conv2d(3, 2, 1)
+    one, two = (OwnInputs(network, InputContract(size=(side, side)), scale) for side in (4, 5))
+    assert json.loads(bytes(one.state_dict()["contract"].tolist()))["size"] == [4, 4]
+    assert describe(one)["weights"] != describe(two)["weights"]
+    assert contract_of(nn.Sequential(one)) == InputContract(size=(4, 4))
+    assert contract_of(nn.Sequential(one, two)) is None
+
+
+def test_layers_of_the_network_keep_their_names() -> None:
+    scale = find_scale(images(3))
+    assert scale is not None
+    model = OwnInputs(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), InputContract(), scale)
+    with capture(model, "0") as features:
+        model(torch.zeros(1, 3, 9, 9))
+    assert features["0"].shape == (1, 2, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        (["imagenet"], InputContract(MEAN, STD)),
+        (["0.5"], InputContract((0.5,), (0.5,))),
+        (["stored"], InputContract(std=(1 / 255,))),
+        (["imagenet", "size=224", "crop=0.875"], InputContract(MEAN, STD, size=(224, 224), crop=0.875)),
+        (["mean=0.1,0.2,0.3", "std=0.5", "size=3x4"], InputContract((0.1, 0.2, 0.3), (0.5,), size=(3, 4))),
+        (["0-1", "channels=3", "order=bgr"], InputContract(channels=3, bgr=True)),
+        (["data"], None),
+    ],
+)
+def test_contracts_are_read_from_flags(items: list[str], expected: InputContract | None) -> None:
+    assert read_contract(items) == expected
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (["imagnet"], r"no teacher's inputs 'imagnet' \(--teacher-input\). Did you mean imagenet\?"),
+        (["imagenet", "0.5"], "one name, then NAME=VALUE"),
+        (["sise=3"], r"sise=3 is no part .* Did you mean size"),
+        (["size=big"], "size=big .* must hold numbers"),
+        (["size=0"], "size must be pixels per side from 1"),
+        (["crop=2"], r"crop must be in \(0, 1\]"),
+        (["mean=1,2"], "mean must be one finite number, or one per channel"),
+        (["std=0"], "std must be numbers above 0"),
+        (["imagenet", "channels=1"], "channels must be 3, the number of values"),
+        (["0.5", "channels=2"], "channels must be 1 or 3"),
+        (["interpolation=cubic"], "interpolation must be one of bilinear"),
+        (["data", "size=3"], "given alone"),
+        (["torchvision:resnet1"], "no classifier 'resnet1'"),
+        (["hf:nowhere"], "cannot read nowhere/preprocessor_config.json"),
+    ],
+)
+def test_a_wrong_contract_is_refused(items: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_contract(items)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 224, "width": 224}, "resample": 3},
+            InputContract((0.5,) * 3, (0.5,) * 3, size=(224, 224), channels=3, interpolation="bicubic"),
+        ),
+        (
+            {"image_mean": MEAN, "image_std": STD, "size": {"shortest_edge": 256}, "crop_size": 224},
+            InputContract(MEAN, STD, size=(224, 224), channels=3, crop=0.875),
+        ),
+        ({"do_normalize": False, "size": 96}, InputContract((0.0,), (1.0,), size=(96, 96), channels=3)),
+        (
+            {"image_mean": MEAN, "image_std": STD, "size": {"shortest_edge": 224}, "crop_pct": 0.875},
+            InputContract(MEAN, STD, size=(224, 224), channels=3, crop=0.875),
+        ),
+    ],
+)
+def test_a_preprocessor_of_hugging_face_is_read(
+    config: dict[str, Any], expected: InputContract, tmp_path: Path
+) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    read = read_contract([f"hf:{tmp_path}"])
+    assert read is not None
+    torch.testing.assert_close((*read.mean, *read.std), (*expected.mean, *expected.std))
+    assert (read.size, read.channels, read.crop) == (expected.size, expected.channels, expected.crop)
+    assert read.interpolation == expected.interpolation
+
+
+def test_a_preprocessor_with_another_rescaling(tmp_path: Path) -> None:
+    """EfficientNet's processor gives (x / 127.5 − 1 − mean) / std."""
+    config = {"rescale_factor": 1 / 127.5, "rescale_offset": True, "image_mean": [0.1], "image_std": [0.2], "size": 9}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    contract = read_contract([f"hf:{tmp_path}"])
+    assert contract is not None
+    dataset = images(3)
+    expected = (dataset.inputs.float() / 127.5 - 1 - 0.1) / 0.2
+    torch.testing.assert_close(prepare(dataset, contract), expected)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"size": "large"}', '{"image_mean": ["a"], "image_std": [1]}'])
+def test_a_damaged_preprocessor_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(DamagedDataError, match="not the configuration of an image processor"):
+        read_contract([f"hf:{tmp_path}"])
+
+
+def test_timm_and_torchvision_state_their_contracts() -> None:
+    weights = read_contract(["torchvision:resnet50.IMAGENET1K_V2"])
+    assert weights == InputContract(MEAN, STD, size=(224, 224), crop=224 / 232)
+    pytest.importorskip("timm")
+    config = read_contract(["timm:vit_tiny_patch16_224"])
+    assert config is not None
+    assert (config.mean, config.size, config.channels) == ((0.5,) * 3, (224, 224), 3)
+
+
+@pytest.mark.parametrize(
+    ("contract", "shape", "message"),
+    [
+        (InputContract(MEAN, STD), (2, 8, 8), "channels must be 2, like the data's"),
+        (InputContract(MEAN, STD), (13,), "inputs that are not images"),
+        (InputContract((0.5,), (0.5,)), (13,), "inputs that are not images"),
+        (InputContract(size=(8, 8)), (13,), "inputs that are not images"),
+    ],
+)
+def test_a_contract_that_does_not_fit_the_data_is_refused(
+    contract: InputContract, shape: tuple[int, ...], message: str
+) -> None:
+    scale = InputScale(torch.zeros(()), torch.ones(()), is_bytes=False, is_image=len(shape) == 3)
+    with pytest.raises(ValueError, match=message):
+        require_contract_fits(contract, shape, scale)
+
+
+class Shade(nn.Module):
+    """Classifies images of one shade, stored as 40 · class + 20, from inputs of its own scale."""
+
+    def __init__(self, contract: InputContract) -> None:
+        super().__init__()
+        self.contract = contract
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        moments = (torch.tensor(values).reshape(-1, 1, 1) for values in (self.contract.mean, self.contract.std))
+        mean, std = moments
+        shade = (255 * (inputs * std + mean)).mean(dim=(1, 2, 3), keepdim=True).flatten(1)
+        return -((shade - (40 * torch.arange(5) + 20)) ** 2) / 400
+
+
+def shades(channels: int, *, as_float: float = 0) -> ArrayDataset:
+    labels = torch.arange(300) % 5
+    noise = torch.randint(0, 9, (300, channels, 4, 4), generator=torch.Generator().manual_seed(2))
+    stored = 40 * labels.reshape(-1, 1, 1, 1) + 16 + noise
+    inputs = stored.float() * as_float if as_float else stored.to(torch.uint8)
+    unit = as_float * 255 if as_float else 1.0
+    return ArrayDataset(inputs, labels, mean=0.37 * unit, std=0.22 * unit)
+
+
+CONTRACTS = {
+    "0-1": InputContract(),
+    "0.5": InputContract((0.5,), (0.5,)),
+    "0-255": InputContract(std=(1 / 255,)),
+    "imagenet": InputContract(MEAN, STD),
+}
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+@pytest.mark.parametrize("as_float", [0, 1, 1 / 255])
+def test_the_scale_of_a_loaded_teacher_is_found(name: str, as_float: float) -> None:
+    dataset, network = shades(3, as_float=as_float), Shade(CONTRACTS[name])
+    choice = choose_scale(network, dataset)
+    assert choice.contract is not None
+    assert choice.accuracy == 1 > choice.own_accuracy
+    scale = find_scale(dataset)
+    assert scale is not None
+    inputs = dataset.__getitems__(range(20)).tensors[0]
+    right = OwnInputs(network, choice.contract, scale)(inputs).argmax(1) == dataset.labels[:20]
+    assert right.all()
+
+
+def test_a_teacher_of_the_datas_own_scale_is_left_alone() -> None:
+    choice = choose_scale(Shade(InputContract((0.37,), (0.22,))), shades(1))
+    assert choice.contract is None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        untrained = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+    assert choose_scale(untrained, shades(1)).contract is None
+
+
+def test_the_class_order_of_the_teacher_counts() -> None:
+    network = Shade(InputContract())
+    swapped = nn.Sequential(network, Flip())
+    assert choose_scale(swapped, shades(1), columns=[4, 3, 2, 1, 0]).accuracy == 1
+    assert choose_scale(swapped, shades(1)).contract is None
+
+
+class Flip(nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.flip(1)
