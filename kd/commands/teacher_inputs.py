@@ -112,21 +112,21 @@ def find_inputs(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
     return TeacherInputs(contract, True, scale, _change_task(data.task, contract, scale), choice, data)
 
 
-def load_with_inputs(inputs: TeacherInputs, load: Callable[[Task, Adapt | None], nn.Module]) -> nn.Module:
+def load_with_inputs(inputs: TeacherInputs, load_for: Callable[[Task, Adapt | None], nn.Module]) -> nn.Module:
     """Load a teacher behind its contract; if its weights are for another number of channels, the error says so.
 
     Args:
-        load: loads the network for a task, and wraps it.
+        load_for: loads the network for a task, and wraps it.
     """
     try:
-        return load(inputs.task, inputs.wrap)
+        return load_for(inputs.task, inputs.wrap)
     except ValueError as error:
         channels, *size = inputs.task.input_shape
         other = {1: 3, 3: 1}.get(channels) if len(size) == 2 else None
         try:
             if other is None:
                 raise
-            load(Task((other, *size), inputs.task.classes), None)
+            load_for(Task((other, *size), inputs.task.classes), None)
         except ValueError:
             raise error from None
         named = "channel" if other == 1 else "channels"

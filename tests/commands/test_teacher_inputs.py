@@ -95,6 +95,7 @@ def test_images_are_decoded_at_the_size_of_the_teacher(stripes: Path, plugin: st
     torch.testing.assert_close(prepared, expected)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_of_its_own_size(
     stripes: Path, plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,7 +217,6 @@ def test_a_contract_is_applied_inside_the_class_order(digits: Path, linear: str,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--teacher", "cnn:4", "--teacher-input", "imagenet"), "--teacher-input must be omitted without a loaded"),
         (("--teacher", "LINEAR=one.pth", "--teacher-input", "imagenet"), "Give --teacher-input channels=1"),
         (("--teacher", "LINEAR=three.pth"), "Give --teacher-input channels=3 with its mean=… and std=…, such as"),
         (("--teacher", "LINEAR=one.pth", "--teacher-input", "size=9"), "failed on one sample [1, 1, 9, 9]"),
@@ -236,10 +236,15 @@ def test_a_contract_that_does_not_fit_is_refused(
     save_linear(Path("one.pth"), digits, 0.5, 0.5)
     save_linear(Path("three.pth"), digits, 0.5, 0.5, channels=3)
     given = [flag.replace("LINEAR", linear) for flag in flags]
-    assert cli.main(["run", "--data", str(digits), *given, *TOY, "--out", "run"]) != 0
+    assert cli.main(["run", "--data", str(digits), *given, *TOY, "--out", "run"]) == 1
     captured = capsys.readouterr()
     assert message in " ".join(captured.err.split())
     assert "epoch" not in captured.out
+
+
+def test_a_teacher_trained_here_has_no_inputs_of_its_own() -> None:
+    with pytest.raises(ValueError, match="--teacher-input must be omitted without a loaded teacher"):
+        RunSettings(teacher=("cnn:4",), teacher_input=("imagenet",)).check()
 
 
 def test_a_mean_for_a_table_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,7 @@ def test_float_inputs_are_restored_within_rounding() -> None:
     torch.testing.assert_close(prepare(table, InputContract()), stored)
 
 
+@pytest.mark.slow  # imports torchvision
 def test_an_rgb_teacher_sees_what_torchvision_prepares() -> None:
     transforms = pytest.importorskip("torchvision.transforms.v2")
     dataset = images(3, side=40, count=256)
@@ -66,7 +67,7 @@ def test_an_rgb_teacher_sees_what_torchvision_prepares() -> None:
     expected = pipeline(dataset.inputs)
     own = prepare(dataset, InputContract(MEAN, STD, size=(24, 24), crop=0.75))
     assert own.shape == expected.shape
-    assert float((own - expected).abs().max()) < 0.5 / 255 / min(STD) + 1e-4  # torchvision rounds to bytes
+    assert float((own - expected).abs().max()) < 1.5 / 255 / min(STD)  # torchvision rounds to bytes, twice
 
 
 def test_images_at_the_teachers_size_are_only_cropped() -> None:
@@ -143,7 +144,7 @@ def test_contracts_are_read_from_flags(items: list[str], expected: InputContract
     ],
 )
 def test_a_wrong_contract_is_refused(items: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, DamagedDataError), match=message):
         read_contract(items)
 
 

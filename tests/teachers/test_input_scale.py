@@ -61,7 +61,7 @@ def test_another_scale_is_named_with_both_accuracies(
     other = Rescaled(teacher, to_stored, shades)
     reason = explain_input_scale(other, shades)
     assert reason is not None
-    assert f"but on 100.0% of them scaled to {name}" in reason
+    assert f"but on 100.0% of them normalised as numbers in {name}" in reason
     with pytest.warns(UserWarning, match="but on 100.0% of them"):
         teacher_accuracy(other, shades)
 
