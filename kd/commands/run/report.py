@@ -13,6 +13,7 @@ from kd.commands.run.report_gallery import show_disagreements
 from kd.commands.run.report_plots import curve_panel
 from kd.commands.run.report_students import compare_confusions, compare_students, compare_with_teacher
 from kd.commands.run.results import ModelSize, Run, Timings, model_sizes
+from kd.commands.run.text import list_remarks
 from kd.evaluation.calibration import BINS, Bin, Calibration, ChanceError
 from kd.evaluation.two_models import McNemar
 from kd.report.blocks import Block, Card, Fold, Grid, Note, Paragraph, table
@@ -81,7 +82,7 @@ def _show_cards(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
         )
         number = f"{100 * accuracy.accuracy:.2f} %"
         cards.append(Card(arm_of(name).label, number, "test accuracy", facts, model=name))
-    return (*map(Note, run.notes), Grid(tuple(cards), of="cards"), Paragraph(hint))
+    return (*map(Note, [*run.notes, *list_remarks(run)]), Grid(tuple(cards), of="cards"), Paragraph(hint))
 
 
 def _format_count(size: ModelSize, field: str) -> str:

@@ -30,7 +30,7 @@ from kd.evaluation.calibration import (
     reliability_curve,
 )
 from kd.evaluation.classwise import ClassScores, Majority, majority_of, score_classes
-from kd.evaluation.failures import describe_failures, describe_gap, describe_weak_teacher
+from kd.evaluation.failures import describe_failures, describe_gap
 from kd.evaluation.fidelity import Fidelity, fidelity
 from kd.evaluation.latency import Latency
 from kd.evaluation.metrics import confusion_matrix
@@ -183,11 +183,10 @@ class Run:
 
     @cached_property
     def failures(self) -> list[str]:
-        """Sentences on models that learned little."""
+        """Sentences on models that are no better than the majority class, or never predict some class."""
         arms = {arm_of(name).label: [matrix] for name, matrix in self.confusion_matrices.items()}
         names = [self.class_name(label) for label in range(len(self.confusion_matrices[TEACHER]))]
-        weak = describe_weak_teacher(self.accuracies[TEACHER].errors, self.accuracies[CONTROL].errors, self.noun)
-        return [*describe_failures(arms, self.labels, names, self.noun), *self._describe_gaps(), *filter(None, [weak])]
+        return [*describe_failures(arms, self.labels, names, self.noun), *self._describe_gaps()]
 
     def _describe_gaps(self) -> list[str]:
         """Name models whose test accuracy is far below the validation accuracy of their final weights."""
