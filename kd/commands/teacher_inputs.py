@@ -95,7 +95,8 @@ def find_inputs(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
         OSError, MissingExtraError: a file or a library is missing.
     """
     scale, shape = find_scale(data.train_set), data.task.input_shape
-    items = list(settings.teacher_input) or _find_source(choice, is_image=scale is not None and scale.is_image)
+    is_image = scale is not None and scale.is_image
+    items = list(settings.teacher_input) or _find_source(choice, is_image=is_image, download=settings.download)
     if not items:
         return TeacherInputs(None, False, scale, data.task, choice, data)
     with naming_flag(f"--teacher-input {' '.join(items)}"):
@@ -137,12 +138,12 @@ def load_with_inputs(inputs: TeacherInputs, load_for: Callable[[Task, Adapt | No
         ) from None
 
 
-def _find_source(choice: ModelChoice, *, is_image: bool) -> list[str]:
+def _find_source(choice: ModelChoice, *, is_image: bool, download: bool) -> list[str]:
     """Return the items of ``--teacher-input`` for weights that come with their contract; none for others."""
     if choice.is_pretrained:
         return [choice.spec]
     if choice.is_huggingface:
-        folder = find_folder(choice.spec.removeprefix("hf:"))
+        folder = find_folder(choice.spec.removeprefix("hf:"), download=download)
         return [f"hf:{folder}"] if (folder / CONFIG).is_file() else []
     if choice.is_onnx and is_image and choice.file is not None and choice.file.is_file():
         return ["0-255"] if takes_bytes(choice.file) else []

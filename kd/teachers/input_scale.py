@@ -161,7 +161,7 @@ def _score(network: nn.Module, inputs: Tensor, labels: Tensor, columns: Sequence
     device = device_of(network)
     with evaluating(network), torch.no_grad():
         batches: Any = inputs.clone().split(128)  # type: ignore[no-untyped-call]
-        logits = torch.cat([network(batch.to(device)).float().cpu() for batch in batches])
+        logits = torch.cat([take_logits(network(batch.to(device))).float().cpu() for batch in batches])
     logits = logits if columns is None else logits[:, list(columns)]
     known = (labels >= 0) & (labels < logits.shape[1])
     loss = float(F.cross_entropy(logits[known], labels[known])) if bool(known.any()) else 0.0
