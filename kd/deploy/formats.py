@@ -154,6 +154,8 @@ def to_pt2(deployed: Deployed, example: Tensor) -> bytes:
     """
     with _explain("pt2"), quiet():
         program = torch.export.export(deployed, (example,), dynamic_shapes={"inputs": {0: torch.export.Dim("batch")}})
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # names source files of this machine
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         return buffer.getvalue()

@@ -48,7 +48,7 @@ class ExportSettings:
     """copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded copy"""
     class_names: tuple[str, ...] = ()
     """names of the classes in label order"""
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, str] | None = None
     """columns of a Hugging Face dataset: the inputs and the labels"""
     image_size: tuple[int, int] | None = None
     """height and width to which images are scaled and cropped; None requires that all have the same size"""

@@ -1,0 +1,204 @@
+"""Exported files agree with PyTorch in their own runtime, wrong ones are not kept, and infer.py needs little."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from kd import cli
+from kd.data.datasets import ArrayDataset
+from kd.data.loaders import make_loader
+from kd.data.sources.normalisation import normalise
+from kd.deploy.deployed import Deployed
+from kd.deploy.description import describe_task
+from kd.deploy.export import Candidate, Exported, export
+from kd.deploy.folder import publish_folder, require_own_folder
+from kd.deploy.formats import FILES, to_safetensors
+from kd.deploy.manifest import parse_manifest, read_manifest
+from kd.deploy.model_card import Origin
+from kd.evaluation.two_models import Accuracy, accuracy_of
+from kd.models.build import build
+from kd.models.inference import predict
+
+KINDS = tuple(FILES)
+SHAPES = {"cnn:4": (3, 8, 8), "mlp:6": (5,)}
+
+
+def a_candidate(spec: str, *, count: int = 60, seed: int = 0) -> Candidate:
+    shape, generator = SHAPES[spec], torch.Generator().manual_seed(1)
+    raw = torch.randint(0, 256, (count, *shape), generator=generator).to(torch.uint8)
+    inputs = raw if len(shape) == 3 else raw.float() / 7
+    data = ArrayDataset(inputs, torch.arange(count) % 3)
+    train = normalise({"train": data})["train"]
+    network = build(spec, input_shape=shape, classes=3, seed=seed)
+    network(train[0][0][None].repeat(4, *[1] * len(shape)))  # running statistics of batch norm
+    network.train(False)
+    content = {"format": 1, "toy": None, "models": {}, **describe_task(train, ["a", "b", '<c>"'])}
+    manifest = parse_manifest(Path(), content)
+    return Candidate(network, manifest, spec, predict(network, make_loader(train, batch_size=16)), train, train)
+
+
+def accuracy(candidate: Candidate) -> Accuracy:
+    return accuracy_of(int(candidate.reference.wrong.sum()), len(candidate.reference.labels))
+
+
+@pytest.mark.parametrize("spec", SHAPES)
+def test_the_wrapped_network_takes_raw_inputs(spec: str) -> None:
+    candidate = a_candidate(spec)
+    assert isinstance(candidate.test, ArrayDataset)
+    wrapped = Deployed(candidate.network, candidate.manifest.preprocessing, candidate.manifest.input_shape)
+    probabilities, logits = wrapped(candidate.test.inputs)
+    torch.testing.assert_close(logits, candidate.reference.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(probabilities, logits.softmax(dim=1))
+
+
+def test_the_wrapped_network_is_a_copy() -> None:
+    candidate = a_candidate("mlp:6")
+    candidate.network.train()
+    wrapped = Deployed(candidate.network, candidate.manifest.preprocessing, (5,))
+    assert not wrapped.network.training
+    assert candidate.network.training
+    assert all(parameter.requires_grad for parameter in candidate.network.parameters())
+
+
+def test_the_weights_file_loads_into_the_network() -> None:
+    pytest.importorskip("safetensors")
+    from safetensors.torch import load
+
+    network = nn.Sequential(nn.Linear(3, 2))
+    state = load(to_safetensors(network))
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in state.items())
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    require_own_folder(tmp_path / "new")
+    require_own_folder(tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match="--to must be a new or empty folder"):
+        require_own_folder(tmp_path)
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def exported(request: pytest.FixtureRequest) -> tuple[Candidate, list[Exported]]:
+    pytest.importorskip("onnxscript")
+    candidate = a_candidate(request.param)
+    return candidate, export(candidate, KINDS, margin=10, calibration=20)
+
+
+@pytest.mark.slow
+def test_every_format_passes_its_gate(exported: tuple[Candidate, list[Exported]]) -> None:
+    candidate, results = exported
+    assert [(result.kind, result.problem) for result in results] == [(kind, "") for kind in KINDS]
+    for result in results:
+        assert result.check is not None
+        assert result.content is not None
+        assert [timing.batch for timing in result.check.timings] == [1, 128]
+        assert str(Path(__file__).parents[2]).encode() not in result.content
+        assert result.check.accuracy.images == len(candidate.reference.labels)
+
+
+@pytest.mark.slow
+def test_weights_changed_after_tracing_fail_the_gate(exported: tuple[Candidate, list[Exported]]) -> None:
+    """The files are those of the network before a weight changed; the reference is that of the network after."""
+    candidate, results = exported
+    changed = build(candidate.architecture, input_shape=candidate.manifest.input_shape, classes=3, seed=0)
+    changed.load_state_dict(candidate.network.state_dict())
+    with torch.no_grad():
+        list(changed.parameters())[-1][0] += 30  # the bias of class 0
+    reference = predict(changed, DataLoader(candidate.test, batch_size=60))
+    moved = dataclasses.replace(candidate, network=changed, reference=reference)
+    files = {result.kind: result.content for result in results if result.content is not None}
+    for result in export(moved, ("onnx", "safetensors"), converted=files):
+        assert "its logits differ from PyTorch's by up to 3.0e+01" in result.problem
+
+
+@pytest.mark.slow
+def test_a_damaged_file_fails_and_does_not_stop_the_others(exported: tuple[Candidate, list[Exported]]) -> None:
+    candidate, results = exported
+    files = {result.kind: result.content or b"" for result in results}
+    cut = {kind: files[kind][: len(files[kind]) // 2] for kind in ("int8", "pt2")}
+    broken = export(candidate, ("int8", "pt2", "onnx"), margin=10, converted={**files, **cut})
+    assert [result.kind for result in broken if result.problem] == [*cut]
+    assert all(FILES[result.kind] in result.problem for result in broken if result.problem)
+
+
+ALONE = """
+import importlib.abc, runpy, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        top = name.partition(".")[0]
+        if top in {"torch", "kd", "onnx", "onnxscript", "safetensors", "scipy", "sklearn", "PIL"}:
+            raise ImportError(f"refused: {name}")
+
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_the_folder_is_complete_and_infer_runs_without_torch(
+    exported: tuple[Candidate, list[Exported]], tmp_path: Path
+) -> None:
+    candidate, results = exported
+    folder = tmp_path / "export"
+    publish_folder(folder, candidate, results, Origin("data", "distilled"), accuracy(candidate))
+    assert {path.name for path in folder.iterdir()} == {
+        *FILES.values(), "labels.json", "manifest.json", "README.md", "infer.py"
+    }  # fmt: skip
+    manifest = read_manifest(folder)
+    assert manifest.model("model.safetensors").architecture == candidate.architecture
+    assert len((folder / "infer.py").read_text().splitlines()) <= 22
+    assert isinstance(candidate.test, ArrayDataset)
+    np.save(tmp_path / "inputs.npy", candidate.test.inputs.numpy())
+    command = [sys.executable, "-I", "-c", ALONE, str(folder / "infer.py"), str(tmp_path / "inputs.npy")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = [candidate.manifest.classes[k] for k in candidate.reference.logits.argmax(dim=1).tolist()]
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == expected
+
+
+@pytest.mark.slow
+def test_a_file_that_fails_later_is_removed(exported: tuple[Candidate, list[Exported]], tmp_path: Path) -> None:
+    candidate, results = exported
+    folder, origin = tmp_path / "export", Origin("data", "distilled")
+    publish_folder(folder, candidate, results, origin, accuracy(candidate))
+    later = [dataclasses.replace(r, problem="wrong") if r.kind == "int8" else r for r in results]
+    publish_folder(folder, candidate, later, origin, accuracy(candidate))
+    assert not (folder / FILES["int8"]).exists()
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    assert manifest["failed"] == {"int8": "wrong"}
+    assert FILES["int8"] not in manifest["models"]
+
+
+@pytest.mark.slow
+def test_the_command_exports_a_run_and_refuses_other_weights_and_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "run"
+    flags = ("--data", "sklearn:digits", "--teacher", "mlp:8", "--student", "mlp:4", "--epochs", "1", "--device", "cpu")
+    assert cli.main(["run", *flags, "--out", str(out)]) == 0
+    assert cli.main(["export", "--out", str(out), "--formats", "onnx"]) == 0
+    assert "passed" in capsys.readouterr().out
+    assert (out / "export" / "infer.py").is_file()
+    file = out / "models" / "student_distilled.pth"
+    assert cli.main(["export", "--model", f"mlp:4={file}", "--data", "sklearn:digits", "--formats", "safetensors",
+                     "--to", str(tmp_path / "other")]) == 0  # fmt: skip
+    capsys.readouterr()
+    (out / "run.toml").unlink()
+    assert cli.main(["export", "--out", str(out), "--formats", "onnx"]) == 1
+    assert "the data differ from those of the run" in capsys.readouterr().err
+    file.write_bytes((out / "models" / "student_regular.pth").read_bytes())
+    assert cli.main(["export", "--out", str(out), "--data", "sklearn:digits"]) == 1
+    assert "not the file that its manifest describes" in capsys.readouterr().err
