@@ -84,8 +84,14 @@ def _is_number(simplified: str) -> bool:
     return simplified.removeprefix("label ").isdecimal()
 
 
-def require_same_classes(name: str, outputs: int, classes: int) -> None:
+FIT_HEAD = "or fit a new head on the training images with --teacher-head fit"
+
+
+def require_same_classes(name: str, outputs: int, classes: int, *, otherwise: str = FIT_HEAD) -> None:
     """Check that a teacher that cannot be rebuilt for other classes has one output for each class of the data.
+
+    Args:
+        otherwise: what to do if the classes differ in kind, in words.
 
     Raises:
         ValueError: the numbers differ.
@@ -93,7 +99,7 @@ def require_same_classes(name: str, outputs: int, classes: int) -> None:
     if outputs != classes:
         raise ValueError(
             f"{name} has {outputs:,} classes, the data has {classes:,}. Map its classes to the data's with "
-            "--label-map FILE.csv, or fit a new head on the training images with --teacher-head fit."
+            f"--label-map FILE.csv, {otherwise}."
         )
 
 

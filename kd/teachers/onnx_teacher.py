@@ -180,7 +180,8 @@ def load_onnx(
     teacher.is_probability = are_probabilities(values)
     say(f"{path}: {_describe(graph, teacher.is_probability)}; SHA-256 {sha256(content)[:12]}")
     if classes is not None:
-        require_same_classes(str(path), values.shape[1], classes)
+        otherwise = "or save its features and fit a head on them with --teacher embeddings=FILE"
+        require_same_classes(str(path), values.shape[1], classes, otherwise=otherwise)
     return teacher
 
 

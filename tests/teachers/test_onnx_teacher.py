@@ -141,7 +141,7 @@ def test_results_do_not_depend_on_the_split_into_batches(tmp_path: Path, layer: 
 @pytest.mark.parametrize(
     ("settings", "arguments", "message"),
     [
-        ({}, {"classes": 4}, r"has 5 classes, the data has 4.*--label-map.*--teacher-head fit"),
+        ({}, {"classes": 4}, r"has 5 classes, the data has 4.*--label-map.*--teacher embeddings=FILE"),
         ({}, {"output": "score"}, r"no output 'score'. It has scores \[\?, 5\].*Did you mean scores"),
         ({"outputs": ("a", "copy")}, {}, r"several of its outputs could be the logits: a .*copy .*FILE.onnx::OUTPUT"),
         ({"after": "Magic", "domain": "my.company"}, {}, r"ONNX Runtime cannot run it.*Custom operators"),
