@@ -8,8 +8,10 @@ if __name__ == "__main__":  # before the other imports, which take seconds: Ctrl
 
     exit_on_stop_signals()
 
+import dataclasses
 import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -80,10 +82,21 @@ class StudentTraining(NamedTuple):
     distilled_history: kd.History
 
 
-class TrainMetrics(NamedTuple):
+class _TrainMetricsTuple(NamedTuple):
     teacher: kd.History
     regular: kd.History
     distilled: kd.History
+
+
+class TrainMetrics(_TrainMetricsTuple):
+    """The curves of the three models.
+
+    Attributes:
+        validation_logits: of each model, for the threshold in the manifest (``kd.evaluation.unlike``). Not an element
+            of the documented tuple of three, and empty unless it is set.
+    """
+
+    validation_logits: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Result(NamedTuple):
@@ -201,9 +214,9 @@ def save_and_visualize_results(
     All results come from the two metrics arguments; ``test_loader`` only provides images and labels.
     """
     logits = {name: result.logits for name, result in zip(RUN_ARMS, test_metrics, strict=True)}
-    run = _build_run(
-        dict(zip(RUN_ARMS, train_metrics, strict=True)), logits, _load_labels(test_loader, test_metrics), test_loader
-    )
+    histories, labels = dict(zip(RUN_ARMS, train_metrics, strict=True)), _load_labels(test_loader, test_metrics)
+    validation = getattr(train_metrics, "validation_logits", {})  # none in a plain tuple
+    run = dataclasses.replace(_build_run(histories, logits, labels, test_loader), validation_logits=validation)
     models = dict(zip(RUN_ARMS, (teacher, student_reg, student_dist), strict=True))
     plots = visualization.all_plots(run)
     folders = {"models_dir": config.MODELS_DIR, "results_dir": config.RESULTS_DIR, "state_dir": config.STATE_DIR}
@@ -228,6 +241,7 @@ def main() -> None:
         models = (teacher, students.student_regular, students.student_distilled)
         test_metrics = evaluate_all_models(*models, data.test_loader)
         train_metrics = TrainMetrics(training.history, students.regular_history, students.distilled_history)
+        train_metrics.validation_logits = _predict_validation(models, data.val_loader)
         save_and_visualize_results(*models, train_metrics, test_metrics, data.test_loader)
 
 
@@ -244,6 +258,12 @@ def _build_run(
         temperature=config.TEMPERATURE,
         toy=visualization.quick_run_stamp(),
     )
+
+
+def _predict_validation(models: tuple[nn.Module, ...], val_loader: DataLoader[Any]) -> dict[str, Tensor]:
+    named = dict(zip(RUN_ARMS, models, strict=True))
+    predictions = run_steps.predict_models(named, in_order(val_loader), title="validation")
+    return {name: result.logits for name, result in predictions.items()}
 
 
 def _measure(predictions: Predictions) -> Result:

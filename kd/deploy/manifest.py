@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.checks import did_you_mean
+from kd.evaluation.unlike import Unlike
 from kd.storage.untrusted import read_bytes
 
 FORMAT = 1
@@ -57,12 +58,14 @@ class ModelEntry:
         sha256: of the file.
         test: accuracy on the test set with its interval (``kd.evaluation.two_models.Accuracy``); empty before
             evaluation.
+        unlike: threshold for inputs unlike the training data; None if it was not measured.
     """
 
     file: str
     architecture: str | None
     sha256: str
     test: Mapping[str, Any] = field(default_factory=dict)
+    unlike: Unlike | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,8 @@ def _parse_preprocessing(rules: dict[str, Any], shape: tuple[int, ...]) -> Prepr
 def _parse_entry(name: str, entry: dict[str, Any]) -> ModelEntry:
     architecture = entry["architecture"]
     spec = None if architecture is None else _text(architecture, "architecture")
-    return ModelEntry(name, spec, _text(entry["sha256"], "sha256"), dict(entry.get("test", {})))
+    unlike = Unlike.from_json(entry["unlike"]) if "unlike" in entry else None
+    return ModelEntry(name, spec, _text(entry["sha256"], "sha256"), dict(entry.get("test", {})), unlike)
 
 
 def _require(condition: bool, problem: str) -> None:

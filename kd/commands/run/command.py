@@ -83,22 +83,28 @@ def train(settings: RunSettings, device: torch.device) -> TrainedModels:
 
 def finish(settings: RunSettings, device: torch.device, trained: TrainedModels) -> None:
     """Evaluate the models on the test split, once; print the results and save all files."""
-    predictions = _predict(settings, trained)
-    results = _collect_results(settings, device, trained.data, trained.histories, predictions)
+    predictions, validation = (_predict(settings, trained, split) for split in ("evaluation", "validation"))
+    results = _collect_results(settings, device, trained, predictions, validation)
     text.print_evaluation(results, limit=settings.limit)
     # The documented pipeline allows no further files, and RANDOM_STATE alone determines the split of MNIST.
     split = {} if settings.data == "mnist" else {settings.results_dir / "metrics" / "split.json": trained.data.chosen}
     _save(settings, results, trained.models, split)
 
 
-def _predict(settings: RunSettings, trained: TrainedModels) -> dict[str, Predictions]:
-    """Return the predictions on the test split; a teacher with a size of its own sees images of that size."""
+def _predict(settings: RunSettings, trained: TrainedModels, title: str) -> dict[str, Predictions]:
+    """Return the predictions on the test split (title "evaluation") or on the validation split ("validation").
+
+    A teacher with a size of its own sees images of that size.
+    """
     own = data_for_teacher(settings, trained.data, trained.models[TEACHER])
+    loader, own_loader = (
+        data.test_loader if title == "evaluation" else data.val_loader for data in (trained.data, own)
+    )
     if own is trained.data:
-        return run_steps.predict_models(trained.models, own.test_loader)
+        return run_steps.predict_models(trained.models, loader, title=title)
     teacher, students = {TEACHER: trained.models[TEACHER]}, {k: m for k, m in trained.models.items() if k != TEACHER}
-    on_own_images = run_steps.predict_models(teacher, own.test_loader, title="evaluation-teacher")
-    return on_own_images | run_steps.predict_models(students, trained.data.test_loader)
+    on_own_images = run_steps.predict_models(teacher, own_loader, title=f"{title}-teacher")
+    return on_own_images | run_steps.predict_models(students, loader, title=title)
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> run_steps.Pair:
@@ -123,12 +129,13 @@ def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, devic
 def _collect_results(
     settings: RunSettings,
     device: torch.device,
-    data: Data,
-    histories: dict[str, History],
+    trained: TrainedModels,
     predictions: dict[str, Predictions],
+    validation: dict[str, Predictions],
 ) -> Run:
+    data = trained.data
     return Run(
-        histories=histories,
+        histories=trained.histories,
         logits={name: prediction.logits for name, prediction in predictions.items()},
         labels=predictions[TEACHER].labels,
         test=data.test_set,
@@ -138,6 +145,7 @@ def _collect_results(
         classes=data.task.names,
         validation_size=data.sizes["validation"],
         ids=data.test_ids,
+        validation_logits={name: prediction.logits for name, prediction in validation.items()},
     )
 
 

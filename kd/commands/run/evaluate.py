@@ -18,7 +18,6 @@ def run(settings: EvaluateSettings) -> None:
     """
     saved = saved_settings(settings.out, trust=settings.trust)
     written = folders(saved.models_dir, saved.results_dir)
-    with open_command(
-        saved, *written, made=("evaluation", "evaluation-teacher", "latency"), program="evaluate"
-    ) as device:
+    made = ("evaluation", "evaluation-teacher", "validation", "validation-teacher", "latency")
+    with open_command(saved, *written, made=made, program="evaluate") as device:
         command.finish(saved, device, command.train(saved, device))

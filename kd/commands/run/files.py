@@ -24,6 +24,7 @@ from kd.deploy.manifest import NAME as MANIFEST
 from kd.evaluation.latency import Latency, measure_latency
 from kd.evaluation.metrics import count_parameters
 from kd.evaluation.multiply_adds import count_multiply_adds
+from kd.evaluation.unlike import measure_unlike
 from kd.models.inference import device_of
 from kd.storage.environment import environment, versions
 from kd.storage.files import sha256
@@ -44,10 +45,20 @@ def weight_files(
         models: models by file name, in the order of the run's models.
         architectures: see ``untested_weight_files``.
     """
-    tests = {file: run.accuracies[name]._asdict() for file, name in zip(models, run.logits, strict=True)}
+    names = dict(zip(models, run.logits, strict=True))
+    tests = {file: run.accuracies[name]._asdict() for file, name in names.items()}
+    validation = run.validation_logits
+    unlike = {f: measure_unlike(validation[n], run.logits[n])._asdict() for f, n in names.items() if n in validation}
     classes = [run.class_name(label) for label in range(len(next(iter(run.logits.values()))[0]))]
     return untested_weight_files(
-        folder, models, run.test, classes=classes, toy=run.toy, architectures=architectures, tests=tests
+        folder,
+        models,
+        run.test,
+        classes=classes,
+        toy=run.toy,
+        architectures=architectures,
+        tests=tests,
+        unlike=unlike,
     )
 
 
@@ -60,6 +71,7 @@ def untested_weight_files(
     toy: str | None,
     architectures: Mapping[str, str] = MappingProxyType({}),
     tests: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    unlike: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[Path, bytes]:
     """Return the files of ``weight_files`` without a ``Run``, for models that need not be evaluated.
 
@@ -70,6 +82,7 @@ def untested_weight_files(
         toy: stamp of a quick run, see ``Run``.
         architectures: specification of each model by file name; built-in networks need none.
         tests: metrics on the test set, by file name; empty before evaluation.
+        unlike: thresholds for inputs unlike the training data (``kd.evaluation.unlike``), by file name.
     """
     files: dict[Path, bytes] = {}
     example: Tensor = dataset[0][0][None]
@@ -87,6 +100,7 @@ def untested_weight_files(
             "multiply_adds": count_multiply_adds(model, example),
             "shapes": {key: list(tensor.shape) for key, tensor in model.state_dict().items()},
             **({"test": tests[file_name]} if file_name in tests else {}),
+            **({"unlike": unlike[file_name]} if file_name in unlike else {}),
         }
     files[folder / MANIFEST] = json_bytes(manifest)
     return files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -103,6 +103,7 @@ class Run:
         classes: class names in label order; empty if the classes are only numbered.
         validation_size: number of validation samples; None if it is not known.
         ids: name of each test sample, such as its file; empty if they have none.
+        validation_logits: logits [V, K] of each model on the validation samples; empty if not known.
     """
 
     histories: Mapping[str, History]
@@ -115,6 +116,7 @@ class Run:
     classes: Sequence[str] = ()
     validation_size: int | None = None
     ids: Sequence[str] = ()
+    validation_logits: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def noun(self) -> str:
@@ -136,11 +138,7 @@ class Run:
     @property
     def panels(self) -> dict[str, str]:
         """Titles of the training curves to draw, by quantity."""
-        return {
-            "ce": "Cross-entropy with the labels, nats",
-            "acc": "Accuracy, %",
-            "soft": self._soft_title,
-        }
+        return {"ce": "Cross-entropy with the labels, nats", "acc": "Accuracy, %", "soft": self._soft_title}
 
     @property
     def notes(self) -> list[str]:
