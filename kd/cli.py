@@ -15,6 +15,7 @@ from kd.commands.compare.settings import CompareSettings
 from kd.commands.export.settings import ExportSettings
 from kd.commands.help import format_help
 from kd.commands.judge.settings import JudgeSettings
+from kd.commands.predict.settings import PredictSettings
 from kd.commands.program import exit_status
 from kd.commands.recipe_settings import REPLACED
 from kd.commands.run.settings import CacheSettings, CleanSettings, DistillSettings, EvaluateSettings, ReportSettings
@@ -43,6 +44,7 @@ COMMANDS: Mapping[str, Command] = {
     "judge": Command(JudgeSettings, "kd.commands.judge.command"),
     "distill": Command(DistillSettings, "kd.commands.run.distill"),
     "evaluate": Command(EvaluateSettings, "kd.commands.run.evaluate"),
+    "predict": Command(PredictSettings, "kd.commands.predict.command"),
     "report": Command(ReportSettings, "kd.commands.run.rebuild_report"),
     "export": Command(ExportSettings, "kd.commands.export.command"),
     "cache": Command(CacheSettings, "kd.commands.run.cache"),

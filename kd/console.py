@@ -118,10 +118,15 @@ def progress(title: str, *, steps: int, done: int = 0) -> Iterator[Advance]:
             _live.pop()
 
 
-def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+def print_table(
+    title: str, header: Sequence[str], rows: Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]
+) -> None:
     """Print a table with left-aligned row names and right-aligned cells.
 
     If a terminal is too narrow, the columns continue in further tables below, so that none is cut off.
+
+    Args:
+        rows: cells by row name, or pairs of name and cells if names may be equal.
     """
     from rich.console import Console
 
@@ -129,7 +134,8 @@ def print_table(title: str, header: Sequence[str], rows: Mapping[str, Sequence[s
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=10_000)
-    table_rows = [[name, *cells] for name, cells in rows.items()]
+    pairs = rows.items() if isinstance(rows, Mapping) else rows
+    table_rows = [[name, *cells] for name, cells in pairs]
     columns = [[printable(cell) for cell in column] for column in zip(header, *table_rows, strict=True)]
     first, *others = columns
     for number, part in enumerate(_split_columns(columns, console.width)):

@@ -304,8 +304,8 @@ def test_every_setting_is_in_exactly_one_group_of_the_help(name: str, call: Call
     assert sorted(fields) == sorted(member for group in GROUPS.values() for member in group if member in fields)
     code, out, err = call(name, "--help")
     assert (code, err) == (0, "")
-    flags = re.findall(r"^  (?:(--[\w-]+)|info)", out, re.MULTILINE)
-    assert sorted(flags) == sorted("" if n == "action" else f"--{n.replace('_', '-')}" for n in fields)
+    flags = re.findall(r"^  (?:(--[\w-]+)|info|INPUTS)", out, re.MULTILINE)
+    assert sorted(flags) == sorted("" if n in {"action", "inputs"} else f"--{n.replace('_', '-')}" for n in fields)
     assert max(map(len, out.splitlines())) <= 120
     titles = re.findall(r"^(\w[\w ]*):$", out, re.MULTILINE)
     assert titles == [title for title in GROUPS if title in titles]

@@ -18,6 +18,7 @@ from tyro.conf import Positional, UseAppendAction
 # The groups in the order of the help text. A setting that only some commands have is omitted for the others.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Action": ("action", "prune", "images"),
+    "Inputs and model": ("inputs", "model", "arm"),
     "Predictions": ("control", "distilled", "smoothed", "labels", "kind"),
     "Data": (
         *("data", "data_dir", "class_names", "columns", "image_size", "download", "limit", "test_size", "test_share"),
@@ -44,7 +45,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("pairs", "until_decided", "final_pairs", "teachers", "splits", "decide", "slices", "shifts", "smoothing"),
         *("longer", "margin"),
     ),
-    "Output": ("out", "config", "dry_run", "fresh", "snapshot_seconds", "rows"),
+    "Output": ("out", "top", "csv", "json", "config", "dry_run", "fresh", "snapshot_seconds", "rows"),
     "Machine and safety": ("device", "workers", "processes", "threads", "trust"),
 }
 _INDENT = 26  # columns before a help text, if its flag is short enough
@@ -61,7 +62,7 @@ def format_help(name: str, settings: type) -> str:
     texts = help_texts(settings)
     fields = {field.name: field for field in dataclasses.fields(settings)}
     hints = typing.get_type_hints(settings, include_extras=True)
-    lines = [f"usage: kd {name} {'[ACTION] ' * ('action' in fields)}[FLAGS]"]
+    lines = [f"usage: kd {name} {_format_positionals(fields)}[FLAGS]"]
     for paragraph in inspect.cleandoc(settings.__doc__ or "").split("\n\n"):
         lines += ["", textwrap.fill(paragraph, _find_width())]
     for title, members in GROUPS.items():
@@ -102,11 +103,16 @@ def _find_width() -> int:
     return max(_INDENT + 30, min(120, shutil.get_terminal_size().columns))
 
 
+def _format_positionals(fields: Mapping[str, object]) -> str:
+    """Return the arguments without a flag in the usage line, such as ``INPUTS … ``."""
+    return "[ACTION] " * ("action" in fields) + "INPUTS … " * ("inputs" in fields)
+
+
 def _format_flag(name: str, hint: Any) -> str:
     """Return the flag with its values, such as ``--epochs INT``."""
     kind = _plain_type(hint)
     if Positional in getattr(hint, "__metadata__", ()):
-        return "|".join(typing.get_args(kind))
+        return f"{name.upper()} …" if typing.get_origin(kind) is tuple else "|".join(typing.get_args(kind))
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
         return f"{flag}, --no-{flag[2:]}"

@@ -48,17 +48,15 @@ _RESULT_NEUTRAL = """
 arms cli console deploy devices formatting report
 commands/before_training commands/class_weights commands/compare commands/config_flags commands/differences
 commands/differences_report commands/dry_run commands/export commands/help commands/judge commands/judgement_json
-commands/ledger
-commands/messages commands/paired_settings commands/paired_table commands/program commands/publish commands/recipe
-commands/recipe_settings commands/run commands/settings commands/settings_file commands/settings_paths
-commands/slices_report commands/step_times commands/steps commands/subject commands/sweep commands/trained_on
-commands/trust
+commands/ledger commands/messages commands/paired_settings commands/paired_table commands/predict commands/program
+commands/publish commands/recipe commands/recipe_settings commands/run commands/settings commands/settings_file
+commands/settings_paths commands/slices_report commands/step_times commands/steps commands/subject commands/sweep
+commands/trained_on commands/trust
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows
 evaluation/comparison_slices evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures
 evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power
-evaluation/quantities evaluation/sequential evaluation/slices evaluation/timing
-evaluation/two_models evaluation/verdict
-evaluation/verdict_text
+evaluation/quantities evaluation/sequential evaluation/slices evaluation/timing evaluation/two_models
+evaluation/unlike evaluation/verdict evaluation/verdict_text
 storage/cleaning storage/exchange storage/places storage/resources storage/stopping
 teachers/saturation
 training/contention training/pool training/pool_worker training/students training/trial

@@ -1,0 +1,1 @@
+"""``kd predict``: classes of images, arrays and table rows."""
