@@ -219,7 +219,11 @@ def save_and_visualize_results(
     run = dataclasses.replace(_build_run(histories, logits, labels, test_loader), validation_logits=validation)
     models = dict(zip(RUN_ARMS, (teacher, student_reg, student_dist), strict=True))
     plots = visualization.all_plots(run)
-    folders = {"models_dir": config.MODELS_DIR, "results_dir": config.RESULTS_DIR, "state_dir": config.STATE_DIR}
+    folders: dict[str, Any] = {
+        "models_dir": config.MODELS_DIR,
+        "results_dir": config.RESULTS_DIR,
+        "state_dir": config.STATE_DIR,
+    }
     files.save(run, models, plots, **folders)
 
 

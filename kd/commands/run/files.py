@@ -93,7 +93,7 @@ def untested_weight_files(
         files[folder / f"{file_name}.pth"] = content
         manifest["models"][f"{file_name}.pth"] = {
             "class": type(model).__name__,
-            "architecture": architectures.get(file_name) or describe_architecture(model),
+            "architecture": describe_architecture(model) or architectures.get(file_name),
             "sha256": sha256(content),
             "bytes": len(content),
             "parameters": count_parameters(model),
