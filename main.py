@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before the other imports, which take seconds: Ctrl
 import dataclasses
 import sys
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -29,9 +28,11 @@ from kd.commands.method_flags import format_method_settings
 from kd.commands.program import exit_status
 from kd.commands.run import files, text
 from kd.commands.run.results import Run
+from kd.commands.run.validation import predict_validation
 from kd.commands.settings import RunSettings
 from kd.data.loaders import in_order
 from kd.data.splits import stratified_split
+from kd.evaluation.unlike import Validation
 from kd.methods import method_named
 from kd.methods.objectives import in_bfloat16
 from kd.models.inference import Predictions
@@ -92,11 +93,11 @@ class TrainMetrics(_TrainMetricsTuple):
     """The curves of the three models.
 
     Attributes:
-        validation_logits: of each model, for the threshold in the manifest (``kd.evaluation.unlike``). Not an element
-            of the documented tuple of three, and empty unless it is set.
+        validation: for the limits in the manifest (``kd.evaluation.unlike``). Not an element of the documented tuple of
+            three, and None unless it is set.
     """
 
-    validation_logits: Mapping[str, Tensor] = MappingProxyType({})
+    validation: Validation | None = None
 
 
 class Result(NamedTuple):
@@ -215,8 +216,8 @@ def save_and_visualize_results(
     """
     logits = {name: result.logits for name, result in zip(RUN_ARMS, test_metrics, strict=True)}
     histories, labels = dict(zip(RUN_ARMS, train_metrics, strict=True)), _load_labels(test_loader, test_metrics)
-    validation = getattr(train_metrics, "validation_logits", {})  # none in a plain tuple
-    run = dataclasses.replace(_build_run(histories, logits, labels, test_loader), validation_logits=validation)
+    validation = getattr(train_metrics, "validation", None)  # a plain tuple has none
+    run = dataclasses.replace(_build_run(histories, logits, labels, test_loader), validation=validation)
     models = dict(zip(RUN_ARMS, (teacher, student_reg, student_dist), strict=True))
     plots = visualization.all_plots(run)
     folders: dict[str, Any] = {
@@ -245,7 +246,8 @@ def main() -> None:
         models = (teacher, students.student_regular, students.student_distilled)
         test_metrics = evaluate_all_models(*models, data.test_loader)
         train_metrics = TrainMetrics(training.history, students.regular_history, students.distilled_history)
-        train_metrics.validation_logits = _predict_validation(models, data.val_loader)
+        named_models = dict(zip(RUN_ARMS, models, strict=True))
+        train_metrics.validation = predict_validation(named_models, data.val_loader)
         save_and_visualize_results(*models, train_metrics, test_metrics, data.test_loader)
 
 
@@ -262,12 +264,6 @@ def _build_run(
         temperature=config.TEMPERATURE,
         toy=visualization.quick_run_stamp(),
     )
-
-
-def _predict_validation(models: tuple[nn.Module, ...], val_loader: DataLoader[Any]) -> dict[str, Tensor]:
-    named = dict(zip(RUN_ARMS, models, strict=True))
-    predictions = run_steps.predict_models(named, in_order(val_loader), title="validation")
-    return {name: result.logits for name, result in predictions.items()}
 
 
 def _measure(predictions: Predictions) -> Result:

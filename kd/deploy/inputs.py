@@ -141,7 +141,8 @@ def _list_changes(survey: Survey, form: ImageFormat) -> list[str]:
     (height, width), is_gray = form.size, bool(survey.gray)
     changes = {
         f"were scaled and cropped to {height} × {width} pixels": survey.sizes[0][:2] != form.size,
-        f"were {'gray' if is_gray else 'coloured'} and were converted to {form.mode}": is_gray != (form.mode == "L"),
+        f"were {'converted from gray to RGB' if is_gray else 'coloured and converted to gray'}": is_gray
+        != (form.mode == "L"),
         "have transparency, which was dropped": bool(survey.transparent),
         "have further pages or frames; only the first was read": bool(survey.several),
     }

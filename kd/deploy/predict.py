@@ -21,10 +21,14 @@ BATCH = 128  # inputs at once; the batch size of a run's evaluation by default, 
 
 
 class Outputs(NamedTuple):
-    """Outputs for a batch: probabilities [N, K], and the score [N] of ``kd.evaluation.unlike`` if logits are known."""
+    """Outputs for a batch: probabilities [N, K], and score [N] and moments [N, 2] of ``kd.evaluation.unlike``.
+
+    There is no score if logits are not known, and no moments if inputs are tokens.
+    """
 
     probabilities: Tensor
     scores: Tensor | None
+    moments: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Classifier:
     Attributes:
         run: maps raw inputs [N, …] of the form to outputs.
         classes: names in label order.
-        unlike: threshold of the score; None if it was not measured.
+        unlike: limits for inputs unlike the training data; None if they were not measured.
     """
 
     run: Callable[[Tensor], Outputs]
@@ -50,8 +54,8 @@ class Answer(NamedTuple):
         name: of the input.
         labels: the most probable classes as numbers from 0, most probable first; empty if there is no prediction.
         probabilities: of these classes.
-        score: see ``kd.evaluation.unlike``; None if there is no prediction.
-        unlike: whether the score is below the threshold; None if that is not known.
+        score: maximum logit; None if it is not known.
+        unlike: whether the input is unlike the training data (``kd.evaluation.unlike``); None if that is not known.
         reason: why there is no prediction; "" if there is one.
     """
 
@@ -79,20 +83,22 @@ def predict_items(classifier: Classifier, items: Iterable[Item], *, top: int) ->
 
 def _answer(classifier: Classifier, inputs: Tensor, top: int) -> list[Answer]:
     try:
-        probabilities, scores = classifier.run(inputs)
+        probabilities, scores, moments = classifier.run(inputs)
     except (IndexError, RuntimeError) as error:  # such as a token that the model does not have, in one of the inputs
         if len(inputs) > 1:
             return [answer for row in inputs for answer in _answer(classifier, row[None], top)]
         return [Answer("", reason=f"the model failed on it ({str(error).splitlines()[0]})")]
     # stable: of equal probabilities, the first class is the prediction, as in a run
     ranked, labels = (values[:, :top].tolist() for values in probabilities.sort(dim=1, descending=True, stable=True))
-    score_of = [None] * len(inputs) if scores is None else scores.tolist()
-    return [_make_answer(classifier, *row) for row in zip(labels, ranked, score_of, strict=True)]
+    unknown: list[None] = [None] * len(inputs)
+    flags: list[bool] | list[None] = unknown
+    if classifier.unlike is not None and scores is not None:
+        flags = classifier.unlike.flag(scores, moments).tolist()
+    rows = zip(labels, ranked, unknown if scores is None else scores.tolist(), flags, strict=True)
+    return [_make_answer(*row) for row in rows]
 
 
-def _make_answer(classifier: Classifier, labels: list[int], probabilities: list[float], score: float | None) -> Answer:
+def _make_answer(labels: list[int], probabilities: list[float], score: float | None, unlike: bool | None) -> Answer:
     if not math.isfinite(sum(probabilities)):
         return Answer("", reason="the model's output is not finite")
-    threshold = classifier.unlike
-    unlike = None if score is None or threshold is None else threshold.contains(score)
     return Answer("", tuple(labels), tuple(probabilities), score, unlike)

@@ -16,7 +16,7 @@ from kd.deploy.manifest import NAME as MANIFEST
 from kd.deploy.manifest import Manifest, ModelEntry, Preprocessing, channel_axis, read_manifest
 from kd.deploy.predict import Classifier, Outputs
 from kd.deploy.rows import InputForm
-from kd.evaluation.unlike import score_logits
+from kd.evaluation.unlike import measure_moments, score_logits
 from kd.imports import import_extra
 from kd.losses.precision import widen
 from kd.models.build import build
@@ -113,7 +113,7 @@ def load_classifier(stored: StoredModel, *, device: torch.device) -> Classifier:
     rules = manifest.preprocessing
     content = read_bytes(stored.path.resolve(), expected=entry.sha256)
     is_onnx = stored.path.suffix == _ONNX
-    run = _open_onnx(content, len(manifest.classes)) if is_onnx else _open_network(stored, device)
+    run = _open_onnx(content, manifest) if is_onnx else _open_network(stored, device)
     form = InputForm(manifest.input_shape, manifest.input_dtype, rules.mode)
     return Classifier(run, form, manifest.classes, entry.unlike)
 
@@ -136,9 +136,10 @@ def _run_network(
     model: nn.Module, rules: Preprocessing, shape: tuple[int, ...], device: torch.device
 ) -> Callable[[Tensor], Outputs]:
     def run(inputs: Tensor) -> Outputs:
+        normalised = normalise(inputs, rules, shape)
         with torch.no_grad():
-            logits = widen(model(normalise(inputs, rules, shape).to(device))).cpu()
-        return Outputs(logits.softmax(dim=1), score_logits(logits))
+            logits = widen(model(normalised.to(device, copy=True))).cpu()  # the model may change its inputs in place
+        return Outputs(logits.softmax(dim=1), score_logits(logits), measure_moments(normalised))
 
     return run
 
@@ -154,7 +155,7 @@ def normalise(inputs: Tensor, rules: Preprocessing, shape: tuple[int, ...]) -> T
     return ArrayDataset(inputs, labels, mean=mean, std=std).__getitems__(torch.arange(len(inputs))).tensors[0]
 
 
-def _open_onnx(content: bytes, classes: int) -> Callable[[Tensor], Outputs]:
+def _open_onnx(content: bytes, manifest: Manifest) -> Callable[[Tensor], Outputs]:
     """Return a function that runs an ONNX model: raw inputs to ``probabilities`` and, if it has them, ``logits``."""
     runtime: Any = import_extra("onnxruntime", library="onnxruntime", name="export", needed_for="an .onnx file")
     try:
@@ -170,11 +171,14 @@ def _open_onnx(content: bytes, classes: int) -> Callable[[Tensor], Outputs]:
         except Exception as error:  # as above
             raise RuntimeError(_first_line(error)) from error
         values = {key: torch.from_numpy(array) for key, array in zip(names, arrays, strict=True)}
+        moments = measure_moments(normalise(inputs, manifest.preprocessing, manifest.input_shape))
         probabilities = values.get("probabilities", values[names[0]])
-        if list(probabilities.shape) != [len(inputs), classes]:
+        if list(probabilities.shape) != [len(inputs), len(manifest.classes)]:
             got = list(probabilities.shape)
-            raise ValueError(f"the .onnx file must return probabilities [{len(inputs)}, {classes}]. Got {got}.")
-        return Outputs(probabilities, score_logits(values["logits"]) if "logits" in values else None)
+            raise ValueError(
+                f"the .onnx file must return probabilities [{len(inputs)}, {len(manifest.classes)}]. Got {got}."
+            )
+        return Outputs(probabilities, score_logits(values["logits"]) if "logits" in values else None, moments)
 
     return run
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from kd.deploy.inputs import Item
+from kd.deploy.manifest import Preprocessing
 from kd.deploy.predict import Answer, predict_items
-from kd.deploy.stored_model import find_model, load_classifier
-from kd.evaluation.unlike import measure_unlike
+from kd.deploy.stored_model import find_model, load_classifier, normalise
+from kd.evaluation.unlike import measure_moments, measure_unlike
 from kd.storage.files import sha256
 
 onnx = pytest.importorskip("onnx", reason="needs the export extra")
@@ -66,7 +67,9 @@ def predict(path: Path, inputs: torch.Tensor = INPUTS) -> list[Answer]:
 
 
 def test_an_onnx_file_answers_like_its_formula_with_its_threshold(tmp_path: Path) -> None:
-    unlike = measure_unlike(LOGITS[:100], LOGITS[100:])
+    moments = measure_moments(normalise(INPUTS, Preprocessing(255, (0.5,) * 3, (0.2,) * 3), SHAPE))
+    assert moments is not None
+    unlike = measure_unlike(LOGITS[:100], LOGITS[100:], moments[:100], moments[100:])
     write_folder(tmp_path, make_onnx(), unlike=unlike._asdict())
     for path in (tmp_path, tmp_path / "model.onnx", tmp_path / "manifest.json"):
         answers = predict(path)

@@ -68,11 +68,17 @@ def describe_unlike(answers: Sequence[Answer], stored: StoredModel) -> list[str]
     if unlike is None or not known:
         return []
     alarms = sum(bool(answer.unlike) for answer in known)
+    limit = f"a lower maximum logit than {1 - unlike.share:.0%} of the validation {noun}{_describe_range(unlike, noun)}"
     return [
-        f"{alarms:,} of {len(known):,} inputs have a lower maximum logit than {1 - unlike.share:.0%} of the validation "
-        f"{noun}{' and may be unlike the training data' * bool(alarms)}; so do {_format_alarms(unlike)} test {noun}. "
-        "A high score is no proof that an input is like them."
+        f"{alarms:,} of {len(known):,} inputs may be unlike the training data: {limit}. So may "
+        f"{_format_alarms(unlike)} test {noun}. Other inputs may be unlike it in ways that these numbers do not show."
     ]
+
+
+def _describe_range(unlike: Unlike, noun: str) -> str:
+    if unlike.mean_low is None:
+        return ""
+    return f", or {'brightness or contrast' if noun == 'images' else 'mean or size of the values'} beyond all of them"
 
 
 def _format_alarms(unlike: Unlike) -> str:

@@ -20,6 +20,7 @@ from kd.commands.recipe import add_label_options, make_train, say_recipe
 from kd.commands.run import files, text
 from kd.commands.run.plots import run_figures, teacher_figure
 from kd.commands.run.results import Run
+from kd.commands.run.validation import predict_validation
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import to_toml
 from kd.commands.steps import (
@@ -34,6 +35,7 @@ from kd.commands.steps import (
 )
 from kd.commands.students import describe_start
 from kd.commands.teacher_inputs import data_for_teacher
+from kd.evaluation.unlike import Validation
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions
 from kd.storage.files import publish
@@ -83,7 +85,8 @@ def train(settings: RunSettings, device: torch.device) -> TrainedModels:
 
 def finish(settings: RunSettings, device: torch.device, trained: TrainedModels) -> None:
     """Evaluate the models on the test split, once; print the results and save all files."""
-    predictions, validation = (_predict(settings, trained, split) for split in ("evaluation", "validation"))
+    predictions = _predict(settings, trained)
+    validation = predict_validation(_seeing_students_images(settings, trained), trained.data.val_loader)
     results = _collect_results(settings, device, trained, predictions, validation)
     text.print_evaluation(results, limit=settings.limit)
     # The documented pipeline allows no further files, and RANDOM_STATE alone determines the split of MNIST.
@@ -91,20 +94,22 @@ def finish(settings: RunSettings, device: torch.device, trained: TrainedModels) 
     _save(settings, results, trained.models, split)
 
 
-def _predict(settings: RunSettings, trained: TrainedModels, title: str) -> dict[str, Predictions]:
-    """Return the predictions on the test split (title "evaluation") or on the validation split ("validation").
+def _seeing_students_images(settings: RunSettings, trained: TrainedModels) -> dict[str, nn.Module]:
+    """Return the models by name, without a teacher that sees the images at a size of its own."""
+    teacher = trained.models[TEACHER]
+    has_own = data_for_teacher(settings, trained.data, teacher) is not trained.data
+    return {name: model for name, model in trained.models.items() if not (has_own and model is teacher)}
 
-    A teacher with a size of its own sees images of that size.
-    """
+
+def _predict(settings: RunSettings, trained: TrainedModels) -> dict[str, Predictions]:
+    """Return the predictions on the test split; a teacher with a size of its own sees images of that size."""
+    models = _seeing_students_images(settings, trained)
+    predictions = run_steps.predict_models(models, trained.data.test_loader)
+    if TEACHER in models:
+        return predictions
+    teacher = {TEACHER: trained.models[TEACHER]}
     own = data_for_teacher(settings, trained.data, trained.models[TEACHER])
-    loader, own_loader = (
-        data.test_loader if title == "evaluation" else data.val_loader for data in (trained.data, own)
-    )
-    if own is trained.data:
-        return run_steps.predict_models(trained.models, loader, title=title)
-    teacher, students = {TEACHER: trained.models[TEACHER]}, {k: m for k, m in trained.models.items() if k != TEACHER}
-    on_own_images = run_steps.predict_models(teacher, own_loader, title=f"{title}-teacher")
-    return on_own_images | run_steps.predict_models(students, loader, title=title)
+    return run_steps.predict_models(teacher, own.test_loader, title="evaluation-teacher") | predictions
 
 
 def _train_students(settings: RunSettings, data: Data, teacher: nn.Module, device: torch.device) -> run_steps.Pair:
@@ -131,7 +136,7 @@ def _collect_results(
     device: torch.device,
     trained: TrainedModels,
     predictions: dict[str, Predictions],
-    validation: dict[str, Predictions],
+    validation: Validation,
 ) -> Run:
     data = trained.data
     return Run(
@@ -145,7 +150,7 @@ def _collect_results(
         classes=data.task.names,
         validation_size=data.sizes["validation"],
         ids=data.test_ids,
-        validation_logits={name: prediction.logits for name, prediction in validation.items()},
+        validation=validation,
     )
 
 

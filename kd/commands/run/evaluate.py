@@ -18,6 +18,6 @@ def run(settings: EvaluateSettings) -> None:
     """
     saved = saved_settings(settings.out, trust=settings.trust)
     written = folders(saved.models_dir, saved.results_dir)
-    made = ("evaluation", "evaluation-teacher", "validation", "validation-teacher", "latency")
+    made = ("evaluation", "evaluation-teacher", "validation", "latency")
     with open_command(saved, *written, made=made, program="evaluate") as device:
         command.finish(saved, device, command.train(saved, device))

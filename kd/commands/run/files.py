@@ -24,7 +24,7 @@ from kd.deploy.manifest import NAME as MANIFEST
 from kd.evaluation.latency import Latency, measure_latency
 from kd.evaluation.metrics import count_parameters
 from kd.evaluation.multiply_adds import count_multiply_adds
-from kd.evaluation.unlike import measure_unlike
+from kd.evaluation.unlike import collect_moments, measure_unlike
 from kd.models.inference import device_of
 from kd.storage.environment import environment, versions
 from kd.storage.files import sha256
@@ -47,8 +47,6 @@ def weight_files(
     """
     names = dict(zip(models, run.logits, strict=True))
     tests = {file: run.accuracies[name]._asdict() for file, name in names.items()}
-    validation = run.validation_logits
-    unlike = {f: measure_unlike(validation[n], run.logits[n])._asdict() for f, n in names.items() if n in validation}
     classes = [run.class_name(label) for label in range(len(next(iter(run.logits.values()))[0]))]
     return untested_weight_files(
         folder,
@@ -58,8 +56,16 @@ def weight_files(
         toy=run.toy,
         architectures=architectures,
         tests=tests,
-        unlike=unlike,
+        unlike=_measure_unlike(run, names),
     )
+
+
+def _measure_unlike(run: Run, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the limits for inputs unlike the training data, by file name; none without validation split."""
+    if run.validation is None:
+        return {}
+    logits, moments = run.validation.logits, (run.validation.moments, collect_moments(run.test))
+    return {file: measure_unlike(logits[n], run.logits[n], *moments)._asdict() for file, n in names.items()}
 
 
 def untested_weight_files(
@@ -82,7 +88,7 @@ def untested_weight_files(
         toy: stamp of a quick run, see ``Run``.
         architectures: specification of each model by file name; built-in networks need none.
         tests: metrics on the test set, by file name; empty before evaluation.
-        unlike: thresholds for inputs unlike the training data (``kd.evaluation.unlike``), by file name.
+        unlike: limits for inputs unlike the training data (``kd.evaluation.unlike``), by file name.
     """
     files: dict[Path, bytes] = {}
     example: Tensor = dataset[0][0][None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ from kd.evaluation.fidelity import Fidelity, fidelity
 from kd.evaluation.latency import Latency
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.two_models import Accuracy, McNemar, accuracy_of, mcnemar, proportion_interval, verdict
+from kd.evaluation.unlike import Validation
 from kd.training.history import History
 
 DRAWS = 200  # of error_by_chance; enough for a mean accurate to 10 %, in 0.05 s
@@ -103,7 +104,7 @@ class Run:
         classes: class names in label order; empty if the classes are only numbered.
         validation_size: number of validation samples; None if it is not known.
         ids: name of each test sample, such as its file; empty if they have none.
-        validation_logits: logits [V, K] of each model on the validation samples; empty if not known.
+        validation: validation split; None if it is not known.
     """
 
     histories: Mapping[str, History]
@@ -116,7 +117,7 @@ class Run:
     classes: Sequence[str] = ()
     validation_size: int | None = None
     ids: Sequence[str] = ()
-    validation_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    validation: Validation | None = None
 
     @property
     def noun(self) -> str:
