@@ -20,6 +20,7 @@ from kd.data.loaders import BatchTransform, make_loader
 from kd.data.sources import open_source, open_unlabelled, split_source
 from kd.data.sources.partition import Splits
 from kd.data.sources.source import Source
+from kd.data.sources.table_encoding import Encoding, encoding_of
 from kd.data.views import one_view_each
 from kd.devices import usable_cores
 
@@ -89,6 +90,11 @@ class Data(NamedTuple):
         return {name: len(split) for name, split in splits.items()}  # type: ignore[arg-type]  # has no __len__
 
     @property
+    def encoding(self) -> Encoding | None:
+        """How rows of a ``.csv`` table become inputs; None for other data."""
+        return encoding_of(self.train_set)
+
+    @property
     def distill_size(self) -> int:
         """Samples per epoch of the distilled student: training samples plus any unlabelled samples."""
         unlabelled = 0 if self.unlabelled is None else len(self.unlabelled)  # type: ignore[arg-type]  # as above
@@ -122,6 +128,7 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
             root=settings.data_dir,
             size=settings.image_size,
             columns=settings.columns,
+            target=settings.target,
             classes=settings.class_names or None,
             download=settings.download,
             workers=settings.workers,

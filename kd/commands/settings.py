@@ -28,9 +28,9 @@ from kd.methods import Setting, method_named, require_mixing_method, require_unl
 
 # Settings of the commands that are not constants of the documented pipeline.
 FLAGS_ALONE = RECIPE_FLAGS | {
-    *("config", "dry_run", "data", "test_share", "image_size", "columns", "class_names", "download", "teacher"),
-    *("train_teacher", "teacher_input", "teacher_trained_on", "label_order", "ids", "unlabelled", "freeze", "augment"),
-    *("views", "workers", "trust"),
+    *("config", "dry_run", "data", "test_share", "image_size", "columns", "target", "class_names", "download"),
+    *("teacher", "train_teacher", "teacher_input", "teacher_trained_on", "label_order", "ids", "unlabelled", "freeze"),
+    *("augment", "views", "workers", "trust"),
 }
 
 
@@ -79,13 +79,15 @@ class RunSettings(RecipeSettings):
     # Models, data, files
     data: str = "mnist"
     """dataset: mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, wds:PATTERN, a folder of images or of IDX
-    files, a .npz file, or a .py file with a function load(), which is executed"""
+    files, a .npz file, a .csv or .tsv file with --target, or a .py file with a function load(), which is executed"""
     test_share: Annotated[float, proportion("0.2 keeps a fifth for testing")] = 0.2
     """fraction of the data used as test split if the dataset has none, in (0, 1)"""
     image_size: Annotated[int | None, or_none(at_least(1))] = None
     """resize and crop image files to squares of this many pixels per side, at least 1; None keeps their size"""
     columns: tuple[str, str] | None = None
     """names of the input column and the label column of an hf: dataset"""
+    target: str | None = None
+    """column of a .csv or .tsv file that holds the classes; all other columns are inputs"""
     class_names: tuple[str, ...] = ()
     """class names in label order, if the dataset does not contain them"""
     download: bool = False

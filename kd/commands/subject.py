@@ -57,6 +57,7 @@ def _describe(settings: RunSettings) -> Subject:
     values = {
         "data": settings.data,
         "columns": " ".join(columns) if columns else "none",
+        "target": settings.target or "none",
         "image_size": "none" if size is None else str(size),
         # Records of earlier versions name the default, and auto chooses it for the same data.
         "teacher": ["convnet" if choice.spec == AUTO else str(choice) for choice in settings.teachers_chosen],

@@ -23,7 +23,7 @@ NPZ_NAMES = (*_ARRAYS, *(f"{name}_{part}" for part in ("train", "val", "test") f
 NPZ_LIMIT = SIZE_LIMIT  # bytes, for a dataset's file and for all its arrays unpacked
 CSV_LIMIT = 256 * 1024**2  # bytes; parsed to Python strings and lists, a file takes ten times its size
 _NON_OBJECT = "biufcmMSUV"  # numpy dtype kinds except objects; the dataset checks the dtype itself later
-_CSV_EXPANSION = 10  # memory that Python's strings and lists take / size of the file
+CSV_EXPANSION = 10  # memory that Python's strings and lists take / size of the file
 
 
 class Table(NamedTuple):
@@ -67,7 +67,7 @@ def read_table(path: Path, *, name: str, id_column: str | None, check_shape: Che
         case ".csv":
             because = "; save a table of this size as .npy"
             content = read_bytes(path, limit=CSV_LIMIT, because=because)
-            require_memory(_CSV_EXPANSION * len(content), str(path), "Save it as .npy.")
+            require_memory(CSV_EXPANSION * len(content), str(path), "Save it as .npy.")
             table = _parse_csv(content, id_column)
             check_shape(table.values.shape)
             return table

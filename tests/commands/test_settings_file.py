@@ -51,6 +51,7 @@ settings = st.builds(
     teacher_epochs=st.none() | st.integers(1),
     set=st.lists(texts).map(tuple),
     columns=st.none() | st.tuples(texts, texts),
+    target=st.none() | texts,
     class_names=st.lists(texts).map(tuple),
     teacher=st.lists(names | st.tuples(names, names).map("=".join)).map(tuple),
     limit=st.none() | st.integers(100),
@@ -73,7 +74,7 @@ def test_a_written_file_is_read_as_the_same_settings(settings: SweepSettings, tm
 @pytest.mark.parametrize("command", KINDS)
 def test_a_file_has_every_setting_of_its_command_except_the_unsaved(command: str) -> None:
     optional = {"limit": 300, "columns": ("a", "b"), "image_size": 8, "data_dir": Path("x"), "unlabelled": Path("y")}
-    optional |= {"class_weights": "balanced", "mixup": 0.2, "cutmix": 1.0}
+    optional |= {"target": "c", "class_weights": "balanced", "mixup": 0.2, "cutmix": 1.0}
     settings = KINDS[command](**optional, views=2)
     names = set(tomllib.loads(to_toml(settings, command=command).decode()))
     maybe_none = {"processes", "trials", "workers", "smoothing", "splits", "slices", "ids"}

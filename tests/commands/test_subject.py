@@ -37,6 +37,7 @@ def _in_a_folder_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("student", "mlp:8=s.pth"),
         ("student", "net.py:Net"),
         ("columns", ("x", "y")),
+        ("target", "price"),
         ("image_size", 32),
     ],
 )

@@ -89,7 +89,7 @@ def test_the_code_on_scikit_learn_runs(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(datasets, "load_digits", lambda *, return_X_y: (inputs[:450], labels[:450]))
     monkeypatch.setattr(RandomForestClassifier.__init__, "__defaults__", (20,))  # trees
     names: dict[str, Any] = {}
-    run_section("scikit-learn", names, blocks=2)
+    run_section("scikit-learn", names, blocks=5)
     scores = capsys.readouterr().out.splitlines()[0].split()
     assert min(map(float, scores)) > 0.9
     assert names["search"].score(names["X_test"], names["y_test"]) > 0.9

@@ -15,12 +15,13 @@ from kd.data.sources.npz import open_npz
 from kd.data.sources.python_file import open_python_file
 from kd.data.sources.sklearn_sets import SETS, open_sklearn
 from kd.data.sources.source import Source
+from kd.data.sources.table import open_table
 from kd.data.sources.torchvision_sets import open_torchvision
 from kd.data.sources.webdataset import open_webdataset
 
 KINDS = (
     "mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, wds:PATTERN, a folder of images (train/CLASS/…) or of "
-    "IDX files, a .npz file, or a .py file with a function load()"
+    "IDX files, a .npz file, a .csv or .tsv file with --target, or a .py file with a function load()"
 )
 
 
@@ -30,6 +31,7 @@ def open_source(
     root: Path | str | None = None,
     size: int | Size | None = None,
     columns: tuple[str, str] | None = None,
+    target: str | None = None,
     classes: Sequence[str] | None = None,
     download: bool = False,
     workers: int | None = None,
@@ -42,6 +44,7 @@ def open_source(
         size: (height, width), or one number for both, to which images are scaled and cropped; without it, all must have
             the same size. For image files, ``torchvision:``, ``hf:`` and ``wds:``.
         columns: names of the input and label columns, for ``hf:``.
+        target: name of the column with the classes, for ``.csv`` and ``.tsv`` files; required there.
         classes: class names in label order, for files, folders and ``hf:``, if the data does not contain them.
         workers: processes that decode images, for the same; see ``kd.data.sources.image_cache.decode_once``.
         download: let ``hf:`` download data. Without it, and for all other kinds, the network is never used.
@@ -52,7 +55,8 @@ def open_source(
         MissingExtraError: a package is not installed.
     """
     kind, name = _detect_kind(where)
-    arguments = {"root": root, "size": size, "columns": columns, "classes": classes, "download": download or None}
+    arguments = {"root": root, "size": size, "columns": columns, "target": target, "classes": classes}
+    arguments["download"] = download or None
     unused = [argument for argument, value in arguments.items() if value is not None and argument not in _TAKES[kind]]
     if unused:
         raise ValueError(f"{unused[0]} ({_FLAGS[unused[0]]}) does not apply to {str(where)!r}. Omit it.")
@@ -70,6 +74,8 @@ def open_source(
             return open_webdataset(name, size=size, classes=names, workers=workers)
         case ".npz":
             return _open_npz(Path(name), names)
+        case ".csv" | ".tsv":
+            return open_table(Path(name), target, names)
         case ".py":
             return open_python_file(Path(name))
         case "IDX":
@@ -88,6 +94,7 @@ _FLAGS = {
     "root": "--data-dir",
     "size": "--image-size",
     "columns": "--columns",
+    "target": "--target",
     "classes": "--class-names",
     "download": "--download",
 }
@@ -100,6 +107,8 @@ _TAKES: dict[str, set[str]] = {
     "hf": {"columns", "size", "classes", "download"},
     "wds": {"size", "classes"},
     ".npz": {"classes"},
+    ".csv": {"target", "classes"},
+    ".tsv": {"target", "classes"},
     ".py": set(),
     "IDX": {"classes"},
     "folder": {"size", "classes"},
@@ -122,7 +131,7 @@ def _detect_kind(where: str | Path) -> tuple[str, str]:
 
 
 _PREFIXES = ("torchvision", "sklearn", "hf", "wds")
-_FILES = (".npz", ".py")
+_FILES = (".npz", ".csv", ".tsv", ".py")
 
 
 def _suggest(where: str | Path) -> str:

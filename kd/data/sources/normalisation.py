@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset
 from kd.data.datasets import ArrayDataset, Split, unwrap_subsets
 from kd.data.sources.image_dataset import DecodedImages
 from kd.data.sources.scan import raw_batches
+from kd.data.sources.table_encoding import RawTable, encode_splits
 
 
 class Moments(NamedTuple):
@@ -24,12 +25,14 @@ class Moments(NamedTuple):
 def normalise(splits: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
     """Normalise all splits with the mean and standard deviation of "train".
 
-    Already normalised data (MNIST, with its published statistics), tokens and a user's own ``Dataset`` are returned
-    unchanged.
+    Tables of text are encoded (``kd.data.sources.table_encoding``), which normalises them too. Already normalised data
+    (MNIST, with its published statistics), tokens and a user's own ``Dataset`` are returned unchanged.
 
     Raises:
         ValueError: only some splits would be normalised, so that a model would see them on different scales.
     """
+    if isinstance(unwrap_subsets(splits["train"])[0], RawTable):
+        return encode_splits(splits)
     raw = {name: _is_raw(dataset) for name, dataset in splits.items()}
     if not any(raw.values()):
         return dict(splits)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from kd.data.datasets import ArrayDataset, collate, hash_input, unwrap_subsets
 from kd.data.sources.image_dataset import DecodedImages
+from kd.data.sources.table_encoding import RawTable
 from kd.seeding import seeded
 
 MAX_SAMPLES = 1024  # per batch: larger batches save no time
@@ -26,18 +27,20 @@ class ScannedItems(NamedTuple):
     dtype: torch.dtype
     digests: list[bytes]  # BLAKE2b hashes of the raw inputs
     non_finite: Tensor  # [N] bool: the input contains NaN or infinity
+    can_repeat: bool = False  # different samples may have equal inputs, as in a table of few categories
 
     def take(self, rows: Sequence[int]) -> ScannedItems:
         """Return the properties of some rows."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         digests = [self.digests[row] for row in index.tolist()]
-        return ScannedItems(self.labels[index], self.shape, self.dtype, digests, self.non_finite[index])
+        return self._replace(labels=self.labels[index], digests=digests, non_finite=self.non_finite[index])
 
 
 def scan(dataset: Dataset[Any]) -> ScannedItems:
     """Read every sample once and return the samples' properties.
 
-    Decoded images are not read again: their hashes were computed when they were decoded.
+    Decoded images are not read again: their hashes were computed when they were decoded. Of a table that is not encoded
+    yet, missing values are no fault.
 
     Raises:
         ValueError: the dataset is empty, or its samples are not (input, label) with inputs of the same shape and
@@ -48,6 +51,10 @@ def scan(dataset: Dataset[Any]) -> ScannedItems:
         hashes = [image_hash.tobytes() for image_hash in base.digests[rows.numpy()]]
         finite = torch.zeros(len(rows), dtype=torch.bool)
         return ScannedItems(base.labels[rows], tuple(base.inputs.shape[1:]), base.inputs.dtype, hashes, finite)
+    if isinstance(base, RawTable) and len(rows):
+        finite = torch.zeros(len(rows), dtype=torch.bool)
+        hashes = base.digests(rows.numpy())
+        return ScannedItems(base.labels[rows], (len(base.names),), torch.float32, hashes, finite, can_repeat=True)
     labels, non_finite = [], []
     digests: list[bytes] = []
     shape, dtype = None, torch.float32

@@ -20,6 +20,7 @@ from kd.data.sources.image_dataset import decode_all
 from kd.data.sources.image_decoding import ImageFormat, ImagePaths, Size, choose_format
 from kd.data.sources.image_folder import list_images, require_inside, warn_left_out
 from kd.data.sources.scan import ScannedItems, scan
+from kd.data.sources.table_encoding import EncodedTable
 from kd.data.sources.validation import require_finite
 from kd.storage.tables import read_npz
 from kd.types import UNLABELLED
@@ -52,6 +53,8 @@ def open_unlabelled(
             duplicates of labelled ones.
         DamagedDataError: an unreadable file, or a link that points outside the folder.
     """
+    if isinstance(unwrap_subsets(train)[0], EncodedTable):
+        raise ValueError("unlabelled data (--unlabelled) cannot be combined with a .csv or .tsv table. Omit them.")
     splits = {"train": train, "val": val, "test": test}
     labelled = {name: scan(dataset) for name, dataset in splits.items() if dataset is not None}
     reference, path = labelled["train"], Path(where)

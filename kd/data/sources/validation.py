@@ -34,7 +34,8 @@ def check_splits(splits: Mapping[str, ScannedItems], classes: Sequence[str]) -> 
     require_equal_shapes(splits)
     require_usable_type(splits["train"].dtype)
     require_readable_names(classes)
-    check_duplicates({split: scanned.digests for split, scanned in splits.items()})
+    digests = {split: scanned.digests for split, scanned in splits.items()}
+    check_duplicates(digests, can_repeat=splits["train"].can_repeat)
 
 
 def require_label_range(labels: Tensor, classes: Sequence[str], split: str) -> None:
@@ -133,11 +134,12 @@ def require_equal_classes(classes: Mapping[str, Sequence[str] | None]) -> None:
                 )
 
 
-def check_duplicates(digests: Mapping[str, Sequence[bytes]]) -> None:
+def check_duplicates(digests: Mapping[str, Sequence[bytes]], *, can_repeat: bool = False) -> None:
     """Warn about inputs in two splits, which reward memorisation; raise an error if one split contains all of another.
 
     Args:
         digests: hashes of the raw inputs by split, "train" first.
+        can_repeat: different samples may have equal inputs, so a contained split is no error.
     """
     splits = list(digests)
     for number, second in enumerate(splits):
@@ -147,7 +149,7 @@ def check_duplicates(digests: Mapping[str, Sequence[bytes]]) -> None:
             if not rows:
                 continue
             overlap = f"{len(rows):,} of {len(digests[second]):,} inputs of {second} are also in {first}"
-            if len(rows) == len(digests[second]):
+            if len(rows) == len(digests[second]) and not can_repeat:
                 raise ValueError(f"{overlap}: evaluation needs data that training does not use. Use different data.")
             warnings.warn(f"{overlap}, at {_format_indices(rows)}: metrics on {second} are biased.", stacklevel=3)
 

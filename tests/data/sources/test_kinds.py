@@ -69,7 +69,7 @@ def test_the_embedded_mnist_is_a_source() -> None:
     assert [len(as_array_dataset(part)) for part in source.parts.values()] == [60_000, 10_000]
 
 
-@pytest.mark.parametrize("where", ["", "Mnist", "own.csv", "https://example.org/x.npz2"])
+@pytest.mark.parametrize("where", ["", "Mnist", "own.txt", "https://example.org/x.npz2"])
 def test_an_unknown_kind_raises_and_lists_the_allowed_ones(where: str) -> None:
     with pytest.raises(ValueError, match=rf"cannot open a dataset from '{where}'.* mnist, torchvision:NAME"):
         open_source(where)
