@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.checks import did_you_mean
+from kd.data.sources.table_encoding import Encoding
 from kd.evaluation.unlike import Unlike
 from kd.storage.untrusted import read_bytes
 
@@ -80,6 +81,7 @@ class Manifest:
         classes: names in label order.
         models: by file name.
         toy: stamp of a quick run, whose models are too weak for use; else None.
+        table: how the columns of a table become inputs; None for other data.
     """
 
     folder: Path
@@ -90,6 +92,7 @@ class Manifest:
     preprocessing: Preprocessing
     models: Mapping[str, ModelEntry]
     toy: str | None = None
+    table: Encoding | None = None
 
     def model(self, file: str) -> ModelEntry:
         """Return the entry of a file, with or without ``.pth``.
@@ -184,7 +187,9 @@ def parse_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
     preprocessing = _parse_preprocessing(rules, shape)
     toy = None if content["toy"] is None else _text(content["toy"], "toy")
     noun = _text(task["noun"], "noun")
-    return Manifest(folder, shape, task["input_dtype"], noun, classes, preprocessing, models, toy)
+    table = None if content.get("table") is None else Encoding.from_json(content["table"])
+    _require(table is None or shape == (len(table.features),), "table differs from input_shape")
+    return Manifest(folder, shape, task["input_dtype"], noun, classes, preprocessing, models, toy, table)
 
 
 def _parse_preprocessing(rules: dict[str, Any], shape: tuple[int, ...]) -> Preprocessing:

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from kd.data.sources.arrays import to_inputs
 from kd.data.sources.labels import to_text
+from kd.data.sources.table_encoding import Encoding
 from kd.storage.npy import Array, read_array
 from kd.storage.tables import read_npz, read_table
+from kd.storage.text_table import read_text_table
 from kd.storage.untrusted import read_bytes
 
-SUFFIXES = (".npz", ".npy", ".csv")
+SUFFIXES = (".npz", ".npy", ".csv", ".tsv")
 _HINT = "Write the inputs with numpy.savez(file, x=…)."
 _EXACT = 2.0**63  # whole numbers below are int64
 
@@ -31,11 +33,13 @@ class InputForm:
         shape: of one input, without the batch dimension.
         dtype: "uint8", "float32" or "int64".
         mode: "L" or "RGB" if image files can be inputs, else None.
+        table: how the columns of a table become inputs; None if the cells of a table are the values of the inputs.
     """
 
     shape: tuple[int, ...]
     dtype: str
     mode: str | None = None
+    table: Encoding | None = None
 
     def __str__(self) -> str:
         return f"{list(self.shape)} of {self.dtype}"
@@ -51,8 +55,9 @@ class Rows(NamedTuple):
 def read_rows(path: Path, form: InputForm, *, ids: str | None = None) -> Rows:
     """Read the rows of a ``.npz`` file with an array x, of a ``.npy`` file, or of a ``.csv`` file of numbers.
 
-    An array may also be a single input without a batch dimension. The cells of a ``.csv`` row are the values of an
-    input in row-major order, with or without a header.
+    An array may also be a single input without a batch dimension. If the form has a table, ``.csv`` and ``.tsv`` files
+    have its columns, in any order, and further ones. Otherwise, the cells of a ``.csv`` row are the values of an input
+    in row-major order, with or without a header.
 
     Args:
         ids: array (``.npz``) or column (``.csv``) that names the rows; None numbers them from 1.
@@ -62,6 +67,8 @@ def read_rows(path: Path, form: InputForm, *, ids: str | None = None) -> Rows:
         MemoryError: the file needs more memory than is available.
         ValueError: the file is damaged, or its rows have another shape or type than the form.
     """
+    if form.table is not None and path.suffix.lower() in (".csv", ".tsv"):
+        return _encode_table(path, form.table, ids)
     match path.suffix.lower():
         case ".npz":
             values, found = _read_npz(path, ids)
@@ -71,14 +78,29 @@ def read_rows(path: Path, form: InputForm, *, ids: str | None = None) -> Rows:
         case ".csv":
             table = read_table(path, name="x", id_column=ids, check_shape=lambda shape: _require_cells(shape, form))
             values, found = table.values.reshape(-1, *form.shape), table.ids
-        case _:
+        case ".npy":
             raise ValueError("an .npy file has no ids: use .npz or .csv, or omit --ids")
+        case _:
+            raise ValueError("cells separated by tabs are read for models of tables only. Save the rows as .csv")
     inputs = _to_type(_to_batch(values, form, is_table=path.suffix.lower() == ".csv"), form)
     if not len(inputs):
         raise ValueError("it has no rows")
     if found is not None and len(found) != len(inputs):
         raise ValueError(f"it should have an id for each of {len(inputs):,} rows. Got {len(found):,}")
-    return Rows(inputs, found or [f"row {number}" for number in range(1, len(inputs) + 1)])
+    return Rows(inputs, found or _number_rows(len(inputs)))
+
+
+def _number_rows(count: int) -> list[str]:
+    return [f"row {number}" for number in range(1, count + 1)]
+
+
+def _encode_table(path: Path, encoding: Encoding, ids: str | None) -> Rows:
+    table = read_text_table(path)
+    cells = {name: [row[column] for row in table.rows] for column, name in enumerate(table.names)}
+    if ids is not None and ids not in cells:
+        raise ValueError(f"it should have a column {ids!r} (--ids). Got {', '.join([*cells][:12])}")
+    names = _number_rows(len(table.rows)) if ids is None else cells[ids]
+    return Rows(torch.from_numpy(encoding.encode(cells)), names)
 
 
 def _read_npz(path: Path, ids: str | None) -> tuple[Array, list[str] | None]:

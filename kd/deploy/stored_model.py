@@ -114,7 +114,7 @@ def load_classifier(stored: StoredModel, *, device: torch.device) -> Classifier:
     content = read_bytes(stored.path.resolve(), expected=entry.sha256)
     is_onnx = stored.path.suffix == _ONNX
     run = _open_onnx(content, manifest) if is_onnx else _open_network(stored, device)
-    form = InputForm(manifest.input_shape, manifest.input_dtype, rules.mode)
+    form = InputForm(manifest.input_shape, manifest.input_dtype, rules.mode, manifest.table)
     return Classifier(run, form, manifest.classes, entry.unlike)
 
 

@@ -18,6 +18,7 @@ from kd.commands.publish import csv_bytes, json_bytes, publish_with_report
 from kd.commands.run.report import run_part
 from kd.commands.run.results import Run, Timings
 from kd.commands.run.summary import summarise_run
+from kd.data.sources.table_encoding import encoding_of
 from kd.deploy.description import describe_architecture, describe_task
 from kd.deploy.manifest import FORMAT
 from kd.deploy.manifest import NAME as MANIFEST
@@ -94,6 +95,8 @@ def untested_weight_files(
     example: Tensor = dataset[0][0][None]
     manifest: dict[str, Any] = {"format": FORMAT, "toy": toy, "environment": versions()}
     manifest |= {**describe_task(dataset, classes), "models": {}}
+    if (encoding := encoding_of(dataset)) is not None:
+        manifest["table"] = encoding.to_json()
     for file_name, model in models.items():
         content = weights_bytes(model)
         files[folder / f"{file_name}.pth"] = content
