@@ -125,9 +125,18 @@ def measure_unlike(validation: Tensor, test: Tensor, *moments: Tensor | None) ->
     scores = score_logits(validation).sort().values
     threshold = float(scores[int(SHARE * len(scores))])
     known, tested = moments if len(moments) == 2 else (None, None)
-    limits: list[float | None] = [None] * 4
+    limits: dict[str, float | None] = dict.fromkeys(("mean_low", "mean_high", "rms_low", "rms_high"))
     if known is not None:
-        limits = [float(value) for column in known.T for value in (column.min(), column.max())]
-    chosen = Unlike(SCORE, threshold, SHARE, *limits, len(scores), 0, 1, 0.0, 0.0, 0.0)
-    alarms, n = int(chosen.flag(score_logits(test), tested).sum()), len(test)
-    return Unlike(*chosen[:8], alarms, n, alarms / n, *proportion_interval(alarms, n))
+        (limits["mean_low"], limits["rms_low"]), (limits["mean_high"], limits["rms_high"]) = (
+            known.amin(dim=0).tolist(),
+            known.amax(dim=0).tolist(),
+        )
+    rule: dict[str, Any] = {"score": SCORE, "threshold": threshold, "share": SHARE, "validation": len(scores), **limits}
+    chosen = Unlike(**rule, **_count_alarms(0, 1))
+    return chosen._replace(**_count_alarms(int(chosen.flag(score_logits(test), tested).sum()), len(test)))
+
+
+def _count_alarms(alarms: int, n: int) -> dict[str, Any]:
+    low, high = proportion_interval(alarms, n)
+    rates = {"false_alarm_rate_low_95": low, "false_alarm_rate_high_95": high}
+    return {"false_alarms": alarms, "n": n, "false_alarm_rate": alarms / n, **rates}

@@ -11,6 +11,8 @@ from tyro.conf import Positional
 from kd.checks import at_least, check_ranges, require
 from kd.commands.settings import flag
 
+STANDARD_OUTPUT = Path("-")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
@@ -34,9 +36,10 @@ class PredictSettings:
     ids: str | None = None
     """column (.csv) or array ids (.npz) that names the rows; None: they are numbered"""
     csv: Path | None = None
-    """file for all predictions as CSV, a row for each input in their order"""
+    """file for all predictions as CSV, a row for each input in their order; - prints it in place of the table"""
     json: Path | None = None
-    """file for all predictions as JSON, with the model and the threshold for inputs unlike the training data"""
+    """file for all predictions as JSON, with the model and the limits for inputs unlike the training data; - prints it
+    in place of the table"""
     device: str = "auto"
     """device to predict on: cpu, cuda, cuda:1 or mps; auto uses CUDA if available"""
     trust: bool = False
@@ -51,5 +54,7 @@ class PredictSettings:
         outputs = {"--csv": self.csv, "--json": self.json}
         require(self.csv is None or self.csv != self.json, "--csv and --json", str(self.csv), "two different files")
         for name, path in outputs.items():
-            clash = path is not None and path.resolve() in {Path(source).resolve() for source in self.inputs}
+            clash = path not in (None, STANDARD_OUTPUT) and path.resolve() in {
+                Path(source).resolve() for source in self.inputs
+            }
             require(not clash, name, str(path), "another file than the inputs", "it would be overwritten")

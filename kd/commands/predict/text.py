@@ -14,13 +14,12 @@ _ROWS, _ROWS_BESIDE_FILES = 1000, 20  # of a printed table
 _FAILURES = 3  # named in the error
 
 
-def print_model(stored: StoredModel) -> None:
-    """Print which model predicts, and how accurate it was in its run."""
+def describe_model(stored: StoredModel) -> list[str]:
+    """Return lines on which model predicts, and how accurate it was in its run."""
     entry, manifest = stored.entry, stored.manifest
     kind = f" ({entry.architecture})" if entry.architecture else ""
-    say(f"{stored.path}{kind}: {_format_accuracy(stored) if entry.test else 'not evaluated on a test set'}")
-    if manifest.toy:
-        say(f"from a quick run ({manifest.toy}): too weak for use")
+    lines = [f"{stored.path}{kind}: {_format_accuracy(stored) if entry.test else 'not evaluated on a test set'}"]
+    return [*lines, f"from a quick run ({manifest.toy}): too weak for use"] if manifest.toy else lines
 
 
 def _format_accuracy(stored: StoredModel) -> str:

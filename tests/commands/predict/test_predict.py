@@ -222,6 +222,18 @@ def test_the_manifest_states_threshold_and_false_alarms(
         assert alarms in capsys.readouterr().out
 
 
+def test_a_dash_prints_csv_or_json_alone(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = predict(run, photos)
+    capsys.readouterr()
+    assert cli.main(["predict", "--model", str(run), str(photos), "--csv", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert list(csv.DictReader(io.StringIO(out))) == expected
+    assert "60 inputs may be unlike" in err
+    assert cli.main(["predict", "--model", str(run), str(photos), "--json", "-", "--csv", str(run.parent / "x")]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [entry["input"] for entry in content["predictions"]] == [row["input"] for row in expected]
+
+
 def test_any_of_the_paths_of_a_run_names_its_model(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = saved(run, "control")
     assert answers(predict(run, photos, "--model", run / "models" / "student_regular.pth")) == expected
