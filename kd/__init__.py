@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time a name is import
     from kd.methods.objectives import distilled, live_teacher, supervised
     from kd.models.features import capture
     from kd.models.inference import Predictions, predict
+    from kd.regressor import DistilledRegressor
     from kd.seeding import seeded
     from kd.storage.files import publish
     from kd.storage.weights import load_weights, weights_bytes
@@ -28,6 +29,7 @@ __all__ = [
     "Batch",
     "DistillDataset",
     "DistilledClassifier",
+    "DistilledRegressor",
     "History",
     "ImageDataset",
     "Metric",
@@ -64,6 +66,7 @@ _MODULES = {
     "methods.objectives": ("distilled", "live_teacher", "supervised"),
     "models.features": ("capture",),
     "models.inference": ("Predictions", "predict"),
+    "regressor": ("DistilledRegressor",),
     "seeding": ("seeded",),
     "storage.files": ("publish",),
     "storage.weights": ("load_weights", "weights_bytes"),

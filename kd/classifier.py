@@ -1,4 +1,4 @@
-"""Distillation as a scikit-learn estimator, with a classifier or a trained network as teacher.
+"""Distillation as a scikit-learn estimator: teacher and student are classifiers or networks.
 
 model = kd.DistilledClassifier(RandomForestClassifier(), student=(32,)).fit(X, y)
 """
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -26,6 +27,17 @@ from kd.devices import device_named, require_device
 from kd.methods.objectives import distilled, supervised
 from kd.models.networks import MLP
 from kd.seeding import seeded
+from kd.teachers.sklearn_student import (
+    as_array,
+    check_rows,
+    check_rows_and_targets,
+    copy_input_tags,
+    fit_on_soft_labels,
+    is_estimator,
+    order_columns,
+    require_student,
+    soft_labels,
+)
 from kd.teachers.sklearn_teacher import (
     network_logits,
     out_of_fold_logits,
@@ -51,11 +63,22 @@ _RANGES = {
 }
 
 
-class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """A small neural network for tabular data, distilled from a teacher.
+def _has_probabilities(model: DistilledClassifier) -> bool:
+    student = getattr(model, "student_", model.student)
+    return not is_estimator(student) or hasattr(student, "predict_proba")
 
-    ``fit`` minimises ``alpha · CE + (1 − alpha) · T² · KL(teacher ‖ student)``. The whole data set is held in memory.
-    Sparse matrices, missing values and sample weights are not supported.
+
+class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A small classifier for tabular data, distilled from a teacher.
+
+    The student is a neural network or any scikit-learn classifier with ``sample_weight``. A network minimises
+    ``alpha · CE + (1 − alpha) · T² · KL(teacher ‖ student)``. A scikit-learn classifier is fitted on one row per class
+    of each soft label, weighted with ``alpha · one-hot + (1 − alpha) · softmax(teacher logits / T)``; rows of weight 0
+    are left out.
+
+    The whole data set is held in memory. Networks take finite numbers in dense arrays. A scikit-learn student and its
+    teacher get the rows as they are: data frames with text and missing values too, if both can use them
+    (``make_pipeline(ColumnTransformer(…), …)``). ``fit`` takes no sample weights.
 
     Args:
         teacher: the model to distil from.
@@ -71,9 +94,15 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ``classes_``. ``clone`` copies it with its weights.
 
             None: the student is trained on the labels only. This is the control for a distilled student: with the
-            same ``random_state`` both start from the same weights and see the same batches.
+            same ``random_state`` both start from the same weights and see the same batches; scikit-learn students get
+            the same seeds.
         student: units of each hidden layer, such as ``(64,)``; or a function (features, classes) → ``nn.Module`` with
             input [B, features] float32 and output logits [B, classes].
+
+            Or a scikit-learn classifier whose ``fit`` takes ``sample_weight``, or a pipeline that ends in one. It is
+            cloned. Its settings that count rows, such as ``min_samples_leaf`` and ``max_samples``, count the copies of
+            a row too; ``max_leaf_nodes``, ``max_depth`` and ``min_weight_fraction_leaf`` do not. ``epochs``,
+            ``batch_size``, ``learning_rate``, ``standardize``, ``device`` and ``verbose`` do not apply.
         temperature: T > 0, softens teacher and student in the second term.
         alpha: weight of the *labels*, in [0, 1]. 1 equals the control bit for bit; 0 uses the teacher only.
         cv: how the logits of a teacher fitted here are computed.
@@ -90,18 +119,23 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ``fit``. The teacher always gets unscaled rows.
         device: device of the student: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` (CUDA if available).
         random_state: seeds the student's initial weights, the order of batches, and each ``random_state`` of None in a
-            teacher fitted here. With an int, results are bit-identical for the same number of threads, and global
-            random states are untouched. None draws from NumPy's global generator, as in scikit-learn.
+            scikit-learn student and in a teacher fitted here. With an int, results are bit-identical for the same
+            number of threads, and global random states are untouched. None draws from NumPy's global generator, as in
+            scikit-learn.
         verbose: print a line for each epoch.
 
     Attributes:
         classes_: [K] sorted labels.
         n_features_in_, feature_names_in_: as in scikit-learn; the latter only if the columns have names.
         teacher_: the teacher used: the fitted clone, or ``teacher`` itself.
-        student_: the trained ``nn.Module``, in eval mode. Its inputs are rows transformed by ``scaler_``.
-        scaler_: the fitted ``StandardScaler``; None if ``standardize`` is False.
-        history_: ``kd.History`` of the student's training.
+        student_: the trained ``nn.Module``, in eval mode, whose inputs are rows transformed by ``scaler_``; or the
+            fitted scikit-learn classifier.
+        scaler_: the fitted ``StandardScaler``; None if ``standardize`` is False, and for a scikit-learn student.
+        history_: ``kd.History`` of the student's training; None for a scikit-learn student.
     """
+
+    student_: Any
+    history_: History | None
 
     def __init__(
         self,
@@ -136,7 +170,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit the teacher if it is unfitted, then train the student.
 
         Args:
-            X: [N, F] finite numbers.
+            X: [N, F] finite numbers; for a scikit-learn student, anything that it and the teacher take.
             y: [N] labels of two or more classes; numbers or strings.
 
         Raises:
@@ -144,13 +178,11 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             FloatingPointError: the loss or a gradient is not finite.
         """
         objective, device = self._check_parameters()
+        if is_estimator(self.student):
+            return self._fit_estimator(X, y)
         rows, targets = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(targets)
-        self.classes_, labels = np.unique(targets, return_inverse=True)
-        require(len(self.classes_) >= 2, "y", f"{len(self.classes_)} class", "labels of at least 2 classes")
-        random = check_random_state(self.random_state)
-        # Drawn before the teacher's seeds, so that the control and the distilled student get the same seed.
-        seed = int(random.randint(2**31 - 1))
+        labels = self._encode_classes(targets)
+        seed, random = self._draw_seed()
         self.scaler_ = StandardScaler().fit(rows) if self.standardize else None
         self.student_ = self._build_student(seed, rows[:1]).to(device)
         dataset: Dataset[Any] = ArrayDataset(self._prepare_inputs(rows), torch.tensor(labels))
@@ -161,18 +193,59 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.student_.eval()  # for callers that use ``student_`` directly
         return self
 
+    def _fit_estimator(self, X: Any, y: ArrayLike) -> DistilledClassifier:
+        """Fit a scikit-learn student on weighted rows."""
+        rows, targets = check_rows_and_targets(self, X, y)
+        labels = self._encode_classes(targets)
+        seed, random = self._draw_seed()
+        weights = np.eye(len(self.classes_))[labels]
+        self.teacher_ = prepare_teacher(self.teacher, rows, targets, random)
+        if self.teacher_ is not None:
+            logits = self._teacher_logits(rows, as_array(rows, numeric=isinstance(self.teacher_, nn.Module)), targets)
+            weights = soft_labels(labels, logits, temperature=self.temperature, alpha=self.alpha)
+        self.scaler_ = None
+        self.student_ = fit_on_soft_labels(self.student, rows, self.classes_, weights, np.random.RandomState(seed))
+        self.history_ = None
+        return self
+
+    def _encode_classes(self, targets: NDArray[Any]) -> NDArray[np.intp]:
+        """Set ``classes_`` and return the labels [N] from 0."""
+        check_classification_targets(targets)
+        self.classes_, labels = np.unique(targets, return_inverse=True)
+        require(len(self.classes_) >= 2, "y", f"{len(self.classes_)} class", "labels of at least 2 classes")
+        return labels
+
+    def _draw_seed(self) -> tuple[int, np.random.RandomState]:
+        """Return the student's seed, drawn first so that the control gets the same, and the generator of others."""
+        random = check_random_state(self.random_state)
+        return int(random.randint(2**31 - 1)), random
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        if is_estimator(self.student):
+            copy_input_tags(tags, *filter(is_estimator, (self.student, self.teacher)))
+        return tags
+
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return probabilities [N, K] in the order of ``classes_``; each row sums to 1."""
+        """Return probabilities [N, K] in the order of ``classes_``. Absent for a student without probabilities."""
         check_is_fitted(self, "history_")  # after an interrupted fit student_ exists, but history_ does not
+        if is_estimator(self.student_):
+            columns = self.student_.predict_proba(check_rows(self, X))
+            return order_columns(columns, self.student_.classes_, self.classes_)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         logits = network_logits(self.student_, self._prepare_inputs(rows))
         probabilities: NDArray[np.float64] = logits.double().softmax(dim=1).numpy()
         return probabilities
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the most probable class [N] of each row."""
-        probabilities = self.predict_proba(X)
-        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        """Return the most probable class [N] of each row, or the prediction of a scikit-learn student."""
+        check_is_fitted(self, "history_")
+        labels: NDArray[Any]
+        if is_estimator(self.student_):
+            labels = self.student_.predict(check_rows(self, X))
+        else:
+            labels = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return labels
 
     def _check_parameters(self) -> tuple[Objective, torch.device]:
@@ -181,10 +254,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             require_in_range(name, getattr(self, name), values)
         device = device_named(str(self.device), setting="device")
         require_device(device, "device")
-        is_supported = isinstance(self.student, (tuple, list)) or callable(self.student)
-        allowed = "hidden sizes such as (64,), or a function (features, classes) → nn.Module"
-        advice = "fit must not modify its parameters, so pass a function that builds a new network, not the network"
-        require(is_supported and not isinstance(self.student, nn.Module), "student", self.student, allowed, advice)
+        require_student(self.student)
         objective = distilled(temperature=self.temperature, alpha=self.alpha)
         return supervised if self.teacher is None else objective, device
 
@@ -201,12 +271,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             else:
                 network = MLP(*self.student, input_shape=(features,), classes=classes)
             shape = list(network_logits(network, self._prepare_inputs(row)).shape)
-        require(
-            shape == [1, classes],
-            "the student's output for one row",
-            shape,
-            f"of shape [1, {classes}], one logit per class",
-        )
+        allowed = f"of shape [1, {classes}], one logit per class"
+        require(shape == [1, classes], "the student's output for one row", shape, allowed)
         return network
 
     def _teacher_logits(self, X: Any, rows: NDArray[np.float64], targets: NDArray[Any]) -> Tensor:

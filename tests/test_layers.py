@@ -84,9 +84,9 @@ BELOW = {
     for number, layer in enumerate(LAYERS)
     for unit in layer
 }
-# The two Python interfaces of the package do not import the commands or the report.
-BELOW["classifier"] = {"teachers", *BELOW["teachers"]}
-BELOW["__init__"] = {"classifier", *BELOW["classifier"]}
+# The Python interfaces of the package do not import the commands or the report.
+BELOW["classifier"] = BELOW["regressor"] = {"teachers", *BELOW["teachers"]}
+BELOW["__init__"] = {"classifier", "regressor", *BELOW["classifier"]}
 # A nested folder may import its parent folder and everything that the parent may import, but not its siblings. The
 # parent does not import nested folders. Units that may import the parent may import its nested folders.
 INNER = ("commands/compare", "commands/run", "commands/sweep", "data/sources")
@@ -195,10 +195,11 @@ def test_data_in_memory_needs_no_image_library() -> None:
     assert "PIL" in {name.split(".")[0] for name in _transitive_imports("kd.data.sources")}
 
 
-def test_scikit_learn_is_imported_only_by_the_estimator() -> None:
+def test_scikit_learn_is_imported_only_by_the_estimators() -> None:
     imported = {module: _transitive_imports(f"kd.{module}") for module in kd._MODULES}
     assert {module for module, names in imported.items() if any(n.startswith("sklearn") for n in names)} == {
-        "classifier"
+        "classifier",
+        "regressor",
     }
 
 
@@ -236,7 +237,7 @@ def test_no_utils_module_and_no_source_ignored_by_git() -> None:
 
 
 def test_the_public_names_are_few_sorted_and_exist() -> None:
-    assert len(kd.__all__) <= 27
+    assert len(kd.__all__) <= 28
     assert kd.__all__ == sorted(kd.__all__)
     assert all(hasattr(kd, name) for name in kd.__all__)
 

@@ -39,7 +39,7 @@ def prepare_teacher(teacher: Any, X: Any, y: NDArray[Any], random: np.random.Ran
     allowed = "None, a trained nn.Module, or a classifier with predict_proba"
     advice = "wrap a classifier with only a decision_function in sklearn.calibration.CalibratedClassifierCV"
     require(hasattr(teacher, "predict_proba"), "teacher", teacher, allowed, advice)
-    return teacher if _is_fitted(teacher) else _set_random_states(clone(teacher), random).fit(copy.deepcopy(X), y)
+    return teacher if is_fitted(teacher) else set_random_states(clone(teacher), random).fit(copy.deepcopy(X), y)
 
 
 def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDArray[Any]) -> Tensor:
@@ -62,7 +62,7 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
     else:
         columns = _find_class_columns(teacher, classes)
         logits = _take_logarithm(teacher.predict_proba(copy.deepcopy(X)), classes)[:, columns]
-    shape = [len(rows), len(classes)]
+    shape = [rows.shape[0], len(classes)]  # a sparse matrix has no length
     require(
         list(logits.shape) == shape, "teacher logits", list(logits.shape), f"of shape {shape}, one column per class"
     )
@@ -137,7 +137,7 @@ def _find_class_columns(teacher: Any, classes: NDArray[Any]) -> list[int]:
     return [teacher_classes.index(label) for label in labels]
 
 
-def _is_fitted(estimator: Any) -> bool:
+def is_fitted(estimator: Any) -> bool:
     try:
         check_is_fitted(estimator)
     except NotFittedError:
@@ -145,7 +145,7 @@ def _is_fitted(estimator: Any) -> bool:
     return True
 
 
-def _set_random_states(estimator: Any, random: np.random.RandomState) -> Any:
+def set_random_states(estimator: Any, random: np.random.RandomState) -> Any:
     """Set every ``random_state`` of an estimator that is None, nested ones included."""
     unset = [name for name, value in sorted(estimator.get_params().items()) if value is None]
     seeds = {name: int(random.randint(2**31 - 1)) for name in unset if name.split("__")[-1] == "random_state"}

@@ -1,0 +1,230 @@
+"""Distillation of regressors as a scikit-learn estimator.
+
+model = kd.DistilledRegressor(HistGradientBoostingRegressor(), student=(32,)).fit(X, y)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, RegressorMixin, clone, is_regressor
+from sklearn.model_selection import cross_val_predict
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from kd.checks import ALPHA, LEARNING_RATE, at_least, require, require_in_range
+from kd.data.datasets import ArrayDataset, DistillDataset
+from kd.data.loaders import make_loader
+from kd.devices import device_named, require_device
+from kd.models.networks import MLP
+from kd.seeding import seeded
+from kd.teachers.sklearn_student import as_array, check_rows, check_rows_and_targets, copy_input_tags, is_estimator
+from kd.teachers.sklearn_teacher import is_fitted, network_logits, rows_as_fitted, set_random_states
+from kd.training.history import History
+from kd.training.loop import fit
+from kd.training.optimizers import adam
+from kd.types import Batch
+
+# features → a network with input [B, features] and output [B, 1].
+Network: TypeAlias = Callable[[int], nn.Module]
+
+_RANGES = {"alpha": ALPHA, "epochs": at_least(1), "batch_size": at_least(1), "learning_rate": LEARNING_RATE}
+
+
+class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A small regressor for tabular data, distilled from a teacher.
+
+    The student is fitted to ``alpha · y + (1 − alpha) · teacher's prediction``. For the squared error this equals
+    weighting both targets, up to a constant: ``alpha (y − f)² + (1 − alpha) (t − f)² = (alpha y + (1 − alpha) t − f)²
+    + alpha (1 − alpha) (y − t)²``. Unlike weighted copies of the rows, it needs no ``sample_weight`` and does not
+    change settings that count rows. With another loss of the student, such as the absolute error, the two differ.
+
+    The whole data set is held in memory. See ``kd.DistilledClassifier`` for the parameters not described here.
+
+    Args:
+        teacher: a scikit-learn regressor, fitted here if it is not yet; a trained ``nn.Module`` that maps the unscaled
+            rows in float32 to predictions [N, 1]; or None for the control, which is trained on the targets alone.
+        student: units of each hidden layer of a network, such as ``(64,)``; a function (features) → ``nn.Module`` with
+            input [B, features] float32 and output [B, 1]; or any scikit-learn regressor or pipeline that ends in one,
+            which is cloned and gets the rows as they are. Networks are trained on the squared error of targets with
+            mean 0 and variance 1. For an estimator, ``epochs``, ``batch_size``, ``learning_rate``, ``standardize`` and
+            ``device`` do not apply.
+        alpha: weight of the *targets* y, in [0, 1]. 1 equals the control bit for bit; 0 uses the teacher only.
+        cv: None, number of folds or splitter: predict out of fold with a teacher that is fitted here.
+        epochs, batch_size, learning_rate, standardize, device, random_state: as in ``kd.DistilledClassifier``.
+
+    Attributes:
+        n_features_in_, feature_names_in_: as in scikit-learn; the latter only if the columns have names.
+        teacher_: the teacher used: the fitted clone, or ``teacher`` itself.
+        student_: the trained ``nn.Module``, in eval mode, or the fitted regressor.
+        scaler_: the fitted ``StandardScaler`` of the inputs; None without one.
+        target_mean_, target_scale_: mean and standard deviation of y, which rescale a network's output; 0 and 1 for an
+            estimator.
+        history_: ``kd.History`` of a network's training; None for an estimator.
+    """
+
+    student_: Any
+    history_: History | None
+
+    def __init__(
+        self,
+        teacher: Any = None,
+        student: Any = (64,),
+        *,
+        alpha: float = 0.5,
+        cv: Any = None,
+        epochs: int = 100,
+        batch_size: int = 32,
+        learning_rate: float = 3e-3,
+        standardize: bool = True,
+        device: str | torch.device = "cpu",
+        random_state: Any = None,
+    ) -> None:
+        self.teacher = teacher
+        self.student = student
+        self.alpha = alpha
+        self.cv = cv
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.standardize = standardize
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> DistilledRegressor:
+        """Fit the teacher if it is unfitted, then the student.
+
+        Args:
+            X: [N, F] finite numbers; for a scikit-learn student, anything that it and the teacher take.
+            y: [N] finite numbers.
+
+        Raises:
+            ValueError: a parameter or the data is invalid, or the teacher does not fit the data.
+            FloatingPointError: the loss or a gradient of a network is not finite.
+        """
+        device = self._check_parameters()
+        rows: Any
+        if is_estimator(self.student):
+            rows, targets = check_rows_and_targets(self, X, y, dtype=np.float64)
+        else:
+            rows, targets = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+            targets = targets.astype(np.float64)
+        random = check_random_state(self.random_state)
+        # Drawn before the teacher's seeds, so that the control and the distilled student get the same seed.
+        seed = int(random.randint(2**31 - 1))
+        self.teacher_ = self._prepare_teacher(X, targets, random)
+        soft = targets if self.teacher_ is None else self._soften(X, rows, targets)
+        self.scaler_, self.target_mean_, self.target_scale_ = None, 0.0, 1.0
+        if is_estimator(self.student):
+            student = set_random_states(clone(self.student), np.random.RandomState(seed))
+            self.student_, self.history_ = student.fit(copy.deepcopy(rows), soft), None
+        else:
+            self.target_mean_, self.target_scale_ = float(targets.mean()), float(targets.std()) or 1.0
+            self._train(rows, (soft - self.target_mean_) / self.target_scale_, seed, device)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return predictions [N]."""
+        check_is_fitted(self, "history_")  # after an interrupted fit student_ may exist, but history_ does not
+        predictions: NDArray[np.float64]
+        if is_estimator(self.student_):
+            predictions = self.student_.predict(check_rows(self, X))
+            return predictions
+        rows = validate_data(self, X, dtype=np.float64, reset=False)
+        outputs = network_logits(self.student_, self._prepare_inputs(rows)).double().numpy()[:, 0]
+        predictions = outputs * self.target_scale_ + self.target_mean_
+        return predictions
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        if is_estimator(self.student):
+            copy_input_tags(tags, *filter(is_estimator, (self.student, self.teacher)))
+        return tags
+
+    def _check_parameters(self) -> torch.device:
+        for name, values in _RANGES.items():
+            require_in_range(name, getattr(self, name), values)
+        teacher, student = self.teacher, self.student
+        is_model = teacher is None or isinstance(teacher, nn.Module) or hasattr(teacher, "predict")
+        allowed = "None, a trained nn.Module, or a regressor"
+        require(is_model and not hasattr(teacher, "predict_proba"), "teacher", teacher, allowed)
+        is_network = isinstance(student, (tuple, list)) or (callable(student) and not isinstance(student, type))
+        fits = is_regressor(student) if is_estimator(student) else is_network and not isinstance(student, nn.Module)
+        allowed = "hidden sizes such as (64,), a function (features) → nn.Module, or a scikit-learn regressor"
+        require(fits, "student", student, allowed, "kd.DistilledClassifier takes classifiers")
+        device = device_named(str(self.device), setting="device")
+        require_device(device, "device")
+        return device
+
+    def _prepare_teacher(self, X: Any, targets: NDArray[np.float64], random: np.random.RandomState) -> Any:
+        """Return the teacher if it is fitted, else a clone fitted on X and the targets."""
+        if self.teacher is None or isinstance(self.teacher, nn.Module) or is_fitted(self.teacher):
+            return self.teacher
+        return set_random_states(clone(self.teacher), random).fit(copy.deepcopy(X), targets)
+
+    def _soften(self, X: Any, rows: Any, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the student's targets [N]: those of the data and the teacher's predictions, weighted with alpha."""
+        if isinstance(self.teacher_, nn.Module):
+            numbers = torch.tensor(as_array(rows, numeric=True), dtype=torch.float32)
+            predictions = network_logits(self.teacher_, numbers).double().numpy()
+        elif self.cv is not None and self.teacher_ is not self.teacher:
+            predictions = cross_val_predict(clone(self.teacher_), X, targets, cv=self.cv)
+        else:
+            is_own = self.teacher_ is not self.teacher
+            fitted = X if is_own else rows_as_fitted(self.teacher_, X, as_array(rows, numeric=False))
+            predictions = self.teacher_.predict(copy.deepcopy(fitted))
+        predictions = np.asarray(predictions, dtype=np.float64)
+        allowed = f"finite numbers, one for each of {len(targets)} rows"
+        got = list(predictions.shape) if predictions.size != len(targets) else "NaN or infinity"
+        is_valid = predictions.size == len(targets) and bool(np.isfinite(predictions).all())
+        require(is_valid, "predictions of the teacher", got, allowed)
+        return self.alpha * targets + (1 - self.alpha) * predictions.reshape(-1)
+
+    def _prepare_inputs(self, rows: NDArray[np.float64]) -> Tensor:
+        return torch.tensor(self.scaler_.transform(rows) if self.scaler_ else rows, dtype=torch.float32)
+
+    def _build_student(self, seed: int, row: NDArray[np.float64]) -> nn.Module:
+        """Build the untrained student and check its output shape on one row."""
+        features = self.n_features_in_
+        with seeded(seed):
+            is_function = callable(self.student)
+            network = self.student(features) if is_function else MLP(*self.student, input_shape=(features,), classes=1)
+            shape = list(network_logits(network, self._prepare_inputs(row)).shape)
+        require(shape == [1, 1], "the student's output for one row", shape, "of shape [1, 1]")
+        trained: nn.Module = network
+        return trained
+
+    def _train(self, rows: NDArray[np.float64], soft: NDArray[np.float64], seed: int, device: torch.device) -> None:
+        """Train a network on these targets [N] of mean 0 and variance 1."""
+        self.scaler_ = StandardScaler().fit(rows) if self.standardize else None
+        self.student_ = self._build_student(seed, rows[:1]).to(device)
+        inputs = ArrayDataset(self._prepare_inputs(rows), torch.zeros(len(rows), dtype=torch.int64))  # labels unused
+        dataset = DistillDataset(inputs, torch.tensor(soft, dtype=torch.float32)[:, None])
+        loader = make_loader(dataset, batch_size=self.batch_size, shuffle=True)
+        steps = self.epochs * len(loader)
+        optimizer, scheduler = adam(self.student_, learning_rate=self.learning_rate, steps=steps)
+        self.history_ = fit(
+            self.student_,
+            _squared_error,
+            loader,
+            None,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            epochs=self.epochs,
+            seed=seed,
+            metrics={},
+        )
+        self.student_.eval()
+
+
+def _squared_error(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean squared error. Batch: input, an unused label, target [B, 1]."""
+    output = model(batch[0])
+    return output, {"squared error": (output - batch[2]).square().mean()}
