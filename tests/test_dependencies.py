@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 METADATA = PROJECT["project"]
 LISTS: dict[str, list[str]] = {"dependencies": METADATA["dependencies"], **METADATA["optional-dependencies"]}
-USER_EXTRAS = [name for name in LISTS if name not in {"dependencies", "test", "bench"}]
+USER_EXTRAS = [name for name in LISTS if name not in {"dependencies", "recipes", "test", "bench"}]
 
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # all others are imported by the package's name
 TOOLS = {  # declared but never imported, with the command or setting that uses them
@@ -43,9 +43,9 @@ class Scope(NamedTuple):
 SCOPES = {
     "package": Scope(("kd/**/*.py",), ("dependencies", *USER_EXTRAS)),
     "pipeline": Scope(("*.py",), ("dependencies",)),
-    "recipes": Scope(("recipes/**/*.py",), ("dependencies",)),
+    "recipes": Scope(("recipes/**/*.py",), ("dependencies", "recipes")),
     "benchmarks": Scope(("benchmarks/**/*.py",), ("dependencies", "bench")),
-    "tests": Scope(("tests/**/*.py", "docs/**/*.py"), ("dependencies", *USER_EXTRAS, "test")),
+    "tests": Scope(("tests/**/*.py", "docs/**/*.py"), ("dependencies", *USER_EXTRAS, "recipes", "test")),
 }
 
 
@@ -97,8 +97,8 @@ def test_every_import_is_declared(scope: str) -> None:
 
 @pytest.mark.parametrize("name", LISTS)
 def test_every_declared_package_is_imported(name: str) -> None:
-    """Dependencies and user extras are imported by ``kd``, the other lists by tests or benchmarks."""
-    scope = {"test": "tests", "bench": "benchmarks"}.get(name, "package")
+    """Dependencies and user extras are imported by ``kd``, the other lists by recipes, tests or benchmarks."""
+    scope = {"recipes": "recipes", "test": "tests", "bench": "benchmarks"}.get(name, "package")
     paths = files(*SCOPES[scope].patterns)
     used = {module for path in paths for module in imported_modules(path)}
     if name in USER_EXTRAS:  # modules of an extra may be named in a tuple or table
