@@ -10,7 +10,7 @@ on 26 weighted rows for each row of the data, one per class.
 
 The data are Letter Recognition (Frey & Slate 1991) of the R package mlbench (GPL-2), which is not part of this
 repository: ``apt install r-cran-mlbench`` and ``pip install 'paired-distillation[recipes]'``. Without them the recipe
-is skipped. Results are in docs/own_data.md.
+is skipped.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def load_letters(path: Path) -> Table:
     """Return the table of an ``.rda`` file: a column ``lettr`` and 16 columns of numbers."""
     import rdata
 
-    frame = rdata.read_rda(path)["LetterRecognition"]
+    frame = rdata.read_rda(path, default_encoding="ascii")["LetterRecognition"]
     return Table(frame.drop(columns="lettr").to_numpy(np.float64), frame["lettr"].to_numpy(str))
 
 

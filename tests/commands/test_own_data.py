@@ -22,6 +22,7 @@ from kd.commands.teacher_flags import ModelChoice
 from kd.data.sources import open_source, split_source
 from kd.data.sources.scan import scan
 from kd.models.build import build
+from tests.data.sources.test_table import make_columns, write_table
 
 DIGITS = ("--data", "sklearn:digits", "--teacher", "mlp:32", "--student", "mlp:8", "--epochs", "1")
 CPU = torch.device("cpu")
@@ -194,6 +195,23 @@ def test_class_names_of_user_data_appear_in_all_output(tmp_path: Path, capsys: p
         assert (row["true_name"], row["predicted_name"]) == (names[int(row["true"])], names[int(row["predicted"])])
     report = (tmp_path / "results/report.html").read_text()
     assert "<b>cultivar" not in report
+
+
+def test_a_table_with_categories_runs_and_a_repeated_run_reuses_every_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_table(tmp_path / "customers.csv", make_columns())
+    arguments = ("run", "--data", str(path), "--target", "kind", "--teacher", "mlp:8", "--student", "mlp:2")
+    command = (*arguments, "--epochs", "1", "--out", str(tmp_path / "out"))
+    assert cli.main(command) == 0
+    assert "table: 10 columns" in capsys.readouterr().out
+    assert metrics(tmp_path / "out")["config"]["TARGET"] == "kind"  # type: ignore[comparison-overlap]
+    weights = {file.name: file.read_bytes() for file in (tmp_path / "out/models").iterdir()}
+    assert cli.main(command) == 0
+    assert "epoch 1/1" not in capsys.readouterr().out
+    assert weights == {file.name: file.read_bytes() for file in (tmp_path / "out/models").iterdir()}
+    assert cli.main((*arguments[:3], "--teacher", "mlp:8", "--out", str(tmp_path / "other"))) == 1
+    assert "target (--target) must name the column of customers.csv" in " ".join(capsys.readouterr().err.split())
 
 
 def test_numbered_classes_have_no_name_columns(tmp_path: Path) -> None:
