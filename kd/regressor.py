@@ -23,6 +23,7 @@ from kd.checks import ALPHA, LEARNING_RATE, at_least, require, require_in_range
 from kd.data.datasets import ArrayDataset, DistillDataset
 from kd.data.loaders import make_loader
 from kd.devices import device_named, require_device
+from kd.models.inference import evaluating
 from kd.models.networks import MLP
 from kd.seeding import seeded
 from kd.teachers.sklearn_student import as_array, check_rows, check_rows_and_targets, copy_input_tags, is_estimator
@@ -138,7 +139,10 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
             predictions = self.student_.predict(check_rows(self, X))
             return predictions
         rows = validate_data(self, X, dtype=np.float64, reset=False)
-        outputs = network_logits(self.student_, self._prepare_inputs(rows)).double().numpy()[:, 0]
+        # In float64, since the rounding of float32 depends on the number of rows.
+        network = copy.deepcopy(self.student_).cpu().double()
+        with evaluating(network), torch.no_grad():
+            outputs = network(self._prepare_inputs(rows, torch.float64)).numpy()[:, 0]
         predictions = outputs * self.target_scale_ + self.target_mean_
         return predictions
 
@@ -187,8 +191,8 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         require(is_valid, "predictions of the teacher", got, allowed)
         return self.alpha * targets + (1 - self.alpha) * predictions.reshape(-1)
 
-    def _prepare_inputs(self, rows: NDArray[np.float64]) -> Tensor:
-        return torch.tensor(self.scaler_.transform(rows) if self.scaler_ else rows, dtype=torch.float32)
+    def _prepare_inputs(self, rows: NDArray[np.float64], dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.tensor(self.scaler_.transform(rows) if self.scaler_ else rows, dtype=dtype)
 
     def _build_student(self, seed: int, row: NDArray[np.float64]) -> nn.Module:
         """Build the untrained student and check its output shape on one row."""
