@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from kd.storage.tables import CSV_EXPANSION, CSV_LIMIT
 from kd.storage.untrusted import read_bytes
 
 _SEPARATORS = ",;\t"
+_DECIMAL_COMMA = re.compile(r"([-+]?\d*),(\d+(?:[eE][-+]?\d+)?)")  # as spreadsheets write it where ";" separates cells
 _MANY = 100_000  # columns; far above any table, and each needs a name
 
 
@@ -33,8 +35,8 @@ class TextTable(NamedTuple):
 def read_text_table(path: Path) -> TextTable:
     """Read a table from a ``.csv`` or ``.tsv`` file in UTF-8.
 
-    Cells are separated by commas, semicolons or tabs: by the one of which the header has the most. The first line is
-    the header; empty lines are skipped.
+    Cells are separated by commas, semicolons or tabs: by the one of which the header has the most. Between semicolons,
+    1,5 is the number 1.5. The first line is the header; empty lines are skipped.
 
     Raises:
         OSError: the file cannot be read.
@@ -57,10 +59,10 @@ def parse_text_table(content: bytes) -> TextTable:
     separator = max(_SEPARATORS, key=first_line.count)  # the comma if there is none
     rows, lines = [], []
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
         for row in reader:
             if row:
-                rows.append([cell.strip() for cell in row])
+                rows.append([_clean(cell, separator) for cell in row])
                 lines.append(reader.line_num)
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} cannot be read ({error})") from error
@@ -75,11 +77,19 @@ def parse_text_table(content: bytes) -> TextTable:
     return TextTable(names, rows, lines[1:])
 
 
+def _clean(cell: str, separator: str) -> str:
+    """Return a cell without surrounding spaces and, between semicolons, with a decimal point for a comma."""
+    text = cell.strip()
+    number = _DECIMAL_COMMA.fullmatch(text) if separator == ";" else None
+    return f"{number[1]}.{number[2]}" if number else text
+
+
 def _name_columns(header: list[str]) -> list[str]:
     if len(header) > _MANY:
         raise ValueError(f"it should have at most {_MANY:,} columns. Got {len(header):,}")
     names = [name or f"column {number}" for number, name in enumerate(header, 1)]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise ValueError(f"column names must be unique. Got {', '.join(map(repr, repeated[:5]))} more than once")
+        listed = ", ".join(map(repr, repeated[:5]))
+        raise ValueError(f"its first line must hold column names, each once. Got {listed} more than once")
     return names

@@ -172,7 +172,9 @@ def permuted(table: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def with_semicolons(tmp_path: Path, table: dict[str, list[str]]) -> Source:
-    return open_source(write_table(tmp_path / "table.csv", table, ";"), target="kind")
+    """Write decimal commas, as spreadsheets do in many countries."""
+    commas = {name: [cell.replace(".", ",") for cell in cells] for name, cells in table.items()}
+    return open_source(write_table(tmp_path / "table.csv", commas, ";"), target="kind")
 
 
 def with_tabs(tmp_path: Path, table: dict[str, list[str]]) -> Source:
@@ -180,7 +182,7 @@ def with_tabs(tmp_path: Path, table: dict[str, list[str]]) -> Source:
 
 
 def with_spaces_and_marks(tmp_path: Path, table: dict[str, list[str]]) -> Source:
-    spaced = {f" {name}": [f'" {cell} "' for cell in cells] for name, cells in table.items()}
+    spaced = {f" {name}": [f' " {cell} "' for cell in cells] for name, cells in table.items()}
     path = write_table(tmp_path / "table.csv", spaced)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
     return open_source(path, target="kind")
@@ -341,7 +343,7 @@ def test_a_missing_target_raises(target: str | None, message: str, tmp_path: Pat
         (b"a,b\n", "at least one row. Got one line"),
         (b"a,b\n1,2\n\n3\n", "line 4 should have 2 cells, like the header. Got 1"),
         (b"a,b\n1,2,3\n", "line 2 should have 2 cells, like the header. Got 3"),
-        (b"a,a\n1,2\n", "column names must be unique. Got 'a' more than once"),
+        (b"a,a\n1,2\n", "its first line must hold column names, each once. Got 'a' more than once"),
         (b"a,b\n\xff,2\n", "it is not text in UTF-8"),
         (b'a,b\n"1,2\n', "line 2 cannot be read"),
         (b"a,b\n" + b"1" * 200_000 + b",2\n", "line 2 cannot be read"),
