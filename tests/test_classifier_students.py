@@ -124,7 +124,7 @@ def test_rows_of_weight_0_are_left_out_and_their_classes_have_probability_0() ->
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-def test_order_of_columns_and_names_of_classes_do_not_matter(alpha: float) -> None:
+def test_names_of_classes_do_not_matter(alpha: float) -> None:
     tree = DecisionTreeClassifier(max_leaf_nodes=5)
     teacher = RandomForestClassifier(5, random_state=0).fit(X, NAMES)
     model = distil(FrozenEstimator(teacher), tree, alpha=alpha).fit(X, NAMES)
@@ -133,6 +133,13 @@ def test_order_of_columns_and_names_of_classes_do_not_matter(alpha: float) -> No
     other.teacher.estimator.classes_ = np.array(["c", "a", "b"])
     other.fit(X, renamed)
     assert other.predict_proba(X)[:, [2, 0, 1]] == pytest.approx(model.predict_proba(X), abs=1e-9)
+
+
+def test_the_order_of_columns_does_not_matter() -> None:
+    order = [2, 0, 3, 1]
+    model = distil(LogisticRegression(max_iter=1000), GaussianNB()).fit(X, NAMES)
+    other = distil(LogisticRegression(max_iter=1000), GaussianNB()).fit(X[:, order], NAMES)
+    assert other.predict_proba(X[:, order]) == pytest.approx(model.predict_proba(X), abs=1e-3)
 
 
 def test_a_student_without_probabilities_predicts_and_has_no_predict_proba() -> None:
