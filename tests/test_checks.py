@@ -46,6 +46,7 @@ INSIDE: dict[str, tuple[object, ...]] = {
     "test_share": (1e-9, 0.5, 0.999),
     "image_size": (None, 1, 224),
     "label_smoothing": (0, 0.1, 0.999),
+    "track": (None, "tensorboard", "mlflow", "trackio"),
     "mixup": (None, 1e-3, 0.2, 1e3),
     "cutmix": (None, 1e-3, 1, 1e3),
 }
@@ -106,6 +107,7 @@ OUTSIDE: dict[str, tuple[object, ...]] = {
     "test_share": (0, 1, -0.1, math.nan),
     "image_size": (0, -1),
     "label_smoothing": (-0.1, 1, math.nan),
+    "track": ("wandb", "TensorBoard", ""),
     "mixup": (0, -0.2, 2e3, math.nan),
     "cutmix": (0, 1e-4, math.inf, math.nan),
 }

@@ -56,7 +56,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("pairs", "until_decided", "final_pairs", "teachers", "splits", "decide", "slices", "shifts", "smoothing"),
         *("longer", "margin"),
     ),
-    "Output": ("out", "top", "csv", "json", "config", "dry_run", "fresh", "snapshot_seconds", "rows"),
+    "Output": ("out", "top", "csv", "json", "config", "dry_run", "fresh", "snapshot_seconds", "track", "rows"),
     "Machine and safety": ("device", "workers", "processes", "threads", "trust"),
 }
 _INDENT = 26  # columns before a help text, if its flag is short enough

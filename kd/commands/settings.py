@@ -16,6 +16,7 @@ from kd.checks import (
     at_least,
     check_ranges,
     naming_flag,
+    one_of,
     or_none,
     proportion,
     require,
@@ -30,7 +31,7 @@ from kd.methods import Setting, method_named, require_mixing_method, require_unl
 FLAGS_ALONE = RECIPE_FLAGS | {
     *("config", "dry_run", "data", "test_share", "image_size", "columns", "target", "class_names", "download"),
     *("teacher", "train_teacher", "teacher_input", "teacher_trained_on", "label_order", "ids", "unlabelled", "freeze"),
-    *("augment", "views", "workers", "trust"),
+    *("augment", "views", "workers", "track", "trust"),
 }
 
 
@@ -138,6 +139,9 @@ class RunSettings(RecipeSettings):
     """copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded copy"""
     snapshot_seconds: Annotated[float, Range(lambda x: x >= 0, "at least 0", "30 costs almost no time")] = 30.0
     """seconds between snapshots of a training run, at least 0"""
+    track: Annotated[str | None, or_none(one_of("tensorboard", "mlflow", "trackio"))] = None
+    """also write losses and metrics of every epoch for this tracker, to OUT/track and never over the network; results
+    do not depend on it"""
     trust: bool = False
     """run the Python files that a settings file names; not needed for files that a command line named before"""
     dry_run: bool = False
@@ -156,6 +160,11 @@ class RunSettings(RecipeSettings):
     @property
     def state_dir(self) -> Path:
         return self.out / ".kd"
+
+    @property
+    def track_dir(self) -> Path:
+        """Folder of the tracker's files, which this command replaces."""
+        return self.out / "track" / (self.track or "") / self.command
 
     @property
     def file(self) -> Path:

@@ -47,6 +47,7 @@ from kd.teachers.load import teacher_accuracy
 from kd.teachers.saturation import explain_saturation
 from kd.training.history import History
 from kd.training.students import DistillationData
+from kd.training.tracking import track
 from kd.types import Objective
 
 UNLABELLED_TOO = (
@@ -79,6 +80,7 @@ def open_command(
     require_device(device, "--device")
     with ExitStack() as stack:
         stack.enter_context(pin_methods())
+        stack.enter_context(track(settings.track, settings.track_dir))
         with naming_flag(f"--out {settings.out}"):
             for folder in folders:
                 require_writable(folder)
@@ -206,7 +208,7 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
     values["set"] = format_method_settings(settings.method_settings)
     if is_plugin(settings.method):  # a method whose file was edited is another method
         values["method_source"] = load_method(settings.method).source
-    omitted = {"out", "config", "fresh", "snapshot_seconds", "processes", "workers", "trust"}
+    omitted = {"out", "config", "fresh", "snapshot_seconds", "processes", "workers", "track", "trust"}
     # Flags without a constant in the documented pipeline are recorded only if they differ from their default, so that
     # ``kd run`` and ``python main.py`` record the same settings.
     defaults = {f.name: f.default for f in dataclasses.fields(settings) if f.name in settings.recorded_if_set}

@@ -59,7 +59,7 @@ evaluation/quantities evaluation/sequential evaluation/slices evaluation/timing 
 evaluation/unlike evaluation/verdict evaluation/verdict_text
 storage/cleaning storage/exchange storage/places storage/resources storage/stopping
 teachers/saturation
-training/contention training/pool training/pool_worker training/students training/trial
+training/contention training/pool training/pool_worker training/students training/tracking training/trial
 """
 
 

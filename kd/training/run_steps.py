@@ -29,6 +29,7 @@ from kd.training.loop import fit
 from kd.training.recipe import Recipe
 from kd.training.saved_predictions import require_same_predictions
 from kd.training.step import Step
+from kd.training.tracking import track_epochs, track_training
 from kd.types import Objective
 
 # Trains the model in place: (title, model, objective, training loader, validation loader) → history.
@@ -88,7 +89,7 @@ def train(
                 step=step,
                 **settings,
                 on_batch=advance,
-                on_epoch=advise_on_contention(print_epoch(title, epochs)),
+                on_epoch=track_epochs(title, advise_on_contention(print_epoch(title, epochs))),
                 snapshots=snapshots,
             )
         history.notes = [f"{title}: {note}" for note in history.notes]
@@ -100,7 +101,9 @@ def train(
     with explain_saved_state(title):
         load_state(model, result["model"], title)
         require_numbers(model)
-        return History.from_state(result["history"])
+        history = History.from_state(result["history"])
+    track_training(title, history)  # a reused step has called no hook
+    return history
 
 
 def train_with_recipe(

@@ -77,7 +77,7 @@ def test_a_file_has_every_setting_of_its_command_except_the_unsaved(command: str
     optional |= {"target": "c", "class_weights": "balanced", "mixup": 0.2, "cutmix": 1.0}
     settings = KINDS[command](**optional, views=2)
     names = set(tomllib.loads(to_toml(settings, command=command).decode()))
-    maybe_none = {"processes", "trials", "workers", "smoothing", "splits", "slices", "ids"}
+    maybe_none = {"processes", "trials", "workers", "smoothing", "splits", "slices", "ids", "track"}
     maybe_none |= {field.name for field in dataclasses.fields(settings) if field.name.startswith("teacher_")}
     assert names | maybe_none == {field.name for field in dataclasses.fields(settings)} - UNSAVED | maybe_none
 

@@ -23,6 +23,7 @@ from kd.evaluation.comparison import ModelPredictions
 from kd.storage.files import sha256
 from kd.storage.weights import weights_bytes
 from kd.training.students import DistillationData, predict_dataset
+from kd.training.tracking import track_test
 from kd.types import Objective
 
 
@@ -76,6 +77,7 @@ def prepare_teacher(settings: CompareSettings, number: int, data: Data, device: 
         predict_dataset(prepared.model, dataset, batch_size=settings.batch_size, title=f"{title}-{split}")
         for split, dataset in {"validation": own.val_set, "test": own.test_set}.items()
     )
+    track_test(title, on_test)
     predictions = ModelPredictions(on_validation, on_test, sha256(weights_bytes(prepared.model)))
     return Teacher(
         number,

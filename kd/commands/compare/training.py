@@ -17,6 +17,7 @@ from kd.devices import usable_cores
 from kd.evaluation.quantities import Quantity, item_losses
 from kd.evaluation.sequential import FEWEST, find_stop, measure_evidence
 from kd.training.students import TrainedStudent, train_students
+from kd.training.tracking import track_training
 
 Trained = dict[str, TrainedStudent]
 
@@ -29,6 +30,7 @@ def train_pairs(
     finished: Trained = {}
     for name, student in train_students(list_data(methods), students, processes=settings.processes):
         finished[name] = student
+        track_training(name, student.history, student.test)  # its process has no tracker
         seconds, accuracy = student.history.seconds, student.history.final("val_acc")
         say(f"{len(finished):>3}/{len(students)}  {name}: validation accuracy {accuracy:.2%}, {seconds:.0f} s")
     return {name: finished[name] for name in students}  # training finishes in any order

@@ -41,6 +41,7 @@ from kd.models.inference import Predictions
 from kd.storage.files import publish
 from kd.training import run_steps
 from kd.training.history import History
+from kd.training.tracking import track_test
 
 
 class TrainedModels(NamedTuple):
@@ -86,6 +87,8 @@ def train(settings: RunSettings, device: torch.device) -> TrainedModels:
 def finish(settings: RunSettings, device: torch.device, trained: TrainedModels) -> None:
     """Evaluate the models on the test split, once; print the results and save all files."""
     predictions = _predict(settings, trained)
+    for name, predicted in predictions.items():
+        track_test(name, predicted)
     validation = predict_validation(_seeing_students_images(settings, trained), trained.data.val_loader)
     results = _collect_results(settings, device, trained, predictions, validation)
     text.print_evaluation(results, limit=settings.limit)

@@ -45,6 +45,7 @@ from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import STEPS
 from kd.storage.weights import weights_bytes
 from kd.training.students import TrainedStudent, train_students, try_students
+from kd.training.tracking import track_training
 
 FRESH_SEED = 600_000
 
@@ -129,6 +130,7 @@ def _try_points(context: SweepContext, points: Sequence[Point]) -> dict[Point, T
     for name, outcome in try_students(context.distill_data, students, processes=context.settings.processes):
         progress = f"{len(scores) + 1:>3}/{len(students)}  {name}"
         if isinstance(outcome, TrainedStudent):
+            track_training(name, outcome.history)
             scores[name], context.seconds[name] = score(outcome.validation), outcome.history.seconds
             say(
                 f"{progress}: validation accuracy {outcome.history.final('val_acc'):.2%}, "
@@ -148,6 +150,7 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
     students, finals = make_students(context, points, seeds), dict[str, Final]()
     for name, student in train_students(context.distill_data, students, processes=settings.processes):
         assert student.test is not None
+        track_training(name, student.history, student.test)
         finals[name] = Final(score(student.validation), score(student.test), student.test.wrong.numpy())
         context.seconds[name] = student.history.seconds
         say(f"{len(finals):>3}/{len(students)}  {name}: fresh seed, {student.history.seconds:.0f} s")
