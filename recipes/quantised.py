@@ -1,6 +1,6 @@
 """Int8 students: does quantization-aware distillation help, compared with post-training quantization?
 
-    python recipes/quantised.py                                       # 10 seeds, two students
+    python recipes/quantised.py                                       # 8 seeds, two students; 15 minutes
     python recipes/quantised.py --limit 500 --pairs 2 --epochs 1      # quick run
 
 Look at ``quantise_in_three_ways``. Each seed trains a float student by distillation, which three arms turn into an int8
@@ -46,7 +46,7 @@ CALIBRATION = 512  # training images that show the ranges of activations
 class Settings:
     """Post-training quantization against quantization-aware distillation, over paired seeds."""
 
-    pairs: int = 10
+    pairs: int = 8
     """number of seeds; each arm has one student per seed"""
     epochs: int = 5
     """epochs of teacher and float student"""

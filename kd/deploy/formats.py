@@ -38,10 +38,11 @@ class ConversionError(ValueError):
     """A network cannot be converted to a format. The message names the format and the exporter's reason."""
 
 
-def to_onnx(deployed: Deployed, example: Tensor) -> bytes:
+def to_onnx(deployed: nn.Module, example: Tensor) -> bytes:
     """Return an ONNX file in float32, with a dynamic batch dimension.
 
     Args:
+        deployed: a ``Deployed``, or a copy of one with other layers (``kd.deploy.quantised.for_onnx``).
         example: [N, …], a batch of at least two raw inputs.
 
     Raises:

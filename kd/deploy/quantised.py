@@ -2,7 +2,8 @@
 
     student = quantise(student, batches)  # post-training quantization, calibrated on these inputs
     kd.fit(student, objective, …)  # quantization-aware distillation: any objective, any loader
-    content = qdq_onnx(student, example)  # an int8 ONNX model of the same function
+    deployed = Deployed(student, preprocessing, input_shape)
+    content = to_onnx(for_onnx(deployed), example)  # kd.deploy.formats: an int8 ONNX file of the same function
 
 Inputs of convolutions and linear layers are rounded to uint8 with one affine scale per tensor, their weights to int8
 with one symmetric scale per output channel, −64 to 64, and their biases to int32, as in onnxruntime's quantized
@@ -13,7 +14,6 @@ straight-through estimator; Jacob et al. 2018, arXiv:1712.05877).
 from __future__ import annotations
 
 import copy
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from kd.checks import require
-from kd.imports import import_extra
 from kd.models.inference import device_of, evaluating
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # exact types: a subclass may use its weights in other ways
@@ -211,7 +210,7 @@ def _onnx(name: str, values: Any, scale: Any, zero: Any, *, dtype: torch.dtype =
 
 
 def for_onnx(model: nn.Module) -> nn.Module:
-    """Return a copy of a fake-quantised model, or of one that contains it, for ``torch.onnx.export(dynamo=True)``.
+    """Return a copy of a fake-quantised model, or of one that contains it, for ``kd.deploy.formats.to_onnx``.
 
     Its quantized layers become QuantizeLinear and DequantizeLinear nodes around the float operator, which onnxruntime
     replaces by its integer operators.
@@ -219,31 +218,3 @@ def for_onnx(model: nn.Module) -> nn.Module:
     exported = copy.deepcopy(model).cpu().eval()
     _replace(exported, (QuantisedLayer,), _OnnxLayer)
     return exported
-
-
-def qdq_onnx(model: nn.Module, example: Tensor) -> bytes:
-    """Return a fake-quantised model as an int8 ONNX file: input ``input`` [N, …], output ``logits`` [N, K].
-
-    Args:
-        model: see ``quantise``; it may have been trained since.
-        example: [n, …], n ≥ 2 inputs; the ONNX model takes any number.
-
-    Raises:
-        MissingExtraError: onnx or onnxscript is not installed.
-    """
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        import_extra(module, library=module, name="export", needed_for="ONNX export")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own deprecated functions
-        program = torch.onnx.export(
-            for_onnx(model),
-            (example.cpu(),),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            input_names=["input"],
-            output_names=["logits"],
-            verbose=False,
-        )
-    assert program is not None
-    content: bytes = program.model_proto.SerializeToString()
-    return content

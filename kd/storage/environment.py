@@ -45,13 +45,15 @@ PACKAGE = Path(__file__).parents[1]  # the whole package: a digest of this folde
 # Modules and folders that cannot change a result. A new module is part of the digest until it is listed here, so that
 # a forgotten entry costs a repeated step instead of a stale result.
 _RESULT_NEUTRAL = """
-arms cli console deploy devices formatting report
+arms cli console devices formatting report
 commands/before_training commands/class_weights commands/compare commands/config_flags commands/differences
-commands/differences_report commands/dry_run commands/export commands/help commands/judge commands/judgement_json
-commands/ledger commands/messages commands/paired_settings commands/paired_table commands/predict commands/program
-commands/publish commands/recipe commands/recipe_settings commands/run commands/settings commands/settings_file
-commands/settings_paths commands/slices_report commands/step_times commands/steps commands/subject commands/sweep
-commands/trained_on commands/trust
+commands/differences_report commands/dry_run commands/export/command commands/export/settings commands/export/subject
+commands/help commands/judge commands/judgement_json commands/ledger commands/messages commands/paired_settings
+commands/paired_table commands/predict commands/program commands/publish commands/recipe commands/recipe_settings
+commands/run commands/settings commands/settings_file commands/settings_paths commands/slices_report
+commands/step_times commands/steps commands/subject commands/sweep commands/trained_on commands/trust
+deploy/deployed deploy/description deploy/export deploy/folder deploy/formats deploy/gate deploy/inputs deploy/load
+deploy/manifest deploy/model_card deploy/predict deploy/rows deploy/runtime deploy/stored_model
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows
 evaluation/comparison_slices evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures
 evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 import kd
 from kd.data.datasets import ArrayDataset
 from kd.data.loaders import make_loader
-from kd.deploy.quantised import QuantisedLayer, fold_batch_norms, qdq_onnx, quantise
+from kd.deploy.deployed import Deployed
+from kd.deploy.formats import to_onnx
+from kd.deploy.manifest import Preprocessing
+from kd.deploy.quantised import QuantisedLayer, fold_batch_norms, for_onnx, quantise
 from kd.models import CNN, MLP, ConvNet
 from kd.models.inference import predict
 from kd.storage.run_folder import open_run
@@ -80,9 +83,10 @@ def test_the_int8_onnx_file_equals_the_fake_quantised_model(name: str, tmp_path:
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.optimized_model_filepath = 1, str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3  # the optimised model is for this machine only, it warns
-    content = qdq_onnx(quantised, images(2))
+    deployed = Deployed(quantised, Preprocessing(scale=1, mean=(), std=()), (1, 28, 28))
+    content = to_onnx(for_onnx(deployed), images(2))
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"input": images(33, seed=9).numpy()})
+    (logits,) = session.run(["logits"], {"inputs": images(33, seed=9).numpy()})
     # A float sum in another order can move a value across a rounding boundary, by one step of one activation.
     difference, spread = np.abs(logits - expected.numpy()), float(expected.std())
     assert float(np.median(difference)) < 1e-5 * spread

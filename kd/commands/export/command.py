@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from kd.commands.export.distill import distil_int8
 from kd.commands.export.settings import ExportSettings
 from kd.commands.export.subject import load_candidate
 from kd.commands.messages import say_files
@@ -41,6 +42,7 @@ def run(settings: ExportSettings) -> None:
         margin=settings.margin,
         threads=settings.threads,
         calibration=settings.calibration,
+        converted={"int8": distil_int8(settings, candidate)} if settings.distill else {},
     )
     _print(candidate, exported, reference, settings.threads)
     failed = [result for result in exported if result.problem]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from kd.checks import Range, at_least, check_ranges, or_none, require
+from kd.checks import MANY, Range, at_least, check_ranges, or_none, require
 from kd.commands.paired_settings import MARGIN
 from kd.commands.settings import RunSettings, flag
 from kd.commands.teacher_flags import ModelChoice, parse_student
@@ -37,6 +37,9 @@ class ExportSettings:
     """largest loss of accuracy by int8, in percentage points of the test items, in (0, 100]"""
     calibration: Annotated[int, at_least(1, "512 is usual", largest=100_000)] = 512
     """training inputs that determine the ranges of 8-bit activations, at least 1"""
+    distill: Annotated[int, at_least(0, "2 is a start", largest=MANY)] = 0
+    """epochs in which the int8 student is distilled further, with rounded weights and activations: the run's teacher
+    logits, and a tenth of its learning rate; 0 only calibrates it"""
     threads: Annotated[int, at_least(1, largest=1024)] = 1
     """threads of each runtime, at least 1; they change the times"""
     licence: str = "unknown"
@@ -71,6 +74,10 @@ class ExportSettings:
         spec, _, file = self.model.partition("=")
         needed = "NAME=FILE, a model name and a file with its weights"
         require(not self.model or bool(spec and file), "--model", self.model, needed, "such as cnn:32=student.pth")
+        is_student = not self.model and self.arm == "distilled" and "int8" in self.formats
+        allowed = "0, or given for the int8 file of a run's distilled student"
+        advice = "it needs the run's teacher logits"
+        require(is_student or not self.distill, "--distill", self.distill, allowed, advice)
 
     @property
     def choice(self) -> ModelChoice:
