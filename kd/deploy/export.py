@@ -22,6 +22,7 @@ from kd.deploy.formats import FILES, ConversionError, to_int8, to_onnx, to_pt2, 
 from kd.deploy.gate import Check, check_outputs
 from kd.deploy.manifest import NAME, Manifest, describe_manifest
 from kd.deploy.runtime import RuntimeFailure, run_in_new_process
+from kd.evaluation.unlike import Unlike
 from kd.models.inference import Predictions
 from kd.storage.files import require_space, sha256
 
@@ -39,6 +40,7 @@ class Candidate:
         reference: logits of the network on the normalised test set, and labels.
         test: the test set; row i of ``reference`` belongs to ``test[i]``.
         train: training split, for calibration.
+        unlike: limits for inputs unlike the training data, which hold for files with the network's own logits.
     """
 
     network: nn.Module
@@ -47,6 +49,7 @@ class Candidate:
     reference: Predictions
     test: Dataset[Any]
     train: Dataset[Any]
+    unlike: Unlike | None = None
 
 
 @dataclass(frozen=True)

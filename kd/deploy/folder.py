@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kd.deploy.export import Candidate, Exported
+from kd.deploy.export import QUANTISED, Candidate, Exported
 from kd.deploy.formats import FILES
 from kd.deploy.gate import Check
 from kd.deploy.manifest import NAME, describe_manifest
@@ -129,6 +129,7 @@ def _describe(candidate: Candidate, result: Exported) -> Mapping[str, Any]:
         # Only this file holds weights for kd.models.build.build; the others are programs of their own.
         "architecture": candidate.architecture if result.kind == "safetensors" else None,
         "sha256": sha256(result.content),
+        **({} if result.kind in QUANTISED or candidate.unlike is None else {"unlike": candidate.unlike._asdict()}),
         "bytes": len(result.content),
         "test": result.check.accuracy._asdict(),
         "parity": describe_check(result.check),

@@ -169,6 +169,7 @@ def describe_manifest(manifest: Manifest, models: Mapping[str, Mapping[str, Any]
             "mode": rules.mode,
             "resize": None if size is None else {"height": size[0], "width": size[1], "how": RESIZING},
         },
+        **({} if manifest.table is None else {"table": manifest.table.to_json()}),
         "models": dict(models),
     }
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kd.arms import ARMS, DISTILLED, RUN_ARMS
 from kd.checks import require, similar_paths
 from kd.data.datasets import ArrayDataset
+from kd.deploy.load import load_network
 from kd.deploy.manifest import NAME as MANIFEST
 from kd.deploy.manifest import Manifest, ModelEntry, Preprocessing, channel_axis, read_manifest
 from kd.deploy.predict import Classifier, Outputs
@@ -19,9 +20,7 @@ from kd.deploy.rows import InputForm
 from kd.evaluation.unlike import measure_moments, score_logits
 from kd.imports import import_extra
 from kd.losses.precision import widen
-from kd.models.build import build
 from kd.storage.untrusted import read_bytes
-from kd.storage.weights import load_weights
 from kd.types import UNLABELLED
 
 _WEIGHTS, _ONNX = (".pth", ".safetensors"), ".onnx"
@@ -111,9 +110,7 @@ def load_classifier(stored: StoredModel, *, device: torch.device) -> Classifier:
     """
     manifest, entry = stored
     rules = manifest.preprocessing
-    content = read_bytes(stored.path.resolve(), expected=entry.sha256)
-    is_onnx = stored.path.suffix == _ONNX
-    run = _open_onnx(content, manifest) if is_onnx else _open_network(stored, device)
+    run = _open_onnx(stored) if stored.path.suffix == _ONNX else _open_network(stored, device)
     form = InputForm(manifest.input_shape, manifest.input_dtype, rules.mode, manifest.table)
     return Classifier(run, form, manifest.classes, entry.unlike)
 
@@ -125,11 +122,8 @@ def _open_network(stored: StoredModel, device: torch.device) -> Callable[[Tensor
             f"{stored.path} cannot be loaded: its architecture has no name, as of an ensemble or a teacher of "
             "precomputed outputs. Choose another --arm."
         )
-    shape, classes = manifest.input_shape, len(manifest.classes)
-    example = torch.zeros(shape, dtype=torch.int64) if manifest.input_dtype == "int64" else None
-    model = build(entry.architecture, input_shape=shape, classes=classes, seed=0, example=example)
-    load_weights(model, stored.path)
-    return _run_network(model.to(device).eval(), manifest.preprocessing, shape, device)
+    model = load_network(manifest, entry.file)
+    return _run_network(model.to(device), manifest.preprocessing, manifest.input_shape, device)
 
 
 def _run_network(
@@ -155,8 +149,10 @@ def normalise(inputs: Tensor, rules: Preprocessing, shape: tuple[int, ...]) -> T
     return ArrayDataset(inputs, labels, mean=mean, std=std).__getitems__(torch.arange(len(inputs))).tensors[0]
 
 
-def _open_onnx(content: bytes, manifest: Manifest) -> Callable[[Tensor], Outputs]:
+def _open_onnx(stored: StoredModel) -> Callable[[Tensor], Outputs]:
     """Return a function that runs an ONNX model: raw inputs to ``probabilities`` and, if it has them, ``logits``."""
+    manifest, entry = stored
+    content = read_bytes(stored.path, expected=entry.sha256)
     runtime: Any = import_extra("onnxruntime", library="onnxruntime", name="export", needed_for="an .onnx file")
     try:
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -77,7 +77,7 @@ def _from_run(settings: ExportSettings) -> tuple[Candidate, Origin]:
     reference = predict(network, data.test_loader)
     _require_same_result(entry, int(reference.wrong.sum()), len(reference.labels))
     training = _describe_training(saved, settings.arm) if has_settings else {}
-    candidate = Candidate(network, manifest, spec, reference, data.test_set, data.train_set)
+    candidate = Candidate(network, manifest, spec, reference, data.test_set, data.train_set, entry.unlike)
     return candidate, Origin(data.name, settings.arm, training, settings.licence)
 
 
@@ -94,11 +94,12 @@ def _plugin_files(spec: str) -> set[Path]:
 
 def _manifest_of(data: Data, settings: RunSettings, folder: Path) -> Manifest:
     content: dict[str, Any] = {"format": FORMAT, "toy": quick_run_stamp(settings.limit), "models": {}}
+    content |= {} if data.encoding is None else {"table": data.encoding.to_json()}
     return parse_manifest(folder, content | describe_task(data.test_set, data.task.classes))
 
 
 def _require_same_task(manifest: Manifest, found: Manifest) -> None:
-    for name in ("input_shape", "input_dtype", "classes", "preprocessing"):
+    for name in ("input_shape", "input_dtype", "classes", "preprocessing", "table"):
         before, now = getattr(manifest, name), getattr(found, name)
         if before != now:
             raise ValueError(

@@ -321,3 +321,18 @@ def test_noise_and_inverted_digits_are_said_to_be_unlike_digits_more_often_than_
             rows = predict(out, tmp_path / f"{name}.npz", "--arm", arm)
             shares[name] = sum(int(row["unlike"]) for row in rows) / len(rows)
         assert min(shares["noise"], shares["inverted"]) > 0.9 > 0.1 > shares["test"], (arm, shares)
+
+
+@pytest.mark.slow
+def test_an_exported_folder_predicts_like_its_run(run: Path, photos: Path) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime", "safetensors"):
+        pytest.importorskip(name, reason="needs the export extra")
+    folder = run.parent / "exported"
+    flags = ["--formats", "onnx", "safetensors", "--to", str(folder)]
+    assert cli.main(["export", "--out", str(run), *flags]) == 0
+    expected = predict(run, photos)
+    for path in (folder, folder / "model.onnx", folder / "model.safetensors"):
+        rows = predict(path, photos) if path == folder else predict(folder, photos, "--model", path)
+        assert [(row["class"], row["unlike"]) for row in rows] == [(row["class"], row["unlike"]) for row in expected]
+        for row, other in zip(rows, expected, strict=True):
+            assert float(row["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
