@@ -129,7 +129,7 @@ def train_teacher(
     for number, (model, teacher) in enumerate(zip(models, teachers, strict=True)):
         title = f"teacher{suffix}" + (f"-of-several-{number}" if number else "")
         if teacher.trained:
-            teacher_accuracy(model, data_for_teacher(settings, data, model).val_set, name=title)
+            teacher_accuracy(model, data_for_teacher(settings, data, *models).val_set, name=title)
         else:
             if not number and teacher.seed != settings.seed:
                 say(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,7 @@ from kd.teachers.contract import (
     require_contract_fits,
 )
 from kd.teachers.contract_sources import CONFIG, read_contract
+from kd.teachers.ensemble import Ensemble
 from kd.teachers.huggingface_teacher import find_folder
 from kd.teachers.input_scale import ScaleChoice, choose_scale
 from kd.teachers.load import Adapt
@@ -202,16 +203,18 @@ def task_of(model: nn.Module, task: Task) -> Task:
     return dataclasses.replace(task, input_shape=tuple(example.shape), example=example)
 
 
-def data_for_teacher(settings: RunSettings, data: Data, teacher: nn.Module) -> Data:
+def data_for_teacher(settings: RunSettings, data: Data, *teachers: nn.Module) -> Data:
     """Return the data as the teacher sees them: decoded at its own size if it has one, the same rows in each split.
 
-    A teacher that runs on the students' batches gets their images, scaled. So do several teachers.
+    A teacher that runs on the students' batches gets their images, scaled. So do several teachers of several sizes.
+
+    Args:
+        teachers: all teachers of the run, or their ensemble.
 
     Raises:
         DamagedDataError: the files changed meanwhile.
     """
-    contract = contract_of(teacher)
-    size = contract.scaled_size if contract else None
+    size = _find_common_size(teachers)
     if size is None or settings.image_size is None or size == (settings.image_size, settings.image_size):
         return data
     if settings.augment or settings.unlabelled or settings.asked_at_each_step:
@@ -233,6 +236,14 @@ def data_for_teacher(settings: RunSettings, data: Data, teacher: nn.Module) -> D
         val_loader=make_loader(val, batch_size=settings.batch_size),
         test_loader=make_loader(test, batch_size=settings.batch_size),
     )
+
+
+def _find_common_size(teachers: Sequence[nn.Module]) -> tuple[int, int] | None:
+    """Return the size before the centre crop that all teachers share; None if there is none."""
+    members = [member for model in teachers for member in (model.teachers if isinstance(model, Ensemble) else [model])]
+    contracts = [contract_of(member) for member in members]
+    sizes = {contract.scaled_size if contract else None for contract in contracts}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _decode(settings: RunSettings, data: Data, size: tuple[int, int]) -> dict[str, Dataset[Any]]:

@@ -19,6 +19,7 @@ from kd.commands.settings import RunSettings
 from kd.commands.teacher_inputs import data_for_teacher, forget_inputs
 from kd.models.build import build
 from kd.teachers.contract import InputContract, contract_of
+from kd.teachers.ensemble import Ensemble
 
 TOY = ("--epochs", "1", "--student", "mlp:4")
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -128,6 +129,19 @@ def test_a_teacher_that_runs_on_the_students_images_gets_them_scaled(
     data_for_teacher(settings, data, teacher.model)
     assert capsys.readouterr().out.count("because it runs on their images") == 1
     assert teacher.model(data.val_set[0][0][None]).shape == (1, 2)
+
+
+def test_several_teachers_share_a_size_or_get_the_students_images(stripes: Path, plugin: str) -> None:
+    settings = settings_for(stripes, plugin)
+    data = load_data(settings)
+    teacher = new_teachers(settings, data)[0].model
+    both = Ensemble([teacher, teacher], temperature=2.0)
+    for own in (data_for_teacher(settings, data, both), data_for_teacher(settings, data, teacher, teacher)):
+        assert own.val_set[0][0].shape == (3, 32, 32)
+        assert both(own.val_set[0][0][None]).shape == (1, 2)
+    plain = nn.Flatten()
+    assert data_for_teacher(settings, data, Ensemble([teacher, plain], temperature=2.0)) is data
+    assert data_for_teacher(settings, data, teacher, plain) is data
 
 
 @pytest.fixture(name="digits")

@@ -285,3 +285,19 @@ def test_the_class_order_of_the_teacher_counts() -> None:
 class Flip(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         return logits.flip(1)
+
+
+def test_a_teacher_of_a_table_as_it_is_stored() -> None:
+    generator = torch.Generator().manual_seed(3)
+    stored = torch.randn(200, 4, generator=generator) * torch.tensor([1.0, 30.0, 0.1, 5.0]) + 50
+    labels = (stored[:, 1] > 50).long()
+    table = ArrayDataset(stored, labels, mean=stored.mean(0), std=stored.std(0))
+
+    class Threshold(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return torch.stack([50 - inputs[:, 1], inputs[:, 1] - 50], dim=1)
+
+    choice = choose_scale(Threshold(), table)
+    assert choice.contract == InputContract()
+    assert choice.accuracy == 1
+    assert "numbers, as they are stored (100.0% of 200 training items;" in choice.describe("training items")
