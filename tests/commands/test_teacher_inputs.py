@@ -16,7 +16,8 @@ from kd import cli
 from kd.commands.data import load_data
 from kd.commands.models import new_teachers
 from kd.commands.settings import RunSettings
-from kd.commands.teacher_inputs import data_for_teacher, forget_inputs
+from kd.commands.teacher_flags import ModelChoice
+from kd.commands.teacher_inputs import data_for_teacher, find_inputs, forget_inputs
 from kd.models.build import build
 from kd.teachers.contract import InputContract, contract_of
 from kd.teachers.ensemble import Ensemble
@@ -266,6 +267,17 @@ def test_a_mean_for_a_table_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     flags = ("--data", "sklearn:wine", "--teacher", f"mlp:4={tmp_path / 't.pth'}", "--teacher-input", "imagenet")
     assert cli.main(["run", *flags, *TOY, "--out", str(tmp_path / "run")]) == 1
     assert "for inputs that are not images [C, H, W]" in " ".join(capsys.readouterr().err.split())
+
+
+def test_weights_that_come_with_their_contract_need_no_flag(digits: Path, tmp_path: Path) -> None:
+    config = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": 16}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    settings = RunSettings(data=str(digits))
+    inputs = find_inputs(settings, ModelChoice(f"hf:{tmp_path}", None), load_data(settings))
+    assert inputs.is_known
+    assert inputs.contract == InputContract((0.5,) * 3, (0.25,) * 3, size=(16, 16), channels=3)
+    assert inputs.task.input_shape == (3, 16, 16)
+    assert not find_inputs(settings, ModelChoice("cnn:4", Path("t.pth")), load_data(settings)).is_known
 
 
 def test_a_relative_folder_of_a_preprocessor_counts_from_the_settings_file(tmp_path: Path) -> None:
