@@ -90,7 +90,7 @@ OUTSIDE: dict[str, tuple[object, ...]] = {
     "snapshot_seconds": (-1, math.nan),
     "pairs": (1, 0),
     "calibration": (0, -1),
-    "threads": (0, 1025),
+    "threads": (0, -1),
     "margin": (0, 100.1, -0.1, math.nan),
     "teachers": (0,),
     "splits": (0,),

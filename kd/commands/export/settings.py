@@ -50,11 +50,11 @@ class ExportSettings:
     data_dir: Path | None = None
     """copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded copy"""
     class_names: tuple[str, ...] = ()
-    """names of the classes in label order"""
+    """class names in label order, if the dataset does not contain them"""
     columns: tuple[str, str] | None = None
-    """columns of a Hugging Face dataset: the inputs and the labels"""
-    image_size: tuple[int, int] | None = None
-    """height and width to which images are scaled and cropped; None requires that all have the same size"""
+    """names of the input column and the label column of an hf: dataset"""
+    image_size: Annotated[int | None, or_none(at_least(1))] = None
+    """resize and crop image files to squares of this many pixels per side, at least 1; None keeps their size"""
     test_size: Annotated[float, _SHARE] = 0.1
     """fraction of the training data for validation, in (0, 1)"""
     test_share: Annotated[float, _SHARE] = 0.2
