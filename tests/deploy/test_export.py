@@ -26,6 +26,7 @@ from kd.deploy.formats import FILES, to_safetensors
 from kd.deploy.manifest import parse_manifest, read_manifest
 from kd.deploy.model_card import Origin
 from kd.evaluation.two_models import Accuracy, accuracy_of
+from kd.imports import MissingExtraError
 from kd.models.build import build
 from kd.models.inference import predict
 
@@ -85,6 +86,13 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(ValueError, match="--to must be a new or empty folder"):
         require_own_folder(tmp_path)
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    candidate = a_candidate("mlp:6")
+    with pytest.raises(MissingExtraError, match=r"kd export to ONNX needs onnx.*paired-distillation\[export\]"):
+        export(candidate, ["onnx"])
 
 
 @pytest.fixture(scope="module", params=SHAPES)
