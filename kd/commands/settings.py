@@ -23,8 +23,8 @@ from kd.checks import (
 )
 from kd.commands.method_flags import all_method_settings
 from kd.commands.recipe_settings import RECIPE_FLAGS, RecipeSettings
-from kd.commands.teacher_flags import ModelChoice, parse_student, parse_teachers, require_torch_models
-from kd.imports import is_plugin
+from kd.commands.teacher_flags import ModelChoice, parse_student, require_torch_models
+from kd.commands.teacher_settings import TeacherSettings
 from kd.methods import Setting, method_named, require_mixing_method, require_unlabelled_method
 
 # Settings of the commands that are not constants of the documented pipeline.
@@ -41,7 +41,7 @@ def flag(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(RecipeSettings):
+class RunSettings(RecipeSettings, TeacherSettings):
     """Train a teacher, a control and a distilled student on MNIST or your own data, and compare the students."""
 
     # The only declaration of each setting: its range, its default and, below it, its help text for ``kd run --help``
@@ -97,25 +97,6 @@ class RunSettings(RecipeSettings):
     workers: Annotated[int | None, or_none(at_least(0, "0 works in the main process", largest=1000))] = None
     """processes that decode image files (None: one per core) and augment images (None: half of the cores), at least 0;
     results do not depend on it"""
-    teacher: UseAppendAction[tuple[str, ...]] = ()
-    """name of a model to train, or NAME=FILE for trained weights (.pth, .safetensors), timm:NAME=pretrained or
-    torchvision:NAME=pretrained for published ones, hf:FOLDER_OR_NAME for a classifier of transformers, FILE.onnx or
-    FILE.onnx::OUTPUT, or logits=FILE or probabilities=FILE for precomputed outputs (.npy, .npz, .csv); several form an
-    ensemble; auto, the default, is convnet for images from 23 pixels, cnn:32 for smaller ones, mlp:512,512 for other
-    inputs"""
-    train_teacher: bool = False
-    """train a teacher FILE.py:NAME that comes with its own weights; by default it is used as it is"""
-    teacher_input: tuple[str, ...] = ()
-    """inputs of a loaded teacher, if they differ from the data's: stored, 0-1, 0.5, 0-255, imagenet, cifar, clip,
-    timm:NAME, torchvision:NAME or hf:FOLDER, and values such as mean=0.5 std=0.25 size=224 crop=0.875 channels=3
-    order=bgr; data keeps the data's own. If omitted, the usual scales are tried on training samples"""
-    teacher_trained_on: Path | None = None
-    """text file with the name or the SHA-256 of each training sample of the teacher; test samples in it are reported"""
-    label_order: tuple[str, ...] = ()
-    """class names in the order of a loaded teacher's outputs, if it differs from the label order"""
-    ids: str | None = None
-    """column (.csv) or array (.npz) of a file of precomputed outputs that names the sample of each row: the path of an
-    image within its folder, the key in a shard, or an entry of ids in a .npz file; None: rows in the data's order"""
     augment: UseAppendAction[tuple[str, ...]] = ()
     """random augmentation of training images: flip, crop:PIXELS, rotate:DEGREES, zoom:SHARE, colour:SHARE,
     randaugment, trivialaugment, erasing or erasing:PROBABILITY, or FILE.py:NAME"""
@@ -180,16 +161,13 @@ class RunSettings(RecipeSettings):
         if "teacher" in method_named(self.method).needs:
             require_torch_models(self.teachers_chosen, self.method)
         self._check_ensemble()
-        self._check_loaded_teacher()
-        require(
-            self._has_outputs or self.ids is None, "--ids", self.ids, "omitted without a teacher of precomputed outputs"
-        )
+        self.check_loaded_teacher()
         if self.unlabelled is not None:
             require_unlabelled_method(self.method)
         self._check_augmentation()
         self._check_mixing()
         self.check_smoothing()
-        if not self._count_teachers():
+        if not self.count_trained_teachers():
             self.require_no_teacher_flags()
 
     def check_smoothing(self) -> None:
@@ -202,11 +180,7 @@ class RunSettings(RecipeSettings):
     @property
     def trainings(self) -> dict[str, int]:
         """Number of training runs for each kind of model."""
-        return {"teacher": self._count_teachers(), "control": 1, "distilled": 1}
-
-    def _count_teachers(self) -> int:
-        """Return 1 if teachers are trained (an ensemble counts as one), 0 if all are loaded."""
-        return int(any(choice.file is None for choice in self.teachers_chosen))
+        return {"teacher": self.count_trained_teachers(), "control": 1, "distilled": 1}
 
     @property
     def live(self) -> bool:
@@ -218,11 +192,6 @@ class RunSettings(RecipeSettings):
         """Whether the teacher runs at every step of a student, for its logits or its features."""
         return self.live or "teacher" in method_named(self.method).needs
 
-    @property
-    def _has_outputs(self) -> bool:
-        """Whether a teacher is a file of precomputed outputs."""
-        return any(choice.is_precomputed for choice in self.teachers_chosen)
-
     def _check_augmentation(self) -> None:
         """Refuse settings that do not work with augmented views, because each view is a separate sample."""
         if not self.augment:
@@ -231,7 +200,7 @@ class RunSettings(RecipeSettings):
         clashes = {
             "--unlabelled": self.unlabelled is not None,
             f"--method {self.method}, which stores a value for each image": self.needs_ids,
-            "a teacher of precomputed outputs, which contain no augmented views": self._has_outputs,
+            "a teacher of precomputed outputs, which contain no augmented views": self.has_outputs,
         }
         for name, is_set in clashes.items():
             require(not is_set, "--augment", " ".join(self.augment), f"omitted with {name}")
@@ -245,14 +214,14 @@ class RunSettings(RecipeSettings):
         clashes = {
             "--unlabelled, whose samples have no labels to mix": self.unlabelled is not None,
             "--views, as the teacher runs on each mixture and nothing is cached": self.views is not None,
-            "a teacher of precomputed outputs, which contain no mixtures": self._has_outputs,
+            "a teacher of precomputed outputs, which contain no mixtures": self.has_outputs,
         }
         for name, is_set in clashes.items():
             require(not is_set, "--mixup and --cutmix", self.mixing_flags, f"omitted with {name}")
 
     def _check_precomputed_teacher(self) -> None:
         """Refuse settings that need features or logits of other samples: precomputed outputs have neither."""
-        if not self._has_outputs:
+        if not self.has_outputs:
             return
         if "teacher" in method_named(self.method).needs:
             raise ValueError(
@@ -269,20 +238,6 @@ class RunSettings(RecipeSettings):
         clash = len(self.teachers_chosen) > 1 and "teacher" in method_named(self.method).needs
         advice = f"{self.method} uses the features of one teacher"
         require(not clash, "--teacher", " ".join(self.teacher), "given once", advice)
-
-    def _check_loaded_teacher(self) -> None:
-        """Refuse what only a teacher with its own weights has: an order of classes and inputs of its own."""
-        loaded = any(choice.file or is_plugin(choice.spec) for choice in self.teachers_chosen)
-        advice = "a teacher trained here has the dataset's label order"
-        require(loaded or not self.label_order, "--label-order", " ".join(self.label_order), "omitted", advice)
-        loaded, given = any(choice.may_be_loaded for choice in self.teachers_chosen), " ".join(self.teacher_input)
-        advice = "a teacher trained here sees the students' inputs"
-        require(loaded or not self.teacher_input, "--teacher-input", given, "omitted without a loaded teacher", advice)
-
-    @property
-    def teachers_chosen(self) -> list[ModelChoice]:
-        """The teachers, at least one; raises ``ValueError`` like ``parse_teachers``."""
-        return parse_teachers(self.teacher)
 
     @property
     def student_choice(self) -> ModelChoice:

@@ -51,7 +51,8 @@ commands/differences_report commands/dry_run commands/export/command commands/ex
 commands/help commands/judge commands/judgement_json commands/ledger commands/messages commands/paired_settings
 commands/paired_table commands/predict commands/program commands/publish commands/recipe commands/recipe_settings
 commands/run commands/settings commands/settings_file commands/settings_paths commands/slices_report
-commands/step_times commands/steps commands/subject commands/sweep commands/trained_on commands/trust
+commands/step_times commands/steps commands/subject commands/sweep commands/teacher_settings commands/trained_on
+commands/trust
 deploy/deployed deploy/description deploy/export deploy/folder deploy/formats deploy/gate deploy/inputs deploy/load
 deploy/manifest deploy/model_card deploy/predict deploy/rows deploy/runtime deploy/stored_model
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows

@@ -62,7 +62,7 @@ class CompareSettings(PairedSettings):
             self._check_methods()
             return
         super().check()
-        only_loaded = self.teachers > 1 and not self._count_teachers()
+        only_loaded = self.teachers > 1 and not self.count_trained_teachers()
         advice = "seeds do not change a loaded teacher"
         require(not only_loaded, "--teachers", self.teachers, "1 with a loaded teacher", advice)
         if self.until_decided:
@@ -127,7 +127,7 @@ class CompareSettings(PairedSettings):
         further = {"smoothed": self.smoothing != 0, "longer": self.longer}
         arms = ["control", "distilled", *(name for name, enabled in further.items() if enabled)]
         pilots = {"pilot": len(self.strengths)} if self.smoothing is None else {}
-        teachers = self.runs * self._count_teachers()
+        teachers = self.runs * self.count_trained_teachers()
         students = dict.fromkeys(arms, self.runs * self.pairs)
         students["distilled"] *= len(self.methods.split(","))
         return {"teacher": teachers, **students, **pilots}

@@ -62,7 +62,7 @@ class SweepSettings(PairedSettings):
         points = self.trials or grid * of_method * others
         controls = min(self.trials or others, others)
         return {
-            "teacher": self._count_teachers(),
+            "teacher": self.count_trained_teachers(),
             "control": controls * self.seeds + self.final_pairs,
             "distilled": points * self.seeds + 2 * self.final_pairs,
         }
