@@ -18,14 +18,14 @@ from tyro.conf import Positional, UseAppendAction
 # The groups in the order of the help text. A setting that only some commands have is omitted for the others.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Action": ("action", "prune", "images"),
-    "Inputs and model": ("inputs", "model", "arm"),
+    "Inputs": ("inputs",),
+    "Trained model": ("model", "arm"),
     "Predictions": ("control", "distilled", "smoothed", "labels", "kind"),
     "Data": (
-        *("data", "data_dir", "class_names", "columns", "target", "image_size", "download", "limit"),
-        *("test_size", "test_share"),
-        *("random_state", "augment", "views", "unlabelled"),
+        *("data", "data_dir", "class_names", "columns", "target", "image_size", "download", "limit", "test_size"),
+        *("test_share", "random_state", "augment", "views", "unlabelled"),
     ),
-    "Exported model": ("arm", "model", "formats", "to", "calibration", "distill", "licence"),
+    "Export": ("formats", "to", "calibration", "distill", "licence"),
     "Models": (
         *("teacher", "train_teacher", "teacher_input", "teacher_trained_on", "label_order", "ids"),
         *("student", "student_width", "freeze"),

@@ -20,7 +20,7 @@ from kd.storage.run_folder import open_run
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 FOLDERS = sorted({path.parent.as_posix() for path in FILES})
 NEUTRAL_FOLDERS = {
-    *("commands/compare", "commands/judge", "commands/predict", "commands/run", "commands/sweep", "deploy", "report")
+    *("commands/compare", "commands/judge", "commands/predict", "commands/run", "commands/sweep", "report")
 }
 
 

@@ -21,7 +21,7 @@ from kd.data.sources.webdataset import open_webdataset
 
 KINDS = (
     "mnist, torchvision:NAME, sklearn:NAME, hf:NAME_OR_FOLDER, wds:PATTERN, a folder of images (train/CLASS/…) or of "
-    "IDX files, a .npz file, a .csv or .tsv file with --target, or a .py file with a function load()"
+    "IDX files, a .npz file, a .csv or .tsv file with the column of its classes, or a .py file with a function load()"
 )
 
 
