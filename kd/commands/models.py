@@ -16,17 +16,17 @@ from kd.commands.data import Data, Task
 from kd.commands.foreign_teachers import load_foreign
 from kd.commands.settings import RunSettings
 from kd.commands.students import start_student
-from kd.commands.teacher_flags import AUTO, PRETRAINED, ModelChoice
+from kd.commands.teacher_flags import AUTO, EMBEDDINGS, PRETRAINED, TRAINED_HERE, ModelChoice
 from kd.commands.teacher_inputs import find_inputs, load_with_inputs
+from kd.commands.teacher_outputs import adapt_teacher, embedding_teacher, has_own_outputs
 from kd.console import say
 from kd.imports import digest_source, is_plugin
 from kd.models.build import build
 from kd.storage.files import sha256
 from kd.storage.resources import require_memory
 from kd.storage.weights import load_weights, weights_bytes
-from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.ensemble import Ensemble
-from kd.teachers.load import Adapt, load_teacher
+from kd.teachers.load import load_teacher
 from kd.teachers.logit_files import read_logits
 from kd.teachers.lookup import build_lookup
 
@@ -60,11 +60,19 @@ def require_memory_for_students(settings: RunSettings, task: Task, count: int) -
     require_memory(count * (size + _OBJECT_BYTES), f"training {count:,} students", "Train fewer.")
 
 
-def build_network(settings: RunSettings, spec: str, task: Task) -> nn.Module:
-    """Build an untrained network by name for this task; the same seed gives the same weights."""
-    shape, classes = task.input_shape, len(task.classes)
+def build_network(
+    settings: RunSettings, spec: str, task: Task, *, outputs: int | None = None, own_outputs: bool = False
+) -> nn.Module:
+    """Build an untrained network by name for this task; the same seed gives the same weights.
+
+    Args:
+        outputs: number of outputs, if not the task's number of classes.
+        own_outputs: see ``kd.models.build.build``.
+    """
     spec = choose_network(task) if spec == AUTO else spec
-    return build(spec, input_shape=shape, classes=classes, seed=settings.seed, example=task.example)
+    shape, classes = task.input_shape, outputs or len(task.classes)
+    own = own_outputs or outputs is not None
+    return build(spec, input_shape=shape, classes=classes, seed=settings.seed, example=task.example, own_outputs=own)
 
 
 def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teacher:
@@ -75,9 +83,10 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
             ``kd.teachers.logit_files.read_logits``.
     """
     names = data.task.classes
-    order = settings.label_order or None
     if choice.file is None:
         return _new_teacher_without_file(settings, choice, data)
+    if choice.spec == EMBEDDINGS:
+        return Teacher(embedding_teacher(choice, data, **_match_ids(settings, data)), True)
     if choice.is_precomputed:
         predictions = read_logits(
             choice.file,
@@ -85,8 +94,9 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
             classes=len(names),
             kind=choice.spec,
             **_match_ids(settings, data),
-            label_order=order,
+            label_order=settings.label_order or None,
             class_names=names,
+            label_map=settings.label_map,
         )
         splits = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
         rows = [(split, data.rows[name]) for name, split in splits.items()]
@@ -98,20 +108,18 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
         raise FileNotFoundError(f"there is no file {choice.file} with weights. {hint}")
     inputs = find_inputs(settings, choice, data)
 
-    def load(task: Task, adapt: Adapt | None) -> nn.Module:
+    def load(task: Task) -> nn.Module:
         return load_teacher(
             choice.spec,
             choice.file or "",
             input_shape=task.input_shape,
             classes=len(names),
-            label_order=order,
-            class_names=names if order else None,
             example=task.example,
             entry=choice.entry,
-            adapt=adapt,
+            own_outputs=has_own_outputs(settings),
         )
 
-    return Teacher(load_with_inputs(inputs, load), True)
+    return Teacher(adapt_teacher(settings, load_with_inputs(inputs, load), inputs), True)
 
 
 def digest_models(settings: RunSettings, teachers: Sequence[Teacher]) -> dict[str, str]:
@@ -146,19 +154,16 @@ def _new_teacher_without_file(settings: RunSettings, choice: ModelChoice, data: 
         if choice.spec.startswith(("timm:", "torchvision:")):
             say(f"teacher {choice.spec}: trained from random weights; {choice.spec}={PRETRAINED} takes published ones")
         return Teacher(build_network(settings, choice.spec, data.task), False, settings.seed)
-    inputs = find_inputs(settings, choice, data)
-    model = build_network(settings, choice.spec, inputs.task)
-    other = build_network(dataclasses.replace(settings, seed=settings.seed + 1), choice.spec, inputs.task)
+    inputs, own = find_inputs(settings, choice, data), has_own_outputs(settings)
+    model = build_network(settings, choice.spec, inputs.task, own_outputs=own)
+    other_settings = dataclasses.replace(settings, seed=settings.seed + 1)
+    other = build_network(other_settings, choice.spec, inputs.task, own_outputs=own)
     # Built with different seeds: if the weights are equal, none were drawn.
-    has_weights, names = _have_equal_weights(model, other), data.task.classes
-    if has_weights and not settings.train_teacher:
+    if _have_equal_weights(model, other) and not settings.train_teacher:
         say(f"teacher {choice.spec}: used with its own weights, the same for every seed; --train-teacher trains it")
-        columns = find_columns(settings.label_order or None, names, classes=len(names))
-        model = inputs.wrap(model, columns)
-        return Teacher(model if columns is None else Reordered(model, columns), True)
-    if settings.label_order:
-        advice = "a teacher trained here has the dataset's label order"
-        require(False, "--label-order", " ".join(settings.label_order), "omitted", advice)
+        return Teacher(adapt_teacher(settings, model, inputs), True)
+    for flag, value in settings.output_flags.items():
+        require(False, flag, value, "omitted", TRAINED_HERE)
     if settings.teacher_input:
         advice = "a teacher trained here sees the students' inputs"
         require(False, "--teacher-input", " ".join(settings.teacher_input), "omitted", advice)

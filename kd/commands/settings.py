@@ -23,15 +23,15 @@ from kd.checks import (
 )
 from kd.commands.method_flags import all_method_settings
 from kd.commands.recipe_settings import RECIPE_FLAGS, RecipeSettings
-from kd.commands.teacher_flags import ModelChoice, parse_student, require_torch_models
+from kd.commands.teacher_flags import ModelChoice, parse_student
 from kd.commands.teacher_settings import TeacherSettings
 from kd.methods import Setting, method_named, require_mixing_method, require_unlabelled_method
 
 # Settings of the commands that are not constants of the documented pipeline.
 FLAGS_ALONE = RECIPE_FLAGS | {
     *("config", "dry_run", "data", "test_share", "image_size", "columns", "target", "class_names", "download"),
-    *("teacher", "train_teacher", "teacher_input", "teacher_trained_on", "label_order", "ids", "unlabelled", "freeze"),
-    *("augment", "views", "workers", "track", "trust"),
+    *("teacher", "train_teacher", "teacher_input", "teacher_trained_on", "label_order", "label_map", "teacher_head"),
+    *("ids", "unlabelled", "freeze", "augment", "views", "workers", "track", "trust"),
 }
 
 
@@ -157,13 +157,8 @@ class RunSettings(RecipeSettings, TeacherSettings):
         check_ranges(type(self), vars(self), shown=flag)
         self.check_recipe()
         _ = self.method_settings, self.student_choice
-        self._check_precomputed_teacher()
-        if "teacher" in method_named(self.method).needs:
-            require_torch_models(self.teachers_chosen, self.method)
-        self._check_ensemble()
-        self.check_loaded_teacher()
-        if self.unlabelled is not None:
-            require_unlabelled_method(self.method)
+        self.check_teachers(self.method)
+        self._check_unlabelled()
         self._check_augmentation()
         self._check_mixing()
         self.check_smoothing()
@@ -219,25 +214,15 @@ class RunSettings(RecipeSettings, TeacherSettings):
         for name, is_set in clashes.items():
             require(not is_set, "--mixup and --cutmix", self.mixing_flags, f"omitted with {name}")
 
-    def _check_precomputed_teacher(self) -> None:
-        """Refuse settings that need features or logits of other samples: precomputed outputs have neither."""
-        if not self.has_outputs:
+    def _check_unlabelled(self) -> None:
+        if self.unlabelled is None:
             return
-        if "teacher" in method_named(self.method).needs:
-            raise ValueError(
-                f"--method {self.method} needs the teacher's features, but --teacher logits=FILE has only its "
-                "outputs. Use --teacher NAME=WEIGHTS, or a method that needs only logits, such as kd."
-            )
-        if self.unlabelled is not None:
+        if self.has_outputs:
             raise ValueError(
                 "--unlabelled needs a teacher model, but --teacher logits=FILE has no outputs for these samples. "
                 "Use --teacher NAME=WEIGHTS."
             )
-
-    def _check_ensemble(self) -> None:
-        clash = len(self.teachers_chosen) > 1 and "teacher" in method_named(self.method).needs
-        advice = f"{self.method} uses the features of one teacher"
-        require(not clash, "--teacher", " ".join(self.teacher), "given once", advice)
+        require_unlabelled_method(self.method)
 
     @property
     def student_choice(self) -> ModelChoice:

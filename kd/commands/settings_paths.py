@@ -61,7 +61,7 @@ def map_paths(values: Mapping[str, Any], move: Move, *, base: Path = Path()) -> 
     """
     methods = values.get("methods")
     of_setting: dict[str, Move] = {
-        **dict.fromkeys(("out", "data_dir", "unlabelled", "slices", "teacher_trained_on"), move),
+        **dict.fromkeys(("out", "data_dir", "unlabelled", "slices", "teacher_trained_on", "label_map"), move),
         "data": lambda text: _map_data(text, move, base),
         **dict.fromkeys(("teacher", "student"), lambda text: _map_model(text, move, base)),
         "teacher_input": lambda text: f"hf:{move(text[3:])}" if text.startswith("hf:") else text,

@@ -43,6 +43,8 @@ from kd.models.inference import device_of, evaluating
 from kd.storage.files import require_writable
 from kd.storage.run_folder import open_run
 from kd.teachers.cache import with_teacher_logits, with_unlabelled
+from kd.teachers.class_map import digest_of_class_map
+from kd.teachers.fitted_head import FittedHead, fit_head
 from kd.teachers.load import teacher_accuracy
 from kd.teachers.saturation import explain_saturation
 from kd.training.history import History
@@ -126,10 +128,13 @@ def train_teacher(
     objective = add_label_options(settings, data, supervised, device)
     models = [teacher.model.to(device) for teacher in teachers]
     histories: list[History] = []
+    seen = data_for_teacher(settings, data, *models)
     for number, (model, teacher) in enumerate(zip(models, teachers, strict=True)):
         title = f"teacher{suffix}" + (f"-of-several-{number}" if number else "")
+        if isinstance(model, FittedHead):
+            fit_head(model, seen.train_set, seen.val_set, title=title)
         if teacher.trained:
-            teacher_accuracy(model, data_for_teacher(settings, data, *models).val_set, name=title)
+            teacher_accuracy(model, seen.val_set, name=title)
         else:
             if not number and teacher.seed != settings.seed:
                 say(
@@ -222,6 +227,8 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
         recorded["teacher_inputs_used"] = inputs  # also those that nobody gave
     if digest := digest_of_class_weights(settings.class_weights):
         recorded["class_weights_sha256"] = digest
+    if digest := digest_of_class_map(settings.label_map):
+        recorded["label_map_sha256"] = digest
     return {name.upper(): str(value) if isinstance(value, Path) else value for name, value in recorded.items()}
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kd.checks import require
 from kd.imports import is_plugin
+from kd.methods import method_named
 
 PRETRAINED = "pretrained"  # in place of a file: the published weights of timm:NAME or torchvision:NAME
 AUTO = "auto"  # a network that fits the data; see kd.commands.auto_network
-OUTPUT_KINDS = ("logits", "probabilities")  # used in place of a model name for precomputed outputs
+EMBEDDINGS = "embeddings"
+OUTPUT_KINDS = ("logits", "probabilities", EMBEDDINGS)  # in place of a model name, for precomputed outputs
+FIT = "fit"  # value of --teacher-head
+TRAINED_HERE = "a teacher trained here has the dataset's classes"
 _FILES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar", ".npy", ".npz", ".csv")
 
 
@@ -80,8 +86,9 @@ def parse_teachers(texts: Sequence[str]) -> list[ModelChoice]:
         spec, sign, file = text.partition("=")
         if not spec or bool(sign) != bool(file) or spec.endswith(_FILES) or (spec in OUTPUT_KINDS and not file):
             raise ValueError(
-                "--teacher must be NAME, NAME=FILE for trained weights, FILE.onnx, hf:FOLDER, or logits=FILE or "
-                f"probabilities=FILE for precomputed outputs. Got {text!r} instead. Weights need their model's name: "
+                "--teacher must be NAME, NAME=FILE for trained weights, FILE.onnx, hf:FOLDER, or logits=FILE, "
+                f"probabilities=FILE or embeddings=FILE for precomputed outputs. Got {text!r} instead. Weights need "
+                "their model's name: "
                 "--teacher cnn:32=teacher.pth."
             )
         choices.append(_choose(spec, file))
@@ -105,16 +112,6 @@ def _parse_foreign(text: str) -> ModelChoice | None:
     if not text.removeprefix("hf:"):
         raise ValueError(f"--teacher hf: must be followed by a folder or a name, as in hf:FOLDER. Got {text!r}.")
     return ModelChoice(text, Path(text.removeprefix("hf:")))
-
-
-def require_torch_models(choices: Sequence[ModelChoice], method: str) -> None:
-    """Raise ``ValueError`` if a teacher of a method that needs features is an ONNX file, which has only outputs."""
-    if any(choice.is_onnx for choice in choices):
-        raise ValueError(
-            f"--method {method} needs the teacher's features, but --teacher FILE.onnx has only its outputs. Use the "
-            "same network as a torch model (NAME=WEIGHTS, hf:FOLDER or FILE.py:NAME), or a method that needs only "
-            "logits, such as kd."
-        )
 
 
 def parse_student(text: str) -> ModelChoice:
@@ -141,3 +138,59 @@ def parse_student(text: str) -> ModelChoice:
 def _choose(spec: str, file: str) -> ModelChoice:
     path, entry = (file, "") if spec in OUTPUT_KINDS else split_entry(file)
     return ModelChoice(spec, Path(path) if path else None, entry)
+
+
+def check_teachers(
+    choices: Sequence[ModelChoice], method: str, output_flags: Mapping[str, str], inputs: Sequence[str]
+) -> None:
+    """Check that the teachers suit the method, and that the flags for trained teachers suit the teachers.
+
+    Args:
+        output_flags: values of those of ``--label-order``, ``--label-map`` and ``--teacher-head fit`` that are given.
+        inputs: items of ``--teacher-input``.
+
+    Raises:
+        ValueError: the error names the flag.
+    """
+    if "teacher" in method_named(method).needs:
+        _require_features(choices, method)
+    _check_outputs(choices, output_flags)
+    loaded = any(choice.may_be_loaded for choice in choices)
+    advice = "a teacher trained here sees the students' inputs"
+    require(loaded or not inputs, "--teacher-input", " ".join(inputs), "omitted without a loaded teacher", advice)
+
+
+def _require_features(choices: Sequence[ModelChoice], method: str) -> None:
+    """Refuse teachers of which only the outputs are known, and several teachers."""
+    if any(choice.is_precomputed for choice in choices) and any(choice.spec != EMBEDDINGS for choice in choices):
+        raise ValueError(
+            f"--method {method} needs the teacher's features, but --teacher logits=FILE has only its outputs. Use "
+            "--teacher NAME=WEIGHTS, or a method that needs only logits, such as kd."
+        )
+    if any(choice.is_onnx for choice in choices):
+        raise ValueError(
+            f"--method {method} needs the teacher's features, but --teacher FILE.onnx has only its outputs. Use the "
+            "same network as a torch model (NAME=WEIGHTS, hf:FOLDER or FILE.py:NAME), or a method that needs only "
+            "logits, such as kd."
+        )
+    given, advice = " ".join(map(str, choices)), f"{method} uses the features of one teacher"
+    require(len(choices) == 1, "--teacher", given, "given once", advice)
+
+
+def _check_outputs(choices: Sequence[ModelChoice], flags: Mapping[str, str]) -> None:
+    """Check that the flags for the classes of trained teachers suit the teachers and each other."""
+    kinds = {choice.spec for choice in choices if choice.is_precomputed}
+    for first, flag in itertools.pairwise(flags):
+        require(False, flag, flags[flag], f"omitted with {first}", "each of them adapts the teacher's classes")
+    for flag, value in flags.items():
+        loaded = [choice.file is not None or is_plugin(choice.spec) for choice in choices]
+        # An order may be that of one teacher among others.
+        fits = any(loaded) if flag == "--label-order" else all(loaded)
+        require(fits, flag, value, "omitted", TRAINED_HERE)
+        stored = ", ".join(sorted(kinds - {EMBEDDINGS}))
+        if flag == "--teacher-head":
+            advice = "it has no features; embeddings=FILE fits a head on the columns of a file"
+            require(not stored, flag, value, f"omitted with --teacher {stored}=FILE", advice)
+        else:
+            advice = "their head is fitted to the data's classes"
+            require(EMBEDDINGS not in kinds, flag, value, "omitted with --teacher embeddings=FILE", advice)

@@ -34,7 +34,6 @@ from kd.teachers.contract_sources import CONFIG, read_contract
 from kd.teachers.ensemble import Ensemble
 from kd.teachers.huggingface_teacher import find_folder
 from kd.teachers.input_scale import ScaleChoice, choose_scale
-from kd.teachers.load import Adapt
 from kd.teachers.onnx_teacher import takes_bytes
 
 # What this command has found out and said, by teacher: choosing a scale takes time, and models are built several times.
@@ -64,25 +63,25 @@ class TeacherInputs(NamedTuple):
     choice: ModelChoice
     data: Data
 
-    def wrap(self, network: nn.Module, columns: list[int] | None = None) -> nn.Module:
+    def wrap(self, network: nn.Module, members: Sequence[Sequence[int]] | None = None) -> nn.Module:
         """Return the loaded network behind its contract, or unchanged if its inputs are the data's own.
 
         Args:
-            columns: the network's output for each class of the data; None if the order is the same.
+            members: the network's outputs for each class of the data; None for one each, in the same order.
         """
         contract = self.contract
         if not self.is_known and self.scale is not None:
-            contract = self._choose(network, columns)
+            contract = self._choose(network, members)
         if contract is None or self.scale is None:
             return network
         _used[str(self.choice)] = contract.describe()
         return OwnInputs(network, contract, self.scale)
 
-    def _choose(self, network: nn.Module, columns: list[int] | None) -> InputContract | None:
-        key = (str(self.choice), str(columns), sha256(weights_bytes(network)), self.data.name, sha256(self.data.chosen))
+    def _choose(self, network: nn.Module, members: Sequence[Sequence[int]] | None) -> InputContract | None:
+        key = (str(self.choice), str(members), sha256(weights_bytes(network)), self.data.name, sha256(self.data.chosen))
         if key not in _choices:
             further = _list_further(self.choice, self.data.task)
-            _choices[key] = choose_scale(network, self.data.train_set, columns=columns, further=further)
+            _choices[key] = choose_scale(network, self.data.train_set, members=members, further=further)
             if _choices[key].contract:
                 say(f"teacher {self.choice.spec}: normalised as {_choices[key].describe('training images')}")
         return _choices[key].contract
@@ -114,21 +113,21 @@ def find_inputs(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
     return TeacherInputs(contract, True, scale, _change_task(data.task, contract, scale), choice, data)
 
 
-def load_with_inputs(inputs: TeacherInputs, load_for: Callable[[Task, Adapt | None], nn.Module]) -> nn.Module:
-    """Load a teacher behind its contract; if its weights are for another number of channels, the error says so.
+def load_with_inputs(inputs: TeacherInputs, load_for: Callable[[Task], nn.Module]) -> nn.Module:
+    """Load a network for its own inputs; if its weights are for another number of channels, the error says so.
 
     Args:
-        load_for: loads the network for a task, and wraps it.
+        load_for: loads the network for a task.
     """
     try:
-        return load_for(inputs.task, inputs.wrap)
+        return load_for(inputs.task)
     except ValueError as error:
         channels, *size = inputs.task.input_shape
         other = {1: 3, 3: 1}.get(channels) if len(size) == 2 else None
         try:
             if other is None:
                 raise
-            load_for(Task((other, *size), inputs.task.classes), None)
+            load_for(Task((other, *size), inputs.task.classes))
         except ValueError:
             raise error from None
         named = "channel" if other == 1 else "channels"
@@ -217,10 +216,12 @@ def data_for_teacher(settings: RunSettings, data: Data, *teachers: nn.Module) ->
     size = _find_common_size(teachers)
     if size is None or settings.image_size is None or size == (settings.image_size, settings.image_size):
         return data
-    if settings.augment or settings.unlabelled or settings.asked_at_each_step:
+    is_one_of_several = len(settings.teachers_chosen) > 1
+    if is_one_of_several or settings.augment or settings.unlabelled or settings.asked_at_each_step:
+        reason = "it is one of several" if is_one_of_several else "it runs on their images"
         _say_once(
             f"teacher: its {size[0]} × {size[1]} pixels are scaled from the students' {settings.image_size} × "
-            f"{settings.image_size}, because it runs on their images"
+            f"{settings.image_size}, because {reason}"
         )
         return data
     key = (settings.data, settings.data_dir, settings.columns, size, sha256(data.chosen))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import UseAppendAction
 
-from kd.checks import require
-from kd.commands.teacher_flags import ModelChoice, parse_teachers
-from kd.imports import is_plugin
+from kd.checks import one_of, require
+from kd.commands.teacher_flags import FIT, ModelChoice, check_teachers, parse_teachers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,9 @@ class TeacherSettings:
     teacher: UseAppendAction[tuple[str, ...]] = ()
     """name of a model to train, or NAME=FILE for trained weights (.pth, .safetensors), timm:NAME=pretrained or
     torchvision:NAME=pretrained for published ones, hf:FOLDER_OR_NAME for a classifier of transformers, FILE.onnx or
-    FILE.onnx::OUTPUT, or logits=FILE or probabilities=FILE for precomputed outputs (.npy, .npz, .csv); several form an
-    ensemble; auto, the default, is convnet for images from 23 pixels, cnn:32 for smaller ones, mlp:512,512 for other
-    inputs"""
+    FILE.onnx::OUTPUT, or logits=FILE, probabilities=FILE or embeddings=FILE for precomputed outputs (.npy, .npz, .csv);
+    several form an ensemble; auto, the default, is convnet for images from 23 pixels, cnn:32 for smaller ones,
+    mlp:512,512 for other inputs"""
     train_teacher: bool = False
     """train a teacher FILE.py:NAME that comes with its own weights; by default it is used as it is"""
     teacher_input: tuple[str, ...] = ()
@@ -31,7 +31,14 @@ class TeacherSettings:
     teacher_trained_on: Path | None = None
     """text file with the name or the SHA-256 of each training sample of the teacher; test samples in it are reported"""
     label_order: tuple[str, ...] = ()
-    """class names in the order of a loaded teacher's outputs, if it differs from the label order"""
+    """class names in the order of a loaded teacher's outputs, if it differs from the label order: short for a
+    --label-map between the same names"""
+    label_map: Path | None = None
+    """CSV file (header teacher,data) from the classes or output indices of a loaded teacher to the data's classes, if
+    it has more, fewer or other ones; its other outputs are left out"""
+    teacher_head: Annotated[str, one_of("own", FIT)] = "own"
+    """head of a loaded teacher: own, or fit, a linear one fitted on its features of the training split, if its classes
+    differ in kind; embeddings=FILE always gets one"""
     ids: str | None = None
     """column (.csv) or array (.npz) of a file of precomputed outputs that names the sample of each row: the path of an
     image within its folder, the key in a shard, or an entry of ids in a .npz file; None: rows in the data's order"""
@@ -50,13 +57,15 @@ class TeacherSettings:
         """Whether a teacher is a file of precomputed outputs."""
         return any(choice.is_precomputed for choice in self.teachers_chosen)
 
-    def check_loaded_teacher(self) -> None:
-        """Refuse what only a teacher with its own weights has: an order of classes and inputs of its own."""
-        loaded = any(choice.file or is_plugin(choice.spec) for choice in self.teachers_chosen)
-        advice = "a teacher trained here has the dataset's label order"
-        require(loaded or not self.label_order, "--label-order", " ".join(self.label_order), "omitted", advice)
-        loaded, given = any(choice.may_be_loaded for choice in self.teachers_chosen), " ".join(self.teacher_input)
-        advice = "a teacher trained here sees the students' inputs"
-        require(loaded or not self.teacher_input, "--teacher-input", given, "omitted without a loaded teacher", advice)
+    @property
+    def output_flags(self) -> dict[str, str]:
+        """The flags that adapt a trained teacher's classes, with their values."""
+        head = self.teacher_head if self.teacher_head == FIT else ""
+        values = {"--label-order": " ".join(self.label_order), "--label-map": self.label_map, "--teacher-head": head}
+        return {name: str(value) for name, value in values.items() if value}
+
+    def check_teachers(self, method: str) -> None:
+        """Raise ``ValueError`` for teachers that this method or these flags do not suit; the error names the flag."""
+        check_teachers(self.teachers_chosen, method, self.output_flags, self.teacher_input)
         advice = "omitted without a teacher of precomputed outputs"
         require(self.has_outputs or self.ids is None, "--ids", self.ids, advice)

@@ -33,7 +33,13 @@ _COPIES = 4  # weights, gradients and Adam's two moments
 
 
 def build(
-    spec: str, *, input_shape: Sequence[int], classes: int, seed: int, example: Tensor | None = None
+    spec: str,
+    *,
+    input_shape: Sequence[int],
+    classes: int,
+    seed: int,
+    example: Tensor | None = None,
+    own_outputs: bool = False,
 ) -> nn.Module:
     """Build a model with random weights, on the CPU, in training mode.
 
@@ -51,6 +57,7 @@ def build(
         seed: at least 0; the same seed gives the same weights. The caller's random state is restored.
         example: an input of the data, of shape ``input_shape``, on which the model is tried; needed for models of
             integer inputs, such as tokens. None uses random numbers.
+        own_outputs: a model of the user's may return any number of outputs, logits or not.
 
     Raises:
         ValueError: the specification is invalid, or the model's output for one sample is not K finite logits.
@@ -71,16 +78,17 @@ def build(
         _require_memory_for(spec, shape, classes)
     with seeded(seed):
         model = _build_from_spec(spec, shape, classes)
-        require_logits_output(model, spec, shape, classes, example)
+        require_logits_output(model, spec, shape, None if own_outputs else classes, example)
     return model
 
 
 def require_logits_output(
-    model: nn.Module, spec: str, input_shape: Sequence[int], classes: int, example: Tensor | None = None
+    model: nn.Module, spec: str, input_shape: Sequence[int], classes: int | None, example: Tensor | None = None
 ) -> None:
     """Check the model's output for one sample, in eval mode so that weights and statistics do not change.
 
     Args:
+        classes: K; None allows any number of outputs, also of other kinds than logits.
         example: the sample, without a batch dimension; None uses random numbers.
 
     Raises:
@@ -98,14 +106,17 @@ def require_logits_output(
     except Exception as error:  # user code can raise anything
         reason = str(error).split("\n", 1)[0].removesuffix(".")
         raise ValueError(f"{spec} failed on {sample} ({type(error).__name__}: {reason}). {_advise(batch)}") from error
-    if not isinstance(output, Tensor) or list(output.shape) != [1, classes]:
-        raise ValueError(
-            f"{spec} must return logits [1, {classes}] for {sample}. Got {_describe_output(output)} instead. "
-            "Sequences of outputs [B, T, K], several labels per sample and regression are not supported."
-        )
+    is_row = isinstance(output, Tensor) and output.ndim == 2 and len(output) == 1 and output.shape[1] > 0
+    if not is_row or (classes is not None and output.shape[1] != classes):
+        advice = "Sequences of outputs [B, T, K], several labels per sample and regression are not supported."
+        if is_row:
+            advice = "A trained teacher of other classes needs --label-map FILE.csv or --teacher-head fit."
+        allowed = "outputs [1, N]" if classes is None else f"logits [1, {classes}]"
+        raise ValueError(f"{spec} must return {allowed} for {sample}. Got {_describe_output(output)} instead. {advice}")
     if not output.isfinite().all():
         raise ValueError(f"{spec} must return finite logits for {sample}. Got {output.tolist()} instead.")
-    require_logits_kind(f"outputs of {spec}", output)
+    if classes is not None:
+        require_logits_kind(f"outputs of {spec}", output)
 
 
 def _advise(batch: Tensor) -> str:

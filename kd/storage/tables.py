@@ -102,12 +102,21 @@ def _to_strings(ids: Array) -> list[str]:
     return [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in ids.tolist()]
 
 
-def _parse_csv(content: bytes, id_column: str | None) -> Table:
+def parse_text(content: bytes) -> list[tuple[int, list[str]]]:
+    """Return the rows of a CSV file in UTF-8 that are not empty, each with the number of its last line.
+
+    Raises:
+        ValueError: the content is not comma-separated text in UTF-8.
+    """
     try:
         lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-        rows = [(lines.line_num, row) for row in lines if row]
+        return [(lines.line_num, row) for row in lines if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"it is not comma-separated text in UTF-8 ({error})") from error
+
+
+def _parse_csv(content: bytes, id_column: str | None) -> Table:
+    rows = parse_text(content)
     header = rows.pop(0)[1] if rows and _is_header(rows[0][1]) else None
     if not rows:
         raise ValueError("it has no rows")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kd.checks import similar_paths
 from kd.console import say
 from kd.imports import import_extra
+from kd.seeding import seeded
 from kd.teachers.class_order import Reordered, match_names, require_same_classes
 from kd.teachers.hub import find_snapshot
 
@@ -60,7 +61,9 @@ def find_folder(where: Path | str, *, download: bool = False) -> Path:
     return find_snapshot(name, _FILES, download=download)
 
 
-def load_huggingface(where: Path | str, *, class_names: Sequence[str] | None, download: bool = False) -> nn.Module:
+def load_huggingface(
+    where: Path | str, *, class_names: Sequence[str] | None, download: bool = False, needs_head: bool = True
+) -> nn.Module:
     """Load an image classifier with outputs in the class order of the data, as float32, on the CPU.
 
     Args:
@@ -68,6 +71,8 @@ def load_huggingface(where: Path | str, *, class_names: Sequence[str] | None, do
         class_names: of the data, in label order. The model's own names (``id2label``) are matched with them, whatever
             their order; None does not compare them.
         download: see ``find_folder``.
+        needs_head: False also loads a backbone whose last layer has no weights, for a head that is fitted
+            (``kd.teachers.fitted_head``).
 
     Raises:
         OSError: there is no such model on this disk.
@@ -77,7 +82,7 @@ def load_huggingface(where: Path | str, *, class_names: Sequence[str] | None, do
     """
     folder = find_folder(where, download=download)
     library = import_extra("transformers", library="transformers", name="hf", needed_for="--teacher hf:FOLDER")
-    model, own_names = _read(folder, library)
+    model, own_names = _read(folder, library, needs_head)
     say(f"hf:{where}: {type(model).__name__} with {len(own_names):,} classes")
     teacher = HuggingFaceTeacher(model, own_names, version=str(library.__version__))
     if class_names is None:
@@ -87,13 +92,14 @@ def load_huggingface(where: Path | str, *, class_names: Sequence[str] | None, do
     return teacher if columns is None else Reordered(teacher, columns)
 
 
-def _read(folder: Path, library: Any) -> tuple[nn.Module, list[str]]:
+def _read(folder: Path, library: Any, needs_head: bool) -> tuple[nn.Module, list[str]]:
     """Return the model of a folder and the names of its classes."""
     _require_safetensors(folder)
     try:
-        model, info = library.AutoModelForImageClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        with seeded(0):  # weights that the folder lacks are random
+            model, info = library.AutoModelForImageClassification.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
     except Exception as error:  # raised by the package, its file formats or a model's own code
         reason = " ".join(str(error).split())[:300].removesuffix(".")
         raise ValueError(
@@ -101,7 +107,7 @@ def _read(folder: Path, library: Any) -> tuple[nn.Module, list[str]]:
             "save_pretrained() wrote, of a model that transformers itself contains."
         ) from error
     lacking = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
-    if lacking:
+    if lacking and (needs_head or not _are_one_head(model, lacking)):
         raise ValueError(
             f"{folder} has no weights for {len(lacking)} tensors of its model, such as {lacking[0]!r}: it holds no "
             "trained classifier. Use the folder of a fine-tuned model, or fit a head with --teacher-head fit."
@@ -113,6 +119,12 @@ def _read(folder: Path, library: Any) -> tuple[nn.Module, list[str]]:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model, names
+
+
+def _are_one_head(model: nn.Module, names: Sequence[str]) -> bool:
+    """Return whether tensors belong to one layer outside of the model's backbone."""
+    backbone = f"{getattr(model, 'base_model_prefix', '')}."
+    return len({name.rpartition(".")[0] for name in names}) == 1 and not names[0].startswith(backbone)
 
 
 def _require_safetensors(folder: Path) -> None:

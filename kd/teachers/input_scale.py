@@ -22,8 +22,10 @@ from kd.data.datasets import collate, length_of
 from kd.models.features import capture
 from kd.models.inference import device_of, evaluating
 from kd.models.main_output import take_logits
+from kd.teachers.class_map import map_outputs, pad_members
 from kd.teachers.contract import InputContract, InputScale, OwnInputs, find_scale
 from kd.teachers.contract_sources import IN_WORDS, USUAL
+from kd.teachers.fitted_head import FittedHead
 from kd.teachers.lookup import LogitLookup
 
 SAMPLES = 512
@@ -59,7 +61,7 @@ def choose_scale(
     network: nn.Module,
     dataset: Dataset[Any],
     *,
-    columns: Sequence[int] | None = None,
+    members: Sequence[Sequence[int]] | None = None,
     further: Mapping[str, InputContract] | None = None,
     seed: int = 0,
 ) -> ScaleChoice:
@@ -69,12 +71,13 @@ def choose_scale(
 
     Args:
         dataset: samples (input, label); usual scales exist for those with stored arrays only.
-        columns: the network's output for each class of the data; None if the order is the same.
+        members: the network's outputs for each class of the data, see ``kd.teachers.class_map.find_members``; None for
+            one each, in the same order.
         further: contracts to try besides the usual ones, by name.
     """
     rows = np.random.default_rng(seed).permutation(length_of(dataset))[:SAMPLES].tolist()
     inputs, labels = collate([dataset[row] for row in rows])[:2]
-    right, _ = _score(network, inputs, labels, columns)
+    right, _ = _score(network, inputs, labels, members)
     own = float(right.float().mean())
     scale = find_scale(dataset)
     candidates = {} if scale is None else _list_candidates(scale, inputs) | dict(further or {})
@@ -83,11 +86,11 @@ def choose_scale(
         return same
     few = slice(_SCREENED)
     scored = [
-        (*_score(OwnInputs(network, contract, scale), inputs[few], labels[few], columns), name)
+        (*_score(OwnInputs(network, contract, scale), inputs[few], labels[few], members), name)
         for name, contract in candidates.items()
     ]
     name = max(scored, key=lambda item: (int(item[0].sum()), -item[1]))[2]
-    other, _ = _score(OwnInputs(network, candidates[name], scale), inputs, labels, columns)
+    other, _ = _score(OwnInputs(network, candidates[name], scale), inputs, labels, members)
     accuracy = float(other.float().mean())
     return same._replace(contract=candidates[name], accuracy=accuracy) if _is_clear(right, other, labels) else same
 
@@ -99,9 +102,10 @@ def explain_input_scale(teacher: nn.Module, dataset: Dataset[Any], *, seed: int 
         dataset: samples (input, label).
     """
     if any(isinstance(module, LogitLookup) for module in teacher.modules()):
-        return None
+        return None  # stored outputs belong to the inputs as they are
     has_contract = any(isinstance(module, OwnInputs) for module in teacher.modules())
-    choice = None if has_contract else choose_scale(teacher, dataset, seed=seed)
+    was_fitted = isinstance(teacher, FittedHead)  # on these inputs, so its accuracy says nothing about others
+    choice = None if has_contract or was_fitted else choose_scale(teacher, dataset, seed=seed)
     if choice and choice.contract:
         words = IN_WORDS.get(choice.contract.name, choice.contract.name)
         return (
@@ -156,13 +160,15 @@ def _is_clear(right: Tensor, other: Tensor, labels: Tensor) -> bool:
     return accuracy > (1 + chance) / 2 or accuracy > max(4 * chance, 2 * own)
 
 
-def _score(network: nn.Module, inputs: Tensor, labels: Tensor, columns: Sequence[int] | None) -> tuple[Tensor, float]:
+def _score(
+    network: nn.Module, inputs: Tensor, labels: Tensor, members: Sequence[Sequence[int]] | None
+) -> tuple[Tensor, float]:
     """Return for each sample whether the network's class is its label, [B] bool, and the mean cross-entropy."""
     device = device_of(network)
     with evaluating(network), torch.no_grad():
         batches: Any = inputs.clone().split(128)  # type: ignore[no-untyped-call]
         logits = torch.cat([take_logits(network(batch.to(device))).float().cpu() for batch in batches])
-    logits = logits if columns is None else logits[:, list(columns)]
+    logits = logits if members is None else map_outputs(logits, pad_members(members))
     known = (labels >= 0) & (labels < logits.shape[1])
     loss = float(F.cross_entropy(logits[known], labels[known])) if bool(known.any()) else 0.0
     return logits.argmax(dim=1) == labels, loss if loss == loss else float("inf")

@@ -9,7 +9,7 @@ See ``kd.teachers.logit_files`` for precomputed logits and ``kd.teachers.ensembl
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from kd.models.outputs import require_model_returns_logits
 from kd.models.pretrained import SPARE, find_other_head
 from kd.storage.weights import add_file_to_errors, read_weights, require_fitting, say_stripped
 from kd.teachers.cache import collect_logits
+from kd.teachers.class_map import MappedOutputs, describe_share_outside, map_outputs, measure_share_outside
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.contract import contract_of
 from kd.teachers.input_scale import explain_input_scale
 from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreement
-
-Adapt = Callable[[nn.Module, "list[int] | None"], nn.Module]
 
 _PROBED = 32  # inputs of a model whose outputs may not be logits
 
@@ -43,9 +42,9 @@ def load_teacher(
     class_names: Sequence[str] | None = None,
     example: Tensor | None = None,
     entry: str = "",
-    adapt: Adapt | None = None,
+    own_outputs: bool = False,
 ) -> nn.Module:
-    """Load a trained teacher with outputs in the class order of the data.
+    """Load a trained teacher with outputs in the class order of the data, or with its own outputs.
 
     Args:
         spec: architecture, see ``kd.models.build.build``.
@@ -58,26 +57,31 @@ def load_teacher(
         class_names: class names in the order of the data; required with ``label_order``.
         example: see ``kd.models.build.build``.
         entry: name of the weights if the checkpoint holds several, such as ``state_dict_ema``.
-        adapt: wraps the loaded network, given the output for each class of the data (None if the order is the same),
-            to prepare its inputs (``kd.teachers.contract.OwnInputs``).
+        own_outputs: build the network with as many outputs as the head in the file, for ``MappedOutputs``
+            (``kd.teachers.class_map``) or ``attach_head`` (``kd.teachers.fitted_head``).
 
     Raises:
         ValueError: the architecture is unknown, the weights do not fit it exactly, the head has a different number of
-            classes, or the class names differ.
+            classes without ``own_outputs``, or the class names differ.
         OSError: the file cannot be read.
         MissingExtraError: an optional dependency is not installed.
     """
     columns = find_columns(label_order, class_names, classes=classes)
     # The seed does not matter: the weights are replaced.
-    model = build(spec, input_shape=input_shape, classes=classes, seed=0, example=example)
+    model = build(spec, input_shape=input_shape, classes=classes, seed=0, example=example, own_outputs=own_outputs)
     expected = model.state_dict()
     with add_file_to_errors(model, file):
         found = read_weights(file, expected, entry=entry, spare=SPARE)
-        _require_classes(found.state, expected, classes)
+        if head := find_other_head(found.state, expected, classes):
+            if not own_outputs:
+                raise ValueError(_explain_other_head(head.classes, classes))
+            model = build(
+                spec, input_shape=input_shape, classes=head.classes, seed=0, example=example, own_outputs=True
+            )
+            expected = model.state_dict()
         require_fitting(found.state, expected)
     model.load_state_dict(found.state)
     say_stripped(file, found)
-    model = adapt(model, columns) if adapt else model
     return model if columns is None else Reordered(model, columns)
 
 
@@ -91,9 +95,16 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
     Raises:
         ValueError: the logits are not finite or are probabilities, or a label is not one of the teacher's classes.
     """
-    predictions = collect_logits(teacher, dataset)
+    # All outputs of a mapped teacher: restricted probabilities no longer look like probabilities.
+    model = teacher.model if isinstance(teacher, MappedOutputs) else teacher
+    predictions = collect_logits(model, dataset)
     inputs = collate([dataset[row] for row in range(min(_PROBED, len(predictions.labels)))])[0]
-    require_model_returns_logits(f"outputs of the {name}", predictions.logits, teacher, inputs)
+    require_model_returns_logits(f"outputs of the {name}", predictions.logits, model, inputs)
+    if isinstance(teacher, MappedOutputs):
+        members = teacher.members.cpu()
+        share = measure_share_outside(predictions.logits, members)
+        say(f"{name}: {describe_share_outside(share)} ({len(predictions.labels):,} validation samples)")
+        predictions = predictions._replace(logits=map_outputs(predictions.logits, members))
     agreement = measure_agreement(predictions)
     accuracy = f"{name}: accuracy {agreement.accuracy:.1%} on {len(predictions.labels):,} validation samples"
     contract = contract_of(teacher)
@@ -104,10 +115,9 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
     return agreement
 
 
-def _require_classes(state: object, expected: Mapping[str, Tensor], classes: int) -> None:
-    """Raise a ``ValueError`` about the number of classes if only the shape of the head differs."""
-    if head := find_other_head(state, expected, classes):
-        raise ValueError(
-            f"its head has {head.classes} classes, the data has {classes}. Use a teacher trained on these classes, or "
-            "retrain its head"
-        )
+def _explain_other_head(found: int, classes: int) -> str:
+    return (
+        f"its head has {found} classes, the data has {classes}. Use a teacher trained on these classes, map its "
+        "classes to the data's with --label-map FILE.csv, or fit a new head with --teacher-head fit (in Python, "
+        "own_outputs=True)"
+    )

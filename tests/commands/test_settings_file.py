@@ -74,7 +74,7 @@ def test_a_written_file_is_read_as_the_same_settings(settings: SweepSettings, tm
 @pytest.mark.parametrize("command", KINDS)
 def test_a_file_has_every_setting_of_its_command_except_the_unsaved(command: str) -> None:
     optional = {"limit": 300, "columns": ("a", "b"), "image_size": 8, "data_dir": Path("x"), "unlabelled": Path("y")}
-    optional |= {"target": "c", "class_weights": "balanced", "mixup": 0.2, "cutmix": 1.0}
+    optional |= {"target": "c", "class_weights": "balanced", "mixup": 0.2, "cutmix": 1.0, "label_map": Path("z")}
     settings = KINDS[command](**optional, views=2)
     names = set(tomllib.loads(to_toml(settings, command=command).decode()))
     maybe_none = {"processes", "trials", "workers", "smoothing", "splits", "slices", "ids", "track"}
@@ -209,7 +209,9 @@ PATHS = {
     "teacher": ["cnn:8=t.pth", "net.py:Net", "net.py:Net=t.pth", "logits=a.csv", "net.py:Net=t.pth::model.ema"],
     "augment": ["mine.py:turn"],
     "class_weights": ["weights.csv"],
+    "label_map": ["map.csv"],
 }
+PATHS["teacher"] += ["embeddings=e.npy"]
 WORDS = {
     "class_weights": ["balanced"],
     "data": ["mnist", "sklearn:digits", "torchvision:CIFAR10", "hf:org/name"],
@@ -218,7 +220,8 @@ WORDS = {
 
 
 def with_value(name: str, text: str, **others: Any) -> RunSettings:
-    value = (text,) if name in {"teacher", "augment"} else Path(text) if name in {"data_dir", "unlabelled"} else text
+    is_path = name in {"data_dir", "unlabelled", "label_map"}
+    value = (text,) if name in {"teacher", "augment"} else Path(text) if is_path else text
     return RunSettings(**{name: value}, **others)
 
 

@@ -32,6 +32,9 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-3)
     kd.fit(teacher, kd.supervised, loader, loader, optimizer=optimizer, epochs=5, seed=0)
     Path("teacher.pth").write_bytes(weights_bytes(teacher))
+    other = build("mlp:64", input_shape=(1, 28, 28), classes=12, seed=0)
+    Path("other.pth").write_bytes(weights_bytes(other))
+    Path("map.csv").write_text("teacher,data\n" + "".join(f"{11 - digit},{digit}\n" for digit in range(10)))
     files = [f"{i}.png" for i in range(200)]
     rows = zip(files, kd.collect_logits(teacher, training).logits.tolist(), strict=True)
     lines = [",".join([file, *map(repr, row)]) for file, row in rows]
@@ -50,7 +53,7 @@ def run_section(title: str, names: dict[str, Any], *, blocks: int) -> None:
 
 
 def test_the_code_on_models_runs(names: dict[str, Any]) -> None:
-    run_section("Models", names, blocks=5)
+    run_section("Models", names, blocks=6)
     teacher, distill_data = names["teacher"], names["distill_data"]
     np.testing.assert_allclose(distill_data.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
     torch.testing.assert_close(names["cached"].logits, names["same"])

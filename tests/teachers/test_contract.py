@@ -278,7 +278,7 @@ def test_a_teacher_of_the_datas_own_scale_is_left_alone() -> None:
 def test_the_class_order_of_the_teacher_counts() -> None:
     network = Shade(InputContract())
     swapped = nn.Sequential(network, Flip())
-    assert choose_scale(swapped, shades(1), columns=[4, 3, 2, 1, 0]).accuracy == 1
+    assert choose_scale(swapped, shades(1), members=[[4], [3], [2], [1], [0]]).accuracy == 1
     assert choose_scale(swapped, shades(1)).contract is None
 
 

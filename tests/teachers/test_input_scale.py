@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import kd
 from kd.teachers.input_scale import explain_input_scale
 from kd.teachers.load import teacher_accuracy
+from kd.teachers.lookup import build_lookup
 from kd.training.optimizers import adam
 from tests.conftest import CLASSES
 
@@ -78,3 +79,10 @@ def test_an_untrained_teacher_raises_no_doubt(shades: kd.ImageDataset) -> None:
     with kd.seeded(3):
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES))
     assert explain_input_scale(model, shades) is None
+
+
+def test_stored_outputs_of_images_are_not_tried_on_other_scales(shades: kd.ImageDataset) -> None:
+    """They know no other inputs, and a lookup of these raises an error."""
+    teacher = build_lookup([(shades, range(len(shades)))], 5.0 * torch.eye(CLASSES)[shades.labels] - 1)
+    assert explain_input_scale(teacher, shades) is None
+    assert teacher_accuracy(teacher, shades).accuracy == 1
