@@ -222,6 +222,7 @@ WORDS = {
 def with_value(name: str, text: str, **others: Any) -> RunSettings:
     is_path = name in {"data_dir", "unlabelled", "label_map"}
     value = (text,) if name in {"teacher", "augment"} else Path(text) if is_path else text
+    others |= {"teacher": ("cnn:8=t.pth",)} if name == "label_map" else {}  # only for a trained teacher
     return RunSettings(**{name: value}, **others)
 
 
