@@ -216,12 +216,10 @@ def data_for_teacher(settings: RunSettings, data: Data, *teachers: nn.Module) ->
     size = _find_common_size(teachers)
     if size is None or settings.image_size is None or size == (settings.image_size, settings.image_size):
         return data
-    is_one_of_several = len(settings.teachers_chosen) > 1
-    if is_one_of_several or settings.augment or settings.unlabelled or settings.asked_at_each_step:
-        reason = "it is one of several" if is_one_of_several else "it runs on their images"
+    if settings.augment or settings.unlabelled or settings.asked_at_each_step:
         _say_once(
             f"teacher: its {size[0]} × {size[1]} pixels are scaled from the students' {settings.image_size} × "
-            f"{settings.image_size}, because {reason}"
+            f"{settings.image_size}, because it runs on their images"
         )
         return data
     key = (settings.data, settings.data_dir, settings.columns, size, sha256(data.chosen))

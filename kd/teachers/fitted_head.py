@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from kd.checks import require_finite_logits
 from kd.console import progress, say
-from kd.models.features import capture
+from kd.models.features import capture, find_network
 from kd.models.inference import Predictions, device_of
 from kd.models.stages import record_outputs
 from kd.seeding import seeded
@@ -133,7 +133,7 @@ def fit_head(teacher: FittedHead, training: Dataset[Any], validation: Dataset[An
     with explain_saved_state(step):
         penalty = float(state["penalty"])
         teacher.output.load_state_dict({name: state[name].float() for name in ("weight", "bias")})
-    where = teacher.features.layer.removesuffix(":input")
+    where = teacher.features.layer.removesuffix(":input").removeprefix(f"{find_network(teacher.features.model)}.")
     say(
         f"{title}: linear head fitted on {teacher.output.in_features:,} features"
         f"{f' (input of {where})' if where else ''} of {len(fitted['training'].labels):,} training samples; L2 penalty "

@@ -203,6 +203,8 @@ def test_the_library_itself(tmp_path: Path) -> None:
     transformers.ViTModel(config).save_pretrained(tmp_path / "backbone")
     with pytest.raises(ValueError, match=r"no weights for 2 tensors of its model, such as 'classifier"):
         load_huggingface(tmp_path / "backbone", class_names=NAMES)
+    first, second = (load_huggingface(tmp_path / "backbone", class_names=None, needs_head=False) for _ in range(2))
+    assert torch.equal(first.eval()(inputs), second.eval()(inputs))  # the head is random, from one seed
     written = json.loads((tmp_path / "vit" / "config.json").read_text())
     written["auto_map"] = {"AutoModelForImageClassification": "evil.Net"}
     written["model_type"] = "own"
