@@ -124,7 +124,7 @@ def test_a_head_is_fitted_on_images_of_the_teachers_own_size(stripes: Path, caps
 
 
 def test_features_of_a_teacher_behind_inputs_and_a_head_are_named_as_in_its_network(stripes: Path) -> None:
-    changes = {"teacher_head": "fit", "method": "rkd", "set": ("teacher_layers=head:input",)}
+    changes: dict[str, Any] = {"teacher_head": "fit", "method": "rkd", "set": ("teacher_layers=head:input",)}
     settings = RunSettings(
         data=str(stripes), image_size=4, teacher=("nets.py:Stripes",), teacher_input=("0-1", "size=24"), **changes
     )
@@ -259,8 +259,8 @@ def test_a_head_is_fitted_on_a_backbone_of_transformers(lacking: set[str]) -> No
     data, model = fit(settings)
     assert accuracy(model, data.test_set) > 0.85
     torch.manual_seed(2)  # the head that is replaced is random; the teacher must not be
-    for name, value in prepare(settings)[1].model.features.state_dict().items():  # type: ignore[operator, union-attr]
-        assert torch.equal(value, model.features.state_dict()[name])  # type: ignore[operator, union-attr]
+    for name, value in prepare(settings)[1].model.features.state_dict().items():  # type: ignore[union-attr]
+        assert torch.equal(value, model.features.state_dict()[name])  # type: ignore[union-attr]
     lacking.add("wine.weight")
     with pytest.raises(ValueError, match="no weights for 3 tensors of its model"):
         prepare(settings)
@@ -270,7 +270,7 @@ def test_a_head_is_fitted_on_a_backbone_of_transformers(lacking: set[str]) -> No
 def test_published_weights_of_other_classes(kind: str, stripes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(Path.cwd()))
     Path("checkpoints").mkdir()
-    weights = models.get_model_weights("squeezenet1_1").DEFAULT  # type: ignore[attr-defined]
+    weights = models.get_model_weights("squeezenet1_1").DEFAULT
     with kd.seeded(0):
         network = models.get_model("squeezenet1_1", weights=None)
     Path("checkpoints", weights.url.rpartition("/")[2]).write_bytes(state_bytes(network.state_dict()))

@@ -115,7 +115,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
 @given(text=st.text(max_size=60))
 def test_any_file_is_a_map_or_a_value_error(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     with contextlib.suppress(ValueError, UnicodeEncodeError):
-        assert all(map(len, members_of(tmp_path_factory.getbasetemp(), text)))
+        assert all(map(len, members_of(tmp_path_factory.mktemp("map"), text)))
 
 
 # --- the outputs
