@@ -51,8 +51,6 @@ INSIDE: dict[str, tuple[object, ...]] = {
     "mixup": (None, 1e-3, 0.2, 1e3),
     "cutmix": (None, 1e-3, 1, 1e3),
     "teacher_head": ("own", "fit"),
-    "calibration": (1, 512, 100_000),
-    "threads": (1, 1024),
 }
 RECIPE_INSIDE: dict[str, tuple[object, ...]] = {
     "optimizer": ("adam", "adamw", "sgd"),
@@ -116,8 +114,6 @@ OUTSIDE: dict[str, tuple[object, ...]] = {
     "mixup": (0, -0.2, 2e3, math.nan),
     "cutmix": (0, 1e-4, math.inf, math.nan),
     "teacher_head": ("new", ""),
-    "calibration": (0, -1),
-    "threads": (0, -1),
 }
 
 
