@@ -193,6 +193,13 @@ def rebuild_around(model: nn.Module, network: nn.Module) -> nn.Module:
     return result
 
 
+def is_adapted(model: nn.Module) -> bool:
+    """Return whether a teacher is more than a network by name: a module of ``kd.teachers``, which wraps networks to
+    change their inputs or outputs, averages several, or has no network.
+    """
+    return type(model).__module__.startswith("kd.teachers.")
+
+
 def task_of(model: nn.Module, task: Task) -> Task:
     """Return the task of the network inside a model's wrappers."""
     own = next((module for module in model.modules() if isinstance(module, OwnInputs)), None)

@@ -36,7 +36,7 @@ def load_network(manifest: Manifest, file: str, *, spec: str | None = None) -> n
     shape, classes = manifest.input_shape, len(manifest.classes)
     example = torch.zeros(shape, dtype=torch.int64) if manifest.input_dtype == "int64" else None  # tokens
     network = build(spec, input_shape=shape, classes=classes, seed=0, example=example)
-    load_weights(network, path)
+    load_weights(network, path, exact=True)
     network.train(False)
     return network
 

@@ -119,8 +119,8 @@ def _open_network(stored: StoredModel, device: torch.device) -> Callable[[Tensor
     manifest, entry = stored
     if entry.architecture is None:
         raise ValueError(
-            f"{stored.path} cannot be loaded: its architecture has no name, as of an ensemble or a teacher of "
-            "precomputed outputs. Choose another --arm."
+            f"{stored.path} cannot be loaded: its architecture has no name, as of an ensemble, or of a teacher of "
+            "precomputed outputs or with inputs or classes of its own. Choose another --arm."
         )
     model = load_network(manifest, entry.file)
     return _run_network(model.to(device), manifest.preprocessing, manifest.input_shape, device)

@@ -47,7 +47,7 @@ def state_bytes(state: Mapping[str, Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-def load_weights(model: nn.Module, path: Path | str, *, entry: str = "") -> None:
+def load_weights(model: nn.Module, path: Path | str, *, entry: str = "", exact: bool = False) -> None:
     """Load a ``state_dict`` file into the model, in place. All checks are done before any weight is changed.
 
     The weights may lie inside the checkpoint of a training program (``kd.storage.checkpoints.find_weights``); a printed
@@ -56,6 +56,8 @@ def load_weights(model: nn.Module, path: Path | str, *, entry: str = "") -> None
     Args:
         path: a file written by ``torch.save``, or a ``.safetensors`` file (extra ``safetensors``).
         entry: name of the weights if the checkpoint holds several, such as ``state_dict_ema``.
+        exact: whether the file must hold this ``state_dict`` and nothing else. Further entries may belong to a part of
+            the model that is missing here, such as its own normalisation.
 
     Raises:
         OSError: the file cannot be read.
@@ -65,6 +67,8 @@ def load_weights(model: nn.Module, path: Path | str, *, entry: str = "") -> None
     """
     with add_file_to_errors(model, path):
         found = read_weights(path, model.state_dict(), entry=entry)
+        if exact and found.stripped:
+            raise ValueError(f"it holds more than these: {'; '.join(found.stripped)}")
         require_fitting(found.state, model.state_dict())
     model.load_state_dict(found.state)
     say_stripped(path, found)

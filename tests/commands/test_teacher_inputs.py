@@ -13,14 +13,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kd import cli
-from kd.commands.data import load_data
+from kd.commands.data import Task, load_data
 from kd.commands.models import new_teachers
+from kd.commands.run.command import name_architectures
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import ModelChoice
 from kd.commands.teacher_inputs import data_for_teacher, find_inputs, forget_inputs
 from kd.models.build import build
-from kd.teachers.contract import InputContract, contract_of
+from kd.teachers.class_map import MappedOutputs
+from kd.teachers.class_order import Reordered
+from kd.teachers.contract import InputContract, InputScale, OwnInputs, contract_of
 from kd.teachers.ensemble import Ensemble
+from kd.teachers.fitted_head import attach_head
 
 TOY = ("--epochs", "1", "--student", "mlp:4")
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -118,6 +122,45 @@ def test_a_run_with_a_teacher_of_its_own_size(
     state = torch.load(tmp_path / "run/models/teacher_model.pth", weights_only=True)
     assert json.loads(bytes(state["contract"].tolist()))["size"] == [24, 24]
     assert "TEACHER_INPUT" in (tmp_path / "run/results/report.html").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.*chance level")  # untrained
+def test_a_loaded_teacher_of_its_own_size_is_evaluated_and_is_no_network_by_name(
+    stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its inputs, the network in the teacher's file would predict from other pixels."""
+    file, run = tmp_path / "t.pth", tmp_path / "run"
+    torch.save(build("cnn:4", input_shape=(3, 16, 16), classes=2, seed=0).state_dict(), file)
+    flags = ("--data", str(stripes), "--image-size", "8", "--teacher", f"cnn:4={file}", *TOY, "--out", str(run))
+    assert cli.main(["run", *flags, "--teacher-input", "0-1", "size=16"]) == 0
+    entries = json.loads((run / "models/manifest.json").read_text())["models"]
+    assert {name: "unlike" in entry for name, entry in entries.items()} == {
+        "teacher_model.pth": False, "student_regular.pth": True, "student_distilled.pth": True
+    }  # fmt: skip
+    assert entries["teacher_model.pth"]["architecture"] is None
+    capsys.readouterr()
+    image = str(stripes / "class0" / "0.png")
+    assert cli.main(["predict", "--model", str(run), "--arm", "teacher", image]) == 1
+    assert "its architecture has no name" in capsys.readouterr().err
+
+
+def test_only_a_bare_teacher_has_an_architecture() -> None:
+    task = Task((3, 8, 8), ("a", "b"))
+    bare = build("cnn:4", input_shape=(3, 8, 8), classes=2, seed=0)
+    contract = InputContract((0.0,) * 3, (1.0,) * 3, (16, 16))
+    wrapped = (
+        OwnInputs(bare, contract, InputScale(torch.zeros(()), torch.ones(()), is_bytes=True, is_image=True)),
+        Reordered(bare, [1, 0]),
+        MappedOutputs(bare, [[0], [1]]),
+        Ensemble([bare], temperature=5.0),
+        attach_head(bare, torch.zeros(2, 3, 8, 8), classes=2),
+    )
+    own = RunSettings(teacher=("FILE.py:Net",))
+    assert name_architectures(own, teacher=bare, task=task)["teacher_model"] == "FILE.py:Net"
+    for model in wrapped:
+        assert "teacher_model" not in name_architectures(own, teacher=model, task=task), type(model)
+    assert name_architectures(RunSettings(), teacher=bare, task=task)["teacher_model"] == "cnn:32"  # of auto
+    assert "teacher_model" not in name_architectures(RunSettings(teacher=("hf:vit",)), teacher=bare, task=task)
 
 
 def test_a_teacher_that_runs_on_the_students_images_gets_them_scaled(

@@ -17,6 +17,7 @@ from kd.commands.run.files import untested_weight_files
 from kd.data.datasets import ArrayDataset
 from kd.data.sources.normalisation import normalise
 from kd.deploy.description import describe_architecture, describe_task
+from kd.deploy.load import load_network
 from kd.deploy.manifest import Manifest, read_manifest
 from kd.models.build import build
 from kd.storage.files import sha256
@@ -49,6 +50,17 @@ def apply(manifest: Manifest, raw: Tensor) -> Tensor:
     shape = [-1, *[1] * (raw.ndim - 2)] if raw.ndim >= 4 else [-1]
     mean, std = (torch.tensor(values, dtype=torch.float64).reshape(shape) for values in (rules.mean, rules.std))
     return (inputs / rules.scale - mean) / std
+
+
+def test_a_network_inside_another_model_is_not_loaded_without_the_rest(tmp_path: Path) -> None:
+    """Names may be stripped from checkpoints of training programs, but a run's own file holds exactly its model."""
+    rest = nn.Sequential()
+    rest.add_module("network", build("cnn:3", input_shape=SHAPE, classes=2, seed=0))
+    rest.add_module("own", nn.Linear(2, 2))
+    write(tmp_path, images(), {"teacher_model": rest}, ("cat", "dog"))
+    manifest = read_manifest(tmp_path)
+    with pytest.raises(ValueError, match=r"it holds more than these: removed 'network\.' from the names"):
+        load_network(manifest, "teacher_model", spec="cnn:3")
 
 
 def test_the_manifest_names_the_architectures_that_rebuild_the_models(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from kd.arms import ARMS, CONTROL, DISTILLED, TEACHER
+from kd.commands.auto_network import choose_network
 from kd.commands.before_training import require_models
-from kd.commands.data import Data, load_data
+from kd.commands.data import Data, Task, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import new_student, new_teachers
@@ -34,7 +35,8 @@ from kd.commands.steps import (
     train_teacher,
 )
 from kd.commands.students import describe_start
-from kd.commands.teacher_inputs import data_for_teacher
+from kd.commands.teacher_flags import AUTO
+from kd.commands.teacher_inputs import data_for_teacher, is_adapted
 from kd.evaluation.unlike import Validation
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions
@@ -94,7 +96,7 @@ def finish(settings: RunSettings, device: torch.device, trained: TrainedModels) 
     text.print_evaluation(results, limit=settings.limit)
     # The documented pipeline allows no further files, and RANDOM_STATE alone determines the split of MNIST.
     split = {} if settings.data == "mnist" else {settings.results_dir / "metrics" / "split.json": trained.data.chosen}
-    _save(settings, results, trained.models, split)
+    _save(settings, results, trained, split)
 
 
 def _seeing_students_images(settings: RunSettings, trained: TrainedModels) -> dict[str, nn.Module]:
@@ -157,7 +159,8 @@ def _collect_results(
     )
 
 
-def _save(settings: RunSettings, results: Run, models: dict[str, nn.Module], extra_files: Mapping[Path, bytes]) -> None:
+def _save(settings: RunSettings, results: Run, trained: TrainedModels, extra_files: Mapping[Path, bytes]) -> None:
+    models, task = trained.models, trained.data.task
     plots = plot_files(settings.results_dir, run_figures(results))
     files.save(
         results,
@@ -166,14 +169,18 @@ def _save(settings: RunSettings, results: Run, models: dict[str, nn.Module], ext
         models_dir=settings.models_dir,
         results_dir=settings.results_dir,
         state_dir=settings.state_dir,
-        architectures=name_architectures(settings),
+        architectures=name_architectures(settings, teacher=models[TEACHER], task=task),
     )
 
 
-def name_architectures(settings: RunSettings) -> dict[str, str]:
-    """Return the specification of each model by file name, without that of an ensemble or a reordered teacher."""
+def name_architectures(settings: RunSettings, *, teacher: nn.Module, task: Task) -> dict[str, str]:
+    """Return the specification of each model by file name; of the teacher only if it builds exactly this network.
+
+    It does not for an ensemble, precomputed logits, a foreign network, or a network whose inputs or outputs are
+    adapted: all these are modules of ``kd.teachers``, around the network if there is one.
+    """
     students = dict.fromkeys((ARMS[CONTROL].file, ARMS[DISTILLED].file), settings.student_choice.spec)
-    (teacher, *more) = settings.teachers_chosen
-    if more or teacher.is_precomputed or settings.label_order:
+    (choice, *more) = settings.teachers_chosen
+    if more or choice.is_precomputed or choice.is_foreign or is_adapted(teacher):
         return students
-    return students | {ARMS[TEACHER].file: teacher.spec}
+    return students | {ARMS[TEACHER].file: choose_network(task) if choice.spec == AUTO else choice.spec}

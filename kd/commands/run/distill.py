@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kd.arms import ARMS
+from kd.arms import ARMS, TEACHER
 from kd.commands.messages import say_files
 from kd.commands.publish import quick_run_stamp
 from kd.commands.run import command
@@ -30,7 +30,7 @@ def run(settings: DistillSettings) -> None:
             trained.data.train_set,
             classes=trained.data.task.classes,
             toy=quick_run_stamp(settings.limit),
-            architectures=command.name_architectures(settings),
+            architectures=command.name_architectures(settings, teacher=trained.models[TEACHER], task=trained.data.task),
         )
         publish(files)
         say_files(files, but=settings.state_dir)

@@ -62,11 +62,14 @@ def weight_files(
 
 
 def _measure_unlike(run: Run, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the limits for inputs unlike the training data, by file name; none without validation split."""
+    """Return the limits for inputs unlike the training data, by file name, of the models that ran on the validation
+    split: a teacher that sees the images at a size of its own has none.
+    """
     if run.validation is None:
         return {}
     logits, moments = run.validation.logits, (run.validation.moments, collect_moments(run.test))
-    return {file: measure_unlike(logits[n], run.logits[n], *moments)._asdict() for file, n in names.items()}
+    known = {file: name for file, name in names.items() if name in logits}
+    return {file: measure_unlike(logits[n], run.logits[n], *moments)._asdict() for file, n in known.items()}
 
 
 def untested_weight_files(
