@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-FOLDER = Path(__file__).parent
-LABELS = json.loads((FOLDER / "labels.json").read_text(encoding="utf-8"))
-SESSION = onnxruntime.InferenceSession(str(FOLDER / "{file}"), providers=["CPUExecutionProvider"])
+LABELS = json.loads(Path(__file__).with_name("labels.json").read_text(encoding="utf-8"))
+SESSION = onnxruntime.InferenceSession(Path(__file__).with_name("{file}"), providers=["CPUExecutionProvider"])
 
 
 def predict(inputs):  # {dtype} [N, {shape}], {range} -> probabilities [N, {classes}]
-    return SESSION.run(["probabilities"], {{"inputs": np.asarray(inputs, dtype="{dtype}")}})[0]
+    given = np.asarray(inputs)
+    if not np.allclose(cast := given.astype("{dtype}"), given, equal_nan=True):
+        raise ValueError("inputs must be {dtype}, {range}. Got other values of " + str(given.dtype))
+    return SESSION.run(["probabilities"], {{"inputs": cast}})[0]
 
 
 if __name__ == "__main__":
@@ -50,7 +52,7 @@ def publish_folder(
 ) -> list[Path]:
     """Write the formats that passed, and everything beside them, all or none; return the paths.
 
-    Files of an earlier export that are not written again are removed first: they would belong to another model.
+    Files of an earlier export that are not written again are then removed: they belong to another model.
 
     Args:
         reference: accuracy of the network in PyTorch.
@@ -75,11 +77,16 @@ def publish_folder(
     files[folder / "README.md"] = write_card(candidate, exported, origin, reference, onnx=onnx).encode()
     if onnx:
         files[folder / "infer.py"] = write_infer(candidate, onnx).encode()
-    for name in (*FILES.values(), *OTHER_FILES):
-        if folder / name not in files:
-            (folder / name).unlink(missing_ok=True)
     publish(files)
+    remove_export(folder, but=files)
     return list(files)
+
+
+def remove_export(folder: Path, *, but: Collection[Path] = ()) -> None:
+    """Remove the files of an earlier export, the manifest first: without it, none of them is used as a model."""
+    for name in (NAME, *FILES.values(), *OTHER_FILES):
+        if folder / name not in but:
+            (folder / name).unlink(missing_ok=True)
 
 
 def require_own_folder(folder: Path) -> None:
@@ -101,7 +108,7 @@ def write_infer(candidate: Candidate, file: str) -> str:
         file=file,
         dtype=manifest.input_dtype,
         shape=", ".join(map(str, manifest.input_shape)),
-        range=_RANGES[manifest.input_dtype],
+        range=_RANGES[manifest.input_dtype] if manifest.table is None else "encoded: manifest.json, table",
         classes=len(manifest.classes),
     )
 

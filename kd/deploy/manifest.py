@@ -15,6 +15,7 @@ from typing import Any
 
 from kd.checks import did_you_mean
 from kd.data.sources.table_encoding import Encoding
+from kd.evaluation.two_models import Accuracy
 from kd.evaluation.unlike import Unlike
 from kd.storage.untrusted import read_bytes
 
@@ -210,7 +211,15 @@ def _parse_entry(name: str, entry: dict[str, Any]) -> ModelEntry:
     architecture = entry["architecture"]
     spec = None if architecture is None else _text(architecture, "architecture")
     unlike = Unlike.from_json(entry["unlike"]) if "unlike" in entry else None
-    return ModelEntry(name, spec, _text(entry["sha256"], "sha256"), dict(entry.get("test", {})), unlike)
+    test = _parse_test(entry["test"]) if entry.get("test") else {}
+    return ModelEntry(name, spec, _text(entry["sha256"], "sha256"), test, unlike)
+
+
+def _parse_test(entry: dict[str, Any]) -> dict[str, Any]:
+    test = {name: _number(entry[name], name) for name in Accuracy._fields}
+    is_possible = type(entry["errors"]) is type(entry["images"]) is int and 0 <= test["errors"] <= test["images"]
+    _require(is_possible, f"test has {entry['errors']!r} errors on {entry['images']!r} items")
+    return dict(entry)
 
 
 def _require(condition: bool, problem: str) -> None:

@@ -40,8 +40,8 @@ def write_card(
         onnx: name of the file that ``infer.py`` runs; None without one.
     """
     parts = [
-        _front_matter(candidate, origin, reference),
-        f"# {candidate.architecture} ({origin.arm}) for {origin.data}",
+        _front_matter(candidate, origin, reference, library="pytorch" if onnx is None else "onnx"),
+        f"# {_escape(candidate.architecture)} ({origin.arm}) for {_escape(origin.data)}",
         *_warn(candidate),
         _describe_use(candidate, onnx),
         _describe_data(candidate, origin),
@@ -56,7 +56,7 @@ def write_card(
 _LICENCE = "Check the licences of the data and of any pretrained weights: they may restrict the use of the model."
 
 
-def _front_matter(candidate: Candidate, origin: Origin, reference: Accuracy) -> str:
+def _front_matter(candidate: Candidate, origin: Origin, reference: Accuracy, *, library: str) -> str:
     is_image = candidate.manifest.noun == "images"
     task = "image-classification" if is_image else "tabular-classification"
     result = {
@@ -66,9 +66,9 @@ def _front_matter(candidate: Candidate, origin: Origin, reference: Accuracy) -> 
     }
     matter = {
         "license": origin.licence,
-        "library_name": "onnx",
+        "library_name": library,
         "pipeline_tag": task,
-        "tags": ["knowledge-distillation", "onnx"],
+        "tags": ["knowledge-distillation", library],
         "model-index": [{"name": candidate.architecture, "results": [result]}],
     }
     # JSON is valid YAML, and escapes every name.
@@ -83,7 +83,10 @@ def _warn(candidate: Candidate) -> list[str]:
 def _describe_use(candidate: Candidate, onnx: str | None) -> str:
     manifest = candidate.manifest
     shape = ", ".join(map(str, manifest.input_shape))
-    inputs = f"Inputs are {manifest.input_dtype} [N, {shape}], raw: the file normalises them itself."
+    stated = "raw: the ONNX and `.pt2` files normalise them themselves"
+    if manifest.table is not None:
+        stated = "encoded: `manifest.json`, `table`, states how the columns become these numbers; `kd predict` does it"
+    inputs = f"Inputs are {manifest.input_dtype} [N, {shape}], {stated}."
     if size := manifest.preprocessing.resize:
         inputs += f" Image files must be {manifest.preprocessing.mode}, {size[0]} × {size[1]} pixels (`manifest.json`)."
     if onnx is None:

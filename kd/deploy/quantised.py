@@ -149,7 +149,8 @@ def _replace(model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callabl
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children omits a second name of the same module
             if child is not None and type(child) in kinds and not isinstance(parent, QuantisedLayer):
-                setattr(parent, name, replaced.setdefault(child, make(child)))
+                # The layer's own mode is lost when it is folded. New modules are in training mode.
+                setattr(parent, name, replaced.setdefault(child, make(child)).train(parent.training))
 
 
 def fold_batch_norms(model: nn.Module) -> None:

@@ -55,9 +55,9 @@ class Rows(NamedTuple):
 def read_rows(path: Path, form: InputForm, *, ids: str | None = None) -> Rows:
     """Read the rows of a ``.npz`` file with an array x, of a ``.npy`` file, or of a ``.csv`` file of numbers.
 
-    An array may also be a single input without a batch dimension. If the form has a table, ``.csv`` and ``.tsv`` files
-    have its columns, in any order, and further ones. Otherwise, the cells of a ``.csv`` row are the values of an input
-    in row-major order, with or without a header.
+    An array may also be a single input without a batch dimension. If the form has a table, only ``.csv`` and ``.tsv``
+    files are read, with its columns, in any order, and further ones. Otherwise, the cells of a ``.csv`` row are the
+    values of an input in row-major order, with or without a header.
 
     Args:
         ids: array (``.npz``) or column (``.csv``) that names the rows; None numbers them from 1.
@@ -67,7 +67,12 @@ def read_rows(path: Path, form: InputForm, *, ids: str | None = None) -> Rows:
         MemoryError: the file needs more memory than is available.
         ValueError: the file is damaged, or its rows have another shape or type than the form.
     """
-    if form.table is not None and path.suffix.lower() in (".csv", ".tsv"):
+    if form.table is not None:
+        if path.suffix.lower() not in (".csv", ".tsv"):
+            raise ValueError(
+                "the model takes rows of a table, with the columns of its training data, and an array has no columns. "
+                "Save the rows as .csv, with a header"
+            )
         return _encode_table(path, form.table, ids)
     match path.suffix.lower():
         case ".npz":

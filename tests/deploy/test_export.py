@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,21 +18,27 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kd import cli
+from kd.commands.export import command
+from kd.commands.export.settings import ExportSettings
 from kd.data.datasets import ArrayDataset
 from kd.data.loaders import make_loader
 from kd.data.sources.normalisation import normalise
+from kd.data.sources.table_encoding import Encoding
 from kd.deploy.deployed import Deployed
 from kd.deploy.description import describe_task
 from kd.deploy.export import Candidate, Exported, export
-from kd.deploy.folder import publish_folder, require_own_folder
+from kd.deploy.folder import publish_folder, require_own_folder, write_infer
 from kd.deploy.formats import FILES, to_safetensors
+from kd.deploy.gate import check_outputs
 from kd.deploy.manifest import parse_manifest, read_manifest
-from kd.deploy.model_card import Origin
+from kd.deploy.model_card import Origin, write_card
+from kd.deploy.runtime import Outputs
 from kd.evaluation.two_models import Accuracy, accuracy_of
 from kd.imports import MissingExtraError
 from kd.models.build import build
 from kd.models.inference import predict
 
+Array = np.ndarray[Any, Any]
 KINDS = tuple(FILES)
 SHAPES = {"cnn:4": (3, 8, 8), "mlp:6": (5,)}
 
@@ -86,6 +95,84 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(ValueError, match="--to must be a new or empty folder"):
         require_own_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "kept", "refused"),
+    [
+        ("cnn:4", (np.full((1, 3, 8, 8), 255), np.ones((1, 3, 8, 8))), (0.5, 256, -1, np.nan)),
+        ("mlp:6", (np.full((1, 5), 0.1), np.full((1, 5), 7, np.uint8), np.full((1, 5), np.nan)), (1e300,)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, about the casts that are refused
+def test_infer_refuses_inputs_that_its_type_would_change(
+    spec: str, kept: tuple[Array, ...], refused: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = types.ModuleType("onnxruntime")
+    session = types.SimpleNamespace(run=lambda names, feeds: [feeds["inputs"]])
+    fake.InferenceSession = lambda *_, **__: session  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    (tmp_path / "infer.py").write_text(write_infer(a_candidate(spec), "model.onnx"))
+    (tmp_path / "labels.json").write_text("[]")
+    infer = runpy.run_path(str(tmp_path / "infer.py"))["predict"]
+    for values in kept:
+        np.testing.assert_allclose(infer(values), values)
+    for value in refused:
+        with pytest.raises(ValueError, match="inputs must be"):
+            infer(np.full_like(kept[0], value, dtype=float))
+
+
+def an_export(candidate: Candidate) -> Exported:
+    """Return a safetensors file without running it."""
+    logits = candidate.reference.logits
+    outputs = Outputs(logits.softmax(dim=1).numpy(), logits.numpy(), ())
+    check = check_outputs(outputs, candidate.reference, size=3, margin=None)
+    return Exported("safetensors", b"new", check, "")
+
+
+def test_an_export_that_cannot_be_written_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate, origin = a_candidate("mlp:6"), Origin("data", "distilled")
+    publish_folder(tmp_path, candidate, [an_export(candidate)], origin, accuracy(candidate))
+    (tmp_path / "model.onnx").write_bytes(b"earlier")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kd.deploy.folder.publish", fail)
+        with pytest.raises(OSError, match="no space left"):
+            publish_folder(tmp_path, candidate, [an_export(candidate)], origin, accuracy(candidate))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    publish_folder(tmp_path, candidate, [an_export(candidate)], origin, accuracy(candidate))
+    assert {path.name for path in tmp_path.iterdir()} == set(before) - {"model.onnx"}
+
+
+def test_if_every_format_fails_the_earlier_export_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate, origin = a_candidate("mlp:6"), Origin("data", "distilled")
+    publish_folder(tmp_path, candidate, [an_export(candidate)], origin, accuracy(candidate))
+    (tmp_path / "mine.txt").write_text("kept")
+    failed = Exported("safetensors", None, None, "wrong")
+    monkeypatch.setattr("kd.commands.export.command.load_candidate", lambda _: (candidate, origin))
+    monkeypatch.setattr("kd.commands.export.command.export", lambda *_, **__: [failed])
+    with pytest.raises(ValueError, match="1 of 1 files failed"):
+        command.run(ExportSettings(to=tmp_path))
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["mine.txt"]
+
+
+def test_the_card_states_what_the_folder_holds() -> None:
+    candidate = dataclasses.replace(a_candidate("mlp:6"), architecture="my_net_v2.py:Net")
+    exported, test = [an_export(candidate)], accuracy(candidate)
+    card = write_card(candidate, exported, Origin("a\n# b", "model"), test, onnx=None)
+    assert 'library_name: "pytorch"' in card
+    assert "onnx" not in card.split("\n# ")[0].lower()
+    assert "\n# my\\_net\\_v2.py:Net (model) for a \\# b\n" in card
+    table = Encoding("class", ())
+    encoded = dataclasses.replace(candidate, manifest=dataclasses.replace(candidate.manifest, table=table))
+    assert "raw" not in write_card(encoded, exported, Origin("rows.csv", "model"), test, onnx="model.onnx")
+    assert "encoded: manifest.json, table" in write_infer(encoded, "model.onnx")
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +253,7 @@ def test_the_folder_is_complete_and_infer_runs_without_torch(
     }  # fmt: skip
     manifest = read_manifest(folder)
     assert manifest.model("model.safetensors").architecture == candidate.architecture
-    assert len((folder / "infer.py").read_text().splitlines()) <= 22
+    assert len((folder / "infer.py").read_text().splitlines()) <= 23
     assert isinstance(candidate.test, ArrayDataset)
     np.save(tmp_path / "inputs.npy", candidate.test.inputs.numpy())
     command = [sys.executable, "-I", "-c", ALONE, str(folder / "infer.py"), str(tmp_path / "inputs.npy")]

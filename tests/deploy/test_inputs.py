@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from kd.data.sources.table_encoding import Encoding
 from kd.deploy.inputs import InputReader, Item
 from kd.deploy.rows import InputForm, read_rows
 
@@ -29,6 +30,16 @@ def values_of(form: InputForm) -> st.SearchStrategy[np.ndarray[Any, Any]]:
     limits: dict[str, Any] = {"float32": st.floats(-1e6, 1e6, width=32), "int64": st.integers(-99, 99), "uint8": None}
     shapes = st.integers(1, 4).map(lambda rows: (rows, *form.shape))
     return arrays.arrays(np.dtype(form.dtype), shapes, elements=limits[form.dtype])
+
+
+@pytest.mark.parametrize("name", ["rows.npz", "rows.npy"])
+def test_arrays_have_no_columns_for_a_model_of_a_table(name: str, tmp_path: Path) -> None:
+    """Their numbers would be taken for encoded columns."""
+    values = np.zeros((2, 4), np.float32)
+    np.save(tmp_path / name, values) if name.endswith(".npy") else np.savez(tmp_path / name, x=values)
+    form = InputForm((4,), "float32", table=Encoding("class", ()))
+    with pytest.raises(ValueError, match=r"an array has no columns\. Save the rows as \.csv"):
+        read_rows(tmp_path / name, form)
 
 
 @same_folder

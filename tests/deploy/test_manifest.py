@@ -19,6 +19,7 @@ from kd.data.sources.normalisation import normalise
 from kd.deploy.description import describe_architecture, describe_task
 from kd.deploy.load import load_network
 from kd.deploy.manifest import Manifest, read_manifest
+from kd.evaluation.two_models import accuracy_of
 from kd.models.build import build
 from kd.storage.files import sha256
 
@@ -134,6 +135,13 @@ def test_normalisation_by_pixel_is_refused_on_reading(tmp_path: Path) -> None:
 
 
 Content = dict[str, Any]
+TEST: Content = accuracy_of(2, 8)._asdict()
+
+
+def without(name: str) -> Content:
+    return {key: value for key, value in TEST.items() if key != name}
+
+
 BROKEN: dict[str, Callable[[Content], object]] = {
     "number 1": lambda content: content.pop("format"),
     "another version": lambda content: content.update(format=2),
@@ -152,6 +160,9 @@ BROKEN: dict[str, Callable[[Content], object]] = {
     "not a file's name": lambda content: content["models"].update({"../m.pth": content["models"]["m0.pth"]}),
     "'architecture'": lambda content: content["models"]["m0.pth"].pop("architecture"),
     "damaged": lambda content: content.update(models=[]),
+    "has no 'errors'": lambda content: content["models"]["m0.pth"].update(test=without("errors")),
+    "9 errors on 8 items": lambda content: content["models"]["m0.pth"].update(test=TEST | {"errors": 9}),
+    "accuracy has '1'": lambda content: content["models"]["m0.pth"].update(test=TEST | {"accuracy": "1"}),
 }
 
 

@@ -68,6 +68,17 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 INTEGER_LAYERS = {"mlp": 2, "cnn": 3, "convnet": 4, "depthwise": 2}
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_the_layers_have_the_mode_of_the_model(training: bool) -> None:
+    """In training mode, inference would move the ranges of the inputs."""
+    quantised = quantise(trained(Depthwise).train(training), [images()])
+    assert {module.training for module in quantised.modules() if isinstance(module, QuantisedLayer)} == {training}
+    before = copy.deepcopy(quantised.state_dict())
+    quantised(images() * 9)
+    unchanged = all(torch.equal(tensor, before[name]) for name, tensor in quantised.state_dict().items())
+    assert unchanged == (not training)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "depthwise" else []) for name in MODELS]
 )

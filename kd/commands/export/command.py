@@ -14,7 +14,8 @@ from kd.commands.messages import say_files
 from kd.console import print_table, say
 from kd.deploy.deployed import Deployed
 from kd.deploy.export import Candidate, Exported, export
-from kd.deploy.folder import publish_folder, require_own_folder
+from kd.deploy.folder import publish_folder, remove_export, require_own_folder
+from kd.deploy.manifest import NAME as MANIFEST
 from kd.deploy.runtime import LARGE_BATCH
 from kd.devices import using_threads
 from kd.evaluation.timing import summarise_times, time_calls
@@ -50,6 +51,9 @@ def run(settings: ExportSettings) -> None:
         with use_folders([settings.folder]):
             files = publish_folder(settings.folder, candidate, exported, origin, reference)
         say_files(files, but=settings.folder / ".kd")
+    elif (settings.folder / MANIFEST).is_file():
+        with use_folders([settings.folder]):
+            remove_export(settings.folder)
     if failed:
         reasons = "; ".join(f"{result.file}: {result.problem}" for result in failed)
         raise ValueError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 
+from kd.checks import require
 from kd.commands.data import load_data
 from kd.commands.export.settings import ExportSettings
 from kd.commands.models import new_teachers
@@ -23,6 +25,7 @@ from kd.training.recipe import Recipe
 from kd.training.run_steps import train_with_recipe
 
 STEP = "distilled-int8"  # name of the training in the run folder, where it is reused and resumed
+_BATCH = 128  # inputs that calibrate it at a time
 _SLOWER = 10  # the run's learning rate is divided by this
 
 
@@ -36,11 +39,13 @@ def distil_int8(settings: ExportSettings, candidate: Candidate) -> bytes:
         MissingExtraError: the extra ``export`` is not installed.
     """
     saved = dataclasses.replace(saved_settings(settings.out, trust=settings.trust), track=None)
+    advice = "it would train the parameters that the run froze with --freeze"
+    require(not saved.freeze, "--distill", settings.distill, "omitted for this run", advice)
     with open_command(saved, made=(STEP,), program="export") as device:
         data = load_data(saved)
         teacher, _ = train_teacher(saved, data, new_teachers(saved, data), device)
         loaders = make_distill_loaders(saved, teacher, data)
-        student = quantise(candidate.network, [_choose_inputs(candidate, settings.calibration)]).to(device)
+        student = quantise(candidate.network, _choose_inputs(candidate, settings.calibration)).to(device)
         objective = make_objective(saved, student, teacher, loaders[0])
         objective = add_label_options(saved, data, objective, device)
         recipe = _shorten(make_recipe(saved), settings.distill)
@@ -52,11 +57,12 @@ def distil_int8(settings: ExportSettings, candidate: Candidate) -> bytes:
     return to_onnx(for_onnx(deployed), example)
 
 
-def _choose_inputs(candidate: Candidate, count: int) -> torch.Tensor:
-    """Return normalised training inputs, evenly spread over the split."""
+def _choose_inputs(candidate: Candidate, count: int) -> Iterator[torch.Tensor]:
+    """Yield batches of normalised training inputs, evenly spread over the split."""
     samples = length_of(candidate.train)
     rows = torch.linspace(0, samples - 1, min(count, samples)).long().tolist()
-    return torch.stack([candidate.train[row][0] for row in rows])
+    for start in range(0, len(rows), _BATCH):
+        yield torch.stack([candidate.train[row][0] for row in rows[start : start + _BATCH]])
 
 
 def _shorten(recipe: Recipe, epochs: int) -> Recipe:

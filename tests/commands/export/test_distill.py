@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import torch
 
 from kd import cli
+from kd.commands.export import distill
 from kd.commands.export.settings import ExportSettings
+from kd.commands.settings import RunSettings
+from kd.data.datasets import ArrayDataset
+from kd.deploy.export import Candidate
 
 RUN = ("--data", "sklearn:digits", "--teacher", "mlp:32", "--student-width", "16", "--epochs", "3")
 
@@ -48,3 +55,18 @@ def test_the_int8_file_is_distilled_once_from_the_logits_of_the_run(
     shutil.rmtree(tmp_path / "run" / ".kd" / "steps")
     assert cli.main(["export", *out, "--to", str(tmp_path / "late"), "--formats", "int8", "--distill", "2"]) == 1
     assert "Run kd run or kd distill first" in capsys.readouterr().err
+
+
+def test_frozen_parameters_are_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = RunSettings(student="mlp:4", freeze=("hidden.*",))
+    monkeypatch.setattr(distill, "saved_settings", lambda *_, **__: saved)
+    with pytest.raises(ValueError, match=r"--distill must be omitted for this run.*--freeze"):
+        distill.distil_int8(ExportSettings(distill=2, out=tmp_path), cast(Candidate, None))
+
+
+def test_the_calibration_runs_in_batches() -> None:
+    train = ArrayDataset(torch.arange(1000.0)[:, None], torch.zeros(1000, dtype=torch.int64))
+    candidate = cast(Candidate, SimpleNamespace(train=train))
+    batches = list(distill._choose_inputs(candidate, 300))
+    assert [len(batch) for batch in batches] == [128, 128, 44]
+    assert torch.cat(batches).flatten().diff().min() > 0
