@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,11 @@ from kd.commands.paired_settings import MARGIN
 from kd.commands.settings import RunSettings, flag
 from kd.commands.teacher_flags import ModelChoice, parse_student
 
+# Settings of the data, which are those of kd run.
+DATA = (
+    *("data", "data_dir", "class_names", "columns", "target", "image_size"),
+    *("test_size", "test_share", "random_state", "limit", "download"),
+)
 FORMATS = ("onnx", "int8", "safetensors", "pt2")
 _SHARE = Range(lambda x: 0 < x < 1, "in (0, 1)")
 
@@ -53,6 +59,8 @@ class ExportSettings:
     """class names in label order, if the dataset does not contain them"""
     columns: tuple[str, str] | None = None
     """names of the input column and the label column of an hf: dataset"""
+    target: str | None = None
+    """column of a .csv or .tsv file that holds the classes; all other columns are inputs"""
     image_size: Annotated[int | None, or_none(at_least(1))] = None
     """resize and crop image files to squares of this many pixels per side, at least 1; None keeps their size"""
     test_size: Annotated[float, _SHARE] = 0.1
@@ -63,6 +71,8 @@ class ExportSettings:
     """seed of the split, at least 0"""
     limit: Annotated[int | None, or_none(at_least(100))] = None
     """use the first N training inputs only, at least 100, as in the quick run that trained the network"""
+    download: bool = False
+    """download an hf: dataset that is not on this disk; nothing else uses the network"""
     trust: bool = False
     """run the Python files that OUT names; not needed for files that a command line named before"""
 
@@ -78,6 +88,20 @@ class ExportSettings:
         allowed = "0, or given for the int8 file of a run's distilled student"
         advice = "it needs the run's teacher logits"
         require(is_student or not self.distill, "--distill", self.distill, allowed, advice)
+        if self.model:
+            self._refuse(("out", "arm"), "omitted with --model, which is not from a run")
+        if "int8" not in self.formats:
+            self._refuse(("margin", "calibration"), "omitted without int8 in --formats")
+
+    def refuse_data(self) -> None:
+        """Raise ``ValueError`` if a setting of the data is set: the data are those of the run.toml of ``out``."""
+        self._refuse(DATA, f"omitted: {self.out / 'run.toml'} states the data of the run")
+
+    def _refuse(self, names: Sequence[str], allowed: str) -> None:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in names:
+            value = getattr(self, name)
+            require(value == defaults[name], flag(name), str(value), allowed)
 
     @property
     def choice(self) -> ModelChoice:
@@ -96,6 +120,4 @@ class ExportSettings:
     @property
     def data_settings(self) -> RunSettings:
         """The settings of the data, as settings of a run."""
-        names = {field.name for field in dataclasses.fields(RunSettings)}
-        values = {name: value for name, value in vars(self).items() if name in names}
-        return RunSettings(**values)
+        return RunSettings(**{name: getattr(self, name) for name in DATA}, out=self.out, trust=self.trust)

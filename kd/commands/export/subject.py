@@ -64,7 +64,8 @@ def _from_run(settings: ExportSettings) -> tuple[Candidate, Origin]:
     with naming_flag(f"--out {settings.out}"):
         manifest = read_manifest(settings.out)
         entry = manifest.model(ARMS[settings.arm].file)
-        has_settings = (settings.out / "run.toml").is_file()
+        if has_settings := (settings.out / "run.toml").is_file():
+            settings.refuse_data()
         saved = saved_settings(settings.out, trust=settings.trust) if has_settings else settings.data_settings
         spec = entry.architecture
         if spec and is_plugin(spec):
