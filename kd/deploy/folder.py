@@ -35,7 +35,7 @@ SESSION = onnxruntime.InferenceSession(Path(__file__).with_name("{file}"), provi
 
 def predict(inputs):  # {dtype} [N, {shape}], {range} -> probabilities [N, {classes}]
     given = np.asarray(inputs)
-    if not np.allclose(cast := given.astype("{dtype}"), given, equal_nan=True):
+    if not np.allclose(cast := given.astype("{dtype}"), given, rtol=1e-6, equal_nan=True):
         raise ValueError("inputs must be {dtype}, {range}. Got other values of " + str(given.dtype))
     return SESSION.run(["probabilities"], {{"inputs": cast}})[0]
 
