@@ -87,6 +87,10 @@ class InputContract:
         sides = self.size or (1, 1)
         require(all(1 <= side <= 10_000 for side in sides), "size", self.size, "pixels per side from 1 to 10,000")
         require(0 < self.crop <= 1, "crop", self.crop, "in (0, 1]", "0.875 scales to 256 pixels and keeps 224")
+        most = max(sides) / 10_000  # of the scaled image, 10,000 pixels per side
+        require(
+            self.crop >= most, "crop", self.crop, f"at least {most:g} for this size", "it enlarges the scaled image"
+        )
         require(self.channels in (0, 1, 3), "channels", self.channels, "1 or 3")
         means = max(len(self.mean), len(self.std))
         fits = means == 1 or self.channels in (0, means)
@@ -173,6 +177,16 @@ class OwnInputs(nn.Module):
     def _register(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value.float())
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        saved = state_dict.get(f"{prefix}contract")
+        if isinstance(saved, Tensor) and not torch.equal(saved.cpu(), self.contract.cpu()):
+            texts = [bytes(text.tolist()).decode(errors="replace") for text in (saved, self.contract)]
+            raise ValueError(
+                f"the weights were saved with the input contract {texts[0]}, but the teacher has {texts[1]}. Build it "
+                "with the contract of the weights."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the network's logits [B, K] for inputs [B, ...] as the data yield them."""
         output: Tensor = self.network(self.prepare(inputs))
@@ -183,8 +197,7 @@ class OwnInputs(nn.Module):
         values = self.restore(inputs)
         if self.is_image:
             values = _convert_channels(values, self.own.shape_for(inputs.shape[1:])[0])
-            if self.own.size and self.own.scaled_size:
-                values = _scale_and_crop(values, self.own.scaled_size, self.own.size, self.own.interpolation)
+            values = _scale_and_crop(values, self.own, is_bytes=self.is_bytes)
             values = values.flip(1) if self.own.bgr else values
         return (values - self.mean) / self.std
 
@@ -208,13 +221,18 @@ def _convert_channels(images: Tensor, channels: int) -> Tensor:
     return (images * images.new_tensor(_LUMA).reshape(3, 1, 1)).sum(dim=1, keepdim=True)
 
 
-def _scale_and_crop(images: Tensor, scaled: tuple[int, int], size: tuple[int, int], interpolation: str) -> Tensor:
-    """Scale images so that they cover ``scaled``, with their aspect ratio kept, and crop the centre of ``size``."""
+def _scale_and_crop(images: Tensor, contract: InputContract, *, is_bytes: bool) -> Tensor:
+    """Scale images so that they cover ``scaled_size``, with their aspect ratio kept, and crop the centre of ``size``."""
+    scaled, size, interpolation = contract.scaled_size, contract.size, contract.interpolation
+    if scaled is None or size is None:
+        return images
     height, width = images.shape[2:]
     factor = max(scaled[0] / height, scaled[1] / width)
     covering = (max(scaled[0], round(factor * height)), max(scaled[1], round(factor * width)))
     if covering != (height, width):
         smooth: dict[str, Any] = {} if interpolation == "nearest" else {"antialias": True, "align_corners": False}
-        images = F.interpolate(images, covering, mode=interpolation, **smooth).clamp(0, 1)
+        # Bicubic scaling overshoots. Bounds of each image, not of the batch, so that other images change nothing.
+        low, high = (0.0, 1.0) if is_bytes else (images.amin((1, 2, 3), True), images.amax((1, 2, 3), True))
+        images = F.interpolate(images, covering, mode=interpolation, **smooth).clamp(low, high)  # type: ignore[arg-type]
     top, left = ((whole - side) // 2 for whole, side in zip(covering, size, strict=True))
     return images[:, :, top : top + size[0], left : left + size[1]]

@@ -76,6 +76,27 @@ def test_images_at_the_teachers_size_are_only_cropped() -> None:
     assert torch.equal(own, dataset.inputs[:, :, 4:28, 4:28].float() / 255)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_float_images_of_any_range_are_scaled_like_bytes(interpolation: str) -> None:
+    dataset = images(3, side=9, count=256)
+    floats = ArrayDataset(dataset.inputs.float(), dataset.labels)
+    contract = InputContract(size=(12, 12), interpolation=interpolation)
+    own, expected = prepare(floats, contract), 255 * prepare(dataset, contract)
+    inside = (expected > 0) & (expected < 255)
+    assert float(inside.float().mean()) > 0.9
+    ranges = dataset.inputs.amin((1, 2, 3), True), dataset.inputs.amax((1, 2, 3), True)
+    torch.testing.assert_close(own, expected.clamp(*ranges), atol=1e-3, rtol=0)
+
+
+def test_weights_of_another_contract_are_refused() -> None:
+    scale = find_scale(images(3))
+    assert scale is not None
+    one, two = (OwnInputs(nn.Conv2d(3, 2, 1), InputContract(size=(side, side)), scale) for side in (4, 5))
+    one.load_state_dict(one.state_dict())
+    with pytest.raises(ValueError, match=r'"size": \[4, 4\].* but the teacher has .*"size": \[5, 5\]'):
+        two.load_state_dict(one.state_dict())
+
+
 def test_grey_becomes_rgb_and_rgb_grey() -> None:
     grey, colour = images(1), images(3)
     repeated = prepare(grey, InputContract(MEAN, STD))
@@ -132,6 +153,7 @@ def test_contracts_are_read_from_flags(items: list[str], expected: InputContract
         (["sise=3"], r"sise=3 is no part .* Did you mean size"),
         (["size=big"], "size=big .* must hold numbers"),
         (["size=0"], "size must be pixels per side from 1"),
+        (["size=224", "crop=0.001"], "crop must be at least 0.0224 for this size"),
         (["crop=2"], r"crop must be in \(0, 1\]"),
         (["mean=1,2"], "mean must be one finite number, or one per channel"),
         (["std=0"], "std must be numbers above 0"),
