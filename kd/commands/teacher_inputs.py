@@ -96,7 +96,7 @@ def find_inputs(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
     """
     scale, shape = find_scale(data.train_set), data.task.input_shape
     is_image = scale is not None and scale.is_image
-    items = list(settings.teacher_input) or _find_source(choice, is_image=is_image, download=settings.download)
+    items = _complete_items(settings.teacher_input, choice, is_image=is_image, download=settings.download)
     if not items:
         return TeacherInputs(None, False, scale, data.task, choice, data)
     with naming_flag(f"--teacher-input {' '.join(items)}"):
@@ -136,6 +136,23 @@ def load_with_inputs(inputs: TeacherInputs, load_for: Callable[[Task], nn.Module
             f"{error} Its weights are for images with {other} {named}, and here they get {channels}. Give "
             f"--teacher-input channels={other} with {moments}: grey images become RGB, and RGB images grey."
         ) from None
+
+
+def _complete_items(given: Sequence[str], choice: ModelChoice, *, is_image: bool, download: bool) -> list[str]:
+    """Return the given items, after those that come with the weights if no name is given.
+
+    Raises:
+        ValueError: neither a name nor a mean or standard deviation is given, and none comes with the weights.
+    """
+    if not all("=" in item for item in given):
+        return list(given)
+    items = [*_find_source(choice, is_image=is_image, download=download), *given]
+    if items and all("=" in item and item.partition("=")[0] not in ("mean", "std") for item in items):
+        raise ValueError(
+            f"--teacher-input {' '.join(given)} must also say how the inputs of {choice} were normalised, because its "
+            "weights come without it. Give mean=… and std=…, or a name such as imagenet."
+        )
+    return items
 
 
 def _find_source(choice: ModelChoice, *, is_image: bool, download: bool) -> list[str]:

@@ -222,7 +222,7 @@ def _convert_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def _scale_and_crop(images: Tensor, contract: InputContract, *, is_bytes: bool) -> Tensor:
-    """Scale images so that they cover ``scaled_size``, with their aspect ratio kept, and crop the centre of ``size``."""
+    """Scale images to cover ``scaled_size``, with their aspect ratio kept, and crop the centre of ``size``."""
     scaled, size, interpolation = contract.scaled_size, contract.size, contract.interpolation
     if scaled is None or size is None:
         return images

@@ -7,6 +7,7 @@ read_contract(["hf:folder"])                     # folder/preprocessor_config.js
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ _ALLOWED = (
     f"data, stored, {', '.join(USUAL)}, timm:NAME, torchvision:NAME, hf:FOLDER, or values such as mean=0.5,0.5,0.5 "
     "std=0.25,0.25,0.25 size=224 crop=0.875 channels=3 interpolation=bicubic order=bgr"
 )
+# Image processors of Hugging Face that the fields of their files describe completely (tested against each of them).
+# Others compute more: EfficientNet divides by image_std twice, LeViT scales by 256/224, PoolFormer crops otherwise.
+PROCESSORS = ("ViT", "Beit", "DeiT", "ConvNext", "Bit", "Pvt", "CLIP", "MobileNetV2", "Siglip")
+_MOST_BYTES = 1_000_000  # of the file of an image processor
 _PIL_FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # numbers of Pillow's filters in Hugging Face's files
 
 
@@ -65,6 +70,10 @@ def read_contract(items: Sequence[str], *, is_bytes: bool = True) -> InputContra
         if sign:
             values |= _read_value(key, text)
     shown = " ".join(items)
+    is_cut = values.get("crop", 1.0) != 1.0 and values.get("size") is None
+    require(
+        not is_cut, "crop (--teacher-input)", values.get("crop"), "given with a size", "such as size=224 crop=0.875"
+    )
     return InputContract(**values | {"name": shown})
 
 
@@ -152,43 +161,66 @@ def read_preprocessor(folder: str) -> dict[str, Any]:
     """
     file = Path(folder) / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as stream:
+            text = stream.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ValueError(f"it holds more than {_MOST_BYTES:,} bytes")
+        config = json.loads(text.decode())
         if not isinstance(config, dict):
             raise ValueError("it should hold an object")
-        return _from_preprocessor(config)
+        values = _from_preprocessor(config)
+        InputContract(**values)
+        return values
     except OSError as error:
         raise DamagedDataError(f"cannot read {file}: {error.strerror}. Give the teacher's mean=… and std=….") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise DamagedDataError(f"{file} is not the configuration of an image processor: {error}.") from error
 
 
+def _require_processor(config: Mapping[str, Any]) -> str:
+    """Return the name of the image processor, without its ending, if its file describes all that it computes."""
+    name = str(config.get("image_processor_type", config.get("feature_extractor_type", "without a type")))
+    stem = re.sub("(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", name)
+    if stem not in PROCESSORS:
+        raise ValueError(
+            f"its image processor {name} is not one of those that are read: {', '.join(PROCESSORS)}. Give "
+            "--teacher-input mean=… std=… size=… instead"
+        )
+    return stem
+
+
 def _from_preprocessor(config: Mapping[str, Any]) -> dict[str, Any]:
+    processor = _require_processor(config)
     factor = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
     moments: Any = config.get("image_mean"), config.get("image_std")
-    is_normalised = config.get("do_normalize", True) and None not in moments
-    mean, std = moments if is_normalised else ([0.0], [1.0])
+    if config.get("do_normalize", True) and None in moments:
+        raise ValueError("image_mean and image_std are missing")
+    mean, std = moments if config.get("do_normalize", True) else ([0.0], [1.0])
     mean, std = ([value] if isinstance(value, (int, float)) else value for value in (mean, std))
-    offset = 1.0 if config.get("rescale_offset") else 0.0  # pixels become x · factor − 1
-    # (255 v f − o − m) / s for stored values v in [0, 1]
+    # (255 v f − m) / s for stored values v in [0, 1]
     result: dict[str, Any] = {
-        "mean": tuple((float(value) + offset) / (255 * factor) for value in mean),
+        "mean": tuple(float(value) / (255 * factor) for value in mean),
         "std": tuple(float(value) / (255 * factor) for value in std),
         "interpolation": _PIL_FILTERS.get(config.get("resample", 2), "bicubic"),
-        "bgr": bool(config.get("do_flip_channel_order", False)),
         "channels": 3,
     }
-    return result | _read_sizes(config)
+    return result | _read_sizes(config, is_convnext=processor == "ConvNext")
 
 
-def _read_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_sizes(config: Mapping[str, Any], *, is_convnext: bool) -> dict[str, Any]:
     scaled = _read_size(config.get("size")) if config.get("do_resize", True) else None
-    cropped = _read_size(config.get("crop_size")) if config.get("do_center_crop", "crop_size" in config) else None
+    is_cropped = config.get("do_center_crop", "crop_size" in config) and not is_convnext
+    cropped = _read_size(config.get("crop_size")) if is_cropped else None
     size = cropped or scaled
     if size is None:
         return {}
-    share = float(config["crop_pct"]) if config.get("crop_pct") and max(size) < 384 else 1.0
-    if cropped and scaled:
-        share = min(1.0, max(side / whole for side, whole in zip(cropped, scaled, strict=True)))
+    share = 1.0
+    if is_convnext and max(size) < 384:  # larger images are not cropped
+        share = max(size) / int(max(size) / float(config.get("crop_pct") or 224 / 256))
+    if cropped:
+        if scaled is None or any(side > whole for side, whole in zip(cropped, scaled, strict=True)):
+            raise ValueError(f"a crop of {cropped} pixels needs images scaled to this size or more, not {scaled}")
+        share = max(side / whole for side, whole in zip(cropped, scaled, strict=True))
     return {"size": size, "crop": share}
 
 
@@ -199,6 +231,6 @@ def _read_size(value: Any) -> tuple[int, int] | None:
         side = value.get("shortest_edge")
         value = (side, side) if side else (value["height"], value["width"])
     height, width = (value, value) if isinstance(value, int) else value
-    if not all(isinstance(side, int) for side in (height, width)):
+    if not all(isinstance(side, int) and not isinstance(side, bool) for side in (height, width)):
         raise ValueError(f"size should hold whole numbers, not {value!r}")
     return height, width

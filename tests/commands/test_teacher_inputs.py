@@ -277,7 +277,7 @@ def test_a_contract_is_applied_inside_the_class_order(digits: Path, linear: str,
     [
         (("--teacher", "LINEAR=one.pth", "--teacher-input", "imagenet"), "Give --teacher-input channels=1"),
         (("--teacher", "LINEAR=three.pth"), "Give --teacher-input channels=3 with its mean=… and std=…, such as"),
-        (("--teacher", "LINEAR=one.pth", "--teacher-input", "size=9"), "failed on one sample [1, 1, 9, 9]"),
+        (("--teacher", "LINEAR=one.pth", "--teacher-input", "0.5", "size=9"), "failed on one sample [1, 1, 9, 9]"),
         (("--teacher", "LINEAR=one.pth", "--teacher-input", "imagnet"), "Did you mean imagenet"),
     ],
 )
@@ -313,7 +313,9 @@ def test_a_mean_for_a_table_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_weights_that_come_with_their_contract_need_no_flag(digits: Path, tmp_path: Path) -> None:
-    config = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": 16}
+    config = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": 16} | {
+        "image_processor_type": "ViTImageProcessor"
+    }
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     settings = RunSettings(data=str(digits))
     inputs = find_inputs(settings, ModelChoice(f"hf:{tmp_path}", None), load_data(settings))
@@ -321,6 +323,21 @@ def test_weights_that_come_with_their_contract_need_no_flag(digits: Path, tmp_pa
     assert inputs.contract == InputContract((0.5,) * 3, (0.25,) * 3, size=(16, 16), channels=3)
     assert inputs.task.input_shape == (3, 16, 16)
     assert not find_inputs(settings, ModelChoice("cnn:4", Path("t.pth")), load_data(settings)).is_known
+
+
+def test_values_without_a_name_complete_what_comes_with_the_weights(digits: Path, tmp_path: Path) -> None:
+    config = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": 16} | {
+        "image_processor_type": "ViTImageProcessor"
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    settings = RunSettings(data=str(digits), teacher_input=("size=12",))
+    data = load_data(settings)
+    inputs = find_inputs(settings, ModelChoice(f"hf:{tmp_path}", None), data)
+    assert inputs.contract == InputContract((0.5,) * 3, (0.25,) * 3, size=(12, 12), channels=3)
+    with pytest.raises(
+        ValueError, match=r"size=12 must also say how .* Give mean=… and std=…, or a name such as imagenet"
+    ):
+        find_inputs(settings, ModelChoice("cnn:4", Path("t.pth")), data)
 
 
 def test_a_relative_folder_of_a_preprocessor_counts_from_the_settings_file(tmp_path: Path) -> None:

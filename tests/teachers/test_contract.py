@@ -15,7 +15,7 @@ from kd.data.datasets import ArrayDataset
 from kd.models.features import capture
 from kd.storage.fingerprint import describe
 from kd.teachers.contract import InputContract, InputScale, OwnInputs, contract_of, find_scale, require_contract_fits
-from kd.teachers.contract_sources import read_contract
+from kd.teachers.contract_sources import PROCESSORS, read_contract
 from kd.teachers.input_scale import choose_scale
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -154,7 +154,8 @@ def test_contracts_are_read_from_flags(items: list[str], expected: InputContract
         (["size=big"], "size=big .* must hold numbers"),
         (["size=0"], "size must be pixels per side from 1"),
         (["size=224", "crop=0.001"], "crop must be at least 0.0224 for this size"),
-        (["crop=2"], r"crop must be in \(0, 1\]"),
+        (["imagenet", "crop=0.875"], "must be given with a size"),
+        (["size=9", "crop=2"], r"crop must be in \(0, 1\]"),
         (["mean=1,2"], "mean must be one finite number, or one per channel"),
         (["std=0"], "std must be numbers above 0"),
         (["imagenet", "channels=1"], "channels must be 3, the number of values"),
@@ -191,6 +192,8 @@ def test_a_wrong_contract_is_refused(items: list[str], message: str) -> None:
 def test_a_preprocessor_of_hugging_face_is_read(
     config: dict[str, Any], expected: InputContract, tmp_path: Path
 ) -> None:
+    kind = "ConvNext" if "crop_pct" in config else "Beit"
+    config = {"image_processor_type": f"{kind}ImageProcessor", **config}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     read = read_contract([f"hf:{tmp_path}"])
     assert read is not None
@@ -199,18 +202,49 @@ def test_a_preprocessor_of_hugging_face_is_read(
     assert read.interpolation == expected.interpolation
 
 
-def test_a_preprocessor_with_another_rescaling(tmp_path: Path) -> None:
-    """EfficientNet's processor gives (x / 127.5 − 1 − mean) / std."""
-    config = {"rescale_factor": 1 / 127.5, "rescale_offset": True, "image_mean": [0.1], "image_std": [0.2], "size": 9}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+@pytest.mark.slow  # imports transformers
+@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("changes", [{}, {"do_normalize": False}, {"rescale_factor": 1 / 127.5}])
+def test_the_processors_of_hugging_face_prepare_the_same(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    processor = getattr(transformers, f"{name}ImageProcessor")(**changes)
+    processor.save_pretrained(tmp_path)
     contract = read_contract([f"hf:{tmp_path}"])
     assert contract is not None
-    dataset = images(3)
-    expected = (dataset.inputs.float() / 127.5 - 1 - 0.1) / 0.2
-    torch.testing.assert_close(prepare(dataset, contract), expected)
+    generator = torch.Generator().manual_seed(0)
+    smooth = nn.functional.interpolate(torch.rand(2, 3, 40, 40, generator=generator), (300, 300), mode="bicubic")
+    dataset = ArrayDataset((255 * smooth.clamp(0, 1)).to(torch.uint8), torch.zeros(2, dtype=torch.int64))
+    expected = processor(list(dataset.inputs), return_tensors="pt")["pixel_values"]
+    own = prepare(dataset, contract)
+    assert own.shape == expected.shape
+    step = 1 / 255 / min(contract.std)
+    assert float((own - expected).abs().max()) < 2.5 * step  # processors round to bytes after scaling
+    assert float((own - expected).abs().mean()) < 0.5 * step
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"size": "large"}', '{"image_mean": ["a"], "image_std": [1]}'])
+@pytest.mark.parametrize("name", ["EfficientNetImageProcessor", "MobileViTImageProcessor", "LevitImageProcessor", None])
+def test_other_processors_are_refused_by_name(name: str | None, tmp_path: Path) -> None:
+    config = {"image_mean": MEAN, "image_std": STD, "size": 9} | ({"image_processor_type": name} if name else {})
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    with pytest.raises(DamagedDataError, match=f"{name or 'without a type'} is not one of .* mean=… std=… size=…"):
+        read_contract([f"hf:{tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"image_processor_type": "ViTImageProcessor", "do_normalize": false, "size": "large"}',
+        '{"image_processor_type": "ViTImageProcessor", "do_normalize": false, "size": true}',
+        '{"image_processor_type": "ViTImageProcessor", "do_normalize": false, "rescale_factor": 0}',
+        '{"image_processor_type": "ViTImageProcessor", "image_mean": ["a"], "image_std": [1]}',
+        '{"image_processor_type": "ViTImageProcessor"}',
+        '{"image_processor_type": "ConvNextImageProcessor", "do_normalize": false, "size": 224, "crop_pct": 0.001}',
+        '{"image_processor_type": "ConvNextImageProcessor", "do_normalize": false, "size": 224, "crop_pct": 1e-320}',
+        " " * 1_000_001,
+    ],
+)
 def test_a_damaged_preprocessor_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(DamagedDataError, match="not the configuration of an image processor"):
