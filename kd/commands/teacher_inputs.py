@@ -139,11 +139,7 @@ def load_with_inputs(inputs: TeacherInputs, load_for: Callable[[Task], nn.Module
 
 
 def _complete_items(given: Sequence[str], choice: ModelChoice, *, is_image: bool, download: bool) -> list[str]:
-    """Return the given items, after those that come with the weights if no name is given.
-
-    Raises:
-        ValueError: neither a name nor a mean or standard deviation is given, and none comes with the weights.
-    """
+    """Return the given items, after those that come with the weights if no name is given."""
     if not all("=" in item for item in given):
         return list(given)
     items = [*_find_source(choice, is_image=is_image, download=download), *given]
@@ -237,9 +233,17 @@ def data_for_teacher(settings: RunSettings, data: Data, *teachers: nn.Module) ->
     Raises:
         DamagedDataError: the files changed meanwhile.
     """
-    size = _find_common_size(teachers)
-    if size is None or settings.image_size is None or size == (settings.image_size, settings.image_size):
+    sizes = _find_sizes(teachers)
+    if settings.image_size is None or sizes <= {None, (settings.image_size, settings.image_size)}:
         return data
+    if len(sizes) > 1:
+        _say_once(
+            "teachers: they have inputs of different sizes, so the students' images of "
+            f"{settings.image_size} × {settings.image_size} pixels are scaled for each"
+        )
+        return data
+    (size,) = sizes
+    assert size is not None
     if settings.augment or settings.unlabelled or settings.asked_at_each_step:
         _say_once(
             f"teacher: its {size[0]} × {size[1]} pixels are scaled from the students' {settings.image_size} × "
@@ -261,12 +265,11 @@ def data_for_teacher(settings: RunSettings, data: Data, *teachers: nn.Module) ->
     )
 
 
-def _find_common_size(teachers: Sequence[nn.Module]) -> tuple[int, int] | None:
-    """Return the size before the centre crop that all teachers share; None if there is none."""
+def _find_sizes(teachers: Sequence[nn.Module]) -> set[tuple[int, int] | None]:
+    """Return the sizes before the centre crop of all teachers; None is the students'."""
     members = [member for model in teachers for member in (model.teachers if isinstance(model, Ensemble) else [model])]
     contracts = [contract_of(member) for member in members]
-    sizes = {contract.scaled_size if contract else None for contract in contracts}
-    return sizes.pop() if len(sizes) == 1 else None
+    return {contract.scaled_size if contract else None for contract in contracts}
 
 
 def _decode(settings: RunSettings, data: Data, size: tuple[int, int]) -> dict[str, Dataset[Any]]:

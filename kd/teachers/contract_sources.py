@@ -116,7 +116,14 @@ def _read_value(key: str, text: str) -> dict[str, Any]:
 def _read_timm(name: str) -> dict[str, Any]:
     """Return the contract in timm's ``pretrained_cfg`` of a model."""
     timm = import_extra("timm", library="timm", name="timm", needed_for=f"timm:{name}")
-    config = timm.get_pretrained_cfg(name) if name.partition(".")[0] in timm.list_models() else None
+    model, _, tag = name.partition(".")
+    known = timm.list_models()
+    tags = timm.list_pretrained(f"{model}.*") if model in known else []
+    if model not in known or (tag and name not in tags):
+        hint = did_you_mean(name, tags) if tags else did_you_mean(model, known)
+        listed = f" Its weights: {', '.join(tags[:8])}{' and others' if len(tags) > 8 else ''}." if tags else ""
+        raise ValueError(f"timm has no model {name!r} with an input contract. {hint}{listed} Or give mean=… and std=….")
+    config = timm.get_pretrained_cfg(name)
     if config is None:
         raise ValueError(f"timm has no model {name!r} with an input contract. Give its mean=… and std=….")
     channels, height, width = config.input_size

@@ -164,7 +164,8 @@ def _collect_features(step: str, teacher: FittedHead, dataset: Dataset[Any]) -> 
 
 def _fit(training: Predictions, validation: Predictions, classes: int) -> dict[str, Tensor]:
     """Return weight [K, D] and bias [K] float32 for features that are not standardised, and the chosen penalty."""
-    require_memory(16 * training.logits.numel(), "fitting a head", "Use fewer training samples (--limit).")
+    # float64 copies, the standardised ones and temporaries: a peak of about 28 bytes per value
+    require_memory(28 * training.logits.numel(), "fitting a head", "Use fewer training samples (--limit).")
     features = training.logits.double()
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     scale = torch.where(std > 1e-6 * (mean.abs() + std.mean()), std, torch.inf)  # a constant feature has no weight

@@ -175,7 +175,9 @@ def test_a_teacher_that_runs_on_the_students_images_gets_them_scaled(
     assert teacher.model(data.val_set[0][0][None]).shape == (1, 2)
 
 
-def test_several_teachers_share_a_size_or_get_the_students_images(stripes: Path, plugin: str) -> None:
+def test_several_teachers_share_a_size_or_get_the_students_images(
+    stripes: Path, plugin: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = settings_for(stripes, plugin)
     data = load_data(settings)
     teacher = new_teachers(settings, data)[0].model
@@ -185,7 +187,10 @@ def test_several_teachers_share_a_size_or_get_the_students_images(stripes: Path,
         assert both(own.val_set[0][0][None]).shape == (1, 2)
     plain = nn.Flatten()
     assert data_for_teacher(settings, data, Ensemble([teacher, plain], temperature=2.0)) is data
+    assert "of different sizes" in capsys.readouterr().out
+    forget_inputs()
     assert data_for_teacher(settings, data, teacher, plain) is data
+    assert "the students' images of 4 × 4 pixels are scaled for each" in capsys.readouterr().out
 
 
 @pytest.fixture(name="digits")

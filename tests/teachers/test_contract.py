@@ -258,6 +258,8 @@ def test_timm_and_torchvision_state_their_contracts() -> None:
     config = read_contract(["timm:vit_tiny_patch16_224"])
     assert config is not None
     assert (config.mean, config.size, config.channels) == ((0.5,) * 3, (224, 224), 3)
+    with pytest.raises(ValueError, match=r"no model 'vit_tiny_patch16_224\.a1'.* Its weights: vit_tiny_patch16_224\."):
+        read_contract(["timm:vit_tiny_patch16_224.a1"])
 
 
 @pytest.mark.parametrize(
