@@ -29,6 +29,7 @@ from kd.teachers.contract import (
     contract_of,
     find_scale,
     require_contract_fits,
+    require_range,
 )
 from kd.teachers.contract_sources import CONFIG, read_contract
 from kd.teachers.ensemble import Ensemble
@@ -109,7 +110,7 @@ def find_inputs(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
                 "code or tokeniser has prepared. Omit the flag, and prepare them in the teacher's FILE.py:NAME."
             )
         require_contract_fits(contract, shape, scale)
-        _require_range(contract, data.task, scale)
+        require_range(contract, data.train_set)
     return TeacherInputs(contract, True, scale, _change_task(data.task, contract, scale), choice, data)
 
 
@@ -173,19 +174,6 @@ def _list_further(choice: ModelChoice, task: Task) -> Mapping[str, InputContract
         return {}
     fits = contract is not None and len(task.input_shape) == 3 and contract.shape_for(task.input_shape)[0] == 3
     return {choice.spec: dataclasses.replace(contract, size=None, crop=1.0)} if contract and fits else {}
-
-
-def _require_range(contract: InputContract, task: Task, scale: InputScale) -> None:
-    """Refuse a mean and standard deviation of images in [0, 1] for numbers of another range."""
-    if scale.is_bytes or not scale.is_image or task.example is None or contract.mean == (0.0,):
-        return
-    stored = task.example.double() * scale.std + scale.mean
-    low, high = float(stored.min()), float(stored.max())
-    if (low < -0.01 or high > 1.01) and max(contract.mean) <= 1:
-        raise ValueError(
-            f"its mean {contract.mean} is of images in [0, 1], but this data's are stored as numbers from {low:.3g} to "
-            f"{high:.3g}. Store them as bytes, or give mean=… and std=… of these numbers."
-        )
 
 
 def _change_task(task: Task, contract: InputContract, scale: InputScale) -> Task:

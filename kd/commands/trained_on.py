@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from kd.checks import DamagedDataError, naming_flag
 from kd.commands.data import Data
 from kd.commands.settings import RunSettings
+from kd.console import printable_name, say
 from kd.data.datasets import ArrayDataset, unwrap_subsets
 from kd.storage.files import sha256
 
@@ -33,7 +33,19 @@ def warn_about_leaks(settings: RunSettings, data: Data) -> None:
             raise ValueError(
                 f"it lists names, but the samples of {data.name} have none. List the SHA-256 of each sample's bytes."
             )
-        leaked = find_leaked(names, hashes, data, Path(settings.data))
+        matches, lines = match_samples(names, hashes, data, Path(settings.data))
+    total, leaked = len(names) + len(hashes), matches["test"]
+    counts = ", ".join(
+        f"{label} {len(matches[name]):,}"
+        for name, label in (("train", "train"), ("val", "validation"), ("test", "test"))
+    )
+    say(f"{file}: {len(lines):,} of {total:,} lines match samples of the data ({counts})")
+    if not lines:
+        warnings.warn(
+            f"no line of {file} matches a sample of {data.name}, so nothing is known about leaks. List paths as in the "
+            "data, or the SHA-256 of files or of stored bytes.",
+            stacklevel=2,
+        )
     if leaked:
         shown = ", ".join(leaked[:_NAMED]) + (" and others" if len(leaked) > _NAMED else "")
         warnings.warn(
@@ -59,30 +71,49 @@ def read_list(file: Path) -> tuple[set[str], set[str]]:
     return {entry.removeprefix("./") for entry in entries if not _SHA256.fullmatch(entry)}, hashes
 
 
-def find_leaked(names: set[str], hashes: set[str], data: Data, folder: Path) -> list[str]:
-    """Return the test samples in the list: by name, a last part of it, or the hash of the file or the stored bytes.
+def match_samples(names: set[str], hashes: set[str], data: Data, folder: Path) -> tuple[dict[str, list[str]], set[str]]:
+    """Return the samples of each split in the list, and the entries of the list that match one.
+
+    Names match if one is the other or its last part; hashes are of the file or of the stored bytes.
 
     Args:
         folder: to which names of samples are relative if the data are a folder of images.
+
+    Raises:
+        ValueError: hashes are listed, and the samples are neither files nor stored arrays.
     """
-    ids = data.test_ids
-    rows = range(data.sizes["test"])
-    stored = _hash_stored(data) if hashes else iter(())
-    leaked = []
-    for row, digest in zip(rows, stored, strict=True) if hashes else ((row, "") for row in rows):
-        name = ids[row] if ids else f"sample {row}"
-        parts = name.split("/")
-        by_name = bool(ids) and any("/".join(parts[start:]) in names for start in range(len(parts)))
-        by_hash = digest in hashes or (bool(hashes and ids) and _hash_file(folder / name) in hashes)
-        if by_name or by_hash:
-            leaked.append(name)
-    return leaked
+    ids = data.source.all_ids
+    ends: dict[str, set[str]] = {}
+    for entry in names:
+        for end in _list_ends(entry):
+            ends.setdefault(end, set()).add(entry)
+    splits = {"train": data.train_set, "val": data.val_set, "test": data.test_set}
+    matches: dict[str, list[str]] = {name: [] for name in splits}
+    lines: set[str] = set()
+    can_hash = False
+    for split, dataset in splits.items():
+        base, stored_rows = unwrap_subsets(dataset)
+        for number, (row, stored) in enumerate(zip(data.rows[split], stored_rows.tolist(), strict=True)):
+            name = printable_name(ids[row]) if ids else ""
+            entries = (set(_list_ends(name)) & names) | ends.get(name, set()) if ids else set()
+            if hashes:
+                digests = {_hash_file(folder / ids[row])} if ids else set()
+                digests |= {sha256(base.inputs[stored].numpy().tobytes())} if isinstance(base, ArrayDataset) else set()
+                can_hash |= bool(digests - {""})
+                entries |= digests & hashes
+            lines |= entries
+            matches[split] += [name or f"sample {number}"] if entries else []
+    if hashes and not can_hash:
+        raise ValueError(
+            f"it lists hashes, but the samples of {data.name} are neither files nor stored arrays. List names."
+        )
+    return matches, lines
 
 
-def _hash_stored(data: Data) -> Iterator[str]:
-    base, rows = unwrap_subsets(data.test_set)
-    for row in rows.tolist():
-        yield sha256(base.inputs[row].numpy().tobytes()) if isinstance(base, ArrayDataset) else ""
+def _list_ends(name: str) -> list[str]:
+    """Return a path and its last parts."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _hash_file(path: Path) -> str:

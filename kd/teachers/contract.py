@@ -143,6 +143,27 @@ def require_contract_fits(contract: InputContract, shape: Sequence[int], scale: 
     require(convertible, "the teacher's channels", wanted, f"{channels}, like the data's, or 1 ↔ 3", advice)
 
 
+def require_range(contract: InputContract, dataset: Dataset[Any]) -> None:
+    """Refuse a mean and standard deviation of images in [0, 1] for float images stored as numbers of another range.
+
+    Raises:
+        ValueError: so it is on some of at most 256 samples, and the contract is not ``stored``.
+    """
+    base, rows = unwrap_subsets(dataset)
+    scale = find_scale(dataset)
+    is_checked = scale is not None and scale.is_image and not scale.is_bytes and "stored" not in contract.name.split()
+    if not is_checked or not isinstance(base, ArrayDataset) or max(*contract.mean, *contract.std) > 1:
+        return
+    stored = base.inputs[torch.as_tensor(rows)[:: max(1, len(rows) // 256)][:256]]
+    low, high = float(stored.min()), float(stored.max())
+    if low < -0.01 or high > 1.01:
+        raise ValueError(
+            f"its mean {contract.mean} and standard deviation {contract.std} are of images in [0, 1], but this data's "
+            f"are stored as numbers from {low:.3g} to {high:.3g}. Store them as bytes, give mean=… and std=… of these "
+            "numbers, or stored if the teacher takes them as they are."
+        )
+
+
 class OwnInputs(nn.Module):
     """A network behind its input contract: takes the data's normalised inputs and gives the network its own.
 
@@ -179,13 +200,14 @@ class OwnInputs(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         saved = state_dict.get(f"{prefix}contract")
-        if isinstance(saved, Tensor) and not torch.equal(saved.cpu(), self.contract.cpu()):
-            texts = [bytes(text.tolist()).decode(errors="replace") for text in (saved, self.contract)]
+        own: Any = self.contract
+        if isinstance(saved, Tensor) and not torch.equal(saved.cpu(), own.cpu()):
+            texts = [bytes(text.tolist()).decode(errors="replace") for text in (saved, own)]
             raise ValueError(
                 f"the weights were saved with the input contract {texts[0]}, but the teacher has {texts[1]}. Build it "
                 "with the contract of the weights."
             )
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the network's logits [B, K] for inputs [B, ...] as the data yield them."""

@@ -58,6 +58,18 @@ def test_names_and_hashes_of_files(photos: Path, tmp_path: Path) -> None:
         assert "test/a/test1.png, test/b/test0.png" in warning
 
 
+def test_names_below_another_folder_match_and_counts_are_printed(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (warning,) = check(photos, ["/old/photos/test/a/test1.png", "gone.png"], tmp_path)
+    assert "TRAINED ON 1 OF THE 8 TEST SAMPLES" in warning
+    assert "1 of 2 lines match samples of the data (train 0, validation 0, test 1)" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    (warning,) = check(photos, ["/old/est1.png"], tmp_path)
+    assert "no line of" in warning
+
+
 def test_hashes_of_stored_bytes(tmp_path: Path) -> None:
     inputs = np.random.default_rng(1).integers(0, 256, (60, 5, 5)).astype(np.uint8)
     np.savez(tmp_path / "d.npz", x=inputs, y=np.arange(60) % 2)

@@ -14,7 +14,15 @@ from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset
 from kd.models.features import capture
 from kd.storage.fingerprint import describe
-from kd.teachers.contract import InputContract, InputScale, OwnInputs, contract_of, find_scale, require_contract_fits
+from kd.teachers.contract import (
+    InputContract,
+    InputScale,
+    OwnInputs,
+    contract_of,
+    find_scale,
+    require_contract_fits,
+    require_range,
+)
 from kd.teachers.contract_sources import PROCESSORS, read_contract
 from kd.teachers.input_scale import choose_scale
 
@@ -86,6 +94,22 @@ def test_float_images_of_any_range_are_scaled_like_bytes(interpolation: str) -> 
     assert float(inside.float().mean()) > 0.9
     ranges = dataset.inputs.amin((1, 2, 3), True), dataset.inputs.amax((1, 2, 3), True)
     torch.testing.assert_close(own, expected.clamp(*ranges), atol=1e-3, rtol=0)
+
+
+def test_a_scale_of_images_up_to_1_is_refused_for_floats_up_to_255() -> None:
+    stored = torch.zeros(400, 3, 2, 2)
+    stored[200:] = 200.0  # the first images say nothing about the range
+    floats = ArrayDataset(stored, torch.zeros(400, dtype=torch.int64))
+    for name in ("0-1", "0-255", "imagenet"):
+        contract = read_contract([name], is_bytes=False)
+        assert contract is not None
+        with pytest.raises(ValueError, match=r"stored as numbers from 0 to 200\. .* or stored if"):
+            require_range(contract, floats)
+        require_range(contract, ArrayDataset(stored / 255, floats.labels))
+    for items in (["stored"], ["mean=0", "std=255"], ["mean=120", "std=60"]):
+        allowed = read_contract(items, is_bytes=False)
+        assert allowed is not None
+        require_range(allowed, floats)
 
 
 def test_weights_of_another_contract_are_refused() -> None:
