@@ -54,6 +54,11 @@ def _read_members(label_map: Path, network: nn.Module, inputs: TeacherInputs) ->
     classes, spec, outputs = inputs.data.task.classes, inputs.choice.spec, count_outputs(network, inputs.task)
     with naming_flag(f"--label-map {label_map}"):
         names = find_output_names(network, spec, outputs)
+        if names is not None and not hasattr(network, "class_names") and not inputs.choice.is_pretrained:
+            say(
+                f"teacher {spec}: its {outputs:,} outputs are assumed to be ImageNet's classes in torchvision's order, "
+                f"such as 0 {names[0]!r} and {outputs - 1} {names[-1]!r}"
+            )
         members = find_members(read_class_map(label_map), classes, outputs=outputs, output_names=names)
     mapped = sum(map(len, members))
     say(f"teacher {spec}: {mapped:,} of its {outputs:,} outputs are mapped to the {len(members)} classes of the data")

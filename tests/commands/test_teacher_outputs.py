@@ -16,6 +16,9 @@ from kd.commands.data import load_data
 from kd.commands.models import new_teachers
 from kd.commands.settings import RunSettings
 from kd.commands.steps import record_settings, train_teacher
+from kd.commands.teacher_flags import ModelChoice
+from kd.commands.teacher_inputs import TeacherInputs
+from kd.commands.teacher_outputs import adapt_teacher
 from kd.models.build import build
 from kd.storage.weights import weights_bytes
 from kd.teachers.class_map import MappedOutputs
@@ -182,3 +185,14 @@ def test_a_run_is_resumed_evaluated_and_verified(flags: tuple[str, ...], capsys:
     else:
         assert "teacher-head: up to date, reused" in again
     assert "match the saved teacher" in again
+
+
+def test_assumed_names_of_outputs_are_printed_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("imagenet.csv").write_text("teacher,data\ntench,class_0\ngoldfish,class_1\nstingray,class_2\n")
+    settings = RunSettings(data="sklearn:wine", label_map=Path("imagenet.csv"))
+    data = load_data(settings)
+    choice = ModelChoice("torchvision:resnet18", Path("t.pth"))
+    adapt_teacher(settings, torch.nn.Linear(13, 1000), TeacherInputs(None, True, None, data.task, choice, data))
+    output = " ".join(capsys.readouterr().out.split())
+    assert "1,000 outputs are assumed to be ImageNet's classes" in output
+    assert "0 'tench' and 999 'toilet tissue'" in output
