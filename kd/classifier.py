@@ -204,7 +204,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             logits = self._teacher_logits(rows, as_array(rows, numeric=isinstance(self.teacher_, nn.Module)), targets)
             weights = soft_labels(labels, logits, temperature=self.temperature, alpha=self.alpha)
         self.scaler_ = None
-        self.student_ = fit_on_soft_labels(self.student, rows, self.classes_, weights, np.random.RandomState(seed))
+        student, generator = self.student, np.random.RandomState(seed)
+        self.student_ = fit_on_soft_labels(student, rows, self.classes_, weights, generator, labels=labels)
         self.history_ = None
         return self
 

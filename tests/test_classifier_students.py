@@ -13,9 +13,9 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import BaggingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -65,6 +65,23 @@ def test_with_alpha_1_it_is_the_control_bit_for_bit(student: Any) -> None:
     assert bits(distil(RandomForestClassifier(3), student, alpha=1).fit(X, NAMES)) == bits(control)
     assert bits(distil(frozen_forest(), student, alpha=1).fit(X, NAMES)) == bits(control)
     assert bits(distil(frozen_forest(), student, alpha=0.2).fit(X, NAMES)) != bits(control)
+
+
+@pytest.mark.parametrize("wrap", [lambda tree: tree, lambda tree: make_pipeline(StandardScaler(), tree)])
+def test_balanced_weights_are_those_of_the_labels_in_both_arms(wrap: Any) -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.1).astype(int)
+    rows = rng.normal(labels[:, None], 1, (400, 3))
+    student = wrap(DecisionTreeClassifier(max_depth=3, class_weight="balanced"))
+    teacher = FrozenEstimator(RandomForestClassifier(5, random_state=0).fit(rows, labels))
+    control = distil(None, student).fit(rows, labels)
+    matched = distil(teacher, student, alpha=1).fit(rows, labels)
+    assert np.array_equal(matched.predict_proba(rows), control.predict_proba(rows))
+    mixed = distil(teacher, student, alpha=0.999).fit(rows, labels)  # all copies of a row are there
+    plain = distil(None, wrap(DecisionTreeClassifier(max_depth=3))).fit(rows, labels)
+    recalls = [model.predict(rows)[labels == 1].mean() for model in (control, mixed, plain)]
+    assert recalls[1] == pytest.approx(recalls[0], abs=0.05)
+    assert recalls[1] > recalls[2] + 0.2
 
 
 def test_the_control_is_the_plain_classifier_with_the_drawn_random_state() -> None:
@@ -161,6 +178,13 @@ def test_a_student_without_probabilities_predicts_and_has_no_predict_proba() -> 
         (CalibratedClassifierCV(KNeighborsClassifier()), "whose fit takes sample_weight"),
         (GridSearchCV(TREE, {"max_depth": [1]}), r"(?s)takes sample_weight.*search around the distilled classifier"),
         (kd.DistilledClassifier(), "whose fit takes sample_weight"),
+        (CalibratedClassifierCV(TREE), "without inner cross-validation"),
+        (make_pipeline(StandardScaler(), LogisticRegressionCV()), "(?s)without inner cross-.*Put a search around"),
+        (RandomForestClassifier(3, class_weight="balanced_subsample"), "(?s)'balanced' of its last step.*dictionary"),
+        (
+            BaggingClassifier(DecisionTreeClassifier(class_weight="balanced"), 2),
+            "estimator__class_weight of the student must be 'balanced' of its last step",
+        ),
         (LinearRegression(), r"student must be a classifier .*kd\.DistilledRegressor takes regressors"),
         (StandardScaler(), "student must be a classifier"),
         (DecisionTreeClassifier, r"student must be hidden sizes .*or a scikit-learn classifier.*pass an instance"),

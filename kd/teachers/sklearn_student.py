@@ -50,6 +50,28 @@ def _require_weighted_classifier(student: Any) -> None:
     )
     allowed = "a classifier whose fit takes sample_weight"
     require(find_weight_argument(student) is not None, "student", student, allowed, advice)
+    advice = (
+        "copies of a row would be in both parts of a fold. Put a search around the distilled classifier, not inside"
+    )
+    settings = student.get_params() if hasattr(student, "get_params") else {}
+    is_crossed = any(name.rpartition("__")[2] == "cv" for name in settings)
+    require(not is_crossed, "student", student, "a classifier without inner cross-validation (cv)", advice)
+    last = "__".join([*_last_steps(student), "class_weight"])
+    for name, value in settings.items():
+        if name.rpartition("__")[2] == "class_weight" and isinstance(value, str):
+            advice = "copies of a row have all classes. Pass a dictionary of weights by class"
+            is_balanced = name == last and value == "balanced"
+            require(
+                is_balanced, f"{name} of the student", value, "'balanced' of its last step, or a dictionary", advice
+            )
+
+
+def _last_steps(student: Any) -> list[str]:
+    """Return the names of the last steps of a pipeline, and of pipelines in it; none for another estimator."""
+    if not isinstance(student, Pipeline):
+        return []
+    name, last = student.steps[-1]
+    return [name, *_last_steps(last)]
 
 
 def find_weight_argument(student: Any) -> str | None:
@@ -68,7 +90,13 @@ def find_weight_argument(student: Any) -> str | None:
 
 
 def fit_on_soft_labels(
-    student: Any, X: Any, classes: NDArray[Any], weights: NDArray[np.float64], random: np.random.RandomState
+    student: Any,
+    X: Any,
+    classes: NDArray[Any],
+    weights: NDArray[np.float64],
+    random: np.random.RandomState,
+    *,
+    labels: NDArray[np.intp] | None = None,
 ) -> Any:
     """Return a clone of the classifier, fitted on a weighted copy of each row for each class of its soft label.
 
@@ -79,12 +107,17 @@ def fit_on_soft_labels(
         classes: [K] labels.
         weights: [N, K] soft labels, at least 0.
         random: seeds every ``random_state`` of the clone that is None.
+        labels: [N] from 0, whose frequencies ``class_weight="balanced"`` refers to. Those of the copies would be equal.
     """
     rows, columns = np.nonzero(weights)
     argument = find_weight_argument(student)
     assert argument is not None
     copies = _safe_indexing(X, rows)
     fitted = set_random_states(clone(student), random)
+    setting = "__".join([*_last_steps(student), "class_weight"])
+    if labels is not None and isinstance(fitted.get_params().get(setting), str):
+        balanced = len(labels) / (len(classes) * np.bincount(labels, minlength=len(classes)))
+        fitted.set_params(**{setting: dict(zip(classes.tolist(), balanced.tolist(), strict=True))})
     return fitted.fit(copies, classes[columns], **{argument: weights[rows, columns]})
 
 
