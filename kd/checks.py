@@ -61,7 +61,7 @@ def similar_paths(path: Path) -> str:
     Only files with the same ending are similar; for a path without an ending, only folders.
     """
     try:
-        siblings = [other for other in path.parent.iterdir() if other.suffix == path.suffix]
+        siblings = [other for other in path.parent.iterdir() if other.suffix == path.suffix and other != path]
     except OSError:
         return ""
     names = {other.name: str(other) for other in siblings if path.suffix or other.is_dir()}

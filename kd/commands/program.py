@@ -103,8 +103,10 @@ def _printable_warnings() -> Iterator[None]:
     """Inside the block, warnings cannot control the terminal: names from data are also in other packages' warnings."""
     original = warnings.formatwarning
 
-    def format_printable(*arguments: Any, **options: Any) -> str:
-        return printable(original(*arguments, **options))
+    def format_printable(message: Any, category: Any, *arguments: Any, **options: Any) -> str:
+        if category is UserWarning:  # for the user, to whom a line of the source says nothing
+            return f"warning: {printable(str(message))}\n"
+        return printable(original(message, category, *arguments, **options))
 
     warnings.formatwarning = format_printable
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,8 @@ def _encode_table(path: Path, encoding: Encoding, ids: str | None) -> Rows:
     if ids is not None and ids not in cells:
         raise ValueError(f"it should have a column {ids!r} (--ids). Got {', '.join([*cells][:12])}")
     names = _number_rows(len(table.rows)) if ids is None else cells[ids]
+    for line in encoding.describe_cells(cells):
+        warnings.warn(f"{path.name}: {line}", stacklevel=2)
     return Rows(torch.from_numpy(encoding.encode(cells)), names)
 
 

@@ -137,7 +137,8 @@ def _parse_numbers(rows: list[tuple[int, list[str]]], width: int) -> Array:
         bad = next((cell for cell in row if not _is_number(cell)), None)
         if bad is not None:
             raise ValueError(
-                f"line {line} should hold numbers. Got {bad[:40]!r}. Only an id column may hold text: pass ids"
+                f"line {line} should hold numbers. Got {bad[:40]!r}. Only an id column may hold text: name it with "
+                "--ids (in Python, id_column)"
             )
         if len(row) != width:
             raise ValueError(f"line {line} should hold {width} numbers, like the first line. Got {len(row)}")

@@ -15,6 +15,7 @@ from kd.storage.untrusted import read_bytes
 
 _SEPARATORS = ",;\t"
 _DECIMAL_COMMA = re.compile(r"([-+]?\d*),(\d+(?:[eE][-+]?\d+)?)")  # as spreadsheets write it where ";" separates cells
+_QUOTED = re.compile(r'"(?:[^"]|"")*"?')
 _MANY = 100_000  # columns; far above any table, and each needs a name
 
 
@@ -56,7 +57,8 @@ def parse_text_table(content: bytes) -> TextTable:
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not text in UTF-8 ({error}). Save it as UTF-8") from error
     first_line = text.lstrip("\r\n").partition("\n")[0]
-    separator = max(_SEPARATORS, key=first_line.count)  # the comma if there is none
+    unquoted = _QUOTED.sub("", first_line)
+    separator = max(_SEPARATORS, key=unquoted.count)  # the comma if there is none
     rows, lines = [], []
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)

@@ -122,12 +122,19 @@ def _detect_kind(where: str | Path) -> tuple[str, str]:
         if where == "mnist" or (colon and kind in _PREFIXES):
             return kind, name
     path = Path(where)
-    if path.suffix in _FILES:
-        return path.suffix, str(path)
+    if path.suffix.lower() in _FILES:
+        return path.suffix.lower(), str(path)
     if where and path.is_dir():
         return "IDX" if is_idx_folder(path) else "folder", str(path)
-    hint = _suggest(where)
+    hint = _explain_file(path) if where and path.is_file() else _suggest(where)
     raise ValueError(f"cannot open a dataset from {str(where)!r}. {hint}{' ' * bool(hint)}Allowed: {KINDS}.")
+
+
+def _explain_file(path: Path) -> str:
+    """Return the next step for an existing file whose ending is of no kind."""
+    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z"):
+        return f"It is a packed file ({path.suffix}): unpack it, and pass the file or folder inside."
+    return f"Its ending {path.suffix!r} is unknown. If its content is of an allowed kind, rename it: {path.stem}.csv."
 
 
 _PREFIXES = ("torchvision", "sklearn", "hf", "wds")

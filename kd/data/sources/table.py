@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kd.checks import DamagedDataError, did_you_mean, similar_paths
 from kd.console import printable_name
 from kd.data.sources.labels import encode_labels
 from kd.data.sources.source import Source
-from kd.data.sources.table_columns import MISSING, Codes, parse_numbers
+from kd.data.sources.table_columns import MISSING, Codes, parse_numbers, to_level
 from kd.data.sources.table_encoding import RawTable
 from kd.storage.text_table import TextTable, read_text_table
 
@@ -64,6 +65,7 @@ def _read_classes(table: TextTable, index: int, target: str) -> list[str]:
     """Return the class of each row; whole numbers are the same class with and without decimals."""
     cells = [row[index] for row in table.rows]
     empty = [line for cell, line in zip(cells, table.lines, strict=True) if cell.lower() in _NO_CLASS]
+    _require_classes(target, parse_numbers([cell for cell in cells if cell.lower() not in _NO_CLASS]))
     if empty:
         lines = ", ".join(map(str, empty[:5])) + ", …" * (len(empty) > 5)
         raise ValueError(
@@ -72,14 +74,22 @@ def _read_classes(table: TextTable, index: int, target: str) -> list[str]:
         )
     numbers = parse_numbers(cells)
     if np.isnan(numbers).any():
-        return cells
+        levels = [to_level(cell) for cell in cells]
+        is_mixed = set(levels) <= {"true", "false"} and len(set(levels)) < len(set(cells))
+        return levels if is_mixed else cells
+    return [_to_class(cell, number) for cell, number in zip(cells, numbers.tolist(), strict=True)]
+
+
+def _require_classes(target: str, numbers: NDArray[np.float64]) -> None:
+    """Raise ``ValueError`` if the cells [N] that are not empty are numbers, with too many values to be classes."""
+    if np.isnan(numbers).any():
+        return
     different, whole = len(np.unique(numbers)), bool((numbers == np.round(numbers)).all())
-    if different > _FEW and (not whole or different > len(cells) / 10):
+    if different > _FEW and (not whole or different > len(numbers) / 10):
         raise ValueError(
-            f"the column {target!r} must hold classes. Got {different:,} different numbers in {len(cells):,} rows, "
+            f"the column {target!r} must hold classes. Got {different:,} different numbers in {len(numbers):,} rows, "
             "as of a quantity to predict (regression). Store ranges of it as classes, or use kd.DistilledRegressor."
         )
-    return [_to_class(cell, number) for cell, number in zip(cells, numbers.tolist(), strict=True)]
 
 
 def _to_class(cell: str, number: float) -> str:

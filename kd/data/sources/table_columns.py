@@ -16,11 +16,17 @@ Codes = NDArray[np.int32]
 RARE = 10  # a level with fewer training rows is too rare to have a feature of its own
 MOST_LEVELS = 50  # further, less frequent levels have none either
 MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none", "?"})  # in lower case
+REMEDY = "write numbers as 1234.56"
 _MOSTLY = 0.95  # share of the training cells that are numbers (dates) in a column of numbers (dates)
 _FEW = 20  # training rows; with fewer, different integers do not suggest an identifier
 _FAR = 1e6  # standard deviations; limits the values of other rows, which float32 might not hold
 _IDENTIFIER = re.compile(
     r"(?:(?:^|[\W_])(?:id|ids|uuid|guid|key|index|idx|nr|no|number|rownames?)|[a-z]I[dD])$|^unnamed"
+)
+# A number with a currency, a percent sign, a unit or separators of thousands, or with a decimal comma.
+_DECORATED = re.compile(
+    r"(?:[$€£¥]|EUR|USD|GBP|CHF)?\s*[-+]?\d+(?:[.,' \u00a0\u202f]\d+)*\s*"
+    r"(?:[%‰°$€£¥]\w?|[^\W\d_]{1,8}(?:/[^\W\d_]{1,4})?)?"
 )
 _NUMERIC_DATE = r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}([-/.])\d{1,2}\1\d{2,4}"
 _NAMED_DATE = r"\d{1,2}[ -][a-z]{3,9}\.?[ -]\d{2,4}|[a-z]{3,9}\.? \d{1,2},? \d{4}"
@@ -124,6 +130,11 @@ def _parse(cell: str) -> float:
     return value if math.isfinite(value) and "_" not in cell else math.nan
 
 
+def _is_decorated(cell: str) -> bool:
+    """Return whether a cell is a number that ``float`` does not accept, such as "$1,234", "50 %" or "12 kg"."""
+    return math.isnan(_parse(cell)) and bool(_DECORATED.fullmatch(cell))
+
+
 def fit_column(name: str, levels: Sequence[str], codes: Codes) -> Column:
     """Return how a column becomes features.
 
@@ -187,6 +198,10 @@ def _fit_category(name: str, values: Sequence[tuple[str, int]], *, has_missing: 
     kept = [level for level in by_frequency[:MOST_LEVELS] if counts[level] >= RARE]
     if not kept:
         reason = "a different value in every row" if max(counts.values()) == 1 else f"no value in {RARE} training rows"
+        decorated = {cell: count for cell, count in counts.items() if _is_decorated(cell)}
+        numbers = sum(count for cell, count in counts.items() if not math.isnan(_parse(cell)))
+        if decorated and sum(decorated.values()) + numbers >= _MOSTLY * sum(counts.values()):
+            reason = f"numbers with signs, units or separators, such as {next(iter(decorated))!r}; {REMEDY}"
         return Column(name, "unused", reason)
     levels = tuple(sorted(kept))
     return Column(name, "category", levels=levels, has_other=len(kept) < len(counts), has_missing=has_missing)

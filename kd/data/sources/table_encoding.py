@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 from kd.console import printable_name, say
 from kd.data.datasets import ArrayDataset, Split, hash_input, unwrap_subsets
 from kd.data.sources.table_columns import (
+    REMEDY,
     Codes,
     Column,
     column_from_json,
@@ -56,6 +58,14 @@ class Encoding:
         if missing:
             raise ValueError(f"the table must have the columns of the training data. It lacks {_list(missing)}.")
         return np.concatenate([column.encode(cells[column.name]) for column in used], axis=1)
+
+    def describe_cells(self, cells: Mapping[str, Sequence[str]]) -> list[str]:
+        """Return a sentence for each column with cells [N] that the training data does not have or that are unusable.
+
+        Columns that are unused or absent are left out.
+        """
+        lines = [line for c in self.columns if c.name in cells for line in _describe_new_cells(c, cells[c.name])]
+        return lines[:_MOST_LINES]
 
     def to_json(self) -> dict[str, Any]:
         """Return the encoding as JSON data."""
@@ -187,7 +197,9 @@ def _describe_cells(table: RawTable, encoding: Encoding, rows: Mapping[str, NDAr
         is_empty = np.array([is_missing(level) for level in levels])
         if column.kind == "number":
             wrong = np.isnan(parse_numbers(levels)) & ~is_empty
-            lines += _count(f"table: {name!r} has cells that are no numbers and count as missing", wrong, levels, cells)
+            lines += _count(
+                f"table: {name!r} has cells that are no numbers and count as missing", wrong, levels, cells, REMEDY
+            )
             new = {} if column.has_missing else {split: n for split, n in cells.items() if split != "train"}
             lines += _count(
                 f"table: {name!r} is missing only outside of train, and becomes the median", is_empty, (), new
@@ -204,12 +216,42 @@ def _describe_cells(table: RawTable, encoding: Encoding, rows: Mapping[str, NDAr
     return lines
 
 
-def _count(title: str, chosen: NDArray[np.bool_], levels: Sequence[str], cells: Mapping[str, Any]) -> list[str]:
+def _describe_new_cells(column: Column, cells: Sequence[str]) -> list[str]:
+    """Return sentences on the cells of a column of new rows that do not have a feature of their own."""
+    name, total = printable_name(column.name), len(cells)
+    missing = [cell for cell in cells if is_missing(cell)]
+    wrong: list[str] = []
+    lines = []
+    level = "'other'" if column.has_other else "no level"
+    if column.kind == "number":
+        numbers = parse_numbers(cells)
+        wrong = [cell for cell, n in zip(cells, numbers, strict=True) if math.isnan(n) and not is_missing(cell)]
+        effect = f"count as missing ({_list(list(dict.fromkeys(wrong)))}): {REMEDY}"
+        lines += [f"{len(wrong):,} of {total:,} cells of {name!r} are not numbers and {effect}."] if wrong else []
+    elif column.kind == "category":
+        wrong = [cell for cell in cells if to_level(cell) not in column.levels and not is_missing(cell)]
+        kind = "rare or not in training" if column.has_other else "levels not in training"
+        effect = f"count as {level} ({_list(list(dict.fromkeys(wrong)))})"
+        lines += [f"{len(wrong):,} of {total:,} cells of {name!r} are {kind} and {effect}."] if wrong else []
+    if missing and not column.has_missing and column.kind != "unused":
+        effect = f"become the median {column.median:g}" if column.kind == "number" else f"count as {level}"
+        lines.append(
+            f"{len(missing):,} of {total:,} cells of {name!r} are missing, as never in training, and {effect}."
+        )
+    if column.kind != "unused" and total and len(wrong) + len(missing) == total:
+        lines.append(f"No cell of {name!r} can be used: the predictions are made without this column.")
+    return lines
+
+
+def _count(
+    title: str, chosen: NDArray[np.bool_], levels: Sequence[str], cells: Mapping[str, Any], remedy: str = ""
+) -> list[str]:
     """Return a line with the number of rows of each split that have a chosen level; none if no row has one."""
     counts = {split: int(numbers[chosen].sum()) for split, numbers in cells.items()}
     listed = ", ".join(f"{count:,} of {split}" for split, count in counts.items() if count)
     examples = [levels[index] for index in np.flatnonzero(chosen).tolist()] if levels else []
-    return [f"{title}: {listed}{f' ({_list(examples)})' if examples else ''}"] if listed else []
+    after = f"; {remedy}" if remedy else ""
+    return [f"{title}: {listed}{f' ({_list(examples)})' if examples else ''}{after}"] if listed else []
 
 
 def _list(names: Sequence[str], *, quote: bool = True) -> str:

@@ -84,3 +84,21 @@ def test_a_damaged_description_of_the_columns_is_refused(run: Path, tmp_path: Pa
         (tmp_path / "manifest.json").write_text(json.dumps(content | {"table": change}), encoding="utf-8")
         with pytest.raises(ValueError, match="is damaged"):
             read_manifest(tmp_path)
+
+
+def test_cells_that_cannot_be_used_are_counted_by_column(run: Path, tmp_path: Path) -> None:
+    row = {"height": "1,5", "colour": "red", "weight": "70"}
+    rows = [row, {**row, "height": "180", "colour": "green"}, {**row, "height": "tall", "colour": "red"}]
+    with pytest.warns(UserWarning, match="height|colour|weight") as caught:
+        predict(run, write_table(tmp_path / "rows.csv", rows))
+    assert [str(warning.message) for warning in caught] == [
+        "rows.csv: 2 of 3 cells of 'height' are not numbers and count as missing ('1,5', 'tall'): write numbers as "
+        "1234.56.",
+        "rows.csv: 1 of 3 cells of 'colour' are levels not in training and count as no level ('green').",
+    ]
+    with pytest.warns(UserWarning, match="ells* of") as caught:
+        predict(run, write_table(tmp_path / "rows.csv", [{**row, "weight": ""}]))
+    texts = " ".join(str(warning.message) for warning in caught)
+    assert "1 of 1 cells of 'weight' are missing, as never in training, and become the median" in texts
+    assert "No cell of 'weight' can be used" in texts
+    assert "No cell of 'colour'" not in texts

@@ -394,3 +394,39 @@ def test_unlabelled_data_do_not_apply(tmp_path: Path) -> None:
 def test_only_tables_take_a_target() -> None:
     with pytest.raises(ValueError, match=r"target \(--target\) does not apply to 'sklearn:iris'"):
         open_source("sklearn:iris", target="species")
+
+
+@pytest.mark.parametrize("style", ["${},000", "{} %", "{}kg", "{},5", "€ {}"])
+def test_numbers_with_signs_or_units_are_named_with_the_remedy(style: str) -> None:
+    column = fit("price", [style.format(number) for number in range(30)])
+    assert column.kind == "unused"
+    assert style.format(0) in column.reason
+    assert column.reason.endswith("write numbers as 1234.56")
+    assert fit("code", [f"V{number}" for number in range(30)]).reason == "a different value in every row"
+
+
+def test_booleans_of_the_target_are_two_classes_in_any_case(tmp_path: Path) -> None:
+    columns = {"x": ["1", "2", "3", "4"], "kind": ["True", "FALSE", "true", "False"]}
+    assert open_columns(tmp_path, columns).classes == ("false", "true")
+
+
+def test_a_target_of_numbers_with_gaps_is_regression(tmp_path: Path) -> None:
+    columns = {"x": ["1"] * 30, "kind": ["", *(f"{n}.5" for n in range(29))]}
+    with pytest.raises(ValueError, match="regression"):
+        open_columns(tmp_path, columns)
+
+
+def test_an_upper_case_ending_is_a_table_and_unknown_endings_name_the_next_step(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "M.CSV", {"x": ["1", "2"], "kind": ["a", "b"]})
+    assert open_source(path, target="kind").classes == ("a", "b")
+    for name, step in (("M.txt", "rename it"), ("M.zip", "unpack it")):
+        (tmp_path / name).write_bytes(path.read_bytes())
+        with pytest.raises(ValueError, match=step) as error:
+            open_source(tmp_path / name, target="kind")
+        assert "Did you mean" not in str(error.value)
+
+
+def test_separators_in_quotes_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text('"a; b; c; d",kind\n1,yes\n2,no\n', encoding="utf-8")
+    assert open_source(path, target="kind").classes == ("no", "yes")
