@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,9 @@ from kd.commands.students import start_student
 from kd.commands.teacher_flags import AUTO, EMBEDDINGS, PRETRAINED, TRAINED_HERE, ModelChoice
 from kd.commands.teacher_inputs import find_inputs, load_with_inputs
 from kd.commands.teacher_outputs import adapt_teacher, embedding_teacher, has_own_outputs
-from kd.console import say
+from kd.console import printable_name, say
+from kd.deploy.manifest import NAME as MANIFEST
+from kd.deploy.manifest import read_manifest
 from kd.imports import digest_source, is_plugin
 from kd.models.build import build
 from kd.storage.files import sha256
@@ -106,6 +109,7 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
     if not choice.file.is_file():
         hint = similar_paths(choice.file) or "Check its path."
         raise FileNotFoundError(f"there is no file {choice.file} with weights. {hint}")
+    _require_same_table(choice.file, data)
     inputs = find_inputs(settings, choice, data)
 
     def load(task: Task) -> nn.Module:
@@ -120,6 +124,23 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
         )
 
     return Teacher(adapt_teacher(settings, load_with_inputs(inputs, load), inputs), True)
+
+
+def _require_same_table(file: Path, data: Data) -> None:
+    """Raise ``ValueError`` if the manifest beside a weights file encodes a table's columns otherwise than the data."""
+    encoding, path = data.encoding, file.parent / MANIFEST
+    table = read_manifest(path).table if encoding is not None and path.is_file() else None
+    if encoding is None or table is None:
+        return
+    used, trained = ([c for c in columns if c.kind != "unused"] for columns in (encoding.columns, table.columns))
+    names = {column.name for column in used}
+    differing = [c.name for c in used if c not in trained] + [c.name for c in trained if c.name not in names]
+    if used != trained:
+        listed = ", ".join(repr(printable_name(name)) for name in differing[:10]) or "their order"
+        raise ValueError(
+            f"{file} was trained on a table whose columns became other inputs ({path}). It differs in {listed}. Give "
+            "the same file, --random-state and --limit as for that run, or use kd compare in the folder of that run."
+        )
 
 
 def digest_models(settings: RunSettings, teachers: Sequence[Teacher]) -> dict[str, str]:

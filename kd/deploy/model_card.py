@@ -139,8 +139,9 @@ def _describe_losses(exported: Sequence[Exported]) -> list[str]:
         if result.problem or check is None or check.margin is None:
             continue
         shown = "which shows" if check.is_equivalence_shown else "so the test set is too small to show"
+        change = f"gains {-check.loss:.2f}" if check.loss < 0 else f"loses {check.loss:.2f}"
         sentences.append(
-            f"`{result.file}` loses {check.loss:.2f} percentage points of accuracy against PyTorch, and at most "
+            f"`{result.file}` {change} percentage points of accuracy against PyTorch, and at most "
             f"{check.loss_bound:.3f} for other test items (one-sided 95 % bound), {shown} a loss below the margin of "
             f"{check.margin:g}; exact McNemar {equate_p(check.test.p_value)}."
         )

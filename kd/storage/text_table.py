@@ -55,7 +55,7 @@ def parse_text_table(content: bytes) -> TextTable:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not text in UTF-8 ({error}). Save it as UTF-8") from error
+        raise ValueError(f"it is not text in UTF-8 ({error})") from error
     first_line = text.lstrip("\r\n").partition("\n")[0]
     unquoted = _QUOTED.sub("", first_line)
     separator = max(_SEPARATORS, key=unquoted.count)  # the comma if there is none

@@ -109,9 +109,10 @@ def _describe_int8(exported: Sequence[Exported]) -> list[str]:
     if full and (slower := [i for i, f in zip(int8.timings, full.timings, strict=True) if i.median > f.median]):
         batches = " and ".join(f"{timing.batch}" for timing in slower)
         sentences.append(f"int8 is slower than float32 here for a batch of {batches}.")
+    change = f"gains {-int8.loss:.2f}" if int8.loss < 0 else f"loses {int8.loss:.2f}"
     if int8.passed and not int8.is_equivalence_shown:
         sentences.append(
-            f"int8 loses {int8.loss:.2f} percentage points here, but the test set is too small to show a loss below "
+            f"int8 {change} percentage points here, but the test set is too small to show a loss below "
             f"the margin of {int8.margin:g}: it may be up to {int8.loss_bound:.3f} (one-sided 95 % bound)."
         )
     return sentences

@@ -53,7 +53,7 @@ def open_table(path: Path, target: str | None, classes: Sequence[str] | None = N
 
 
 def _read(path: Path) -> TextTable:
-    hint = similar_paths(path) if not path.exists() else "Save it as comma-separated text with column names."
+    hint = similar_paths(path) if not path.exists() else "Save it as comma-separated UTF-8 text with column names."
     try:
         return read_text_table(path)
     except (OSError, ValueError) as error:

@@ -109,8 +109,11 @@ class RawTable(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(self.codes[index]), int(self.labels[index])
 
     def digests(self, rows: NDArray[np.int64]) -> list[bytes]:
-        """Return a hash of the cells of each row."""
-        return [hash_input(row) for row in np.ascontiguousarray(self.codes[rows])]
+        """Return a hash of the cells of each row, without unused columns: an identifier would hide equal rows."""
+        columns = zip(self.names, self.levels, self.codes.T, strict=True)
+        used = [fit_column(name, levels, codes).kind != "unused" for name, levels, codes in columns]
+        codes = self.codes[rows][:, used] if any(used) else self.codes[rows]
+        return [hash_input(row) for row in np.ascontiguousarray(codes)]
 
     def fit(self, rows: NDArray[np.int64]) -> Encoding:
         """Return the encoding that is fitted on these rows.

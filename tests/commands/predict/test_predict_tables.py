@@ -102,3 +102,15 @@ def test_cells_that_cannot_be_used_are_counted_by_column(run: Path, tmp_path: Pa
     assert "1 of 1 cells of 'weight' are missing, as never in training, and become the median" in texts
     assert "No cell of 'weight' can be used" in texts
     assert "No cell of 'colour'" not in texts
+
+
+def test_a_teacher_of_another_encoding_of_the_table_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(run.parent / "people.csv"), "--target", "kind", "--dry-run", *FLAGS[2:]]
+    teacher = ["--teacher", f"mlp:8={run / 'models' / 'teacher_model.pth'}", "--out", str(tmp_path / "out")]
+    assert cli.main(["run", *data, *teacher]) == 0
+    capsys.readouterr()
+    assert cli.main(["run", *data, *teacher, "--random-state", "9"]) == 1
+    err = capsys.readouterr().err
+    assert "It differs in 'height', 'weight'. Give the same file, --random-state and --limit" in err

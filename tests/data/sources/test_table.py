@@ -430,3 +430,11 @@ def test_separators_in_quotes_do_not_count(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text('"a; b; c; d",kind\n1,yes\n2,no\n', encoding="utf-8")
     assert open_source(path, target="kind").classes == ("no", "yes")
+
+
+def test_an_identifier_does_not_hide_equal_rows(tmp_path: Path) -> None:
+    columns = {"row_id": [str(k) for k in range(40)], "x": [f"{k // 2}.5" for k in range(40)], "kind": ["a", "b"] * 20}
+    dataset: Any = open_columns(tmp_path, columns).train
+    digests = dataset.digests(np.arange(40))
+    assert digests[::2] == digests[1::2]
+    assert len(set(digests)) == 20
