@@ -40,7 +40,7 @@ from kd.data import ArrayDataset
 from kd.teachers.class_order import Reordered
 from kd.teachers.onnx_teacher import load_onnx
 
-# The data's classes: endings of files, and the names of the teacher's outputs, of which the first is used.
+# The data's classes: endings of files, and the name of the teacher's output.
 CLASSES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "c": ((".c", ".h"), "c"),
     "cmake": ((".cmake",), "cmake"),

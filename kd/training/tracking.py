@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import shutil
 import time
 import warnings
@@ -110,6 +111,11 @@ class _Trackio:
         """Do nothing: every call of ``write`` has written."""
 
 
+_OPENED_BY: Mapping[str, str] = {  # {0}: the folder
+    "tensorboard": "tensorboard --logdir {0}",
+    "mlflow": "mlflow ui --backend-store-uri sqlite:///{0}/mlflow.db",
+    "trackio": "TRACKIO_DIR={0} trackio show",
+}
 _WRITERS: Mapping[str, tuple[str, Callable[[Path], Writer]]] = {
     "tensorboard": ("tensorboard", _TensorBoard),
     "mlflow": ("mlflow", _MLflow),
@@ -158,6 +164,9 @@ class Tracker:
         with self._guarded():
             if self._writer is not None:
                 self._writer.close()
+                if not self._failed:
+                    command = _OPENED_BY[self._name].format(shlex.quote(str(self._folder.resolve())))
+                    say(f"curves of all trainings: {self._folder}; open them with {command}")
 
     def _write(self, training: str, epoch: int, numbers: Mapping[str, float]) -> None:
         if self._failed:

@@ -60,6 +60,8 @@ def test_tensorboard_reads_the_curves_and_test_metrics_of_the_results_also_when_
     assert not (tmp_path / "track").exists()
     assert call("run", *QUICK, *out, "--track", "tensorboard") == 0
     output = capsys.readouterr().out
+    assert f"curves of all trainings: {tmp_path / 'track'}" in output
+    assert "open them with tensorboard --logdir" in output
     assert "distilled: up to date, reused" in output
     expected: Rows = {}
     for row in read_csv(tmp_path / "results" / "metrics" / "curves.csv"):
