@@ -158,11 +158,17 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         teacher, student = self.teacher, self.student
         is_model = teacher is None or isinstance(teacher, nn.Module) or hasattr(teacher, "predict")
         allowed = "None, a trained nn.Module, or a regressor"
-        require(is_model and not hasattr(teacher, "predict_proba"), "teacher", teacher, allowed)
+        advice = "kd.DistilledClassifier takes classifiers" if hasattr(teacher, "predict_proba") else ""
+        require(is_model and not hasattr(teacher, "predict_proba"), "teacher", teacher, allowed, advice)
         is_network = isinstance(student, (tuple, list)) or (callable(student) and not isinstance(student, type))
         fits = is_regressor(student) if is_estimator(student) else is_network and not isinstance(student, nn.Module)
         allowed = "hidden sizes such as (64,), a function (features) → nn.Module, or a scikit-learn regressor"
-        require(fits, "student", student, allowed, "kd.DistilledClassifier takes classifiers")
+        advice = "kd.DistilledClassifier takes classifiers" if is_estimator(student) else ""
+        if isinstance(student, type):
+            advice = "pass an instance, not the class"
+        elif isinstance(student, nn.Module):
+            advice = "fit must not modify its parameters, so pass a function that builds a new network, not the network"
+        require(fits, "student", student, allowed, advice)
         device = device_named(str(self.device), setting="device")
         require_device(device, "device")
         return device

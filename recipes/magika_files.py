@@ -37,6 +37,7 @@ import kd
 from kd.commands.trials import count_errors, judge_arms, train_copy
 from kd.console import say
 from kd.data import ArrayDataset
+from kd.teachers.class_map import describe_share_outside, measure_share_outside
 from kd.teachers.class_order import Reordered
 from kd.teachers.onnx_teacher import load_onnx
 
@@ -197,7 +198,7 @@ def find_magika() -> Path | None:
     return folders[-1] if folders else None
 
 
-def load_magika(folder: Path, classes: Sequence[str], example: Tensor) -> nn.Module:
+def load_magika(folder: Path, classes: Sequence[str], example: Tensor) -> Reordered:
     """Return the teacher with the outputs of these classes alone; the softmax renormalises them."""
     names = json.loads((folder / "config.min.json").read_text())["target_labels_space"]
     teacher = load_onnx(folder / "model.onnx", input_shape=(BEGINNING + END,), example=example)
@@ -216,6 +217,8 @@ def main(settings: Settings) -> dict[str, list[int]]:
         f"{len(files.classes)} classes: {', '.join(files.classes)}"
     )
     teacher = load_magika(folder, files.classes, files.training[0][0])
+    outputs = kd.collect_logits(teacher.model, files.test).logits
+    say(f"the teacher: {describe_share_outside(measure_share_outside(outputs, teacher.columns))} (test files)")
     cached = kd.collect_logits(teacher, files.training)
     kd.verify_logits(teacher, files.training, cached)
     agreement = float((cached.logits.argmax(dim=1) == cached.labels).double().mean())
