@@ -111,7 +111,7 @@ def test_it_works_in_a_search_and_with_pipelines() -> None:
     [
         ({"alpha": 2}, r"alpha must be in \[0, 1\]"),
         ({"epochs": 0}, "epochs must be an integer of at least 1"),
-        ({"teacher": LogisticRegression()}, "(?s)teacher must be None, a trained nn.Module, or a regressor.*takes classi"),
+        ({"teacher": LogisticRegression()}, "(?s)teacher must be None, a trained nn.Module.*takes classifiers"),
         ({"teacher": "forest"}, "teacher must be None"),
         (
             {"student": LogisticRegression()},
