@@ -7,7 +7,7 @@ Look at ``run_table``: it compares three kinds of student for each seed. The con
 students learn from a forest that predicts its own training rows: it only returns their labels, smoothed by the
 temperature. "Out-of-fold" students learn from predictions by cross-validation. Temperature and alpha are chosen for
 each kind by cross-validation on the training half of the data. The other half is used once, for the verdicts. Results
-are in docs/own_data.md.
+are in docs/scikit_learn.md.
 """
 
 from __future__ import annotations

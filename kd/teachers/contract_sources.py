@@ -52,7 +52,7 @@ def read_contract(items: Sequence[str], *, is_bytes: bool = True) -> InputContra
     """Return the contract that these items describe; None for the data's own normalisation.
 
     Args:
-        items: at most one name, and values that complete or replace parts of it; see ``docs/own_data.md``.
+        items: at most one name, and values that complete or replace parts of it; see ``docs/models.md``.
         is_bytes: whether the data are bytes, which ``stored`` then keeps as numbers from 0 to 255.
 
     Raises:

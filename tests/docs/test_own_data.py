@@ -1,4 +1,4 @@
-"""The Python code of docs/own_data.md runs in order, and its statements about methods are true."""
+"""The Python code of the pages on own data, models and scikit-learn runs in order; methods are named rightly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kd.methods import METHODS
 from kd.models.build import build
 from kd.storage.weights import weights_bytes
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "own_data.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture
@@ -45,18 +45,19 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"training": training, "validation": validation, "labels": mnist.labels[:200], "names": files}
 
 
-def run_section(title: str, names: dict[str, Any], *, blocks: int) -> None:
-    """Run the Python blocks of one section and check their number."""
-    text = PAGE.read_text(encoding="utf-8")
-    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    sources = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+def run_page(page: str, names: dict[str, Any], *, blocks: int, section: str = "") -> None:
+    """Run the Python blocks of a page, or of one of its sections, and check their number."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    if section:
+        (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    sources = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(sources) == blocks
     for number, source in enumerate(sources, start=1):
-        exec(compile(source, f"own_data.md, {title}, python block {number}", "exec"), names)
+        exec(compile(source, f"{page}, {section}, python block {number}", "exec"), names)
 
 
 def test_the_code_on_models_runs(names: dict[str, Any]) -> None:
-    run_section("Models", names, blocks=6)
+    run_page("models.md", names, blocks=6)
     teacher, distill_data = names["teacher"], names["distill_data"]
     np.testing.assert_allclose(distill_data.logits, kd.collect_logits(teacher, names["training"]).logits, atol=1e-5)
     torch.testing.assert_close(names["cached"].logits, names["same"])
@@ -71,7 +72,7 @@ def test_the_code_on_unlabelled_data_runs(names: dict[str, Any]) -> None:
     np.savez("more.npz", x=images.numpy(), y="nobody reads this")
     teacher = build("mlp:64", input_shape=(1, 28, 28), classes=10, seed=0)
     names |= {"kd": kd, "teacher": teacher}
-    run_section("Unlabelled data", names, blocks=1)
+    run_page("own_data.md", names, blocks=1, section="Unlabelled data")
     _, labels, logits = next(iter(kd.make_loader(names["distill_data"], batch_size=230)))
     assert labels.tolist() == [*names["labels"].tolist(), *[-1] * 30]
     rows = kd.collect_logits(teacher, Subset(kd.load_mnist(train=True), [*range(200), *range(400, 430)]))
@@ -81,7 +82,9 @@ def test_the_code_on_unlabelled_data_runs(names: dict[str, Any]) -> None:
 
 def test_the_page_names_the_methods_for_unlabelled_data() -> None:
     (line,) = re.findall(
-        r"^- \*\*Methods\*\*: (.*?)(?=^- )", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        r"^- \*\*Methods\*\*: (.*?)(?=^- )",
+        (DOCS / "own_data.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
     )
     supported, unsupported = (set(re.findall("`([a-z-]+)`", text)) for text in line.split("Not supported", 1))
     with_teacher = {name for name, method in METHODS.items() if {"logits", "teacher"} & set(method.needs)}
@@ -95,7 +98,7 @@ def test_the_code_on_scikit_learn_runs(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(datasets, "load_digits", lambda *, return_X_y: (inputs[:450], labels[:450]))
     monkeypatch.setattr(RandomForestClassifier.__init__, "__defaults__", (20,))  # trees
     names: dict[str, Any] = {}
-    run_section("scikit-learn", names, blocks=5)
+    run_page("scikit_learn.md", names, blocks=5)
     scores = capsys.readouterr().out.splitlines()[0].split()
     assert min(map(float, scores)) > 0.9
     assert names["search"].score(names["X_test"], names["y_test"]) > 0.9
