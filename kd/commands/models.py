@@ -129,8 +129,13 @@ def new_teacher(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
 def _require_same_table(file: Path, data: Data) -> None:
     """Raise ``ValueError`` if the manifest beside a weights file encodes a table's columns otherwise than the data."""
     encoding, path = data.encoding, file.parent / MANIFEST
-    table = read_manifest(path).table if encoding is not None and path.is_file() else None
-    if encoding is None or table is None:
+    if encoding is None or not path.is_file():
+        return
+    try:
+        table = read_manifest(path).table
+    except ValueError:  # of another program, or of an earlier version, which stated no tables
+        return
+    if table is None:
         return
     used, trained = ([c for c in columns if c.kind != "unused"] for columns in (encoding.columns, table.columns))
     names = {column.name for column in used}

@@ -149,11 +149,12 @@ def _describe_losses(exported: Sequence[Exported]) -> list[str]:
 
 
 def _describe_limits(candidate: Candidate, exported: Sequence[Exported]) -> str:
+    order = "colours" if candidate.manifest.noun == "images" else "columns"
     limits = [
         "It always returns one of its classes, also for inputs that belong to none of them.",
         "The accuracy holds for data like the test set; probabilities are not calibrated.",
         f"Inputs of another shape than {list(candidate.manifest.input_shape)} are refused, but a wrong scale or order "
-        "of colours is not noticed.",
+        f"of {order} is not noticed.",
     ]
     if any(result.kind == "int8" and not result.problem for result in exported):
         limits.append("Results of the int8 file may differ slightly between processors.")

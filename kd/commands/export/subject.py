@@ -8,11 +8,13 @@ from typing import Any
 
 from kd.arms import ARMS
 from kd.checks import naming_flag, similar_paths
-from kd.commands.data import Data, load_data
+from kd.commands.auto_network import choose_network
+from kd.commands.data import Data, Task, load_data
 from kd.commands.export.settings import ExportSettings
 from kd.commands.publish import quick_run_stamp
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import saved_settings
+from kd.commands.teacher_flags import AUTO
 from kd.commands.trust import remember, require_trusted
 from kd.deploy.description import describe_task
 from kd.deploy.export import Candidate
@@ -77,7 +79,7 @@ def _from_run(settings: ExportSettings) -> tuple[Candidate, Origin]:
     _require_same_task(manifest, _manifest_of(data, saved, manifest.folder))
     reference = predict(network, data.test_loader)
     _require_same_result(entry, int(reference.wrong.sum()), len(reference.labels))
-    training = _describe_training(saved, settings.arm) if has_settings else {}
+    training = _describe_training(saved, settings.arm, data.task) if has_settings else {}
     candidate = Candidate(network, manifest, spec, reference, data.test_set, data.train_set, entry.unlike)
     return candidate, Origin(data.name, settings.arm, training, settings.licence)
 
@@ -126,9 +128,10 @@ def _require_same_result(entry: ModelEntry, errors: int, items: int) -> None:
         )
 
 
-def _describe_training(settings: RunSettings, arm: str) -> dict[str, str]:
+def _describe_training(settings: RunSettings, arm: str, task: Task) -> dict[str, str]:
+    teachers = [choose_network(task) if choice.spec == AUTO else str(choice) for choice in settings.teachers_chosen]
     values = {
-        "teacher": ", ".join(map(str, settings.teachers_chosen)),
+        "teacher": ", ".join(teachers),
         "student": str(settings.student_choice),
         "method": settings.method if arm == "distilled" else "labels only",
         "epochs": str(settings.epochs),
