@@ -16,8 +16,8 @@ from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.students import list_start_messages, require_no_label_options, require_reached
 from kd.commands.teacher_flags import ModelChoice
-from kd.commands.teacher_inputs import rebuild_around, task_of
-from kd.commands.teacher_outputs import count_outputs, has_own_outputs
+from kd.commands.teacher_inputs import task_of
+from kd.commands.teacher_outputs import count_outputs, has_own_outputs, rebuild_around
 from kd.commands.trained_on import warn_about_leaks
 from kd.console import say
 from kd.data.loaders import first_batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +18,6 @@ from kd.console import say
 from kd.data.datasets import ArrayDataset, Split
 from kd.data.loaders import make_loader
 from kd.data.sources import open_source
-from kd.models.features import find_network
 from kd.storage.files import sha256
 from kd.storage.weights import weights_bytes
 from kd.teachers.contract import (
@@ -181,24 +179,6 @@ def _change_task(task: Task, contract: InputContract, scale: InputScale) -> Task
         return dataclasses.replace(task, input_shape=contract.shape_for(task.input_shape))
     example = OwnInputs(nn.Identity(), contract, scale).prepare(task.example[None])[0]
     return dataclasses.replace(task, input_shape=tuple(example.shape), example=example)
-
-
-def rebuild_around(model: nn.Module, network: nn.Module) -> nn.Module:
-    """Return a copy of a model with another network inside its wrappers."""
-    path = find_network(model)
-    if not path:
-        return network
-    result = copy.deepcopy(model)
-    parent, _, name = path.rpartition(".")
-    setattr(result.get_submodule(parent), name, network)
-    return result
-
-
-def is_adapted(model: nn.Module) -> bool:
-    """Return whether a teacher is more than a network by name: a module of ``kd.teachers``, which wraps networks to
-    change their inputs or outputs, averages several, or has no network.
-    """
-    return type(model).__module__.startswith("kd.teachers.")
 
 
 def task_of(model: nn.Module, task: Task) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import FIT, ModelChoice
 from kd.commands.teacher_inputs import TeacherInputs
 from kd.console import say
+from kd.models.features import find_network
 from kd.models.inference import evaluating
 from kd.teachers.class_map import MappedOutputs, find_members, find_output_names, read_class_map
 from kd.teachers.class_order import Reordered, find_columns
@@ -88,3 +90,21 @@ def _example(task: Task) -> Tensor:
     """Return a batch of one input."""
     example = torch.zeros(task.input_shape) if task.example is None else task.example
     return example[None].clone()
+
+
+def rebuild_around(model: nn.Module, network: nn.Module) -> nn.Module:
+    """Return a copy of a model with another network inside its wrappers."""
+    path = find_network(model)
+    if not path:
+        return network
+    result = copy.deepcopy(model)
+    parent, _, name = path.rpartition(".")
+    setattr(result.get_submodule(parent), name, network)
+    return result
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Return whether a teacher is more than a network by name: a module of ``kd.teachers``, which wraps networks to
+    change their inputs or outputs, averages several, or has no network.
+    """
+    return type(model).__module__.startswith("kd.teachers.")

@@ -36,7 +36,8 @@ from kd.commands.steps import (
 )
 from kd.commands.students import describe_start
 from kd.commands.teacher_flags import AUTO
-from kd.commands.teacher_inputs import data_for_teacher, is_adapted
+from kd.commands.teacher_inputs import data_for_teacher
+from kd.commands.teacher_outputs import is_adapted
 from kd.evaluation.unlike import Validation
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions
