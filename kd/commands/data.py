@@ -112,6 +112,24 @@ class Data(NamedTuple):
         return len(self.train_loader.dataset) // self.sizes["training"]  # type: ignore[arg-type]  # as above
 
 
+def open_at_size(settings: RunSettings, size: int | tuple[int, int] | None) -> Source:
+    """Open the dataset of the settings, with image files of this size.
+
+    Raises:
+        ValueError, OSError, MissingExtraError: see ``kd.data.sources.open_source``.
+    """
+    return open_source(
+        settings.data,
+        root=settings.data_dir,
+        size=size,
+        columns=settings.columns,
+        target=settings.target,
+        classes=settings.class_names or None,
+        download=settings.download,
+        workers=settings.workers,
+    )
+
+
 def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
     """Open and split the dataset of the settings; missing splits are taken from its training data.
 
@@ -123,16 +141,7 @@ def load_data(settings: RunSettings, *, test_seed: int | None = None) -> Data:
         OSError: the dataset is missing or damaged.
     """
     with naming_flag(f"--data {settings.data}"):
-        source = open_source(
-            settings.data,
-            root=settings.data_dir,
-            size=settings.image_size,
-            columns=settings.columns,
-            target=settings.target,
-            classes=settings.class_names or None,
-            download=settings.download,
-            workers=settings.workers,
-        )
+        source = open_at_size(settings, settings.image_size)
         splits = split_source(
             source,
             held_back=settings.test_size,

@@ -11,13 +11,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from kd.checks import DamagedDataError, naming_flag
-from kd.commands.data import Data, Task
+from kd.commands.data import Data, Task, open_at_size
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import ModelChoice
 from kd.console import say
 from kd.data.datasets import ArrayDataset, Split
 from kd.data.loaders import make_loader
-from kd.data.sources import open_source
 from kd.storage.files import sha256
 from kd.storage.weights import weights_bytes
 from kd.teachers.contract import (
@@ -242,15 +241,7 @@ def _find_sizes(teachers: Sequence[nn.Module]) -> set[tuple[int, int] | None]:
 
 def _decode(settings: RunSettings, data: Data, size: tuple[int, int]) -> dict[str, Dataset[Any]]:
     """Open the source at another size, and return its splits, normalised like the students' images."""
-    source = open_source(
-        settings.data,
-        root=settings.data_dir,
-        size=size,
-        columns=settings.columns,
-        classes=settings.class_names or None,
-        download=settings.download,
-        workers=settings.workers,
-    )
+    source = open_at_size(settings, size)
     scale = find_scale(data.train_set)
     parts = {name: part for name, part in source.parts.items() if isinstance(part, ArrayDataset)}
     labels = torch.cat([part.labels for part in parts.values()])

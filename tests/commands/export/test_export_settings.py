@@ -19,7 +19,7 @@ from kd.models.build import build
 
 def test_every_setting_that_chooses_the_data_is_there() -> None:
     """Also one that is added to ``load_data`` later. The number of processes cannot change what is read."""
-    opening = inspect.getsource(data.load_data).split("example, _")[0]
+    opening = inspect.getsource(data.open_at_size) + inspect.getsource(data.load_data).split("example, _")[0]
     used = set(re.findall(r"settings\.(\w+)", opening)) - {"workers"}
     assert {"data", "target", "limit"} < used
     assert used == set(DATA)
