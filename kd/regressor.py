@@ -27,7 +27,7 @@ from kd.models.inference import evaluating
 from kd.models.networks import MLP
 from kd.seeding import seeded
 from kd.teachers.sklearn_student import as_array, check_rows, check_rows_and_targets, copy_input_tags, is_estimator
-from kd.teachers.sklearn_teacher import is_fitted, network_logits, rows_as_fitted, set_random_states
+from kd.teachers.sklearn_teacher import fit_unfitted, network_logits, rows_as_fitted, set_random_states
 from kd.training.history import History
 from kd.training.loop import fit
 from kd.training.optimizers import adam
@@ -120,7 +120,7 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         random = check_random_state(self.random_state)
         # Drawn before the teacher's seeds, so that the control and the distilled student get the same seed.
         seed = int(random.randint(2**31 - 1))
-        self.teacher_ = self._prepare_teacher(X, targets, random)
+        self.teacher_ = fit_unfitted(self.teacher, X, targets, random)
         soft = targets if self.teacher_ is None else self._soften(X, rows, targets)
         self.scaler_, self.target_mean_, self.target_scale_ = None, 0.0, 1.0
         if is_estimator(self.student):
@@ -172,12 +172,6 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         device = device_named(str(self.device), setting="device")
         require_device(device, "device")
         return device
-
-    def _prepare_teacher(self, X: Any, targets: NDArray[np.float64], random: np.random.RandomState) -> Any:
-        """Return the teacher if it is fitted, else a clone fitted on X and the targets."""
-        if self.teacher is None or isinstance(self.teacher, nn.Module) or is_fitted(self.teacher):
-            return self.teacher
-        return set_random_states(clone(self.teacher), random).fit(copy.deepcopy(X), targets)
 
     def _soften(self, X: Any, rows: Any, targets: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the student's targets [N]: those of the data and the teacher's predictions, weighted with alpha."""

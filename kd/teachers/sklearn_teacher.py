@@ -25,21 +25,30 @@ FLOOR = 1e-6
 
 
 def prepare_teacher(teacher: Any, X: Any, y: NDArray[Any], random: np.random.RandomState) -> Any:
-    """Return the teacher if it is fitted, else a clone fitted on X and y.
+    """Return the teacher if it is fitted, else a clone fitted on X and y; see ``fit_unfitted``.
 
     Args:
         teacher: classifier with ``predict_proba``, trained ``nn.Module``, or None, which is returned as is.
-        random: seeds every ``random_state`` of the clone that is None.
 
     Raises:
         ValueError: the teacher is none of these.
     """
-    if teacher is None or isinstance(teacher, nn.Module):
-        return teacher
     allowed = "None, a trained nn.Module, or a classifier with predict_proba"
     advice = "wrap a classifier with only a decision_function in sklearn.calibration.CalibratedClassifierCV"
-    require(hasattr(teacher, "predict_proba"), "teacher", teacher, allowed, advice)
-    return teacher if is_fitted(teacher) else set_random_states(clone(teacher), random).fit(copy.deepcopy(X), y)
+    is_other = teacher is None or isinstance(teacher, nn.Module)
+    require(is_other or hasattr(teacher, "predict_proba"), "teacher", teacher, allowed, advice)
+    return fit_unfitted(teacher, X, y, random)
+
+
+def fit_unfitted(teacher: Any, X: Any, y: NDArray[Any], random: np.random.RandomState) -> Any:
+    """Return None, a network and a fitted estimator as they are; of another estimator a clone fitted on X and y.
+
+    Args:
+        random: seeds every ``random_state`` of the clone that is None.
+    """
+    if teacher is None or isinstance(teacher, nn.Module) or is_fitted(teacher):
+        return teacher
+    return set_random_states(clone(teacher), random).fit(copy.deepcopy(X), y)
 
 
 def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDArray[Any]) -> Tensor:
