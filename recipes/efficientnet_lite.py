@@ -176,6 +176,7 @@ def train_arms(teacher: FittedHead, clothes: Clothes, settings: Settings) -> dic
             data, loss = (distill_set, objective) if is_distilled else (clothes.training, kd.supervised)
             student = train_copy(start, loss, data, seed=seed, epochs=settings.epochs)
             found.append(count_errors(student, clothes.test))
+        say(f"seed {seed}: " + ", ".join(f"{name} {found[-1]}" for name, found in errors.items()) + " errors")
     return errors
 
 
