@@ -42,19 +42,20 @@ _RANGES = {"alpha": ALPHA, "epochs": at_least(1), "batch_size": at_least(1), "le
 class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A small regressor for tabular data, distilled from a teacher.
 
-    The student is fitted to ``alpha · y + (1 − alpha) · teacher's prediction``. For the squared error this equals
-    weighting both targets, up to a constant: ``alpha (y − f)² + (1 − alpha) (t − f)² = (alpha y + (1 − alpha) t − f)²
-    + alpha (1 − alpha) (y − t)²``. Unlike weighted copies of the rows, it needs no ``sample_weight`` and does not
-    change settings that count rows. With another loss of the student, such as the absolute error, the two differ.
+    The student is fitted to ``alpha · y + (1 − alpha) · teacher's prediction``. For the squared error this is
+    equivalent to weighting two targets per row, y and the prediction t, because the losses differ by a constant:
+    ``alpha (y − f)² + (1 − alpha) (t − f)² = (alpha y + (1 − alpha) t − f)² + alpha (1 − alpha) (y − t)²``. It needs no
+    ``sample_weight`` and does not affect settings that count rows. For other losses, such as the absolute error, the
+    two are not equivalent.
 
     The whole data set is held in memory. See ``kd.DistilledClassifier`` for the parameters not described here.
 
     Args:
-        teacher: a scikit-learn regressor, fitted here if it is not yet; a trained ``nn.Module`` that maps the unscaled
-            rows in float32 to predictions [N, 1]; or None for the control, which is trained on the targets alone.
+        teacher: a scikit-learn regressor, which is fitted here if it is unfitted; a trained ``nn.Module`` that maps the
+            unscaled rows in float32 to predictions [N, 1]; or None for the control, trained on the targets alone.
         student: units of each hidden layer of a network, such as ``(64,)``; a function (features) → ``nn.Module`` with
             input [B, features] float32 and output [B, 1]; or any scikit-learn regressor or pipeline that ends in one,
-            which is cloned and gets the rows as they are. Networks are trained on the squared error of targets with
+            which is cloned and gets the rows unchanged. Networks are trained on the squared error of targets with
             mean 0 and variance 1. For an estimator, ``epochs``, ``batch_size``, ``learning_rate``, ``standardize`` and
             ``device`` do not apply.
         alpha: weight of the *targets* y, in [0, 1]. 1 equals the control bit for bit; 0 uses the teacher only.
@@ -174,7 +175,7 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         return device
 
     def _soften(self, X: Any, rows: Any, targets: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the student's targets [N]: those of the data and the teacher's predictions, weighted with alpha."""
+        """Return the student's targets [N]: the mean of y and the teacher's predictions, weighted with alpha."""
         if isinstance(self.teacher_, nn.Module):
             numbers = torch.tensor(as_array(rows, numeric=True), dtype=torch.float32)
             predictions = network_logits(self.teacher_, numbers).double().numpy()

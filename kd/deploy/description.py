@@ -37,7 +37,7 @@ def describe_task(dataset: Dataset[Any], classes: Sequence[str]) -> dict[str, An
 
 
 def _describe_preprocessing(base: object, shape: tuple[int, ...]) -> dict[str, Any] | None:
-    # A dataset of the user's own and tokens reach the model as they are.
+    # Users' own datasets and tokens are not normalised.
     is_bytes, moments = False, list[list[float] | None]([[], []])
     if isinstance(base, ArrayDataset) and base.inputs.dtype != torch.int64:
         is_bytes = base.inputs.dtype == torch.uint8

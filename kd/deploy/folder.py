@@ -83,7 +83,7 @@ def publish_folder(
 
 
 def remove_export(folder: Path, *, but: Collection[Path] = ()) -> None:
-    """Remove the files of an earlier export, the manifest first: without it, none of them is used as a model."""
+    """Remove the files of an earlier export. The manifest comes first: without it, no file is used as a model."""
     for name in (NAME, *FILES.values(), *OTHER_FILES):
         if folder / name not in but:
             (folder / name).unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def _describe(candidate: Candidate, result: Exported) -> Mapping[str, Any]:
     assert result.check is not None
     return {
         "kind": result.kind,
-        # Only this file holds weights for kd.models.build.build; the others are programs of their own.
+        # Only this file holds weights for kd.models.build.build; the others contain the network itself.
         "architecture": candidate.architecture if result.kind == "safetensors" else None,
         "sha256": sha256(result.content),
         **({} if result.kind in QUANTISED or candidate.unlike is None else {"unlike": candidate.unlike._asdict()}),

@@ -26,8 +26,8 @@ FILES: Mapping[str, str] = {
 }
 INPUTS, PROBABILITIES, LOGITS = "inputs", "probabilities", "logits"  # names in the graph
 _CALIBRATION_BATCH = 32
-# Layers with weights, and layers that pass 8-bit values on. The others stay in float32: the normalisation of inputs
-# (Cast, Mul, Sub), whose range is not that of any layer, and softmax.
+# Layers with weights, and layers that pass 8-bit values on. The others stay in float32: softmax, and the normalisation
+# of inputs (Cast, Mul, Sub), whose range differs from that of all layers.
 _QUANTISED = [
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool"),
     *("GlobalAveragePool", "Reshape", "Flatten", "Transpose"),
@@ -83,8 +83,8 @@ def _without_traces(model: Any) -> bytes:
 def to_int8(onnx: bytes, calibration: Tensor) -> bytes:
     """Return an ONNX file with 8-bit weights and activations: QDQ format, weights per channel, static ranges.
 
-    Weights take 7 of their 8 bits, because processors without VNNI instructions would saturate with all of them, and
-    the file may run on another machine than the one that checked it.
+    Weights use 7 of their 8 bits. With 8 bits, sums would saturate on processors without VNNI instructions, and the
+    file may run on another machine than the one that checked it.
 
     Args:
         onnx: content from ``to_onnx``.

@@ -1,6 +1,6 @@
 """The gate of ``kd export``: a file is kept only if its outputs on the whole test set pass.
 
-Files in float32 must agree with PyTorch within rounding. Quantised files compute something else by design, so they must
+Files in float32 must agree with PyTorch within rounding. Outputs of quantised files differ by design, so these must
 classify as well as PyTorch, up to the equivalence margin of ``kd compare``.
 """
 

@@ -1,6 +1,6 @@
-"""Inputs for prediction from files that anyone may have written: images, folders of them, arrays, tables, stdin.
+"""Inputs for prediction from untrusted files: images, folders of images, arrays, tables, standard input.
 
-All are read by the bounded readers of the training data, one item at a time.
+The readers of the training data, which limit size and memory, read them one item at a time.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def load_network(manifest: Manifest, file: str, *, spec: str | None = None) -> n
     path = manifest.folder / entry.file
     if spec is None:
         raise ValueError(
-            f"{path} is not a single network that kd can build, but an ensemble, a teacher with inputs or classes of "
-            f"its own, or a model of your own. Give code that builds all of it: --model FILE.py:NAME={path}."
+            f"{path} is not a network that kd can build by name: it is an ensemble, a teacher with its own inputs or "
+            f"classes, or your own model. Give code that builds the whole model: --model FILE.py:NAME={path}."
         )
     _require_digest(path, entry.sha256)
     shape, classes = manifest.input_shape, len(manifest.classes)

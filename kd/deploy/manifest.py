@@ -38,7 +38,7 @@ class Preprocessing:
     Attributes:
         scale: 255 for uint8 inputs, else 1.
         mean, std: per channel of inputs with three or more axes (channels first), else per feature (last axis); empty
-            if inputs are used as they are.
+            if inputs are not normalised.
         mode: "L" or "RGB" of image files; None for other inputs.
         resize: height and width of image files; None for other inputs.
     """
@@ -56,7 +56,7 @@ class ModelEntry:
 
     Attributes:
         file: name of the file, beside the manifest.
-        architecture: specification for ``kd.models.build.build``; None if it has none, such as an ensemble.
+        architecture: specification for ``kd.models.build.build``; None if there is none, as for an ensemble.
         sha256: of the file.
         test: accuracy on the test set with its interval (``kd.evaluation.two_models.Accuracy``); empty before
             evaluation.
@@ -75,7 +75,7 @@ class Manifest:
     """Content of a manifest.
 
     Attributes:
-        folder: that contains it and the weights files.
+        folder: contains the manifest and the weights files.
         input_shape: of one input, without the batch dimension.
         input_dtype: of raw inputs: "uint8", "float32" or "int64".
         noun: word for inputs, "images" or "items".
@@ -114,10 +114,10 @@ def channel_axis(shape: Sequence[int]) -> int:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest; of a run folder, the one in ``models/``.
+    """Read a manifest.
 
     Args:
-        path: ``manifest.json``, its folder, or the folder of a run.
+        path: ``manifest.json``, its folder, or the folder of a run, whose manifest is in ``models/``.
 
     Raises:
         OSError: there is no manifest, or it cannot be read.

@@ -85,7 +85,7 @@ def _describe_use(candidate: Candidate, onnx: str | None) -> str:
     shape = ", ".join(map(str, manifest.input_shape))
     stated = "raw: the ONNX and `.pt2` files normalise them themselves"
     if manifest.table is not None:
-        stated = "encoded: `manifest.json`, `table`, states how the columns become these numbers; `kd predict` does it"
+        stated = "encoded: `table` in `manifest.json` describes how; `kd predict` encodes the columns of a table"
     inputs = f"Inputs are {manifest.input_dtype} [N, {shape}], {stated}."
     if size := manifest.preprocessing.resize:
         inputs += f" Image files must be {manifest.preprocessing.mode}, {size[0]} × {size[1]} pixels (`manifest.json`)."
@@ -106,7 +106,7 @@ def _describe_data(candidate: Candidate, origin: Origin) -> str:
 
 def _describe_training(origin: Origin) -> str:
     if not origin.training:
-        return "## Training\n\nTrained elsewhere; not known here."
+        return "## Training\n\nTrained elsewhere; the settings are unknown."
     rows = "\n".join(f"| {name} | {_escape(value)} |" for name, value in origin.training.items())
     return f"## Training\n\n| setting | value |\n|---|---|\n{rows}"
 
@@ -151,10 +151,10 @@ def _describe_losses(exported: Sequence[Exported]) -> list[str]:
 def _describe_limits(candidate: Candidate, exported: Sequence[Exported]) -> str:
     order = "colours" if candidate.manifest.noun == "images" else "columns"
     limits = [
-        "It always returns one of its classes, also for inputs that belong to none of them.",
+        "The model returns one of its classes for any input, even if the input belongs to no class.",
         "The accuracy holds for data like the test set; probabilities are not calibrated.",
         f"Inputs of another shape than {list(candidate.manifest.input_shape)} are refused, but a wrong scale or order "
-        f"of {order} is not noticed.",
+        f"of {order} is not detected.",
     ]
     if any(result.kind == "int8" and not result.problem for result in exported):
         limits.append("Results of the int8 file may differ slightly between processors.")

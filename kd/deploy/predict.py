@@ -68,10 +68,10 @@ class Answer(NamedTuple):
 
 
 def predict_items(classifier: Classifier, items: Iterable[Item], *, top: int) -> Iterator[Answer]:
-    """Yield an answer for each item, in their order; only one batch of inputs is in memory.
+    """Yield the prediction of each item, in order; only one batch of inputs is in memory.
 
     Args:
-        top: number of classes in an answer, at least 1; all of them if there are fewer.
+        top: number of classes in a prediction, at least 1; all classes if there are fewer.
     """
     waiting = iter(items)
     while batch := list(itertools.islice(waiting, BATCH)):

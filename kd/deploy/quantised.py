@@ -1,4 +1,4 @@
-"""Fake-quantised models: float networks that compute what an int8 model computes, and can be trained further.
+"""Fake-quantised models: float networks with the outputs of an int8 model, which can be trained further.
 
     student = quantise(student, batches)  # post-training quantization, calibrated on these inputs
     kd.fit(student, objective, …)  # quantization-aware distillation: any objective, any loader

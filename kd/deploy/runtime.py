@@ -1,6 +1,6 @@
-"""Run an exported file by its own runtime, in a process of its own: ``python -m kd.deploy.runtime REQUEST.json``.
+"""Run an exported file by its own runtime, in a separate process: ``python -m kd.deploy.runtime REQUEST.json``.
 
-For ONNX files it imports numpy and onnxruntime, but neither torch nor the exporters.
+For ONNX files, this module imports numpy and onnxruntime, but not torch or the exporters.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def run_in_new_process(folder: Path, kind: str, file: str, digest: str, inputs: 
     request, result = folder / "request.json", folder / "result.npz"
     order = {"folder": str(folder), "kind": kind, "file": file, "sha256": digest, "inputs": str(inputs)}
     request.write_text(json.dumps({**order, "result": str(result), "threads": threads}), encoding="utf-8")
-    # The path of this process: kd may come from a checkout. One thread per library unless the runtime is told more.
+    # The path of this process: kd may come from a checkout. ``threads`` applies to every library.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
         [sys.executable, "-m", "kd.deploy.runtime", str(request)], capture_output=True, text=True, env=environment

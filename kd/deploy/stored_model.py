@@ -61,8 +61,8 @@ def find_model(path: Path, *, arm: str | None = None) -> StoredModel:
     if path.suffix not in (*_WEIGHTS, _ONNX):
         allowed = ", ".join((*_WEIGHTS, _ONNX))
         raise ValueError(
-            f"{path} is no model file of a kind that is read here: {allowed}. A .pt2 file may hold code and is never "
-            "loaded; use the .onnx file of the same model."
+            f"{path} must be a model file: {allowed}. A .pt2 file may contain code and is never loaded; use the .onnx "
+            "file of the same model."
         )
     if not (path.parent / MANIFEST).is_file():
         raise FileNotFoundError(
@@ -90,7 +90,7 @@ def _require_models(folder: Path) -> None:
 
 
 def _choose(manifest: Manifest, path: Path, arm: str | None) -> str:
-    """Return the file of an arm of a run; of an exported folder, the ONNX file before others, unquantised if it can."""
+    """Return the file of an arm of a run. In an exported folder, ONNX comes first, and float32 before int8."""
     if any(f"{ARMS[name].file}.pth" in manifest.models for name in RUN_ARMS):
         return ARMS[arm or DISTILLED].file
     require(arm is None, "--arm", arm, "omitted", f"{path} holds a single model, not a run")
@@ -105,7 +105,7 @@ def load_classifier(stored: StoredModel, *, device: torch.device) -> Classifier:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is not the one of the manifest, or its architecture is not known.
+        ValueError: the file differs from the manifest's digest, or its architecture is unknown.
         MissingExtraError: an optional library is not installed.
     """
     manifest, entry = stored
@@ -119,8 +119,8 @@ def _open_network(stored: StoredModel, device: torch.device) -> Callable[[Tensor
     manifest, entry = stored
     if entry.architecture is None:
         raise ValueError(
-            f"{stored.path} cannot be loaded: its architecture has no name, as of an ensemble, or of a teacher of "
-            "precomputed outputs or with inputs or classes of its own. Choose another --arm."
+            f"{stored.path} cannot be loaded: its architecture has no name. It is an ensemble, a teacher of "
+            "precomputed outputs, or a teacher with its own inputs or classes. Choose another --arm."
         )
     model = load_network(manifest, entry.file)
     return _run_network(model.to(device), manifest.preprocessing, manifest.input_shape, device)

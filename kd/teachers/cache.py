@@ -64,7 +64,7 @@ def verify_logits(
         seed: seed of the random subset of rows.
 
     Raises:
-        ValueError: a check fails, or a label is neither −1 nor a column of the logits; the message names the mismatch
+        ValueError: a check fails, or a label is not −1 and has no column in the logits; the message names the mismatch
             and the remedy.
     """
     _require_one_finite_row_per_sample(cached, len(dataset))  # type: ignore[arg-type]
@@ -152,8 +152,8 @@ def with_teacher_logits(
     Args:
         parts: by split name, the dataset, and the loader whose batch size, drop_last and order are reused.
         ids: append the index of each sample in its dataset, for methods that need ids.
-        seen: by split name, the same samples as the teacher sees them, such as images of another size; None if it sees
-            those of ``parts``.
+        seen: by split name, the same samples as the teacher sees them, such as images of another size; None
+            if it gets the samples of ``parts``.
     """
     logits = {
         name: teacher_logits(f"logits-{name}", teacher, (seen or {}).get(name, dataset), workers=loader.num_workers)

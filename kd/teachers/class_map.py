@@ -36,8 +36,8 @@ class MapRow(NamedTuple):
 def read_class_map(path: Path | str) -> list[MapRow]:
     """Read a class map from a CSV file in UTF-8 with a line for each class of the teacher that the data has.
 
-    With the header ``teacher,data``, columns may have any order and other columns are ignored. Without a header, each
-    line has two cells: the teacher's class, then the data's.
+    With the header ``teacher,data``, the columns may have any order and other columns are ignored. Without a header,
+    each line has two cells: the teacher's class, then the data's class.
 
     Raises:
         OSError: the file cannot be read.
@@ -85,7 +85,7 @@ def find_members(
         rows: the map, see ``read_class_map``.
         class_names: names of the data's classes in label order; numbers if they have no names.
         outputs: number of the teacher's outputs.
-        output_names: their names, if known; else the map must use indices, from 0.
+        output_names: names of these outputs; None if unknown: the map must then use indices, from 0.
 
     Raises:
         ValueError: a class is unknown, an index is out of range, an output is listed twice, or a class of the data has
@@ -207,8 +207,8 @@ def describe_share_outside(share: float) -> str:
 def find_output_names(model: nn.Module, spec: str, outputs: int) -> list[str] | None:
     """Return the names of a teacher's outputs; None if they are not known.
 
-    They are the attribute ``class_names`` of the model, or, for a torchvision model of 1,000 outputs, the classes of
-    ImageNet-1k in the order of torchvision's own weights.
+    These are the model's attribute ``class_names``, or for a torchvision model with 1,000 outputs the classes of
+    ImageNet-1k in the order of torchvision's weights.
 
     Raises:
         ValueError: ``class_names`` has another length.

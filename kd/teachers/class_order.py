@@ -91,7 +91,7 @@ def require_same_classes(name: str, outputs: int, classes: int, *, otherwise: st
     """Check that a teacher that cannot be rebuilt for other classes has one output for each class of the data.
 
     Args:
-        otherwise: what to do if the classes differ in kind, in words.
+        otherwise: remedy in words for classes of another kind.
 
     Raises:
         ValueError: the numbers differ.

@@ -126,10 +126,10 @@ class InputContract:
 
 
 def require_contract_fits(contract: InputContract, shape: Sequence[int], scale: InputScale) -> None:
-    """Check that inputs of this shape can be prepared as the contract says.
+    """Check that inputs of this shape can be prepared for the contract.
 
     Raises:
-        ValueError: the inputs are no images but the contract is one of images, or their channels cannot be converted.
+        ValueError: the contract is for images but the inputs are not, or their channels cannot be converted.
     """
     if not scale.is_image:
         plain = InputContract(std=contract.std, interpolation=contract.interpolation)
@@ -147,7 +147,7 @@ def require_range(contract: InputContract, dataset: Dataset[Any]) -> None:
     """Refuse a mean and standard deviation of images in [0, 1] for float images stored as numbers of another range.
 
     Raises:
-        ValueError: so it is on some of at most 256 samples, and the contract is not ``stored``.
+        ValueError: some of at most 256 samples are outside [0, 1], and the contract is not ``stored``.
     """
     base, rows = unwrap_subsets(dataset)
     scale = find_scale(dataset)
@@ -160,7 +160,7 @@ def require_range(contract: InputContract, dataset: Dataset[Any]) -> None:
         raise ValueError(
             f"its mean {contract.mean} and standard deviation {contract.std} are of images in [0, 1], but this data's "
             f"are stored as numbers from {low:.3g} to {high:.3g}. Store them as bytes, give mean=… and std=… of these "
-            "numbers, or stored if the teacher takes them as they are."
+            "numbers, or stored if the teacher takes them unchanged."
         )
 
 
@@ -168,7 +168,8 @@ class OwnInputs(nn.Module):
     """A network behind its input contract: takes the data's normalised inputs and gives the network its own.
 
     Images of any size are accepted, so that the same model takes the student's images and images decoded at the
-    network's own size. All values are buffers or in the buffer ``contract``, and so in the saved weights.
+    network's own size. All values are buffers, or part of the buffer ``contract``, and therefore saved
+    with the weights.
 
     Args:
         network: the network, which returns logits [B, K].
@@ -230,7 +231,7 @@ class OwnInputs(nn.Module):
 
 
 def contract_of(model: nn.Module) -> InputContract | None:
-    """Return the contract of a single teacher, also inside another wrapper; None if it has none or they are several."""
+    """Return the contract of a single teacher, also inside another wrapper; None if there is none, or more than one."""
     contracts = [module.own for module in model.modules() if isinstance(module, OwnInputs)]
     return contracts[0] if len(contracts) == 1 else None
 

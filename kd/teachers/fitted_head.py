@@ -81,8 +81,8 @@ class FittedHead(nn.Module):
 def attach_head(model: nn.Module, inputs: Tensor, *, classes: int) -> FittedHead:
     """Return the network with a new head, not yet fitted, in place of its last linear or convolutional layer.
 
-    If the last layer with parameters is another, such as a norm, or there is none, the network has no head, and its
-    output is the features: a backbone, or a table of stored embeddings.
+    The network has no head if its last layer with parameters is of another kind, such as a norm, or if there is none.
+    Its output is then used as features. Examples are backbones and tables of stored embeddings.
 
     Args:
         inputs: an example batch, to find the layer.
@@ -106,7 +106,7 @@ def attach_head(model: nn.Module, inputs: Tensor, *, classes: int) -> FittedHead
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Return whether a module is a layer with parameters, not a part of the network with parameters of its own."""
+    """Return whether a module is a layer with parameters, not a container of layers."""
     has_parts = any(True for child in module.children() for _ in child.parameters())
     return isinstance(module, _HEADS) or (not has_parts and any(True for _ in module.parameters()))
 
@@ -114,8 +114,8 @@ def _is_layer(module: nn.Module) -> bool:
 def fit_head(teacher: FittedHead, training: Dataset[Any], validation: Dataset[Any], *, title: str) -> None:
     """Fit the head of a teacher by multinomial logistic regression on its features of the training split, in place.
 
-    Features are standardised. The L2 penalty is the one of ``PENALTIES`` with the lowest cross-entropy on the
-    validation split. In a run, features and head are resumable steps.
+    Features are standardised. The L2 penalty of ``PENALTIES`` with the lowest cross-entropy on the validation split is
+    used. In a run, features and head are resumable steps.
 
     Args:
         training, validation: samples (input, label), every one with a label.
@@ -177,7 +177,7 @@ def _fit(training: Predictions, validation: Predictions, classes: int) -> dict[s
         start = _minimise(features, training.labels, candidate, start)
         loss = float(F.cross_entropy(_apply(start, held_back), validation.labels))
         if loss >= lowest:
-            break  # weaker penalties fit the training part more closely still, and take longest
+            break  # weaker penalties fit the training split even more closely, and take longest
         best, lowest, penalty = start, loss, candidate
     weight = best[:, :-1] / scale
     bias = best[:, -1] - weight @ mean

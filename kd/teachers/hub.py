@@ -17,7 +17,7 @@ def find_snapshot(name: str, patterns: Sequence[str], *, download: bool) -> Path
     Args:
         name: ``OWNER/NAME`` or ``NAME``.
         patterns: names of the files that are needed, with wildcards; no others are downloaded.
-        download: get files that are not in the cache from the hub; else nothing uses the network.
+        download: download files that are not in the cache; otherwise the network is not used.
 
     Raises:
         OSError: the model is not in the cache, or cannot be downloaded.

@@ -42,10 +42,10 @@ class HuggingFaceTeacher(nn.Module):
 
 
 def find_folder(where: Path | str, *, download: bool = False) -> Path:
-    """Return the folder of a model: the folder itself, or that of a name in Hugging Face's local cache.
+    """Return the folder of a model: the folder itself, or the cached one of a name on Hugging Face's Hub.
 
     Args:
-        download: get a model that is not in the cache from the hub; else nothing uses the network.
+        download: download a model that is not in the cache; otherwise the network is not used.
 
     Raises:
         OSError: there is no such folder, and no model of this name in the cache.
@@ -68,8 +68,8 @@ def load_huggingface(
 
     Args:
         where: folder written by ``save_pretrained``, or a name.
-        class_names: of the data, in label order. The model's own names (``id2label``) are matched with them, whatever
-            their order; None does not compare them.
+        class_names: of the data, in label order. The model's own names (``id2label``) are matched with them, in any
+            order; None does not compare them.
         download: see ``find_folder``.
         needs_head: False also loads a backbone whose last layer has no weights, for a head that is fitted
             (``kd.teachers.fitted_head``).
@@ -77,7 +77,7 @@ def load_huggingface(
     Raises:
         OSError: there is no such model on this disk.
         ValueError: the model is no image classifier that ``transformers`` itself contains, lacks weights or has them in
-            another format, or its classes are not those of the data.
+            another format, or its classes differ from the data's.
         MissingExtraError: the extra ``hf`` is not installed.
     """
     folder = find_folder(where, download=download)
@@ -114,7 +114,7 @@ def _read(folder: Path, library: Any, needs_head: bool) -> tuple[nn.Module, list
         )
     config: Any = model.config
     names = [str(config.id2label[index]) for index in sorted(config.id2label)]
-    config._name_or_path = ""  # where the folder lies does not change any result
+    config._name_or_path = ""  # the place of the folder must not change any key
     model.float().eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)

@@ -1,8 +1,8 @@
 """Choose the normalisation that a loaded teacher was trained on, by its accuracy on labelled samples.
 
-Models see inputs normalised with the training data's mean and standard deviation. A teacher trained elsewhere may
-expect other numbers, and is then right half as often, or never. Its labels show it, and so do the running statistics of
-its first batch norm.
+Models get inputs normalised with the training data's mean and standard deviation. A teacher trained elsewhere may
+expect another normalisation, and its accuracy may then fall to a half or to chance. Accuracy on labelled samples
+reveals this, and so do the running statistics of the first batch norm.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ScaleChoice(NamedTuple):
 
     Attributes:
         contract: None for the data's own normalisation.
-        accuracy: fraction of the samples that are right under the contract, in [0, 1].
+        accuracy: fraction of the samples classified correctly under the contract, in [0, 1].
         own_accuracy: the same under the data's own normalisation.
         samples: number of samples.
     """
@@ -70,9 +70,9 @@ def choose_scale(
     Runs the network in eval mode on at most ``SAMPLES`` labelled samples.
 
     Args:
-        dataset: samples (input, label); usual scales exist for those with stored arrays only.
-        members: the network's outputs for each class of the data, see ``kd.teachers.class_map.find_members``; None for
-            one each, in the same order.
+        dataset: samples (input, label); the usual scales are tried only if it stores arrays.
+        members: the network's outputs for each class of the data (``kd.teachers.class_map.find_members``); None if
+            output k is class k.
         further: contracts to try besides the usual ones, by name.
     """
     rows = np.random.default_rng(seed).permutation(length_of(dataset))[:SAMPLES].tolist()
@@ -102,9 +102,9 @@ def explain_input_scale(teacher: nn.Module, dataset: Dataset[Any], *, seed: int 
         dataset: samples (input, label).
     """
     if any(isinstance(module, LogitLookup) for module in teacher.modules()):
-        return None  # stored outputs belong to the inputs as they are
+        return None  # stored outputs are looked up by the inputs
     has_contract = any(isinstance(module, OwnInputs) for module in teacher.modules())
-    was_fitted = isinstance(teacher, FittedHead)  # on these inputs, so its accuracy says nothing about others
+    was_fitted = isinstance(teacher, FittedHead)  # on these inputs, so its accuracy is no evidence about others
     choice = None if has_contract or was_fitted else choose_scale(teacher, dataset, seed=seed)
     if choice and choice.contract:
         words = IN_WORDS.get(choice.contract.name, choice.contract.name)
@@ -151,7 +151,7 @@ def _rename(contract: InputContract) -> InputContract:
 
 
 def _is_clear(right: Tensor, other: Tensor, labels: Tensor) -> bool:
-    """Return whether the other mask [B] of right samples is better by more than chance and no poor network's luck."""
+    """Return whether the other mask [B] of right samples is better by more than chance, also for a poor network."""
     gained, lost = int((other & ~right).sum()), int((right & ~other).sum())
     if gained - lost <= max(_CLEAR * (gained + lost) ** 0.5, 0.02 * len(labels)):
         return False

@@ -34,7 +34,7 @@ class Graph(NamedTuple):
         is_channels_last: whether the graph itself takes images [N, H, W, C].
         batch_size: samples of each run if the graph fixes it; None if any number is accepted.
         output: name of the tensor of logits or probabilities.
-        softmax: name of the output whose softmax seems to be left out; "" if there is none.
+        softmax: name of the output whose softmax is left out, judging by the operators; "" if there is none.
     """
 
     input: str
@@ -63,8 +63,8 @@ def read_graph(content: bytes, *, input_shape: tuple[int, ...], classes: int | N
 
     Args:
         content: of the file.
-        input_shape: of one input of the data; it decides between layouts that are both possible.
-        classes: of the data, which decide between outputs [N, K]; None if unknown.
+        input_shape: of one input of the data; decides the layout if both are possible.
+        classes: number of the data's classes; decides between several outputs [N, K]. None if unknown.
         output: name of the output; "" chooses it.
 
     Raises:
@@ -107,7 +107,7 @@ def parse_model(content: bytes) -> Any:
 
 
 def _list_tensors(message: Any) -> Iterator[Any]:
-    """Yield all tensors inside a protobuf message of ONNX, those of nested graphs and functions included."""
+    """Yield all tensors inside a protobuf message of ONNX, including nested graphs and functions."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
@@ -123,7 +123,7 @@ def make_session(content: bytes, output: str, threads: int) -> Any:
     """Return a session of ONNX Runtime on the CPU, with deterministic kernels and no files written.
 
     Args:
-        output: name of the tensor that will be asked for; inner tensors are made an output. "" for the graph's own.
+        output: name of the tensor to return; an inner tensor is made an output. "" keeps the graph's outputs.
         threads: of each operator.
 
     Raises:
@@ -193,7 +193,7 @@ def _find_output(session: Any, classes: int | None, chosen: str) -> str:
     described = ", ".join(f"{name} {_describe_value(value)}" for name, value in outputs.items())
     if chosen:
         if chosen not in outputs:
-            hint = did_you_mean(chosen, outputs, "Choose one of them.")
+            hint = did_you_mean(chosen, outputs, "Choose one of these.")
             raise ValueError(f"it has no output {chosen!r}. It has {described}. {hint}")
         if outputs[chosen].type not in _FLOATS:
             raise ValueError(f"output {chosen!r} cannot be logits [N, K]. It has {described}. Choose another.")
@@ -228,7 +228,7 @@ def _describe_value(value: Any) -> str:
 
 
 def _find_softmax_input(model: Any, output: str) -> str:
-    """Return the name of the tensor from which a softmax seems to make the output; "" if none does.
+    """Return the name of the tensor whose softmax seems to be the output; "" if there is none.
 
     A softmax is one operator, or exp(z) / sum as JAX writes it. Its axis and the sum are not checked here.
     """

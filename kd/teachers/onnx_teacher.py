@@ -30,8 +30,8 @@ LARGEST_BATCH = 32  # samples of one run; larger ones are hardly faster on a CPU
 _UINT8 = 2  # onnx.TensorProto.UINT8
 _PROBED = 8  # samples of random numbers, by which probabilities are recognised
 
-# Sessions hold memory outside of Python and cannot be pickled. They are no attributes of the model, so that its copies,
-# pickles and keys of steps depend on the file's content alone.
+# Sessions hold memory outside of Python and cannot be pickled. They are not stored in the model, so that its copies,
+# pickles and keys of steps depend only on the file's content.
 _SESSIONS: WeakKeyDictionary[nn.Module, tuple[int, Any]] = WeakKeyDictionary()
 
 
@@ -150,10 +150,10 @@ def load_onnx(
     output: str = "",
     example: Tensor | None = None,
 ) -> OnnxTeacher:
-    """Load a classifier from an ONNX file that contains all its weights, and say which output is used.
+    """Load a classifier from an ONNX file that contains all its weights, and print which output is used.
 
-    The output is the one named ``logits``, or the only one [N, K]. If it comes from a softmax, the input of the softmax
-    is used instead, so that the logits are exact. Of other probabilities, the logarithm is used.
+    This is the output named ``logits``, or the only output [N, K]. If it is a softmax, the input of the softmax is used
+    instead, so that the logits are exact. Other probabilities are converted by the logarithm.
 
     Args:
         input_shape: shape of one input of the data, for dimensions that the graph leaves open.
@@ -186,7 +186,7 @@ def load_onnx(
 
 
 def takes_bytes(path: Path | str) -> bool:
-    """Return whether the input of an ONNX file holds bytes, so pixels as they are stored.
+    """Return whether the input of an ONNX file has the type uint8, for stored pixels.
 
     Raises:
         OSError, ValueError, MissingExtraError: see ``load_onnx``.
@@ -197,7 +197,7 @@ def takes_bytes(path: Path | str) -> bool:
 
 
 def _without_softmax(content: bytes, graph: Graph, inputs: Tensor) -> OnnxTeacher | None:
-    """Return the teacher whose softmax is left out; None if the output has none, as the values show."""
+    """Return the teacher without its softmax; None if the values of the output are not a softmax."""
     if not graph.softmax:
         return None
     teacher, outputs = OnnxTeacher(content, graph), OnnxTeacher(content, graph.whole)(inputs)
@@ -210,7 +210,7 @@ def _without_softmax(content: bytes, graph: Graph, inputs: Tensor) -> OnnxTeache
 
 
 def _make_inputs(graph: Graph, input_shape: tuple[int, ...], example: Tensor | None) -> Tensor:
-    """Return inputs [B, ...] on which the graph is tried: an example of the data if it fits, and random numbers."""
+    """Return inputs [B, ...] to try the graph on: an example of the data if its type needs one, else random numbers."""
     lengths = list(graph.input_shape)
     if len(lengths) == len(input_shape):
         lengths = [own if own is not None else given for own, given in zip(lengths, input_shape, strict=True)]
@@ -232,7 +232,7 @@ def _make_inputs(graph: Graph, input_shape: tuple[int, ...], example: Tensor | N
 
 
 def _describe(graph: Graph, is_probability: bool) -> str:
-    """Return in words what goes in and what comes out."""
+    """Return input and output in words."""
     kind = DTYPES[graph.input_type]
     batch = f", {graph.batch_size} at a time" if graph.batch_size else ""
     result = f"output {graph.output!r}"

@@ -20,8 +20,8 @@ from kd.teachers.class_order import require_same_classes
 from kd.teachers.hub import find_snapshot
 
 _FILE = "model.safetensors"  # on the hub, for all of timm's own weights
-# As torchvision builds them for its weights: with auxiliary heads, which are removed afterwards, and with a change of
-# ImageNet's normalisation to that of the original networks.
+# torchvision builds these for its weights with auxiliary heads, which are removed afterwards, and with a conversion
+# from ImageNet's normalisation to the original networks' normalisation.
 _WITH_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 
@@ -33,7 +33,7 @@ def load_published(spec: str, *, classes: int | None, channels: int, download: b
             weights are used.
         classes: number of classes of the data; None does not check it.
         channels: of the images. timm sums the first layer's weights over channels for grey images.
-        download: get weights that are not in the cache from the network; else nothing uses it.
+        download: download weights that are not in the cache; otherwise the network is not used.
 
     Raises:
         OSError: the weights are not in the cache, or cannot be downloaded.

@@ -75,7 +75,7 @@ def _last_steps(student: Any) -> list[str]:
 
 
 def find_weight_argument(student: Any) -> str | None:
-    """Return the argument of ``fit`` for the weights of rows: ``sample_weight``, of a pipeline that of its last step.
+    """Return the argument of ``fit`` for the weights of rows: ``sample_weight``, or for a pipeline its last step's.
 
     Returns None if the estimator takes no weights, or if it passes them to an inner ``estimator`` that takes none.
     """
@@ -107,7 +107,7 @@ def fit_on_soft_labels(
         classes: [K] labels.
         weights: [N, K] soft labels, at least 0.
         random: seeds every ``random_state`` of the clone that is None.
-        labels: [N] from 0, whose frequencies ``class_weight="balanced"`` refers to. Those of the copies would be equal.
+        labels: [N] from 0, for ``class_weight="balanced"``: among the copies, all classes are equally frequent.
     """
     rows, columns = np.nonzero(weights)
     argument = find_weight_argument(student)

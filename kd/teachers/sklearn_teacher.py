@@ -41,7 +41,7 @@ def prepare_teacher(teacher: Any, X: Any, y: NDArray[Any], random: np.random.Ran
 
 
 def fit_unfitted(teacher: Any, X: Any, y: NDArray[Any], random: np.random.RandomState) -> Any:
-    """Return None, a network and a fitted estimator as they are; of another estimator a clone fitted on X and y.
+    """Return a clone fitted on X and y for an unfitted estimator; None, a network and a fitted estimator unchanged.
 
     Args:
         random: seeds every ``random_state`` of the clone that is None.

@@ -293,7 +293,7 @@ def test_the_command_exports_a_run_and_refuses_other_weights_and_data(
     capsys.readouterr()
     (out / "run.toml").unlink()
     assert cli.main(["export", "--out", str(out), "--formats", "onnx"]) == 1
-    assert "the data differ from those of the run" in capsys.readouterr().err
+    assert "the data differ from the run's data" in capsys.readouterr().err
     file.write_bytes((out / "models" / "student_regular.pth").read_bytes())
     assert cli.main(["export", "--out", str(out), "--data", "sklearn:digits"]) == 1
     assert "not the file that its manifest describes" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``kd export --distill``: an int8 file by quantization-aware distillation from the logits that the run kept."""
+"""``kd export --distill``: an int8 file by quantization-aware distillation from the run's cached logits."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from kd.training.recipe import Recipe
 from kd.training.run_steps import train_with_recipe
 
 STEP = "distilled-int8"  # name of the training in the run folder, where it is reused and resumed
-_BATCH = 128  # inputs that calibrate it at a time
+_BATCH = 128  # inputs per batch of the calibration
 _SLOWER = 10  # the run's learning rate is divided by this
 
 
 def distil_int8(settings: ExportSettings, candidate: Candidate) -> bytes:
     """Return the int8 ONNX file of the run's distilled student, trained further with rounded weights and activations.
 
-    Data, teacher logits, objective and seed are those of the run; the teacher is not trained again.
+    Training uses the data, teacher logits, objective and seed of the run; the teacher is not trained again.
 
     Raises:
-        ValueError: the run's settings or steps are not kept.
+        ValueError: the run's settings or steps are missing.
         MissingExtraError: the extra ``export`` is not installed.
     """
     saved = dataclasses.replace(saved_settings(settings.out, trust=settings.trust), track=None)

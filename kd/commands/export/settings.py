@@ -13,7 +13,7 @@ from kd.commands.paired_settings import MARGIN
 from kd.commands.settings import RunSettings, flag
 from kd.commands.teacher_flags import ModelChoice, parse_student
 
-# Settings of the data, which are those of kd run.
+# Settings of the data, as in kd run.
 DATA = (
     *("data", "data_dir", "class_names", "columns", "target", "image_size"),
     *("test_size", "test_share", "random_state", "limit", "download"),
@@ -44,15 +44,15 @@ class ExportSettings:
     calibration: Annotated[int, at_least(1, "512 is usual", largest=100_000)] = 512
     """training inputs that determine the ranges of 8-bit activations, at least 1"""
     distill: Annotated[int, at_least(0, "2 is a start", largest=MANY)] = 0
-    """epochs in which the int8 student is distilled further, with rounded weights and activations: the run's teacher
-    logits, and a tenth of its learning rate; 0 only calibrates it"""
+    """epochs of further distillation for the int8 student, with rounded weights and activations, the run's teacher
+    logits and a tenth of its learning rate; 0 only calibrates it"""
     threads: Annotated[int, at_least(1, largest=1024)] = 1
     """threads of each runtime, at least 1; they change the times"""
     licence: str = "unknown"
     """licence of the model in its card, by the Hub's identifier, such as mit or cc-by-sa-4.0"""
     data: str = "mnist"
-    """dataset with the test set, as in kd run; this and the settings of the data below apply only with --model and to a
-    folder without run.toml, such as that of main.py"""
+    """dataset with the test set, as in kd run. The settings of the data, from here on, apply only with --model, or to a
+    folder without run.toml, such as the folder of main.py"""
     data_dir: Path | None = None
     """copy of MNIST in torchvision's layout (DATA_DIR/MNIST/raw); None uses the embedded copy"""
     class_names: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class ExportSettings:
     download: bool = False
     """download an hf: dataset that is not on this disk; nothing else uses the network"""
     trust: bool = False
-    """run the Python files that OUT names; not needed for files that a command line named before"""
+    """run the Python files that OUT refers to; not needed for files given on a command line before"""
 
     def check(self) -> None:
         """Raise ``ValueError`` naming the flag if a setting is outside its range."""
@@ -94,7 +94,7 @@ class ExportSettings:
             self._refuse(("margin", "calibration"), "omitted without int8 in --formats")
 
     def refuse_data(self) -> None:
-        """Raise ``ValueError`` if a setting of the data is set: the data are those of the run.toml of ``out``."""
+        """Raise ``ValueError`` if a setting of the data is set: the run.toml of ``out`` states the data."""
         self._refuse(DATA, f"omitted: {self.out / 'run.toml'} states the data of the run")
 
     def _refuse(self, names: Sequence[str], allowed: str) -> None:

@@ -85,7 +85,7 @@ def _from_run(settings: ExportSettings) -> tuple[Candidate, Origin]:
 
 
 def _find_plugin(settings: ExportSettings, saved: RunSettings, spec: str) -> str:
-    """Return a FILE.py:NAME of the manifest with the path that run.toml has for it, which moves with the folder."""
+    """Return a FILE.py:NAME of the manifest with its path from run.toml, which stays valid if the folder moves."""
     choice = saved.teachers_chosen[0] if settings.arm == "teacher" else saved.student_choice
     return choice.spec if is_plugin(choice.spec) else spec
 
@@ -106,8 +106,8 @@ def _require_same_task(manifest: Manifest, found: Manifest) -> None:
         before, now = getattr(manifest, name), getattr(found, name)
         if before != now:
             raise ValueError(
-                f"the data differ from those of the run: {name.replace('_', ' ')} was {_shorten(before)}, now "
-                f"{_shorten(now)}. Restore the data, or give those of the run with --data, if it has no run.toml."
+                f"the data differ from the run's data: {name.replace('_', ' ')} was {_shorten(before)}, now "
+                f"{_shorten(now)}. Restore the data, or name the run's data with --data if it has no run.toml."
             )
 
 
@@ -122,9 +122,9 @@ def _require_same_result(entry: ModelEntry, errors: int, items: int) -> None:
     before, total = int(entry.test["errors"]), int(entry.test["images"])
     if total != items or abs(errors - before) > _ALLOWED_DIFFERENCE * items:
         raise ValueError(
-            f"the test set differs from that of the run: {entry.file} had {before:,} errors on {total:,} test items, "
-            f"now {errors:,} on {items:,}. Restore the data, or give those of the run with --data and --test-share, if "
-            "it has no run.toml."
+            f"the test set differs from the run's: {entry.file} had {before:,} errors on {total:,} test items, now "
+            f"{errors:,} on {items:,}. Restore the data, or name the run's data with --data and --test-share if it has "
+            "no run.toml."
         )
 
 

@@ -30,20 +30,20 @@ class PredictSettings:
     """folder of a run (kd run --out, or the folder of main.py), folder written by kd export, or a model file beside its
     manifest.json"""
     arm: Literal["distilled", "control", "teacher"] | None = None
-    """which model of a run; None: the distilled student"""
+    """model of the run; None is the distilled student"""
     top: Annotated[int, at_least(1)] = 3
     """number of classes shown for each input, most probable first, at least 1"""
     ids: str | None = None
-    """column (.csv) or array ids (.npz) that names the rows; None: they are numbered"""
+    """column (.csv), or the array ids (.npz), with the names of the rows; None numbers them"""
     csv: Path | None = None
-    """file for all predictions as CSV, a row for each input in their order; - prints it in place of the table"""
+    """file for all predictions as CSV, a row for each input in order; - prints it in place of the table"""
     json: Path | None = None
     """file for all predictions as JSON, with the model and the limits for inputs unlike the training data; - prints it
     in place of the table"""
     device: str = "auto"
     """device to predict on: cpu, cuda, cuda:1 or mps; auto uses CUDA if available"""
     trust: bool = False
-    """run the Python file of a model FILE.py:NAME; not needed for files that a command line named before"""
+    """run the Python file of a model FILE.py:NAME; not needed for files given on a command line before"""
 
     def check(self) -> None:
         """Raise ``ValueError`` naming the flag if a setting is outside its range."""

@@ -15,7 +15,7 @@ _FAILURES = 3  # named in the error
 
 
 def describe_model(stored: StoredModel) -> list[str]:
-    """Return lines on which model predicts, and how accurate it was in its run."""
+    """Return lines on the model and its accuracy on the test set of its run."""
     entry, manifest = stored.entry, stored.manifest
     kind = f" ({entry.architecture})" if entry.architecture else ""
     lines = [f"{stored.path}{kind}: {_format_accuracy(stored) if entry.test else 'not evaluated on a test set'}"]
@@ -67,17 +67,19 @@ def describe_unlike(answers: Sequence[Answer], stored: StoredModel) -> list[str]
     if unlike is None or not known:
         return []
     alarms = sum(bool(answer.unlike) for answer in known)
-    limit = f"a lower maximum logit than {1 - unlike.share:.0%} of the validation {noun}{_describe_range(unlike, noun)}"
+    limit = f"their maximum logit is lower than for {1 - unlike.share:.0%} of the validation {noun}"
     return [
-        f"{alarms:,} of {len(known):,} inputs may be unlike the training data: {limit}. So may "
-        f"{_format_alarms(unlike)} test {noun}. Other inputs may be unlike it in ways that these numbers do not show."
+        f"{alarms:,} of {len(known):,} inputs may be unlike the training data: {limit}{_describe_range(unlike, noun)}. "
+        f"The same limits mark {_format_alarms(unlike)} test {noun}. They do not detect every input that is unlike the "
+        "training data."
     ]
 
 
 def _describe_range(unlike: Unlike, noun: str) -> str:
     if unlike.mean_low is None:
         return ""
-    return f", or {'brightness or contrast' if noun == 'images' else 'mean or size of the values'} beyond all of them"
+    values = "brightness or contrast" if noun == "images" else "mean or root mean square"
+    return f", or their {values} is outside the range of the validation {noun}"
 
 
 def _format_alarms(unlike: Unlike) -> str:

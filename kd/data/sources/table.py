@@ -17,7 +17,7 @@ from kd.data.sources.table_encoding import RawTable
 from kd.storage.text_table import TextTable, read_text_table
 
 _NO_CLASS = MISSING - {"none", "null"}  # which may name a class
-_FEW = 20  # different numbers that a target may have and still name classes, even if they are fractions
+_FEW = 20  # different numbers, even fractions, up to which a target holds classes
 
 
 def open_table(path: Path, target: str | None, classes: Sequence[str] | None = None) -> Source:
@@ -29,7 +29,7 @@ def open_table(path: Path, target: str | None, classes: Sequence[str] | None = N
 
     Raises:
         DamagedDataError: the file is missing or no table.
-        ValueError: there is no such column, it has missing values or numbers to predict instead of classes.
+        ValueError: there is no such column, or it has missing values or too many different numbers to be classes.
     """
     table = _read(path)
     listed = ", ".join(map(printable_name, table.names[:12])) + ", …" * (len(table.names) > 12)
@@ -88,7 +88,7 @@ def _require_classes(target: str, numbers: NDArray[np.float64]) -> None:
     if different > _FEW and (not whole or different > len(numbers) / 10):
         raise ValueError(
             f"the column {target!r} must hold classes. Got {different:,} different numbers in {len(numbers):,} rows, "
-            "as of a quantity to predict (regression). Store ranges of it as classes, or use kd.DistilledRegressor."
+            "which suggests regression. Store ranges of the numbers as classes, or use kd.DistilledRegressor."
         )
 
 

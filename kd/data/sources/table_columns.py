@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 Codes = NDArray[np.int32]
 
-RARE = 10  # a level with fewer training rows is too rare to have a feature of its own
-MOST_LEVELS = 50  # further, less frequent levels have none either
+RARE = 10  # training rows; rarer levels have no feature
+MOST_LEVELS = 50  # with a feature; less frequent levels have none
 MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none", "?"})  # in lower case
 REMEDY = "write numbers as 1234.56"
 _MOSTLY = 0.95  # share of the training cells that are numbers (dates) in a column of numbers (dates)
@@ -46,7 +46,7 @@ class Column:
         levels: of a category, sorted.
         has_other: whether a further feature is 1 for all other levels: rare ones, and those without a training row.
             Without it, all features of the column are 0 for such levels.
-        has_missing: whether a further feature is 1 for missing values, as for those of the training rows.
+        has_missing: whether a further feature is 1 for missing values, because the training rows have some.
     """
 
     name: str
@@ -143,7 +143,7 @@ def fit_column(name: str, levels: Sequence[str], codes: Codes) -> Column:
     dates, identifiers.
 
     Args:
-        levels: different cells of the column, in any order, also such that no training row has.
+        levels: different cells of the column, in any order, including cells without a training row.
         codes: [N] index of the level of each training row.
     """
     counts = np.bincount(codes, minlength=len(levels))

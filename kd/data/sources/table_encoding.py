@@ -60,9 +60,9 @@ class Encoding:
         return np.concatenate([column.encode(cells[column.name]) for column in used], axis=1)
 
     def describe_cells(self, cells: Mapping[str, Sequence[str]]) -> list[str]:
-        """Return a sentence for each column with cells [N] that the training data does not have or that are unusable.
+        """Return a sentence for each column with cells [N] that are unusable or not in the training data.
 
-        Columns that are unused or absent are left out.
+        Unused and absent columns are skipped.
         """
         lines = [line for c in self.columns if c.name in cells for line in _describe_new_cells(c, cells[c.name])]
         return lines[:_MOST_LINES]
@@ -149,7 +149,7 @@ class EncodedTable(ArrayDataset):
 
 
 def encode_splits(splits: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
-    """Encode all splits of one table with the encoding fitted on "train", and print what was done.
+    """Encode all splits of one table with the encoding fitted on "train", and print a summary.
 
     Args:
         splits: subsets of one ``RawTable``, including "train".
@@ -192,7 +192,7 @@ def _describe(encoding: Encoding) -> list[str]:
 
 
 def _describe_cells(table: RawTable, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]]) -> list[str]:
-    """Return lines on cells that do not have a feature of their own, by column and split."""
+    """Return lines on the cells without a feature, by column and split."""
     lines = []
     for column, levels, codes in zip(encoding.columns, table.levels, table.codes.T, strict=True):
         cells = {split: np.bincount(codes[index], minlength=len(levels)) for split, index in rows.items()}
@@ -220,7 +220,7 @@ def _describe_cells(table: RawTable, encoding: Encoding, rows: Mapping[str, NDAr
 
 
 def _describe_new_cells(column: Column, cells: Sequence[str]) -> list[str]:
-    """Return sentences on the cells of a column of new rows that do not have a feature of their own."""
+    """Return sentences on the cells of a column of new rows that have no feature."""
     name, total = printable_name(column.name), len(cells)
     missing = [cell for cell in cells if is_missing(cell)]
     wrong: list[str] = []

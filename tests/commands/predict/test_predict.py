@@ -218,7 +218,7 @@ def test_the_manifest_states_threshold_and_false_alarms(
         unlike = manifest["models"][f"{file}.pth"]["unlike"]
         rows = predict(run, photos, "--arm", arm)
         assert sum(int(row["unlike"]) for row in rows) == unlike["false_alarms"]
-        alarms = f"{unlike['false_alarms']} of 60 inputs may be unlike the training data: a lower maximum"
+        alarms = f"{unlike['false_alarms']} of 60 inputs may be unlike the training data: their maximum"
         assert alarms in capsys.readouterr().out
 
 
@@ -252,7 +252,7 @@ def test_any_of_the_paths_of_a_run_names_its_model(run: Path, photos: Path, monk
         (lambda folder: write(folder / "run.toml", b"").parent, "has not saved its models: it was interrupted"),
         (lambda folder: write(folder / "compare.toml", b"").parent, "holds a kd compare, which saves no models"),
         (lambda folder: folder, "there is no"),
-        (lambda folder: write(folder / "photo.png", b""), "is no model file of a kind that is read here"),
+        (lambda folder: write(folder / "photo.png", b""), "must be a model file"),
     ],
 )
 def test_a_model_that_is_not_there_is_explained(
