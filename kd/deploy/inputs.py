@@ -66,11 +66,11 @@ class InputReader:
         self._changes = Counter[str]()
 
     def read(self, sources: Sequence[str]) -> Iterator[Item]:
-        """Yield the items of image files, folders of them, ``.npz``, ``.npy`` and ``.csv`` files, and ``-`` (stdin).
+        """Yield the items of image files, folders of images, ``.npz``, ``.npy`` and ``.csv`` files, and ``-`` (stdin).
 
         The content decides which image format a file has, its name decides whether it is an array or a table. A source
-        that cannot be read is an item with the reason. Of a folder, all images below it are read, sorted by path; a
-        warning names what is left out.
+        that cannot be read is an item with the reason. In a folder, all images at any depth are read, sorted by path; a
+        warning counts the files that are left out.
         """
         for source in sources:
             if source == STANDARD_INPUT:

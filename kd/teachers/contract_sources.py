@@ -41,7 +41,7 @@ _ALLOWED = (
     f"data, stored, {', '.join(USUAL)}, timm:NAME, torchvision:NAME, hf:FOLDER, or values such as mean=0.5,0.5,0.5 "
     "std=0.25,0.25,0.25 size=224 crop=0.875 channels=3 interpolation=bicubic order=bgr"
 )
-# Image processors of Hugging Face that the fields of their files describe completely (tested against each of them).
+# Image processors of Hugging Face whose files describe them completely (each one is tested).
 # Others compute more: EfficientNet divides by image_std twice, LeViT scales by 256/224, PoolFormer crops otherwise.
 PROCESSORS = ("ViT", "Beit", "DeiT", "ConvNext", "Bit", "Pvt", "CLIP", "MobileNetV2", "Siglip")
 _MOST_BYTES = 1_000_000  # of the file of an image processor
