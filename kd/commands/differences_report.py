@@ -46,13 +46,13 @@ def show_differences(verdicts: Verdicts) -> tuple[Block, ...]:
 
 
 FIXED_NUMBER = (
-    "These p-values and intervals do not allow for the looks after each pair: they hold for a number of pairs that is "
-    "fixed beforehand, and are too small here"
+    "These p-values and intervals do not account for the looks after each pair: they hold for a number of pairs that "
+    "is fixed beforehand, and are too small here"
 )
 TWO_INTERVALS = (
     "The first interval holds for other seeds and other test {noun} of the same kind: it treats both as random "
-    "samples, and the verdict is based on it (adjusted, if several questions were asked). The second holds for other "
-    "seeds on these very test {noun}, so it is too narrow for a claim about new ones."
+    "samples. The verdict is based on it, adjusted if there are several questions. The second interval holds for other "
+    "seeds on the same test {noun}, so it is too narrow for a claim about new ones."
 )
 
 

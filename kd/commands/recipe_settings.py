@@ -61,8 +61,8 @@ class RecipeSettings:
     clip: Annotated[float, CLIP] = 0.0
     """largest norm of a step's gradient, at least 0; 0 does not clip"""
     accumulate: Annotated[int, at_least(1)] = 1
-    """batches per optimizer step, at least 1; every image has the same weight in a step, or with --class-weights
-    that of its class in its batch"""
+    """batches per optimizer step, at least 1; every image has the same weight in a step, except with --class-weights,
+    which are normalised per batch"""
     ema: Annotated[float, EMA] = 0.0
     """decay of a moving average of weights and buffers, in [0, 1); the averaged model is evaluated after each epoch
     and is the result; 0 keeps none"""
@@ -70,8 +70,8 @@ class RecipeSettings:
     """precision of training: float32, bfloat16 or float16 (steps whose gradient overflows are skipped and counted);
     weights and evaluation stay float32"""
     keep: Annotated[str, KEEP] = "last"
-    """weights that count: last, or best, those of the epoch with the best validation accuracy (of equal ones the lowest
-    cross-entropy); then validation results are too good, since they chose the epoch"""
+    """epoch whose weights are kept: last, or best, the one with the best validation accuracy (ties: lowest
+    cross-entropy); with best, validation results are too good, because they chose the epoch"""
     patience: Annotated[int, at_least(0)] = 0
     """with --keep best: stop after this many epochs in a row without a better one; 0 trains all"""
     seed: Annotated[int, at_least(0)] = 0
@@ -82,8 +82,8 @@ class RecipeSettings:
     """weights of the classes in the label term of every training: balanced (training samples / (classes · samples of
     the class)), or a CSV file with the header class,weight and a line for each class"""
     label_smoothing: Annotated[float, SMOOTHING] = 0.0
-    """label smoothing of every training, in [0, 1): teacher, control and distilled student alike; --smoothing of kd
-    compare is another, for one additional control"""
+    """label smoothing of every training, in [0, 1): teacher, control and distilled student alike; not to be confused
+    with --smoothing of kd compare, for one additional control"""
     mixup: Annotated[float | None, or_none(MIXING)] = None
     """mix pairs of training samples with weights from Beta(MIXUP, MIXUP), in [0.001, 1000]: the same mixtures for
     control and distilled student, and the teacher runs on them at every step; None turns it off"""
@@ -93,33 +93,33 @@ class RecipeSettings:
 
     # The teacher's own recipe; None takes the value of the students.
     teacher_batch_size: Annotated[int | None, or_none(at_least(1))] = None
-    """--batch-size of the teacher, if not that of the students"""
+    """--batch-size of the teacher; defaults to the students' value"""
     teacher_epochs: Annotated[int | None, or_none(at_least(1))] = None
-    """--epochs of the teacher, if not that of the students"""
+    """--epochs of the teacher; defaults to the students' value"""
     teacher_learning_rate: Annotated[float | None, or_none(LEARNING_RATE)] = None
-    """--learning-rate of the teacher, if not that of the students"""
+    """--learning-rate of the teacher; defaults to the students' value"""
     teacher_optimizer: Annotated[str | None, or_none(OPTIMIZER)] = None
-    """--optimizer of the teacher, if not that of the students"""
+    """--optimizer of the teacher; defaults to the students' value"""
     teacher_momentum: Annotated[float | None, or_none(MOMENTUM)] = None
-    """--momentum of the teacher, if not that of the students"""
+    """--momentum of the teacher; defaults to the students' value"""
     teacher_weight_decay: Annotated[float | None, or_none(WEIGHT_DECAY)] = None
-    """--weight-decay of the teacher, if not that of the students"""
+    """--weight-decay of the teacher; defaults to the students' value"""
     teacher_schedule: Annotated[str | None, or_none(SCHEDULE)] = None
-    """--schedule of the teacher, if not that of the students"""
+    """--schedule of the teacher; defaults to the students' value"""
     teacher_warmup: Annotated[float | None, or_none(WARMUP)] = None
-    """--warmup of the teacher, if not that of the students"""
+    """--warmup of the teacher; defaults to the students' value"""
     teacher_clip: Annotated[float | None, or_none(CLIP)] = None
-    """--clip of the teacher, if not that of the students"""
+    """--clip of the teacher; defaults to the students' value"""
     teacher_accumulate: Annotated[int | None, or_none(at_least(1))] = None
-    """--accumulate of the teacher, if not that of the students"""
+    """--accumulate of the teacher; defaults to the students' value"""
     teacher_ema: Annotated[float | None, or_none(EMA)] = None
-    """--ema of the teacher, if not that of the students"""
+    """--ema of the teacher; defaults to the students' value"""
     teacher_precision: Annotated[str | None, or_none(PRECISION)] = None
-    """--precision of the teacher, if not that of the students"""
+    """--precision of the teacher; defaults to the students' value"""
     teacher_keep: Annotated[str | None, or_none(KEEP)] = None
-    """--keep of the teacher, if not that of the students"""
+    """--keep of the teacher; defaults to the students' value"""
     teacher_patience: Annotated[int | None, or_none(at_least(0))] = None
-    """--patience of the teacher, if not that of the students"""
+    """--patience of the teacher; defaults to the students' value"""
 
     @property
     def mixing_flags(self) -> str:

@@ -92,8 +92,8 @@ class RunSettings(RecipeSettings, TeacherSettings):
     class_names: tuple[str, ...] = ()
     """class names in label order, if the dataset does not contain them"""
     download: bool = False
-    """download what is not on this disk: an hf: dataset, an hf: teacher, the weights of a teacher NAME=pretrained;
-    nothing else uses the network"""
+    """download files that are not on this disk: an hf: dataset, an hf: teacher, the weights of a teacher
+    NAME=pretrained; nothing else uses the network"""
     workers: Annotated[int | None, or_none(at_least(0, "0 works in the main process", largest=1000))] = None
     """processes that decode image files (None: one per core) and augment images (None: half of the cores), at least 0;
     results do not depend on it"""

@@ -23,7 +23,7 @@ class TeacherSettings:
     several form an ensemble; auto, the default, is convnet for images from 23 pixels, cnn:32 for smaller ones,
     mlp:512,512 for other inputs"""
     train_teacher: bool = False
-    """train a teacher FILE.py:NAME that comes with its own weights; by default it is used as it is"""
+    """train a teacher FILE.py:NAME that loads its own weights; by default it is not trained"""
     teacher_input: tuple[str, ...] = ()
     """inputs of a loaded teacher, if they differ from the data's: stored, 0-1, 0.5, 0-255, imagenet, cifar, clip,
     timm:NAME, torchvision:NAME or hf:FOLDER, and values such as mean=0.5 std=0.25 size=224 crop=0.875 channels=3

@@ -50,7 +50,7 @@ def warn_about_leaks(settings: RunSettings, data: Data) -> None:
         shown = ", ".join(leaked[:_NAMED]) + (" and others" if len(leaked) > _NAMED else "")
         warnings.warn(
             f"THE TEACHER WAS TRAINED ON {len(leaked):,} OF THE {data.sizes['test']:,} TEST SAMPLES ({file}): {shown}. "
-            "Its test accuracy is too high, and students learn from what it remembers of them. Test on other samples.",
+            "Its test accuracy is too high, and the students learn from memorised samples. Test on other samples.",
             stacklevel=2,
         )
 

@@ -3,8 +3,8 @@
 A classifier returns a class for every input, also for a photo of a cat among digits. Its largest logit is on average
 lower for such inputs (Hendrycks et al. 2022, "Scaling Out-of-Distribution Detection for Real-World Settings"; the
 energy score of Liu et al. 2020 is almost the same number), but some networks give high logits to noise or to inverted
-images. Their mean and size (brightness and contrast of an image) tell these. Inputs that resemble the training data in
-these numbers are missed.
+images. Mean and size of the inputs (brightness and contrast of an image) reveal these. Inputs that resemble the
+training data in these numbers are missed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BATCH = 256
 
 
 class Validation(NamedTuple):
-    """What is known of the validation split.
+    """Outputs and inputs on the validation split.
 
     Attributes:
         logits: [V, K] of each model, by name.

@@ -191,7 +191,7 @@ class Tracker:
                 reason = " ".join(str(error).split()) or "no reason given"
                 say(
                     f"warning: --track {self._name} failed and is off ({type(error).__name__}: {reason}). "
-                    f"Training goes on. Run the same command again to write {self._folder} from the saved histories.",
+                    f"Training continues. Run the same command again to write {self._folder} from the saved histories.",
                     to_stderr=True,
                 )
             self._failed = True

@@ -31,7 +31,7 @@ class JudgeSettings:
     labels: Path = Path("labels.npy")
     """true class of each test item, as a number from 0: .npy, .npz or .csv with a single column"""
     kind: Literal["logits", "probabilities", "classes"] = "logits"
-    """what the files hold for each item: a logit or a probability for each class, or the number of one class"""
+    """content of the files for each item: a logit or a probability for each class, or the number of one class"""
     class_names: tuple[str, ...] = ()
     """names of the classes in label order"""
     decide: Annotated[str, DECIDE] = "auto"

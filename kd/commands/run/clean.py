@@ -1,4 +1,4 @@
-"""``kd clean``: show the sizes of a run's saved state and of the cache of decoded images; prune what is not needed."""
+"""``kd clean``: show the sizes of a run's saved state and of the cache of decoded images; prune unneeded files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd.storage.user_folders import cache_folder
 
 
 def run(settings: CleanSettings) -> None:
-    """Print the sizes; with ``--prune`` delete what no command needs.
+    """Print the sizes; with ``--prune``, delete the files that no command needs.
 
     Raises:
         OSError: OUT holds no saved state, another run is using it, or a file cannot be deleted.

@@ -49,7 +49,7 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CleanSettings:
-    """Show what OUT/.kd and the cache of decoded images hold; with --prune, delete what no command needs."""
+    """Show the content of OUT/.kd and of the cache of decoded images; with --prune, delete what no command needs."""
 
     out: Path = Path("run")
     """folder of a run, a comparison or a sweep"""

@@ -111,7 +111,7 @@ def test_the_page_marks_tests_that_do_not_allow_for_the_looks() -> None:
         comparison = dataclasses.replace(make_comparison(), most_pairs=most_pairs)
         (fold,) = (block for block in show_differences(Verdicts(comparison)) if isinstance(block, Fold))
         html = " ".join(render([fold]).split())
-        assert ("do not allow for the looks after each pair" in html) == (most_pairs is not None)
+        assert ("do not account for the looks after each pair" in html) == (most_pairs is not None)
 
 
 @pytest.mark.parametrize(
