@@ -18,15 +18,13 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from kd.checks import ALPHA, LEARNING_RATE, TEMPERATURE, at_least, require, require_in_range
 from kd.data.datasets import ArrayDataset, DistillDataset
-from kd.data.loaders import make_loader
 from kd.devices import device_named, require_device
 from kd.methods.objectives import distilled, supervised
-from kd.models.networks import MLP
-from kd.seeding import seeded
+from kd.teachers.network_student import build_network, prepare_inputs, train_network
 from kd.teachers.sklearn_student import (
     as_array,
     check_rows,
@@ -47,8 +45,6 @@ from kd.teachers.sklearn_teacher import (
 )
 from kd.training.history import History
 from kd.training.hooks import print_epoch
-from kd.training.loop import fit
-from kd.training.optimizers import adam
 from kd.types import Objective
 
 # (features, classes) → a network with input [B, features] and output logits [B, classes].
@@ -184,13 +180,22 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels = self._encode_classes(targets)
         seed, random = self._draw_seed()
         self.scaler_ = StandardScaler().fit(rows) if self.standardize else None
-        self.student_ = self._build_student(seed, rows[:1]).to(device)
-        dataset: Dataset[Any] = ArrayDataset(self._prepare_inputs(rows), torch.tensor(labels))
+        inputs, sizes = prepare_inputs(rows, self.scaler_), (self.n_features_in_, len(self.classes_))
+        self.student_ = build_network(self.student, sizes, inputs[:1], outputs=len(self.classes_), seed=seed).to(device)
+        dataset: Dataset[Any] = ArrayDataset(inputs, torch.tensor(labels))
         self.teacher_ = prepare_teacher(self.teacher, X, targets, random)
         if self.teacher_ is not None:
             dataset = DistillDataset(dataset, self._teacher_logits(X, rows, targets))
-        self.history_ = self._train(objective, make_loader(dataset, batch_size=self.batch_size, shuffle=True), seed)
-        self.student_.eval()  # for callers that use ``student_`` directly
+        self.history_ = train_network(
+            self.student_,
+            objective,
+            dataset,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            seed=seed,
+            on_epoch=print_epoch("student", self.epochs) if self.verbose else None,
+        )
         return self
 
     def _fit_estimator(self, X: Any, y: ArrayLike) -> DistilledClassifier:
@@ -235,7 +240,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             columns = self.student_.predict_proba(check_rows(self, X))
             return order_columns(columns, self.student_.classes_, self.classes_)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
-        logits = network_logits(self.student_, self._prepare_inputs(rows))
+        logits = network_logits(self.student_, prepare_inputs(rows, self.scaler_))
         probabilities: NDArray[np.float64] = logits.double().softmax(dim=1).numpy()
         return probabilities
 
@@ -259,23 +264,6 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         objective = distilled(temperature=self.temperature, alpha=self.alpha)
         return supervised if self.teacher is None else objective, device
 
-    def _prepare_inputs(self, rows: NDArray[np.float64]) -> Tensor:
-        """Return the student's inputs [N, F] for these rows: float32, standardised if ``standardize`` is True."""
-        return torch.tensor(self.scaler_.transform(rows) if self.scaler_ else rows, dtype=torch.float32)
-
-    def _build_student(self, seed: int, row: NDArray[np.float64]) -> nn.Module:
-        """Build the untrained student and check its output shape on one row."""
-        features, classes = self.n_features_in_, len(self.classes_)
-        with seeded(seed):
-            if callable(self.student):
-                network = self.student(features, classes)
-            else:
-                network = MLP(*self.student, input_shape=(features,), classes=classes)
-            shape = list(network_logits(network, self._prepare_inputs(row)).shape)
-        allowed = f"of shape [1, {classes}], one logit per class"
-        require(shape == [1, classes], "the student's output for one row", shape, allowed)
-        return network
-
     def _teacher_logits(self, X: Any, rows: NDArray[np.float64], targets: NDArray[Any]) -> Tensor:
         """Return the teacher's logits [N, K], out of fold if ``cv`` is set and the teacher was fitted here."""
         is_fitted_here = self.teacher_ is not self.teacher
@@ -283,18 +271,3 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return out_of_fold_logits(self.teacher_, X, targets, self.cv)
         fitted_rows = X if is_fitted_here else rows_as_fitted(self.teacher_, X, rows)
         return teacher_logits(self.teacher_, fitted_rows, rows, self.classes_)
-
-    def _train(self, objective: Objective, loader: DataLoader[Any], seed: int) -> History:
-        steps = self.epochs * len(loader)
-        optimizer, scheduler = adam(self.student_, learning_rate=self.learning_rate, steps=steps)
-        return fit(
-            self.student_,
-            objective,
-            loader,
-            None,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            epochs=self.epochs,
-            seed=seed,
-            on_epoch=print_epoch("student", self.epochs) if self.verbose else None,
-        )

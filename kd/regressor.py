@@ -21,16 +21,12 @@ from torch import Tensor, nn
 
 from kd.checks import ALPHA, LEARNING_RATE, at_least, require, require_in_range
 from kd.data.datasets import ArrayDataset, DistillDataset
-from kd.data.loaders import make_loader
 from kd.devices import device_named, require_device
 from kd.models.inference import evaluating
-from kd.models.networks import MLP
-from kd.seeding import seeded
+from kd.teachers.network_student import build_network, prepare_inputs, train_network
 from kd.teachers.sklearn_student import as_array, check_rows, check_rows_and_targets, copy_input_tags, is_estimator
 from kd.teachers.sklearn_teacher import fit_unfitted, network_logits, rows_as_fitted, set_random_states
 from kd.training.history import History
-from kd.training.loop import fit
-from kd.training.optimizers import adam
 from kd.types import Batch
 
 # features → a network with input [B, features] and output [B, 1].
@@ -143,7 +139,7 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         # In float64, since the rounding of float32 depends on the number of rows.
         network = copy.deepcopy(self.student_).cpu().double()
         with evaluating(network), torch.no_grad():
-            outputs = network(self._prepare_inputs(rows, torch.float64)).numpy()[:, 0]
+            outputs = network(prepare_inputs(rows, self.scaler_, torch.float64)).numpy()[:, 0]
         predictions = outputs * self.target_scale_ + self.target_mean_
         return predictions
 
@@ -192,41 +188,22 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         require(is_valid, "predictions of the teacher", got, allowed)
         return self.alpha * targets + (1 - self.alpha) * predictions.reshape(-1)
 
-    def _prepare_inputs(self, rows: NDArray[np.float64], dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.tensor(self.scaler_.transform(rows) if self.scaler_ else rows, dtype=dtype)
-
-    def _build_student(self, seed: int, row: NDArray[np.float64]) -> nn.Module:
-        """Build the untrained student and check its output shape on one row."""
-        features = self.n_features_in_
-        with seeded(seed):
-            is_function = callable(self.student)
-            network = self.student(features) if is_function else MLP(*self.student, input_shape=(features,), classes=1)
-            shape = list(network_logits(network, self._prepare_inputs(row)).shape)
-        require(shape == [1, 1], "the student's output for one row", shape, "of shape [1, 1]")
-        trained: nn.Module = network
-        return trained
-
     def _train(self, rows: NDArray[np.float64], soft: NDArray[np.float64], seed: int, device: torch.device) -> None:
         """Train a network on these targets [N] of mean 0 and variance 1."""
         self.scaler_ = StandardScaler().fit(rows) if self.standardize else None
-        self.student_ = self._build_student(seed, rows[:1]).to(device)
-        inputs = ArrayDataset(self._prepare_inputs(rows), torch.zeros(len(rows), dtype=torch.int64))  # labels unused
-        dataset = DistillDataset(inputs, torch.tensor(soft, dtype=torch.float32)[:, None])
-        loader = make_loader(dataset, batch_size=self.batch_size, shuffle=True)
-        steps = self.epochs * len(loader)
-        optimizer, scheduler = adam(self.student_, learning_rate=self.learning_rate, steps=steps)
-        self.history_ = fit(
+        inputs, sizes = prepare_inputs(rows, self.scaler_), (self.n_features_in_,)
+        self.student_ = build_network(self.student, sizes, inputs[:1], outputs=1, seed=seed).to(device)
+        unused = torch.zeros(len(rows), dtype=torch.int64)
+        self.history_ = train_network(
             self.student_,
             _squared_error,
-            loader,
-            None,
-            optimizer=optimizer,
-            scheduler=scheduler,
+            DistillDataset(ArrayDataset(inputs, unused), torch.tensor(soft, dtype=torch.float32)[:, None]),
             epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
             seed=seed,
             metrics={},
         )
-        self.student_.eval()
 
 
 def _squared_error(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
