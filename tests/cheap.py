@@ -1,4 +1,4 @@
-"""Faster test runs: blank figures and a small MNIST, in this process or in a child process.
+"""Faster test runs: blank figures, a small MNIST, short timings and no flushes, in this process or in a child process.
 
 python -m tests.cheap PROGRAM.py ARGUMENTS    runs a program this way; this checkout must be on the path
 """
@@ -15,13 +15,15 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 from PIL import Image
 
 from kd.data import mnist
+from kd.evaluation import timing
 from kd.report import drawings, style, svg
 
 IMAGES = {"train": 6_000, "t10k": 1_000}  # the first images of MNIST's 60,000 and 10,000
@@ -60,6 +62,20 @@ def small_mnist() -> Iterator[None]:
         mnist.EMBEDDED, mnist.DIGESTS = originals
 
 
+def short_timings() -> AbstractContextManager[object]:
+    """Inside the block, latencies are medians of a few calls. By default, each one takes up to 0.3 s."""
+    return mock.patch.multiple(timing, WARM_UP=2, MAX_CALLS=10)
+
+
+def no_flushes() -> AbstractContextManager[object]:
+    """Inside the block, files are not flushed to the disk, which only matters if the power fails."""
+    return mock.patch.object(os, "fsync", _do_nothing)
+
+
+def _do_nothing(handle: int) -> None:
+    pass
+
+
 @cache
 def _small_files() -> tuple[Path, dict[str, str]]:
     """Return the folder of the small MNIST and the digests of its files; the first process that needs it writes it."""
@@ -86,7 +102,7 @@ if __name__ == "__main__":
     _, *sys.argv = sys.argv
     inherited = SMALL_MNIST in os.environ  # created, and later removed, by the tests that started this process
     try:
-        with figures(drawn=False), small_mnist():
+        with figures(drawn=False), small_mnist(), short_timings():
             runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
         if not inherited:

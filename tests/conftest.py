@@ -26,7 +26,7 @@ import config
 import kd
 import main
 from kd.training import students
-from tests.cheap import figures, remove_small_mnist, small_mnist
+from tests.cheap import figures, no_flushes, remove_small_mnist, short_timings, small_mnist
 
 # Hypothesis uses the same examples in every clone, so failures are reproducible. HYPOTHESIS_SEARCH=1 draws new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -54,13 +54,15 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
-    """Use blank figures and a small MNIST, except for tests marked ``pictures`` or ``whole_mnist``.
+    """Use blank figures, a small MNIST and short timings, unless marked ``pictures``, ``whole_mnist`` or ``timed``.
 
-    Real figures and the full MNIST take most of the time of a quick run. Fixtures of all scopes are set up inside this
-    hook.
+    Otherwise these, and flushing files to the disk, take most of the time of a quick run. Fixtures of all scopes are
+    set up inside this hook.
     """
-    real_figures, full_mnist = (item.get_closest_marker(name) is not None for name in ("pictures", "whole_mnist"))
-    with figures(drawn=real_figures), nullcontext() if full_mnist else small_mnist():
+    marked = {mark.name for mark in item.iter_markers()}
+    data = nullcontext() if "whole_mnist" in marked else small_mnist()
+    times = nullcontext() if "timed" in marked else short_timings()
+    with figures(drawn="pictures" in marked), no_flushes(), data, times:
         return (yield)
 
 

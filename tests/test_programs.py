@@ -1,7 +1,8 @@
-"""``python main.py`` and ``kd run`` as separate processes, with output in a pipe and the full MNIST."""
+"""``python main.py`` as a separate process with output in a pipe, and ``kd run`` with the same settings."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,8 +22,6 @@ from tests.report.test_page import sections
 from tests.test_cli import QUICK, ROOT, SETTINGS, run
 from tests.test_pipeline import FILES
 
-pytestmark = [pytest.mark.pictures, pytest.mark.whole_mnist]
-
 
 def written(folder: Path) -> list[Path]:
     """Return the files of a run by path, without the resume state."""
@@ -34,22 +33,28 @@ class Finished(NamedTuple):
     outcome: subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="module")
-def main_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def run_main(folder: Path, *python: str) -> Finished:
     """Run ``python main.py`` quickly in an empty folder, without colour settings in the environment."""
-    folder = tmp_path_factory.mktemp("main")
     environment = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "TTY_COMPATIBLE"}}
-    command = [sys.executable, "-W", "error", main.__file__, *QUICK]
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-W", "error", *python, main.__file__, *QUICK]
     outcome = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=200, check=False
     )
     return Finished(folder, outcome)
 
 
+@pytest.fixture(scope="module")
+def main_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return run_main(tmp_path_factory.mktemp("main"), "-m", "tests.cheap")
+
+
 @pytest.mark.slow
-def test_the_program_succeeds_and_writes_into_the_folder_it_is_called_from(main_run: Finished) -> None:
-    assert (main_run.outcome.returncode, main_run.outcome.stderr) == (0, "")
-    names = [path.relative_to(main_run.folder) for path in written(main_run.folder)]
+def test_the_program_succeeds_and_writes_into_the_folder_it_is_called_from(tmp_path: Path) -> None:
+    """With the full MNIST and real figures."""
+    _, outcome = run_main(tmp_path)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    names = [path.relative_to(tmp_path) for path in written(tmp_path)]
     counted = {
         str(parent.as_posix()): sum(path.parent == parent for path in names) for parent in {p.parent for p in names}
     }
@@ -81,8 +86,8 @@ def test_the_program_prints_the_path_of_each_file(main_run: Finished) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a quick ``kd run``."""
     folder = tmp_path_factory.mktemp("kd")
-    ended = run("-m", "kd", "run", *QUICK, "--out", "somewhere/else", cwd=folder)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    with contextlib.chdir(folder):
+        assert cli.main(["run", *QUICK, "--out", "somewhere/else"]) == 0
     assert [path.name for path in folder.iterdir()] == ["somewhere"]
     return folder / "somewhere" / "else"
 

@@ -25,7 +25,7 @@ import growth  # noqa: E402
 import growth_points  # noqa: E402
 import growth_tables  # noqa: E402
 
-EARLY, LATE = 40, 100  # epochs or calls; torch and Python fill their caches before EARLY
+EARLY, LATE = 25, 60  # epochs or calls; torch and Python fill their caches before EARLY
 IMAGES = 96  # in the fixture ``digits``
 
 

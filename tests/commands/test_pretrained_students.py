@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from kd import cli
 from kd.commands.before_training import require_models
-from kd.commands.data import Task, load_data
+from kd.commands.data import Data, Task, load_data
 from kd.commands.models import new_student, new_teachers
 from kd.commands.settings import RunSettings
 from kd.commands.students import describe_start, digest_of_file, forget_files, start_student
@@ -261,11 +260,15 @@ def test_a_method_that_reaches_only_frozen_layers_is_refused(
     assert f"--freeze layer* must leave a parameter that --method {method} trains" in error
 
 
+@pytest.fixture(scope="module")
+def small_images() -> Data:
+    return load_data(RunSettings(data="mnist", limit=300))
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_methods_that_reach_trained_layers_are_accepted(method: str) -> None:
-    settings = RunSettings(data="mnist", limit=300, teacher=("cnn:8",), student="cnn:8", method=method)
-    settings = dataclasses.replace(settings, freeze=("layer1.*",))
-    require_models(settings, data := load_data(settings), new_teachers(settings, data))
+def test_methods_that_reach_trained_layers_are_accepted(method: str, small_images: Data) -> None:
+    settings = RunSettings(limit=300, teacher=("cnn:8",), student="cnn:8", method=method, freeze=("layer1.*",))
+    require_models(settings, small_images, new_teachers(settings, small_images))
 
 
 class Dropping(nn.Sequential):

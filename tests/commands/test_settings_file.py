@@ -61,7 +61,7 @@ settings = st.builds(
 
 
 @given(settings=settings)
-@hypothesis.settings(max_examples=25)  # an example parses a command line twice, which is slow
+@hypothesis.settings(max_examples=10)  # an example parses a command line twice, which is slow
 def test_a_written_file_is_read_as_the_same_settings(settings: SweepSettings, tmp_path_factory: Any) -> None:
     settings = dataclasses.replace(settings, out=Path("runs/out"))
     with contextlib.chdir(tmp_path_factory.mktemp("work")):

@@ -12,6 +12,8 @@ from kd.evaluation.latency import measure_latency
 from kd.evaluation.timing import MAX_CALLS, WARM_UP
 from tests.conftest import tiny_model
 
+pytestmark = pytest.mark.timed
+
 EXAMPLE = torch.zeros(1, 1, 6, 6)
 
 

@@ -24,8 +24,10 @@ NEUTRAL_FOLDERS = {
 }
 
 
-def copy_sources(folder: Path) -> Path:
-    """Copy only the package's sources."""
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package's sources only. A test that changes it restores it."""
+    folder = tmp_path_factory.mktemp("package")
     for path in FILES:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PACKAGE / path, folder / path)
@@ -33,8 +35,7 @@ def copy_sources(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("folder", sorted({*FOLDERS} - NEUTRAL_FOLDERS))
-def test_a_changed_byte_in_any_relevant_folder_changes_the_key(folder: str, tmp_path: Path) -> None:
-    package = copy_sources(tmp_path)
+def test_a_changed_byte_in_any_relevant_folder_changes_the_key(folder: str, package: Path) -> None:
     before = digest_package(package)
     assert before == digest_package(PACKAGE) == package_digest()
     relevant = [
@@ -51,8 +52,7 @@ def test_a_changed_byte_in_any_relevant_folder_changes_the_key(folder: str, tmp_
     assert digest_package(package) == before
 
 
-def test_a_changed_byte_in_any_folder_changes_the_complete_digest(tmp_path: Path) -> None:
-    package = copy_sources(tmp_path)
+def test_a_changed_byte_in_any_folder_changes_the_complete_digest(package: Path) -> None:
     before = digest_package(package, complete=True)
     assert before == source_digest() != package_digest()
     for folder in FOLDERS:
@@ -72,13 +72,14 @@ def test_opening_a_run_fixes_both_digests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", sorted(NEUTRAL_FOLDERS))
-def test_a_changed_byte_in_a_display_folder_keeps_the_key(folder: str, tmp_path: Path) -> None:
-    package = copy_sources(tmp_path)
+def test_a_changed_byte_in_a_display_folder_keeps_the_key(folder: str, package: Path) -> None:
     before = digest_package(package)
-    for path in FILES:
-        if path.parent.as_posix() == folder:
-            (package / path).write_bytes(b"#")
+    contents = {path: (package / path).read_bytes() for path in FILES if path.parent.as_posix() == folder}
+    for path in contents:
+        (package / path).write_bytes(b"#")
     assert digest_package(package) == before
+    for path, content in contents.items():
+        (package / path).write_bytes(content)
 
 
 def test_every_listed_neutral_module_exists() -> None:
