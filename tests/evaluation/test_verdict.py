@@ -1,26 +1,18 @@
-"""Verdicts follow their rule, boundaries included; simulated error rates match the stated levels."""
+"""Verdicts follow their rule, boundaries included."""
 
 from __future__ import annotations
 
-import itertools
 import math
-import sys
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd.evaluation.paired_seeds import Interval, Pairs, pair_errors, t_interval, t_test
-from kd.evaluation.power import detectable, power, seeds_needed
+from kd.evaluation.power import detectable, seeds_needed
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, decide, holm, judge, judge_all, judge_counts
 from kd.evaluation.verdict_text import describe_basis, sentence
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import verdict_error_rates as rates  # noqa: E402
 
 IMAGES = 10_000
 BETTER = "better than the labels alone"
@@ -174,11 +166,12 @@ def test_all_methods_after_the_stop_of_holm_are_inconclusive() -> None:
 
 
 @examples
-@given(st.lists(DIFFERENCES, min_size=2, max_size=4))
-def test_the_order_of_the_methods_does_not_matter(several: list[list[int]]) -> None:
+@given(st.lists(DIFFERENCES, min_size=2, max_size=4), st.randoms(use_true_random=False))
+def test_the_order_of_the_methods_does_not_matter(several: list[list[int]], random: Any) -> None:
     methods = {str(index): pairs_of(differences) for index, differences in enumerate(several)}
-    for order in itertools.permutations(methods):
-        assert judge_counts({name: methods[name] for name in order}) == judge_counts(methods)
+    expected = judge_counts(methods)
+    for order in ([*methods][::-1], random.sample([*methods], len(methods))):
+        assert judge_counts({name: methods[name] for name in order}) == expected
 
 
 def test_a_single_method_is_not_adjusted() -> None:
@@ -251,50 +244,6 @@ def test_a_sentence_on_several_methods_names_the_method_and_the_adjustment() -> 
     assert f"p = {judgements['Hints'].p:.2g}, Holm-adjusted for 2 questions" in text
     assert text.endswith("given one split and one test set.")
     assert "Holm" not in write(judge_pairs(pairs_of(HELPS)))
-
-
-def judge_row(row: rates.Floats) -> Judgement:
-    return judge_pairs(pairs_of([int(d) for d in row]))
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 6, 10])
-@pytest.mark.parametrize("spread", [1, 4, 15])
-def test_the_vectorised_benchmark_matches_the_library(n: int, spread: int) -> None:
-    rng = np.random.default_rng([n, spread])
-    differences = rng.integers(-spread, spread + 1, (60, n)) + rng.integers(-12, 13, (60, 1))
-    indices = rates.verdicts(differences.astype(np.float64), rates.MARGIN)
-    assert [rates.VERDICTS[index] for index in indices] == [judge_row(row).verdict for row in differences]
-
-
-@pytest.mark.parametrize("scenario", ["normal, sd 20", "normal, sd 5", "counted errors, sd 24", "heavy tails, sd 20"])
-@pytest.mark.parametrize("n", [3, 10])
-def test_the_error_rate_without_an_effect_is_one_in_forty_per_direction(scenario: str, n: int) -> None:
-    helps, hurts, *_ = rates.shares(scenario, n, 0.0, 8_000)
-    error = 4 * math.sqrt(0.025 * 0.975 / 8_000)
-    assert max(helps, hurts) <= 0.025 + error
-    assert min(helps, hurts) >= (0.01 if "heavy" in scenario else 0.025 - error)
-
-
-@pytest.mark.parametrize(("n", "effect"), [(3, 2.0), (5, 1.0), (10, 1.0)])
-def test_simulated_detection_rates_match_the_power(n: int, effect: float) -> None:
-    helps, hurts, *_ = rates.shares("counted errors, sd 24", n, effect, 8_000)
-    assert helps + hurts == pytest.approx(power(n, effect), abs=0.025)  # not quite normal, rounded, simulated
-
-
-@pytest.mark.parametrize(("scenario", "effect"), [("normal, sd 20", 0.5), ("normal, sd 5", 2.0)])
-@pytest.mark.parametrize("n", [3, 20])
-def test_the_error_rate_of_equivalence_is_at_most_the_level(scenario: str, effect: float, n: int) -> None:
-    assert effect * rates.SCENARIOS[scenario][0] == rates.MARGIN
-    assert rates.shares(scenario, n, effect, 8_000)[2] <= 0.06
-
-
-@pytest.mark.parametrize("scenario", rates.SCENARIOS)
-def test_scenarios_have_no_effect_and_the_documented_spread(scenario: str) -> None:
-    differences = rates.simulate(scenario, 10, 0.0, 8_000)
-    sd = rates.SCENARIOS[scenario][0]
-    assert differences.mean() == pytest.approx(0, abs=4 * sd / math.sqrt(differences.size))
-    assert differences.std() == pytest.approx(sd, rel=0.1 if "heavy" in scenario else 0.03)
-    assert (differences == np.rint(differences)).all()
 
 
 def test_no_difference_on_few_images_is_inconclusive() -> None:
