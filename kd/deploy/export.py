@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from kd.data.datasets import length_of
+from kd.data.datasets import length_of, unwrap_subsets
 from kd.data.sources.scan import raw_batches
-from kd.deploy.deployed import Deployed
+from kd.deploy.deployed import deploy
 from kd.deploy.formats import FILES, ConversionError, to_int8, to_onnx, to_pt2, to_safetensors
 from kd.deploy.gate import Check, check_outputs
 from kd.deploy.manifest import NAME, Manifest, describe_manifest
@@ -41,6 +41,8 @@ class Candidate:
         test: the test set; row i of ``reference`` belongs to ``test[i]``.
         train: training split, for calibration.
         unlike: limits for inputs unlike the training data, which hold for files with the network's own logits.
+        columns: [R, C] float64, raw rows of the table of which ``test`` and ``train`` are parts
+            (``kd.deploy.columns``); None for other data.
     """
 
     network: nn.Module
@@ -50,6 +52,7 @@ class Candidate:
     test: Dataset[Any]
     train: Dataset[Any]
     unlike: Unlike | None = None
+    columns: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,15 @@ def export(
 
 
 def _convert(kind: str, candidate: Candidate, files: dict[str, bytes], calibration: int) -> bytes:
-    manifest = candidate.manifest
-    deployed = Deployed(candidate.network, manifest.preprocessing, manifest.input_shape)
-    example = _spread_inputs(candidate.train, 2)
+    deployed = deploy(candidate.network, candidate.manifest)
+    example = _spread_inputs(candidate, 2)
     if kind == "safetensors":
         return to_safetensors(candidate.network)
     if kind == "pt2":
         return to_pt2(deployed, example)
     if "onnx" not in files:
         files["onnx"] = to_onnx(deployed, example)
-    return files["onnx"] if kind == "onnx" else to_int8(files["onnx"], _spread_inputs(candidate.train, calibration))
+    return files["onnx"] if kind == "onnx" else to_int8(files["onnx"], _spread_inputs(candidate, calibration))
 
 
 def _check(
@@ -141,20 +143,29 @@ def _workspace(candidate: Candidate) -> Iterator[tuple[Path, Path]]:
     """Yield a temporary folder, and the file of raw test inputs in it."""
     with TemporaryDirectory(prefix="kd-export-") as name:
         folder = Path(name)
-        count, shape = length_of(candidate.test), candidate.manifest.input_shape
-        dtype = np.dtype(candidate.manifest.input_dtype)
+        count, shape = length_of(candidate.test), candidate.manifest.raw_shape
+        dtype = np.dtype(candidate.manifest.raw_dtype)
         require_space(folder, count * int(np.prod(shape)) * dtype.itemsize)
         inputs = np.lib.format.open_memmap(folder / "inputs.npy", mode="w+", dtype=dtype, shape=(count, *shape))
         start = 0
-        for batch, _ in raw_batches(candidate.test):
+        for batch in _raw_inputs(candidate, candidate.test):
             inputs[start : start + len(batch)] = batch.numpy()
             start += len(batch)
         inputs.flush()
         yield folder, folder / "inputs.npy"
 
 
-def _spread_inputs(dataset: Dataset[Any], count: int) -> Tensor:
-    """Return up to ``count`` raw inputs at equal distances: a dataset may be sorted by class."""
-    samples = length_of(dataset)
+def _spread_inputs(candidate: Candidate, count: int) -> Tensor:
+    """Return up to ``count`` raw training inputs at equal distances: a dataset may be sorted by class."""
+    samples = length_of(candidate.train)
     rows = torch.linspace(0, samples - 1, min(count, samples)).long().tolist()
-    return torch.cat([inputs for inputs, _ in raw_batches(Subset(dataset, rows))])
+    return torch.cat(list(_raw_inputs(candidate, Subset(candidate.train, rows))))
+
+
+def _raw_inputs(candidate: Candidate, dataset: Dataset[Any]) -> Iterator[Tensor]:
+    """Yield the raw inputs of the candidate's data or a part of it, in order, in batches."""
+    if candidate.columns is not None:
+        yield candidate.columns[unwrap_subsets(dataset)[1]]
+        return
+    for inputs, _ in raw_batches(dataset):
+        yield inputs

@@ -12,7 +12,7 @@ from typing import Any
 from kd.deploy.export import QUANTISED, Candidate, Exported
 from kd.deploy.formats import FILES
 from kd.deploy.gate import Check
-from kd.deploy.manifest import NAME, describe_manifest
+from kd.deploy.manifest import NAME, Manifest, describe_manifest
 from kd.deploy.model_card import Origin, write_card
 from kd.evaluation.two_models import Accuracy
 from kd.storage.environment import versions
@@ -44,7 +44,12 @@ if __name__ == "__main__":
     for row in predict(np.load(sys.argv[1])):
         print(LABELS[row.argmax()], round(float(row.max()), 4), sep="\\t")
 '''
-_RANGES = {"uint8": "0-255", "float32": "as in the data", "int64": "tokens"}
+_RANGES = {
+    "uint8": "0-255",
+    "float32": "as in the data",
+    "int64": "tokens",
+    "float64": "the columns in manifest.json, NaN if missing",
+}
 
 
 def publish_folder(
@@ -66,12 +71,16 @@ def publish_folder(
     onnx = next((name for name in (FILES["onnx"], FILES["int8"]) if name in passed), None)
     files = {folder / name: result.content for name, result in passed.items() if result.content is not None}
     entries = {name: _describe(candidate, result) for name, result in passed.items()}
-    manifest = describe_manifest(candidate.manifest, entries) | {
-        _MARK: f"kd {_find_version()}",
-        "pytorch": {"test": reference._asdict()},
-        "failed": {result.kind: result.problem for result in exported if result.problem},
-        "environment": versions() | _runtime_versions(passed),
-    }
+    manifest = (
+        describe_manifest(candidate.manifest, entries)
+        | _describe_columns(candidate.manifest)
+        | {
+            _MARK: f"kd {_find_version()}",
+            "pytorch": {"test": reference._asdict()},
+            "failed": {result.kind: result.problem for result in exported if result.problem},
+            "environment": versions() | _runtime_versions(passed),
+        }
+    )
     files[folder / NAME] = _json(manifest)
     files[folder / "labels.json"] = _json(list(candidate.manifest.classes))
     files[folder / "README.md"] = write_card(candidate, exported, origin, reference, onnx=onnx).encode()
@@ -106,9 +115,9 @@ def write_infer(candidate: Candidate, file: str) -> str:
     manifest = candidate.manifest
     return _INFER.format(
         file=file,
-        dtype=manifest.input_dtype,
-        shape=", ".join(map(str, manifest.input_shape)),
-        range=_RANGES[manifest.input_dtype] if manifest.table is None else "encoded: manifest.json, table",
+        dtype=manifest.raw_dtype,
+        shape=", ".join(map(str, manifest.raw_shape)),
+        range=_RANGES[manifest.raw_dtype],
         classes=len(manifest.classes),
     )
 
@@ -141,6 +150,17 @@ def _describe(candidate: Candidate, result: Exported) -> Mapping[str, Any]:
         "test": result.check.accuracy._asdict(),
         "parity": describe_check(result.check),
     }
+
+
+def _describe_columns(manifest: Manifest) -> dict[str, Any]:
+    """Return the inputs of the ONNX and ``.pt2`` files of a table for readers that do not know its encoding."""
+    if manifest.table is None:
+        return {}
+    columns = [
+        {"name": column.name, **({"levels": list(column.levels)} if column.kind == "category" else {})}
+        for column in manifest.table.used
+    ]
+    return {"inputs": {"shape": list(manifest.raw_shape), "dtype": manifest.raw_dtype, "columns": columns}}
 
 
 def _runtime_versions(passed: Mapping[str, Exported]) -> dict[str, str]:

@@ -114,7 +114,8 @@ class InputReader:
 
     def _read_image(self, path: Path, name: str) -> Item:
         if self.form.mode is None:
-            return Item(name, None, f"the model takes no image files, but rows {self.form} ({', '.join(SUFFIXES)})")
+            rows = f"rows {self.form} ({', '.join(SUFFIXES)})" if self.form.table is None else "tables (.csv, .tsv)"
+            return Item(name, None, f"the model takes no image files, but {rows}")
         form = ImageFormat(self.form.mode, (self.form.shape[1], self.form.shape[2]))
         require_memory(_BYTES_PER_VALUE * math.prod(form.shape), "an image of the model's size")
         images = ImagePaths([path])
@@ -131,9 +132,9 @@ class InputReader:
     def _read_rows(self, path: Path, name: str) -> Iterator[Item]:
         inputs, names = read_rows(path, self.form, ids=self.ids)
         for values, row in zip(inputs, names, strict=True):
-            is_finite = not values.is_floating_point() or bool(values.isfinite().all())
-            problem = "" if is_finite else "it has NaN, infinity or a number beyond float32"
-            yield Item(f"{name}: {row}", values if is_finite else None, problem)
+            is_usable = self.form.table is not None or not values.is_floating_point() or bool(values.isfinite().all())
+            problem = "" if is_usable else "it has NaN, infinity or a number beyond float32"
+            yield Item(f"{name}: {row}", values if is_usable else None, problem)
 
 
 def _list_changes(survey: Survey, form: ImageFormat) -> list[str]:

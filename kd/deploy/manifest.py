@@ -76,8 +76,8 @@ class Manifest:
 
     Attributes:
         folder: contains the manifest and the weights files.
-        input_shape: of one input, without the batch dimension.
-        input_dtype: of raw inputs: "uint8", "float32" or "int64".
+        input_shape: of one input of the networks, without the batch dimension.
+        input_dtype: of their inputs before normalisation: "uint8", "float32" or "int64".
         noun: word for inputs, "images" or "items".
         classes: names in label order.
         models: by file name.
@@ -94,6 +94,16 @@ class Manifest:
     models: Mapping[str, ModelEntry]
     toy: str | None = None
     table: Encoding | None = None
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """Shape of a raw input: ``input_shape``, or the number of columns of a table that are used."""
+        return self.input_shape if self.table is None else (len(self.table.used),)
+
+    @property
+    def raw_dtype(self) -> str:
+        """Type of raw inputs: ``input_dtype``, or "float64" for the columns of a table."""
+        return self.input_dtype if self.table is None else "float64"
 
     def model(self, file: str) -> ModelEntry:
         """Return the entry of a file, with or without ``.pth``.

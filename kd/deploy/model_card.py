@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kd.data.sources.table_encoding import Encoding
 from kd.deploy.export import Candidate, Exported
 from kd.evaluation.two_models import Accuracy
 from kd.formatting import equate_p
 
-_SHOWN = 20  # class names in the text
+_SHOWN = 20  # class names, or columns, in the text
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,10 @@ def _warn(candidate: Candidate) -> list[str]:
 
 def _describe_use(candidate: Candidate, onnx: str | None) -> str:
     manifest = candidate.manifest
-    shape = ", ".join(map(str, manifest.input_shape))
-    stated = "raw: the ONNX and `.pt2` files normalise them themselves"
+    shape = ", ".join(map(str, manifest.raw_shape))
+    inputs = f"Inputs are {manifest.raw_dtype} [N, {shape}], raw: the ONNX and `.pt2` files normalise them themselves."
     if manifest.table is not None:
-        stated = "encoded: `table` in `manifest.json` describes how; `kd predict` encodes the columns of a table"
-    inputs = f"Inputs are {manifest.input_dtype} [N, {shape}], {stated}."
+        inputs += _describe_columns(manifest.table)
     if size := manifest.preprocessing.resize:
         inputs += f" Image files must be {manifest.preprocessing.mode}, {size[0]} × {size[1]} pixels (`manifest.json`)."
     if onnx is None:
@@ -98,10 +98,26 @@ def _describe_use(candidate: Candidate, onnx: str | None) -> str:
     return f"## Use\n\n{inputs}\n\n```python\n{code}\n```\n\nOr `python infer.py INPUTS.npy`. It runs `{onnx}`."
 
 
+def _describe_columns(table: Encoding) -> str:
+    """Return sentences on the columns that are inputs."""
+    names = [f"{_escape(column.name)}{' (text)' * (column.kind == 'category')}" for column in table.used]
+    lines = f" They are columns of the table, in this order: {_shorten(names)}. A missing value is NaN."
+    if any(column.kind == "category" for column in table.used):
+        lines += (
+            " A text column is a number: the position of the text in its `levels` in `manifest.json`, `inputs`, from "
+            "0, or −1 for any other text; `kd predict` reads the text itself."
+        )
+    return lines
+
+
+def _shorten(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{rest}"
+
+
 def _describe_data(candidate: Candidate, origin: Origin) -> str:
     names = [_escape(name) for name in candidate.manifest.classes]
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"## Data\n\n{_escape(origin.data)}; {len(names)} classes: {', '.join(names[:_SHOWN])}{rest}."
+    return f"## Data\n\n{_escape(origin.data)}; {len(names)} classes: {_shorten(names)}."
 
 
 def _describe_training(origin: Origin) -> str:
@@ -153,7 +169,7 @@ def _describe_limits(candidate: Candidate, exported: Sequence[Exported]) -> str:
     limits = [
         "The model returns one of its classes for any input, even if the input belongs to no class.",
         "The accuracy holds for data like the test set; probabilities are not calibrated.",
-        f"Inputs of another shape than {list(candidate.manifest.input_shape)} are refused, but a wrong scale or order "
+        f"Inputs of another shape than {list(candidate.manifest.raw_shape)} are refused, but a wrong scale or order "
         f"of {order} is not detected.",
     ]
     if any(result.kind == "int8" and not result.problem for result in exported):

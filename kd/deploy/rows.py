@@ -34,7 +34,8 @@ class InputForm:
         shape: of one input, without the batch dimension.
         dtype: "uint8", "float32" or "int64".
         mode: "L" or "RGB" if image files can be inputs, else None.
-        table: how the columns of a table become inputs; None if the cells of a table are the values of the inputs.
+        table: how the columns of a table become inputs, which are then its raw columns (``kd.deploy.columns``); None if
+            the cells of a table are the values of the inputs.
     """
 
     shape: tuple[int, ...]
@@ -57,8 +58,8 @@ def read_rows(path: Path, form: InputForm, *, ids: str | None = None) -> Rows:
     """Read the rows of a ``.npz`` file with an array x, of a ``.npy`` file, or of a ``.csv`` file of numbers.
 
     An array may also be a single input without a batch dimension. If the form has a table, only ``.csv`` and ``.tsv``
-    files are read, with its columns, in any order, and further ones. Otherwise, the cells of a ``.csv`` row are the
-    values of an input in row-major order, with or without a header.
+    files are read, with its columns, in any order, and further ones; NaN is a missing value. Otherwise, the cells of a
+    ``.csv`` row are the values of an input in row-major order, with or without a header.
 
     Args:
         ids: array (``.npz``) or column (``.csv``) that names the rows; None numbers them from 1.
@@ -108,7 +109,7 @@ def _encode_table(path: Path, encoding: Encoding, ids: str | None) -> Rows:
     names = _number_rows(len(table.rows)) if ids is None else cells[ids]
     for line in encoding.describe_cells(cells):
         warnings.warn(f"{path.name}: {line}", stacklevel=2)
-    return Rows(torch.from_numpy(encoding.encode(cells)), names)
+    return Rows(torch.from_numpy(encoding.to_numbers(cells)), names)
 
 
 def _read_npz(path: Path, ids: str | None) -> tuple[Array, list[str] | None]:

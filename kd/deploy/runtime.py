@@ -108,13 +108,13 @@ def _load_onnx(request: dict[str, Any]) -> Run:
 
 
 def _load_safetensors(request: dict[str, Any]) -> Run:
-    from kd.deploy.deployed import Deployed
+    from kd.deploy.deployed import deploy
     from kd.deploy.load import load_network
     from kd.deploy.manifest import read_manifest
 
     manifest = read_manifest(Path(request["folder"]))
     network = load_network(manifest, request["file"])
-    return _torch_run(Deployed(network, manifest.preprocessing, manifest.input_shape), request["threads"])
+    return _torch_run(deploy(network, manifest), request["threads"])
 
 
 def _load_pt2(request: dict[str, Any]) -> Run:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kd.arms import ARMS, DISTILLED, RUN_ARMS
 from kd.checks import require, similar_paths
 from kd.data.datasets import ArrayDataset
+from kd.deploy.columns import make_encoder
 from kd.deploy.load import load_network
 from kd.deploy.manifest import NAME as MANIFEST
 from kd.deploy.manifest import Manifest, ModelEntry, Preprocessing, channel_axis, read_manifest
@@ -109,9 +110,8 @@ def load_classifier(stored: StoredModel, *, device: torch.device) -> Classifier:
         MissingExtraError: an optional library is not installed.
     """
     manifest, entry = stored
-    rules = manifest.preprocessing
     run = _open_onnx(stored) if stored.path.suffix == _ONNX else _open_network(stored, device)
-    form = InputForm(manifest.input_shape, manifest.input_dtype, rules.mode, manifest.table)
+    form = InputForm(manifest.raw_shape, manifest.raw_dtype, manifest.preprocessing.mode, manifest.table)
     return Classifier(run, form, manifest.classes, entry.unlike)
 
 
@@ -123,19 +123,25 @@ def _open_network(stored: StoredModel, device: torch.device) -> Callable[[Tensor
             "precomputed outputs, or a teacher with its own inputs or classes. Choose another --arm."
         )
     model = load_network(manifest, entry.file)
-    return _run_network(model.to(device), manifest.preprocessing, manifest.input_shape, device)
+    return _run_network(model.to(device), manifest, device)
 
 
-def _run_network(
-    model: nn.Module, rules: Preprocessing, shape: tuple[int, ...], device: torch.device
-) -> Callable[[Tensor], Outputs]:
+def _run_network(model: nn.Module, manifest: Manifest, device: torch.device) -> Callable[[Tensor], Outputs]:
+    prepare = _make_preparation(manifest)
+
     def run(inputs: Tensor) -> Outputs:
-        normalised = normalise(inputs, rules, shape)
+        normalised = prepare(inputs)
         with torch.no_grad():
             logits = widen(model(normalised.to(device, copy=True))).cpu()  # the model may change its inputs in place
         return Outputs(logits.softmax(dim=1), score_logits(logits), measure_moments(normalised))
 
     return run
+
+
+def _make_preparation(manifest: Manifest) -> Callable[[Tensor], Tensor]:
+    """Return the function from raw inputs to those of the network."""
+    encode, rules, shape = make_encoder(manifest.table), manifest.preprocessing, manifest.input_shape
+    return lambda inputs: normalise(encode(inputs), rules, shape)
 
 
 def normalise(inputs: Tensor, rules: Preprocessing, shape: tuple[int, ...]) -> Tensor:
@@ -160,6 +166,7 @@ def _open_onnx(stored: StoredModel) -> Callable[[Tensor], Outputs]:
         names = [value.name for value in session.get_outputs()]
     except Exception as error:  # the runtime's errors have no common type
         raise ValueError(f"the .onnx file cannot be loaded: {_first_line(error)}") from error
+    prepare = _make_preparation(manifest)
 
     def run(inputs: Tensor) -> Outputs:
         try:
@@ -167,7 +174,7 @@ def _open_onnx(stored: StoredModel) -> Callable[[Tensor], Outputs]:
         except Exception as error:  # as above
             raise RuntimeError(_first_line(error)) from error
         values = {key: torch.from_numpy(array) for key, array in zip(names, arrays, strict=True)}
-        moments = measure_moments(normalise(inputs, manifest.preprocessing, manifest.input_shape))
+        moments = measure_moments(prepare(inputs))
         probabilities = values.get("probabilities", values[names[0]])
         if list(probabilities.shape) != [len(inputs), len(manifest.classes)]:
             got = list(probabilities.shape)

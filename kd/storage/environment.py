@@ -53,8 +53,8 @@ commands/paired_table commands/predict commands/program commands/publish command
 commands/run commands/settings commands/settings_file commands/settings_paths commands/slices_report
 commands/step_times commands/steps commands/subject commands/sweep commands/teacher_settings commands/trained_on
 commands/trust
-deploy/deployed deploy/description deploy/export deploy/folder deploy/formats deploy/gate deploy/inputs deploy/load
-deploy/manifest deploy/model_card deploy/predict deploy/rows deploy/runtime deploy/stored_model
+deploy/columns deploy/deployed deploy/description deploy/export deploy/folder deploy/formats deploy/gate deploy/inputs
+deploy/load deploy/manifest deploy/model_card deploy/predict deploy/rows deploy/runtime deploy/stored_model
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows
 evaluation/comparison_slices evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures
 evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power

@@ -23,6 +23,7 @@ from kd.commands.export.settings import ExportSettings
 from kd.data.datasets import ArrayDataset
 from kd.data.loaders import make_loader
 from kd.data.sources.normalisation import normalise
+from kd.data.sources.table_columns import Column
 from kd.data.sources.table_encoding import Encoding
 from kd.deploy.deployed import Deployed
 from kd.deploy.description import describe_task
@@ -169,10 +170,28 @@ def test_the_card_states_what_the_folder_holds() -> None:
     assert 'library_name: "pytorch"' in card
     assert "onnx" not in card.split("\n# ")[0].lower()
     assert "\n# my\\_net\\_v2.py:Net (model) for a \\# b\n" in card
-    table = Encoding("class", ())
-    encoded = dataclasses.replace(candidate, manifest=dataclasses.replace(candidate.manifest, table=table))
-    assert "raw" not in write_card(encoded, exported, Origin("rows.csv", "model"), test, onnx="model.onnx")
-    assert "encoded: manifest.json, table" in write_infer(encoded, "model.onnx")
+
+
+def test_card_program_and_manifest_state_the_columns_of_a_table(tmp_path: Path) -> None:
+    """Names are data: they stay text in the card, and out of the program."""
+    candidate = a_candidate("mlp:6")
+    height = Column('he`ig\nht"', "number", has_missing=True)
+    colour = Column("colour", "category", levels=("blue", "red"), has_other=True)
+    table = Encoding("class", (height, Column("id", "unused"), colour))
+    candidate = dataclasses.replace(candidate, manifest=dataclasses.replace(candidate.manifest, table=table))
+    publish_folder(tmp_path, candidate, [an_export(candidate)], Origin("rows.csv", "model"), accuracy(candidate))
+    assert json.loads((tmp_path / "manifest.json").read_bytes())["inputs"] == {
+        "shape": [2],
+        "dtype": "float64",
+        "columns": [{"name": height.name}, {"name": "colour", "levels": ["blue", "red"]}],
+    }
+    card = (tmp_path / "README.md").read_text()
+    assert "Inputs are float64 [N, 2], raw" in card
+    assert 'in this order: he\\`ig ht", colour (text). A missing value is NaN. A text column is a number' in card
+    assert "shape than [2]" in card
+    program = write_infer(candidate, "model.onnx")
+    assert "# float64 [N, 2], the columns in manifest.json, NaN if missing -> probabilities [N, 3]" in program
+    assert height.name not in program
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

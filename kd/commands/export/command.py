@@ -12,7 +12,7 @@ from kd.commands.export.settings import ExportSettings
 from kd.commands.export.subject import load_candidate
 from kd.commands.messages import say_files
 from kd.console import print_table, say
-from kd.deploy.deployed import Deployed
+from kd.deploy.deployed import deploy
 from kd.deploy.export import Candidate, Exported, export
 from kd.deploy.folder import publish_folder, remove_export, require_own_folder
 from kd.deploy.manifest import NAME as MANIFEST
@@ -89,11 +89,10 @@ def _print(candidate: Candidate, exported: Sequence[Exported], reference: Accura
 
 def _time_pytorch(candidate: Candidate, threads: int) -> list[str]:
     manifest = candidate.manifest
-    deployed = Deployed(candidate.network, manifest.preprocessing, manifest.input_shape)
-    dtype = getattr(torch, manifest.input_dtype)
+    deployed, dtype = deploy(candidate.network, manifest), getattr(torch, manifest.raw_dtype)
     cells = []
     for count in (1, LARGE_BATCH):
-        batch = torch.zeros(count, *manifest.input_shape, dtype=dtype)
+        batch = torch.zeros(count, *manifest.raw_shape, dtype=dtype)
         with using_threads(threads), torch.no_grad():
             times = time_calls(functools.partial(deployed, batch))
         cells.append(f"{1000 * summarise_times(times)[0]:.3g}")

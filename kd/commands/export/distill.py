@@ -16,7 +16,7 @@ from kd.commands.settings_file import saved_settings
 from kd.commands.steps import make_distill_loaders, make_objective, open_command, train_teacher
 from kd.console import say
 from kd.data.datasets import length_of
-from kd.deploy.deployed import Deployed
+from kd.deploy.deployed import deploy
 from kd.deploy.export import Candidate
 from kd.deploy.formats import to_onnx
 from kd.deploy.quantised import for_onnx, quantise
@@ -52,9 +52,9 @@ def distil_int8(settings: ExportSettings, candidate: Candidate) -> bytes:
         train_with_recipe(STEP, student, objective, *loaders, recipe=recipe, seed=saved.seed)
     errors = int(predict(student, data.test_loader).wrong.sum())
     say(f"{STEP}: {errors:,} errors in PyTorch; the int8 file computes the same")
-    deployed = Deployed(student, candidate.manifest.preprocessing, candidate.manifest.input_shape)
-    example = torch.zeros(2, *candidate.manifest.input_shape, dtype=getattr(torch, candidate.manifest.input_dtype))
-    return to_onnx(for_onnx(deployed), example)
+    manifest = candidate.manifest
+    example = torch.zeros(2, *manifest.raw_shape, dtype=getattr(torch, manifest.raw_dtype))
+    return to_onnx(for_onnx(deploy(student, manifest)), example)
 
 
 def _choose_inputs(candidate: Candidate, count: int) -> Iterator[torch.Tensor]:

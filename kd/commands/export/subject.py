@@ -6,6 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from kd.arms import ARMS
 from kd.checks import naming_flag, similar_paths
 from kd.commands.auto_network import choose_network
@@ -16,6 +19,8 @@ from kd.commands.settings import RunSettings
 from kd.commands.settings_file import saved_settings
 from kd.commands.teacher_flags import AUTO
 from kd.commands.trust import remember, require_trusted
+from kd.data.datasets import unwrap_subsets
+from kd.data.sources.table_encoding import RawTable
 from kd.deploy.description import describe_task
 from kd.deploy.export import Candidate
 from kd.deploy.load import load_network
@@ -58,7 +63,8 @@ def _from_file(settings: ExportSettings) -> tuple[Candidate, Origin]:
         )
     manifest = _manifest_of(data, settings.data_settings, choice.file.parent)
     reference = predict(network, data.test_loader)
-    candidate = Candidate(network, manifest, choice.spec, reference, data.test_set, data.train_set)
+    columns = _columns_of(data)
+    candidate = Candidate(network, manifest, choice.spec, reference, data.test_set, data.train_set, columns=columns)
     return candidate, Origin(data.name, "model", licence=settings.licence)
 
 
@@ -80,7 +86,8 @@ def _from_run(settings: ExportSettings) -> tuple[Candidate, Origin]:
     reference = predict(network, data.test_loader)
     _require_same_result(entry, int(reference.wrong.sum()), len(reference.labels))
     training = _describe_training(saved, settings.arm, data.task) if has_settings else {}
-    candidate = Candidate(network, manifest, spec, reference, data.test_set, data.train_set, entry.unlike)
+    columns = _columns_of(data)
+    candidate = Candidate(network, manifest, spec, reference, data.test_set, data.train_set, entry.unlike, columns)
     return candidate, Origin(data.name, settings.arm, training, settings.licence)
 
 
@@ -101,13 +108,22 @@ def _manifest_of(data: Data, settings: RunSettings, folder: Path) -> Manifest:
     return parse_manifest(folder, content | describe_task(data.test_set, data.task.classes))
 
 
+def _columns_of(data: Data) -> Tensor | None:
+    """Return the raw columns [R, C] of a table, whose rows are those of the encoded one; None for other data."""
+    table, _ = unwrap_subsets(data.source.train)
+    if data.encoding is None or not isinstance(table, RawTable):
+        return None
+    return torch.from_numpy(table.to_numbers(data.encoding))
+
+
 def _require_same_task(manifest: Manifest, found: Manifest) -> None:
-    for name in ("input_shape", "input_dtype", "classes", "preprocessing", "table"):
+    for name in ("toy", "input_shape", "input_dtype", "classes", "preprocessing", "table"):
         before, now = getattr(manifest, name), getattr(found, name)
         if before != now:
             raise ValueError(
                 f"the data differ from the run's data: {name.replace('_', ' ')} was {_shorten(before)}, now "
-                f"{_shorten(now)}. Restore the data, or name the run's data with --data if it has no run.toml."
+                f"{_shorten(now)}. Restore the data, or give those of the run with --data (and --limit, if it was a "
+                "quick run), if it has no run.toml."
             )
 
 

@@ -19,7 +19,7 @@ MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "nat", "nul
 REMEDY = "write numbers as 1234.56"
 _MOSTLY = 0.95  # share of the training cells that are numbers (dates) in a column of numbers (dates)
 _FEW = 20  # training rows; with fewer, different integers do not suggest an identifier
-_FAR = 1e6  # standard deviations; limits the values of other rows, which float32 might not hold
+FAR = 1e6  # standard deviations; limits the values of other rows, which float32 might not hold
 _IDENTIFIER = re.compile(
     r"(?:(?:^|[\W_])(?:id|ids|uuid|guid|key|index|idx|nr|no|number|rownames?)|[a-z]I[dD])$|^unnamed"
 )
@@ -74,7 +74,7 @@ class Column:
             missing = np.isnan(values)
             values[missing] = self.median
             with np.errstate(over="ignore"):
-                features[:, 0] = ((values - self.mean) / self.std).clip(-_FAR, _FAR)
+                features[:, 0] = ((values - self.mean) / self.std).clip(-FAR, FAR)
             if self.has_missing:
                 features[:, 1] = missing
         elif self.kind == "category":
@@ -86,6 +86,16 @@ class Column:
                 if feature is not None:
                     features[row, feature] = 1
         return features
+
+    def to_numbers(self, cells: Sequence[str]) -> NDArray[np.float64]:
+        """Return cells [N] as numbers, one each, from which ``kd.deploy.columns.ColumnEncoder`` makes the features.
+
+        NaN is a missing value. Of a category, k is ``levels[k]``, and −1 is any other text.
+        """
+        if self.kind == "number":
+            return parse_numbers(cells)
+        index = {level: number for number, level in enumerate(self.levels)}
+        return np.array([math.nan if is_missing(cell) else index.get(to_level(cell), -1) for cell in cells], np.float64)
 
 
 def column_from_json(values: Mapping[str, Any]) -> Column:

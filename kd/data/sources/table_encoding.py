@@ -47,17 +47,32 @@ class Encoding:
         """Names of the F features of an input, in their order."""
         return [feature for column in self.columns for feature in column.features]
 
+    @property
+    def used(self) -> list[Column]:
+        """The C columns with features, in their order."""
+        return [column for column in self.columns if column.kind != "unused"]
+
     def encode(self, cells: Mapping[str, Sequence[str]]) -> NDArray[np.float32]:
         """Return inputs [N, F] for a model from cells [N] of each column, as text; further columns are ignored.
 
         Raises:
             ValueError: a column that is used is missing.
         """
-        used = [column for column in self.columns if column.kind != "unused"]
-        missing = [column.name for column in used if column.name not in cells]
-        if missing:
+        self._require_columns(cells)
+        return np.concatenate([column.encode(cells[column.name]) for column in self.used], axis=1)
+
+    def to_numbers(self, cells: Mapping[str, Sequence[str]]) -> NDArray[np.float64]:
+        """Return cells [N] of each column, as text, as numbers [N, C] (``Column.to_numbers``) of the used columns.
+
+        Raises:
+            ValueError: a column that is used is missing.
+        """
+        self._require_columns(cells)
+        return np.stack([column.to_numbers(cells[column.name]) for column in self.used], axis=1)
+
+    def _require_columns(self, cells: Mapping[str, Sequence[str]]) -> None:
+        if missing := [column.name for column in self.used if column.name not in cells]:
             raise ValueError(f"the table must have the columns of the training data. It lacks {_list(missing)}.")
-        return np.concatenate([column.encode(cells[column.name]) for column in used], axis=1)
 
     def describe_cells(self, cells: Mapping[str, Sequence[str]]) -> list[str]:
         """Return a sentence for each column with cells [N] that are unusable or not in the training data.
@@ -130,6 +145,12 @@ class RawTable(Dataset[tuple[Tensor, int]]):
             reasons = "; ".join(f"{printable_name(column.name)}: {column.reason}" for column in columns[:10])
             raise ValueError(f"the table must have a column besides {self.target!r} to learn from. Got {reasons}.")
         return encoding
+
+    def to_numbers(self, encoding: Encoding) -> NDArray[np.float64]:
+        """Return all rows as numbers [N, C]: ``Encoding.to_numbers`` of their cells."""
+        columns = zip(encoding.columns, self.levels, self.codes.T, strict=True)
+        used = [column.to_numbers(levels)[codes] for column, levels, codes in columns if column.kind != "unused"]
+        return np.stack(used, axis=1)
 
 
 class EncodedTable(ArrayDataset):
