@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from kd.console import printable_name
 from kd.data.sources.table_encoding import Encoding
 from kd.deploy.export import Candidate, Exported
+from kd.deploy.manifest import Manifest
 from kd.evaluation.two_models import Accuracy
 from kd.formatting import equate_p
 
@@ -58,22 +62,34 @@ _LICENCE = "Check the licences of the data and of any pretrained weights: they m
 
 
 def _front_matter(candidate: Candidate, origin: Origin, reference: Accuracy, *, library: str) -> str:
-    is_image = candidate.manifest.noun == "images"
-    task = "image-classification" if is_image else "tabular-classification"
+    task, data = _name_task(candidate.manifest), printable_name(origin.data)
     result = {
-        "task": {"type": task},
-        "dataset": {"name": origin.data, "type": origin.data},
+        "task": {"type": task or "other"},
+        "dataset": {"name": data, "type": re.sub(r"[^\w.]+", "-", data.lower())},
         "metrics": [{"type": "accuracy", "value": reference.accuracy}],
     }
     matter = {
         "license": origin.licence,
         "library_name": library,
-        "pipeline_tag": task,
+        **({"pipeline_tag": task} if task else {}),
         "tags": ["knowledge-distillation", library],
-        "model-index": [{"name": candidate.architecture, "results": [result]}],
+        "model-index": [{"name": printable_name(candidate.architecture), "results": [result]}],
     }
-    # JSON is valid YAML, and escapes every name.
-    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in matter.items()), "---"])
+    return "\n".join(["---", *(f"{name}: {_quote(value)}" for name, value in matter.items()), "---"])
+
+
+def _name_task(manifest: Manifest) -> str | None:
+    """Return the Hub's name of the task; None for sequences and tokens, which may be text, sound or anything else."""
+    if manifest.noun == "images":
+        return "image-classification"
+    is_row = len(manifest.input_shape) == 1 and manifest.input_dtype != "int64"
+    return "tabular-classification" if is_row else None
+
+
+def _quote(value: Any) -> str:
+    """Return a value as JSON, which is YAML too, except that YAML has no pairs of escapes for one character."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def _warn(candidate: Candidate) -> list[str]:
@@ -183,5 +199,5 @@ def _format_accuracy(accuracy: Accuracy) -> str:
 
 def _escape(text: str) -> str:
     """Return a name from data as one line without markup."""
-    plain = " ".join(text.split())
+    plain = printable_name(" ".join(text.split()))
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in plain)

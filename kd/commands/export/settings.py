@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,8 @@ class ExportSettings:
         unknown = [name for name in self.formats if name not in FORMATS]
         require(not unknown and bool(self.formats), "--formats", " ".join(self.formats), f"of {', '.join(FORMATS)}")
         spec, _, file = self.model.partition("=")
+        licence = "an identifier of the Hub, in lower case, such as mit or cc-by-sa-4.0"
+        require(bool(re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.licence)), "--licence", self.licence, licence)
         needed = "NAME=FILE, a model name and a file with its weights"
         require(not self.model or bool(spec and file), "--model", self.model, needed, "such as cnn:32=student.pth")
         is_student = not self.model and self.arm == "distilled" and "int8" in self.formats

@@ -50,6 +50,7 @@ def test_a_network_for_a_table_can_be_exported(tmp_path: Path) -> None:
         (ExportSettings(model="mlp:4=m.pth", out=Path("other")), "--out must be omitted with --model"),
         (ExportSettings(formats=("onnx",), margin=1.0), "--margin must be omitted without int8"),
         (ExportSettings(formats=("onnx",), calibration=9), "--calibration must be omitted without int8"),
+        (ExportSettings(licence="CC BY-SA 4.0"), "--licence must be an identifier of the Hub, in lower case"),
     ],
 )
 def test_flags_that_do_not_apply_are_refused(settings: ExportSettings, refused: str) -> None:
