@@ -41,5 +41,5 @@ def list_chosen_networks() -> list[str]:
 
 
 def forget_chosen_networks() -> None:
-    """Forget what an earlier command in the same process chose."""
+    """Forget the choices of an earlier command in the same process."""
     _said.clear()

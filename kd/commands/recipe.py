@@ -43,8 +43,8 @@ def _warn_of_long_average(flag: str, recipe: RunSettings, samples: int, whose: s
     remaining = ema ** (steps - 1)  # the average begins with the weights of the first step
     if ema and remaining > 0.5:
         warnings.warn(
-            f"{flag} {ema:g} is too long an average for {steps:,} steps{whose}: {remaining:.0%} of it would still be "
-            "the weights of the first step. Train longer, or lower it.",
+            f"{flag} {ema:g} is too long an average for {steps:,} steps{whose}: {remaining:.0%} of it would still come "
+            "from the first step. Train longer, or lower the decay.",
             stacklevel=3,
         )
 

@@ -269,6 +269,6 @@ def describe_inputs() -> list[str]:
 
 
 def forget_inputs() -> None:
-    """Forget what an earlier command in the same process found out."""
+    """Forget the results of an earlier command in the same process."""
     for memory in (_choices, _used, _said, _decoded):
         memory.clear()

@@ -1,4 +1,4 @@
-"""Students that learned little or nothing: what has to be said before any comparison."""
+"""Students that learned little or nothing, to be reported before any comparison."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Setup(NamedTuple):
 
 
 def serve(setup: Setup) -> None:
-    """Work on items until the pipe closes, or this process is told to stop."""
+    """Work on items until their pipe closes or a stop is requested."""
     accept_stop_requests()
     threading.Thread(target=_watch_for_stop, args=(setup.stop_receiver,), daemon=True).start()
     torch.set_num_threads(1)

@@ -43,4 +43,4 @@ def require_same_predictions(
             raise ValueError(f"predictions of {name} belong to other samples")
         differing = len(find_differing_rows(live.logits, logits))
         if differing:
-            raise ValueError(f"{differing} of {len(rows)} predictions of {name} differ from those of the model")
+            raise ValueError(f"{differing} of {len(rows)} predictions of {name} differ from the model's")

@@ -79,7 +79,7 @@ def methods_caption(verdicts: Mapping[str, Verdicts]) -> str:
 
 
 def lead_sentence(verdicts: Mapping[str, Verdicts]) -> str:
-    """Return the paragraph that heads the page: what has to be said first, then the methods by verdict."""
+    """Return the paragraph that heads the page: failures and warnings first, then the methods by verdict."""
     by_verdict: dict[str, list[str]] = {}
     for name, own in verdicts.items():
         mean, quantity = own.main.question.control.mean, own.comparison.quantity
@@ -100,7 +100,7 @@ def lead_sentence(verdicts: Mapping[str, Verdicts]) -> str:
 
 
 def _said_first(verdicts: Mapping[str, Verdicts]) -> list[str]:
-    """Return what has to be said before the verdicts: of all arms, with the distilled students of each method."""
+    """Return failures and warnings to print before the verdicts: of all arms, with each method's distilled students."""
     one = next(iter(verdicts.values()))
     arms = [TEACHER, *(arm for arm in one.comparison.students if arm != DISTILLED)]
     shared = {ARMS[arm].label: (one, arm) for arm in arms}

@@ -201,8 +201,8 @@ class SweepSettings(PairedSettings):
         if self.method != "kd" and not self.vary:
             known = ", ".join([*method_named(self.method).settings, *student_settings()])
             raise ValueError(
-                f"--vary must be given for --method {self.method}: NAME=VALUE,VALUE,… for a setting of it or of the "
-                f"students. Settings: {known}."
+                f"--vary must be given for --method {self.method}: NAME=VALUE,VALUE,… for a setting of the method "
+                f"or of the students. Settings: {known}."
             )
 
     def _require_documented(self, name: str, values: Sequence[Value], documented: Value, flag: str) -> None:

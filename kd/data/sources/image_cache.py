@@ -50,7 +50,7 @@ _FEW_TASKS = 8  # fewer headers, in tasks of ``FEW``, are read in this process
 
 
 def find_data_folder(splits: Mapping[str, ImageCollection]) -> Path | None:
-    """Return the folder of these images in the cache; None if it cannot be told whether they have changed."""
+    """Return the folder of these images in the cache; None if it is unknown whether they have changed."""
     stamps = {split: images.stamps() for split, images in splits.items()}
     if any(stamp is None for stamp in stamps.values()):
         return None

@@ -18,7 +18,7 @@ from kd.checks import DamagedDataError
 from kd.data.sources.image_header import GRAY, require_8_bits
 
 TRANSPARENT = {"LA", "La", "RGBA", "RGBa", "PA"}
-# Formats that are read, whatever the name of a file says. Not EPS, whose decoder starts Ghostscript, and none that
+# Formats that are read, whatever the ending of a file's name. Not EPS, whose decoder starts Ghostscript, and none that
 # Pillow reads through another program.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 _METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # keys of ``Image.info`` with an orientation
@@ -42,7 +42,7 @@ class ImageCollection(Protocol):
         """Open an image, without decoding its pixels if possible."""
 
     def stamps(self) -> Sequence[object] | None:
-        """Return JSON data that differs whenever an image may have changed; None if this cannot be told."""
+        """Return JSON data that differs whenever an image may have changed; None if this is unknown."""
 
 
 class ImagePaths:
@@ -105,7 +105,7 @@ class ImageFormat(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What the headers of some images tell.
+    """Content of the headers of some images.
 
     Attributes:
         sizes: number of upright images by [height, width].
