@@ -106,9 +106,14 @@ class ToyRun(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def toy_run(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
-    """Run the seven documented functions once, quickly. Shared by all tests that only read the results."""
-    with pytest.MonkeyPatch.context() as patch, figures(drawn=True), small_mnist():
+def toy_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
+    """Run the seven documented functions once, quickly. Shared by all tests that only read the results.
+
+    Figures are drawn if a test that uses this fixture is marked ``pictures``.
+    """
+    users = [item for item in request.session.items if "toy_run" in getattr(item, "fixturenames", ())]
+    drawn = any(item.get_closest_marker("pictures") for item in users)
+    with pytest.MonkeyPatch.context() as patch, figures(drawn=drawn), small_mnist():
         for name, value in vars(config).items():
             if name.isupper():
                 patch.setattr(config, name, value)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
+from kd.report.style import png
+
 # The four corners of a text in pixels, [4, 2].
 Corners = NDArray[np.float64]
+
+
+def place_texts(figure: Figure, *, toy: str | None = None) -> None:
+    """Place all texts as in the figure's PNG file, without drawing its pixels, which takes longer."""
+    with mock.patch.object(FigureCanvasAgg, "print_png"):
+        png(figure, toy=toy)
+    figure.draw_without_rendering()
 
 
 def visible_ticks(axes: Axes, which: str = "xy") -> Iterator[Text]:

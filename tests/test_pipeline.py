@@ -24,6 +24,7 @@ import main
 from kd.commands.help import help_texts
 from kd.commands.settings import RunSettings
 from models import StudentModel, TeacherModel
+from tests.cheap import figures
 from tests.conftest import ToyRun
 
 ROOT = Path(main.__file__).parent
@@ -246,9 +247,15 @@ def test_a_run_writes_exactly_these_files(toy_run: ToyRun) -> None:
     assert sorted(files) == sorted([*FILES, ".kd/report/run.json"])  # the last file is for reports of later commands
 
 
-def test_the_plots_can_be_opened_and_have_the_red_stamp_of_a_quick_run(toy_run: ToyRun) -> None:
+@pytest.mark.usefixtures("toy")
+def test_the_plots_can_be_opened_and_have_the_red_stamp_of_a_quick_run(toy_run: ToyRun, tmp_path: Path) -> None:
+    with figures(drawn=True):
+        teacher, students = main.train_teacher(*toy_run.data[:2]), toy_run.students
+        histories = main.TrainMetrics(teacher.history, students.regular_history, students.distilled_history)
+        models = (toy_run.teacher.model, students.student_regular, students.student_distilled)
+        main.save_and_visualize_results(*models, histories, toy_run.test, toy_run.data.test_loader)
     for name in (name for name in FILES if name.endswith(".png")):
-        red, green, blue = imread(toy_run.folder / name)[:, :, :3].transpose(2, 0, 1)
+        red, green, blue = imread(tmp_path / name)[:, :, :3].transpose(2, 0, 1)
         assert min(red.shape) > 200
         assert ((red > 0.75) & (green < 0.05) & (blue < 0.05)).sum() > 100, name
 

@@ -18,13 +18,13 @@ from kd.commands.sweep.files import sweep_files
 from kd.evaluation.comparison_slices import measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.report import style
-from kd.report.style import DPI, png
+from kd.report.style import DPI
 from kd.report.svg import render_svg
 from kd.storage.run_folder import open_run
 from tests.commands.compare.test_results import SPENT, make_comparison, make_part
 from tests.commands.sweep.test_plots import SWEEPS
 from tests.commands.sweep.test_report import make_part as make_sweep_part
-from tests.overlaps import clashes, outside, texts
+from tests.overlaps import clashes, outside, place_texts, texts
 from tests.report.test_plots import FIGURES, NAMES, PANELS, histories
 
 pytestmark = pytest.mark.pictures
@@ -68,13 +68,14 @@ def test_no_text_in_the_report_is_clipped_or_overlaps_another(name: str) -> None
 @pytest.mark.parametrize("name", COMPARE)
 def test_no_text_of_a_comparison_is_clipped_or_overlaps_another(name: str) -> None:
     figure = COMPARE[name]()
-    png(figure)
+    place_texts(figure)
     check(figure)
 
 
 def check(figure: Figure) -> None:
     figure.set_dpi(DPI)
-    FigureCanvasAgg(figure).draw()  # labels of axes move with each drawing
+    FigureCanvasAgg(figure)  # measures the texts
+    figure.draw_without_rendering()  # labels of axes move with each drawing
     boxes = texts(figure)
     assert len(boxes) > 3
     assert outside(figure, boxes) == []

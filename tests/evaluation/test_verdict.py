@@ -19,7 +19,7 @@ BETTER = "better than the labels alone"
 MIRROR = {BETTER: "hurts", "hurts": BETTER}
 DIFFERENCES = st.lists(st.integers(-40, 40), min_size=1, max_size=10)
 P_VALUES = st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.012, 0.02, 0.03, 0.05, 0.2, 1.0]), min_size=1, max_size=6)
-examples = settings(max_examples=100)
+examples = settings(max_examples=60)
 
 
 def pairs_of(differences: list[int]) -> Pairs:

@@ -19,7 +19,7 @@ from tests.methods_in_numpy import REFERENCE
 
 RESPONSE = [name for name, method in METHODS.items() if set(method.needs) <= {"labels", "logits"}]
 all_methods = pytest.mark.parametrize("name", RESPONSE)
-few_examples = settings(max_examples=25)
+few_examples = settings(max_examples=15)
 
 # At agreement these losses equal the entropy of the teacher or of the virtual teacher; rld corrects a wrong teacher.
 NOT_ZERO_AT_AGREEMENT = {"soft-labels", "nkd", "wsld", "ofa", "rld", "label-smoothing", "teacher-free"}

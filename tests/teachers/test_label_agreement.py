@@ -15,7 +15,7 @@ import kd
 from kd.teachers.class_order import find_columns
 from kd.teachers.label_agreement import NOT_VERIFIED, explain_doubt, measure_agreement, verify_without_teacher
 
-some = settings(max_examples=60)
+some = settings(max_examples=30)
 
 
 def make_one_hot(given: Tensor, labels: Tensor, classes: int) -> kd.Predictions:

@@ -195,7 +195,7 @@ def test_a_truncated_safetensors_file_raises(tmp_path: Path) -> None:
             load(path)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_corrupted_safetensors_file_raises_or_gives_finite_weights(data: st.DataObject) -> None:
     pytest.importorskip("safetensors", reason="needs the safetensors extra")

@@ -395,7 +395,7 @@ def test_a_hostile_file_raises(case: str) -> None:
         read(name, make())
 
 
-@settings(some, max_examples=300)
+@settings(some, max_examples=150)
 @given(data=st.data(), name=st.sampled_from(["t.npy", "t.npz", "t.csv"]))
 def test_a_corrupted_file_raises_or_gives_finite_logits_of_the_right_shape(data: st.DataObject, name: str) -> None:
     content = bytearray(

@@ -169,7 +169,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 18), min_size=1, max_size=3))
 def test_a_training_interrupted_anywhere_ends_bit_identical(
     name: str, cuts: list[int], digits: kd.ImageDataset, tmp_path_factory: pytest.TempPathFactory

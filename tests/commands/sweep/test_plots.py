@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,7 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from kd.commands.sweep.plots import LINES, sweep_map
 from kd.commands.sweep.points import (
@@ -30,7 +28,7 @@ from kd.commands.sweep.points import (
 from kd.commands.sweep.results import Final, Images, Sweep, assign_roles
 from kd.commands.sweep.settings import SweepSettings
 from kd.report.style import png
-from tests.overlaps import clashes, outside, texts
+from tests.overlaps import clashes, outside, place_texts, texts
 
 pytestmark = pytest.mark.pictures
 
@@ -132,17 +130,22 @@ def scale_errors(sweep: Sweep, by: int) -> Sweep:
 
 
 @cache
-def draw(name: str, toy: str | None = None) -> tuple[Figure, bytes]:
+def draw(name: str, toy: str | None = None) -> Figure:
+    """Return the figure with the layout of its file."""
     figure = sweep_map(SWEEPS[name]())
-    content = png(figure, toy=toy)
-    figure.set_dpi(Image.open(io.BytesIO(content)).size[0] / figure.get_figwidth())
-    FigureCanvasAgg(figure)
-    return figure, content
+    place_texts(figure, toy=toy)
+    return figure
+
+
+@cache
+def content(name: str, toy: str | None = None) -> bytes:
+    """Return the content of the figure's file."""
+    return png(sweep_map(SWEEPS[name]()), toy=toy)
 
 
 @pytest.mark.parametrize(("name", "toy"), [*((name, None) for name in SWEEPS), ("default", "LIMIT=2000")])
 def test_no_text_overlaps_another_or_leaves_the_figure(name: str, toy: str | None) -> None:
-    figure, _ = draw(name, toy)
+    figure = draw(name, toy)
     boxes = texts(figure)
     assert len(boxes) > 5
     assert outside(figure, boxes) == []
@@ -152,14 +155,14 @@ def test_no_text_overlaps_another_or_leaves_the_figure(name: str, toy: str | Non
 def cell_texts(name: str) -> dict[tuple[int, int], list[str]]:
     """Return (column, row) → texts in the cell."""
     written: dict[tuple[int, int], list[str]] = {}
-    for text in draw(name)[0].axes[0].texts:
+    for text in draw(name).axes[0].texts:
         x, y = text.get_position()
         written.setdefault((round(x), round(y)), []).append(text.get_text())
     return written
 
 
 def frames(name: str) -> dict[str, Rectangle]:
-    patches = draw(name)[0].axes[0].patches
+    patches = draw(name).axes[0].patches
     return {
         str(patch.get_gid()): patch for patch in patches if isinstance(patch, Rectangle) and patch.get_gid() in LINES
     }
@@ -174,7 +177,7 @@ def test_cells_show_mean_and_deviation_and_the_control_column_is_constant() -> N
 
 
 def test_temperature_grows_upwards_and_the_ends_of_alpha_are_labelled() -> None:
-    axes = draw("default")[0].axes[0]
+    axes = draw("default").axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["1", "2", "5", "10", "20"]
     assert [text.get_text() for text in axes.get_xticklabels()] == [
         "0\n(teacher alone)",
@@ -193,7 +196,7 @@ def test_both_points_are_framed_and_named() -> None:
     for role, (column, row) in {"chosen": (1, 3), "documented": (2, 2)}.items():
         box = marked[role].get_bbox()
         assert (round((box.x0 + box.x1) / 2), round((box.y0 + box.y1) / 2)) == (column, row)
-    (legend,) = draw("default")[0].legends
+    (legend,) = draw("default").legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["chosen: T = 10, alpha = 0.25", "documented: T = 5, alpha = 0.5"]
 
@@ -216,18 +219,18 @@ def test_untried_cells_are_blank_and_non_finite_cells_are_marked() -> None:
 
 
 def test_chosen_and_documented_point_get_separate_maps_if_other_settings_differ() -> None:
-    sweep, figure = SWEEPS["two settings more"](), draw("two settings more")[0]
+    sweep, figure = SWEEPS["two settings more"](), draw("two settings more")
     assert sweep.roles["chosen"].others != sweep.roles["documented"].others
     for axes, role in zip(figure.axes, ("chosen", "documented"), strict=True):
         for name, value in sweep.roles[role].others:
             assert f"{name.replace('_', ' ')} {value:g}" in axes.get_title(loc="left")
         assert {str(patch.get_gid()) for patch in axes.patches} & set(LINES) == {role}
         assert len(axes.texts) == 2 * 25
-    assert len(draw("default")[0].axes) == 1
+    assert len(draw("default").axes) == 1
 
 
 def test_the_map_shows_one_divergence_at_a_time() -> None:
-    sweep, figure = SWEEPS["another divergence"](), draw("another divergence")[0]
+    sweep, figure = SWEEPS["another divergence"](), draw("another divergence")
     chosen = dict(sweep.roles["chosen"].method or ())["divergence"]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert len(titles) == len({"forward", chosen})
@@ -237,7 +240,7 @@ def test_the_map_shows_one_divergence_at_a_time() -> None:
 
 def test_another_method_has_a_list_of_its_best_points_with_all_roles() -> None:
     for name in ("another method", "another method, the control is best"):
-        sweep, axes = SWEEPS[name](), draw(name)[0].axes[0]
+        sweep, axes = SWEEPS[name](), draw(name).axes[0]
         labels = [text.get_text() for text in axes.get_yticklabels()]
         assert len(labels) >= 20
         assert {role for role in sweep.roles if any(role in label for label in labels)} == set(sweep.roles)
@@ -250,7 +253,7 @@ def test_another_method_has_a_list_of_its_best_points_with_all_roles() -> None:
 
 def test_one_seed_has_no_deviation() -> None:
     assert all(len(written) == 1 for written in cell_texts("one seed").values())
-    assert "± sd" not in draw("one seed")[0].axes[0].get_title(loc="left")
+    assert "± sd" not in draw("one seed").axes[0].get_title(loc="left")
 
 
 def luminance(colour: Any) -> float:
@@ -261,7 +264,7 @@ def luminance(colour: Any) -> float:
 @pytest.mark.parametrize("name", ["default", "thousands of errors", "many values"])
 def test_numbers_are_legible_on_every_cell(name: str) -> None:
     """The contrast is at least 4.5, the minimum for text in the Web Content Accessibility Guidelines."""
-    axes = draw(name)[0].axes[0]
+    axes = draw(name).axes[0]
     ground = {}
     for patch in axes.patches:
         if isinstance(patch, Rectangle) and patch.get_gid() is None:
@@ -274,13 +277,13 @@ def test_numbers_are_legible_on_every_cell(name: str) -> None:
 
 
 def test_equal_sweeps_give_equal_bytes_and_different_sweeps_differ() -> None:
-    assert png(sweep_map(SWEEPS["default"]())) == draw("default")[1]
-    assert draw("default")[1] != draw("documented is best")[1]
+    assert png(sweep_map(SWEEPS["default"]())) == content("default")
+    assert content("default") != content("documented is best")
 
 
 def test_a_search_map_shows_every_point_at_its_place() -> None:
     sweep = SWEEPS["search"]()
-    axes = draw("search")[0].axes[0]
+    axes = draw("search").axes[0]
     (dots,) = axes.collections
     plotted = {(round(x, 9), round(y, 9)) for x, y in np.asarray(dots.get_offsets())}
     expected = [at for at in (trial.point for trial in sweep.tried) if at.temperature is not None]
@@ -306,8 +309,8 @@ def test_the_temperature_axis_always_has_tick_labels(low: float, high: float) ->
     [("search", ["chosen: T", "documented: T", "control: a"]), ("search, control best", ["chosen, control: a", "doc"])],
 )
 def test_a_search_map_marks_each_role_and_a_control_once(name: str, marks: list[str]) -> None:
-    (legend,) = draw(name)[0].legends
+    (legend,) = draw(name).legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert [text[: len(mark)] for text, mark in zip(labels, marks, strict=True)] == marks
-    at_the_edge = [line for line in draw(name)[0].axes[0].lines if set(line.get_xdata()) == {1}]
+    at_the_edge = [line for line in draw(name).axes[0].lines if set(line.get_xdata()) == {1}]
     assert len(at_the_edge) == 1

@@ -97,10 +97,10 @@ def test_a_small_member_that_unpacks_to_a_large_array_is_refused(tmp_path: Path)
 def test_arrays_larger_than_the_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save(tmp_path / "own.npz", x=np.ones((60, 500_000)), y=Y)
-    # enough for the file of 240 MB, but not for its array and the float32 copy
-    monkeypatch.setattr(resources, "available_memory", lambda: 300_000_000)
-    with pytest.raises(MemoryError, match=r"own.npz: the content of its arrays needs about 360,000,\d+ bytes"):
+    path = save(tmp_path / "own.npz", x=np.ones((60, 150_000)), y=Y)
+    # enough for the file of 72 MB, but not for its array and the float32 copy
+    monkeypatch.setattr(resources, "available_memory", lambda: 90_000_000)
+    with pytest.raises(MemoryError, match=r"own.npz: the content of its arrays needs about 108,000,\d+ bytes"):
         open_source(path)
 
 
