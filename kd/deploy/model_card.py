@@ -66,7 +66,7 @@ def _front_matter(candidate: Candidate, origin: Origin, reference: Accuracy, *, 
     result = {
         "task": {"type": task or "other"},
         "dataset": {"name": data, "type": re.sub(r"[^\w.]+", "-", data.lower())},
-        "metrics": [{"type": "accuracy", "value": reference.accuracy}],
+        "metrics": [{"type": "accuracy", "value": round(reference.accuracy, 6)}],
     }
     matter = {
         "license": origin.licence,
@@ -104,7 +104,8 @@ def _describe_use(candidate: Candidate, onnx: str | None) -> str:
     if manifest.table is not None:
         inputs += _describe_columns(manifest.table)
     if size := manifest.preprocessing.resize:
-        inputs += f" Image files must be {manifest.preprocessing.mode}, {size[0]} × {size[1]} pixels (`manifest.json`)."
+        mode = "grayscale" if manifest.preprocessing.mode == "L" else "RGB"
+        inputs += f" Image files must be {mode}, {size[0]} × {size[1]} pixels (`manifest.json`)."
     if onnx is None:
         return f"## Use\n\n{inputs} Class names in label order are in `labels.json`."
     code = (
