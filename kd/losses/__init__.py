@@ -2,6 +2,7 @@
 
 from kd.losses.contrastive import crd_loss as crd_loss
 from kd.losses.divergence import divergence_loss as divergence_loss
+from kd.losses.embedding import embedding_loss as embedding_loss
 from kd.losses.feature import ab_loss as ab_loss
 from kd.losses.feature import at_loss as at_loss
 from kd.losses.feature import cat_loss as cat_loss

@@ -228,6 +228,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             reference="RepDistiller crd/criterion.py, crd/memory.py (BSD-2-Clause)",
             unlabelled=False,
         ),
+        "embedding": Method(
+            factory="kd.methods.embedding:embedding",
+            needs=_FEATURES,
+            settings={"distance": "cosine", **_LAYERS},
+            paper="Navaneet et al. 2022, arXiv:2201.05131; Alain, Bengio 2016, arXiv:1610.01644",
+            reference="probe: lightning-bolts callbacks/ssl_online.py (Apache-2.0), a perceptron with steps of its own",
+        ),
         "mgd": Method(
             factory="kd.methods.feature:mgd",
             needs=_FEATURES,

@@ -67,6 +67,51 @@ def capture(model: nn.Module, *layers: str) -> Iterator[Features]:
             )
 
 
+@contextmanager
+def detach_at(model: nn.Module, layer: str) -> Iterator[None]:
+    """Detach the output of a layer inside the block, so that the model's output trains only what comes after it.
+
+    For ``output:input`` all inputs of the module ``output`` are detached. Activations that an enclosing ``capture``
+    records keep their gradients; enter ``capture`` first.
+
+    Raises:
+        ValueError: the layer does not exist, or returns something else than a tensor.
+    """
+    module = model.get_submodule(_find_path(model, layer))
+
+    def detach_inputs(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return tuple(map(_detach, inputs)), {name: _detach(value) for name, value in named.items()}
+
+    def detach_output(*call: Any) -> Tensor:
+        if not isinstance(call[2], Tensor):
+            raise ValueError(
+                f"the layer {layer!r} must return a tensor. Got a {type(call[2]).__name__}. Name another layer."
+            )
+        return call[2].detach()
+
+    is_input = layer.endswith(_INPUT)
+    hook: Any = (
+        module.register_forward_pre_hook(detach_inputs, with_kwargs=True)
+        if is_input
+        else module.register_forward_hook(detach_output)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _detach(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def average_positions(features: Tensor) -> Tensor:
+    """Return maps [B, C, H, W, …] or tokens [B, T, D] averaged over their positions, [B, D]; others unchanged."""
+    if features.ndim >= 4:
+        return features.flatten(2).mean(dim=2)
+    return features.mean(dim=1) if features.ndim == 3 else features
+
+
 def find_penultimate(model: nn.Module, inputs: Tensor) -> str:
     """Return the name for ``capture`` of the penultimate features: the input of the last linear layer.
 
@@ -113,19 +158,25 @@ def match_stages(
 
 def _add_hook(model: nn.Module, name: str, store: Callable[[str, Any], None]) -> Any:
     """Add a hook that stores the layer's outputs, and return the function that removes it."""
-    path, modules = name.removesuffix(_INPUT), dict(model.named_modules())
-    if path not in modules and (prefix := find_network(model)) and f"{prefix}.{path}" in modules:
-        path = f"{prefix}.{path}"
-    if path not in modules:
-        hint = did_you_mean(path, modules, f"It has {', '.join(filter(None, modules))}.")  # "" is the model itself
-        raise ValueError(f"{type(model).__name__} has no layer {path!r}. {hint}")
+    module = model.get_submodule(_find_path(model, name))
     if name.endswith(_INPUT):
         # The input may be passed by keyword, as in models of Hugging Face.
         def store_input(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             store(name, [*inputs, *named.values()])
 
-        return modules[path].register_forward_pre_hook(store_input, with_kwargs=True).remove
-    return modules[path].register_forward_hook(lambda *call: store(name, call[2])).remove
+        return module.register_forward_pre_hook(store_input, with_kwargs=True).remove
+    return module.register_forward_hook(lambda *call: store(name, call[2])).remove
+
+
+def _find_path(model: nn.Module, layer: str) -> str:
+    """Return the path of a layer's module, also if it is named as in the network inside wrappers."""
+    path, modules = layer.removesuffix(_INPUT), dict(model.named_modules())
+    if path not in modules and (prefix := find_network(model)) and f"{prefix}.{path}" in modules:
+        path = f"{prefix}.{path}"
+    if path not in modules:
+        hint = did_you_mean(path, modules, f"It has {', '.join(filter(None, modules))}.")  # "" is the model itself
+        raise ValueError(f"{type(model).__name__} has no layer {path!r}. {hint}")
+    return path
 
 
 def find_network(model: nn.Module) -> str:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from kd.checks import require_finite_logits
 from kd.console import progress, say
-from kd.models.features import capture, find_network
+from kd.models.features import average_positions, capture, find_network
 from kd.models.inference import Predictions, device_of
 from kd.models.stages import record_outputs
 from kd.seeding import seeded
@@ -42,7 +42,7 @@ class PenultimateFeatures(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         if not self.layer:
-            return _average_positions(self.model(inputs))
+            return average_positions(self.model(inputs).float())
         with capture(self.model, self.layer) as captured:
             self.model(inputs)
         features = captured[self.layer]
@@ -52,14 +52,7 @@ class PenultimateFeatures(nn.Module):
                 f"batch. Got {len(features)} rows of features for {len(inputs)} samples. Return features [B, D] from a "
                 "FILE.py:NAME"
             )
-        return _average_positions(features)
-
-
-def _average_positions(features: Tensor) -> Tensor:
-    """Return maps [B, C, H, W] or tokens [B, T, D] averaged over positions, [B, D] float32."""
-    if features.ndim >= 4:
-        return features.float().flatten(2).mean(dim=2)
-    return features.float().mean(dim=1) if features.ndim == 3 else features.float()
+        return average_positions(features.float())
 
 
 class FittedHead(nn.Module):

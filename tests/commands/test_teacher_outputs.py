@@ -166,6 +166,7 @@ def test_an_edited_map_is_another_run() -> None:
         ("--teacher", NETWORK, "--teacher-head", "fit"),
         ("--teacher", "embeddings=e.npy"),
         ("--teacher", "embeddings=e.npy", "--method", "rkd"),
+        ("--teacher", "embeddings=e.npy", "--method", "embedding", "--set", "distance=mse"),
     ],
 )
 def test_a_run_is_resumed_evaluated_and_verified(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +186,52 @@ def test_a_run_is_resumed_evaluated_and_verified(flags: tuple[str, ...], capsys:
     else:
         assert "teacher-head: up to date, reused" in again
     assert "match the saved teacher" in again
+
+
+EMBEDDING = ("--teacher", "embeddings=e.npy", "--method", "embedding")
+
+
+def test_students_of_embeddings_alone_differ_by_distance_and_their_controls_do_not() -> None:
+    students = []
+    for distance in ("cosine", "rkd"):
+        assert cli.main(["run", *QUICK, *EMBEDDING, "--set", f"distance={distance}", "--out", "o"]) == 0
+        students.append([Path(f"o/models/student_{arm}.pth").read_bytes() for arm in ("regular", "distilled")])
+    (control, first), (again, second) = students
+    assert control == again
+    assert first != second  # the key of the training contains the distance
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--set", "distance=l1"), r"distance must be cosine, mse or rkd\. Got 'l1'"),
+        (("--alpha", "0.3"), r"--temperature and --alpha are settings of kd, not of embedding\. .*distance=cosine"),
+        (("--student", "net.py:Named", "--freeze", "2.*"), "the labels would train nothing"),
+    ],
+)
+def test_settings_that_do_not_suit_embeddings_alone_are_refused(
+    flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("net.py").write_text(CODE.replace("4, 5", "4, 3"), encoding="utf-8")
+    try:
+        code: object = cli.main(["run", *QUICK, *EMBEDDING, *flags, "--out", "o"])
+    except SystemExit as error_of_flags:
+        code = error_of_flags.code
+    assert code in (1, 2)
+    error = " ".join(capsys.readouterr().err.split())
+    assert re.search(message, error), error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("compare", "--pairs", "2"),
+        ("sweep", "--vary", "distance=cosine,rkd", "--seeds", "1", "--final-pairs", "2"),
+    ],
+)
+def test_embeddings_alone_are_judged_by_the_commands_of_many_pairs(command: tuple[str, ...]) -> None:
+    assert cli.main([*command, *QUICK, *EMBEDDING, "--out", "o"]) == 0
 
 
 def test_assumed_names_of_outputs_are_printed_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
