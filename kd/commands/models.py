@@ -19,7 +19,7 @@ from kd.commands.settings import RunSettings
 from kd.commands.students import start_student
 from kd.commands.teacher_flags import AUTO, EMBEDDINGS, PRETRAINED, TRAINED_HERE, ModelChoice
 from kd.commands.teacher_inputs import find_inputs, load_with_inputs
-from kd.commands.teacher_outputs import adapt_teacher, embedding_teacher, has_own_outputs
+from kd.commands.teacher_outputs import adapt_teacher, embedding_teacher, has_own_outputs, require_one_numbering
 from kd.console import printable_name, say
 from kd.deploy.manifest import NAME as MANIFEST
 from kd.deploy.manifest import read_manifest
@@ -222,6 +222,7 @@ def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:
             if not number and not teachers[0].trained and _is_like_student(teachers[0].model, settings, data.task):
                 own_settings = dataclasses.replace(settings, seed=settings.seed + OWN_SEED)
                 teachers[0] = new_teacher(own_settings, choice, data)
+    require_one_numbering(settings, settings.teachers_chosen, [teacher.model for teacher in teachers], data)
     if all(teacher.trained for teacher in teachers):  # also one whose file loads its weights
         settings.require_no_teacher_flags()
     return teachers

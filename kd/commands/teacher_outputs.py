@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,11 +13,18 @@ from kd.checks import naming_flag
 from kd.commands.data import Data, Task
 from kd.commands.settings import RunSettings
 from kd.commands.teacher_flags import FIT, ModelChoice
-from kd.commands.teacher_inputs import TeacherInputs
+from kd.commands.teacher_inputs import TeacherInputs, task_of
 from kd.console import say
 from kd.models.features import find_network
 from kd.models.inference import evaluating
-from kd.teachers.class_map import MappedOutputs, find_members, find_output_names, read_class_map
+from kd.storage.tables import read_table
+from kd.teachers.class_map import (
+    MappedOutputs,
+    find_members,
+    find_output_names,
+    read_class_map,
+    uses_indices,
+)
 from kd.teachers.class_order import Reordered, find_columns
 from kd.teachers.embeddings import read_embeddings
 from kd.teachers.fitted_head import FittedHead, attach_head
@@ -65,6 +73,47 @@ def _read_members(label_map: Path, network: nn.Module, inputs: TeacherInputs) ->
     mapped = sum(map(len, members))
     say(f"teacher {spec}: {mapped:,} of its {outputs:,} outputs are mapped to the {len(members)} classes of the data")
     return members
+
+
+def require_one_numbering(
+    settings: RunSettings, choices: Sequence[ModelChoice], models: Sequence[nn.Module], data: Data
+) -> None:
+    """Check that the indices in a class map mean the same outputs of each of several teachers.
+
+    Args:
+        models: the teachers, with mapped outputs.
+
+    Raises:
+        ValueError: teachers to which the map applies by index have different numbers of outputs.
+    """
+    if settings.label_map is None or len(choices) < 2:
+        return
+    rows, outputs = read_class_map(settings.label_map), {}
+    for choice, model in zip(choices, models, strict=True):
+        count, names = _list_outputs(settings, choice, model, data)
+        if uses_indices(rows, names):
+            outputs[str(choice)] = count
+    if len(set(outputs.values())) > 1:
+        counts = ", ".join(f"{name} has {count:,}" for name, count in outputs.items())
+        raise ValueError(
+            f"--label-map {settings.label_map} has indices of outputs, which cannot be right for teachers with "
+            f"different numbers of them: {counts}. Give names of classes if the teachers have names (attribute "
+            "class_names, id2label, header of a .csv file), or save the logits of each teacher for the data's classes "
+            "in a file, and average these: --teacher logits=FILE --teacher logits=FILE without the map."
+        )
+
+
+def _list_outputs(
+    settings: RunSettings, choice: ModelChoice, model: nn.Module, data: Data
+) -> tuple[int, list[str] | None]:
+    """Return the number of a teacher's outputs before they are mapped, and their names if they are known."""
+    if choice.is_precomputed:
+        assert choice.file is not None
+        table = read_table(choice.file, name=choice.spec, id_column=settings.ids, check_shape=lambda _: None)
+        return table.values.shape[1], table.columns
+    network = model.get_submodule(find_network(model))
+    count = count_outputs(network, task_of(model, data.task))
+    return count, find_output_names(network, choice.spec, count)
 
 
 def embedding_teacher(choice: ModelChoice, data: Data, **ids: object) -> FittedHead:

@@ -119,6 +119,11 @@ def find_members(
     return members
 
 
+def uses_indices(rows: Sequence[MapRow], output_names: Sequence[str] | None) -> bool:
+    """Return whether a map has outputs of the teacher by index: lines that are none of its names."""
+    return any(_match(row.teacher, output_names or ()) not in (output_names or ()) for row in rows)
+
+
 def _match(cell: str, names: Sequence[str]) -> str:
     """Return the cell, without spaces around it unless a name has them."""
     return cell if cell in names else cell.strip()

@@ -188,6 +188,32 @@ def test_a_run_is_resumed_evaluated_and_verified(flags: tuple[str, ...], capsys:
     assert "match the saved teacher" in again
 
 
+def test_indices_of_one_map_do_not_fit_teachers_with_different_numbers_of_outputs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("seven.pth").write_bytes(weights_bytes(build("mlp:8", input_shape=(13,), classes=7, seed=0)))
+    logits = np.eye(6, dtype=np.float32)[[[4, 2, 1][label] for label in load_wine(return_X_y=True)[1]]]
+    np.save("six.npy", 5 * logits - 1)
+    for other, count in (("mlp:8=seven.pth", 7), ("logits=six.npy", 6)):
+        flags = ("--teacher", NETWORK, "--teacher", other, "--label-map", "map.csv")
+        assert cli.main(["run", *QUICK, *flags, "--out", "o"]) == 1
+        captured = capsys.readouterr()
+        error = " ".join(captured.err.split())
+        assert f"different numbers of them: {NETWORK} has 5, {other} has {count}. Give names" in error
+        assert "epoch" not in captured.out
+    same = RunSettings(data="sklearn:wine", teacher=(NETWORK, NETWORK), label_map=Path("map.csv"))
+    assert len(new_teachers(same, load_data(same))) == 2
+
+
+def test_names_of_one_map_fit_teachers_with_different_numbers_of_outputs() -> None:
+    rows = [",".join(str(9.0 * (place == label) - 1) for place in (3, 2, 0, 1)) for label in load_wine().target]
+    Path("l.csv").write_text("\n".join(["beer,white,port,red", *rows]))
+    settings = RunSettings(data="sklearn:wine", teacher=("net.py:Named", "logits=l.csv"), label_map=Path("names.csv"))
+    data = load_data(settings)
+    _, stored = new_teachers(settings, data)
+    assert all(int(stored.model(inputs[None]).argmax()) == label for inputs, label in data.val_set)  # type: ignore[attr-defined]
+
+
 EMBEDDING = ("--teacher", "embeddings=e.npy", "--method", "embedding")
 
 
