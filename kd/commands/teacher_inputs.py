@@ -27,6 +27,7 @@ from kd.teachers.contract import (
     find_scale,
     require_contract_fits,
     require_range,
+    with_normalisation_of,
 )
 from kd.teachers.contract_sources import CONFIG, read_contract
 from kd.teachers.ensemble import Ensemble
@@ -45,8 +46,8 @@ class TeacherInputs(NamedTuple):
     """The inputs of one loaded teacher.
 
     Attributes:
-        contract: None for the data's own normalisation, or if it is unknown.
-        is_known: whether the contract was given; else it is chosen by accuracy when the weights are loaded.
+        contract: None for the data's own inputs. If the normalisation is unknown, it is the data's own here.
+        is_known: whether the normalisation was given; else it is chosen by accuracy when the weights are loaded.
         scale: how the data are normalised; None if that cannot be undone.
         task: the task, with the network's own inputs.
         choice: the teacher.
@@ -76,11 +77,12 @@ class TeacherInputs(NamedTuple):
         return OwnInputs(network, contract, self.scale)
 
     def _choose(self, network: nn.Module, members: Sequence[Sequence[int]] | None) -> InputContract | None:
-        key = (str(self.choice), str(members), sha256(weights_bytes(network)), self.data.name, sha256(self.data.chosen))
+        data, inputs = self.data, f"{self.contract} {members}"
+        key = (str(self.choice), inputs, sha256(weights_bytes(network)), data.name, sha256(data.chosen))
         if key not in _choices:
-            further = _list_further(self.choice, self.data.task)
-            _choices[key] = choose_scale(network, self.data.train_set, members=members, further=further)
-            if _choices[key].contract:
+            further = _list_further(self.choice, data.task)
+            _choices[key] = choose_scale(network, data.train_set, members=members, further=further, own=self.contract)
+            if _choices[key].contract != self.contract:
                 say(f"teacher {self.choice.spec}: normalised as {_choices[key].describe('training images')}")
         return _choices[key].contract
 
@@ -107,8 +109,14 @@ def find_inputs(settings: RunSettings, choice: ModelChoice, data: Data) -> Teach
                 "code or tokeniser has prepared. Omit the flag, and prepare them in the teacher's FILE.py:NAME."
             )
         require_contract_fits(contract, shape, scale)
-        require_range(contract, data.train_set)
-    return TeacherInputs(contract, True, scale, _change_task(data.task, contract, scale), choice, data)
+        is_known = _has_normalisation(items)
+        if not is_known and not is_image:  # how images are scaled says nothing about other inputs
+            return TeacherInputs(None, False, scale, data.task, choice, data)
+        if is_known:
+            require_range(contract, data.train_set)
+        else:
+            contract = with_normalisation_of(scale, contract, shape)
+    return TeacherInputs(contract, is_known, scale, _change_task(data.task, contract, scale), choice, data)
 
 
 def load_with_inputs(inputs: TeacherInputs, load_for: Callable[[Task], nn.Module]) -> nn.Module:
@@ -129,10 +137,11 @@ def load_with_inputs(inputs: TeacherInputs, load_for: Callable[[Task], nn.Module
         except ValueError:
             raise error from None
         named = "channel" if other == 1 else "channels"
-        moments = "its mean=… and std=…" if other == 1 else "its mean=… and std=…, such as imagenet"
+        known = "if they are known" if other == 1 else "or a name such as imagenet, if they are known"
         raise ValueError(
             f"{error} Its weights are for images with {other} {named}, and here they get {channels}. Give "
-            f"--teacher-input channels={other} with {moments}: grey images become RGB, and RGB images grey."
+            f"--teacher-input channels={other}, with its mean=… and std=… {known}: grey images become RGB, and RGB "
+            "images grey."
         ) from None
 
 
@@ -140,13 +149,12 @@ def _complete_items(given: Sequence[str], choice: ModelChoice, *, is_image: bool
     """Return the given items, after those that come with the weights if no name is given."""
     if not all("=" in item for item in given):
         return list(given)
-    items = [*_find_source(choice, is_image=is_image, download=download), *given]
-    if items and all("=" in item and item.partition("=")[0] not in ("mean", "std") for item in items):
-        raise ValueError(
-            f"--teacher-input {' '.join(given)} must also say how the inputs of {choice} were normalised, because its "
-            "weights come without it. Give mean=… and std=…, or a name such as imagenet."
-        )
-    return items
+    return [*_find_source(choice, is_image=is_image, download=download), *given]
+
+
+def _has_normalisation(items: Sequence[str]) -> bool:
+    """Return whether the items say how inputs are normalised, and not only their size, channels or order."""
+    return any("=" not in item or item.partition("=")[0] in ("mean", "std") for item in items)
 
 
 def _find_source(choice: ModelChoice, *, is_image: bool, download: bool) -> list[str]:

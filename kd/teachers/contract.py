@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from operator import mul
 from typing import Any, NamedTuple
 
 import torch
@@ -141,6 +142,29 @@ def require_contract_fits(contract: InputContract, shape: Sequence[int], scale: 
     convertible = channels == wanted or {channels, wanted} == {1, 3}
     advice = "grey images become RGB and RGB images grey; nothing else is converted"
     require(convertible, "the teacher's channels", wanted, f"{channels}, like the data's, or 1 ↔ 3", advice)
+
+
+def with_normalisation_of(scale: InputScale, contract: InputContract, shape: Sequence[int]) -> InputContract:
+    """Return the contract with the data's own mean and standard deviation, for the network's channels and their order.
+
+    Args:
+        scale: of the data, which are images.
+        contract: of the network, with the number and order of its channels.
+        shape: of one input of the data.
+
+    Raises:
+        ValueError: the data have other numbers of channels than 1 and 3, each with its own mean.
+    """
+    moments = [tuple(values.flatten().tolist()) for values in (scale.mean, scale.std)]
+    if contract.shape_for(shape)[0] == 1:
+        moments = [(sum(map(mul, values, _LUMA)),) if len(values) == 3 else values for values in moments]
+    if not all(len(values) in (1, 3) for values in moments):
+        raise ValueError(
+            f"it must also say how the inputs were normalised, because the data's own {len(moments[0])} channels have "
+            "a mean each. Add mean=… and std=…, one number for all."
+        )
+    mean, std = (values[::-1] if contract.bgr else values for values in moments)
+    return dataclasses.replace(contract, mean=mean, std=std)
 
 
 def require_range(contract: InputContract, dataset: Dataset[Any]) -> None:

@@ -69,6 +69,8 @@ def read_contract(items: Sequence[str], *, is_bytes: bool = True) -> InputContra
         key, sign, text = item.partition("=")
         if sign:
             values |= _read_value(key, text)
+    if values.get("bgr"):
+        values.setdefault("channels", 3)  # an order is one of three
     shown = " ".join(items)
     is_cut = values.get("crop", 1.0) != 1.0 and values.get("size") is None
     require(

@@ -63,6 +63,7 @@ def choose_scale(
     *,
     members: Sequence[Sequence[int]] | None = None,
     further: Mapping[str, InputContract] | None = None,
+    own: InputContract | None = None,
     seed: int = 0,
 ) -> ScaleChoice:
     """Return the normalisation under which the network is clearly right more often; the data's own if none is.
@@ -74,15 +75,23 @@ def choose_scale(
         members: the network's outputs for each class of the data (``kd.teachers.class_map.find_members``); None if
             output k is class k.
         further: contracts to try besides the usual ones, by name.
+        own: inputs of the network with the data's own normalisation, if their size, channels or order are others. All
+            candidates get these.
     """
     rows = np.random.default_rng(seed).permutation(length_of(dataset))[:SAMPLES].tolist()
     inputs, labels = collate([dataset[row] for row in rows])[:2]
-    right, _ = _score(network, inputs, labels, members)
-    own = float(right.float().mean())
     scale = find_scale(dataset)
-    candidates = {} if scale is None else _list_candidates(scale, inputs) | dict(further or {})
-    same = ScaleChoice(None, own, own, len(labels))
-    if scale is None or not candidates or own > 1 - 0.02:
+    plain = network if own is None or scale is None else OwnInputs(network, own, scale)
+    right, _ = _score(plain, inputs, labels, members)
+    accuracy = float(right.float().mean())
+    same = ScaleChoice(own, accuracy, accuracy, len(labels))
+    if scale is None or accuracy > 1 - 0.02:
+        return same
+    channels = inputs.shape[1] if own is None else own.shape_for(inputs.shape[1:])[0]
+    candidates = _list_candidates(scale, inputs, channels) | dict(further or {})
+    if own is not None:
+        candidates = _with_inputs_of(own, candidates, channels)
+    if not candidates:
         return same
     few = slice(_SCREENED)
     scored = [
@@ -122,12 +131,31 @@ def explain_input_scale(teacher: nn.Module, dataset: Dataset[Any], *, seed: int 
     return None
 
 
-def _list_candidates(scale: InputScale, inputs: Tensor) -> dict[str, InputContract]:
-    """Return the usual scales for inputs [B, ...] of this kind, by name."""
+def _with_inputs_of(
+    own: InputContract, candidates: Mapping[str, InputContract], channels: int
+) -> dict[str, InputContract]:
+    """Return those candidates that fit these channels, with the size, channels, order and scaling of a contract.
+
+    If the order is BGR, usual numbers for each channel are tried in both orders, because programs that read images as
+    BGR often leave the numbers in the order RGB.
+    """
+    fields = {name: getattr(own, name) for name in ("size", "crop", "channels", "interpolation", "bgr")}
+    fitting = [c for c in candidates.values() if {len(c.mean), len(c.std)} <= {1, channels}]
+    if own.bgr:
+        reversed_ = [dataclasses.replace(c, mean=c.mean[::-1], std=c.std[::-1]) for c in fitting]
+        fitting += [_rename(c) for c in reversed_ if c not in fitting]
+    return {c.name: dataclasses.replace(c, **fields, name=f"{c.name} {own.name}".strip()) for c in fitting}
+
+
+def _list_candidates(scale: InputScale, inputs: Tensor, channels: int) -> dict[str, InputContract]:
+    """Return the usual scales for inputs [B, ...] of this kind, by name.
+
+    Args:
+        channels: of the network's images.
+    """
     if not scale.is_image:
         usual = {"0-1": 1.0, "0-255": 1 / 255} if scale.is_bytes else {"stored": 1.0}
         return {name: InputContract(std=(std,), name=name) for name, std in usual.items()}
-    channels = inputs.shape[1]
     usual_images = {name: moments for name, moments in USUAL.items() if len(moments[0]) in (1, channels)}
     if channels == 1:
         usual_images["imagenet"] = _GREY

@@ -281,7 +281,7 @@ def test_a_contract_is_applied_inside_the_class_order(digits: Path, linear: str,
     ("flags", "message"),
     [
         (("--teacher", "LINEAR=one.pth", "--teacher-input", "imagenet"), "Give --teacher-input channels=1"),
-        (("--teacher", "LINEAR=three.pth"), "Give --teacher-input channels=3 with its mean=… and std=…, such as"),
+        (("--teacher", "LINEAR=three.pth"), "Give --teacher-input channels=3, with its mean=… and std=… or a name"),
         (("--teacher", "LINEAR=one.pth", "--teacher-input", "0.5", "size=9"), "failed on one sample [1, 1, 9, 9]"),
         (("--teacher", "LINEAR=one.pth", "--teacher-input", "imagnet"), "Did you mean imagenet"),
     ],
@@ -339,10 +339,77 @@ def test_values_without_a_name_complete_what_comes_with_the_weights(digits: Path
     data = load_data(settings)
     inputs = find_inputs(settings, ModelChoice(f"hf:{tmp_path}", None), data)
     assert inputs.contract == InputContract((0.5,) * 3, (0.25,) * 3, size=(12, 12), channels=3)
-    with pytest.raises(
-        ValueError, match=r"size=12 must also say how .* Give mean=… and std=…, or a name such as imagenet"
-    ):
-        find_inputs(settings, ModelChoice("cnn:4", Path("t.pth")), data)
+
+
+def test_values_alone_keep_the_datas_normalisation_until_it_is_chosen(digits: Path) -> None:
+    settings = RunSettings(data=str(digits), teacher_input=("size=12", "channels=3"))
+    data = load_data(settings)
+    inputs = find_inputs(settings, ModelChoice("cnn:4", Path("t.pth")), data)
+    base = data.train_set.dataset  # type: ignore[attr-defined]
+    own = InputContract((float(base.mean),), (float(base.std),), size=(12, 12), channels=3)
+    assert (inputs.is_known, inputs.contract, inputs.task.input_shape) == (False, own, (3, 12, 12))
+
+
+def test_the_normalisation_of_given_channels_is_chosen_by_accuracy(
+    digits: Path, linear: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_linear(tmp_path / "three.pth", digits, 0.5, 0.5, channels=3)
+    settings = RunSettings(
+        data=str(digits), teacher=(f"{linear}={tmp_path / 'three.pth'}",), teacher_input=("channels=3",)
+    )
+    data = load_data(settings)
+    (teacher,) = new_teachers(settings, data)
+    assert contract_of(teacher.model) == InputContract((0.5,), (0.5,), channels=3)
+    assert "normalised as 0.5 channels=3 (" in " ".join(capsys.readouterr().out.split())
+    inputs, label = data.val_set[0]
+    assert int(teacher.model(inputs[None]).argmax()) == label
+
+
+BLUE = """
+import torch
+from torch import nn
+class Blue(nn.Module):
+    "Classes are shades of the first channel, in numbers of this mean and standard deviation."
+    def __init__(self):
+        super().__init__()
+        self.centres = nn.Parameter((torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]) - MEAN) / STD)
+    def forward(self, x):
+        return -(x[:, 0].mean(dim=(1, 2))[:, None] - self.centres) ** 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "expected"),
+    [
+        (0.0, 1.0, ((0.0,), (1.0,))),
+        (0.406, 0.225, ((0.406, 0.456, 0.485), (0.225, 0.224, 0.229))),
+        (0.485, 0.229, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),  # numbers left in the order RGB
+    ],
+)
+def test_an_order_alone_is_enough_for_a_teacher_of_unknown_normalisation(
+    mean: float, std: float, expected: tuple[tuple[float, ...], tuple[float, ...]], tmp_path: Path
+) -> None:
+    random, labels = np.random.default_rng(0), np.arange(600) % 5
+    pixels = random.integers(0, 256, (600, 3, 6, 6))
+    pixels[:, 2] = (25.5 * labels + 25).reshape(-1, 1, 1) + random.integers(-2, 3, (600, 6, 6))
+    np.savez(tmp_path / "blue.npz", x=pixels.astype(np.uint8), y=labels)
+    (tmp_path / "blue.py").write_text(BLUE.replace("MEAN", str(mean)).replace("STD", str(std)))
+    settings = RunSettings(
+        data=str(tmp_path / "blue.npz"), teacher=(f"{tmp_path / 'blue.py'}:Blue",), teacher_input=("order=bgr",)
+    )
+    data = load_data(settings)
+    (teacher,) = new_teachers(settings, data)
+    contract = contract_of(teacher.model)
+    assert contract == InputContract(*expected, channels=3, bgr=True)
+    right = [int(teacher.model(image[None]).argmax()) == label for image, label in data.val_set]  # type: ignore[attr-defined]
+    assert all(right)
+
+
+def test_values_of_images_are_refused_for_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(build("mlp:4", input_shape=(13,), classes=3, seed=0).state_dict(), tmp_path / "t.pth")
+    flags = ("--data", "sklearn:wine", "--teacher", f"mlp:4={tmp_path / 't.pth'}", "--teacher-input", "size=8")
+    assert cli.main(["run", *flags, *TOY, "--out", str(tmp_path / "run")]) == 1
+    assert "for inputs that are not images [C, H, W]" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_relative_folder_of_a_preprocessor_counts_from_the_settings_file(tmp_path: Path) -> None:
