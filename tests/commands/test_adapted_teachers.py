@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -264,6 +265,51 @@ def test_a_head_is_fitted_on_a_backbone_of_transformers(lacking: set[str]) -> No
     lacking.add("wine.weight")
     with pytest.raises(ValueError, match="no weights for 3 tensors of its model"):
         prepare(settings)
+
+
+class Striped(nn.Module):
+    """A stand-in for a classifier of transformers: features of stripes on images of one size, and a random head."""
+
+    base_model_prefix = "body"
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(id2label={0: "a", 1: "b", 2: "c"}, _name_or_path="")
+        self.classifier, self.size = linear(3, 3), size
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        assert tuple(pixel_values.shape[1:]) == (3, self.size, self.size)
+        rows = pixel_values.mean(dim=(1, 3))
+        steps = [(rows[:, step:] - rows[:, :-step]).abs().mean(dim=1) for step in (1, 2, 4)]
+        return SimpleNamespace(logits=self.classifier(torch.stack(steps, dim=1)))
+
+
+def test_heads_are_fitted_on_two_teachers_of_different_own_sizes(
+    stripes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in (32, 24):
+        Path(f"vit{size}").mkdir()
+        config = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        Path(f"vit{size}/preprocessor_config.json").write_text(json.dumps({**config, "size": size}))
+        Path(f"vit{size}/config.json").write_text("{}")
+        Path(f"vit{size}/model.safetensors").write_bytes(b"")
+    module: Any = ModuleType("transformers")
+    module.__version__ = "5"
+    nothing: dict[str, set[str]] = {"missing_keys": set(), "mismatched_keys": set()}
+    module.AutoModelForImageClassification = SimpleNamespace(
+        from_pretrained=lambda folder, **_: (Striped(int(str(folder)[-2:])), nothing)
+    )
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    settings = RunSettings(data=str(stripes), image_size=32, teacher=("hf:vit32", "hf:vit24"), teacher_head="fit")
+    settings.check()
+    data = load_data(settings)
+    teachers = new_teachers(settings, data)
+    require_models(settings, data, teachers)
+    model, _ = train_teacher(settings, data, teachers, torch.device("cpu"))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "teachers: they have inputs of different sizes, so the students' images of 32 × 32 pixels" in printed
+    assert printed.count("linear head fitted on 3 features (input of ") == 2
+    assert accuracy(model.eval(), data_for_teacher(settings, data, model).test_set) > 0.9
 
 
 @pytest.mark.parametrize("kind", ["map", "fit"])

@@ -81,3 +81,34 @@ def test_hashes_of_stored_bytes(tmp_path: Path) -> None:
         check(tmp_path / "d.npz", ["cat.png"], tmp_path)
     with pytest.raises(ValueError, match=r"must hold a name or a SHA-256 per line\. Got an empty file"):
         check(tmp_path / "d.npz", [""], tmp_path)
+
+
+OWN_DATA = """
+import torch
+from torch.utils.data import Dataset
+
+class Items(Dataset):
+    def __init__(self, first):
+        self.first = first
+    def __len__(self):
+        return 60
+    def __getitem__(self, row):
+        return torch.full((3,), float(self.first + row)), row % 2
+
+def load():
+    return Items(0), Items(100)
+"""
+
+
+def test_hashes_that_match_nothing_are_said_and_those_that_cannot_match_refused(photos: Path, tmp_path: Path) -> None:
+    unknown = hashlib.sha256(b"of another data set").hexdigest()
+    (warning,) = check(photos, [unknown], tmp_path)
+    assert "no line of" in warning
+    assert "or the SHA-256 of files or of stored bytes" in warning
+    (tmp_path / "items.py").write_text(OWN_DATA)
+    with pytest.raises(
+        ValueError, match=r"--teacher-trained-on .*: it lists hashes, but the samples of items are neither files nor"
+    ):
+        check(tmp_path / "items.py", [unknown], tmp_path)
+    with pytest.raises(ValueError, match="it lists hashes"):
+        check(tmp_path / "items.py", [unknown, "a-name.png"], tmp_path)
