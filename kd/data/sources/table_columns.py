@@ -23,11 +23,15 @@ FAR = 1e6  # standard deviations; limits the values of other rows, which float32
 _IDENTIFIER = re.compile(
     r"(?:(?:^|[\W_])(?:id|ids|uuid|guid|key|index|idx|nr|no|number|rownames?)|[a-z]I[dD])$|^unnamed"
 )
-# A number with a currency, a percent sign, a unit or separators of thousands, or with a decimal comma.
+# A number with a currency, a percent sign, a unit or separators of thousands, with a decimal comma or in parentheses.
+_CURRENCY = r"(?:[A-Z]{0,2}[$€£¥₹₽₩₺₪]|EUR|USD|GBP|CHF|JPY|CNY|INR|CAD|AUD|SEK|NOK|DKK|PLN|Rs\.?|kr\.?)"
+_GROUPED = r"\d{1,3}(?:[.,'’ \u00a0\u202f]\d{2,3})*[.,'’ \u00a0\u202f]\d{3}(?:[.,]\d+)?"
 _DECORATED = re.compile(
-    r"(?:[$€£¥]|EUR|USD|GBP|CHF)?\s*[-+]?\d+(?:[.,' \u00a0\u202f]\d+)*\s*"
-    r"(?:[%‰°$€£¥]\w?|[^\W\d_]{1,8}(?:/[^\W\d_]{1,4})?)?"
+    rf"[<>≤≥~≈]?\s*[-+−(]?\s*{_CURRENCY}?\s*[-+−]?(?:{_GROUPED}|\d*[.,]?\d+)\s*"
+    rf"(?:{_CURRENCY}|[%‰°]\w?|[^\W\d_]{{1,8}}\.?(?:/[^\W\d_]{{1,4}})?)?\)?"
 )
+_LONGEST = 40  # characters of such a number; the expression would be slow for long texts
+_FEW_NUMBERS = 2  # as categories, two numbers are as good as a column of numbers
 _NUMERIC_DATE = r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}([-/.])\d{1,2}\1\d{2,4}"
 _NAMED_DATE = r"\d{1,2}[ -][a-z]{3,9}\.?[ -]\d{2,4}|[a-z]{3,9}\.? \d{1,2},? \d{4}"
 _TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?[ap]m)?(?: ?z| ?[-+]\d{2}:?\d{2})?"
@@ -142,7 +146,23 @@ def _parse(cell: str) -> float:
 
 def _is_decorated(cell: str) -> bool:
     """Return whether a cell is a number that ``float`` does not accept, such as "$1,234", "50 %" or "12 kg"."""
-    return math.isnan(_parse(cell)) and bool(_DECORATED.fullmatch(cell))
+    return len(cell) <= _LONGEST and math.isnan(_parse(cell)) and bool(_DECORATED.fullmatch(cell))
+
+
+def find_decorated(counts: Mapping[str, int]) -> str:
+    """Return a number that ``float`` does not accept if nearly all cells of a column are such or other numbers.
+
+    "" if they are not, or for at most two different numbers.
+
+    Args:
+        counts: number of training rows of each value, without missing values.
+    """
+    decorated = {cell: count for cell, count in counts.items() if _is_decorated(cell)}
+    numbers = {cell: count for cell, count in counts.items() if not math.isnan(_parse(cell))}
+    share = (sum(decorated.values()) + sum(numbers.values())) / max(1, sum(counts.values()))
+    if not decorated or share < _MOSTLY or len(decorated) + len(numbers) <= _FEW_NUMBERS:
+        return ""
+    return max(decorated, key=lambda cell: decorated[cell])
 
 
 def fit_column(name: str, levels: Sequence[str], codes: Codes) -> Column:
@@ -208,10 +228,8 @@ def _fit_category(name: str, values: Sequence[tuple[str, int]], *, has_missing: 
     kept = [level for level in by_frequency[:MOST_LEVELS] if counts[level] >= RARE]
     if not kept:
         reason = "a different value in every row" if max(counts.values()) == 1 else f"no value in {RARE} training rows"
-        decorated = {cell: count for cell, count in counts.items() if _is_decorated(cell)}
-        numbers = sum(count for cell, count in counts.items() if not math.isnan(_parse(cell)))
-        if decorated and sum(decorated.values()) + numbers >= _MOSTLY * sum(counts.values()):
-            reason = f"numbers with signs, units or separators, such as {next(iter(decorated))!r}; {REMEDY}"
+        if example := find_decorated(counts):
+            reason = f"numbers with signs, units or separators, such as {example!r}; {REMEDY}"
         return Column(name, "unused", reason)
     levels = tuple(sorted(kept))
     return Column(name, "category", levels=levels, has_other=len(kept) < len(counts), has_missing=has_missing)

@@ -20,6 +20,7 @@ from kd.data.sources.table_columns import (
     Codes,
     Column,
     column_from_json,
+    find_decorated,
     fit_column,
     is_missing,
     parse_numbers,
@@ -181,7 +182,7 @@ def encode_splits(splits: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]
         raise ValueError("all splits must be parts of one table, so that they are encoded in the same way.")
     encoding = base.fit(training.numpy())
     rows = {name: rows.numpy() for name, (_, rows) in tables.items()}
-    cells = _describe_cells(base, encoding, rows)
+    cells = [*_describe_numbers(base, encoding, rows["train"]), *_describe_cells(base, encoding, rows)]
     for line in (*_describe(encoding), *cells[:_MOST_LINES]):
         say(line)
     if len(cells) > _MOST_LINES:
@@ -209,6 +210,22 @@ def _describe(encoding: Encoding) -> list[str]:
         lines.append(
             f"table: missing numbers become the training median, with an indicator: {_list(filled, quote=False)}"
         )
+    return lines
+
+
+def _describe_numbers(table: RawTable, encoding: Encoding, rows: NDArray[np.int64]) -> list[str]:
+    """Return lines on categories that are numbers which ``float`` does not accept, such as "12 kg"."""
+    lines = []
+    for column, levels, codes in zip(encoding.columns, table.levels, table.codes.T, strict=True):
+        if column.kind == "category":
+            found = np.bincount(codes[rows], minlength=len(levels)).tolist()
+            counts = {cell: n for cell, n in zip(levels, found, strict=True) if n and not is_missing(cell)}
+            if example := find_decorated(counts):
+                lines.append(
+                    f"table: {printable_name(column.name)!r} has numbers with signs, units or separators, such as "
+                    f"{printable_name(example)!r}, and each different one is a category of its own; {REMEDY} to use "
+                    "their size"
+                )
     return lines
 
 

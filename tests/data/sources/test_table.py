@@ -18,7 +18,7 @@ from kd.commands.settings import RunSettings
 from kd.data.datasets import unwrap_subsets
 from kd.data.sources import Source, open_source, open_unlabelled, split_source
 from kd.data.sources.partition import Splits
-from kd.data.sources.table_columns import Column, column_from_json, fit_column
+from kd.data.sources.table_columns import Column, column_from_json, find_decorated, fit_column
 from kd.data.sources.table_encoding import EncodedTable, Encoding, encoding_of
 
 ROWS = 200
@@ -403,6 +403,64 @@ def test_numbers_with_signs_or_units_are_named_with_the_remedy(style: str) -> No
     assert style.format(0) in column.reason
     assert column.reason.endswith("write numbers as 1234.56")
     assert fit("code", [f"V{number}" for number in range(30)]).reason == "a different value in every row"
+
+
+NUMBERS = [
+    "{} kg",
+    "{}.3%",
+    "€ {}",
+    "1,{:03}",
+    "{},5",
+    "-{} °C",
+    "1.{:03},50 €",
+    "{} km/h",
+    "({},000)",
+    "US$ {}",
+    ".{} l",
+]
+
+
+@pytest.mark.parametrize("style", [*NUMBERS, "{:.0f}"])
+def test_repeated_numbers_with_signs_or_units_are_categories_with_a_note(
+    style: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = [style.format(number) for number in (5, 12, 40, 300)] * 40
+    columns = {"weight": values, "other": [f"{row}.5" for row in range(160)], "kind": ["a", "b"] * 80}
+    path = write_table(tmp_path / "table.tsv", columns, separator="\t")
+    encoding = encoding_of(split_source(open_source(path, target="kind")).train)
+    assert encoding is not None
+    printed = " ".join(capsys.readouterr().out.split())
+    is_number = style == "{:.0f}"
+    assert encoding.columns[0].kind == ("number" if is_number else "category")
+    note = f"table: 'weight' has numbers with signs, units or separators, such as '{values[0]}', and each different"
+    assert ("has numbers with" in printed) != is_number
+    if not is_number:
+        assert any(note.replace(values[0], value) in printed for value in values[:4])
+        assert "write numbers as 1234.56 to use their size" in printed
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["red", "green", "blue", "12 kg"],
+        ["1.2.3", "10.0.1", "2.4.6", "3.0.0"],  # versions
+        ["V12", "V14", "V20", "V9"],
+        ["4wd", "2wd"],  # two values say the same as numbers
+        ["10-20", "20-30", "30-40"],
+    ],
+)
+def test_categories_with_digits_get_no_note(
+    values: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = [f"{row}.5" for row in range(160)]
+    columns = {"x": [values[row % len(values)] for row in range(160)], "other": other, "kind": ["a", "b"] * 80}
+    split_columns(tmp_path, columns)
+    assert "has numbers with" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["1" * 20_000 + "!", " " * 20_000 + "1 ", "1 " * 10_000, "1,234" * 5_000])
+def test_long_cells_are_no_numbers_with_signs(text: str) -> None:
+    assert find_decorated({text: 10, text + "a": 10, text + "b": 10}) == ""
 
 
 def test_booleans_of_the_target_are_two_classes_in_any_case(tmp_path: Path) -> None:
