@@ -219,8 +219,11 @@ def _print_plan(settings: RunSettings, estimate: Plan) -> None:
     teacher, student = estimate.models["teacher"], estimate.models["student"]
     trainings = (estimate.trainings["teacher"], _count_students(estimate.trainings))
     rows = {
-        "parameters": (f"{teacher.parameters:,}", f"{student.parameters:,}"),
-        "multiply-adds per sample": (f"{teacher.multiply_adds:,}", f"{student.multiply_adds:,}"),
+        "parameters": (f"{teacher.parameters:,}" if teacher.parameters else "–", f"{student.parameters:,}"),
+        "multiply-adds per sample": (
+            f"{teacher.multiply_adds:,}" if teacher.multiply_adds else "–",
+            f"{student.multiply_adds:,}",
+        ),
         "multiply-adds per training run, 10⁹": (f"{teacher.training / 1e9:,.1f}", f"{student.training / 1e9:,.1f}"),
         "weights, MB": (f"{teacher.bytes / 1e6:,.2f}", f"{student.bytes / 1e6:,.2f}"),
         "training runs": tuple(f"{count:,.4g}" for count in trainings),

@@ -22,5 +22,10 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of scalar parameters, including frozen ones."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Return the number of scalar parameters, including frozen ones and those of a graph that torch does not run.
+
+    A module with such a graph, like ``kd.teachers.onnx_teacher.OnnxTeacher``, states its number as
+    ``stored_parameters``.
+    """
+    stored = sum(getattr(module, "stored_parameters", 0) for module in model.modules())
+    return sum(parameter.numel() for parameter in model.parameters()) + stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -117,6 +118,25 @@ def _list_tensors(message: Any) -> Iterator[Any]:
                 yield item
             elif hasattr(item, "ListFields"):
                 yield from _list_tensors(item)
+
+
+def count_weights(content: bytes) -> int:
+    """Return the number of weights in an ONNX file: the values of floating-point tensors that are no single numbers.
+
+    Quantized weights count too: 8-bit and 4-bit integers of two or more dimensions.
+
+    Raises:
+        ValueError, MissingExtraError: see ``parse_model``.
+    """
+    onnx = import_extra("onnx", library="ONNX", name="onnx", needed_for="--teacher FILE.onnx")
+    kinds = onnx.TensorProto
+    floats = {kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE}
+    integers = {kinds.INT8, kinds.UINT8, kinds.INT4, kinds.UINT4}
+    return sum(
+        math.prod(tensor.dims)
+        for tensor in _list_tensors(parse_model(content))
+        if (tensor.data_type in floats and tensor.dims) or (tensor.data_type in integers and len(tensor.dims) > 1)
+    )
 
 
 def make_session(content: bytes, output: str, threads: int) -> Any:

@@ -22,7 +22,7 @@ from kd.models.outputs import are_probabilities
 from kd.storage.files import sha256
 from kd.storage.untrusted import read_bytes
 from kd.teachers.class_order import require_same_classes
-from kd.teachers.onnx_graph import DTYPES, Graph, make_session, parse_model, read_graph
+from kd.teachers.onnx_graph import DTYPES, Graph, count_weights, make_session, parse_model, read_graph
 
 SIZE_LIMIT = 2**31 - 1  # bytes; no ONNX file without external data can be larger
 FLOOR = 1e-6  # lower bound of probabilities before the logarithm, as in files of probabilities
@@ -36,7 +36,7 @@ _SESSIONS: WeakKeyDictionary[nn.Module, tuple[int, Any]] = WeakKeyDictionary()
 
 
 class OnnxTeacher(nn.Module):
-    """A classifier in an ONNX file, without parameters: inputs [B, ...] to logits [B, K] float32.
+    """A classifier in an ONNX file, without parameters of torch: inputs [B, ...] to logits [B, K] float32.
 
     The bytes of the file are a buffer and therefore part of ``state_dict()``. The graph runs on the CPU with torch's
     number of threads; gradients do not pass through it.
@@ -57,6 +57,11 @@ class OnnxTeacher(nn.Module):
     def input_shape(self) -> tuple[int | None, ...]:
         """Shape of one input as this model takes it, channels first; None where any length is accepted."""
         return self.graph.input_shape
+
+    @property
+    def stored_parameters(self) -> int:
+        """Number of weights in the file; see ``kd.evaluation.metrics.count_parameters``."""
+        return count_weights(bytes(self.file.cpu().numpy()))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits [B, K] of inputs [B, ...], on the device of the inputs.

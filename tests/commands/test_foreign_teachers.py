@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -50,6 +52,12 @@ def test_an_onnx_teacher_through_a_run_and_the_commands_after_it(
     assert "teacher: accuracy" in printed
     saved = torch.load("run/models/teacher_model.pth", weights_only=True)
     assert bytes(saved["file"].numpy()) == file.read_bytes()
+    manifest = json.loads(Path("run/models/manifest.json").read_text())
+    assert manifest["models"]["teacher_model.pth"]["parameters"] == 13 * 3 + 3
+    page = Path("run/results/report.html").read_text()
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in re.findall("<tr>.*?</tr>", page, re.DOTALL)]
+    assert ["parameters", "42"] in [row[:2] for row in rows]
+    assert ["multiply-adds", "per", "item", "–"] in [row[:4] for row in rows]
     before = Path("run/models/student_distilled.pth").read_bytes()
     run(capsys, "cache", "verify", "--out", "run")
     run(capsys, "evaluate", "--out", "run")

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from kd.evaluation.metrics import count_parameters
 from kd.storage.fingerprint import describe
+from kd.teachers.onnx_graph import count_weights
 from kd.teachers.onnx_teacher import load_onnx, takes_bytes
 from tests.onnx_files import edit, linear, log_shares, write_onnx
 
@@ -114,6 +116,29 @@ def test_bytes_and_tokens(tmp_path: Path, layer: nn.Linear) -> None:
     floats = write_onnx(tmp_path / "f.onnx", layer, shape=("n", 24))
     with pytest.raises(ValueError, match=r"takes numbers of torch.float32. Got integers of torch.int64, which are tok"):
         load_onnx(floats, input_shape=(24,), classes=CLASSES)(tokens)
+
+
+def test_its_parameters_are_the_weights_in_the_file(tmp_path: Path, layer: nn.Linear) -> None:
+    onnx = pytest.importorskip("onnx")
+    file = write_onnx(tmp_path / "t.onnx", layer, shape=("n", *SHAPE))
+    weights = sum(parameter.numel() for parameter in layer.parameters())
+    teacher = load_onnx(file, input_shape=SHAPE)
+    assert count_parameters(teacher) == weights
+    assert count_parameters(nn.Sequential(teacher, nn.Linear(5, 3))) == weights + 18
+
+    def quantise(model: Any) -> None:  # and store the bias as a constant, as some programs do
+        graph = model.graph
+        bias = next(tensor for tensor in graph.initializer if tensor.name == "b")
+        graph.node.insert(0, onnx.helper.make_node("Constant", [], ["b"], value=bias))
+        graph.initializer.remove(bias)
+        kept = [onnx.numpy_helper.from_array(np.zeros((5, 24), np.int8), "q")]
+        kept += [onnx.numpy_helper.from_array(np.zeros(value, dtype), name) for value, dtype, name in OTHERS]
+        graph.initializer.extend(kept)
+
+    assert count_weights(edit(file, quantise).read_bytes()) == weights + 5 * 24
+
+
+OTHERS: list[tuple[Any, Any, str]] = [((), np.float32, "scale"), ((5,), np.int8, "zero"), ((4, 4), np.int64, "shape")]
 
 
 def test_copies_are_equal_and_the_state_dict_holds_the_file(tmp_path: Path, layer: nn.Linear) -> None:

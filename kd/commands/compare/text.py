@@ -42,12 +42,15 @@ LATENCY = "latency: median and 90th percentile"
 
 
 def model_cells(model: Footprint) -> list[str]:
-    """Format a row of ``MODEL_CELLS`` without the name; a teacher of stored logits has only a file size."""
+    """Format a row of ``MODEL_CELLS`` without the name; a teacher of stored logits has only a file size.
+
+    Multiply-adds of a network that torch does not run, in an ONNX file, are not counted.
+    """
     if not model.parameters:
         return ["–", "–", f"{model.bytes / 1000:,.1f}", "–", "–"]
     return [
         f"{model.parameters:,}",
-        f"{model.multiply_adds:,}",
+        f"{model.multiply_adds:,}" if model.multiply_adds else "–",
         f"{model.bytes / 1000:,.1f}",
         f"{1000 * model.latency.median:.3f}",
         f"{1000 * model.latency.p90:.3f}",

@@ -86,8 +86,8 @@ def _show_cards(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
 
 
 def _format_count(size: ModelSize, field: str) -> str:
-    """Format a count; a teacher of precomputed outputs has no parameters, so its counts are a dash."""
-    return f"{getattr(size, field):,}" if size.parameters else "–"
+    """Format a count, as a dash if nothing is counted: of precomputed outputs, or multiply-adds outside of torch."""
+    return f"{getattr(size, field):,}" if getattr(size, field) else "–"
 
 
 def _show_table(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:
