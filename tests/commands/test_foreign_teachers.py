@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import kd
 from kd import cli
 from kd.commands.settings import RunSettings
 from kd.commands.settings_paths import map_paths
@@ -105,6 +106,47 @@ def test_errors_name_the_flag_and_the_remedy(
     file: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in run(capsys, "run", *QUICK, *arguments, fails=True)
+
+
+COMMANDS = [
+    ("compare", "--pairs", "2", "--processes", "1"),
+    ("sweep", "--temperatures", "2", "--alphas", "0.5", "--seeds", "1", "--final-pairs", "2", "--processes", "1"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=["compare", "sweep"])
+def test_the_commands_of_many_pairs_take_an_onnx_teacher(
+    file: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = run(capsys, *command, *QUICK, "--teacher", str(file))
+    assert "the input of the softmax before output 'scores' as logits" in printed
+    if command[0] == "compare":
+        footprint = json.loads(Path("run/results/metrics/comparison.json").read_text())["models"]["teacher"]
+        assert footprint["parameters"] == 42
+        assert re.search(r"teacher . 42 . – .", printed), printed
+    assert "Distillation (kd" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=["compare", "sweep"])
+def test_the_commands_of_many_pairs_take_a_folder_of_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the hf extra")
+    monkeypatch.chdir(tmp_path)
+    config = transformers.ViTConfig(
+        image_size=8, patch_size=4, num_channels=1, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8,
+    )  # fmt: skip
+    config.id2label = {number: str(number) for number in range(10)}
+    config.label2id = {name: number for number, name in config.id2label.items()}
+    with kd.seeded(0):
+        transformers.ViTForImageClassification(config).save_pretrained("vit")
+    flags = ("--data", "sklearn:digits", "--limit", "300", *QUICK[2:], "--teacher", "hf:vit")
+    printed = run(capsys, *command, *flags)
+    assert "hf:vit: ViTForImageClassification with 10 classes" in printed
+    assert "Distillation (kd" in printed
 
 
 @pytest.mark.slow
