@@ -48,7 +48,7 @@ _RANGES = {
     "uint8": "0-255",
     "float32": "as in the data",
     "int64": "tokens",
-    "float64": "the columns in manifest.json, NaN if missing",
+    "float64": "columns as in README.md",
 }
 
 

@@ -190,8 +190,9 @@ def test_card_program_and_manifest_state_the_columns_of_a_table(tmp_path: Path) 
     assert 'in this order: he\\`ig ht", colour (text). A missing value is NaN. A text column is a number' in card
     assert "shape than [2]" in card
     program = write_infer(candidate, "model.onnx")
-    assert "# float64 [N, 2], the columns in manifest.json, NaN if missing -> probabilities [N, 3]" in program
+    assert "# float64 [N, 2], columns as in README.md -> probabilities [N, 3]" in program
     assert height.name not in program
+    assert max(map(len, program.splitlines())) <= 120
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def block(needle: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which run/export/model.onnx is a small convolutional network for MNIST."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
+    for name in ("onnx", "onnxscript", "onnxruntime", "safetensors"):
         pytest.importorskip(name, reason="needs the export extra")
     path = tmp_path_factory.mktemp("docs")
     network = build("cnn:4", input_shape=(1, 28, 28), classes=10, seed=0)
@@ -38,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         list(network.parameters())[-2].mul_(100)  # of the last layer: clear answers instead of a tenth per class
     (path / "cnn.pth").write_bytes(weights_bytes(network))
     model = ["--model", f"cnn:4={path / 'cnn.pth'}", "--data", "mnist"]
-    assert cli.main(["export", *model, "--formats", "onnx", "--to", str(path / "run" / "export")]) == 0
+    assert cli.main(["export", *model, "--formats", "onnx", "safetensors", "--to", str(path / "run" / "export")]) == 0
     return path
 
 
@@ -50,7 +51,13 @@ def test_the_example_in_python_returns_a_result_for_each_format() -> None:
     assert names["results"][0].check.passed
 
 
-def test_openvino_agrees_with_the_hint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# The others, with their many requirements, are in no extra.
+INSTALLED = [name for name in ("executorch", "litert_torch") if importlib.util.find_spec(name)]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converters
+@pytest.mark.parametrize("library", ["openvino", *INSTALLED])
+def test_other_runtimes_agree(library: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="needs the test extra")
     import onnxruntime
 
@@ -59,6 +66,9 @@ def test_openvino_agrees_with_the_hint(folder: Path, monkeypatch: pytest.MonkeyP
     session = onnxruntime.InferenceSession("run/export/model.onnx", providers=["CPUExecutionProvider"])
     (expected,) = session.run(["probabilities"], {"inputs": inputs})
     names: dict[str, Any] = {"inputs": inputs}
-    exec(compile(block("openvino"), "docs/export.md", "exec"), names)
-    np.testing.assert_allclose(names["probabilities"], expected, atol=1e-5)
+    needles = {"executorch": "from executorch", "litert_torch": "import litert_torch"}
+    for needle in ["import openvino"] if library == "openvino" else ["read_manifest(", needles[library]]:
+        exec(compile(block(needle), "docs/export.md", "exec"), names)
+    probabilities = np.asarray(names["probabilities"])
+    np.testing.assert_allclose(probabilities, expected[: len(probabilities)], atol=1e-5)
     assert expected.std(axis=0).max() > 0.01  # not the same answer for every image
