@@ -116,7 +116,7 @@ def test_an_unchanged_comparison_draws_nothing_and_another_margin_only_the_diffe
     assert len(drawn) == 3 * 2 + 2
 
 
-@pytest.mark.parametrize("name", ["default", "search"])
+@pytest.mark.parametrize("name", ["default", pytest.param("search", marks=pytest.mark.slow)])
 def test_an_unchanged_sweep_draws_nothing_and_neither_does_another_margin(
     tmp_path: Path, drawn: list[str], name: str
 ) -> None:

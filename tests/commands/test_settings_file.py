@@ -226,7 +226,14 @@ def with_value(name: str, text: str, **others: Any) -> RunSettings:
     return RunSettings(**{name: value}, **others)
 
 
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in PATHS.items() for text in texts])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param(name, text, marks=[pytest.mark.slow] if number > 2 else [])
+        for name, texts in PATHS.items()
+        for number, text in enumerate(texts, start=1)
+    ],
+)
 def test_a_written_file_means_the_same_files_from_any_folder(
     name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

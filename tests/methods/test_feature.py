@@ -205,7 +205,13 @@ def test_with_weight_0_the_student_equals_the_control_bit_for_bit(name: str) -> 
     assert all(torch.equal(tensor, weightless[key]) for key, tensor in student.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [*FEATURE, "ofa"])
+STATELESS = {"nst", "sp", "pkt", "cc", "sdd", "cat-kd"}  # like at and rkd
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in STATELESS else []) for n in (*FEATURE, "ofa")],
+)
 def test_an_interrupted_training_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole = fit(name)
     with pytest.raises(Cut):

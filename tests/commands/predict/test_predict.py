@@ -248,7 +248,7 @@ def test_any_of_the_paths_of_a_run_names_its_model(run: Path, photos: Path, monk
     [
         (lambda folder: folder / "rum", "there is no model"),
         (lambda folder: write(folder / "net.pth", b""), "has no manifest.json beside it"),
-        (lambda folder: write(folder / "net.pt2", b""), "A .pt2 file may hold code and is never loaded"),
+        (lambda folder: write(folder / "net.pt2", b""), "A .pt2 file may contain code and is never loaded"),
         (lambda folder: write(folder / "run.toml", b"").parent, "has not saved its models: it was interrupted"),
         (lambda folder: write(folder / "compare.toml", b"").parent, "holds a kd compare, which saves no models"),
         (lambda folder: folder, "there is no"),
