@@ -252,8 +252,8 @@ def test_settings_that_do_not_suit_embeddings_alone_are_refused(
 @pytest.mark.parametrize(
     "command",
     [
-        ("compare", "--pairs", "2"),
-        ("sweep", "--vary", "distance=cosine,rkd", "--seeds", "1", "--final-pairs", "2"),
+        ("compare", "--pairs", "2", "--processes", "1"),
+        ("sweep", "--vary", "distance=cosine,rkd", "--seeds", "1", "--final-pairs", "2", "--processes", "1"),
     ],
 )
 def test_embeddings_alone_are_judged_by_the_commands_of_many_pairs(command: tuple[str, ...]) -> None:
