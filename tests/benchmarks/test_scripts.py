@@ -17,6 +17,7 @@ BENCHMARKS = Path(config.__file__).parent / "benchmarks"
 SCRIPTS = {
     "compare_cost.py": "--pairs 2 --epochs 1 --rounds 1 --limit 600",
     "default_pair.py": "--limit 600 --epochs 1 --seeds 0-1 --widths 8 --out {folder}/pair.json",
+    "export_formats.py": "--students mlp cnn --limit 300 --epochs 1 --out {folder}/exported",
     "fixed_cost.py": "--rounds 1 --limit 300 --all-images 300",
     "image_loading.py": "--images 40 --rounds 1 --workers 1 --loaders kd torchvision timm",
     "many_students.py": "--limit 600 --epochs 1 --students 2 --widths 8 --rounds 1",
