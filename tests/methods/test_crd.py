@@ -22,7 +22,7 @@ from kd.methods.crd import MemoryBank, _get_ids
 from kd.storage.snapshots import Snapshots
 from kd.training.optimizers import adam
 from tests.features_in_numpy import crd
-from tests.methods.test_feature import Cut, build_models, build_objective, fit, get_first_batch, make_distill_data
+from tests.methods.test_feature import WIDE, Cut, build_models, build_objective, fit, get_first_batch, make_distill_data
 
 seeds = st.integers(0, 2**31)
 
@@ -180,7 +180,7 @@ def test_random_negatives_are_the_same_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_training_reduces_the_distance_between_the_two_embeddings_of_a_sample() -> None:
-    student, teacher = build_models()
+    student, teacher = build_models(channels=WIDE)
     objective: Any = build_objective("crd", student, teacher, weight=1.0)
     loader = kd.make_loader(make_distill_data(), batch_size=8, shuffle=True)
     optimizer, _ = adam(student, learning_rate=0.003, steps=120, objective=objective)

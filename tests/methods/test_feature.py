@@ -53,11 +53,16 @@ def make_distill_data() -> kd.DistillDataset:
     return kd.DistillDataset(make_images(), torch.randn(48, 4, generator=torch.Generator().manual_seed(0)), ids=True)
 
 
-def build_models(name: str = "", *, maps: bool = True) -> tuple[nn.Module, nn.Module]:
+WIDE = (32, 64, 128)  # channels of the pipeline's former teacher, in whose terms some tests give sizes
+
+
+def build_models(
+    name: str = "", *, maps: bool = True, channels: tuple[int, int, int] = (12, 20, 24)
+) -> tuple[nn.Module, nn.Module]:
     """Return an untrained student and teacher: equal channels for fsp, means of maps for sdd and cat-kd."""
     with kd.seeded(1):
         student = CNN(4, SHAPE, 4) if maps else MLP(8, input_shape=SHAPE, classes=4)
-        return student, CNN(4, SHAPE, 4) if name in {"fsp", "sdd", "cat-kd"} else ConvNet(SHAPE, 4, (12, 20, 24))
+        return student, CNN(4, SHAPE, 4) if name in {"fsp", "sdd", "cat-kd"} else ConvNet(SHAPE, 4, channels)
 
 
 def build_objective(name: str, student: nn.Module, teacher: nn.Module, **settings: Any) -> kd.Objective:

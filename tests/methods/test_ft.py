@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kd.losses import ft_loss
-from tests.methods.test_feature import build_models, build_objective, get_first_batch
+from tests.methods.test_feature import WIDE, build_models, build_objective, get_first_batch
 
 
 def find_trained_modules(terms: dict[str, torch.Tensor], **parts: nn.Module) -> set[str]:
@@ -61,7 +61,7 @@ def test_the_students_loss_has_no_gradient_for_the_paraphraser() -> None:
 
 def test_the_rate_sets_the_number_of_factors_and_the_decoder_restores_the_channels() -> None:
     for rate, factors in ((0.5, 32), (0.001, 1), (2.0, 128)):
-        objective: Any = build_objective("ft", *build_models(), rate=rate)
+        objective: Any = build_objective("ft", *build_models(channels=WIDE), rate=rate)
         maps = objective.encoder(torch.randn(2, 64, 5, 5))
         assert maps.shape == (2, factors, 5, 5)
         assert objective.decoder(maps).shape == (2, 64, 5, 5)

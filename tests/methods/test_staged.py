@@ -11,7 +11,7 @@ from torch import nn
 import kd
 from kd.losses import ab_loss
 from kd.models.networks import CNN
-from tests.methods.test_feature import SHAPE, build_models, build_objective, get_first_batch
+from tests.methods.test_feature import SHAPE, WIDE, build_models, build_objective, get_first_batch
 
 two_phase_methods = pytest.mark.parametrize("name", ["fsp", "ab"])
 
@@ -61,18 +61,18 @@ def test_the_first_phase_ignores_labels_and_the_second_does_not_run_the_teacher(
 
 def test_fsp_needs_two_stages_with_equal_channels() -> None:
     with pytest.raises(ValueError, match=r"must be the teacher's \[32, 64, 64\] for fsp\. Got \[4, 8, 16\].*cnn:32"):
-        build_objective("fsp", *build_models())
+        build_objective("fsp", *build_models(channels=WIDE))
     with pytest.raises(ValueError, match=r"stages that fsp compares must be two or more\. Got 1 "):
         build_objective("fsp", *build_models("fsp"), student_layers="layer1", teacher_layers="layer1")
     with kd.seeded(1):
         student = CNN(32, SHAPE, 4)
     fitting = {"student_layers": "layer1,layer2", "teacher_layers": "conv1,norm2"}
-    _, terms = build_objective("fsp", student, build_models()[1], **fitting)(student, get_first_batch())
+    _, terms = build_objective("fsp", student, build_models(channels=WIDE)[1], **fitting)(student, get_first_batch())
     assert terms["feature"].item() > 0
 
 
 def test_ab_has_a_connector_for_each_stage_and_halves_the_weight_of_each_shallower_stage() -> None:
-    student, teacher = build_models()
+    student, teacher = build_models(channels=WIDE)
     objective: Any = build_objective("ab", student, teacher)
     bounded = objective.objective.loss
     assert [list(connector[0].weight.shape[:2]) for connector in bounded.connectors] == [[32, 4], [64, 8], [64, 16]]

@@ -125,7 +125,12 @@ def test_a_damaged_record_of_threads_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_waits_for_a_safe_point(number: signal.Signals, code: int) -> None:
+def test_a_signal_waits_for_a_safe_point(number: signal.Signals, code: int, request: pytest.FixtureRequest) -> None:
+    # A shell's job in the background ignores SIGINT, and the program then leaves it so.
+    before = signal.getsignal(number)
+    request.addfinalizer(lambda: signal.signal(number, before))
+    signal.signal(number, signal.default_int_handler)
+
     def stop() -> None:
         with handle_stop_signals():
             os.kill(os.getpid(), number)
