@@ -43,7 +43,7 @@ from kd.storage.fingerprint import digest
 from kd.storage.stopping import stop_if_requested
 from kd.storage.user_folders import cache_folder
 
-VERSION = 1  # of the decoder: a change of decoded pixels needs another number
+VERSION = 2  # of the decoder: a change of decoded pixels needs another number
 FEW = 512  # fewer images are decoded in this process: starting others takes as long
 _TASK = 64  # images per task of a worker process
 _FEW_TASKS = 8  # fewer headers, in tasks of ``FEW``, are read in this process

@@ -72,9 +72,14 @@ def open_image(file: str | BinaryIO) -> Image.Image:
         ValueError: the content has another format.
     """
     try:
-        return Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ValueError(f"its content is none of {', '.join(FORMATS)}") from error
+    if image.format == "TIFF":
+        # Pillow maps the pixels of an uncompressed file with a name into memory. If its orientation exchanges height
+        # and width, it would read rows of the upright width, which scrambles the pixels.
+        image.filename = ""
+    return image
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from kd.data.sources.image_arrays import open_arrays
 from kd.data.sources.image_cache import decode_once, find_data_folder, survey_once
 from kd.data.sources.image_dataset import DecodedImages
 from kd.data.sources.image_decoding import ImageFormat, ImagePaths, decode_image
+from kd.deploy.inputs import InputReader
+from kd.deploy.rows import InputForm
 from kd.storage.stopping import Stopped, handle_stop_signals
 from kd.storage.user_folders import cache_folder
 from tests.data.sources.test_image_dataset import save_image, save_tree
@@ -293,6 +296,32 @@ def test_images_are_upright(orientation: int, ending: str, tmp_path: Path) -> No
     assert isinstance(images, DecodedImages)
     assert images.inputs.shape == (2, 3, 8, 16)
     assert np.abs(images.inputs[0].float().numpy() - upright.transpose(2, 0, 1)).mean() < 8
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_turned_tiff_files_are_upright_in_training_and_prediction(
+    mode: str, compression: str | None, orientation: int, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    stored = Image.fromarray(pixels).convert(mode)
+    turns = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270}
+    turns |= {7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / "ant" / "0.tif"
+    path.parent.mkdir()
+    stored.save(path, exif=exif, compression=compression)
+    with warnings.catch_warnings(action="ignore"):  # transparency is dropped
+        train = open_source(tmp_path).train
+    assert isinstance(train, DecodedImages)
+    shape = tuple(train.inputs.shape[1:])
+    upright = np.asarray(stored.transpose(turns[orientation]).convert("L" if mode == "L" else "RGB"))
+    assert np.array_equal(train.inputs[0].numpy(), upright.reshape(9, 6, -1).transpose(2, 0, 1))
+    (item,) = InputReader(InputForm(shape, "uint8", "L" if mode == "L" else "RGB")).read([str(path)])
+    assert item.values is not None
+    assert torch.equal(item.values, train.inputs[0])
 
 
 XMP = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
