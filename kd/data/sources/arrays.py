@@ -18,6 +18,8 @@ from kd.data.sources.source import Source
 Array = np.ndarray[Any, Any]
 
 CHANNELS = (1, 3, 4)  # axis lengths that identify the channel axis of an image
+_SAMPLE = 1000  # rows
+_ROUNDING = 2.0**44  # larger than float32's 2^24, smaller than float64's 2^53
 
 
 def from_arrays(
@@ -49,7 +51,7 @@ def from_arrays(
 
 
 def _warn_of_lost_values(split: str, values: Array, converted: Array) -> None:
-    """Warn about features that float32 cannot represent: an offset hides their differences, or all are tiny."""
+    """Warn about features that float32 cannot represent: offsets hide their differences, or all are tiny."""
     if values.dtype.kind != "f" or values.dtype.itemsize <= 4 or not np.isfinite(values).all():
         return
     columns, after = (_list_features(array) for array in (values, converted))
@@ -57,13 +59,14 @@ def _warn_of_lost_values(split: str, values: Array, converted: Array) -> None:
     with np.errstate(over="ignore", under="ignore"):
         hidden = limits.eps * largest > 1e-3 * columns.std(axis=0)
     tiny = (largest > 0) & (largest < limits.tiny)
-    for feature in np.flatnonzero(hidden & ~tiny).tolist():
+    for feature in np.flatnonzero((hidden | _find_merged(columns, after)) & ~tiny).tolist():
         counts = [len(np.unique(array[:, feature])) for array in (columns, after)]
         if counts[1] < counts[0]:
             warnings.warn(
                 f"feature {feature} of {split} has {counts[0]:,} different values, but {counts[1]:,} as float32, "
                 "because they are large and close together, like time stamps. Subtract their mean before you save "
-                "them.",
+                "them; first replace markers of missing values such as 0, and use a mean per group if there are "
+                "groups far apart.",
                 stacklevel=4,
             )
     for feature in np.flatnonzero(tiny).tolist():
@@ -72,6 +75,20 @@ def _warn_of_lost_values(split: str, values: Array, converted: Array) -> None:
             "Multiply them by a constant before you save them.",
             stacklevel=4,
         )
+
+
+def _find_merged(columns: Array, converted: Array) -> Array:
+    """Return a mask [F] of features [N, F] of which a sample has less than 90 % as many values after the conversion.
+
+    Unlike the standard deviation, it shows this also if a marker such as 0 or several groups spread the values. Of more
+    samples, float32 merges some values of any continuous feature. Rounding errors of float64 are no differences.
+    """
+    rows = np.random.default_rng(0).integers(0, len(columns), _SAMPLE) if len(columns) > _SAMPLE else slice(None)
+    mantissas, exponents = np.frexp(columns[rows])
+    before = np.ldexp(np.round(mantissas * _ROUNDING), exponents)
+    counts = [(np.diff(np.sort(values, axis=0), axis=0) != 0).sum(axis=0) + 1 for values in (before, converted[rows])]
+    merged: Array = counts[1] < 0.9 * counts[0]
+    return merged
 
 
 def _list_features(values: Array) -> Array:

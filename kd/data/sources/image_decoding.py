@@ -76,8 +76,7 @@ def open_image(file: str | BinaryIO) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ValueError(f"its content is none of {', '.join(FORMATS)}") from error
     if image.format == "TIFF":
-        # Pillow maps the pixels of an uncompressed file with a name into memory. If its orientation exchanges height
-        # and width, it would read rows of the upright width, which scrambles the pixels.
+        # With a name, Pillow would map uncompressed pixels into memory, and read rows of the upright image's width.
         image.filename = ""
     return image
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "nat", "nul
 REMEDY = "write numbers as 1234.56"
 _MOSTLY = 0.95  # share of the training cells that are numbers (dates) in a column of numbers (dates)
 _FEW = 20  # training rows; with fewer, different integers do not suggest an identifier
+_CROWDED = 1e3 * np.finfo(np.float64).eps  # standard deviation / mean; below, rounding may hide differences
+_KEPT = 0.9  # share of the different numbers of such a column that must be different as 64-bit numbers
 FAR = 1e6  # standard deviations; limits the values of other rows, which float32 might not hold
 _IDENTIFIER = re.compile(
     r"(?:(?:^|[\W_])(?:id|ids|uuid|guid|key|index|idx|nr|no|number|rownames?)|[a-z]I[dD])$|^unnamed"
@@ -206,11 +209,19 @@ def _fit_number(name: str, levels: Sequence[str], codes: Codes) -> Column:
         mean, std = float(filled.mean()), float(filled.std())
     if not math.isfinite(mean + std):
         return Column(name, "unused", "numbers too large to be standardised")
+    if std <= _CROWDED * abs(mean) and not missing.any() and _are_rounded(levels, codes, present):
+        return Column(name, "unused", "differences too small for 64-bit numbers; subtract a constant from the column")
     if std <= np.finfo(np.float64).eps * abs(mean):
         if not missing.any():
             return Column(name, "unused", "constant")
         std = 1.0
     return Column(name, "number", median=median, mean=mean, std=std, has_missing=bool(missing.any()))
+
+
+def _are_rounded(levels: Sequence[str], codes: Codes, numbers: NDArray[np.float64]) -> bool:
+    """Return whether many different cells, all of them numbers, are equal as 64-bit numbers."""
+    exact = {Decimal(levels[code]) for code in np.unique(codes).tolist()}
+    return len(np.unique(numbers)) < _KEPT * len(exact)
 
 
 def _is_identifier(name: str, numbers: NDArray[np.float64]) -> bool:

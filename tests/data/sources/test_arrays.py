@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -288,3 +289,40 @@ def test_lost_values_are_counted_in_series_and_images_too(values: Callable[[Arra
     stamps = 1.7e9 + 60 * np.arange(300) + np.random.default_rng(0).random(300)
     with pytest.warns(UserWarning, match=message):
         to_inputs("train", values(stamps))
+
+
+STAMPS = 1.7e9 + 60 * (np.arange(300) % 3) + 10 * np.random.default_rng(0).random(300)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.where(np.arange(300) == 5, 0, STAMPS),  # 0 for a missing value
+        np.where(np.arange(300) % 50 == 5, -999, STAMPS),
+        np.where(np.arange(300) % 2, 0, 1.7e9) + STAMPS - 1e9,  # two sessions
+        np.where(np.arange(300) == 5, 0, STAMPS).repeat(40),
+        np.where(np.arange(300) == 5, 1e30, STAMPS),
+    ],
+)
+def test_lost_values_are_counted_beside_markers_and_in_groups(column: Array) -> None:
+    count = len(np.unique(column))
+    with pytest.warns(UserWarning, match=f"feature 0 of train has {count} different values, but [0-9]+ as float32"):
+        to_inputs("train", np.c_[column, np.arange(len(column)) / 7])
+
+
+def test_values_that_float32_keeps_apart_or_rounding_errors_are_not_reported() -> None:
+    random = np.random.default_rng(0)
+    tenths = random.integers(0, 10, 3000) * 0.1
+    columns = [
+        *(
+            random.random(3000),
+            random.standard_normal(3000),
+            random.lognormal(0, 9, 3000),
+            random.standard_cauchy(3000),
+        ),
+        *(tenths * 3, 1e6 + tenths * (1 + 2e-16 * random.integers(-3, 4, 3000)), np.where(tenths > 0.3, -999, tenths)),
+        *(1.7e9 + 86400 * random.integers(0, 365, 3000), np.full(3000, 1.7e9), random.integers(0, 2**31, 3000) / 1.0),
+    ]
+    with warnings.catch_warnings(action="error"):
+        to_inputs("train", np.stack(columns, axis=1))
+        to_inputs("train", random.random((2, 500, 500, 3)))
