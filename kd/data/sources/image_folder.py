@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,8 +28,10 @@ FOREIGN = {
     *("__macosx", "@eadir", "@__thumb", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot"),
     *("$recycle.bin", "recycler", "system volume information", "lost+found", "network trash folder"),
     *("temporary items", "thevolumesettingsfolder", "@sharebin", "@transcode", "@synoresource", "@sharesnap"),
-    *("_gsdata_", "_vti_cnf", "found.000", "recycled", "__pycache__", "cvs"),
+    *("_gsdata_", "_vti_cnf", "found.000", "recycled", "__pycache__", "cvs", "appledouble", "stversions"),
 }
+# Further ones, by pattern: of disk stations, and of thumbnails. "thumb" may be a class of fingers.
+_ADDED = re.compile(r"[@#].*|_+thumbs?|_*thumbnails?|thumbs", re.IGNORECASE)
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SPLITS = ("train", "val", "test")
 # Names of splits, not of classes: an error if there is no folder train.
@@ -41,14 +45,15 @@ def open_image_folder(
 ) -> Source:
     """Open a folder of images; the folders of the training split, in alphabetical order, are the classes.
 
-    Names that begin with a dot are ignored; other files that are not read, and folders that other programs add
-    (``FOREIGN``), are ignored with a warning. The folders of splits and classes may be symbolic links, and so may
-    files, as long as every file lies inside ``folder``.
+    Names that begin with a dot, other files that are not read, and folders that other programs add (``FOREIGN`` and
+    similar names) are ignored; a warning counts those that may be the user's. The folders of splits and classes may be
+    symbolic links, and so may files, as long as every file lies inside ``folder``.
 
     Args:
         folder: the root folder.
         size, workers: see ``kd.data.sources.image_dataset.build_image_dataset``.
-        classes: the class folders in a different order; must name each exactly once.
+        classes: the class folders in a different order; must name each exactly once. Folders named here are read even
+            if other programs use such names.
 
     Raises:
         ValueError: no classes, a split with classes that train lacks, or images of several sizes without ``size``.
@@ -56,8 +61,9 @@ def open_image_folder(
     """
     split_folders = _find_splits(folder)
     names = _find_classes(split_folders["train"], classes)
-    left_out = Counter(f"folder {name}" for path in {folder, *split_folders.values()} for name in _list_foreign(path))
+    left_out = Counter[str]()
     for path in {folder, *split_folders.values()}:
+        left_out.update(_list_ignored_folders(path, names))
         left_out.update(_list_stray_images(path))
     files: dict[str, list[Path]] = {}
     labels: dict[str, Tensor] = {}
@@ -92,7 +98,7 @@ def _find_splits(folder: Path) -> dict[str, Path]:
 
 
 def _find_classes(train: Path, classes: list[str] | None) -> list[str]:
-    names = _list_folders(train)
+    names = _list_folders(train, classes or ())
     if not names:
         raise ValueError(
             f"{train} must have one folder of images per class. Got none. The layout is train/CLASS/FILE, with "
@@ -111,27 +117,45 @@ def _find_classes(train: Path, classes: list[str] | None) -> list[str]:
     return classes or names
 
 
-def _list_folders(folder: Path) -> list[str]:
-    names = (path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return sorted(name for name in names if name.lower() not in FOREIGN)
+def _list_folders(folder: Path, classes: Sequence[str] = ()) -> list[str]:
+    """Return the sorted names of the folders that are read. If all names match ``_ADDED``, they are the user's own."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    names = [name for name in names if name in classes or name.lower() not in FOREIGN]
+    return [name for name in names if name in classes or not _ADDED.fullmatch(name)] or names
 
 
-def _list_foreign(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.is_dir() and path.name.lower() in FOREIGN]
+def _list_ignored_folders(folder: Path, classes: Sequence[str]) -> list[str]:
+    """Return for each folder that is not read and may hold images of the user how a warning names it."""
+    ignored = {path.name for path in folder.iterdir() if path.is_dir()} - set(_list_folders(folder, classes))
+    return [f"folder {name}" for name in ignored if _is_foreign(name) or _hides_images(folder / name)]
+
+
+def _is_foreign(name: str) -> bool:
+    return name.lower() in FOREIGN or bool(_ADDED.fullmatch(name))
+
+
+def _hides_images(folder: Path) -> bool:
+    """Return whether a folder is hidden, holds images and has no name that other programs use."""
+    return (
+        folder.name[0] == "."
+        and not _is_foreign(folder.name[1:])
+        and any(_is_image(name) for _, _, names in os.walk(folder) for name in names)
+    )
 
 
 def _list_stray_images(folder: Path) -> list[str]:
     """Return for each image file in this folder, next to the folders that are read, how a warning names it."""
     names = [path.name.lower() for path in folder.iterdir() if path.is_file()]
-    return [
-        f"{Path(name).suffix} outside the class folders"
-        for name in names
-        if name.endswith(EXTENSIONS) and name[0] != "."
-    ]
+    return [f"{Path(name).suffix} outside the class folders" for name in names if _is_image(name)]
+
+
+def _is_image(name: str) -> bool:
+    """Return whether a file's name is one of an image; macOS stores attributes of a.png as ._a.png."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith("._")
 
 
 def _require_known_classes(split: str, folder: Path, classes: list[str]) -> None:
-    unknown = sorted(set(_list_folders(folder)) - set(classes))
+    unknown = sorted(set(_list_folders(folder, classes)) - set(classes))
     if unknown:
         raise ValueError(
             f"{split} must have only the classes of train, {classes[:10]}. Got {unknown[:10]} instead. Add training "
@@ -140,7 +164,7 @@ def _require_known_classes(split: str, folder: Path, classes: list[str]) -> None
 
 
 def list_images(root: Path, left_out: Counter[str]) -> list[Path]:
-    """Return all image files below a folder, sorted; names that begin with a dot are ignored.
+    """Return all image files below a folder, sorted; hidden files and folders of other programs are ignored.
 
     Args:
         left_out: to which the files and folders that are not read are added, for ``warn_left_out``.
@@ -150,15 +174,19 @@ def list_images(root: Path, left_out: Counter[str]) -> list[Path]:
     """
     images = []
     for folder, subfolders, names in os.walk(root):
-        left_out.update(f"folder {name}" for name in subfolders if name.lower() in FOREIGN)
-        subfolders[:] = [name for name in subfolders if name[0] != "." and name.lower() not in FOREIGN]
+        left_out.update(
+            f"folder {name}" for name in subfolders if _is_foreign(name) or _hides_images(Path(folder, name))
+        )
+        subfolders[:] = [name for name in subfolders if name[0] != "." and not _is_foreign(name)]
         links = [name for name in subfolders if Path(folder, name).is_symlink()]
         if links:
             raise DamagedDataError(
                 f"{Path(folder, links[0])} is a symbolic link to a folder. Replace the link with a copy of the folder."
             )
         for name in names:
-            if name.lower().endswith(EXTENSIONS) and name[0] != ".":
+            if _is_image(name) and name[0] == ".":
+                left_out[f"hidden {Path(name).suffix.lower()}"] += 1
+            elif _is_image(name):
                 images.append(Path(folder, name))
             elif name[0] != "." and name.lower() not in _SYSTEM_FILES:
                 left_out[f"{Path(name).suffix.lower() or 'no ending'}"] += 1
@@ -171,7 +199,9 @@ def warn_left_out(folder: Path, left_out: Counter[str]) -> None:
         counts = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
         listing = ", ".join(f"{count:,} × {printable_name(name)}" for name, count in counts[:_MAX_KINDS])
         listing += f" and {len(counts) - _MAX_KINDS:,} other kinds" if len(counts) > _MAX_KINDS else ""
-        warnings.warn(f"{folder}: not read: {listing}. Images end in {' '.join(EXTENSIONS)}.", stacklevel=4)
+        is_folder = any(name.startswith("folder ") for name in left_out)
+        advice = " Rename a folder if its images are yours." if is_folder else ""
+        warnings.warn(f"{folder}: not read: {listing}. Images end in {' '.join(EXTENSIONS)}.{advice}", stacklevel=4)
 
 
 def require_inside(folder: Path, paths: list[Path]) -> None:

@@ -342,6 +342,44 @@ def test_folders_of_other_programs_are_no_classes(place: str, name: str, tmp_pat
     assert len(as_array_dataset(source.train)) == 12
 
 
+@pytest.mark.parametrize("place", ["", "train", "train/ant"])
+@pytest.mark.parametrize("name", ["Thumbnails", "_thumbs", "thumbs", "__thumb", "@SynoEAStream", "#trash", ".net"])
+def test_folders_like_those_of_other_programs_or_hidden_ones_are_no_classes_and_told(
+    place: str, name: str, tmp_path: Path
+) -> None:
+    save_tree(tmp_path, "train", "test")
+    save_image(tmp_path / place / name / "0.png", seed=1)
+    with pytest.warns(UserWarning, match=rf"not read: 1 × folder {re.escape(name)}\. .* Rename a folder if its images"):
+        source = open_source(tmp_path)
+    assert source.classes == ("ant", "bee")
+    assert len(as_array_dataset(source.train)) == 12
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [(["thumb", "palm"], None), (["@ann", "@bob"], None), (["#1", "#2"], None), (["thumbs", "palms"], "named")],
+)
+def test_classes_with_names_that_other_programs_use_are_kept(
+    folders: list[str], classes: str | None, tmp_path: Path
+) -> None:
+    for name in folders:
+        save_image(tmp_path / name / "0.png", seed=len(name))
+    source = open_source(tmp_path, classes=folders if classes else None)
+    assert sorted(source.classes) == sorted(folders)
+
+
+def test_hidden_images_are_told_but_not_what_other_programs_hide(tmp_path: Path) -> None:
+    save_tree(tmp_path)
+    for place in (".thumbnails/0.png", "ant/.AppleDouble/0.png", "ant/._0.png", ".git/index"):
+        save_image(tmp_path / "0.png", seed=1)
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / "0.png").rename(tmp_path / place)
+    assert len(as_array_dataset(open_source(tmp_path).train)) == 12
+    save_image(tmp_path / "ant" / ".0.png", seed=2)
+    with pytest.warns(UserWarning, match=r"not read: 1 × hidden \.png\. Images"):
+        assert len(as_array_dataset(open_source(tmp_path).train)) == 12
+
+
 def test_further_pages_and_frames_are_told(tmp_path: Path) -> None:
     pages = [Image.new("RGB", (5, 6), color) for color in ("red", "blue")]
     pages[0].save(save_tree(tmp_path) / "ant" / "scan.tiff", save_all=True, append_images=pages[1:])
