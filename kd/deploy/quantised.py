@@ -131,7 +131,7 @@ def _calibrate(model: nn.Module, layers: list[QuantisedLayer], batches: Iterable
     try:
         with evaluating(model), torch.no_grad():
             for inputs in batches:
-                model(inputs.to(device))
+                model(inputs.to(device, copy=True))  # the model may change its inputs in place
                 count += 1
     except AttributeError as error:  # of a network that reads the weights of a replaced layer
         raise ValueError(

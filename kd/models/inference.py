@@ -68,7 +68,7 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
     device, logits, labels = device_of(model), _RowBuffer(loader), _RowBuffer(loader)
     with evaluating(model), torch.no_grad():
         for inputs, label, *_ in loader:
-            logits.add(widen(take_logits(model(inputs.to(device)))))
+            logits.add(widen(take_logits(model(move_inputs(inputs, loader, device)))))
             labels.add(to_int64(label))
             if on_batch:
                 on_batch()
@@ -83,6 +83,20 @@ def run_on_copy(model: nn.Module, inputs: Tensor) -> Tensor:
     change what the next model sees.
     """
     return take_logits(model(inputs.clone()))
+
+
+def move_inputs(inputs: Any, loader: Iterable[Any], device: torch.device) -> Any:
+    """Return the inputs of a batch of the loader on the device, in memory that a model may change in place.
+
+    A ``DataLoader`` that stacks samples yields new tensors. Other iterables may yield the same tensor again, such as a
+    list, or views of the data; these inputs are copied.
+    """
+    is_new = (
+        isinstance(loader, DataLoader)
+        and loader.batch_sampler is not None
+        and getattr(loader.collate_fn, "__module__", "").startswith(("torch.", "kd."))  # a user's may return views
+    )
+    return inputs.to(device, non_blocking=True, **({} if is_new else {"copy": True}))
 
 
 class _RowBuffer:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from kd.checks import require
 from kd.data.loaders import seed_loader
 from kd.losses.labels import to_int64
-from kd.models.inference import device_of, evaluating
+from kd.models.inference import device_of, evaluating, move_inputs
 from kd.seeding import epoch_seed, seeded
 from kd.storage.run_folder import explain_saved_state
 from kd.storage.stopping import is_stop_requested, stop_if_requested
@@ -150,6 +150,7 @@ class _Training:
                 self.metrics,
                 where,
                 self.position.means,
+                loader=train_loader,
                 step=self.step,
                 after_step=after_step,
             )
@@ -210,12 +211,14 @@ def _run_batches(
     where: str,
     means: Means,
     *,
+    loader: Iterable[Any] | None = None,
     step: Step | None = None,
     after_step: Callable[[Callable[[], None]], None] = lambda _: stop_if_requested(),
 ) -> dict[str, float]:
     """Run one pass over the batches, training if a step is given; adds loss, terms and metrics to ``means``.
 
     Args:
+        loader: the loader of the batches, if they are an iterator over it.
         after_step: called after each step with a function that reads all numbers, which completes ``means`` and checks
             that they are finite.
     """
@@ -226,7 +229,8 @@ def _run_batches(
     with torch.set_grad_enabled(step is not None):
         for raw in batches:
             labels = to_int64(raw[1])
-            batch = tuple(tensor.to(device, non_blocking=True) for tensor in (raw[0], labels, *raw[2:]))
+            inputs = move_inputs(raw[0], batches if loader is None else loader, device)
+            batch = (inputs, *(tensor.to(device, non_blocking=True) for tensor in (labels, *raw[2:])))
             output, terms = compute(model, batch)
             loss = functools.reduce(operator.add, terms.values())
             measured, labelled_count = measure_batch(metrics, output.detach(), batch, labelled_rows(labels))

@@ -1,9 +1,13 @@
-"""Saved predictions are read back as they were, in the precision of the model that made them."""
+"""Predictions are read back as they were saved, and change neither the data nor other models' inputs."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, TensorDataset
 
 import kd
 from kd.models.inference import Predictions, predict
@@ -24,3 +28,56 @@ def test_predictions_of_either_precision_are_read_back(dtype: torch.dtype, digit
 def test_saved_logits_of_another_precision_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match="float32 or float64"):
         Predictions.from_state({"logits": torch.zeros(2, 3, dtype=dtype), "labels": torch.zeros(2).long()})
+
+
+# --- models that change their inputs in place
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layer(inputs.sub_(10))
+        return logits
+
+
+class Slices(Dataset[Any]):
+    """Batches as views of the data: an item is a list of consecutive rows."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs, self.labels = inputs, labels
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        return self.inputs[rows[0] : rows[-1] + 1], self.labels[rows[0] : rows[-1] + 1]
+
+
+def make_batches(kind: str, data: Slices) -> Any:
+    if kind == "list":
+        return [data[[0, 11]], data[[12, 23]]]
+    if kind == "tuple of the whole":
+        return ((data.inputs, data.labels),)
+    if kind == "views":
+        return DataLoader(data, batch_size=None, sampler=BatchSampler(SequentialSampler(data), 12, drop_last=False))
+    if kind == "own collate_fn":
+        return DataLoader(range(24), batch_size=12, collate_fn=data.__getitem__)  # type: ignore[arg-type]
+    return DataLoader(TensorDataset(data.inputs, data.labels), batch_size=12)
+
+
+@pytest.mark.parametrize("kind", ["list", "tuple of the whole", "views", "own collate_fn", "stacked"])
+def test_a_model_that_works_in_place_changes_no_data_of_the_user(kind: str) -> None:
+    inputs = torch.rand(24, 5, generator=torch.Generator().manual_seed(0))
+    batches = make_batches(kind, Slices(inputs.clone(), torch.arange(24) % 3))
+    first, second = InPlace(), nn.Linear(5, 3)
+    expected = kd.predict(second, batches).logits
+    loss = kd.evaluate(first, kd.supervised, batches)
+    assert kd.evaluate(first, kd.supervised, batches) == loss
+    assert torch.equal(kd.predict(first, batches).logits, first(inputs.clone()).detach())
+    kd.fit(
+        first, kd.supervised, batches, batches, optimizer=torch.optim.SGD(first.parameters(), lr=0.1), epochs=1, seed=0
+    )
+    assert torch.equal(kd.predict(second, batches).logits, expected)
