@@ -173,7 +173,7 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
     def _soften(self, X: Any, rows: Any, targets: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the student's targets [N]: the mean of y and the teacher's predictions, weighted with alpha."""
         if isinstance(self.teacher_, nn.Module):
-            numbers = torch.tensor(as_array(rows, numeric=True), dtype=torch.float32)
+            numbers = torch.tensor(as_array(rows, numeric=True), dtype=torch.float64)
             predictions = network_logits(self.teacher_, numbers).double().numpy()
         elif self.cv is not None and self.teacher_ is not self.teacher:
             predictions = cross_val_predict(clone(self.teacher_), X, targets, cv=self.cv)

@@ -111,6 +111,29 @@ def test_with_alpha_0_a_large_student_matches_the_teacher_and_not_the_labels() -
     assert model.score(X, y) < 0.1
 
 
+def test_a_network_of_another_precision_can_be_the_teacher() -> None:
+    network = teacher_network()
+    expected, double, half = (
+        teacher_logits(network.to(dtype), X, X, np.unique(y))
+        for dtype in (torch.float32, torch.float64, torch.bfloat16)
+    )
+    assert double.dtype == half.dtype == torch.float32
+    assert double.numpy() == pytest.approx(expected.numpy(), abs=1e-4)
+    assert half.numpy() == pytest.approx(expected.numpy(), abs=0.3)
+    assert make_classifier(network.double(), alpha=0).fit(X, y).score(X, y) > 0.3
+
+
+def test_a_teacher_in_float64_gets_the_rows_in_float64() -> None:
+    class Difference(nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs - 1.7e9)
+
+    network = Difference(4, 3).double()
+    logits = teacher_logits(network, X + 1.7e9, X + 1.7e9, np.unique(y))
+    expected = torch.nn.functional.linear(torch.tensor(X), network.weight, network.bias)
+    assert logits.numpy() == pytest.approx(expected.detach().numpy(), abs=1e-4)
+
+
 @pytest.mark.parametrize("student", [(8,), dropout_network])
 def test_with_alpha_1_it_is_the_control_bit_for_bit(student: Any) -> None:
     control = make_classifier(None, student).fit(X, y)

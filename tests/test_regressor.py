@@ -78,11 +78,12 @@ def test_a_network_follows_its_teacher_with_alpha_0() -> None:
     assert error.std() < 0.1 * teacher.predict(X).std()
 
 
-def test_a_network_can_be_the_teacher() -> None:
-    teacher = distil(student=linear, standardize=False).fit(X, y).student_
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_can_be_the_teacher(dtype: torch.dtype) -> None:
+    teacher = distil(student=linear, standardize=False).fit(X, y).student_.to(dtype)
     model = distil(teacher, LinearRegression(), alpha=0).fit(X, y)
     with torch.no_grad():
-        outputs = teacher(torch.tensor(X, dtype=torch.float32))[:, 0].numpy()
+        outputs = teacher(torch.tensor(X, dtype=dtype))[:, 0].numpy()
     assert model.predict(X) == pytest.approx(outputs, abs=1e-4)
 
 

@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from kd.checks import require, require_finite_logits
-from kd.data.datasets import ArrayDataset
+from kd.models.inference import predict
 from kd.models.outputs import require_logits_kind, require_probabilities
-from kd.teachers.cache import collect_logits
+from kd.teachers.cache import TEACHER_BATCH_SIZE
 
 # Lower bound of probabilities before the logarithm. Forests and nearest neighbours return many exact zeros; smaller
 # positive values mean the same for teachers that count leaves or neighbours.
@@ -66,7 +66,7 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
         ValueError: the classes or the shape differ, or values are not finite.
     """
     if isinstance(teacher, nn.Module):
-        logits = network_logits(teacher, torch.tensor(rows, dtype=torch.float32))
+        logits = network_logits(teacher, torch.tensor(rows, dtype=torch.float64)).float()
         require_logits_kind("outputs of the teacher", logits)
     else:
         columns = _find_class_columns(teacher, classes)
@@ -110,8 +110,14 @@ def out_of_fold_logits(teacher: Any, X: Any, y: NDArray[Any], cv: Any) -> Tensor
 
 
 def network_logits(network: nn.Module, rows: Tensor) -> Tensor:
-    """Return the logits [N, K] float32 of rows [N, F] float32 on the CPU; the network does not change."""
-    return collect_logits(network, ArrayDataset(rows, torch.zeros(len(rows), dtype=torch.int64))).logits
+    """Return the logits [N, K] of rows [N, F] on the CPU; the network does not change.
+
+    The rows get the type of the network's first floating-point parameter, or float32.
+    """
+    types = (parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
+    inputs, labels = rows.to(next(types, torch.float32)), torch.zeros(len(rows), dtype=torch.int64)
+    batches = zip(inputs.split(TEACHER_BATCH_SIZE), labels.split(TEACHER_BATCH_SIZE), strict=True)
+    return predict(network, batches).logits
 
 
 def _take_logarithm(outputs: Any, classes: NDArray[Any]) -> Tensor:
