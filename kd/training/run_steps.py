@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from kd.arms import CONTROL, DISTILLED
 from kd.console import progress, say
-from kd.data.loaders import batches_differ
+from kd.data.loaders import batches_differ, first_batch
 from kd.methods.objectives import supervised
 from kd.models.inference import Predictions, device_of, predict
 from kd.storage.run_folder import explain_saved_state, run_step
@@ -30,6 +30,7 @@ from kd.training.recipe import Recipe
 from kd.training.saved_predictions import require_same_predictions
 from kd.training.step import Step
 from kd.training.tracking import track_epochs, track_training
+from kd.training.trial import require_restorable
 from kd.types import Objective
 
 # Trains the model in place: (title, model, objective, training loader, validation loader) → history.
@@ -64,6 +65,10 @@ def train(
 
     If the result of an earlier run is reused, only the model's weights are loaded, not the state of objective or
     optimizer. Notes of the training in the history begin with the title.
+
+    Raises:
+        ValueError: see ``kd.fit``; or after the training, the weights in an untrained copy of the model give other
+            outputs, because the model has collected values outside its ``state_dict``.
     """
     settings: dict[str, Any] = {"epochs": epochs, "seed": seed, "keep": keep, "patience": patience}
     stepping: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler}
@@ -78,7 +83,7 @@ def train(
     }
 
     def produce(snapshots: Snapshots | None) -> dict[str, Any]:
-        done = _count_completed_steps(snapshots, train_loader)
+        done, untrained = _count_completed_steps(snapshots, train_loader), copy.deepcopy(model)
         with progress(title, steps=epochs * len(train_loader), done=done) as advance:
             history = fit(
                 model,
@@ -95,6 +100,8 @@ def train(
         history.notes = [f"{title}: {note}" for note in history.notes]
         for note in history.notes:
             say(note)
+        if batch := first_batch(train_loader if val_loader is None else val_loader):
+            require_restorable(title, model, untrained, batch)  # before the weights are saved, reused or published
         return {"model": model.state_dict(), "history": history.state()}
 
     result = run_step(title, inputs, produce)

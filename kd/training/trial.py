@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kd.losses.labels import label_loss
 from kd.models.inference import device_of, evaluating
+from kd.models.main_output import take_logits
 from kd.seeding import seeded
 from kd.types import Batch
 
@@ -58,7 +59,7 @@ def require_restorable(name: str, model: nn.Module, other: nn.Module, batch: Bat
     Args:
         name: name of the model in errors.
         model: after a step of training, if it is to be trained: it may have collected values that its weights lack.
-        other: a model of the same kind, built with another seed; it is changed.
+        other: a model of the same kind, built with another seed or copied before the training; it is changed.
         batch: inputs and labels.
 
     Raises:
@@ -74,7 +75,8 @@ def require_restorable(name: str, model: nn.Module, other: nn.Module, batch: Bat
     if before.shape != after.shape or not torch.allclose(before, after, rtol=1e-4, atol=1e-5):
         raise ValueError(
             f"{name} returns other outputs after its weights are saved and loaded: they depend on values that its "
-            "state_dict lacks, such as a buffer with persistent=False or a plain tensor. Register these as buffers."
+            "state_dict lacks, such as a buffer with persistent=False, a plain tensor or a plain number that counts "
+            "steps. Register these as buffers."
         )
 
 
@@ -100,12 +102,24 @@ def _step(model: nn.Module, batch: Batch, size: int) -> None:
         if not isinstance(output, Tensor) or output.ndim != 2:
             got = list(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise ValueError(f"it must return logits [B, K] there too. Got {got} instead")
-        label_loss(output, labels, unlabelled=True).backward()  # type: ignore[no-untyped-call]
-    if all(parameter.grad is None for parameter in model.parameters()):
+        known = labels[labels >= 0] if labels.ndim == 1 else labels
+        loss = label_loss(output, labels, unlabelled=True)
+        if len(known) and not loss.isfinite():
+            raise ValueError(
+                f"the loss is {loss.item()}. Look for outputs that are not finite, such as the logarithm or root "
+                "of a value at or below 0"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    if not gradients:
         raise ValueError("no parameter gets a gradient; are all frozen?")
+    if len(known) and (wrong := next((name for name, grad in gradients.items() if not grad.isfinite().all()), None)):
+        raise ValueError(
+            f"the gradient of {wrong} is not finite, although the loss is. Look for operations without a derivative "
+            "there, such as the root or the norm of zeros"
+        )
 
 
 def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
     with evaluating(model), torch.no_grad(), seeded(0):
-        output: Tensor = model(inputs.clone().to(device_of(model))).cpu()
-    return output
+        return take_logits(model(inputs.clone().to(device_of(model)))).cpu()

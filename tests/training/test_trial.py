@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 import kd
 from kd import cli
+from kd.storage.run_folder import open_run
 from kd.teachers.ensemble import Ensemble
+from kd.training import run_steps
 from kd.training.trial import last_batch_size, require_restorable, try_training
 from tests.conftest import tiny_model
 
@@ -96,11 +98,21 @@ def test_a_last_batch_of_one_raises_before_training() -> None:
         (lambda logits: {"logits": logits}, "Got a dict"),
         (lambda logits: logits[None], r"Got \[1, 2, 4\]"),
         (lambda logits: logits.detach(), "does not require grad"),
+        (lambda logits: logits * float("nan"), r"the loss is nan\. Look for outputs that are not finite"),
+        (lambda logits: logits + (logits * 0).sqrt(), r"the gradient of layer\.weight is not finite, although"),
+        (lambda logits: logits.index_fill(1, torch.tensor([0]), -torch.inf), "the loss is inf"),
     ],
 )
 def test_a_model_that_answers_otherwise_in_training_raises(answer: Callable[[Tensor], object], message: str) -> None:
     with pytest.raises(ValueError, match=f"teacher fails in training mode on a batch of 2 samples: .*{message}"):
         try_training("teacher", OtherInTraining(answer), BATCH)
+
+
+def test_masked_classes_without_samples_and_missing_labels_pass() -> None:
+    """Outputs of −∞ are meant, as long as the loss is finite; without a label there is no loss."""
+    masked = OtherInTraining(lambda logits: logits.index_fill(1, torch.tensor([3]), -torch.inf))
+    try_training("student", masked, BATCH)
+    try_training("student", tiny_model(), (BATCH[0], torch.full_like(BATCH[1], -1)))
 
 
 def test_entries_that_are_no_tensors_raise() -> None:
@@ -156,6 +168,41 @@ def test_values_that_training_collects_outside_the_file_raise_before_it(
     assert cli.main([*quick, spec, f"{file}:kept"]) == 0
     assert cli.main([*quick, spec, f"{file}:lost"]) == 1
     assert "returns other outputs after its weights are saved and loaded" in capsys.readouterr().err
+
+
+class LateCounter(nn.Module):
+    """A model that answers otherwise after ten training steps, which it counts in a number or in a buffer."""
+
+    def __init__(self, *, as_buffer: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(36, 4)
+        self.steps: Tensor | int = nn.Buffer(torch.tensor(0)) if as_buffer else 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.steps = self.steps + 1
+        logits: Tensor = self.layer(inputs.flatten(1) if self.steps < 10 else -inputs.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_values_that_a_long_training_collects_outside_the_file_raise_after_it(
+    digits: kd.ImageDataset, tmp_path: Path, *, validated: bool
+) -> None:
+    """The trial before the training has too few steps to find them. Nothing is saved, so that nothing is reused."""
+    loader = kd.make_loader(digits, batch_size=8, shuffle=True)
+
+    def train(*, as_buffer: bool) -> None:
+        model = LateCounter(as_buffer=as_buffer)
+        try_training("model", model, BATCH)
+        optimizer, val_loader = torch.optim.Adam(model.parameters()), loader if validated else None
+        run_steps.train("model", model, kd.supervised, loader, val_loader, epochs=2, seed=0, optimizer=optimizer)
+
+    for _ in range(2):
+        with open_run(tmp_path), pytest.raises(ValueError, match=r"model returns other outputs .* a plain number"):
+            train(as_buffer=False)
+    with open_run(tmp_path):
+        train(as_buffer=True)
 
 
 # --- the optimizer
