@@ -63,6 +63,7 @@ evaluation/unlike evaluation/verdict evaluation/verdict_text
 storage/cleaning storage/exchange storage/places storage/resources storage/stopping
 teachers/saturation
 training/contention training/pool training/pool_worker training/students training/tracking training/trial
+training/untrained
 """
 
 

@@ -26,6 +26,7 @@ from kd.training.history import History, Means, Position
 from kd.training.kept_epoch import KeptEpoch
 from kd.training.step import Step
 from kd.training.step_numbers import StepNumbers
+from kd.training.untrained import UntrainedWatch
 from kd.types import Metric, Objective
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def fit(
 
     Give an optimizer, with a scheduler if wanted, for plain steps, or a ``Step`` that also clips, accumulates or
     averages. With an average of the weights, the averaged weights are evaluated after each epoch, and are the result.
+    Warns if parameters that the objective uses get a gradient but are in no optimizer, or if the first epoch changes no
+    weight because the learning rate is 0.
 
     Batch order and dropout depend only on (seed, epoch); the caller's random state is restored.
 
@@ -132,6 +135,7 @@ class _Training:
             self.snapshots.reserve((self.step.copies + (self.kept is not None)) * weights)
             with explain_saved_state(self.snapshots.folder.name):
                 self.position.restore(self.snapshots.state, self.parts)
+        self.watch = UntrainedWatch(self.model, self.objective, self.step.optimizer)
         self.started = time.perf_counter() - self.position.history.seconds
 
     def run_epoch(self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> None:
@@ -142,6 +146,8 @@ class _Training:
             for loader in (train_loader, val_loader):
                 seed_loader(loader, seed=self.seed, epoch=epoch)
             _start_epoch(model, objective, epoch, self.epochs)
+            if not epoch:
+                self.watch.start_epoch()
             batches, after_step = self.position.remaining(train_loader, self.device), self._after_step
             train = _run_batches(
                 model,
@@ -165,6 +171,7 @@ class _Training:
                     )
                     if self.kept:
                         self.kept.consider(epoch, val, model)
+        self.watch.end_epoch()
         if self.step.may_skip:
             train["skipped"] = float(self.step.take_skipped())
         self.position.next_epoch(dict([*_add_prefix("train", train), *_add_prefix("val", val)]))
@@ -182,6 +189,7 @@ class _Training:
             history.notes.append(f"{skipped:,.0f} training steps were skipped: their gradient overflowed float16.")
 
     def _after_step(self, read_numbers: Callable[[], None]) -> None:
+        self.watch.after_step()
         if self.on_batch:
             self.on_batch()
         should_stop = is_stop_requested()  # read once: a signal may arrive while the snapshot is written

@@ -99,6 +99,7 @@ def test_another_seed_gives_another_training(digits: kd.ImageDataset, dropout: f
     assert kd.weights_bytes(models[0]) != kd.weights_bytes(models[1])
 
 
+@pytest.mark.filterwarnings("ignore:the first epoch has changed no weight")
 def test_dropout_differs_between_the_epochs_and_repeats_with_the_seed(digits: kd.ImageDataset) -> None:
     """With learning rate 0 and batches in order, only dropout can change the training loss."""
     loader, losses = kd.make_loader(digits, batch_size=20), []
@@ -162,6 +163,7 @@ def test_means_do_not_depend_on_the_batch_size(digits: kd.ImageDataset) -> None:
         assert means == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:the first epoch has changed no weight")
 def test_training_means_are_over_samples(digits: kd.ImageDataset) -> None:
     """With learning rate 0, training and evaluation measure the same."""
     model = tiny_model()

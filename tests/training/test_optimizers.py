@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -101,9 +103,14 @@ def test_settings_of_the_scheduler_are_part_of_its_description() -> None:
     assert describe(lambdas[0]) != describe(lambdas[1])
 
 
-def _fit(model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any = None) -> None:
+def _fit(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any = None,
+    objective: kd.Objective = kd.supervised,
+) -> None:
     data = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
-    kd.fit(model, kd.supervised, DataLoader(data), None, optimizer=optimizer, scheduler=scheduler, epochs=1, seed=0)
+    kd.fit(model, objective, DataLoader(data), None, optimizer=optimizer, scheduler=scheduler, epochs=1, seed=0)
 
 
 def test_a_scheduler_of_another_optimizer_is_refused() -> None:
@@ -126,3 +133,90 @@ def test_parts_of_a_model_and_several_models_may_share_an_optimizer() -> None:
     model, other = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)), torch.nn.Linear(3, 2)
     _fit(model, torch.optim.SGD(model[1].parameters(), lr=0.1))
     _fit(model, torch.optim.SGD([*model.parameters(), *other.parameters()], lr=0.1))
+
+
+class Projector(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.projector = torch.nn.Linear(2, 2)
+
+    def forward(self, model: torch.nn.Module, batch: kd.types.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        output = model(batch[0])
+        return output, {"loss": F.cross_entropy(self.projector(output), batch[1])}
+
+
+class Holder:
+    """An objective that is no module, which holds one."""
+
+    def __init__(self, projector: Projector) -> None:
+        self.parts = {"projector": projector}
+
+    def __call__(self, model: torch.nn.Module, batch: kd.types.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss: tuple[torch.Tensor, dict[str, torch.Tensor]] = self.parts["projector"](model, batch)
+        return loss
+
+
+def _with_default(projector: Projector) -> kd.Objective:
+    def objective(model: Any, batch: Any, *, projector: Projector = projector) -> Any:
+        return projector(model, batch)
+
+    return objective
+
+
+_PROJECTOR = Projector()  # as in a notebook, where a projector is a global variable
+
+
+def _use_global(model: Any, batch: Any) -> Any:
+    return _PROJECTOR(model, batch)
+
+
+HIDDEN: dict[str, Callable[[Projector], kd.Objective]] = {
+    "method": lambda projector: projector.forward,
+    "partial": lambda projector: functools.partial(projector),
+    "lambda": lambda projector: lambda model, batch: projector(model, batch),
+    "default": _with_default,
+    "attribute": Holder,
+    "nested": lambda projector: functools.partial(lambda run, model, batch: run(model, batch), projector.forward),
+    "global": lambda _: _use_global,
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_projector_that_no_optimizer_has_is_mentioned(name: str) -> None:
+    projector = _PROJECTOR if name == "global" else Projector()
+    for parameter in projector.parameters():  # of an earlier training
+        parameter.grad = torch.zeros_like(parameter)
+    model, objective = torch.nn.Linear(3, 2), HIDDEN[name](projector)
+    with pytest.warns(UserWarning, match=r"in no optimizer: projector\.\w+ of Projector and 1 more\. They"):
+        _fit(model, torch.optim.SGD(model.parameters(), lr=0.1), objective=objective)
+    _fit(model, torch.optim.SGD([*model.parameters(), *projector.parameters()], lr=0.1), objective=objective)
+
+
+def test_a_teacher_and_a_network_with_its_own_optimizer_in_an_objective_are_not_mentioned() -> None:
+    model, teacher, peer = (torch.nn.Linear(3, 2) for _ in range(3))
+    own = torch.optim.SGD(peer.parameters(), lr=0.1)
+    teacher(torch.ones(1, 3)).sum().backward()  # a gradient of its own training
+
+    def objective(model: torch.nn.Module, batch: kd.types.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        with torch.no_grad():
+            target = teacher(batch[0])
+        own.step()
+        output = model(batch[0])
+        return output, {
+            "soft": kd.kd_loss(output, target, temperature=2),
+            "peer": (peer(batch[0]) - output).square().mean(),
+        }
+
+    _fit(model, torch.optim.SGD(model.parameters(), lr=0.1), objective=objective)
+
+
+def test_a_learning_rate_that_is_always_0_is_mentioned_but_not_a_warm_up_from_0() -> None:
+    model = torch.nn.Linear(3, 2)
+    with pytest.warns(UserWarning, match="the first epoch has changed no weight, because the learning rate is 0"):
+        _fit(model, torch.optim.Adam(model.parameters(), lr=0.0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="the learning rate is 0"):
+        _fit(model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0))
+    for rule in (lambda step: step, lambda step: step % 8):  # the second is 0 again after the epoch of 8 steps
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        _fit(model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rule))
