@@ -51,12 +51,13 @@ def find_stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
 
     - A block is a module with its own ``forward`` that contains layers with weights, such as a residual block; a
       ``Sequential`` counts as its last module. At a size without blocks, the last plain layer is the stage.
-    - The stem is left out: plain layers before the first block, unless they are most of the stages, and a first block
-      of a single convolution before blocks of several, unless both are in the same container.
+    - The stem is left out: plain layers before the first block, unless they are most of the stages, and first blocks of
+      a single convolution before blocks of several, unless they are in the same container. Of several first blocks of a
+      single convolution, only if two stages remain.
     - The output of a layer that returns a tuple, a dictionary or a ``ModelOutput`` is its ``main_tensor``.
-    - Layers inside a stage, maps of one pixel, upsampled maps, maps before a change of layout (channels last, tokens),
-      dropout, recurrent layers, layers that return maps of several sizes, and layers that run several times are left
-      out.
+    - Layers inside a block that is a stage, maps of one pixel, upsampled maps, maps before a change of layout (channels
+      last, tokens), dropout, recurrent layers, layers that return maps of several sizes, and layers that run several
+      times are left out.
     - Of several names of the same output, such as ``stages`` and ``stages.3``, the one next to the other stages counts.
 
     Args:
@@ -67,7 +68,9 @@ def find_stages(model: nn.Module, inputs: Tensor) -> list[Stage]:
     stages = _select_maps(model, outputs, inputs)
     stages = stages[_count_stem(model, stages) :]
     layers = _choose_names(stages, outputs)
-    return [maps.stage._replace(layer=layer) for maps, layer in zip(stages, layers, strict=True)]
+    inner = _find_inner(layers)
+    named = zip(stages, layers, strict=True)
+    return [maps.stage._replace(layer=layer) for maps, layer in named if layer not in inner]
 
 
 def find_last_maps(model: nn.Module, inputs: Tensor) -> str:
@@ -114,10 +117,12 @@ def _count_stem(model: nn.Module, stages: Sequence[_Maps]) -> int:
     blocks = stages[plain:]
     if plain > len(blocks):
         return 0
-    if len(blocks) < 2 or blocks[0].level >= blocks[1].level:
+    single = next((row for row, maps in enumerate(blocks) if maps.level > 1), 0)
+    if not single or (single > 1 and len(blocks) - single < 2):
         return plain
-    first, second = (_parent(maps.stage.layer) for maps in blocks[:2])
-    return plain + (first != second or not isinstance(model.get_submodule(first), _CONTAINERS))
+    last, first = (_parent(maps.stage.layer) for maps in blocks[single - 1 : single + 1])
+    are_alike = last == first and isinstance(model.get_submodule(last), _CONTAINERS)
+    return plain if are_alike else plain + single
 
 
 def _choose_names(stages: Sequence[_Maps], outputs: Sequence[tuple[str, Tensor]]) -> list[str]:
@@ -135,6 +140,12 @@ def _choose_names(stages: Sequence[_Maps], outputs: Sequence[tuple[str, Tensor]]
         siblings = [name for name in same if _parent(name) == common]
         layers.append(siblings[-1] if siblings and _parent(layer) != common else layer)
     return layers
+
+
+def _find_inner(layers: Sequence[str]) -> set[str]:
+    """Return the layers inside a block that is a stage; all stages but one may be inside a backbone."""
+    inside = {outer: [layer for layer in layers if layer.startswith(f"{outer}.")] for outer in layers}
+    return {layers_of[0] for layers_of in inside.values() if len(layers_of) == 1 and len(layers) > 2}
 
 
 def _parent(name: str) -> str:
@@ -173,14 +184,20 @@ def main_tensor(output: Any) -> Tensor | None:
     """Return the tensor that represents the output of a layer, or None if there is none.
 
     A tensor represents itself. In a dictionary or dataclass, such as the ``ModelOutput`` of Hugging Face, it is
-    ``last_hidden_state`` if this is a tensor, else the first tensor. In a tuple or list, it is the first tensor.
-    Nested outputs are searched in the same way, in order.
+    ``last_hidden_state`` if this is a tensor. Otherwise, in a tuple, list or dictionary, it is the first tensor with
+    positions, such as maps or tokens, of three or more dimensions; without one, the first tensor. Nested outputs are
+    searched in the same way, in order.
     """
+    tensors = _list_tensors(output)
+    return next((tensor for tensor in tensors if tensor.ndim > 2), tensors[0] if tensors else None)
+
+
+def _list_tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
-        return output
+        return [output]
     if isinstance(last := _to_dict(output).get("last_hidden_state"), Tensor):
-        return last
-    return next((tensor for tensor in map(main_tensor, _list_parts(output)) if tensor is not None), None)
+        return [last]
+    return [tensor for part in _list_parts(output) for tensor in _list_tensors(part)]
 
 
 def _to_dict(output: Any) -> Mapping[Any, Any]:

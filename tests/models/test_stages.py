@@ -41,6 +41,8 @@ PACKINGS: dict[str, Callable[[Tensor], Any]] = {
     "nested": lambda maps: (None, (maps,)),
     "dict": lambda maps: {"out": maps, "before": maps - 1},
     "ModelOutput": lambda maps: ModelOutput(pooled=maps.mean(dim=(2, 3)), last_hidden_state=maps, hidden=(maps - 1,)),
+    "vector first": lambda maps: (maps.mean(dim=(2, 3)), maps),
+    "scalar first": lambda maps: {"loss": maps.mean(), "out": maps},
     "dataclass": lambda maps: Output(maps.mean(dim=(2, 3)), maps),
 }
 
@@ -99,9 +101,9 @@ class Encoder(nn.Module):
 
 
 class ConvLayer(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, inputs: int = 3) -> None:
         super().__init__()
-        self.convolution, self.activation = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()
+        self.convolution, self.activation = nn.Conv2d(inputs, 4, 3, 2, 1), nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
         maps: Tensor = self.activation(self.convolution(images))
@@ -179,6 +181,42 @@ def test_the_stages_of_a_network_with_model_outputs_are_those_of_its_encoder() -
     assert stage_names(HuggingFaceResNet()) == names
 
 
+class ManyConvolutions(nn.Module):
+    """Stand-in for GoogLeNet and Inception: a stem of several convolutions with activations, then blocks."""
+
+    def __init__(self, *, blocks: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = ConvLayer(), ConvLayer(4)
+        self.blocks = nn.Sequential(*(Block(4, 4, 2) for _ in range(blocks)))
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.blocks(self.conv2(self.conv1(images))).mean(dim=(2, 3)))
+        return logits
+
+
+def test_a_stem_of_several_convolutions_is_left_out_if_two_stages_remain() -> None:
+    assert stage_names(ManyConvolutions(blocks=2)) == ["blocks.0", "blocks.1"]
+    assert stage_names(ManyConvolutions(blocks=1)) == ["conv1", "conv2", "blocks"]
+
+
+class LateStride(nn.Module):
+    """A block like those of timm's Xception: its last layer reduces the size, so that earlier ones have another."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.stack, self.shortcut = Block(inputs, outputs, 1), nn.Conv2d(inputs, outputs, 1, 2)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.max_pool2d(self.stack(maps), 2) + self.shortcut(maps)
+
+
+def test_a_layer_inside_a_stage_is_no_stage() -> None:
+    model = nn.Sequential(*(LateStride(3, 4), LateStride(4, 4), LateStride(4, 4)))
+    layers = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    assert stage_names(nn.Sequential(model, *layers)) == ["0.0", "0.1", "0.2"]
+
+
 def test_a_layer_that_returns_maps_of_several_sizes_is_no_stage() -> None:
     class Pyramid(nn.Module):
         def __init__(self) -> None:
@@ -244,6 +282,14 @@ def test_an_input_that_is_passed_by_keyword_is_captured() -> None:
 )
 def test_main_tensor_searches_nested_outputs_and_returns_none_without_a_tensor(output: Any, expected: bool) -> None:
     assert (main_tensor(output) is not None) == expected
+
+
+def test_the_main_tensor_has_positions_if_any_has() -> None:
+    vector, tokens, maps = torch.ones(2, 3), torch.ones(2, 5, 3), torch.ones(2, 3, 5, 5)
+    attention = torch.ones(2, 4, 5, 5)
+    assert main_tensor((vector, maps)) is main_tensor([None, {"loss": vector.mean(), "out": maps}]) is maps
+    assert main_tensor((tokens, attention)) is tokens
+    assert main_tensor((vector, vector + 1)) is vector
 
 
 @pytest.mark.slow
