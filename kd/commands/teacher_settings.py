@@ -26,8 +26,9 @@ class TeacherSettings:
     """train a teacher FILE.py:NAME that loads its own weights; by default it is not trained"""
     teacher_input: tuple[str, ...] = ()
     """inputs of a loaded teacher, if they differ from the data's: stored, 0-1, 0.5, 0-255, imagenet, cifar, clip,
-    timm:NAME, torchvision:NAME or hf:FOLDER, and values such as mean=0.5 std=0.25 size=224 crop=0.875 channels=3
-    order=bgr; data keeps the data's own. If omitted, the usual scales are tried on training samples"""
+    mnist, fashion-mnist, timm:NAME, torchvision:NAME or hf:FOLDER, and values such as mean=0.5 std=0.25 size=224
+    crop=0.875 channels=3 order=bgr; data keeps the data's own. If omitted, the usual scales are tried on training
+    samples"""
     teacher_trained_on: Path | None = None
     """text file with the name or the SHA-256 of each training sample of the teacher; test samples in it are reported"""
     label_order: tuple[str, ...] = ()

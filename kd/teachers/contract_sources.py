@@ -17,13 +17,17 @@ from kd.imports import import_extra
 from kd.teachers.contract import InputContract
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-USUAL: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+USUAL: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "0-1": ((0.0,), (1.0,)),
     "0.5": ((0.5,), (0.5,)),
     "0-255": ((0.0,), (1 / 255,)),
     "imagenet": IMAGENET,
     "cifar": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+GREY: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # of images with one channel
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion-mnist": ((0.2860,), (0.3530,)),
 }
 IN_WORDS = {
     "0-1": "numbers in [0, 1]",
@@ -32,14 +36,16 @@ IN_WORDS = {
     "imagenet": "images of ImageNet",
     "cifar": "images of CIFAR-10",
     "clip": "images of CLIP",
+    "mnist": "images of MNIST",
+    "fashion-mnist": "images of Fashion-MNIST",
     "stored": "numbers, as they are stored",
 }
 DATA = "data"  # the data's own normalisation: no contract
 CONFIG = "preprocessor_config.json"
 _KEYS = ("mean", "std", "size", "crop", "channels", "interpolation", "order")
 _ALLOWED = (
-    f"data, stored, {', '.join(USUAL)}, timm:NAME, torchvision:NAME, hf:FOLDER, or values such as mean=0.5,0.5,0.5 "
-    "std=0.25,0.25,0.25 size=224 crop=0.875 channels=3 interpolation=bicubic order=bgr"
+    f"data, stored, {', '.join([*USUAL, *GREY])}, timm:NAME, torchvision:NAME, hf:FOLDER, or values such as "
+    "mean=0.5,0.5,0.5 std=0.25,0.25,0.25 size=224 crop=0.875 channels=3 interpolation=bicubic order=bgr"
 )
 # Image processors of Hugging Face whose files describe them completely (each one is tested).
 # Others compute more: EfficientNet divides by image_std twice, LeViT scales by 256/224, PoolFormer crops otherwise.
@@ -83,12 +89,12 @@ def _read_name(name: str, *, is_bytes: bool) -> dict[str, Any]:
     kind, colon, rest = name.partition(":")
     if name == "stored":
         return {"mean": (0.0,), "std": (1 / 255 if is_bytes else 1.0,)}
-    if name in USUAL:
-        mean, std = USUAL[name]
+    if name in USUAL or name in GREY:
+        mean, std = (USUAL | GREY)[name]
         return {"mean": mean, "std": std}
     if colon and rest and kind in ("timm", "torchvision", "hf"):
         return {"timm": _read_timm, "torchvision": _read_torchvision, "hf": read_preprocessor}[kind](rest)
-    hint = did_you_mean(name, [DATA, "stored", *USUAL])
+    hint = did_you_mean(name, [DATA, "stored", *USUAL, *GREY])
     raise ValueError(f"there are no teacher's inputs {name!r} (--teacher-input). {hint} Allowed: {_ALLOWED}.")
 
 

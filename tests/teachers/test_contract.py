@@ -348,6 +348,39 @@ def test_the_scale_of_a_loaded_teacher_is_found(name: str, as_float: float) -> N
     assert right.all()
 
 
+@pytest.mark.parametrize(("mean", "std"), [(0.1307, 0.3081), (0.286, 0.353)])
+def test_the_scales_of_mnist_and_fashion_mnist_are_tried_on_images_with_one_channel(mean: float, std: float) -> None:
+    contract = InputContract((mean,), (std,))
+    assert choose_scale(Shade(contract), shades(1)).contract == contract
+
+
+class Red(Shade):
+    """Classifies images by their red, the last channel of BGR."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        moments = (torch.tensor(values).reshape(-1, 1, 1) for values in (self.contract.mean, self.contract.std))
+        mean, std = moments
+        shade = (255 * (inputs * std + mean))[:, 2].mean(dim=(1, 2))[:, None]
+        return -((shade - (40 * torch.arange(5) + 20)) ** 2) / 400
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [InputContract(MEAN, STD), InputContract(MEAN[::-1], STD[::-1]), InputContract(), InputContract((0.37,), (0.22,))],
+)
+def test_the_order_bgr_of_a_loaded_teacher_is_found(contract: InputContract) -> None:
+    grey = shades(3)
+    dataset = ArrayDataset(grey.inputs.clone(), grey.labels, mean=0.37, std=0.22)
+    dataset.inputs[:, 2] = 196 - dataset.inputs[:, 2]  # another class by its blue
+    choice = choose_scale(Red(contract), dataset)
+    assert choice.accuracy == 1 > choice.own_accuracy
+    assert choice.contract is not None
+    assert (choice.contract.bgr, choice.contract.mean) == (True, contract.mean) or choice.contract.mean[0] == 0.37
+    used = read_contract(choice.contract.name.split())
+    assert used is not None
+    assert used.bgr
+
+
 def test_a_teacher_of_the_datas_own_scale_is_left_alone() -> None:
     choice = choose_scale(Shade(InputContract((0.37,), (0.22,))), shades(1))
     assert choice.contract is None

@@ -75,6 +75,28 @@ def test_the_statistics_of_batch_norm_show_another_scale(teacher: nn.Module, sha
     assert "running mean of its first batch norm" in reason
 
 
+def test_the_statistics_of_batch_norm_show_another_contrast_but_no_small_change(
+    teacher: nn.Module, shades: kd.ImageDataset
+) -> None:
+    train(teacher, shades)
+    head = teacher[-1]  # type: ignore[index]
+    with torch.no_grad():
+        head.bias.copy_(head.bias.flip(0) * 100)  # a poor teacher, whose accuracy shows nothing
+    changed = {factor: [(factor * image, label) for image, label in shades] for factor in (0.8, 1.2, 5.0)}
+    reasons = {factor: explain_input_scale(teacher, images) for factor, images in changed.items()}  # type: ignore[arg-type]
+    assert (reasons[0.8], reasons[1.2]) == (None, None)
+    assert reasons[5.0] is not None
+    assert "the standard deviations differ by a factor of 5." in reasons[5.0]
+
+
+def test_a_batch_norm_of_few_steps_shows_nothing(shades: kd.ImageDataset) -> None:
+    """Its running statistics are still near 0 and 1, the values before training."""
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(36, CLASSES))
+    far = [(image + 20, label) for image, label in shades]
+    model(torch.stack([image for image, _ in far]))
+    assert explain_input_scale(model, far) is None  # type: ignore[arg-type]
+
+
 def test_an_untrained_teacher_raises_no_doubt(shades: kd.ImageDataset) -> None:
     with kd.seeded(3):
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES))
