@@ -13,9 +13,11 @@ from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
 
 from kd.checks import require
 from kd.losses.labels import to_int64
+from kd.losses.logit_kind import require_logits_kind
 from kd.types import UNLABELLED, Batch
 
 HASH_BYTES = 16
+_CHECKED = 10_000  # rows of logits; checking all of a large file needs several times its memory
 KEPT = (torch.uint8, torch.float32, torch.int64)  # allowed types of inputs in memory
 
 
@@ -136,19 +138,24 @@ class ImageDataset(ArrayDataset):
 class DistillDataset(Dataset[tuple[Any, ...]]):
     """A dataset with teacher logits: samples are (input, label, teacher logits), optionally followed by a sample id.
 
-    Only the number of rows is checked. ``kd.collect_logits`` and ``kd.verify_logits`` ensure that row i holds the
-    teacher's logits for ``dataset[i]``.
+    The number of rows is checked, and that they are not probabilities. ``kd.collect_logits`` and ``kd.verify_logits``
+    ensure that row i holds the teacher's logits for ``dataset[i]``.
 
     Args:
         dataset: samples (input, label).
         logits: [N, K] float32, one row per sample.
         ids: append the sample's index, from 0; required by methods that store state per sample.
+
+    Raises:
+        ValueError: the rows are not one per sample, or probabilities instead of logits.
     """
 
     def __init__(self, dataset: Dataset[Any], logits: Tensor, *, ids: bool = False) -> None:
         samples = length_of(dataset)
         if len(logits) != samples:
             raise ValueError(f"logits must have one row per sample. Got {len(logits)} rows for {samples} samples.")
+        if logits.ndim == 2 and logits.shape[1] > 1:  # one output is a regression
+            require_logits_kind("logits", logits[:_CHECKED].float(), cautious=True)
         self.dataset, self.logits, self.ids = dataset, logits, ids
 
     def __len__(self) -> int:

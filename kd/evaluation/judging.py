@@ -17,8 +17,8 @@ from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.quantities import choose_quantity
 from kd.evaluation.verdict import Judgement, Verdict
+from kd.losses.logit_kind import require_probabilities
 from kd.models.inference import Predictions
-from kd.models.outputs import require_probabilities
 
 Kind = Literal["logits", "probabilities", "classes"]
 _FLOOR = 1e-12  # smallest probability; its logarithm must be finite

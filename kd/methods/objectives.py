@@ -21,6 +21,7 @@ from kd.losses.labels import label_loss, mean_where_labelled
 from kd.losses.precision import widen
 from kd.models.inference import run_on_copy
 from kd.models.main_output import take_logits
+from kd.models.outputs import require_logits_at_first
 from kd.types import Batch, Objective
 
 
@@ -223,7 +224,8 @@ def run_teacher(teacher: nn.Module, inputs: Tensor) -> Tensor:
 def live_teacher(teacher: nn.Module, objective: Objective) -> Objective:
     """Return the objective with an online teacher, which runs at every step. For inputs that change (augmentation).
 
-    The teacher runs in eval mode without gradients; its weights and buffers do not change.
+    The teacher runs in eval mode without gradients; its weights and buffers do not change. The first batch
+    raises ``ValueError`` if it returns probabilities instead of logits.
     """
     return _LiveTeacher(teacher, objective)
 
@@ -236,4 +238,5 @@ class _LiveTeacher(WrappedObjective):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         (teacher,) = self.teacher
         teacher_logits = widen(run_teacher(teacher, batch[0]))
+        require_logits_at_first("outputs of the teacher", teacher_logits, teacher, batch[0])
         return self.objective(model, (*batch[:2], teacher_logits, *batch[2:]))

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from kd.checks import did_you_mean, require
 from kd.imports import is_plugin, load_plugin
+from kd.losses.logit_kind import require_logits_kind
 from kd.models.inference import evaluating
 from kd.models.main_output import return_logits
 from kd.models.networks import CNN, MLP, ConvNet
-from kd.models.outputs import require_logits_kind
 from kd.models.zoo import timm_model, torchvision_model
 from kd.seeding import seeded
 from kd.storage.resources import require_memory

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kd.checks import require, require_every_label
 from kd.losses.precision import widen
 from kd.models.inference import run_on_copy
+from kd.models.outputs import require_logits_at_first
 
 HOWS = ("probabilities", "logits")
 
@@ -90,6 +91,9 @@ class Ensemble(nn.Module):
     Args:
         teachers: at least one; all with the same inputs and the same class order.
         how, temperature, weights: see ``average_logits``.
+
+    Raises:
+        ValueError: an argument is invalid, or the first outputs of a teacher are probabilities instead of logits.
     """
 
     def __init__(
@@ -108,6 +112,8 @@ class Ensemble(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         predictions = [run_on_copy(teacher, inputs) for teacher in self.teachers]
+        for number, (teacher, logits) in enumerate(zip(self.teachers, predictions, strict=True), start=1):
+            require_logits_at_first(f"outputs of teacher {number} of the ensemble", logits, teacher, inputs)
         return average_logits(predictions, how=self.how, temperature=self.temperature, weights=self.weights)
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from kd.checks import require, require_finite_logits
 from kd.console import say
+from kd.losses.logit_kind import require_logits_kind, require_probabilities
 from kd.models.inference import Predictions
-from kd.models.outputs import require_logits_kind, require_probabilities
 from kd.storage.npy import Array, CheckShape
 from kd.storage.tables import Table, read_table
 from kd.teachers.class_map import (

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kd.checks import require_finite_logits
 from kd.console import say
-from kd.models.outputs import are_probabilities
+from kd.losses.logit_kind import are_probabilities
 from kd.storage.files import sha256
 from kd.storage.untrusted import read_bytes
 from kd.teachers.class_order import require_same_classes

@@ -15,8 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from kd.checks import require, require_finite_logits
+from kd.losses.logit_kind import require_logits_kind, require_probabilities
 from kd.models.inference import predict
-from kd.models.outputs import require_logits_kind, require_probabilities
 from kd.teachers.cache import TEACHER_BATCH_SIZE
 
 # Lower bound of probabilities before the logarithm. Forests and nearest neighbours return many exact zeros; smaller

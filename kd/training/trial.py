@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from kd.losses.labels import label_loss
 from kd.models.inference import device_of, evaluating
 from kd.models.main_output import take_logits
+from kd.models.outputs import require_untrained_returns_logits
 from kd.seeding import seeded
 from kd.types import Batch
+
+_PROBED = 20  # samples on which outputs must be logits, as many as it takes to tell
 
 
 def last_batch_size(samples: int, batch_size: int) -> int:
@@ -31,8 +34,8 @@ def try_training(name: str, model: nn.Module, batch: Batch, *, epochs: Sequence[
         epochs: samples and batch size of each training; a last batch of one sample is tried too.
 
     Raises:
-        ValueError: the model fails, its output is not logits [B, K], no parameter gets a gradient, or an entry of its
-            ``state_dict`` is not a tensor and so could not be saved.
+        ValueError: the model fails, its output is not logits [B, K] in both modes, no parameter gets a gradient, or an
+            entry of its ``state_dict`` is not a tensor and so could not be saved.
     """
     _require_tensors(name, model)
     single = next((epoch for epoch in epochs if last_batch_size(*epoch) == 1), None)
@@ -50,6 +53,9 @@ def try_training(name: str, model: nn.Module, batch: Batch, *, epochs: Sequence[
                     f"with a batch size of {batch_size}. Choose another batch size (--batch-size)."
                 ) from error
             raise ValueError(f"{name} fails in training mode on a batch of {size} samples: {reason}.") from error
+    inputs = batch[0][torch.arange(max(2, min(_PROBED, len(batch[0])))) % len(batch[0])]
+    require_untrained_returns_logits(f"outputs of {name}", model, inputs)
+    require_untrained_returns_logits(f"outputs of {name} in training mode", model, inputs, training=True)
     return copies[0]
 
 

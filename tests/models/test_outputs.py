@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
-from kd.models.outputs import require_logits_kind, require_model_returns_logits, require_probabilities
+import kd
+from kd.losses.logit_kind import require_logits_kind, require_probabilities
+from kd.models.outputs import require_model_returns_logits
+from kd.teachers.ensemble import Ensemble
+from kd.training.trial import try_training
 
 
 def draw_logits(seed: int, rows: int = 60, classes: int = 10) -> Tensor:
@@ -86,6 +92,33 @@ def test_rounding_errors_do_not_hide_probabilities() -> None:
             require_logits_kind("values", rounded.double())
 
 
+def replace(values: Tensor, row: int, new: Any) -> Tensor:
+    return torch.cat([values[:row], new + 0 * values[:1], values[row + 1 :]])
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        (lambda p: replace(p, 7, -1), "Most rows are probabilities.*row 7 with sum -10 and lowest value -1"),
+        (lambda p: replace(p, 7, p[7] - 0.01), "Most rows are probabilities.*row 7"),
+        (lambda p: replace(p, 7, p[7].log()), "Most rows are probabilities.*row 7"),
+        (lambda p: p + 0.006 * torch.rand(p.shape) - 0.003, "set negative values to 0 and divide each row by its sum"),
+        (lambda p: 100 * p.log().add(7).sigmoid(), "Sigmoid outputs in percent"),
+        (lambda p: replace(100 * p, 7, -1), "divide each row by its sum"),
+        (lambda p: replace(p.log().add(3).sigmoid(), 7, -1), "Sigmoid outputs p"),
+        (lambda p: torch.cat([p[:30], 100 * p[30:]]), "others percentages: divide each row by its sum"),
+        (lambda p: 2 * p - 1, r"\(values \+ 1\) by 2"),
+    ],
+)
+def test_damaged_rows_and_negative_values_do_not_hide_what_the_rows_are(change: Any, advice: str) -> None:
+    torch.manual_seed(0)
+    values = change(draw_logits(0).softmax(1))
+    for require, kind in ((require_probabilities, "probabilities"), (require_logits_kind, "logits")):
+        with pytest.raises(ValueError, match=f"must be {kind}.*{advice}") as error:
+            require("values", values)
+        assert "kind=" not in str(error.value)
+
+
 def test_few_small_logits_may_lie_in_the_unit_interval() -> None:
     require_logits_kind("values", torch.tensor([[0.2, 0.7]]))
     with pytest.raises(ValueError, match="Remove the model's softmax"):
@@ -150,3 +183,73 @@ def test_a_model_that_takes_integers_or_fails_on_large_inputs_stays_in_doubt() -
     for values, model in ((inputs.long(), Bounded(torch.sigmoid)), (inputs, Bounded(fail))):
         with pytest.raises(ValueError, match="must be logits"):
             require_model_returns_logits("outputs of it", outputs, model, values)
+
+
+def test_the_remedy_for_a_model_is_none_for_files() -> None:
+    model, inputs = Bounded(torch.sigmoid), torch.rand(60, 4)
+    with pytest.raises(ValueError, match="Remove the model's softmax or sigmoid") as error:
+        require_model_returns_logits("outputs of it", model(inputs).detach(), model, inputs)
+    assert "save" not in str(error.value)
+
+
+class Head(nn.Module):
+    """An untrained network that ends in a function, in training and in eval mode or in one of them."""
+
+    def __init__(self, function: Any, modes: tuple[bool, ...] = (False, True), seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.function, self.modes, self.layer = function, modes, nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layer(inputs)
+        return self.function(logits) if self.training in self.modes else logits
+
+
+def softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(1)
+
+
+@pytest.mark.parametrize("function", [torch.sigmoid, softmax])
+@pytest.mark.parametrize("modes", [(False, True), (False,), (True,)])
+def test_an_untrained_model_that_ends_in_probabilities_is_refused(function: Any, modes: tuple[bool, ...]) -> None:
+    batch = torch.rand(30, 4), torch.arange(30) % 3
+    with pytest.raises(ValueError, match=r"outputs of student.* must be logits.*Remove the model's"):
+        try_training("student", Head(function, modes), batch)
+
+
+@given(seeds)
+def test_untrained_logits_pass_even_within_0_and_1(seed: int) -> None:
+    batch = torch.rand(30, 4), torch.arange(30) % 3
+    for change in (lambda logits: logits + 0.5, lambda logits: 0.01 * (logits + 50)):
+        try_training("student", Head(change, seed=seed), batch)
+
+
+@pytest.mark.parametrize("function", [torch.sigmoid, softmax])
+def test_members_of_ensembles_and_live_teachers_are_refused_at_their_first_batch(function: Any) -> None:
+    data = TensorDataset(torch.rand(60, 4), torch.arange(60) % 3)
+    wrong, logits = (Bounded(function), Bounded(lambda outputs: outputs))
+    for how in ("probabilities", "logits"):
+        kd.collect_logits(Ensemble([logits, logits], how=how, temperature=2), data)
+        with pytest.raises(ValueError, match="outputs of teacher 2 of the ensemble must be logits"):
+            kd.collect_logits(Ensemble([logits, wrong], how=how, temperature=2), data)
+    loader, objective = kd.make_loader(data, batch_size=30), kd.distilled(temperature=2, alpha=0.5)
+    for teacher in (logits, wrong):
+        student = nn.Linear(4, 3)
+        optimizer = torch.optim.Adam(student.parameters())
+        fit = partial(kd.fit, student, kd.live_teacher(teacher, objective), loader, None)
+        if teacher is logits:
+            fit(epochs=1, seed=0, optimizer=optimizer)
+            continue
+        with pytest.raises(ValueError, match="outputs of the teacher must be logits"):
+            fit(epochs=1, seed=0, optimizer=optimizer)
+
+
+def test_a_dataset_of_probabilities_is_refused_and_multiples_of_labels_are_logits() -> None:
+    labels = torch.arange(60) % 10
+    data, one_hot = TensorDataset(torch.rand(60, 4), labels), nn.functional.one_hot(labels, 10)
+    probabilities = draw_logits(0).softmax(1)
+    for wrong in (probabilities, 100 * probabilities, (draw_logits(0)).sigmoid(), replace(probabilities, 7, -1)):
+        with pytest.raises(ValueError, match="logits must be logits"):
+            kd.DistillDataset(data, wrong)
+    for right in (draw_logits(0), probabilities.log(), 6 * one_hot, torch.zeros(60, 40), torch.rand(60, 1)):
+        kd.DistillDataset(data, right)
