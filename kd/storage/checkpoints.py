@@ -104,6 +104,12 @@ def holds_tensors(content: object) -> bool:
 
 def describe_mismatch(state: Mapping[Any, object], expected: Mapping[str, Tensor]) -> str:
     """Describe expected and actual names: all names for a small model, only the differing ones for a large one."""
+    missing = sorted(name for name in expected if name not in state)
+    others = sorted(_format_key(name) for name in state if name not in expected)
+    if not missing:
+        return f"it also has {_format_names(others)}, which this model lacks"
+    if not others and len(missing) < len(expected):
+        return f"it lacks {_format_names(missing)}"
     is_large = len(expected) > _SHOWN
     required = sorted(name for name in expected if not is_large or name not in state)
     got = sorted(_format_key(name) for name in state if not is_large or name not in expected)

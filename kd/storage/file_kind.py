@@ -8,7 +8,25 @@ import pickletools
 import zipfile
 from collections import deque
 
+from kd.console import printable_name
+
 _LFS = b"version https://git-lfs"
+_ZIP = b"PK\x03\x04"
+_START = 64  # bytes in which a text shows its kind
+_LONGEST = 60  # characters of a name in a message
+_PICKLES = (b"\x02", b"\x03", b"\x04", b"\x05")  # versions of the protocol
+_UNPACK = "Unpack it, and pass the file inside"
+_FORMATS = {  # first bytes of other files
+    b"\x1f\x8b": f"compressed by gzip. {_UNPACK}",
+    b"BZh": f"compressed by bzip2. {_UNPACK}",
+    b"\xfd7zXZ\0": f"compressed by xz. {_UNPACK}",
+    b"\x28\xb5\x2f\xfd": f"compressed by zstd. {_UNPACK}",
+    b"7z\xbc\xaf\x27\x1c": f"a 7z archive. {_UNPACK}",
+    b"Rar!": f"a RAR archive. {_UNPACK}",
+    b"\x89HDF": "an HDF5 file, such as Keras's weights. Export the model to ONNX, and pass --teacher FILE.onnx",
+    b"\x93NUMPY": "a single NumPy array, not weights by name",
+    b"GGUF": "a GGUF file, whose weights are quantised. Pass the weights as saved by PyTorch",
+}
 # The first pickle in a file of torch.save before version 1.6: this number, and nothing else.
 _OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PLAIN = ("torch", "collections", "builtins", "__builtin__", "_codecs")  # modules of what a state_dict needs
@@ -38,6 +56,8 @@ def explain_file(content: bytes) -> str | None:
     """Return what the content is and how to get its weights; None for an unknown or damaged file."""
     if content.startswith(_LFS):
         return "it is a pointer of Git LFS, not the file itself. Run git lfs pull"
+    if found := _recognise(content):
+        return found
     if content.startswith(_OLD) and not zipfile.is_zipfile(io.BytesIO(content)):
         return _advise("it was written by torch.save before version 1.6", 'torch.load("FILE", weights_only=True)')
     try:
@@ -47,7 +67,9 @@ def explain_file(content: bytes) -> str | None:
             stored = [member for member in archive.infolist() if member.compress_type == zipfile.ZIP_STORED]
             pickled = next((archive.read(member) for member in stored if member.filename.endswith("/data.pkl")), b"")
     except Exception:  # any type that zipfile raises for damaged content
-        return None
+        return "it is cut off: its end is missing. Download or copy it again" if content.startswith(_ZIP) else None
+    if not any(name.endswith("/data.pkl") for name in names):
+        return _explain_archive(names)
     if any(name.endswith("/constants.pkl") for name in names):
         return _advise("it is a TorchScript model", 'torch.jit.load("FILE").state_dict()')
     foreign = _find_globals(pickled)
@@ -66,8 +88,55 @@ def explain_file(content: bytes) -> str | None:
     return None
 
 
+def _recognise(content: bytes) -> str | None:
+    """Return what a file of another format is, by its first bytes."""
+    start = content[:_START].lstrip().lower()
+    if not content.strip(b"\0"):
+        return f"it {'is empty' if not content else 'holds zeros only'}. Download or copy it again"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, such as a server's answer in place of the file. Download the file itself"
+    if start.startswith((b"{", b"[")) and _is_json(content):
+        return "it is JSON text, such as a configuration, not weights. Pass the file of weights"
+    for magic, kind in _FORMATS.items():
+        if content.startswith(magic):
+            return f"it is {kind}"
+    if content[257:262] == b"ustar":
+        return "it is a tar archive. Unpack it, and pass the file of weights inside"
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
+        return "it is a file of safetensors. Rename it to FILE.safetensors"
+    if content[:1] == b"\x80" and content[1:2] in _PICKLES and not content.startswith(_OLD):
+        return _advise("it is a pickle, not a file of torch.save", 'pickle.load(open("FILE", "rb"))')
+    return None
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _explain_archive(names: list[str]) -> str:
+    """Return what an archive without a pickle of torch.save is, by the names of its members."""
+    if any(name.rpartition("/")[2] == "archive_format" for name in names):
+        return _advise("it is a program of torch.export", 'dict(torch.export.load("FILE").state_dict)')
+    if names and all(name.endswith(".npy") for name in names):
+        expression = '{name: torch.as_tensor(value) for name, value in numpy.load("FILE").items()}'
+        return _advise("it holds NumPy arrays, not tensors", expression)
+    shown = f", such as {printable_name(names[0][:_LONGEST])}" if names else ""
+    return f"it is an archive of other files{shown}. Unpack it, and pass the file of weights inside"
+
+
+def explain_arrays() -> str:
+    """Return how to make a weights file of a dictionary of NumPy arrays."""
+    items = 'torch.load("FILE", weights_only=False).items()'
+    return _advise("it holds NumPy arrays, not tensors", f"{{name: torch.as_tensor(value) for name, value in {items}}}")
+
+
 def _advise(kind: str, expression: str) -> str:
-    warning = ", which runs code of the file, so only if you trust it" if "weights_only=False" in expression else ""
+    runs_code = "weights_only=False" in expression or "pickle.load" in expression
+    warning = ", which runs code of the file, so only if you trust it" if runs_code else ""
     return f"{kind}. Write the weights alone: {_SAVE.format(expression)}{warning}"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kd.console import say
 from kd.storage.checkpoints import FoundWeights, describe_mismatch, find_weights, holds_tensors
-from kd.storage.file_kind import explain_file
+from kd.storage.file_kind import explain_arrays, explain_file
 from kd.storage.files import sha256
 from kd.storage.resources import is_out_of_memory, require_memory
 from kd.storage.untrusted import (
@@ -106,16 +106,25 @@ def read_weights(path: Path | str, expected: Mapping[str, Tensor], *, entry: str
     limit = overhead + _COPIES * sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
     content = read_bytes(Path(path), limit=limit, because=f", {_COPIES} times the model's size and {spare} MB")
     if Path(path).suffix == ".safetensors":
-        loaded: Any = parse_safetensors(content, header_limit=overhead)
+        try:
+            loaded: Any = parse_safetensors(content, header_limit=overhead)
+        except ValueError as error:
+            if explanation := explain_file(content):
+                raise ValueError(explanation) from error
+            raise
     else:
         loaded = load_tensors(content, placeholders=True)
     try:
-        return find_weights(loaded, expected, entry=entry)._replace(sha256=sha256(content))
+        found = find_weights(loaded, expected, entry=entry)._replace(sha256=sha256(content))
     except ValueError as error:
         explanation = None if holds_tensors(loaded) else explain_file(content)  # such as a model, of which none is read
         if explanation is None:
             raise
         raise ValueError(explanation) from error
+    values = list(found.state.values()) if isinstance(found.state, dict) else []
+    if b"numpy" in content and values and all(isinstance(value, Placeholder) for value in values):
+        raise ValueError(explain_arrays())
+    return found
 
 
 def require_fitting(state: object, expected: Mapping[str, Tensor]) -> None:

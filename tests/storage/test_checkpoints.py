@@ -238,14 +238,14 @@ def test_the_shapes_decide_between_several_weights(tmp_path: Path) -> None:
 
 def test_unexpected_and_missing_entries_are_still_errors(tmp_path: Path) -> None:
     cases = {
-        "in its entry 'model', it should hold ['output.bias']. Got [] instead": {
+        "in its entry 'model', it lacks ['output.bias']": {
             "model": {name: value for name, value in STATE.items() if name != "output.bias"}
         },
-        "without the prefix 'module.', it should hold []. Got ['more'] instead": {
+        "without the prefix 'module.', it also has ['more'], which this model lacks": {
             **prefixed("module."),
             "module.more": torch.zeros(1),
         },
-        "it should hold []. Got ['more'] instead": {**STATE, "more": torch.zeros(1)},
+        "it also has ['more'], which this model lacks": {**STATE, "more": torch.zeros(1)},
         "Got [5] of torch.float64. Save the tensors as torch.float32": {
             "model": {**STATE, "output.bias": STATE["output.bias"].double()}
         },
