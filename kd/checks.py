@@ -84,10 +84,18 @@ def require_logits(name: str, logits: Tensor) -> None:
 
 
 def require_finite_logits(name: str, logits: Tensor, advice: str) -> None:
-    """Raise ``ValueError`` unless logits [N, K] are finite; the error names the first row that is not."""
+    """Raise ``ValueError`` unless logits [N, K] are finite; the error names the first row that is not.
+
+    Not even −∞ is allowed, though losses accept it: averages, calibration and comparisons of saved logits do not.
+    """
     # NaN and infinity show up in the extremes of a row, so no mask of the size of all logits is needed.
     finite = logits.amin(dim=1).isfinite() & logits.amax(dim=1).isfinite()
     if not finite.all():
+        if not bool(logits.isnan().any() | (logits == math.inf).any()) and (logits.amax(dim=1) > -math.inf).all():
+            advice = (
+                "A logit of −∞ masks its class. Replace it by a low finite one: "
+                "logits.masked_fill(logits == -math.inf, logits[logits.isfinite()].min() - 20)"
+            )
         broken_rows = (~finite).nonzero().flatten().tolist()
         raise ValueError(
             f"{name} must be finite. Got NaN or infinity in {len(broken_rows):,} of {len(logits):,} rows, the first at "

@@ -1,7 +1,7 @@
 """Distributions of logits [B, K] for the losses: softened, decoupled from the label, compared where not masked.
 
-A teacher's logit of −∞ masks its class: the probability is 0, and the class adds nothing to a loss. Each row must have
-a finite logit. The student's logits must be finite: 0 · ∞ would be NaN where both models mask a class.
+A teacher's logit of −∞ masks its class: the probability is 0, and the class adds nothing to a loss, even if the student
+masks it too. Each row must have a finite logit, otherwise the loss is NaN.
 """
 
 from __future__ import annotations
@@ -63,22 +63,27 @@ def decouple(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor
     """
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = logits.gather(1, columns + (columns >= labels.unsqueeze(1)))
-    top = _keep_finite(others.detach().amax(dim=1, keepdim=True))
+    top = keep_finite(others.detach().amax(dim=1, keepdim=True))
     others = (others - top) / temperature
     total = others.logsumexp(dim=1, keepdim=True)
     gap = (logits.gather(1, labels.unsqueeze(1)) - top) / temperature - total
-    return F.logsigmoid(torch.cat([gap, -gap], dim=1)), others - _keep_finite(total)
+    return F.logsigmoid(torch.cat([gap, -gap], dim=1)), others - keep_finite(total)
 
 
 def divergences(log_q: Tensor, log_p: Tensor, reduction: str = "none") -> Tensor:
     """Return ``p · (log p − log q)`` of each class, or reduced as by ``torch.nn.functional.kl_div``."""
-    # Without the finite number, 0 · (−∞ − log q) would be NaN. All other values stay as they are, bit for bit.
-    return F.kl_div(log_q, _keep_finite(log_p), reduction=reduction, log_target=True)
+    # Without the finite numbers, 0 · (−∞ − log q) would be NaN. All other values stay as they are, bit for bit.
+    return F.kl_div(clear_masked(log_q, log_p), keep_finite(log_p), reduction=reduction, log_target=True)
 
 
 def cross_entropies(log_q: Tensor, log_p: Tensor) -> Tensor:
     """Return the cross-entropy ``−Σ p log q`` of each row."""
-    return -(log_p.exp() * log_q).sum(dim=1)
+    return -(log_p.exp() * clear_masked(log_q, log_p)).sum(dim=1)
+
+
+def clear_masked(log_q: Tensor, masks: Tensor) -> Tensor:
+    """Return log q with 0 for the classes that the other logits or log-probabilities mask: 0 · log 0 is 0."""
+    return log_q.masked_fill(masks == -math.inf, 0)
 
 
 def select_labels(values: Tensor, labels: Tensor) -> Tensor:
@@ -86,6 +91,6 @@ def select_labels(values: Tensor, labels: Tensor) -> Tensor:
     return values.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
-def _keep_finite(values: Tensor) -> Tensor:
+def keep_finite(values: Tensor) -> Tensor:
     """Return the values with −∞ replaced by the lowest finite number."""
     return values.clamp(min=torch.finfo(values.dtype).min)

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from kd.checks import did_you_mean, require
-from kd.losses.distributions import divergences, prepare_logits, require_temperature, soften, soften_unmasked
+from kd.losses.distributions import (
+    divergences,
+    keep_finite,
+    prepare_logits,
+    require_temperature,
+    soften,
+    soften_unmasked,
+)
 from kd.losses.response import kd_loss
 
 # Divergences of ``divergence_loss``, with the default share of those that have one.
@@ -83,10 +90,12 @@ def parse_divergence(text: str) -> tuple[str, float]:
 def _reverse_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     require_temperature(temperature)
     student, teacher = prepare_logits(student_logits, teacher_logits)
-    log_q, log_p = soften_unmasked(student, teacher, teacher == -math.inf, temperature)
+    is_masked = (teacher == -math.inf) & (teacher.amax(dim=1, keepdim=True) > -math.inf)  # NaN without any class
+    log_q, log_p = soften_unmasked(student, teacher, is_masked, temperature)
     return temperature**2 * divergences(log_p, log_q, "batchmean")
 
 
 def _mix(log_first: Tensor, log_second: Tensor, share: float) -> Tensor:
     """Return the logarithm of ``share · first + (1 − share) · second``, for a share in (0, 1)."""
-    return torch.logaddexp(log_first + math.log(share), log_second + math.log1p(-share))
+    first, second = keep_finite(log_first), keep_finite(log_second)  # the gradient would be NaN where both are −∞
+    return torch.logaddexp(first + math.log(share), second + math.log1p(-share))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kd.checks import require, require_every_label, require_samples
 from kd.losses.distributions import (
+    clear_masked,
     cross_entropies,
     decouple,
     divergences,
@@ -107,7 +108,7 @@ def nkd_loss(
     require_temperature(temperature)
     student, teacher = prepare_logits(student_logits, teacher_logits)
     require_every_label(labels, *student.shape)
-    log_q, p = F.log_softmax(student, dim=1), teacher.softmax(dim=1)
+    log_q, p = clear_masked(F.log_softmax(student, dim=1), teacher), teacher.softmax(dim=1)
     target = -(select_labels(p, labels) * select_labels(log_q, labels)).mean()
     (_, others_q), (_, others_p) = (decouple(logits, labels, temperature) for logits in (student, teacher))
     return target + gamma * temperature**2 * cross_entropies(others_q, others_p).mean()
@@ -223,7 +224,7 @@ def ofa_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, 
     require_every_label(labels, *student.shape)
     one_hot = F.one_hot(labels, student.shape[1])
     weights = (teacher.softmax(dim=1) + one_hot) ** gamma - one_hot
-    return -(weights * F.log_softmax(student, dim=1)).sum(dim=1).mean()
+    return -(weights * clear_masked(F.log_softmax(student, dim=1), teacher)).sum(dim=1).mean()
 
 
 def virtual_logits(labels: Tensor, student_logits: Tensor, *, correct: float) -> Tensor:
@@ -261,7 +262,8 @@ def _correlations(first: Tensor, second: Tensor, dim: int) -> Tensor:
     means = [values.mean(dim=dim, keepdim=True) for values in (first, second)]
     centred = [first - means[0], second - means[1]]
     lengths = [torch.linalg.vector_norm(values, dim=dim) for values in centred]
+    # NaN, as of a row that masks all classes, counts as varying and stays NaN.
     rounding = 8 * torch.finfo(first.dtype).eps * math.sqrt(first.shape[dim])
-    varies = [length > rounding * mean.squeeze(dim) for length, mean in zip(lengths, means, strict=True)]
+    varies = [~(length <= rounding * mean.squeeze(dim)) for length, mean in zip(lengths, means, strict=True)]
     correlations: Tensor = (centred[0] * centred[1]).sum(dim=dim) / (lengths[0] * lengths[1] + 1e-8)
     return torch.where(varies[0] & varies[1], correlations, 0)

@@ -137,6 +137,33 @@ def test_a_class_that_the_teacher_masks_gives_the_limit_of_a_low_logit(name: str
         torch.testing.assert_close((loss, gradient), limit, rtol=1e-9, atol=1e-12)
 
 
+@of_logits
+@pytest.mark.parametrize("columns", [[0], [0, 1]])
+def test_classes_that_both_mask_add_nothing(name: str, columns: list[int]) -> None:
+    if name in ("sdd", "lskd", "lskd-dkd", "teacher-free"):
+        pytest.skip("these use the student's masked logits for more than its distribution")
+    student, teacher, labels = make_logits()
+    labels, kept = labels.clamp(min=2), [column for column in range(5) if column not in columns]
+    masked = [logits.index_fill(1, torch.tensor(columns), -math.inf) for logits in (student, teacher)]
+    loss, gradient = differentiate(lambda s: OF_LOGITS[name](s, masked[1], labels), masked[0])
+    assert math.isfinite(loss.item())
+    assert bool(gradient.isfinite().all())
+    if name != "dist":  # it averages over all columns, also over constant ones
+        labels -= len(columns)
+        rest = differentiate(lambda s: OF_LOGITS[name](s, teacher[:, kept], labels), student[:, kept])
+        torch.testing.assert_close((loss, gradient[:, kept]), rest, rtol=1e-9, atol=1e-12)
+
+
+@of_logits
+def test_rows_of_masked_classes_alone_have_no_plausible_loss(name: str) -> None:
+    if name == "teacher-free":
+        pytest.skip("reads no teacher")
+    student, teacher, labels = make_logits()
+    teacher[2] = -math.inf
+    for logits in (student, torch.where(teacher == -math.inf, teacher, student)):
+        assert not math.isfinite(OF_LOGITS[name](logits, teacher, labels).item())
+
+
 def test_standardised_logits_of_the_unmasked_classes_are_those_without_the_masked() -> None:
     logits, _, _ = make_logits()
     scores = standardised(torch.cat([logits, torch.full((6, 2), -math.inf, dtype=logits.dtype)], dim=1))
