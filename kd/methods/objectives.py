@@ -119,7 +119,8 @@ def with_label_options(
     """Return the objective with class weights and label smoothing in its label term, as in ``nn.CrossEntropyLoss``.
 
     The label term is ``supervised``, ``supervised_where_labelled`` and thereby the ``hard`` term of every method. A
-    method's own loss is unchanged, even if it reads labels (dkd, nkd, …), and ``smoothed`` keeps its own smoothing.
+    method's own loss is unchanged, even if it reads labels (dkd, nkd, …), and ``smoothed`` keeps its own smoothing,
+    to which the weights do not apply.
 
     Args:
         class_weights: [K], finite and above 0, on the device of the model; None weights all classes equally.
@@ -153,7 +154,9 @@ class _WithLabelOptions(WrappedObjective):
 def smoothed(*, smoothing: float) -> Objective:
     """Cross-entropy with smoothed labels, ``{"hard": CE}``: 1 − ε on the label plus ε spread over all K classes.
 
-    Equivalent to distillation from a uniform teacher, and therefore a control for distillation.
+    Equivalent to distillation from a uniform teacher, and therefore a control for distillation. Class weights act on
+    the part with the labels only, as in ``distilled``. ``nn.CrossEntropyLoss`` also multiplies the share of each class
+    in ε by the weight of that class, which draws all predictions towards rare classes.
 
     Args:
         smoothing: ε in [0, 1). 0 equals ``supervised``.
@@ -165,7 +168,10 @@ def smoothed(*, smoothing: float) -> Objective:
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output, weight = take_logits(model(batch[0])), _label_options().weight
-        return output, {"hard": label_loss(output, batch[1], label_smoothing=smoothing, weight=weight)}
+        if weight is None or not smoothing:
+            return output, {"hard": label_loss(output, batch[1], label_smoothing=smoothing, weight=weight)}
+        spread = -widen(output).log_softmax(dim=1).mean()
+        return output, {"hard": (1 - smoothing) * label_loss(output, batch[1], weight=weight) + smoothing * spread}
 
     return objective
 

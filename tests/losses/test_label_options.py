@@ -119,8 +119,10 @@ def test_the_options_change_the_hard_term_of_every_method_and_no_other(name: str
     share = plain["hard"] / F.cross_entropy(output, batch[1], label_smoothing=0.1 * (name == "label-smoothing"))
     weighted = with_label_options(objective, class_weights=WEIGHTS, label_smoothing=0.3)
     _, terms = weighted.eval()(student, batch)  # type: ignore[attr-defined]
-    smoothing = 0.1 if name == "label-smoothing" else 0.3  # this method's own
+    smoothing = 0.0 if name == "label-smoothing" else 0.3
     expected = share * F.cross_entropy(output, batch[1], weight=WEIGHTS, label_smoothing=smoothing)
+    if name == "label-smoothing":  # its own smoothing, without the weights
+        expected = 0.9 * expected - 0.1 * output.log_softmax(1).mean()
     torch.testing.assert_close(terms["hard"], expected)
     assert not torch.equal(terms["hard"], plain["hard"]) or not share
     assert list(terms) == list(plain)
@@ -150,11 +152,28 @@ def test_alpha_1_equals_the_control_bit_for_bit_with_weights_and_smoothing() -> 
     assert all(map(torch.equal, *found))
 
 
-def test_the_smoothed_control_keeps_its_smoothing_and_gets_the_weights() -> None:
+@pytest.mark.parametrize("weights", [None, WEIGHTS, torch.tensor([49.0, 1.0, 1.0, 0.5])])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_smoothed_control_learns_as_from_a_uniform_teacher(weights: Tensor | None, mixed: bool) -> None:
+    """Also with class weights: the loss differs by a constant, the entropy of the teacher."""
+    model, smoothing = tiny_model(), 0.4
+    labels = torch.rand(8, CLASSES).softmax(1) if mixed else torch.arange(8) % CLASSES
+    batch = torch.rand(8, 1, 6, 6), labels
+    arm = with_label_options(smoothed(smoothing=smoothing), class_weights=weights, label_smoothing=0.1)
+    taught = with_label_options(kd.distilled(temperature=1, alpha=1 - smoothing), class_weights=weights)
+    losses = [
+        sum(objective(model, given)[1].values(), torch.zeros(()))
+        for objective, given in ((arm, batch), (taught, (*batch, torch.zeros(8, CLASSES))))
+    ]
+    torch.testing.assert_close(losses[0], losses[1] + smoothing * math.log(CLASSES))
+    found = [torch.autograd.grad(loss, list(model.parameters())) for loss in losses]
+    torch.testing.assert_close(*found)
+
+
+def test_the_smoothed_control_without_smoothing_equals_the_control_bit_for_bit() -> None:
     model, batch = tiny_model(), (torch.rand(8, 1, 6, 6), torch.arange(8) % CLASSES)
-    objective = with_label_options(smoothed(smoothing=0.4), class_weights=WEIGHTS, label_smoothing=0.1)
-    output, terms = objective(model, batch)
-    assert torch.equal(terms["hard"], nn.CrossEntropyLoss(WEIGHTS, label_smoothing=0.4)(output, batch[1]))
+    both = [with_label_options(o, class_weights=WEIGHTS) for o in (smoothed(smoothing=0), kd.supervised)]
+    assert torch.equal(*(objective(model, batch)[1]["hard"] for objective in both))
 
 
 def test_the_options_end_with_the_objective_even_after_an_error() -> None:
