@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ Floats = NDArray[np.float64]
 SIZES = (3, 5, 10, 20)  # pairs
 ITEMS = 1_000  # test items; the 95 % and 5 % below do not depend on their number
 MOST = (10, 20, 40)  # pairs, with --until-decided
+FEWER = 5  # times fewer runs if every student is scored by class
 MORE = 50  # times as many runs if no students are simulated
 MARGIN = 5.0
 
@@ -233,6 +235,27 @@ def format_collapse(runs: int, pairs: int = 10) -> str:
     return format_table(["collapsing seeds", "better or worse", "not decided"], rows)
 
 
+def format_false_collapse(runs: int, pairs: int = 10) -> str:
+    """Return how often students "collapse" if all are alike, and how often a constant student is found among them."""
+    rows = []
+    for items, classes, wrong in ((40, 2, 0.3), (100, 2, 0.3), (200, 2, 0.35), (100, 10, 0.75), (1_000, 10, 0.05)):
+        rng = np.random.default_rng([items, classes])
+        labels = torch.arange(items) % classes
+        found = np.zeros(2)
+        for _ in range(runs // FEWER):
+            arms = [
+                _score(rng.random((pairs, items)) < wrong, classes=classes, other=rng.integers(1, classes, items))
+                for _ in range(2)
+            ]
+            constant = score_classes(torch.bincount(classes * labels, minlength=classes**2).reshape(classes, classes))
+            with_constant = {"control": [*arms[0][1:], constant], "distilled": arms[1]}
+            false = find_collapsed({"control": arms[0], "distilled": arms[1]})
+            found += [bool(false), pairs - 1 in find_collapsed(with_constant).get("control", [])]
+        shares = [f"{100 * share:.1f}" for share in found / (runs // FEWER)]
+        rows.append([f"{items:,}", str(classes), f"{100 * wrong:g} %", *shares])
+    return format_table(["test items", "classes", "errors", "some student named", "a constant one found"], rows)
+
+
 def _excludes_zero(interval: Interval | None) -> bool:
     return interval is not None and not interval.low <= 0 <= interval.high
 
@@ -265,11 +288,12 @@ def _collapse(students: Students, wrong: Floats, rate: float) -> Floats:
     return result
 
 
-def _score(wrong: Floats) -> list[ClassScores]:
-    """Return class scores of students on ten classes of equal size."""
-    labels = torch.arange(ITEMS) % 10
-    predicted = [torch.where(torch.from_numpy(row).bool(), (labels + 1) % 10, labels) for row in wrong]
-    return [score_classes(torch.bincount(10 * labels + row, minlength=100).reshape(10, 10)) for row in predicted]
+def _score(wrong: NDArray[Any], classes: int = 10, other: NDArray[np.int64] | int = 1) -> list[ClassScores]:
+    """Return class scores of students on classes of equal size; a wrong item is taken for the class ``other`` on."""
+    labels = np.arange(wrong.shape[1]) % classes
+    cells = classes * labels + (labels + other * wrong.astype(np.int64)) % classes
+    counts = [torch.from_numpy(np.bincount(row, minlength=classes**2)) for row in cells]
+    return [score_classes(row.reshape(classes, classes)) for row in counts]
 
 
 TABLES: dict[str, Callable[[int], str]] = {
@@ -283,6 +307,7 @@ TABLES: dict[str, Callable[[int], str]] = {
     f"Differences with a mean of 0, --until-decided, {MORE} times as many runs": format_skewed_looks,
     "A teacher that adds nothing to label smoothing, --until-decided": format_looks_at_smoothing,
     "Better or worse, with all pairs / --until-decided, and its mean number of pairs": format_price,
+    f"Students that are all alike, 10 pairs, {FEWER} times fewer runs": format_false_collapse,
     "No effect, some seeds collapse; without / with the rule for collapsed students, 10 pairs": format_collapse,
 }
 

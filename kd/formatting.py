@@ -16,6 +16,11 @@ def format_range(low: float, high: float, spec: str = ",.1f") -> str:
     return f"{format_signed(low, spec)} to {format_signed(high, spec)}"
 
 
+def count_noun(count: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 seed" or "2 seeds"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_p(p: float) -> str:
     """Return a p-value with two significant digits, or "< 0.0001"."""
     return f"< {SMALLEST_P:.4f}" if p < SMALLEST_P else f"{p:.2g}"

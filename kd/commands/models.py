@@ -221,6 +221,10 @@ def new_teachers(settings: RunSettings, data: Data) -> list[Teacher]:
             teachers.append(new_teacher(with_teacher_seed(settings, number), choice, data))
             if not number and not teachers[0].trained and _is_like_student(teachers[0].model, settings, data.task):
                 own_settings = dataclasses.replace(settings, seed=settings.seed + OWN_SEED)
+                say(
+                    f"teacher {choice.spec}: seed {own_settings.seed} in place of {settings.seed}, with which it would "
+                    "be the control: the same network, initial weights and batches"
+                )
                 teachers[0] = new_teacher(own_settings, choice, data)
     require_one_numbering(settings, settings.teachers_chosen, [teacher.model for teacher in teachers], data)
     if all(teacher.trained for teacher in teachers):  # also one whose file loads its weights

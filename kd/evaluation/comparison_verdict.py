@@ -10,12 +10,18 @@ import numpy as np
 from torch import Tensor
 
 from kd.arms import ARMS, CONTROL, DISTILLED, LONGER, SMOOTHED, TEACHER
-from kd.evaluation.classwise import majority_of
 from kd.evaluation.comparison import Comparison
-from kd.evaluation.failures import COLLAPSE_RULE, describe_failures, describe_gap, describe_weak_teacher, find_collapsed
+from kd.evaluation.failures import (
+    describe_collapse,
+    describe_failures,
+    describe_gap,
+    describe_weak_teacher,
+    find_collapsed,
+    find_useless,
+)
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import t_interval
-from kd.evaluation.quantities import NLL
+from kd.evaluation.quantities import NLL, item_losses
 from kd.evaluation.sequential import STOP, anytime_interval
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, judge_all
 from kd.evaluation.verdict_text import describe_basis, format_bounds, sentence
@@ -72,8 +78,18 @@ class Verdicts:
     @cached_property
     def failures(self) -> list[str]:
         """Sentences on models that learned nothing, collapsed, or never predict a class."""
-        arms = [*([TEACHER] if self.comparison.teachers else []), *self.comparison.students]
-        return describe_arms({ARMS[arm].label: (self, arm) for arm in arms})
+        return describe_arms({ARMS[arm].label: (self, arm) for arm in self._arms})
+
+    @property
+    def _arms(self) -> list[str]:
+        return [*([TEACHER] if self.comparison.teachers else []), *self.comparison.students]
+
+    def values(self, arm: str) -> list[float]:
+        """Return the value of the deciding quantity for each student of an arm, or for each teacher."""
+        comparison = self.comparison
+        if arm == TEACHER:
+            return [float(item_losses(comparison.quantity, *teacher.test).sum()) for teacher in comparison.teachers]
+        return [float(value) for group in comparison.losses[arm] for value in group.sum(axis=1)]
 
     def confusion_matrices(self, arm: str) -> list[Tensor]:
         """Return the confusion matrix [K, K] of each student of an arm, or of each teacher."""
@@ -92,16 +108,15 @@ class Verdicts:
     @cached_property
     def said_first(self) -> list[str]:
         """Sentences that come before the verdict: failures, and that both students are under-trained."""
-        return [*self.failures, *self.under_trained, *self._weak_teacher()]
+        return [*self.failures, *self.under_trained, *self.weak_teacher()]
 
-    def _weak_teacher(self) -> list[str]:
-        """A sentence if the teachers are hardly better than their controls, else none."""
+    def weak_teacher(self) -> list[str]:
+        """Return a sentence if the teachers are hardly better than their controls, else none."""
         comparison = self.comparison
         if not comparison.teachers:
             return []
-        teachers = [model.errors for model in comparison.teachers]
-        controls = [model.errors for group in comparison.students[CONTROL] for model in group]
-        text = describe_weak_teacher(float(np.mean(teachers)), float(np.mean(controls)), comparison.noun)
+        teacher, control = (float(np.mean(self.values(arm))) for arm in (TEACHER, CONTROL))
+        text = describe_weak_teacher(teacher, control, comparison.noun, comparison.quantity)
         return [text] if text else []
 
     @cached_property
@@ -129,16 +144,24 @@ class Verdicts:
         return find_collapsed({arm: [s for group in scores[arm] for s in group] for arm in arms if arm in scores})
 
     def _withhold(self, judgement: Judgement) -> Judgement:
-        """Return the judgement without its verdict if students collapsed or learned no more than the majority class."""
+        """Return the judgement without its verdict if students collapsed or learned no more than the majority class.
+
+        "Helps" is also withheld if any model is no better than the majority class, which is said before the verdict.
+        """
+        useless = self._useless
+        nobody_learned = all((*useless[CONTROL], *useless[DISTILLED]))
+        doubtful = judgement.verdict == "helps" and any(map(any, useless.values()))
+        return judgement._replace(verdict="not decided") if self.collapsed or nobody_learned or doubtful else judgement
+
+    @cached_property
+    def _useless(self) -> dict[str, list[bool]]:
+        """For each model of each arm, whether it is no better than always predicting the majority class."""
         comparison = self.comparison
-        majority = majority_of(comparison.labels)
-        errors = [model.errors for arm in (CONTROL, DISTILLED) for group in comparison.students[arm] for model in group]
-        is_useless = bool(majority.errors) and min(errors) >= majority.errors
-        return judgement._replace(verdict="not decided") if self.collapsed or is_useless else judgement
+        return find_useless({arm: self.values(arm) for arm in self._arms}, comparison.quantity, comparison.labels)
 
     def _write(self, judgement: Judgement, teacher: int | None, *, basis: str) -> str:
         comparison = self.comparison
-        settings = ", ".join(filter(None, (comparison.method, self._teacher_accuracy(teacher))))
+        settings = ", ".join(filter(None, (comparison.method, self.teacher_accuracy(teacher))))
         across = "Across teachers, distillation" if teacher is None else "Distillation"
         controls = comparison.losses[CONTROL]
         group = np.concatenate(controls) if teacher is None else controls[teacher]
@@ -150,15 +173,15 @@ class Verdicts:
             quantity=comparison.quantity,
             relative_to=float(group.sum(axis=1).mean()),
             smoothing=f"label smoothing{strength}",
-            remarks=[
-                *comparison.remarks,
-                *self._identical(),
-                *(self._loss_of_calibration(teacher) if comparison.has_probabilities else ()),
-                *self._stop(judgement),
-            ],
+            remarks=[*comparison.remarks, *self.own_remarks(teacher), *self._stop(judgement)],
         )
 
-    def _teacher_accuracy(self, teacher: int | None) -> str:
+    def own_remarks(self, teacher: int | None) -> list[str]:
+        """Return remarks on the distilled students of one teacher or all: identical students, worse probabilities."""
+        return [*self._identical(), *(self._loss_of_calibration(teacher) if self.comparison.has_probabilities else ())]
+
+    def teacher_accuracy(self, teacher: int | None) -> str:
+        """Return the test accuracy of one teacher, or the range of all, as a phrase; "" without teachers."""
         models = self.comparison.teachers if teacher is None else self.comparison.teachers[teacher : teacher + 1]
         accuracies = sorted(1 - model.errors / self.comparison.images for model in models)
         if not accuracies:
@@ -263,14 +286,10 @@ def describe_arms(arms: Mapping[str, tuple[Verdicts, str]]) -> list[str]:
     comparison = next(iter(arms.values()))[0].comparison
     classes = [comparison.class_name(label) for label in range(len(comparison.confusion_matrices[CONTROL][0][0]))]
     matrices = {name: own.confusion_matrices(arm) for name, (own, arm) in arms.items()}
-    sentences = describe_failures(matrices, comparison.labels, classes, comparison.noun)
-    gaps = [own.describe_gap(arm, name) for name, (own, arm) in arms.items() if arm in (CONTROL, DISTILLED)]
-    sentences += filter(None, gaps)
-    counts = ", ".join(
-        f"{len(own.collapsed[arm])} of {len(matrices[name])} ({name})"
-        for name, (own, arm) in arms.items()
-        if arm in own.collapsed
+    values = {name: own.values(arm) for name, (own, arm) in arms.items()}
+    sentences = describe_failures(
+        matrices, comparison.labels, classes, comparison.noun, quantity=comparison.quantity, values=values
     )
-    if counts:
-        sentences.append(f"Students collapsed: {counts}. A student has collapsed if {COLLAPSE_RULE}.")
-    return sentences
+    gaps = [own.describe_gap(arm, name) for name, (own, arm) in arms.items() if arm in (CONTROL, DISTILLED)]
+    counts = {name: (len(own.collapsed.get(arm, ())), len(matrices[name])) for name, (own, arm) in arms.items()}
+    return [*sentences, *filter(None, gaps), *describe_collapse(counts)]

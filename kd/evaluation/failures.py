@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import NormalDist, fmean, median
 
 from torch import Tensor
 
 from kd.evaluation.classwise import ClassScores, majority_of, score_classes
+from kd.evaluation.quantities import ERRORS, Quantity, constant_value
 
-COLLAPSE_RULE = "its lead over chance in balanced accuracy is less than half of its arm's median lead"
+COLLAPSE_RULE = (
+    "its lead over chance in balanced accuracy is less than half of its arm's median lead, by more than the sampling "
+    "error of the test set"
+)
+FALSE_COLLAPSE = 0.01  # probability that sampling error alone makes some student of a comparison collapse
 LEAST_LEAD = 0.1  # of the median over chance; below it, an arm as a whole has learned too little to tell who collapsed
-WEAK = 0.9  # of the control's errors; a teacher with more has little to teach
+WEAK = 0.9  # of the control's errors, or of what decides; a teacher with more has little to teach
 NAMED = 5  # classes to name in a sentence
 
 
@@ -19,20 +25,50 @@ def find_collapsed(arms: Mapping[str, Sequence[ClassScores]]) -> dict[str, list[
     """Return the indices of the collapsed students of each arm; arms without any are omitted.
 
     A student has collapsed if its balanced accuracy leads chance (1 / C for C classes with test items) by less than
-    half of the median lead of its arm. Where the median leads by less than 10 percentage points, no student is named.
+    half of the median lead of its arm, and the shortfall exceeds the sampling error of a finite test set, adjusted for
+    the number of students. Where the median leads by less than 10 percentage points, no student is named.
     """
     found = {}
+    errors_allowed = NormalDist().inv_cdf(1 - FALSE_COLLAPSE / max(1, sum(map(len, arms.values()))))
     for arm, students in arms.items():
         leads = [student.balanced_accuracy - 1 / _count_classes(student) for student in students]
+        variances = list(map(_sampling_variance, students))
         middle = median(leads)
-        indices = [index for index, lead in enumerate(leads) if lead < middle / 2]
+        # The median of n normal values has π / 2 times the variance of their mean.
+        of_half = math.pi / 2 * fmean(variances) / len(students) / 4
+        highest = [lead + errors_allowed * math.sqrt(own + of_half) for lead, own in zip(leads, variances, strict=True)]
+        indices = [index for index, lead in enumerate(highest) if lead < middle / 2]
         if indices and middle >= LEAST_LEAD:
             found[arm] = indices
     return found
 
 
+def describe_collapse(counts: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Return a sentence on collapsed students, if there are any: name of an arm → collapsed, all."""
+    texts = [f"{collapsed} of {count} ({name})" for name, (collapsed, count) in counts.items() if collapsed]
+    return [f"Students collapsed: {', '.join(texts)}. A student has collapsed if {COLLAPSE_RULE}."] if texts else []
+
+
+def find_useless(values: Mapping[str, Sequence[float]], quantity: Quantity, labels: Tensor) -> dict[str, list[bool]]:
+    """Return for each model of each arm whether it is no better than a prediction that ignores the inputs.
+
+    Args:
+        values: name of an arm → value of the quantity for each of its models.
+        labels: [N] labels of the test set.
+    """
+    constant = constant_value(quantity, labels)
+    # Below a tolerance, sums in another order differ. A constant of 0, of a single class, tells nothing.
+    return {arm: [constant > 0 and value > constant * (1 - 1e-9) for value in models] for arm, models in values.items()}
+
+
 def describe_failures(
-    arms: Mapping[str, Sequence[Tensor]], labels: Tensor, classes: Sequence[str], noun: str = "images"
+    arms: Mapping[str, Sequence[Tensor]],
+    labels: Tensor,
+    classes: Sequence[str],
+    noun: str = "images",
+    *,
+    quantity: Quantity = ERRORS,
+    values: Mapping[str, Sequence[float]] | None = None,
 ) -> list[str]:
     """Name the arms with models that are no better than the majority class, or that never predict some class.
 
@@ -40,23 +76,25 @@ def describe_failures(
         arms: name of an arm → confusion matrix [K, K] of each of its models.
         labels: [N] labels of the test set.
         classes: class names in label order.
+        quantity: what decides, and so what "no better" refers to.
+        values: name of an arm → value of the quantity for each of its models; None for errors and balanced error,
+            which follow from the matrices.
     """
-    majority = majority_of(labels)
-    if not majority.errors:
+    if not majority_of(labels).errors:
         return []
-    useless, blind, missing = [], [], set[int]()
+    if values is None:
+        values = {arm: [_measure(quantity, matrix) for matrix in matrices] for arm, matrices in arms.items()}
+    useless = [
+        text for arm, flags in find_useless(values, quantity, labels).items() for text in _count_models(arm, flags)
+    ]
+    blind, missing = [], set[int]()
     for arm, matrices in arms.items():
-        errors = [len(labels) - int(matrix.diagonal().sum()) for matrix in matrices]
         never = [score_classes(matrix).never_predicted for matrix in matrices]
-        useless += _count_models(arm, [count >= majority.errors for count in errors])
         blind += _count_models(arm, list(map(bool, never)))
         missing |= {label for group in never for label in group}
     sentences = []
     if useless:
-        sentences.append(
-            f"No better than always predicting {classes[majority.label]}, which makes {majority.errors:,} errors on "
-            f"{len(labels):,} test {noun}: {', '.join(useless)}."
-        )
+        sentences.append(f"No better than {_describe_constant(quantity, labels, classes, noun)}: {', '.join(useless)}.")
     if blind:
         names = ", ".join(classes[label] for label in sorted(missing)[:NAMED])
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
@@ -64,17 +102,19 @@ def describe_failures(
     return sentences
 
 
-def describe_weak_teacher(teacher: float, control: float, noun: str = "images") -> str | None:
-    """Return a sentence if the teacher makes at least ``WEAK`` of the control's errors.
+def describe_weak_teacher(
+    teacher: float, control: float, noun: str = "images", quantity: Quantity = ERRORS
+) -> str | None:
+    """Return a sentence if the teacher has at least ``WEAK`` of the control's errors, or of another quantity.
 
     Args:
-        teacher, control: errors on the same test set, or their means over several models.
+        teacher, control: value of the quantity on the same test set, or its means over several models.
     """
     if teacher < WEAK * control or not teacher:
         return None
     return (
-        f"The teacher is hardly better than the control: {teacher:,.4g} errors on the test {noun}, the "
-        f"control {control:,.4g}. "
+        f"The teacher is hardly better than the control: {quantity.describe_value(teacher)} on the test {noun}, the "
+        f"control {quantity.describe_value(control).removesuffix(' errors')}. "
         "It has little to teach; a better teacher is worth more than another method."
     )
 
@@ -103,6 +143,32 @@ def _count_models(arm: str, flags: Sequence[bool]) -> list[str]:
     if not any(flags):
         return []
     return [arm if len(flags) == 1 else f"{arm} ({sum(flags)} of {len(flags)})"]
+
+
+def _measure(quantity: Quantity, matrix: Tensor) -> float:
+    if quantity == ERRORS:
+        return float(matrix.sum() - matrix.diagonal().sum())
+    return 100 * (1 - score_classes(matrix).balanced_accuracy)
+
+
+def _describe_constant(quantity: Quantity, labels: Tensor, classes: Sequence[str], noun: str) -> str:
+    """Describe the prediction that ignores the inputs, with its value."""
+    value = quantity.describe_value(constant_value(quantity, labels))
+    if quantity.key == "nll":
+        return f"predicting the frequencies of the classes ({value} on {len(labels):,} test {noun})"
+    majority = majority_of(labels)
+    text = f"always predicting {classes[majority.label]}, which makes {majority.errors:,} errors on {len(labels):,} "
+    return f"{text}test {noun}" if quantity == ERRORS else f"{text}test {noun} ({value})"
+
+
+def _sampling_variance(scores: ClassScores) -> float:
+    """Return the variance of the balanced accuracy over draws of the test items.
+
+    One right and one wrong item are added to each class, so that a recall of 0 or 1 has a variance too.
+    """
+    found = [(recall.correct + 1) / (recall.images + 2) for recall in scores.recalls if recall.images]
+    sizes = [recall.images for recall in scores.recalls if recall.images]
+    return sum(p * (1 - p) / n for p, n in zip(found, sizes, strict=True)) / len(sizes) ** 2
 
 
 def _count_classes(scores: ClassScores) -> int:

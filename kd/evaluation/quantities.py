@@ -39,6 +39,13 @@ class Quantity(NamedTuple):
             filter(None, (format(abs(difference), self.spec), self.unit, self.less if difference < 0 else self.more))
         )
 
+    def describe_value(self, value: float) -> str:
+        """Describe the value of a model, such as "30 errors" or "balanced error 50.00 %"."""
+        if self.key == "errors":
+            return f"{value:,.{0 if float(value).is_integer() else 1}f} errors"
+        thing, _, unit = self.name.rpartition(", ")
+        return f"{thing} {value:{self.spec}} {unit}"
+
     def describe_bound(self, bound: float) -> str:
         """Describe the size of a difference without its sign, such as "10 errors"."""
         thing = self.less.partition(" ")[2]
@@ -113,8 +120,26 @@ def item_losses(quantity: Quantity, logits: Tensor, labels: Tensor) -> NDArray[n
     if quantity.key == "nll":
         losses = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none") / len(labels)
         return losses.numpy()
-    wrong = (logits.argmax(dim=1) != labels).double()
-    return (wrong * _weights(quantity, labels)).numpy()
+    return weigh_errors(quantity, logits.argmax(dim=1) != labels, labels)
+
+
+def weigh_errors(quantity: Quantity, wrong: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """Return ``item_losses`` of any quantity except ``nll``, from wrong items [N] bool and labels [N] int64."""
+    return (wrong.double() * _weights(quantity, labels)).numpy()
+
+
+def constant_value(quantity: Quantity, labels: Tensor) -> float:
+    """Return the value of the quantity for the prediction that ignores the inputs.
+
+    It is always the largest class of the test set; for ``nll`` the frequencies of the classes.
+
+    Args:
+        labels: [N] int64.
+    """
+    sizes = torch.bincount(labels)
+    if quantity.key == "nll":
+        return float(torch.special.entr(sizes.double() / len(labels)).sum())
+    return float((_weights(quantity, labels) * (labels != sizes.argmax())).sum())
 
 
 def largest_loss(quantity: Quantity, labels: Tensor) -> float | None:

@@ -29,3 +29,9 @@ def test_skewed_differences_reach_the_evidence_more_often_than_normal_ones() -> 
     assert max(normal) < 4
     assert all(a < b < c for a, b, c in zip(normal, skewed, very_skewed, strict=True))
     assert min(very_skewed) > 5
+
+
+def test_students_that_are_all_alike_do_not_collapse() -> None:
+    rows = [line.split("|")[1:-1] for line in verdict_designs.format_false_collapse(50).splitlines()[2:]]
+    assert [float(row[3]) for row in rows] == [0.0] * len(rows)
+    assert float(rows[-1][4]) == 100

@@ -13,7 +13,7 @@ from sklearn.datasets import load_wine
 from kd import cli
 from kd.commands.before_training import require_models
 from kd.commands.data import load_data
-from kd.commands.models import new_teachers
+from kd.commands.models import OWN_SEED, new_teachers
 from kd.commands.settings import RunSettings
 from kd.commands.steps import record_settings, train_teacher
 from kd.commands.teacher_flags import ModelChoice
@@ -43,6 +43,18 @@ def fresh():
     return nn.Linear(13, 5)
 """
 NETWORK = "mlp:8=t.pth"
+
+
+def test_another_seed_of_a_teacher_like_the_student_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = RunSettings(data="sklearn:digits", teacher=("mlp:4",), student="mlp:4", seed=3)
+    (teacher,) = new_teachers(settings, load_data(settings))
+    assert teacher.seed == 3 + OWN_SEED
+    assert f"teacher mlp:4: seed {teacher.seed} in place of 3" in capsys.readouterr().out
+    settings = RunSettings(data="sklearn:digits", teacher=("mlp:8",), student="mlp:4", seed=3)
+    new_teachers(settings, load_data(settings))
+    assert "in place of" not in capsys.readouterr().out
+
+
 QUICK = ("--data", "sklearn:wine", "--epochs", "1", "--student", "mlp:4")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kd.evaluation.classwise import ClassScores, majority_of, score_classes
 from kd.evaluation.failures import describe_failures, describe_gap, find_collapsed
 from kd.evaluation.metrics import confusion_matrix
+from kd.evaluation.quantities import BALANCED, ERRORS, NLL, Quantity, choose_quantity, constant_value, item_losses
 from kd.evaluation.two_models import proportion_interval
 
 
@@ -56,7 +57,7 @@ def test_a_model_that_always_predicts_the_majority_is_named_first() -> None:
 
 
 def scores_of(*balanced: float) -> list[ClassScores]:
-    recalls = score_classes(torch.eye(4) * 10).recalls
+    recalls = score_classes(torch.eye(4) * 10_000).recalls  # without sampling error
     return [ClassScores(value, value, recalls, ()) for value in balanced]
 
 
@@ -66,6 +67,61 @@ def test_a_student_far_below_its_arm_has_collapsed() -> None:
     assert find_collapsed(arms) == {"control": [2]}
     assert find_collapsed({"control": scores_of(0.9, 0.57, 0.9)}) == {"control": [1]}
     assert find_collapsed({"control": scores_of(0.9, 0.58, 0.9)}) == {}
+
+
+@pytest.mark.parametrize(("items", "classes", "wrong"), [(40, 2, 0.3), (100, 2, 0.3), (100, 10, 0.75)])
+def test_sampling_error_is_no_collapse(items: int, classes: int, wrong: float) -> None:
+    """Exchangeable students, none of them collapsed; the rule on the leads alone names some in most draws."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(items) % classes
+
+    def draw() -> ClassScores:
+        other = (labels + torch.randint(1, classes, (items,), generator=generator)) % classes
+        return score_classes(
+            matrix_of(torch.where(torch.rand(items, generator=generator) < wrong, other, labels), labels, classes)
+        )
+
+    found = [find_collapsed({arm: [draw() for _ in range(10)] for arm in ("control", "distilled")}) for _ in range(20)]
+    assert sum(map(bool, found)) <= 1
+
+
+@pytest.mark.parametrize(("items", "rare"), [(100, 50), (1_000, 500), (1_000, 20)])
+def test_a_constant_model_among_good_ones_has_collapsed(items: int, rare: int) -> None:
+    labels = (torch.arange(items) < rare).long()
+    good = torch.where(torch.arange(items) % 7 == 0, 1 - labels, labels)
+    scores = [score_classes(matrix_of(predicted, labels, 2)) for predicted in (good, good, 0 * labels, good)]
+    assert find_collapsed({"control": scores}) == {"control": [2]}
+
+
+def test_no_better_than_the_majority_is_said_of_what_decides() -> None:
+    """More errors than the constant prediction, but most of the rare class found."""
+    labels = torch.tensor([0] * 95 + [1] * 5)
+    useful = matrix_of((torch.arange(100) >= 85).long(), labels, 2)
+    constant = matrix_of(torch.zeros(100, dtype=torch.long), labels, 2)
+    arms, names = {"control": [useful, constant]}, ["common", "rare"]
+    (first,) = describe_failures({"control": [useful]}, labels, names)
+    assert "No better than always predicting common" in first
+    assert describe_failures({"control": [useful]}, labels, names, quantity=BALANCED) == []
+    assert describe_failures(arms, labels, names, quantity=BALANCED)[0] == (
+        "No better than always predicting common, which makes 5 errors on 100 test images (balanced error 50.00 %): "
+        "control (1 of 2)."
+    )
+    entropy = constant_value(NLL, labels)
+    (text,) = describe_failures(
+        {"control": [useful] * 2}, labels, names, quantity=NLL, values={"control": [entropy + 0.1, entropy - 0.1]}
+    )
+    assert text.startswith("No better than predicting the frequencies of the classes (NLL 0.1985 nats on 100 test")
+    recall = choose_quantity("recall:common", labels, names)  # the constant never misses it
+    assert describe_failures({"control": [useful]}, labels, names, quantity=recall, values={"control": [10.0]}) == []
+
+
+@pytest.mark.parametrize("quantity", [ERRORS, BALANCED, NLL])
+def test_the_value_of_the_constant_prediction_is_that_of_its_logits(quantity: Quantity) -> None:
+    labels = torch.tensor([0] * 7 + [2] * 2 + [3])
+    logits = torch.tensor([0.7, 1e-12, 0.2, 0.1]).log().expand(10, 4)
+    assert constant_value(quantity, labels) == pytest.approx(item_losses(quantity, logits, labels).sum())
+    if quantity == BALANCED:
+        assert constant_value(quantity, labels) == pytest.approx(100 * (1 - 1 / 3))
 
 
 def test_where_the_whole_arm_learned_little_nobody_is_named() -> None:

@@ -23,7 +23,7 @@ from kd.evaluation.cost import Cost
 from kd.evaluation.paired_seeds import Spread
 from kd.evaluation.verdict import Judgement
 from kd.evaluation.verdict_text import describe_verdict, format_interval
-from kd.formatting import format_p, format_signed
+from kd.formatting import count_noun, format_p, format_signed
 from kd.report.drawings import Drawing
 from kd.report.style import png
 from kd.storage.files import name_for_file
@@ -74,29 +74,43 @@ def methods_caption(verdicts: Mapping[str, Verdicts]) -> str:
     first = next(iter(verdicts.values()))
     return (
         f"Methods asked together, {first.comparison.quantity.name}, with the same teacher and controls; intervals and "
-        f"p-values are adjusted by Holm's procedure for {first.main.family} questions of this test set"
+        f"p-values are adjusted by Holm's procedure for {count_noun(first.main.family, 'question')} of this test set"
     )
 
 
 def lead_sentence(verdicts: Mapping[str, Verdicts]) -> str:
-    """Return the paragraph that heads the page: failures and warnings first, then the methods by verdict."""
+    """Return the paragraph that heads the page: failures and warnings, the methods by verdict, what each costs."""
     by_verdict: dict[str, list[str]] = {}
     for name, own in verdicts.items():
         mean, quantity = own.main.question.control.mean, own.comparison.quantity
         difference = quantity.describe(mean) if quantity.shows(mean) else "no difference"
+        interval = format_interval(own.main.interval, 1 - own.main.level, quantity)
         verdict = describe_verdict(own.main.verdict, own.main.margin, quantity)
-        by_verdict.setdefault(verdict, []).append(f"{name} ({difference})")
+        by_verdict.setdefault(verdict, []).append(f"{name} ({difference}, {interval})")
     groups = [f"{verdict[0].upper()}{verdict[1:]}: {', '.join(names)}." for verdict, names in by_verdict.items()]
     first = next(iter(verdicts.values()))
+    accuracy = first.teacher_accuracy(None)
     return " ".join(
         [
             *_said_first(verdicts),
-            f"{len(verdicts)} methods, each compared with the same control on {first.comparison.images:,} test "
-            f"{first.comparison.noun}.",
+            f"{len(verdicts)} methods{f' ({accuracy})' if accuracy else ''}, each compared with the same control on "
+            f"{first.comparison.images:,} test {first.comparison.noun}.",
             *groups,
-            f"The verdicts are adjusted for {first.main.family} questions of these {first.comparison.noun}.",
+            *first.comparison.remarks,
+            *_own_remarks(verdicts),
+            f"The verdicts are adjusted for {count_noun(first.main.family, 'question')} of these "
+            f"{first.comparison.noun}.",
         ]
     )
+
+
+def _own_remarks(verdicts: Mapping[str, Verdicts]) -> list[str]:
+    """Return what is to be said of the distilled students of each method, such as a loss of calibration."""
+    return [
+        f"{name}: {text}"
+        for name, own in verdicts.items()
+        for text in own.own_remarks(None if own.overall is not None else 0)
+    ]
 
 
 def _said_first(verdicts: Mapping[str, Verdicts]) -> list[str]:
@@ -114,7 +128,7 @@ def _said_first(verdicts: Mapping[str, Verdicts]) -> list[str]:
             f"The students are under-trained: training on the labels alone for {comparison.longer_epochs} epochs"
             f"{budget} beats the control and the distilled students of {', '.join(under_trained)}."
         )
-    return first
+    return [*first, *one.weak_teacher()]
 
 
 def merge_arms(verdicts: Mapping[str, Verdicts]) -> dict[str, Mapping[str, Spread]]:

@@ -34,6 +34,7 @@ from kd.evaluation.failures import describe_failures, describe_gap
 from kd.evaluation.fidelity import Fidelity, fidelity
 from kd.evaluation.latency import Latency
 from kd.evaluation.metrics import confusion_matrix
+from kd.evaluation.quantities import choose_quantity
 from kd.evaluation.two_models import Accuracy, McNemar, accuracy_of, mcnemar, proportion_interval, verdict
 from kd.evaluation.unlike import Validation
 from kd.training.history import History
@@ -185,7 +186,8 @@ class Run:
         """Sentences on models that are no better than the majority class, or never predict some class."""
         arms = {arm_of(name).label: [matrix] for name, matrix in self.confusion_matrices.items()}
         names = [self.class_name(label) for label in range(len(self.confusion_matrices[TEACHER]))]
-        return [*describe_failures(arms, self.labels, names, self.noun), *self._describe_gaps()]
+        quantity = choose_quantity("auto", self.labels, names)
+        return [*describe_failures(arms, self.labels, names, self.noun, quantity=quantity), *self._describe_gaps()]
 
     def _describe_gaps(self) -> list[str]:
         """Name models whose test accuracy is far below the validation accuracy of their final weights."""

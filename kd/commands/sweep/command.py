@@ -36,8 +36,9 @@ from kd.commands.sweep.report import sweep_part
 from kd.commands.sweep.results import Final, Images, Sweep, assign_roles
 from kd.commands.sweep.settings import SweepSettings
 from kd.commands.sweep.students import SweepContext, list_batch_sizes, make_students, name_students
-from kd.commands.sweep.text import count_noun, print_sweep
+from kd.commands.sweep.text import print_sweep
 from kd.console import say
+from kd.formatting import count_noun
 from kd.models.inference import Predictions
 from kd.storage.environment import environment
 from kd.storage.files import publish

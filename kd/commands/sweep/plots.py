@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kd.arms import GREY
 from kd.commands.sweep.points import Point, TriedPoint, format_point, format_value
 from kd.commands.sweep.results import Sweep
-from kd.commands.sweep.text import count_noun
+from kd.formatting import count_noun
 from kd.report.drawings import Drawing
 from kd.report.style import new_figure
 

@@ -15,13 +15,13 @@ from kd.commands.sweep.text import (
     FINALS,
     POINTS,
     best_rows,
-    count_noun,
     final_rows,
     lines,
     point_rows,
     tried_title,
 )
 from kd.evaluation.quantities import ERRORS
+from kd.formatting import count_noun
 from kd.report.blocks import Block, Fold, Paragraph, paragraphs, table
 from kd.report.page import TONE_OF, Part, Section
 from kd.report.provenance import provenance

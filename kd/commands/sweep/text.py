@@ -9,6 +9,7 @@ from kd.console import print_table, say
 from kd.evaluation.paired_seeds import spread
 from kd.evaluation.quantities import ERRORS
 from kd.evaluation.verdict_text import describe_basis, format_interval, sentence
+from kd.formatting import count_noun
 
 BEST = 10  # number of points to print; the files contain all points
 
@@ -122,8 +123,3 @@ def _describe_verdict(sweep: Sweep) -> list[str]:
     basis = describe_basis(len(sweep.final_seeds), sweep.images.test, sweep.images.noun, "this teacher and split")
     remarks = [sweep.withheld] if sweep.withheld else []
     return [*control_lines, sentence(judgement, method=method, basis=basis, remarks=remarks)]
-
-
-def count_noun(count: int, noun: str) -> str:
-    """``1 seed``, ``2 seeds``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -72,6 +72,6 @@ def test_models_that_always_answer_the_majority_are_not_compared(tmp_path: Path)
     flags = ("--data", save(tmp_path, 20, signal=0.0), "--teacher", "mlp:8", "--student", "mlp:4", "--smoothing", "0")
     summary = compare(tmp_path, *flags, "--epochs", "30", "--pairs", "3")
     assert summary["verdict"] == "not decided"
-    start = "No better than always predicting 0, which makes 20 errors on 1,000 test items: teacher, control (3 of 3)"
-    assert summary["sentence"].startswith(start)
+    start = "No better than always predicting 0, which makes 20 errors on 1,000 test items (balanced error 50.00 %): "
+    assert summary["sentence"].startswith(f"{start}teacher, control (3 of 3)")
     assert "Models that never predict 1: teacher, control (3 of 3), distilled student (3 of 3)." in summary["sentence"]

@@ -35,7 +35,7 @@ from kd.evaluation.comparison import Comparison
 from kd.evaluation.comparison_slices import measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.verdict import judge_all
-from kd.evaluation.verdict_text import format_bounds
+from kd.evaluation.verdict_text import format_bounds, format_interval
 from kd.report.page import page
 from tests.commands.compare.comparisons import make_comparison, make_predictions
 from tests.commands.compare.test_command import CPU, MNIST, QUICK, SPENT, kd_command
@@ -259,8 +259,10 @@ def test_the_page_leads_with_the_methods_and_holds_the_details_of_each(capsys: p
     results = make_results()
     part = methods_part(results, test=[1, 2], command="kd compare --methods kd,dkd,dist", limit=None)
     assert part.tone == "mixed"
-    start = "3 methods, each compared with the same control on 400 test images. Helps: kd (25.5 fewer errors). Inconcl"
-    assert part.verdict.startswith(start)
+    start = (
+        "3 methods (teacher's test accuracy 98.75%), each compared with the same control on 400 test images. Helps: "
+    )
+    assert part.verdict.startswith(f"{start}kd (25.5 fewer errors, 98.3")
     text = unescape(page([part]).decode()).replace("\u00a0", " ")
     first = part.sections[0].blocks[0]
     assert first.rows == tuple(method_rows(results.verdicts))  # type: ignore[union-attr]  # a table
@@ -301,6 +303,32 @@ def test_what_holds_for_one_method_alone_is_said_with_its_name() -> None:
     assert verdicts["dkd"].main.verdict == "not decided"
     assert "Students collapsed: 1 of 4 (distilled student of dkd)" in sentence
     assert "Not decided: dkd" in sentence
+
+
+def test_the_sentence_on_top_has_what_the_sentences_of_the_methods_say() -> None:
+    """Intervals, the teacher's accuracy, worse probabilities, remarks and a weak teacher; once it had only means."""
+    comparisons = compare_methods()
+    weak = [comparisons["dkd"].students["control"][0][0]]
+    for name, comparison in comparisons.items():
+        comparisons[name] = dataclasses.replace(comparison, teachers=weak, remarks=["All students start from a file."])
+    dkd = comparisons["dkd"]
+    sharp = [
+        student._replace(test=student.test._replace(logits=30 * student.test.logits))
+        for student in dkd.students["distilled"][0]
+    ]
+    comparisons["dkd"] = dataclasses.replace(dkd, students={**dkd.students, "distilled": [sharp]})
+    verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
+    sentence = lead_sentence(verdicts)
+    for name, own in verdicts.items():
+        judged = own.main
+        interval = format_interval(judged.interval, 1 - judged.level, own.comparison.quantity)
+        assert re.search(rf"{name} \([^()]*, {re.escape(interval)}\)", sentence), sentence
+    for text in ("teacher's test accuracy", "All students start", "dkd: Its probabilities are worse", "hardly better"):
+        assert sentence.count(text) == 1, text
+
+
+def test_a_single_question_is_no_plural() -> None:
+    assert "adjusted for 1 question of these" in lead_sentence({"kd": Verdicts(make_comparison())})
 
 
 def test_a_failure_of_a_shared_control_is_said_once() -> None:

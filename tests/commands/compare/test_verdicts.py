@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from statsmodels.stats.multitest import multipletests
 
 from kd.commands.compare import command
@@ -19,6 +20,7 @@ from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_rows import student_rows
 from kd.evaluation.comparison_slices import describe_slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
+from kd.evaluation.judging import Judged, judge
 from kd.evaluation.quantities import BALANCED, NLL, choose_quantity
 from kd.evaluation.verdict import Earlier
 from kd.models.inference import Predictions
@@ -183,16 +185,18 @@ def make_imbalanced(found: dict[str, int], rare: int = 14, images: int = 1_000) 
     )
 
 
+MAJORITY = (
+    "No better than always predicting common, which makes 14 errors on 1,000 test images (balanced error 50.00 %): "
+)
+
+
 def test_rare_items_that_only_the_control_finds_are_no_equivalence() -> None:
     """Of 70 rare items, the distilled students find 1 and the controls 8: once called "no difference"."""
     comparison = make_imbalanced({"control": 8, "distilled": 1})
     verdicts = Verdicts(comparison)
     assert comparison.quantity == BALANCED
     assert "no difference" not in verdicts.lines[-1]
-    start = (
-        "No better than always predicting common, which makes 14 errors on 1,000 test images: distilled student (4 of"
-    )
-    assert verdicts.lines[-1].startswith(start)
+    assert verdicts.lines[-1].startswith(f"{MAJORITY}distilled student (4 of 5)")
     assert "percentage points more balanced error than the control" in verdicts.lines[-1]
 
 
@@ -200,11 +204,36 @@ def test_models_that_always_answer_the_majority_are_not_judged() -> None:
     verdicts = Verdicts(make_imbalanced({"control": 0, "distilled": 0}))
     assert verdicts.main.verdict == "not decided"
     line = verdicts.lines[-1]
-    assert line.startswith(
-        "No better than always predicting common, which makes 14 errors on 1,000 test images: control"
-    )
+    assert line.startswith(f"{MAJORITY}control (5 of 5)")
     assert "Models that never predict rare: control (5 of 5), distilled student (5 of 5)." in line
     assert "Distillation (kd, teacher's test accuracy 99.80%): not decided" in line
+
+
+def judge_rare(recall: tuple[float, float], decide: str) -> Judged:
+    """Judge students that err on 4 % of 970 common items and find these shares of 30 rare ones: more errors than 30."""
+    rng = np.random.default_rng(0)
+    labels = np.array([1] * 30 + [0] * 970)
+
+    def student(share: float) -> NDArray[np.int64]:
+        return (rng.random(1000) < np.where(labels, share, 0.04)).astype(np.int64)
+
+    control, distilled, smoothed = ([student(share) for _ in range(6)] for share in (*recall, recall[0]))
+    return judge(control, distilled, labels, smoothed=smoothed, kind="classes", decide=decide)
+
+
+@pytest.mark.parametrize("decide", ["auto", "recall:1"])
+def test_students_with_more_errors_than_the_majority_are_judged_by_what_decides(decide: str) -> None:
+    judged = judge_rare((0.5, 0.9), decide)
+    assert judged.verdict == "helps"
+    assert "No better than" not in judged.sentence
+
+
+def test_helps_is_never_said_beside_no_better_than_the_majority() -> None:
+    """A control at the balanced error of the constant prediction, and much better distilled students."""
+    judged = judge_rare((0.03, 0.9), "auto")
+    assert "No better than always predicting 0" in judged.sentence
+    assert judged.verdict == "not decided"
+    assert judge_rare((0.9, 0.03), "auto").verdict == "hurts"
 
 
 def test_a_collapsed_student_leaves_the_verdict_undecided() -> None:
