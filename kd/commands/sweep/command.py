@@ -38,6 +38,7 @@ from kd.commands.sweep.settings import SweepSettings
 from kd.commands.sweep.students import SweepContext, list_batch_sizes, make_students, name_students
 from kd.commands.sweep.text import print_sweep
 from kd.console import say
+from kd.evaluation.metrics import confusion_matrix
 from kd.formatting import count_noun
 from kd.models.inference import Predictions
 from kd.storage.environment import environment
@@ -152,7 +153,9 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
     for name, student in train_students(context.distill_data, students, processes=settings.processes):
         assert student.test is not None
         track_training(name, student.history, student.test)
-        finals[name] = Final(score(student.validation), score(student.test), student.test.wrong.numpy())
+        matrix = confusion_matrix(*student.test)
+        finals[name] = Final(score(student.validation), score(student.test), student.test.wrong, matrix)
+        labels = student.test.labels
         context.seconds[name] = student.history.seconds
         say(f"{len(finals):>3}/{len(students)}  {name}: fresh seed, {student.history.seconds:.0f} s")
     return Sweep(
@@ -163,6 +166,8 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
         final_seeds=seeds,
         finals={point: [finals[name] for name in name_students(settings, point, seeds)] for point in points},
         margin=settings.margin,
+        labels=labels,
+        classes=context.task.classes,
         searched=settings.trials is not None,
         method=settings.method,
     )

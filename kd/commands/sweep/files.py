@@ -78,6 +78,8 @@ def _summarize(sweep: Sweep) -> dict[str, Any]:
     return {
         "environment": versions(),
         "lines": lines(sweep),
+        "decides": sweep.quantity.key,
+        "failures": sweep.failures,
         "roles": {role: _point_settings(sweep, point) for role, point in sweep.roles.items()},
         "rates": {role: sweep.rates(point)._asdict() for role, point in sweep.roles.items()},
         "verdict": judgement and {"on": sweep.judged_role(), **describe_judgement(judgement, _judged_pairs(sweep))},

@@ -20,7 +20,6 @@ from kd.commands.sweep.text import (
     point_rows,
     tried_title,
 )
-from kd.evaluation.quantities import ERRORS
 from kd.formatting import count_noun
 from kd.report.blocks import Block, Fold, Paragraph, paragraphs, table
 from kd.report.page import TONE_OF, Part, Section
@@ -91,11 +90,11 @@ def _show_pairs(sweep: Sweep) -> tuple[Block, ...]:
     if judged_role == "chosen" and roles["documented"] not in {roles["chosen"], roles["control"]}:
         role_pairs.append(("chosen", "documented"))
     points = {f"{role} minus {reference}": (roles[role], roles[reference]) for role, reference in role_pairs}
-    rows = [(name, *contrast_cells(sweep.contrast(*pair), ERRORS)) for name, pair in points.items()]
+    rows = [(name, *contrast_cells(sweep.contrast(*pair), sweep.quantity)) for name, pair in points.items()]
     further = [(name, *difference_cells(sweep.pairs(*pair))) for name, pair in points.items()]
     caption = (
-        "Differences in test errors, paired by seed; values below zero favour the point named first. The verdict uses "
-        "the first row."
+        f"Differences in {sweep.quantity.name}, paired by seed; values below zero favour the point named first. The "
+        "verdict uses the first row."
     )
     header = ("pairs", *contrast_header(sweep.images.noun)[1:])
     tests = Fold("Further tests on the numbers of errors", (table(("pairs", *DIFFERENCES[1:]), further),))

@@ -9,10 +9,13 @@ from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from kd.commands.sweep.points import Point, Score, TriedPoint, choose_control, choose_point, format_point, rank_points
+from kd.evaluation.classwise import score_classes
+from kd.evaluation.failures import describe_collapse, describe_failures, find_collapsed, find_useless
 from kd.evaluation.paired_seeds import Pairs, pair_errors
+from kd.evaluation.quantities import Quantity, choose_quantity, largest_loss, margin_of, weigh_errors
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge_all
 
 ROLES = ("chosen", "documented", "control")
@@ -43,11 +46,16 @@ class Rates(NamedTuple):
 
 
 class Final(NamedTuple):
-    """Validation and test score of a student with a fresh seed, and [N] bool: the test items it gets wrong."""
+    """Validation and test score of a student with a fresh seed, and its confusion matrix [K, K] on the test items.
+
+    Attributes:
+        wrong: [N] bool, the test items it gets wrong.
+    """
 
     validation: Score
     test: Score
-    wrong: NDArray[np.bool_]
+    wrong: Tensor
+    matrix: Tensor
 
 
 def assign_roles(tried: Sequence[TriedPoint], documented: Point) -> dict[str, Point]:
@@ -81,6 +89,8 @@ class Sweep:
         final_seeds: seeds of the test, disjoint from ``seeds``.
         finals: point of a role → its students in the order of ``final_seeds``.
         margin: equivalence margin in percentage points of the test images.
+        labels: [N] int64, of the test set.
+        classes: class names in label order.
         searched: whether Optuna proposed the points; otherwise they form a grid.
         earlier: p-values of the questions asked of the same test set before.
         withheld: why the differences are no verdict, as a sentence; "" if they are.
@@ -95,6 +105,8 @@ class Sweep:
     final_seeds: Sequence[int]
     finals: Mapping[Point, Sequence[Final]]
     margin: float
+    labels: Tensor
+    classes: Sequence[str]
     searched: bool
     earlier: Sequence[Earlier] = ()
     withheld: str = ""
@@ -146,13 +158,57 @@ class Sweep:
 
     def judgement(self) -> Judgement | None:
         """Return the verdict on the point of ``judged_role``, adjusted for earlier questions; None if there is none."""
-        question = self.question()
-        if question is None:
+        question, role = self.question(), self.judged_role()
+        if question is None or role is None:
             return None
-        judged = judge_all({"": question}, margin=self.margin / 100 * self.images.test, earlier=self.earlier)[""]
-        return judged._replace(verdict="not decided") if self.withheld else judged
+        margin = margin_of(self.quantity, self.margin, self.images.test)
+        judged = judge_all({"": question}, margin=margin, earlier=self.earlier)[""]
+        points = [self.roles[role], self.roles["control"]]
+        has_collapsed = any(self.name_roles(point) in self.collapsed for point in points)
+        is_withheld = self.withheld or has_collapsed or self._learned_nothing(points)
+        return judged._replace(verdict="not decided") if is_withheld else judged
+
+    @cached_property
+    def quantity(self) -> Quantity:
+        """What decides, from the sizes of the classes: test errors or the balanced error."""
+        return choose_quantity("auto", self.labels, self.classes)
 
     def contrast(self, point: Point, reference: Point) -> Contrast:
-        """Return the contrast of two points in test errors, for other seeds and other test samples."""
-        wrong, reference_wrong = (np.stack([final.wrong for final in self.finals[p]]) for p in (point, reference))
-        return contrast_of(wrong.astype(np.float64) - reference_wrong)
+        """Return the contrast of two points in ``quantity``, for other seeds and other test samples."""
+        losses, reference_losses = (
+            np.stack([weigh_errors(self.quantity, final.wrong, self.labels) for final in self.finals[p]])
+            for p in (point, reference)
+        )
+        return contrast_of(losses - reference_losses, one_error=largest_loss(self.quantity, self.labels))
+
+    @cached_property
+    def failures(self) -> list[str]:
+        """Sentences on students that learned nothing, collapsed, or never predict a class."""
+        matrices = {self.name_roles(point): [final.matrix for final in finals] for point, finals in self.finals.items()}
+        counts = {name: (len(self.collapsed.get(name, ())), len(group)) for name, group in matrices.items()}
+        noun, quantity = self.images.noun, self.quantity
+        return [
+            *describe_failures(matrices, self.labels, self.classes, noun, quantity=quantity),
+            *describe_collapse(counts),
+        ]
+
+    @cached_property
+    def collapsed(self) -> dict[str, list[int]]:
+        """The indices of the collapsed students of each point with a role, by ``name_roles``; others are omitted."""
+        return find_collapsed(
+            {self.name_roles(p): [score_classes(f.matrix) for f in finals] for p, finals in self.finals.items()}
+        )
+
+    def name_roles(self, point: Point) -> str:
+        """Return the roles of a point as a name, such as "chosen, documented"."""
+        return ", ".join(self.roles_of(point))
+
+    def _learned_nothing(self, points: Sequence[Point]) -> bool:
+        """Return whether all students of these points are no better than always predicting the largest class."""
+        values = {
+            self.name_roles(point): [
+                float(weigh_errors(self.quantity, final.wrong, self.labels).sum()) for final in self.finals[point]
+            ]
+            for point in points
+        }
+        return all(map(all, find_useless(values, self.quantity, self.labels).values()))

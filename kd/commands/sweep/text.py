@@ -7,7 +7,7 @@ from kd.commands.sweep.points import TriedPoint, format_point
 from kd.commands.sweep.results import Sweep
 from kd.console import print_table, say
 from kd.evaluation.paired_seeds import spread
-from kd.evaluation.quantities import ERRORS
+from kd.evaluation.quantities import ERRORS, Quantity
 from kd.evaluation.verdict_text import describe_basis, format_interval, sentence
 from kd.formatting import count_noun
 
@@ -63,7 +63,7 @@ def final_rows(sweep: Sweep) -> list[list[str]]:
     """Return a row with error rates and test errors for each point that has a role."""
     return [
         [
-            f"{', '.join(sweep.roles_of(point))}: {format_point(point)}",
+            f"{sweep.name_roles(point)}: {format_point(point)}",
             *map(percent, sweep.rates(point)),
             format_number(spread([final.test.errors for final in finals]), ",.1f"),
         ]
@@ -96,22 +96,26 @@ def _compare_with_documented(sweep: Sweep) -> list[str]:
         return ["No point is better than the documented one."]
     contrast = sweep.contrast(chosen, documented)
     interval = contrast.interval()
-    difference = f"{_describe_mean(contrast.mean)} on average ({format_interval(interval, 0.95)})"
-    conjunction = "as" if difference.startswith("as") else "than"
+    quantity = sweep.quantity
+    mean, bounds = _describe_mean(contrast.mean, quantity), format_interval(interval, 0.95, quantity)
+    verb, conjunction = "makes" if quantity == ERRORS else "has", "than" if quantity.shows(contrast.mean) else "as"
     return [
-        f"On the test {sweep.images.noun}, the chosen point makes {difference} {conjunction} the documented point "
-        f"({format_point(documented)}); this is not part of the verdict."
+        f"On the test {sweep.images.noun}, the chosen point {verb} {mean} on average ({bounds}) {conjunction} the "
+        f"documented point ({format_point(documented)}); this is not part of the verdict."
     ]
 
 
-def _describe_mean(difference: float) -> str:
-    return ERRORS.describe(difference) if ERRORS.shows(difference) else "as many errors"
+def _describe_mean(difference: float, quantity: Quantity = ERRORS) -> str:
+    if quantity.shows(difference):
+        return quantity.describe(difference)
+    return "as many errors" if quantity == ERRORS else f"the same {quantity.less.partition(' ')[2]}"
 
 
 def _describe_verdict(sweep: Sweep) -> list[str]:
     role, judgement = sweep.judged_role(), sweep.judgement()
     if role is None or judgement is None:
-        return ["There is no verdict: neither the chosen nor the documented point uses the teacher."]
+        text = "There is no verdict: neither the chosen nor the documented point uses the teacher."
+        return [" ".join([*sweep.failures, text])]
     control = sweep.roles["control"]
     control_lines = (
         [f"The control is also chosen on the validation {sweep.images.noun}: {format_point(control)}."]
@@ -122,4 +126,5 @@ def _describe_verdict(sweep: Sweep) -> list[str]:
     method = f"Distillation{name} at the {role} point ({format_point(sweep.roles[role])})"
     basis = describe_basis(len(sweep.final_seeds), sweep.images.test, sweep.images.noun, "this teacher and split")
     remarks = [sweep.withheld] if sweep.withheld else []
-    return [*control_lines, sentence(judgement, method=method, basis=basis, remarks=remarks)]
+    text = sentence(judgement, method=method, quantity=sweep.quantity, basis=basis, remarks=remarks)
+    return [*control_lines, " ".join([*sweep.failures, text])]

@@ -75,3 +75,16 @@ def test_models_that_always_answer_the_majority_are_not_compared(tmp_path: Path)
     start = "No better than always predicting 0, which makes 20 errors on 1,000 test items (balanced error 50.00 %): "
     assert summary["sentence"].startswith(f"{start}teacher, control (3 of 3)")
     assert "Models that never predict 1: teacher, control (3 of 3), distilled student (3 of 3)." in summary["sentence"]
+
+
+def test_a_sweep_of_models_that_always_answer_the_majority_has_no_verdict(tmp_path: Path) -> None:
+    """Once "makes no difference larger than 5 errors"."""
+    flags = ("--data", save(tmp_path, 20, signal=0.0), "--teacher", "mlp:8", "--student", "mlp:4", "--epochs", "10")
+    few = ("--temperatures", "5", "--alphas", "0.5", "1", "--seeds", "1", "--final-pairs", "2", "--margin", "0.5")
+    assert cli.main(["sweep", "--out", str(tmp_path / "out"), "--device", "cpu", "--processes", "2", *flags, *few]) == 0
+    summary = json.loads((tmp_path / "out" / "results" / "metrics" / "sweep.json").read_text())
+    assert summary["verdict"]["verdict"] == "not decided"
+    assert summary["decides"] == "balanced"
+    start = "No better than always predicting 0, which makes 20 errors on 1,000 test items (balanced error 50.00 %): "
+    assert start in summary["lines"][-1]
+    assert "no difference larger" not in summary["lines"][-1]

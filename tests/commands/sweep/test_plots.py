@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ from tests.overlaps import clashes, outside, place_texts, texts
 pytestmark = pytest.mark.pictures
 
 DEFAULT = SweepSettings()
+LABELS = torch.arange(10_000) % 10
 
 
 def fake_errors(at: Point, seed: int, control: int | None = None) -> int:
@@ -45,7 +47,9 @@ def fake_errors(at: Point, seed: int, control: int | None = None) -> int:
 
 
 def make_final(validation: int, test: int) -> Final:
-    return Final(Score(validation, 0.1), Score(test, 0.1), np.arange(10_000) < test)
+    wrong = torch.arange(10_000) < test
+    matrix = torch.bincount(10 * LABELS + (LABELS + wrong) % 10, minlength=100).reshape(10, 10)
+    return Final(Score(validation, 0.1), Score(test, 0.1), wrong, matrix)
 
 
 def make_sweep(
@@ -72,7 +76,18 @@ def make_sweep(
         at: [make_final(fake_errors(at, s, control) + 4, 2 * fake_errors(at, s, control) - s % 3) for s in final_seeds]
         for at in assign_roles(tried, documented).values()
     }
-    return Sweep(tried, documented, list(range(seeds)), Images(6000, 10_000), final_seeds, finals, 0.1, searched)
+    return Sweep(
+        tried,
+        documented,
+        list(range(seeds)),
+        Images(6000, 10_000),
+        final_seeds,
+        finals,
+        0.1,
+        LABELS,
+        tuple("0123456789"),
+        searched,
+    )
 
 
 def searched_points() -> list[Point]:

@@ -7,11 +7,12 @@ import re
 from html import unescape
 
 import pytest
+import torch
 from statsmodels.stats.multitest import multipletests
 
-from kd.commands.sweep.points import list_grid, make_point
+from kd.commands.sweep.points import Score, list_grid, make_point
 from kd.commands.sweep.report import sweep_part
-from kd.commands.sweep.results import Sweep
+from kd.commands.sweep.results import Final, Sweep
 from kd.commands.sweep.text import _describe_mean, final_rows, lines, point_rows
 from kd.evaluation.verdict import Earlier
 from kd.report.page import Part, page
@@ -68,6 +69,59 @@ def test_a_sweep_is_adjusted_for_earlier_questions_and_does_not_outrank_an_undec
     part = make_part(withheld)
     assert (part.tone, ": not decided;" in part.verdict) == ("open", True)
     assert withheld.withheld in part.verdict
+
+
+def make_imbalanced(control: list[int], judged: list[int]) -> Sweep:
+    """Make a sweep on 1,000 items, 20 of them rare, whose students find this many of the rare ones."""
+    sweep = SWEEPS["default"]()
+    labels = (torch.arange(1_000) < 20).long()
+
+    def final(found: int) -> Final:
+        predicted = (torch.arange(1_000) < found).long()
+        matrix = torch.bincount(2 * labels + predicted, minlength=4).reshape(2, 2)
+        return Final(Score(90, 0.1), Score(20 - found, 0.1), predicted != labels, matrix)
+
+    finals = {
+        point: [final(found) for found in (control if point == sweep.roles["control"] else judged)]
+        for point in sweep.finals
+    }
+    images = sweep.images._replace(test=1_000, noun="items")
+    return dataclasses.replace(
+        sweep, finals=finals, labels=labels, classes=("common", "rare"), images=images, margin=0.5
+    )
+
+
+def test_students_that_always_predict_the_majority_get_no_verdict() -> None:
+    """Once "makes no difference larger than 5 errors", with nothing said first."""
+    sweep = make_imbalanced([0] * 3, [0] * 3)
+    judged = sweep.judgement()
+    assert judged is not None
+    assert judged.verdict == "not decided"
+    assert lines(sweep)[-1].startswith(
+        "No better than always predicting common, which makes 20 errors on 1,000 test items (balanced error 50.00 %): "
+        "chosen (3 of 3), documented (3 of 3), control (3 of 3). Models that never predict rare: "
+    )
+    assert make_part(sweep).tone == "open"
+
+
+def test_a_sweep_of_unequal_classes_is_decided_by_the_balanced_error() -> None:
+    sweep = make_imbalanced([6, 8, 7], [15, 14, 16])
+    judged = sweep.judgement()
+    assert judged is not None
+    assert judged.verdict == "better than the labels alone"
+    assert judged.question.control.mean == pytest.approx(-100 * (8 / 20) / 2)
+    assert judged.margin == 0.5
+    assert "20.00 percentage points less balanced error than the control" in lines(sweep)[-1]
+    assert "the same balanced error on average" in " ".join(lines(sweep))  # chosen and documented
+    assert "Differences in balanced error, %" in section_texts(sweep)["comparison"]
+
+
+def test_a_collapsed_student_withholds_the_verdict_of_a_sweep() -> None:
+    sweep = make_imbalanced([15, 0, 14], [15, 14, 16])
+    judged = sweep.judgement()
+    assert judged is not None
+    assert judged.verdict == "not decided"
+    assert "Students collapsed: 1 of 3 (control)." in lines(sweep)[-1]
 
 
 def test_the_text_alternative_of_the_map_names_the_marked_points() -> None:
