@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd.deploy.gate import TOLERANCE, Check, check_outputs
+from kd.deploy.gate import TOLERANCE, Check, _check_loss, check_outputs
 from kd.deploy.runtime import Outputs
+from kd.evaluation.two_models import McNemar
 from kd.models.inference import Predictions
 
 ITEMS, CLASSES = 400, 5
@@ -118,3 +119,11 @@ def test_the_bound_is_above_the_loss_and_covers_a_true_loss() -> None:
         assert result.loss < result.loss_bound
         below += result.loss_bound < 2
     assert below / rounds < 0.09
+
+
+@pytest.mark.parametrize("items", [1_000, 2_000, 3_000, 10_000])
+def test_a_loss_of_exactly_the_margin_passes_and_one_more_error_fails(items: int) -> None:
+    allowed = items // 1_000
+    for gained in range(1, 40):
+        for lost, passes in ((gained + allowed, True), (gained + allowed + 1, False)):
+            assert (not _check_loss(McNemar(gained, lost, 1.0), items, 0.1)) == passes
