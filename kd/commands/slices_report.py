@@ -24,12 +24,12 @@ def show_slices(slices: Slices) -> tuple[Block, ...]:
 
 
 def _cells(slice: SliceDifference) -> tuple[str, ...]:
-    interval = slice.contrast.interval()
+    interval = slice.contrast.interval() if slice.has_enough_items else None
     return (
         f"{slice.items:,}",
         f"{slice.control:.2f}",
         f"{slice.distilled:.2f}",
         format_signed(slice.contrast.mean, ".2f"),
-        format_range(*interval, ".2f") if interval else "none",
+        format_range(*interval, ".2f") if interval else "none" if slice.has_enough_items else "too few items",
         format_p(slice.p),
     )

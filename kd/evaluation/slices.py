@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from kd.evaluation.verdict import Contrast, contrast_of, holm
 
+FEWEST_ITEMS = 6  # items that differ in some pair; the sign test of fewer has no p-value below 0.05
+
 Masks = Mapping[str, NDArray[np.bool_]]  # name of a slice → [N], True for its test items
 
 
@@ -20,7 +22,9 @@ class SliceDifference(NamedTuple):
         items: number of test items in the slice, at least 1.
         control, distilled: mean error rates over the pairs.
         contrast: distilled minus control, in percentage points of the slice's items.
-        p: Holm-adjusted for the slices compared together.
+        p: Holm-adjusted for the slices compared together; 1 if ``has_enough_items`` is False.
+        has_enough_items: whether at least ``FEWEST_ITEMS`` items differ in some pair. Pairs share the items, so more of
+            them cannot make up for fewer.
     """
 
     items: int
@@ -28,6 +32,7 @@ class SliceDifference(NamedTuple):
     distilled: float
     contrast: Contrast
     p: float
+    has_enough_items: bool
 
 
 def compare_slices(
@@ -56,8 +61,16 @@ def compare_parts(
         name: contrast_of(100 / first.shape[1] * (second - first), one_error=100 / first.shape[1], anytime=anytime)
         for name, (first, second) in parts.items()
     }
-    adjusted = holm([contrast.p for contrast in contrasts.values()])
+    enough = {name: int((first != second).any(axis=0).sum()) >= FEWEST_ITEMS for name, (first, second) in parts.items()}
+    adjusted = holm([contrast.p if enough[name] else 1.0 for name, contrast in contrasts.items()])
     return {
-        name: SliceDifference(first.shape[1], 100 * float(first.mean()), 100 * float(second.mean()), contrasts[name], p)
+        name: SliceDifference(
+            first.shape[1],
+            100 * float(first.mean()),
+            100 * float(second.mean()),
+            contrasts[name],
+            p,
+            enough[name],
+        )
         for (name, (first, second)), p in zip(parts.items(), adjusted, strict=True)
     }

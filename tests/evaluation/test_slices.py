@@ -34,3 +34,15 @@ def test_a_slice_where_it_harms_is_found_behind_an_overall_gain() -> None:
     assert found["rare"].contrast.mean > 0
     assert found["rest"].contrast.mean < 0
     assert max(row.p for row in found.values()) < 1e-3
+
+
+@pytest.mark.parametrize(("items", "differ", "claims"), [(1, 1, False), (5, 5, False), (50, 5, False), (50, 6, True)])
+def test_a_slice_on_which_few_items_differ_makes_no_claim(items: int, differ: int, claims: bool) -> None:
+    """All ten pairs share these items, so they say nothing about other items."""
+    control, distilled = np.zeros((10, 200)), np.zeros((10, 200))
+    distilled[:, :differ] = 1
+    distilled[0, :1] = 0 if claims else 1
+    slice = compare_slices({"few": np.arange(200) < items}, control, distilled)["few"]
+    assert slice.has_enough_items == claims
+    assert (slice.p < 0.05) == claims
+    assert claims or slice.p == 1

@@ -119,6 +119,7 @@ def _describe_slices(slices: Slices) -> dict[str, Any]:
                 "distilled_percent_wrong": difference.distilled,
                 **describe_contrast(difference.contrast),
                 "p_holm": difference.p,
+                "has_enough_items": difference.has_enough_items,
             }
             for name, difference in differences.items()
         }
