@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,12 @@ from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.quantities import choose_quantity
 from kd.evaluation.verdict import Judgement, Verdict
-from kd.losses.logit_kind import require_probabilities
+from kd.losses.logit_kind import are_probabilities, require_logits_kind, require_probabilities
 from kd.models.inference import Predictions
 
 Kind = Literal["logits", "probabilities", "classes"]
 _FLOOR = 1e-12  # smallest probability; its logarithm must be finite
+_ENOUGH_ERRORS = 10  # independent students may predict the same classes if they make fewer errors
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def judge(
         class_names: names of the classes in label order.
 
     Raises:
-        ValueError: predictions that do not fit each other, the labels or their kind; a quantity that they do not give.
+        ValueError: predictions that do not fit each other, the labels or their kind; a quantity that they do not give;
+            two students of an arm with the same predictions: then the pairs are not independent.
     """
     _require_pairs(control, distilled, smoothed)
     require(0 < margin <= 100, "margin", margin, "above 0 and at most 100 percentage points of the test items")
@@ -98,6 +101,7 @@ def judge(
         arm: [[_to_predictions(f"{arm}[{i}]", values, truth, kind, classes) for i, values in enumerate(group)]]
         for arm, group in arms.items()
     }
+    digests = {arm: _require_different(arm, group[0], kind) for arm, group in groups.items()}
     names = list(class_names) or [str(number) for number in range(classes)]
     require(len(names) == classes, "class_names", f"{len(names)} names", f"{classes}, one for each class")
     comparison = Comparison(
@@ -111,6 +115,7 @@ def judge(
         classes=names,
         given="the conditions shared by all pairs",
         has_probabilities=kind != "classes",
+        remarks=_describe_identical(digests[CONTROL], digests[DISTILLED]),
     )
     return Judged(comparison)
 
@@ -120,6 +125,46 @@ def _require_pairs(control: Sequence[Any], distilled: Sequence[Any], smoothed: S
     for name, students in (("distilled", distilled), ("smoothed", smoothed)):
         fits = len(students) == len(control) or (name == "smoothed" and not len(students))
         require(fits, name, f"{len(students)} students", f"{len(control)}, one for each control")
+
+
+def _require_logits(name: str, values: Tensor) -> None:
+    found, advice = "rows that are non-negative and sum to 1: probabilities", "pass kind='probabilities' (--kind)"
+    require(not are_probabilities(values), name, found, "logits, scores before the softmax", advice)
+    require_logits_kind(name, values)
+
+
+def _require_different(arm: str, students: Sequence[ModelPredictions], kind: Kind) -> list[str]:
+    """Return a digest of each student's predictions; students of one arm must differ.
+
+    Raises:
+        ValueError: two students have the same predictions. Predicted classes may be equal if they are constant or
+            nearly all right.
+    """
+    digests = [hashlib.sha256(student.test.logits.numpy().tobytes()).hexdigest() for student in students]
+    for number, (digest, student) in enumerate(zip(digests, students, strict=True)):
+        first = digests.index(digest)
+        if first < number and (kind != "classes" or _must_differ(student.test)):
+            raise ValueError(
+                f"{arm}[{number}] must be the predictions of another student. Got the same as {arm}[{first}]: a copy "
+                "of one student adds no evidence. Pass each student once; if training does not depend on the seed, "
+                "repeat it on resampled training data."
+            )
+    return digests
+
+
+def _must_differ(predictions: Predictions) -> bool:
+    """Return whether independent students cannot predict these classes by chance."""
+    return int(predictions.wrong.sum()) >= _ENOUGH_ERRORS and len(set(predictions.logits.argmax(dim=1).tolist())) > 1
+
+
+def _describe_identical(control: Sequence[str], distilled: Sequence[str]) -> list[str]:
+    """Return a sentence on pairs with the same predictions, if there are any."""
+    equal = sum(first == second for first, second in zip(control, distilled, strict=True))
+    if not equal:
+        return []
+    if equal == len(control):
+        return ["Every distilled student has the same predictions as its control."]
+    return [f"In {equal} of {len(control)} pairs the distilled student has the same predictions as its control."]
 
 
 def _count_classes(arms: dict[str, Sequence[Any]], labels: Tensor, kind: Kind, named: int) -> int:
@@ -147,6 +192,8 @@ def _to_predictions(name: str, values: Any, labels: Tensor, kind: Kind, classes:
         if kind == "probabilities":
             require_probabilities(name, logits)
             logits = logits.clamp(min=_FLOOR).log()
+        else:
+            _require_logits(name, logits)
     require_labels(labels, logits)
     predictions = Predictions(logits, labels.long())
     # The test items stand in for validation; nothing is fitted on them.

@@ -111,3 +111,51 @@ def test_a_file_that_does_not_fit_is_named(tmp_path: Path, capsys: pytest.Captur
     values["distilled"][2] = values["distilled"][2][:-1]
     assert cli.main(["judge", *save(tmp_path, values), "--out", str(tmp_path / "out")]) == 1
     assert "distilled2.npy: it must have a row for each of 400 labels" in " ".join(capsys.readouterr().err.split())
+
+
+def test_probabilities_are_no_logits() -> None:
+    with pytest.raises(ValueError, match=r"control\[0\] must be logits.*probabilities.*pass kind='probabilities'"):
+        kd.judge(**arrays("probabilities"))
+    sigmoids = arrays()
+    sigmoids["distilled"] = [1 / (1 + np.exp(-logits)) for logits in sigmoids["distilled"]]
+    with pytest.raises(ValueError, match=r"distilled\[0\] must be logits"):
+        kd.judge(**sigmoids)
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities", "classes"])
+def test_a_student_counts_once(kind: Any) -> None:
+    values = arrays(kind)
+    values["distilled"][3] = values["distilled"][1].copy()
+    with pytest.raises(ValueError, match=r"distilled\[3\] must be .* another student. Got the same as distilled\[1\]"):
+        kd.judge(**values, kind=kind)
+
+
+@pytest.mark.parametrize("fill", ["right", "constant"])
+def test_predicted_classes_may_be_equal_if_they_are_right_or_constant(fill: str) -> None:
+    values = arrays("classes")
+    classes = values["labels"] if fill == "right" else np.zeros_like(values["labels"])
+    values["distilled"] = [classes] * len(values["distilled"])
+    assert kd.judge(**values, kind="classes").verdict
+
+
+def test_identical_arms_are_recognised() -> None:
+    values = arrays()
+    judged = kd.judge(values["control"], values["control"], values["labels"])
+    assert "Every distilled student has the same predictions as its control." in judged.sentence
+    values["distilled"][0] = values["control"][0]
+    assert "In 1 of 4 pairs the distilled student has the same predictions" in kd.judge(**values).sentence
+
+
+def test_a_rare_class_without_a_difference_shows_no_small_difference() -> None:
+    """Fourteen rare items, on which no pair differs, may hide a difference of several percentage points."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, 0], [14, 600])
+    hard = rng.random(600) < 0.02
+
+    def predict() -> np.ndarray:
+        return np.concatenate([np.ones(14, int), (rng.random(600) < 0.5 * hard).astype(int)])
+
+    control, distilled = ([predict() for _ in range(10)] for _ in range(2))
+    for decide in ("auto", "recall:1"):
+        judged = kd.judge(control, distilled, labels, kind="classes", decide=decide, margin=2.0)
+        assert judged.verdict == "inconclusive"
