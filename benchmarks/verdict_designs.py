@@ -2,6 +2,7 @@
 
     python benchmarks/verdict_designs.py            # 15 minutes, seeded
     python benchmarks/verdict_designs.py --runs 200
+    python benchmarks/verdict_designs.py --only rare
 
 Every verdict comes from ``kd.evaluation.verdict``, on simulated students: item b is wrong with a probability that
 depends on its difficulty, on the student's seed, and on an effect of the method that differs from item to item.
@@ -26,7 +27,7 @@ from kd.evaluation.classwise import ClassScores, score_classes
 from kd.evaluation.failures import find_collapsed
 from kd.evaluation.paired_seeds import Interval, t_test
 from kd.evaluation.sequential import FEWEST, STOP, find_stop
-from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, Verdict, contrast_of, judge, judge_all
+from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, Verdict, contrast_of, decide, judge, judge_all
 from measuring import format_table
 from verdict_error_rates import normal, skewed, very_skewed
 
@@ -256,6 +257,37 @@ def format_false_collapse(runs: int, pairs: int = 10) -> str:
     return format_table(["test items", "classes", "errors", "some student named", "a constant one found"], rows)
 
 
+RARE, MAJORITY = 14, 600  # items of two classes
+
+
+def format_rare_class(runs: int) -> str:
+    """Return how often a true difference of the balanced error that lies in a rare class is called smaller than it is.
+
+    Without / with the wider interval for unequal weights. A share of the rare class is worse in every pair, and the
+    larger class varies from student to student only.
+    """
+    rows = []
+    for expected in (0.5, 1, 2, 4, 8):
+        cells = []
+        for pairs in SIZES:
+            rng, found, weight = np.random.default_rng([pairs, int(2 * expected)]), np.zeros(2), 50 / RARE
+            for _ in range(runs):
+                hard = rng.random(MAJORITY) < 0.02
+                arms = [((rng.random((pairs, MAJORITY)) < 0.5) & hard).astype(np.float64) for _ in range(2)]
+                is_worse = np.tile(rng.random(RARE) < expected / RARE, (pairs, 1))
+                rows_of_items = np.hstack([weight * is_worse, 50 / MAJORITY * (arms[1] - arms[0])])
+                contrasts = [contrast_of(rows_of_items, one_error=weight, unequal=unequal) for unequal in (False, True)]
+                found += [_is_called_smaller(contrast, weight * expected) for contrast in contrasts]
+            cells.append(" / ".join(f"{100 * share:.1f}" for share in found / runs))
+        rows.append([f"{expected:g}", *cells])
+    return format_table(["rare items worse, expected", *(f"{pairs} pairs" for pairs in SIZES)], rows)
+
+
+def _is_called_smaller(contrast: Contrast, difference: float) -> bool:
+    verdict = decide(contrast.interval(), contrast.interval(0.1), difference)
+    return verdict == "no difference larger than d"
+
+
 def _excludes_zero(interval: Interval | None) -> bool:
     return interval is not None and not interval.low <= 0 <= interval.high
 
@@ -309,14 +341,19 @@ TABLES: dict[str, Callable[[int], str]] = {
     "Better or worse, with all pairs / --until-decided, and its mean number of pairs": format_price,
     f"Students that are all alike, 10 pairs, {FEWER} times fewer runs": format_false_collapse,
     "No effect, some seeds collapse; without / with the rule for collapsed students, 10 pairs": format_collapse,
+    f"A difference in {RARE} rare items, called smaller, without / with the wider interval": format_rare_class,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2_000, help="simulated comparisons per cell")
-    runs = parser.parse_args().runs
+    parser.add_argument("--only", default="", metavar="TEXT", help="only tables whose title contains this text")
+    args = parser.parse_args()
+    runs = args.runs
     for title, make in TABLES.items():
+        if args.only not in title:
+            continue
         print(f"{title}, in % of {runs:,}:\n\n{make(runs)}\n", flush=True)
 
 

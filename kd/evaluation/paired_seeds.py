@@ -99,7 +99,7 @@ def t_interval(differences: Sequence[float], level: float = 0.05) -> Interval | 
     n, mean = len(differences), fmean(differences)
     if n < 2:
         return None
-    if _are_equal(differences):
+    if are_equal(differences):
         if mean == 0:
             bound = math.log(2 / level) / n
             return Interval(-bound, bound)
@@ -115,7 +115,7 @@ def t_test(differences: Sequence[float]) -> float:
     the p-value of the sign test; for a single pair, it is 1.
     """
     n = len(differences)
-    if n < 2 or _are_equal(differences):
+    if n < 2 or are_equal(differences):
         return sign_test(differences)
     return float(2 * scipy.stats.t.sf(abs(fmean(differences)) / (stdev(differences) / n**0.5), n - 1))
 
@@ -166,8 +166,10 @@ def wilcoxon_test(differences: Sequence[int]) -> float:
     return min(1.0, 2 * float(tail))
 
 
-def _are_equal(differences: Sequence[float]) -> bool:
-    return min(differences) == max(differences)
+def are_equal(differences: Sequence[float]) -> bool:
+    """Return whether differences are equal but for the rounding of sums of floats."""
+    low, high = min(differences), max(differences)
+    return high - low <= 1e-11 * max(-low, high)
 
 
 def _summarise(errors: Sequence[int]) -> Arm:

@@ -93,9 +93,11 @@ def power_of(contrast: Contrast, margin: float, *, level: float = 0.05) -> Power
         if not contrast.sd:
             return Power(None, None)
         return Power(detectable(n, contrast.sd, level=level), seeds_needed(margin, contrast.sd, level=level))
+    widening = contrast.widening(level)
     crossed = estimate.variance**0.5 * _detectable_shift(estimate.freedom, level)
     of_seeds = estimate.from_pairs**0.5 * _detectable_shift(n - 1, level)  # the interval contains that of the seeds
-    return Power(max(crossed, of_seeds), _pairs_needed(estimate, margin, level))
+    needed = _pairs_needed(estimate, margin - widening, level) if margin > widening else None
+    return Power(max(crossed, of_seeds) + widening, needed)
 
 
 def _detectable_shift(freedom: float, level: float, target: float = 0.8) -> float:

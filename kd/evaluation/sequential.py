@@ -20,8 +20,8 @@ from statistics import fmean, stdev
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.evaluation.crossed import estimate_crossed
-from kd.evaluation.paired_seeds import Interval, t_interval
+from kd.evaluation.crossed import estimate_crossed, sum_items
+from kd.evaluation.paired_seeds import Interval, are_equal, t_interval
 
 STOP = 20.0  # e-value that decides a single question, at 5 %; M questions of one test set need M times as much
 FEWEST = 5  # pairs; with fewer, no e-value reaches 20
@@ -39,13 +39,13 @@ def e_value(differences: Sequence[float], variance: float = 0.0) -> float:
     n, mean = len(differences), fmean(differences)
     if n < 2 or not mean:
         return float((1 + n) ** -0.5)
-    squared_error, freedom = max(stdev(differences) ** 2 / n, variance), n - 1
+    squared_error, freedom = max(_squared_error(differences), variance), n - 1
     ratio = 1.0 + n  # its limit for an infinite t
     if squared_error:
         t_squared = mean**2 / squared_error
         ratio = (1 + t_squared / freedom) / (1 + t_squared / ((1 + n) * freedom))
     evidence = float((1 + n) ** -0.5 * ratio ** (n / 2))
-    return min(evidence, 2.0 ** (n - 1)) if _are_equal(differences) else evidence
+    return min(evidence, 2.0 ** (n - 1)) if are_equal(differences) else evidence
 
 
 def fewest_pairs(threshold: float) -> int:
@@ -73,7 +73,7 @@ def anytime_interval(differences: Sequence[float], level: float = 0.05, variance
     n, mean = len(differences), fmean(differences)
     if n < 2:
         return None
-    squared_error = max(stdev(differences) ** 2 / n, variance)
+    squared_error = max(_squared_error(differences), variance)
     if not squared_error:
         if not mean:
             return t_interval(differences, level)
@@ -94,7 +94,7 @@ def find_stop(contributions: Sequence[NDArray[np.float64]], threshold: float) ->
     Returns:
         None if it is not reached.
     """
-    differences = [rows.sum(axis=1).tolist() for rows in contributions]
+    differences = [sum_items(rows) for rows in contributions]
 
     def is_decided(pairs: int) -> bool:
         # The evidence of the seeds alone is larger and computed in no time.
@@ -108,8 +108,9 @@ def find_stop(contributions: Sequence[NDArray[np.float64]], threshold: float) ->
 def measure_evidence(contributions: NDArray[np.float64]) -> float:
     """Return the e-value of contributions [pairs, items], for new seeds and new items."""
     estimate = estimate_crossed(contributions)
-    return e_value(contributions.sum(axis=1).tolist(), estimate.variance if estimate else 0.0)
+    return e_value(sum_items(contributions), estimate.variance if estimate else 0.0)
 
 
-def _are_equal(differences: Sequence[float]) -> bool:
-    return min(differences) == max(differences)
+def _squared_error(differences: Sequence[float]) -> float:
+    """Return the variance of the mean of at least two differences; 0 if they are equal but for rounding."""
+    return 0.0 if are_equal(differences) else stdev(differences) ** 2 / len(differences)

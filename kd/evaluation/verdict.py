@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd.checks import require
-from kd.evaluation.crossed import Estimate, estimate_crossed
+from kd.evaluation.crossed import Estimate, RareItems, estimate_crossed, find_p, sum_items
 from kd.evaluation.paired_seeds import Interval, Pairs, t_interval, t_test
 from kd.evaluation.sequential import anytime_interval, anytime_p, e_value
 
@@ -32,12 +32,14 @@ class Contrast(NamedTuple):
         estimate: also covers other test items; None if only the differences are known, or nothing varies.
         one_error: what one error adds to a difference, at most; None if this has no bound, as for the cross-entropy.
         anytime: whether the number of pairs depended on the differences (``kd.evaluation.sequential``).
+        rare: widens ``interval`` where items of small classes count more than others; None if all count alike.
     """
 
     differences: tuple[float, ...]
     estimate: Estimate | None = None
     one_error: float | None = 1.0
     anytime: bool = False
+    rare: RareItems | None = None
 
     @property
     def mean(self) -> float:
@@ -51,6 +53,12 @@ class Contrast(NamedTuple):
     @property
     def p(self) -> float:
         """Two-sided p-value; below a level if and only if ``interval`` at this level excludes 0."""
+        if self.rare is None:
+            return self._plain_p
+        return find_p(self.interval, self._plain_p)
+
+    @property
+    def _plain_p(self) -> float:
         if self.anytime:
             return anytime_p(self.differences, self._variance)
         of_seeds = t_test(self.differences)
@@ -69,8 +77,18 @@ class Contrast(NamedTuple):
         """Return the interval that decides: for other seeds and other test items if these are known.
 
         It contains ``seeds_interval``. With two or three pairs, the estimate alone would rest on the spread of the
-        items and could be narrower; simulated, it then excluded a true difference in up to 10 % instead of 5 %.
+        items and could be narrower; simulated, it then excluded a true difference in up to 10 % instead of 5 %. Where
+        items of small classes count more than others, it is wider, see ``kd.evaluation.crossed.RareItems``.
         """
+        plain = self._plain_interval(level)
+        return self.rare.widen(plain, self.mean, level) if self.rare and plain else plain
+
+    def widening(self, level: float = 0.05) -> float:
+        """Return how much ``rare`` moves a bound of ``interval``, at most."""
+        plain, interval = self._plain_interval(level), self.interval(level)
+        return max(plain.low - interval.low, interval.high - plain.high) if plain and interval else 0.0
+
+    def _plain_interval(self, level: float) -> Interval | None:
         seeds = self.seeds_interval(level)
         if self.estimate is None or seeds is None:
             return seeds
@@ -94,11 +112,15 @@ class Contrast(NamedTuple):
 
 
 def contrast_of(
-    contributions: NDArray[np.float64], *, one_error: float | None = 1.0, anytime: bool = False
+    contributions: NDArray[np.float64], *, one_error: float | None = 1.0, anytime: bool = False, unequal: bool = False
 ) -> Contrast:
-    """Return the contrast of contributions [pairs, items]; see ``kd.evaluation.crossed.estimate_crossed``."""
-    differences = tuple(float(total) for total in contributions.sum(axis=1))
-    return Contrast(differences, estimate_crossed(contributions), one_error, anytime)
+    """Return the contrast of contributions [pairs, items]; see ``kd.evaluation.crossed.estimate_crossed``.
+
+    Args:
+        unequal: whether an error counts more in small classes, at most ``one_error``; see ``Contrast.rare``.
+    """
+    rare = RareItems.of(contributions, one_error) if unequal and one_error else None
+    return Contrast(sum_items(contributions), estimate_crossed(contributions), one_error, anytime, rare)
 
 
 class Question(NamedTuple):
@@ -132,7 +154,8 @@ class Judgement(NamedTuple):
             ``judge_all``.
         inner: the same at 1 − 2 · ``inner_level``; it alone determines "no difference larger than d".
         inner_level: significance level of each of the two one-sided tests.
-        smoothed: interval of the contrast with label smoothing, at 1 − ``level``; None if there is none.
+        smoothed: interval of the contrast with label smoothing, at 1 − ``smoothed_level``; None if there is none.
+        smoothed_level: significance level of the step that decided "helps".
         p, p_helps: Holm-adjusted p-values of the contrast with the control and of both contrasts together.
         family: number of questions judged together.
         pairs: the counted errors, from ``judge_counts``; else None.
@@ -146,6 +169,7 @@ class Judgement(NamedTuple):
     inner: Interval | None
     inner_level: float
     smoothed: Interval | None
+    smoothed_level: float
     p: float
     p_helps: float
     family: int
@@ -177,7 +201,8 @@ def judge_all(
     The smallest p-value is compared with level / M, the next with level / (M − 1), and so on. The procedure stops
     at the first p-value that is not below its level: this one and all larger ones are not rejected. The interval of
     each question uses the level of the step that decided its p-value, so it excludes zero if and only if Holm's
-    procedure rejects. The intervals have no joint coverage of all M differences. Holm's procedure runs twice: for the
+    procedure rejects; that of the contrast with label smoothing uses the step of both contrasts together. The
+    intervals have no joint coverage of all M differences. Holm's procedure runs twice: for the
     contrasts with the control ("better than the labels alone", "hurts") and for both contrasts together ("helps").
     Equivalence is tested at level / M per question (Bonferroni). Hence, without ``earlier``, each kind of wrong
     verdict has a probability of at most ``level`` over all questions. Earlier verdicts were given at larger levels and
@@ -194,11 +219,11 @@ def judge_all(
     family = len(questions) + len(earlier)
     p_values = [question.control.p for question in questions.values()] + [entry.p for entry in earlier]
     p_helps = [question.p_of_helping for question in questions.values()] + [entry.p_of_helping for entry in earlier]
-    adjusted, adjusted_helps, levels = holm(p_values), holm(p_helps), _find_levels(p_values, level)
+    adjusted = zip(holm(p_values), holm(p_helps), strict=True)
+    levels = zip(_find_levels(p_values, level), _find_levels(p_helps, level), strict=True)
     judgements = {}
-    for (name, question), p, helps, outer in zip(
-        questions.items(), adjusted, adjusted_helps, levels, strict=False
-    ):  # the earlier questions come last
+    # The earlier questions come last.
+    for (name, question), (p, helps), (outer, of_both) in zip(questions.items(), adjusted, levels, strict=False):
         interval, inner = question.control.interval(outer), question.control.interval(2 * level / family)
         judgements[name] = Judgement(
             decide(interval, inner, margin, helps=helps < level and _is_better_than_smoothing(question)),
@@ -208,7 +233,8 @@ def judge_all(
             outer,
             inner,
             level / family,
-            question.smoothed.interval(outer) if question.smoothed else None,
+            question.smoothed.interval(of_both) if question.smoothed else None,
+            of_both,
             p,
             helps,
             family,

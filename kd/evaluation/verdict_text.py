@@ -95,7 +95,9 @@ def _describe_differences(judgement: Judgement, quantity: Quantity, smoothing: s
     smoothed = judgement.question.smoothed
     if judgement.verdict != "helps" or smoothed is None:
         return control
-    interval = format_interval(judgement.smoothed, 1 - judgement.level, quantity)
+    interval = format_interval(judgement.smoothed, 1 - judgement.smoothed_level, quantity)
+    if judgement.family > 1:
+        interval += f"; {equate_p(judgement.p_helps)} for both together, Holm-adjusted"
     return f"{control}, and {_describe_difference(smoothed, smoothing, interval, quantity)}"
 
 
@@ -131,10 +133,12 @@ def _describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str
             "smoothing."
         )
     name = f"{smoothing[:1].upper()}{smoothing[1:]}"
-    bounds = format_interval(interval, 1 - judgement.level, quantity)
+    confidence = 1 - judgement.smoothed_level
+    bounds = format_interval(interval, confidence, quantity)
     if interval is None:
         return f"{name}, which needs no teacher, cannot be compared with it yet ({bounds})."
     if interval.low > 0:
+        bounds = format_interval(Interval(-interval.high, -interval.low), confidence, quantity)
         return f"{name}, which needs no teacher, is better still: {quantity.describe(-contrast.mean)} ({bounds})."
     if interval.high < 0:  # significant alone, but not after the adjustment for the questions asked
         return (
@@ -169,6 +173,8 @@ def _describe_power(judgement: Judgement, quantity: Quantity) -> str:
     if contrast.sd is None:
         return "The spread between seeds cannot be estimated from one pair."
     if contrast.sd == 0 and (contrast.estimate is None or judgement.interval is None):
+        if contrast.rare and not contrast.mean:  # the pairs share the items of the class
+            return f"All {n} differences are 0; to show that they are small, more test items are needed."
         return f"All {n} differences are equal, so their spread is unknown; more pairs are needed."
     if contrast.anytime:
         return f"The evidence of {n} pairs is not enough; more pairs are another question."

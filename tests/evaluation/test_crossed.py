@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kd.evaluation.crossed import estimate_crossed
-from kd.evaluation.paired_seeds import t_interval
+from kd.evaluation.paired_seeds import sign_test, t_interval, t_test
+from kd.evaluation.sequential import measure_evidence
 from kd.evaluation.verdict import contrast_of
 
 SHAPES = st.tuples(st.integers(2, 6), st.integers(2, 12), st.integers(0, 2**32 - 1))
@@ -131,3 +132,83 @@ def test_the_coverage_for_new_items_is_nominal_and_that_of_the_seeds_is_not(pair
         covered_by_seeds += seeds.low <= 0 <= seeds.high
     assert scipy.stats.binomtest(covered, runs, 0.95).pvalue > 1e-3 or covered / runs > 0.95
     assert covered_by_seeds / runs < 0.85
+
+
+def rare_class(
+    rng: np.random.Generator, pairs: int, rare: int, share: float, majority: int = 300
+) -> NDArray[np.float64]:
+    """Return contributions to the balanced error: a share of the rare class is worse in every pair."""
+    wrong = [(rng.random((pairs, majority)) < 0.5) & (rng.random(majority) < 0.03) for _ in range(2)]
+    rows = np.zeros((pairs, rare + majority))
+    rows[:, rare:] = 50 / majority * (wrong[1].astype(float) - wrong[0])
+    rows[:, :rare] = 50 / rare * (rng.random(rare) < share)
+    return rows
+
+
+@pytest.mark.parametrize(("pairs", "rare", "expected"), [(10, 14, 0.5), (10, 14, 1), (3, 30, 1), (10, 40, 8)])
+def test_a_true_difference_in_a_rare_class_is_rarely_called_smaller(pairs: int, rare: int, expected: float) -> None:
+    """The sample of the class may hold none of the items that differ, or too few."""
+    rng = np.random.default_rng([pairs, rare])
+    truth, runs, missed, missed_before = 50 * expected / rare, 300, 0, 0
+    for _ in range(runs):
+        rows = rare_class(rng, pairs, rare, expected / rare)
+        with_rare, without = (contrast_of(rows, one_error=50 / rare, unequal=unequal) for unequal in (True, False))
+        missed += (interval := with_rare.interval(0.1)) is not None and interval.high < truth
+        missed_before += (interval := without.interval(0.1)) is not None and interval.high < truth
+    assert scipy.stats.binomtest(missed, runs, 0.05, alternative="greater").pvalue > 1e-3
+    assert missed_before / runs > (0.1 if expected <= 1 else 0.05)
+
+
+@pytest.mark.parametrize("pairs", [3, 10, 50])
+@pytest.mark.parametrize("level", [0.01, 0.1])
+def test_a_class_that_shows_nothing_widens_by_the_rule_of_three_whatever_the_number_of_pairs(
+    pairs: int, level: float
+) -> None:
+    rows = rare_class(np.random.default_rng(pairs), pairs, 14, 0.0)
+    plain, wide = (contrast_of(rows, one_error=50 / 14, unequal=u).interval(level) for u in (False, True))
+    assert plain is not None
+    assert wide is not None
+    assert wide.high - wide.low > 0.9 * 2 * 50 / 14 * np.log(2 / level)
+    assert pairs < 10 or plain.high - plain.low < 4
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 12), st.integers(0, 12), st.sampled_from([0.01, 0.05, 0.2]), st.booleans())
+def test_with_unequal_weights_p_also_matches_the_interval(pairs: int, share: int, level: float, anytime: bool) -> None:
+    rows = rare_class(np.random.default_rng([pairs, share]), pairs, 30, share / 12)
+    contrast, plain = (contrast_of(rows, one_error=50 / 30, unequal=u, anytime=anytime) for u in (True, False))
+    interval, narrow = contrast.interval(level), plain.interval(level)
+    assert contrast.p >= plain.p - 1e-9
+    assert contrast_of(-rows, one_error=50 / 30, unequal=True, anytime=anytime).p == pytest.approx(contrast.p)
+    if abs(contrast.p - level) > 1e-9:
+        assert (interval is not None and not interval.low <= 0 <= interval.high) == (contrast.p < level)
+    if interval is not None and narrow is not None:
+        assert interval.low <= narrow.low <= narrow.high <= interval.high
+        assert contrast.widening(level) > 0
+
+
+def test_many_items_of_equal_weight_hardly_widen_it() -> None:
+    rows = (np.random.default_rng(0).random((5, 20_000)) < 0.1).astype(float)
+    plain, wide = (contrast_of(rows - rows[::-1].mean(), unequal=unequal).interval() for unequal in (False, True))
+    assert plain is not None
+    assert wide is not None
+    assert wide.high - wide.low < 1.2 * (plain.high - plain.low)
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 5])
+def test_differences_that_are_equal_but_for_rounding_count_as_equal(pairs: int) -> None:
+    """Four weights are summed in another order in each pair."""
+    rng = np.random.default_rng(pairs)
+    weights = np.repeat(25 / np.array([7, 11, 13, 60]), [7, 11, 13, 60])
+    rows = np.zeros((pairs, len(weights)))
+    for row in rows:
+        for start, size, count in ((0, 7, 3), (7, 11, 2), (18, 13, 2), (31, 60, 9)):
+            row[start + rng.choice(size, count, replace=False)] = 1
+    rows = np.array([rng.permutation(row) for row in rows * weights])
+    assert len(set(rows.sum(axis=1))) > 1
+    contrast = contrast_of(rows)
+    assert len(set(contrast.differences)) == 1
+    assert t_test(contrast.differences) == sign_test([1.0] * pairs)
+    assert measure_evidence(rows) <= 2.0 ** (pairs - 1)
+    none = contrast_of(np.concatenate([rows, -rng.permuted(rows, axis=1)], axis=1))
+    assert set(none.differences) == {0.0}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from statistics import stdev
 from typing import Any
 
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -297,3 +299,40 @@ def test_a_gain_that_label_smoothing_also_gives_is_said_with_its_bound() -> None
     assert "Label smoothing, which needs no teacher, is better still: 65.0 fewer errors" in better
     assert "no control with label smoothing" in write(judge(Question(STRONG), margin=10))
     assert "and 61.2 fewer errors than label smoothing" in write(judge(Question(STRONG, STRONG), margin=10))
+
+
+def with_p(p: float, n: int = 10) -> Contrast:
+    """Return ten differences below 0 whose t test has this p-value."""
+    base = [index - (n - 1) / 2 for index in range(n)]
+    sd = 10 * n**0.5 / float(scipy.stats.t.isf(p / 2, n - 1))
+    return Contrast(tuple(-10 + sd * value / stdev(base) for value in base))
+
+
+@examples
+@given(st.lists(st.sampled_from([0.0001, 0.004, 0.01, 0.02, 0.04, 0.2]), min_size=2, max_size=8))
+def test_no_interval_beside_helps_contains_zero(p_values: list[float]) -> None:
+    """With earlier questions, both contrasts together have another step of Holm's procedure than the first alone."""
+    first, second, *rest = p_values
+    question = Question(with_p(first), with_p(second))
+    judgement = judge_all({"": question}, margin=1, earlier=[Earlier(p, p) for p in rest])[""]
+    if judgement.verdict == "helps":
+        assert judgement.interval is not None
+        assert judgement.smoothed is not None
+        assert judgement.interval.high < 0
+        assert judgement.smoothed.high < 0
+
+
+def test_helps_states_the_p_value_of_both_contrasts() -> None:
+    judgement = judge_all({"": Question(with_p(0.001), with_p(0.04))}, margin=1, earlier=[Earlier(0.01, 0.01)])[""]
+    assert judgement.verdict == "helps"
+    assert judgement.smoothed is not None
+    assert judgement.smoothed.high < 0
+    assert "p = 0.04 for both together, Holm-adjusted" in write(judgement)
+
+
+def test_a_gain_of_label_smoothing_and_its_interval_have_the_same_sign() -> None:
+    smoothed = Contrast((60.0, 70.0, 65.0))
+    interval = smoothed.interval()
+    assert interval is not None
+    text = write(judge(Question(STRONG, smoothed), margin=10))
+    assert f"65.0 fewer errors (95 % CI {-interval.high:+.1f} to {-interval.low:+.1f})" in text
