@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from kd.checks import did_you_mean, require
 from kd.imports import is_plugin, load_plugin
-from kd.losses.logit_kind import require_logits_kind
 from kd.models.inference import evaluating
 from kd.models.main_output import return_logits
 from kd.models.networks import CNN, MLP, ConvNet
+from kd.models.outputs import require_model_returns_logits
 from kd.models.zoo import timm_model, torchvision_model
 from kd.seeding import seeded
 from kd.storage.resources import require_memory
@@ -116,7 +116,7 @@ def require_logits_output(
     if not output.isfinite().all():
         raise ValueError(f"{spec} must return finite logits for {sample}. Got {output.tolist()} instead.")
     if classes is not None:
-        require_logits_kind(f"outputs of {spec}", output)
+        require_model_returns_logits(f"outputs of {spec}", output, model, batch)
 
 
 def _advise(batch: Tensor) -> str:

@@ -15,6 +15,7 @@ from kd.models.main_output import take_logits
 from kd.seeding import seeded
 
 _LARGE = 1000.0  # factor of inputs that no logits within [0, 1] survive
+PROBED = 20  # inputs of an untrained model, as many as it takes to tell
 _ENOUGH = 20  # rows in one call, or calls of fewer rows, after which a model is known
 
 
@@ -52,7 +53,7 @@ def require_logits_at_first(name: str, logits: Tensor, model: nn.Module, inputs:
 
 
 def require_untrained_returns_logits(name: str, model: nn.Module, inputs: Tensor, *, training: bool = False) -> None:
-    """Check that an untrained model returns logits, on at least 20 inputs.
+    """Check that an untrained model returns logits, on at least ``PROBED`` inputs.
 
     The outputs of an untrained sigmoid are all about 0.5, and so are the logits of many a network. For large inputs,
     the sigmoid's are 0 and 1.

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from kd.losses.labels import label_loss
 from kd.models.inference import device_of, evaluating
 from kd.models.main_output import take_logits
-from kd.models.outputs import require_untrained_returns_logits
+from kd.models.outputs import PROBED, require_untrained_returns_logits
 from kd.seeding import seeded
 from kd.types import Batch
-
-_PROBED = 20  # samples on which outputs must be logits, as many as it takes to tell
 
 
 def last_batch_size(samples: int, batch_size: int) -> int:
@@ -53,7 +51,7 @@ def try_training(name: str, model: nn.Module, batch: Batch, *, epochs: Sequence[
                     f"with a batch size of {batch_size}. Choose another batch size (--batch-size)."
                 ) from error
             raise ValueError(f"{name} fails in training mode on a batch of {size} samples: {reason}.") from error
-    inputs = batch[0][torch.arange(max(2, min(_PROBED, len(batch[0])))) % len(batch[0])]
+    inputs = batch[0][torch.arange(max(2, min(PROBED, len(batch[0])))) % len(batch[0])]
     require_untrained_returns_logits(f"outputs of {name}", model, inputs)
     require_untrained_returns_logits(f"outputs of {name} in training mode", model, inputs, training=True)
     return copies[0]

@@ -182,8 +182,11 @@ def test_permuted_labels_raise(digits: kd.ImageDataset) -> None:
 def test_a_non_finite_value_raises_with_its_row(digits: kd.ImageDataset, bad: float) -> None:
     cached = kd.collect_logits(good_teacher(), digits)
     cached.logits[[17, 40], 2] = bad
-    with pytest.raises(ValueError, match=r"must be finite\. Got NaN or infinity in 2 of 96 rows, .* at row 17\."):
+    with pytest.raises(
+        ValueError, match=r"must be finite\. Got NaN or infinity in 2 of 96 rows, .* at row 17\."
+    ) as error:
         kd.verify_logits(good_teacher(), digits, cached, sample=1)
+    assert ("masked_fill(logits == -math.inf" in str(error.value)) == (bad == -float("inf"))
 
 
 @pytest.mark.parametrize(
