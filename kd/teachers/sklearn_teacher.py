@@ -116,7 +116,7 @@ def network_logits(network: nn.Module, rows: Tensor) -> Tensor:
     """
     types = (parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
     inputs, labels = rows.to(next(types, torch.float32)), torch.zeros(len(rows), dtype=torch.int64)
-    batches = zip(inputs.split(TEACHER_BATCH_SIZE), labels.split(TEACHER_BATCH_SIZE), strict=True)  # type: ignore[no-untyped-call]
+    batches = zip(*(torch.split(values, TEACHER_BATCH_SIZE) for values in (inputs, labels)), strict=True)
     return predict(network, batches).logits
 
 
