@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 CHANNELS = (1, 3, 4)  # axis lengths that identify the channel axis of an image
 _SAMPLE = 1000  # rows
-_ROUNDING = 2.0**44  # larger than float32's 2^24, smaller than float64's 2^53
+_ROUNDING = 44  # bits that count: more than float32's 24, fewer than float64's 53
 
 
 def from_arrays(
@@ -81,12 +81,16 @@ def _find_merged(columns: Array, converted: Array) -> Array:
     """Return a mask [F] of features [N, F] of which a sample has less than 90 % as many values after the conversion.
 
     Unlike the standard deviation, it shows this also if a marker such as 0 or several groups spread the values. Of more
-    samples, float32 merges some values of any continuous feature. Rounding errors of float64 are no differences.
+    samples, float32 merges some values of any continuous feature. Rounding errors of float64 are no differences, nor
+    are values beyond float32's range.
     """
     rows = np.random.default_rng(0).integers(0, len(columns), _SAMPLE) if len(columns) > _SAMPLE else slice(None)
-    mantissas, exponents = np.frexp(columns[rows])
-    before = np.ldexp(np.round(mantissas * _ROUNDING), exponents)
-    counts = [(np.diff(np.sort(values, axis=0), axis=0) != 0).sum(axis=0) + 1 for values in (before, converted[rows])]
+    after, (mantissas, exponents) = converted[rows], np.frexp(columns[rows])
+    with np.errstate(over="ignore"):
+        before = np.ldexp(np.round(np.ldexp(mantissas, _ROUNDING)), exponents - _ROUNDING)
+    in_range = np.isfinite(after) & (np.abs(after) >= np.finfo(np.float32).tiny)
+    before, after = np.where(in_range, before, 0), np.where(in_range, after, 0)
+    counts = [(np.diff(np.sort(values, axis=0), axis=0) != 0).sum(axis=0) + 1 for values in (before, after)]
     merged: Array = counts[1] < 0.9 * counts[0]
     return merged
 

@@ -206,7 +206,7 @@ def test_a_named_pipe_or_missing_npz_raises(tmp_path: Path) -> None:
 # --- inputs
 
 
-@pytest.mark.filterwarnings("ignore:feature .* too small for float32:UserWarning")
+@pytest.mark.filterwarnings("ignore:feature .* (too small for|as) float32:UserWarning")
 @examples
 @given(
     numpy_strategies.arrays(
@@ -320,6 +320,7 @@ def test_values_that_float32_keeps_apart_or_rounding_errors_are_not_reported() -
             random.lognormal(0, 9, 3000),
             random.standard_cauchy(3000),
         ),
+        *(10.0 ** -random.integers(0, 99, 3000), np.where(tenths > 0.3, random.random(3000) * 1e-50, tenths)),
         *(tenths * 3, 1e6 + tenths * (1 + 2e-16 * random.integers(-3, 4, 3000)), np.where(tenths > 0.3, -999, tenths)),
         *(1.7e9 + 86400 * random.integers(0, 365, 3000), np.full(3000, 1.7e9), random.integers(0, 2**31, 3000) / 1.0),
     ]
