@@ -52,7 +52,7 @@ def from_arrays(
 
 def _warn_of_lost_values(split: str, values: Array, converted: Array) -> None:
     """Warn about features that float32 cannot represent: offsets hide their differences, or all are tiny."""
-    if values.dtype.kind != "f" or values.dtype.itemsize <= 4 or not np.isfinite(values).all():
+    if values.dtype.kind != "f" or values.dtype.itemsize <= 4 or not values.size or not np.isfinite(values).all():
         return
     columns, after = (_list_features(array) for array in (values, converted))
     limits, largest = np.finfo(np.float32), np.abs(columns).max(axis=0, initial=0)
