@@ -52,8 +52,14 @@ _MODEL, _MARK = object(), object()  # in a simulated unpickler
 _SAVE = 'torch.save({}, "weights.pth")'
 
 
-def explain_file(content: bytes) -> str | None:
-    """Return what the content is and how to get its weights; None for an unknown or damaged file."""
+def explain_file(content: bytes, *, safetensors: bool = False) -> str | None:
+    """Return what the content is and how to get its weights; None for an unknown or damaged file.
+
+    Args:
+        safetensors: whether the file is called .safetensors, and may be such a file.
+    """
+    if safetensors and content[8:9] == b"{":
+        return None
     if content.startswith(_LFS):
         return "it is a pointer of Git LFS, not the file itself. Run git lfs pull"
     if found := _recognise(content):

@@ -109,7 +109,7 @@ def read_weights(path: Path | str, expected: Mapping[str, Tensor], *, entry: str
         try:
             loaded: Any = parse_safetensors(content, header_limit=overhead)
         except ValueError as error:
-            if explanation := explain_file(content):
+            if explanation := explain_file(content, safetensors=True):
                 raise ValueError(explanation) from error
             raise
     else:
@@ -117,7 +117,9 @@ def read_weights(path: Path | str, expected: Mapping[str, Tensor], *, entry: str
     try:
         found = find_weights(loaded, expected, entry=entry)._replace(sha256=sha256(content))
     except ValueError as error:
-        explanation = None if holds_tensors(loaded) else explain_file(content)  # such as a model, of which none is read
+        is_safetensors = Path(path).suffix == ".safetensors"
+        # Without tensors it may be a model, of which none is read.
+        explanation = None if holds_tensors(loaded) else explain_file(content, safetensors=is_safetensors)
         if explanation is None:
             raise
         raise ValueError(explanation) from error
