@@ -24,7 +24,7 @@ def rows(n: int) -> ArrayDataset:
 
 def add_logits(dataset: Dataset[Any], *, ids: bool) -> DistillDataset:
     n = len(dataset)  # type: ignore[arg-type]
-    return DistillDataset(dataset, torch.arange(2.0 * n).reshape(n, 2), ids=ids)
+    return DistillDataset(dataset, torch.arange(2.0 * n).reshape(n, 2) + 2, ids=ids)
 
 
 def draw_epochs(

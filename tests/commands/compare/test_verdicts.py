@@ -296,7 +296,8 @@ def test_without_any_difference_the_interval_is_in_the_unit_of_what_decides() ->
     assert verdicts.main.verdict == "inconclusive"
     interval = verdicts.main.interval
     assert interval is not None
-    assert interval.high == pytest.approx(np.log(2 / 0.05) / 5 * 100 / 14)
+    of_seeds, of_items = np.log(2 / 0.05) / 5 * 100 / 14, np.log(2 / 0.05) * 100 / 14
+    assert interval.high == pytest.approx(np.hypot(of_seeds, of_items))
     nll = dataclasses.replace(comparison, quantity=NLL)
     assert Verdicts(nll).main.interval is None
 
