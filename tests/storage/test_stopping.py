@@ -68,6 +68,7 @@ def test_only_a_second_ctrl_c_or_sigterm_exits_at_once(second: str, goes_on: boo
         "import os, signal\n"
         "from kd.storage.stopping import handle_stop_signals\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a shell's background jobs
         "with handle_stop_signals():\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"
         f"    os.kill(os.getpid(), signal.{second})\n"
