@@ -114,6 +114,12 @@ COMMANDS = [
 ]
 
 
+def assert_judged(command: str, printed: str) -> None:
+    """Students of one epoch may be no better than the majority class; a sweep then names them instead of a verdict."""
+    assert "Distillation (kd" in printed or (command == "sweep" and "No better than always predicting" in printed)
+    assert Path(f"run/results/metrics/{'comparison' if command == 'compare' else 'sweep'}.json").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=["compare", "sweep"])
 def test_the_commands_of_many_pairs_take_an_onnx_teacher(
@@ -125,7 +131,7 @@ def test_the_commands_of_many_pairs_take_an_onnx_teacher(
         footprint = json.loads(Path("run/results/metrics/comparison.json").read_text())["models"]["teacher"]
         assert footprint["parameters"] == 42
         assert re.search(r"teacher . 42 . – .", printed), printed
-    assert "Distillation (kd" in printed
+    assert_judged(command[0], printed)
 
 
 @pytest.mark.slow
@@ -146,7 +152,7 @@ def test_the_commands_of_many_pairs_take_a_folder_of_transformers(
     flags = ("--data", "sklearn:digits", "--limit", "300", *QUICK[2:], "--teacher", "hf:vit")
     printed = run(capsys, *command, *flags)
     assert "hf:vit: ViTForImageClassification with 10 classes" in printed
-    assert "Distillation (kd" in printed
+    assert_judged(command[0], printed)
 
 
 @pytest.mark.slow
