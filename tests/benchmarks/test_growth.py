@@ -25,7 +25,7 @@ import growth  # noqa: E402
 import growth_points  # noqa: E402
 import growth_tables  # noqa: E402
 
-EARLY, LATE = 25, 60  # epochs or calls; torch and Python fill their caches before EARLY
+EARLY, LATE = 40, 100  # epochs or calls; torch and Python fill their caches before EARLY
 IMAGES = 96  # in the fixture ``digits``
 
 
@@ -78,7 +78,6 @@ def loaders(digits: kd.ImageDataset, batch_size: int) -> tuple[Any, Any]:
     return kd.make_loader(data, batch_size=batch_size, shuffle=True), kd.make_loader(data, batch_size=batch_size)
 
 
-@pytest.mark.slow
 def test_memory_of_a_training_does_not_grow_with_epochs(digits: kd.ImageDataset) -> None:
     model, watch = tiny_model(dropout=0.2, batch_norm=True), Watch(batch_size=16)
     optimizer, objective = torch.optim.Adam(model.parameters()), kd.distilled(temperature=5, alpha=0.1)
@@ -100,7 +99,6 @@ def test_memory_of_a_training_with_snapshots_does_not_grow_with_epochs(
     assert len(list(tmp_path.glob("steps/*/*.pt"))) == 2
 
 
-@pytest.mark.slow
 def test_memory_of_collecting_logits_does_not_grow_with_calls(digits: kd.ImageDataset) -> None:
     model, notes = tiny_model(batch_norm=True), {}
     for call in range(1, LATE + 1):

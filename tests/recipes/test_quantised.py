@@ -47,5 +47,6 @@ def test_quick_run(recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]) -
     assert {name: list(map(len, arms.values())) for name, arms in errors.items()} == {
         "MLP": [2] * 4,
         "narrow CNN": [2] * 4,
+        "tiny CNN": [2] * 4,
     }
     assert "narrow CNN: errors of 50 images" in capsys.readouterr().out
