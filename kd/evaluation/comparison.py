@@ -26,7 +26,7 @@ from kd.evaluation.classwise import ClassScores, score_classes
 from kd.evaluation.fidelity import Fidelity, agreement, fidelity
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import Pairs, pair_errors
-from kd.evaluation.quantities import ERRORS, NLL, Quantity, item_losses, largest_loss, margin_of
+from kd.evaluation.quantities import ERRORS, Quantity, item_losses, largest_loss, margin_of
 from kd.evaluation.two_models import McNemar, mcnemar
 from kd.evaluation.verdict import Contrast, contrast_of
 from kd.models.inference import Predictions
@@ -174,7 +174,7 @@ class Comparison:
             rows,
             one_error=largest_loss(quantity, self.labels),
             anytime=self.anytime,
-            unequal=quantity not in (ERRORS, NLL),
+            unequal=quantity.weighs_classes,
         )
 
     def block_means(self, by_teacher: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

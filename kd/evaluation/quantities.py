@@ -33,6 +33,11 @@ class Quantity(NamedTuple):
     more: str
     spec: str
 
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether an error counts more in small classes: for ``balanced`` and ``recall:CLASS``."""
+        return self.key not in ("errors", "nll")
+
     def describe(self, difference: float) -> str:
         """Describe a difference other than 0, such as "26.8 fewer errors"."""
         return " ".join(

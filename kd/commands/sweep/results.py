@@ -15,7 +15,7 @@ from kd.commands.sweep.points import Point, Score, TriedPoint, choose_control, c
 from kd.evaluation.classwise import score_classes
 from kd.evaluation.failures import describe_collapse, describe_failures, find_collapsed, find_useless
 from kd.evaluation.paired_seeds import Pairs, pair_errors
-from kd.evaluation.quantities import ERRORS, Quantity, choose_quantity, largest_loss, margin_of, weigh_errors
+from kd.evaluation.quantities import Quantity, choose_quantity, largest_loss, margin_of, weigh_errors
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge_all
 
 ROLES = ("chosen", "documented", "control")
@@ -182,7 +182,7 @@ class Sweep:
         return contrast_of(
             losses - reference_losses,
             one_error=largest_loss(self.quantity, self.labels),
-            unequal=self.quantity != ERRORS,
+            unequal=self.quantity.weighs_classes,
         )
 
     @cached_property
