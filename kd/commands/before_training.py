@@ -25,7 +25,6 @@ from kd.imports import is_plugin
 from kd.methods import try_method
 from kd.methods.objectives import noting_label_options
 from kd.models.features import find_network
-from kd.models.outputs import PROBED, require_untrained_returns_logits
 from kd.seeding import seeded
 from kd.training.trial import require_restorable, try_training
 
@@ -82,7 +81,6 @@ def try_settings(
         flags: flags that an error names.
     """
     batch, student = first_batch(data.val_loader), new_student(settings, data.task, torch.device("cpu"))
-    require_untrained_returns_logits(f"outputs of --student {settings.student}", student, batch[0][:PROBED])
     combined = combine_teachers([teacher.model for teacher in teachers], settings)
     with naming_flag(flags), seeded(settings.seed), noting_label_options() as reads:
         given, epochs = settings.method_settings, settings.epochs
