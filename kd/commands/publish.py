@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, KeysView, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,19 @@ def csv_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
     A text that a spreadsheet would run as a formula, such as the class name "=1+1", gets a leading apostrophe.
     """
-    remaining = ({_defuse(name): _defuse(cell) for name, cell in row.items()} for row in rows)
+    remaining = iter(rows)
     first = next(remaining)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
-    writer.writeheader()
-    writer.writerow(first)
-    writer.writerows(remaining)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_defuse, first))
+    writer.writerows(_list_cells(row, first.keys()) for row in itertools.chain([first], remaining))
     return text.getvalue().encode(errors="backslashreplace")  # for undecodable bytes in names of files
+
+
+def _list_cells(row: Mapping[str, Any], names: KeysView[str]) -> list[Any]:
+    if row.keys() != names:
+        raise ValueError(f"all rows of a table must have the same columns. Got {[*row]} after {[*names]}.")
+    return [_defuse(row[name]) for name in names]
 
 
 # The last four are full-width forms, which spreadsheets in some languages take for the others.

@@ -21,7 +21,7 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from kd.storage.bytecode import describe_code
 
 _HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
 _MODULE_INTERNALS = frozenset(vars(nn.Module())) - _HOOKS  # attributes of every module; only hooks change results
@@ -78,11 +80,13 @@ class _Describer:
     Attributes:
         open_ids: ids of the objects being described, outermost first.
         class_descriptions: descriptions of the classes seen so far.
+        contents: tensors and arrays seen so far and their descriptions, by id; splits share images of gigabytes.
     """
 
     def __init__(self) -> None:
         self.open_ids: list[int] = []
         self.class_descriptions: dict[type, str] = {}
+        self.contents: dict[int, tuple[object, dict[str, Any]]] = {}
 
     def describe(self, value: Any) -> Any:
         if type(value) in _PLAIN:
@@ -105,12 +109,8 @@ class _Describer:
                 return f"{value} {torch.cuda.get_device_name(value)}" if value.type == "cuda" else str(value)
             case bytes() | bytearray():
                 return {"sha256": hashlib.sha256(value).hexdigest(), "dtype": type(value).__name__}
-            case Tensor() if value.layout is torch.strided and value.device.type != "meta":
-                content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-                return _describe_bytes(content, value.shape, value.dtype)
-            case np.ndarray() if not value.dtype.hasobject:
-                content = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
-                return _describe_bytes(content, value.shape, value.dtype)
+            case Tensor() | np.ndarray() if _has_content(value):
+                return self._describe_content(value)
         if type(value) in (dict, types.MappingProxyType):
             return self._describe_mapping(value)
         if type(value) in (list, tuple, range):
@@ -120,6 +120,11 @@ class _Describer:
         if type(value) in (set, frozenset):
             return {"set": sorted(digest(self.describe(item)) for item in value)}
         return self._describe_code_or_object(value)
+
+    def _describe_content(self, value: Tensor | np.ndarray[Any, Any]) -> dict[str, Any]:
+        if id(value) not in self.contents:
+            self.contents[id(value)] = value, _hash_content(value)  # the reference keeps the id from being reused
+        return self.contents[id(value)][1]
 
     def _describe_mapping(self, mapping: Mapping[Any, Any]) -> Any:
         if all(type(key) is str for key in mapping):
@@ -254,7 +259,7 @@ class _Describer:
         if _is_library_code(name):
             return name
         defaults = [self.describe(function.__defaults__), self.describe(function.__kwdefaults__)]
-        return f"{name} {digest([_describe_code(function.__code__), defaults])[:12]}"
+        return f"{name} {digest([describe_code(function.__code__), defaults])[:12]}"
 
     def _describe_closure(self, function: types.FunctionType) -> dict[str, Any]:
         """Describe the closure's variables by name; an objective's settings are among them."""
@@ -280,21 +285,13 @@ def _opaque_error(value: object, reason: str = "") -> OpaqueError:
     )
 
 
-def _describe_bytes(content: bytes | memoryview, shape: Sequence[int], dtype: object) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(content).hexdigest(), "shape": list(shape), "dtype": str(dtype)}
+def _has_content(value: Tensor | np.ndarray[Any, Any]) -> bool:
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject
+    return value.layout is torch.strided and value.device.type != "meta"
 
 
-def _describe_code(code: types.CodeType) -> list[Any]:
-    """Return everything in the code that affects its behaviour, without line numbers and file name."""
-    arguments = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
-    names = [list(code.co_varnames), list(code.co_names), list(code.co_freevars)]
-    constants = [_describe_constant(value) for value in code.co_consts]
-    return [code.co_code.hex(), code.co_exceptiontable.hex(), arguments, names, constants]
-
-
-def _describe_constant(value: Any) -> Any:
-    if isinstance(value, types.CodeType):
-        return _describe_code(value)
-    if isinstance(value, frozenset):  # iteration order differs between processes
-        return sorted(map(repr, value))
-    return [_describe_constant(item) for item in value] if isinstance(value, tuple) else repr(value)
+def _hash_content(value: Tensor | np.ndarray[Any, Any]) -> dict[str, Any]:
+    array = value.detach().cpu().contiguous().flatten().view(torch.uint8) if isinstance(value, Tensor) else value
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return {"sha256": hashlib.sha256(content).hexdigest(), "shape": list(value.shape), "dtype": str(value.dtype)}

@@ -67,3 +67,10 @@ def test_any_command_finishes_the_interrupted_publishing_of_a_run(
         assert (out / name).is_file()
     assert (out / "results" / "report.html").is_file()
     assert not [path for path in out.rglob(".*.tmp") if path.is_file()]
+
+
+def test_rows_with_other_columns_are_refused() -> None:
+    for other in ({"a": 1}, {"a": 1, "b": 2, "c": 3}):
+        with pytest.raises(ValueError, match="the same columns"):
+            csv_bytes([{"a": 1, "b": 2}, other])
+    assert csv_bytes([{"a": 1, "b": 2}, {"b": 4, "a": 3}]) == b"a,b\n1,2\n3,4\n"

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import kd
+from kd.storage import fingerprint
 from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import list_differences
 from tests.conftest import tiny_model
@@ -54,6 +55,37 @@ def test_shape_and_dtype_are_part_of_a_tensors_description() -> None:
 def test_memory_format_does_not_change_the_description() -> None:
     images = torch.rand(2, 3, 4, 5)
     assert describe(images) == describe(images.contiguous(memory_format=torch.channels_last))
+
+
+def test_an_array_that_splits_share_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = kd.ImageDataset(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6), mean=0.5, std=0.5)
+    hashed = list[Any]()
+    original = fingerprint._hash_content
+
+    def count(value: Any) -> dict[str, Any]:
+        hashed.append(value)
+        return original(value)
+
+    monkeypatch.setattr(fingerprint, "_hash_content", count)
+    loaders = [DataLoader(Subset(dataset, rows)) for rows in ([0, 1], [2, 3], [4, 5])]
+    separately = [describe(loader) for loader in loaders]
+    before = len(hashed)
+    assert describe(loaders) == separately
+    assert len(hashed) - before == before // 3
+
+
+class _Fresh:
+    """Its state is a new tensor each time that it is read, perhaps at the address of an earlier one."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __getstate__(self) -> torch.Tensor:
+        return torch.full((3,), self.value)
+
+
+def test_tensors_that_exist_only_while_they_are_described_are_not_confused() -> None:
+    assert len({digest(item) for item in describe([_Fresh(value) for value in range(10)])}) == 10
 
 
 def test_weights_class_and_forward_are_part_of_a_models_description() -> None:
