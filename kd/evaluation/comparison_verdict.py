@@ -174,6 +174,7 @@ class Verdicts:
             relative_to=float(group.sum(axis=1).mean()),
             smoothing=f"label smoothing{strength}",
             remarks=[*comparison.remarks, *self.own_remarks(teacher), *self._stop(judgement)],
+            unit=comparison.block_noun if teacher is None else "pair",
         )
 
     def own_remarks(self, teacher: int | None) -> list[str]:

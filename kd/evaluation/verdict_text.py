@@ -20,6 +20,7 @@ def sentence(
     relative_to: float | None = None,
     smoothing: str = "label smoothing",
     remarks: Sequence[str] = (),
+    unit: str = "pair",
 ) -> str:
     """Return a paragraph on a verdict.
 
@@ -30,12 +31,13 @@ def sentence(
         relative_to: mean of the quantity over the controls, to add the relative difference; None omits it.
         smoothing: name of the control with label smoothing.
         remarks: further sentences, such as a loss of calibration.
+        unit: what each difference stands for: a pair, or a teacher or split of several.
     """
     sentences = [
         f"{_write_headline(judgement, method, quantity)} {_describe_differences(judgement, quantity, smoothing)}"
         f"{_describe_relative(judgement, relative_to)}.",
         _describe_smoothing(judgement, quantity, smoothing),
-        _write_remark(judgement, quantity),
+        _write_remark(judgement, quantity, unit),
         *remarks,
         basis,
     ]
@@ -60,9 +62,9 @@ def power_at(judgement: Judgement) -> Power:
     return power_of(judgement.question.control, judgement.margin, level=judgement.level)
 
 
-def describe_detectable(pairs: int, difference: float, quantity: Quantity) -> str:
-    """Return the smallest true difference that the pairs detect, as a clause."""
-    return f"{pairs} pairs detect a true difference of {quantity.describe_bound(difference)} with 80 % power"
+def describe_detectable(count: int, difference: float, quantity: Quantity, unit: str = "pair") -> str:
+    """Return the smallest true difference that so many pairs, teachers or splits detect, as a clause."""
+    return f"{count} {unit}s detect a true difference of {quantity.describe_bound(difference)} with 80 % power"
 
 
 def format_interval(interval: Interval | None, confidence: float, quantity: Quantity = ERRORS) -> str:
@@ -152,11 +154,11 @@ def _describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str
     )
 
 
-def _write_remark(judgement: Judgement, quantity: Quantity) -> str:
+def _write_remark(judgement: Judgement, quantity: Quantity, unit: str) -> str:
     """Return the power of an inconclusive comparison, a note on a significant but small difference, or ''."""
     interval, margin = judgement.interval, judgement.margin
     if judgement.verdict == "inconclusive":
-        return _describe_power(judgement, quantity)
+        return _describe_power(judgement, quantity, unit)
     is_small = interval and -margin < interval.low and interval.high < margin
     if judgement.verdict in ("helps", "better than the labels alone", "hurts") and is_small:
         return (
@@ -166,8 +168,8 @@ def _write_remark(judgement: Judgement, quantity: Quantity) -> str:
     return ""
 
 
-def _describe_power(judgement: Judgement, quantity: Quantity) -> str:
-    """Explain why the pairs are inconclusive, and how many would be needed."""
+def _describe_power(judgement: Judgement, quantity: Quantity, unit: str) -> str:
+    """Explain why the pairs, teachers or splits are inconclusive, and how many would be needed."""
     contrast = judgement.question.control
     n = len(contrast.differences)
     if contrast.sd is None:
@@ -175,12 +177,12 @@ def _describe_power(judgement: Judgement, quantity: Quantity) -> str:
     if contrast.sd == 0 and (contrast.estimate is None or judgement.interval is None):
         if contrast.rare and not contrast.mean:  # the pairs share the items of the class
             return f"All {n} differences are 0; to show that they are small, more test items are needed."
-        return f"All {n} differences are equal, so their spread is unknown; more pairs are needed."
+        return f"All {n} differences are equal, so their spread is unknown; more {unit}s are needed."
     if contrast.anytime:
         return f"The evidence of {n} pairs is not enough; more pairs are another question."
     power, margin = power_at(judgement), quantity.describe_bound(judgement.margin)
     assert power.detectable is not None
-    detected = describe_detectable(n, power.detectable, quantity)
+    detected = describe_detectable(n, power.detectable, quantity, unit)
     if power.for_margin is None:
-        return f"{detected}; to detect {margin}, no number of pairs is enough: more test items are needed."
-    return f"{detected}; {margin} take {power.for_margin:,} pairs."
+        return f"{detected}; to detect {margin}, no number of {unit}s is enough: more test items are needed."
+    return f"{detected}; {margin} take {power.for_margin:,} {unit}s."

@@ -116,6 +116,16 @@ def test_teachers_of_one_split_count_as_one_observation() -> None:
     )
 
 
+@pytest.mark.parametrize(("blocks", "noun", "unit"), [((0, 1), "teacher", "teachers"), ((0, 1, 0, 1), "split", "splits")])
+def test_the_power_over_several_teachers_counts_teachers_or_splits(blocks: Any, noun: str, unit: str) -> None:
+    """More pairs would not help: "3.6 errors take 17 pairs" once meant 17 teachers."""
+    comparison = dataclasses.replace(make_comparison(len(blocks), gain=1), margin=1.0, blocks=blocks, block_noun=noun)
+    text = Verdicts(comparison).lines[-1]
+    assert f"2 {unit} detect a true difference of" in text
+    assert "pairs detect" not in text
+    assert "number of pairs" not in text
+
+
 def test_verdicts_by_teacher_are_adjusted_for_their_number() -> None:
     alone, among = Verdicts(make_comparison()).by_teacher[0], Verdicts(make_comparison(teachers=3)).by_teacher[0]
     assert (alone.family, among.family) == (1, 3)
