@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from kd.models.inference import Predictions
 
 Kind = Literal["logits", "probabilities", "classes"]
 _FLOOR = 1e-12  # smallest probability; its logarithm must be finite
+_MOST_CLASSES = 100_000  # more are ids, not classes; predicted classes take a number for each item and class
 _ENOUGH_ERRORS = 10  # independent students may predict the same classes if they make fewer errors
 
 
@@ -78,7 +79,8 @@ def judge(
 
     Args:
         control, distilled: predictions of each student, as tensors or arrays: [N, K] logits or probabilities, or [N]
-            numbers of predicted classes. Entry i of both is one pair, trained with the same seed; at least two pairs.
+            numbers of predicted classes, N ≥ 1. Entry i of both is one pair, trained with the same seed; at least two
+            pairs.
         labels: [N] true classes, integers from 0.
         smoothed: predictions of students with label smoothing and without a teacher, paired in the same way. Without
             them the verdict is never "helps": softer targets alone may have the same effect.
@@ -89,21 +91,32 @@ def judge(
 
     Raises:
         ValueError: predictions that do not fit each other, the labels or their kind; a quantity that they do not give;
-            two students of an arm with the same predictions: then the pairs are not independent.
+            two students of an arm with the same predictions: then the pairs are not independent; students with label
+            smoothing that are those of another arm.
     """
+    require(kind in get_args(Kind), "kind", kind, "logits, probabilities or classes")
     _require_pairs(control, distilled, smoothed)
     require(0 < margin <= 100, "margin", margin, "above 0 and at most 100 percentage points of the test items")
     require(kind != "classes" or decide != "nll", "decide", decide, "another quantity for predicted classes")
-    truth = torch.as_tensor(labels)
-    arms = {CONTROL: control, DISTILLED: distilled, **({SMOOTHED: smoothed} if len(smoothed) else {})}
+    truth = _to_tensor("labels", labels)
+    require(truth.numel() >= 1, "labels", "none", "the class of each test item")
+    given = {CONTROL: control, DISTILLED: distilled, SMOOTHED: smoothed}
+    arms = {
+        arm: [_to_tensor(f"{arm}[{i}]", values) for i, values in enumerate(group)]
+        for arm, group in given.items()
+        if len(group)
+    }
     classes = _count_classes(arms, truth, kind, len(class_names))
     groups = {
         arm: [[_to_predictions(f"{arm}[{i}]", values, truth, kind, classes) for i, values in enumerate(group)]]
         for arm, group in arms.items()
     }
     digests = {arm: _require_different(arm, group[0], kind) for arm, group in groups.items()}
+    if SMOOTHED in groups:
+        _require_own_smoothing(groups[SMOOTHED][0], digests, kind)
     names = list(class_names) or [str(number) for number in range(classes)]
     require(len(names) == classes, "class_names", f"{len(names)} names", f"{classes}, one for each class")
+    require(len(set(names)) == len(names), "class_names", ", ".join(names[:20]), "different names")
     comparison = Comparison(
         teachers=[],
         students=groups,
@@ -127,7 +140,21 @@ def _require_pairs(control: Sequence[Any], distilled: Sequence[Any], smoothed: S
         require(fits, name, f"{len(students)} students", f"{len(control)}, one for each control")
 
 
+def _to_tensor(name: str, values: Any) -> Tensor:
+    """Return values as a tensor on the CPU, without a graph; unsigned integers, for which torch has no maximum, as
+    int64.
+    """
+    try:
+        tensor = torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers. Got another kind of values ({error}).") from error
+    return tensor.long() if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor
+
+
 def _require_logits(name: str, values: Tensor) -> None:
+    is_index = len(values) > 2 and bool((values[:, 0].diff() == 1).all())
+    advice = "leave out the index of the table"
+    require(not is_index, name, "a first column that counts the rows", "a score for each class", advice)
     found, advice = "rows that are non-negative and sum to 1: probabilities", "pass kind='probabilities' (--kind)"
     require(not are_probabilities(values), name, found, "logits, scores before the softmax", advice)
     require_logits_kind(name, values)
@@ -152,6 +179,22 @@ def _require_different(arm: str, students: Sequence[ModelPredictions], kind: Kin
     return digests
 
 
+def _require_own_smoothing(students: Sequence[ModelPredictions], digests: dict[str, list[str]], kind: Kind) -> None:
+    """Refuse students with label smoothing that are those of another arm: they would give no second contrast.
+
+    Raises:
+        ValueError: one of them has the predictions of a control or distilled student, see ``_require_different``.
+    """
+    for number, (digest, student) in enumerate(zip(digests[SMOOTHED], students, strict=True)):
+        arm = next((arm for arm in (CONTROL, DISTILLED) if digest in digests[arm]), None)
+        if arm and (kind != "classes" or _must_differ(student.test)):
+            raise ValueError(
+                f"{SMOOTHED}[{number}] must be the predictions of a student with label smoothing. Got the same as "
+                f"{arm}[{digests[arm].index(digest)}]. Without such students, omit them: the verdict then makes no "
+                "claim about the teacher."
+            )
+
+
 def _must_differ(predictions: Predictions) -> bool:
     """Return whether independent students cannot predict these classes by chance."""
     return int(predictions.wrong.sum()) >= _ENOUGH_ERRORS and len(set(predictions.logits.argmax(dim=1).tolist())) > 1
@@ -167,18 +210,20 @@ def _describe_identical(control: Sequence[str], distilled: Sequence[str]) -> lis
     return [f"In {equal} of {len(control)} pairs the distilled student has the same predictions as its control."]
 
 
-def _count_classes(arms: dict[str, Sequence[Any]], labels: Tensor, kind: Kind, named: int) -> int:
+def _count_classes(arms: dict[str, list[Tensor]], labels: Tensor, kind: Kind, named: int) -> int:
     if kind != "classes":
-        shape = list(torch.as_tensor(arms[CONTROL][0]).shape)
+        shape = list(arms[CONTROL][0].shape)
         require(len(shape) == 2, "control[0]", shape, "of shape [N, K]", "pass kind='classes' for predicted classes")
         return shape[1]
-    largest = max(int(torch.as_tensor(values).max()) for group in arms.values() for values in group)
-    return max(largest + 1, int(labels.max()) + 1, named)
+    filled = [values for group in arms.values() for values in group if values.numel()]
+    largest = max(int(values.max()) for values in (*filled, labels))
+    advice = "number the classes from 0, in labels and predictions alike"
+    require(largest < _MOST_CLASSES, "the largest class", f"{largest:,}", f"below {_MOST_CLASSES:,}", advice)
+    return max(largest + 1, named)
 
 
-def _to_predictions(name: str, values: Any, labels: Tensor, kind: Kind, classes: int) -> ModelPredictions:
+def _to_predictions(name: str, tensor: Tensor, labels: Tensor, kind: Kind, classes: int) -> ModelPredictions:
     """Return predictions as logits; predicted classes become rows of 0 with a 1."""
-    tensor = torch.as_tensor(values)
     if kind == "classes":
         require(list(tensor.shape) == list(labels.shape), name, list(tensor.shape), f"of shape {list(labels.shape)}")
         require(not tensor.is_floating_point(), name, tensor.dtype, "integers", "the numbers of the predicted classes")

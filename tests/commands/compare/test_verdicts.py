@@ -116,7 +116,9 @@ def test_teachers_of_one_split_count_as_one_observation() -> None:
     )
 
 
-@pytest.mark.parametrize(("blocks", "noun", "unit"), [((0, 1), "teacher", "teachers"), ((0, 1, 0, 1), "split", "splits")])
+@pytest.mark.parametrize(
+    ("blocks", "noun", "unit"), [((0, 1), "teacher", "teachers"), ((0, 1, 0, 1), "split", "splits")]
+)
 def test_the_power_over_several_teachers_counts_teachers_or_splits(blocks: Any, noun: str, unit: str) -> None:
     """More pairs would not help: "3.6 errors take 17 pairs" once meant 17 teachers."""
     comparison = dataclasses.replace(make_comparison(len(blocks), gain=1), margin=1.0, blocks=blocks, block_noun=noun)

@@ -62,6 +62,10 @@ def test_what_decides_can_be_chosen() -> None:
         ({"margin": 0}, "margin must be above 0"),
         ({"class_names": ("a",)}, "class_names must be 5"),
         ({"decide": "accuracy"}, "--decide must be auto"),
+        ({"kind": "class"}, "kind must be logits, probabilities or classes. Got 'class'"),
+        ({"labels": np.zeros(0, int)}, "labels must be the class of each test item. Got 'none'"),
+        ({"labels": np.full(400, "a")}, "labels must be an array of numbers"),
+        ({"class_names": ("a", "a", "c", "d", "e")}, "class_names must be different names"),
     ],
 )
 def test_predictions_that_do_not_fit_raise(change: dict[str, Any], message: str) -> None:
@@ -136,6 +140,43 @@ def test_predicted_classes_may_be_equal_if_they_are_right_or_constant(fill: str)
     classes = values["labels"] if fill == "right" else np.zeros_like(values["labels"])
     values["distilled"] = [classes] * len(values["distilled"])
     assert kd.judge(**values, kind="classes").verdict
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities", "classes"])
+@pytest.mark.parametrize("other", ["control", "distilled"])
+def test_label_smoothing_is_an_arm_of_its_own(kind: Any, other: str) -> None:
+    """Controls passed a second time as students with label smoothing once gave "helps"."""
+    values = arrays(kind)
+    values["smoothed"] = [array.copy() for array in values[other]]
+    with pytest.raises(ValueError, match=rf"smoothed\[0\] must be .* label smoothing. Got the same as {other}\[0\]"):
+        kd.judge(**values, kind=kind)
+
+
+def test_tensors_with_a_graph_and_unsigned_integers_are_taken() -> None:
+    expected = kd.judge(**arrays()).sentence
+    values = arrays()
+    values["control"] = [torch.from_numpy(logits).requires_grad_() for logits in values["control"]]
+    assert kd.judge(**{**values, "labels": values["labels"].astype(np.uint16)}).sentence == expected
+    classes = arrays("classes")
+    unsigned = {
+        arm: [array.astype(np.uint64) for array in classes[arm]] for arm in ("control", "distilled", "smoothed")
+    }
+    judged = kd.judge(**unsigned, labels=classes["labels"], kind="classes")
+    assert judged.sentence == kd.judge(**classes, kind="classes").sentence
+
+
+def test_ids_and_indices_are_not_taken_for_classes_and_scores() -> None:
+    values = arrays("classes")
+    with pytest.raises(ValueError, match=r"the largest class must be below 100,000. Got '4,000,000,000'"):
+        kd.judge(**{**values, "labels": 10**9 * values["labels"]}, kind="classes")
+    logits = arrays()
+    with_index = {
+        arm: [np.column_stack([np.arange(len(rows)), rows]) for rows in logits[arm]] for arm in ("control", "distilled")
+    }
+    with pytest.raises(
+        ValueError, match=r"control\[0\] must be a score for each class. Got 'a first column that counts"
+    ):
+        kd.judge(**with_index, labels=logits["labels"])
 
 
 def test_identical_arms_are_recognised() -> None:
