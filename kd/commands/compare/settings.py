@@ -46,8 +46,8 @@ class CompareSettings(PairedSettings):
     classes of the test set differ in size by more than a factor of 3, else errors"""
     smoothing: Annotated[float | None, or_none(Range(lambda x: 0 <= x < 1, "in [0, 1)", "0 omits this control"))] = None
     """label smoothing of an additional control, in [0, 1): do soft targets alone help as much? None takes the best of
-    0.05, 0.1, 0.2, 0.3 and 0.5 on the validation images; 0 omits it. It replaces --label-smoothing, the recipe of all
-    other models, in this control, and must differ from it"""
+    0.05, 0.1, 0.2, 0.3 and 0.5 on the validation images, by one pilot each, or three if errors do not decide; 0 omits
+    it. It replaces --label-smoothing, the recipe of all other models, in this control, and must differ from it"""
     slices: Path | None = None
     """CSV file with a header and a row for each test item: shows where distillation helps and where it harms, for each
     value of each column"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -12,10 +13,11 @@ from kd.arms import CONTROL, DISTILLED, LONGER, SMOOTHED
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.teachers import Teacher
 from kd.commands.models import new_student
+from kd.commands.paired_settings import PILOT_SEEDS
 from kd.commands.recipe import add_label_options, make_train
 from kd.console import say
 from kd.evaluation.cost import Cost
-from kd.evaluation.quantities import Quantity, item_losses
+from kd.evaluation.quantities import ERRORS, Quantity, item_losses
 from kd.methods.objectives import smoothed, supervised
 from kd.training.students import DistillationData, Student, train_students
 from kd.types import Objective
@@ -49,31 +51,40 @@ def choose_smoothing(
 ) -> float:
     """Return the strength of label smoothing: the setting, or the best of its ``strengths`` on the validation images.
 
-    One pilot student is trained for each strength, with a seed that no pair has; the test images are not used.
+    One pilot student is trained for each strength, with a seed that no pair has, or ``PILOT_SEEDS`` if other quantities
+    than errors decide; their mean decides. The test images are not used.
     """
     if settings.smoothing is not None:
         return settings.smoothing
-    data, pilot_seed = teachers[0].prepared.control_data, teachers[-1].seeds[-1] + 1
-    pilot_settings = dataclasses.replace(teachers[0].settings, seed=pilot_seed)
+    first = teachers[-1].seeds[-1] + 1
+    seeds = range(first, first + (1 if quantity == ERRORS else PILOT_SEEDS))
+    names = {
+        strength: [f"pilot-smoothing-{strength}" + (f"-seed-{seed}" if seed > first else "") for seed in seeds]
+        for strength in settings.strengths
+    }
     students = {
-        f"pilot-smoothing-{strength}": Student(
-            new_student(pilot_settings, teachers[0].task, device),
-            add_label_options(settings, teachers[0].prepared.data, smoothed(smoothing=strength), device),
-            make_train(pilot_settings),
-            settings.epochs,
-        )
-        for strength in settings.strengths
+        name: _make_pilot(teachers[0], seed, strength, device)
+        for strength, of_strength in names.items()
+        for name, seed in zip(of_strength, seeds, strict=True)
     }
-    trained = dict(train_students([data], students, tested=False, processes=settings.processes))
+    data = [teachers[0].prepared.control_data]
+    trained = dict(train_students(data, students, tested=False, processes=settings.processes))
     losses = {
-        strength: float(item_losses(quantity, *trained[f"pilot-smoothing-{strength}"].validation).sum())
-        for strength in settings.strengths
+        strength: fmean(float(item_losses(quantity, *trained[name].validation).sum()) for name in of_strength)
+        for strength, of_strength in names.items()
     }
-    best = min(losses, key=lambda strength: losses[strength])  # the weakest of equals
+    best = min(losses, key=lambda strength: round(losses[strength], 9))  # the weakest of those equal but for rounding
     values = ", ".join(f"{strength:g}: {loss:{quantity.spec}}" for strength, loss in losses.items())
     name, noun = quantity.name.removeprefix("test "), teachers[0].task.noun
-    say(f"label smoothing {best:g} is the best on the validation {noun} ({name}: {values})")
+    means = f", means of {len(seeds)} pilots" if len(seeds) > 1 else ""
+    say(f"label smoothing {best:g} is the best on the validation {noun} ({name}{means}: {values})")
     return best
+
+
+def _make_pilot(teacher: Teacher, seed: int, strength: float, device: torch.device) -> Student:
+    settings = dataclasses.replace(teacher.settings, seed=seed)
+    objective = add_label_options(settings, teacher.prepared.data, smoothed(smoothing=strength), device)
+    return Student(new_student(settings, teacher.task, device), objective, make_train(settings), settings.epochs)
 
 
 def make_students(
