@@ -20,11 +20,11 @@ from kd.evaluation.failures import (
     find_useless,
 )
 from kd.evaluation.metrics import confusion_matrix
-from kd.evaluation.paired_seeds import t_interval
-from kd.evaluation.quantities import NLL, item_losses
-from kd.evaluation.sequential import STOP, anytime_interval
+from kd.evaluation.quantities import Quantity, item_losses
+from kd.evaluation.sequential import STOP
+from kd.evaluation.tradeoffs import describe_losses
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, judge_all
-from kd.evaluation.verdict_text import describe_basis, format_bounds, sentence
+from kd.evaluation.verdict_text import describe_basis, sentence
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ class Verdicts:
     def _arms(self) -> list[str]:
         return [*([TEACHER] if self.comparison.teachers else []), *self.comparison.students]
 
-    def values(self, arm: str) -> list[float]:
-        """Return the value of the deciding quantity for each student of an arm, or for each teacher."""
-        comparison = self.comparison
+    def values(self, arm: str, quantity: Quantity | None = None) -> list[float]:
+        """Return the value of a quantity, by default the deciding one, for each student of an arm or each teacher."""
+        comparison, quantity = self.comparison, quantity or self.comparison.quantity
         if arm == TEACHER:
-            return [float(item_losses(comparison.quantity, *teacher.test).sum()) for teacher in comparison.teachers]
-        return [float(value) for group in comparison.losses[arm] for value in group.sum(axis=1)]
+            return [float(item_losses(quantity, *teacher.test).sum()) for teacher in comparison.teachers]
+        return [float(value) for group in comparison.measure_losses(quantity)[arm] for value in group.sum(axis=1)]
 
     def confusion_matrices(self, arm: str) -> list[Tensor]:
         """Return the confusion matrix [K, K] of each student of an arm, or of each teacher."""
@@ -156,8 +156,8 @@ class Verdicts:
     @cached_property
     def _useless(self) -> dict[str, list[bool]]:
         """For each model of each arm, whether it is no better than always predicting the majority class."""
-        comparison = self.comparison
-        return find_useless({arm: self.values(arm) for arm in self._arms}, comparison.quantity, comparison.labels)
+        comparison, quantity = self.comparison, self.comparison.quantity.of_learning
+        return find_useless({arm: self.values(arm, quantity) for arm in self._arms}, quantity, comparison.labels)
 
     def _write(self, judgement: Judgement, teacher: int | None, *, basis: str) -> str:
         comparison = self.comparison
@@ -178,8 +178,8 @@ class Verdicts:
         )
 
     def own_remarks(self, teacher: int | None) -> list[str]:
-        """Return remarks on the distilled students of one teacher or all: identical students, worse probabilities."""
-        return [*self._identical(), *(self._loss_of_calibration(teacher) if self.comparison.has_probabilities else ())]
+        """Return remarks on the distilled students of one teacher or all: identical students, other losses."""
+        return [*self._identical(), *describe_losses(self.comparison, teacher)]
 
     def teacher_accuracy(self, teacher: int | None) -> str:
         """Return the test accuracy of one teacher, or the range of all, as a phrase; "" without teachers."""
@@ -218,27 +218,6 @@ class Verdicts:
             f"Training ended after {len(judgement.question.control.differences)} of at most "
             f"{self.comparison.most_pairs} pairs, with e-values of {evidence}; {STOP * judgement.family:g} decide."
         ]
-
-    def _loss_of_calibration(self, teacher: int | None) -> list[str]:
-        """State a significantly higher cross-entropy or calibration error than the control's."""
-        comparison = self.comparison
-        numbers = range(comparison.groups) if teacher is None else [teacher]
-        by_teacher = [comparison.contributions(number, quantity=NLL) for number in numbers]
-        contrast = comparison.contrast(by_teacher[0] if len(numbers) == 1 else comparison.block_means(by_teacher), NLL)
-        interval = contrast.interval()
-        if interval and interval.low > 0 and comparison.quantity != NLL:
-            bounds = format_bounds(interval, NLL)
-            return [f"Its probabilities are worse: {NLL.describe(contrast.mean)} (95 % CI {bounds})."]
-        errors = comparison.calibration_errors
-        by_teacher = [100 * (errors[DISTILLED][n] - errors[CONTROL][n])[:, None] for n in numbers]
-        rises = by_teacher[0] if len(numbers) == 1 else comparison.block_means(by_teacher)
-        risen = (anytime_interval if comparison.anytime else t_interval)(rises[:, 0].tolist())
-        if risen and risen.low > 0:
-            return [
-                f"It is worse calibrated: its ECE is {rises.mean():.2f} percentage points higher (95 % CI for these "
-                f"{comparison.noun} {risen.low:+.2f} to {risen.high:+.2f})."
-            ]
-        return []
 
     @cached_property
     def under_trained(self) -> list[str]:
@@ -287,9 +266,10 @@ def describe_arms(arms: Mapping[str, tuple[Verdicts, str]]) -> list[str]:
     comparison = next(iter(arms.values()))[0].comparison
     classes = [comparison.class_name(label) for label in range(len(comparison.confusion_matrices[CONTROL][0][0]))]
     matrices = {name: own.confusion_matrices(arm) for name, (own, arm) in arms.items()}
-    values = {name: own.values(arm) for name, (own, arm) in arms.items()}
+    quantity = comparison.quantity.of_learning
+    values = {name: own.values(arm, quantity) for name, (own, arm) in arms.items()}
     sentences = describe_failures(
-        matrices, comparison.labels, classes, comparison.noun, quantity=comparison.quantity, values=values
+        matrices, comparison.labels, classes, comparison.noun, quantity=quantity, values=values
     )
     gaps = [own.describe_gap(arm, name) for name, (own, arm) in arms.items() if arm in (CONTROL, DISTILLED)]
     counts = {name: (len(own.collapsed.get(arm, ())), len(matrices[name])) for name, (own, arm) in arms.items()}

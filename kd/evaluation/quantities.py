@@ -38,6 +38,14 @@ class Quantity(NamedTuple):
         """Whether an error counts more in small classes: for ``balanced`` and ``recall:CLASS``."""
         return self.key not in ("errors", "nll")
 
+    @property
+    def of_learning(self) -> Quantity:
+        """The quantity that tells whether a model has learned anything: the balanced error for ``recall:CLASS``.
+
+        Always predicting one class, a model misses all or no items of a class.
+        """
+        return BALANCED if self.key.startswith("recall:") else self
+
     def describe(self, difference: float) -> str:
         """Describe a difference other than 0, such as "26.8 fewer errors"."""
         return " ".join(

@@ -58,8 +58,8 @@ deploy/load deploy/manifest deploy/model_card deploy/predict deploy/rows deploy/
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows
 evaluation/comparison_slices evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures
 evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power
-evaluation/quantities evaluation/sequential evaluation/slices evaluation/timing evaluation/two_models
-evaluation/unlike evaluation/verdict evaluation/verdict_text
+evaluation/quantities evaluation/sequential evaluation/slices evaluation/timing evaluation/tradeoffs
+evaluation/two_models evaluation/unlike evaluation/verdict evaluation/verdict_text
 storage/cleaning storage/exchange storage/places storage/resources storage/stopping
 teachers/saturation
 training/contention training/pool training/pool_worker training/students training/tracking training/trial

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -278,6 +279,41 @@ def test_worse_probabilities_are_said() -> None:
     worse = dataclasses.replace(comparison, students=comparison.students | {"distilled": [sharp]})
     assert "Its probabilities are worse:" in Verdicts(worse).lines[-1]
     assert "worse" not in Verdicts(comparison).lines[-1]
+
+
+def make_traded(control: tuple[float, float], distilled: tuple[float, float], decide: str, rare: int = 300) -> Judged:
+    """Judge students that find these shares of the common and the rare items of 1,000."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(1_000) < rare).astype(np.int64)
+
+    def student(shares: tuple[float, float]) -> NDArray[np.int64]:
+        return np.where(rng.random(1_000) < np.array(shares)[labels], labels, 1 - labels)
+
+    arms = [[student(shares) for _ in range(6)] for shares in (control, distilled, control)]
+    return judge(arms[0], arms[1], labels, smoothed=arms[2], kind="classes", decide=decide)
+
+
+def test_fewer_misses_of_one_class_do_not_hide_more_errors() -> None:
+    judged = make_traded((0.95, 0.6), (0.7, 0.9), "recall:1")
+    assert judged.verdict == "helps"
+    assert re.search(r"In all, it makes \d+\.\d more errors than the control \(95 % CI \+", judged.sentence)
+    assert "In all, it makes" not in make_traded((0.95, 0.6), (0.95, 0.9), "recall:1").sentence
+
+
+def test_fewer_errors_do_not_hide_a_rare_class_that_is_lost() -> None:
+    """150 rare items: fewer errors, because more of them are taken for common ones."""
+    judged = make_traded((0.94, 0.8), (0.998, 0.6), "errors", rare=150)
+    assert judged.verdict == "helps"
+    assert "With equal weight of all classes, it has" in judged.sentence
+    assert "percentage points more balanced error than the control" in judged.sentence
+    assert "With equal weight" not in make_traded((0.94, 0.8), (0.998, 0.8), "errors", rare=150).sentence
+
+
+def test_always_predicting_a_class_is_no_way_to_find_it() -> None:
+    judged = make_traded((0.95, 0.6), (0.0, 1.0), "recall:1")
+    assert judged.verdict == "not decided"
+    assert judged.sentence.startswith("No better than always predicting 0, which makes 300 errors on 1,000 test items ")
+    assert make_traded((0.95, 0.6), (0.9, 0.9), "recall:1").verdict == "helps"
 
 
 def test_a_longer_control_that_beats_everything_leads() -> None:

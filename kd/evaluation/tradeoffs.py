@@ -1,0 +1,63 @@
+"""What distilled students lose beside the quantity that decides: errors, balanced error, probabilities, calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kd.arms import CONTROL, DISTILLED
+from kd.evaluation.comparison import Comparison
+from kd.evaluation.paired_seeds import t_interval
+from kd.evaluation.quantities import BALANCED, ERRORS, NLL, Quantity, are_balanced
+from kd.evaluation.sequential import anytime_interval
+from kd.evaluation.verdict import Contrast
+from kd.evaluation.verdict_text import format_bounds
+
+
+def describe_losses(comparison: Comparison, teacher: int | None) -> list[str]:
+    """Return a sentence on each other quantity that is significantly worse than the controls', at 95 % each.
+
+    Args:
+        teacher: number of the teacher; None for all.
+    """
+    sentences = [
+        f"{start} {quantity.describe(contrast.mean)} than the control (95 % CI {format_bounds(interval, quantity)})."
+        for quantity, start in _list_others(comparison).items()
+        for contrast in [_contrast(comparison, teacher, quantity)]
+        for interval in [contrast.interval()]
+        if interval and interval.low > 0
+    ]
+    return [*sentences, *(_describe_probabilities(comparison, teacher) if comparison.has_probabilities else ())]
+
+
+def _list_others(comparison: Comparison) -> dict[Quantity, str]:
+    """Return other kinds of errors with the start of a sentence: fewer misses of one class may cost the others."""
+    others = {} if comparison.quantity == ERRORS else {ERRORS: "In all, it makes"}
+    if comparison.quantity != BALANCED and not are_balanced(comparison.labels):
+        others[BALANCED] = "With equal weight of all classes, it has"
+    return others
+
+
+def _contrast(comparison: Comparison, teacher: int | None, quantity: Quantity) -> Contrast:
+    numbers = range(comparison.groups) if teacher is None else [teacher]
+    by_teacher = [comparison.contributions(number, quantity=quantity) for number in numbers]
+    rows = by_teacher[0] if len(numbers) == 1 else comparison.block_means(by_teacher)
+    return comparison.contrast(rows, quantity)
+
+
+def _describe_probabilities(comparison: Comparison, teacher: int | None) -> list[str]:
+    """State a significantly higher cross-entropy or calibration error than the control's."""
+    contrast = _contrast(comparison, teacher, NLL)
+    interval = contrast.interval()
+    if interval and interval.low > 0 and comparison.quantity != NLL:
+        return [f"Its probabilities are worse: {NLL.describe(contrast.mean)} (95 % CI {format_bounds(interval, NLL)})."]
+    numbers = range(comparison.groups) if teacher is None else [teacher]
+    errors = comparison.calibration_errors
+    by_teacher = [100 * (errors[DISTILLED][n] - errors[CONTROL][n])[:, None] for n in numbers]
+    rises = by_teacher[0] if len(numbers) == 1 else comparison.block_means(by_teacher)
+    risen = (anytime_interval if comparison.anytime else t_interval)(rises[:, 0].tolist())
+    if risen and risen.low > 0:
+        return [
+            f"It is worse calibrated: its ECE is {np.mean(rises):.2f} percentage points higher (95 % CI for these "
+            f"{comparison.noun} {risen.low:+.2f} to {risen.high:+.2f})."
+        ]
+    return []
