@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from kd.checks import DamagedDataError
 from kd.commands.data import Data
+from kd.commands.paired_settings import PairedSettings
 from kd.commands.steps import TeacherWithData
 from kd.data.datasets import ArrayDataset, unwrap_subsets
 from kd.data.sources.image_dataset import DecodedImages
@@ -41,7 +42,7 @@ class Entry:
         p, p_of_helping: p-values before any adjustment, see ``kd.evaluation.verdict.Question``.
         command, method: names; "" in records of earlier versions, which have questions of ``kd compare`` alone.
         pairs: number of independent differences: pairs, or teachers or splits if there are several.
-        verdict: as given last, after the adjustment.
+        verdict: as given last, after the adjustment; "" before it is given.
         together: keys of the questions that were first asked by the same command.
     """
 
@@ -92,6 +93,10 @@ class Ledger:
         asked = dataclasses.replace(asked, together=first.together)
         return Ledger(tuple(asked if is_same else entry for entry, is_same in zip(self.entries, same, strict=True)))
 
+    def announce(self, asked: Entry) -> Ledger:
+        """Return the ledger with a question that is not measured yet; one that was asked before stays as it is."""
+        return self if (asked.test, asked.key) in {(e.test, e.key) for e in self.entries} else self.record(asked)
+
     def find_undecided(self, asked: Entry) -> Entry | None:
         """Return the last question of ``kd compare`` about the same method, if it is undecided and has as many pairs.
 
@@ -100,7 +105,7 @@ class Ledger:
         compared = [
             entry
             for entry in self.on(asked.test)
-            if entry.command in ("", "compare") and entry.method in ("", asked.method)
+            if entry.command in ("", "compare") and entry.method in ("", asked.method) and entry.verdict
         ]
         is_open = compared and compared[-1].verdict in ("inconclusive", "not decided")
         return compared[-1] if is_open and compared[-1].pairs >= asked.pairs else None
@@ -134,6 +139,8 @@ def ask(question: Question | None, digests: Digests, *, command: str, title: str
         config: the settings of the run. Settings that change no contrast do not make another question.
     """
     settings = {name: value for name, value in {**config, **digests.inputs}.items() if name not in _UNRELATED}
+    if "MARGIN" in settings:  # changes no contrast; its default, because it is part of the keys of earlier versions
+        settings["MARGIN"] = PairedSettings.margin
     key, method = digest({"command": command, "settings": describe(settings)}), str(config.get("METHOD", ""))
     if question is None:
         return Entry(digests.test, key, title, 1.0, 1.0, command, method)

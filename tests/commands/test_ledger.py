@@ -47,6 +47,26 @@ def test_a_question_is_its_command_settings_and_test_set() -> None:
     assert entry().test != entry(test=OTHER).test
 
 
+def test_another_margin_is_no_other_question() -> None:
+    """The differences and their p-values are the same."""
+
+    def key(margin: float) -> str:
+        config = {"PAIRS": 5, "METHOD": "kd", "MARGIN": margin}
+        return ask(WEAK, Digests("t", {}), command="compare", title="", config=config).key
+
+    assert key(0.1) == key(0.5) != entry().key
+
+
+def test_an_announced_question_counts_and_its_result_is_not_lost() -> None:
+    first, asked = entry(5), ask(None, Digests(str(id(TEST)), {}), command="compare", title="", config={"PAIRS": 9})
+    ledger = Ledger().announce(asked)
+    assert [earlier.p for earlier in ledger.before(first)] == [1.0]
+    measured = dataclasses.replace(asked, p=0.01, verdict="helps")
+    assert ledger.record(measured).announce(asked) == ledger.record(measured)
+    undecided = dataclasses.replace(first, verdict="inconclusive")
+    assert Ledger().record(undecided).announce(asked).find_undecided(entry(5, command="sweep")) == undecided
+
+
 def test_a_verdict_is_adjusted_for_earlier_questions_on_the_same_test_set_alone() -> None:
     first, second, elsewhere = entry(5), entry(6), entry(7, test=OTHER)
     ledger = Ledger().record(first).record(elsewhere).record(second)

@@ -80,6 +80,7 @@ def run(settings: CompareSettings) -> None:
         # Now: the student's file may change while the students are trained.
         remarks = [*describe_start(settings, teachers[0].task), *remark_on_epoch(settings)]
         if threshold is not None:
+            ledger = _announce(settings, digests, ledger, device)
             used, trained = train_until_decided(
                 settings, teachers[0], arms, device, quantity=quantity, threshold=threshold
             )
@@ -132,6 +133,13 @@ def _find_threshold(settings: CompareSettings, digests: Digests, ledger: Ledger,
     advice = f"{asked} asked of this test set before (verdicts.json), so only an e-value of {threshold:g} decides"
     require(settings.pairs >= fewest, "--pairs", settings.pairs, f"at least {fewest} with --until-decided here", advice)
     return threshold
+
+
+def _announce(settings: CompareSettings, digests: Digests, ledger: Ledger, device: torch.device) -> Ledger:
+    """Record the question before training: its evidence is printed after each round, and a later one may be cut short."""
+    ledger = ledger.announce(_ask(settings, None, digests, device))
+    publish(ledger_files(ledger, settings.state_dir))
+    return ledger
 
 
 def _find_dearest(costs: Mapping[str, Cost]) -> Cost:

@@ -164,3 +164,35 @@ def test_a_comparison_until_decided_is_another_question_and_repeats_itself(
     first, second = read_ledger(tmp_path / ".kd").entries
     assert "at most 6 pairs" in first.title
     assert second.title.endswith(", 6 pairs")
+
+
+@pytest.mark.slow
+def test_evidence_that_was_printed_is_a_question_even_if_the_training_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, a fixed number of pairs could be chosen after the looks."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    models = (
+        "--data",
+        "sklearn:digits",
+        "--teacher",
+        "mlp:8",
+        "--student",
+        "mlp:4",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    )
+    few = ("compare", "--out", str(tmp_path), *models, "--smoothing", "0", "--no-longer", "--processes", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "train_until_decided", interrupt)
+        assert kd_command(*few, "--until-decided", "--pairs", "6") != 0
+    (announced,) = read_ledger(tmp_path / ".kd").entries
+    assert (announced.p, announced.verdict) == (1.0, "")
+    assert kd_command(*few, "--pairs", "2") == 0
+    summary = json.loads((tmp_path / "results" / "metrics" / "comparison.json").read_text())
+    assert "Holm-adjusted for 2 questions" in summary["sentence"]
