@@ -18,6 +18,7 @@ from kd.commands.compare.files import comparison_files
 from kd.commands.compare.plots import drawings
 from kd.commands.compare.report import _show_calibration, compare_part
 from kd.commands.compare.text import print_comparison
+from kd.commands.judgement_json import describe_judgement
 from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_rows import student_rows, summaries
 from kd.evaluation.comparison_slices import Slices, measure_slices
@@ -26,7 +27,8 @@ from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evaluation.latency import Latency
 from kd.evaluation.paired_seeds import spread
 from kd.evaluation.power import power_of
-from kd.evaluation.verdict import Contrast
+from kd.evaluation.verdict import Contrast, Earlier
+from kd.evaluation.verdict_text import format_interval
 from kd.models.inference import Predictions
 from kd.report.html import render
 from kd.report.page import Part, page
@@ -114,6 +116,20 @@ def test_files_contain_the_statistics_and_mark_a_quick_run() -> None:
     full = make_files(comparison)
     assert json.loads(full["comparison.json"])["toy"] is None
     assert make_files(comparison) == full
+
+
+@pytest.mark.parametrize(
+    ("gain", "margin", "names"),
+    [(25, 0.5, ("interval", "smoothed_interval")), (1, 10.0, ("interval", "inner_interval"))],
+)
+def test_the_json_has_every_interval_of_the_sentence(gain: int, margin: float, names: tuple[str, ...]) -> None:
+    """With their confidence, which earlier questions raise."""
+    comparison = dataclasses.replace(make_comparison(gain=gain), margin=margin)
+    verdicts = Verdicts(comparison, [Earlier(1e-9, 0.5), Earlier(0.5, 0.5)])
+    content = describe_judgement(verdicts.main)
+    for name in names:
+        text = format_interval(content[name], content[f"{name}_confidence"])
+        assert text in verdicts.lines[-1]
 
 
 def test_printed_output_ends_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
