@@ -20,7 +20,7 @@ from kd.evaluation.failures import (
     find_useless,
 )
 from kd.evaluation.metrics import confusion_matrix
-from kd.evaluation.quantities import Quantity, item_losses
+from kd.evaluation.quantities import ERRORS, NLL, Quantity, item_losses
 from kd.evaluation.sequential import STOP
 from kd.evaluation.tradeoffs import describe_losses
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, judge_all
@@ -111,12 +111,16 @@ class Verdicts:
         return [*self.failures, *self.under_trained, *self.weak_teacher()]
 
     def weak_teacher(self) -> list[str]:
-        """Return a sentence if the teachers are hardly better than their controls, else none."""
+        """Return a sentence if the teachers are hardly better than their controls, else none.
+
+        If the NLL decides, by errors: an overconfident teacher may know more, and its temperature softens it.
+        """
         comparison = self.comparison
         if not comparison.teachers:
             return []
-        teacher, control = (float(np.mean(self.values(arm))) for arm in (TEACHER, CONTROL))
-        text = describe_weak_teacher(teacher, control, comparison.noun, comparison.quantity)
+        quantity = ERRORS if comparison.quantity == NLL else comparison.quantity
+        teacher, control = (float(np.mean(self.values(arm, quantity))) for arm in (TEACHER, CONTROL))
+        text = describe_weak_teacher(teacher, control, comparison.noun, quantity)
         return [text] if text else []
 
     @cached_property

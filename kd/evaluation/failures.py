@@ -98,7 +98,8 @@ def describe_failures(
     if blind:
         names = ", ".join(classes[label] for label in sorted(missing)[:NAMED])
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        sentences.append(f"Models that never predict {names}{more}: {', '.join(blind)}.")
+        some = "at least one of " if len(missing) > 1 else ""
+        sentences.append(f"Models that never predict {some}{names}{more}: {', '.join(blind)}.")
     return sentences
 
 

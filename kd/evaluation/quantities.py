@@ -53,11 +53,12 @@ class Quantity(NamedTuple):
         )
 
     def describe_value(self, value: float) -> str:
-        """Describe the value of a model, such as "30 errors" or "balanced error 50.00 %"."""
+        """Describe the value of a model: "30 errors", "balanced error 50.00 %" or "7.14 % missed items of a"."""
         if self.key == "errors":
             return f"{value:,.{0 if float(value).is_integer() else 1}f} errors"
         thing, _, unit = self.name.rpartition(", ")
-        return f"{thing} {value:{self.spec}} {unit}"
+        texts = thing, f"{value:{self.spec}} {unit}"
+        return " ".join(reversed(texts) if self.key.startswith("recall:") else texts)  # a class may be a number
 
     def describe_bound(self, bound: float) -> str:
         """Describe the size of a difference without its sign, such as "10 errors"."""

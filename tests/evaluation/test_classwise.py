@@ -115,6 +115,13 @@ def test_no_better_than_the_majority_is_said_of_what_decides() -> None:
     assert describe_failures({"control": [useful]}, labels, names, quantity=recall, values={"control": [10.0]}) == []
 
 
+def test_models_that_each_lack_some_class_do_not_lack_all_of_them() -> None:
+    labels = torch.arange(90) % 3
+    lacking = [matrix_of(torch.where(labels == label, (label + 1) % 3, labels), labels, 3) for label in (0, 2)]
+    (text,) = describe_failures({"control": lacking}, labels, ["a", "b", "c"])
+    assert text == "Models that never predict at least one of a, c: control (2 of 2)."
+
+
 @pytest.mark.parametrize("quantity", [ERRORS, BALANCED, NLL])
 def test_the_value_of_the_constant_prediction_is_that_of_its_logits(quantity: Quantity) -> None:
     labels = torch.tensor([0] * 7 + [2] * 2 + [3])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
 
+import pytest
+import torch
+
+from kd.arms import CONTROL, TEACHER
+from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.failures import describe_weak_teacher
-from kd.evaluation.quantities import BALANCED
+from kd.evaluation.quantities import BALANCED, NLL, choose_quantity
+from tests.commands.compare.comparisons import make_comparison
 
 
 @pytest.mark.parametrize(("teacher", "control"), [(90, 100), (100, 100), (120, 100), (9.5, 10), (1, 0)])
@@ -19,6 +25,23 @@ def test_it_is_named_in_the_quantity_that_decides() -> None:
     sentence = describe_weak_teacher(48.0, 50.0, "items", BALANCED)
     assert sentence is not None
     assert "control: balanced error 48.00 % on the test items, the control balanced error 50.00 %." in sentence
+
+
+def test_an_overconfident_teacher_is_not_weak_because_its_nll_is_high() -> None:
+    comparison = make_comparison()
+    (teacher,) = comparison.teachers
+    sharp = teacher._replace(test=teacher.test._replace(logits=30 * teacher.test.logits))
+    verdicts = Verdicts(dataclasses.replace(comparison, teachers=[sharp], quantity=NLL))
+    assert min(verdicts.values(TEACHER)) > max(verdicts.values(CONTROL))
+    assert verdicts.weak_teacher() == []
+
+
+def test_the_misses_of_a_class_are_named_with_their_number_first() -> None:
+    """A class may be a number: once "missed items of 8 45.00 %"."""
+    recall = choose_quantity("recall:8", torch.tensor([0, 1]), ("7", "8"))
+    sentence = describe_weak_teacher(45.0, 45.0, "items", recall)
+    assert sentence is not None
+    assert "control: 45.00 % missed items of 8 on the test items, the control 45.00 % missed items of 8." in sentence
 
 
 @pytest.mark.parametrize(("teacher", "control"), [(89, 100), (0, 0), (0, 10), (1, 2)])

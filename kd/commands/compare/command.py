@@ -136,7 +136,7 @@ def _find_threshold(settings: CompareSettings, digests: Digests, ledger: Ledger,
 
 
 def _announce(settings: CompareSettings, digests: Digests, ledger: Ledger, device: torch.device) -> Ledger:
-    """Record the question before training: its evidence is printed after each round, and later ones may be cut short."""
+    """Record the question before training: its evidence is printed after each round, and later ones may be missing."""
     ledger = ledger.announce(_ask(settings, None, digests, device))
     publish(ledger_files(ledger, settings.state_dir))
     return ledger

@@ -7,7 +7,7 @@ from kd.commands.sweep.points import TriedPoint, format_point
 from kd.commands.sweep.results import Sweep
 from kd.console import print_table, say
 from kd.evaluation.paired_seeds import spread
-from kd.evaluation.quantities import ERRORS, Quantity
+from kd.evaluation.quantities import BALANCED, ERRORS, Quantity
 from kd.evaluation.verdict_text import describe_basis, format_interval, sentence
 from kd.formatting import count_noun
 
@@ -80,11 +80,17 @@ def _describe_choice(sweep: Sweep) -> str:
     chosen = sweep.roles["chosen"]
     tried, fresh, test = map(percent, sweep.rates(chosen))
     validation_size, test_size, noun = sweep.images
+    neglects = (
+        " The points are ranked by errors, although the balanced error decides the verdict: a point that neglects rare "
+        "classes may be chosen."
+        if sweep.quantity == BALANCED
+        else ""
+    )
     return (
         f"Chosen on {validation_size:,} validation {noun} among {len(sweep.tried)} points with "
         f"{count_noun(len(sweep.seeds), 'seed')} each: {format_point(chosen)}, with an error rate of {tried}. The "
         f"best of many is partly luck: with {len(sweep.final_seeds)} fresh seeds the error rate is {fresh} on the same "
-        f"{noun} and {test} on the {test_size:,} test {noun}."
+        f"{noun} and {test} on the {test_size:,} test {noun}.{neglects}"
     )
 
 

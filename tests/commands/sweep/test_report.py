@@ -113,6 +113,9 @@ def test_a_sweep_of_unequal_classes_is_decided_by_the_balanced_error() -> None:
     assert judged.margin == 0.5
     assert "20.00 percentage points less balanced error than the control" in lines(sweep)[-1]
     assert "the same balanced error on average" in " ".join(lines(sweep))  # chosen and documented
+    ranked = "The points are ranked by errors, although the balanced error decides the verdict"
+    assert ranked in lines(sweep)[0]
+    assert ranked not in lines(SWEEPS["default"]())[0]
     assert "Differences in balanced error, %" in section_texts(sweep)["comparison"]
 
 
