@@ -217,4 +217,17 @@ def _read_column(rows: Any, column: str, split: str) -> Array:
             f"{'none' if values[odd[0]] is None else f'{lengths[odd[0]]} values'} in row {odd[0]} of {split}, and "
             f"{len(odd):,} such rows in all. Remove or pad them."
         )
-    return np.asarray(rows.with_format("numpy")[:][column])
+    # The package's own types are float32 and int64, which would round numbers and turn uint8 images into tokens.
+    dtype = _find_dtype(rows.features[column])
+    options = {} if dtype is None else {"dtype": dtype}
+    return np.asarray(rows.with_format("numpy", columns=[column], **options)[:][column])
+
+
+def _find_dtype(feature: Any) -> np.dtype[Any] | None:
+    """Return the type in which a column stores numbers, or lists or arrays of them; None if it stores none."""
+    while hasattr(feature, "feature"):  # a list
+        feature = feature.feature
+    try:
+        return np.dtype(str(getattr(feature, "dtype", "")))
+    except TypeError:  # such as string, or decimal128(5, 2)
+        return None

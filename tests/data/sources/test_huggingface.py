@@ -48,8 +48,12 @@ class Rows:
             return self.columns[key]
         return {name: values[key] for name, values in self.columns.items()}
 
-    def with_format(self, _: str) -> Rows:
-        return Rows(self.features, **{name: np.asarray(values) for name, values in self.columns.items()})  # type: ignore[arg-type]
+    def with_format(self, _: str, *, columns: list[str] | None = None, dtype: Any = None) -> Rows:
+        """Return arrays, by default of float32 and int64, as the package does."""
+        arrays = {name: np.asarray(self.columns[name]) for name in columns or self.columns}
+        defaults = {"f": np.float32, "i": np.int64, "u": np.int64}
+        types = {name: dtype or defaults.get(array.dtype.kind, array.dtype) for name, array in arrays.items()}
+        return Rows(self.features, **{name: array.astype(types[name]) for name, array in arrays.items()})  # type: ignore[arg-type]
 
 
 def image_rows(start: int = 0) -> Rows:
@@ -125,6 +129,24 @@ def test_named_columns_of_numbers_and_names_are_read(package: StandIn) -> None:
     assert source.classes == ("a", "b")
     assert as_array_dataset(source.train).inputs.tolist() == [[1, 2], [3, 4]]
     assert as_array_dataset(source.train).labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_numbers_keep_the_type_of_the_column(package: StandIn, is_list: bool) -> None:
+    """The package's own types would round time stamps without a word, and turn images into tokens."""
+
+    def rows(dtype: str, values: Any) -> Rows:
+        stored: Any = SimpleNamespace(dtype=dtype)
+        feature = SimpleNamespace(feature=SimpleNamespace(feature=stored)) if is_list else stored
+        return Rows({"x": feature, "y": SimpleNamespace(dtype="int64")}, x=values, y=[0, 1] * 6)
+
+    package.loaded = {"train": rows("uint8", np.arange(12 * 16).reshape(12, 4, 4).tolist())}
+    images = open_source("hf:somebody/data").train
+    assert isinstance(images, ArrayDataset)
+    assert (images.inputs.dtype, images.inputs.shape) == (torch.uint8, (12, 1, 4, 4))
+    package.loaded = {"train": rows("float64", [[1.7e9 + row / 1000] for row in range(12)])}
+    with pytest.warns(UserWarning, match="feature 0 of train has 12 different values, but 1 as float32"):
+        open_source("hf:somebody/data")
 
 
 def test_common_column_names_are_found(package: StandIn) -> None:
