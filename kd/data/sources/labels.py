@@ -14,6 +14,7 @@ from kd.data.sources.validation import require_label_range
 
 Array = np.ndarray[Any, Any]
 _LARGEST = 2.0**63  # an int64 is smaller
+_MISSING = ("", "nan", "<na>", "nat")  # to which conversions of missing values to text lead; "None" may name a class
 
 
 def encode_labels(
@@ -30,7 +31,8 @@ def encode_labels(
         classes: class names in label order. Defaults to the names in "train", or to "0", "1", … for numbers.
 
     Raises:
-        ValueError: labels of unsupported shape or kind, mixed kinds, labels out of range, or unknown class names.
+        ValueError: labels of unsupported shape or kind, mixed kinds, labels out of range, unknown class names, or names
+            that mark missing values, such as "" and "nan".
     """
     if classes is not None and len(set(classes)) < len(classes):
         raise ValueError(f"class names (--class-names) must be unique. Got {list(classes)} instead.")
@@ -43,7 +45,10 @@ def encode_labels(
             "names."
         )
     if kinds["train"] == "names":
-        return _encode_names({split: to_text(f"labels of {split}", values) for split, values in flat.items()}, classes)
+        texts = {split: to_text(f"labels of {split}", values) for split, values in flat.items()}
+        for split, values in texts.items():
+            _require_no_missing(split, values, classes)
+        return _encode_names(texts, classes)
     return _encode_numbers({split: _to_integers(split, values) for split, values in flat.items()}, classes)
 
 
@@ -92,6 +97,18 @@ def to_text(name: str, values: Array) -> Array:
         raise ValueError(
             f"{name} must be readable text, in UTF-8 if stored as bytes. Got {error.object!r}. Store them as strings."
         ) from error
+
+
+def _require_no_missing(split: str, names: Array, classes: Sequence[str] | None) -> None:
+    """Raise ``ValueError`` if labels [N] of text mark missing values, unless a class is called so."""
+    missing = np.flatnonzero(np.isin(np.char.lower(np.char.strip(names)), _MISSING))
+    wrong = [row for row in missing.tolist() if names[row] not in (classes or ())]
+    if wrong:
+        raise ValueError(
+            f"labels of {split} must hold a class for every sample. Got {str(names[wrong[0]])!r} at index {wrong[0]} "
+            f"and {len(wrong):,} such labels in all, which mark missing values. Remove these samples, or list all "
+            "classes (--class-names)."
+        )
 
 
 def _flatten(split: str, values: Array) -> Array:

@@ -194,8 +194,12 @@ def _read(shards: Sequence[str], place: Place) -> bytes:
 def _read_label(shards: Sequence[str], place: Place, name: str) -> str:
     if place.size > LABEL_BYTES:
         raise DamagedDataError(f"the label of {name} must be a number or a name. Got {place.size:,} bytes instead.")
-    return _read(shards, place).decode("utf-8", errors="replace").strip()
+    try:
+        return _read(shards, place).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise DamagedDataError(f"the label of {name} must be text in UTF-8. Got {error.object!r} instead.") from error
 
 
 def _to_numbers(labels: list[str]) -> np.ndarray[Any, Any]:
-    return np.array([int(label) for label in labels] if all(label.isdecimal() for label in labels) else labels)
+    are_numbers = all(label.removeprefix("-").isdecimal() for label in labels)  # −1 is no class, and refused later
+    return np.array([int(label) for label in labels] if are_numbers else labels)

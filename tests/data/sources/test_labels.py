@@ -68,6 +68,17 @@ def test_classes_set_the_label_order() -> None:
         ({"train": np.eye(3)}, None, r"labels of train must have shape \[N\], .* Got \[3, 3\] .*argmax\(axis=1\)"),
         ({"train": np.array([0.5, 1])}, None, r"Got 0.5 at index 0 and 1 such labels in all."),
         ({"train": np.array([0, np.nan])}, None, "Got nan at index 1"),
+        (
+            {"train": np.array(["a", "b", "nan"])},
+            None,
+            r"labels of train must hold a class .* Got 'nan' at index 2 and 1",
+        ),
+        (
+            {"train": np.array(["a", "b"]), "test": np.array([b"a", b" "])},
+            None,
+            r"labels of test must .* Got ' ' at in",
+        ),
+        ({"train": np.array(["a", "<NA>", "NaT"])}, ["a", "b"], r"Got '<NA>' at index 1 and 2 such .*--class-names"),
         ({"train": np.array([1j])}, None, r"non-negative integers or strings. Got an array of complex128 .*astype"),
         ({"train": np.array([0, -1])}, None, "labels of train must be within 0 … 0, .* Got -1 at index 1"),
         ({"train": np.array([0, 1]), "val": np.array([2])}, None, "labels of val must be within 0 … 1"),
@@ -88,6 +99,12 @@ def test_classes_set_the_label_order() -> None:
 def test_invalid_labels_raise(labels: Any, classes: list[str] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_labels(labels, classes)
+
+
+def test_names_like_missing_values_are_classes_if_they_are_listed_or_ambiguous() -> None:
+    for names, classes in ((["none", "null", "na"], None), (["nan", "", "bread"], ["nan", "", "bread"])):
+        encoded, found = encode_labels({"train": np.array(names)}, classes)
+        assert [found[number] for number in encoded["train"].tolist()] == names
 
 
 def test_names_with_the_same_number_are_sorted_as_text() -> None:

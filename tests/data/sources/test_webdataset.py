@@ -80,6 +80,13 @@ def test_shards_without_a_split_are_training_data_in_order(tmp_path: Path) -> No
     assert torch.equal(source.train.inputs, swapped.train.inputs.roll(6, 0))
 
 
+@pytest.mark.parametrize(("label", "message"), [(b"-1", "Got -1 at index 0"), (b"", "Got '' at index 0")])
+def test_labels_that_are_no_class_raise(label: bytes, message: str, tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", {"png": encode(9), "cls": label}, *make_samples(4))
+    with pytest.raises(ValueError, match=message):
+        open_source(f"wds:{tmp_path / 'a.tar'}")
+
+
 def test_labels_may_be_names(tmp_path: Path) -> None:
     samples = [{"png": encode(number), "cls": name} for number, name in enumerate([b"bee\n", b"ant", b"bee"])]
     source = open_source(f"wds:{write_shard(tmp_path / 'a.tar', *samples)}")
@@ -94,6 +101,7 @@ def test_labels_may_be_names(tmp_path: Path) -> None:
         ([{"cls": b"0"}], r"Got 0000 with \['cls'\]"),
         ([{"png": encode(0), "jpg": encode(1), "cls": b"0"}], r"with \['cls', 'jpg', 'png'\]"),
         ([{"png": encode(0), "cls": b"0" * 2000}], "label of 0000 in .* must be a number or a name. Got 2,000 bytes"),
+        ([{"png": encode(0), "cls": b"\xff\xfe0"}], r"label of 0000 in .* must be text in UTF-8\. Got b'\\xff\\xfe0'"),
         ([{"png": encode(0)[:50], "cls": b"0"}, *make_samples(2)], r"1 of 3 images cannot be read: 0000 in .*a\.tar"),
     ],
 )
