@@ -26,7 +26,7 @@ from kd.methods import try_method
 from kd.methods.objectives import noting_label_options
 from kd.models.features import find_network
 from kd.seeding import seeded
-from kd.training.trial import require_restorable, try_training
+from kd.training.trial import require_repeatable, require_restorable, try_training
 
 
 def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher]) -> None:
@@ -48,12 +48,14 @@ def require_models(settings: RunSettings, data: Data, teachers: Sequence[Teacher
                 if trained
                 else try_training(name, teacher, batch, epochs=[(data.sizes["training"], own.batch_size)])
             )
+            require_repeatable(name, tried, batch[0])
             require_restorable(name, tried, _rebuild(other_seed, choice, data, tried), batch)
     name, cpu = f"--student {settings.student}", torch.device("cpu")
     student = new_student(settings, data.task, cpu)
     for line in list_start_messages(settings, data.task):
         say(line)
     tried = try_training(name, student, batch, epochs=epochs)
+    require_repeatable(name, tried, batch[0])
     require_restorable(name, tried, new_student(other_seed, data.task, cpu), batch)
     require_method(settings, data, teachers)
 

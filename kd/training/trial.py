@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.losses.labels import label_loss
-from kd.models.inference import device_of, evaluating
+from kd.models.inference import device_of, evaluating, find_differing_rows
 from kd.models.main_output import take_logits
 from kd.models.outputs import PROBED, require_untrained_returns_logits
 from kd.seeding import seeded
@@ -84,6 +84,33 @@ def require_restorable(name: str, model: nn.Module, other: nn.Module, batch: Bat
         )
 
 
+def require_repeatable(name: str, model: nn.Module, inputs: Tensor) -> None:
+    """Check that the output for a sample in eval mode is the same in a second call and without the rest of the batch.
+
+    Otherwise neither cached logits nor saved predictions are those of the model.
+
+    Args:
+        name: name of the model in errors.
+        inputs: [B, ...], of which four are enough.
+
+    Raises:
+        ValueError: the outputs differ by more than rounding.
+    """
+    few = inputs[:4]
+    first, again = (_predict(model, few, seed=seed) for seed in (0, 1))
+    alone = _predict(model, few[:1], seed=0)
+    if first.shape != again.shape or find_differing_rows(again, first):
+        raise ValueError(
+            f"{name} returns other outputs for the same inputs in eval mode: it draws random numbers there, or changes "
+            "values of its own. Its predictions could not be repeated. Do this only if self.training."
+        )
+    if first[:1].shape != alone.shape or find_differing_rows(alone, first[:1]):
+        raise ValueError(
+            f"{name} returns other outputs for a sample in a batch than for this sample alone in eval mode. Look for "
+            "statistics of the batch, such as batch norm with track_running_stats=False, or a mean over dimension 0."
+        )
+
+
 def _require_tensors(name: str, model: nn.Module) -> None:
     for key, value in model.state_dict().items():
         if not isinstance(value, Tensor):
@@ -124,6 +151,6 @@ def _step(model: nn.Module, batch: Batch, size: int) -> None:
         )
 
 
-def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
-    with evaluating(model), torch.no_grad(), seeded(0):
+def _predict(model: nn.Module, inputs: Tensor, *, seed: int = 0) -> Tensor:
+    with evaluating(model), torch.no_grad(), seeded(seed, device_of(model)):
         return take_logits(model(inputs.clone().to(device_of(model)))).cpu()

@@ -18,7 +18,7 @@ from kd import cli
 from kd.storage.run_folder import open_run
 from kd.teachers.ensemble import Ensemble
 from kd.training import run_steps
-from kd.training.trial import last_batch_size, require_restorable, try_training
+from kd.training.trial import last_batch_size, require_repeatable, require_restorable, try_training
 from tests.conftest import tiny_model
 
 BATCH = (torch.rand(5, 1, 6, 6), torch.arange(5) % 4)
@@ -135,6 +135,41 @@ def test_weights_that_are_not_in_the_file_raise(persistent: bool | None) -> None
     require_restorable("teacher", *(WithPlainTensor(persistent=True) for _ in range(2)), BATCH)
 
 
+class InEval(nn.Module):
+    """A model whose hidden features a function changes, also in eval mode."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.norm, self.change = nn.Linear(36, 4), nn.BatchNorm1d(36), change
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layer(self.change(self.norm(inputs.flatten(1))))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: nn.functional.dropout(x, 0.3, training=True), "for the same inputs in eval mode: it draws random"),
+        (lambda x: x + 0.1 * torch.randn_like(x), "for the same inputs in eval mode"),
+        (lambda x: x - x.mean(dim=0), r"in a batch than for this sample alone in eval mode.* mean over dimension 0"),
+        (lambda x: nn.functional.normalize(x, dim=0), "in a batch than for this sample alone"),
+    ],
+)
+def test_outputs_that_depend_on_chance_or_on_the_batch_raise(change: Callable[[Tensor], Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=f"teacher returns other outputs .*{message}"):
+        require_repeatable("teacher", InEval(change), BATCH[0])
+
+
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: x - x.mean(dim=1, keepdim=True), torch.zeros_like])
+@pytest.mark.parametrize("samples", [1, 5])
+def test_outputs_of_each_sample_by_itself_pass(change: Callable[[Tensor], Tensor], samples: int) -> None:
+    model, random_state = InEval(change).train(), torch.get_rng_state()
+    require_repeatable("teacher", model, BATCH[0][:samples])
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
 class WithOwnStatistics(nn.Module):
     """A model that normalises its inputs by a running mean, as a buffer or as a plain tensor."""
 
@@ -152,12 +187,13 @@ class WithOwnStatistics(nn.Module):
 
 
 @pytest.mark.parametrize("spec", ["--teacher", "--student"])
-def test_values_that_training_collects_outside_the_file_raise_before_it(
+def test_values_outside_the_file_and_random_outputs_raise_before_training(
     spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "net.py"
     file.write_text(
-        "from tests.training.test_trial import WithOwnStatistics\n\n\n"
+        "from tests.training.test_trial import InEval, WithOwnStatistics\n\n\n"
+        "def noisy(input_shape, classes):\n    return InEval(lambda x: x + x.new_empty(x.shape).normal_())\n\n\n"
         "def kept(input_shape, classes):\n    return WithOwnStatistics(as_buffer=True)\n\n\n"
         "def lost(input_shape, classes):\n    return WithOwnStatistics(as_buffer=False)\n"
     )
@@ -168,6 +204,8 @@ def test_values_that_training_collects_outside_the_file_raise_before_it(
     assert cli.main([*quick, spec, f"{file}:kept"]) == 0
     assert cli.main([*quick, spec, f"{file}:lost"]) == 1
     assert "returns other outputs after its weights are saved and loaded" in capsys.readouterr().err
+    assert cli.main([*quick, spec, f"{file}:noisy"]) == 1
+    assert "returns other outputs for the same inputs in eval mode" in capsys.readouterr().err
 
 
 class LateCounter(nn.Module):
