@@ -55,8 +55,8 @@ def fit(
 
     Give an optimizer, with a scheduler if wanted, for plain steps, or a ``Step`` that also clips, accumulates or
     averages. With an average of the weights, the averaged weights are evaluated after each epoch, and are the result.
-    Warns if parameters that the objective uses get a gradient but are in no optimizer, or if the first epoch changes no
-    weight because the learning rate is 0.
+    Warns if parameters that the objective uses get a gradient but are in no optimizer, if the first batch gives the
+    model no gradient, or if the first epoch changes no weight because the learning rate is 0.
 
     Batch order and dropout depend only on (seed, epoch); the caller's random state is restored.
 

@@ -7,6 +7,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -208,6 +209,23 @@ def test_a_teacher_and_a_network_with_its_own_optimizer_in_an_objective_are_not_
         }
 
     _fit(model, torch.optim.SGD(model.parameters(), lr=0.1), objective=objective)
+
+
+@pytest.mark.parametrize("is_detached", [False, True])
+def test_a_loss_that_does_not_depend_on_the_model_is_mentioned(is_detached: bool) -> None:
+    """The projector alone gets a gradient, which looks like a training."""
+    model, projector = torch.nn.Linear(3, 2), Projector()
+    before = model.weight.detach().clone()
+
+    def objective(model: torch.nn.Module, batch: kd.types.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        output = model(batch[0])
+        features = projector.projector(output.detach() if is_detached else output)
+        return output, {"loss": F.cross_entropy(features, batch[1])}
+
+    optimizer = torch.optim.SGD([*model.parameters(), *projector.parameters()], lr=0.1)
+    with pytest.warns(UserWarning, match="no parameter of the model .* detach") if is_detached else nullcontext():
+        _fit(model, optimizer, objective=objective)
+    assert torch.equal(model.weight, before) == is_detached
 
 
 def test_a_learning_rate_that_is_always_0_is_mentioned_but_not_a_warm_up_from_0() -> None:
