@@ -231,6 +231,27 @@ def test_a_fitted_teacher_gets_rows_in_the_form_it_was_fitted_on(make: Callable[
     make_classifier(FrozenEstimator(teacher)).fit(table, NAMES)
 
 
+class Named(LogisticRegression):  # type: ignore[misc]  # scikit-learn has no types
+    """A classifier whose probabilities are a data frame with some columns of these."""
+
+    def __init__(self, columns: Any = None) -> None:
+        super().__init__(max_iter=1000)
+        self.columns = columns
+
+    def predict_proba(self, X: Any) -> Any:
+        frame = pytest.importorskip("pandas").DataFrame(super().predict_proba(X), columns=self.classes_)
+        return frame.set_axis(range(3), axis=1) if self.columns is None else frame.reindex(columns=self.columns)
+
+
+def test_probabilities_with_names_are_taken_by_name() -> None:
+    classes = np.unique(NAMES)
+    expected = teacher_logits(LogisticRegression(max_iter=1000).fit(X, NAMES), X, X, classes)
+    for columns in (classes, classes[::-1], None):
+        torch.testing.assert_close(teacher_logits(Named(columns).fit(X, NAMES), X, X, classes), expected)
+    with pytest.raises(ValueError, match=r"columns of predict_proba must be \[.* 'x'\]"):
+        teacher_logits(Named([*classes[:2], "x"]).fit(X, NAMES), X, X, classes)
+
+
 def test_a_fitted_teacher_gets_its_own_columns_in_their_order() -> None:
     pd = pytest.importorskip("pandas")
     table = pd.DataFrame(X, columns=list("abcd"))

@@ -70,7 +70,8 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
         require_logits_kind("outputs of the teacher", logits)
     else:
         columns = _find_class_columns(teacher, classes)
-        logits = _take_logarithm(teacher.predict_proba(copy.deepcopy(X)), classes)[:, columns]
+        outputs = _in_order(teacher.predict_proba(copy.deepcopy(X)), np.ravel(teacher.classes_).tolist())
+        logits = _take_logarithm(outputs, classes)[:, columns]
     shape = [rows.shape[0], len(classes)]  # a sparse matrix has no length
     require(
         list(logits.shape) == shape, "teacher logits", list(logits.shape), f"of shape {shape}, one column per class"
@@ -118,6 +119,19 @@ def network_logits(network: nn.Module, rows: Tensor) -> Tensor:
     inputs, labels = rows.to(next(types, torch.float32)), torch.zeros(len(rows), dtype=torch.int64)
     batches = zip(*(torch.split(values, TEACHER_BATCH_SIZE) for values in (inputs, labels)), strict=True)
     return predict(network, batches).logits
+
+
+def _in_order(outputs: Any, classes: list[Any]) -> Any:
+    """Return a data frame of probabilities whose columns are named by the classes in the order of these; others as is.
+
+    Raises:
+        ValueError: the columns are named by some of the classes, or by other ones too.
+    """
+    names = list(getattr(outputs, "columns", []))
+    if not set(names) & set(classes) or names == list(range(len(names))):  # not named, at most numbered
+        return outputs
+    require(sorted(map(str, names)) == sorted(map(str, classes)), "columns of predict_proba", names, f"{classes}")
+    return outputs[classes]
 
 
 def _take_logarithm(outputs: Any, classes: NDArray[Any]) -> Tensor:
