@@ -148,7 +148,8 @@ def try_method(
         The layers that the method compares, in pairs (student, teacher); empty for most methods that use logits.
 
     Raises:
-        ValueError: see ``make``; or the objective fails on the batch, for whatever reason if it is a user's.
+        ValueError: see ``make``; or the objective fails on the batch, for whatever reason if it is a user's, or has a
+            term that is not finite. A user's may have such terms, since the teacher may be untrained.
     """
     import torch
     from torch import nn
@@ -167,12 +168,22 @@ def try_method(
             if isinstance(objective, OwnObjective):
                 try_own(name, objective, student, teacher, example, epochs=epochs)
             else:
-                objective(student, example)
+                _require_finite(name, objective(student, example)[1])
     return [
         pair
         for module in modules
         for pair in zip(getattr(module, "student_layers", ()), getattr(module, "teacher_layers", ()), strict=True)
     ]
+
+
+def _require_finite(name: str, terms: Mapping[str, Tensor]) -> None:
+    values = {term: float(value) for term, value in terms.items()}
+    if not all(map(math.isfinite, values.values())):
+        got = ", ".join(f"{term} = {value:g}" for term, value in values.items())
+        raise ValueError(
+            f"the loss of {name} must be finite. Got {got} on the first batch. Choose usual values for its settings, "
+            "such as the temperature, and look for outputs of teacher or student that are not finite."
+        )
 
 
 def _convert(name: str, value: Setting, kind: type[Setting], lowest: float) -> Setting:

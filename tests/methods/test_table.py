@@ -111,6 +111,7 @@ def test_whole_numbers_are_not_truncated() -> None:
     ("name", "settings"),
     [
         *((name, {"temperature": 0}) for name, method in METHODS.items() if "temperature" in method.settings),
+        ("kd", {"temperature": 1e-320}),  # in its range, but the logits overflow
         ("ttm", {"gamma": 0}),
         ("wttm", {"gamma": 0}),
         ("ofa", {"gamma": 0}),
