@@ -157,7 +157,7 @@ def try_method(
     from kd.methods.own_objective import OwnObjective, try_own
     from kd.models.inference import device_of, evaluating
 
-    inputs, labels, *_ = (tensor.to(device_of(student)) for tensor in batch)
+    inputs, labels, *_ = (tensor.to(device_of(student), copy=True) for tensor in batch)  # models may change them
     is_own = is_plugin(name)
     failures = explain_failure(name) if is_own else nullcontext()
     with failures, torch.set_grad_enabled(is_own), evaluating(student, teacher):

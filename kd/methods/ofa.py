@@ -78,7 +78,7 @@ def ofa(
     require(exits >= 0, "exits", exits, "at least 0", "the weight of the exits' losses; the authors use 1")
     inputs = batch[0]
     with evaluating(student), torch.no_grad():
-        classes = student(inputs).shape[1]
+        classes = student(inputs.clone()).shape[1]
     layers = student_layers.split(",") if student_layers else [stage.layer for stage in find_stages(student, inputs)]
     output_shapes = layer_shapes(student, layers, inputs)
     return OFALoss(layers, output_shapes, classes, gamma=gamma, soft=soft, exits=exits).to(inputs.device)

@@ -124,7 +124,7 @@ def _find_classifier(method: str, role: str, model: nn.Module, layer: str, input
     """Return the name of the last linear layer, after checking that its inputs are the means of the layer's maps."""
     name = find_penultimate(model, inputs).removesuffix(":input")
     with evaluating(model), torch.no_grad(), capture(model, layer) as features:
-        logits = take_logits(model(inputs))
+        logits = take_logits(model(inputs.clone()))
         maps, linear = features[layer], model.get_submodule(name)
         fits = maps.ndim == 4 and maps.shape[1] == linear.in_features
         fits = fits and torch.allclose(linear(maps.mean(dim=(2, 3))), logits, rtol=1e-3, atol=1e-3)

@@ -195,5 +195,5 @@ def find_network(model: nn.Module) -> str:
 def layer_shapes(model: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[tuple[int, ...]]:
     """Return the output shapes of layers, without the batch dimension."""
     with evaluating(model), torch.no_grad(), capture(model, *layers) as features:
-        model(inputs)
+        model(inputs.clone())
     return [tuple(features[layer].shape[1:]) for layer in layers]

@@ -229,7 +229,7 @@ def record_outputs(model: nn.Module, inputs: Tensor) -> list[tuple[str, Tensor]]
         for name, module in model.named_modules():
             if name and not isinstance(module, (nn.modules.dropout._DropoutNd, nn.RNNBase)):
                 hooks.callback(module.register_forward_hook(record(name)).remove)
-        model(inputs)
+        model(inputs.clone())  # some models change it in place
     return outputs
 
 

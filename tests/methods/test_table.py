@@ -142,6 +142,23 @@ def test_every_method_can_be_tried(name: str) -> None:
     assert teacher.training
 
 
+class InPlace(CNN):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs.mul_(2).sub_(1))
+
+
+@all_methods
+def test_models_that_change_their_input_leave_the_example_as_it_is(name: str) -> None:
+    """It may be a view of the user's data."""
+    with kd.seeded(0):
+        student, teacher = InPlace(4, MNIST_SHAPE, 10), InPlace(4, MNIST_SHAPE, 10)
+        data, labels = torch.rand(8, *MNIST_SHAPE), torch.randint(10, (8,))
+        before = data.clone()
+        make(name, student, teacher, (data[:4], labels[:4], torch.randn(4, 10), torch.arange(4)))
+        try_method(name, student, teacher, (data, labels))
+    assert torch.equal(data, before)
+
+
 def test_a_method_is_built_with_its_settings() -> None:
     model, batch = nn.Identity(), (torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 5))
     logits, labels = torch.randn(3, 5), torch.tensor([0, 1, 2])
