@@ -79,8 +79,8 @@ def explain_doubt(agreement: Agreement) -> str | None:
         moved = [f"{column} for class {k}" for k, column in enumerate(agreement.columns) if column != k]
         return (
             f"its class order probably differs from the data's: taking output {', '.join(moved[:3])}"
-            f"{' and so on' * (len(moved) > 3)} would give {agreement.best:.1%}. Pass label_order, the class names in "
-            "the order of the teacher"
+            f"{' and so on' * (len(moved) > 3)} would give {agreement.best:.1%}. Pass label_order "
+            "(--label-order), the class names in the order of the teacher"
         )
     if agreement.at_chance:
         return (

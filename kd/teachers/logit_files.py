@@ -181,8 +181,8 @@ def _require_classes(classes: int | None, shape: tuple[int, ...]) -> None:
 def _require_rows(shape: tuple[int, ...], rows: int | None) -> None:
     if rows is not None and shape[0] != rows:
         raise ValueError(
-            f"it must have {rows:,} rows, one per sample in the order of the dataset. Got {shape[0]:,}. Pass ids if "
-            "the file has different rows or a different order"
+            f"it must have {rows:,} rows, one per sample in the order of the dataset. Got {shape[0]:,}. Pass ids "
+            "(--ids) if the file has different rows or a different order"
         )
 
 

@@ -36,6 +36,8 @@ _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SPLITS = ("train", "val", "test")
 # Names of splits, not of classes: an error if there is no folder train.
 MISNAMED = {"training", "val", "valid", "validation", "dev", "test", "testing"}
+_TRAIN = {"train", "training", "trainset", "train_set", "training_set", "trainval"}
+_SPLIT_NAMES = MISNAMED | _TRAIN
 _MAX_SHOWN = 3
 _MAX_KINDS = 12
 
@@ -90,11 +92,30 @@ def _find_splits(folder: Path) -> dict[str, Path]:
                 f"{folder} must have a folder named 'train' if it has splits. Got {misnamed} instead. "
                 "Rename the folders."
             )
+        _check_nesting(folder, subfolders)
         return {"train": folder}
     ignored = sorted(set(subfolders) - set(SPLITS))
     if ignored:
         warnings.warn(f"{folder}: ignoring folders other than train, val and test: {ignored}.", stacklevel=4)
     return {split: folder / split for split in SPLITS if split in subfolders}
+
+
+def _check_nesting(folder: Path, classes: Sequence[str]) -> None:
+    """Raise if a class is a training split by another name; warn about splits inside the classes."""
+    inner = {name: set(_list_folders(folder / name)) for name in classes}
+    others = {name: set().union(*(inner[other] for other in classes if other != name)) for name in classes}
+    if train := next((name for name in classes if name.lower() in _TRAIN and inner[name] & others[name]), None):
+        raise ValueError(
+            f"{folder} must have a folder named 'train' if it has splits. Got {train!r} with the folders "
+            f"{sorted(inner[train])[:10]}. Rename it."
+        )
+    if splits := sorted(f"{name}/{part}" for name in classes for part in inner[name] if part.lower() in _SPLIT_NAMES):
+        shown = ", ".join(map(printable_name, splits[:_MAX_SHOWN])) + ", …" * (len(splits) > _MAX_SHOWN)
+        warnings.warn(
+            f"{folder}: the folders {shown} are not read as splits: all images of a class are put together. For "
+            "splits, the layout is train/CLASS/FILE and test/CLASS/FILE.",
+            stacklevel=5,
+        )
 
 
 def _find_classes(train: Path, classes: list[str] | None) -> list[str]:

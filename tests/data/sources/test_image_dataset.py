@@ -277,6 +277,28 @@ def test_split_folders_are_not_classes(name: str, tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["Train", "trainset", "TRAINING_SET"])
+def test_training_splits_by_another_name_are_not_classes(name: str, tmp_path: Path) -> None:
+    save_tree(tmp_path, name, "holdout", per_class=1)
+    message = rf"must have a folder named 'train' .* Got '{name}' with the folders \['ant', 'bee'\]\. Rename it"
+    with pytest.raises(ValueError, match=message):
+        open_source(tmp_path)
+
+
+def test_splits_inside_classes_are_mentioned(tmp_path: Path) -> None:
+    for name in ("ant/train/0", "ant/Test/0", "bee/train/1"):
+        save_image(tmp_path / f"{name}.png")
+    with pytest.warns(UserWarning, match="ant/Test, ant/train, bee/train are not read as splits: all images of a cl"):
+        assert open_source(tmp_path).classes == ("ant", "bee")
+
+
+def test_a_class_of_trains_and_folders_inside_classes_are_read(tmp_path: Path) -> None:
+    """Warnings are errors here."""
+    for name in ("Bus/0", "Bus/2021/1", "Train/steam/0", "Train/diesel/0", "Tram/2021/0"):
+        save_image(tmp_path / f"{name}.png")
+    assert open_source(tmp_path).classes == ("Bus", "Train", "Tram")
+
+
 def test_a_folder_without_classes_raises(tmp_path: Path) -> None:
     save_image(tmp_path / "0.png")
     with pytest.raises(ValueError, match=r"must have one folder of images per class. Got none.* train/CLASS/FILE"):
