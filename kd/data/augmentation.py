@@ -97,7 +97,7 @@ def augmentation(specs: Sequence[str], shape: Sequence[int]) -> Transform:
         specs: any of the following.
 
             - ``flip``: flip horizontally with probability ½.
-            - ``crop:P``: pad with P black pixels, then crop at random.
+            - ``crop:P``: pad with P black pixels, fewer than the image has, then crop at random.
             - ``rotate:D``: rotate by up to D degrees in either direction.
             - ``zoom:S``: crop at least the fraction S of the area, then resize to the original size.
             - ``colour:X``: change brightness, contrast and saturation by up to the fraction X.
@@ -126,8 +126,8 @@ def _build_transform(spec: str, shape: Sequence[int]) -> Any:
     makers: dict[str, tuple[Callable[[float], bool], str, Callable[[float], Any]]] = {
         "flip": (*plain, lambda _: v2.RandomHorizontalFlip()),
         "crop": (
-            lambda x: x >= 1 and x == int(x),
-            "given a whole number of pixels, at least 1",
+            lambda x: 1 <= x < min(size) and x == int(x),  # with more, some crops lie beside the image
+            f"given a whole number of pixels from 1 to {min(size) - 1}, below the images' sides",
             lambda x: v2.RandomCrop(size, padding=int(x)),
         ),
         "rotate": (lambda x: 0 < x <= 180, "given degrees in (0, 180]", lambda x: v2.RandomRotation(x, _BILINEAR)),

@@ -173,7 +173,8 @@ def test_a_transform_from_a_users_file_is_applied(tmp_path: Path, capsys: pytest
         ("flop", "Did you mean flip"),
         ("xyzzy", "flip, crop, rotate, zoom, colour, randaugment, trivialaugment, erasing, FILE.py:NAME"),
         ("flip:2", "--augment flip must be given without a number"),
-        ("crop", "--augment crop must be given a whole number of pixels, at least 1"),
+        ("crop", "--augment crop must be given a whole number of pixels from 1 to "),
+        ("crop:100", "--augment crop must be given a whole number of pixels from 1 to 7"),  # most crops would be black
         ("crop:1.5", "--augment crop must be given a whole number of pixels"),
         ("crop:two", "--augment crop must be given a whole number of pixels"),
         ("rotate:181", "--augment rotate must be given degrees"),
