@@ -15,6 +15,7 @@ from torch import Tensor
 from kd.checks import is_utf8
 from kd.data.sources.scan import ScannedItems
 
+_MOST_COPIES = 0.01  # of the test split, and at least three; public datasets have a few
 _MAX_SHOWN = 5  # indices or names in a message
 
 
@@ -36,6 +37,8 @@ def check_splits(splits: Mapping[str, ScannedItems], classes: Sequence[str]) -> 
     require_readable_names(classes)
     digests = {split: scanned.digests for split, scanned in splits.items()}
     check_duplicates(digests, can_repeat=splits["train"].can_repeat)
+    if not splits["train"].can_repeat:
+        check_copies(digests.get("test", ()))
 
 
 def require_label_range(labels: Tensor, classes: Sequence[str], split: str) -> None:
@@ -152,6 +155,21 @@ def check_duplicates(digests: Mapping[str, Sequence[bytes]], *, can_repeat: bool
             if len(rows) == len(digests[second]) and not can_repeat:
                 raise ValueError(f"{overlap}: evaluation needs data that training does not use. Use different data.")
             warnings.warn(f"{overlap}, at {_format_indices(rows)}: metrics on {second} are biased.", stacklevel=3)
+
+
+def check_copies(digests: Sequence[bytes]) -> None:
+    """Warn if the test split repeats its own inputs: statistics take its items as independent.
+
+    Args:
+        digests: hashes of the raw inputs of the test split.
+    """
+    copies = len(digests) - len(set(digests))
+    if copies > max(2, _MOST_COPIES * len(digests)):
+        warnings.warn(
+            f"{copies:,} of {len(digests):,} inputs of test are copies of others in it: intervals and p-values count "
+            "each copy as a further sample, so they are too narrow. Keep one of each.",
+            stacklevel=3,
+        )
 
 
 def _find_classes(labels: Tensor, classes: Sequence[str], count: int) -> list[int]:

@@ -130,6 +130,15 @@ def test_an_input_in_two_splits_warns_with_its_index() -> None:
         validation.check_duplicates({"train": scan_rows().digests, "test": scan_rows(10).digests})
 
 
+def test_copies_within_the_test_split_warn() -> None:
+    """Five copies of each test item once made intervals for new items half as long, in silence."""
+    rows = list(scan_rows(rows=300).digests)
+    with pytest.warns(UserWarning, match=r"4 of 304 inputs of test are copies of others in it: .* too narrow"):
+        validation.check_copies([*rows, *rows[:4]])
+    validation.check_copies([*rows, *rows[:3]])  # 1 %, as in some public datasets
+    validation.check_copies([rows[0]] * 3)  # too few to tell
+
+
 def test_a_split_that_is_wholly_in_another_raises() -> None:
     with pytest.raises(ValueError, match="3 of 3 inputs of val are also in train"):
         validation.check_duplicates({"train": scan_rows().digests, "val": scan_rows(rows=3).digests})
