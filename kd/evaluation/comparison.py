@@ -85,6 +85,7 @@ class Comparison:
         classes: class names in label order; empty if the classes are only numbered.
         method: the method with its settings, for sentences.
         smoothing: strength of the arm ``smoothed``; None if there is none.
+        is_smoothing_tuned: whether it is the best on validation; False if it was given.
         longer_epochs: epochs of the arm ``longer``.
         longer_of: the methods that cost as much as the arm ``longer``, if several are compared and they differ.
         blocks: teacher → its block; the overall verdict counts each block once.
@@ -106,6 +107,7 @@ class Comparison:
     classes: Sequence[str] = ()
     method: str = ""
     smoothing: float | None = None
+    is_smoothing_tuned: bool = True
     longer_epochs: int | None = None
     longer_of: str = ""
     blocks: Sequence[int] = (0,)

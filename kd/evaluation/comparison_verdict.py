@@ -22,7 +22,7 @@ from kd.evaluation.failures import (
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.quantities import ERRORS, NLL, Quantity, item_losses
 from kd.evaluation.sequential import STOP
-from kd.evaluation.tradeoffs import describe_losses
+from kd.evaluation.tradeoffs import describe_computation, describe_losses
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, judge_all
 from kd.evaluation.verdict_text import describe_basis, sentence
 
@@ -170,14 +170,17 @@ class Verdicts:
         controls = comparison.losses[CONTROL]
         group = np.concatenate(controls) if teacher is None else controls[teacher]
         strength = "" if comparison.smoothing is None else f" {comparison.smoothing:g}"
+        given = "" if comparison.is_smoothing_tuned else " (not tuned)"
+        is_better = judgement.verdict in ("helps", "better than the labels alone") and not self.under_trained
+        computation = describe_computation(comparison, teacher) if is_better else []
         return sentence(
             judgement,
             basis=basis,
             method=f"{across} ({settings})" if settings else across,
             quantity=comparison.quantity,
             relative_to=float(group.sum(axis=1).mean()),
-            smoothing=f"label smoothing{strength}",
-            remarks=[*comparison.remarks, *self.own_remarks(teacher), *self._stop(judgement)],
+            smoothing=f"label smoothing{strength}{given}",
+            remarks=[*comparison.remarks, *computation, *self.own_remarks(teacher), *self._stop(judgement)],
             unit=comparison.block_noun if teacher is None else "pair",
         )
 

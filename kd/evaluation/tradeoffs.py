@@ -1,16 +1,16 @@
-"""What distilled students lose beside the quantity that decides: errors, balanced error, probabilities, calibration."""
+"""What a gain costs: errors, balanced error, probabilities or calibration, and computation."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from kd.arms import CONTROL, DISTILLED
+from kd.arms import CONTROL, DISTILLED, LONGER
 from kd.evaluation.comparison import Comparison
 from kd.evaluation.paired_seeds import t_interval
 from kd.evaluation.quantities import BALANCED, ERRORS, NLL, Quantity, are_balanced
 from kd.evaluation.sequential import anytime_interval
 from kd.evaluation.verdict import Contrast
-from kd.evaluation.verdict_text import format_bounds
+from kd.evaluation.verdict_text import format_bounds, format_interval
 
 
 def describe_losses(comparison: Comparison, teacher: int | None) -> list[str]:
@@ -29,6 +29,28 @@ def describe_losses(comparison: Comparison, teacher: int | None) -> list[str]:
     return [*sentences, *(_describe_probabilities(comparison, teacher) if comparison.has_probabilities else ())]
 
 
+def describe_computation(comparison: Comparison, teacher: int | None) -> list[str]:
+    """Return a sentence if distilled students are not shown to be better than controls with as much computation.
+
+    Args:
+        teacher: number of the teacher; None for all.
+    """
+    if LONGER not in comparison.students:
+        return []
+    quantity = comparison.quantity
+    contrast = _contrast(comparison, teacher, quantity, LONGER)
+    interval = contrast.interval()
+    if interval and interval.high < 0:
+        return []
+    difference = quantity.describe(contrast.mean) if quantity.shows(contrast.mean) else "no difference"
+    budget = f" (the cost of {comparison.longer_of})" if comparison.longer_of else ""
+    return [
+        f"It is not shown to be better than the control trained for {comparison.longer_epochs} epochs{budget}, which "
+        f"costs as much as a distilled student and its share of the teacher: {difference} "
+        f"({format_interval(interval, 0.95, quantity)})."
+    ]
+
+
 def _list_others(comparison: Comparison) -> dict[Quantity, str]:
     """Return other kinds of errors with the start of a sentence: fewer misses of one class may cost the others."""
     others = {} if comparison.quantity == ERRORS else {ERRORS: "In all, it makes"}
@@ -37,9 +59,9 @@ def _list_others(comparison: Comparison) -> dict[Quantity, str]:
     return others
 
 
-def _contrast(comparison: Comparison, teacher: int | None, quantity: Quantity) -> Contrast:
+def _contrast(comparison: Comparison, teacher: int | None, quantity: Quantity, against: str = CONTROL) -> Contrast:
     numbers = range(comparison.groups) if teacher is None else [teacher]
-    by_teacher = [comparison.contributions(number, quantity=quantity) for number in numbers]
+    by_teacher = [comparison.contributions(number, against, quantity) for number in numbers]
     rows = by_teacher[0] if len(numbers) == 1 else comparison.block_means(by_teacher)
     return comparison.contrast(rows, quantity)
 

@@ -89,7 +89,7 @@ def run(settings: CompareSettings) -> None:
         else:
             trained = train_pairs(settings, methods, arms, device)
         known: dict[str, Any] = {"quantity": quantity, "smoothing": smoothing or None, "remarks": remarks}
-        known |= _describe_longer(costs)
+        known |= {"is_smoothing_tuned": settings.smoothing is None, **_describe_longer(costs)}
         comparisons = {
             name: dataclasses.replace(
                 _collect_predictions(settings, own_teachers, arms, trained, name if len(methods) > 1 else ""), **known

@@ -34,7 +34,7 @@ def read_slices(path: Path, items: int) -> dict[str, Masks]:
         raise ValueError(f"--slices {path} must be CSV in UTF-8. Byte {error.start} is not.") from error
     name = f"--slices {path}"
     try:
-        header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+        header, *rows = list(csv.reader(io.StringIO(text.rstrip("\r\n")))) or [[]]
     except csv.Error as error:
         raise ValueError(f"{name} is no valid CSV: {error}.") from error
     has_names = all(header) and 0 < len(header) == len(set(header))

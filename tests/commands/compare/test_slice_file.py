@@ -28,6 +28,11 @@ def test_each_column_divides_the_test_set(tmp_path: Path) -> None:
     assert all(np.sum(list(masks.values()), axis=0).tolist() == [1, 1, 1] for masks in groups.values())
 
 
+def test_empty_lines_at_the_end_are_no_rows(tmp_path: Path) -> None:
+    groups = read_slices(write(tmp_path, "camera,lit\r\na,yes\r\nb,\r\n\r\n\n"), 2)
+    assert list(groups["lit"]) == ["(empty)", "yes"]
+
+
 def test_the_slices_are_compared_like_the_classes(tmp_path: Path) -> None:
     rows = "".join(f"{index % 5}\n" for index in range(IMAGES))
     slices = measure_slices(make_comparison(), read_slices(write(tmp_path, f"label\n{rows}"), IMAGES))

@@ -324,6 +324,28 @@ def test_a_longer_control_that_beats_everything_leads() -> None:
     assert "under-trained" not in Verdicts(comparison).lines[-1]
 
 
+def test_a_gain_that_more_computation_gives_as_well_is_said() -> None:
+    """The longer control has the errors of the distilled students, 15 to 17, or 30 to 33."""
+    comparison = make_comparison()
+    sentences = []
+    for errors in (15, 30):
+        longer = [[make_predictions(9000 + seed, errors + seed) for seed in range(4)]]
+        students = comparison.students | {"longer": longer}
+        verdicts = Verdicts(dataclasses.replace(comparison, students=students, longer_epochs=22))
+        assert verdicts.main.verdict == "helps"
+        sentences.append(verdicts.lines[-1])
+    assert "It is not shown to be better than the control trained for 22 epochs, which costs as much" in sentences[0]
+    assert re.search(r"share of the teacher: .* \(95 % CI", sentences[0])
+    assert "not shown to be better" not in sentences[1]
+
+
+def test_a_strength_of_label_smoothing_that_was_given_is_not_tuned() -> None:
+    comparison = make_comparison()
+    assert "label smoothing 0.2 on average" in Verdicts(comparison).lines[-1]
+    given = dataclasses.replace(comparison, is_smoothing_tuned=False)
+    assert "label smoothing 0.2 (not tuned) on average" in Verdicts(given).lines[-1]
+
+
 def test_slices_cover_the_test_set_and_name_what_differs() -> None:
     comparison = make_comparison()
     slices = measure_slices(comparison)
