@@ -171,8 +171,6 @@ class Verdicts:
         group = np.concatenate(controls) if teacher is None else controls[teacher]
         strength = "" if comparison.smoothing is None else f" {comparison.smoothing:g}"
         given = "" if comparison.is_smoothing_tuned else " (not tuned)"
-        is_better = judgement.verdict in ("helps", "better than the labels alone") and not self.under_trained
-        computation = describe_computation(comparison, teacher) if is_better else []
         return sentence(
             judgement,
             basis=basis,
@@ -180,13 +178,15 @@ class Verdicts:
             quantity=comparison.quantity,
             relative_to=float(group.sum(axis=1).mean()),
             smoothing=f"label smoothing{strength}{given}",
-            remarks=[*comparison.remarks, *computation, *self.own_remarks(teacher), *self._stop(judgement)],
+            remarks=[*comparison.remarks, *self.own_remarks(judgement, teacher), *self._stop(judgement)],
             unit=comparison.block_noun if teacher is None else "pair",
         )
 
-    def own_remarks(self, teacher: int | None) -> list[str]:
-        """Return remarks on the distilled students of one teacher or all: identical students, other losses."""
-        return [*self._identical(), *describe_losses(self.comparison, teacher)]
+    def own_remarks(self, judgement: Judgement, teacher: int | None) -> list[str]:
+        """Return remarks on the distilled students of one teacher or all: identical students, what a gain costs."""
+        is_better = judgement.verdict in ("helps", "better than the labels alone") and not self.under_trained
+        computation = describe_computation(self.comparison, teacher) if is_better else []
+        return [*self._identical(), *computation, *describe_losses(self.comparison, teacher)]
 
     def teacher_accuracy(self, teacher: int | None) -> str:
         """Return the test accuracy of one teacher, or the range of all, as a phrase; "" without teachers."""

@@ -109,7 +109,7 @@ def _own_remarks(verdicts: Mapping[str, Verdicts]) -> list[str]:
     return [
         f"{name}: {text}"
         for name, own in verdicts.items()
-        for text in own.own_remarks(None if own.overall is not None else 0)
+        for text in own.own_remarks(own.main, None if own.overall is not None else 0)
     ]
 
 

@@ -291,6 +291,18 @@ def test_the_figure_shows_the_intervals_that_decide() -> None:
     assert "adjusted CI" in plot.axes[0].get_title(loc="left") + plot.axes[0].get_title()
 
 
+def test_a_gain_of_one_method_that_more_computation_gives_as_well_is_said() -> None:
+    longer = [[make_predictions(9000 + seed, 15 + seed) for seed in range(4)]]
+    verdicts = {
+        name: Verdicts(dataclasses.replace(own, students=own.students | {"longer": longer}, longer_epochs=22))
+        for name, own in compare_methods().items()
+    }
+    assert (verdicts["kd"].main.verdict, verdicts["dist"].main.verdict) == ("helps", "inconclusive")
+    sentence = lead_sentence(verdicts)
+    assert "kd: It is not shown to be better than the control trained for 22 epochs" in sentence
+    assert "dist: It is not shown" not in sentence  # no gain
+
+
 def test_what_holds_for_one_method_alone_is_said_with_its_name() -> None:
     comparisons = compare_methods()
     broken = comparisons["dkd"]
