@@ -21,7 +21,7 @@ from kd.evaluation.failures import (
 )
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.quantities import ERRORS, NLL, Quantity, item_losses
-from kd.evaluation.sequential import STOP
+from kd.evaluation.sequential import STOP, describe_evidence
 from kd.evaluation.tradeoffs import describe_computation, describe_losses
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, judge_all
 from kd.evaluation.verdict_text import describe_basis, sentence
@@ -217,7 +217,7 @@ class Verdicts:
             return []
         contrasts = dict(zip(self._references, judgement.question, strict=False))
         evidence = " and ".join(
-            f"{contrast.e_value:,.3g} (against {ARMS[arm].label})"
+            describe_evidence(contrast.e_value, ARMS[arm].label, contrast.mean)
             for arm, contrast in contrasts.items()
             if contrast is not None
         )

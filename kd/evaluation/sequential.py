@@ -111,6 +111,11 @@ def measure_evidence(contributions: NDArray[np.float64]) -> float:
     return e_value(sum_items(contributions), estimate.variance if estimate else 0.0)
 
 
+def describe_evidence(evidence: float, against: str, mean: float) -> str:
+    """Return an e-value with the arm it refers to, and the direction if this arm is better: ``mean`` above 0."""
+    return f"{evidence:,.3g} (against {against}{', which is better on average' if mean > 0 else ''})"
+
+
 def _squared_error(differences: Sequence[float]) -> float:
     """Return the variance of the mean of at least two differences; 0 if they are equal but for rounding."""
     return 0.0 if are_equal(differences) else stdev(differences) ** 2 / len(differences)

@@ -125,10 +125,12 @@ def _describe_relative(judgement: Judgement, relative_to: float | None) -> str:
 
 
 def _describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str) -> str:
-    """State what label smoothing, which needs no teacher, achieves, if the verdict depends on it."""
-    if judgement.verdict != "better than the labels alone":
-        return ""
+    """State what label smoothing, which needs no teacher, achieves, if the verdict depends on it or it is better."""
     contrast, interval = judgement.question.smoothed, judgement.smoothed
+    is_gain = judgement.verdict == "better than the labels alone"
+    is_surpassed = judgement.verdict != "not decided" and interval is not None and interval.low > 0
+    if not is_gain and not is_surpassed:
+        return ""
     if contrast is None:
         return (
             "Whether this is due to the teacher or to softer targets is not known: there is no control with label "
@@ -141,7 +143,8 @@ def _describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str
         return f"{name}, which needs no teacher, cannot be compared with it yet ({bounds})."
     if interval.low > 0:
         bounds = format_interval(Interval(-interval.high, -interval.low), confidence, quantity)
-        return f"{name}, which needs no teacher, is better still: {quantity.describe(-contrast.mean)} ({bounds})."
+        still = " still" if is_gain else " than distillation"
+        return f"{name}, which needs no teacher, is better{still}: {quantity.describe(-contrast.mean)} ({bounds})."
     if interval.high < 0:  # significant alone, but not after the adjustment for the questions asked
         return (
             f"That it is better than {smoothing}, which needs no teacher, is not shown: {bounds}, but "

@@ -15,7 +15,7 @@ from kd.commands.compare.teachers import Teacher
 from kd.console import say
 from kd.devices import usable_cores
 from kd.evaluation.quantities import Quantity, item_losses
-from kd.evaluation.sequential import FEWEST, find_stop, measure_evidence
+from kd.evaluation.sequential import FEWEST, describe_evidence, find_stop, measure_evidence
 from kd.training.students import TrainedStudent, train_students
 from kd.training.tracking import track_training
 
@@ -63,7 +63,8 @@ def train_until_decided(
         stop = find_stop(list(contributions.values()), threshold)
         used = used._replace(seeds=used.seeds[:stop])
         evidence = ", ".join(
-            f"{measure_evidence(rows[:stop]):,.3g} (against {ARMS[arm].label})" for arm, rows in contributions.items()
+            describe_evidence(measure_evidence(rows[:stop]), ARMS[arm].label, float(rows[:stop].sum()))
+            for arm, rows in contributions.items()
         )
         say(f"e-values after {len(used.seeds)} of at most {settings.pairs} pairs: {evidence}; {threshold:g} decide")
         if stop is not None:

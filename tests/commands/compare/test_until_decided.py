@@ -106,6 +106,16 @@ def test_the_sentence_names_the_maximum_and_the_evidence() -> None:
     assert Verdicts(make_comparison()).main.verdict == "helps"
 
 
+def test_evidence_for_the_other_arm_is_said_to_be_that() -> None:
+    """ "349 (against label smoothing)" once meant that label smoothing was better."""
+    better, worse = (
+        Verdicts(dataclasses.replace(make_comparison(gain=gain), most_pairs=10)).lines[-1] for gain in (25, -25)
+    )
+    assert "which is better on average" not in better
+    assert "(against control, which is better on average) and" in worse
+    assert "(against label smoothing, which is better on average); 20 decide" in worse
+
+
 def test_the_page_marks_tests_that_do_not_allow_for_the_looks() -> None:
     for most_pairs in (None, 10):
         comparison = dataclasses.replace(make_comparison(), most_pairs=most_pairs)

@@ -339,6 +339,17 @@ def test_a_gain_that_more_computation_gives_as_well_is_said() -> None:
     assert "not shown to be better" not in sentences[1]
 
 
+@pytest.mark.parametrize(("gain", "verdict"), [(-10, "hurts"), (0, "inconclusive")])
+def test_label_smoothing_that_is_better_than_distillation_is_said_in_every_verdict(gain: int, verdict: str) -> None:
+    comparison = make_comparison(gain=gain)
+    good = make_comparison(gain=25).students["distilled"][0][::-1]  # else, all differences would be equal
+    surpassed = Verdicts(dataclasses.replace(comparison, students=comparison.students | {"smoothed": [good]}))
+    assert surpassed.main.verdict == verdict
+    start = "Label smoothing 0.2, which needs no teacher, is better than distillation: "
+    assert start in surpassed.lines[-1]
+    assert start not in Verdicts(make_comparison(gain=0)).lines[-1]
+
+
 def test_a_strength_of_label_smoothing_that_was_given_is_not_tuned() -> None:
     comparison = make_comparison()
     assert "label smoothing 0.2 on average" in Verdicts(comparison).lines[-1]
