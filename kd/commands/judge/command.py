@@ -52,7 +52,8 @@ def run(settings: JudgeSettings) -> None:
         margin=settings.margin,
         class_names=settings.class_names,
     )
-    say(f"decided by: {judged.comparison.quantity.name}")
+    quantity, margin = judged.comparison.quantity, judged.comparison.unit_margin
+    say(f"decided by: {quantity.name}; equivalence margin: {quantity.describe_bound(margin)}")
     print_differences(judged.verdicts)
     for line in (*describe_slices(judged.slices), judged.sentence):
         say(line)

@@ -90,7 +90,9 @@ def test_files_give_the_same_verdict_and_a_report(tmp_path: Path, capsys: pytest
     flags = save(tmp_path, arrays())
     assert cli.main(["judge", *flags, "--margin", "0.5", "--out", str(tmp_path / "out")]) == 0
     expected = kd.judge(**arrays(), margin=0.5)
-    assert expected.sentence in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert expected.sentence in printed
+    assert "decided by: test errors; equivalence margin: 2 errors" in printed
     content = json.loads((tmp_path / "out" / "results" / "metrics" / "judgement.json").read_text())
     assert content["sentence"] == expected.sentence
     assert content["verdict"] == "helps"
