@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 # Tests run in one process per core (pytest-xdist), so every process uses one thread. torch reads the variable at
 # import, so it must be set before the imports below.
 os.environ["OMP_NUM_THREADS"] = "1"
+gc.disable()  # until all tests are collected: imports create almost no garbage, and a collection visits all they create
 
 import cloudpickle
 import pytest
@@ -40,6 +42,17 @@ def pytest_configure() -> None:
     os.environ["KD_CONFIG_DIR"] = os.environ["KD_CACHE_DIR"]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Leave modules and tests, which stay, out of later garbage collections, and collect less often than by default."""
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(10_000, 10, 20)
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
