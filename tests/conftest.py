@@ -38,10 +38,19 @@ settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "same
 
 def pytest_configure() -> None:
     """Give this process a cache of images of its own. Enable bytecode caches, so that child processes start faster."""
+    _keep_files_in_memory()
     os.environ["KD_CACHE_DIR"] = tempfile.mkdtemp(prefix="kd-cache-")  # removed at the end
     os.environ["KD_CONFIG_DIR"] = os.environ["KD_CACHE_DIR"]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+
+
+def _keep_files_in_memory() -> None:
+    """Create temporary files in memory, if there is room: some disks take milliseconds to delete a folder."""
+    memory = Path("/dev/shm")  # on Linux
+    if "TMPDIR" not in os.environ and memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30:
+        os.environ["TMPDIR"] = str(memory)
+        tempfile.tempdir = None  # reads the variable again
 
 
 @pytest.hookimpl(wrapper=True)
