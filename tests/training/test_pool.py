@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from kd.console import progress, relay_progress, say
 from kd.data.datasets import DistillDataset
 from kd.devices import usable_cores
 from kd.storage.run_folder import open_run
+from kd.training.lean_adam import LeanAdam
 from kd.training.pool import run_in_pool
 from kd.training.students import DistillationData, Student, TrainedStudent, train_student, train_students
 from kd.types import Batch, Objective
@@ -35,6 +37,17 @@ def distill_data(digits: kd.ImageDataset) -> DistillationData:
     logits = 3 * torch.randn(len(digits), CLASSES, generator=torch.Generator().manual_seed(1))
     dataset = DistillDataset(digits, logits)
     return DistillationData(dataset, dataset, digits, batch_size=16)
+
+
+@pytest.fixture(autouse=True)
+def _tests_by_value() -> Iterator[None]:
+    """Send the functions of tests to workers themselves: importing the tests takes a second in each."""
+    modules = [sys.modules[name] for name in (__name__, tiny_model.__module__)]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    yield
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 @pytest.fixture
@@ -51,7 +64,7 @@ def make_student(seed: int, objective: Objective, *, epochs: int = 2, pause: flo
     def train(title: str, model: nn.Module, towards: Objective, training: Any, validation: Any) -> kd.History:
         from kd.training import run_steps
 
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        optimizer = LeanAdam(model.parameters(), lr=0.01)
         return run_steps.train(
             title, model, towards, training, validation, optimizer=optimizer, epochs=epochs, seed=seed
         )
