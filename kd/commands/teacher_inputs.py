@@ -80,7 +80,7 @@ class TeacherInputs(NamedTuple):
         data, inputs = self.data, f"{self.contract} {members}"
         key = (str(self.choice), inputs, sha256(weights_bytes(network)), data.name, sha256(data.chosen))
         if key not in _choices:
-            further = _list_further(self.choice, data.task)
+            further = list_further(self.choice, data.task)
             _choices[key] = choose_scale(network, data.train_set, members=members, further=further, own=self.contract)
             if _choices[key].contract != self.contract:
                 say(f"teacher {self.choice.spec}: normalised as {_choices[key].describe('training images')}")
@@ -169,7 +169,7 @@ def _find_source(choice: ModelChoice, *, is_image: bool, download: bool) -> list
     return []
 
 
-def _list_further(choice: ModelChoice, task: Task) -> Mapping[str, InputContract]:
+def list_further(choice: ModelChoice, task: Task) -> Mapping[str, InputContract]:
     """Return the mean and standard deviation that timm states for this network, if it does, at the data's size."""
     if choice.spec.partition(":")[0] != "timm":
         return {}

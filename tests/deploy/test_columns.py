@@ -88,6 +88,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore:model. accuracy")  # of untrained weights
 @pytest.mark.parametrize("text", [False, True])
 def test_a_deployed_network_takes_the_columns_of_the_file(text: bool, tmp_path: Path) -> None:
     rows = make_rows(120, text=text)

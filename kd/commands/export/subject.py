@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd.arms import ARMS
 from kd.checks import naming_flag, similar_paths
@@ -17,18 +17,24 @@ from kd.commands.export.settings import ExportSettings
 from kd.commands.publish import quick_run_stamp
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import saved_settings
-from kd.commands.teacher_flags import AUTO
+from kd.commands.teacher_flags import AUTO, ModelChoice
+from kd.commands.teacher_inputs import list_further
 from kd.commands.trust import remember, require_trusted
+from kd.console import say
 from kd.data.datasets import unwrap_subsets
 from kd.data.sources.table_encoding import RawTable
 from kd.deploy.description import describe_task
 from kd.deploy.export import Candidate
 from kd.deploy.load import load_network
-from kd.deploy.manifest import FORMAT, Manifest, ModelEntry, parse_manifest, read_manifest
+from kd.deploy.manifest import FORMAT, Manifest, ModelEntry, channel_axis, parse_manifest, read_manifest
+from kd.deploy.manifest import NAME as MANIFEST
 from kd.deploy.model_card import Origin
 from kd.imports import find_local_modules, is_plugin, list_files
 from kd.models.inference import predict
-from kd.teachers.load import load_teacher
+from kd.storage.files import sha256
+from kd.teachers.contract import OwnInputs, find_scale
+from kd.teachers.input_scale import choose_scale
+from kd.teachers.load import load_teacher, teacher_accuracy
 
 # Another machine may decide a few close calls differently; other data or weights differ by far more.
 _ALLOWED_DIFFERENCE = 0.005  # of the test items
@@ -62,10 +68,55 @@ def _from_file(settings: ExportSettings) -> tuple[Candidate, Origin]:
             entry=choice.entry,
         )
     manifest = _manifest_of(data, settings.data_settings, choice.file.parent)
-    reference = predict(network, data.test_loader)
+    _require_data_of_its_run(choice.file, manifest)
+    with naming_flag(f"--model {settings.model}"):
+        model, manifest = _find_normalisation(network, manifest, data, choice)
+        teacher_accuracy(model, data.val_set, name="model")
+    reference = predict(model, data.test_loader)
     columns = _columns_of(data)
     candidate = Candidate(network, manifest, choice.spec, reference, data.test_set, data.train_set, columns=columns)
     return candidate, Origin(data.name, "model", licence=settings.licence)
+
+
+def _require_data_of_its_run(file: Path, now: Manifest) -> None:
+    """Raise ``ValueError`` if the manifest beside the file states other data, whose test set may hold training samples.
+
+    A file that no manifest describes comes from elsewhere.
+    """
+    try:
+        manifest = read_manifest(file.parent / MANIFEST)
+        entry = manifest.model(file.name)
+    except (OSError, ValueError):
+        return
+    if sha256(file.read_bytes()) == entry.sha256:
+        flags = "--data, --random-state, --test-share, --test-size and --limit"
+        _require_same_task(manifest, now, f"Give {flags} of the run that trained it, or export its folder with --out.")
+
+
+def _find_normalisation(
+    network: nn.Module, manifest: Manifest, data: Data, choice: ModelChoice
+) -> tuple[nn.Module, Manifest]:
+    """Return the network on the inputs of its training, and the manifest with their normalisation.
+
+    As for a teacher with weights from elsewhere, accuracy on training samples decides.
+    """
+    scale = find_scale(data.train_set)
+    if scale is None or data.encoding is not None:
+        return network, manifest
+    chosen = choose_scale(network, data.train_set, further=list_further(choice, data.task))
+    if (contract := chosen.contract) is None:
+        return network, manifest
+    words = chosen.describe(f"training {manifest.noun}")
+    if contract.bgr:
+        raise ValueError(
+            f"its inputs are normalised as {words}, in the order BGR, and exported files take RGB. Give FILE.py:NAME, "
+            "a model that reverses the channels itself."
+        )
+    say(f"model: normalised as {words}")
+    channels = manifest.input_shape[channel_axis(manifest.input_shape)]
+    mean, std = (values * (channels // len(values)) for values in (contract.mean, contract.std))
+    rules = dataclasses.replace(manifest.preprocessing, mean=mean, std=std)
+    return OwnInputs(network, contract, scale), dataclasses.replace(manifest, preprocessing=rules)
 
 
 def _from_run(settings: ExportSettings) -> tuple[Candidate, Origin]:
@@ -116,20 +167,28 @@ def _columns_of(data: Data) -> Tensor | None:
     return torch.from_numpy(table.to_numbers(data.encoding))
 
 
-def _require_same_task(manifest: Manifest, found: Manifest) -> None:
+_RESTORE = (
+    "Restore the data, or give those of the run with --data (and --limit, if it was a quick run), if it has no "
+    "run.toml."
+)
+
+
+def _require_same_task(manifest: Manifest, found: Manifest, advice: str = _RESTORE) -> None:
     for name in ("toy", "input_shape", "input_dtype", "classes", "preprocessing", "table"):
         before, now = getattr(manifest, name), getattr(found, name)
         if before != now:
+            was, is_now = _shorten(str(before), str(now)), _shorten(str(now), str(before))
             raise ValueError(
-                f"the data differ from the run's data: {name.replace('_', ' ')} was {_shorten(before)}, now "
-                f"{_shorten(now)}. Restore the data, or give those of the run with --data (and --limit, if it was a "
-                "quick run), if it has no run.toml."
+                f"the data differ from the run's data: {name.replace('_', ' ')} was {was}, now {is_now}. {advice}"
             )
 
 
-def _shorten(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 120 else f"{text[:117]}…"
+def _shorten(text: str, other: str) -> str:
+    """Return a long text from shortly before its first difference from another."""
+    same = next((at for at, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), 0)
+    start = max(0, same - 60) if len(text) > 120 else 0
+    part = text[start : start + 120]
+    return f"{'…' * (start > 0)}{part}{'…' * (start + len(part) < len(text))}"
 
 
 def _require_same_result(entry: ModelEntry, errors: int, items: int) -> None:

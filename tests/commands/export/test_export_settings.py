@@ -32,6 +32,7 @@ def test_they_are_the_settings_of_a_run() -> None:
     assert changed == RunSettings(data="rows.csv", target="class", test_share=0.3, download=True)
 
 
+@pytest.mark.filterwarnings("ignore:model. accuracy")  # of untrained weights
 def test_a_network_for_a_table_can_be_exported(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(40, 3))
     rows = [f"{a:.3f},{b:.3f},{c:.3f},{'yes' if a > 0 else 'no'}" for a, b, c in values.tolist()]

@@ -17,6 +17,7 @@ SPEC = "timm:test_efficientnet"
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:model. accuracy")  # of untrained weights
 @pytest.mark.filterwarnings("ignore:timm.* is designed for images of about")
 def test_a_network_from_timm_is_exported_to_all_formats(tmp_path: Path) -> None:
     for name in ("timm", "onnx", "onnxscript", "onnxruntime", "safetensors"):
