@@ -48,7 +48,11 @@ def pytest_configure() -> None:
 def _keep_files_in_memory() -> None:
     """Create temporary files in memory, if there is room: some disks take milliseconds to delete a folder."""
     memory = Path("/dev/shm")  # on Linux
-    if "TMPDIR" not in os.environ and memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30:
+    if "TMPDIR" in os.environ or not memory.is_dir():
+        return
+    # Containers often forbid programs there, which some tests write and run.
+    runs_programs = not os.statvfs(memory).f_flag & os.ST_NOEXEC
+    if runs_programs and shutil.disk_usage(memory).free > 4 * 2**30:
         os.environ["TMPDIR"] = str(memory)
         tempfile.tempdir = None  # reads the variable again
 
