@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 # Tests run in one process per core (pytest-xdist), so every process uses one thread. torch reads the variable at
 # import, so it must be set before the imports below.
 os.environ["OMP_NUM_THREADS"] = "1"
-gc.disable()  # until all tests are collected: imports create almost no garbage, and a collection visits all they create
 
 import cloudpickle
 import pytest
@@ -38,6 +37,7 @@ settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "same
 
 def pytest_configure() -> None:
     """Give this process a cache of images of its own. Enable bytecode caches, so that child processes start faster."""
+    gc.disable()  # until all tests are collected: imports create almost no garbage, which a collection looks for in all
     _keep_files_in_memory()
     os.environ["KD_CACHE_DIR"] = tempfile.mkdtemp(prefix="kd-cache-")  # removed at the end
     os.environ["KD_CONFIG_DIR"] = os.environ["KD_CACHE_DIR"]
