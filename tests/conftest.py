@@ -37,7 +37,7 @@ settings.load_profile("search" if os.environ.get("HYPOTHESIS_SEARCH") else "same
 
 def pytest_configure() -> None:
     """Give this process a cache of images of its own. Enable bytecode caches, so that child processes start faster."""
-    gc.disable()  # until all tests are collected: imports create almost no garbage, which a collection looks for in all
+    gc.disable()  # until all tests are collected: imports leave little garbage, and a search for it visits all objects
     _keep_files_in_memory()
     os.environ["KD_CACHE_DIR"] = tempfile.mkdtemp(prefix="kd-cache-")  # removed at the end
     os.environ["KD_CONFIG_DIR"] = os.environ["KD_CACHE_DIR"]
