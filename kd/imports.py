@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,8 +84,20 @@ def list_files(modules: Mapping[str, Path]) -> list[Path]:
     files = []
     for file in modules.values():
         is_package = file.name == "__init__.py"
-        files += [f for f in sorted(file.parent.rglob("*")) if f.suffix in suffixes] if is_package else [file]
+        files += [f for f in sorted(_walk(file.parent)) if f.suffix in suffixes] if is_package else [file]
     return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, also behind symbolic links to folders, which Python's imports follow."""
+    seen = set()
+    for path, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:  # a circular link
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(path, name) for name in names)
 
 
 def digest_source(spec: str) -> str:

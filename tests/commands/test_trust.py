@@ -80,6 +80,24 @@ def test_consent_is_remembered_until_the_file_changes(plugin: Path, tmp_path: Pa
     assert run("run", "--config", file, "--out", out, "--dry-run") != 0
 
 
+def test_files_behind_a_link_inside_a_package_need_consent(
+    plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python's imports follow links to folders."""
+    plugin.write_text("import tools.more\n" + PLUGIN)
+    for package in (plugin.parent / "tools", tmp_path / "elsewhere"):
+        package.mkdir()
+        (package / "__init__.py").touch()
+    (plugin.parent / "tools" / "more").symlink_to(tmp_path / "elsewhere")
+    (plugin.parent / "tools" / "more" / "circular").symlink_to(plugin.parent)
+    remember([plugin, plugin.parent / "tools" / "__init__.py"])
+    (tmp_path / "elsewhere" / "__init__.py").write_text("raise RuntimeError('it ran')")
+    file = write_settings(plugin)
+    assert run("distill", "--config", file, "--out", plugin.parent, "--dry-run") == 2
+    assert not has_run(plugin)
+    assert "repeat the command with --trust" in capsys.readouterr().err
+
+
 def test_ones_own_runs_need_no_consent(plugin: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run("run", *QUICK, "--student", f"{plugin}:Net", "--out", out) == 0
