@@ -190,6 +190,14 @@ def test_the_teacher_gets_unscaled_rows_and_the_student_standardised_ones() -> N
     assert make_classifier(standardize=False).fit(X, y).scaler_ is None
 
 
+def test_offsets_that_float32_cannot_represent_are_mentioned_without_standardisation() -> None:
+    """Warnings are errors here."""
+    make_classifier(epochs=1).fit(X + 1e9, y)
+    make_classifier(epochs=1, standardize=False).fit(X * 1e3, y)
+    with pytest.warns(UserWarning, match="feature 0 of X with standardize=False has .* but 1 as float32"):
+        make_classifier(epochs=1, standardize=False).fit(X[:, :1] + 1e9, y)
+
+
 def test_standardising_large_values_keeps_precision() -> None:
     """Float32 cannot represent tenths near ten million, so rows are standardised in float64 first."""
     near, far = make_classifier(epochs=20).fit(X, y), make_classifier(epochs=20).fit(X + 1e7, y)

@@ -27,7 +27,15 @@ from kd.types import Metric, Objective
 def prepare_inputs(
     rows: NDArray[np.float64], scaler: StandardScaler | None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return a network's inputs [N, F] for these rows, standardised if there is a scaler."""
+    """Return a network's inputs [N, F] for these rows, standardised if there is a scaler.
+
+    Without one, warn about features that the type cannot represent, such as time stamps as float32.
+    """
+    if scaler is None and dtype == torch.float32:
+        from kd.data.sources.arrays import warn_of_lost_values  # here: most uses need none of its imports
+
+        with np.errstate(over="ignore"):
+            warn_of_lost_values("X with standardize=False", rows, rows.astype(np.float32))
     return torch.tensor(rows if scaler is None else scaler.transform(rows), dtype=dtype)
 
 

@@ -50,8 +50,14 @@ def from_arrays(
     return Source(name, datasets["train"], datasets.get("val"), datasets.get("test"), names)
 
 
-def _warn_of_lost_values(split: str, values: Array, converted: Array) -> None:
-    """Warn about features that float32 cannot represent: offsets hide their differences, or all are tiny."""
+def warn_of_lost_values(split: str, values: Array, converted: Array) -> None:
+    """Warn about features that float32 cannot represent: offsets hide their differences, or all are tiny.
+
+    Args:
+        split: name of the inputs in the warning.
+        values: inputs [N, ...] of any type.
+        converted: the same as float32.
+    """
     if values.dtype.kind != "f" or values.dtype.itemsize <= 4 or not values.size or not np.isfinite(values).all():
         return
     columns, after = (_list_features(array) for array in (values, converted))
@@ -126,7 +132,7 @@ def to_inputs(split: str, values: Array) -> Tensor:
     if values.dtype != np.uint8:
         with np.errstate(over="ignore"):  # overflow becomes infinity, which require_finite refuses
             converted = values.astype(np.int64 if values.dtype.kind in "ui" else np.float32, copy=False)
-        _warn_of_lost_values(split, values, converted)
+        warn_of_lost_values(split, values, converted)
         values = converted
     values = np.ascontiguousarray(values)
     return torch.from_numpy(values if values.flags.writeable else values.copy())
