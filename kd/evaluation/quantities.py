@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kd.checks import DECIDE, require
 
+_VISIBLE = 0.02  # relative error of rounding
 BALANCED_WITHIN = 3  # classes whose sizes differ by more than this factor are judged by the balanced error
 
 
@@ -61,12 +62,17 @@ class Quantity(NamedTuple):
         return " ".join(reversed(texts) if self.key.startswith("recall:") else texts)  # a class may be a number
 
     def describe_bound(self, bound: float) -> str:
-        """Describe the size of a difference without its sign, such as "10 errors"."""
+        """Describe the size of a difference without its sign, such as "10 errors".
+
+        It has three digits if its usual format would change it visibly: a margin of 0.25 errors is not 0.2.
+        """
         thing = self.less.partition(" ")[2]
         unit = f"{self.unit} of {thing}" if self.unit else thing if bound != 1 else thing.removesuffix("s")
         if float(bound).is_integer():
-            return f"{bound:,g} {unit}"
-        return f"{bound:{self.spec if self.shows(bound) else '.2g'}} {unit}"
+            return f"{bound:,.0f} {unit}"
+        text = f"{bound:{self.spec}}"
+        is_close = abs(float(text.replace(",", "")) - bound) <= _VISIBLE * bound
+        return f"{text if is_close else format(bound, '.3g')} {unit}"
 
     def shows(self, value: float) -> bool:
         """Return whether the value differs from 0 when it is formatted."""

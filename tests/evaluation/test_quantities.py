@@ -71,4 +71,8 @@ def test_differences_are_described_in_words() -> None:
     assert NLL.describe(0.0123) == "0.0123 nats more cross-entropy"
     assert ERRORS.describe_bound(10) == "10 errors"
     assert ERRORS.describe_bound(1) == "1 error"
+    assert ERRORS.describe_bound(2_000_000) == "2,000,000 errors"
+    assert (ERRORS.describe_bound(0.25), ERRORS.describe_bound(25.93)) == ("0.25 errors", "25.9 errors")
+    assert NLL.describe_bound(0.00125) == "0.00125 nats of cross-entropy"
+    assert BALANCED.describe_bound(0.125) == "0.125 percentage points of balanced error"
     assert BALANCED.describe_bound(0.1) == "0.10 percentage points of balanced error"
