@@ -79,8 +79,9 @@ def run(settings: CompareSettings) -> None:
         require_memory_for_students(settings, teachers[0].task, students)
         # Now: the student's file may change while the students are trained.
         remarks = [*describe_start(settings, teachers[0].task), *remark_on_epoch(settings)]
-        if threshold is not None:
+        if settings.until_decided or settings.track:
             ledger = _announce(settings, digests, ledger, device)
+        if threshold is not None:
             used, trained = train_until_decided(
                 settings, teachers[0], arms, device, quantity=quantity, threshold=threshold
             )
@@ -136,8 +137,11 @@ def _find_threshold(settings: CompareSettings, digests: Digests, ledger: Ledger,
 
 
 def _announce(settings: CompareSettings, digests: Digests, ledger: Ledger, device: torch.device) -> Ledger:
-    """Record the question before training: its evidence is printed after each round, and later ones may be missing."""
-    ledger = ledger.announce(_ask(settings, None, digests, device))
+    """Record the questions before training: test results are printed after each round, or tracked for each student."""
+    asked = [_ask(own_settings, None, digests, device) for own_settings in settings.by_method.values()]
+    keys = {entry.key for entry in asked}
+    for entry in asked:
+        ledger = ledger.announce(dataclasses.replace(entry, together=tuple(sorted(keys - {entry.key}))))
     publish(ledger_files(ledger, settings.state_dir))
     return ledger
 

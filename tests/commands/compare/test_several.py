@@ -16,7 +16,7 @@ import torch
 from statsmodels.stats.multitest import multipletests
 
 import kd
-from kd.commands.compare.command import _describe_longer, judge_together
+from kd.commands.compare.command import _announce, _describe_longer, judge_together
 from kd.commands.compare.report import compare_part
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.several import (
@@ -119,6 +119,18 @@ def test_a_method_of_several_asked_alone_later_stays_adjusted_for_the_others() -
 
 
 # --- settings
+
+
+def test_methods_whose_test_results_are_tracked_are_recorded_together_before_training(tmp_path: Path) -> None:
+    """An interrupted training has shown test accuracies too."""
+    settings = CompareSettings(methods="kd,dkd", out=tmp_path, track="tensorboard")
+    settings.state_dir.mkdir()
+    ledger = _announce(settings, Digests("test", {}), Ledger(), CPU)
+    assert read_ledger(settings.state_dir) == ledger
+    first, second = ledger.entries
+    assert (first.method, second.method) == ("kd", "dkd")
+    assert (first.together, second.together) == ((second.key,), (first.key,))
+    assert [earlier.p for earlier in ledger.before(first)] == [1.0]
 
 
 def test_each_method_has_its_own_settings_and_is_recorded_like_one_asked_alone() -> None:
