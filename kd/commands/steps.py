@@ -52,6 +52,8 @@ from kd.training.students import DistillationData
 from kd.training.tracking import track
 from kd.types import Objective
 
+# Settings that do not affect results.
+UNRECORDED = frozenset({"out", "config", "fresh", "snapshot_seconds", "processes", "workers", "track", "trust"})
 UNLABELLED_TOO = (
     "the control repeats the labelled samples, for the same number of steps as the distilled student, which also has "
     "the unlabelled samples"
@@ -213,7 +215,7 @@ def record_settings(settings: RunSettings, device: torch.device) -> dict[str, An
     values["set"] = format_method_settings(settings.method_settings)
     if is_plugin(settings.method):  # a method whose file was edited is another method
         values["method_source"] = load_method(settings.method).source
-    omitted = {"out", "config", "fresh", "snapshot_seconds", "processes", "workers", "track", "trust"}
+    omitted = {*UNRECORDED}
     # Flags without a constant in the documented pipeline are recorded only if they differ from their default, so that
     # ``kd run`` and ``python main.py`` record the same settings.
     defaults = {f.name: f.default for f in dataclasses.fields(settings) if f.name in settings.recorded_if_set}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from kd.checks import naming_flag, similar_paths
 from kd.commands.auto_network import choose_network
 from kd.commands.data import Data, Task, load_data
 from kd.commands.export.settings import ExportSettings
+from kd.commands.method_flags import format_method_settings
 from kd.commands.publish import quick_run_stamp
+from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
 from kd.commands.settings_file import saved_settings
+from kd.commands.steps import UNRECORDED
 from kd.commands.teacher_flags import AUTO, ModelChoice
 from kd.commands.teacher_inputs import list_further
 from kd.commands.trust import remember, require_trusted
@@ -38,6 +42,7 @@ from kd.teachers.load import load_teacher, teacher_accuracy
 
 # Another machine may decide a few close calls differently; other data or weights differ by far more.
 _ALLOWED_DIFFERENCE = 0.005  # of the test items
+_NAMES = ("method", "optimizer", "schedule", "precision", "keep")  # settings that are texts, but no paths
 
 
 def load_candidate(settings: ExportSettings) -> tuple[Candidate, Origin]:
@@ -68,9 +73,8 @@ def _from_file(settings: ExportSettings) -> tuple[Candidate, Origin]:
             entry=choice.entry,
         )
     manifest = _manifest_of(data, settings.data_settings, choice.file.parent)
-    _require_data_of_its_run(choice.file, manifest)
     with naming_flag(f"--model {settings.model}"):
-        model, manifest = _find_normalisation(network, manifest, data, choice)
+        model, manifest = _find_inputs(network, manifest, data, choice)
         teacher_accuracy(model, data.val_set, name="model")
     reference = predict(model, data.test_loader)
     columns = _columns_of(data)
@@ -78,28 +82,36 @@ def _from_file(settings: ExportSettings) -> tuple[Candidate, Origin]:
     return candidate, Origin(data.name, "model", licence=settings.licence)
 
 
-def _require_data_of_its_run(file: Path, now: Manifest) -> None:
-    """Raise ``ValueError`` if the manifest beside the file states other data, whose test set may hold training samples.
+def _find_inputs(network: nn.Module, now: Manifest, data: Data, choice: ModelChoice) -> tuple[nn.Module, Manifest]:
+    """Return the network on the inputs of its training, and the manifest with their normalisation.
 
-    A file that no manifest describes comes from elsewhere.
+    Raises:
+        ValueError: the manifest beside the file states other data, whose test set may hold training samples.
     """
+    assert choice.file is not None
+    before = _find_manifest(choice.file)
+    if before is None or before.preprocessing != now.preprocessing:
+        network, now = _find_normalisation(network, now, data, choice)
+    if before is not None:
+        flags = "--data, --random-state, --test-share, --test-size and --limit"
+        _require_same_task(before, now, f"Give {flags} of the run that trained it, or export its folder with --out.")
+    return network, now
+
+
+def _find_manifest(file: Path) -> Manifest | None:
+    """Return the manifest beside a file, if it describes it; None for a file from elsewhere."""
     try:
         manifest = read_manifest(file.parent / MANIFEST)
         entry = manifest.model(file.name)
     except (OSError, ValueError):
-        return
-    if sha256(file.read_bytes()) == entry.sha256:
-        flags = "--data, --random-state, --test-share, --test-size and --limit"
-        _require_same_task(manifest, now, f"Give {flags} of the run that trained it, or export its folder with --out.")
+        return None
+    return manifest if sha256(file.read_bytes()) == entry.sha256 else None
 
 
 def _find_normalisation(
     network: nn.Module, manifest: Manifest, data: Data, choice: ModelChoice
 ) -> tuple[nn.Module, Manifest]:
-    """Return the network on the inputs of its training, and the manifest with their normalisation.
-
-    As for a teacher with weights from elsewhere, accuracy on training samples decides.
-    """
+    """Return the result of ``_find_inputs`` for weights from elsewhere: accuracy on training samples decides."""
     scale = find_scale(data.train_set)
     if scale is None or data.encoding is not None:
         return network, manifest
@@ -131,6 +143,8 @@ def _from_run(settings: ExportSettings) -> tuple[Candidate, Origin]:
             spec = _find_plugin(settings, saved, spec) if has_settings else spec
             require_trusted(_plugin_files(spec), manifest.folder / "manifest.json", trust=settings.trust)
         network = load_network(manifest, entry.file, spec=spec)
+        if has_settings and entry.test:
+            _require_settings_of_models(saved)
     assert spec is not None  # load_network requires it
     data = load_data(dataclasses.replace(saved, augment=(), views=None, unlabelled=None))
     _require_same_task(manifest, _manifest_of(data, saved, manifest.folder))
@@ -203,19 +217,39 @@ def _require_same_result(entry: ModelEntry, errors: int, items: int) -> None:
         )
 
 
+def _require_settings_of_models(saved: RunSettings) -> None:
+    """Raise ``ValueError`` if run.toml is from a later command than the models, which did not finish."""
+    try:
+        before = json.loads((saved.results_dir / "metrics" / "metrics.json").read_bytes())["config"]
+        values = {field: before.get(field.name.upper(), field.default) for field in dataclasses.fields(saved)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # without results, there is nothing to compare with
+    for field, value in values.items():
+        now = getattr(saved, field.name)
+        # Numbers and plain names only: the same path may be written in another way.
+        numbers = all(isinstance(setting, int | float | None) for setting in (now, value))
+        is_plain = numbers or (field.name in _NAMES and not is_plugin(str(now)))
+        if is_plain and field.name not in UNRECORDED and value != now:
+            raise ValueError(
+                f"run.toml has {field.name} {now}, and the saved models were trained with {value}: a later command was "
+                "interrupted, or is still running. Repeat that command to finish it, or the earlier one."
+            )
+
+
 def _describe_training(settings: RunSettings, arm: str, task: Task) -> dict[str, str]:
+    """Return the settings that trained a model of the run, by name; none for a teacher that was loaded."""
     teachers = [choose_network(task) if choice.spec == AUTO else str(choice) for choice in settings.teachers_chosen]
-    values = {
-        "teacher": ", ".join(teachers),
-        "student": str(settings.student_choice),
-        "method": settings.method if arm == "distilled" else "labels only",
-        "epochs": str(settings.epochs),
-        "seed": str(settings.seed),
-    }
+    values = {"teacher": ", ".join(teachers)}
     if arm == "teacher":
-        values.pop("student")
+        if any(choice.file for choice in settings.teachers_chosen):
+            return {}
+        if any(choice.may_be_loaded for choice in settings.teachers_chosen) and not settings.train_teacher:
+            return values  # its own code may have loaded its weights
+        # Its seed may be another one than the students'.
+        return values | {"method": "labels only", "epochs": str(teacher_settings(settings).epochs)}
+    values |= {"student": str(settings.student_choice), "method": settings.method}
+    trained = {"epochs": str(settings.epochs), "seed": str(settings.seed)}
     if arm == "control":
-        values.pop("teacher")
-    if arm == "distilled":
-        values |= {name: f"{value:g}" for name, value in settings.method_settings.items() if isinstance(value, float)}
-    return values
+        return {"student": values["student"], "method": "labels only", **trained}
+    set_ = (text.partition("=") for text in format_method_settings(settings.method_settings))
+    return values | trained | {name: value for name, _, value in set_}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from kd.commands.export.settings import ExportSettings
 from kd.commands.export.subject import load_candidate
 from kd.commands.run.files import untested_weight_files
 from kd.deploy.deployed import deploy
+from kd.deploy.manifest import describe_manifest
 from kd.models.build import build
+from kd.storage.files import sha256
 from kd.storage.weights import weights_bytes
 
 
@@ -69,6 +72,7 @@ def test_a_network_that_returns_probabilities_is_refused(data: Path, tmp_path: P
         load_candidate(settings)
 
 
+@pytest.mark.filterwarnings("ignore:model. accuracy")  # of a network for another normalisation
 def test_data_that_differ_from_those_of_the_run_beside_the_file_are_refused(data: Path, tmp_path: Path) -> None:
     settings = ExportSettings(model=f"mlp:1={tmp_path / 'student.pth'}", data=str(data), random_state=1)
     opened = load_data(settings.data_settings)
@@ -78,3 +82,13 @@ def test_data_that_differ_from_those_of_the_run_beside_the_file_are_refused(data
     load_candidate(settings)
     with pytest.raises(ValueError, match=r"preprocessing was .*Give --data, --random-state"):  # it holds training rows
         load_candidate(ExportSettings(model=settings.model, data=settings.data, random_state=2))
+
+
+def test_an_exported_file_can_be_exported_again(data: Path, tmp_path: Path) -> None:
+    settings = ExportSettings(model=f"mlp:1={tmp_path / 'net.pth'}", data=str(data))
+    content = weights_bytes(a_network(unit=255.0))
+    (tmp_path / "net.pth").write_bytes(content)
+    candidate, _ = load_candidate(settings)
+    entry = {"net.pth": {"architecture": "mlp:1", "sha256": sha256(content)}}
+    (tmp_path / "manifest.json").write_text(json.dumps(describe_manifest(candidate.manifest, entry)))
+    assert load_candidate(settings)[0].manifest.preprocessing == candidate.manifest.preprocessing
