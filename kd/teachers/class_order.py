@@ -84,6 +84,10 @@ def _is_number(simplified: str) -> bool:
     return simplified.removeprefix("label ").isdecimal()
 
 
+ONE_OUTPUT = (
+    "One output for two classes is a score or a probability of the second one, as before or after a sigmoid. Give two: "
+    "[0, z] for a score z, [1 - p, p] for a probability p"
+)
 FIT_HEAD = "or fit a new head on the training images with --teacher-head fit"
 
 
@@ -96,6 +100,9 @@ def require_same_classes(name: str, outputs: int, classes: int, *, otherwise: st
     Raises:
         ValueError: the numbers differ.
     """
+    if outputs == 1:
+        remedy = ONE_OUTPUT if classes == 2 else f"Give one for each class, {otherwise}"
+        raise ValueError(f"{name} has 1 output, the data has {classes:,} classes. {remedy}.")
     if outputs != classes:
         raise ValueError(
             f"{name} has {outputs:,} classes, the data has {classes:,}. Map its classes to the data's with "

@@ -24,7 +24,7 @@ from kd.models.pretrained import SPARE, find_other_head
 from kd.storage.weights import add_file_to_errors, read_weights, require_fitting, say_stripped
 from kd.teachers.cache import collect_logits
 from kd.teachers.class_map import MappedOutputs, describe_share_outside, map_outputs, measure_share_outside
-from kd.teachers.class_order import Reordered, find_columns
+from kd.teachers.class_order import ONE_OUTPUT, Reordered, find_columns
 from kd.teachers.contract import contract_of
 from kd.teachers.input_scale import explain_input_scale
 from kd.teachers.label_agreement import Agreement, explain_doubt, measure_agreement
@@ -116,6 +116,8 @@ def teacher_accuracy(teacher: nn.Module, dataset: Dataset[Any], *, name: str = "
 
 
 def _explain_other_head(found: int, classes: int) -> str:
+    if found == 1 and classes == 2:
+        return f"its head has 1 output, the data has 2 classes. {ONE_OUTPUT}: in a FILE.py:NAME around the network"
     return (
         f"its head has {found} classes, the data has {classes}. Use a teacher trained on these classes, map its "
         "classes to the data's with --label-map FILE.csv, or fit a new head with --teacher-head fit (in Python, "

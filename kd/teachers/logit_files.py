@@ -32,7 +32,7 @@ from kd.teachers.class_map import (
     pad_members,
     read_class_map,
 )
-from kd.teachers.class_order import find_columns
+from kd.teachers.class_order import ONE_OUTPUT, find_columns
 from kd.teachers.label_agreement import verify_without_teacher
 
 # Lower bound of probabilities before the logarithm: the resolution of values rounded to six digits.
@@ -169,6 +169,8 @@ def _adding_file_to_errors(kind: str, path: Path) -> Iterator[None]:
 def _require_classes(classes: int | None, shape: tuple[int, ...]) -> None:
     if len(shape) == 2 and classes in (None, shape[1]):
         return
+    if classes == 2 and shape[1:] in ((), (1,)):
+        raise ValueError(f"it must have 2 columns, one per class of the data. Got shape {list(shape)}. {ONE_OUTPUT}")
     if classes is None or len(shape) != 2:
         columns = "rows and columns" if classes is None else f"{classes} columns, one per class of the data"
         raise ValueError(f"it must have {columns}. Got shape {list(shape)}")

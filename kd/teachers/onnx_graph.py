@@ -102,7 +102,8 @@ def parse_model(content: bytes) -> Any:
     if names:
         raise ValueError(
             f"{len(names)} of its tensors are in other files, such as {names[0]!r}. Save the model as one file: "
-            "onnx.save_model(onnx.load(FILE), NEW_FILE, save_as_external_data=False)."
+            "onnx.save_model(onnx.load(FILE), NEW_FILE, save_as_external_data=False), or torch.onnx.export(…, "
+            "external_data=False)."
         )
     return model
 

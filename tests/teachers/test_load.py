@@ -101,6 +101,13 @@ def test_a_head_with_other_classes_is_reported(file: File) -> None:
             load(path)
 
 
+def test_one_output_for_two_classes_has_its_own_remedy(file: File) -> None:
+    state = make_model(classes=2).state_dict()
+    one = {name: value[:1].clone() if name.startswith("output") else value for name, value in state.items()}
+    with pytest.raises(ValueError, match=r"its head has 1 output, the data has 2 classes.*\[0, z\] for a score z"):
+        load(file(one), classes=2)
+
+
 @pytest.mark.filterwarnings("ignore:.*is designed for images")
 def test_a_convolutional_head_with_a_thousand_classes_is_reported(tmp_path: Path) -> None:
     teacher = build("torchvision:squeezenet1_1", input_shape=(3, 64, 64), classes=1000, seed=0)

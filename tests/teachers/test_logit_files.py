@@ -204,6 +204,15 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
         {},
         r"must have 3 columns, one per class of the data\. Got shape \[60, 2\]",
     ),
+    **{
+        f"scores of the second class, {name}": (
+            "t.npy",
+            to_npy(values),
+            {"labels": LABELS % 2, "classes": 2},
+            r"must have 2 columns.*One output for two classes.*\[0, z\] for a score z",
+        )
+        for name, values in (("a row", make_logits()[:, 0]), ("a column", make_logits()[:, :1]))
+    },
     "one dimension": ("t.npy", to_npy(make_logits().ravel()), {}, r"must have 3 columns.*Got shape \[180\]"),
     "NaN": ("t.npy", to_npy(with_value(np.nan)), {}, r"logits must be finite\. Got NaN or infinity in 1 of 60 rows"),
     "too large for float32": (

@@ -163,6 +163,13 @@ def test_results_do_not_depend_on_the_split_into_batches(tmp_path: Path, layer: 
     assert torch.equal(torch.cat([teacher(part) for part in INPUTS.split(2)]), whole)
 
 
+@pytest.mark.parametrize(("classes", "remedy"), [(2, r"\[0, z\] for a score z"), (4, "--teacher embeddings=FILE")])
+def test_a_single_output_has_its_own_remedy(tmp_path: Path, classes: int, remedy: str) -> None:
+    file = write_onnx(tmp_path / "t.onnx", linear(24, 1), shape=("n", *SHAPE))
+    with pytest.raises(ValueError, match=rf"has 1 output, the data has {classes} classes\..*{remedy}"):
+        load_onnx(file, input_shape=SHAPE, classes=classes)
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "message"),
     [
