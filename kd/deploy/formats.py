@@ -33,6 +33,13 @@ _QUANTISED = [
     *("GlobalAveragePool", "Reshape", "Flatten", "Transpose"),
 ]
 
+# By a part of the exporter's error.
+_REMEDIES = {
+    "DataDependent": "Its forward branches on values of its inputs: compute both branches, and choose with torch.where",
+    "specialized it to be a constant": "Its forward fixes the size of the batch, for example by int(x.shape[0]): use "
+    "x.shape[0] itself, or x.flatten(1)",
+}
+
 
 class ConversionError(ValueError):
     """A network cannot be converted to a format. The message names the format and the exporter's reason."""
@@ -172,9 +179,15 @@ def _explain(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the exporters raise errors of any type
-        reason = next((line for line in str(error).splitlines() if line.strip()), "").strip()
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the outer errors name only the exporter's step
+            cause = cause.__cause__
+        reason = next((line for line in str(cause).splitlines() if line.strip()), "").strip()
+        remedy = next(
+            (f". {text}" for part, text in _REMEDIES.items() if part in f"{type(cause).__name__} {cause}"), ""
+        )
         raise ConversionError(
-            f"this network cannot be converted to {name} ({type(error).__name__}: {reason[:300]})"
+            f"this network cannot be converted to {name} ({type(cause).__name__}: {reason[:300]}){remedy}"
         ) from error
 
 

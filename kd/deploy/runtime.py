@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,8 +69,11 @@ def run_in_new_process(folder: Path, kind: str, file: str, digest: str, inputs: 
         [sys.executable, "-m", "kd.deploy.runtime", str(request)], capture_output=True, text=True, env=environment
     )
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = lines[-1].strip() if lines else f"exit status {done.returncode}"
+        lines = done.stderr.splitlines()
+        # An exception's message may have several lines. Lines of the traceback before it are indented.
+        starts = [at for at, line in enumerate(lines) if re.match(r"[\w.]+: ", line)]
+        lines = lines[starts[-1] :] if starts else lines[-1:]
+        reason = " ".join(" ".join(lines).split()) or f"exit status {done.returncode}"
         raise RuntimeFailure(f"{file} could not be run by its runtime in a new process: {reason[:300]}")
     with np.load(result, allow_pickle=False) as saved:
         timings = tuple(Timing(int(b), float(m), float(p), int(c), threads) for b, m, p, c in saved["timings"])

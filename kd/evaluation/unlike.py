@@ -9,7 +9,7 @@ training data in these numbers are missed.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -86,10 +86,17 @@ class Unlike(NamedTuple):
         numbers: dict[str, Any] = {name: entry.get(name) for name in cls._fields if name != "score"}
         limits = [numbers[name] for name in ("mean_low", "mean_high", "rms_low", "rms_high")]
         needed = [value for value in numbers.values() if limits != [None] * 4 or value is not None]
-        valid = all(type(value) in (int, float) and math.isfinite(value) for value in needed)
+        valid = all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in needed)
         if not valid or numbers["threshold"] is None or entry.get("score") != SCORE or set(entry) != set(cls._fields):
             raise ValueError(f"'unlike' must have the numbers {', '.join(numbers)}, for the score {SCORE}")
-        return cls(**entry)
+        compared = (
+            "threshold",
+            "mean_low",
+            "mean_high",
+            "rms_low",
+            "rms_high",
+        )  # torch takes no integers beyond 64 bits
+        return cls(**{**entry, **{name: float(entry[name]) for name in compared if entry[name] is not None}})
 
 
 def score_logits(logits: Tensor) -> Tensor:

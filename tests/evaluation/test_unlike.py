@@ -55,6 +55,8 @@ def test_an_entry_survives_json_and_a_damaged_one_is_refused() -> None:
     unlike = measure_unlike(torch.eye(3), torch.eye(3))
     entry = json.loads(json.dumps(unlike._asdict()))
     assert Unlike.from_json(entry) == unlike
+    large = Unlike.from_json(entry | {"threshold": 10**30})  # torch compares no integer of this size
+    assert large.flag(torch.zeros(2), None).all()
     ranged = measure_unlike(torch.eye(3), torch.eye(3), torch.rand(3, 2), torch.rand(3, 2))
     assert Unlike.from_json(json.loads(json.dumps(ranged._asdict()))) == ranged
     with pytest.raises(ValueError, match="'unlike' must have"):
