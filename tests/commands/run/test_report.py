@@ -29,6 +29,7 @@ from kd.evaluation.two_models import mcnemar, verdict
 from kd.report.html import render
 from kd.report.page import ORDER, Part, page
 from kd.report.provenance import provenance
+from tests.cheap import figures
 from tests.commands.run.test_results import NAMES, a_run, entries_of, manifest_of, some_timings
 from tests.report.test_page import EVIL, parsed, sections
 
@@ -145,10 +146,11 @@ def test_the_verdict_and_its_tone_follow_the_test(run: Run, part: Part) -> None:
     assert part.verdict == verdict(int(wrong["control"].sum()), int(wrong["distilled"].sum()), test)
     assert part.tone == "open"
     perfect = nn.functional.one_hot(run.labels, 4).float()
-    better, worse = (
-        a_part(replace(run, logits={**run.logits, better: perfect, other: -perfect}))
-        for better, other in (("distilled", "control"), ("control", "distilled"))
-    )
+    with figures(drawn=False):
+        better, worse = (
+            a_part(replace(run, logits={**run.logits, better: perfect, other: -perfect}))
+            for better, other in (("distilled", "control"), ("control", "distilled"))
+        )
     assert (better.tone, worse.tone) == ("better", "worse")
     assert "is better:" in better.verdict
     assert "Better, in this one pair" in page([better]).decode()
@@ -185,7 +187,8 @@ def test_a_training_note_is_shown_above_the_cards() -> None:
     run = a_run()
     for name in NAMES[1:]:
         run.histories[name].notes.append("They saw different batches.")
-    verdict_section = html_of(a_part(run))["verdict"]
+    with figures(drawn=False):
+        verdict_section = html_of(a_part(run))["verdict"]
     assert verdict_section.count("They saw different batches.") == 1
     assert verdict_section.index("They saw") < verdict_section.index('class="card')
 
