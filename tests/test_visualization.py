@@ -12,7 +12,8 @@ from PIL import Image
 
 import config
 from kd.commands.run.plots import prediction_examples
-from kd.report.style import png
+from kd.report.drawings import Drawing
+from kd.storage.fingerprint import describe, digest
 from tests.commands.run.test_plots import NAMES, a_run, history, some_logits
 from visualization import all_plots, quick_run_stamp, teacher_plot
 
@@ -30,14 +31,17 @@ def test_perfect_models_get_plots() -> None:
     assert all_plots(a_run(dict.fromkeys(NAMES, perfect), labels))
 
 
-@pytest.mark.pictures
-def test_the_examples_are_softened_by_the_temperature_of_the_run() -> None:
+def test_the_examples_are_softened_by_the_temperature_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inputs(figure: Drawing, *, toy: str | None) -> bytes:
+        return digest([describe(figure), toy]).encode()
+
+    monkeypatch.setattr("kd.commands.run.plots.png", inputs)
     runs = {
         temperature: a_run(some_logits(30), torch.arange(30) % 5, temperature=temperature) for temperature in (3, 5)
     }
     drawn = all_plots(runs[3])[config.RESULTS_DIR / "plots" / "prediction_examples.png"]
-    assert drawn == png(prediction_examples(runs[3]), toy=runs[3].toy)
-    assert drawn != png(prediction_examples(runs[5]), toy=runs[5].toy)
+    assert drawn == inputs(prediction_examples(runs[3]), toy=runs[3].toy)
+    assert drawn != inputs(prediction_examples(runs[5]), toy=runs[5].toy)
 
 
 def test_the_stamp_names_the_limit_and_a_full_run_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
