@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -63,11 +63,11 @@ class Judged:
 
 
 def judge(
-    control: Sequence[Any],
-    distilled: Sequence[Any],
+    control: Iterable[Any],
+    distilled: Iterable[Any],
     labels: Any,
     *,
-    smoothed: Sequence[Any] = (),
+    smoothed: Iterable[Any] | None = None,
     kind: Kind = "logits",
     decide: str = "auto",
     margin: float = 0.1,
@@ -83,7 +83,7 @@ def judge(
             pairs.
         labels: [N] true classes, integers from 0.
         smoothed: predictions of students with label smoothing and without a teacher, paired in the same way. Without
-            them the verdict is never "helps": softer targets alone may have the same effect.
+            them, the verdict is never "helps": softer targets alone may have the same effect.
         kind: what the predictions are.
         decide: see ``kd.evaluation.quantities.choose_quantity``.
         margin: equivalence margin in percentage points of the test items, in (0, 100].
@@ -95,6 +95,7 @@ def judge(
             smoothing that are those of another arm.
     """
     require(kind in get_args(Kind), "kind", kind, "logits, probabilities or classes")
+    control, distilled, smoothed = list(control), list(distilled), list(() if smoothed is None else smoothed)
     _require_pairs(control, distilled, smoothed)
     require(0 < margin <= 100, "margin", margin, "above 0 and at most 100 percentage points of the test items")
     require(kind != "classes" or decide != "nll", "decide", decide, "another quantity for predicted classes")

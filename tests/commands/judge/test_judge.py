@@ -43,6 +43,13 @@ def test_without_label_smoothing_it_never_helps() -> None:
     judged = kd.judge(**values)
     assert judged.verdict == "better than the labels alone"
     assert "there is no control with label smoothing" in judged.sentence
+    assert kd.judge(**values, smoothed=None).sentence == judged.sentence
+
+
+def test_arms_may_be_iterators() -> None:
+    values = arrays()
+    read = {arm: iter(values[arm]) for arm in ("control", "distilled", "smoothed")}
+    assert kd.judge(**read, labels=values["labels"]).sentence == kd.judge(**values).sentence
 
 
 def test_what_decides_can_be_chosen() -> None:
