@@ -14,12 +14,16 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INDEX := $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple)
 
-.PHONY: run test test-all torture bench bench-full gpu lint clean
+.PHONY: run test fast-tests test-all torture bench bench-full gpu lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py $(ARGS)
 
-test: $(VENV)/.installed-test lint
+# mypy has one process, so it runs beside the tests.
+test: $(VENV)/.installed-test
+	$(MAKE) --no-print-directory --jobs=2 lint fast-tests
+
+fast-tests: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(VENV)/.installed-test lint
