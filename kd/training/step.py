@@ -9,7 +9,6 @@ An engine that distributes training is another class with these methods and attr
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -78,7 +77,6 @@ class Step:
         self._average = _make_average(model, ema) if ema else None
         self._batches, self._first, self._samples = 0, 0, 0  # of the current optimizer step so far
         self._skipped, self._skipped_in_a_row = 0, 0
-        self._is_checked = False
 
     @property
     def may_skip(self) -> bool:
@@ -122,8 +120,6 @@ class Step:
             loss = loss * (samples / self._first)
         scaled: Tensor = loss if self._scaler is None else self._scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
-        if not self._is_checked:
-            self._warn_without_gradient()
         self._batches, self._samples = self._batches + 1, self._samples + samples
         norms = gradient_norms(self._parameters)
         return norms if self._scaler is None else [norm / self._scaler.get_scale() for norm in norms]
@@ -212,17 +208,6 @@ class Step:
             self.scheduler.step()
         if self._average is not None:
             _update_average(self._average, self.model)
-
-    def _warn_without_gradient(self) -> None:
-        """Warn if the first batch gives no parameter of the model a gradient that the optimizer could use."""
-        self._is_checked = True
-        held = {id(parameter) for parameter in self._parameters}
-        if all(parameter.grad is None for parameter in self.model.parameters() if id(parameter) in held):
-            warnings.warn(
-                "the loss of the first batch gives no parameter of the model that the optimizer holds a gradient: the "
-                "model is not trained. Compute the loss from the model's output, without detach() and torch.no_grad().",
-                stacklevel=5,
-            )
 
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self._parameters if parameter.grad is not None]

@@ -20,7 +20,7 @@ _OTHERS = (type(None), bool, int, float, str, bytes, type, ModuleType)  # hold n
 
 
 class UntrainedWatch:
-    """Warns once if an objective's parameters get gradients but no optimizer has them, and once if no weight changes.
+    """Warns of a model or parameters of an objective that are not trained: of each kind once.
 
     Args:
         model: the model that is trained.
@@ -32,12 +32,14 @@ class UntrainedWatch:
         self._model, self._optimizer = model, optimizer
         found = list(_search(objective))
         optimizers = [optimizer, *(item for item in found if isinstance(item, torch.optim.Optimizer))]
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         known = {id(p) for item in optimizers for group in item.param_groups for p in group["params"]}
         known |= {id(parameter) for parameter in model.parameters()}
         own = (parameter for item in found for parameter in _name_parameters(item))
         # Teachers too: whether a parameter is meant to be trained shows in its gradient, which an earlier training may
         # have left.
         self._others = {id(p): (name, p, _state(p)) for name, p in own if p.requires_grad and id(p) not in known}
+        self._trained = [parameter for parameter in model.parameters() if id(parameter) in held]
         self._norms: Tensor | None = None
 
     def start_epoch(self) -> None:
@@ -45,7 +47,14 @@ class UntrainedWatch:
         self._norms = self._measure() if self._has_no_rate() else None
 
     def after_step(self) -> None:
-        """Warn if the first step has given a gradient to parameters that are in no optimizer."""
+        """Warn if the first step has given the model no gradient, or one to parameters that are in no optimizer."""
+        if self._trained and all(parameter.grad is None for parameter in self._trained):
+            warnings.warn(
+                "the loss of the first batch gives no parameter of the model that the optimizer holds a gradient: the "
+                "model is not trained. Compute the loss from the model's output, without detach() and torch.no_grad().",
+                stacklevel=6,
+            )
+        self._trained = []
         lost = [name for name, parameter, before in self._others.values() if _state(parameter) != before]
         self._others = {}
         if lost:
