@@ -23,6 +23,7 @@ from kd.data.sources.source import Source
 from kd.data.sources.table_encoding import Encoding, encoding_of
 from kd.data.views import one_view_each
 from kd.devices import usable_cores
+from kd.evaluation.quantities import Quantity, choose_quantity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Data(NamedTuple):
         """Samples per split."""
         splits = {"training": self.train_set, "validation": self.val_set, "test": self.test_set}
         return {name: len(split) for name, split in splits.items()}  # type: ignore[arg-type]  # has no __len__
+
+    def deciding_quantity(self, decide: str = "auto") -> Quantity:
+        """Return the quantity that decides a verdict on the test split, see ``choose_quantity``."""
+        labels = self.all_labels[torch.as_tensor(self.rows["test"])]
+        return choose_quantity(decide, labels, self.task.classes)
 
     @property
     def encoding(self) -> Encoding | None:

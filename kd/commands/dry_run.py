@@ -20,7 +20,7 @@ from kd.commands.data import Data, load_data
 from kd.commands.messages import say_method
 from kd.commands.method_flags import format_method_settings
 from kd.commands.models import combine_teachers, new_student, new_teachers
-from kd.commands.paired_settings import PILOT_SEEDS, PairedSettings
+from kd.commands.paired_settings import PairedSettings, count_pilots
 from kd.commands.recipe import say_recipe
 from kd.commands.recipe_settings import teacher_settings
 from kd.commands.settings import RunSettings
@@ -34,7 +34,6 @@ from kd.devices import device_named, require_device, usable_cores
 from kd.evaluation.cost import training_cost
 from kd.evaluation.metrics import count_parameters
 from kd.evaluation.multiply_adds import count_multiply_adds
-from kd.evaluation.quantities import ERRORS, choose_quantity
 
 RESULTS = 4_000_000  # bytes of plots and report, rounded; without predictions
 DRAWING = 80_000_000  # bytes of memory for drawing plots, in addition to training; measured on MNIST
@@ -129,7 +128,7 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
     if "longer" in trainings:
         trainings["longer"] *= cost.longer_epochs / settings.epochs
     if "pilot" in trainings and isinstance(settings, PairedSettings):
-        trainings["pilot"] *= _count_pilot_seeds(settings, data)
+        trainings["pilot"] *= count_pilots(data.deciding_quantity(getattr(settings, "decide", "auto")))
     seconds = time_steps(settings, data, teacher, student, is_parallel=_count_processes(settings) > 1)
     row_bytes = 4 * classes + 8  # float32 logits and an int64 label
     logits = _count_cached_rows(settings, data, trainings) * row_bytes
@@ -152,12 +151,6 @@ def plan(settings: RunSettings, data: Data, device: torch.device) -> Plan:
         _total_seconds(settings, data, seconds, trainings),
         seconds,
     )
-
-
-def _count_pilot_seeds(settings: PairedSettings, data: Data) -> int:
-    labels = data.all_labels[torch.as_tensor(data.rows["test"])]
-    decides = choose_quantity(getattr(settings, "decide", "auto"), labels, data.task.classes)
-    return 1 if decides == ERRORS else PILOT_SEEDS
 
 
 def _count_cached_rows(settings: RunSettings, data: Data, trainings: Mapping[str, float]) -> float:

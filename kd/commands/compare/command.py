@@ -38,7 +38,7 @@ from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
 from kd.evaluation.cost import Cost
-from kd.evaluation.quantities import Quantity, choose_quantity, margin_of
+from kd.evaluation.quantities import Quantity, margin_of
 from kd.evaluation.sequential import STOP, fewest_pairs
 from kd.evaluation.verdict import Earlier, Question
 from kd.methods import method_named
@@ -89,8 +89,8 @@ def run(settings: CompareSettings) -> None:
             costs = {settings.method: costs[settings.method].served_by(len(used.seeds))}
         else:
             trained = train_pairs(settings, methods, arms, device)
-        known: dict[str, Any] = {"quantity": quantity, "smoothing": smoothing or None, "remarks": remarks}
-        known |= {"is_smoothing_tuned": settings.smoothing is None, **_describe_longer(costs)}
+        known: dict[str, Any] = {"quantity": quantity, "remarks": remarks, **_describe_longer(costs)}
+        known |= {"smoothing": smoothing or None, "is_smoothing_tuned": settings.smoothing is None}
         comparisons = {
             name: dataclasses.replace(
                 _collect_predictions(settings, own_teachers, arms, trained, name if len(methods) > 1 else ""), **known
@@ -237,9 +237,8 @@ def _require_own_splits(settings: CompareSettings, data: Data) -> None:
 
 def _choose_quantity(settings: CompareSettings, data: Data) -> Quantity:
     """Choose what decides from the labels of the test set, and print it before anything is trained."""
-    labels = data.all_labels[torch.as_tensor(data.rows["test"])]
-    quantity = choose_quantity(settings.decide, labels, data.task.classes)
-    margin = quantity.describe_bound(margin_of(quantity, settings.margin, len(labels)))
+    quantity = data.deciding_quantity(settings.decide)
+    margin = quantity.describe_bound(margin_of(quantity, settings.margin, data.sizes["test"]))
     say(f"the verdict will be decided by: {quantity.name}; equivalence margin: {margin}")
     return quantity
 

@@ -13,11 +13,11 @@ from kd.arms import CONTROL, DISTILLED, LONGER, SMOOTHED
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.compare.teachers import Teacher
 from kd.commands.models import new_student
-from kd.commands.paired_settings import PILOT_SEEDS
+from kd.commands.paired_settings import count_pilots
 from kd.commands.recipe import add_label_options, make_train
 from kd.console import say
 from kd.evaluation.cost import Cost
-from kd.evaluation.quantities import ERRORS, Quantity, item_losses
+from kd.evaluation.quantities import Quantity, item_losses
 from kd.methods.objectives import smoothed, supervised
 from kd.training.students import DistillationData, Student, train_students
 from kd.types import Objective
@@ -51,13 +51,13 @@ def choose_smoothing(
 ) -> float:
     """Return the strength of label smoothing: the setting, or the best of its ``strengths`` on the validation images.
 
-    One pilot student is trained for each strength, with a seed that no pair has, or ``PILOT_SEEDS`` if other quantities
-    than errors decide; their mean decides. The test images are not used.
+    ``count_pilots`` students are trained for each strength, with seeds that no pair has; their mean decides. The test
+    images are not used.
     """
     if settings.smoothing is not None:
         return settings.smoothing
     first = teachers[-1].seeds[-1] + 1
-    seeds = range(first, first + (1 if quantity == ERRORS else PILOT_SEEDS))
+    seeds = range(first, first + count_pilots(quantity))
     names = {
         strength: [f"pilot-smoothing-{strength}" + (f"-seed-{seed}" if seed > first else "") for seed in seeds]
         for strength in settings.strengths

@@ -39,7 +39,6 @@ from kd.commands.sweep.students import SweepContext, list_batch_sizes, make_stud
 from kd.commands.sweep.text import print_sweep
 from kd.console import say
 from kd.evaluation.metrics import confusion_matrix
-from kd.evaluation.quantities import choose_quantity
 from kd.formatting import count_noun
 from kd.models.inference import Predictions
 from kd.storage.environment import environment
@@ -66,8 +65,7 @@ def run(settings: SweepSettings) -> None:
         ledger = read_ledger(settings.state_dir)
         data = load_data(settings)
         _try_values(settings, data)
-        labels = data.all_labels[torch.as_tensor(data.rows["test"])]
-        say(f"the verdict will be decided by: {choose_quantity('auto', labels, data.task.classes).name}")
+        say(f"the verdict will be decided by: {data.deciding_quantity().name}")
         prepared = prepare_distillation_data(settings, device, data=data)
         context = _make_context(settings, prepared, device)
         if settings.method != "kd":
