@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -102,25 +102,16 @@ def judge(
     truth = _to_tensor("labels", labels)
     require(truth.numel() >= 1, "labels", "none", "the class of each test item")
     given = {CONTROL: control, DISTILLED: distilled, SMOOTHED: smoothed}
-    arms = {
-        arm: [_to_tensor(f"{arm}[{i}]", values) for i, values in enumerate(group)]
-        for arm, group in given.items()
-        if len(group)
-    }
-    classes = _count_classes(arms, truth, kind, len(class_names))
-    groups = {
-        arm: [[_to_predictions(f"{arm}[{i}]", values, truth, kind, classes) for i, values in enumerate(group)]]
-        for arm, group in arms.items()
-    }
-    digests = {arm: _require_different(arm, group[0], kind) for arm, group in groups.items()}
-    if SMOOTHED in groups:
-        _require_own_smoothing(groups[SMOOTHED][0], digests, kind)
+    arms, classes = _read_arms({arm: group for arm, group in given.items() if group}, truth, kind, len(class_names))
+    digests = {arm: _require_different(arm, students, kind) for arm, students in arms.items()}
+    if SMOOTHED in arms:
+        _require_own_smoothing(arms[SMOOTHED], digests, kind)
     names = list(class_names) or [str(number) for number in range(classes)]
     require(len(names) == classes, "class_names", f"{len(names)} names", f"{classes}, one for each class")
     require(len(set(names)) == len(names), "class_names", ", ".join(names[:20]), "different names")
     comparison = Comparison(
         teachers=[],
-        students=groups,
+        students={arm: [students] for arm, students in arms.items()},
         seeds=[range(len(control))],
         margin=margin,
         temperature=1.0,
@@ -139,6 +130,19 @@ def _require_pairs(control: Sequence[Any], distilled: Sequence[Any], smoothed: S
     for name, students in (("distilled", distilled), ("smoothed", smoothed)):
         fits = len(students) == len(control) or (name == "smoothed" and not len(students))
         require(fits, name, f"{len(students)} students", f"{len(control)}, one for each control")
+
+
+def _read_arms(
+    given: Mapping[str, Sequence[Any]], labels: Tensor, kind: Kind, named: int
+) -> tuple[dict[str, list[ModelPredictions]], int]:
+    """Return the students of each arm, and the number of classes."""
+    values = {arm: [_to_tensor(f"{arm}[{i}]", v) for i, v in enumerate(group)] for arm, group in given.items()}
+    classes = _count_classes(values, labels, kind, named)
+    arms = {
+        arm: [_to_predictions(f"{arm}[{i}]", tensor, labels, kind, classes) for i, tensor in enumerate(group)]
+        for arm, group in values.items()
+    }
+    return arms, classes
 
 
 def _to_tensor(name: str, values: Any) -> Tensor:

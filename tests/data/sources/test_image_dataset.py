@@ -353,15 +353,20 @@ def test_images_outside_the_class_folders_are_counted(tmp_path: Path) -> None:
         assert len(as_array_dataset(open_source(tmp_path).train)) == 12
 
 
+def require_no_class(folder: Path, place: str, name: str, warning: str) -> None:
+    """Check that a folder with an image is neither a class nor part of one, and that a warning says so."""
+    save_tree(folder, "train", "test")
+    save_image(folder / place / name / "thumb.png", seed=1)
+    with pytest.warns(UserWarning, match=warning):
+        source = open_source(folder)
+    assert source.classes == ("ant", "bee")
+    assert len(as_array_dataset(source.train)) == 12
+
+
 @pytest.mark.parametrize("place", ["", "train", "train/ant"])
 @pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "_vti_cnf"])
 def test_folders_of_other_programs_are_no_classes(place: str, name: str, tmp_path: Path) -> None:
-    save_tree(tmp_path, "train", "test")
-    save_image(tmp_path / place / name / "thumb.png", seed=1)
-    with pytest.warns(UserWarning, match=rf"not read: 1 × folder {re.escape(name)}"):
-        source = open_source(tmp_path)
-    assert source.classes == ("ant", "bee")
-    assert len(as_array_dataset(source.train)) == 12
+    require_no_class(tmp_path, place, name, rf"not read: 1 × folder {re.escape(name)}")
 
 
 @pytest.mark.parametrize("place", ["", "train", "train/ant"])
@@ -369,12 +374,9 @@ def test_folders_of_other_programs_are_no_classes(place: str, name: str, tmp_pat
 def test_folders_like_those_of_other_programs_or_hidden_ones_are_no_classes_and_told(
     place: str, name: str, tmp_path: Path
 ) -> None:
-    save_tree(tmp_path, "train", "test")
-    save_image(tmp_path / place / name / "0.png", seed=1)
-    with pytest.warns(UserWarning, match=rf"not read: 1 × folder {re.escape(name)}\. .* Rename a folder if its images"):
-        source = open_source(tmp_path)
-    assert source.classes == ("ant", "bee")
-    assert len(as_array_dataset(source.train)) == 12
+    require_no_class(
+        tmp_path, place, name, rf"not read: 1 × folder {re.escape(name)}\. .* Rename a folder if its images"
+    )
 
 
 @pytest.mark.parametrize(
