@@ -1,4 +1,4 @@
-"""A killed worker ends ``kd compare`` soon, with an error that names the remedy; the next run completes the results."""
+"""A killed worker with work left ends ``kd compare`` soon, with an error; the next run completes the results."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ def test_a_killed_worker_ends_the_program_and_the_next_run_completes_it(
     print(f"seed {seed}")
     killed = workers.run_and_kill_worker(tmp_path, state, random.Random(seed), program="compare")
     assert not killed.hung
-    if killed.kills and state != "idle":  # nothing was left to do for an idle worker
+    assert "Traceback" not in killed.ended.output
+    # A fast worker may have finished all its work before the kill: the program then ends as if nothing had happened.
+    if killed.ended.code == 0:
+        assert harness.fingerprint(tmp_path) == uninterrupted
+    else:
         assert killed.ended.code == 1
         assert "processes was killed while it" in killed.ended.output
-    assert "Traceback" not in killed.ended.output
     ended = harness.run(tmp_path, program="compare")
     assert ended.code == 0, ended.output
     assert harness.fingerprint(tmp_path) == uninterrupted

@@ -63,14 +63,19 @@ def test_without_proc_stat_there_is_no_advice(tmp_path: Path, monkeypatch: pytes
     assert OtherPrograms().cores() == 0.0
 
 
+def _measure_other_programs() -> float:
+    others = OtherPrograms()
+    time.sleep(1.0)
+    return others.cores()
+
+
 @pytest.mark.skipif(not contention._STAT.exists(), reason="needs /proc/stat")
 def test_a_busy_program_is_detected() -> None:
     spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.2)
-        others = OtherPrograms()
-        time.sleep(1.0)
-        assert others.cores() > 0.3
+        # A loaded machine may give the program less than a core.
+        assert any(_measure_other_programs() > 0.3 for _ in range(20))
     finally:
         spinning.kill()
         spinning.wait()
