@@ -4,16 +4,16 @@
     python benchmarks/verdict_designs.py --runs 200
     python benchmarks/verdict_designs.py --only rare
 
-Every verdict comes from ``kd.evaluation.verdict``, on simulated students: item b is wrong with a probability that
-depends on its difficulty, on the student's seed, and on an effect of the method that differs from item to item.
-``benchmarks/verdict_error_rates.py`` simulates the rule on counted errors.
+Every verdict comes from ``kd.evaluation.verdict``, on the students of ``benchmarks/simulated_students.py``; the tables
+of many looks are in ``benchmarks/verdict_looks.py``. ``benchmarks/verdict_error_rates.py`` simulates the rule on
+counted errors.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,52 +25,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from kd.evaluation.classwise import ClassScores, score_classes
 from kd.evaluation.failures import find_collapsed
-from kd.evaluation.paired_seeds import Interval, t_test
-from kd.evaluation.sequential import FEWEST, STOP, find_stop
-from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, Verdict, contrast_of, decide, judge, judge_all
+from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, decide, judge, judge_all
 from measuring import format_table
-from verdict_error_rates import normal, skewed, very_skewed
-
-Floats = NDArray[np.float64]
+from simulated_students import CLAIMS, ITEMS, SCENARIOS, Floats, Students, draw, excludes_zero
+from verdict_looks import MORE, format_looks, format_looks_at_smoothing, format_price, format_skewed_looks
 
 SIZES = (3, 5, 10, 20)  # pairs
-ITEMS = 1_000  # test items; the 95 % and 5 % below do not depend on their number
-MOST = (10, 20, 40)  # pairs, with --until-decided
 FEWER = 5  # times fewer runs if every student is scored by class
-MORE = 50  # times as many runs if no students are simulated
-MARGIN = 5.0
-
-
-class Students:
-    """Simulated students on one draw of test items. Differences between methods are 0 on average over all items."""
-
-    def __init__(self, rng: np.random.Generator, *, seed_sd: float, item_sd: float) -> None:
-        self.rng, self.seed_sd, self.item_sd = rng, seed_sd, item_sd
-        self.difficulty = -5.5 + 2.5 * rng.standard_normal(ITEMS)  # log-odds: about 5 % errors
-
-    def method(self, shift: float = 0.0) -> Floats:
-        """Draw the effect of a method on each item, in log-odds; ``shift`` is common to all items."""
-        return shift + self.item_sd * self.rng.standard_normal(ITEMS)
-
-    def train(self, effect: Floats, seeds: int) -> Floats:
-        """Return [seeds, items]: 1 where a student errs."""
-        odds = self.difficulty + effect + self.seed_sd * self.rng.standard_normal((seeds, 1))
-        return (self.rng.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(np.float64)
-
-
-def draw(name: str, runs: int, *, seed_sd: float, item_sd: float) -> Iterator[Students]:
-    """Yield ``runs`` draws, the same ones for the same name."""
-    for number in range(runs):
-        rng = np.random.default_rng([number, *name.encode()])
-        yield Students(rng, seed_sd=seed_sd, item_sd=item_sd)
-
-
-SCENARIOS = {
-    "seeds alone": {"seed_sd": 0.1, "item_sd": 0.0},
-    "items vary": {"seed_sd": 0.1, "item_sd": 0.7},
-    "items vary much": {"seed_sd": 0.1, "item_sd": 1.4},
-    "seeds vary much": {"seed_sd": 0.3, "item_sd": 0.7},
-}
+MARGIN = 5.0  # test errors
 
 
 def format_new_items(runs: int) -> str:
@@ -83,7 +45,7 @@ def format_new_items(runs: int) -> str:
             for students in draw(f"{name} {pairs}", runs, **spread):
                 control, distilled = (students.train(students.method(), pairs) for _ in range(2))
                 contrast = contrast_of(distilled - control)
-                excluded += [_excludes_zero(contrast.seeds_interval()), _excludes_zero(contrast.interval())]
+                excluded += [excludes_zero(contrast.seeds_interval()), excludes_zero(contrast.interval())]
             cells.append(" / ".join(f"{100 * share:.1f}" for share in excluded / runs))
         rows.append([name, *cells])
     return format_table(["spread", *(f"{pairs} pairs" for pairs in SIZES)], rows)
@@ -132,92 +94,6 @@ def format_teachers(runs: int, pairs: int = 5) -> str:
                 found[column] += judge(Question(contrast_of(np.stack(blocks))), margin=MARGIN).verdict in CLAIMS
         rows.append([str(teachers), *(f"{100 * share:.1f}" for share in found / runs)])
     return format_table(["teachers", "all on one split", "a split each"], rows)
-
-
-CLAIMS = ("helps", "better than the labels alone", "hurts")
-
-
-def format_looks(runs: int) -> str:
-    """Return how often a method without effect is called better or worse if it is looked at after every pair."""
-    rows = []
-    for name, spread in SCENARIOS.items():
-        cells = []
-        for most in MOST:
-            found = np.zeros(2)
-            for students in draw(f"looks {name} {most}", runs, **spread):
-                control, distilled = (students.train(students.method(), most) for _ in range(2))
-                verdict, _ = judge_until_decided(distilled - control)
-                found += [_claims_repeatedly(distilled - control), verdict in CLAIMS]
-            cells.append(" / ".join(f"{100 * share:.1f}" for share in found / runs))
-        rows.append([name, *cells])
-    return format_table(["spread", *(f"at most {most} pairs" for most in MOST)], rows)
-
-
-def format_skewed_looks(runs: int) -> str:
-    """Return how often E ever reaches 20 for differences between seeds whose mean is 0, by their distribution."""
-    rows = []
-    for name, draw_noise in {"normal": normal(20), "skewness 1": skewed, "skewness 2": very_skewed}.items():
-        evidence = e_values(draw_noise(np.random.default_rng(0), (MORE * runs, max(MOST))))
-        shares = [(evidence[:, : most - FEWEST + 1] >= STOP).any(axis=1).mean() for most in MOST]
-        rows.append([name, *(f"{100 * share:.1f}" for share in shares)])
-    return format_table(["differences", *(f"at most {most} pairs" for most in MOST)], rows)
-
-
-def e_values(rows: Floats) -> Floats:
-    """Return ``kd.evaluation.sequential.e_value`` after FEWEST, FEWEST + 1, … pairs of each row of differences."""
-    n = np.arange(1, rows.shape[1] + 1)[FEWEST - 1 :]
-    means, squares = (values.cumsum(axis=1)[:, FEWEST - 1 :] / n for values in (rows, rows**2))
-    t_squared = means**2 / ((squares - means**2) / (n - 1))
-    result: Floats = (1 + n) ** -0.5 * ((1 + t_squared / (n - 1)) / (1 + t_squared / (n**2 - 1))) ** (n / 2)
-    return result
-
-
-def format_looks_at_smoothing(runs: int) -> str:
-    """Return how often a teacher that adds nothing to label smoothing "helps" if it is looked at after every pair."""
-    row = ["helps"]
-    for most in MOST:
-        found = 0
-        for students in draw(f"looks smoothing {most}", runs, seed_sd=0.1, item_sd=0.5):
-            soft = students.method(-0.6)
-            control = students.train(students.method(), most)
-            smoothed, distilled = students.train(soft, most), students.train(soft, most)
-            found += judge_until_decided(distilled - control, distilled - smoothed)[0] == "helps"
-        row.append(f"{100 * found / runs:.1f}")
-    return format_table(["verdict", *(f"at most {most} pairs" for most in MOST)], [row])
-
-
-def format_price(runs: int) -> str:
-    """Return the power with all pairs / if stopped once decided, and the mean number of pairs that this takes."""
-    rows = []
-    for shift in (0.0, -0.1, -0.2, -0.3, -0.5):
-        cells = []
-        for most in MOST:
-            found = np.zeros(3)
-            for students in draw(f"price {shift} {most}", runs, seed_sd=0.1, item_sd=0.3):
-                difference = students.train(students.method(shift), most) - students.train(students.method(), most)
-                fixed = judge(Question(contrast_of(difference)), margin=MARGIN).verdict
-                verdict, pairs = judge_until_decided(difference)
-                found += [fixed in CLAIMS, verdict in CLAIMS, pairs]
-            shares = found / runs
-            cells.append(f"{100 * shares[0]:.1f} / {100 * shares[1]:.1f}, {shares[2]:.1f} pairs")
-        rows.append([f"{shift:g}", *cells])
-    return format_table(["effect, log-odds", *(f"at most {most} pairs" for most in MOST)], rows)
-
-
-def judge_until_decided(control: Floats, smoothed: Floats | None = None) -> tuple[Verdict, int]:
-    """Return verdict and number of pairs of ``kd compare --until-decided``, from contributions [most pairs, items]."""
-    contributions = [control] if smoothed is None else [control, smoothed]
-    pairs = find_stop(contributions, STOP) or len(control)
-    question = Question(*(contrast_of(rows[:pairs], anytime=True) for rows in contributions))
-    return judge(question, margin=MARGIN).verdict, pairs
-
-
-def _claims_repeatedly(contributions: Floats) -> bool:
-    """Return whether the verdict for a fixed number of pairs, looked at after every pair, is ever better or worse."""
-    differences = contributions.sum(axis=1).tolist()
-    # The deciding interval contains that of the seeds, which takes less time.
-    counts = [n for n in range(FEWEST, len(differences) + 1) if t_test(differences[:n]) < 0.05]
-    return any(_excludes_zero(contrast_of(contributions[:count]).interval()) for count in counts)
 
 
 def format_collapse(runs: int, pairs: int = 10) -> str:
@@ -286,10 +162,6 @@ def format_rare_class(runs: int) -> str:
 def _is_called_smaller(contrast: Contrast, difference: float) -> bool:
     verdict = decide(contrast.interval(), contrast.interval(0.1), difference)
     return verdict == "no difference larger than d"
-
-
-def _excludes_zero(interval: Interval | None) -> bool:
-    return interval is not None and not interval.low <= 0 <= interval.high
 
 
 def _judge_one_by_one(contrasts: list[Contrast], ledger: bool) -> list[Judgement]:

@@ -84,7 +84,7 @@ MOST_PAIRS = 1_000_000  # more are reported as "not enough"
 def power_of(contrast: Contrast, margin: float, *, level: float = 0.05) -> Power:
     """Return the power of the interval that decides; ``margin`` in the unit of the contrast.
 
-    Unknown if the number of pairs depended on the differences: benchmarks/verdict_designs.py simulates it.
+    Unknown if the number of pairs depended on the differences: benchmarks/verdict_looks.py simulates it.
     """
     estimate, n = contrast.estimate, len(contrast.differences)
     if contrast.anytime:

@@ -4,7 +4,7 @@ A t test that is repeated after every pair rejects a true hypothesis far more of
 a Bayes factor with a scale-invariant prior, and a martingale if the true mean is 0: with a probability of at most 1 / c
 it ever reaches c, however often it is looked at. This holds for the spread of normal differences over the seeds; with
 skewness 2, E ever reaches 20 in up to 12 %. The verdict puts the wider standard error for new test items in its place.
-benchmarks/verdict_designs.py simulates both.
+benchmarks/verdict_looks.py simulates both.
 
 Source: Lai 1976, "On confidence sequences"; Wang and Ramdas 2025, "Anytime-valid t-tests and confidence sequences for
 Gaussian means with unknown variance"; with the prior N(0, 1) on the mean in standard deviations.

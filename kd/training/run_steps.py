@@ -72,34 +72,29 @@ def train(
     """
     settings: dict[str, Any] = {"epochs": epochs, "seed": seed, "keep": keep, "patience": patience}
     stepping: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler}
-    loaders = {"train": train_loader, "validation": val_loader}
     inputs = {
         "model": model,
         "objective": objective,
         "device": device_of(model),
         **(stepping if step is None else step.inputs()),
         **settings,
-        **loaders,
+        "train": train_loader,
+        "validation": val_loader,
     }
 
     def produce(snapshots: Snapshots | None) -> dict[str, Any]:
-        done, untrained = _count_completed_steps(snapshots, train_loader), copy.deepcopy(model)
-        with progress(title, steps=epochs * len(train_loader), done=done) as advance:
-            history = fit(
-                model,
-                objective,
-                train_loader,
-                val_loader,
-                **stepping,
-                step=step,
-                **settings,
-                on_batch=advance,
-                on_epoch=track_epochs(title, advise_on_contention(print_epoch(title, epochs))),
-                snapshots=snapshots,
-            )
-        history.notes = [f"{title}: {note}" for note in history.notes]
-        for note in history.notes:
-            say(note)
+        untrained = copy.deepcopy(model)
+        history = _fit_and_display(
+            title,
+            model,
+            objective,
+            train_loader,
+            val_loader,
+            **stepping,
+            step=step,
+            **settings,
+            snapshots=snapshots,
+        )
         if batch := first_batch(train_loader if val_loader is None else val_loader):
             require_restorable(title, model, untrained, batch)  # before the weights are saved, reused or published
         return {"model": model.state_dict(), "history": history.state()}
@@ -110,6 +105,37 @@ def train(
         require_numbers(model)
         history = History.from_state(result["history"])
     track_training(title, history)  # a reused step has called no hook
+    return history
+
+
+def _fit_and_display(
+    title: str,
+    model: nn.Module,
+    objective: Objective,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
+    *,
+    epochs: int,
+    snapshots: Snapshots | None,
+    **settings: Any,
+) -> History:
+    """Call ``kd.fit`` with a progress bar and a line per epoch; print the notes of the history under the title."""
+    done = _count_completed_steps(snapshots, train_loader)
+    with progress(title, steps=epochs * len(train_loader), done=done) as advance:
+        history = fit(
+            model,
+            objective,
+            train_loader,
+            val_loader,
+            epochs=epochs,
+            snapshots=snapshots,
+            on_batch=advance,
+            on_epoch=track_epochs(title, advise_on_contention(print_epoch(title, epochs))),
+            **settings,
+        )
+    history.notes = [f"{title}: {note}" for note in history.notes]
+    for note in history.notes:
+        say(note)
     return history
 
 
