@@ -14,14 +14,14 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INDEX := $(if $(CPU),--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple)
 
-.PHONY: run test fast-tests test-all torture bench bench-full gpu lint clean
+.PHONY: run test fast-tests test-all torture bench bench-full gpu lint style types clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py $(ARGS)
 
 # mypy has one process, so it runs beside the tests.
-test: $(VENV)/.installed-test
-	$(MAKE) --no-print-directory --jobs=2 lint fast-tests
+test: style
+	$(MAKE) --no-print-directory --jobs=2 types fast-tests
 
 fast-tests: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
@@ -44,9 +44,13 @@ bench-full: $(VENV)/.installed-bench
 gpu:
 	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
-lint: $(VENV)/.installed-test
+lint: style types
+
+style: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+types: $(VENV)/.installed-test
 	$(BIN)/python -m mypy
 
 $(VENV)/bin-made:
