@@ -23,6 +23,7 @@ from kd.commands.settings import RunSettings
 from kd.commands.settings_file import with_file
 from kd.commands.sweep.settings import SweepSettings
 from kd.console import OutputError, name_output_errors, say
+from kd.storage.stopping import Stopped
 
 
 class Settings(Protocol):
@@ -71,7 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return
         command, settings = _parse(words)
         module = "kd.commands.dry_run" if getattr(settings, "dry_run", False) else command.module
-        importlib.import_module(module).run(settings)
+        try:
+            importlib.import_module(module).run(settings)
+        except Stopped:
+            raise
+        except SystemExit as error:  # kd itself does not raise it here; a status of 0 would hide the missing results
+            raise ValueError(
+                f"a Python file of yours called sys.exit({error.code!r}) before the command was done. Remove this call."
+            ) from error
 
     return exit_status(program, command=("kd", *words))
 

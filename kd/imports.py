@@ -178,6 +178,12 @@ def run_file(path: Path) -> ModuleType:
     try:
         with _importing_local_modules(path):
             spec.loader.exec_module(module)
+    except SystemExit as error:
+        del sys.modules[name]
+        raise ValueError(
+            f"{path} called sys.exit({error.code!r}) while its code ran. A program's last lines belong below "
+            'if __name__ == "__main__":, so that the file can be loaded without running the program.'
+        ) from error
     except Exception as error:  # user code can raise anything
         del sys.modules[name]
         raise ValueError(f"{path} failed while its code ran ({type(error).__name__}: {error}). Correct it.") from error

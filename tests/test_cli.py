@@ -227,6 +227,13 @@ def test_a_missing_device_gives_one_paragraph_before_any_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_function_of_the_users_that_ends_the_program_is_an_error(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def load(): raise SystemExit(0)\n")
+    code, _, err = call("run", *QUICK, "--data", "mine.py")
+    assert code == 1
+    assert "error: a Python file of yours called sys.exit(0) before the command was done" in err
+
+
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(call: Call, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where a folder should be")
     code, out, err = call("run", *QUICK, "--out", "out")

@@ -129,6 +129,13 @@ def test_a_missing_or_failing_file_is_named(tmp_path: Path) -> None:
         assert "kd_plugin_net" not in sys.modules
 
 
+def test_a_file_that_ends_the_program_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text("import sys\nfrom torch import nn\ndef net(): return nn.Linear(6, 4)\nsys.exit(0)\n")
+    with pytest.raises(ValueError, match=r"program\.py called sys\.exit\(0\) .* if __name__ == \"__main__\":"):
+        build(f"{path}:net", input_shape=(6,), classes=4, seed=0)
+
+
 def test_a_file_can_define_dataclasses(file: Path) -> None:
     build(f"{file}:takes_classes", input_shape=(6,), classes=4, seed=0)
     assert dataclasses.is_dataclass(sys.modules["kd_plugin_random"].Width)
