@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from kd.checks import did_you_mean, require
 from kd.data.datasets import ArrayDataset, Gathered, unwrap_subsets
 from kd.imports import is_plugin, load_plugin
-from kd.seeding import seeded
+from kd.seeding import seeded_torch
 
 EVERY = 2**20  # views per sample; training rarely draws the same view twice
 
@@ -67,7 +67,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
         items = torch.as_tensor(indices)
         rows = self.rows[items // self.views]
         stored = self.base.inputs.index_select(0, rows)
-        with seeded(0):  # restores the caller's random state; each view sets its own seed
+        with seeded_torch(0):  # restores the caller's random state; each view sets its own seed
             views = [self._draw_view(image, item) for image, item in zip(stored, items.tolist(), strict=True)]
         return Gathered(self._normalise(torch.stack(views)), self.base.labels.index_select(0, rows))
 

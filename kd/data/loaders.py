@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 
 from kd.checks import require
 from kd.data.datasets import collate, length_of, takes_rows
-from kd.seeding import epoch_seed, seeded
+from kd.seeding import epoch_seed, seeded, seeded_torch
 from kd.types import Batch
 
 BatchTransform = Callable[[Batch], Batch]  # draws from torch's global generator only
@@ -40,7 +40,7 @@ class Loader(DataLoader[Any]):
     def _mix_each(self, batches: Iterator[Any], mix: BatchTransform) -> Iterator[Any]:
         seed = self.generator.initial_seed()
         for number, batch in enumerate(batches):
-            with seeded(epoch_seed(seed, number)):
+            with seeded_torch(epoch_seed(seed, number)):
                 mixed = mix(tuple(batch))
             yield mixed
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kd.seeding import generator_states, set_generator_states
+from kd.seeding import check_generator_states, generator_states, set_generator_states
 
 _MAX_REASON = 1000  # characters of torch's reason in an error
 
@@ -114,14 +114,14 @@ class Position:
     epoch: int = 0
     means: Means = field(default_factory=Means)
     history: History = field(default_factory=History)
-    generators: tuple[Tensor, ...] = ()  # random states to restore before the next step; empty at an epoch's start
+    generators: tuple[Any, ...] = ()  # random states to restore before the next step; empty at an epoch's start
 
     def state(self, parts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         """Return position and parts as plain data.
 
         Args:
             parts: model, optimizer, scheduler, objective; those without a ``state_dict`` are skipped.
-            device: device whose random generator is saved besides the CPU's.
+            device: device whose random generator is saved besides those of the CPU.
         """
         return {
             "where": f"epoch {self.epoch + 1}, batch {self.means.batches}",
@@ -145,7 +145,7 @@ class Position:
         if not 0 <= self.epoch == min(map(len, self.history.values()), default=0) or not self.means.batches >= 0:
             raise ValueError(f"its position is no number of epochs: {self.epoch}")
         self.generators = tuple(state["generators"])
-        torch.Generator().set_state(self.generators[0])  # raises an error if it is no state of the CPU's generator
+        check_generator_states(self.generators)
         for name, part in state["parts"].items():
             load_state(parts[name], part, name)
         require_numbers(parts["model"])

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from kd import cli
+from kd.seeding import generator_states
 from kd.storage.files import sha256
 from kd.storage.run_folder import open_run
 from kd.training.history import History, load_state
@@ -100,7 +101,9 @@ POSITIONS: dict[str, Callable[[Any], Any]] = {
     "an epoch after the last": lambda s: s.update(epoch=10**9),
     "a batch after the last": lambda s: s["means"].update(batches=10**6),
     "means of another form": lambda s: s.update(means=[1]),
-    "a generator of another size": lambda s: s.update(generators=[torch.zeros(3, dtype=torch.uint8)]),
+    "a generator of another size": lambda s: s["generators"].__setitem__(2, torch.zeros(3, dtype=torch.uint8)),
+    "a generator of NumPy without numbers": lambda s: s["generators"].__setitem__(1, ("MT19937", [], 0, 0, 0.0)),
+    "a generator of Python of another form": lambda s: s["generators"].__setitem__(0, [3, [1, 2], None]),
     "no generator": lambda s: s.update(generators=[]),
     "NaN in weights": lambda s: spoil(s["parts"]["model"]["output.weight"], float("nan")),
 }
@@ -121,7 +124,7 @@ def test_a_forged_position_is_never_resumed(forgery: str, run_again: Callable[..
                 epoch=0,
                 means={"batches": 1, "samples": 1, "sums": {}, "missing": {}},
                 history=empty,
-                generators=[torch.get_rng_state()],
+                generators=generator_states(torch.device("cpu")),
                 parts={"model": copy.deepcopy(model), "step": {**step, "counts": [0] * 5, "gradients": []}},
             )
         POSITIONS[forgery](state)
