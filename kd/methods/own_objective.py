@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from kd.checks import require
 from kd.losses.precision import widen
 from kd.methods.objectives import WrappedObjective, require_teacher_logits, supervised_where_labelled
+from kd.methods.results import check_result, describe
 from kd.methods.table import Setting
 from kd.types import Batch, Objective
+
+_METRICS = ("acc", "ce")  # of all commands: kd.training.batch_metrics.METRICS
 
 
 class OwnObjective(WrappedObjective):
@@ -31,20 +34,7 @@ class OwnObjective(WrappedObjective):
         self.name, self.source = name, source
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        result: Any = self.objective(model, batch)
-        output, terms = result if isinstance(result, tuple) and len(result) == 2 else (None, None)
-        if not isinstance(output, Tensor) or not isinstance(terms, dict) or not terms:
-            raise ValueError(
-                f"{self.name} must return (output, terms): the model's logits and a dictionary of loss terms by name. "
-                f"Got {_describe(result)} instead."
-            )
-        for name, term in terms.items():
-            if not isinstance(term, Tensor) or term.ndim:
-                raise ValueError(
-                    f"the term {name!r} of {self.name} must be a tensor without dimensions, such as a mean over the "
-                    f"batch. Got {_describe(term)} instead."
-                )
-        return output, terms
+        return check_result(self.objective(model, batch), name=self.name, metrics=_METRICS)
 
 
 def weigh_loss(
@@ -74,10 +64,10 @@ def weigh_loss(
                 f"{name} changes its logits in place, so the output of the model would change too. Use operations that "
                 "return new tensors, such as div() for div_() and x = x / t for x /= t."
             )
-        if not isinstance(value, Tensor) or value.ndim:
+        if not isinstance(value, Tensor) or value.ndim or value.is_complex():
             raise ValueError(
-                f"{name} must return a tensor without dimensions, such as a mean over the batch. Got "
-                f"{_describe(value)} instead."
+                f"{name} must return a real tensor without dimensions, such as a mean over the batch. Got "
+                f"{describe(value)} instead."
             )
         if output.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
             raise ValueError(
@@ -174,7 +164,3 @@ def _require_gradient(spec: str, student: nn.Module, terms: Mapping[str, Tensor]
 def _version(values: Tensor) -> int:
     """Return how often the tensor was changed in place; 0 in inference mode, which does not count."""
     return 0 if values.is_inference() else values._version
-
-
-def _describe(value: object) -> str:
-    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

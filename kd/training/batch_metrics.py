@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kd.losses.labels import label_loss
+from kd.methods.results import RESERVED, describe
 from kd.types import UNLABELLED, Batch, Metric
 
 
@@ -47,10 +48,21 @@ def measure_batch(
 
     Args:
         rows: indices; None for all rows. If there are none, the metrics are NaN.
+
+    Raises:
+        ValueError: a metric is not a real number in a tensor, or has the name of another curve of the history.
     """
     if rows is not None:
         rows = rows.to(output.device, non_blocking=True)
         output, batch = output[rows], tuple(tensor[rows] for tensor in batch)
     if not len(output):
         return dict.fromkeys(metrics, output.new_full((), math.nan)), 0
-    return {name: metric(output, batch) for name, metric in metrics.items()}, len(output)
+    values = {name: metric(output, batch) for name, metric in metrics.items()}
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or value.ndim or value.is_complex():
+            raise ValueError(
+                f"the metric {name!r} must return a real tensor without dimensions. Got {describe(value)} instead."
+            )
+        if name in RESERVED:
+            raise ValueError(f"the metric {name!r} has the name of another curve of the history. Rename it.")
+    return values, len(output)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from kd.checks import require
 from kd.data.loaders import seed_loader
 from kd.losses.labels import to_int64
+from kd.methods.results import check_result
 from kd.models.inference import device_of, evaluating, move_inputs
 from kd.seeding import epoch_seed, seeded
 from kd.storage.run_folder import explain_saved_state
@@ -239,7 +240,7 @@ def _run_batches(
             labels = to_int64(raw[1])
             inputs = move_inputs(raw[0], batches if loader is None else loader, device)
             batch = (inputs, *(tensor.to(device, non_blocking=True) for tensor in (labels, *raw[2:])))
-            output, terms = compute(model, batch)
+            output, terms = check_result(compute(model, batch), name="the objective", metrics=metrics)
             loss = functools.reduce(operator.add, terms.values())
             measured, labelled_count = measure_batch(metrics, output.detach(), batch, labelled_rows(labels))
             samples, fewer = len(batch[1]), dict.fromkeys(metrics, labelled_count)
