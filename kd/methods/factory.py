@@ -6,6 +6,7 @@ import importlib
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kd.checks import did_you_mean, require
@@ -166,7 +167,8 @@ def try_method(
         modules = [*objective.modules()] if isinstance(objective, nn.Module) else []
         with evaluating(*modules[:1]):
             if isinstance(objective, OwnObjective):
-                try_own(name, objective, student, teacher, example, epochs=epochs)
+                rebuild = partial(make, name, student, teacher, example, settings)
+                try_own(name, objective, student, teacher, example, epochs=epochs, rebuild=rebuild)
             else:
                 _require_finite(name, objective(student, example)[1])
     return [

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kd.checks import require
 from kd.losses.precision import widen
 from kd.methods.objectives import WrappedObjective, require_teacher_logits, supervised_where_labelled
 from kd.methods.results import check_result, describe
 from kd.methods.table import Setting
+from kd.seeding import seeded
 from kd.types import Batch, Objective
 
 _METRICS = ("acc", "ce")  # of all commands: kd.training.batch_metrics.METRICS
@@ -32,6 +34,12 @@ class OwnObjective(WrappedObjective):
     def __init__(self, objective: Objective, *, name: str, source: str) -> None:
         super().__init__(objective)
         self.name, self.source = name, source
+        if lazy := next((key for key, weight in self.named_parameters() if is_lazy(weight)), None):
+            raise ValueError(
+                f"{name} must give all its weights a shape when it is built. Got {lazy.removeprefix('objective.')} of "
+                "a lazy module. Use nn.Linear(width, …) for nn.LazyLinear(…); the factory may run a model on batch[0] "
+                "to find a width."
+            )
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return check_result(self.objective(model, batch), name=self.name, metrics=_METRICS)
@@ -96,17 +104,25 @@ def require_no_models(objective: Objective, models: Mapping[str, nn.Module], *, 
 
 
 def try_own(
-    spec: str, objective: OwnObjective, student: nn.Module, teacher: nn.Module, batch: Batch, *, epochs: int
+    spec: str,
+    objective: OwnObjective,
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Batch,
+    *,
+    epochs: int,
+    rebuild: Callable[[], Objective],
 ) -> None:
     """Evaluate a user's objective on a copy of the student, as in the first epoch.
 
     Args:
         student: the student that it was built with; another model is trained.
         epochs: length of the training.
+        rebuild: builds the objective again, as for a training that resumes.
 
     Raises:
-        ValueError: its terms have no gradient for the model that it is given; or they depend on the student that it was
-            built with, or on tensors that would never be trained.
+        ValueError: its terms have no gradient for the model that it is given; they depend on the student that it was
+            built with, or on tensors that would never be trained; it fails without gradients; or it could not resume.
     """
     model = copy.deepcopy(student)
     trained = {id(parameter) for module in (model, objective, teacher) for parameter in module.parameters()}
@@ -131,6 +147,48 @@ def try_own(
                     f"such as self.projector = nn.Linear(…). {spec.rpartition(':')[2]}(student, teacher, batch) may be "
                     "this class itself. If it must not be trained, set its requires_grad to False."
                 )
+    _require_resumable(spec, objective, rebuild, model, batch, epochs=epochs)
+
+
+def _require_resumable(
+    spec: str, used: OwnObjective, rebuild: Callable[[], Objective], model: nn.Module, batch: Batch, *, epochs: int
+) -> None:
+    """Check that a new objective with the state of a used one has the same terms for other weights of the model.
+
+    It is evaluated without gradients, as in a validation.
+    """
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(0.9)
+    other: Any = rebuild()
+    other.load_state_dict(used.state_dict())
+    other.set_epoch(0, epochs)
+    before, after = (_evaluate(spec, objective, model, batch) for objective in (used, other))
+    differing = [name for name in {**before, **after} if not _equal(before.get(name), after.get(name))]
+    if differing:
+        raise ValueError(
+            f"the term {differing[0]!r} of {spec} depends on values that its state_dict lacks, such as a counter of "
+            "steps, a running mean, the first batch or a random generator of its own, so an interrupted training could "
+            "not resume exactly. Return an nn.Module that holds them as buffers; draw from torch's global generator."
+        )
+
+
+def _evaluate(spec: str, objective: Objective, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    try:
+        with torch.no_grad(), seeded(0, batch[0].device):
+            return objective(model, batch)[1]
+    except RuntimeError as error:
+        reason = str(error).split("\n", 1)[0].removesuffix(".")
+        raise ValueError(
+            f"{spec} fails without gradients, as in the validation after each epoch ({reason}). Compute gradients "
+            "inside torch.enable_grad(), or only if torch.is_grad_enabled()."
+        ) from error
+
+
+def _equal(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return False
+    return torch.allclose(first.double(), second.double(), rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def _list_leaves(terms: Mapping[str, Tensor]) -> dict[int, Tensor]:

@@ -428,9 +428,76 @@ FORMS = """
 
     def jacobian(model, batch):
         inputs = batch[0].clone().requires_grad_()
-        output = model(inputs)
-        (slope,) = torch.autograd.grad(output.logsumexp(1).sum(), inputs, create_graph=True)
+        with torch.enable_grad():
+            output = model(inputs)
+            (slope,) = torch.autograd.grad(output.logsumexp(1).sum(), inputs, create_graph=True)
         return output, {"slope": slope.square().mean()}
+
+    def jacobian_without_validation(model, batch):
+        inputs = batch[0].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(inputs).logsumexp(1).sum(), inputs, create_graph=True)
+        return model(inputs), {"slope": slope.square().mean()}
+
+    class LazyFar(Far):
+        def make(self):
+            return nn.LazyLinear(5)
+"""
+STATES = """
+    import numpy as np
+    import torch
+    from torch import nn
+    import kd
+
+    class Counter:
+        def __init__(self, student, teacher, batch):
+            self.steps = 0
+
+        def step(self, output):
+            self.steps += 1
+            return self.steps
+
+        def __call__(self, model, batch):
+            output, terms = kd.supervised(model, batch)
+            return output, {**terms, "far": output.square().mean() * self.step(output)}
+
+    class Generator(Counter):
+        def __init__(self, student, teacher, batch):
+            self.generator = np.random.default_rng(0)
+
+        def step(self, output):
+            return float(self.generator.random())
+
+    class First(Counter):
+        def step(self, output):
+            self.steps = self.steps or output.mean().item()
+            return self.steps
+
+    class Plain(nn.Module):
+        def __init__(self, student, teacher, batch):
+            super().__init__()
+            self.steps = 0
+
+        def forward(self, model, batch):
+            self.steps += 1
+            output, terms = kd.supervised(model, batch)
+            return output, {**terms, "far": output.square().mean() / self.steps}
+
+    class Buffer(Plain):
+        def __init__(self, student, teacher, batch):
+            nn.Module.__init__(self)
+            self.register_buffer("steps", torch.zeros(()))
+
+    class Cache(Counter):
+        def step(self, output):
+            self.output = output
+            return torch.rand(())
+
+    def calls(model, batch):
+        calls.number += 1
+        output, terms = kd.supervised(model, batch)
+        return output, {"hard": terms["hard"] / calls.number}
+
+    calls.number = 0
 """
 
 
@@ -448,6 +515,27 @@ def test_a_projector_that_would_never_be_trained_is_refused(name: str, write: Wr
 @pytest.mark.parametrize("name", ["Far", "jacobian"])
 def test_trained_projectors_and_gradients_of_the_input_are_accepted(name: str, write: Write) -> None:
     assert try_method(f"{write(FORMS)}:{name}", *build()) == []
+
+
+def test_an_objective_that_fails_in_a_validation_is_refused(write: Write) -> None:
+    with pytest.raises(ValueError, match=r"fails without gradients, as in the validation .* torch\.enable_grad\(\)"):
+        try_method(f"{write(FORMS)}:jacobian_without_validation", *build())
+
+
+def test_a_lazy_projector_is_refused(write: Write) -> None:
+    with pytest.raises(ValueError, match=r"weights a shape when it is built\. Got projector\.weight of a lazy module"):
+        try_method(f"{write(FORMS)}:LazyFar", *build())
+
+
+@pytest.mark.parametrize("name", ["Counter", "Generator", "First", "Plain", "calls"])
+def test_an_objective_that_could_not_resume_is_refused(name: str, write: Write) -> None:
+    with pytest.raises(ValueError, match=r"the term '(far|hard)' of .* depends on values that its state_dict lacks"):
+        try_method(f"{write(STATES)}:{name}", *build())
+
+
+@pytest.mark.parametrize("name", ["Buffer", "Cache"])
+def test_buffers_and_random_numbers_of_torch_are_accepted(name: str, write: Write) -> None:
+    assert try_method(f"{write(STATES)}:{name}", *build()) == []
 
 
 def test_the_trial_starts_the_first_epoch(write: Write) -> None:
