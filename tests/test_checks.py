@@ -22,7 +22,7 @@ INSIDE: dict[str, tuple[object, ...]] = {
     "epochs": (1, 10**6),
     "learning_rate": (1e-12, 1e36),
     "seed": (0, 10**6),
-    "temperature": (1e-3, 5, 1e6),
+    "temperature": (1e-3, 5, 1e4),
     "alpha": (0, 0.5, 1),
     "student_width": (1, 10**6),
     "snapshot_seconds": (0, 30, math.inf),

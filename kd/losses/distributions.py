@@ -34,7 +34,10 @@ def require_temperature(temperature: float) -> None:
 
 def soften(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return log q and log p at the temperature, whose value is not checked if it is a tensor."""
-    if not isinstance(temperature, Tensor):
+    if isinstance(temperature, Tensor):  # its value is not read, which would force a GPU sync
+        shape, advice = list(temperature.shape), "for one per sample, divide both logits by [B, 1] and pass 1"
+        require(not shape, "the shape of the temperature", shape, "[], of a scalar", advice)
+    else:
         require_temperature(temperature)
     student, teacher = prepare_logits(student_logits, teacher_logits)
     return F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)

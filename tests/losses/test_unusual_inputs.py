@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd.checks import require_every_label
+from kd.checks import TEMPERATURE, require_every_label
 from kd.losses import (
     ab_loss,
     at_loss,
@@ -307,3 +307,22 @@ def test_equal_or_zero_features_get_a_bounded_gradient(name: str, value: float) 
     one_dead[2] = one_dead[1]
     _, gradient = differentiate(lambda s: loss(s, teacher), one_dead)
     assert float(gradient.abs().max()) < 20
+
+
+def test_several_temperatures_are_refused() -> None:
+    """By broadcasting, each T² would multiply the loss of the whole batch."""
+    logits, temperatures = torch.randn(4, 5), torch.tensor([1.0, 2.0, 4.0, 8.0])
+    for shaped in (temperatures, temperatures.unsqueeze(1), temperatures[:1]):
+        with pytest.raises(ValueError, match=r"shape of the temperature must be \[\], of a scalar\. Got \["):
+            kd_loss(logits, logits, temperature=shaped)
+
+
+def test_no_setting_allows_a_temperature_at_which_float32_is_noise() -> None:
+    assert TEMPERATURE.largest == 10_000
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(64, 10), torch.randn(64, 10)
+    gradients = []
+    for student in (logits.requires_grad_(), logits.detach().double().requires_grad_()):
+        loss = kd_loss(student, teacher.to(student.dtype), temperature=TEMPERATURE.largest)
+        gradients.append(torch.autograd.grad(loss, student)[0].double())
+    torch.testing.assert_close(*gradients, rtol=0.01, atol=0.01 * float(gradients[1].abs().max()))
