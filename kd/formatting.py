@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+ROUNDING = 1e-12  # smaller numbers are 0 but for the rounding of sums
 SMALLEST_P = 1e-4  # smaller p-values are printed as "< 0.0001": their digits rest on the tails of the test's model
+
+
+def format_visible(value: float, spec: str = ",.1f") -> str:
+    """Return the value in a format, or with two digits if the format would show a number other than 0 as 0.
+
+    Else a difference or a bound beside a verdict looks like 0, and the verdict wrong.
+    """
+    text = format(value, spec)
+    return text if abs(value) < ROUNDING or text.strip("+-0.,") else format(value, ".2g")
 
 
 def format_signed(value: float, spec: str = ",.1f") -> str:
     """Return the value with its sign, by default with thousands separators and one decimal; 0 has no sign."""
-    text = f"{value:+{spec}}"
-    return text if text.strip("+-0.,") else text[1:]
+    sign = "" if abs(value) < ROUNDING else "-" if value < 0 else "+"
+    return sign + format_visible(abs(value), spec)
 
 
 def format_range(low: float, high: float, spec: str = ",.1f") -> str:

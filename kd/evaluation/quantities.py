@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd.checks import DECIDE, require
+from kd.formatting import format_visible
 
 _VISIBLE = 0.02  # relative error of rounding
 BALANCED_WITHIN = 3  # classes whose sizes differ by more than this factor are judged by the balanced error
@@ -50,7 +51,7 @@ class Quantity(NamedTuple):
     def describe(self, difference: float) -> str:
         """Describe a difference other than 0, such as "26.8 fewer errors"."""
         return " ".join(
-            filter(None, (format(abs(difference), self.spec), self.unit, self.less if difference < 0 else self.more))
+            filter(None, (self._format(abs(difference)), self.unit, self.less if difference < 0 else self.more))
         )
 
     def describe_value(self, value: float) -> str:
@@ -58,7 +59,7 @@ class Quantity(NamedTuple):
         if self.key == "errors":
             return f"{value:,.{0 if float(value).is_integer() else 1}f} errors"
         thing, _, unit = self.name.rpartition(", ")
-        texts = thing, f"{value:{self.spec}} {unit}"
+        texts = thing, f"{self._format(value)} {unit}"
         return " ".join(reversed(texts) if self.key.startswith("recall:") else texts)  # a class may be a number
 
     def describe_bound(self, bound: float) -> str:
@@ -76,7 +77,10 @@ class Quantity(NamedTuple):
 
     def shows(self, value: float) -> bool:
         """Return whether the value differs from 0 when it is formatted."""
-        return bool(format(abs(value), self.spec).strip("0.,"))
+        return bool(self._format(abs(value)).strip("0.,"))
+
+    def _format(self, value: float) -> str:
+        return format_visible(value, self.spec)
 
 
 ERRORS = Quantity("errors", "test errors", "", "fewer errors", "more errors", ",.1f")

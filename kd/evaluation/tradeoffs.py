@@ -11,6 +11,7 @@ from kd.evaluation.quantities import BALANCED, ERRORS, NLL, Quantity, are_balanc
 from kd.evaluation.sequential import anytime_interval
 from kd.evaluation.verdict import Contrast
 from kd.evaluation.verdict_text import format_bounds, format_interval
+from kd.formatting import format_range, format_visible
 
 
 def describe_losses(comparison: Comparison, teacher: int | None) -> list[str]:
@@ -79,7 +80,7 @@ def _describe_probabilities(comparison: Comparison, teacher: int | None) -> list
     risen = (anytime_interval if comparison.anytime else t_interval)(rises[:, 0].tolist())
     if risen and risen.low > 0:
         return [
-            f"It is worse calibrated: its ECE is {np.mean(rises):.2f} percentage points higher (95 % CI for these "
-            f"{comparison.noun} {risen.low:+.2f} to {risen.high:+.2f})."
+            f"It is worse calibrated: its ECE is {format_visible(float(np.mean(rises)), '.2f')} percentage points higher "
+            f"(95 % CI for these {comparison.noun} {format_range(*risen, '.2f')})."
         ]
     return []

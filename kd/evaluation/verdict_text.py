@@ -8,7 +8,7 @@ from kd.evaluation.paired_seeds import Interval
 from kd.evaluation.power import Power, power_of
 from kd.evaluation.quantities import ERRORS, Quantity
 from kd.evaluation.verdict import Contrast, Judgement, Verdict
-from kd.formatting import equate_p, format_range
+from kd.formatting import equate_p, format_range, format_signed
 
 
 def sentence(
@@ -119,9 +119,10 @@ def _list_intervals(judgement: Judgement, quantity: Quantity) -> str:
 
 
 def _describe_relative(judgement: Judgement, relative_to: float | None) -> str:
-    if not relative_to:
+    mean = judgement.question.control.mean
+    if not relative_to or not mean:
         return ""
-    return f"; {100 * judgement.question.control.mean / relative_to:+.1f} % relative to the control"
+    return f"; {format_signed(100 * mean / relative_to)} % relative to the control"
 
 
 def _describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str) -> str:

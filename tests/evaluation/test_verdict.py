@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kd.evaluation.paired_seeds import Interval, Pairs, pair_errors, t_interval, t_test
 from kd.evaluation.power import detectable, seeds_needed
+from kd.evaluation.quantities import NLL
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, decide, holm, judge, judge_all, judge_counts
 from kd.evaluation.verdict_text import describe_basis, sentence
 
@@ -336,3 +337,17 @@ def test_a_gain_of_label_smoothing_and_its_interval_have_the_same_sign() -> None
     assert interval is not None
     text = write(judge(Question(STRONG, smoothed), margin=10))
     assert f"65.0 fewer errors (95 % CI {-interval.high:+.1f} to {-interval.low:+.1f})" in text
+
+
+@pytest.mark.parametrize(("scale", "start"), [(1e-7, "3e-07 nats less"), (0.01, "0.0300 nats less")])
+def test_a_difference_too_small_for_its_format_is_not_called_none(scale: float, start: str) -> None:
+    """Once "better than the labels alone: on average the same as the control (95 % CI 0.0000 to 0.0000)"."""
+    contrast = Contrast(tuple(scale * difference for difference in (-3, -4, -3, -2, -3)), one_error=None)
+    text = sentence(judge(Question(contrast), margin=0.1), basis="", quantity=NLL, relative_to=scale)
+    assert f"alone: {start} cross-entropy than the control" in text
+    assert f"{100 * contrast.mean / scale:.1f} % relative to the control" in text
+    assert "to 0.0" not in text
+
+
+def test_without_a_difference_there_is_no_relative_one() -> None:
+    assert "relative" not in write(judge_pairs(pairs_of(NONE)))
