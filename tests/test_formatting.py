@@ -14,7 +14,8 @@ PACKAGE = Path(kd.__file__).parent
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1783.31, "+1,783.3"), (-1783.31, "-1,783.3"), (0.04, "+0.04"), (-1e-7, "-1e-07"), (1e-15, "0.0"), (0, "0.0")]
+    ("value", "text"),
+    [(1783.31, "+1,783.3"), (-1783.31, "-1,783.3"), (0.04, "+0.04"), (-1e-7, "-1e-07"), (1e-15, "0.0"), (0, "0.0")],
 )
 def test_a_difference_has_a_sign_and_separators(value: float, text: str) -> None:
     assert format_signed(value) == text

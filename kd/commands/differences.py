@@ -57,10 +57,10 @@ def power_sentences(verdicts: Verdicts) -> Iterator[str]:
         power, n = power_at(judgement), len(judgement.question.control.differences)
         is_said = judgement.verdict == "inconclusive" and len(judgements) == 1  # by the verdict itself
         if power.detectable is not None and not is_said:
-            takes = f"{power.for_margin:,} pairs" if power.for_margin else f"more test {comparison.noun}"
+            needed = f"{power.for_margin:,} pairs" if power.for_margin else f"more test {comparison.noun}"
             yield (
                 f"{prefix} this spread, {describe_detectable(n, power.detectable, quantity)}; "
-                f"{quantity.describe_bound(judgement.margin)} take {takes}."
+                f"to detect {quantity.describe_bound(judgement.margin)}, {needed} are needed."
             )
         significant = sum(test.p_value < 0.05 for test in comparison.mcnemars(number))
         yield (

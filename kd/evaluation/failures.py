@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kd.evaluation.classwise import ClassScores, majority_of, score_classes
 from kd.evaluation.quantities import ERRORS, Quantity, constant_value
+from kd.formatting import count_noun
 
 COLLAPSE_RULE = (
     "its lead over chance in balanced accuracy is less than half of its arm's median lead, by more than the sampling "
@@ -113,9 +114,11 @@ def describe_weak_teacher(
     """
     if teacher < WEAK * control or not teacher:
         return None
+    is_equal = math.isclose(teacher, control)  # but for the rounding of weights
+    relation = "no better" if is_equal else "worse" if teacher > control else "hardly better"
     return (
-        f"The teacher is hardly better than the control: {quantity.describe_value(teacher)} on the test {noun}, the "
-        f"control {quantity.describe_value(control).removesuffix(' errors')}. "
+        f"The teacher is {relation} than the control: {quantity.describe_value(teacher)} on the test {noun}, the "
+        f"control {quantity.describe_value(control).removesuffix(' errors').removesuffix(' error')}. "
         "It has little to teach; a better teacher is worth more than another method."
     )
 
@@ -158,8 +161,9 @@ def _describe_constant(quantity: Quantity, labels: Tensor, classes: Sequence[str
     if quantity.key == "nll":
         return f"predicting the frequencies of the classes ({value} on {len(labels):,} test {noun})"
     majority = majority_of(labels)
-    text = f"always predicting {classes[majority.label]}, which makes {majority.errors:,} errors on {len(labels):,} "
-    return f"{text}test {noun}" if quantity == ERRORS else f"{text}test {noun} ({value})"
+    errors = f"{count_noun(majority.errors, 'error')} on {len(labels):,} test {noun}"
+    text = f"always predicting {classes[majority.label]}, which makes {errors}"
+    return text if quantity == ERRORS else f"{text} ({value})"
 
 
 def _sampling_variance(scores: ClassScores) -> float:

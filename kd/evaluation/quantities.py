@@ -57,7 +57,7 @@ class Quantity(NamedTuple):
     def describe_value(self, value: float) -> str:
         """Describe the value of a model: "30 errors", "balanced error 50.00 %" or "7.14 % missed items of a"."""
         if self.key == "errors":
-            return f"{value:,.{0 if float(value).is_integer() else 1}f} errors"
+            return f"{value:,.{0 if float(value).is_integer() else 1}f} error{'' if value == 1 else 's'}"
         thing, _, unit = self.name.rpartition(", ")
         texts = thing, f"{self._format(value)} {unit}"
         return " ".join(reversed(texts) if self.key.startswith("recall:") else texts)  # a class may be a number
@@ -68,7 +68,8 @@ class Quantity(NamedTuple):
         It has three digits if its usual format would change it visibly: a margin of 0.25 errors is not 0.2.
         """
         thing = self.less.partition(" ")[2]
-        unit = f"{self.unit} of {thing}" if self.unit else thing if bound != 1 else thing.removesuffix("s")
+        unit = (self.unit or thing).removesuffix("s" if bound == 1 else "")
+        unit += f" of {thing}" if self.unit else ""
         if float(bound).is_integer():
             return f"{bound:,.0f} {unit}"
         text = f"{bound:{self.spec}}"

@@ -79,8 +79,9 @@ def _describe_probabilities(comparison: Comparison, teacher: int | None) -> list
     rises = by_teacher[0] if len(numbers) == 1 else comparison.block_means(by_teacher)
     risen = (anytime_interval if comparison.anytime else t_interval)(rises[:, 0].tolist())
     if risen and risen.low > 0:
+        rise = format_visible(float(np.mean(rises)), ".2f")
         return [
-            f"It is worse calibrated: its ECE is {format_visible(float(np.mean(rises)), '.2f')} percentage points higher "
-            f"(95 % CI for these {comparison.noun} {format_range(*risen, '.2f')})."
+            f"It is worse calibrated: its ECE is {rise} percentage points higher (95 % CI for these {comparison.noun} "
+            f"{format_range(*risen, '.2f')})."
         ]
     return []

@@ -6,11 +6,11 @@ Computed with the standard library: importing ``scipy.special`` for two function
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from kd.formatting import equate_p
+from kd.formatting import count_noun, equate_p
 
 EXACT = 5_000  # largest number of images for an exact sum of integers, in 10 ms
 
@@ -84,27 +84,54 @@ def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> 
     return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
+def find_better(
+    test: McNemar, balanced: tuple[float, float] | None = None, *, level: float = 0.05
+) -> Literal["control", "distilled"] | None:
+    """Return the better student by McNemar's test, or None if it is not significant.
+
+    Args:
+        test, balanced: see ``verdict``. Also None if the balanced error has the other sign: then fewer errors come
+            from larger classes.
+    """
+    if test.p_value >= level:
+        return None
+    is_distilled = test.only_second_wrong < test.only_first_wrong
+    if balanced and (balanced[1] > balanced[0] if is_distilled else balanced[1] < balanced[0]):
+        return None
+    return "distilled" if is_distilled else "control"
+
+
 def verdict(
-    control_errors: int, distilled_errors: int, test: McNemar, *, level: float = 0.05, noun: str = "images"
+    control_errors: int,
+    distilled_errors: int,
+    test: McNemar,
+    *,
+    level: float = 0.05,
+    noun: str = "images",
+    balanced: tuple[float, float] | None = None,
 ) -> str:
     """State whether the distilled student differs from its control, and the limits of the conclusion.
 
     Args:
         test: McNemar's test of the control (first) and the distilled student (second).
         noun: word for the test samples.
+        balanced: balanced errors of control and distilled student in percent, if the classes differ much in size.
     """
     counts = (
-        f"the distilled student makes {distilled_errors:,} errors, the control {control_errors:,} "
+        f"the distilled student makes {count_noun(distilled_errors, 'error')}, the control {control_errors:,} "
         f"({noun} that only the control gets wrong: {test.only_first_wrong:,}, only the distilled student: "
         f"{test.only_second_wrong:,}; exact McNemar {equate_p(test.p_value)})"
     )
-    if test.p_value >= level:
-        return (
-            f"No significant difference: {counts}. "
-            "These two networks may be equally good; judging the method takes several seeds."
-        )
-    better = "better" if test.only_second_wrong < test.only_first_wrong else "worse"
-    return (
-        f"The distilled student is {better}: {counts}. "
-        "This applies to these two networks only; judging the method takes several seeds."
-    )
+    fewer = "fewer" if test.only_second_wrong < test.only_first_wrong else "more"
+    is_significant = test.p_value < level
+    text = {
+        "distilled": f"The distilled student is better: {counts}.",
+        "control": f"The distilled student is worse: {counts}.",
+        None: f"The distilled student makes {fewer} errors, but not with equal weight of all classes: {counts}."
+        if is_significant
+        else f"No significant difference: {counts}.",
+    }[find_better(test, balanced, level=level)]
+    if balanced:
+        text += f" Its balanced error is {balanced[1]:.2f} %, the control's {balanced[0]:.2f} %."
+    these = "This applies to these two networks only" if is_significant else "These two networks may be equally good"
+    return f"{text} {these}; judging the method takes several seeds."

@@ -189,4 +189,4 @@ def _describe_power(judgement: Judgement, quantity: Quantity, unit: str) -> str:
     detected = describe_detectable(n, power.detectable, quantity, unit)
     if power.for_margin is None:
         return f"{detected}; to detect {margin}, no number of {unit}s is enough: more test items are needed."
-    return f"{detected}; {margin} take {power.for_margin:,} {unit}s."
+    return f"{detected}; to detect {margin}, {power.for_margin:,} {unit}s are needed."

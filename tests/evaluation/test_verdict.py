@@ -218,7 +218,7 @@ GIVEN = "given this teacher, split and test set."
                 "; 90 % CI -1.5 to +1.5)",
             ],
         ),
-        (OPEN, ["Distillation: inconclusive; 11.0 more errors", "80 % power", "; 10 errors take"]),
+        (OPEN, ["Distillation: inconclusive; 11.0 more errors", "80 % power", "; to detect 10 errors, "]),
         ([-90], ["inconclusive", "95 % CI undefined", "from one pair", "on 1 paired seed and"]),
         ([-5, -5], ["inconclusive", "All 2 differences are equal", "more pairs"]),
     ],
@@ -236,7 +236,7 @@ def test_an_inconclusive_verdict_states_power_and_pairs_needed() -> None:
     assert pairs.sd is not None
     text = write(judge_pairs(pairs))
     assert f"5 pairs detect a true difference of {detectable(5, pairs.sd):.1f} errors" in text
-    assert f"10 errors take {seeds_needed(10, pairs.sd):,} pairs." in text
+    assert f"to detect 10 errors, {seeds_needed(10, pairs.sd):,} pairs are needed." in text
 
 
 def test_a_sentence_on_several_methods_names_the_method_and_the_adjustment() -> None:

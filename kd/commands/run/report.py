@@ -13,11 +13,10 @@ from kd.commands.run.report_gallery import show_disagreements
 from kd.commands.run.report_plots import curve_panel
 from kd.commands.run.report_students import compare_confusions, compare_students, compare_with_teacher
 from kd.commands.run.results import ModelSize, Run, Timings, model_sizes
-from kd.commands.run.text import list_remarks
+from kd.commands.run.verdict import choose_tone, list_remarks, write_verdict
 from kd.evaluation.calibration import BINS, Bin, Calibration, ChanceError
-from kd.evaluation.two_models import McNemar
 from kd.report.blocks import Block, Card, Fold, Grid, Note, Paragraph, table
-from kd.report.page import Part, Section, Tone
+from kd.report.page import Part, Section
 from kd.report.plots import accuracy_comparison, reliability_diagram
 from kd.report.provenance import provenance
 from kd.report.svg import figure
@@ -54,14 +53,7 @@ def run_part(
         Section("cost", "Cost", _show_cost(run, sizes, timings)),
         Section("provenance", "Provenance", provenance(run.config, weights, run.test, command)),
     )
-    return Part("run", run.verdict, run.toy, sections, _choose_tone(run.students.test), model_settings(run.config))
-
-
-def _choose_tone(test: McNemar, level: float = 0.05) -> Tone:
-    """Return the tone that matches ``kd.evaluation.two_models.verdict`` at its default significance level."""
-    if test.p_value >= level:
-        return "open"
-    return "better" if test.only_second_wrong < test.only_first_wrong else "worse"
+    return Part("run", write_verdict(run), run.toy, sections, choose_tone(run), model_settings(run.config))
 
 
 def _show_cards(run: Run, sizes: Mapping[str, ModelSize]) -> tuple[Block, ...]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kd.arms import CONTROL, DISTILLED, STUDENTS, TEACHER, arm_of
+from kd.arms import CONTROL, DISTILLED, STUDENTS, TEACHER
 from kd.commands.run.disagreements import (
     Confusion,
     Disagreements,
@@ -30,12 +30,10 @@ from kd.evaluation.calibration import (
     reliability_curve,
 )
 from kd.evaluation.classwise import ClassScores, Majority, majority_of, score_classes
-from kd.evaluation.failures import describe_failures, describe_gap
 from kd.evaluation.fidelity import Fidelity, fidelity
 from kd.evaluation.latency import Latency
 from kd.evaluation.metrics import confusion_matrix
-from kd.evaluation.quantities import choose_quantity
-from kd.evaluation.two_models import Accuracy, McNemar, accuracy_of, mcnemar, proportion_interval, verdict
+from kd.evaluation.two_models import Accuracy, McNemar, accuracy_of, mcnemar, proportion_interval
 from kd.evaluation.unlike import Validation
 from kd.training.history import History
 
@@ -174,37 +172,6 @@ class Run:
         low, high = proportion_interval(test.only_first_wrong, discordant) if discordant else (None, None)
         both_wrong, both_right = int((control & distilled).sum()), int((~control & ~distilled).sum())
         return Students(test, both_wrong, both_right, discordant, share, low, high)
-
-    @cached_property
-    def verdict(self) -> str:
-        """Verdict on these two students, in a sentence or two, after what ``failures`` says of the models."""
-        control, distilled = (self.accuracies[name].errors for name in STUDENTS)
-        return " ".join([*self.failures, verdict(control, distilled, self.students.test, noun=self.noun)])
-
-    @cached_property
-    def failures(self) -> list[str]:
-        """Sentences on models that are no better than the majority class, or never predict some class."""
-        arms = {arm_of(name).label: [matrix] for name, matrix in self.confusion_matrices.items()}
-        names = [self.class_name(label) for label in range(len(self.confusion_matrices[TEACHER]))]
-        quantity = choose_quantity("auto", self.labels, names)
-        return [*describe_failures(arms, self.labels, names, self.noun, quantity=quantity), *self._describe_gaps()]
-
-    def _describe_gaps(self) -> list[str]:
-        """Name models whose test accuracy is far below the validation accuracy of their final weights."""
-        if not self.validation_size:
-            return []
-        found = [
-            describe_gap(
-                arm_of(name).label,
-                history.final("val_acc"),
-                self.validation_size,
-                self.accuracies[name].accuracy,
-                len(self.labels),
-            )
-            for name, history in self.histories.items()
-            if history.get("val_acc")
-        ]
-        return [sentence for sentence in found if sentence]
 
     @cached_property
     def majority(self) -> Majority:

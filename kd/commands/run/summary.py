@@ -7,6 +7,7 @@ from typing import Any
 
 from kd.commands.run.disagreements import Disagreements, Example
 from kd.commands.run.results import Run, model_sizes
+from kd.commands.run.verdict import write_verdict
 from kd.evaluation.calibration import BINS, ReliabilityCurve
 from kd.evaluation.fidelity import Fidelity
 from kd.storage.environment import versions
@@ -22,7 +23,7 @@ def summarise_run(run: Run, entries: Mapping[str, Mapping[str, Any]]) -> dict[st
         "toy": run.toy,
         "config": dict(run.config),
         "environment": versions(),
-        "verdict": run.verdict,
+        "verdict": write_verdict(run),
         "test": {name: accuracy._asdict() for name, accuracy in run.accuracies.items()},
         "models": {name: size._asdict() for name, size in model_sizes(entries).items()},
         "control_against_distilled": _summarise_students(run),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from kd.arms import CONTROL, TEACHER
 from kd.commands.run.results import Run
+from kd.commands.run.verdict import list_remarks, write_verdict
 from kd.console import print_table, say
-from kd.evaluation.failures import describe_weak_teacher
 
 
 def print_evaluation(run: Run, *, limit: int | None) -> None:
@@ -37,14 +36,7 @@ def print_evaluation(run: Run, *, limit: int | None) -> None:
     _print_distribution(run)
     for remark in list_remarks(run):
         say(remark)
-    say(run.verdict)
-
-
-def list_remarks(run: Run) -> list[str]:
-    """Return a sentence if the teacher is hardly better than the control, else nothing."""
-    teacher, control = (run.accuracies[name].errors for name in (TEACHER, CONTROL))
-    weak = describe_weak_teacher(teacher, control, run.noun)
-    return [weak] if weak else []
+    say(write_verdict(run))
 
 
 def _print_distribution(run: Run) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 import kd
 from kd.commands.run.files import result_files, weight_files
 from kd.commands.run.results import Run, Timings
+from kd.commands.run.verdict import choose_tone, list_remarks, write_verdict
 from kd.evaluation.latency import Latency
 
 NAMES = ("teacher", "control", "distilled")
@@ -280,3 +281,42 @@ def test_the_mask_of_wrong_predictions_marks_the_errors() -> None:
     perfect = replace(run, logits={**run.logits, "teacher": nn.functional.one_hot(run.labels, CLASSES).float()})
     assert not perfect.wrong["teacher"].any()
     assert perfect.wrong["control"].tolist() == (run.logits["control"].argmax(dim=1) != run.labels).tolist()
+
+
+def an_unequal_run(teacher: list[int], control: list[int], distilled: list[int]) -> Run:
+    """Return a run on 90 items of class 0 and 10 of class 1; each model gets so many of each class wrong."""
+    labels = torch.tensor([0] * 90 + [1] * 10)
+
+    def logits(wrong: list[int]) -> torch.Tensor:
+        predicted = labels.clone()
+        predicted[: wrong[0]], predicted[90 : 90 + wrong[1]] = 1, 0
+        return nn.functional.one_hot(predicted, 2).float()
+
+    wrong = dict(zip(NAMES, (teacher, control, distilled), strict=True))
+    test = kd.ImageDataset(torch.zeros(100, 1, 4, 4, dtype=torch.uint8), labels, mean=0.5, std=0.25)
+    return replace(
+        a_run(), logits={name: logits(of_model) for name, of_model in wrong.items()}, labels=labels, test=test
+    )
+
+
+def test_fewer_errors_from_a_neglected_class_are_not_called_better() -> None:
+    """``kd compare`` judges such data by the balanced error; ``kd run`` once said "is better"."""
+    neglecting = an_unequal_run([0, 0], [30, 0], [5, 6])
+    assert choose_tone(neglecting) == "open"
+    text = write_verdict(neglecting)
+    assert "The distilled student makes fewer errors, but not with equal weight of all classes: " in text
+    assert "Its balanced error is 32.78 %, the control's 16.67 %. This applies to these two networks only" in text
+    better = an_unequal_run([0, 0], [30, 2], [5, 2])
+    assert choose_tone(better) == "better"
+    assert "student is better: " in write_verdict(better)
+    assert "Its balanced error is 12.78 %, the control's 26.67 %." in write_verdict(better)
+    assert choose_tone(an_unequal_run([0, 0], [5, 6], [30, 0])) == "open"
+
+
+def test_a_teacher_is_weak_in_the_quantity_of_the_comparison() -> None:
+    assert (
+        "no better than the control: balanced error 50.00 %"
+        in list_remarks(an_unequal_run([0, 10], [90, 0], [0, 0]))[0]
+    )
+    assert list_remarks(an_unequal_run([20, 0], [0, 8], [0, 0])) == []  # more errors, but a lower balanced error
+    assert "balanced error" not in write_verdict(a_run())
