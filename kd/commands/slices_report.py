@@ -10,9 +10,9 @@ from kd.report.blocks import Block, Fold, Paragraph, table
 SHOWN = 20  # rows of a group; more are folded
 
 
-def show_slices(slices: Slices) -> tuple[Block, ...]:
-    """Return a table for each group of slices, and what differs significantly."""
-    findings = describe_slices(slices) or ["No slice differs significantly after the adjustment."]
+def show_slices(slices: Slices, *, withheld: bool) -> tuple[Block, ...]:
+    """Return a table for each group of slices, and what differs significantly; see ``describe_slices``."""
+    findings = describe_slices(slices, withheld=withheld) or ["No slice differs significantly after the adjustment."]
     blocks: list[Block] = [Paragraph(text) for text in findings]
     for group, differences in slices.items():
         header = (group, "items", "control, % wrong", "distilled, % wrong", "difference", "95 % CI", "p (Holm)")

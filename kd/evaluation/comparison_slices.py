@@ -13,6 +13,7 @@ from kd.evaluation.slices import Masks, SliceDifference, compare_parts, compare_
 
 Slices = dict[str, dict[str, SliceDifference]]  # group of slices → slice → difference; Holm within a group
 BUILT_IN = {"class", "teacher", "shift"}  # names of groups
+WITHHELD = "The verdict is not decided, so the differences on slices are no evidence about the method."
 UNSURE = 0.25  # fraction of the test items on which the teacher is least confident
 
 
@@ -44,8 +45,12 @@ def _compare_shifted(comparison: Comparison, shift: str) -> tuple[NDArray[np.flo
     return control, distilled
 
 
-def describe_slices(slices: Slices, level: float = 0.05) -> list[str]:
-    """Return a sentence for each group in which some slice differs significantly."""
+def describe_slices(slices: Slices, level: float = 0.05, *, withheld: bool = False) -> list[str]:
+    """Return a sentence for each group in which some slice differs significantly.
+
+    Args:
+        withheld: whether the verdict was withheld; then the differences are no evidence either, which is said first.
+    """
     sentences = []
     for group, differences in slices.items():
         found = {name: slice for name, slice in differences.items() if slice.p < level}
@@ -57,7 +62,7 @@ def describe_slices(slices: Slices, level: float = 0.05) -> list[str]:
             sentences.append(
                 f"By {group}: {'; '.join(texts)} (percentage points; Holm over {len(differences)} slices)."
             )
-    return sentences
+    return [WITHHELD, *sentences] if sentences and withheld else sentences
 
 
 def _describe(name: str, slice: SliceDifference) -> str:

@@ -61,6 +61,11 @@ class Verdicts:
         """The verdict that heads the page."""
         return self.overall or self.by_teacher[0]
 
+    @property
+    def is_withheld(self) -> bool:
+        """Whether students that collapsed or learned nothing leave the question of ``main`` without an answer."""
+        return self.main.verdict == "not decided"
+
     def ask(self, teacher: int) -> Question:
         """Return the question about the pairs of one teacher."""
         comparison = self.comparison
@@ -152,13 +157,13 @@ class Verdicts:
 
         "Helps" is also withheld if any model is no better than the majority class, which is said before the verdict.
         """
-        useless = self._useless
+        useless = self.useless
         nobody_learned = all((*useless[CONTROL], *useless[DISTILLED]))
         doubtful = judgement.verdict == "helps" and any(map(any, useless.values()))
         return judgement._replace(verdict="not decided") if self.collapsed or nobody_learned or doubtful else judgement
 
     @cached_property
-    def _useless(self) -> dict[str, list[bool]]:
+    def useless(self) -> dict[str, list[bool]]:
         """For each model of each arm, whether it is no better than always predicting the majority class."""
         comparison, quantity = self.comparison, self.comparison.quantity.of_learning
         return find_useless({arm: self.values(arm, quantity) for arm in self._arms}, quantity, comparison.labels)

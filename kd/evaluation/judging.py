@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -122,7 +122,7 @@ def judge(
         has_probabilities=kind != "classes",
         remarks=_describe_identical(digests[CONTROL], digests[DISTILLED]),
     )
-    return Judged(comparison)
+    return Judged(replace(comparison, remarks=[*comparison.remarks, *_advise_order(comparison)]))
 
 
 def _require_pairs(control: Sequence[Any], distilled: Sequence[Any], smoothed: Sequence[Any]) -> None:
@@ -213,6 +213,16 @@ def _describe_identical(control: Sequence[str], distilled: Sequence[str]) -> lis
     if equal == len(control):
         return ["Every distilled student has the same predictions as its control."]
     return [f"In {equal} of {len(control)} pairs the distilled student has the same predictions as its control."]
+
+
+def _advise_order(comparison: Comparison) -> list[str]:
+    """Return advice if most students of an arm learned nothing, as with rows in another order than the labels."""
+    if not any(2 * sum(flags) > len(flags) for flags in Verdicts(comparison).useless.values()):
+        return []
+    return [
+        "Check that the predictions have the same order of items and the same numbers of classes as the labels: most "
+        "students of an arm seem to have learned nothing."
+    ]
 
 
 def _count_classes(arms: dict[str, list[Tensor]], labels: Tensor, kind: Kind, named: int) -> int:

@@ -127,6 +127,7 @@ def page(parts: Sequence[Part], *, notes: Sequence[str] = ()) -> bytes:
     ordered = sorted(parts, key=lambda part: _sort_key(part.source, tuple(SOURCES)))
     verdicts = [_format_verdict(part) for part in ordered if part.verdict]
     text: str = _load_template().render(
+        trained_here=[part.source for part in ordered] != ["judge"],
         toys=[f"{_source_label(part.source)}: {part.toy}" for part in ordered if part.toy],
         lead=verdicts[0] if verdicts else None,
         others=verdicts[1:],

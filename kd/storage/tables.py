@@ -23,6 +23,7 @@ NPZ_NAMES = (*_ARRAYS, *(f"{name}_{part}" for part in ("train", "val", "test") f
 NPZ_LIMIT = SIZE_LIMIT  # bytes, for a dataset's file and for all its arrays unpacked
 CSV_LIMIT = 256 * 1024**2  # bytes; parsed to Python strings and lists, a file takes ten times its size
 _NON_OBJECT = "biufcmMSUV"  # numpy dtype kinds except objects; the dataset checks the dtype itself later
+_NAME_IDS = "Only an id column may hold text: name it with --ids (in Python, id_column)"
 CSV_EXPANSION = 10  # memory that Python's strings and lists take / size of the file
 
 
@@ -40,7 +41,9 @@ class Table(NamedTuple):
     columns: list[str] | None
 
 
-def read_table(path: Path, *, name: str, id_column: str | None, check_shape: CheckShape) -> Table:
+def read_table(
+    path: Path, *, name: str, id_column: str | None, check_shape: CheckShape, advice: str = _NAME_IDS
+) -> Table:
     """Read a table from a ``.npy``, ``.npz`` or ``.csv`` file.
 
     Args:
@@ -48,6 +51,7 @@ def read_table(path: Path, *, name: str, id_column: str | None, check_shape: Che
             read, so that their number is bounded by what the caller needs.
         name: the array to read from an ``.npz`` file with several arrays besides the ids.
         id_column: column (``.csv``) or array (``.npz``) with the row ids; None reads no ids.
+        advice: remedy for text in a ``.csv`` file.
 
     Raises:
         OSError: the file cannot be read.
@@ -68,7 +72,7 @@ def read_table(path: Path, *, name: str, id_column: str | None, check_shape: Che
             because = "; save a table of this size as .npy"
             content = read_bytes(path, limit=CSV_LIMIT, because=because)
             require_memory(CSV_EXPANSION * len(content), str(path), "Save it as .npy.")
-            table = _parse_csv(content, id_column)
+            table = _parse_csv(content, id_column, advice)
             check_shape(table.values.shape)
             return table
     raise ValueError(f"it should be an .npy, .npz or .csv file. Got {path.suffix or 'no suffix'!r}")
@@ -115,31 +119,28 @@ def parse_text(content: bytes) -> list[tuple[int, list[str]]]:
         raise ValueError(f"it is not comma-separated text in UTF-8 ({error})") from error
 
 
-def _parse_csv(content: bytes, id_column: str | None) -> Table:
+def _parse_csv(content: bytes, id_column: str | None, advice: str) -> Table:
     rows = parse_text(content)
     header = rows.pop(0)[1] if rows and _is_header(rows[0][1]) else None
     if not rows:
         raise ValueError("it has no rows")
     if id_column is None:
-        return Table(_parse_numbers(rows, len(header or rows[0][1])), None, header)
+        return Table(_parse_numbers(rows, len(header or rows[0][1]), advice), None, header)
     if header is None or id_column not in header:
         got = "no header" if header is None else f"the columns {', '.join(header[:12])}"
         raise ValueError(f"it should have a header with a column {id_column!r}. Got {got} instead")
     index = header.index(id_column)
     ids = [row.pop(index) if index < len(row) else "" for _, row in rows]
     del header[index]
-    return Table(_parse_numbers(rows, len(header)), ids, header)
+    return Table(_parse_numbers(rows, len(header), advice), ids, header)
 
 
-def _parse_numbers(rows: list[tuple[int, list[str]]], width: int) -> Array:
+def _parse_numbers(rows: list[tuple[int, list[str]]], width: int, advice: str) -> Array:
     values = np.empty((len(rows), width))
     for out, (line, row) in zip(values, rows, strict=True):
         bad = next((cell for cell in row if not _is_number(cell)), None)
         if bad is not None:
-            raise ValueError(
-                f"line {line} should hold numbers. Got {bad[:40]!r}. Only an id column may hold text: name it with "
-                "--ids (in Python, id_column)"
-            )
+            raise ValueError(f"line {line} should hold numbers. Got {bad[:40]!r}. {advice}")
         if len(row) != width:
             raise ValueError(f"line {line} should hold {width} numbers, like the first line. Got {len(row)}")
         out[:] = [float(cell) for cell in row]

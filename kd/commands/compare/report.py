@@ -63,7 +63,7 @@ def compare_part(
         Section(
             "comparison", "Paired differences", (*show_differences(verdicts), *questions, *paragraphs(other_verdicts))
         ),
-        Section("slices", "Where it helps", show_slices(slices)),
+        Section("slices", "Where it helps", show_slices(slices, withheld=verdicts.is_withheld)),
         Section("reliability", "Calibration", _show_calibration(comparison, arms)),
         Section("fidelity", "Fidelity to the teacher", tabulate_fidelity(comparison, arms)),
         Section("cost", "Cost", show_cost(comparison, {"": cost})),

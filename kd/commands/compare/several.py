@@ -174,7 +174,7 @@ def print_methods(results: Results, *, limit: int | None) -> None:
     for name, own in results.verdicts.items():
         say(f"{name}:")
         print_differences(own)
-        for line in describe_slices(results.slices[name]):
+        for line in describe_slices(results.slices[name], withheld=own.is_withheld):
             say(line)
     rows = {name: model_cells(footprint) for name, footprint in next(iter(results.costs.values())).models.items()}
     print_table(f"Cost of inference ({LATENCY})", MODEL_CELLS, rows)

@@ -47,7 +47,7 @@ def methods_part(
             (*_show_methods(verdicts), *show_arms(comparison, arms, drawing), *describe_epoch(shared)),
         ),
         Section("comparison", "Paired differences", (*_fold_differences(verdicts), *questions)),
-        Section("slices", "Where it helps", _fold({name: show_slices(own) for name, own in results.slices.items()})),
+        Section("slices", "Where it helps", _fold(_show_slices(results))),
         Section("reliability", "Calibration", (tabulate_calibration(comparison, arms),)),
         Section("fidelity", "Fidelity to the teacher", tabulate_fidelity(comparison, arms)),
         Section("cost", "Cost", show_cost(comparison, results.costs)),
@@ -79,6 +79,10 @@ def _show_methods(verdicts: Mapping[str, Verdicts]) -> tuple[Block, ...]:
     drawing = figure(methods_drawings(verdicts)["comparisons_differences"], alt=f"Paired differences. {alt}.")
     sentences = paragraphs(own.lines[-1] for own in verdicts.values())
     return (table(METHODS, rows, caption=methods_caption(verdicts)), drawing, *sentences)
+
+
+def _show_slices(results: Results) -> dict[str, tuple[Block, ...]]:
+    return {name: show_slices(own, withheld=results.verdicts[name].is_withheld) for name, own in results.slices.items()}
 
 
 def _fold_differences(verdicts: Mapping[str, Verdicts]) -> tuple[Block, ...]:

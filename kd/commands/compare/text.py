@@ -26,7 +26,7 @@ def print_comparison(verdicts: Verdicts, cost: Cost, *, slices: Slices, limit: i
     toy = f", QUICK RUN on {limit:,} training {comparison.noun}" if limit is not None else ""
     print_arms(comparison, summaries(comparison), f"{comparison.images:,} test {comparison.noun}{toy}")
     print_differences(verdicts)
-    for line in describe_slices(slices):
+    for line in describe_slices(slices, withheld=verdicts.is_withheld):
         say(line)
     print_table(
         f"Cost of inference ({LATENCY})",

@@ -26,6 +26,8 @@ from kd.storage.npy import Array, CheckShape
 from kd.storage.places import use_folders
 from kd.storage.tables import read_table
 
+NUMBERS = "Classes are numbers from 0, and the rows of all files are in the same order: leave out names and ids"
+
 
 def run(settings: JudgeSettings) -> None:
     """Read the predictions, print the verdict and write the report.
@@ -55,7 +57,7 @@ def run(settings: JudgeSettings) -> None:
     quantity, margin = judged.comparison.quantity, judged.comparison.unit_margin
     say(f"decided by: {quantity.name}; equivalence margin: {quantity.describe_bound(margin)}")
     print_differences(judged.verdicts)
-    for line in (*describe_slices(judged.slices), judged.sentence):
+    for line in (*describe_slices(judged.slices, withheld=judged.verdicts.is_withheld), judged.sentence):
         say(line)
     content = {
         "settings": {name: _to_plain(value) for name, value in dataclasses.asdict(settings).items()},
@@ -76,7 +78,7 @@ def run(settings: JudgeSettings) -> None:
 def _make_part(judged: Judged) -> Part:
     sections = (
         Section("comparison", "Paired differences", show_differences(judged.verdicts)),
-        Section("slices", "Where it helps", show_slices(judged.slices)),
+        Section("slices", "Where it helps", show_slices(judged.slices, withheld=judged.verdicts.is_withheld)),
     )
     return Part("judge", judged.sentence, None, sections, TONE_OF[judged.verdict])
 
@@ -97,7 +99,7 @@ def _read_classes(path: Path) -> Tensor:
 
 def _read(path: Path, name: str, check_shape: CheckShape) -> Array:
     try:
-        return read_table(path, name=name, id_column=None, check_shape=check_shape).values
+        return read_table(path, name=name, id_column=None, check_shape=check_shape, advice=NUMBERS).values
     except ValueError as error:
         raise ValueError(f"cannot use {path}: {str(error).removesuffix('.')}.") from error
     except OSError as error:
@@ -111,7 +113,7 @@ def _require_shape(shape: Sequence[int], rows: int) -> None:
 
 def _require_column(shape: Sequence[int]) -> None:
     if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
-        raise ValueError(f"it must have a single column. Got shape {list(shape)}")
+        raise ValueError(f"it must have a single column. Got shape {list(shape)}. {NUMBERS}")
 
 
 def _to_plain(value: object) -> object:

@@ -12,7 +12,10 @@ import torch
 
 import kd
 from kd import cli
+from kd.commands.slices_report import show_slices
+from kd.evaluation.comparison_slices import WITHHELD, describe_slices
 from kd.evaluation.comparison_verdict import Verdicts
+from kd.report.blocks import Paragraph
 from tests.commands.compare.comparisons import make_comparison
 
 
@@ -209,3 +212,41 @@ def test_a_rare_class_without_a_difference_shows_no_small_difference() -> None:
     for decide in ("auto", "recall:1"):
         judged = kd.judge(control, distilled, labels, kind="classes", decide=decide, margin=2.0)
         assert judged.verdict == "inconclusive"
+
+
+def test_a_page_of_predictions_does_not_claim_how_they_were_trained(tmp_path: Path) -> None:
+    assert cli.main(["judge", *save(tmp_path, arrays()), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "results" / "report.html").read_text()
+    assert "same initial weights" not in page
+    assert "How they were trained is not\nknown here" in page
+
+
+def test_rows_in_another_order_than_the_labels_are_suspected() -> None:
+    values = arrays()
+    order = np.random.default_rng(0).permutation(len(values["labels"]))
+    shuffled = kd.judge(values["control"], [array[order] for array in values["distilled"]], values["labels"])
+    assert "Check that the predictions have the same order of items" in shuffled.sentence
+    assert "Check that" not in kd.judge(**values).sentence
+
+
+def test_slices_of_models_that_learned_nothing_are_no_evidence() -> None:
+    """Controls that always predict one class and students that always predict the other differ on both classes."""
+    labels = np.arange(200) % 2
+    judged = kd.judge([np.zeros(200, int)] * 8, [np.ones(200, int)] * 8, labels, kind="classes")
+    assert judged.verdict == "not decided"
+    first, second = describe_slices(judged.slices, withheld=judged.verdicts.is_withheld)
+    assert first == WITHHELD
+    assert second.startswith("By class: fewer errors on 1 (-100.00); more errors on 0 (+100.00)")
+    assert describe_slices(judged.slices) == [second]
+    assert show_slices(judged.slices, withheld=True)[0] == Paragraph(WITHHELD)
+
+
+def test_text_in_a_file_is_refused_without_naming_a_flag_that_judge_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = save(tmp_path, arrays())
+    (tmp_path / "names.csv").write_text("label\n" + "cat\n" * 400)
+    assert cli.main(["judge", *flags, "--labels", str(tmp_path / "names.csv"), "--out", str(tmp_path / "out")]) == 1
+    text = " ".join(capsys.readouterr().err.split())
+    assert "should hold numbers. Got 'cat'. Classes are numbers from 0" in text
+    assert "--ids" not in text
