@@ -166,8 +166,8 @@ def tabulate_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
         rows.append((arm_of(arm).label, *shares, *divergences))
     baseline = spread(comparison.baseline_agreement())
     explanation = (
-        "The control is trained without the teacher, so agreement above the control's is due to the training method. "
-        f"Two controls with different seeds agree on {percent(baseline.mean)} of the test {comparison.noun}."
+        "The control is trained without the teacher, so only agreement above the control's can be due to the "
+        f"training method. Two controls with different seeds agree on {percent(baseline.mean)} of the test {comparison.noun}."
     )
     caption = (
         f"Agreement with the teacher's predictions on all test {comparison.noun} and on those it classifies correctly "

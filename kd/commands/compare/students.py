@@ -73,11 +73,14 @@ def choose_smoothing(
         strength: fmean(float(item_losses(quantity, *trained[name].validation).sum()) for name in of_strength)
         for strength, of_strength in names.items()
     }
-    best = min(losses, key=lambda strength: round(losses[strength], 9))  # the weakest of those equal but for rounding
+    rounded = [round(loss, 9) for loss in losses.values()]
+    best = list(losses)[rounded.index(min(rounded))]  # the weakest of those equal but for rounding
+    equal = rounded.count(min(rounded))
+    choice = f"the weakest of the {equal} best" if equal > 1 else "the best"
     values = ", ".join(f"{strength:g}: {loss:{quantity.spec}}" for strength, loss in losses.items())
     name, noun = quantity.name.removeprefix("test "), teachers[0].task.noun
     means = f", means of {len(seeds)} pilots" if len(seeds) > 1 else ""
-    say(f"label smoothing {best:g} is the best on the validation {noun} ({name}{means}: {values})")
+    say(f"label smoothing {best:g} is {choice} on the validation {noun} ({name}{means}: {values})")
     return best
 
 

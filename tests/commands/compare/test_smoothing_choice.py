@@ -90,3 +90,14 @@ def test_the_pilots_are_part_of_the_estimate(tmp_path: Any) -> None:
     }
     expected = {"auto": PILOT_SEEDS, "errors": 1, "balanced": PILOT_SEEDS}
     assert counts == {decide: seeds * len(STRENGTHS) for decide, seeds in expected.items()}
+
+
+def test_equal_strengths_are_not_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weakest of several equal strengths was once "the best"."""
+    assert choose(ERRORS, monkeypatch)[0] == 0.05
+    assert "label smoothing 0.05 is the best on the validation" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setitem(FOUND, 0.2, FOUND[0.05])
+    assert choose(ERRORS, monkeypatch)[0] == 0.05
+    assert "0.05 is the weakest of the 2 best on the validation" in " ".join(capsys.readouterr().out.split())
