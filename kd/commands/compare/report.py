@@ -167,7 +167,8 @@ def tabulate_fidelity(comparison: Comparison, arms: Arms) -> tuple[Block, ...]:
     baseline = spread(comparison.baseline_agreement())
     explanation = (
         "The control is trained without the teacher, so only agreement above the control's can be due to the "
-        f"training method. Two controls with different seeds agree on {percent(baseline.mean)} of the test {comparison.noun}."
+        f"training method. Two controls with different seeds agree on {percent(baseline.mean)} of the test "
+        f"{comparison.noun}."
     )
     caption = (
         f"Agreement with the teacher's predictions on all test {comparison.noun} and on those it classifies correctly "

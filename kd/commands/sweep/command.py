@@ -39,6 +39,7 @@ from kd.commands.sweep.students import SweepContext, list_batch_sizes, make_stud
 from kd.commands.sweep.text import print_sweep
 from kd.console import say
 from kd.evaluation.metrics import confusion_matrix
+from kd.evaluation.quantities import ERRORS, Quantity, item_losses
 from kd.formatting import count_noun
 from kd.models.inference import Predictions
 from kd.storage.environment import environment
@@ -120,7 +121,8 @@ def explore(context: SweepContext) -> list[TriedPoint]:
         # In the steps folder, so that --fresh moves it aside with the saved steps.
         file = settings.state_dir / STEPS / "search.db"
         file.parent.mkdir(exist_ok=True)
-        trials = search(settings, file, _search_key(context), attempt, worst=context.images.validation)
+        worst = context.images.validation if context.data.deciding_quantity() == ERRORS else 100
+        trials = search(settings, file, _search_key(context), attempt, worst=worst)
         points = [documented_point(settings), *(trial.point for trial in trials)]
     attempt(points)  # also points that an earlier run had tried: their students are reused, and their times recorded
     return [results[point] for point in dict.fromkeys(add_controls(points))]
@@ -129,12 +131,13 @@ def explore(context: SweepContext) -> list[TriedPoint]:
 def _try_points(context: SweepContext, points: Sequence[Point]) -> dict[Point, TriedPoint]:
     """Train the students of some points and score them on the validation images; the test images are not used."""
     students = make_students(context, points, _list_seeds(context.settings))
+    quantity = context.data.deciding_quantity()
     scores: dict[str, Score | None] = {}
     for name, outcome in try_students(context.distill_data, students, processes=context.settings.processes):
         progress = f"{len(scores) + 1:>3}/{len(students)}  {name}"
         if isinstance(outcome, TrainedStudent):
             track_training(name, outcome.history)
-            scores[name], context.seconds[name] = score(outcome.validation), outcome.history.seconds
+            scores[name], context.seconds[name] = score(outcome.validation, quantity), outcome.history.seconds
             say(
                 f"{progress}: validation accuracy {outcome.history.final('val_acc'):.2%}, "
                 f"{outcome.history.seconds:.0f} s"
@@ -151,11 +154,14 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
     settings, documented = context.settings, documented_point(context.settings)
     points, seeds = list(dict.fromkeys(assign_roles(tried, documented).values())), _list_final_seeds(settings)
     students, finals = make_students(context, points, seeds), dict[str, Final]()
+    quantity = context.data.deciding_quantity()
     for name, student in train_students(context.distill_data, students, processes=settings.processes):
         assert student.test is not None
         track_training(name, student.history, student.test)
         matrix = confusion_matrix(*student.test)
-        finals[name] = Final(score(student.validation), score(student.test), student.test.wrong, matrix)
+        finals[name] = Final(
+            score(student.validation, quantity), score(student.test, quantity), student.test.wrong, matrix
+        )
         labels = student.test.labels
         context.seconds[name] = student.history.seconds
         say(f"{len(finals):>3}/{len(students)}  {name}: fresh seed, {student.history.seconds:.0f} s")
@@ -229,9 +235,12 @@ def _list_final_seeds(settings: SweepSettings) -> list[int]:
     return list(range(first, first + settings.final_pairs))
 
 
-def score(predictions: Predictions) -> Score:
-    """Return the errors and the mean cross-entropy of a student's predictions."""
-    return Score(int(predictions.wrong.sum()), float(F.cross_entropy(predictions.logits, predictions.labels)))
+def score(predictions: Predictions, quantity: Quantity) -> Score:
+    """Return the errors and the mean cross-entropy of a student's predictions, and the balanced error if it decides."""
+    cross_entropy = float(F.cross_entropy(predictions.logits, predictions.labels))
+    # Rounded: the order of a sum must not decide between points.
+    balanced = None if quantity == ERRORS else round(float(item_losses(quantity, *predictions).sum()), 9)
+    return Score(int(predictions.wrong.sum()), cross_entropy, balanced)
 
 
 def _search_key(context: SweepContext) -> str:
@@ -248,7 +257,9 @@ def _search_key(context: SweepContext) -> str:
         "students": [settings.student_width, recipe],
         "labels": [settings.label_smoothing, context.data.class_weights],
         "student": new_student(settings, context.task, torch.device("cpu")),
-        **({"freeze": settings.freeze} if settings.freeze else {}),  # else the key of an earlier version
+        # Without these, the key of an earlier version.
+        **({"freeze": settings.freeze} if settings.freeze else {}),
+        **({} if context.data.deciding_quantity() == ERRORS else {"decides": context.data.deciding_quantity().key}),
         "seeds": _list_seeds(settings),
         "data": [context.distill_data[0].training, context.distill_data[0].validation],
         "device": context.device,

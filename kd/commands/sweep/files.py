@@ -49,14 +49,12 @@ def student_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
                 "part": "tried",
                 **_describe_point(sweep, trial.point),
                 "seed": seed,
-                **_score_columns("validation", score),
-            } | {
-                "test_errors": "",
-                "test_cross_entropy": "",
+                **_score_columns(sweep, "validation", score),
+                **_score_columns(sweep, "test", None),
             }
     for point, finals in sweep.finals.items():
         for seed, final in zip(sweep.final_seeds, finals, strict=True):
-            scores = _score_columns("validation", final.validation) | _score_columns("test", final.test)
+            scores = _score_columns(sweep, "validation", final.validation) | _score_columns(sweep, "test", final.test)
             yield {"part": "final", **_describe_point(sweep, point), "seed": seed, **scores}
 
 
@@ -68,9 +66,10 @@ def _describe_point(sweep: Sweep, point: Point) -> dict[str, Any]:
     }
 
 
-def _score_columns(split: str, score: Score | None) -> dict[str, Any]:
+def _score_columns(sweep: Sweep, split: str, score: Score | None) -> dict[str, Any]:
     """Return the columns of a score; values are empty if the loss was not finite."""
-    return {f"{split}_{name}": getattr(score, name, "") for name in ("errors", "cross_entropy")}
+    names = [name for name in Score._fields if name != "balanced_error" or not sweep.decides_by_errors]
+    return {f"{split}_{name}": getattr(score, name, "") for name in names}
 
 
 def _summarize(sweep: Sweep) -> dict[str, Any]:
@@ -108,10 +107,14 @@ def _point_settings(sweep: Sweep, point: Point) -> dict[str, Any]:
 
 
 def _describe_tried(sweep: Sweep, trial: TriedPoint) -> dict[str, Any]:
-    """Describe a tried point; values are None if the loss of a student was not finite."""
+    """Describe a tried point, with mean and deviation of what decides; values are None if a loss was not finite."""
+    balanced = {"validation_balanced_error": [score and score.balanced_error for score in trial.scores]}
+    if sweep.decides_by_errors:
+        balanced = {}
     return {
         **_point_settings(sweep, trial.point),
         "validation_errors": [score and score.errors for score in trial.scores],
+        **balanced,
         "mean": trial.mean if trial.finite else None,
         "sd": trial.sd if trial.finite else None,
         "cross_entropy": trial.cross_entropy if trial.finite else None,

@@ -1,4 +1,4 @@
-"""The map of a sweep: validation errors over temperature and alpha, with the points that have a role marked."""
+"""The map of a sweep: what decides, on validation, over temperature and alpha; points with a role are marked."""
 
 from __future__ import annotations
 
@@ -53,8 +53,13 @@ def sweep_map(sweep: Sweep) -> Figure:
     return search_map(sweep) if sweep.searched else heat_map(sweep)
 
 
+def name_mean(sweep: Sweep) -> str:
+    """Return the name of a point's number in the map: the mean of what decides over the seeds."""
+    return "Mean errors" if sweep.decides_by_errors else f"Mean {sweep.quantity.name}"
+
+
 def point_list(sweep: Sweep) -> Figure:
-    """Plot the mean errors of the best points, one below the other, and of all points that have a role."""
+    """Plot the mean of what decides of the best points, one below the other, and of all points that have a role."""
     trials = [trial for rank, trial in enumerate(sweep.ordered) if rank < LISTED or sweep.roles_of(trial.point)]
     trials = [trial for trial in trials if trial.finite]
     figure = new_figure(8.4, 1.4 + 0.34 * len(trials))
@@ -66,9 +71,9 @@ def point_list(sweep: Sweep) -> Figure:
     labels = [_name_with_roles(sweep, trial.point) for trial in trials]
     axes.set_yticks(range(len(trials)), labels)
     axes.set_ylim(len(trials) - 0.5, -0.5)
-    axes.set_xlabel("mean errors (± sd)" if len(sweep.seeds) > 1 else "errors")
+    axes.set_xlabel(_describe_values(sweep).lower())
     images, seeds = f"{sweep.images.validation:,} validation {sweep.images.noun}", count_noun(len(sweep.seeds), "seed")
-    title = f"{sweep.method} on {images}, {seeds}\n{len(trials)} of {len(sweep.tried)} points; fewer is better"
+    title = f"{sweep.method} on {images}, {seeds}\n{len(trials)} of {len(sweep.tried)} points; {_describe_best(sweep)}"
     axes.set_title(title, loc="left", fontsize=11)
     return figure
 
@@ -79,7 +84,7 @@ def _name_with_roles(sweep: Sweep, point: Point) -> str:
 
 
 def heat_map(sweep: Sweep) -> Figure:
-    """Plot mean errors over temperature and alpha, with their standard deviation over the seeds.
+    """Plot the mean of what decides over temperature and alpha, with its standard deviation over the seeds.
 
     If the chosen and the documented point differ in other varied settings, each gets a map, on a shared colour scale.
     Alpha = 1 is the control, which has no temperature, so all cells of its column are equal. Untried cells are blank.
@@ -99,15 +104,23 @@ def heat_map(sweep: Sweep) -> Figure:
         for role, point in marked.items():
             if _is_in_map(point, place):
                 _draw_frame(axes, point, temperatures, alphas, role)
-        quantity = "Mean errors (± sd)" if len(sweep.seeds) > 1 else "Errors"
         prefix = "".join(
             f"at {name.replace('_', ' ')} {format_value(value)}; "
             for name, value in (*place.others, *(place.method or ()))
         )
-        _set_titles(axes, sweep, quantity, f"{prefix}fewer is better")
+        _set_titles(axes, sweep, _describe_values(sweep), f"{prefix}{_describe_best(sweep)}")
     handles: list[Any] = [_make_frame((0, 0), (1, 1), role) for role in marked]
     figure.legend(handles, [f"{role}: {format_point(point, others=False)}" for role, point in marked.items()], **LEGEND)
     return figure
+
+
+def _describe_values(sweep: Sweep) -> str:
+    """Return the name of the values of a plot that shows their deviation over the seeds too."""
+    return f"{name_mean(sweep)} (± sd)" if len(sweep.seeds) > 1 else name_mean(sweep).removeprefix("Mean ").capitalize()
+
+
+def _describe_best(sweep: Sweep) -> str:
+    return f"{'fewer' if sweep.decides_by_errors else 'lower'} is better"
 
 
 def _list_maps(marked: Sequence[Point]) -> list[Point]:
@@ -194,7 +207,7 @@ def _set_titles(axes: Axes, sweep: Sweep, quantity: str, subtitle: str) -> None:
 
 
 def search_map(sweep: Sweep) -> Figure:
-    """Plot every proposed point, coloured by its mean errors; points may also differ in other varied settings."""
+    """Plot every proposed point, coloured by the mean of what decides; other settings may differ too."""
     trials = [trial for trial in sweep.tried if trial.finite and trial.point.temperature is not None]
     figure = new_figure(8.4, 5.6)
     from matplotlib import colormaps
@@ -215,7 +228,7 @@ def search_map(sweep: Sweep) -> Figure:
         edgecolors="#000000",  # inverted in dark mode: the best points are as dark as a dark page
         linewidths=0.8,
     )
-    figure.colorbar(scatter, ax=axes, label="mean errors")
+    figure.colorbar(scatter, ax=axes, label=name_mean(sweep).lower())
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     is_narrow = high < 5 * low  # ticks at 1, 2, 5, 10, … could all lie outside the range
@@ -224,16 +237,16 @@ def search_map(sweep: Sweep) -> Figure:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(-0.04, 1.04)
     _mark_points(figure, axes, sweep)
-    _set_titles(axes, sweep, "Mean errors", f"{len(trials)} proposed points; fewer is better")
+    _set_titles(axes, sweep, name_mean(sweep), f"{len(trials)} proposed points; {_describe_best(sweep)}")
     return figure
 
 
 def _mark_points(figure: Figure, axes: Axes, sweep: Sweep) -> None:
     """Mark each role; a control, which has no temperature, is one vertical line for all its roles."""
-    handles = []
+    handles, unit = [], "errors" if sweep.decides_by_errors else "%"
     for point in sweep.finals:
         roles, mean = sweep.roles_of(point), sweep.find_tried(point).mean
-        text = f"{format_point(point, others=False)}, {mean:,.1f} errors"
+        text = f"{format_point(point, others=False)}, {mean:,.1f} {unit}"
         if point.temperature is None:
             dashes = {"chosen": "-", "documented": "--", "control": ":"}[roles[0]]
             handles.append(axes.axvline(1, color=GREY, ls=dashes, lw=2, label=f"{', '.join(roles)}: {text}"))

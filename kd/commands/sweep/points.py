@@ -52,10 +52,21 @@ class Point(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Errors of a student on some images, and its mean cross-entropy in nats."""
+    """Results of a student on some images.
+
+    Attributes:
+        cross_entropy: mean, in nats.
+        balanced_error: in percent, if it decides the verdict; else None, and the errors decide.
+    """
 
     errors: int
     cross_entropy: float
+    balanced_error: float | None = None
+
+    @property
+    def deciding(self) -> float:
+        """The value of what decides."""
+        return self.errors if self.balanced_error is None else self.balanced_error
 
 
 class TriedPoint(NamedTuple):
@@ -75,14 +86,19 @@ class TriedPoint(NamedTuple):
         return [score.errors for score in self.scores if score]
 
     @property
+    def deciding(self) -> list[float]:
+        """What decides, errors or balanced error, of each student whose loss was finite."""
+        return [score.deciding for score in self.scores if score]
+
+    @property
     def mean(self) -> float:
-        """Mean errors; defined only if all losses were finite."""
-        return fmean(self.errors)
+        """Mean of what decides; defined only if all losses were finite."""
+        return fmean(self.deciding)
 
     @property
     def sd(self) -> float | None:
-        """Standard deviation of the errors over the seeds; None for a single seed."""
-        return stdev(self.errors) if len(self.errors) > 1 else None
+        """Standard deviation of what decides over the seeds; None for a single seed."""
+        return stdev(self.deciding) if len(self.deciding) > 1 else None
 
     @property
     def cross_entropy(self) -> float:
@@ -154,8 +170,9 @@ def add_controls(points: Iterable[Point]) -> list[Point]:
 def rank_points(tried: Iterable[TriedPoint], reference: Point) -> list[TriedPoint]:
     """Sort the finite points, best first; the result does not depend on the input order.
 
-    Criteria, in order: fewer mean validation errors, lower cross-entropy, a control (of another method than ``kd``: its
-    point may train the same student, as at weight 0), smaller distance to the reference.
+    Criteria, in order: fewer mean validation errors, or a lower balanced error if it decides; lower cross-entropy; a
+    control (of another method than ``kd``: its point may train the same student, as at weight 0); smaller distance to
+    the reference.
     """
 
     def key(trial: TriedPoint) -> tuple[Any, ...]:

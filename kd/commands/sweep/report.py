@@ -8,15 +8,16 @@ from typing import Any
 from kd.commands.differences import contrast_cells, contrast_header
 from kd.commands.paired_table import DIFFERENCES, difference_cells
 from kd.commands.publish import model_settings, quick_run_stamp
-from kd.commands.sweep.plots import map_drawing
+from kd.commands.sweep.plots import map_drawing, name_mean
 from kd.commands.sweep.results import Sweep
 from kd.commands.sweep.text import (
     BEST,
     FINALS,
-    POINTS,
     best_rows,
     final_rows,
     lines,
+    name_rate,
+    point_header,
     point_rows,
     tried_title,
 )
@@ -73,9 +74,9 @@ def sweep_part(
 def _show_finals(sweep: Sweep) -> Block:
     validation, test, noun = sweep.images
     caption = (
-        f"Error rates on the {validation:,} validation {noun} with the {count_noun(len(sweep.seeds), 'seed')} of the "
-        f"selection and with {len(sweep.final_seeds)} fresh seeds, and on the {test:,} test {noun} with the fresh "
-        "seeds. Test errors: mean ± standard deviation."
+        f"{name_rate(sweep).capitalize()}s on the {validation:,} validation {noun} with the "
+        f"{count_noun(len(sweep.seeds), 'seed')} of the selection and with {len(sweep.final_seeds)} fresh seeds, and "
+        f"on the {test:,} test {noun} with the fresh seeds. Test errors: mean ± standard deviation."
     )
     return table(FINALS, final_rows(sweep), caption=caption)
 
@@ -107,14 +108,14 @@ def _show_map(sweep: Sweep) -> tuple[Block, ...]:
     over = " over temperature and alpha" if sweep.method == "kd" else f" by settings of {sweep.method}"
     drawing = figure(
         map_drawing(sweep),
-        alt=f"Mean errors on the validation {noun}{over}. {description}. Numbers: see table.",
+        alt=f"{name_mean(sweep)} on the validation {noun}{over}. {description}. Numbers: see table.",
         caption=f"All points on the validation {noun}; the chosen and the documented point are marked.",
     )
     caption = f"{tried_title(sweep)}. Mean ± standard deviation; cross-entropy with the labels in nats."
-    best = table(POINTS, best_rows(sweep), caption=caption)
+    best = table(point_header(sweep), best_rows(sweep), caption=caption)
     if len(sweep.tried) <= BEST:
         return drawing, best
-    return drawing, best, Fold(f"All {len(sweep.tried)} points", (table(POINTS, point_rows(sweep)),))
+    return drawing, best, Fold(f"All {len(sweep.tried)} points", (table(point_header(sweep), point_rows(sweep)),))
 
 
 def _show_provenance(

@@ -15,7 +15,7 @@ from kd.commands.sweep.points import Point, Score, TriedPoint, choose_control, c
 from kd.evaluation.classwise import score_classes
 from kd.evaluation.failures import describe_collapse, describe_failures, find_collapsed, find_useless
 from kd.evaluation.paired_seeds import Pairs, pair_errors
-from kd.evaluation.quantities import Quantity, choose_quantity, largest_loss, margin_of, weigh_errors
+from kd.evaluation.quantities import ERRORS, Quantity, choose_quantity, largest_loss, margin_of, weigh_errors
 from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge_all
 
 ROLES = ("chosen", "documented", "control")
@@ -31,7 +31,7 @@ class Images(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Mean error rates of the students of a point.
+    """Mean error rates of the students of a point, or mean balanced errors if these decide, in [0, 1].
 
     Attributes:
         validation_when_tried: on the validation images, with the seeds of the selection; biased low for the chosen
@@ -131,12 +131,14 @@ class Sweep:
         return next(trial for trial in self.tried if trial.point == point)
 
     def rates(self, point: Point) -> Rates:
-        """Return the error rates of a point that has a role."""
-        finals = self.finals[point]
+        """Return the rates of a point that has a role."""
+        finals, (validation, test, _) = self.finals[point], self.images
+        if not self.decides_by_errors:
+            validation = test = 100  # of percent
         return Rates(
-            self.find_tried(point).mean / self.images.validation,
-            fmean(final.validation.errors for final in finals) / self.images.validation,
-            fmean(final.test.errors for final in finals) / self.images.test,
+            self.find_tried(point).mean / validation,
+            fmean(final.validation.deciding for final in finals) / validation,
+            fmean(final.test.deciding for final in finals) / test,
         )
 
     def pairs(self, point: Point, reference: Point) -> Pairs:
@@ -172,6 +174,11 @@ class Sweep:
     def quantity(self) -> Quantity:
         """What decides, from the sizes of the classes: test errors or the balanced error."""
         return choose_quantity("auto", self.labels, self.classes)
+
+    @property
+    def decides_by_errors(self) -> bool:
+        """Whether errors decide, for the choice of the point too; else the balanced error."""
+        return self.quantity == ERRORS
 
     def contrast(self, point: Point, reference: Point) -> Contrast:
         """Return the contrast of two points in ``quantity``, for other seeds and other test samples."""

@@ -31,7 +31,8 @@ ROUND = 4
 
 _DIGITS = 3  # significant digits of a proposed number; validation errors do not resolve finer differences
 
-_ERRORS, _ENTROPY = "validation_errors", "cross_entropy"  # user attributes of a trial: a list with a value per seed
+# User attributes of a trial: a list with a value per seed. The last one only if the balanced error decides.
+_ERRORS, _ENTROPY, _BALANCED = "validation_errors", "cross_entropy", "balanced_error"
 _OF_METHOD = "method "
 _DIGEST = "digest"  # user attribute of a trial: of its parameters and scores
 
@@ -62,7 +63,7 @@ def search(
         file: the SQLite database, created if missing.
         key: hash of all inputs except the points; each key has its own study in the file.
         attempt: trains and scores the students of some points.
-        worst: errors reported to the sampler for a point whose loss is not finite.
+        worst: value of what decides, reported to the sampler for a point whose loss is not finite.
 
     Raises:
         OSError: the file is not a usable database.
@@ -153,13 +154,16 @@ def _to_frozen_trial(trial: Trial, space: Space, worst: int) -> FrozenTrial:
         _ERRORS: [score and score.errors for score in scores],
         _ENTROPY: [score and score.cross_entropy for score in scores],
     }
+    if any(score and score.balanced_error is not None for score in scores):
+        attributes[_BALANCED] = [score and score.balanced_error for score in scores]
     attributes[_DIGEST] = _digest(trial.params, attributes)
     value = trial.tried.mean if trial.tried.finite else float(worst)
     return create_trial(params=trial.params, distributions=space, value=value, user_attrs=attributes)
 
 
 def _digest(params: Mapping[str, Value], attributes: Mapping[str, Any]) -> str:
-    return digest([sorted(params.items()), attributes[_ERRORS], attributes[_ENTROPY]])
+    scores = [attributes[name] for name in (_ERRORS, _ENTROPY, _BALANCED) if name in attributes]
+    return digest([sorted(params.items()), *scores])
 
 
 def _from_frozen_trial(trial: FrozenTrial, file: Path) -> Trial:
@@ -171,8 +175,9 @@ def _from_frozen_trial(trial: FrozenTrial, file: Path) -> Trial:
             f"trial {trial.number} in {file} was changed after it was saved, so that the search would choose other "
             "points. Restore the file from a backup or delete it; trained students are saved elsewhere and reused."
         )
-    columns = (trial.user_attrs[_ERRORS], trial.user_attrs[_ENTROPY])
-    scores = tuple(None if errors is None else Score(errors, entropy) for errors, entropy in zip(*columns, strict=True))
+    errors, entropies = attributes[_ERRORS], attributes[_ENTROPY]
+    balanced = attributes.get(_BALANCED, [None] * len(errors))
+    scores = tuple(None if row[0] is None else Score(*row) for row in zip(errors, entropies, balanced, strict=True))
     return Trial(trial.params, TriedPoint(_to_point(trial.params), scores))
 
 

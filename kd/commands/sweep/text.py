@@ -21,17 +21,26 @@ def print_sweep(sweep: Sweep, *, limit: int | None) -> None:
         limit: the number of training images of a quick run, else None.
     """
     toy = f", QUICK RUN on {limit:,} training {sweep.images.noun}" if limit is not None else ""
-    print_table(f"{tried_title(sweep)}{toy}", POINTS, {row[0]: row[1:] for row in best_rows(sweep)})
+    print_table(f"{tried_title(sweep)}{toy}", point_header(sweep), {row[0]: row[1:] for row in best_rows(sweep)})
     finals = {row[0]: row[1:] for row in final_rows(sweep)}
-    print_table(
-        f"Error rates with the seeds of the selection and {len(sweep.final_seeds)} fresh seeds{toy}", FINALS, finals
-    )
+    seeds = f"the seeds of the selection and {len(sweep.final_seeds)} fresh seeds"
+    print_table(f"{name_rate(sweep).capitalize()}s with {seeds}{toy}", FINALS, finals)
     for line in lines(sweep):
         say(line)
 
 
-POINTS = ("point", "role", "errors", "cross-entropy")
 FINALS = ("point", "validation (selection)", "validation (fresh)", "test", "test errors")
+
+
+def point_header(sweep: Sweep) -> tuple[str, ...]:
+    """Return the header of ``point_rows``; the first number is the one that ranks the points."""
+    balanced = () if sweep.decides_by_errors else (BALANCED.name,)
+    return ("point", "role", *balanced, "errors", "cross-entropy")
+
+
+def name_rate(sweep: Sweep) -> str:
+    """Return the name of the numbers of ``Sweep.rates``."""
+    return "error rate" if sweep.decides_by_errors else "balanced error"
 
 
 def tried_title(sweep: Sweep) -> str:
@@ -39,7 +48,8 @@ def tried_title(sweep: Sweep) -> str:
     suffix = f"; the {BEST} best points and all points with a role are shown" if len(sweep.tried) > BEST else ""
     seeds = count_noun(len(sweep.seeds), "seed")
     images = f"{sweep.images.validation:,} validation {sweep.images.noun}"
-    return f"Errors on {images}: {len(sweep.tried)} points with {seeds} each{suffix}"
+    what = "Errors" if sweep.decides_by_errors else "Balanced errors and errors"
+    return f"{what} on {images}: {len(sweep.tried)} points with {seeds} each{suffix}"
 
 
 def best_rows(sweep: Sweep) -> list[list[str]]:
@@ -48,19 +58,21 @@ def best_rows(sweep: Sweep) -> list[list[str]]:
 
 
 def point_rows(sweep: Sweep) -> list[list[str]]:
-    """Return the rows of all points, best first: settings, role, errors, cross-entropy."""
+    """Return the rows of all points, best first, under ``point_header``."""
     return [_format_row(sweep, trial) for trial in sweep.ordered]
 
 
 def _format_row(sweep: Sweep, trial: TriedPoint) -> list[str]:
     role = ", ".join(sweep.roles_of(trial.point))
     if not trial.finite:
-        return [format_point(trial.point), role, "loss not finite", ""]
-    return [format_point(trial.point), role, format_number(spread(trial.errors), ",.1f"), f"{trial.cross_entropy:.4f}"]
+        return [format_point(trial.point), role, "loss not finite", *[""] * (len(point_header(sweep)) - 3)]
+    balanced = [] if sweep.decides_by_errors else [format_number(spread(trial.deciding), BALANCED.spec)]
+    errors = format_number(spread(trial.errors), ",.1f")
+    return [format_point(trial.point), role, *balanced, errors, f"{trial.cross_entropy:.4f}"]
 
 
 def final_rows(sweep: Sweep) -> list[list[str]]:
-    """Return a row with error rates and test errors for each point that has a role."""
+    """Return a row with rates and test errors for each point that has a role."""
     return [
         [
             f"{sweep.name_roles(point)}: {format_point(point)}",
@@ -80,17 +92,13 @@ def _describe_choice(sweep: Sweep) -> str:
     chosen = sweep.roles["chosen"]
     tried, fresh, test = map(percent, sweep.rates(chosen))
     validation_size, test_size, noun = sweep.images
-    neglects = (
-        " The points are ranked by errors, although the balanced error decides the verdict: a point that neglects rare "
-        "classes may be chosen."
-        if sweep.quantity == BALANCED
-        else ""
-    )
+    rate = name_rate(sweep)
+    article = "an" if sweep.decides_by_errors else "a"
     return (
         f"Chosen on {validation_size:,} validation {noun} among {len(sweep.tried)} points with "
-        f"{count_noun(len(sweep.seeds), 'seed')} each: {format_point(chosen)}, with an error rate of {tried}. The "
-        f"best of many is partly luck: with {len(sweep.final_seeds)} fresh seeds the error rate is {fresh} on the same "
-        f"{noun} and {test} on the {test_size:,} test {noun}.{neglects}"
+        f"{count_noun(len(sweep.seeds), 'seed')} each: {format_point(chosen)}, with {article} {rate} of {tried}. The "
+        f"best of many is partly luck: with {len(sweep.final_seeds)} fresh seeds the {rate} is {fresh} on the same "
+        f"{noun} and {test} on the {test_size:,} test {noun}."
     )
 
 

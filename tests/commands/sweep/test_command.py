@@ -26,6 +26,7 @@ from kd.commands.sweep.command import explore
 from kd.commands.sweep.points import Point, Score, choose_point, documented_point, list_grid, make_point
 from kd.commands.sweep.settings import SweepSettings, student_settings
 from kd.commands.sweep.students import SweepContext
+from kd.evaluation.quantities import BALANCED, ERRORS
 from kd.models.inference import Predictions
 from kd.storage.fingerprint import describe, digest
 from kd.storage.run_folder import open_run
@@ -175,8 +176,10 @@ def test_at_alpha_one_the_student_equals_the_control_bit_for_bit(temperature: fl
 
 
 def test_a_score_is_errors_and_mean_cross_entropy() -> None:
-    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
-    score = command.score(Predictions(logits, torch.tensor([0, 1, 1])))
+    predictions = Predictions(torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]), torch.tensor([0, 1, 1]))
+    score = command.score(predictions, ERRORS)
+    assert score.deciding == 1
+    assert command.score(predictions, BALANCED) == (*score[:2], 25.0)
     right, wrong = (float(torch.tensor(x).exp().add(1).log()) for x in (-2.0, 2.0))
     assert score.errors == 1
     assert score.cross_entropy == pytest.approx((2 * right + wrong) / 3)
@@ -229,7 +232,7 @@ def test_scores_match_the_students_predictions(prepared: TeacherWithData, traine
     (tried,) = (trial for trial in explore(make_context(prepared)) if trial.point == make_point(5, 0.5))
     (name, student), *_ = make_students(SETTINGS, [make_point(5, 0.5)], prepared).items()
     trained = students.train_student(prepared.distill_data, name, student, tested=False)
-    assert tried.scores[0] == command.score(trained.validation)
+    assert tried.scores[0] == command.score(trained.validation, ERRORS)
     predictions = predict_models(
         {"x": student.model}, kd.make_loader(prepared.distill_data.validation, batch_size=128)
     )["x"]

@@ -46,7 +46,7 @@ def try_point(
 
 # --- the rule, for any sweep
 
-SCORES = st.builds(Score, st.integers(0, 4), st.sampled_from([0.1, 0.2, 0.3]))
+SCORES = st.builds(Score, st.integers(0, 4), st.sampled_from([0.1, 0.2, 0.3]), st.none())
 POINTS = st.builds(make_point, st.sampled_from([1, 2, 5, 10]), st.sampled_from([0, 0.25, 0.5, 1]))
 
 
@@ -98,6 +98,14 @@ def test_a_worse_loser_or_a_better_winner_changes_nothing(sweep: list[TriedPoint
 
     changed = [moved(trial, -1 if trial == chosen else 1) for trial in sweep]
     assert choose_point(changed, REFERENCE).point == chosen.point
+
+
+def test_the_balanced_error_ranks_the_points_if_it_decides() -> None:
+    """Once, a point that neglects a rare class and so has fewer errors was chosen."""
+    neglecting = TriedPoint(make_point(5, 0.5), (Score(3, 0.1, 50.0), Score(4, 0.1, 50.0)))
+    finding = TriedPoint(make_point(1, 0.5), (Score(9, 0.1, 20.0), Score(8, 0.1, 30.0)))
+    assert choose_point([neglecting, finding], REFERENCE) == finding
+    assert (finding.mean, finding.sd, finding.errors) == (25.0, pytest.approx(50**0.5), [9, 8])
 
 
 def test_a_point_with_a_non_finite_student_is_never_chosen() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from statsmodels.stats.multitest import multipletests
 
+from kd.commands.sweep.files import student_rows
 from kd.commands.sweep.points import Score, list_grid, make_point
 from kd.commands.sweep.report import sweep_part
 from kd.commands.sweep.results import Final, Sweep
@@ -79,15 +80,20 @@ def make_imbalanced(control: list[int], judged: list[int]) -> Sweep:
     def final(found: int) -> Final:
         predicted = (torch.arange(1_000) < found).long()
         matrix = torch.bincount(2 * labels + predicted, minlength=4).reshape(2, 2)
-        return Final(Score(90, 0.1), Score(20 - found, 0.1), predicted != labels, matrix)
+        wrong = 20 - found
+        return Final(Score(90, 0.1, 45.0), Score(wrong, 0.1, 100 * wrong / 40), predicted != labels, matrix)
+
+    def balance(score: Score | None) -> Score | None:
+        return score and score._replace(balanced_error=0.3 * score.errors)
 
     finals = {
         point: [final(found) for found in (control if point == sweep.roles["control"] else judged)]
         for point in sweep.finals
     }
+    tried = [trial._replace(scores=tuple(map(balance, trial.scores))) for trial in sweep.tried]
     images = sweep.images._replace(test=1_000, noun="items")
     return dataclasses.replace(
-        sweep, finals=finals, labels=labels, classes=("common", "rare"), images=images, margin=0.5
+        sweep, tried=tried, finals=finals, labels=labels, classes=("common", "rare"), images=images, margin=0.5
     )
 
 
@@ -113,10 +119,19 @@ def test_a_sweep_of_unequal_classes_is_decided_by_the_balanced_error() -> None:
     assert judged.margin == 0.5
     assert "20.00 percentage points less balanced error than the control" in lines(sweep)[-1]
     assert "the same balanced error on average" in " ".join(lines(sweep))  # chosen and documented
-    ranked = "The points are ranked by errors, although the balanced error decides the verdict"
-    assert ranked in lines(sweep)[0]
-    assert ranked not in lines(SWEEPS["default"]())[0]
-    assert "Differences in balanced error, %" in section_texts(sweep)["comparison"]
+    chosen = sweep.find_tried(sweep.roles["chosen"])
+    assert f"with a balanced error of {chosen.mean:.2f} %. The best of many" in lines(sweep)[0]
+    assert (
+        "fresh seeds the balanced error is 45.00 % on the same items and 12.50 % on the 1,000 test" in lines(sweep)[0]
+    )
+    assert "with an error rate of" in lines(SWEEPS["default"]())[0]
+    texts = section_texts(sweep)
+    assert "Differences in balanced error, %" in texts["comparison"]
+    assert "Balanced errors on the 6,000 validation items" in texts["table"]
+    assert "role balanced error, % errors cross-entropy" in " ".join(texts["map"].split())
+    assert all(f"{value:.2f}" in texts["map"] for value in (chosen.mean, chosen.cross_entropy))
+    assert all(row["validation_balanced_error"] != "" for row in student_rows(sweep))
+    assert "validation_balanced_error" not in next(student_rows(SWEEPS["default"]()))
 
 
 def test_a_collapsed_student_withholds_the_verdict_of_a_sweep() -> None:
@@ -176,5 +191,5 @@ def test_a_page_of_several_commands_labels_each_source() -> None:
 
 
 def test_equal_points_make_as_many_errors() -> None:
-    assert _describe_mean(0.0) == _describe_mean(-0.04) == "as many errors"
+    assert _describe_mean(0.0) == _describe_mean(-1e-15) == "as many errors"
     assert (_describe_mean(-1234.0), _describe_mean(0.1)) == ("1,234.0 fewer errors", "0.1 more errors")

@@ -178,3 +178,14 @@ def test_a_search_chooses_among_texts(tmp_path: Path) -> None:
     found = {dict(trial.point.method or ()).get("divergence") for trial in trials}
     assert {"forward", "js"} <= found <= {"forward", "js", "skew:0.3", None}  # None at alpha = 1
     assert search(settings, tmp_path / "search.db", "k", attempt, worst=WORST) == trials
+
+
+def test_a_search_resumes_with_the_balanced_errors(tmp_path: Path) -> None:
+    class Balanced(Bowl):
+        def score(self, at: Point) -> Score | None:
+            score = super().score(at)
+            return score and score._replace(balanced_error=score.errors / 3)
+
+    trials = run_search(tmp_path, 6, Balanced())
+    assert trials == run_search(tmp_path, 6, Balanced(dies_after=0))
+    assert trials[0].mean == trials[0].errors[0] / 3
