@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 import config
 import kd
 import main as pipeline
+from kd.evaluation.contrast import contrast_of
 from kd.evaluation.paired_seeds import Interval
-from kd.evaluation.verdict import contrast_of
 from kd.formatting import format_p, format_range, format_signed
 
 

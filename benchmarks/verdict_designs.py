@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from kd.evaluation.classwise import ClassScores, score_classes
+from kd.evaluation.contrast import Contrast, contrast_of
 from kd.evaluation.failures import find_collapsed
-from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, decide, judge, judge_all
+from kd.evaluation.verdict import Earlier, Judgement, Question, decide, judge, judge_all
 from measuring import format_table
 from simulated_students import CLAIMS, ITEMS, SCENARIOS, Floats, Students, draw, excludes_zero
 from verdict_looks import MORE, format_looks, format_looks_at_smoothing, format_price, format_skewed_looks

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from kd.evaluation.contrast import contrast_of
 from kd.evaluation.paired_seeds import t_test
 from kd.evaluation.sequential import FEWEST, STOP, find_stop
-from kd.evaluation.verdict import Question, Verdict, contrast_of, judge
+from kd.evaluation.verdict import Question, Verdict, judge
 from measuring import format_table
 from simulated_students import CLAIMS, SCENARIOS, Floats, draw, excludes_zero
 from verdict_error_rates import normal, skewed, very_skewed

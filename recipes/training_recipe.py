@@ -30,7 +30,8 @@ from kd.console import print_table, say
 from kd.data.mixing import Mixing
 from kd.data.sources import open_source, split_source
 from kd.data.sources.partition import Splits
-from kd.evaluation.verdict import Contrast, Question, contrast_of, judge_all
+from kd.evaluation.contrast import Contrast, contrast_of
+from kd.evaluation.verdict import Question, judge_all
 from kd.evaluation.verdict_text import describe_verdict
 from kd.formatting import format_p, format_range, format_signed
 from kd.models import MLP, ConvNet

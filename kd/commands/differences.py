@@ -8,8 +8,8 @@ from statistics import median
 from kd.console import print_table, say
 from kd.evaluation.comparison import Comparison
 from kd.evaluation.comparison_verdict import Verdicts
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.quantities import Quantity
-from kd.evaluation.verdict import Contrast
 from kd.evaluation.verdict_text import describe_detectable, format_bounds, power_at
 from kd.formatting import format_p, format_signed
 

@@ -13,8 +13,8 @@ from kd.commands.differences import contrast_cells, contrast_header, differences
 from kd.commands.paired_table import DIFFERENCES, difference_cells
 from kd.evaluation.comparison import ArmContrast, Comparison
 from kd.evaluation.comparison_verdict import Verdicts
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.quantities import Quantity
-from kd.evaluation.verdict import Contrast
 from kd.evaluation.verdict_text import format_bounds
 from kd.formatting import format_signed
 from kd.report.blocks import Block, Fold, Paragraph, paragraphs, table

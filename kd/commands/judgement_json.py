@@ -5,8 +5,9 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.paired_seeds import Pairs
-from kd.evaluation.verdict import Contrast, Judgement
+from kd.evaluation.verdict import Judgement
 from kd.evaluation.verdict_text import power_at
 
 

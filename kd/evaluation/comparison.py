@@ -23,12 +23,12 @@ from kd.evaluation.calibration import (
     temperature_scaling,
 )
 from kd.evaluation.classwise import ClassScores, score_classes
+from kd.evaluation.contrast import Contrast, contrast_of
 from kd.evaluation.fidelity import Fidelity, agreement, fidelity
 from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.paired_seeds import Pairs, pair_errors
-from kd.evaluation.quantities import ERRORS, Quantity, item_losses, largest_loss, margin_of
+from kd.evaluation.quantities import ERRORS, Quantity, item_losses, largest_difference, largest_loss, margin_of
 from kd.evaluation.two_models import McNemar, mcnemar
-from kd.evaluation.verdict import Contrast, contrast_of
 from kd.models.inference import Predictions
 
 Losses = dict[str, list[NDArray[np.float64]]]
@@ -177,6 +177,7 @@ class Comparison:
             one_error=largest_loss(quantity, self.labels),
             anytime=self.anytime,
             unequal=quantity.weighs_classes,
+            largest=largest_difference(quantity, self.images),
         )
 
     def block_means(self, by_teacher: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

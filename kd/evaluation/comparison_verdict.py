@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kd.arms import ARMS, CONTROL, DISTILLED, LONGER, SMOOTHED, TEACHER
 from kd.evaluation.comparison import Comparison
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.failures import (
     describe_collapse,
     describe_failures,
@@ -23,7 +24,7 @@ from kd.evaluation.metrics import confusion_matrix
 from kd.evaluation.quantities import ERRORS, NLL, Quantity, item_losses
 from kd.evaluation.sequential import STOP, describe_evidence
 from kd.evaluation.tradeoffs import describe_computation, describe_losses
-from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, judge_all
+from kd.evaluation.verdict import Earlier, Judgement, Question, judge_all
 from kd.evaluation.verdict_text import describe_basis, sentence
 
 

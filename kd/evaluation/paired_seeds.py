@@ -19,6 +19,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def clip(self, largest: float | None) -> Interval:
+        """Return the part within ±``largest``, the only possible differences; all of it for None."""
+        return self if largest is None else Interval(max(self.low, -largest), min(self.high, largest))
+
 
 class Arm(NamedTuple):
     """Mean and standard deviation (None for a single seed) of the errors of one arm over the seeds."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import scipy  # loads scipy.stats and scipy.optimize on first use, so that a single run does not wait 0.7 s for them
 
 from kd.checks import require
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.crossed import Estimate
-from kd.evaluation.verdict import Contrast
 
 
 def power(pairs: int, effect: float, *, level: float = 0.05) -> float:
@@ -69,7 +69,8 @@ class Power(NamedTuple):
     """Detectable difference and number of pairs needed, for a power of 80 % and the observed spread.
 
     Attributes:
-        detectable: smallest true difference that the pairs detect; None if the spread is unknown.
+        detectable: smallest true difference that the pairs detect; None if the spread is unknown, or if it is larger
+            than any possible difference.
         for_margin: pairs needed to detect the equivalence margin; None if the spread is unknown, or if more pairs are
             not enough, because the test items vary too much.
     """
@@ -89,15 +90,22 @@ def power_of(contrast: Contrast, margin: float, *, level: float = 0.05) -> Power
     estimate, n = contrast.estimate, len(contrast.differences)
     if contrast.anytime:
         return Power(None, None)
+
+    def is_possible(difference: float) -> bool:
+        return contrast.largest is None or difference <= contrast.largest
+
     if estimate is None:
         if not contrast.sd:
             return Power(None, None)
-        return Power(detectable(n, contrast.sd, level=level), seeds_needed(margin, contrast.sd, level=level))
+        smallest = detectable(n, contrast.sd, level=level)
+        enough = seeds_needed(margin, contrast.sd, level=level)
+        return Power(smallest if is_possible(smallest) else None, enough)
     widening = contrast.widening(level)
     crossed = estimate.variance**0.5 * _detectable_shift(estimate.freedom, level)
     of_seeds = estimate.from_pairs**0.5 * _detectable_shift(n - 1, level)  # the interval contains that of the seeds
     needed = _pairs_needed(estimate, margin - widening, level) if margin > widening else None
-    return Power(max(crossed, of_seeds) + widening, needed)
+    smallest = max(crossed, of_seeds) + widening
+    return Power(smallest if is_possible(smallest) else None, needed)
 
 
 def _detectable_shift(freedom: float, level: float, target: float = 0.8) -> float:

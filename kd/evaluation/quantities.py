@@ -172,6 +172,11 @@ def largest_loss(quantity: Quantity, labels: Tensor) -> float | None:
     return None if quantity.key == "nll" else float(_weights(quantity, labels).max())
 
 
+def largest_difference(quantity: Quantity, images: int) -> float | None:
+    """Return the size of the largest possible difference of two models; None for ``nll``, which has no bound."""
+    return {"errors": float(images), "nll": None}.get(quantity.key, 100.0)
+
+
 def margin_of(quantity: Quantity, margin: float, images: int) -> float:
     """Return the equivalence margin in the unit of the quantity.
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.evaluation.verdict import Contrast, contrast_of, holm
+from kd.evaluation.contrast import Contrast, contrast_of
+from kd.evaluation.verdict import holm
 
 FEWEST_ITEMS = 6  # items that differ in some pair; the sign test of fewer has no p-value below 0.05
 
@@ -58,7 +59,9 @@ def compare_parts(
         anytime: see ``compare_slices``.
     """
     contrasts = {
-        name: contrast_of(100 / first.shape[1] * (second - first), one_error=100 / first.shape[1], anytime=anytime)
+        name: contrast_of(
+            100 / first.shape[1] * (second - first), one_error=100 / first.shape[1], anytime=anytime, largest=100.0
+        )
         for name, (first, second) in parts.items()
     }
     enough = {name: int((first != second).any(axis=0).sum()) >= FEWEST_ITEMS for name, (first, second) in parts.items()}

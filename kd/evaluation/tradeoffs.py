@@ -6,10 +6,10 @@ import numpy as np
 
 from kd.arms import CONTROL, DISTILLED, LONGER
 from kd.evaluation.comparison import Comparison
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.paired_seeds import t_interval
 from kd.evaluation.quantities import BALANCED, ERRORS, NLL, Quantity, are_balanced
 from kd.evaluation.sequential import anytime_interval
-from kd.evaluation.verdict import Contrast
 from kd.evaluation.verdict_text import format_bounds, format_interval
 from kd.formatting import format_range, format_visible
 

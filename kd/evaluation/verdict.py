@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
 from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kd.checks import require
-from kd.evaluation.crossed import Estimate, RareItems, estimate_crossed, find_p, sum_items
-from kd.evaluation.paired_seeds import Interval, Pairs, t_interval, t_test
-from kd.evaluation.sequential import anytime_interval, anytime_p, e_value
+from kd.evaluation.contrast import Contrast
+from kd.evaluation.paired_seeds import Interval, Pairs
 
 Verdict = Literal[
     "helps",
@@ -22,105 +17,6 @@ Verdict = Literal[
     "inconclusive",
     "not decided",
 ]
-
-
-class Contrast(NamedTuple):
-    """The distilled students minus another arm, in the unit of the quantity that decides.
-
-    Attributes:
-        differences: one for each pair of students, or the mean of each block of pairs (``kd.commands.compare``).
-        estimate: also covers other test items; None if only the differences are known, or nothing varies.
-        one_error: what one error adds to a difference, at most; None if this has no bound, as for the cross-entropy.
-        anytime: whether the number of pairs depended on the differences (``kd.evaluation.sequential``).
-        rare: widens ``interval`` where items of small classes count more than others; None if all count alike.
-    """
-
-    differences: tuple[float, ...]
-    estimate: Estimate | None = None
-    one_error: float | None = 1.0
-    anytime: bool = False
-    rare: RareItems | None = None
-
-    @property
-    def mean(self) -> float:
-        return fmean(self.differences)
-
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation of the differences; None for a single one."""
-        return stdev(self.differences) if len(self.differences) > 1 else None
-
-    @property
-    def p(self) -> float:
-        """Two-sided p-value; below a level if and only if ``interval`` at this level excludes 0."""
-        if self.rare is None:
-            return self._plain_p
-        return find_p(self.interval, self._plain_p)
-
-    @property
-    def _plain_p(self) -> float:
-        if self.anytime:
-            return anytime_p(self.differences, self._variance)
-        of_seeds = t_test(self.differences)
-        return max(self.estimate.p, of_seeds) if self.estimate else of_seeds
-
-    @property
-    def e_value(self) -> float:
-        """Evidence against a difference of 0 that holds at any number of pairs, see ``kd.evaluation.sequential``."""
-        return e_value(self.differences, self._variance)
-
-    @property
-    def _variance(self) -> float:
-        return self.estimate.variance if self.estimate else 0.0
-
-    def interval(self, level: float = 0.05) -> Interval | None:
-        """Return the interval that decides: for other seeds and other test items if these are known.
-
-        It contains ``seeds_interval``. With two or three pairs, the estimate alone would rest on the spread of the
-        items and could be narrower; simulated, it then excluded a true difference in up to 10 % instead of 5 %. Where
-        items of small classes count more than others, it is wider, see ``kd.evaluation.crossed.RareItems``.
-        """
-        plain = self._plain_interval(level)
-        return self.rare.widen(plain, self.mean, level) if self.rare and plain else plain
-
-    def widening(self, level: float = 0.05) -> float:
-        """Return how much ``rare`` moves a bound of ``interval``, at most."""
-        plain, interval = self._plain_interval(level), self.interval(level)
-        return max(plain.low - interval.low, interval.high - plain.high) if plain and interval else 0.0
-
-    def _plain_interval(self, level: float) -> Interval | None:
-        seeds = self.seeds_interval(level)
-        if self.estimate is None or seeds is None:
-            return seeds
-        if self.anytime:
-            return anytime_interval(self.differences, level, self._variance)
-        both = self.estimate.interval(level)
-        return Interval(min(both.low, seeds.low), max(both.high, seeds.high))
-
-    def seeds_interval(self, level: float = 0.05) -> Interval | None:
-        """Return the t interval of the differences: for other seeds on the same test items.
-
-        With ``anytime``, the interval that holds at any number of pairs; it contains the t interval.
-        """
-        interval = (anytime_interval if self.anytime else t_interval)(self.differences, level)
-        if interval is None or any(self.differences):
-            return interval
-        # Without any difference, the interval is a number of errors.
-        if self.one_error is None:
-            return None
-        return Interval(self.one_error * interval.low, self.one_error * interval.high)
-
-
-def contrast_of(
-    contributions: NDArray[np.float64], *, one_error: float | None = 1.0, anytime: bool = False, unequal: bool = False
-) -> Contrast:
-    """Return the contrast of contributions [pairs, items]; see ``kd.evaluation.crossed.estimate_crossed``.
-
-    Args:
-        unequal: whether an error counts more in small classes, at most ``one_error``; see ``Contrast.rare``.
-    """
-    rare = RareItems.of(contributions, one_error) if unequal and one_error else None
-    return Contrast(sum_items(contributions), estimate_crossed(contributions), one_error, anytime, rare)
 
 
 class Question(NamedTuple):
@@ -264,11 +160,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [min(1.0, max(step for q, step in steps.items() if q <= p)) for p in p_values]
 
 
-def question_of(pairs: Pairs) -> Question:
-    """Return the question about counted errors: without test items and without label smoothing."""
-    return Question(Contrast(tuple(float(difference) for difference in pairs.differences)))
-
-
 def judge_counts(methods: Mapping[str, Pairs], *, margin: float = 0.1, level: float = 0.05) -> dict[str, Judgement]:
     """Judge methods by the errors of their students alone: the intervals hold for other seeds on these test items.
 
@@ -279,7 +170,7 @@ def judge_counts(methods: Mapping[str, Pairs], *, margin: float = 0.1, level: fl
     if not methods:
         return {}
     images = next(iter(methods.values())).images
-    questions = {name: question_of(pairs) for name, pairs in methods.items()}
+    questions = {name: Question(Contrast(tuple(map(float, pairs.differences)))) for name, pairs in methods.items()}
     judgements = judge_all(questions, margin=margin / 100 * images, level=level)
     return {name: judgement._replace(pairs=methods[name]) for name, judgement in judgements.items()}
 

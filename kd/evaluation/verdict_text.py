@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.paired_seeds import Interval
 from kd.evaluation.power import Power, power_of
 from kd.evaluation.quantities import ERRORS, Quantity
-from kd.evaluation.verdict import Contrast, Judgement, Verdict
+from kd.evaluation.verdict import Judgement, Verdict
 from kd.formatting import equate_p, format_range, format_signed
 
 
@@ -185,8 +186,9 @@ def _describe_power(judgement: Judgement, quantity: Quantity, unit: str) -> str:
     if contrast.anytime:
         return f"The evidence of {n} pairs is not enough; more pairs are another question."
     power, margin = power_at(judgement), quantity.describe_bound(judgement.margin)
-    assert power.detectable is not None
-    detected = describe_detectable(n, power.detectable, quantity, unit)
+    detected = f"Even the largest possible difference is not detected by {n} {unit}s with 80 % power"
+    if power.detectable is not None:
+        detected = describe_detectable(n, power.detectable, quantity, unit)
     if power.for_margin is None:
         return f"{detected}; to detect {margin}, no number of {unit}s is enough: more test items are needed."
     return f"{detected}; to detect {margin}, {power.for_margin:,} {unit}s are needed."

@@ -56,7 +56,8 @@ commands/trust
 deploy/columns deploy/deployed deploy/description deploy/export deploy/folder deploy/formats deploy/gate deploy/inputs
 deploy/load deploy/manifest deploy/model_card deploy/predict deploy/rows deploy/runtime deploy/stored_model
 evaluation/calibration evaluation/classwise evaluation/comparison evaluation/comparison_rows
-evaluation/comparison_slices evaluation/comparison_verdict evaluation/cost evaluation/crossed evaluation/failures
+evaluation/comparison_slices evaluation/comparison_verdict evaluation/contrast evaluation/cost evaluation/crossed
+evaluation/failures
 evaluation/fidelity evaluation/judging evaluation/latency evaluation/paired_seeds evaluation/power
 evaluation/quantities evaluation/sequential evaluation/slices evaluation/timing evaluation/tradeoffs
 evaluation/two_models evaluation/unlike evaluation/verdict evaluation/verdict_text

@@ -26,7 +26,8 @@ from kd.commands.ledger import (
 )
 from kd.commands.settings import RunSettings
 from kd.commands.steps import prepare_distillation_data
-from kd.evaluation.verdict import Contrast, Question
+from kd.evaluation.contrast import Contrast
+from kd.evaluation.verdict import Question
 from kd.report.html import render
 from kd.storage.files import publish
 from tests.commands.compare.test_command import kd_command

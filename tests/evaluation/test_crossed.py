@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from kd.evaluation.contrast import contrast_of
 from kd.evaluation.crossed import estimate_crossed
 from kd.evaluation.paired_seeds import sign_test, t_interval, t_test
 from kd.evaluation.sequential import measure_evidence
-from kd.evaluation.verdict import contrast_of
 
 SHAPES = st.tuples(st.integers(2, 6), st.integers(2, 12), st.integers(0, 2**32 - 1))
 
@@ -185,6 +185,21 @@ def test_with_unequal_weights_p_also_matches_the_interval(pairs: int, share: int
     if interval is not None and narrow is not None:
         assert interval.low <= narrow.low <= narrow.high <= interval.high
         assert contrast.widening(level) > 0
+
+
+@settings(max_examples=30)
+@given(SHAPES, st.sampled_from([0.01, 0.05, 0.3]), st.booleans())
+def test_intervals_end_at_the_largest_possible_difference(
+    shape: tuple[int, int, int], level: float, unequal: bool
+) -> None:
+    rows, items = draw(shape), float(shape[1])
+    free, bounded = (contrast_of(rows, unequal=unequal, largest=largest) for largest in (None, items))
+    for whole, part in (
+        (free.interval(level), bounded.interval(level)),
+        (free.seeds_interval(), bounded.seeds_interval()),
+    ):
+        assert part == (whole and (max(-items, whole.low), min(items, whole.high)))
+    assert (bounded.p, bounded.widening(level)) == (free.p, free.widening(level))
 
 
 def test_many_items_of_equal_weight_hardly_widen_it() -> None:

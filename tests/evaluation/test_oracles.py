@@ -27,11 +27,12 @@ from torch import Tensor
 
 import kd
 from kd.evaluation.calibration import brier_score, calibration_error, fit_temperature, nll, reliability
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.fidelity import agreement, mean_kl
 from kd.evaluation.paired_seeds import Pairs, pair_errors, sign_test, t_interval, t_test
 from kd.evaluation.power import detectable, power, seeds_needed
 from kd.evaluation.two_models import mcnemar, proportion_interval
-from kd.evaluation.verdict import Contrast, holm, judge_counts
+from kd.evaluation.verdict import holm, judge_counts
 from kd.teachers.label_agreement import measure_agreement
 
 examples = settings(max_examples=60)

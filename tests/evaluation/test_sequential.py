@@ -7,6 +7,7 @@ import pytest
 import scipy
 from numpy.typing import NDArray
 
+from kd.evaluation.contrast import Contrast, contrast_of
 from kd.evaluation.sequential import (
     FEWEST,
     STOP,
@@ -17,7 +18,7 @@ from kd.evaluation.sequential import (
     find_stop,
     measure_evidence,
 )
-from kd.evaluation.verdict import Contrast, Question, contrast_of, judge
+from kd.evaluation.verdict import Question, judge
 
 LEVELS = (0.05, 0.025, 0.1)
 

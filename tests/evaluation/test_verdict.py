@@ -11,10 +11,11 @@ import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.paired_seeds import Interval, Pairs, pair_errors, t_interval, t_test
 from kd.evaluation.power import detectable, seeds_needed
 from kd.evaluation.quantities import NLL
-from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, decide, holm, judge, judge_all, judge_counts
+from kd.evaluation.verdict import Earlier, Judgement, Question, decide, holm, judge, judge_all, judge_counts
 from kd.evaluation.verdict_text import describe_basis, sentence
 
 IMAGES = 10_000

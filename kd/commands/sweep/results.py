@@ -13,10 +13,19 @@ from torch import Tensor
 
 from kd.commands.sweep.points import Point, Score, TriedPoint, choose_control, choose_point, format_point, rank_points
 from kd.evaluation.classwise import score_classes
+from kd.evaluation.contrast import Contrast, contrast_of
 from kd.evaluation.failures import describe_collapse, describe_failures, find_collapsed, find_useless
 from kd.evaluation.paired_seeds import Pairs, pair_errors
-from kd.evaluation.quantities import ERRORS, Quantity, choose_quantity, largest_loss, margin_of, weigh_errors
-from kd.evaluation.verdict import Contrast, Earlier, Judgement, Question, contrast_of, judge_all
+from kd.evaluation.quantities import (
+    ERRORS,
+    Quantity,
+    choose_quantity,
+    largest_difference,
+    largest_loss,
+    margin_of,
+    weigh_errors,
+)
+from kd.evaluation.verdict import Earlier, Judgement, Question, judge_all
 
 ROLES = ("chosen", "documented", "control")
 _NAMES = {True: "--temperature, --alpha", False: "--set"}  # flags of kd and of other methods
@@ -190,6 +199,7 @@ class Sweep:
             losses - reference_losses,
             one_error=largest_loss(self.quantity, self.labels),
             unequal=self.quantity.weighs_classes,
+            largest=largest_difference(self.quantity, self.images.test),
         )
 
     @cached_property

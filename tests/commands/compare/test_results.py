@@ -23,11 +23,12 @@ from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_rows import student_rows, summaries
 from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
+from kd.evaluation.contrast import Contrast
 from kd.evaluation.cost import Cost, Footprint, Saved, TrainingCost
 from kd.evaluation.latency import Latency
 from kd.evaluation.paired_seeds import spread
 from kd.evaluation.power import power_of
-from kd.evaluation.verdict import Contrast, Earlier
+from kd.evaluation.verdict import Earlier
 from kd.evaluation.verdict_text import format_interval
 from kd.models.inference import Predictions
 from kd.report.html import render

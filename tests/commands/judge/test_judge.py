@@ -250,3 +250,20 @@ def test_text_in_a_file_is_refused_without_naming_a_flag_that_judge_lacks(
     text = " ".join(capsys.readouterr().err.split())
     assert "should hold numbers. Got 'cat'. Classes are numbers from 0" in text
     assert "--ids" not in text
+
+
+def test_no_impossible_difference_is_reported() -> None:
+    """Once "-557.34 to +317.91 percentage points" and "pairs detect a true difference of 541.55"."""
+    labels = np.repeat([0, 1], [300, 1])
+    found, missed = labels.copy(), np.zeros(301, int)
+    control, distilled = [missed.copy() for _ in range(6)], [found.copy() for _ in range(6)]
+    for seed, arm in enumerate((*control, *distilled)):
+        arm[[seed, seed + 20]] = 1
+    judged = kd.judge(control, distilled, labels, kind="classes", decide="recall:1")
+    assert judged.judgement.interval == (-100.0, 100.0)
+    assert (
+        "Even the largest possible difference is not detected by 6 pairs with 80 % power; to detect 0.10"
+        in judged.sentence
+    )
+    single = kd.judge([[0], [1]], [[1], [0]], [0], kind="classes")
+    assert "(95 % CI -1.0 to +1.0)" in single.sentence
