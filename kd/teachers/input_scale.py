@@ -210,17 +210,22 @@ def _list_candidates(scale: InputScale, inputs: Tensor, channels: int) -> dict[s
     usual_images = {name: moments for name, moments in USUAL.items() if len(moments[0]) in (1, channels)}
     if channels == 1:
         usual_images |= {"imagenet": _GREY, **GREY}
-    unit = 1.0
-    if not scale.is_bytes:
-        stored = inputs.double() * scale.std + scale.mean
-        unit = 255.0 if float(stored.max()) > 1.5 else 1.0  # numbers up to 1, or up to 255
-    contracts = {
-        name: InputContract(tuple(unit * m for m in mean), tuple(unit * s for s in std), name=name)
-        for name, (mean, std) in usual_images.items()
-    }
-    other_numbers = {name for name in contracts if unit != 1.0 or (name == "imagenet" and channels == 1)}
-    contracts |= {name: _rename(contracts[name]) for name in other_numbers}
-    return contracts if scale.is_bytes else {"stored": InputContract(name="stored"), **contracts}
+    contracts = {} if scale.is_bytes else {"stored": InputContract(name="stored")}
+    for unit in [1.0] if scale.is_bytes else _list_units(inputs.double() * scale.std + scale.mean):
+        for name, (mean, std) in usual_images.items():
+            contract = InputContract(tuple(unit * m for m in mean), tuple(unit * s for s in std), name=name)
+            has_other_numbers = unit != 1.0 or (name == "imagenet" and channels == 1)
+            contract = _rename(contract) if has_other_numbers else contract
+            contracts.setdefault(contract.name, contract)
+    return contracts
+
+
+def _list_units(stored: Tensor) -> list[float]:
+    """Return the numbers that white may have in stored images: 1, or 255 and the largest value, such as 16 or 4095."""
+    low, high = float(stored.min()), float(f"{float(stored.max()):.6g}")
+    if high <= 1.5:
+        return [1.0]
+    return [255.0] if low < -1e-3 * high or high == 255 else [255.0, high]
 
 
 def _rename(contract: InputContract) -> InputContract:

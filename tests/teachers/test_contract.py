@@ -354,6 +354,14 @@ def test_the_scales_of_mnist_and_fashion_mnist_are_tried_on_images_with_one_chan
     assert choose_scale(Shade(contract), shades(1)).contract == contract
 
 
+@pytest.mark.parametrize("white", [16.0, 4095.0])
+def test_images_of_another_range_are_scaled_by_their_largest_value(white: float) -> None:
+    dataset = shades(1, as_float=white / 184)  # the largest shade
+    choice = choose_scale(Shade(InputContract(std=(184 / 255,))), dataset)
+    assert choice.contract == InputContract(std=(white,), name=f"mean=0 std={white:g}")
+    assert choice.accuracy == 1 > choice.own_accuracy
+
+
 class Red(Shade):
     """Classifies images by their red, the last channel of BGR."""
 
