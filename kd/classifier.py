@@ -42,6 +42,7 @@ from kd.teachers.sklearn_teacher import (
     prepare_teacher,
     rows_as_fitted,
     teacher_logits,
+    warn_of_useless_logits,
 )
 from kd.training.history import History
 from kd.training.hooks import print_epoch
@@ -185,7 +186,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         dataset: Dataset[Any] = ArrayDataset(inputs, torch.tensor(labels))
         self.teacher_ = prepare_teacher(self.teacher, X, targets, random)
         if self.teacher_ is not None:
-            dataset = DistillDataset(dataset, self._teacher_logits(X, rows, targets))
+            dataset = DistillDataset(dataset, self._teacher_logits(X, rows, targets, labels))
         self.history_ = train_network(
             self.student_,
             objective,
@@ -206,7 +207,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights = np.eye(len(self.classes_))[labels]
         self.teacher_ = prepare_teacher(self.teacher, rows, targets, random)
         if self.teacher_ is not None:
-            logits = self._teacher_logits(rows, as_array(rows, numeric=isinstance(self.teacher_, nn.Module)), targets)
+            numbers = as_array(rows, numeric=isinstance(self.teacher_, nn.Module))
+            logits = self._teacher_logits(rows, numbers, targets, labels)
             weights = soft_labels(labels, logits, temperature=self.temperature, alpha=self.alpha)
         self.scaler_ = None
         student, generator = self.student, np.random.RandomState(seed)
@@ -264,10 +266,14 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         objective = distilled(temperature=self.temperature, alpha=self.alpha)
         return supervised if self.teacher is None else objective, device
 
-    def _teacher_logits(self, X: Any, rows: NDArray[np.float64], targets: NDArray[Any]) -> Tensor:
+    def _teacher_logits(
+        self, X: Any, rows: NDArray[np.float64], targets: NDArray[Any], labels: NDArray[np.intp]
+    ) -> Tensor:
         """Return the teacher's logits [N, K], out of fold if ``cv`` is set and the teacher was fitted here."""
-        is_fitted_here = self.teacher_ is not self.teacher
-        if is_fitted_here and self.cv is not None:
+        if self.teacher_ is self.teacher:
+            logits = teacher_logits(self.teacher_, rows_as_fitted(self.teacher_, X, rows), rows, self.classes_)
+            warn_of_useless_logits(logits, labels)
+            return logits
+        if self.cv is not None:
             return out_of_fold_logits(self.teacher_, X, targets, self.cv)
-        fitted_rows = X if is_fitted_here else rows_as_fitted(self.teacher_, X, rows)
-        return teacher_logits(self.teacher_, fitted_rows, rows, self.classes_)
+        return teacher_logits(self.teacher_, X, rows, self.classes_)

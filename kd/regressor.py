@@ -25,7 +25,13 @@ from kd.devices import device_named, require_device
 from kd.models.inference import evaluating
 from kd.teachers.network_student import build_network, prepare_inputs, train_network
 from kd.teachers.sklearn_student import as_array, check_rows, check_rows_and_targets, copy_input_tags, is_estimator
-from kd.teachers.sklearn_teacher import fit_unfitted, network_logits, rows_as_fitted, set_random_states
+from kd.teachers.sklearn_teacher import (
+    fit_unfitted,
+    network_logits,
+    rows_as_fitted,
+    set_random_states,
+    warn_of_useless_predictions,
+)
 from kd.training.history import History
 from kd.types import Batch
 
@@ -186,6 +192,8 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         got = list(predictions.shape) if predictions.size != len(targets) else "NaN or infinity"
         is_valid = predictions.size == len(targets) and bool(np.isfinite(predictions).all())
         require(is_valid, "predictions of the teacher", got, allowed)
+        if self.teacher_ is self.teacher:
+            warn_of_useless_predictions(predictions.reshape(-1), targets)
         return self.alpha * targets + (1 - self.alpha) * predictions.reshape(-1)
 
     def _train(self, rows: NDArray[np.float64], soft: NDArray[np.float64], seed: int, device: torch.device) -> None:

@@ -447,3 +447,16 @@ def test_the_defaults_work_for_images_and_measurements(table: tuple[NDArray[Any]
         rows[train], labels[train]
     )
     assert model.score(rows[test], labels[test]) > 0.93
+
+
+def test_a_fitted_teacher_at_chance_on_these_rows_is_reported() -> None:
+    scaler = StandardScaler().fit(X)
+    fitted = LogisticRegression(C=100, max_iter=1000).fit(scaler.transform(X), y)
+    for student in ((8,), DecisionTreeClassifier()):
+        with pytest.warns(UserWarning, match=r"the teacher is right on 3\d\.\d% of 150 rows, which is chance level"):
+            make_classifier(fitted, student, epochs=1).fit(X, y)
+
+
+def test_a_fitted_teacher_behind_its_scaler_is_not(recwarn: pytest.WarningsRecorder) -> None:
+    make_classifier(make_pipeline(StandardScaler(), LINEAR).fit(X, NAMES), epochs=1).fit(X, NAMES)
+    assert not recwarn.list

@@ -128,6 +128,7 @@ def test_a_repeated_row_equals_a_row_of_weight_2() -> None:
     assert through_fit.predict_proba(X) == pytest.approx(twice.predict_proba(X), abs=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:the teacher")  # it is useless on purpose
 def test_rows_of_weight_0_are_left_out_and_their_classes_have_probability_0() -> None:
     weights = np.eye(3)[y] * (y != 2)[:, None]
     weights[y == 2, 0] = 1.0
@@ -254,6 +255,7 @@ def test_it_works_in_a_pipeline_a_search_and_pickle() -> None:
     assert not hasattr(fitted.student, "classes_")
 
 
+@pytest.mark.filterwarnings("ignore:the teacher")  # it is useless on purpose
 def test_a_network_can_teach_a_tree() -> None:
     network = kd.DistilledClassifier(student=(8,), standardize=False, epochs=10, random_state=0).fit(X, y).student_
     model = distil(network, TREE, alpha=0).fit(X, y)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -71,6 +72,7 @@ def test_a_network_learns_targets_of_any_scale() -> None:
     assert model.history_["train_loss"][-1] < model.history_["train_loss"][0]
 
 
+@pytest.mark.filterwarnings("ignore:the teacher")  # it is useless on purpose
 def test_a_network_follows_its_teacher_with_alpha_0() -> None:
     teacher = FrozenEstimator(LinearRegression().fit(X, 2000 - y))
     model = distil(teacher, linear, alpha=0, epochs=100, learning_rate=0.05).fit(X, y)
@@ -78,6 +80,7 @@ def test_a_network_follows_its_teacher_with_alpha_0() -> None:
     assert error.std() < 0.1 * teacher.predict(X).std()
 
 
+@pytest.mark.filterwarnings("ignore:the teacher")  # it is useless on purpose
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_network_can_be_the_teacher(dtype: torch.dtype) -> None:
     teacher = distil(student=linear, standardize=False).fit(X, y).student_.to(dtype)
@@ -145,3 +148,13 @@ def test_scikit_learns_checks_pass(model: Any) -> None:
     for estimator, check in estimator_checks_generator(model):
         if "array_api" not in str(check):
             check(estimator)
+
+
+def test_a_teacher_worse_than_the_mean_is_reported(recwarn: pytest.WarningsRecorder) -> None:
+    scaled = LinearRegression().fit(StandardScaler().fit_transform(10 * X + 100), y)
+    with pytest.warns(UserWarning, match=r"further from y than the mean of y is: R² = -\d"):
+        distil(scaled, epochs=1).fit(10 * X + 100, y)
+    for teacher in (LinearRegression().fit(X, y), DummyRegressor()):
+        distil(teacher, epochs=1).fit(X, y)
+    distil(LinearRegression(), epochs=1).fit(X, np.ones(len(X)))
+    assert not recwarn.list

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,17 @@ from torch import Tensor, nn
 
 from kd.checks import require, require_finite_logits
 from kd.losses.logit_kind import require_logits_kind, require_probabilities
-from kd.models.inference import predict
+from kd.models.inference import Predictions, predict
 from kd.teachers.cache import TEACHER_BATCH_SIZE
+from kd.teachers.label_agreement import measure_agreement
 
 # Lower bound of probabilities before the logarithm. Forests and nearest neighbours return many exact zeros; smaller
 # positive values mean the same for teachers that count leaves or neighbours.
 FLOOR = 1e-6
+_CAUSES = (
+    "It gets these rows unscaled: if it was fitted on scaled or encoded rows, put these steps in front of it, in a "
+    "fitted pipeline or in the network"
+)
 
 
 def prepare_teacher(teacher: Any, X: Any, y: NDArray[Any], random: np.random.RandomState) -> Any:
@@ -78,6 +84,29 @@ def teacher_logits(teacher: Any, X: Any, rows: NDArray[np.float64], classes: NDA
     )
     require_finite_logits("teacher logits", logits, "Check the teacher and the rows for non-finite numbers.")
     return logits
+
+
+def warn_of_useless_logits(logits: Tensor, labels: NDArray[np.intp]) -> None:
+    """Warn if a fitted teacher's logits [N, K] are right on no more of the labels [N] than by chance."""
+    agreement = measure_agreement(Predictions(logits, torch.from_numpy(labels)))
+    if agreement.at_chance:
+        warnings.warn(
+            f"the teacher is right on {agreement.accuracy:.1%} of {len(labels):,} rows, which is chance level "
+            f"({agreement.chance:.1%} ± {agreement.spread:.1%}). {_CAUSES}. The columns of predict_proba must be in "
+            "the order of classes_, and the outputs of a network in the order of the sorted labels.",
+            stacklevel=2,
+        )
+
+
+def warn_of_useless_predictions(predictions: NDArray[np.float64], targets: NDArray[np.float64]) -> None:
+    """Warn if a fitted teacher's predictions [N] are clearly further from the targets [N] than their mean is."""
+    error, variance = float(((predictions - targets) ** 2).mean()), float(targets.var())
+    if error > 1.01 * variance > 0:
+        warnings.warn(
+            f"the teacher's predictions are further from y than the mean of y is: R² = {1 - error / variance:.3g} on "
+            f"{len(targets):,} rows. {_CAUSES}.",
+            stacklevel=2,
+        )
 
 
 def rows_as_fitted(teacher: Any, X: Any, rows: NDArray[np.float64]) -> Any:
