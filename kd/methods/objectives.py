@@ -64,7 +64,7 @@ def supervised(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor
 
     All samples must be labelled, because without a teacher an unlabelled sample has no training signal.
     """
-    output = take_logits(model(batch[0]))
+    output = _run_student(model, batch[0])
     return output, {"hard": label_loss(output, batch[1], **_label_options()._asdict())}
 
 
@@ -73,8 +73,15 @@ def supervised_where_labelled(model: nn.Module, batch: Batch) -> tuple[Tensor, d
 
     The label term of all distillation methods. If all samples are labelled, it equals ``supervised`` bit for bit.
     """
-    output = take_logits(model(batch[0]))
+    output = _run_student(model, batch[0])
     return output, {"hard": mean_where_labelled(output, batch[1], **_label_options()._asdict())}
+
+
+def _run_student(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the model's logits; raise ``ValueError`` if they are probabilities, of which this loss takes none."""
+    output = take_logits(model(inputs))
+    require_logits_at_first("outputs of the model", output, model, inputs)
+    return output
 
 
 class WrappedObjective(nn.Module):

@@ -42,9 +42,9 @@ def require_model_returns_logits(name: str, logits: Tensor, model: nn.Module, in
 def require_logits_at_first(name: str, logits: Tensor, model: nn.Module, inputs: Tensor) -> None:
     """Check the outputs [B, K] of a model like ``require_model_returns_logits``, in its first call with 20 rows.
 
-    For models whose outputs nothing else checks, such as the members of an ensemble. Calls with fewer rows are checked
-    too, up to 20 of them. A check is a synchronisation on a GPU. Values that cannot be read now, as in
-    ``torch.compile``, are not checked.
+    For models whose outputs nothing else checks, such as the members of an ensemble and the models that ``kd.fit``
+    trains. Calls with fewer rows are checked too, up to 20 of them. A check is a synchronisation on a GPU. Values that
+    cannot be read now, as in ``torch.compile``, are not checked.
     """
     if not are_values_known(logits) or logits.ndim != 2 or _CALLS.get(model, 0) >= _ENOUGH:
         return

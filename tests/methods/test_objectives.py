@@ -119,6 +119,18 @@ def test_supervised_is_cross_entropy_and_ignores_what_follows_the_label() -> Non
     assert kd.supervised(model, batch[:2])[1]["hard"].item() == terms["hard"].item()
 
 
+@pytest.mark.parametrize("last", [nn.Softmax(dim=1), nn.Sigmoid()])
+@pytest.mark.parametrize("objective", [kd.supervised, kd.distilled(temperature=4, alpha=0.5)])
+def test_a_student_that_returns_probabilities_is_refused(last: nn.Module, objective: kd.Objective) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, logits = torch.randn(64, 8, generator=generator), torch.randn(64, 3, generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Linear(8, 3), last)
+    with pytest.raises(ValueError, match=r"outputs of the model must be logits.* Remove the model's softmax or sigmoid"):
+        objective(student, (inputs, logits.argmax(dim=1), logits))
+
+
 def test_terms_of_a_half_precision_model_are_computed_in_single_precision() -> None:
     inputs, labels, logits = random_batch()
     _, terms = kd.distilled(temperature=2, alpha=0.5)(tiny_model().bfloat16(), (inputs.bfloat16(), labels, logits))
