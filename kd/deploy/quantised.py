@@ -216,6 +216,7 @@ def for_onnx(model: nn.Module) -> nn.Module:
     Its quantized layers become QuantizeLinear and DequantizeLinear nodes around the float operator, which onnxruntime
     replaces by its integer operators.
     """
-    exported = copy.deepcopy(model).cpu().eval()
+    exported = copy.deepcopy(model).cpu()
+    exported.eval()
     _replace(exported, (QuantisedLayer,), _OnnxLayer)
     return exported

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from kd.checks import did_you_mean, require
 from kd.imports import is_plugin, load_plugin
 from kd.models.inference import evaluating
-from kd.models.main_output import return_logits
+from kd.models.main_output import OutputError, return_logits
 from kd.models.networks import CNN, MLP, ConvNet
 from kd.models.outputs import require_model_returns_logits
 from kd.models.zoo import timm_model, torchvision_model
 from kd.seeding import seeded
 from kd.storage.resources import require_memory
+from kd.storage.weights import require_dense_state
 
 ALLOWED = "convnet, convnet:32,64,128, mlp:256, mlp:512,256, cnn:32, torchvision:NAME, timm:NAME or FILE.py:NAME"
 _SIZED = ("convnet", "mlp", "cnn")  # built-in models, with widths that a user chooses
@@ -78,6 +79,7 @@ def build(
         _require_memory_for(spec, shape, classes)
     with seeded(seed):
         model = _build_from_spec(spec, shape, classes)
+        require_dense_state(spec, model)
         require_logits_output(model, spec, shape, None if own_outputs else classes, example)
     return model
 
@@ -103,9 +105,13 @@ def require_logits_output(
     try:
         with evaluating(model), torch.no_grad():
             output = model(batch)
+    except OutputError as error:
+        raise ValueError(f"{spec}: {error}") from error
     except Exception as error:  # user code can raise anything
         reason = str(error).split("\n", 1)[0].removesuffix(".")
-        raise ValueError(f"{spec} failed on {sample} ({type(error).__name__}: {reason}). {_advise(batch)}") from error
+        raise ValueError(
+            f"{spec} failed on {sample} ({type(error).__name__}: {reason}). {_advise(spec, batch)}"
+        ) from error
     is_row = isinstance(output, Tensor) and output.ndim == 2 and len(output) == 1 and output.shape[1] > 0
     if not is_row or (classes is not None and output.shape[1] != classes):
         advice = "Sequences of outputs [B, T, K], several labels per sample and regression are not supported."
@@ -119,14 +125,16 @@ def require_logits_output(
         require_model_returns_logits(f"outputs of {spec}", output, model, batch)
 
 
-def _advise(batch: Tensor) -> str:
+def _advise(spec: str, batch: Tensor) -> str:
     """Return a remedy for a model that fails on a batch."""
-    if batch.is_floating_point():
-        return (
-            "Choose a model for inputs of this shape: cnn:32 takes images of any size, mlp:256 inputs of any shape. A "
-            "model of integers, such as tokens, needs an example of the data: example=dataset[0][0]."
-        )
-    return "Integer inputs are tokens: choose a model with an embedding (FILE.py:NAME), or store quantities as float32."
+    if not batch.is_floating_point():
+        return "Integer inputs are tokens: choose a model with an embedding (FILE.py:NAME), or store quantities as float32."
+    own = "Its forward gets this tensor alone, float32 on the CPU, and may cast it to the type of its weights."
+    general = "Choose a model for inputs of this shape: cnn:32 takes images of any size, mlp:256 inputs of any shape."
+    return (
+        f"{own if is_plugin(spec) else general} A model of integers, such as tokens, needs an example of the data: "
+        "example=dataset[0][0]."
+    )
 
 
 def _build_from_spec(spec: str, shape: tuple[int, ...], classes: int) -> nn.Module:

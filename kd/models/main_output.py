@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from kd.console import say
 
 
+class OutputError(ValueError):
+    """The logits cannot be told among the outputs of a model."""
+
+
 class NamedOutput(NamedTuple):
     """An output with its name: a key, the name of a field, or a position from 0."""
 
@@ -31,7 +35,7 @@ def take_logits(output: object, classes: int | None = None) -> Tensor:
         classes: number of classes, which decides between several tensors [B, K]; None if unknown.
 
     Raises:
-        ValueError: none of the outputs can be the logits, or several can.
+        OutputError: none of the outputs can be the logits, or several can.
     """
     return output if isinstance(output, Tensor) else find_logits(output, classes).value
 
@@ -48,7 +52,7 @@ def find_logits(output: object, classes: int | None = None) -> NamedOutput:
         return NamedOutput(*next(iter(candidates.items())))
     problem = "several of these could be" if candidates else "none of these can be"
     got = describe_outputs(named) if named else f"a {type(output).__name__}"
-    raise ValueError(
+    raise OutputError(
         f"the model must return logits [B, K], or outputs of which one is named 'logits'. Got {got}: {problem} the "
         "logits. Return the logits alone, or as {'logits': …}"
     )

@@ -64,7 +64,8 @@ def require_untrained_returns_logits(name: str, model: nn.Module, inputs: Tensor
     Raises:
         ValueError: see ``require_logits_kind``.
     """
-    model = copy.deepcopy(model).train(training)  # in training mode, buffers change
+    model = copy.deepcopy(model)  # in training mode, buffers change
+    model.train(training)  # a user's own train() need not return the model
     outputs = _run(model, inputs)
     require_model_returns_logits(name, outputs, model, inputs)
     is_bounded = float(outputs.min()) >= 0 and float(outputs.max()) <= 1

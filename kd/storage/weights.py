@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kd.console import say
 from kd.storage.checkpoints import FoundWeights, describe_mismatch, find_weights, holds_tensors
@@ -45,6 +46,34 @@ def state_bytes(state: Mapping[str, Tensor]) -> bytes:
     buffer = io.BytesIO()
     torch.save(plain, buffer)
     return buffer.getvalue()
+
+
+def require_dense_state(name: str, model: nn.Module) -> None:
+    """Check that the model's ``state_dict`` can be saved and loaded safely: it holds dense tensors with data.
+
+    Args:
+        name: name of the model in errors.
+
+    Raises:
+        ValueError: an entry is no tensor, as in quantised modules and by ``get_extra_state``, or one of another kind.
+    """
+    for key, value in model.state_dict().items():
+        if isinstance(value, Tensor) and (is_lazy(value) or _is_dense(value)):
+            continue
+        got = f"{value.layout}, {value.dtype}, on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+        advice = "Store it as a dense tensor in a buffer, or remove get_extra_state()"
+        if "_packed_params" in key or (isinstance(value, Tensor) and value.is_quantized):
+            advice = "The model is quantised: use its float version, or export it and pass --teacher FILE.onnx"
+        elif isinstance(value, Tensor) and value.is_meta:
+            advice = "Build the model on the CPU, outside torch.device('meta')"
+        raise ValueError(
+            f"the state_dict of {name} must hold dense tensors with data, so that it can be saved and loaded safely. "
+            f"Got {got} under {key!r}. {advice}."
+        )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def load_weights(model: nn.Module, path: Path | str, *, entry: str = "", exact: bool = False) -> None:

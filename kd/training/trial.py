@@ -13,6 +13,7 @@ from kd.models.inference import device_of, evaluating, find_differing_rows
 from kd.models.main_output import take_logits
 from kd.models.outputs import PROBED, require_untrained_returns_logits
 from kd.seeding import seeded
+from kd.storage.weights import require_dense_state
 from kd.types import Batch
 
 
@@ -35,7 +36,7 @@ def try_training(name: str, model: nn.Module, batch: Batch, *, epochs: Sequence[
         ValueError: the model fails, its output is not logits [B, K] in both modes, no parameter gets a gradient, or an
             entry of its ``state_dict`` is not a tensor and so could not be saved.
     """
-    _require_tensors(name, model)
+    require_dense_state(name, model)
     single = next((epoch for epoch in epochs if last_batch_size(*epoch) == 1), None)
     copies = []
     for size in (2, 1) if single else (2,):
@@ -69,7 +70,7 @@ def require_restorable(name: str, model: nn.Module, other: nn.Module, batch: Bat
     Raises:
         ValueError: the outputs differ, or the weights do not fit.
     """
-    _require_tensors(name, model)
+    require_dense_state(name, model)
     try:
         other.load_state_dict(model.state_dict())
     except RuntimeError as error:
@@ -109,20 +110,6 @@ def require_repeatable(name: str, model: nn.Module, inputs: Tensor) -> None:
             f"{name} returns other outputs for a sample in a batch than for this sample alone in eval mode. Look for "
             "statistics of the batch, such as batch norm with track_running_stats=False, or a mean over dimension 0."
         )
-
-
-def _require_tensors(name: str, model: nn.Module) -> None:
-    for key, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"the state_dict of {name} must hold tensors only, so that it can be saved and loaded safely. Got a "
-                f"{type(value).__name__} under {key!r}. Store it as a buffer, or remove get_extra_state()."
-            )
-        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
-            raise ValueError(
-                f"the state_dict of {name} must hold dense tensors, so that it can be saved and loaded safely. Got "
-                f"{key!r} of {value.layout}, {value.dtype}, on {value.device}. Store it as a dense tensor."
-            )
 
 
 def _step(model: nn.Module, batch: Batch, size: int) -> None:

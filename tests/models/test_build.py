@@ -257,6 +257,30 @@ def test_an_example_is_what_the_model_is_tried_on(tmp_path: Path) -> None:
         build(f"{file}:net", **arguments, example=torch.zeros(5).long())
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize:UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("layer(classes).bfloat16()", r"same dtype.* may cast it to the type of its weights\. A model of integers"),
+        ("layer(classes).to('meta')", r"must hold dense tensors.* on meta under '1\.weight'\. Build .* on the CPU"),
+        ("quantize_dynamic(layer(classes))", r"must hold dense tensors.*The model is quantised.*--teacher FILE\.onnx"),
+        ("TwoHeads(classes)", r"net: the model must return logits.*several of these.* or as \{'logits': …\}$"),
+    ],
+)
+def test_what_is_wrong_with_a_users_model_is_said_without_other_advice(code: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\nfrom torch.ao.quantization import quantize_dynamic\n"
+        "def layer(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, classes))\n"
+        "class TwoHeads(nn.Module):\n"
+        "    def __init__(self, classes):\n        super().__init__()\n        self.layer = layer(classes)\n"
+        "    def forward(self, x):\n        return self.layer(x), self.layer(x)\n"
+        f"def net(classes):\n    return {code}\n"
+    )
+    with pytest.raises(ValueError, match=message):
+        build(f"{file}:net", input_shape=(1, 6, 6), classes=3, seed=0)
+
+
 @pytest.mark.parametrize("name", ["hf-hub:someone/resnet", "local-dir:/tmp", "resnet18.a1_in1k", "resnet81"])
 def test_timm_gets_plain_names_only(name: str) -> None:
     pytest.importorskip("timm", reason="needs the timm extra")
