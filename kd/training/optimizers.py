@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR, StepLR
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
 from kd.checks import require
 from kd.training.lean_adam import LeanAdam
@@ -54,8 +62,9 @@ def make_optimizer(
     if name == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=nesterov)
     # Fused: one pass over the weights instead of a dozen, a fifth of a small student's step (benchmarks/epochs.py).
-    # torch.optim.AdamW is Adam with this argument.
-    return LeanAdam(groups, lr=learning_rate, fused=True, decoupled_weight_decay=name == "adamw")
+    # torch.optim.AdamW is Adam with this argument. torch has no fused step for complex numbers.
+    is_fused = not any(parameter.is_complex() for parameter in parameters)
+    return LeanAdam(groups, lr=learning_rate, fused=is_fused, decoupled_weight_decay=name == "adamw")
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, name: str, *, steps: int, warmup: int = 0) -> LRScheduler:
@@ -91,6 +100,21 @@ def adam(
     return optimizer, make_schedule(optimizer, "linear", steps=steps)
 
 
+def _require_simple(optimizer: torch.optim.Optimizer, scheduler: object) -> None:
+    """Check that a step of the optimizer needs no closure, and one of the scheduler no metric."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "the optimizer must take a step from the gradients of one batch. Got LBFGS, which computes the loss "
+            "several times in a step. Use Adam or SGD."
+        )
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError(
+            "the scheduler is stepped after each training step, without a metric. Got ReduceLROnPlateau, which needs "
+            "one. Step it after each epoch instead: on_epoch=lambda epoch, history: "
+            "plateau.step(history['val_loss'][-1])."
+        )
+
+
 def require_trained(
     optimizer: torch.optim.Optimizer, model: nn.Module, objective: Objective, scheduler: LRScheduler | None = None
 ) -> None:
@@ -99,9 +123,10 @@ def require_trained(
     Warns if the optimizer lacks parameters of the model and holds others instead, as after replacing a layer.
 
     Raises:
-        ValueError: it holds no parameter of the model that needs a gradient, or lacks one of the objective; or the
-            scheduler belongs to another optimizer.
+        ValueError: it holds no parameter of the model that needs a gradient, or lacks one of the objective; the
+            scheduler belongs to another optimizer; or one of them needs more than a step (LBFGS, ReduceLROnPlateau).
     """
+    _require_simple(optimizer, scheduler)
     scheduled = getattr(scheduler, "optimizer", optimizer)
     if scheduled.param_groups is not optimizer.param_groups:  # a wrapped optimizer shares its groups
         raise ValueError(

@@ -19,7 +19,7 @@ import kd
 from kd.models.networks import MLP
 from kd.seeding import seeded
 from kd.storage.fingerprint import describe
-from kd.training.optimizers import adam
+from kd.training.optimizers import adam, require_trained
 
 
 def _model(seed: int = 0) -> MLP:
@@ -60,7 +60,7 @@ def test_fused_steps_match_the_plain_adam_within_rounding() -> None:
 def test_a_training_process_does_not_import_torchs_compiler() -> None:
     program = """
 import sys, torch, kd
-from kd.training.optimizers import adam
+from kd.training.optimizers import adam, require_trained
 model = torch.nn.Linear(3, 2)
 data = torch.utils.data.TensorDataset(torch.randn(8, 3), torch.randint(2, (8,)))
 loader = kd.make_loader(data, batch_size=4, shuffle=True)
@@ -238,3 +238,22 @@ def test_a_learning_rate_that_is_always_0_is_mentioned_but_not_a_warm_up_from_0(
     for rule in (lambda step: step, lambda step: step % 8):  # the second is 0 again after the epoch of 8 steps
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         _fit(model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rule))
+
+
+def test_complex_parameters_are_trained_without_the_fused_step() -> None:
+    weight = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    model = torch.nn.ParameterList([weight])
+    optimizer, _ = adam(model, learning_rate=0.1, steps=2)
+    weight.abs().sum().backward()
+    optimizer.step()
+    assert torch.allclose(weight.detach(), torch.full((3,), 0.9 + 0j), atol=1e-3)
+
+
+def test_optimizers_and_schedulers_that_need_more_than_a_step_are_refused() -> None:
+    model = _model()
+    lbfgs, sgd = torch.optim.LBFGS(model.parameters()), torch.optim.SGD(model.parameters(), lr=0.1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd)
+    with pytest.raises(ValueError, match=r"one batch\. Got LBFGS"):
+        require_trained(lbfgs, model, kd.supervised)
+    with pytest.raises(ValueError, match=r"Got ReduceLROnPlateau.* on_epoch="):
+        require_trained(sgd, model, kd.supervised, plateau)
