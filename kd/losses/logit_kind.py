@@ -26,7 +26,8 @@ def require_logits_kind(name: str, logits: Tensor, *, cautious: bool = False) ->
 
     Args:
         cautious: accept what may be logits of a hardly trained model or of no model, such as multiples of one-hot
-            labels: values within [0, 1] that do not fill it, and shares of another total than 1 or 100.
+            labels: values within [0, 1] that do not fill it or leave it in a row, and shares of another total than 1 or
+            100.
 
     Raises:
         ValueError: they are probabilities, percentages or other shares, or lie in [0, 1] like sigmoid outputs; a few
@@ -103,6 +104,8 @@ def _find_flaw(values: Tensor, *, top: float | None = None) -> str | None:
     if values.shape[1] > 2 and _are_most(_are_distributions((values + 1) / 2, _EXACT)):
         return "They are probabilities p scaled to 2p - 1: divide (values + 1) by 2."
     is_clean = ~_have_negative(values)
+    if top == _CERTAIN_TOP and not bool(is_clean.all()):
+        return None  # most logits of a hardly trained network may lie in [0, 1], but no sigmoid output is negative
     return _find_flaw_of_shares(values[is_clean], top) if _are_most(is_clean) else None
 
 

@@ -253,3 +253,11 @@ def test_a_dataset_of_probabilities_is_refused_and_multiples_of_labels_are_logit
             kd.DistillDataset(data, wrong)
     for right in (draw_logits(0), probabilities.log(), 6 * one_hot, torch.zeros(60, 40), torch.rand(60, 1)):
         kd.DistillDataset(data, right)
+
+
+def test_a_dataset_takes_the_logits_of_a_hardly_trained_teacher_within_0_and_1_but_for_a_few() -> None:
+    logits = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+    logits[:10, 0] = -0.1  # which no sigmoid returns
+    kd.DistillDataset(TensorDataset(torch.rand(200, 4), torch.zeros(200)), logits)
+    with pytest.raises(ValueError, match="logits must be logits"):
+        kd.DistillDataset(TensorDataset(torch.rand(200, 4), torch.zeros(200)), logits.abs())
