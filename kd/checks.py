@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,11 @@ def require(condition: bool, name: str, got: object, allowed: str, advice: str =
     if not condition:
         hint = f" ({advice})" if advice else ""
         raise ValueError(f"{name} must be {allowed}. Got {got!r} instead{hint}.")
+
+
+def is_integer(value: object) -> bool:
+    """Return whether a value is a Python or NumPy integer; 2.5 and 2.0 are none."""
+    return isinstance(value, numbers.Integral)
 
 
 def is_utf8(text: str) -> bool:
@@ -205,7 +211,7 @@ MANY = 10**6  # bound of numbers of models and processes: each is an object in m
 
 def at_least(minimum: int, advice: str = "", *, largest: float = 10**15) -> Range:
     """Return the range of integers from ``minimum`` to ``largest``."""
-    return Range(lambda n: n >= minimum, f"an integer of at least {minimum}", advice, largest)
+    return Range(lambda n: is_integer(n) and n >= minimum, f"an integer of at least {minimum}", advice, largest)
 
 
 def or_none(values: Range) -> Range:
@@ -247,7 +253,11 @@ def ranges(declaration: type) -> dict[str, Range]:
 
 def require_in_range(name: str, value: object, allowed: Range) -> None:
     """Raise ``ValueError`` if the value is outside its range; the error shows name, value and allowed values."""
-    require(allowed.holds(value), name, value, allowed.allowed, allowed.advice)
+    try:
+        is_allowed = allowed.holds(value)
+    except (TypeError, AttributeError):  # a value of another type, such as a text in place of a number
+        is_allowed = False
+    require(is_allowed, name, value, allowed.allowed, allowed.advice)
     if isinstance(value, (int, float)):
         require(abs(value) <= allowed.largest, name, value, f"at most {allowed.largest:,.0f}", allowed.advice)
 

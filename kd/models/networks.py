@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kd.checks import require
+from kd.checks import is_integer, require
 
 MNIST_SHAPE = (1, 28, 28)
 
@@ -74,7 +74,8 @@ class MLP(nn.Module):
 
     def __init__(self, *widths: int, input_shape: Sequence[int] = MNIST_SHAPE, classes: int = 10) -> None:
         super().__init__()
-        require(bool(widths) and min(widths) >= 1, "widths of an MLP", widths, "one or more integers above 0")
+        fits = bool(widths) and all(is_integer(width) and width >= 1 for width in widths)
+        require(fits, "widths of an MLP", widths, "one or more integers above 0")
         self.hidden = nn.Linear(math.prod(input_shape), widths[0])
         sizes = itertools.pairwise(widths)
         self.deeper = nn.Sequential(*(layer for pair in sizes for layer in (nn.Linear(*pair), nn.ReLU())))

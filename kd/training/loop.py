@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kd.checks import require
+from kd.checks import at_least, require_in_range
 from kd.data.loaders import seed_loader
 from kd.losses.labels import to_int64
 from kd.methods.results import check_result
@@ -90,7 +90,7 @@ def fit(
             to 50 steps later; batch statistics and the scheduler have then moved on. In float16 a step whose gradient
             is not finite is skipped, and the error is raised after 30 skipped steps in a row.
     """
-    require(epochs >= 1, "epochs", epochs, "an integer of at least 1")
+    require_in_range("epochs", epochs, at_least(1))
     step = _choose_step(model, step, optimizer, scheduler)
     step.require_trained(model, objective)
     kept = KeptEpoch.make(keep, patience, validated=val_loader is not None, ignored=_first_phase(objective, epochs))

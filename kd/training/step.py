@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from kd.checks import require
+from kd.checks import at_least, require, require_in_range
 from kd.models.inference import device_of
 from kd.training.optimizers import require_trained
 from kd.training.step_numbers import step_if_finite
@@ -62,7 +62,7 @@ class Step:
         precision: str = "float32",
     ) -> None:
         require(clip >= 0, "clip", clip, "at least 0", "the largest norm of the gradient; 0 does not clip")
-        require(accumulate >= 1, "accumulate", accumulate, "an integer of at least 1")
+        require_in_range("accumulate", accumulate, at_least(1))
         require(0 <= ema < 1, "ema", ema, "in [0, 1)", "0.999 is usual; 0 keeps no average")
         require(precision in PRECISIONS, "precision", precision, f"one of {', '.join(PRECISIONS)}")
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler

@@ -213,9 +213,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(digits: kd.ImageDataset
     assert kd.weights_bytes(model) == good[-1]
 
 
-@pytest.mark.parametrize("epochs", [0, -1])
-def test_less_than_one_epoch_raises(digits: kd.ImageDataset, epochs: int) -> None:
-    with pytest.raises(ValueError, match=rf"^epochs must be an integer of at least 1\. Got {epochs} instead"):
+@pytest.mark.parametrize("epochs", [0, -1, 2.5, "3"])
+def test_epochs_other_than_one_or_more_raise(digits: kd.ImageDataset, epochs: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^epochs must be an integer of at least 1\. Got {epochs!r} instead"):
         train(digits, tiny_model(), epochs=epochs)
 
 
