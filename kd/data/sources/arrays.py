@@ -45,9 +45,21 @@ def from_arrays(
                 f"labels in {split} instead."
             )
     datasets = {split: ArrayDataset(values, numbers[split]) for split, values in tensors.items()}
+    _warn_of_many_channels(name, tensors["train"])
     if tensors["train"].dtype == torch.int64:
         say(f"{name}: integer inputs are treated as tokens and not scaled; store quantities as float32")
     return Source(name, datasets["train"], datasets.get("val"), datasets.get("test"), names)
+
+
+def _warn_of_many_channels(name: str, inputs: Tensor) -> None:
+    """Warn about images [N, C, H, W] with more channels than columns: the channels are probably their last axis."""
+    if inputs.ndim == 4 and inputs.shape[1] not in CHANNELS and inputs.shape[1] > inputs.shape[3]:
+        channels, height, width = inputs.shape[1:]
+        warnings.warn(
+            f"{name}: inputs are read as images of {channels} channels with {height} × {width} pixels. If their last "
+            "axis holds the channels, save them as [N, channels, height, width].",
+            stacklevel=3,
+        )
 
 
 def warn_of_lost_values(split: str, values: Array, converted: Array) -> None:
