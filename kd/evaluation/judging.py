@@ -107,8 +107,9 @@ def judge(
     if SMOOTHED in arms:
         _require_own_smoothing(arms[SMOOTHED], digests, kind)
     names = list(class_names) or [str(number) for number in range(classes)]
-    require(len(names) == classes, "class_names", f"{len(names)} names", f"{classes}, one for each class")
-    require(len(set(names)) == len(names), "class_names", ", ".join(names[:20]), "different names")
+    named = "class_names (--class-names)"
+    require(len(names) == classes, named, f"{len(names)} names", f"{classes}, one for each class")
+    require(len(set(names)) == len(names), named, ", ".join(names[:20]), "different names")
     comparison = Comparison(
         teachers=[],
         students={arm: [students] for arm, students in arms.items()},

@@ -6,7 +6,7 @@ import csv
 import io
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd.checks import DamagedDataError
+from kd.console import say
 from kd.storage.npy import Array, CheckShape, list_members, measure_member, read_array, read_member
 from kd.storage.resources import is_passing_fault, require_memory
 from kd.storage.untrusted import SIZE_LIMIT, read_bytes
@@ -23,7 +24,6 @@ NPZ_NAMES = (*_ARRAYS, *(f"{name}_{part}" for part in ("train", "val", "test") f
 NPZ_LIMIT = SIZE_LIMIT  # bytes, for a dataset's file and for all its arrays unpacked
 CSV_LIMIT = 256 * 1024**2  # bytes; parsed to Python strings and lists, a file takes ten times its size
 _NON_OBJECT = "biufcmMSUV"  # numpy dtype kinds except objects; the dataset checks the dtype itself later
-_NAME_IDS = "Only an id column may hold text: name it with --ids (in Python, id_column)"
 CSV_EXPANSION = 10  # memory that Python's strings and lists take / size of the file
 
 
@@ -41,9 +41,7 @@ class Table(NamedTuple):
     columns: list[str] | None
 
 
-def read_table(
-    path: Path, *, name: str, id_column: str | None, check_shape: CheckShape, advice: str = _NAME_IDS
-) -> Table:
+def read_table(path: Path, *, name: str, id_column: str | None, check_shape: CheckShape) -> Table:
     """Read a table from a ``.npy``, ``.npz`` or ``.csv`` file.
 
     Args:
@@ -51,7 +49,6 @@ def read_table(
             read, so that their number is bounded by what the caller needs.
         name: the array to read from an ``.npz`` file with several arrays besides the ids.
         id_column: column (``.csv``) or array (``.npz``) with the row ids; None reads no ids.
-        advice: remedy for text in a ``.csv`` file.
 
     Raises:
         OSError: the file cannot be read.
@@ -72,7 +69,7 @@ def read_table(
             because = "; save a table of this size as .npy"
             content = read_bytes(path, limit=CSV_LIMIT, because=because)
             require_memory(CSV_EXPANSION * len(content), str(path), "Save it as .npy.")
-            table = _parse_csv(content, id_column, advice)
+            table = _parse_csv(content, id_column)
             check_shape(table.values.shape)
             return table
     raise ValueError(f"it should be an .npy, .npz or .csv file. Got {path.suffix or 'no suffix'!r}")
@@ -97,7 +94,31 @@ def _parse_npz(content: bytes, name: str, id_column: str | None, check_shape: Ch
         if is_passing_fault(error):
             raise
         raise ValueError(f"it is damaged or not an .npz file ({type(error).__name__}: {error})") from error
-    return Table(values, None if ids is None else _to_strings(ids), None)
+    names = None if ids is None else _to_strings(ids)
+    if names is not None and len(names) != len(values):
+        raise ValueError(f"it must have one id for each of its {len(values):,} rows. Got {len(names):,}")
+    return Table(values, names, None)
+
+
+def find_rows(ids: Sequence[str], file_ids: Sequence[str], path: Path) -> Array:
+    """Return the row of each id in a file with these ids.
+
+    Raises:
+        ValueError: an id is missing, or in the file more than once.
+    """
+    row_of = {id_: row for row, id_ in enumerate(file_ids)}
+    if len(row_of) < len(file_ids):
+        duplicate = next(id_ for row, id_ in enumerate(file_ids) if row_of[id_] != row)
+        raise ValueError(f"ids must be unique. Got {duplicate!r} more than once")
+    missing = [id_ for id_ in map(str, ids) if id_ not in row_of]
+    if missing:
+        raise ValueError(
+            f"it must have a row for each of the {len(ids):,} samples. {len(missing):,} ids are missing, such as "
+            f"{', '.join(map(repr, missing[:3]))}; the file has ids such as {', '.join(map(repr, file_ids[:3]))}"
+        )
+    if len(file_ids) > len(ids):
+        say(f"{path}: {len(file_ids) - len(ids):,} of {len(file_ids):,} rows belong to no sample and are ignored")
+    return np.array([row_of[str(id_)] for id_ in ids])
 
 
 def _to_strings(ids: Array) -> list[str]:
@@ -119,32 +140,41 @@ def parse_text(content: bytes) -> list[tuple[int, list[str]]]:
         raise ValueError(f"it is not comma-separated text in UTF-8 ({error})") from error
 
 
-def _parse_csv(content: bytes, id_column: str | None, advice: str) -> Table:
+def _parse_csv(content: bytes, id_column: str | None) -> Table:
     rows = parse_text(content)
     header = rows.pop(0)[1] if rows and _is_header(rows[0][1]) else None
     if not rows:
         raise ValueError("it has no rows")
     if id_column is None:
-        return Table(_parse_numbers(rows, len(header or rows[0][1]), advice), None, header)
+        return Table(_parse_numbers(rows, len(header or rows[0][1])), None, header)
     if header is None or id_column not in header:
         got = "no header" if header is None else f"the columns {', '.join(header[:12])}"
         raise ValueError(f"it should have a header with a column {id_column!r}. Got {got} instead")
     index = header.index(id_column)
     ids = [row.pop(index) if index < len(row) else "" for _, row in rows]
     del header[index]
-    return Table(_parse_numbers(rows, len(header), advice), ids, header)
+    return Table(_parse_numbers(rows, len(header)), ids, header)
 
 
-def _parse_numbers(rows: list[tuple[int, list[str]]], width: int, advice: str) -> Array:
+def _parse_numbers(rows: list[tuple[int, list[str]]], width: int) -> Array:
     values = np.empty((len(rows), width))
     for out, (line, row) in zip(values, rows, strict=True):
         bad = next((cell for cell in row if not _is_number(cell)), None)
         if bad is not None:
-            raise ValueError(f"line {line} should hold numbers. Got {bad[:40]!r}. {advice}")
+            raise ValueError(f"line {line} should hold numbers. Got {_explain_text(bad)}")
         if len(row) != width:
             raise ValueError(f"line {line} should hold {width} numbers, like the first line. Got {len(row)}")
         out[:] = [float(cell) for cell in row]
     return values
+
+
+def _explain_text(cell: str) -> str:
+    """Return a cell that is no number, and what to do about it."""
+    if not cell.strip():
+        return "an empty cell. Fill it, or leave out the row"
+    if _is_number(cell.replace(";", "\t").partition("\t")[0]):
+        return f"{cell[:40]!r}. Separate the cells by commas"
+    return f"{cell[:40]!r}. Only an id column may hold text: name it with --ids (in Python, id_column)"
 
 
 def _is_header(row: list[str]) -> bool:

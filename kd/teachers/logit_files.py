@@ -21,8 +21,8 @@ from kd.checks import require, require_finite_logits
 from kd.console import say
 from kd.losses.logit_kind import require_logits_kind, require_probabilities
 from kd.models.inference import Predictions
-from kd.storage.npy import Array, CheckShape
-from kd.storage.tables import Table, read_table
+from kd.storage.npy import CheckShape
+from kd.storage.tables import Table, find_rows, read_table
 from kd.teachers.class_map import (
     MapRow,
     describe_share_outside,
@@ -141,9 +141,7 @@ def read_rows(
             id_column=None if ids is None else id_column,
             check_shape=check_shape,
         )
-        if table.ids is not None and len(table.ids) != len(table.values):
-            raise ValueError(f"it must have one id for each of its {len(table.values):,} rows. Got {len(table.ids):,}")
-        values = table.values if ids is None else table.values[_find_rows(ids, table.ids or [], path)]
+        values = table.values if ids is None else table.values[find_rows(ids, table.ids or [], path)]
         with np.errstate(over="ignore"):  # float32 overflow becomes infinity, which raises below
             converted = torch.from_numpy(values.astype(np.float32))
         require_finite_logits(f"its {kind}", converted, "Save values within the range of float32")
@@ -186,23 +184,6 @@ def _require_rows(shape: tuple[int, ...], rows: int | None) -> None:
             f"it must have {rows:,} rows, one per sample in the order of the dataset. Got {shape[0]:,}. Pass ids "
             "(--ids) if the file has different rows or a different order"
         )
-
-
-def _find_rows(ids: Sequence[str], file_ids: Sequence[str], path: Path) -> Array:
-    """Return the row of each id in the file."""
-    row_of = {id_: row for row, id_ in enumerate(file_ids)}
-    if len(row_of) < len(file_ids):
-        duplicate = next(id_ for row, id_ in enumerate(file_ids) if row_of[id_] != row)
-        raise ValueError(f"ids must be unique. Got {duplicate!r} more than once")
-    missing = [id_ for id_ in map(str, ids) if id_ not in row_of]
-    if missing:
-        raise ValueError(
-            f"it must have a row for each of the {len(ids):,} samples. {len(missing):,} ids are missing, such as "
-            f"{', '.join(map(repr, missing[:3]))}; the file has ids such as {', '.join(map(repr, file_ids[:3]))}"
-        )
-    if len(file_ids) > len(ids):
-        say(f"{path}: {len(file_ids) - len(ids):,} of {len(file_ids):,} rows belong to no sample and are ignored")
-    return np.array([row_of[str(id_)] for id_ in ids])
 
 
 def _convert_to_logits(values: Tensor, kind: str, path: Path) -> Tensor:

@@ -16,7 +16,7 @@ class JudgeSettings:
     """Judge predictions from anywhere: another trainer, another framework, another paper.
 
     The first file of --control and the first of --distilled are one pair, trained with the same seed, and so on. A file
-    is .npy, .npz or .csv, with a row for each test item in the order of --labels.
+    is .npy, .npz or .csv, with a row for each test item in the order of --labels, or with a column of --ids.
     """
 
     command: ClassVar[str] = "judge"
@@ -32,8 +32,11 @@ class JudgeSettings:
     """true class of each test item, as a number from 0: .npy, .npz or .csv with a single column"""
     kind: Literal["logits", "probabilities", "classes"] = "logits"
     """content of the files for each item: a logit or a probability for each class, or the number of one class"""
+    ids: str | None = None
+    """column (.csv) or array (.npz) with the id of each item, in every file: rows of the predictions are matched with
+    those of --labels by it; None: rows in the order of --labels"""
     class_names: tuple[str, ...] = ()
-    """names of the classes in label order"""
+    """names of the classes in label order; columns of .csv files with these names are put into their order"""
     decide: Annotated[str, DECIDE] = "auto"
     """what decides: errors, balanced (mean error of the classes), nll or recall:CLASS; auto takes balanced if the
     classes differ in size by more than a factor of 3, else errors"""

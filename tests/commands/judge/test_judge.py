@@ -70,12 +70,12 @@ def test_what_decides_can_be_chosen() -> None:
         ({"labels": np.arange(400)}, "labels must be within 0 … 4"),
         ({"labels": np.zeros(7, int)}, r"control\[0\] must be of shape \[7, 5\]"),
         ({"margin": 0}, "margin must be above 0"),
-        ({"class_names": ("a",)}, "class_names must be 5"),
+        ({"class_names": ("a",)}, r"class_names \(--class-names\) must be 5"),
         ({"decide": "accuracy"}, "--decide must be auto"),
         ({"kind": "class"}, "kind must be logits, probabilities or classes. Got 'class'"),
         ({"labels": np.zeros(0, int)}, "labels must be the class of each test item. Got 'none'"),
         ({"labels": np.full(400, "a")}, "labels must be an array of numbers"),
-        ({"class_names": ("a", "a", "c", "d", "e")}, "class_names must be different names"),
+        ({"class_names": ("a", "a", "c", "d", "e")}, r"class_names \(--class-names\) must be different names"),
     ],
 )
 def test_predictions_that_do_not_fit_raise(change: dict[str, Any], message: str) -> None:
@@ -127,6 +127,63 @@ def test_a_file_that_does_not_fit_is_named(tmp_path: Path, capsys: pytest.Captur
     values["distilled"][2] = values["distilled"][2][:-1]
     assert cli.main(["judge", *save(tmp_path, values), "--out", str(tmp_path / "out")]) == 1
     assert "distilled2.npy: it must have a row for each of 400 labels" in " ".join(capsys.readouterr().err.split())
+
+
+def save_tables(folder: Path, *, is_shuffled: bool) -> list[str]:
+    """Write CSV files with ids; shuffled ones have rows and columns in another order, and a further row."""
+    values, flags = arrays(), ["--ids", "file"]
+    ids = [f"{number}.png" for number in range(400)]
+    rows = [f"{name},{label}" for name, label in zip(ids, values["labels"], strict=True)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    for arm in ("control", "distilled", "smoothed"):
+        flags.append(f"--{arm}")
+        for number, logits in enumerate(values[arm]):
+            random = np.random.default_rng(number)
+            rows, columns = np.arange(400), np.arange(5)
+            if is_shuffled and arm != "control":
+                rows, columns = random.permutation(400), random.permutation(5)
+            lines = [",".join([ids[row], *map(str, logits[row, columns])]) for row in rows] + ["x.png,1,2,3,4,5"]
+            path = folder / f"{arm}{number}.csv"
+            path.write_text("\n".join([",".join(["file", *("abcde"[column] for column in columns)]), *lines]))
+            flags.append(str(path))
+    return [*flags, "--labels", str(folder / "labels.csv")]
+
+
+def test_rows_are_matched_by_ids_and_columns_by_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    judged = kd.judge(**arrays())
+    assert cli.main(["judge", *save_tables(tmp_path, is_shuffled=True), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert judged.sentence in printed
+    assert "distilled0.csv: its columns are reordered by the names of the classes" in printed
+    assert "distilled0.csv: 1 of 401 rows belong to no sample and are ignored" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("labels", "file,label\n1.png,0\n1.png,1", "labels.csv: ids must be unique. Got '1.png' more than once"),
+        ("labels", "file,label\n1.png,cat", "labels.csv: line 2 should hold numbers. Got 'cat'"),
+        ("labels", "file,label\n1.png,0.5", "labels.csv: it must hold whole numbers, one class for each item. Got 0.5"),
+        ("labels", "file,a,b\n1.png,0,1", "labels.csv: it must have a single column, the number of each item's class"),
+        ("distilled0", "file,a,b,c,d,e\n1.png,0,1,2,3,4", "distilled0.csv: it must have a row for each of the 400"),
+        ("distilled0", "file,a,b,c,d,e\n1.png,0,1,2,3,", "Got an empty cell. Fill it"),
+        ("distilled0", "file,a,b\n1.png,0;1;2,3", "Got '0;1;2'. Separate the cells by commas"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_named(
+    name: str, content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = save_tables(tmp_path, is_shuffled=False)
+    (tmp_path / f"{name}.csv").write_text(content)
+    assert cli.main(["judge", *flags, "--out", str(tmp_path / "out")]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_other_classes_in_a_header_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = save_tables(tmp_path, is_shuffled=False)
+    assert cli.main(["judge", *flags, "--class-names", *"abcdf", "--out", str(tmp_path / "out")]) == 1
+    message = "control0.csv: its columns should be the classes a, b, c, d, f, as in the other files or --class-names."
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_probabilities_are_no_logits() -> None:

@@ -271,7 +271,9 @@ def test_a_last_axis_that_may_hold_two_or_many_channels_is_mentioned() -> None:
     def read(*shape: int) -> None:
         from_arrays("scans", {"train": np.zeros((12, *shape), np.uint8)}, {"train": Y})
 
-    with pytest.warns(UserWarning, match=r"scans: inputs are read as images of 8 channels with 8 × 2 pixels.*save them"):
+    with pytest.warns(
+        UserWarning, match=r"scans: inputs are read as images of 8 channels with 8 × 2 pixels.*save them"
+    ):
         read(8, 8, 2)
     for shape in ((8, 8, 3), (2, 8, 8), (8, 16, 16), (8, 8)):
         read(*shape)
