@@ -298,15 +298,15 @@ def test_slices_of_models_that_learned_nothing_are_no_evidence() -> None:
     assert show_slices(judged.slices, withheld=True)[0] == Paragraph(WITHHELD)
 
 
-def test_text_in_a_file_is_refused_without_naming_a_flag_that_judge_lacks(
+def test_names_of_classes_are_refused_with_the_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = save(tmp_path, arrays())
     (tmp_path / "names.csv").write_text("label\n" + "cat\n" * 400)
     assert cli.main(["judge", *flags, "--labels", str(tmp_path / "names.csv"), "--out", str(tmp_path / "out")]) == 1
     text = " ".join(capsys.readouterr().err.split())
-    assert "should hold numbers. Got 'cat'. Classes are numbers from 0" in text
-    assert "--ids" not in text
+    assert "should hold numbers. Got 'cat'. Only an id column may hold text" in text
+    assert "Write classes as numbers from 0" in text
 
 
 def test_no_impossible_difference_is_reported() -> None:
