@@ -163,6 +163,7 @@ def _require_resumable(
     other: Any = rebuild()
     other.load_state_dict(used.state_dict())
     other.set_epoch(0, epochs)
+    other.train(used.training)
     before, after = (_evaluate(spec, objective, model, batch) for objective in (used, other))
     differing = [name for name in {**before, **after} if not _equal(before.get(name), after.get(name))]
     if differing:

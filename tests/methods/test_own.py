@@ -487,6 +487,15 @@ STATES = """
             nn.Module.__init__(self)
             self.register_buffer("steps", torch.zeros(()))
 
+    class Dropout(Plain):
+        def __init__(self, student, teacher, batch):
+            nn.Module.__init__(self)
+            self.steps = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Dropout(0.5))
+
+        def forward(self, model, batch):
+            output, terms = kd.supervised(model, batch)
+            return output, {**terms, "far": self.steps(output).square().mean()}
+
     class Cache(Counter):
         def step(self, output):
             self.output = output
@@ -533,7 +542,7 @@ def test_an_objective_that_could_not_resume_is_refused(name: str, write: Write) 
         try_method(f"{write(STATES)}:{name}", *build())
 
 
-@pytest.mark.parametrize("name", ["Buffer", "Cache"])
+@pytest.mark.parametrize("name", ["Buffer", "Dropout", "Cache"])
 def test_buffers_and_random_numbers_of_torch_are_accepted(name: str, write: Write) -> None:
     assert try_method(f"{write(STATES)}:{name}", *build()) == []
 
