@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 import tomllib
 import typing
 from collections.abc import Sequence
@@ -131,7 +132,7 @@ def read(file: Path) -> dict[str, Value]:
             content = stream.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise ValueError(f"it is larger than {LARGEST:,} bytes")
-        settings = tomllib.loads(content.decode())
+        settings = tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows write the mark
     except OSError as error:
         raise OSError(f"cannot read the settings in {file}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -140,15 +141,16 @@ def read(file: Path) -> dict[str, Value]:
         if not all(
             isinstance(item, (bool, int, float, str)) for item in (value if isinstance(value, list) else [value])
         ):
+            got = reprlib.repr(value)  # of any depth and length
             raise ValueError(
-                f"{file}: {name} must be a boolean, a number, a string or a list of these. Got {value!r} instead."
+                f"{file}: {name} must be a boolean, a number, a string or a list of these. Got {got} instead."
             )
     return settings
 
 
 def _has_typed_paths(file: Path) -> bool:
     """Return whether an earlier version wrote the file: its paths count from the folder where that command ran."""
-    with file.open(encoding="utf-8") as stream:
+    with file.open(encoding="utf-8-sig") as stream:
         first = stream.readline().strip()
     return first.startswith("# kd ") and first.endswith(_FLAGS)
 

@@ -98,6 +98,11 @@ def test_flags_override_the_file(file: Path) -> None:
     assert (underscored.class_names, underscored.teacher) == (("z",), ("a", "b"))
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "notepad.toml").write_bytes(b"\xef\xbb\xbfepochs = 3\r\n")
+    assert parsed("run", "--config", str(tmp_path / "notepad.toml")).epochs == 3
+
+
 def test_only_distill_starts_from_the_file_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("epochs = 4\n")
     assert parsed("distill", f"--out={tmp_path}").epochs == 4
@@ -116,6 +121,7 @@ def test_only_distill_starts_from_the_file_in_its_folder(tmp_path: Path) -> None
         (b"[run]\nepochs = 3", "run must be a boolean"),
         (b"epochs = 2026-01-01", "epochs must be a boolean"),
         (b"set = [[1]]", "set must be a boolean"),
+        (b"a" + b".b" * 50_000 + b" = 1", "a must be a boolean"),
         (b"a = " + b"[" * 100_000, "is not a TOML settings file"),
         (b"#" * 1_000_001, "larger than 1,000,000 bytes"),
     ],
