@@ -91,8 +91,8 @@ MUTANTS = (
     ),
     Mutant(
         "the verdict is reversed",
-        'better = "better" if test.only_second_wrong <',
-        'better = "better" if test.only_second_wrong >',
+        "is_distilled = test.only_second_wrong <",
+        "is_distilled = test.only_second_wrong >",
         "tests/test_command_line.py tests/evaluation/test_two_models.py",
         "tests/test_command_line.py tests/test_stats.py",
     ),

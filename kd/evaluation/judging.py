@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,9 +79,9 @@ def judge(
     print(kd.judge(control, distilled, labels, kind="probabilities").sentence)
 
     Args:
-        control, distilled: predictions of each student, as tensors or arrays: [N, K] logits or probabilities, or [N]
-            numbers of predicted classes, N ≥ 1. Entry i of both is one pair, trained with the same seed; at least two
-            pairs.
+        control, distilled: predictions of each student, as tensors, arrays or data frames: [N, K] logits or
+            probabilities, or [N] numbers of predicted classes, N ≥ 1. Entry i of both is one pair, trained with the
+            same seed; at least two pairs.
         labels: [N] true classes, integers from 0.
         smoothed: predictions of students with label smoothing and without a teacher, paired in the same way. Without
             them, the verdict is never "helps": softer targets alone may have the same effect.
@@ -147,13 +148,19 @@ def _read_arms(
 
 
 def _to_tensor(name: str, values: Any) -> Tensor:
-    """Return values as a tensor on the CPU, without a graph; unsigned integers, for which torch has no maximum, as
-    int64.
+    """Return values as a tensor on the CPU, without a graph, in the order of their rows.
+
+    Unsigned integers, for which torch has no maximum, become int64.
     """
+    is_array = hasattr(values, "__array__") and not isinstance(values, Tensor)
     try:
-        tensor = torch.as_tensor(values).detach().cpu()
+        # torch reads neither data frames nor, without a warning, arrays that are not writable.
+        tensor = torch.as_tensor(np.require(values, requirements="W") if is_array else values).detach().cpu()
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers. Got another kind of values ({error}).") from error
+        kind = type(values).__name__
+        raise ValueError(
+            f"{name} must be an array of numbers. Got other values ({kind}: {error}). Number the classes from 0."
+        ) from error
     return tensor.long() if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor
 
 

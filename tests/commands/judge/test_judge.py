@@ -278,6 +278,18 @@ def test_a_page_of_predictions_does_not_claim_how_they_were_trained(tmp_path: Pa
     assert "How they were trained is not\nknown here" in page
 
 
+def test_data_frames_are_taken_and_texts_refused() -> None:
+    """A data frame was once a KeyError."""
+    pandas = pytest.importorskip("pandas")
+    values, classes = arrays(), arrays("classes")
+    frames = {arm: [pandas.DataFrame(array) for array in values[arm]] for arm in ("control", "distilled")}
+    judged = kd.judge(**frames, labels=pandas.Series(values["labels"], index=range(400, 0, -1)))
+    assert judged.sentence == kd.judge(values["control"], values["distilled"], values["labels"]).sentence
+    names = np.array(list("abcde"))
+    with pytest.raises(ValueError, match=r"labels must be an array of numbers.*Number the classes from 0\."):
+        kd.judge(classes["control"], classes["distilled"], names[classes["labels"]], kind="classes")
+
+
 def test_rows_in_another_order_than_the_labels_are_suspected() -> None:
     values = arrays()
     order = np.random.default_rng(0).permutation(len(values["labels"]))
