@@ -156,11 +156,13 @@ class Verdicts:
     def _withhold(self, judgement: Judgement) -> Judgement:
         """Return the judgement without its verdict if students collapsed or learned no more than the majority class.
 
-        "Helps" is also withheld if any model is no better than the majority class, which is said before the verdict.
+        "Helps" is also withheld if any model is no better than the majority class, which is said before the verdict,
+        and every verdict but "hurts" if this is true of all distilled students: always predicting a class misses none
+        of it.
         """
-        useless = self.useless
-        nobody_learned = all((*useless[CONTROL], *useless[DISTILLED]))
-        doubtful = judgement.verdict == "helps" and any(map(any, useless.values()))
+        useless, verdict = self.useless, judgement.verdict
+        nobody_learned = all(useless[DISTILLED]) and (verdict != "hurts" or all(useless[CONTROL]))
+        doubtful = verdict == "helps" and any(map(any, useless.values()))
         return judgement._replace(verdict="not decided") if self.collapsed or nobody_learned or doubtful else judgement
 
     @cached_property

@@ -314,6 +314,17 @@ def test_always_predicting_a_class_is_no_way_to_find_it() -> None:
     assert judged.verdict == "not decided"
     assert judged.sentence.startswith("No better than always predicting 0, which makes 300 errors on 1,000 test items ")
     assert make_traded((0.95, 0.6), (0.9, 0.9), "recall:1").verdict == "helps"
+    losing = make_traded((0.0, 1.0), (0.95, 0.6), "recall:1")
+    assert losing.verdict == "hurts"  # distilled students that do learn, but miss more of the class
+
+
+@pytest.mark.parametrize(("found", "margin"), [(0.6, 0.1), (1.0, 50.0)])
+def test_without_label_smoothing_it_is_no_way_either(found: float, margin: float) -> None:
+    """Once "better than the labels alone" or "no difference larger than d"."""
+    judged = make_traded((0.95, found), (0.0, 1.0), "recall:1").comparison
+    students = {arm: groups for arm, groups in judged.students.items() if arm != "smoothed"}
+    without = dataclasses.replace(judged, students=students, margin=margin)
+    assert Verdicts(without).main.verdict == "not decided"
 
 
 def test_a_longer_control_that_beats_everything_leads() -> None:
