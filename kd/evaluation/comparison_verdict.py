@@ -25,7 +25,7 @@ from kd.evaluation.quantities import ERRORS, NLL, Quantity, item_losses
 from kd.evaluation.sequential import STOP, describe_evidence
 from kd.evaluation.tradeoffs import describe_computation, describe_losses
 from kd.evaluation.verdict import Earlier, Judgement, Question, judge_all
-from kd.evaluation.verdict_text import describe_basis, sentence
+from kd.evaluation.verdict_text import describe_basis, describe_smoothing, sentence
 
 
 @dataclass(frozen=True)
@@ -177,18 +177,27 @@ class Verdicts:
         across = "Across teachers, distillation" if teacher is None else "Distillation"
         controls = comparison.losses[CONTROL]
         group = np.concatenate(controls) if teacher is None else controls[teacher]
-        strength = "" if comparison.smoothing is None else f" {comparison.smoothing:g}"
-        given = "" if comparison.is_smoothing_tuned else " (not tuned)"
         return sentence(
             judgement,
             basis=basis,
             method=f"{across} ({settings})" if settings else across,
             quantity=comparison.quantity,
             relative_to=float(group.sum(axis=1).mean()),
-            smoothing=f"label smoothing{strength}{given}",
+            smoothing=self._smoothing_name,
             remarks=[*comparison.remarks, *self.own_remarks(judgement, teacher), *self._stop(judgement)],
             unit=comparison.block_noun if teacher is None else "pair",
         )
+
+    @property
+    def _smoothing_name(self) -> str:
+        comparison = self.comparison
+        strength = "" if comparison.smoothing is None else f" {comparison.smoothing:g}"
+        return f"label smoothing{strength}{'' if comparison.is_smoothing_tuned else ' (not tuned)'}"
+
+    def describe_smoothing(self) -> list[str]:
+        """Return what the paragraph of ``main`` says of label smoothing; nothing if it says nothing."""
+        text = describe_smoothing(self.main, self.comparison.quantity, self._smoothing_name)
+        return [text] if text else []
 
     def own_remarks(self, judgement: Judgement, teacher: int | None) -> list[str]:
         """Return remarks on the distilled students of one teacher or all: identical students, what a gain costs."""

@@ -37,7 +37,7 @@ def sentence(
     sentences = [
         f"{_write_headline(judgement, method, quantity)} {_describe_differences(judgement, quantity, smoothing)}"
         f"{_describe_relative(judgement, relative_to)}.",
-        _describe_smoothing(judgement, quantity, smoothing),
+        describe_smoothing(judgement, quantity, smoothing),
         _write_remark(judgement, quantity, unit),
         *remarks,
         basis,
@@ -76,6 +76,39 @@ def format_interval(interval: Interval | None, confidence: float, quantity: Quan
 def format_bounds(interval: Interval | None, quantity: Quantity = ERRORS) -> str:
     """Return the bounds of an interval, such as ``-31.7 to -21.9``; "" if there is none."""
     return format_range(*interval, quantity.spec) if interval else ""
+
+
+def describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str) -> str:
+    """State what label smoothing, which needs no teacher, achieves, if the verdict depends on it or it is better."""
+    contrast, interval = judgement.question.smoothed, judgement.smoothed
+    is_gain = judgement.verdict == "better than the labels alone"
+    is_surpassed = judgement.verdict != "not decided" and interval is not None and interval.low > 0
+    if not is_gain and not is_surpassed:
+        return ""
+    if contrast is None:
+        return (
+            "Whether this is due to the teacher or to softer targets is not known: there is no control with label "
+            "smoothing."
+        )
+    name = f"{smoothing[:1].upper()}{smoothing[1:]}"
+    confidence = 1 - judgement.smoothed_level
+    bounds = format_interval(interval, confidence, quantity)
+    if interval is None:
+        return f"{name}, which needs no teacher, cannot be compared with it yet ({bounds})."
+    if interval.low > 0:
+        bounds = format_interval(Interval(-interval.high, -interval.low), confidence, quantity)
+        still = " still" if is_gain else " than distillation"
+        return f"{name}, which needs no teacher, is better{still}: {quantity.describe(-contrast.mean)} ({bounds})."
+    if interval.high < 0:  # significant alone, but not after the adjustment for the questions asked
+        return (
+            f"That it is better than {smoothing}, which needs no teacher, is not shown: {bounds}, but "
+            f"{equate_p(judgement.p_helps)} after the adjustment."
+        )
+    bound = max(abs(interval.low), abs(interval.high))
+    return (
+        f"{name}, which needs no teacher, does not differ from it by more than {quantity.describe_bound(bound)} "
+        f"({bounds})."
+    )
 
 
 def _write_headline(judgement: Judgement, method: str, quantity: Quantity) -> str:
@@ -124,39 +157,6 @@ def _describe_relative(judgement: Judgement, relative_to: float | None) -> str:
     if not relative_to or not mean:
         return ""
     return f"; {format_signed(100 * mean / relative_to)} % relative to the control"
-
-
-def _describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str) -> str:
-    """State what label smoothing, which needs no teacher, achieves, if the verdict depends on it or it is better."""
-    contrast, interval = judgement.question.smoothed, judgement.smoothed
-    is_gain = judgement.verdict == "better than the labels alone"
-    is_surpassed = judgement.verdict != "not decided" and interval is not None and interval.low > 0
-    if not is_gain and not is_surpassed:
-        return ""
-    if contrast is None:
-        return (
-            "Whether this is due to the teacher or to softer targets is not known: there is no control with label "
-            "smoothing."
-        )
-    name = f"{smoothing[:1].upper()}{smoothing[1:]}"
-    confidence = 1 - judgement.smoothed_level
-    bounds = format_interval(interval, confidence, quantity)
-    if interval is None:
-        return f"{name}, which needs no teacher, cannot be compared with it yet ({bounds})."
-    if interval.low > 0:
-        bounds = format_interval(Interval(-interval.high, -interval.low), confidence, quantity)
-        still = " still" if is_gain else " than distillation"
-        return f"{name}, which needs no teacher, is better{still}: {quantity.describe(-contrast.mean)} ({bounds})."
-    if interval.high < 0:  # significant alone, but not after the adjustment for the questions asked
-        return (
-            f"That it is better than {smoothing}, which needs no teacher, is not shown: {bounds}, but "
-            f"{equate_p(judgement.p_helps)} after the adjustment."
-        )
-    bound = max(abs(interval.low), abs(interval.high))
-    return (
-        f"{name}, which needs no teacher, does not differ from it by more than {quantity.describe_bound(bound)} "
-        f"({bounds})."
-    )
 
 
 def _write_remark(judgement: Judgement, quantity: Quantity, unit: str) -> str:

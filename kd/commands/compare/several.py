@@ -105,11 +105,11 @@ def lead_sentence(verdicts: Mapping[str, Verdicts]) -> str:
 
 
 def _own_remarks(verdicts: Mapping[str, Verdicts]) -> list[str]:
-    """Return what is to be said of the distilled students of each method, such as a loss of calibration."""
+    """Return what is to be said of each method: label smoothing, which may do as well, and losses as of calibration."""
     return [
         f"{name}: {text}"
         for name, own in verdicts.items()
-        for text in own.own_remarks(own.main, None if own.overall is not None else 0)
+        for text in [*own.describe_smoothing(), *own.own_remarks(own.main, None if own.overall is not None else 0)]
     ]
 
 

@@ -351,6 +351,19 @@ def test_the_sentence_on_top_has_what_the_sentences_of_the_methods_say() -> None
         assert sentence.count(text) == 1, text
 
 
+def test_the_sentence_on_top_says_what_label_smoothing_achieves() -> None:
+    """Once "Better than the labels alone: kd (…)", and nothing of label smoothing that was better still."""
+    comparisons = compare_methods()
+    for name, comparison in comparisons.items():
+        good = make_comparison(gain=38).students["distilled"][0][::-1]
+        comparisons[name] = dataclasses.replace(comparison, students=comparison.students | {"smoothed": [good]})
+    verdicts, _ = judge_together(comparisons, ask_all(comparisons), Ledger())
+    assert verdicts["kd"].main.verdict == "better than the labels alone"
+    start = "Label smoothing 0.2, which needs no teacher, is better still: "
+    assert start in verdicts["kd"].lines[-1]
+    assert f"kd: {start}" in lead_sentence(verdicts)
+
+
 def test_a_single_question_is_no_plural() -> None:
     assert "adjusted for 1 question of these" in lead_sentence({"kd": Verdicts(make_comparison())})
 
