@@ -13,6 +13,8 @@ from kd.evaluation.sequential import anytime_interval
 from kd.evaluation.verdict_text import format_bounds, format_interval
 from kd.formatting import format_range, format_visible
 
+IN_ALL = "In all, it makes"
+
 
 def describe_losses(comparison: Comparison, teacher: int | None) -> list[str]:
     """Return a sentence on each other quantity that is significantly worse than the controls', at 95 % each.
@@ -21,13 +23,21 @@ def describe_losses(comparison: Comparison, teacher: int | None) -> list[str]:
         teacher: number of the teacher; None for all.
     """
     sentences = [
-        f"{start} {quantity.describe(contrast.mean)} than the control (95 % CI {format_bounds(interval, quantity)})."
+        text
         for quantity, start in _list_others(comparison).items()
-        for contrast in [_contrast(comparison, teacher, quantity)]
-        for interval in [contrast.interval()]
-        if interval and interval.low > 0
+        for text in describe_rise(_contrast(comparison, teacher, quantity), quantity, start)
     ]
     return [*sentences, *(_describe_probabilities(comparison, teacher) if comparison.has_probabilities else ())]
+
+
+def describe_rise(contrast: Contrast, quantity: Quantity, start: str = IN_ALL) -> list[str]:
+    """Return a sentence with this start if a quantity is significantly worse than the control's, at 95 %."""
+    interval = contrast.interval()
+    if interval is None or interval.low <= 0:
+        return []
+    return [
+        f"{start} {quantity.describe(contrast.mean)} than the control (95 % CI {format_bounds(interval, quantity)})."
+    ]
 
 
 def describe_computation(comparison: Comparison, teacher: int | None) -> list[str]:
@@ -54,7 +64,7 @@ def describe_computation(comparison: Comparison, teacher: int | None) -> list[st
 
 def _list_others(comparison: Comparison) -> dict[Quantity, str]:
     """Return other kinds of errors with the start of a sentence: fewer misses of one class may cost the others."""
-    others = {} if comparison.quantity == ERRORS else {ERRORS: "In all, it makes"}
+    others = {} if comparison.quantity == ERRORS else {ERRORS: IN_ALL}
     if comparison.quantity != BALANCED and not are_balanced(comparison.labels):
         others[BALANCED] = "With equal weight of all classes, it has"
     return others

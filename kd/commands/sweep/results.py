@@ -189,17 +189,18 @@ class Sweep:
         """Whether errors decide, for the choice of the point too; else the balanced error."""
         return self.quantity == ERRORS
 
-    def contrast(self, point: Point, reference: Point) -> Contrast:
-        """Return the contrast of two points in ``quantity``, for other seeds and other test samples."""
+    def contrast(self, point: Point, reference: Point, quantity: Quantity | None = None) -> Contrast:
+        """Return the contrast of two points, by default in what decides, for other seeds and other test samples."""
+        quantity = quantity or self.quantity
         losses, reference_losses = (
-            np.stack([weigh_errors(self.quantity, final.wrong, self.labels) for final in self.finals[p]])
+            np.stack([weigh_errors(quantity, final.wrong, self.labels) for final in self.finals[p]])
             for p in (point, reference)
         )
         return contrast_of(
             losses - reference_losses,
-            one_error=largest_loss(self.quantity, self.labels),
-            unequal=self.quantity.weighs_classes,
-            largest=largest_difference(self.quantity, self.images.test),
+            one_error=largest_loss(quantity, self.labels),
+            unequal=quantity.weighs_classes,
+            largest=largest_difference(quantity, self.images.test),
         )
 
     @cached_property

@@ -8,6 +8,7 @@ from kd.commands.sweep.results import Sweep
 from kd.console import print_table, say
 from kd.evaluation.paired_seeds import spread
 from kd.evaluation.quantities import BALANCED, ERRORS, Quantity
+from kd.evaluation.tradeoffs import describe_rise
 from kd.evaluation.verdict_text import describe_basis, format_interval, sentence
 from kd.formatting import count_noun
 
@@ -140,5 +141,7 @@ def _describe_verdict(sweep: Sweep) -> list[str]:
     method = f"Distillation{name} at the {role} point ({format_point(sweep.roles[role])})"
     basis = describe_basis(len(sweep.final_seeds), sweep.images.test, sweep.images.noun, "this teacher and split")
     remarks = [sweep.withheld] if sweep.withheld else []
+    if not sweep.decides_by_errors:
+        remarks += describe_rise(sweep.contrast(sweep.roles[role], control, ERRORS), ERRORS)
     text = sentence(judgement, method=method, quantity=sweep.quantity, basis=basis, remarks=remarks)
     return [*control_lines, " ".join([*sweep.failures, text])]

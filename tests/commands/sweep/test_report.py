@@ -72,13 +72,15 @@ def test_a_sweep_is_adjusted_for_earlier_questions_and_does_not_outrank_an_undec
     assert withheld.withheld in part.verdict
 
 
-def make_imbalanced(control: list[int], judged: list[int]) -> Sweep:
+def make_imbalanced(control: list[int], judged: list[int], *, lost: int = 0) -> Sweep:
     """Make a sweep on 1,000 items, 20 of them rare, whose students find this many of the rare ones."""
     sweep = SWEEPS["default"]()
     labels = (torch.arange(1_000) < 20).long()
 
-    def final(found: int) -> Final:
+    def final(found: int, lost: int) -> Final:
+        """Make a student that finds so many rare items and calls so many common ones rare."""
         predicted = (torch.arange(1_000) < found).long()
+        predicted[20 : 20 + lost] = 1
         matrix = torch.bincount(2 * labels + predicted, minlength=4).reshape(2, 2)
         wrong = 20 - found
         return Final(Score(90, 0.1, 45.0), Score(wrong, 0.1, 100 * wrong / 40), predicted != labels, matrix)
@@ -87,8 +89,10 @@ def make_imbalanced(control: list[int], judged: list[int]) -> Sweep:
         return score and score._replace(balanced_error=0.3 * score.errors)
 
     finals = {
-        point: [final(found) for found in (control if point == sweep.roles["control"] else judged)]
+        point: [final(found, 0 if is_control or not lost else lost + index) for index, found in enumerate(group)]
         for point in sweep.finals
+        for is_control in [point == sweep.roles["control"]]
+        for group in [control if is_control else judged]
     }
     tried = [trial._replace(scores=tuple(map(balance, trial.scores))) for trial in sweep.tried]
     images = sweep.images._replace(test=1_000, noun="items")
@@ -132,6 +136,15 @@ def test_a_sweep_of_unequal_classes_is_decided_by_the_balanced_error() -> None:
     assert all(f"{value:.2f}" in texts["map"] for value in (chosen.mean, chosen.cross_entropy))
     assert all(row["validation_balanced_error"] != "" for row in student_rows(sweep))
     assert "validation_balanced_error" not in next(student_rows(SWEEPS["default"]()))
+
+
+def test_a_lower_balanced_error_of_a_sweep_does_not_hide_more_errors() -> None:
+    sweep = make_imbalanced([6, 8, 7], [15, 14, 16], lost=60)
+    judged = sweep.judgement()
+    assert judged is not None
+    assert judged.verdict == "better than the labels alone"
+    assert re.search(r"In all, it makes 5\d\.\d more errors than the control \(95 % CI \+", lines(sweep)[-1])
+    assert "In all" not in lines(make_imbalanced([6, 8, 7], [15, 14, 16]))[-1]
 
 
 def test_a_collapsed_student_withholds_the_verdict_of_a_sweep() -> None:
