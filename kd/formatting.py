@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 ROUNDING = 1e-12  # smaller numbers are 0 but for the rounding of sums
+LEVEL = 0.05  # of significance: a p-value below it must not look equal to it
 SMALLEST_P = 1e-4  # smaller p-values are printed as "< 0.0001": their digits rest on the tails of the test's model
 
 
@@ -32,8 +33,11 @@ def count_noun(count: int, noun: str) -> str:
 
 
 def format_p(p: float) -> str:
-    """Return a p-value with two significant digits, or "< 0.0001"."""
-    return f"< {SMALLEST_P:.4f}" if p < SMALLEST_P else f"{p:.2g}"
+    """Return a p-value with two significant digits, or more if it would be rounded up to 0.05; or "< 0.0001"."""
+    if p < SMALLEST_P:
+        return f"< {SMALLEST_P:.4f}"
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if (float(text) < LEVEL) == (p < LEVEL))
 
 
 def equate_p(p: float) -> str:

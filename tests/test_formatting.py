@@ -29,6 +29,12 @@ def test_a_tiny_p_value_has_no_digits(p: float, text: str) -> None:
     assert ("=" in equate_p(p)) == (p >= 1e-4)
 
 
+@pytest.mark.parametrize(("p", "text"), [(0.0496, "0.0496"), (0.04999, "0.04999"), (0.05, "0.05"), (0.0504, "0.05")])
+def test_a_p_value_below_the_level_does_not_look_equal_to_it(p: float, text: str) -> None:
+    """Once "better" beside "p = 0.05", as if the level were reached without being below it."""
+    assert format_p(p) == text
+
+
 def test_no_command_or_report_formats_these_numbers_by_itself() -> None:
     for path in [*(PACKAGE / "commands").rglob("*.py"), *(PACKAGE / "report").rglob("*.py")]:
         assert not re.findall(r":\+,?\.\df|p_value:|_p:\.", path.read_text(encoding="utf-8")), path
