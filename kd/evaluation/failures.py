@@ -119,7 +119,7 @@ def describe_weak_teacher(
     return (
         f"The teacher is {relation} than the control: {quantity.describe_value(teacher)} on the test {noun}, the "
         f"control {quantity.describe_value(control).removesuffix(' errors').removesuffix(' error')}. "
-        "It has little to teach; a better teacher is worth more than another method."
+        "It may have little to teach; a better teacher is often worth more than another method."
     )
 
 

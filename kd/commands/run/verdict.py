@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kd.arms import CONTROL, STUDENTS, TEACHER, arm_of
+from kd.arms import CONTROL, DISTILLED, STUDENTS, TEACHER, arm_of
 from kd.commands.run.results import Run
-from kd.evaluation.failures import describe_failures, describe_gap, describe_weak_teacher
+from kd.evaluation.failures import describe_failures, describe_gap, describe_weak_teacher, find_useless
 from kd.evaluation.quantities import ERRORS, Quantity, choose_quantity, item_losses
 from kd.evaluation.two_models import find_better, verdict
 from kd.report.page import Tone
@@ -18,9 +18,13 @@ def write_verdict(run: Run) -> str:
 
 
 def choose_tone(run: Run) -> Tone:
-    """Return the tone that matches ``write_verdict``."""
-    better = find_better(run.students.test, _measure_balanced(run))
-    return "open" if better is None else "better" if better == "distilled" else "worse"
+    """Return the tone that matches ``write_verdict``: open if the better student learned nothing either."""
+    better, quantity = find_better(run.students.test, _measure_balanced(run)), _choose_quantity(run)
+    if better is None:
+        return "open"
+    value, _ = _measure(run, quantity, better, better)
+    (is_useless,) = find_useless({better: [value]}, quantity, run.labels)[better]
+    return "open" if is_useless else "better" if better == DISTILLED else "worse"
 
 
 def describe_models(run: Run) -> list[str]:

@@ -313,6 +313,14 @@ def test_fewer_errors_from_a_neglected_class_are_not_called_better() -> None:
     assert choose_tone(an_unequal_run([0, 0], [5, 6], [30, 0])) == "open"
 
 
+def test_a_student_that_learned_nothing_is_no_success() -> None:
+    """Once "Better, in this one pair" above "No better than always predicting 0 …: control, distilled student"."""
+    useless = an_unequal_run([0, 0], [90, 5], [70, 3])
+    assert "control, distilled student. The distilled student is better: " in write_verdict(useless)
+    assert choose_tone(useless) == "open"
+    assert choose_tone(an_unequal_run([0, 0], [90, 5], [20, 3])) == "better"
+
+
 def test_a_teacher_is_weak_in_the_quantity_of_the_comparison() -> None:
     assert (
         "no better than the control: balanced error 50.00 %"
