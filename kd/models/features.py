@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.checks import did_you_mean
-from kd.models.inference import evaluating
+from kd.models.inference import evaluating, running_hooks
 from kd.models.stages import Stage as Stage
 from kd.models.stages import find_stages as find_stages
 from kd.models.stages import main_tensor, record_outputs
@@ -57,6 +57,7 @@ def capture(model: nn.Module, *layers: str) -> Iterator[Features]:
         versions[name] = 0 if output.is_inference() else features[name]._version
 
     with ExitStack() as hooks:
+        hooks.enter_context(running_hooks(model))
         for name in layers:
             hooks.callback(_add_hook(model, name, store))
         yield features
@@ -96,7 +97,8 @@ def detach_at(model: nn.Module, layer: str) -> Iterator[None]:
         else module.register_forward_hook(detach_output)
     )
     try:
-        yield
+        with running_hooks(model):
+            yield
     finally:
         hook.remove()
 

@@ -142,6 +142,18 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def running_hooks(model: nn.Module) -> Iterator[None]:
+    """Let all hooks of layers run inside the block: what ``torch.compile`` has compiled skips hooks that came later, so
+    such modules run uncompiled.
+    """
+    if any(hasattr(module, "_orig_mod") for module in model.modules()):
+        with torch.compiler.set_stance("force_eager"):  # imports the compiler
+            yield
+    else:
+        yield
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the model's first parameter, or the CPU if the model has no parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

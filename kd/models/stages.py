@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kd.models.inference import evaluating
+from kd.models.inference import evaluating, running_hooks
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -225,7 +225,7 @@ def record_outputs(model: nn.Module, inputs: Tensor) -> list[tuple[str, Tensor]]
 
         return add
 
-    with ExitStack() as hooks, evaluating(model), torch.no_grad():
+    with ExitStack() as hooks, evaluating(model), torch.no_grad(), running_hooks(model):
         for name, module in model.named_modules():
             if name and not isinstance(module, (nn.modules.dropout._DropoutNd, nn.RNNBase)):
                 hooks.callback(module.register_forward_hook(record(name)).remove)

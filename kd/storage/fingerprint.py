@@ -154,7 +154,7 @@ class _Describer:
             case property():
                 return [self.describe(function) for function in (value.fget, value.fset, value.fdel)]
             case torch.jit.ScriptModule() | torch.jit.ScriptFunction():
-                raise _opaque_error(value, "TorchScript code is not accessible")
+                raise _opaque_error(value, "TorchScript code is not accessible: build it in Python, or pass FILE.onnx")
             case nn.Module() if hasattr(value, "_orig_mod"):  # torch.compile's wrapper
                 return {**self.describe(value._orig_mod), "compiled": True}
             case nn.Module():

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 import kd
-from kd.models.features import capture, find_penultimate, find_stages, layer_shapes, match_stages
+from kd.models.features import capture, detach_at, find_penultimate, find_stages, layer_shapes, match_stages
 from kd.models.networks import CNN, MLP, MNIST_SHAPE, ConvNet
 
 IMAGES = torch.rand(3, 1, 28, 28)
@@ -195,3 +195,17 @@ def test_a_captured_model_can_be_copied() -> None:
     with capture(model, "layer1"):
         model(IMAGES)
     assert torch.equal(copy.deepcopy(model)(IMAGES), model(IMAGES))
+
+
+@pytest.mark.slow  # imports torch's compiler
+def test_layers_of_a_compiled_model_are_captured_and_detached() -> None:
+    plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    compiled, inputs = torch.compile(plain, backend="eager"), torch.randn(5, 4)
+    compiled(inputs)  # compiled without hooks
+    with capture(compiled, "_orig_mod.0", "_orig_mod.2:input") as features:
+        compiled(inputs)
+    assert torch.equal(features["_orig_mod.0"], plain[0](inputs))
+    assert find_penultimate(compiled, inputs) == "_orig_mod.2:input"
+    with detach_at(compiled, "_orig_mod.1"):
+        compiled(inputs).sum().backward()
+    assert plain[0].weight.grad is None
