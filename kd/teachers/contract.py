@@ -277,9 +277,11 @@ def _scale_and_crop(images: Tensor, contract: InputContract, *, is_bytes: bool) 
     factor = max(scaled[0] / height, scaled[1] / width)
     covering = (max(scaled[0], round(factor * height)), max(scaled[1], round(factor * width)))
     if covering != (height, width):
-        smooth: dict[str, Any] = {} if interpolation == "nearest" else {"antialias": True, "align_corners": False}
+        is_nearest = interpolation == "nearest"
+        mode = "nearest-exact" if is_nearest else interpolation  # torch's "nearest" is half a pixel off Pillow's
+        smooth: dict[str, Any] = {} if is_nearest else {"antialias": True, "align_corners": False}
         # Bicubic scaling overshoots. Bounds of each image, not of the batch, so that other images change nothing.
         low, high = (0.0, 1.0) if is_bytes else (images.amin((1, 2, 3), True), images.amax((1, 2, 3), True))
-        images = F.interpolate(images, covering, mode=interpolation, **smooth).clamp(low, high)  # type: ignore[arg-type]
+        images = F.interpolate(images, covering, mode=mode, **smooth).clamp(low, high)  # type: ignore[arg-type]
     top, left = ((whole - side) // 2 for whole, side in zip(covering, size, strict=True))
     return images[:, :, top : top + size[0], left : left + size[1]]

@@ -50,6 +50,7 @@ _ALLOWED = (
 # Image processors of Hugging Face whose files describe them completely (each one is tested).
 # Others compute more: EfficientNet divides by image_std twice, LeViT scales by 256/224, PoolFormer crops otherwise.
 PROCESSORS = ("ViT", "Beit", "DeiT", "ConvNext", "Bit", "Pvt", "CLIP", "MobileNetV2", "Siglip")
+_CROPPING = ("DeiT", "CLIP", "Bit", "MobileNetV2")  # those that crop unless their file says otherwise
 _MOST_BYTES = 1_000_000  # of the file of an image processor
 _PIL_FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # numbers of Pillow's filters in Hugging Face's files
 
@@ -219,13 +220,17 @@ def _from_preprocessor(config: Mapping[str, Any]) -> dict[str, Any]:
         "interpolation": _PIL_FILTERS.get(config.get("resample", 2), "bicubic"),
         "channels": 3,
     }
-    return result | _read_sizes(config, is_convnext=processor == "ConvNext")
+    return result | _read_sizes(config, processor)
 
 
-def _read_sizes(config: Mapping[str, Any], *, is_convnext: bool) -> dict[str, Any]:
-    scaled = _read_size(config.get("size")) if config.get("do_resize", True) else None
-    is_cropped = config.get("do_center_crop", "crop_size" in config) and not is_convnext
-    cropped = _read_size(config.get("crop_size")) if is_cropped else None
+def _read_sizes(config: Mapping[str, Any], processor: str) -> dict[str, Any]:
+    is_convnext = processor == "ConvNext"
+    is_cropped = config.get("do_center_crop", processor in _CROPPING) and not is_convnext
+    for name, is_needed in (("size", config.get("do_resize", True)), ("crop_size", is_cropped)):
+        if is_needed and config.get(name) is None:
+            raise ValueError(f"{name} is missing. Give --teacher-input mean=… std=… size=… instead")
+    scaled = _read_size(config["size"]) if config.get("do_resize", True) else None
+    cropped = _read_size(config["crop_size"]) if is_cropped else None
     size = cropped or scaled
     if size is None:
         return {}
@@ -239,9 +244,7 @@ def _read_sizes(config: Mapping[str, Any], *, is_convnext: bool) -> dict[str, An
     return {"size": size, "crop": share}
 
 
-def _read_size(value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
+def _read_size(value: Any) -> tuple[int, int]:
     if isinstance(value, Mapping):
         side = value.get("shortest_edge")
         value = (side, side) if side else (value["height"], value["width"])

@@ -204,7 +204,11 @@ def test_a_wrong_contract_is_refused(items: list[str], message: str) -> None:
         ),
         (
             {"image_mean": MEAN, "image_std": STD, "size": {"shortest_edge": 256}, "crop_size": 224},
-            InputContract(MEAN, STD, size=(224, 224), channels=3, crop=0.875),
+            InputContract(MEAN, STD, size=(256, 256), channels=3),  # of BEiT, which crops only if its file says so
+        ),
+        (
+            {"do_normalize": False, "do_center_crop": True, "size": 256, "crop_size": {"height": 224, "width": 224}},
+            InputContract(size=(224, 224), channels=3, crop=0.875),
         ),
         ({"do_normalize": False, "size": 96}, InputContract((0.0,), (1.0,), size=(96, 96), channels=3)),
         (
@@ -228,7 +232,7 @@ def test_a_preprocessor_of_hugging_face_is_read(
 
 @pytest.mark.slow  # imports transformers
 @pytest.mark.parametrize("name", PROCESSORS)
-@pytest.mark.parametrize("changes", [{}, {"do_normalize": False}, {"rescale_factor": 1 / 127.5}])
+@pytest.mark.parametrize("changes", [{}, {"do_normalize": False}, {"rescale_factor": 1 / 127.5}, {"resample": 0}])
 def test_the_processors_of_hugging_face_prepare_the_same(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     processor = getattr(transformers, f"{name}ImageProcessor")(**changes)
@@ -264,6 +268,8 @@ def test_other_processors_are_refused_by_name(name: str | None, tmp_path: Path) 
         '{"image_processor_type": "ViTImageProcessor", "do_normalize": false, "rescale_factor": 0}',
         '{"image_processor_type": "ViTImageProcessor", "image_mean": ["a"], "image_std": [1]}',
         '{"image_processor_type": "ViTImageProcessor"}',
+        '{"image_processor_type": "ViTImageProcessor", "do_normalize": false}',
+        '{"image_processor_type": "CLIPImageProcessor", "do_normalize": false, "size": 224}',
         '{"image_processor_type": "ConvNextImageProcessor", "do_normalize": false, "size": 224, "crop_pct": 0.001}',
         '{"image_processor_type": "ConvNextImageProcessor", "do_normalize": false, "size": 224, "crop_pct": 1e-320}',
         " " * 1_000_001,
