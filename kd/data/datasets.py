@@ -41,10 +41,20 @@ def collate(samples: Any) -> Batch:
     """Collate samples into a batch: return the tensors of ``Gathered``, use torch's ``default_collate`` otherwise.
 
     Integer labels, the second column, become int64.
+
+    Raises:
+        ValueError: the samples are dictionaries.
     """
     if isinstance(samples, Gathered):
         return samples.tensors
-    columns = tuple(default_collate(samples))
+    stacked = default_collate(samples)
+    if isinstance(stacked, dict):
+        keys = ", ".join(map(str, stacked))
+        raise ValueError(
+            f"samples must be (input, label, …). Got dictionaries with {keys}. Wrap the dataset in one that "
+            "returns (input, label)."
+        )
+    columns = tuple(stacked)
     is_labelled = len(columns) > 1 and isinstance(columns[1], Tensor)  # unlabelled samples may hold a file name
     return (columns[0], to_int64(columns[1]), *columns[2:]) if is_labelled else columns
 
@@ -151,6 +161,8 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
     """
 
     def __init__(self, dataset: Dataset[Any], logits: Tensor, *, ids: bool = False) -> None:
+        advice = "torch.as_tensor(logits)"
+        require(isinstance(logits, Tensor), "logits", type(logits).__name__, "a tensor [N, K]", advice)
         samples = length_of(dataset)
         if len(logits) != samples:
             raise ValueError(f"logits must have one row per sample. Got {len(logits)} rows for {samples} samples.")

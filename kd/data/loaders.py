@@ -77,6 +77,8 @@ def make_loader(
         workers: processes that read the dataset; the batches are the same. Arrays in memory are read in this process,
             because a gather takes less time than sending its result.
     """
+    is_loader = isinstance(dataset, DataLoader)
+    require(not is_loader, "dataset", type(dataset).__name__, "a dataset", "pass loader.dataset: loaders may shuffle")
     require(batch_size >= 1, "batch_size", batch_size, "an integer of at least 1")
     require(workers >= 0, "workers", workers, "an integer of at least 0")
     workers = 0 if takes_rows(dataset) else workers

@@ -67,7 +67,7 @@ def predict(model: nn.Module, loader: Iterable[Any], *, on_batch: Callable[[], N
     """
     device, logits, labels = device_of(model), _RowBuffer(loader), _RowBuffer(loader)
     with evaluating(model), torch.no_grad():
-        for inputs, label, *_ in loader:
+        for inputs, label, *_ in map(require_pair, loader):
             logits.add(widen(take_logits(model(move_inputs(inputs, loader, device)))))
             labels.add(to_int64(label))
             if on_batch:
@@ -83,6 +83,23 @@ def run_on_copy(model: nn.Module, inputs: Tensor) -> Tensor:
     change what the next model sees.
     """
     return take_logits(model(inputs.clone()))
+
+
+def require_pair(batch: Any) -> Any:
+    """Return a batch of a loader; raise ``ValueError`` unless it is (inputs, labels, …), with one tensor of inputs."""
+    if isinstance(batch, Mapping):
+        raise ValueError(
+            f"a batch must be (inputs, labels, …). Got a dictionary with {', '.join(map(str, batch))}. Let the dataset "
+            "return (input, label), or pass a loader whose collate_fn does."
+        )
+    inputs = batch[0]
+    if not hasattr(inputs, "to"):
+        several = f" of {len(inputs)}" if isinstance(inputs, (list, tuple, Mapping)) else ""
+        raise ValueError(
+            f"the inputs of a batch must be one tensor [B, …]. Got a {type(inputs).__name__}{several}. Pack several "
+            "inputs into one tensor, and take it apart in the forward of the model."
+        )
+    return batch
 
 
 def move_inputs(inputs: Any, loader: Iterable[Any], device: torch.device) -> Any:

@@ -18,7 +18,7 @@ from kd.checks import at_least, require_in_range
 from kd.data.loaders import seed_loader
 from kd.losses.labels import to_int64
 from kd.methods.results import check_result
-from kd.models.inference import device_of, evaluating, move_inputs
+from kd.models.inference import device_of, evaluating, move_inputs, require_pair
 from kd.seeding import epoch_seed, seeded
 from kd.storage.run_folder import explain_saved_state
 from kd.storage.stopping import is_stop_requested, stop_if_requested
@@ -236,7 +236,7 @@ def _run_batches(
     numbers = StepNumbers(where, means, optimizer, device, may_skip=may_skip)
     compute = objective if step is None else functools.partial(step.forward, objective)
     with torch.set_grad_enabled(step is not None):
-        for raw in batches:
+        for raw in map(require_pair, batches):
             labels = to_int64(raw[1])
             inputs = move_inputs(raw[0], batches if loader is None else loader, device)
             batch = (inputs, *(tensor.to(device, non_blocking=True) for tensor in (labels, *raw[2:])))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -81,3 +83,43 @@ def test_a_model_that_works_in_place_changes_no_data_of_the_user(kind: str) -> N
         first, kd.supervised, batches, batches, optimizer=torch.optim.SGD(first.parameters(), lr=0.1), epochs=1, seed=0
     )
     assert torch.equal(kd.predict(second, batches).logits, expected)
+
+
+class Samples(Dataset[Any]):
+    """Samples of a form that a function makes of (input, label)."""
+
+    def __init__(self, form: Callable[[Tensor, int], Any]) -> None:
+        self.form = form
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Any:
+        return self.form(torch.ones(4), index % 2)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda x, y: ((x, x), y), r"inputs of a batch must be one tensor.* Got a list of 2\. Pack several inputs"),
+        (lambda x, y: ({"a": x}, y), r"inputs of a batch must be one tensor.* Got a dict of 1"),
+        (lambda x, y: {"pixels": x, "labels": y}, r"must be \(input.*\. Got .*dictionar.* with pixels, labels"),
+    ],
+)
+def test_samples_of_several_inputs_and_dictionaries_are_refused(form: Any, message: str) -> None:
+    model, samples = nn.Linear(4, 2), Samples(form)
+    with pytest.raises(ValueError, match=message):
+        kd.collect_logits(model, samples)
+    with pytest.raises(ValueError, match=message):
+        kd.predict(model, DataLoader(samples, batch_size=3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        kd.fit(model, kd.supervised, DataLoader(samples), None, epochs=1, seed=0, optimizer=optimizer)
+
+
+def test_a_loader_or_an_array_in_place_of_dataset_and_tensor_is_refused() -> None:
+    dataset = TensorDataset(torch.ones(6, 4), torch.arange(6) % 2)
+    with pytest.raises(ValueError, match=r"Got 'DataLoader' instead \(pass loader\.dataset"):
+        kd.collect_logits(nn.Linear(4, 2), DataLoader(dataset))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"logits must be a tensor.*torch\.as_tensor"):
+        kd.DistillDataset(dataset, np.ones((6, 2)))  # type: ignore[arg-type]
