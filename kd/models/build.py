@@ -128,7 +128,10 @@ def require_logits_output(
 def _advise(spec: str, batch: Tensor) -> str:
     """Return a remedy for a model that fails on a batch."""
     if not batch.is_floating_point():
-        return "Integers are tokens: choose a model with an embedding (FILE.py:NAME), or store quantities as float32."
+        return (
+            "Integer inputs are tokens: choose a model with an embedding (FILE.py:NAME), or store quantities as "
+            "float32."
+        )
     own = "Its forward gets this tensor alone, float32 on the CPU, and may cast it to the type of its weights."
     general = "Choose a model for inputs of this shape: cnn:32 takes images of any size, mlp:256 inputs of any shape."
     return (
