@@ -6,6 +6,7 @@ fit_head(teacher, training, validation, title="teacher")
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from torch.utils.data import Dataset
 
 from kd.checks import require_finite_logits
 from kd.console import progress, say
-from kd.models.features import average_positions, capture, find_network
-from kd.models.inference import Predictions, device_of
+from kd.models.features import average_positions, capture, detach_at, find_network
+from kd.models.inference import Predictions, device_of, evaluating
 from kd.models.stages import record_outputs
 from kd.seeding import seeded
 from kd.storage.resources import require_memory
@@ -74,8 +75,9 @@ class FittedHead(nn.Module):
 def attach_head(model: nn.Module, inputs: Tensor, *, classes: int) -> FittedHead:
     """Return the network with a new head, not yet fitted, in place of its last linear or convolutional layer.
 
-    The network has no head if its last layer with parameters is of another kind, such as a norm, or if there is none.
-    Its output is then used as features. Examples are backbones and tables of stored embeddings.
+    The network has no head if its last layer with parameters is of another kind, such as a norm or a convolution of
+    3 × 3 pixels, if it is a gate or a residual branch, or if there is none. Its output is then used as features.
+    Examples are backbones and tables of stored embeddings.
 
     Args:
         inputs: an example batch, to find the layer.
@@ -85,9 +87,9 @@ def attach_head(model: nn.Module, inputs: Tensor, *, classes: int) -> FittedHead
         ValueError: the features are not one vector per sample.
     """
     modules = dict(model.named_modules())
-    layers = [name for name, _ in record_outputs(model, inputs) if _is_layer(modules[name])]
-    has_head = bool(layers) and isinstance(modules[layers[-1]], _HEADS)
-    features = PenultimateFeatures(model, f"{layers[-1]}:input" if has_head else "").eval()
+    layers = [(name, output) for name, output in record_outputs(model, inputs) if _is_layer(modules[name])]
+    head = _find_head(model, layers, inputs)
+    features = PenultimateFeatures(model, f"{head}:input" if head else "").eval()
     with torch.no_grad():
         example = features(inputs.clone().to(device_of(model)))
     if example.ndim != 2 or len(example) != len(inputs) or not example.shape[1]:
@@ -96,6 +98,38 @@ def attach_head(model: nn.Module, inputs: Tensor, *, classes: int) -> FittedHead
             f"{list(example.shape)} for {len(inputs)} samples. Return them as [B, D] from a FILE.py:NAME."
         )
     return FittedHead(features, example.shape[1], classes)
+
+
+def _find_head(model: nn.Module, layers: Sequence[tuple[str, Tensor]], inputs: Tensor) -> str:
+    """Return the name of the last layer if it is a classifier, else "".
+
+    A classifier is linear, or a convolution that sees single positions or all, and the output depends on the inputs
+    through it alone. Other convolutions, gates and residual branches are the last layers of a backbone.
+
+    Args:
+        layers: names and outputs of the layers in order of execution.
+    """
+    if not layers:
+        return ""
+    (last, output), module = layers[-1], model.get_submodule(layers[-1][0])
+    if isinstance(module, nn.modules.conv._ConvNd):
+        may_classify = max(module.kernel_size) == 1 or output.shape[2:].numel() == 1
+    else:
+        may_classify = isinstance(module, nn.Linear)
+    return last if may_classify and not _is_bypassed(model, [name for name, _ in layers], last, inputs) else ""
+
+
+def _is_bypassed(model: nn.Module, layers: Sequence[str], last: str, inputs: Tensor) -> bool:
+    """Return whether gradients reach the inputs or earlier layers even if the output of the last one is detached."""
+    modules, given = dict(model.named_modules()), inputs.clone().to(device_of(model))
+    sources = [p for name in layers if name != last for p in modules[name].parameters() if p.requires_grad]
+    if given.is_floating_point():
+        sources.append(given.requires_grad_())
+    with evaluating(model), torch.enable_grad(), detach_at(model, last):
+        output = model(given + 0)  # a model may change its inputs in place
+    if not sources or not output.requires_grad:
+        return False
+    return any(gradient is not None for gradient in torch.autograd.grad(output.sum(), sources, allow_unused=True))
 
 
 def _is_layer(module: nn.Module) -> bool:

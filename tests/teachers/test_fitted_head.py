@@ -45,6 +45,40 @@ def fitted(model: nn.Module, training: ArrayDataset, validation: ArrayDataset) -
     return teacher.eval()
 
 
+class Gate(nn.Module):
+    """Squeeze and excitation, whose last layer is a convolution of single positions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.squeeze, self.excite = nn.Conv2d(channels, 2, 1), nn.Conv2d(2, channels, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        gates: Tensor = self.excite(self.squeeze(inputs.mean((2, 3), keepdim=True)).relu())
+        return inputs * gates.sigmoid()
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Linear(width, width)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = inputs + self.branch(inputs)
+        return output
+
+
+class Scaled(nn.Module):
+    """A classifier that is followed by a softmax and a learned temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 4), nn.Linear(4, 9)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (self.scale * self.head(self.body(inputs).relu_())).softmax(1)
+
+
 class TwoHeads(nn.Module):
     """Returns class scores from the second of its linear layers, which is declared first."""
 
@@ -62,10 +96,15 @@ class TwoHeads(nn.Module):
     ("model", "shape", "layer", "width"),
     [
         (TwoHeads(), (6,), "last:input", 4),
+        (Scaled(), (6,), "head:input", 4),
         (build("cnn:4", input_shape=(1, 8, 8), classes=7, seed=0), (1, 8, 8), "output:input", 16),
         (nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 9, 1), nn.Flatten(2)), (1, 8, 8), "2:input", 5),
         (nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Linear(3, 4), nn.Linear(4, 4)), (6,), "2:input", 4),
         (Identity(), (6,), "", 6),
+        (nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 9, 3), nn.AvgPool2d(4)), (1, 8, 8), "", 9),
+        (nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 9, 6), nn.Flatten()), (1, 8, 8), "2:input", 5),
+        (nn.Sequential(nn.Conv2d(1, 5, 3), Gate(5), nn.AdaptiveAvgPool2d(1)), (1, 8, 8), "", 5),
+        (nn.Sequential(nn.Linear(6, 4), nn.ReLU(), Residual(4)), (6,), "", 4),
         (nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1)), (1, 8, 8), "", 5),
     ],
 )
