@@ -137,9 +137,11 @@ def _to_batch(values: Array, form: InputForm, *, is_table: bool) -> Tensor:
         with np.errstate(over="ignore"):  # overflow becomes infinity, which the caller refuses
             values = values.astype(np.float32)
     single = values.shape == form.shape or (form.shape[0] == 1 and values.shape == form.shape[1:])
-    inputs = to_inputs("the rows", values.reshape(1, *form.shape) if single else values)
+    is_channels_last = len(form.shape) == 3 and values.shape == (*form.shape[1:], form.shape[0])  # a single image
+    batch = values.reshape(1, *form.shape) if single else values[None] if is_channels_last else values
+    inputs = to_inputs("the rows", batch)
     if tuple(inputs.shape[1:]) != form.shape:
-        raise ValueError(f"its inputs should be {form}. Got {list(inputs.shape[1:])} of {values.dtype}")
+        raise ValueError(f"its inputs should be {form}. Got an array {list(values.shape)} of {values.dtype}")
     return inputs
 
 

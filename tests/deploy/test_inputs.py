@@ -173,7 +173,7 @@ def test_links_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:
         (GRAY, np.full((2, 1, 6, 5), 256), "should be uint8, as in training. Got int64 from 256 to 256"),
         (TABLE, np.zeros((2, 4), np.uint8), "should be float32, as in training. Got uint8"),
         (TOKENS, np.full((2, 7), 0.5), "should be int64, as in training. Got float32"),
-        (TABLE, np.zeros((2, 5)), r"should be [4] of float32. Got [5]"),
+        (TABLE, np.zeros((2, 5)), "should be [4] of float32. Got an array [2, 5] of"),
         (TABLE, np.zeros((0, 4)), "it has no rows"),
         (TABLE, np.array([["a"] * 4]), "must be numbers"),
     ],
@@ -191,6 +191,16 @@ def test_a_single_input_needs_no_batch_dimension(shape: tuple[int, ...], tmp_pat
     np.save(tmp_path / "one.npy", np.arange(30, dtype=np.uint8).reshape(shape))
     inputs, _ = read_rows(tmp_path / "one.npy", GRAY)
     assert inputs.flatten().tolist() == list(range(30))
+
+
+def test_a_single_image_may_have_its_channels_last(tmp_path: Path) -> None:
+    form, image = InputForm((3, 6, 5), "uint8", mode="RGB"), np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
+    np.save(tmp_path / "one.npy", image)
+    inputs, _ = read_rows(tmp_path / "one.npy", form)
+    assert np.array_equal(inputs.numpy(), image.transpose(2, 0, 1)[None])
+    np.save(tmp_path / "one.npy", image[1:])
+    with pytest.raises(ValueError, match=r"should be \[3, 6, 5\] of uint8\. Got an array \[5, 5, 3\] of uint8"):
+        read_rows(tmp_path / "one.npy", form)
 
 
 def test_ids_name_the_rows(tmp_path: Path) -> None:
