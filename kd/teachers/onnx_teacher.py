@@ -78,6 +78,8 @@ class OnnxTeacher(nn.Module):
     def _arrange(self, inputs: Tensor) -> Tensor:
         """Return the inputs in the graph's shape and dtype."""
         expected, dtype = self.graph.input_shape, DTYPES[self.graph.input_type]
+        if len(expected) == 2 and inputs.ndim == 4 and inputs.shape[1] == 1:
+            inputs = inputs.squeeze(1)  # grey images without an axis of channels, as Keras's networks for MNIST take
         shape = tuple(inputs.shape[1:])
         if len(expected) == 1 and len(shape) > 1 and expected[0] in (None, int(np.prod(shape))):
             inputs = inputs.flatten(1)
@@ -217,6 +219,8 @@ def _without_softmax(content: bytes, graph: Graph, inputs: Tensor) -> OnnxTeache
 def _make_inputs(graph: Graph, input_shape: tuple[int, ...], example: Tensor | None) -> Tensor:
     """Return inputs [B, ...] to try the graph on: an example of the data if its type needs one, else random numbers."""
     lengths = list(graph.input_shape)
+    if len(lengths) == 2 and len(input_shape) == 3 and input_shape[0] == 1:
+        input_shape = input_shape[1:]  # grey images without an axis of channels
     if len(lengths) == len(input_shape):
         lengths = [own if own is not None else given for own, given in zip(lengths, input_shape, strict=True)]
     elif len(lengths) == 1:

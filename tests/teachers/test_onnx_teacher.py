@@ -54,6 +54,14 @@ def test_its_logits_are_those_of_the_network(
     np.testing.assert_allclose(log_shares(teacher(INPUTS)), log_shares(layer(INPUTS.flatten(1))), atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [("n", 4, 6), (2, "h", "w")])
+def test_grey_images_may_have_no_axis_of_channels(
+    tmp_path: Path, layer: nn.Linear, shape: tuple[int | str, ...]
+) -> None:
+    teacher = load_onnx(write_onnx(tmp_path / "t.onnx", layer, shape=shape), input_shape=(1, 4, 6), classes=CLASSES)
+    np.testing.assert_allclose(teacher(INPUTS.reshape(-1, 1, 4, 6)), layer(INPUTS.flatten(1)).detach(), atol=1e-4)
+
+
 def test_a_softmax_does_not_round_far_classes_away(tmp_path: Path) -> None:
     layer = linear(24, CLASSES)
     layer.weight.data *= 100  # probabilities far below what float32 can hold
