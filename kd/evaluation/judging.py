@@ -148,14 +148,16 @@ def _read_arms(
 
 
 def _to_tensor(name: str, values: Any) -> Tensor:
-    """Return values as a tensor on the CPU, without a graph, in the order of their rows.
+    """Return values as a tensor on the CPU, without a graph, in the order of their rows, whatever their index.
 
     Unsigned integers, for which torch has no maximum, become int64.
     """
-    is_array = hasattr(values, "__array__") and not isinstance(values, Tensor)
+    require(not np.ma.is_masked(values), name, "a masked array", "an array without masked values", "leave them out")
     try:
-        # torch reads neither data frames nor, without a warning, arrays that are not writable.
-        tensor = torch.as_tensor(np.require(values, requirements="W") if is_array else values).detach().cpu()
+        if hasattr(values, "__array__") and not isinstance(values, Tensor):
+            array = np.asarray(values)
+            values = array.astype(array.dtype.newbyteorder("="), order="C")  # a copy that torch can read
+        tensor = torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError) as error:
         kind = type(values).__name__
         raise ValueError(

@@ -234,6 +234,26 @@ def test_tensors_with_a_graph_and_unsigned_integers_are_taken() -> None:
     assert judged.sentence == kd.judge(**classes, kind="classes").sentence
 
 
+@pytest.mark.parametrize("kind", ["pandas", "big-endian", "reversed view"])
+def test_arrays_of_any_layout_are_read_row_by_row(kind: str) -> None:
+    def convert(values: np.ndarray) -> Any:
+        if kind == "pandas":  # as after a random split
+            pd = pytest.importorskip("pandas")
+            return (pd.DataFrame if values.ndim == 2 else pd.Series)(values).set_axis(range(399, -1, -1))
+        return values.astype(values.dtype.newbyteorder(">")) if kind == "big-endian" else values[::-1].copy()[::-1]
+
+    values = arrays()
+    converted = {arm: [convert(v) for v in group] for arm, group in values.items() if arm != "labels"}
+    assert kd.judge(**converted, labels=convert(values["labels"])).sentence == kd.judge(**values).sentence
+
+
+def test_masked_values_are_refused() -> None:
+    values = arrays()
+    values["distilled"][1] = np.ma.masked_greater(values["distilled"][1], 3)
+    with pytest.raises(ValueError, match=r"distilled\[1\] must be an array without masked values"):
+        kd.judge(**values)
+
+
 def test_ids_and_indices_are_not_taken_for_classes_and_scores() -> None:
     values = arrays("classes")
     with pytest.raises(ValueError, match=r"the largest class must be below 100,000. Got '4,000,000,000'"):
@@ -278,14 +298,8 @@ def test_a_page_of_predictions_does_not_claim_how_they_were_trained(tmp_path: Pa
     assert "How they were trained is not\nknown here" in page
 
 
-def test_data_frames_are_taken_and_texts_refused() -> None:
-    """A data frame was once a KeyError."""
-    pandas = pytest.importorskip("pandas")
-    values, classes = arrays(), arrays("classes")
-    frames = {arm: [pandas.DataFrame(array) for array in values[arm]] for arm in ("control", "distilled")}
-    judged = kd.judge(**frames, labels=pandas.Series(values["labels"], index=range(400, 0, -1)))
-    assert judged.sentence == kd.judge(values["control"], values["distilled"], values["labels"]).sentence
-    names = np.array(list("abcde"))
+def test_classes_that_are_texts_are_refused_with_the_remedy() -> None:
+    classes, names = arrays("classes"), np.array(list("abcde"))
     with pytest.raises(ValueError, match=r"labels must be an array of numbers.*Number the classes from 0\."):
         kd.judge(classes["control"], classes["distilled"], names[classes["labels"]], kind="classes")
 
