@@ -33,6 +33,7 @@ from kd.teachers.sklearn_student import (
     fit_on_soft_labels,
     is_estimator,
     order_columns,
+    require_complete,
     require_student,
     soft_labels,
 )
@@ -175,6 +176,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             FloatingPointError: the loss or a gradient is not finite.
         """
         objective, device = self._check_parameters()
+        require_complete(X, y)
         if is_estimator(self.student):
             return self._fit_estimator(X, y)
         rows, targets = validate_data(self, X, y, dtype=np.float64)

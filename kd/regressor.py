@@ -24,7 +24,14 @@ from kd.data.datasets import ArrayDataset, DistillDataset
 from kd.devices import device_named, require_device
 from kd.models.inference import evaluating
 from kd.teachers.network_student import build_network, prepare_inputs, train_network
-from kd.teachers.sklearn_student import as_array, check_rows, check_rows_and_targets, copy_input_tags, is_estimator
+from kd.teachers.sklearn_student import (
+    as_array,
+    check_rows,
+    check_rows_and_targets,
+    copy_input_tags,
+    is_estimator,
+    require_complete,
+)
 from kd.teachers.sklearn_teacher import (
     fit_unfitted,
     network_logits,
@@ -114,6 +121,7 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
             FloatingPointError: the loss or a gradient of a network is not finite.
         """
         device = self._check_parameters()
+        require_complete(X, y)
         rows: Any
         if is_estimator(self.student):
             rows, targets = check_rows_and_targets(self, X, y, dtype=np.float64)

@@ -423,6 +423,24 @@ def test_invalid_parameters_are_refused_at_fit(changes: dict[str, Any], message:
         model.fit(X, y)
 
 
+@pytest.mark.parametrize("missing", [None, np.nan, "NA", 7])
+@pytest.mark.parametrize("student", [(8,), LogisticRegression()])
+def test_labels_that_are_no_text_among_text_are_refused(missing: Any, student: Any) -> None:
+    missing = pytest.importorskip("pandas").NA if missing == "NA" else missing
+    names = ["ham" if label else "spam" for label in y]
+    names[3] = missing
+    for labels in (names, np.array(names, dtype=object)):
+        with pytest.raises(ValueError, match=r"y must be text in every row.*at index 3, and 1 of \d+ labels"):
+            kd.DistilledClassifier(None, student=student).fit(X, labels)
+
+
+@pytest.mark.parametrize("estimator", [kd.DistilledClassifier, kd.DistilledRegressor])
+def test_masked_arrays_are_refused(estimator: Any) -> None:
+    for rows, labels, name in ((np.ma.masked_less(X, X.mean()), y, "X"), (X, np.ma.masked_equal(y, 1), "y")):
+        with pytest.raises(ValueError, match=f"{name} must be an array without masked values"):
+            estimator(None, epochs=1).fit(rows, labels)
+
+
 def test_a_single_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"y must be labels of at least 2 classes\. Got '1 class' instead"):
         make_classifier().fit(X[:50], y[:50])

@@ -177,6 +177,24 @@ def check_rows_and_targets(estimator: Any, X: Any, y: ArrayLike, *, dtype: Any =
     return rows, targets
 
 
+def require_complete(X: Any, y: Any) -> None:
+    """Check what scikit-learn would ignore or take for a class: masked values, and missing labels beside text.
+
+    Raises:
+        ValueError: a masked array, or labels of which some are text and others are not.
+    """
+    for name, values in (("X", X), ("y", y)):
+        advice = "leave these rows out, or fill the values in"
+        require(not np.ma.is_masked(values), name, "a masked array", "an array without masked values", advice)
+    labels = np.asarray(y, dtype=None if hasattr(y, "dtype") else object)  # a list of text and NaN would become text
+    if labels.dtype != object or labels.ndim != 1:
+        return
+    others = [row for row, label in enumerate(labels) if not isinstance(label, str)]
+    if 0 < len(others) < len(labels):
+        got = f"{labels[others[0]]!r} at index {others[0]}, and {len(others):,} of {len(labels):,} labels without text"
+        raise ValueError(f"y must be text in every row if it is in one. Got {got}. Leave out the rows without a label.")
+
+
 def copy_input_tags(tags: Any, *estimators: Any) -> None:
     """Set in ``tags`` whether missing values and sparse matrices are allowed: only if all of these estimators do."""
     inner = [get_tags(estimator).input_tags for estimator in estimators]
