@@ -7,7 +7,7 @@ import math
 import numbers
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +39,15 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def require_values(arguments: Sequence[str]) -> None:
+    """Raise ``ValueError`` for an empty argument of a command line: as a folder, it would be the current one."""
+    for flag, argument in zip(["the command", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=")
+        is_empty_value = name.startswith("--") and equals and not value
+        advice = "a variable of the shell may be unset"
+        require(bool(argument) and not is_empty_value, name or flag, "", "followed by a value", advice)
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from tyro.extras import subcommand_cli_from_dict
 
-from kd.checks import did_you_mean
+from kd.checks import did_you_mean, require_values
 from kd.commands.compare.settings import CompareSettings
 from kd.commands.export.settings import ExportSettings
 from kd.commands.help import format_help
@@ -113,6 +113,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Settings]:
     }
     try:
         _require_text(arguments)
+        require_values(arguments)
         _require_command(arguments[0])
         _require_current(arguments)
         with name_output_errors():  # of the help

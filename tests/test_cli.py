@@ -272,6 +272,8 @@ def test_a_missing_library_gives_one_paragraph(call: Call, tmp_path: Path, monke
         (("--augment", "trivialaugmnt"), "--augment", "Did you mean trivialaugment"),
         (("--data", "sklearn:wine", "--unlabelled", "photos"), "--unlabelled photos", ""),
         (("--config", "none.toml"), "--config", ""),
+        (("--out", ""), "--out must be followed by a value. Got '' instead", "a variable of the shell may be unset"),
+        (("--out=",), "--out must be followed by a value. Got '' instead", ""),
         (("--out", "mine/nets.py"), f"--out {Path('mine/nets.py')}", ""),
         (("--data", "sklearn:wine", "--test-size", "0.999"), "--test-size", ""),
     ],

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from kd.checks import did_you_mean
+from kd.checks import did_you_mean, require_values
 from kd.commands.help import help_texts
 from kd.console import name_output_errors
 from kd.devices import device_named
@@ -39,9 +39,11 @@ def command_line(
         declared: dataclass with the help texts of constants that lack one: field ``epochs`` documents ``EPOCHS``.
 
     Raises:
-        ValueError: a constant already has the wrong type, or an unknown constant was set on the module.
+        ValueError: a constant already has the wrong type, an unknown constant was set on the module, or an argument is
+            empty.
     """
     check_constants(module)
+    require_values(arguments)
     hints, help_of = _annotated_constants(module), {} if declared is None else help_texts(declared)
     fields = [
         (

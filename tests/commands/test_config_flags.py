@@ -173,6 +173,13 @@ def test_the_error_about_an_unknown_device_lists_the_known_ones(module: ModuleTy
         run(module, "--device", "gpu")
 
 
+@pytest.mark.parametrize("arguments", [["--results-dir", ""], ["--epochs", "3", "--results-dir="]])
+def test_an_empty_folder_is_refused(module: ModuleType, arguments: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"--results-dir must be followed by a value\. Got '' instead"):
+        run(module, *arguments)
+    assert {name: getattr(module, name) for name in DEFAULTS} == DEFAULTS
+
+
 def test_json_preserves_the_current_values(module: ModuleType) -> None:
     values = current_settings(module)
     expected = DEFAULTS | {"DEVICE": "cpu", "RESULTS_DIR": str(Path("results"))}
