@@ -10,9 +10,10 @@ from collections import deque
 
 from kd.console import printable_name
 
-_LFS = b"version https://git-lfs"
+LFS = b"version https://git-lfs"  # the start of a pointer
+LFS_POINTER = "is a pointer of Git LFS, not the file itself. Run git lfs pull"
 _ZIP = b"PK\x03\x04"
-_START = 64  # bytes in which a text shows its kind
+START = 64  # bytes in which a text shows its kind
 _LONGEST = 60  # characters of a name in a message
 _PICKLES = (b"\x02", b"\x03", b"\x04", b"\x05")  # versions of the protocol
 _UNPACK = "Unpack it, and pass the file inside"
@@ -60,9 +61,7 @@ def explain_file(content: bytes, *, safetensors: bool = False) -> str | None:
     """
     if safetensors and content[8:9] == b"{":
         return None
-    if content.startswith(_LFS):
-        return "it is a pointer of Git LFS, not the file itself. Run git lfs pull"
-    if found := _recognise(content):
+    if found := explain_stand_in(content) or _recognise(content):
         return found
     if content.startswith(_OLD) and not zipfile.is_zipfile(io.BytesIO(content)):
         return _advise("it was written by torch.save before version 1.6", 'torch.load("FILE", weights_only=True)')
@@ -94,13 +93,25 @@ def explain_file(content: bytes, *, safetensors: bool = False) -> str | None:
     return None
 
 
-def _recognise(content: bytes) -> str | None:
-    """Return what a file of another format is, by its first bytes."""
-    start = content[:_START].lstrip().lower()
+def explain_stand_in(content: bytes) -> str | None:
+    """Return what stands in place of a file, whatever its format: a pointer of Git LFS, a web page, or nothing.
+
+    Args:
+        content: the whole file, or its first bytes.
+    """
+    start = content[:START].lstrip().lower()
+    if content.startswith(LFS):
+        return f"it {LFS_POINTER}"
     if not content.strip(b"\0"):
         return f"it {'is empty' if not content else 'holds zeros only'}. Download or copy it again"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page, such as a server's answer in place of the file. Download the file itself"
+    return None
+
+
+def _recognise(content: bytes) -> str | None:
+    """Return what a file of another format is, by its first bytes."""
+    start = content[:START].lstrip().lower()
     if start.startswith((b"{", b"[")) and _is_json(content):
         return "it is JSON text, such as a configuration, not weights. Pass the file of weights"
     for magic, kind in _FORMATS.items():

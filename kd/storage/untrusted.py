@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kd.imports import import_extra
-from kd.storage.file_kind import DICTIONARIES, RECORDS
+from kd.storage.file_kind import DICTIONARIES, LFS, LFS_POINTER, RECORDS
 from kd.storage.resources import is_out_of_memory, require_memory
 
 SIZE_LIMIT = 8 * 1024**3  # bytes; far above any model or snapshot here
@@ -39,7 +39,7 @@ def read_bytes(path: Path, *, expected: str | None = None, limit: int = SIZE_LIM
         OSError: the file cannot be read.
         MemoryError: the file is larger than the available memory.
         ValueError: the path is not a regular file (a symbolic link is not one), or the file is too large or has
-            another digest.
+            another digest, or is a pointer of Git LFS.
     """
     irregular = f"{path} is not a regular file. Copy the file itself to this path."
     if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
@@ -61,6 +61,8 @@ def read_bytes(path: Path, *, expected: str | None = None, limit: int = SIZE_LIM
             content = file.read(status.st_size)  # no more, even if the file has grown since
     finally:
         os.close(handle)
+    if content.startswith(LFS):
+        raise ValueError(f"{path} {LFS_POINTER}.")
     if expected is not None and (digest := hashlib.sha256(content).hexdigest()) != expected:
         raise ValueError(f"{path} is damaged: expected SHA-256 {expected}, got {digest}.")
     return content

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import EpsImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from kd.checks import DamagedDataError
-from kd.data.sources.image_header import GRAY, require_8_bits
+from kd.data.sources.image_header import GRAY, explain_content, require_8_bits
 
 TRANSPARENT = {"LA", "La", "RGBA", "RGBa", "PA"}
 # Formats that are read, whatever the ending of a file's name. Not EPS, whose decoder starts Ghostscript, and none that
@@ -74,7 +74,7 @@ def open_image(file: str | BinaryIO) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError(f"its content is none of {', '.join(FORMATS)}") from error
+        raise ValueError(explain_content(file) or f"its content is none of {', '.join(FORMATS)}") from error
     if image.format == "TIFF":
         # With a name, Pillow would map uncompressed pixels into memory, and read rows of the upright image's width.
         image.filename = ""

@@ -1,18 +1,33 @@
-"""The bits per channel that an image file states. Decoders reduce deeper images to 8 bits, each in its own way."""
+"""The first bytes of image files: the bits per channel, or what stands in place of an image.
+
+Decoders reduce deeper images to 8 bits, each in its own way.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from PIL import Image
+
+from kd.storage.file_kind import START, explain_stand_in
 
 GRAY, COLOUR = {"1", "L", "LA", "La"}, {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr"}
 _HEAD = 65536  # bytes that hold the headers of the formats read here
 _PNG_DEPTH = 24  # byte of the bit depth: after the signature, and length, type, width and height of the first chunk
 _BITS_PER_SAMPLE = 258  # TIFF's tag
 _MAXVAL = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s")
+
+
+def explain_content(file: str | BinaryIO) -> str | None:
+    """Return what a file that is no image is, such as a pointer of Git LFS; None if it is unknown."""
+    if isinstance(file, str):
+        with Path(file).open("rb") as stream:
+            return explain_stand_in(stream.read(START))
+    file.seek(0)
+    return explain_stand_in(file.read(START))
 
 
 def require_8_bits(image: Image.Image) -> None:

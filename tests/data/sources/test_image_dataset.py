@@ -423,6 +423,23 @@ def test_content_decides_and_other_formats_raise(kind: str, tmp_path: Path, monk
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "it is a pointer of Git LFS.*git lfs pull",
+        ),
+        (b"<!DOCTYPE html>", "it is a web page"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_stands_in_place_of_an_image_is_named(content: bytes, kind: str, tmp_path: Path) -> None:
+    (save_tree(tmp_path) / "ant" / "0.png").write_bytes(content)
+    with pytest.raises(DamagedDataError, match=rf"1 of 12 images .*0\.png \({kind}"):
+        open_source(tmp_path)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems store names as text")
 @pytest.mark.parametrize("name", [b"caf\xe9", b"a\x1bb", b"a\nb"])
 def test_class_folders_without_readable_names_raise(name: bytes, tmp_path: Path) -> None:

@@ -90,3 +90,13 @@ def test_an_argument_that_does_not_apply_raises(
 ) -> None:
     with pytest.raises(ValueError, match=rf"^{argument} \({flag}\) does not apply to '{where}'"):
         open_source(where, **arguments)
+
+
+@pytest.mark.parametrize("name", ["own.npz", "own.csv", "train-images-idx3-ubyte"])
+def test_a_pointer_of_git_lfs_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    where = tmp_path if name.startswith("train") else tmp_path / name
+    with pytest.raises(
+        DamagedDataError, match=f"{name} is a pointer of Git LFS, not the file itself. Run git lfs pull"
+    ):
+        open_source(where, target="label" if name.endswith("csv") else None)
