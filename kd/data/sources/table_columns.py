@@ -152,13 +152,30 @@ def _is_decorated(cell: str) -> bool:
     return len(cell) <= _LONGEST and math.isnan(_parse(cell)) and bool(_DECORATED.fullmatch(cell))
 
 
-def find_decorated(counts: Mapping[str, int]) -> str:
-    """Return a number that ``float`` does not accept if nearly all cells of a column are such or other numbers.
-
-    "" if they are not, or for at most two different numbers.
+def explain_numbers(counts: Mapping[str, int]) -> str:
+    """Return why a column with numbers is not one of numbers, and the remedy; "" if the numbers are categories.
 
     Args:
         counts: number of training rows of each value, without missing values.
+    """
+    if example := _find_decorated(counts):
+        return f"numbers with signs, units or separators, such as {example!r}; {REMEDY}"
+    if example := _find_text(counts):
+        return f"numbers, but text in other rows, such as {example!r}; leave cells without a number empty"
+    return ""
+
+
+def _find_text(counts: Mapping[str, int]) -> str:
+    """Return the most frequent text of a column if at least half of the rows have numbers too rare for a level."""
+    text = {cell: count for cell, count in counts.items() if math.isnan(_parse(cell))}
+    rare = sum(count for cell, count in counts.items() if count < RARE and cell not in text)
+    return max(text, key=lambda cell: text[cell]) if text and rare >= sum(counts.values()) / 2 else ""
+
+
+def _find_decorated(counts: Mapping[str, int]) -> str:
+    """Return a number that ``float`` does not accept if nearly all cells of a column are such or other numbers.
+
+    "" if they are not, or for at most two different numbers.
     """
     decorated = {cell: count for cell, count in counts.items() if _is_decorated(cell)}
     numbers = {cell: count for cell, count in counts.items() if not math.isnan(_parse(cell))}
@@ -239,8 +256,6 @@ def _fit_category(name: str, values: Sequence[tuple[str, int]], *, has_missing: 
     kept = [level for level in by_frequency[:MOST_LEVELS] if counts[level] >= RARE]
     if not kept:
         reason = "a different value in every row" if max(counts.values()) == 1 else f"no value in {RARE} training rows"
-        if example := find_decorated(counts):
-            reason = f"numbers with signs, units or separators, such as {example!r}; {REMEDY}"
-        return Column(name, "unused", reason)
+        return Column(name, "unused", explain_numbers(counts) or reason)
     levels = tuple(sorted(kept))
     return Column(name, "category", levels=levels, has_other=len(kept) < len(counts), has_missing=has_missing)

@@ -20,7 +20,7 @@ from kd.data.sources.table_columns import (
     Codes,
     Column,
     column_from_json,
-    find_decorated,
+    explain_numbers,
     fit_column,
     is_missing,
     parse_numbers,
@@ -214,18 +214,15 @@ def _describe(encoding: Encoding) -> list[str]:
 
 
 def _describe_numbers(table: RawTable, encoding: Encoding, rows: NDArray[np.int64]) -> list[str]:
-    """Return lines on categories that are numbers which ``float`` does not accept, such as "12 kg"."""
+    """Return lines on categories with numbers, such as "12 kg", or 5 and 7 in a column with "unknown"."""
     lines = []
     for column, levels, codes in zip(encoding.columns, table.levels, table.codes.T, strict=True):
         if column.kind == "category":
             found = np.bincount(codes[rows], minlength=len(levels)).tolist()
             counts = {cell: n for cell, n in zip(levels, found, strict=True) if n and not is_missing(cell)}
-            if example := find_decorated(counts):
-                lines.append(
-                    f"table: {printable_name(column.name)!r} has numbers with signs, units or separators, such as "
-                    f"{printable_name(example)!r}, and each different one is a category of its own; {REMEDY} to use "
-                    "their size"
-                )
+            if explanation := explain_numbers(counts):
+                name = printable_name(column.name)
+                lines.append(f"table: {name!r} has {explanation}. Now frequent values are categories of their own")
     return lines
 
 

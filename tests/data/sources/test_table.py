@@ -18,7 +18,7 @@ from kd.commands.settings import RunSettings
 from kd.data.datasets import unwrap_subsets
 from kd.data.sources import Source, open_source, open_unlabelled, split_source
 from kd.data.sources.partition import Splits
-from kd.data.sources.table_columns import Column, column_from_json, find_decorated, fit_column
+from kd.data.sources.table_columns import Column, column_from_json, explain_numbers, fit_column
 from kd.data.sources.table_encoding import EncodedTable, Encoding, encoding_of
 
 ROWS = 200
@@ -272,6 +272,13 @@ def test_a_damaged_description_of_a_column_raises(change: dict[str, Any]) -> Non
         ("x", ["NaN", "null", "?"], "unused", "without values"),
         ("x", ["a", "b", "a"], "unused", "no value in 10 training rows"),
         ("x", ["a", "b", "c"], "unused", "a different value in every row"),
+        (
+            "x",
+            ["n.d.", "low", *map(str, range(20))],
+            "unused",
+            "numbers, but text in other rows, such as 'n.d.'; leave",
+        ),
+        ("x", ["inf", "inf", *map(str, range(20))], "unused", "numbers, but text in other rows, such as 'inf'"),
     ],
 )
 def test_kinds_of_columns(name: str, cells: list[str], kind: str, reason: str) -> None:
@@ -439,11 +446,30 @@ def test_repeated_numbers_with_signs_or_units_are_categories_with_a_note(
     printed = " ".join(capsys.readouterr().out.split())
     is_number = style == "{:.0f}"
     assert encoding.columns[0].kind == ("number" if is_number else "category")
-    note = f"table: 'weight' has numbers with signs, units or separators, such as '{values[0]}', and each different"
+    note = (
+        f"table: 'weight' has numbers with signs, units or separators, such as '{values[0]}'; write numbers as 1234.56."
+    )
     assert ("has numbers with" in printed) != is_number
     if not is_number:
         assert any(note.replace(values[0], value) in printed for value in values[:4])
-        assert "write numbers as 1234.56 to use their size" in printed
+        assert "Now frequent values are categories of their own" in printed
+
+
+def test_numbers_beside_frequent_text_are_categories_with_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    income = ["unknown" if row % 5 == 0 else f"{row}.5" for row in range(160)]
+    sizes = [("36", "38", "40", "S")[row % 4] for row in range(160)]
+    columns = {"income": income, "size": sizes, "age": [f"{row}.5" for row in range(160)], "kind": ["a", "b"] * 80}
+    path = write_table(tmp_path / "table.csv", columns)
+    encoding = encoding_of(split_source(open_source(path, target="kind")).train)
+    assert encoding is not None
+    assert encoding.columns[0].levels == ("unknown",)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "'income' has numbers, but text in other rows, such as 'unknown'; leave cells without a number empty" in printed
+    )
+    assert "'size' has" not in printed
 
 
 @pytest.mark.parametrize(
@@ -467,7 +493,7 @@ def test_categories_with_digits_get_no_note(
 
 @pytest.mark.parametrize("text", ["1" * 20_000 + "!", " " * 20_000 + "1 ", "1 " * 10_000, "1,234" * 5_000])
 def test_long_cells_are_no_numbers_with_signs(text: str) -> None:
-    assert find_decorated({text: 10, text + "a": 10, text + "b": 10}) == ""
+    assert explain_numbers({text: 10, text + "a": 10, text + "b": 10}) == ""
 
 
 def test_booleans_of_the_target_are_two_classes_in_any_case(tmp_path: Path) -> None:
