@@ -89,6 +89,7 @@ def settings_in(file: Path, kind: type[Settings]) -> Settings:
         SystemExit: a value has the wrong type; tyro prints the error.
     """
     known, repeatable = {field.name for field in dataclasses.fields(kind)} - UNSAVED, _repeatable(kind)
+    lists = _find_lists(kind)
     switches = {field.name for field in dataclasses.fields(kind) if isinstance(field.default, bool)}
     flags: list[str] = []
     values = read(file)
@@ -107,6 +108,8 @@ def settings_in(file: Path, kind: type[Settings]) -> Settings:
             raise ValueError(f"{file}: {name!r} is not a setting of this command. {hint}".rstrip())
         if isinstance(value, bool) and name not in switches:  # its flag would take no value, or the next flag as one
             raise ValueError(f"{file}: {name} must not be a boolean. Got {str(value).lower()} instead.")
+        if isinstance(value, list) and name not in lists:
+            raise ValueError(f"{file}: {name} must be a single value. Got {value} instead.")
         items = value if isinstance(value, list) else ()
         if like_flags := [item for item in items if isinstance(item, str) and item.startswith("-")]:
             raise ValueError(f"{file}: items of {name} must not begin with a hyphen. Got {like_flags[0]!r} instead.")
@@ -118,6 +121,13 @@ def _repeatable(kind: type) -> set[str]:
     """Return the names of settings whose flag may be repeated."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {name for name, hint in hints.items() if UseAppendAction in getattr(hint, "__metadata__", ())}
+
+
+def _find_lists(kind: type) -> set[str]:
+    """Return the names of settings that take several values."""
+    hints = typing.get_type_hints(kind)
+    kinds = {name: [typing.get_origin(part) for part in (hint, *typing.get_args(hint))] for name, hint in hints.items()}
+    return {name for name, origins in kinds.items() if tuple in origins}
 
 
 def read(file: Path) -> dict[str, Value]:

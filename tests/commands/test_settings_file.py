@@ -123,6 +123,8 @@ def test_only_distill_starts_from_the_file_in_its_folder(tmp_path: Path) -> None
         (b"set = [[1]]", "set must be a boolean"),
         (b"a" + b".b" * 50_000 + b" = 1", "a must be a boolean"),
         (b"a = " + b"[" * 100_000, "is not a TOML settings file"),
+        (b"image_size = [8, 8]", "image_size must be a single value. Got [8, 8] instead"),
+        (b"epochs = []", "epochs must be a single value. Got [] instead"),
         (b"#" * 1_000_001, "larger than 1,000,000 bytes"),
     ],
 )
@@ -168,6 +170,11 @@ def test_a_flag_can_set_none_and_the_last_of_two_files_counts(tmp_path: Path) ->
     settings = parsed("run", *files)
     assert (settings.limit, type(settings.learning_rate)) == (300, float)
     assert parsed("run", *files, "--limit", "None").limit is None
+
+
+def test_a_byte_order_mark_of_an_editor_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("epochs = 3\n", encoding="utf-8-sig")
+    assert parsed("run", f"--config={tmp_path / 'mine.toml'}").epochs == 3
 
 
 def test_a_value_of_the_wrong_type_is_refused_by_file_and_flag(
