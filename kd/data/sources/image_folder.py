@@ -96,13 +96,21 @@ def _find_splits(folder: Path) -> dict[str, Path]:
         return {"train": folder}
     ignored = sorted(set(subfolders) - set(SPLITS))
     if ignored:
-        warnings.warn(f"{folder}: ignoring folders other than train, val and test: {ignored}.", stacklevel=4)
+        is_split = any(name.lower() in MISNAMED for name in ignored)
+        advice = " Rename a folder to val or test to use it as a split." if is_split else ""
+        warnings.warn(f"{folder}: ignoring folders other than train, val and test: {ignored}.{advice}", stacklevel=4)
     return {split: folder / split for split in SPLITS if split in subfolders}
 
 
 def _check_nesting(folder: Path, classes: Sequence[str]) -> None:
-    """Raise if a class is a training split by another name; warn about splits inside the classes."""
+    """Raise for a folder around the classes or a training split by another name; warn about splits inside classes."""
     inner = {name: set(_list_folders(folder / name)) for name in classes}
+    if len(classes) == 1 and (found := sorted(inner[classes[0]])):
+        shown = ", ".join(map(repr, found[:_MAX_SHOWN])) + ", …" * (len(found) > _MAX_SHOWN)
+        raise ValueError(
+            f"{folder} must have one folder of images per class. Got only {classes[0]!r}, which holds the folders "
+            f"{shown}. If these are the classes or splits, pass {folder / classes[0]}."
+        )
     others = {name: set().union(*(inner[other] for other in classes if other != name)) for name in classes}
     if train := next((name for name in classes if name.lower() in _TRAIN and inner[name] & others[name]), None):
         raise ValueError(

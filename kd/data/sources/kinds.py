@@ -134,9 +134,13 @@ def _explain_file(path: Path) -> str:
     """Return the next step for an existing file whose ending is of no kind."""
     if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z"):
         return f"It is a packed file ({path.suffix}): unpack it, and pass the file or folder inside."
-    return f"Its ending {path.suffix!r} is unknown. If its content is of an allowed kind, rename it: {path.stem}.csv."
+    with path.open("rb") as stream:
+        is_text = b"\0" not in stream.read(_START)
+    advice = f" If its content is of an allowed kind, rename it: {path.stem}.csv." if is_text else ""
+    return f"Its ending {path.suffix!r} is unknown.{advice}"
 
 
+_START = 1024  # bytes that tell text from binary files
 _PREFIXES = ("torchvision", "sklearn", "hf", "wds")
 _FILES = (".npz", ".csv", ".tsv", ".py")
 

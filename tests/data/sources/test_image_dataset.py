@@ -324,8 +324,27 @@ def test_classes_other_than_the_folders_raise(tmp_path: Path) -> None:
 
 def test_unused_folders_warn(tmp_path: Path) -> None:
     save_tree(tmp_path, "train", "valid")
-    with pytest.warns(UserWarning, match=r"ignoring folders .*: \['valid'\]"):
+    with pytest.warns(
+        UserWarning, match=r"ignoring folders .*: \['valid'\]\. Rename a folder to val or test to use it"
+    ):
         assert list(open_source(tmp_path).parts) == ["train"]
+    (tmp_path / "valid").rename(tmp_path / "masks")
+    with pytest.warns(UserWarning, match=r"ignoring folders .*: \['masks'\]\.$"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["images", "photos/train"])
+def test_a_folder_around_the_data_is_named(inner: str, tmp_path: Path) -> None:
+    save_tree(tmp_path / inner)
+    outer, name = (tmp_path / inner).parent, (tmp_path / inner).name
+    message = f"Got only {name!r}, which holds the folders 'ant', 'bee'. If these are .*, pass {outer / name}"
+    if name == "train":
+        outer, message = (
+            tmp_path,
+            f"Got only 'photos', which holds the folders 'train'. If .*, pass {tmp_path / 'photos'}",
+        )
+    with pytest.raises(ValueError, match=message):
+        open_source(outer)
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("jfif", "jpeg"), ("jpe", "jpeg"), ("gif", "gif"), ("avif", "avif")])

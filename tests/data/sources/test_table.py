@@ -515,6 +515,9 @@ def test_an_upper_case_ending_is_a_table_and_unknown_endings_name_the_next_step(
         with pytest.raises(ValueError, match=step) as error:
             open_source(tmp_path / name, target="kind")
         assert "Did you mean" not in str(error.value)
+    (tmp_path / "M.npy").write_bytes(b"\x93NUMPY\1\0")
+    with pytest.raises(ValueError, match=r"Its ending '\.npy' is unknown\. Allowed: mnist"):
+        open_source(tmp_path / "M.npy")
 
 
 def test_separators_in_quotes_do_not_count(tmp_path: Path) -> None:
