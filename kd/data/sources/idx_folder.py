@@ -38,7 +38,10 @@ def open_idx_folder(folder: Path, classes: list[str] | None = None) -> Source:
 
 
 def _find_file(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
+    """Return the file of this name, of its other spelling ``train-images.idx3-ubyte``, or of one with ``.gz``."""
+    names = (name, name.replace("-idx", ".idx"))
+    paths = [folder / f"{spelling}{ending}" for ending in ("", ".gz") for spelling in names]
+    return next((path for path in paths if path.exists()), None)
 
 
 def _read_file(folder: Path, name: str) -> Tensor:

@@ -136,10 +136,11 @@ def _index_shards(shards: list[str]) -> tuple[ShardImages, np.ndarray[Any, Any]]
         samples = _group_members(shard, number)
         wrong = [key for key, files in samples.items() if len(IMAGES & files.keys()) != 1 or LABEL not in files]
         if wrong:
+            endings = {key: ", ".join(f".{ending}" for ending in sorted(samples[key])[:_MAX_SHOWN]) for key in wrong}
             raise DamagedDataError(
                 f"each sample in {shard} must have one image and one label file .{LABEL}. Got "
-                f"{', '.join(f'{key} with {sorted(samples[key])}' for key in wrong[:_MAX_SHOWN])}, {len(wrong):,} such "
-                "samples in all."
+                f"{', '.join(f'{key} with {endings[key]}' for key in wrong[:_MAX_SHOWN])}, {len(wrong):,} such samples "
+                "in all. The name of a sample ends at its first dot."
             )
         for key, files in samples.items():
             names.append(f"{key} in {shard}")

@@ -26,8 +26,14 @@ def write_idx_folder(folder: Path, *, pack: Callable[[bytes], bytes] = gzip.comp
 
 
 @pytest.mark.parametrize(("pack", "suffix"), [(gzip.compress, ".gz"), (bytes, "")])
-def test_a_folder_of_idx_files_is_read(pack: Callable[[bytes], bytes], suffix: str, tmp_path: Path) -> None:
-    source = open_source(write_idx_folder(tmp_path, pack=pack, suffix=suffix), classes=["even", "odd"])
+@pytest.mark.parametrize("has_dots", [False, True])
+def test_a_folder_of_idx_files_is_read(
+    pack: Callable[[bytes], bytes], suffix: str, has_dots: bool, tmp_path: Path
+) -> None:
+    write_idx_folder(tmp_path, pack=pack, suffix=suffix)
+    for path in list(tmp_path.iterdir()) if has_dots else ():
+        path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+    source = open_source(tmp_path, classes=["even", "odd"])
     assert (list(source.parts), source.classes) == (["train", "test"], ("even", "odd"))
     assert as_array_dataset(source.train).inputs.shape == (30, 1, 5, 4)
     assert as_array_dataset(source.test).labels.tolist() == [0, 1] * 5
