@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.checks import require
+from kd.checks import naming_flag, require
 from kd.evaluation.comparison_slices import BUILT_IN
 from kd.evaluation.slices import Masks
 from kd.storage.untrusted import read_bytes
@@ -28,11 +28,13 @@ def read_slices(path: Path, items: int) -> dict[str, Masks]:
         OSError: the file cannot be read.
         ValueError: another number of rows, no or equal names of columns, a column with too many different cells.
     """
-    try:
-        text = read_bytes(path, limit=_LIMIT).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--slices {path} must be CSV in UTF-8. Byte {error.start} is not.") from error
     name = f"--slices {path}"
+    try:
+        with naming_flag(name):
+            content = read_bytes(path, limit=_LIMIT)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} must be CSV in UTF-8. Byte {error.start} is not.") from error
     try:
         header, *rows = list(csv.reader(io.StringIO(text.rstrip("\r\n")))) or [[]]
     except csv.Error as error:

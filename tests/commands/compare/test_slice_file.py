@@ -72,3 +72,8 @@ def test_an_identifier_is_no_slice(tmp_path: Path) -> None:
 def test_names_that_are_taken_or_empty_and_broken_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         read_slices(write(tmp_path, text), 2)
+
+
+def test_a_missing_file_is_named_with_its_flag(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="^--slices .*none.csv: No such file or directory"):
+        read_slices(tmp_path / "none.csv", 3)
