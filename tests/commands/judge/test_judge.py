@@ -324,9 +324,7 @@ def test_slices_of_models_that_learned_nothing_are_no_evidence() -> None:
     assert show_slices(judged.slices, withheld=True)[0] == Paragraph(WITHHELD)
 
 
-def test_names_of_classes_are_refused_with_the_remedy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_of_classes_are_refused_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = save(tmp_path, arrays())
     (tmp_path / "names.csv").write_text("label\n" + "cat\n" * 400)
     assert cli.main(["judge", *flags, "--labels", str(tmp_path / "names.csv"), "--out", str(tmp_path / "out")]) == 1
