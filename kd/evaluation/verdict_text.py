@@ -104,8 +104,11 @@ def describe_smoothing(judgement: Judgement, quantity: Quantity, smoothing: str)
             f"That it is better than {smoothing}, which needs no teacher, is not shown: {bounds}, but "
             f"{equate_p(judgement.p_helps)} after the adjustment."
         )
-    difference = quantity.describe(contrast.mean) if quantity.shows(contrast.mean) else "no difference"
-    return f"It is not shown to be better than {smoothing}, which needs no teacher: {difference} ({bounds})."
+    bound = max(abs(interval.low), abs(interval.high))
+    return (
+        f"{name}, which needs no teacher, does not differ from it by more than {quantity.describe_bound(bound)} "
+        f"({bounds})."
+    )
 
 
 def _write_headline(judgement: Judgement, method: str, quantity: Quantity) -> str:
