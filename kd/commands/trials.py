@@ -16,6 +16,7 @@ from kd.console import print_table, say
 from kd.data.loaders import make_loader
 from kd.evaluation.paired_seeds import pair_errors
 from kd.evaluation.verdict import Judgement, judge_counts
+from kd.evaluation.verdict_text import describe_verdict
 from kd.formatting import format_range, format_signed
 from kd.models.inference import predict
 from kd.training.loop import fit
@@ -88,12 +89,13 @@ def verdict_cells(judgement: Judgement) -> list[str]:
     """
     pairs, interval = judgement.pairs, judgement.interval
     assert pairs is not None
-    arms = [f"{arm.mean:,.1f} ± {arm.sd or 0:,.1f}" for arm in (pairs.distilled, pairs.control)]
+    arms = [
+        f"{arm.mean:,.1f}" + ("" if arm.sd is None else f" ± {arm.sd:,.1f}") for arm in (pairs.distilled, pairs.control)
+    ]
     limits = format_range(*interval) if interval else "no interval"
     # The second arm need not be a control.
     words = {"better than the labels alone": "better", "hurts": "worse"}
-    verdict = words.get(judgement.verdict, judgement.verdict)
-    verdict = verdict.replace("larger than d", f"larger than {judgement.margin:,.1f} errors")
+    verdict = words.get(judgement.verdict, describe_verdict(judgement.verdict, judgement.margin))
     return [*arms, f"{format_signed(pairs.mean)} ({limits})", verdict]
 
 

@@ -9,7 +9,9 @@ import torch
 from torch.utils.data import TensorDataset
 
 import kd
-from kd.commands.trials import count_errors, judge_arms, train_copy
+from kd.commands.trials import count_errors, judge_arms, train_copy, verdict_cells
+from kd.evaluation.paired_seeds import pair_errors
+from kd.evaluation.verdict import judge_counts
 from kd.models.networks import MLP
 
 SETTINGS = {"seed": 3, "epochs": 2, "batch_size": 8}
@@ -76,3 +78,11 @@ def test_the_printed_interval_is_the_deciding_one(capsys: pytest.CaptureFixture[
     judgement = judge_arms(errors, [("a", "control"), ("b", "control")], images=1000)["a − control"]
     assert judgement.interval is not None
     assert f"{judgement.interval.low:+.1f} to {judgement.interval.high:+.1f}" in capsys.readouterr().out
+
+
+def test_a_row_rounds_neither_the_margin_nor_an_unknown_spread() -> None:
+    """A margin of 0.25 errors was "0.2", and the spread of a single seed "± 0.0"."""
+    judged = judge_counts({"a": pair_errors([3] * 30, [3] * 30, 250)})["a"]
+    assert verdict_cells(judged)[-1] == "no difference larger than 0.25 errors"
+    single = judge_counts({"a": pair_errors([3], [4], 250)})["a"]
+    assert verdict_cells(single)[:2] == ["4.0", "3.0"]
