@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,7 +18,7 @@ from kd.checks import require, require_finite_logits, require_labels
 from kd.evaluation.comparison import Comparison, ModelPredictions
 from kd.evaluation.comparison_slices import Slices, measure_slices
 from kd.evaluation.comparison_verdict import Verdicts
-from kd.evaluation.quantities import choose_quantity
+from kd.evaluation.quantities import BALANCED, choose_quantity, constant_value
 from kd.evaluation.verdict import Judgement, Verdict
 from kd.losses.logit_kind import are_probabilities, require_logits_kind, require_probabilities
 from kd.models.inference import Predictions
@@ -25,6 +26,7 @@ from kd.models.inference import Predictions
 Kind = Literal["logits", "probabilities", "classes"]
 _FLOOR = 1e-12  # smallest probability; its logarithm must be finite
 _MOST_CLASSES = 100_000  # more are ids, not classes; predicted classes take a number for each item and class
+_NEAR_CHANCE = 0.95  # share of the balanced error at chance level; an arm with more may have its rows in another order
 _ENOUGH_ERRORS = 10  # independent students may predict the same classes if they make fewer errors
 
 
@@ -226,12 +228,13 @@ def _describe_identical(control: Sequence[str], distilled: Sequence[str]) -> lis
 
 
 def _advise_order(comparison: Comparison) -> list[str]:
-    """Return advice if most students of an arm learned nothing, as with rows in another order than the labels."""
-    if not any(2 * sum(flags) > len(flags) for flags in Verdicts(comparison).useless.values()):
+    """Return advice if an arm is at chance level, as with rows in another order than the labels."""
+    chance, verdicts = constant_value(BALANCED, comparison.labels), Verdicts(comparison)
+    if not any(0 < _NEAR_CHANCE * chance <= fmean(verdicts.values(arm, BALANCED)) for arm in comparison.students):
         return []
     return [
-        "Check that the predictions have the same order of items and the same numbers of classes as the labels: most "
-        "students of an arm seem to have learned nothing."
+        "Check that the predictions have the same order of items and the same numbers of classes as the labels: an arm "
+        "is at chance level."
     ]
 
 

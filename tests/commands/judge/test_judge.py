@@ -310,6 +310,10 @@ def test_rows_in_another_order_than_the_labels_are_suspected() -> None:
     shuffled = kd.judge(values["control"], [array[order] for array in values["distilled"]], values["labels"])
     assert "Check that the predictions have the same order of items" in shuffled.sentence
     assert "Check that" not in kd.judge(**values).sentence
+    sharp = {arm: [500 * array for array in values[arm]] for arm in ("control", "distilled")}
+    overconfident = kd.judge(**sharp, labels=values["labels"], decide="nll")
+    assert overconfident.verdict == "not decided"  # no better than the frequencies of the classes
+    assert "Check that" not in overconfident.sentence
 
 
 def test_slices_of_models_that_learned_nothing_are_no_evidence() -> None:
