@@ -160,13 +160,13 @@ class Verdicts:
         and every verdict but "hurts" if this is true of all distilled students: always predicting a class misses none
         of it.
         """
-        useless, verdict = self.useless, judgement.verdict
+        useless, verdict = self._useless, judgement.verdict
         nobody_learned = all(useless[DISTILLED]) and (verdict != "hurts" or all(useless[CONTROL]))
         doubtful = verdict == "helps" and any(map(any, useless.values()))
         return judgement._replace(verdict="not decided") if self.collapsed or nobody_learned or doubtful else judgement
 
     @cached_property
-    def useless(self) -> dict[str, list[bool]]:
+    def _useless(self) -> dict[str, list[bool]]:
         """For each model of each arm, whether it is no better than always predicting the majority class."""
         comparison, quantity = self.comparison, self.comparison.quantity.of_learning
         return find_useless({arm: self.values(arm, quantity) for arm in self._arms}, quantity, comparison.labels)
