@@ -39,6 +39,7 @@ def sentence(
         f"{_describe_relative(judgement, relative_to)}.",
         describe_smoothing(judgement, quantity, smoothing),
         _write_remark(judgement, quantity, unit),
+        _describe_margin(judgement, quantity, relative_to),
         *remarks,
         basis,
     ]
@@ -171,6 +172,16 @@ def _write_remark(judgement: Judgement, quantity: Quantity, unit: str) -> str:
             f"{quantity.describe_bound(judgement.margin)}."
         )
     return ""
+
+
+def _describe_margin(judgement: Judgement, quantity: Quantity, control: float | None) -> str:
+    """Return a warning if a student without any error would also make no difference larger than the margin."""
+    if judgement.verdict != "no difference larger than d" or not control or judgement.margin < control:
+        return ""
+    return (
+        f"The margin is not below the mean of the control, {quantity.describe_value(control)}, so that even a perfect "
+        "student would make no larger difference; set a smaller margin."
+    )
 
 
 def _describe_power(judgement: Judgement, quantity: Quantity, unit: str) -> str:

@@ -352,3 +352,10 @@ def test_a_difference_too_small_for_its_format_is_not_called_none(scale: float, 
 
 def test_without_a_difference_there_is_no_relative_one() -> None:
     assert "relative" not in write(judge_pairs(pairs_of(NONE)))
+
+
+@pytest.mark.parametrize(("margin", "is_said"), [(1.0, False), (2.0, True), (30.0, True)])
+def test_a_margin_that_a_perfect_student_would_keep_is_said(margin: float, is_said: bool) -> None:
+    text = write(judge_pairs(pairs_of(NONE), margin=margin))
+    assert "makes no difference larger than" in text
+    assert ("The margin is not below the mean of the control, 200 errors, so that even a perfect" in text) == is_said
