@@ -23,7 +23,7 @@ def make_table(recipe: dict[str, Any], rows: int = 240) -> Any:
     """Return a table like the letters, of three classes."""
     rng = np.random.default_rng(0)
     labels = np.array(list("ABC"))[np.arange(rows) % 3]
-    return recipe["Table"](np.round(rng.normal(5, 2, (rows, 16)) + (np.arange(rows) % 3)[:, None]), labels)
+    return recipe["Table"](np.round(rng.normal(5, 2, (rows, 16)) + 2 * (np.arange(rows) % 3)[:, None]), labels)
 
 
 def quick(recipe: dict[str, Any], **changes: Any) -> Any:
