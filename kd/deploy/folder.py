@@ -35,7 +35,7 @@ SESSION = onnxruntime.InferenceSession(Path(__file__).with_name("{file}"), provi
 
 def predict(inputs):  # {dtype} [N, {shape}], {range} -> probabilities [N, {classes}]
     given = np.asarray(inputs)
-    if not np.allclose(cast := given.astype("{dtype}"), given, rtol=1e-6, equal_nan=True):
+    if not np.allclose(cast := given.astype("{dtype}"), given, rtol=1e-6, equal_nan={missing}):
         raise ValueError("inputs must be {dtype}, {range}. Got other values of " + str(given.dtype))
     return SESSION.run(["probabilities"], {{"inputs": cast}})[0]
 
@@ -118,6 +118,7 @@ def write_infer(candidate: Candidate, file: str) -> str:
         dtype=manifest.raw_dtype,
         shape=", ".join(map(str, manifest.raw_shape)),
         range=_RANGES[manifest.raw_dtype],
+        missing=manifest.table is not None,  # NaN is a missing value; a network has no answer to it
         classes=len(manifest.classes),
     )
 

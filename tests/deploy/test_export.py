@@ -102,7 +102,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     ("spec", "kept", "refused"),
     [
         ("cnn:4", (np.full((1, 3, 8, 8), 255), np.ones((1, 3, 8, 8))), (0.5, 256, -1, np.nan)),
-        ("mlp:6", (np.full((1, 5), 0.1), np.full((1, 5), 7, np.uint8), np.full((1, 5), np.nan)), (1e300,)),
+        ("mlp:6", (np.full((1, 5), 0.1), np.full((1, 5), 7, np.uint8)), (1e300, np.nan)),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, about the casts that are refused
@@ -191,6 +191,7 @@ def test_card_program_and_manifest_state_the_columns_of_a_table(tmp_path: Path) 
     assert "shape than [2]" in card
     program = write_infer(candidate, "model.onnx")
     assert "# float64 [N, 2], columns as in README.md -> probabilities [N, 3]" in program
+    assert "equal_nan=True" in program
     assert height.name not in program
     assert max(map(len, program.splitlines())) <= 120
 
