@@ -9,6 +9,7 @@ from a file.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -81,6 +82,8 @@ def build(
         model = _build_from_spec(spec, shape, classes)
         require_dense_state(spec, model)
         require_logits_output(model, spec, shape, None if own_outputs else classes, example)
+    if is_plugin(spec):
+        _require_copyable(spec, model, torch.zeros(shape) if example is None else example)
     return model
 
 
@@ -123,6 +126,42 @@ def require_logits_output(
         raise ValueError(f"{spec} must return finite logits for {sample}. Got {output.tolist()} instead.")
     if classes is not None:
         require_model_returns_logits(f"outputs of {spec}", output, model, batch)
+
+
+def _require_copyable(spec: str, model: nn.Module, example: Tensor) -> None:
+    """Check that copies of a user's model compute the same: students start as copies of each other."""
+    try:
+        copied = copy.deepcopy(model)
+    except Exception as error:  # of any attribute
+        reason = str(error).split("\n", 1)[0].split(". ", 1)[0].removesuffix(".")
+        raise ValueError(
+            f"{spec} cannot be copied ({type(error).__name__}: {reason}). Compute tensors from parameters in forward, "
+            "and keep locks, files and sessions of other libraries out of the attributes."
+        ) from error
+    inputs = torch.stack([example, torch.zeros_like(example)])
+
+    def run(instance: nn.Module) -> Tensor:
+        with evaluating(instance), torch.no_grad(), seeded(0):
+            output: Tensor = instance(inputs.clone())
+        return output
+
+    def is_close(first: Tensor, second: Tensor) -> bool:
+        return torch.allclose(first, second, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+    try:
+        expected = run(model)
+        is_repeatable = is_close(run(model), expected)
+    except Exception:  # a batch of two is tried where models are trained
+        return
+    try:
+        is_same = not is_repeatable or is_close(run(copied), expected)
+    except Exception:  # user code can raise anything
+        is_same = False
+    if not is_same:
+        raise ValueError(
+            f"{spec} returns other outputs in a copy. A hook or function that it keeps probably uses the original, "
+            "such as lambda module, inputs, output: setattr(self, …). Compute such values in forward."
+        )
 
 
 def _advise(spec: str, batch: Tensor) -> str:

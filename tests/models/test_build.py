@@ -264,6 +264,8 @@ def test_an_example_is_what_the_model_is_tried_on(tmp_path: Path) -> None:
         ("layer(classes).bfloat16()", r"same dtype.* may cast it to the type of its weights\. A model of integers"),
         ("layer(classes).to('meta')", r"must hold dense tensors.* on meta under '1\.weight'\. Build .* on the CPU"),
         ("quantize_dynamic(layer(classes))", r"must hold dense tensors.*The model is quantised.*--teacher FILE\.onnx"),
+        ("WithTensor(classes)", r"cannot be copied \(RuntimeError: Only Tensors.*Compute tensors from parameters in f"),
+        ("WithHook(classes)", r"returns other outputs in a copy\. A hook .* Compute such values in forward"),
         ("TwoHeads(classes)", r"net: the model must return logits.*several of these.* or as \{'logits': …\}$"),
     ],
 )
@@ -275,6 +277,14 @@ def test_what_is_wrong_with_a_users_model_is_said_without_other_advice(code: str
         "class TwoHeads(nn.Module):\n"
         "    def __init__(self, classes):\n        super().__init__()\n        self.layer = layer(classes)\n"
         "    def forward(self, x):\n        return self.layer(x), self.layer(x)\n"
+        "class WithTensor(TwoHeads):\n"
+        "    def __init__(self, classes):\n        super().__init__(classes)\n"
+        "        self.twice = 2 * self.layer[1].weight\n"
+        "    def forward(self, x):\n        return x.flatten(1) @ self.twice.T\n"
+        "class WithHook(TwoHeads):\n"
+        "    def __init__(self, classes):\n        super().__init__(classes)\n"
+        "        self.layer.register_forward_hook(lambda m, i, o: setattr(self, 'kept', o))\n"
+        "    def forward(self, x):\n        self.layer(x)\n        return self.kept\n"
         f"def net(classes):\n    return {code}\n"
     )
     with pytest.raises(ValueError, match=message):
