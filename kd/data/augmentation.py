@@ -24,6 +24,7 @@ from kd.data.datasets import ArrayDataset, Gathered, unwrap_subsets
 from kd.imports import is_plugin, load_plugin
 from kd.seeding import seeded_torch
 
+_TRIED = 8  # views that are drawn twice, before the training
 EVERY = 2**20  # views per sample; training rarely draws the same view twice
 
 Transform = Callable[[Tensor], Tensor]  # maps an image [C, H, W] uint8 to an image of the same shape
@@ -55,6 +56,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
                 "augment in your own Dataset and run the teacher at every step with kd.live_teacher."
             )
         self.base, self.rows = base, rows
+        self._require_repeatable()
 
     def __len__(self) -> int:
         return len(self.rows) * self.views
@@ -71,10 +73,22 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
             views = [self._draw_view(image, item) for image, item in zip(stored, items.tolist(), strict=True)]
         return Gathered(self._normalise(torch.stack(views)), self.base.labels.index_select(0, rows))
 
+    def _require_repeatable(self) -> None:
+        rows = torch.arange(min(_TRIED, len(self)))
+        first, again = (self.__getitems__(rows).tensors[0] for _ in range(2))
+        if not torch.allclose(first, again, rtol=0, atol=0, equal_nan=True):
+            raise ValueError(
+                "an augmentation must return the same view for the same seed, so that teacher, control and distilled "
+                "student see the same images. It does not: draw from torch's global generator, as torch.rand() does, "
+                "not from Python's, NumPy's or one of its own, and count no calls."
+            )
+
     def _draw_view(self, image: Tensor, item: int) -> Tensor:
         view_hash = hashlib.blake2b(f"{self.seed} {item // self.views} {item % self.views}".encode(), digest_size=7)
         torch.default_generator.manual_seed(int.from_bytes(view_hash.digest(), "big"))
         view = self.transform(image)
+        if not isinstance(view, Tensor):
+            raise ValueError(f"an augmentation must return a tensor. Got a {type(view).__name__} instead.")
         if view.shape != image.shape:
             raise ValueError(
                 f"an augmentation must keep the image's shape {list(image.shape)}. Got {list(view.shape)} instead."

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -202,8 +205,24 @@ def test_unsupported_data_or_transforms_raise() -> None:
             AugmentedImages(data, add_noise, views=2)
     with pytest.raises(ValueError, match=r"must keep the image's shape \[1, 8, 8\]. Got \[1, 7, 8\]"):
         make_views(transform=lambda image: image[:, 1:])[0]
+    with pytest.raises(ValueError, match=r"must return a tensor\. Got a ndarray"):
+        make_views(transform=lambda image: image.numpy())
     with pytest.raises(ValueError, match="views must be"):
         make_views(views=0)
+
+
+OTHER = {
+    "of Python": random.Random(0).random,
+    "of NumPy": np.random.default_rng(0).random,
+    "a counter": iter(range(99)).__next__,
+}
+
+
+@pytest.mark.parametrize("draw", OTHER.values(), ids=OTHER)
+def test_a_transform_that_draws_from_another_generator_is_refused(draw: Callable[[], float]) -> None:
+    """Otherwise the control would see other images than the distilled student."""
+    with pytest.raises(ValueError, match=r"the same view for the same seed.* draw from torch's global generator"):
+        make_views(transform=lambda image: (image * (1 + draw())).to(torch.uint8))
 
 
 # --- in a run
