@@ -174,7 +174,7 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
         return len(self.logits)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        sample = (*self.dataset[index], self.logits[index])
+        sample = (*_require_pair(self.dataset[index]), self.logits[index])
         return (*sample, index % len(self)) if self.ids else sample
 
     def __getitems__(self, indices: Sequence[int]) -> Gathered:
@@ -185,7 +185,9 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
             samples = fetch(indices)
         else:
             samples = [self.dataset[index] for index in indices]
-        return Gathered(*collate(samples), self.logits.index_select(0, rows), *([rows] if self.ids else []))
+        return Gathered(
+            *_require_pair(collate(samples)), self.logits.index_select(0, rows), *([rows] if self.ids else [])
+        )
 
 
 class Split(Subset[Any]):
@@ -207,6 +209,16 @@ class Split(Subset[Any]):
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Any:
         return self.dataset.__getitems__(self._rows.index_select(0, _to_rows(indices, len(self))))  # type: ignore[attr-defined]
+
+
+def _require_pair(columns: Any) -> Any:
+    """Return the columns of samples; raise ``ValueError`` for others than two: the third would pass for the logits."""
+    if len(columns) != 2:
+        raise ValueError(
+            f"samples with teacher logits must be (input, label) in the dataset. Got {len(columns)} columns instead. "
+            "Leave out the others; sample ids are added by ids=True."
+        )
+    return columns
 
 
 def takes_rows(dataset: Dataset[Any]) -> bool:

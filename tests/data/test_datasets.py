@@ -111,6 +111,14 @@ def test_invalid_images_or_labels_raise(images: Tensor, labels: int, got: str) -
         kd.ImageDataset(images, torch.arange(labels), mean=0.5, std=0.5)
 
 
+@pytest.mark.parametrize("read", [lambda data: data[0], lambda data: data.__getitems__([0, 1])])
+def test_a_third_column_does_not_pass_for_the_logits(read: Callable[[Any], object]) -> None:
+    scores = torch.randn(3, 4)
+    data = kd.DistillDataset(TensorDataset(torch.randn(3, 2), torch.arange(3), scores), torch.randn(3, 4))
+    with pytest.raises(ValueError, match=r"must be \(input, label\) in the dataset\. Got 3 columns instead"):
+        read(data)
+
+
 @pytest.mark.parametrize("rows", [N - 1, N + 1])
 def test_logits_of_the_wrong_length_raise(rows: int) -> None:
     with pytest.raises(ValueError, match=rf"one row per sample\. Got {rows} rows for {N} samples"):

@@ -95,7 +95,7 @@ def _collate_items(dataset: Dataset[Any], rows: Sequence[int]) -> tuple[Tensor, 
     name = type(dataset).__name__
     try:
         with seeded(0):  # protects the caller's random state from users' datasets
-            inputs, labels = collate([tuple(dataset[row])[:2] for row in rows])
+            inputs, labels = collate([tuple(dataset[row]) for row in rows])
         if not (isinstance(inputs, Tensor) and isinstance(labels, Tensor)):
             raise TypeError("they contain values other than tensors and numbers")
     except (TypeError, ValueError, RuntimeError) as error:

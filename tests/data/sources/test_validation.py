@@ -194,6 +194,7 @@ def test_scanning_a_users_dataset_matches_scanning_arrays() -> None:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
+        ([(*pair(), 1), (*pair(), 2)], r"samples 0 to 1 of Listed must be \(input, label\)"),
         ([pair(), pair((3,))], r"samples 0 to 1 of Listed must be \(input, label\).* cannot be collated"),
         ([("text", 0)], r"samples 0 to 0 of Listed must be .*: they contain values other than tensors and numbers"),
         ([pair(label="dog")], "they contain values other than tensors and numbers"),
