@@ -68,7 +68,8 @@ def _run(program: Callable[[], None]) -> int:
     except (BrokenPipeError, OutputError):
         raise
     except (ValueError, OSError, FloatingPointError, MissingExtraError) as error:
-        _say_error(f"\nerror: {error}")
+        own = error.strerror if isinstance(error, OSError) and error.filename is None else None
+        _say_error(f"\nerror: {own or error}")  # without "[Errno 17]" before a sentence
         return 1
     except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError if it cannot allocate memory
         if not is_out_of_memory(error):

@@ -137,7 +137,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         content: Any = json.loads(read_bytes(file, limit=_LARGEST))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: {error} {_REDO}") from error
+        raise ValueError(f"{file} is damaged: {str(error).removesuffix('.')}. {_REDO}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         number = content.get("format", "none") if isinstance(content, dict) else "none"
         raise ValueError(

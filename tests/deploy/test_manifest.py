@@ -182,7 +182,7 @@ def test_a_damaged_or_earlier_manifest_is_refused_with_the_next_step(reason: str
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_bytes_that_are_no_manifest_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
-    with pytest.raises(ValueError, match="Run the command"):
+    with pytest.raises(ValueError, match=r"[^.]\. Run the command|wrote it\. Run"):
         read_manifest(tmp_path)
 
 
