@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -17,7 +18,7 @@ from kd.commands.program import typed_command
 from kd.commands.publish import csv_bytes, json_bytes, publish_with_report
 from kd.commands.run.report import run_part
 from kd.commands.run.results import Run, Timings
-from kd.commands.run.summary import summarise_run
+from kd.commands.run.summary import lists_all_pairs, summarise_run
 from kd.data.sources.table_encoding import encoding_of
 from kd.deploy.description import describe_architecture, describe_task
 from kd.deploy.manifest import FORMAT
@@ -176,20 +177,19 @@ def _list_class_accuracies(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _list_confusions(run: Run) -> list[dict[str, Any]]:
-    return [
-        {
-            "model": name,
-            "true": true,
-            **_class_name_column(run, "true_name", true),
-            "predicted": predicted,
-            **_class_name_column(run, "predicted_name", predicted),
-            "count": int(count),
-        }
-        for name, matrix in run.confusion_matrices.items()
-        for true, row in enumerate(matrix)
-        for predicted, count in enumerate(row)
-    ]
+def _list_confusions(run: Run) -> Iterable[dict[str, Any]]:
+    """Yield the counts of all pairs of classes; with many classes, of those that occur."""
+    for name, matrix in run.confusion_matrices.items():
+        pairs = torch.ones_like(matrix) if lists_all_pairs(run) else matrix
+        for true, predicted in pairs.nonzero().tolist():
+            yield {
+                "model": name,
+                "true": true,
+                **_class_name_column(run, "true_name", true),
+                "predicted": predicted,
+                **_class_name_column(run, "predicted_name", predicted),
+                "count": int(matrix[true, predicted]),
+            }
 
 
 def _list_predictions(run: Run) -> Iterable[dict[str, Any]]:

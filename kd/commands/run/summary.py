@@ -12,6 +12,8 @@ from kd.evaluation.calibration import BINS, ReliabilityCurve
 from kd.evaluation.fidelity import Fidelity
 from kd.storage.environment import versions
 
+LISTED_CLASSES = 200  # with more, all pairs of classes would fill gigabytes of memory and disk
+
 
 def summarise_run(run: Run, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the content of ``metrics.json``; equal runs give identical bytes.
@@ -40,7 +42,7 @@ def summarise_run(run: Run, entries: Mapping[str, Mapping[str, Any]]) -> dict[st
         **({"classes": list(run.classes)} if run.classes else {}),
         "notes": run.notes,
         "curves": run.histories,
-        "confusion_matrices": {name: matrix.tolist() for name, matrix in run.confusion_matrices.items()},
+        **({"confusion_matrices": _list_matrices(run)} if lists_all_pairs(run) else {}),
         "majority": run.majority._asdict(),
         "class_scores": {
             name: {"balanced_accuracy": scores.balanced_accuracy, "macro_f1": scores.macro_f1}
@@ -50,6 +52,15 @@ def summarise_run(run: Run, entries: Mapping[str, Mapping[str, Any]]) -> dict[st
             name: [row.recall for row in scores.recalls] for name, scores in run.class_scores.items()
         },
     }
+
+
+def lists_all_pairs(run: Run) -> bool:
+    """Return whether files list the counts of all pairs of classes, also of those that do not occur."""
+    return len(run.confusion_change) <= LISTED_CLASSES
+
+
+def _list_matrices(run: Run) -> dict[str, Any]:
+    return {name: matrix.tolist() for name, matrix in run.confusion_matrices.items()}
 
 
 def _summarise_students(run: Run) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import kd
+from kd.commands.run import summary as summary_module
 from kd.commands.run.files import result_files, weight_files
 from kd.commands.run.results import Run, Timings
 from kd.commands.run.verdict import choose_tone, list_remarks, write_verdict
@@ -184,6 +185,19 @@ def test_confusion_counts_equal_scikit_learns(run: Run, files: dict[Path, bytes]
         expected = sklearn.metrics.confusion_matrix(run.labels, run.logits[name].argmax(dim=1), labels=range(CLASSES))
         assert [[counts[t, p] for p in range(CLASSES)] for t in range(CLASSES)] == expected.tolist()
         assert sum(counts.values()) == IMAGES
+
+
+def test_with_many_classes_only_confusions_that_occur_are_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary_module, "LISTED_CLASSES", CLASSES - 1)
+    files = files_of(run)
+    assert "confusion_matrices" not in strict_json(files[FOLDER / "metrics" / "metrics.json"])
+    rows = table(files, "metrics/confusion_matrices")
+    counts = {(r["model"], int(r["true"]), int(r["predicted"])): int(r["count"]) for r in rows}
+    assert len(counts) == len(rows) < len(NAMES) * CLASSES**2
+    for name, matrix in run.confusion_matrices.items():
+        assert {key[1:]: n for key, n in counts.items() if key[0] == name} == {
+            (true, predicted): int(matrix[true, predicted]) for true, predicted in matrix.nonzero().tolist()
+        }
 
 
 def test_a_class_without_test_images_has_no_accuracy(files: dict[Path, bytes], summary: dict[str, Any]) -> None:
