@@ -24,6 +24,7 @@ from kd.losses.logit_kind import are_probabilities, require_logits_kind, require
 from kd.models.inference import Predictions
 
 Kind = Literal["logits", "probabilities", "classes"]
+_LARGEST = torch.finfo(torch.float32).max  # of a logit; squares of larger ones overflow
 _FLOOR = 1e-12  # smallest probability; its logarithm must be finite
 _MOST_CLASSES = 100_000  # more are ids, not classes; predicted classes take a number for each item and class
 _NEAR_CHANCE = 0.95  # share of the balanced error at chance level; an arm with more may have its rows in another order
@@ -241,7 +242,8 @@ def _advise_order(comparison: Comparison) -> list[str]:
 def _count_classes(arms: dict[str, list[Tensor]], labels: Tensor, kind: Kind, named: int) -> int:
     if kind != "classes":
         shape = list(arms[CONTROL][0].shape)
-        require(len(shape) == 2, "control[0]", shape, "of shape [N, K]", "pass kind='classes' for predicted classes")
+        advice = "pass a list of such arrays, one per student, or kind='classes' for predicted classes"
+        require(len(shape) == 2 and shape[1] >= 2, "control[0]", shape, "of shape [N, K] with K ≥ 2", advice)
         return shape[1]
     filled = [values for group in arms.values() for values in group if values.numel()]
     largest = max(int(values.max()) for values in (*filled, labels))
@@ -262,6 +264,8 @@ def _to_predictions(name: str, tensor: Tensor, labels: Tensor, kind: Kind, class
         require(list(tensor.shape) == shape, name, list(tensor.shape), f"of shape {shape}, as the other predictions")
         logits = tensor.double()
         require_finite_logits(name, logits, "Leave out what failed, in both arms.")
+        is_small = bool((logits.abs() <= _LARGEST).all())
+        require(is_small, name, "larger values", f"at most {_LARGEST:g} in size", "did the training diverge?")
         if kind == "probabilities":
             require_probabilities(name, logits)
             logits = logits.clamp(min=_FLOOR).log()

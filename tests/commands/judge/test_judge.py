@@ -75,6 +75,11 @@ def test_what_decides_can_be_chosen() -> None:
         ({"kind": "class"}, "kind must be logits, probabilities or classes. Got 'class'"),
         ({"labels": np.zeros(0, int)}, "labels must be the class of each test item. Got 'none'"),
         ({"labels": np.full(400, "a")}, "labels must be an array of numbers"),
+        (
+            {"control": [array.astype(float) * 1e300 for array in arrays()["control"]]},
+            r"control\[0\] must be at most 3.40282e\+38",
+        ),
+        ({"control": [array[:, :1] for array in arrays()["control"]]}, r"\[0\] must be of shape \[N, K\] with K ≥ 2"),
         ({"class_names": ("a", "a", "c", "d", "e")}, r"class_names \(--class-names\) must be different names"),
     ],
 )
