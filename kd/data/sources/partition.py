@@ -16,7 +16,7 @@ from kd.data.datasets import Split, takes_rows
 from kd.data.sources.normalisation import normalise
 from kd.data.sources.scan import ScannedItems, scan
 from kd.data.sources.source import Source
-from kd.data.sources.validation import check_splits, require_classes, require_label_range
+from kd.data.sources.validation import check_splits, require_class_names, require_classes, require_label_range
 from kd.data.splits import split_rows
 
 SplitRows = dict[str, list[int]]  # rows of the source's training data, by split
@@ -63,6 +63,7 @@ def split_source(
         ValueError: a check fails, a class is too rare to be in every split, or the earlier split is damaged or belongs
             to other data.
     """
+    require_class_names(source.classes)
     scans = {name: _scan_split(source.name, name, dataset) for name, dataset in source.parts.items()}
     for name, scanned in scans.items():
         require_label_range(scanned.labels, source.classes, name)

@@ -34,7 +34,6 @@ def check_splits(splits: Mapping[str, ScannedItems], classes: Sequence[str]) -> 
         require_finite(scanned.non_finite, split)
     require_equal_shapes(splits)
     require_usable_type(splits["train"].dtype)
-    require_readable_names(classes)
     digests = {split: scanned.digests for split, scanned in splits.items()}
     check_duplicates(digests, can_repeat=splits["train"].can_repeat)
     if not splits["train"].can_repeat:
@@ -113,10 +112,17 @@ def require_usable_type(dtype: torch.dtype) -> None:
         raise ValueError(f"inputs must be float32, uint8 or integers. Got {dtype} instead. Convert them with .float().")
 
 
-def require_readable_names(classes: Sequence[str]) -> None:
-    """Raise unless all class names can be written to files, which are UTF-8."""
+def require_class_names(classes: Sequence[str] | None) -> None:
+    """Raise unless classes have different names, all of text that can be written to files, which are UTF-8."""
+    if classes is None:
+        raise ValueError('classes must be names in label order, such as ("cat", "dog"). Got None instead.')
+    first = {name: label for label, name in reversed(list(enumerate(classes)))}
     for label, name in enumerate(classes):
-        if not is_utf8(str(name)):
+        if not isinstance(name, str):
+            raise ValueError(f"class names must be text. Got {name!r} for label {label}. Convert it with str().")
+        if first[name] < label:
+            raise ValueError(f"class names must be different. Got {name!r} for the labels {first[name]} and {label}.")
+        if not is_utf8(name):
             raise ValueError(
                 f"class names must be readable text. Got {name!r} for label {label}, perhaps from a system with "
                 "another character set. Rename the class."

@@ -75,5 +75,5 @@ def test_names_that_are_taken_or_empty_and_broken_files_are_refused(text: str, m
 
 
 def test_a_missing_file_is_named_with_its_flag(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"^--slices .*none.csv: No such file or directory"):
+    with pytest.raises(OSError, match=r"^--slices .*none\.csv: No such file or directory"):
         read_slices(tmp_path / "none.csv", 3)

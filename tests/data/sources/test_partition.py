@@ -180,6 +180,19 @@ def test_a_class_too_rare_for_every_split_raises() -> None:
         split_source(make_source(train=rare))
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (None, "classes must be names in label order.*Got None"),
+        ((0, 1, 2), "class names must be text. Got 0 for label 0"),
+        (("a", "b", "a"), "class names must be different. Got 'a' for the labels 0 and 2"),
+    ],
+)
+def test_classes_without_names_of_their_own_raise(classes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_source(make_source(classes=classes))
+
+
 def test_errors_name_the_source_and_the_split() -> None:
     with pytest.raises(ValueError, match="labels of test must be within 0 … 1"):
         split_source(
