@@ -153,17 +153,16 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
 
     Args:
         dataset: samples (input, label).
-        logits: [N, K] float32, one row per sample.
+        logits: [N, K] float32, one row per sample, as a tensor or an array.
         ids: append the sample's index, from 0; required by methods that store state per sample.
 
     Raises:
-        ValueError: the rows are not one per sample, or probabilities instead of logits.
+        ValueError: the rows are not one per sample, or no logits but labels or probabilities.
     """
 
-    def __init__(self, dataset: Dataset[Any], logits: Tensor, *, ids: bool = False) -> None:
-        advice = "torch.as_tensor(logits)"
-        require(isinstance(logits, Tensor), "logits", type(logits).__name__, "a tensor [N, K]", advice)
-        samples = length_of(dataset)
+    def __init__(self, dataset: Dataset[Any], logits: Tensor | np.ndarray[Any, Any], *, ids: bool = False) -> None:
+        samples, logits = length_of(dataset), torch.as_tensor(logits).detach()
+        require(logits.ndim > 1, "the shape of logits", list(logits.shape), "[N, K]", "a row of scores for each sample")
         if len(logits) != samples:
             raise ValueError(f"logits must have one row per sample. Got {len(logits)} rows for {samples} samples.")
         if logits.ndim == 2 and logits.shape[1] > 1:  # one output is a regression

@@ -125,6 +125,16 @@ def test_logits_of_the_wrong_length_raise(rows: int) -> None:
         kd.DistillDataset(numbered(), torch.zeros(rows, 3))
 
 
+def test_logits_may_be_an_array_or_have_a_graph_but_must_be_a_table() -> None:
+    logits = torch.randn(N, 3)
+    for same in (logits.numpy(), logits.clone().requires_grad_()):
+        row = kd.DistillDataset(numbered(), same)[1][2]
+        assert torch.equal(row, logits[1])
+        assert not row.requires_grad
+    with pytest.raises(ValueError, match=rf"the shape of logits must be \[N, K\]\. Got \[{N}\] instead"):
+        kd.DistillDataset(numbered(), torch.arange(N))
+
+
 @exactly
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(0, 100))
 def test_every_prefix_of_the_stratified_order_has_the_classes_in_proportion(classes: list[int], seed: int) -> None:
