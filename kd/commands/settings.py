@@ -158,6 +158,7 @@ class RunSettings(RecipeSettings, TeacherSettings):
         self.check_recipe()
         _ = self.method_settings, self.student_choice
         self.check_teachers(self.method)
+        self._check_out()
         self._check_unlabelled()
         self._check_augmentation()
         self._check_mixing()
@@ -213,6 +214,20 @@ class RunSettings(RecipeSettings, TeacherSettings):
         }
         for name, is_set in clashes.items():
             require(not is_set, "--mixup and --cutmix", self.mixing_flags, f"omitted with {name}")
+
+    def _check_out(self) -> None:
+        """Refuse an OUT inside a folder of images: it would be a class, and its figures further images."""
+        out = self.out.resolve()
+        for name, where in (("--data", self.data), ("--unlabelled", self.unlabelled)):
+            folder = Path(str(where)).resolve()
+            if where in (None, "mnist") or not folder.is_dir() or not out.is_relative_to(folder):
+                continue
+            parts = out.relative_to(folder).parts
+            has_splits, is_idx = (folder / "train").is_dir(), any(folder.glob("train-images*"))
+            is_read = name == "--unlabelled" or (parts[:1] == ("train",) if has_splits else not is_idx)
+            is_hidden = any(part.startswith(".") for part in parts)
+            allowed, advice = f"outside of the folder of {name}", "it would be read as a class or as images"
+            require(is_hidden or not is_read, "--out", str(self.out), allowed, advice)
 
     def _check_unlabelled(self) -> None:
         if self.unlabelled is None:

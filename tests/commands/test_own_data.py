@@ -378,3 +378,33 @@ def test_compare_accepts_more_unlabelled_than_labelled_samples(tmp_path: Path) -
     flags = ("--data", str(tmp_path / "own.npz"), "--unlabelled", str(tmp_path / "more.npz"), "--teacher", "mlp:8")
     few = ("--student", "mlp:2", "--epochs", "1", "--pairs", "2", "--smoothing", "0", "--processes", "1")
     assert cli.main(["compare", *flags, *few, "--out", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "out", "unlabelled", "flag"),
+    [
+        ("photos", "photos/run", None, "--data"),
+        ("photos", "photos", None, "--data"),
+        ("split", "split/train/run", None, "--data"),
+        ("mnist", "photos/run", "photos", "--unlabelled"),
+        ("photos", "run", None, None),
+        ("photos", "photos/.run", None, None),
+        ("split", "split/run", None, None),
+        ("mnist", "mnist", None, None),
+        ("idx", "idx/run", None, None),
+        ("photos", "run", "split", None),
+    ],
+)
+def test_results_in_a_folder_of_images_are_refused(
+    data: str, out: str, unlabelled: str | None, flag: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("photos/ant", "split/train/ant", "mnist", "idx"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "idx" / "train-images-idx3-ubyte.gz").touch()
+    monkeypatch.chdir(tmp_path)
+    settings = RunSettings(data=data, out=Path(out), unlabelled=Path(unlabelled) if unlabelled else None)
+    if flag is None:
+        settings.check()
+    else:
+        with pytest.raises(ValueError, match=f"--out must be outside of the folder of {flag}. Got '{out}'"):
+            settings.check()
