@@ -64,7 +64,7 @@ def read_table(path: Path, *, name: str, id_column: str | None, check_shape: Che
                 f"an .npy file has no ids: use .npz with an array {id_column!r}, or .csv with a column of this name"
             )
         case ".npz":
-            return _parse_npz(read_bytes(path), name, id_column, check_shape)
+            return _parse_npz(path, name, id_column, check_shape)
         case ".csv":
             because = "; save a table of this size as .npy"
             content = read_bytes(path, limit=CSV_LIMIT, because=because)
@@ -75,7 +75,8 @@ def read_table(path: Path, *, name: str, id_column: str | None, check_shape: Che
     raise ValueError(f"it should be an .npy, .npz or .csv file. Got {path.suffix or 'no suffix'!r}")
 
 
-def _parse_npz(content: bytes, name: str, id_column: str | None, check_shape: CheckShape) -> Table:
+def _parse_npz(path: Path, name: str, id_column: str | None, check_shape: CheckShape) -> Table:
+    content = read_bytes(path)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = list_members(archive)
@@ -94,6 +95,8 @@ def _parse_npz(content: bytes, name: str, id_column: str | None, check_shape: Ch
         if is_passing_fault(error):
             raise
         raise ValueError(f"it is damaged or not an .npz file ({type(error).__name__}: {error})") from error
+    if unused := sorted(members.keys() - {value_name, id_column}):
+        say(f"{path}: arrays that are not read: {', '.join(unused[:10])}")
     names = None if ids is None else _to_strings(ids)
     if names is not None and len(names) != len(values):
         raise ValueError(f"it must have one id for each of its {len(values):,} rows. Got {len(names):,}")

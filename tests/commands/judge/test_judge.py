@@ -184,6 +184,15 @@ def test_a_table_that_does_not_fit_is_named(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_ids_that_are_not_read_are_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = save(tmp_path, arrays())
+    path = Path(flags[flags.index("--control") + 1])
+    np.savez(path.with_suffix(".npz"), logits=np.load(path), ids=np.arange(400))
+    flags[flags.index(str(path))] = str(path.with_suffix(".npz"))
+    assert cli.main(["judge", *flags, "--out", str(tmp_path / "out")]) == 0
+    assert "control0.npz: arrays that are not read: ids" in capsys.readouterr().out
+
+
 def test_other_classes_in_a_header_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = save_tables(tmp_path, is_shuffled=False)
     assert cli.main(["judge", *flags, "--class-names", *"abcdf", "--out", str(tmp_path / "out")]) == 1
