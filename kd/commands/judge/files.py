@@ -59,17 +59,17 @@ def read_predictions(settings: JudgeSettings) -> Predictions:
 
 
 def _read(path: Path, name: str, ids: str | None, check_shape: Callable[[Sequence[int]], None]) -> Table:
-    with _naming(path):
+    with _naming(path, " Classes are numbers from 0." if name == "classes" else ""):
         return read_table(path, name=name, id_column=ids, check_shape=check_shape)
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Add the file to an error raised inside the block."""
+def _naming(path: Path, advice: str = "") -> Iterator[None]:
+    """Add the file, and advice if the content is wrong, to an error raised inside the block."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"cannot use {path}: {str(error).removesuffix('.')}.") from error
+        raise ValueError(f"cannot use {path}: {str(error).removesuffix('.')}.{advice}") from error
     except OSError as error:
         raise type(error)(f"cannot read {path}: {error.strerror or error}.") from error
 
@@ -107,6 +107,6 @@ def _require_rows(rows: int, ids: str | None, shape: Sequence[int]) -> None:
 def _require_column(shape: Sequence[int]) -> None:
     if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
         raise ValueError(
-            f"it must have a single column, the number of each item's class. Got shape {list(shape)}. Name a column "
-            "of ids with --ids"
+            f"it must have a single column, the class of each item. Got shape {list(shape)}. Name a column of ids with "
+            "--ids"
         )

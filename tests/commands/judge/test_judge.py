@@ -168,8 +168,9 @@ def test_rows_are_matched_by_ids_and_columns_by_names(tmp_path: Path, capsys: py
     [
         ("labels", "file,label\n1.png,0\n1.png,1", "labels.csv: ids must be unique. Got '1.png' more than once"),
         ("labels", "file,label\n1.png,cat", "labels.csv: line 2 should hold numbers. Got 'cat'"),
+        ("labels", "file,label\n1.png,cat", "(in Python, id_column). Classes are numbers from 0."),
         ("labels", "file,label\n1.png,0.5", "labels.csv: it must hold whole numbers, one class for each item. Got 0.5"),
-        ("labels", "file,a,b\n1.png,0,1", "labels.csv: it must have a single column, the number of each item's class"),
+        ("labels", "file,a,b\n1.png,0,1", "labels.csv: it must have a single column, the class of each item"),
         ("distilled0", "file,a,b,c,d,e\n1.png,0,1,2,3,4", "distilled0.csv: it must have a row for each of the 400"),
         ("distilled0", "file,a,b,c,d,e\n1.png,0,1,2,3,", "Got an empty cell. Fill it"),
         ("distilled0", "file,a,b\n1.png,0;1;2,3", "Got '0;1;2'. Separate the cells by commas"),
