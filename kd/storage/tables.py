@@ -177,10 +177,7 @@ def _explain_text(cell: str) -> str:
         return "an empty cell. Fill it, or leave out the row"
     if _is_number(cell.replace(";", "\t").partition("\t")[0]):
         return f"{cell[:40]!r}. Separate the cells by commas"
-    return (
-        f"{cell[:40]!r}. Only an id column may hold text: name it with --ids (in Python, id_column). Write classes as "
-        "numbers from 0"
-    )
+    return f"{cell[:40]!r}. Only an id column may hold text: name it with --ids (in Python, id_column)"
 
 
 def _is_header(row: list[str]) -> bool:

@@ -349,7 +349,7 @@ def test_names_of_classes_are_refused_with_the_remedy(tmp_path: Path, capsys: py
     assert cli.main(["judge", *flags, "--labels", str(tmp_path / "names.csv"), "--out", str(tmp_path / "out")]) == 1
     text = " ".join(capsys.readouterr().err.split())
     assert "should hold numbers. Got 'cat'. Only an id column may hold text" in text
-    assert "Write classes as numbers from 0" in text
+    assert "Classes are numbers from 0." in text
 
 
 def test_no_impossible_difference_is_reported() -> None:
