@@ -36,6 +36,7 @@ from kd.teachers.sklearn_student import (
     require_complete,
     require_student,
     soft_labels,
+    warn_of_other_order,
 )
 from kd.teachers.sklearn_teacher import (
     network_logits,
@@ -177,6 +178,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         objective, device = self._check_parameters()
         require_complete(X, y)
+        warn_of_other_order(X, y)
         if is_estimator(self.student):
             return self._fit_estimator(X, y)
         rows, targets = validate_data(self, X, y, dtype=np.float64)

@@ -31,6 +31,7 @@ from kd.teachers.sklearn_student import (
     copy_input_tags,
     is_estimator,
     require_complete,
+    warn_of_other_order,
 )
 from kd.teachers.sklearn_teacher import (
     fit_unfitted,
@@ -122,6 +123,7 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         """
         device = self._check_parameters()
         require_complete(X, y)
+        warn_of_other_order(X, y)
         rows: Any
         if is_estimator(self.student):
             rows, targets = check_rows_and_targets(self, X, y, dtype=np.float64)

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -432,6 +433,18 @@ def test_labels_that_are_no_text_among_text_are_refused(missing: Any, student: A
     for labels in (names, np.array(names, dtype=object)):
         with pytest.raises(ValueError, match=r"y must be text in every row.*at index 3, and 1 of \d+ labels"):
             kd.DistilledClassifier(None, student=student).fit(X, labels)
+
+
+@pytest.mark.parametrize("estimator", [kd.DistilledClassifier, kd.DistilledRegressor])
+def test_labels_in_another_order_than_the_rows_are_reported(estimator: Any) -> None:
+    pd = pytest.importorskip("pandas")
+    frame, labels, model = pd.DataFrame(X), pd.Series(y), estimator(None, epochs=1)
+    with pytest.warns(UserWarning, match=r"paired by position, not by index.*pass y\.loc\[X\.index\]"):
+        model.fit(frame, labels.sample(frac=1, random_state=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in (labels, labels.set_axis(range(1, len(y) + 1)), labels.tolist()):
+            model.fit(frame, same)
 
 
 @pytest.mark.parametrize("estimator", [kd.DistilledClassifier, kd.DistilledRegressor])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,19 @@ def require_complete(X: Any, y: Any) -> None:
     if 0 < len(others) < len(labels):
         got = f"{labels[others[0]]!r} at index {others[0]}, and {len(others):,} of {len(labels):,} labels without text"
         raise ValueError(f"y must be text in every row if it is in one. Got {got}. Leave out the rows without a label.")
+
+
+def warn_of_other_order(X: Any, y: Any) -> None:
+    """Warn if a data frame and its labels have the same index in different orders: rows are paired by position."""
+    rows: Any = getattr(X, "index", None)
+    labels: Any = getattr(y, "index", None)
+    are_indices = hasattr(rows, "equals") and hasattr(labels, "equals") and len(rows) == len(labels)
+    if are_indices and not rows.equals(labels) and rows.symmetric_difference(labels).empty:
+        warnings.warn(
+            "the indices of X and y are equal but for their order. Rows are paired by position, not by index. To pair "
+            "them by index, pass y.loc[X.index].",
+            stacklevel=3,
+        )
 
 
 def copy_input_tags(tags: Any, *estimators: Any) -> None:
