@@ -494,3 +494,13 @@ def test_a_fitted_teacher_at_chance_on_these_rows_is_reported() -> None:
 def test_a_fitted_teacher_behind_its_scaler_is_not(recwarn: pytest.WarningsRecorder) -> None:
     make_classifier(make_pipeline(StandardScaler(), LINEAR).fit(X, NAMES), epochs=1).fit(X, NAMES)
     assert not recwarn.list
+
+
+def test_values_that_overflow_are_refused_and_no_class_is_predicted() -> None:
+    model = kd.DistilledClassifier(None, epochs=1).fit(X, y)
+    rows = X.copy()
+    rows[3, 0] = 1e300
+    with pytest.raises(
+        ValueError, match=r"range of torch\.float32 once standardised.*1 of \d+ rows, the first at index 3"
+    ):
+        model.predict(rows)

@@ -30,13 +30,23 @@ def prepare_inputs(
     """Return a network's inputs [N, F] for these rows, standardised if there is a scaler.
 
     Without one, warn about features that the type cannot represent, such as time stamps as float32.
+
+    Raises:
+        ValueError: values that overflow: the outputs would be NaN.
     """
     if scaler is None and dtype == torch.float32:
         from kd.data.sources.arrays import warn_of_lost_values  # here: most uses need none of its imports
 
         with np.errstate(over="ignore"):
             warn_of_lost_values("X with standardize=False", rows, rows.astype(np.float32))
-    return torch.tensor(rows if scaler is None else scaler.transform(rows), dtype=dtype)
+    inputs = torch.tensor(rows if scaler is None else scaler.transform(rows), dtype=dtype)
+    overflown = (~inputs.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if overflown:
+        raise ValueError(
+            f"X must be in the range of {dtype} once standardised. Got too large values in {len(overflown):,} of "
+            f"{len(inputs):,} rows, the first at index {overflown[0]}. Rescale the columns, or leave out these rows."
+        )
+    return inputs
 
 
 def build_network(student: Any, arguments: tuple[int, ...], example: Tensor, *, outputs: int, seed: int) -> nn.Module:
