@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kd.commands.differences import print_differences
 from kd.commands.differences_report import show_differences
-from kd.commands.judge.files import read_predictions
+from kd.commands.judge.files import naming_files, read_predictions
 from kd.commands.judge.settings import JudgeSettings
 from kd.commands.judgement_json import describe_judgement
 from kd.commands.publish import json_bytes, publish_with_report, result_folders
@@ -32,16 +32,17 @@ def run(settings: JudgeSettings) -> None:
     results = settings.out / "results"
     require_writable(results / "metrics")
     predictions = read_predictions(settings)
-    judged = judge(
-        predictions.control,
-        predictions.distilled,
-        predictions.labels,
-        smoothed=predictions.smoothed,
-        kind=settings.kind,
-        decide=settings.decide,
-        margin=settings.margin,
-        class_names=settings.class_names,
-    )
+    with naming_files(settings):
+        judged = judge(
+            predictions.control,
+            predictions.distilled,
+            predictions.labels,
+            smoothed=predictions.smoothed,
+            kind=settings.kind,
+            decide=settings.decide,
+            margin=settings.margin,
+            class_names=settings.class_names,
+        )
     quantity, margin = judged.comparison.quantity, judged.comparison.unit_margin
     say(f"decided by: {quantity.name}; equivalence margin: {quantity.describe_bound(margin)}")
     print_differences(judged.verdicts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,8 @@ from kd.commands.judge.settings import JudgeSettings
 from kd.console import say
 from kd.storage.npy import Array
 from kd.storage.tables import Table, find_rows, read_table
+
+_STUDENT = re.compile(r"\b(control|distilled|smoothed)\[(\d+)\]")
 
 
 class Predictions(NamedTuple):
@@ -72,6 +75,16 @@ def _naming(path: Path, advice: str = "") -> Iterator[None]:
         raise ValueError(f"cannot use {path}: {str(error).removesuffix('.')}.{advice}") from error
     except OSError as error:
         raise type(error)(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def naming_files(settings: JudgeSettings) -> Iterator[None]:
+    """Name the files in an error of ``kd.judge`` raised inside the block, in place of ``control[0]``."""
+    try:
+        yield
+    except ValueError as error:
+        name = _STUDENT.sub(lambda found: str(getattr(settings, found[1])[int(found[2])]), str(error))
+        raise ValueError(name) from error
 
 
 def _order_columns(path: Path, values: Array, columns: list[str] | None, names: Sequence[str]) -> Array:

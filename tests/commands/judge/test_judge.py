@@ -185,6 +185,15 @@ def test_a_table_that_does_not_fit_is_named(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_an_error_about_predictions_names_their_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = arrays()
+    values["distilled"][1] = values["distilled"][0]
+    assert cli.main(["judge", *save(tmp_path, values), "--out", str(tmp_path / "out")]) == 1
+    message = " ".join(capsys.readouterr().err.split())
+    assert "distilled1.npy must be the predictions of another student. Got the same as" in message
+    assert "distilled0.npy: a copy" in message
+
+
 def test_ids_that_are_not_read_are_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = save(tmp_path, arrays())
     path = Path(flags[flags.index("--control") + 1])
