@@ -18,7 +18,7 @@ from kd.commands.data import load_data
 from kd.commands.dry_run import Plan, plan
 from kd.commands.settings import RunSettings
 from kd.commands.sweep.settings import SweepSettings
-from tests.data.sources.test_image_dataset import save_tree
+from tests.data.sources.image_trees import save_tree
 
 QUICK: dict[str, Any] = {"limit": 200, "epochs": 1}
 

@@ -22,7 +22,7 @@ from kd.commands.teacher_flags import ModelChoice
 from kd.data.sources import open_source, split_source
 from kd.data.sources.scan import scan
 from kd.models.build import build
-from tests.data.sources.test_table import make_columns, write_table
+from tests.data.sources.tables import make_columns, write_table
 
 DIGITS = ("--data", "sklearn:digits", "--teacher", "mlp:32", "--student", "mlp:8", "--epochs", "1")
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from kd.deploy.inputs import InputReader
 from kd.deploy.rows import InputForm
 from kd.storage.stopping import Stopped, handle_stop_signals
 from kd.storage.user_folders import cache_folder
-from tests.data.sources.test_image_dataset import save_image, save_tree
+from tests.data.sources.image_trees import save_image, save_tree
 
 FORM = ImageFormat("RGB", (6, 5))
 

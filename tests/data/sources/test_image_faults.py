@@ -11,7 +11,7 @@ import pytest
 
 from kd.data.sources.image_cache import decode_once, find_data_folder
 from kd.data.sources.image_decoding import ImageFormat, ImagePaths
-from tests.data.sources.test_image_dataset import save_tree
+from tests.data.sources.image_trees import save_tree
 
 
 def decode(folder: Path) -> Path:

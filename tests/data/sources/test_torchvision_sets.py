@@ -17,7 +17,7 @@ from torchvision import datasets
 from kd.checks import DamagedDataError
 from kd.data.datasets import ArrayDataset
 from kd.data.sources import image_dataset, open_source, split_source
-from tests.data.sources.test_image_dataset import save_image
+from tests.data.sources.image_trees import save_image
 from tests.data.test_mnist import encode_idx
 
 

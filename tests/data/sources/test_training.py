@@ -19,7 +19,7 @@ from kd.data.sources.arrays import from_arrays
 from kd.teachers.cache import with_teacher_logits
 from kd.training.run_steps import train_pair
 from kd.types import Objective
-from tests.data.sources.test_image_dataset import save_tree
+from tests.data.sources.image_trees import save_tree
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(60) % 3

@@ -20,7 +20,7 @@ from kd.data.sources import open_source, open_unlabelled, split_source
 from kd.data.sources.partition import Splits
 from kd.teachers.cache import with_unlabelled
 from kd.types import UNLABELLED
-from tests.data.sources.test_image_dataset import save_image, save_tree
+from tests.data.sources.image_trees import save_image, save_tree
 
 
 def open_labelled(folder: Path, **arguments: Any) -> Splits:
