@@ -201,7 +201,7 @@ def test_a_fitted_teacher_at_chance_on_these_rows_is_reported() -> None:
     scaler = StandardScaler().fit(X)
     fitted = LogisticRegression(C=100, max_iter=1000).fit(scaler.transform(X), y)
     for student in ((8,), DecisionTreeClassifier()):
-        with pytest.warns(UserWarning, match=r"the teacher is right on 3\d\.\d% of 150 rows, which is chance level"):
+        with pytest.warns(UserWarning, match=r"is right on 3\d\.\d% of 150 rows, which is no better than chance"):
             make_classifier(fitted, student, epochs=1).fit(X, y)
 
 

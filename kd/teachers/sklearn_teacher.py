@@ -91,7 +91,7 @@ def warn_of_useless_logits(logits: Tensor, labels: NDArray[np.intp]) -> None:
     agreement = measure_agreement(Predictions(logits, torch.from_numpy(labels)))
     if agreement.at_chance:
         warnings.warn(
-            f"the teacher is right on {agreement.accuracy:.1%} of {len(labels):,} rows, which is chance level "
+            f"the teacher is right on {agreement.accuracy:.1%} of {len(labels):,} rows, which is no better than chance "
             f"({agreement.chance:.1%} ± {agreement.spread:.1%}). {_CAUSES}. The columns of predict_proba must be in "
             "the order of classes_, and the outputs of a network in the order of the sorted labels.",
             stacklevel=2,
