@@ -173,7 +173,7 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
         return len(self.logits)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        sample = (*_require_pair(self.dataset[index]), self.logits[index])
+        sample = (*_require_two_columns(self.dataset[index]), self.logits[index])
         return (*sample, index % len(self)) if self.ids else sample
 
     def __getitems__(self, indices: Sequence[int]) -> Gathered:
@@ -185,7 +185,7 @@ class DistillDataset(Dataset[tuple[Any, ...]]):
         else:
             samples = [self.dataset[index] for index in indices]
         return Gathered(
-            *_require_pair(collate(samples)), self.logits.index_select(0, rows), *([rows] if self.ids else [])
+            *_require_two_columns(collate(samples)), self.logits.index_select(0, rows), *([rows] if self.ids else [])
         )
 
 
@@ -210,7 +210,7 @@ class Split(Subset[Any]):
         return self.dataset.__getitems__(self._rows.index_select(0, _to_rows(indices, len(self))))  # type: ignore[attr-defined]
 
 
-def _require_pair(columns: Any) -> Any:
+def _require_two_columns(columns: Any) -> Any:
     """Return the columns of samples; raise ``ValueError`` for others than two: the third would pass for the logits."""
     if len(columns) != 2:
         raise ValueError(

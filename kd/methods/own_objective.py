@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from kd.checks import require
 from kd.losses.precision import widen
 from kd.methods.objectives import WrappedObjective, require_teacher_logits, supervised_where_labelled
-from kd.methods.results import check_result, describe
+from kd.methods.results import check_result, describe, is_real_scalar
 from kd.methods.table import Setting
 from kd.seeding import seeded
 from kd.types import Batch, Objective
@@ -72,7 +72,7 @@ def weigh_loss(
                 f"{name} changes its logits in place, so the output of the model would change too. Use operations that "
                 "return new tensors, such as div() for div_() and x = x / t for x /= t."
             )
-        if not isinstance(value, Tensor) or value.ndim or value.is_complex():
+        if not is_real_scalar(value):
             raise ValueError(
                 f"{name} must return a real tensor without dimensions, such as a mean over the batch. Got "
                 f"{describe(value)} instead."

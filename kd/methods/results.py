@@ -28,7 +28,7 @@ def check_result(result: Any, *, name: str, metrics: Collection[str]) -> tuple[T
             f"Got {describe(result)} instead."
         )
     for term, value in terms.items():
-        if not isinstance(value, Tensor) or value.ndim or value.is_complex():
+        if not is_real_scalar(value):
             raise ValueError(
                 f"the term {term!r} of {name} must be a real tensor without dimensions, such as a mean over the "
                 f"batch. Got {describe(value)} instead."
@@ -37,6 +37,11 @@ def check_result(result: Any, *, name: str, metrics: Collection[str]) -> tuple[T
         if (term in RESERVED and not is_total) or term in metrics:
             raise ValueError(f"the term {term!r} of {name} has the name of another curve of the history. Rename it.")
     return output, terms
+
+
+def is_real_scalar(value: object) -> bool:
+    """Return whether a value is a real number in a tensor without dimensions."""
+    return isinstance(value, Tensor) and not value.ndim and not value.is_complex()
 
 
 def describe(value: object) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd.losses.labels import label_loss
-from kd.methods.results import RESERVED, describe
+from kd.methods.results import RESERVED, describe, is_real_scalar
 from kd.types import UNLABELLED, Batch, Metric
 
 
@@ -59,7 +59,7 @@ def measure_batch(
         return dict.fromkeys(metrics, output.new_full((), math.nan)), 0
     values = {name: metric(output, batch) for name, metric in metrics.items()}
     for name, value in values.items():
-        if not isinstance(value, Tensor) or value.ndim or value.is_complex():
+        if not is_real_scalar(value):
             raise ValueError(
                 f"the metric {name!r} must return a real tensor without dimensions. Got {describe(value)} instead."
             )

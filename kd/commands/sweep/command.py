@@ -121,7 +121,7 @@ def explore(context: SweepContext) -> list[TriedPoint]:
         # In the steps folder, so that --fresh moves it aside with the saved steps.
         file = settings.state_dir / STEPS / "search.db"
         file.parent.mkdir(exist_ok=True)
-        worst = context.images.validation if context.data.deciding_quantity() == ERRORS else 100
+        worst = context.images.validation if context.quantity == ERRORS else 100
         trials = search(settings, file, _search_key(context), attempt, worst=worst)
         points = [documented_point(settings), *(trial.point for trial in trials)]
     attempt(points)  # also points that an earlier run had tried: their students are reused, and their times recorded
@@ -131,7 +131,7 @@ def explore(context: SweepContext) -> list[TriedPoint]:
 def _try_points(context: SweepContext, points: Sequence[Point]) -> dict[Point, TriedPoint]:
     """Train the students of some points and score them on the validation images; the test images are not used."""
     students = make_students(context, points, _list_seeds(context.settings))
-    quantity = context.data.deciding_quantity()
+    quantity = context.quantity
     scores: dict[str, Score | None] = {}
     for name, outcome in try_students(context.distill_data, students, processes=context.settings.processes):
         progress = f"{len(scores) + 1:>3}/{len(students)}  {name}"
@@ -154,7 +154,7 @@ def _test_roles(context: SweepContext, tried: Sequence[TriedPoint]) -> Sweep:
     settings, documented = context.settings, documented_point(context.settings)
     points, seeds = list(dict.fromkeys(assign_roles(tried, documented).values())), _list_final_seeds(settings)
     students, finals = make_students(context, points, seeds), dict[str, Final]()
-    quantity = context.data.deciding_quantity()
+    quantity = context.quantity
     for name, student in train_students(context.distill_data, students, processes=settings.processes):
         assert student.test is not None
         track_training(name, student.history, student.test)
@@ -259,7 +259,7 @@ def _search_key(context: SweepContext) -> str:
         "student": new_student(settings, context.task, torch.device("cpu")),
         # Without these, the key of an earlier version.
         **({"freeze": settings.freeze} if settings.freeze else {}),
-        **({} if context.data.deciding_quantity() == ERRORS else {"decides": context.data.deciding_quantity().key}),
+        **({} if context.quantity == ERRORS else {"decides": context.quantity.key}),
         "seeds": _list_seeds(settings),
         "data": [context.distill_data[0].training, context.distill_data[0].validation],
         "device": context.device,

@@ -17,6 +17,7 @@ from kd.commands.sweep.points import Point, documented_point, format_value, sett
 from kd.commands.sweep.results import Images
 from kd.commands.sweep.settings import SweepSettings
 from kd.data.loaders import first_batch, make_loader
+from kd.evaluation.quantities import Quantity
 from kd.methods import make
 from kd.methods.objectives import supervised
 from kd.storage.files import name_for_file
@@ -44,6 +45,11 @@ class SweepContext(NamedTuple):
     @property
     def task(self) -> Task:
         return self.data.task
+
+    @property
+    def quantity(self) -> Quantity:
+        """What decides, for the choice of the point and for the verdict."""
+        return self.data.deciding_quantity()
 
 
 def make_students(context: SweepContext, points: Iterable[Point], seeds: Sequence[int]) -> dict[str, Student]:
